@@ -1,0 +1,73 @@
+# `make demo` and `make test` do all of their own set-up. `make help` lists the rest.
+
+PYTHON ?= python3
+VENV ?= .venv
+JOBS ?= 2
+ARGS ?=
+
+BIN := $(VENV)/bin
+RUNTIME := $(VENV)/.runtime-stamp
+DEV := $(VENV)/.dev-stamp
+PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input
+LOCKS := requirements/build.txt requirements/runtime.txt
+export PYTHONUNBUFFERED := 1
+
+.PHONY: help demo test lab bench lint format docs lock clean
+.DELETE_ON_ERROR:
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+demo: $(RUNTIME) ## run the demo pipeline, from nothing; ARGS="--keep" leaves the service up
+	@$(BIN)/ccat-wm demo $(ARGS)
+
+test: $(DEV) ## run all tests; ARGS="tests/unit -k name" runs some
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+lab: ## install the real parts that tests use (Debian, as root)
+	@deploy/lab/install.sh
+
+bench: $(DEV) ## measure; prints a table
+	@$(BIN)/python -m tests.bench $(ARGS)
+
+lint: $(DEV) ## style, types, who imports what
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet . || { echo "run 'make format'"; exit 1; }
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+format: $(DEV) ## put the code into shape
+	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
+
+docs: $(DEV) ## write the generated pages of docs/
+	@$(BIN)/python docs/generate.py
+
+# The lock files hold names, versions and hashes only. They keep what they have; ARGS=--upgrade takes the newest.
+lock: $(DEV) ## bring the lock files in line with requirements/*.in
+	@for name in build runtime dev; do \
+	  echo "requirements/$$name.txt"; \
+	  CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --allow-unsafe --generate-hashes --strip-extras \
+	    --no-emit-find-links --no-emit-index-url --no-emit-trusted-host $(ARGS) \
+	    --output-file=requirements/$$name.txt requirements/$$name.in || exit 1; \
+	done
+
+clean: ## remove everything that was made here, the environment included
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache ./*.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- set-up: done again only when a lock file or pyproject.toml has changed ------------------------------------------
+
+$(BIN)/python:
+	@echo "set-up: making $(VENV)"
+	@deploy/venv.sh $(VENV) $(PYTHON)
+
+$(RUNTIME): $(LOCKS) pyproject.toml | $(BIN)/python
+	@echo "set-up: installing what the service needs"
+	@$(PIP_INSTALL) --require-hashes $(LOCKS:%=-r %)
+	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(DEV): requirements/dev.txt $(RUNTIME)
+	@echo "set-up: installing what the tests need"
+	@$(PIP_INSTALL) --require-hashes $(LOCKS:%=-r %) -r requirements/dev.txt
+	@touch $@
