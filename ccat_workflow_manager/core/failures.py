@@ -1,0 +1,136 @@
+"""Why a step run did not complete: one closed list, and what each reason means for a retry and for the reader."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Blame(StrEnum):
+    """Whose doing it is."""
+
+    USER = "user"
+    SITE = "site"
+    US = "us"
+
+
+class Retry(StrEnum):
+    """How another attempt could do better."""
+
+    NO = "no"
+    """Only a change by a person helps; a pipeline may still ask for a plain repetition with `retry.on`."""
+    LATER = "later"
+    """The same again after the back-off."""
+    MORE_MEMORY = "more_memory"
+    """Again with memory multiplied by `retry.memory_factor`, up to `retry.memory_cap_gb`."""
+    MORE_TIME = "more_time"
+    """Again with the time limit multiplied by `retry.time_factor`."""
+
+
+class FailureReason(StrEnum):
+    """Why a step run is FAILED or SKIPPED. The values are stored and may be named in `retry.on`."""
+
+    PROGRAM_FAILED = "program_failed"
+    KILLED_BY_SIGNAL = "killed_by_signal"
+    COMMAND_NOT_FOUND = "command_not_found"
+    OUT_OF_MEMORY = "out_of_memory"
+    TIME_LIMIT = "time_limit"
+    LOG_LIMIT = "log_limit"
+    IMAGE_MISSING = "image_missing"
+    IMAGE_INVALID = "image_invalid"
+    IMAGE_PULL = "image_pull"
+    CONTAINER_FAILED = "container_failed"
+    INPUT_MISSING = "input_missing"
+    STAGING_FAILED = "staging_failed"
+    DISK_FULL = "disk_full"
+    REJECTED = "rejected"
+    EXIT_RECORD_MISSING = "exit_record_missing"
+    EXIT_RECORD_UNREADABLE = "exit_record_unreadable"
+    OUTPUT_INVALID = "output_invalid"
+    OUTPUT_UNREADABLE = "output_unreadable"
+    NODE_FAILURE = "node_failure"
+    PREEMPTED = "preempted"
+    LOST = "lost"
+    BACKEND_FAILED = "backend_failed"
+    STOPPED_OUTSIDE = "stopped_outside"
+    INTERNAL_ERROR = "internal_error"
+    UPSTREAM_FAILED = "upstream_failed"
+    UPSTREAM_CANCELLED = "upstream_cancelled"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class FailureInfo:
+    """What everybody may know about a reason: whose doing, how it may be retried, what an operator reads."""
+
+    blame: Blame
+    retry: Retry
+    text: str
+
+
+FAILURES: dict[FailureReason, FailureInfo] = {
+    FailureReason.PROGRAM_FAILED: FailureInfo(
+        Blame.USER, Retry.NO, "The program ended with a non-zero exit code; its log says why."
+    ),
+    FailureReason.KILLED_BY_SIGNAL: FailureInfo(
+        Blame.USER, Retry.NO, "The program was ended by a signal that the workflow manager did not send."
+    ),
+    FailureReason.COMMAND_NOT_FOUND: FailureInfo(
+        Blame.USER, Retry.NO, "The command does not exist or may not be executed; check `command` and the image."
+    ),
+    FailureReason.OUT_OF_MEMORY: FailureInfo(
+        Blame.USER, Retry.MORE_MEMORY, "The program needed more memory than it had asked for and was ended."
+    ),
+    FailureReason.TIME_LIMIT: FailureInfo(
+        Blame.USER, Retry.MORE_TIME, "The program ran into its time limit and was ended."
+    ),
+    FailureReason.LOG_LIMIT: FailureInfo(
+        Blame.USER, Retry.NO, "The program wrote more log than LOG_LIMIT_MB allows and was ended."
+    ),
+    FailureReason.IMAGE_MISSING: FailureInfo(Blame.USER, Retry.NO, "The image does not exist where the step names it."),
+    FailureReason.IMAGE_INVALID: FailureInfo(Blame.USER, Retry.NO, "The image is damaged or no container image at all."),
+    FailureReason.IMAGE_PULL: FailureInfo(Blame.SITE, Retry.LATER, "The image could not be fetched from its registry."),
+    FailureReason.CONTAINER_FAILED: FailureInfo(
+        Blame.SITE, Retry.LATER, "The container runtime itself failed before or instead of the program."
+    ),
+    FailureReason.INPUT_MISSING: FailureInfo(Blame.USER, Retry.NO, "An input of the step does not exist or cannot be read."),
+    FailureReason.STAGING_FAILED: FailureInfo(
+        Blame.SITE, Retry.LATER, "The directories or inputs of the attempt could not be put in place."
+    ),
+    FailureReason.DISK_FULL: FailureInfo(Blame.SITE, Retry.LATER, "The disk that holds PIPELINE_BASE_DIR is full."),
+    FailureReason.REJECTED: FailureInfo(
+        Blame.USER, Retry.NO, "The backend can never run this job as asked; change its resources or its backend."
+    ),
+    FailureReason.EXIT_RECORD_MISSING: FailureInfo(
+        Blame.SITE, Retry.LATER, "The job is over but left no exit record, so nobody knows how it ended."
+    ),
+    FailureReason.EXIT_RECORD_UNREADABLE: FailureInfo(
+        Blame.SITE, Retry.LATER, "The job left an exit record that is cut short or not readable."
+    ),
+    FailureReason.OUTPUT_INVALID: FailureInfo(
+        Blame.USER, Retry.NO, "The output directory holds something that cannot be a product, such as a link out of it."
+    ),
+    FailureReason.OUTPUT_UNREADABLE: FailureInfo(
+        Blame.SITE, Retry.LATER, "The output directory or a file in it could not be read."
+    ),
+    FailureReason.NODE_FAILURE: FailureInfo(Blame.SITE, Retry.LATER, "The node that ran the job failed."),
+    FailureReason.PREEMPTED: FailureInfo(Blame.SITE, Retry.LATER, "The job was ended to make room for a more urgent one."),
+    FailureReason.LOST: FailureInfo(
+        Blame.SITE, Retry.LATER, "The backend has not known the job for longer than UNKNOWN_GRACE_SECONDS."
+    ),
+    FailureReason.BACKEND_FAILED: FailureInfo(
+        Blame.SITE, Retry.LATER, "The backend ended the job for a reason of its own."
+    ),
+    FailureReason.STOPPED_OUTSIDE: FailureInfo(
+        Blame.SITE, Retry.NO, "Somebody stopped the job at the backend, not through the workflow manager."
+    ),
+    FailureReason.INTERNAL_ERROR: FailureInfo(
+        Blame.US, Retry.LATER, "The workflow manager failed while it worked on this step run; its log has the details."
+    ),
+    FailureReason.UPSTREAM_FAILED: FailureInfo(Blame.USER, Retry.NO, "A step that this one depends on did not complete."),
+    FailureReason.UPSTREAM_CANCELLED: FailureInfo(Blame.USER, Retry.NO, "A step that this one depends on was cancelled."),
+    FailureReason.CANCELLED: FailureInfo(Blame.USER, Retry.NO, "Cancelled on request."),
+}
+
+RETRYABLE_BY_DEFAULT = frozenset(reason for reason, info in FAILURES.items() if info.retry is not Retry.NO)
+"""What is retried when a step does not say `retry.on`."""

@@ -1,0 +1,145 @@
+"""From a definition and the parameters of a run to its step runs: what there is to do, and what each waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ccat_workflow_manager.core.compiled import CompiledPipeline, CompiledStep, Edge, ParameterUse
+from ccat_workflow_manager.core.errors import Fault
+from ccat_workflow_manager.core.json_values import Place, canonical_json, invalid, kind, path_text
+from ccat_workflow_manager.core.keys import SINGLE, first_duplicate, item_keys
+from ccat_workflow_manager.core.models import JSON, Resources, RetryPolicy
+from ccat_workflow_manager.core.substitution import PARAMETERS, NoValue, look_up
+
+MAX_STEP_RUNS = 100_000
+
+
+class PlannedStepRun(NamedTuple):
+    """One step run to be. `unmet` counts the steps (not step runs) it has to wait for."""
+
+    key: str
+    item: JSON
+    unmet: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedStep:
+    """One step of a run, at its position in topological order."""
+
+    position: int
+    name: str
+    resources: Resources
+    retry: RetryPolicy
+    backend: str | None
+    dependencies: tuple[Edge, ...]
+    step_runs: tuple[PlannedStepRun, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All of a run."""
+
+    steps: tuple[PlannedStep, ...]
+
+    @property
+    def total(self) -> int:
+        """The number of step runs."""
+        return sum(len(step.step_runs) for step in self.steps)
+
+
+def plan(compiled: CompiledPipeline, parameters: Mapping[str, JSON]) -> Plan:
+    """The step runs of a run with these parameters, which `validate_parameters` has passed.
+
+    Raises Invalid when a parameter that is needed has no value, when a list holds an item twice, and when there would
+    be no step run at all or more than MAX_STEP_RUNS.
+    """
+    faults: list[Fault] = []
+    known: dict[str, Sequence[tuple[str, JSON]]] = {}
+    items = [_items_of(step, parameters, known, faults) for step in compiled.steps]
+    total = sum(map(len, items))
+    if not faults:
+        faults += _missing(compiled, parameters, items)
+        if total == 0:
+            faults.append(Fault(_where(compiled), "gives no item to any step, so there is nothing to run"))
+        elif total > MAX_STEP_RUNS:
+            faults.append(Fault(_where(compiled), f"makes {total} step runs; one run may have {MAX_STEP_RUNS}"))
+    if faults:
+        raise invalid(faults)
+    return Plan(tuple(_planned(step, items) for step in compiled.steps))
+
+
+def _planned(step: CompiledStep, items: Sequence[Sequence[tuple[str, JSON]]]) -> PlannedStep:
+    unmet = sum(1 for edge in step.dependencies if items[edge.upstream])
+    return PlannedStep(
+        position=step.position,
+        name=step.spec.name,
+        resources=step.resources,
+        retry=step.retry,
+        backend=step.backend,
+        dependencies=step.dependencies,
+        step_runs=tuple([PlannedStepRun(key, item, unmet) for key, item in items[step.position]]),
+    )
+
+
+def _items_of(
+    step: CompiledStep,
+    parameters: Mapping[str, JSON],
+    known: dict[str, Sequence[tuple[str, JSON]]],
+    faults: list[Fault],
+) -> Sequence[tuple[str, JSON]]:
+    """The items of a step with their keys; steps with the same foreach share them."""
+    if step.items is None:
+        return [(SINGLE, None)]
+    identity = step.spec.foreach if isinstance(step.spec.foreach, str) else canonical_json(step.spec.foreach)
+    if identity not in known:
+        known[identity] = _keyed(step, step.items, parameters, faults)
+    return known[identity]
+
+
+def _keyed(
+    step: CompiledStep, source: Sequence[JSON] | ParameterUse, parameters: Mapping[str, JSON], faults: list[Fault]
+) -> Sequence[tuple[str, JSON]]:
+    place: tuple[Place, ...] = ("steps", step.index, "foreach")
+    values: JSON = source
+    if isinstance(source, ParameterUse):
+        place = (PARAMETERS, *source.names)
+        try:
+            values = look_up(parameters, source.names)
+        except NoValue:
+            faults.append(Fault(path_text(place), f"has no value, but {source.place} needs one"))
+            return []
+    if not isinstance(values, list):
+        message = f"must be a list, because {step.spec.name} runs once for each item; not {kind(values)}"
+        faults.append(Fault(path_text(place), message))
+        return []
+    if len(values) > MAX_STEP_RUNS:
+        faults.append(Fault(path_text(place), f"has {len(values)} items; one run may have {MAX_STEP_RUNS} step runs"))
+        return []
+    if (twice := first_duplicate(values)) is not None:
+        faults.append(Fault(path_text([*place, twice]), "is the same as an item before it; every item may occur once"))
+        return []
+    return list(zip(item_keys(values), values, strict=True))
+
+
+def _missing(
+    compiled: CompiledPipeline, parameters: Mapping[str, JSON], items: Sequence[Sequence[tuple[str, JSON]]]
+) -> list[Fault]:
+    """Parameters that a step run would look for in vain once it is launched."""
+    faults = []
+    for step in compiled.steps:
+        for use in step.uses if items[step.position] else ():
+            try:
+                look_up(parameters, use.names)
+            except NoValue:
+                faults.append(Fault(path_text([PARAMETERS, *use.names]), f"has no value, but {use.place} needs one"))
+    return faults
+
+
+def _where(compiled: CompiledPipeline) -> str:
+    """The parameter that decides how many step runs there are, if it is one."""
+    used = {
+        path_text([PARAMETERS, *step.items.names]) for step in compiled.steps if isinstance(step.items, ParameterUse)
+    }
+    return used.pop() if len(used) == 1 else PARAMETERS

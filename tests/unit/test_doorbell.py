@@ -1,0 +1,74 @@
+"""The doorbell on fakeredis: how messages gather, and that a Redis which is away costs nothing but time."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+import fakeredis
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from ccat_workflow_manager.core.errors import ServiceUnavailable
+from ccat_workflow_manager.doorbell import BATCH, NOTICES, Bell, Doorbell
+
+
+@pytest.fixture
+def server() -> fakeredis.FakeServer:
+    return fakeredis.FakeServer()
+
+
+@pytest.fixture
+def doorbell(server: fakeredis.FakeServer) -> Doorbell:
+    doorbell = Doorbell("redis://nowhere")
+    doorbell.redis = fakeredis.FakeRedis(server=server)
+    return doorbell
+
+
+def test_ids_go_in_batches(doorbell: Doorbell) -> None:
+    ids = [uuid4() for _ in range(2 * BATCH + 1)]
+    doorbell.ring(Bell.LAUNCH, "local", ids)
+    jobs = doorbell._queue(Bell.LAUNCH, "local").jobs
+    assert [len(job.args[1]) for job in jobs] == [BATCH, BATCH, 1]
+    assert [text for job in jobs for text in job.args[1]] == [str(each) for each in ids]
+    assert {job.func_name for job in jobs} == {"ccat_workflow_manager.tasks.launch"}
+    assert {job.timeout for job in jobs} == {-1}
+
+
+def test_a_message_that_nobody_has_taken_yet_stands_for_the_next_one(doorbell: Doorbell) -> None:
+    for _ in range(10):
+        doorbell.ring(Bell.LAUNCH, "local", [uuid4()])
+    assert doorbell.waiting(Bell.LAUNCH, "local") == 1
+    doorbell.ring(Bell.LAUNCH, "slurm", [uuid4()])
+    assert doorbell.waiting(Bell.LAUNCH, "slurm") == 1
+
+
+def test_notices_gather_and_are_taken_once(doorbell: Doorbell) -> None:
+    doorbell.notice("local", ["a", "b"])
+    doorbell.notice("local", ["b", "c"])
+    assert doorbell.waiting(Bell.NOTICE, "local") == 1
+    assert sorted(doorbell.take_notices("local")) == ["a", "b", "c"]
+    assert doorbell.take_notices("local") == []
+
+
+def test_more_notices_than_a_batch_call_for_another(doorbell: Doorbell) -> None:
+    doorbell.notice("local", [str(number) for number in range(NOTICES + 5)])
+    doorbell.redis.delete(doorbell._queue(Bell.NOTICE, "local").key)
+    assert len(doorbell.take_notices("local")) == NOTICES
+    assert doorbell.waiting(Bell.NOTICE, "local") == 1
+    assert len(doorbell.take_notices("local")) == 5
+
+
+def test_without_redis_ringing_is_no_error(doorbell: Doorbell, server: fakeredis.FakeServer) -> None:
+    server.connected = False
+    doorbell.ring(Bell.LAUNCH, "local", [uuid4()])
+    doorbell.notice("local", ["a"])
+    assert doorbell.take_notices("local") == []
+    with pytest.raises(ServiceUnavailable, match="Redis"):
+        doorbell.waiting(Bell.LAUNCH, "local")
+    with pytest.raises(ServiceUnavailable):
+        doorbell.ping()
+    with pytest.raises(RedisConnectionError):
+        doorbell.redis.ping()
+    server.connected = True
+    doorbell.ring(Bell.LAUNCH, "local", [uuid4()])
+    assert doorbell.waiting(Bell.LAUNCH, "local") == 1

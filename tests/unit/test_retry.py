@@ -1,0 +1,141 @@
+"""What follows a failed attempt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ccat_workflow_manager.core.failures import FAILURES, RETRYABLE_BY_DEFAULT, FailureReason, Retry
+from ccat_workflow_manager.core.models import Resources, RetryPolicy
+from ccat_workflow_manager.core.retry import (
+    JITTER,
+    MAX_DELAY_SECONDS,
+    MAX_MEMORY_GB,
+    NEVER_RETRIED,
+    RetryDecision,
+    decide,
+    refusal,
+)
+
+F = FailureReason
+
+
+def decided(
+    reason: F, attempt: int = 1, *, jitter: float = 0, resources: Resources | None = None, **policy: Any
+) -> RetryDecision:
+    decision = decide(reason, attempt, 3, RetryPolicy(**policy), resources or Resources(), jitter)
+    assert decision is not None
+    return decision
+
+
+def refused(reason: F, attempt: int = 1, *, resources: Resources | None = None, **policy: Any) -> str:
+    arguments = (reason, attempt, 3, RetryPolicy(**policy), resources or Resources())
+    assert decide(*arguments, 0) is None
+    text = refusal(*arguments)
+    assert text is not None
+    return text
+
+
+@pytest.mark.parametrize("reason", F)
+def test_without_a_list_the_table_of_failures_decides(reason: F) -> None:
+    decision = decide(reason, 1, 2, RetryPolicy(), Resources(), 0)
+    assert (decision is not None) == (reason in RETRYABLE_BY_DEFAULT) == (FAILURES[reason].retry is not Retry.NO)
+
+
+@pytest.mark.parametrize("reason", F)
+def test_with_a_list_the_list_decides(reason: F) -> None:
+    listed = decide(reason, 1, 2, RetryPolicy(on=frozenset({reason})), Resources(), 0)
+    assert (listed is not None) == (reason not in NEVER_RETRIED)
+    assert decide(reason, 1, 2, RetryPolicy(on=frozenset()), Resources(), 0) is None
+
+
+def test_a_failure_of_the_program_is_repeated_plainly_when_listed() -> None:
+    decision = decided(F.PROGRAM_FAILED, on=frozenset({F.PROGRAM_FAILED}))
+    assert decision.resources == Resources()
+    assert decision.text == "attempt 2 of 3 in 10 s"
+
+
+def test_attempts_end() -> None:
+    assert refused(F.LOST, 3) == "no further attempt: this was attempt 3 of 3"
+    assert "attempt 4 of 3" in refused(F.LOST, 4)
+    assert (
+        refused(F.PROGRAM_FAILED)
+        == "no further attempt: program_failed is not among the reasons for a retry of this step"
+    )
+
+
+def test_out_of_memory_gets_more_memory_up_to_the_cap() -> None:
+    two = Resources(memory_gb=2)
+    assert decided(F.OUT_OF_MEMORY, resources=two).resources == Resources(memory_gb=4)
+    assert decided(F.OUT_OF_MEMORY, resources=two).text == "attempt 2 of 3 in 10 s with 4 GB instead of 2 GB"
+    assert decided(F.OUT_OF_MEMORY, resources=two, memory_cap_gb=3).resources.memory_gb == 3
+    capped = refused(F.OUT_OF_MEMORY, resources=two, memory_cap_gb=2)
+    assert capped == "no further attempt: more memory than 2 GB is not allowed (memory_cap_gb)"
+    assert refused(F.OUT_OF_MEMORY, resources=Resources(memory_gb=MAX_MEMORY_GB))
+
+
+def test_time_limit_gets_more_time_up_to_the_cap() -> None:
+    assert decided(F.TIME_LIMIT, time_factor=1.5).resources == Resources(time_hours=1.5)
+    assert decided(F.TIME_LIMIT, time_factor=1.5).text == "attempt 2 of 3 in 10 s with 1.5 h instead of 1 h"
+    assert decided(F.TIME_LIMIT, time_cap_hours=1.2).resources.time_hours == 1.2
+    assert "more time than 1 h" in refused(F.TIME_LIMIT, time_cap_hours=1)
+
+
+def test_a_factor_of_one_repeats_plainly_even_at_the_cap() -> None:
+    assert decided(F.OUT_OF_MEMORY, memory_factor=1, memory_cap_gb=2).resources == Resources()
+    assert decided(F.TIME_LIMIT, time_factor=1, time_cap_hours=1).resources == Resources()
+
+
+def test_the_back_off_doubles_and_ends_at_an_hour() -> None:
+    policy = RetryPolicy(max_attempts=100, backoff_seconds=10)
+    delays = []
+    for attempt in (1, 2, 3, 10, 99):
+        decision = decide(F.LOST, attempt, 100, policy, Resources(), 0)
+        assert decision is not None
+        delays.append(decision.delay_seconds)
+    assert delays == [10, 20, 40, 3600, 3600]
+
+
+def test_no_back_off() -> None:
+    decision = decided(F.LOST, backoff_seconds=0, jitter=0.9)
+    assert decision.delay_seconds == 0
+    assert decision.text == "attempt 2 of 3 at once"
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(12, "in 12 s"), (240, "in 4 min"), (3600, "in 1.0 h")])
+def test_the_delay_is_told(seconds: float, words: str) -> None:
+    assert words in decided(F.LOST, backoff_seconds=seconds).text
+
+
+@given(
+    reason=st.sampled_from(F),
+    attempt=st.integers(1, 100),
+    max_attempts=st.integers(1, 100),
+    backoff=st.floats(0, MAX_DELAY_SECONDS),
+    jitter=st.floats(0, 1, exclude_max=True),
+    factor=st.floats(1, 100),
+    memory=st.floats(1e-9, MAX_MEMORY_GB),
+    cap=st.none() | st.floats(1e-9, MAX_MEMORY_GB),
+)
+def test_every_decision_is_within_bounds(
+    reason: F,
+    attempt: int,
+    max_attempts: int,
+    backoff: float,
+    jitter: float,
+    factor: float,
+    memory: float,
+    cap: float | None,
+) -> None:
+    policy = RetryPolicy(max_attempts, backoff, None, factor, cap, factor, None)
+    resources = Resources(memory_gb=memory)
+    decision = decide(reason, attempt, max_attempts, policy, resources, jitter)
+    assert (decision is None) == (refusal(reason, attempt, max_attempts, policy, resources) is not None)
+    if decision is not None:
+        assert attempt < max_attempts
+        assert backoff <= decision.delay_seconds <= MAX_DELAY_SECONDS * (1 + JITTER)
+        assert memory <= decision.resources.memory_gb <= max(memory, MAX_MEMORY_GB if cap is None else cap)
+        assert resources.time_hours <= decision.resources.time_hours

@@ -1,0 +1,260 @@
+"""Settings: what wins, what is refused, and that every fault is told at once without telling a secret."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ccat_workflow_manager.core.errors import ConfigurationError
+from ccat_workflow_manager.core.setting_rules import PREFIX, converted, masked_url
+from ccat_workflow_manager.settings import (
+    Settings,
+    default_settings_file,
+    load_settings,
+    migrations_dir,
+    settings_markdown,
+    specs,
+)
+
+REPOSITORY = Path(__file__).parents[2]
+SERVERS = {"DATABASE_URL": "postgresql://db/ccat", "REDIS_URL": "redis://cache:6379/0"}
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in os.environ:
+        if name.startswith((PREFIX, "ENV_FOR_DYNACONF", "DYNACONF_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "share"))
+
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    def set_variables(**values: str) -> None:
+        for name, value in values.items():
+            monkeypatch.setenv(PREFIX + name, value)
+
+    return set_variables
+
+
+def faults_of(**overrides: object) -> dict[str, str]:
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(overrides)
+    return {fault.path.removeprefix(PREFIX): fault.message for fault in caught.value.faults}
+
+
+def in_environment(monkeypatch: pytest.MonkeyPatch, name: str) -> Settings:
+    monkeypatch.setenv("ENV_FOR_DYNACONF", name)
+    return load_settings(SERVERS)
+
+
+def test_defaults_of_localdev(tmp_path: Path) -> None:
+    settings = load_settings()
+    home = tmp_path / "share" / "ccat-workflow-manager"
+    assert settings.environment == "localdev"
+    assert settings.hpc_backend == "local"
+    assert settings.data_dir == home
+    assert settings.pipeline_base_dir == home / "pipelines"
+    assert settings.sif_cache_dir == home / "sif-cache"
+    assert settings.database_url == ""
+    assert settings.redis_url == ""
+    assert settings.processing_location_id == 1
+    assert settings.slurm_partition == ""
+    assert settings.k8s_namespace == "ccat-workflows"
+    assert settings.container_runtime == "auto"
+    assert (settings.api_host, settings.api_port, settings.auth_required) == ("127.0.0.1", 8000, False)
+
+
+def test_defaults_of_staging(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = in_environment(monkeypatch, "staging")
+    assert settings.hpc_backend == "kubernetes"
+    assert settings.pipeline_base_dir == Path("/data/pipelines")
+    assert settings.sif_cache_dir == Path("/data/sif-cache")
+    assert settings.k8s_namespace == "ccat-workflows-staging"
+    assert settings.slurm_partition == ""
+    assert settings.auth_required is True
+
+
+def test_defaults_of_production(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = in_environment(monkeypatch, "Production")
+    assert settings.environment == "production"
+    assert settings.hpc_backend == "slurm"
+    assert settings.slurm_partition == "science"
+    assert settings.k8s_namespace == "ccat-workflows"
+    assert settings.auth_required is True
+
+
+def test_site_file_wins_over_defaults_environment_over_both_and_overrides_over_all(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    site = tmp_path / "site.toml"
+    site.write_text(
+        "[default]\nAPI_PORT = 1\nWORKERS = 3\nlog_limit_mb = 4\n[localdev]\nWORKERS = 5\n[staging]\nWORKERS = 6\n"
+    )
+    monkeypatch.setenv(PREFIX + "SETTINGS_FILE", str(site))
+    monkeypatch.setenv(PREFIX + "LOG_LIMIT_MB", "7")
+    settings = load_settings({"api_port": 9, "data_dir": None})
+    assert (settings.workers, settings.log_limit_mb, settings.api_port) == (5, 7, 9)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("API_PORT = 1\n", "'API_PORT' in"),
+        ("[developement]\nAPI_PORT = 1\n", "'developement' in"),
+        ("[default\n", "is not TOML"),
+    ],
+)
+def test_a_site_file_that_dynaconf_would_pass_over_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str, complaint: str
+) -> None:
+    site = tmp_path / "site.toml"
+    site.write_text(content)
+    monkeypatch.setenv(PREFIX + "SETTINGS_FILE", str(site))
+    assert complaint in faults_of()["SETTINGS_FILE"]
+
+
+def test_a_missing_site_file_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(PREFIX + "SETTINGS_FILE", str(tmp_path / "absent.toml"))
+    assert "No such file" in faults_of()["SETTINGS_FILE"]
+
+
+def test_an_unknown_name_in_the_site_file_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    site = tmp_path / "site.toml"
+    site.write_text("[default]\nWORKER = 3\nCOLOUR = 'red'\n")
+    monkeypatch.setenv(PREFIX + "SETTINGS_FILE", str(site))
+    faults = faults_of()
+    assert faults["WORKER"] == f"is not a setting; did you mean {PREFIX}WORKERS?"
+    assert faults["COLOUR"] == "is not a setting, nor does it begin with the name of a backend"
+
+
+def test_every_fault_is_told_at_once_with_name_value_and_what_is_allowed(given: Callable[..., None]) -> None:
+    given(API_PORT="http", WORKERS="0", CONTAINER_RUNTIME="docker", AUTH_REQUIRED="maybe", HPC_BAKEND="local")
+    faults = faults_of(lease_seconds="nan", noop_failure_rate=2, data_dir="a\0b")
+    assert faults == {
+        "API_PORT": "'http' is not allowed; allowed: a whole number, from 0 to 65535",
+        "WORKERS": "'0' is not allowed; allowed: a whole number, from 1 to 256",
+        "CONTAINER_RUNTIME": "'docker' is not allowed; allowed: auto, apptainer, singularity, none",
+        "AUTH_REQUIRED": "'maybe' is not allowed; allowed: true or false",
+        "HPC_BAKEND": f"is not a setting; did you mean {PREFIX}HPC_BACKEND?",
+        "LEASE_SECONDS": "'nan' is not allowed; allowed: a number, 1 or more",
+        "NOOP_FAILURE_RATE": "'2' is not allowed; allowed: a number, from 0 to 1",
+        "DATA_DIR": r"'a\x00b' is not allowed; allowed: a path",
+    }
+
+
+def test_an_unknown_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENV_FOR_DYNACONF", "prod")
+    assert faults_of() == {"ENV_FOR_DYNACONF": "'prod' is not allowed; allowed: localdev, staging, production"}
+
+
+@pytest.mark.parametrize("environment", ["staging", "production"])
+def test_servers_must_be_named_and_containers_used_outside_localdev(
+    monkeypatch: pytest.MonkeyPatch, environment: str
+) -> None:
+    monkeypatch.setenv("ENV_FOR_DYNACONF", environment)
+    assert set(faults_of(container_runtime="none")) == {"DATABASE_URL", "REDIS_URL", "CONTAINER_RUNTIME"}
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "somewhere.example"])
+def test_only_loopback_may_go_without_authentication(host: str) -> None:
+    assert set(faults_of(api_host=host)) == {"API_HOST"}
+    assert load_settings({"api_host": host, "auth_required": True}).api_host == host
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
+def test_loopback_needs_no_authentication(host: str) -> None:
+    assert load_settings({"api_host": host}).auth_required is False
+
+
+def test_redis_url_is_built_from_its_parts() -> None:
+    parts = {"redis_host": "cache.example", "redis_port": "6380", "redis_password": "p@ss/w:rd"}
+    assert load_settings(parts).redis_url == "redis://:p%40ss%2Fw%3Ard@cache.example:6380/0"
+    assert load_settings({"redis_host": "2001:db8::1"}).redis_url == "redis://[2001:db8::1]:6379/0"
+    assert (
+        load_settings(parts | {"redis_url": "unix:///run/valkey.sock?db=0"}).redis_url == "unix:///run/valkey.sock?db=0"
+    )
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
+def test_database_url_names_our_driver(scheme: str) -> None:
+    assert load_settings({"database_url": f"{scheme}://u@h/d"}).database_url == "postgresql+psycopg://u@h/d"
+
+
+@pytest.mark.parametrize("value", ["1_000", "true", "@jinja {{this}}", "[1]", "{a=1}", "0123", "'quoted'"])
+def test_text_is_never_taken_for_anything_else(given: Callable[..., None], value: str) -> None:
+    given(REDIS_PASSWORD=value)
+    assert load_settings().redis_password == value
+
+
+def test_secrets_are_in_no_message_and_no_repr() -> None:
+    settings = load_settings(
+        {
+            "database_url": "postgresql://me:hunter2@db/ccat?passfile=x&password=hunter2",
+            "redis_url": "redis://:hunter2@cache/0",
+            "redis_password": "hunter2",
+            "slurm_token": "hunter2",
+        }
+    )
+    assert "hunter2" not in repr(settings)
+    assert "me:***@db" in repr(settings)
+    for bad in ("mysql://me:hunter2@db/x", "hunter2"):
+        assert "hunter2" not in faults_of(database_url=bad)["DATABASE_URL"]
+
+
+def test_masked_url_keeps_what_is_no_secret() -> None:
+    assert masked_url("unix:///run/v.sock?db=0") == "unix:///run/v.sock?db=0"
+    assert masked_url("redis://h:6379/0") == "redis://h:6379/0"
+
+
+def test_settings_of_a_backend(given: Callable[..., None]) -> None:
+    given(
+        SLURM_SSH_HOST="login", SLURM_MAX_JOBS="40", KUBERNETES_CONTEXT="lab", LOCAL_MAX_CPU="1.5", DASK_ADAPTIVE="true"
+    )
+    settings = load_settings()
+    assert settings.for_backend("local") == {"max_cpu": 1.5, "max_memory_gb": 0.0}
+    assert settings.for_backend("LOCAL") == settings.for_backend("local")
+    assert settings.for_backend("slurm") == {"ssh_host": "login", "max_jobs": 40}
+    assert settings.for_backend("kubernetes") == {"namespace": "ccat-workflows", "context": "lab"}
+    assert settings.for_backend("dask") == {"adaptive": True}
+
+
+def test_a_mistyped_setting_of_a_backend_is_not_handed_on() -> None:
+    assert "did you mean" in faults_of(local_max_cpus=3)["LOCAL_MAX_CPUS"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"), [(int, True), (int, "1.5"), (int, "1_0"), (float, "inf"), (float, ""), (str, 3)]
+)
+def test_no_silent_conversion(kind: type, value: object) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - the value itself is all there is to say
+        converted(kind, value)
+
+
+def test_the_shipped_file_gives_a_default_for_every_setting_and_nothing_else() -> None:
+    shipped = tomllib.loads(default_settings_file().read_text())
+    names = {spec.name for spec in specs()}
+    assert set(shipped.pop("default")) == names
+    assert set(shipped) == {"localdev", "staging", "production"}
+    assert all(set(section) <= names for section in shipped.values())
+
+
+def test_the_document_is_current() -> None:
+    written = (REPOSITORY / "docs" / "settings.md").read_text()
+    assert written == settings_markdown(), "run `make docs`"
+
+
+def test_what_is_shipped_is_what_is_seen_at_the_top_of_the_checkout() -> None:
+    assert (REPOSITORY / "settings.toml").resolve() == default_settings_file().resolve()
+    assert (REPOSITORY / "alembic").resolve() == migrations_dir().resolve()
+
+
+def test_importing_settings_does_not_load_dynaconf() -> None:
+    code = "import sys, ccat_workflow_manager.settings; sys.exit('dynaconf' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

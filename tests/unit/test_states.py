@@ -1,0 +1,107 @@
+"""The table of moves and everything that is derived from it."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import pytest
+
+from ccat_workflow_manager.core.errors import Conflict
+from ccat_workflow_manager.core.failures import FAILURES, FailureReason
+from ccat_workflow_manager.core.states import (
+    ACTIVE,
+    CANCELLABLE,
+    FINISHED,
+    INITIAL,
+    LEASED,
+    LIVE,
+    MOVES,
+    RETRYABLE,
+    Event,
+    IllegalMove,
+    RunStatus,
+    Status,
+    next_status,
+    run_status,
+)
+
+S = Status
+
+
+def test_the_derived_sets() -> None:
+    assert {S.COMPLETED, S.FAILED, S.CANCELLED, S.SKIPPED} == FINISHED
+    assert set(S) - FINISHED == CANCELLABLE
+    assert {S.SUBMITTED, S.RUNNING} == LIVE
+    assert {S.STAGING_DATA, S.COLLECTING_RESULTS} == LEASED
+    assert LIVE | LEASED == ACTIVE
+    assert {S.FAILED, S.CANCELLED, S.SKIPPED} == RETRYABLE
+
+
+def test_every_status_is_reachable_and_can_reach_an_end() -> None:
+    def reach(start: Status) -> set[Status]:
+        found, waiting = {start}, [start]
+        while waiting:
+            here = waiting.pop()
+            new = {after for (before, _), after in MOVES.items() if before is here} - found
+            found |= new
+            waiting += new
+        return found
+
+    assert reach(INITIAL) == set(S)
+    for status in S:
+        assert reach(status) & FINISHED
+
+
+def test_only_a_retry_leads_out_of_an_end() -> None:
+    assert {event for before, event in MOVES if before in FINISHED} == {Event.RETRIED}
+    assert all(MOVES[status, Event.RETRIED] is INITIAL for status in RETRYABLE)
+    assert not any(before is S.COMPLETED for before, _ in MOVES)
+
+
+def test_every_event_but_the_first_is_in_the_table() -> None:
+    assert {event for _, event in MOVES} == set(Event) - {Event.CREATED}
+
+
+@pytest.mark.parametrize("event", Event)
+@pytest.mark.parametrize("status", S)
+def test_a_move_that_is_not_in_the_table_does_not_exist(status: Status, event: Event) -> None:
+    if (status, event) in MOVES:
+        assert next_status(status, event) is MOVES[status, event]
+    else:
+        with pytest.raises(IllegalMove) as caught:
+            next_status(status, event)
+        assert isinstance(caught.value, Conflict)
+        assert status in caught.value.message
+
+
+SOME = [chosen for size in range(1, len(S) + 1) for chosen in combinations(S, size)]
+
+
+def test_a_run_is_over_exactly_when_all_its_step_runs_are() -> None:
+    over = {RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED}
+    for chosen in SOME:
+        assert (run_status(dict.fromkeys(chosen, 2)) in over) == (set(chosen) <= FINISHED)
+
+
+def test_the_status_of_a_run_over_all_combinations() -> None:
+    for chosen in SOME:
+        status = run_status(dict.fromkeys(chosen, 1))
+        present = set(chosen)
+        if present & CANCELLABLE:
+            assert status == (RunStatus.PENDING if present == {S.PENDING} else RunStatus.RUNNING)
+        elif S.FAILED in present:
+            assert status is RunStatus.FAILED
+        elif S.CANCELLED in present:
+            assert status is RunStatus.CANCELLED
+        else:
+            assert status is RunStatus.COMPLETED
+
+
+def test_counts_of_zero_are_as_good_as_none() -> None:
+    assert run_status({**dict.fromkeys(S, 0), S.RUNNING: 1}) is RunStatus.RUNNING
+    assert run_status({**dict.fromkeys(S, 0), S.PENDING: 5}) is RunStatus.PENDING
+
+
+def test_every_reason_of_failure_is_explained() -> None:
+    assert set(FAILURES) == set(FailureReason)
+    assert all(info.text.endswith(".") for info in FAILURES.values())

@@ -1,0 +1,29 @@
+"""Waiting for a condition with a deadline: the only way a test waits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from threading import Event
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_PAUSE = Event()
+
+
+def wait_for(ask: Callable[[], T | None], timeout: float = 10, what: str = "an answer", interval: float = 0.02) -> T:
+    """Ask again and again until the answer is neither None nor False; fail the test at the deadline."""
+    deadline = time.monotonic() + timeout
+    while True:
+        answer = ask()
+        if answer is not None and answer is not False:
+            return answer
+        if time.monotonic() >= deadline:
+            raise AssertionError(f"waited {timeout} s in vain for {what}; last answer: {answer!r}")
+        _PAUSE.wait(interval)
+
+
+def wait_until(condition: Callable[[], object], timeout: float = 10, what: str = "a condition") -> None:
+    """Wait until the condition is true."""
+    wait_for(lambda: bool(condition()) or None, timeout, what)
