@@ -1,0 +1,196 @@
+"""What the embedded servers have in common: a directory, its users, a socket whose path is short enough, a log."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import stat
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+from ccat_workflow_manager import shell
+from ccat_workflow_manager.core.errors import ConfigurationError, ServiceUnavailable
+
+ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "LC_ALL": "C"}
+POLL_SECONDS = 0.01
+_SOCKET_PATH_LIMIT = 107
+_LOG_LIMIT_BYTES = 10 * 1024 * 1024
+
+
+class EmbeddedServer(ABC):
+    """One server of one directory, shared by its users through two lock files.
+
+    `change.lock` is held while a server is being started or stopped. `users.lock` is held (shared) by every user for as
+    long as it uses the server; the kernel lets go of it when the user dies, however it dies.
+    """
+
+    name: str
+
+    def __init__(self, data_dir: Path, *, timeout: float = 60) -> None:
+        self.home = data_dir.absolute() / self.name
+        self.log_file = self.home / f"{self.name}.log"
+        self._timeout = timeout
+        self._in_use: int | None = None
+        self._child: shell.Process | None = None
+
+    def start(self) -> str:
+        """Make sure that the server runs and answers, and return its URL. Raises ServiceUnavailable.
+
+        Asked again, it starts a server that has died meanwhile.
+        """
+        self._make_home()
+        with self._changing():
+            if self.pid is None:
+                self._launch()
+            if self._in_use is None:
+                self._in_use = _locked(self.home / "users.lock", fcntl.LOCK_SH)
+        return self.url
+
+    def stop(self) -> None:
+        """Let go of the server, and stop it if nobody else uses it."""
+        if self._in_use is None:
+            return
+        with self._changing():
+            os.close(self._in_use)
+            self._in_use = None
+            try:
+                alone = _locked(self.home / "users.lock", fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return
+            try:
+                self._shut_down()
+            finally:
+                os.close(alone)
+
+    def __enter__(self) -> str:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    @abstractmethod
+    def url(self) -> str:
+        """How clients reach it."""
+
+    @property
+    @abstractmethod
+    def pid(self) -> int | None:
+        """The process of the server that runs for this directory, whoever started it."""
+
+    @abstractmethod
+    def _launch(self) -> None:
+        """Start the server and wait until it answers."""
+
+    @abstractmethod
+    def _shut_down(self) -> None:
+        """Stop the server and wait until it is gone."""
+
+    @property
+    def socket_dir(self) -> Path:
+        """A directory for the socket whose path fits into a socket address; below the home if that is short enough.
+
+        PostgreSQL's clients take a comma for the end of one of several hosts.
+        """
+        wanted = self.home / "socket"
+        if len(os.fsencode(wanted / self._socket_name)) <= _SOCKET_PATH_LIMIT and "," not in str(wanted):
+            return wanted
+        digest = hashlib.sha256(os.fsencode(self.home)).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"ccat-wm-{os.geteuid()}-{self.name}-{digest}"
+
+    _socket_name: str
+
+    def _make_home(self) -> None:
+        try:
+            self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.socket_dir.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(f"{self.name}: {error.filename} cannot be made: {error.strerror}") from error
+        found = self.socket_dir.lstat()
+        # A directory of temporary files is open to everyone: somebody else may have been there before us.
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (os.geteuid(), self.home.stat().st_uid):
+            raise ConfigurationError(
+                f"{self.name}: {self.socket_dir} belongs to somebody else; use a shorter data directory"
+            )
+        self.socket_dir.chmod(0o700)
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        lock = _locked(self.home / "change.lock", fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            os.close(lock)
+
+    def _spawn(self, argv: list[str]) -> shell.Process:
+        """Start the program in a session of its own, so that Ctrl-C does not reach it before its users."""
+        if self.log_file.exists() and self.log_file.stat().st_size > _LOG_LIMIT_BYTES:
+            self.log_file.replace(self.log_file.with_suffix(".log.old"))
+        with self.log_file.open("ab") as log:
+            self._child = shell.spawn(
+                argv, env=ENVIRONMENT, cwd=self.home, stdout=log, stderr=shell.STDOUT, new_session=True
+            )
+        return self._child
+
+    def _wait_for_answer(self, process: shell.Process, answers: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + self._timeout
+        while not answers():
+            if process.poll() is not None:
+                raise ServiceUnavailable(f"{self.name} did not start; the end of {self.log_file}:\n{self._log_tail()}")
+            if time.monotonic() > deadline:
+                process.terminate()
+                raise ServiceUnavailable(f"{self.name} did not answer within {self._timeout:g} s; see {self.log_file}")
+            time.sleep(POLL_SECONDS)
+
+    def _log_tail(self) -> str:
+        with contextlib.suppress(OSError):
+            return "\n".join(self.log_file.read_text(errors="replace").splitlines()[-8:])
+        return ""
+
+    def _ended(self, pid: int, timeout: float) -> bool:
+        """Wait for the end of the process; True if it came in time."""
+        deadline = time.monotonic() + timeout
+        while _runs(pid):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(POLL_SECONDS)
+        if self._child is not None:
+            self._child.poll()
+        return True
+
+
+def programs_of(package: str, where: str, program: str) -> Path:
+    spec = find_spec(package)
+    found = Path(spec.origin).parent / where if spec and spec.origin else None
+    if found is None or not os.access(found / program, os.X_OK):
+        raise ConfigurationError(
+            f"{program} is not installed: the package {package} has none for this machine. Use a server of your "
+            "own and name it in CCAT_WORKFLOW_MANAGER_DATABASE_URL or CCAT_WORKFLOW_MANAGER_REDIS_URL"
+        )
+    return found
+
+
+def _locked(path: Path, how: int) -> int:
+    """An open file that holds the lock until it is closed."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, how)
+    except OSError:
+        os.close(handle)
+        raise
+    return handle
+
+
+def _runs(pid: int) -> bool:
+    """Whether the process exists and is more than an entry that its parent has yet to read."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"

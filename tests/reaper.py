@@ -1,0 +1,63 @@
+"""Nothing that a test run starts may outlive it, not even when the run is killed.
+
+`Reaper` starts this file as a tiny process of its own that holds the other end of a pipe. When the pipe closes, because
+the test run has ended in whatever way, it kills the processes that it was told of and removes the directories.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+
+class Reaper:
+    """The end of the pipe that the test run holds."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", __file__], stdin=subprocess.PIPE, start_new_session=True, text=True
+        )
+
+    def watch(self, pid: int) -> None:
+        """Kill this process at the end."""
+        self._tell(f"kill {pid} {born(pid)}")
+
+    def remove(self, path: Path) -> None:
+        """Remove this directory at the end."""
+        self._tell(f"remove {path}")
+
+    def reap(self) -> None:
+        """Do it now, and wait until it is done."""
+        self._process.communicate()
+
+    def _tell(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+
+
+def born(pid: int) -> str:
+    """When the process started: with the number, this names one process for ever."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return "never"
+
+
+def main() -> None:
+    lines = [line.rstrip("\n").split(" ", 1) for line in sys.stdin]
+    for pid, birth in (rest.split() for verb, rest in lines if verb == "kill"):
+        if born(int(pid)) == birth:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+    for path in (rest for verb, rest in lines if verb == "remove"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
