@@ -1,0 +1,208 @@
+"""New runs: the run, its steps, its step runs and their first events, written by one statement."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+from uuid import UUID
+
+from ccat_workflow_manager.core.models import JSON
+from ccat_workflow_manager.core.planning import Plan, PlannedStep
+from ccat_workflow_manager.core.states import INITIAL, Event
+from ccat_workflow_manager.core.waiting import WaitFacts, explain
+from ccat_workflow_manager.db.ids import new_id, new_ids
+from ccat_workflow_manager.db.session import UnitOfWork, json_list
+from ccat_workflow_manager.db.views.runs import RUN, with_step_runs
+from ccat_workflow_manager.db.views.step_runs import step_run_columns
+
+_WRITE = f"""
+WITH r AS (
+  INSERT INTO runs (id, spec_id, pipeline, pipeline_version, parameters, labels, priority, backend, created_by, n_pending,
+    idempotency_key, request_hash)
+  SELECT id, spec_id, pipeline, pipeline_version, parameters, labels, priority, backend, created_by, n_pending,
+    idempotency_key, request_hash
+  FROM json_to_recordset(CAST(:runs AS json)) AS x(id uuid, spec_id uuid, pipeline text, pipeline_version integer,
+    parameters jsonb, labels jsonb, priority integer, backend text, created_by text, n_pending integer,
+    idempotency_key text, request_hash text)
+  ON CONFLICT (idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
+  RETURNING *
+), t AS (
+  INSERT INTO run_steps (run_id, position, name, total, remaining, downstream_key, downstream_all, upstream)
+  SELECT x.run_id, position, name, total, total, downstream_key, downstream_all, upstream
+  FROM json_to_recordset(CAST(:steps AS json)) AS x(run_id uuid, position smallint, name text, total integer,
+    downstream_key smallint[], downstream_all smallint[], upstream smallint[])
+  JOIN r ON r.id = x.run_id
+), s AS (
+  INSERT INTO step_runs (id, run_id, position, step, key, item, backend, priority, status, max_attempts, unmet,
+    has_dependents, resources)
+  SELECT x.id, x.run_id, x.position, y.name, x.key, x.item, y.backend, y.priority, '{INITIAL}', y.max_attempts, x.unmet,
+    y.has_dependents, y.resources
+  FROM json_to_recordset(CAST(:step_runs AS json)) AS x(id uuid, run_id uuid, position smallint, key text, item jsonb,
+    unmet smallint)
+  JOIN r ON r.id = x.run_id
+  JOIN json_to_recordset(CAST(:steps AS json)) AS y(run_id uuid, position smallint, name text, backend text, priority integer,
+    max_attempts smallint, has_dependents boolean, resources jsonb) ON y.run_id = x.run_id AND y.position = x.position
+  RETURNING *
+), e AS (
+  INSERT INTO events (step_run_id, run_id, event, to_status, attempt, actor)
+  SELECT s.id, s.run_id, '{Event.CREATED}', '{INITIAL}', 0, r.created_by FROM s JOIN r ON r.id = s.run_id
+)
+"""
+_CREATE = f"{_WRITE} SELECT id FROM r"
+_CREATE_SHOWN = f"""
+{_WRITE}
+SELECT x.id, row_to_json(x)::text, (
+  SELECT string_agg(row_to_json(y)::text, ',' ORDER BY y.id)
+  FROM (SELECT {step_run_columns("CAST(:waits AS jsonb) ->> s.position::text")} FROM s WHERE s.run_id = x.id) y
+) FROM (SELECT {RUN} FROM r) x
+"""
+"""The new run as `views.run_detail` would show it, without another look at the database."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """One run to be created."""
+
+    spec_id: UUID
+    pipeline: str
+    pipeline_version: int | None
+    parameters: Mapping[str, JSON]
+    plan: Plan
+    created_by: str
+    default_backend: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    priority: int = 0
+    backend: str | None = None
+    idempotency_key: str | None = None
+    request_hash: str | None = None
+
+
+@dataclass(slots=True)
+class Created:
+    """The ids in the order of the requests (None: its idempotency key was taken), and what can be claimed at once."""
+
+    run_ids: list[UUID | None]
+    ready: dict[str, list[UUID]]
+    shown: str | None = None
+    """The run as JSON, if that was asked for."""
+
+
+def create_runs(unit: UnitOfWork, new: Sequence[NewRun]) -> Created:
+    """Write all of them, or none if anything fails."""
+    records = _records(new)
+    written = {row[0] for row in unit.execute(_CREATE, records.parameters())}
+    return Created(
+        [run_id if run_id in written else None for run_id in records.run_ids],
+        records.ready if len(written) == len(new) else {},
+    )
+
+
+def create_run_shown(unit: UnitOfWork, new: NewRun) -> Created:
+    """Write one, and show it."""
+    records = _records([new])
+    waits = {step.position: _first_wait(new, step) for step in new.plan.steps}
+    row = unit.execute(_CREATE_SHOWN, {**records.parameters(), "waits": json.dumps(waits)}).first()
+    if row is None:
+        return Created([None], {})
+    return Created([row[0]], records.ready, with_step_runs(row[1], row[2]))
+
+
+def _first_wait(new: NewRun, step: PlannedStep) -> str:
+    """Why step runs of this step wait when nothing has happened yet."""
+    unmet = step.step_runs[0].unmet if step.step_runs else 0
+    names = [new.plan.steps[upstream].name for upstream, _ in step.dependencies if new.plan.steps[upstream].step_runs]
+    return explain(WaitFacts(_backend_of(new, step), unmet=unmet, upstream=names if len(names) == unmet else ()))
+
+
+@dataclass(slots=True)
+class _Records:
+    """The rows to be written, ready for `json_to_recordset`."""
+
+    run_ids: list[UUID] = field(default_factory=list)
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    step_runs: list[dict[str, Any]] = field(default_factory=list)
+    ready: dict[str, list[UUID]] = field(default_factory=dict)
+
+    def parameters(self) -> dict[str, str]:
+        return {
+            "runs": json_list(self.runs),
+            "steps": json_list(self.steps),
+            "step_runs": json_list(self.step_runs),
+        }
+
+
+def _records(new: Sequence[NewRun]) -> _Records:
+    records = _Records()
+    for run in new:
+        run_id = new_id()
+        records.run_ids.append(run_id)
+        records.runs.append(_run_record(run_id, run))
+        _add_steps(run_id, run, records)
+    return records
+
+
+def _run_record(run_id: UUID, run: NewRun) -> dict[str, Any]:
+    return {
+        "id": str(run_id),
+        "spec_id": str(run.spec_id),
+        "pipeline": run.pipeline,
+        "pipeline_version": run.pipeline_version,
+        "parameters": run.parameters,
+        "labels": run.labels,
+        "priority": run.priority,
+        "backend": run.backend,
+        "created_by": run.created_by,
+        "n_pending": run.plan.total,
+        "idempotency_key": run.idempotency_key,
+        "request_hash": run.request_hash,
+    }
+
+
+def _backend_of(run: NewRun, step: PlannedStep) -> str:
+    return step.backend or run.backend or run.default_backend
+
+
+def _add_steps(run_id: UUID, run: NewRun, records: _Records) -> None:
+    by_key: dict[int, list[int]] = {}
+    by_all: dict[int, list[int]] = {}
+    for step in run.plan.steps:
+        for upstream, match in step.dependencies:
+            (by_key if match == "key" else by_all).setdefault(upstream, []).append(step.position)
+    text = str(run_id)
+    step_run_ids = iter(new_ids(run.plan.total))
+    for step in run.plan.steps:
+        backend = _backend_of(run, step)
+        downstream_key, downstream_all = by_key.get(step.position, []), by_all.get(step.position, [])
+        records.steps.append(
+            {
+                "run_id": text,
+                "position": step.position,
+                "name": step.name,
+                "total": len(step.step_runs),
+                "downstream_key": downstream_key,
+                "downstream_all": downstream_all,
+                "upstream": [upstream for upstream, _ in step.dependencies],
+                "backend": backend,
+                "priority": run.priority,
+                "max_attempts": step.retry.max_attempts,
+                "has_dependents": bool(downstream_key or downstream_all),
+                "resources": asdict(step.resources),
+            }
+        )
+        for planned in step.step_runs:
+            step_run_id = next(step_run_ids)
+            if planned.unmet == 0:
+                records.ready.setdefault(backend, []).append(step_run_id)
+            records.step_runs.append(
+                {
+                    "id": str(step_run_id),
+                    "run_id": text,
+                    "position": step.position,
+                    "key": planned.key,
+                    "item": planned.item,
+                    "unmet": planned.unmet,
+                }
+            )

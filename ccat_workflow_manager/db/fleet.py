@@ -1,0 +1,142 @@
+"""Workers and backends as operators see them: who is there, what works, and since when not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from ccat_workflow_manager.core.states import CANCELLABLE, LIVE
+from ccat_workflow_manager.db.schema import quoted
+from ccat_workflow_manager.db.session import UnitOfWork
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """How much there is to do for one backend."""
+
+    backend: str
+    ready: int = 0
+    live: int = 0
+    uncollected: int = 0
+    cancels: int = 0
+    followed_seconds: float | None = None
+    """Since all its jobs were last asked for."""
+    retry_in: float | None = None
+    """Until it is tried again, while it is unavailable."""
+
+
+class FleetStore:
+    """Reads and writes what is known about workers and backends."""
+
+    def __init__(self, unit: UnitOfWork) -> None:
+        self.unit = unit
+
+    # --- workers ---------------------------------------------------------------------------------------------------
+
+    def register(self, worker: str, host: str, pid: int, backends: Sequence[str]) -> None:
+        self.unit.execute(
+            "INSERT INTO workers (id, host, pid, backends) VALUES (:id, :host, :pid, :backends)"
+            " ON CONFLICT (id) DO UPDATE SET seen_at = now(), backends = excluded.backends",
+            {"id": worker, "host": host, "pid": pid, "backends": list(backends)},
+        )
+
+    def seen(self, worker: str, *, busy_with: str | None = None, completed: int = 0) -> bool:
+        """The main loop of a worker is alive; False if its row is gone and it has to register again."""
+        found = self.unit.execute(
+            """
+            UPDATE workers SET seen_at = now(), completed = completed + :completed, busy_with = :busy,
+              busy_since = CASE WHEN :busy IS NULL THEN NULL WHEN busy_with = :busy THEN busy_since ELSE now() END,
+              last_completed_at = CASE WHEN :completed > 0 THEN now() ELSE last_completed_at END
+            WHERE id = :id
+            """.replace(":busy", "CAST(:busy AS text)"),
+            {"id": worker, "busy": busy_with, "completed": completed},
+        )
+        return found.rowcount == 1
+
+    def gone(self, worker: str) -> None:
+        self.unit.execute("DELETE FROM workers WHERE id = :id", {"id": worker})
+
+    def forget_silent(self, seconds: float) -> list[str]:
+        """Remove workers that have said nothing for this long."""
+        found = self.unit.execute(
+            "DELETE FROM workers WHERE seen_at < now() - :seconds * interval '1 second' RETURNING id",
+            {"seconds": seconds},
+        )
+        return [row[0] for row in found]
+
+    # --- backends --------------------------------------------------------------------------------------------------
+
+    def problem(self, backend: str, problem: str, retry_seconds: float) -> None:
+        """The backend cannot be used now; nobody need try before the given time."""
+        self.unit.execute(
+            """
+            INSERT INTO backends (name, problem, problem_since, retry_at)
+            VALUES (:name, :problem, now(), now() + :retry * interval '1 second')
+            ON CONFLICT (name) DO UPDATE SET problem = excluded.problem, retry_at = excluded.retry_at,
+              problem_since = COALESCE(backends.problem_since, excluded.problem_since)
+            """,
+            {"name": backend, "problem": problem[:2000], "retry": retry_seconds},
+        )
+
+    def well(self, backend: str) -> None:
+        """The backend answered."""
+        self.unit.execute(
+            "UPDATE backends SET problem = NULL, problem_since = NULL, retry_at = NULL"
+            " WHERE name = :name AND problem IS NOT NULL",
+            {"name": backend},
+        )
+
+    def take_follow(self, backend: str, seconds: float) -> bool:
+        """Become the one that asks this backend for all its jobs; False while another does."""
+        found = self.unit.execute(
+            """
+            INSERT INTO backends (name, following_until) VALUES (:name, now() + :seconds * interval '1 second')
+            ON CONFLICT (name) DO UPDATE SET following_until = excluded.following_until
+            WHERE backends.following_until IS NULL OR backends.following_until < now()
+            """,
+            {"name": backend, "seconds": seconds},
+        )
+        return found.rowcount == 1
+
+    def followed(self, backend: str) -> None:
+        self.unit.execute(
+            "UPDATE backends SET followed_at = now(), following_until = NULL WHERE name = :name", {"name": backend}
+        )
+
+    def waiting(self) -> list[Waiting]:
+        """Per backend, how much there is to do; the counts stop at 10,000."""
+        found = self.unit.execute(_WAITING)
+        return [Waiting(*row) for row in found]
+
+    def ready(self, backend: str, limit: int) -> list[UUID]:
+        """Step runs that could be claimed now, the most urgent first."""
+        found = self.unit.execute(
+            "SELECT id FROM step_runs WHERE backend = :backend AND status = 'PENDING' AND unmet = 0 AND NOT held"
+            " AND (not_before IS NULL OR not_before <= now()) AND cancel_requested_at IS NULL"
+            " ORDER BY priority DESC, id LIMIT :limit",
+            {"backend": backend, "limit": limit},
+        )
+        return [row[0] for row in found]
+
+
+_WAITING = f"""
+WITH names AS (
+  SELECT DISTINCT backend AS name FROM step_runs WHERE status = 'PENDING' AND unmet = 0 AND NOT held
+  UNION SELECT DISTINCT backend FROM step_runs WHERE status IN ({quoted(LIVE)})
+  UNION SELECT DISTINCT backend FROM step_runs WHERE status IN ('STAGING_DATA', 'COLLECTING_RESULTS')
+  UNION SELECT DISTINCT backend FROM step_runs
+    WHERE cancel_requested_at IS NOT NULL AND status IN ({quoted(CANCELLABLE)})
+)
+SELECT n.name,
+  (SELECT count(*) FROM (SELECT 1 FROM step_runs WHERE backend = n.name AND status = 'PENDING' AND unmet = 0 AND NOT held
+     AND (not_before IS NULL OR not_before <= now()) AND cancel_requested_at IS NULL LIMIT 10000) x),
+  (SELECT count(*) FROM (SELECT 1 FROM step_runs WHERE backend = n.name AND status IN ({quoted(LIVE)}) LIMIT 10000) x),
+  (SELECT count(*) FROM (SELECT 1 FROM step_runs WHERE backend = n.name AND status = 'COLLECTING_RESULTS'
+     AND (lease_until IS NULL OR lease_until < now()) LIMIT 10000) x),
+  (SELECT count(*) FROM (SELECT 1 FROM step_runs WHERE backend = n.name AND cancel_requested_at IS NOT NULL
+     AND status IN ({quoted(CANCELLABLE)}) AND (lease_until IS NULL OR lease_until < now()) LIMIT 10000) x),
+  extract(epoch FROM now() - b.followed_at)::float8,
+  greatest(extract(epoch FROM b.retry_at - now()), 0)::float8
+FROM names n LEFT JOIN backends b ON b.name = n.name
+"""

@@ -1,0 +1,63 @@
+"""Bringing a database to the schema of this program, and refusing one that is not there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from ccat_workflow_manager.core.errors import ConfigurationError
+from ccat_workflow_manager.db.session import Database
+from ccat_workflow_manager.settings import migrations_dir
+
+_LOCK = 0x63636174
+"""An advisory lock: processes that start together migrate one after the other."""
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaState:
+    """Where a database stands: the revision it has and the one this program needs."""
+
+    current: str | None
+    wanted: str
+
+    @property
+    def is_current(self) -> bool:
+        return self.current == self.wanted
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(migrations_dir()).replace("%", "%%"))
+    return config
+
+
+def state(database: Database) -> SchemaState:
+    with database.read() as unit:
+        current = MigrationContext.configure(unit.connection).get_current_revision()
+    wanted = ScriptDirectory.from_config(_config()).get_current_head()
+    assert wanted is not None
+    return SchemaState(current, wanted)
+
+
+def upgrade(database: Database) -> SchemaState:
+    """Run the migrations that are missing: the state before."""
+    before = state(database)
+    if not before.is_current:
+        config = _config()
+        with database.begin() as unit:
+            unit.execute("SELECT pg_advisory_xact_lock(:key)", {"key": _LOCK})
+            config.attributes["connection"] = unit.connection
+            command.upgrade(config, "head")
+    return before
+
+
+def require_current(database: Database) -> None:
+    """Refuse to work on a database that another version of the program left or will bring forward."""
+    found = state(database)
+    if not found.is_current:
+        has = f"is at revision {found.current}" if found.current else "holds no tables of ours"
+        raise ConfigurationError(f"the database {has}, this program needs {found.wanted}; run: ccat-wm db upgrade")

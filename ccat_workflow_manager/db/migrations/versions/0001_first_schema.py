@@ -1,0 +1,311 @@
+"""The first schema.
+
+Revision: 0001
+"""
+
+from __future__ import annotations
+
+from alembic import op
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+TABLES = (
+    """
+    CREATE TABLE backends (
+        name TEXT NOT NULL,
+        problem TEXT,
+        problem_since TIMESTAMP WITH TIME ZONE,
+        retry_at TIMESTAMP WITH TIME ZONE,
+        followed_at TIMESTAMP WITH TIME ZONE,
+        following_until TIMESTAMP WITH TIME ZONE,
+        CONSTRAINT pk_backends PRIMARY KEY (name)
+    )
+    """,
+    """
+    CREATE TABLE pipelines (
+        id UUID NOT NULL,
+        name TEXT NOT NULL,
+        enabled BOOLEAN DEFAULT true NOT NULL,
+        priority INTEGER DEFAULT 0 NOT NULL,
+        current_version INTEGER NOT NULL,
+        created_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
+        updated_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
+        CONSTRAINT pk_pipelines PRIMARY KEY (id),
+        CONSTRAINT uq_pipelines_name UNIQUE (name)
+    )
+    """,
+    """
+    CREATE TABLE workers (
+        id TEXT NOT NULL,
+        host TEXT NOT NULL,
+        pid INTEGER NOT NULL,
+        backends TEXT[] NOT NULL,
+        started_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
+        seen_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
+        last_completed_at TIMESTAMP WITH TIME ZONE,
+        completed BIGINT DEFAULT 0 NOT NULL,
+        busy_with TEXT,
+        busy_since TIMESTAMP WITH TIME ZONE,
+        CONSTRAINT pk_workers PRIMARY KEY (id)
+    )
+    """,
+    """
+    CREATE TABLE specs (
+        id UUID NOT NULL,
+        pipeline_id UUID,
+        name TEXT NOT NULL,
+        version INTEGER,
+        content JSONB NOT NULL,
+        content_hash TEXT NOT NULL,
+        created_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
+        CONSTRAINT pk_specs PRIMARY KEY (id),
+        CONSTRAINT ck_specs_version_of_a_pipeline CHECK ((pipeline_id IS NULL) = (version IS NULL)),
+        CONSTRAINT uq_specs_pipeline_id_version UNIQUE (pipeline_id, version),
+        CONSTRAINT fk_specs_pipeline_id FOREIGN KEY(pipeline_id) REFERENCES pipelines (id)
+    )
+    """,
+    """
+    CREATE UNIQUE INDEX uq_specs_inline_content_hash ON specs (content_hash) WHERE pipeline_id IS NULL
+    """,
+    """
+    CREATE TABLE runs (
+        id UUID NOT NULL,
+        spec_id UUID NOT NULL,
+        pipeline TEXT NOT NULL,
+        pipeline_version INTEGER,
+        parameters JSONB NOT NULL,
+        labels JSONB NOT NULL,
+        priority INTEGER NOT NULL,
+        backend TEXT,
+        paused BOOLEAN DEFAULT false NOT NULL,
+        cancel_requested_at TIMESTAMP WITH TIME ZONE,
+        status_reason TEXT,
+        created_by TEXT NOT NULL,
+        created_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
+        started_at TIMESTAMP WITH TIME ZONE,
+        finished_at TIMESTAMP WITH TIME ZONE,
+        n_pending INTEGER DEFAULT 0 NOT NULL,
+        n_staging_data INTEGER DEFAULT 0 NOT NULL,
+        n_submitted INTEGER DEFAULT 0 NOT NULL,
+        n_running INTEGER DEFAULT 0 NOT NULL,
+        n_collecting_results INTEGER DEFAULT 0 NOT NULL,
+        n_completed INTEGER DEFAULT 0 NOT NULL,
+        n_failed INTEGER DEFAULT 0 NOT NULL,
+        n_cancelled INTEGER DEFAULT 0 NOT NULL,
+        n_skipped INTEGER DEFAULT 0 NOT NULL,
+        status TEXT GENERATED ALWAYS AS (CASE WHEN n_pending + n_staging_data + n_submitted + n_running + n_collecting_results = 0 THEN CASE WHEN n_failed > 0 THEN 'FAILED' WHEN n_cancelled > 0 THEN 'CANCELLED' ELSE 'COMPLETED' END WHEN n_pending = n_pending + n_staging_data + n_submitted + n_running + n_collecting_results + n_completed + n_failed + n_cancelled + n_skipped THEN 'PENDING' ELSE 'RUNNING' END) STORED NOT NULL,
+        idempotency_key TEXT,
+        request_hash TEXT,
+        CONSTRAINT pk_runs PRIMARY KEY (id),
+        CONSTRAINT ck_runs_counters CHECK (n_pending >= 0 AND n_staging_data >= 0 AND n_submitted >= 0 AND n_running >= 0 AND n_collecting_results >= 0 AND n_completed >= 0 AND n_failed >= 0 AND n_cancelled >= 0 AND n_skipped >= 0),
+        CONSTRAINT ck_runs_finished_at CHECK ((finished_at IS NOT NULL) = (n_pending + n_staging_data + n_submitted + n_running + n_collecting_results = 0)),
+        CONSTRAINT ck_runs_idempotency CHECK ((idempotency_key IS NULL) = (request_hash IS NULL)),
+        CONSTRAINT fk_runs_spec_id FOREIGN KEY(spec_id) REFERENCES specs (id)
+    )
+    """,
+    """
+    CREATE INDEX ix_runs_labels ON runs USING gin (labels jsonb_path_ops)
+    """,
+    """
+    CREATE INDEX ix_runs_pipeline_id ON runs (pipeline, id DESC)
+    """,
+    """
+    CREATE INDEX ix_runs_status_id ON runs (status, id DESC)
+    """,
+    """
+    CREATE UNIQUE INDEX uq_runs_idempotency_key ON runs (idempotency_key) WHERE idempotency_key IS NOT NULL
+    """,
+    """
+    CREATE TABLE run_steps (
+        run_id UUID NOT NULL,
+        position SMALLINT NOT NULL,
+        name TEXT NOT NULL,
+        total INTEGER NOT NULL,
+        remaining INTEGER NOT NULL,
+        downstream_key SMALLINT[] NOT NULL,
+        downstream_all SMALLINT[] NOT NULL,
+        upstream SMALLINT[] NOT NULL,
+        CONSTRAINT pk_run_steps PRIMARY KEY (run_id, position),
+        CONSTRAINT ck_run_steps_remaining CHECK (remaining BETWEEN 0 AND total),
+        CONSTRAINT fk_run_steps_run_id FOREIGN KEY(run_id) REFERENCES runs (id) ON DELETE CASCADE
+    )
+    """,
+    """
+    CREATE TABLE step_runs (
+        id UUID NOT NULL,
+        run_id UUID NOT NULL,
+        position SMALLINT NOT NULL,
+        step TEXT NOT NULL,
+        key TEXT NOT NULL,
+        item JSONB,
+        backend TEXT NOT NULL,
+        priority INTEGER NOT NULL,
+        status TEXT NOT NULL,
+        attempt SMALLINT DEFAULT 0 NOT NULL,
+        max_attempts SMALLINT NOT NULL,
+        claims INTEGER DEFAULT 0 NOT NULL,
+        unmet SMALLINT NOT NULL,
+        has_dependents BOOLEAN NOT NULL,
+        held BOOLEAN DEFAULT false NOT NULL,
+        not_before TIMESTAMP WITH TIME ZONE,
+        waiting_for TEXT,
+        reason TEXT,
+        reason_text TEXT,
+        resources JSONB NOT NULL,
+        cancel_requested_at TIMESTAMP WITH TIME ZONE,
+        cancel_requested_by TEXT,
+        lease_owner TEXT,
+        lease_until TIMESTAMP WITH TIME ZONE,
+        token BIGINT DEFAULT 0 NOT NULL,
+        job_id TEXT,
+        unknown_since TIMESTAMP WITH TIME ZONE,
+        exit_code INTEGER,
+        wall_time_seconds DOUBLE PRECISION,
+        cpu_hours DOUBLE PRECISION,
+        peak_memory_gb DOUBLE PRECISION,
+        created_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
+        submitted_at TIMESTAMP WITH TIME ZONE,
+        started_at TIMESTAMP WITH TIME ZONE,
+        finished_at TIMESTAMP WITH TIME ZONE,
+        CONSTRAINT pk_step_runs PRIMARY KEY (id),
+        CONSTRAINT uq_step_runs_run_id_position_key UNIQUE (run_id, position, key),
+        CONSTRAINT ck_step_runs_status CHECK (status IN ('PENDING', 'STAGING_DATA', 'SUBMITTED', 'RUNNING', 'COLLECTING_RESULTS', 'COMPLETED', 'FAILED', 'CANCELLED', 'SKIPPED')),
+        CONSTRAINT ck_step_runs_staging_is_leased CHECK (status <> 'STAGING_DATA' OR lease_owner IS NOT NULL),
+        CONSTRAINT ck_step_runs_lease_only_in_hand CHECK (status IN ('STAGING_DATA', 'COLLECTING_RESULTS') OR lease_owner IS NULL),
+        CONSTRAINT ck_step_runs_lease CHECK ((lease_owner IS NULL) = (lease_until IS NULL)),
+        CONSTRAINT ck_step_runs_job_id CHECK ((status IN ('SUBMITTED', 'RUNNING', 'COLLECTING_RESULTS')) <= (job_id IS NOT NULL)),
+        CONSTRAINT ck_step_runs_reason CHECK (status NOT IN ('FAILED', 'SKIPPED') OR reason IS NOT NULL),
+        CONSTRAINT ck_step_runs_finished_at CHECK ((status IN ('COMPLETED', 'FAILED', 'CANCELLED', 'SKIPPED')) = (finished_at IS NOT NULL)),
+        CONSTRAINT ck_step_runs_unmet_waits CHECK (status NOT IN ('STAGING_DATA', 'SUBMITTED', 'RUNNING', 'COLLECTING_RESULTS', 'COMPLETED') OR unmet = 0),
+        CONSTRAINT ck_step_runs_unmet CHECK (unmet >= 0),
+        CONSTRAINT ck_step_runs_attempt CHECK (attempt BETWEEN 0 AND max_attempts),
+        CONSTRAINT fk_step_runs_run_id FOREIGN KEY(run_id) REFERENCES runs (id) ON DELETE CASCADE
+    )
+    """,
+    """
+    CREATE INDEX ix_step_runs_cancel ON step_runs (backend, id) WHERE cancel_requested_at IS NOT NULL AND status IN ('PENDING', 'STAGING_DATA', 'SUBMITTED', 'RUNNING', 'COLLECTING_RESULTS')
+    """,
+    """
+    CREATE INDEX ix_step_runs_in_hand ON step_runs (lease_until) WHERE status IN ('STAGING_DATA', 'COLLECTING_RESULTS')
+    """,
+    """
+    CREATE INDEX ix_step_runs_live ON step_runs (backend, id) WHERE status IN ('SUBMITTED', 'RUNNING')
+    """,
+    """
+    CREATE INDEX ix_step_runs_ready ON step_runs (backend, priority DESC, id) WHERE status = 'PENDING' AND unmet = 0 AND NOT held
+    """,
+    """
+    CREATE TABLE attempts (
+        step_run_id UUID NOT NULL,
+        number SMALLINT NOT NULL,
+        backend TEXT NOT NULL,
+        job_name TEXT NOT NULL,
+        job_id TEXT,
+        job_state TEXT,
+        worker TEXT NOT NULL,
+        node TEXT,
+        resources JSONB NOT NULL,
+        claimed_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
+        submitted_at TIMESTAMP WITH TIME ZONE,
+        started_at TIMESTAMP WITH TIME ZONE,
+        finished_at TIMESTAMP WITH TIME ZONE,
+        exit_code INTEGER,
+        signal INTEGER,
+        wall_time_seconds DOUBLE PRECISION,
+        cpu_hours DOUBLE PRECISION,
+        peak_memory_gb DOUBLE PRECISION,
+        reason TEXT,
+        reason_text TEXT,
+        warnings JSONB,
+        CONSTRAINT pk_attempts PRIMARY KEY (step_run_id, number),
+        CONSTRAINT fk_attempts_step_run_id FOREIGN KEY(step_run_id) REFERENCES step_runs (id) ON DELETE CASCADE
+    )
+    """,
+    """
+    CREATE UNIQUE INDEX uq_attempts_backend_job_id ON attempts (backend, job_id) WHERE job_id IS NOT NULL
+    """,
+    """
+    CREATE TABLE events (
+        id BIGINT GENERATED ALWAYS AS IDENTITY,
+        step_run_id UUID NOT NULL,
+        run_id UUID NOT NULL,
+        at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
+        event TEXT NOT NULL,
+        from_status TEXT,
+        to_status TEXT NOT NULL,
+        attempt SMALLINT NOT NULL,
+        actor TEXT NOT NULL,
+        reason TEXT,
+        text TEXT,
+        CONSTRAINT pk_events PRIMARY KEY (id),
+        CONSTRAINT fk_events_step_run_id FOREIGN KEY(step_run_id) REFERENCES step_runs (id) ON DELETE CASCADE
+    )
+    """,
+    """
+    CREATE INDEX ix_events_step_run_id_id ON events (step_run_id, id)
+    """,
+    """
+    CREATE TABLE products (
+        id UUID NOT NULL,
+        step_run_id UUID NOT NULL,
+        attempt SMALLINT NOT NULL,
+        run_id UUID NOT NULL,
+        name TEXT NOT NULL,
+        type TEXT NOT NULL,
+        path TEXT NOT NULL,
+        size BIGINT NOT NULL,
+        sha256 TEXT NOT NULL,
+        is_directory BOOLEAN NOT NULL,
+        file_count INTEGER NOT NULL,
+        metadata JSONB NOT NULL,
+        created_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
+        CONSTRAINT pk_products PRIMARY KEY (id),
+        CONSTRAINT fk_products_step_run_id_attempt FOREIGN KEY(step_run_id, attempt) REFERENCES attempts (step_run_id, number) ON DELETE CASCADE,
+        CONSTRAINT uq_products_step_run_id_name UNIQUE (step_run_id, name)
+    )
+    """,
+    """
+    CREATE INDEX ix_products_run_id ON products (run_id)
+    """,
+    """
+    CREATE TABLE product_parents (
+        product_id UUID NOT NULL,
+        parent_id UUID NOT NULL,
+        CONSTRAINT pk_product_parents PRIMARY KEY (product_id, parent_id),
+        CONSTRAINT fk_product_parents_product_id FOREIGN KEY(product_id) REFERENCES products (id) ON DELETE CASCADE,
+        CONSTRAINT fk_product_parents_parent_id FOREIGN KEY(parent_id) REFERENCES products (id) ON DELETE CASCADE
+    )
+    """,
+    """
+    CREATE INDEX ix_product_parents_parent_id ON product_parents (parent_id)
+    """,
+    "ALTER TABLE runs SET (fillfactor = 80)",
+    "ALTER TABLE run_steps SET (fillfactor = 80)",
+    "ALTER TABLE step_runs SET (fillfactor = 70)",
+    "ALTER TABLE attempts SET (fillfactor = 70)",
+)
+
+
+def upgrade() -> None:
+    for statement in TABLES:
+        op.get_bind().exec_driver_sql(statement)
+
+
+def downgrade() -> None:
+    for table in (
+        "product_parents",
+        "products",
+        "events",
+        "attempts",
+        "step_runs",
+        "run_steps",
+        "runs",
+        "specs",
+        "workers",
+        "pipelines",
+        "backends",
+    ):
+        op.drop_table(table)

@@ -1,0 +1,113 @@
+"""Pipeline definitions: registered ones with their versions, and inline ones kept once by content."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from ccat_workflow_manager.core.errors import NotFound
+from ccat_workflow_manager.db.ids import new_id
+from ccat_workflow_manager.db.session import UnitOfWork
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSpec:
+    """One immutable definition."""
+
+    id: UUID
+    name: str
+    version: int | None
+    content: Mapping[str, Any]
+    content_hash: str
+    enabled: bool
+    priority: int
+
+
+_SPEC = """
+SELECT s.id, s.name, s.version, s.content, s.content_hash, COALESCE(p.enabled, true), COALESCE(p.priority, 0)
+FROM specs s LEFT JOIN pipelines p ON p.id = s.pipeline_id
+"""
+
+
+class PipelineStore:
+    """Reads and writes definitions inside the caller's transaction."""
+
+    def __init__(self, unit: UnitOfWork) -> None:
+        self.unit = unit
+
+    def save(self, name: str, content: Mapping[str, Any], content_hash: str) -> tuple[StoredSpec, bool]:
+        """Register this content as the newest version of `name`, unless it is that already: (it, whether it is new)."""
+        self.unit.execute(
+            "INSERT INTO pipelines (id, name, current_version) VALUES (:id, :name, 0) ON CONFLICT (name) DO NOTHING",
+            {"id": new_id(), "name": name},
+        )
+        pipeline_id, current = self.unit.execute(
+            "SELECT id, current_version FROM pipelines WHERE name = :name FOR UPDATE", {"name": name}
+        ).one()
+        if current:
+            newest = self.newest(name)
+            if newest.content_hash == content_hash:
+                return newest, False
+        self.unit.execute(
+            "INSERT INTO specs (id, pipeline_id, name, version, content, content_hash)"
+            " VALUES (:id, :pipeline, :name, :version, CAST(:content AS jsonb), :hash)",
+            {
+                "id": new_id(),
+                "pipeline": pipeline_id,
+                "name": name,
+                "version": current + 1,
+                "content": json.dumps(content),
+                "hash": content_hash,
+            },
+        )
+        self.unit.execute(
+            "UPDATE pipelines SET current_version = :version, updated_at = now() WHERE id = :id",
+            {"version": current + 1, "id": pipeline_id},
+        )
+        return self.newest(name), True
+
+    def save_inline(self, name: str, content: Mapping[str, Any], content_hash: str) -> UUID:
+        """Keep an inline definition, once for each content."""
+        parameters = {"id": new_id(), "name": name, "content": json.dumps(content), "hash": content_hash}
+        row = self.unit.execute(
+            "INSERT INTO specs (id, name, content, content_hash) VALUES (:id, :name, CAST(:content AS jsonb), :hash)"
+            " ON CONFLICT (content_hash) WHERE pipeline_id IS NULL DO NOTHING RETURNING id",
+            parameters,
+        ).first()
+        if row is None:
+            row = self.unit.execute(
+                "SELECT id FROM specs WHERE content_hash = :hash AND pipeline_id IS NULL", parameters
+            ).one()
+        spec_id: UUID = row[0]
+        return spec_id
+
+    def newest(self, name: str) -> StoredSpec:
+        return self._one(f"{_SPEC} WHERE s.name = :name AND s.version = p.current_version", {"name": name}, name)
+
+    def version(self, name: str, version: int) -> StoredSpec:
+        return self._one(
+            f"{_SPEC} WHERE s.name = :name AND s.version = :version",
+            {"name": name, "version": version},
+            f"{name} version {version}",
+        )
+
+    def by_id(self, spec_id: UUID) -> StoredSpec:
+        return self._one(f"{_SPEC} WHERE s.id = :id", {"id": spec_id}, str(spec_id))
+
+    def change(self, name: str, *, enabled: bool | None, priority: int | None) -> None:
+        found = self.unit.execute(
+            "UPDATE pipelines SET enabled = COALESCE(:enabled, enabled), priority = COALESCE(:priority, priority),"
+            " updated_at = now() WHERE name = :name",
+            {"enabled": enabled, "priority": priority, "name": name},
+        )
+        if found.rowcount == 0:
+            raise NotFound(f"there is no pipeline {name}")
+
+    def _one(self, statement: str, parameters: Mapping[str, Any], what: str) -> StoredSpec:
+        row = self.unit.execute(statement, parameters).first()
+        if row is None:
+            raise NotFound(f"there is no pipeline {what}")
+        return StoredSpec(*row)

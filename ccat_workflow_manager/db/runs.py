@@ -1,0 +1,194 @@
+"""The one writer of statuses: `RunStore.apply`.
+
+A batch of moves becomes one transaction: statuses, attempt facts, event rows, products, the counters of the runs and what
+the ends of steps mean for the steps behind them. Rows are locked in one order everywhere (step runs by id, which is also
+topological; then the edges; then the step runs behind them; last the runs by id), so that writers wait for each other
+but never in a circle.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from ccat_workflow_manager.core.failures import FailureReason
+from ccat_workflow_manager.core.models import EventNote, Lease, Move, WorkItem
+from ccat_workflow_manager.core.states import Event, Status
+from ccat_workflow_manager.db import write_sql as sql
+from ccat_workflow_manager.db.moves import Batch, LockedRow, delta_records, sort_out
+from ccat_workflow_manager.db.reading import load_items
+from ccat_workflow_manager.db.session import UnitOfWork, json_list
+
+DEPENDENCIES = "dependencies"
+"""The actor of what follows from other step runs."""
+
+
+@dataclass(slots=True)
+class Applied:
+    """What a write did."""
+
+    applied: list[UUID] = field(default_factory=list)
+    refused: dict[UUID, str] = field(default_factory=dict)
+    ready: dict[str, list[UUID]] = field(default_factory=dict)
+    """By backend: step runs that may be claimed from now on."""
+    finished_runs: list[UUID] = field(default_factory=list)
+
+
+class RunStore:
+    """Reads and writes runs inside the caller's transaction."""
+
+    def __init__(self, unit: UnitOfWork) -> None:
+        self.unit = unit
+
+    # --- the writer ------------------------------------------------------------------------------------------------
+
+    def apply(self, moves: Sequence[Move]) -> Applied:
+        """Carry out the moves that are still possible; the others are refused with a reason, and change nothing."""
+        if not moves:
+            return Applied()
+        ids = [move.step_run_id for move in moves]
+        rows = {row.id: row for row in self._locked(sql.LOCK_STEP_RUNS, {"ids": ids})}
+        return self._write(rows, moves)
+
+    def claim(self, backend: str, worker: str, limit: int, lease_seconds: float) -> list[WorkItem]:
+        """Take up to `limit` step runs that are ready for this backend, the most urgent first."""
+        rows = {row.id: row for row in self._locked(sql.LOCK_READY, {"backend": backend, "limit": limit})}
+        if not rows:
+            return []
+        note, lease = [EventNote(Event.CLAIMED, actor=worker)], Lease(worker, lease_seconds)
+        done = self._write(rows, [Move(step_run_id, note, lease=lease) for step_run_id in rows])
+        return load_items(self.unit, done.applied)
+
+    def _locked(self, statement: str, parameters: dict[str, Any]) -> list[LockedRow]:
+        found = self.unit.execute(statement, parameters)
+        return [LockedRow(r[0], r[1], r[2], r[3], r[4], r[5], Status(r[6]), *r[7:]) for r in found]
+
+    def _write(self, rows: dict[UUID, LockedRow], moves: Sequence[Move]) -> Applied:
+        batch, applied, refused = sort_out(rows, moves)
+        result = Applied(applied, refused)
+        if not batch.rows:
+            return result
+        self._write_rows(batch)
+        if batch.completed:
+            self._meet(batch.completed, result)
+        if batch.blocked:
+            self._skip_behind(batch)
+        for row in rows.values():
+            if row.status is Status.PENDING and row.unmet == 0:
+                result.ready.setdefault(row.backend, []).append(row.id)
+        deltas = delta_records(batch)
+        if deltas:
+            for run_id, _, finished in self.unit.execute(sql.COUNT_RUNS, {"deltas": json_list(deltas)}):
+                if finished:
+                    result.finished_runs.append(run_id)
+        return result
+
+    def _write_rows(self, batch: Batch) -> None:
+        self.unit.execute(sql.WRITE, {"rows": json_list(batch.rows), "events": json_list(batch.events)})
+        if batch.products:
+            self.unit.execute(sql.INSERT_PRODUCTS, {"products": json_list(batch.products)})
+        if batch.parents:
+            self.unit.execute(sql.INSERT_PARENTS, {"parents": json_list(batch.parents)})
+
+    # --- what the end of a step means for those behind it ------------------------------------------------------------
+
+    def _meet(self, completed: list[LockedRow], result: Applied) -> None:
+        """Count down the dependencies of what waits for these, and note what has become ready."""
+        per_step = Counter((row.run_id, row.position) for row in completed)
+        done = [{"run_id": str(r), "position": p, "n": n} for (r, p), n in sorted(per_step.items())]
+        same_key: list[dict[str, Any]] = []
+        whole: list[dict[str, Any]] = []
+        keys: dict[tuple[UUID, int], list[str]] = defaultdict(list)
+        for row in completed:
+            keys[row.run_id, row.position].append(row.key)
+        for run_id, position, remaining, by_key, by_all in self.unit.execute(sql.COUNT_DOWN, {"done": json_list(done)}):
+            for downstream in by_key:
+                same_key += [
+                    {"run_id": str(run_id), "position": downstream, "key": key} for key in keys[run_id, position]
+                ]
+            if remaining == 0:
+                whole += [{"run_id": str(run_id), "position": downstream} for downstream in by_all]
+        for statement, met in ((sql.RELEASE_SAME_KEY, same_key), (sql.RELEASE_WHOLE_STEP, whole)):
+            if met:
+                for step_run_id, backend, unmet, status, held in self.unit.execute(statement, {"met": json_list(met)}):
+                    if unmet == 0 and status == Status.PENDING and not held:
+                        result.ready.setdefault(backend, []).append(step_run_id)
+
+    def _skip_behind(self, batch: Batch) -> None:
+        """Skip what can no longer run because of these ends, and so on down the DAG."""
+        run_ids = list({row.run_id for row, _, _ in batch.blocked})
+        edges = {(r[0], r[1]): (r[3], r[4]) for r in self.unit.execute(sql.EDGES, {"run_ids": run_ids})}
+        blocked, behind = batch.blocked, Batch()
+        while blocked:
+            causes: dict[tuple[UUID, int, str | None], tuple[LockedRow, Status, str]] = {}
+            for cause in blocked:
+                row = cause[0]
+                by_key, by_all = edges[row.run_id, row.position]
+                for position in by_key:
+                    causes.setdefault((row.run_id, position, row.key), cause)
+                for position in by_all:
+                    causes.setdefault((row.run_id, position, None), cause)
+            records = [
+                {"run_id": str(run_id), "position": position, "key": key, "whole": key is None}
+                for run_id, position, key in causes
+            ]
+            behind.blocked = []
+            for row in self._locked(sql.LOCK_BLOCKED, {"blocked": json_list(records)}) if records else []:
+                cause = causes.get((row.run_id, row.position, row.key)) or causes[row.run_id, row.position, None]
+                behind.add(row, Move(row.id, [_skip_note(*cause)]))
+            blocked = behind.blocked
+            if behind.rows:
+                self._write_rows(behind)
+                behind.rows, behind.events = [], []
+        for run_id, delta in behind.deltas.items():
+            batch.deltas.setdefault(run_id, Counter()).update(delta)
+
+    def note_waits(self, news: Sequence[tuple[UUID, int, str | None, bool]]) -> None:
+        """Why jobs wait, and of which nothing is known: (id, token, reason, unknown). No status changes."""
+        if not news:
+            return
+        ids, tokens, reasons, unknown = zip(*news, strict=True)
+        self.unit.execute(
+            """
+            UPDATE step_runs s SET waiting_for = n.reason,
+              unknown_since = CASE WHEN n.unknown THEN COALESCE(s.unknown_since, now()) END
+            FROM (
+              SELECT s.id, n.reason, n.unknown FROM step_runs s
+              JOIN unnest(CAST(:ids AS uuid[]), CAST(:tokens AS bigint[]), CAST(:reasons AS text[]), CAST(:unknown AS boolean[]))
+                AS n(id, token, reason, unknown) ON n.id = s.id AND n.token = s.token
+              ORDER BY s.id FOR NO KEY UPDATE OF s
+            ) n WHERE s.id = n.id
+            """,
+            {"ids": list(ids), "tokens": list(tokens), "reasons": list(reasons), "unknown": list(unknown)},
+        )
+
+    # --- requests of people ------------------------------------------------------------------------------------------
+
+    def request_cancel(self, rows: dict[UUID, LockedRow], actor: str) -> Applied:
+        """Note the wish on every row; what nothing has been started for is cancelled at once."""
+        if not rows:
+            return Applied()
+        self.unit.execute(
+            "UPDATE step_runs SET cancel_requested_at = now(), cancel_requested_by = :actor"
+            " WHERE id = ANY(:ids) AND cancel_requested_at IS NULL",
+            {"ids": list(rows), "actor": actor},
+        )
+        note = [EventNote(Event.CANCELLED, actor=actor, reason=FailureReason.CANCELLED, text=f"cancelled by {actor}")]
+        untouched = [row for row in rows.values() if row.status is Status.PENDING and row.claims == 0]
+        return self._write({row.id: row for row in untouched}, [Move(row.id, note) for row in untouched])
+
+    def lock_cancellable(self, run_ids: Iterable[UUID]) -> dict[UUID, LockedRow]:
+        found = self._locked(sql.LOCK_CANCELLABLE_OF_RUNS, {"run_ids": list(run_ids)})
+        return {row.id: row for row in found}
+
+    def lock(self, step_run_ids: Iterable[UUID]) -> dict[UUID, LockedRow]:
+        return {row.id: row for row in self._locked(sql.LOCK_STEP_RUNS, {"ids": list(step_run_ids)})}
+
+
+def _skip_note(row: LockedRow, status: Status, why: str) -> EventNote:
+    cancelled = status is Status.CANCELLED or why == FailureReason.UPSTREAM_CANCELLED
+    reason = FailureReason.UPSTREAM_CANCELLED if cancelled else FailureReason.UPSTREAM_FAILED
+    return EventNote(Event.SKIPPED, actor=DEPENDENCIES, reason=reason, text=f"{row.step}/{row.key} is {status}: {why}")

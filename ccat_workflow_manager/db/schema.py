@@ -1,0 +1,321 @@
+"""The tables. What the state machine forbids, the constraints here forbid as well, from the same table of moves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sqlalchemy import (
+    DDL,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Computed,
+    DateTime,
+    Double,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    event,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+
+from ccat_workflow_manager.core.states import ACTIVE, CANCELLABLE, FINISHED, LEASED, LIVE, Status
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+_TIME = DateTime(timezone=True)
+_NOW = func.now()
+
+
+def quoted(statuses: Iterable[Status]) -> str:
+    """Statuses as an SQL list, always in the same order."""
+    return ", ".join(f"'{status}'" for status in Status if status in set(statuses))
+
+
+def counter(status: Status) -> str:
+    """The column of `runs` that counts the step runs in this status."""
+    return f"n_{status.lower()}"
+
+
+_OPEN = " + ".join(counter(status) for status in Status if status in CANCELLABLE)
+_ALL = " + ".join(counter(status) for status in Status)
+
+RUN_STATUS_SQL = (
+    f"CASE WHEN {_OPEN} = 0 THEN"
+    " CASE WHEN n_failed > 0 THEN 'FAILED' WHEN n_cancelled > 0 THEN 'CANCELLED' ELSE 'COMPLETED' END"
+    f" WHEN n_pending = {_ALL} THEN 'PENDING' ELSE 'RUNNING' END"
+)
+"""core.states.run_status in SQL."""
+
+pipelines = Table(
+    "pipelines",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("enabled", Boolean, nullable=False, server_default=text("true")),
+    Column("priority", Integer, nullable=False, server_default=text("0")),
+    Column("current_version", Integer, nullable=False),
+    Column("created_at", _TIME, nullable=False, server_default=_NOW),
+    Column("updated_at", _TIME, nullable=False, server_default=_NOW),
+)
+
+specs = Table(
+    "specs",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("pipeline_id", Uuid, ForeignKey("pipelines.id")),
+    Column("name", Text, nullable=False),
+    Column("version", Integer),
+    Column("content", JSONB, nullable=False),
+    Column("content_hash", Text, nullable=False),
+    Column("created_at", _TIME, nullable=False, server_default=_NOW),
+    CheckConstraint("(pipeline_id IS NULL) = (version IS NULL)", name="version_of_a_pipeline"),
+    UniqueConstraint("pipeline_id", "version"),
+    Index("uq_specs_inline_content_hash", "content_hash", unique=True, postgresql_where=text("pipeline_id IS NULL")),
+)
+"""Immutable definitions: the versions of registered pipelines, and inline ones (no pipeline, no version)."""
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("spec_id", Uuid, ForeignKey("specs.id"), nullable=False),
+    Column("pipeline", Text, nullable=False),
+    Column("pipeline_version", Integer),
+    Column("parameters", JSONB, nullable=False),
+    Column("labels", JSONB, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("backend", Text),
+    Column("paused", Boolean, nullable=False, server_default=text("false")),
+    Column("cancel_requested_at", _TIME),
+    Column("status_reason", Text),
+    Column("created_by", Text, nullable=False),
+    Column("created_at", _TIME, nullable=False, server_default=_NOW),
+    Column("started_at", _TIME),
+    Column("finished_at", _TIME),
+    *(Column(counter(status), Integer, nullable=False, server_default=text("0")) for status in Status),
+    Column("status", Text, Computed(RUN_STATUS_SQL, persisted=True), nullable=False),
+    Column("idempotency_key", Text),
+    Column("request_hash", Text),
+    CheckConstraint(" AND ".join(f"{counter(status)} >= 0" for status in Status), name="counters"),
+    CheckConstraint(f"(finished_at IS NOT NULL) = ({_OPEN} = 0)", name="finished_at"),
+    CheckConstraint("(idempotency_key IS NULL) = (request_hash IS NULL)", name="idempotency"),
+    Index("ix_runs_status_id", "status", text("id DESC")),
+    Index("ix_runs_pipeline_id", "pipeline", text("id DESC")),
+    Index("ix_runs_labels", "labels", postgresql_using="gin", postgresql_ops={"labels": "jsonb_path_ops"}),
+    Index(
+        "uq_runs_idempotency_key", "idempotency_key", unique=True, postgresql_where=text("idempotency_key IS NOT NULL")
+    ),
+)
+
+run_steps = Table(
+    "run_steps",
+    metadata,
+    Column("run_id", Uuid, ForeignKey("runs.id", ondelete="CASCADE"), nullable=False),
+    Column("position", SmallInteger, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("total", Integer, nullable=False),
+    Column("remaining", Integer, nullable=False),
+    Column("downstream_key", ARRAY(SmallInteger), nullable=False),
+    Column("downstream_all", ARRAY(SmallInteger), nullable=False),
+    Column("upstream", ARRAY(SmallInteger), nullable=False),
+    PrimaryKeyConstraint("run_id", "position"),
+    CheckConstraint("remaining BETWEEN 0 AND total", name="remaining"),
+)
+"""The edges of a run, one row per step and not per pair of step runs; `remaining` counts down to the fan-in."""
+
+step_runs = Table(
+    "step_runs",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("run_id", Uuid, ForeignKey("runs.id", ondelete="CASCADE"), nullable=False),
+    Column("position", SmallInteger, nullable=False),
+    Column("step", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("item", JSONB),
+    Column("backend", Text, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("attempt", SmallInteger, nullable=False, server_default=text("0")),
+    Column("max_attempts", SmallInteger, nullable=False),
+    Column("claims", Integer, nullable=False, server_default=text("0")),
+    Column("unmet", SmallInteger, nullable=False),
+    Column("has_dependents", Boolean, nullable=False),
+    Column("held", Boolean, nullable=False, server_default=text("false")),
+    Column("not_before", _TIME),
+    Column("waiting_for", Text),
+    Column("reason", Text),
+    Column("reason_text", Text),
+    Column("resources", JSONB, nullable=False),
+    Column("cancel_requested_at", _TIME),
+    Column("cancel_requested_by", Text),
+    Column("lease_owner", Text),
+    Column("lease_until", _TIME),
+    Column("token", BigInteger, nullable=False, server_default=text("0")),
+    Column("job_id", Text),
+    Column("unknown_since", _TIME),
+    Column("exit_code", Integer),
+    Column("wall_time_seconds", Double),
+    Column("cpu_hours", Double),
+    Column("peak_memory_gb", Double),
+    Column("created_at", _TIME, nullable=False, server_default=_NOW),
+    Column("submitted_at", _TIME),
+    Column("started_at", _TIME),
+    Column("finished_at", _TIME),
+    UniqueConstraint("run_id", "position", "key"),
+    CheckConstraint(f"status IN ({quoted(Status)})", name="status"),
+    CheckConstraint("status <> 'STAGING_DATA' OR lease_owner IS NOT NULL", name="staging_is_leased"),
+    CheckConstraint(f"status IN ({quoted(LEASED)}) OR lease_owner IS NULL", name="lease_only_in_hand"),
+    CheckConstraint("(lease_owner IS NULL) = (lease_until IS NULL)", name="lease"),
+    CheckConstraint(
+        f"(status IN ({quoted((LIVE | ACTIVE) - {Status.STAGING_DATA})})) <= (job_id IS NOT NULL)", name="job_id"
+    ),
+    CheckConstraint(f"status NOT IN ({quoted([Status.FAILED, Status.SKIPPED])}) OR reason IS NOT NULL", name="reason"),
+    CheckConstraint(f"(status IN ({quoted(FINISHED)})) = (finished_at IS NOT NULL)", name="finished_at"),
+    CheckConstraint(f"status NOT IN ({quoted(ACTIVE | {Status.COMPLETED})}) OR unmet = 0", name="unmet_waits"),
+    CheckConstraint("unmet >= 0", name="unmet"),
+    CheckConstraint("attempt BETWEEN 0 AND max_attempts", name="attempt"),
+    Index(
+        "ix_step_runs_ready",
+        "backend",
+        text("priority DESC"),
+        "id",
+        postgresql_where=text("status = 'PENDING' AND unmet = 0 AND NOT held"),
+    ),
+    Index("ix_step_runs_live", "backend", "id", postgresql_where=text(f"status IN ({quoted(LIVE)})")),
+    Index("ix_step_runs_in_hand", "lease_until", postgresql_where=text(f"status IN ({quoted(LEASED)})")),
+    Index(
+        "ix_step_runs_cancel",
+        "backend",
+        "id",
+        postgresql_where=text(f"cancel_requested_at IS NOT NULL AND status IN ({quoted(CANCELLABLE)})"),
+    ),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("step_run_id", Uuid, ForeignKey("step_runs.id", ondelete="CASCADE"), nullable=False),
+    Column("number", SmallInteger, nullable=False),
+    Column("backend", Text, nullable=False),
+    Column("job_name", Text, nullable=False),
+    Column("job_id", Text),
+    Column("job_state", Text),
+    Column("worker", Text, nullable=False),
+    Column("node", Text),
+    Column("resources", JSONB, nullable=False),
+    Column("claimed_at", _TIME, nullable=False, server_default=_NOW),
+    Column("submitted_at", _TIME),
+    Column("started_at", _TIME),
+    Column("finished_at", _TIME),
+    Column("exit_code", Integer),
+    Column("signal", Integer),
+    Column("wall_time_seconds", Double),
+    Column("cpu_hours", Double),
+    Column("peak_memory_gb", Double),
+    Column("reason", Text),
+    Column("reason_text", Text),
+    Column("warnings", JSONB),
+    PrimaryKeyConstraint("step_run_id", "number"),
+    Index("uq_attempts_backend_job_id", "backend", "job_id", unique=True, postgresql_where=text("job_id IS NOT NULL")),
+)
+"""One fact sheet per try. The partial unique index says that a job belongs to one attempt only."""
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("step_run_id", Uuid, ForeignKey("step_runs.id", ondelete="CASCADE"), nullable=False),
+    Column("run_id", Uuid, nullable=False),
+    Column("at", _TIME, nullable=False, server_default=_NOW),
+    Column("event", Text, nullable=False),
+    Column("from_status", Text),
+    Column("to_status", Text, nullable=False),
+    Column("attempt", SmallInteger, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("reason", Text),
+    Column("text", Text),
+    Index("ix_events_step_run_id_id", "step_run_id", "id"),
+)
+
+products = Table(
+    "products",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("step_run_id", Uuid, nullable=False),
+    Column("attempt", SmallInteger, nullable=False),
+    Column("run_id", Uuid, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("sha256", Text, nullable=False),
+    Column("is_directory", Boolean, nullable=False),
+    Column("file_count", Integer, nullable=False),
+    Column("metadata", JSONB, nullable=False),
+    Column("created_at", _TIME, nullable=False, server_default=_NOW),
+    ForeignKeyConstraint(["step_run_id", "attempt"], ["attempts.step_run_id", "attempts.number"], ondelete="CASCADE"),
+    UniqueConstraint("step_run_id", "name"),
+    Index("ix_products_run_id", "run_id"),
+)
+
+product_parents = Table(
+    "product_parents",
+    metadata,
+    Column("product_id", Uuid, ForeignKey("products.id", ondelete="CASCADE"), nullable=False),
+    Column("parent_id", Uuid, ForeignKey("products.id", ondelete="CASCADE"), nullable=False),
+    PrimaryKeyConstraint("product_id", "parent_id"),
+    Index("ix_product_parents_parent_id", "parent_id"),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("backends", ARRAY(Text), nullable=False),
+    Column("started_at", _TIME, nullable=False, server_default=_NOW),
+    Column("seen_at", _TIME, nullable=False, server_default=_NOW),
+    Column("last_completed_at", _TIME),
+    Column("completed", BigInteger, nullable=False, server_default=text("0")),
+    Column("busy_with", Text),
+    Column("busy_since", _TIME),
+)
+"""One row per living worker, written by its main loop between two pieces of work."""
+
+backends = Table(
+    "backends",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("problem", Text),
+    Column("problem_since", _TIME),
+    Column("retry_at", _TIME),
+    Column("followed_at", _TIME),
+    Column("following_until", _TIME),
+)
+"""What is known about each backend in use: why it cannot be used now, and when its jobs were last asked for."""
+
+for _table, _fill in ((runs, 80), (run_steps, 80), (step_runs, 70), (attempts, 70)):
+    # Room on each page for the next version of a row: most updates then touch no other page.
+    event.listen(_table, "after_create", DDL(f"ALTER TABLE {_table.name} SET (fillfactor = {_fill})"))  # type: ignore[no-untyped-call]

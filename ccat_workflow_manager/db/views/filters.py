@@ -1,0 +1,80 @@
+"""Which runs somebody asks for, as SQL conditions with parameters."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from ccat_workflow_manager.core.states import RunStatus
+
+_ID_PREFIX = re.compile(r"[0-9a-fA-F-]{1,36}")
+_CLOCKS_DIFFER = timedelta(minutes=5)
+
+
+@dataclass(frozen=True, slots=True)
+class RunFilter:
+    """All conditions hold together; those left out hold for every run."""
+
+    status: tuple[RunStatus, ...] = ()
+    pipeline: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    created_after: datetime | None = None
+    q: str | None = None
+    """Part of the pipeline's name, of a label or of the reason; or the beginning of an id."""
+
+    @property
+    def empty(self) -> bool:
+        return self == RunFilter()
+
+    def conditions(self) -> tuple[list[str], dict[str, Any]]:
+        """SQL conditions on `runs r` and their parameters."""
+        where: list[str] = []
+        values: dict[str, Any] = {}
+        if len(self.status) == 1:
+            where.append("r.status = :status")
+            values["status"] = self.status[0]
+        elif self.status:
+            where.append("r.status = ANY(:status)")
+            values["status"] = list(self.status)
+        if self.pipeline is not None:
+            where.append("r.pipeline = :pipeline")
+            values["pipeline"] = self.pipeline
+        if self.labels:
+            where.append("r.labels @> CAST(:labels AS jsonb)")
+            values["labels"] = json.dumps(dict(self.labels))
+        if self.created_after is not None:
+            # Ids begin with the time they were made at, so this bounds the walk along the primary key.
+            where.append("r.created_at > :created_after AND r.id >= CAST(:first_id AS uuid)")
+            values["created_after"] = self.created_after
+            values["first_id"] = first_id_of(self.created_after)
+        if self.q:
+            where.append(f"({' OR '.join(_search(self.q, values))})")
+        return where, values
+
+
+def _search(words: str, values: dict[str, Any]) -> list[str]:
+    values["like"] = "%" + re.sub(r"([\\%_])", r"\\\1", words) + "%"
+    found = [
+        "r.pipeline ILIKE :like",
+        "r.status_reason ILIKE :like",
+        "r.labels <> '{}' AND EXISTS"
+        " (SELECT 1 FROM jsonb_each_text(r.labels) l WHERE l.key || CAST(:colon AS text) || l.value ILIKE :like)",
+    ]
+    values["colon"] = ":"
+    if _ID_PREFIX.fullmatch(words):
+        found.append("r.id::text LIKE :prefix")
+        values["prefix"] = words.lower() + "%"
+    return found
+
+
+def first_id_of(moment: datetime) -> str:
+    """The smallest id that a run of this moment could have, were the clock of the API a little behind."""
+    try:
+        milliseconds = int((moment - _CLOCKS_DIFFER).timestamp() * 1000)
+    except OverflowError:
+        milliseconds = 0
+    return f"{max(0, milliseconds):012x}".ljust(32, "0")

@@ -1,0 +1,127 @@
+"""Products and where they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from ccat_workflow_manager.db.session import UnitOfWork
+from ccat_workflow_manager.db.views.sql import Row, array, one, rows, times
+
+_PRODUCT = f"""
+p.id, p.run_id, p.step_run_id, r.pipeline, s.step, s.key, p.attempt, p.name, p.type, p.path, p.size, p.sha256,
+p.is_directory, p.file_count, p.metadata, {times("p", "created_at")}
+"""
+_FROM = "FROM products p JOIN step_runs s ON s.id = p.step_run_id JOIN runs r ON r.id = p.run_id"
+
+_DETAIL = f"SELECT row_to_json(x)::text FROM (SELECT {_PRODUCT} {_FROM} WHERE p.id = :id) x"
+
+_PAGE = f"""
+SELECT x.name, row_to_json(x)::text FROM (
+  SELECT {_PRODUCT} {_FROM} WHERE p.step_run_id = :id AND (CAST(:after AS text) IS NULL OR p.name > :after)
+  ORDER BY p.name LIMIT :limit
+) x
+"""
+
+_MANY = f"SELECT x.id, row_to_json(x)::text FROM (SELECT {_PRODUCT} {_FROM} WHERE p.id = ANY(:ids)) x"
+
+_EDGES = """
+JOIN run_steps t ON t.run_id = s.run_id AND (s.position = ANY(t.downstream_all) OR s.position = ANY(t.downstream_key))
+JOIN step_runs u ON u.run_id = t.run_id AND u.position = t.position AND (s.position = ANY(t.downstream_all) OR u.key = s.key)
+"""
+"""From a step run `s` to the step runs `u` that it depends on."""
+
+_UNDECLARED = "NOT EXISTS (SELECT 1 FROM product_parents x WHERE x.product_id = p.id)"
+
+_PARENTS = f"""
+SELECT d.product_id, d.parent_id, true FROM product_parents d WHERE d.product_id = ANY(:ids)
+UNION ALL
+(SELECT p.id, q.id, false FROM products p JOIN step_runs s ON s.id = p.step_run_id {_EDGES}
+ JOIN products q ON q.step_run_id = u.id
+ WHERE p.id = ANY(:ids) AND {_UNDECLARED} ORDER BY p.id, q.id)
+LIMIT :limit
+"""
+
+_CHILDREN = f"""
+SELECT d.product_id, d.parent_id, true FROM product_parents d WHERE d.parent_id = ANY(:ids)
+UNION ALL
+(SELECT p.id, q.id, false FROM products q JOIN step_runs u ON u.id = q.step_run_id
+ JOIN run_steps t ON t.run_id = u.run_id AND t.position = u.position
+ JOIN step_runs s ON s.run_id = u.run_id
+   AND (s.position = ANY(t.downstream_all) OR s.position = ANY(t.downstream_key) AND s.key = u.key)
+ JOIN products p ON p.step_run_id = s.id
+ WHERE q.id = ANY(:ids) AND {_UNDECLARED} ORDER BY q.id, p.id)
+LIMIT :limit
+"""
+
+
+def product_detail(unit: UnitOfWork, product_id: UUID) -> str | None:
+    return one(unit, _DETAIL, {"id": product_id})
+
+
+def products_page(unit: UnitOfWork, step_run_id: UUID, after: str | None, limit: int) -> list[Row]:
+    """The products of a step run by name."""
+    return rows(unit, _PAGE, {"id": step_run_id, "after": after, "limit": limit})
+
+
+# --- lineage --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Walk:
+    """Products found in one direction, level by level, until there are too many."""
+
+    most: int
+    found: set[UUID] = field(default_factory=set)
+    edges: list[tuple[UUID, UUID, bool]] = field(default_factory=list)
+    truncated: bool = False
+
+
+def lineage(unit: UnitOfWork, product_id: UUID, most: int) -> str | None:
+    """The product, what it was made of and what was made of it, at most so many products in each direction.
+
+    Parents are those that the program has declared; where it has declared none, all products of the step runs that the
+    step run depends on.
+    """
+    product = product_detail(unit, product_id)
+    if product is None:
+        return None
+    up, down = _Walk(most), _Walk(most)
+    _walk(unit, _PARENTS, product_id, up)
+    _walk(unit, _CHILDREN, product_id, down)
+    texts = dict(rows(unit, _MANY, {"ids": list(up.found | down.found)}))
+    edges = sorted({*up.edges, *down.edges}, key=lambda edge: (edge[1], edge[0]))
+    shown = [
+        f'{{"parent":"{parent}","child":"{child}","declared":{"true" if declared else "false"}}}'
+        for child, parent, declared in edges
+    ]
+    truncated = "true" if up.truncated or down.truncated else "false"
+    return (
+        f'{{"product":{product},"ancestors":{_listed(up.found, texts)},"descendants":{_listed(down.found, texts)},'
+        f'"edges":{array(shown)},"truncated":{truncated}}}'
+    )
+
+
+def _listed(ids: set[UUID], texts: dict[UUID, str]) -> str:
+    return array(texts[each] for each in sorted(ids) if each in texts)
+
+
+def _walk(unit: UnitOfWork, statement: str, start: UUID, walk: _Walk) -> None:
+    up = statement is _PARENTS
+    level: Sequence[UUID] = [start]
+    while level and not walk.truncated:
+        parameters = {"ids": list(level), "limit": 2 * walk.most + 1}
+        edges = [(row[0], row[1], row[2]) for row in unit.execute(statement, parameters)]
+        walk.truncated = len(edges) > 2 * walk.most
+        beyond: list[UUID] = []
+        for child, parent, declared in edges:
+            other = parent if up else child
+            if other != start and other not in walk.found:
+                if len(walk.found) >= walk.most:
+                    walk.truncated = True
+                    continue
+                walk.found.add(other)
+                beyond.append(other)
+            walk.edges.append((child, parent, declared))
+        level = beyond

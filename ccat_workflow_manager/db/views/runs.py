@@ -1,0 +1,63 @@
+"""Runs."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from ccat_workflow_manager.core.states import Status
+from ccat_workflow_manager.db.schema import counter
+from ccat_workflow_manager.db.session import UnitOfWork
+from ccat_workflow_manager.db.views.filters import RunFilter
+from ccat_workflow_manager.db.views.sql import Row, rows, times
+from ccat_workflow_manager.db.views.step_runs import STEP_RUN
+from ccat_workflow_manager.db.views.waits import waits_of_run
+
+_COUNTS = ", ".join(f"'{status}', r.{counter(status)}" for status in Status)
+
+RUN = f"""
+r.id, r.pipeline, r.pipeline_version, r.status, r.status_reason, {times("r", "cancel_requested_at")}, r.paused,
+r.parameters, r.labels, r.priority, r.backend, r.created_by, {times("r", "created_at", "started_at", "finished_at")},
+json_build_object({_COUNTS}) AS counts
+"""
+"""The columns of `runs r` that make up a run as lists show it."""
+
+_DETAIL = f"""
+SELECT row_to_json(x)::text,
+  (SELECT string_agg(row_to_json(y)::text, ',' ORDER BY y.id) FROM (SELECT {STEP_RUN} FROM step_runs s WHERE s.run_id = :id) y)
+FROM (SELECT {RUN} FROM runs r WHERE r.id = :id) x
+"""
+
+
+def run_detail(unit: UnitOfWork, run_id: UUID) -> str | None:
+    """A run with its step runs, in the order of the pipeline."""
+    row = unit.execute(_DETAIL, {"id": run_id, "waits": waits_of_run(unit, {"id": run_id})}).first()
+    return None if row is None else with_step_runs(row[0], row[1])
+
+
+def with_step_runs(run: str, step_runs: str | None) -> str:
+    """The JSON of a run, with the JSON of its step runs (separated by commas) put into it."""
+    return f'{run[:-1]},"step_runs":[{step_runs or ""}]}}'
+
+
+def runs_page(unit: UnitOfWork, wanted: RunFilter, after: UUID | None, limit: int) -> list[Row]:
+    """Runs without their step runs, newest first."""
+    where, values = wanted.conditions()
+    if after is not None:
+        where.append("r.id < :after")
+        values["after"] = after
+    condition = f"WHERE {' AND '.join(where)}" if where else ""
+    statement = f"SELECT x.id, row_to_json(x)::text FROM (SELECT {RUN} FROM runs r {condition} ORDER BY r.id DESC LIMIT :limit) x"
+    return rows(unit, statement, values | {"limit": limit})
+
+
+def run_ids(unit: UnitOfWork, wanted: RunFilter, after: UUID | None, limit: int) -> list[UUID]:
+    """The ids of the runs that a filter stands for, newest first."""
+    where, values = wanted.conditions()
+    if after is not None:
+        where.append("r.id < :after")
+        values["after"] = after
+    condition = f"WHERE {' AND '.join(where)}" if where else ""
+    found = unit.execute(
+        f"SELECT r.id FROM runs r {condition} ORDER BY r.id DESC LIMIT :limit", values | {"limit": limit}
+    )
+    return [row[0] for row in found]

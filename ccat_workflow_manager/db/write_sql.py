@@ -1,0 +1,172 @@
+"""The SQL that changes a status: one statement for the step runs and their records, one for the run's counters."""
+
+from __future__ import annotations
+
+from ccat_workflow_manager.core.states import CANCELLABLE, Status
+from ccat_workflow_manager.db.schema import counter
+
+LOCK_STEP_RUNS = """
+SELECT id, run_id, position, step, key, backend, status, attempt, max_attempts, claims, token, unmet, has_dependents
+FROM step_runs WHERE id = ANY(:ids) ORDER BY id FOR NO KEY UPDATE
+"""
+
+LOCK_READY = """
+SELECT id, run_id, position, step, key, backend, status, attempt, max_attempts, claims, token, unmet, has_dependents
+FROM step_runs
+WHERE backend = :backend AND status = 'PENDING' AND unmet = 0 AND NOT held
+  AND (not_before IS NULL OR not_before <= now()) AND cancel_requested_at IS NULL
+ORDER BY priority DESC, id LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
+"""
+
+LOCK_CANCELLABLE_OF_RUNS = f"""
+SELECT id, run_id, position, step, key, backend, status, attempt, max_attempts, claims, token, unmet, has_dependents
+FROM step_runs WHERE run_id = ANY(:run_ids) AND status IN ({", ".join(f"'{s}'" for s in sorted(CANCELLABLE))})
+ORDER BY id FOR NO KEY UPDATE
+"""
+
+_KEPT = ("exit_code", "wall_time_seconds", "cpu_hours", "peak_memory_gb")
+_KEPT_SQL = ",\n    ".join(
+    f"{name} = CASE WHEN m.reset THEN NULL ELSE COALESCE(m.{name}, s.{name}) END" for name in _KEPT
+)
+
+WRITE = f"""
+WITH m AS MATERIALIZED (
+  SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS m(
+    id uuid, number smallint, status text, attempt smallint, max_attempts smallint, claims integer, token bigint,
+    new_attempt text, worker text, worked_on boolean, reset boolean, submitted boolean, started boolean, finished boolean,
+    lease_owner text, lease_seconds double precision, delay_seconds double precision, waiting_for text,
+    reason text, reason_text text, resources jsonb, job_id text, job_state text, exit_code integer, signal integer,
+    wall_time_seconds double precision, cpu_hours double precision, peak_memory_gb double precision,
+    job_started_at timestamptz, job_finished_at timestamptz, node text, warnings jsonb)
+), changed AS (
+  UPDATE step_runs s SET
+    status = m.status, attempt = m.attempt, max_attempts = m.max_attempts, claims = m.claims, token = m.token,
+    lease_owner = m.lease_owner, lease_until = now() + m.lease_seconds * interval '1 second',
+    not_before = now() + m.delay_seconds * interval '1 second',
+    waiting_for = m.waiting_for, reason = m.reason, reason_text = m.reason_text, unknown_since = NULL,
+    resources = COALESCE(m.resources, s.resources),
+    cancel_requested_at = CASE WHEN m.reset THEN NULL ELSE s.cancel_requested_at END,
+    cancel_requested_by = CASE WHEN m.reset THEN NULL ELSE s.cancel_requested_by END,
+    job_id = CASE WHEN m.reset THEN NULL ELSE COALESCE(m.job_id, s.job_id) END,
+    {_KEPT_SQL},
+    submitted_at = CASE WHEN m.reset THEN NULL WHEN m.submitted THEN now() ELSE s.submitted_at END,
+    started_at = CASE WHEN m.reset THEN NULL ELSE COALESCE(m.job_started_at, s.started_at, CASE WHEN m.started THEN now() END) END,
+    finished_at = CASE WHEN m.finished THEN now() END
+  FROM m WHERE s.id = m.id
+  RETURNING s.id, s.attempt, s.backend, s.resources
+), opened AS (
+  INSERT INTO attempts (step_run_id, number, backend, job_name, worker, resources)
+  SELECT c.id, c.attempt, c.backend, m.new_attempt, m.worker, c.resources
+  FROM changed c JOIN m ON m.id = c.id WHERE m.new_attempt IS NOT NULL
+), noted AS (
+  UPDATE attempts a SET
+    worker = COALESCE(m.worker, a.worker), job_id = COALESCE(m.job_id, a.job_id),
+    job_state = COALESCE(m.job_state, a.job_state), node = COALESCE(m.node, a.node),
+    submitted_at = CASE WHEN m.submitted THEN now() ELSE a.submitted_at END,
+    started_at = COALESCE(m.job_started_at, a.started_at, CASE WHEN m.started THEN now() END),
+    finished_at = CASE WHEN m.finished OR m.reset THEN COALESCE(a.finished_at, m.job_finished_at, now())
+                       ELSE COALESCE(a.finished_at, m.job_finished_at) END,
+    exit_code = COALESCE(m.exit_code, a.exit_code), signal = COALESCE(m.signal, a.signal),
+    wall_time_seconds = COALESCE(m.wall_time_seconds, a.wall_time_seconds),
+    cpu_hours = COALESCE(m.cpu_hours, a.cpu_hours), peak_memory_gb = COALESCE(m.peak_memory_gb, a.peak_memory_gb),
+    reason = COALESCE(a.reason, m.reason), reason_text = COALESCE(a.reason_text, m.reason_text),
+    warnings = COALESCE(m.warnings, a.warnings)
+  FROM m WHERE a.step_run_id = m.id AND a.number = m.number AND m.worked_on AND m.new_attempt IS NULL
+)
+INSERT INTO events (step_run_id, run_id, event, from_status, to_status, attempt, actor, reason, text)
+SELECT step_run_id, run_id, event, from_status, to_status, attempt, actor, reason, text
+FROM json_to_recordset(CAST(:events AS json)) AS e(step_run_id uuid, run_id uuid, event text, from_status text,
+  to_status text, attempt smallint, actor text, reason text, text text)
+"""
+
+INSERT_PRODUCTS = """
+INSERT INTO products (id, step_run_id, attempt, run_id, name, type, path, size, sha256, is_directory, file_count, metadata)
+SELECT id, step_run_id, attempt, run_id, name, type, path, size, sha256, is_directory, file_count, metadata
+FROM json_to_recordset(CAST(:products AS json)) AS p(id uuid, step_run_id uuid, attempt smallint, run_id uuid, name text,
+  type text, path text, size bigint, sha256 text, is_directory boolean, file_count integer, metadata jsonb)
+"""
+
+INSERT_PARENTS = """
+INSERT INTO product_parents (product_id, parent_id)
+SELECT DISTINCT x.product_id, x.parent_id
+FROM json_to_recordset(CAST(:parents AS json)) AS x(product_id uuid, parent_id uuid)
+JOIN products p ON p.id = x.parent_id
+"""
+
+COUNT_DOWN = """
+WITH done AS (
+  SELECT * FROM json_to_recordset(CAST(:done AS json)) AS d(run_id uuid, position smallint, n integer)
+), locked AS (
+  SELECT r.run_id, r.position FROM run_steps r JOIN done d ON d.run_id = r.run_id AND d.position = r.position
+  ORDER BY r.run_id, r.position FOR NO KEY UPDATE OF r
+)
+UPDATE run_steps r SET remaining = r.remaining - d.n
+FROM locked l JOIN done d ON d.run_id = l.run_id AND d.position = l.position
+WHERE r.run_id = l.run_id AND r.position = l.position
+RETURNING r.run_id, r.position, r.remaining, r.downstream_key, r.downstream_all
+"""
+
+RELEASE_SAME_KEY = """
+WITH met AS (
+  SELECT * FROM json_to_recordset(CAST(:met AS json)) AS d(run_id uuid, position smallint, key text)
+), locked AS (
+  SELECT s.id FROM step_runs s JOIN met ON met.run_id = s.run_id AND met.position = s.position AND met.key = s.key
+  ORDER BY s.id FOR NO KEY UPDATE OF s
+), times AS (
+  SELECT s.id, count(*)::smallint AS n
+  FROM step_runs s JOIN met ON met.run_id = s.run_id AND met.position = s.position AND met.key = s.key GROUP BY s.id
+)
+UPDATE step_runs s SET unmet = s.unmet - t.n FROM times t JOIN locked l ON l.id = t.id WHERE s.id = t.id
+RETURNING s.id, s.backend, s.unmet, s.status, s.held
+"""
+
+RELEASE_WHOLE_STEP = """
+WITH met AS (
+  SELECT run_id, position, count(*)::smallint AS n
+  FROM json_to_recordset(CAST(:met AS json)) AS d(run_id uuid, position smallint) GROUP BY 1, 2
+), locked AS (
+  SELECT s.id, met.n FROM step_runs s JOIN met ON met.run_id = s.run_id AND met.position = s.position
+  ORDER BY s.id FOR NO KEY UPDATE OF s
+)
+UPDATE step_runs s SET unmet = s.unmet - l.n FROM locked l WHERE s.id = l.id
+RETURNING s.id, s.backend, s.unmet, s.status, s.held
+"""
+
+LOCK_BLOCKED = """
+WITH b AS (
+  SELECT * FROM json_to_recordset(CAST(:blocked AS json)) AS d(run_id uuid, position smallint, key text, whole boolean)
+)
+SELECT s.id, s.run_id, s.position, s.step, s.key, s.backend, s.status, s.attempt, s.max_attempts, s.claims, s.token,
+  s.unmet, s.has_dependents
+FROM step_runs s
+WHERE s.status = 'PENDING'
+  AND EXISTS (SELECT 1 FROM b WHERE b.run_id = s.run_id AND b.position = s.position AND (b.whole OR b.key = s.key))
+ORDER BY s.id FOR NO KEY UPDATE
+"""
+
+EDGES = """
+SELECT run_id, position, name, downstream_key, downstream_all FROM run_steps WHERE run_id = ANY(:run_ids)
+"""
+
+_COLUMNS = [counter(status) for status in Status]
+_OPEN_AFTER = " + ".join(
+    f"r.{counter(status)} + COALESCE(d.{counter(status)}, 0)" for status in Status if status in CANCELLABLE
+)
+
+COUNT_RUNS = f"""
+WITH d AS MATERIALIZED (
+  SELECT * FROM json_to_recordset(CAST(:deltas AS json)) AS d(id uuid, began boolean, reopened boolean, status_reason text,
+    {", ".join(f"{column} integer" for column in _COLUMNS)})
+), locked AS (
+  SELECT r.id FROM runs r JOIN d ON d.id = r.id ORDER BY r.id FOR NO KEY UPDATE OF r
+)
+UPDATE runs r SET
+  {", ".join(f"{column} = r.{column} + COALESCE(d.{column}, 0)" for column in _COLUMNS)},
+  started_at = COALESCE(r.started_at, CASE WHEN d.began THEN now() END),
+  cancel_requested_at = CASE WHEN d.reopened THEN NULL ELSE r.cancel_requested_at END,
+  finished_at = CASE WHEN {_OPEN_AFTER} = 0 THEN COALESCE(r.finished_at, now()) END,
+  status_reason = COALESCE(CASE WHEN NOT d.reopened THEN r.status_reason END, d.status_reason)
+FROM d JOIN locked l ON l.id = d.id
+WHERE r.id = d.id
+RETURNING r.id, r.status, r.finished_at IS NOT NULL AS finished
+"""

@@ -1,0 +1,329 @@
+"""RunStore against a real PostgreSQL: every move, every refusal, every counter."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy.exc import IntegrityError
+
+from ccat_workflow_manager.context import Context
+from ccat_workflow_manager.core.failures import FailureReason
+from ccat_workflow_manager.core.models import EventNote, Facts, Lease, Move, NewProduct, Resources, WorkItem
+from ccat_workflow_manager.core.states import FINISHED, LIVE, MOVES, Event, Status, next_status, run_status
+from ccat_workflow_manager.db.reading import load_items
+from ccat_workflow_manager.db.runs import Applied, RunStore
+from ccat_workflow_manager.services.requests import RunRequest
+
+DIAMOND = {
+    "name": "diamond",
+    "parameters": {"type": "object", "properties": {"scans": {"type": "array"}}},
+    "steps": [
+        {"name": "first", "foreach": "${parameters.scans}", "command": ["a"]},
+        {"name": "second", "foreach": "${parameters.scans}", "depends_on": ["first"], "command": ["b"]},
+        {"name": "third", "depends_on": ["second"], "command": ["c"]},
+        {"name": "alone", "command": ["d"]},
+    ],
+}
+
+SINGLE = {"name": "single", "steps": [{"name": "only", "command": ["a"]}]}
+
+
+def start(context: Context, spec: dict[str, Any] = DIAMOND, **parameters: Any) -> UUID:
+    run_id, _ = context.requests.create(RunRequest(spec=spec, parameters=parameters), actor="test")
+    return run_id
+
+
+def claim(context: Context, limit: int = 100, worker: str = "w1", seconds: float = 20) -> list[WorkItem]:
+    with context.database.begin() as unit:
+        return RunStore(unit).claim("noop", worker, limit, seconds)
+
+
+def apply(context: Context, *moves: Move) -> Applied:
+    with context.database.begin() as unit:
+        return RunStore(unit).apply(moves)
+
+
+def note(event: Event, **more: Any) -> EventNote:
+    if event in (Event.FAILED, Event.SKIPPED):
+        more.setdefault("reason", FailureReason.PROGRAM_FAILED)
+    return EventNote(event, actor="test", **more)
+
+
+def complete(context: Context, item: WorkItem) -> Applied:
+    events = [note(Event.JOB_SUBMITTED), note(Event.JOB_SUCCEEDED), note(Event.RESULTS_COLLECTED)]
+    return apply(context, Move(item.step_run_id, events, item.token, Facts(job_id=f"job-{item.job_name}")))
+
+
+def rows(context: Context, sql: str, **parameters: Any) -> list[Any]:
+    with context.database.read() as unit:
+        return list(unit.execute(sql, parameters).all())
+
+
+def statuses(context: Context, run_id: UUID) -> dict[str, str]:
+    found = rows(context, "SELECT step || '/' || key, status FROM step_runs WHERE run_id = :id ORDER BY id", id=run_id)
+    return {name: status for name, status in found}
+
+
+def check_counters(context: Context) -> None:
+    """What every test may ask at its end: the run rows say what their step runs say."""
+    for run in rows(context, "SELECT * FROM runs"):
+        counts = Counter(
+            {Status(s): n for s, n in rows(
+                context, "SELECT status, count(*) FROM step_runs WHERE run_id = :id GROUP BY 1", id=run.id)}
+        )  # fmt: skip
+        for status in Status:
+            assert getattr(run, f"n_{status.lower()}") == counts[status], status
+        assert run.status == run_status(counts)
+        assert (run.finished_at is not None) == (not set(counts) - FINISHED)
+
+
+def test_a_run_goes_through_its_dag(context: Context) -> None:
+    run_id = start(context, scans=["x", "y"])
+    items = claim(context)
+    assert sorted((item.step, item.key) for item in items) == [("alone", "main"), ("first", "x"), ("first", "y")]
+    assert claim(context) == []
+    by_name = {(item.step, item.key): item for item in items}
+    assert complete(context, by_name["first", "x"]).ready.keys() == {"noop"}
+    second = claim(context)
+    assert [(item.step, item.key) for item in second] == [("second", "x")]
+    assert complete(context, second[0]).ready == {}
+    complete(context, by_name["alone", "main"])
+    complete(context, by_name["first", "y"])
+    (other,) = claim(context)
+    assert complete(context, other).ready
+    (third,) = claim(context)
+    assert third.step == "third"
+    done = complete(context, third)
+    assert done.finished_runs == [run_id]
+    check_counters(context)
+    assert set(statuses(context, run_id).values()) == {"COMPLETED"}
+
+
+def test_a_failure_skips_what_is_behind_it_and_nothing_else(context: Context) -> None:
+    run_id = start(context, scans=["x", "y"])
+    by_name = {(item.step, item.key): item for item in claim(context)}
+    bad = by_name["first", "x"]
+    apply(context, Move(bad.step_run_id, [note(Event.FAILED, text="no such file")], bad.token))
+    complete(context, by_name["first", "y"])
+    assert statuses(context, run_id) == {
+        "first/x": "FAILED", "first/y": "COMPLETED", "second/x": "SKIPPED", "second/y": "PENDING",
+        "third/main": "SKIPPED", "alone/main": "STAGING_DATA",
+    }  # fmt: skip
+    ((reason, text),) = rows(
+        context, "SELECT reason, reason_text FROM step_runs WHERE run_id = :id AND step = 'third'", id=run_id
+    )
+    assert reason == "upstream_failed"
+    assert text == "second/x is SKIPPED: upstream_failed"
+    (second,) = claim(context)
+    complete(context, second)
+    complete(context, by_name["alone", "main"])
+    ((status, why),) = rows(context, "SELECT status, status_reason FROM runs WHERE id = :id", id=run_id)
+    assert status == "FAILED"
+    assert why == "first/x: program_failed: no such file"
+    check_counters(context)
+
+
+def test_a_retry_opens_what_was_skipped_and_the_run_completes(context: Context) -> None:
+    run_id = start(context, scans=["x", "y"])
+    items = claim(context)
+    for item in items:
+        apply(context, Move(item.step_run_id, [note(Event.FAILED)], item.token))
+    assert context.requests.retry([run_id], actor="test") == 6
+    check_counters(context)
+    while items := claim(context):
+        for item in items:
+            assert item.attempt == 2 if item.step in ("first", "alone") else 1
+            complete(context, item)
+    assert rows(context, "SELECT status, status_reason FROM runs WHERE id = :id", id=run_id) == [("COMPLETED", None)]
+    check_counters(context)
+
+
+def test_retrying_one_of_two_failures_leaves_the_fan_in_skipped_until_both_are(context: Context) -> None:
+    run_id = start(context, scans=["x", "y"])
+    failed = {}
+    for item in claim(context):
+        if item.step == "first":
+            apply(context, Move(item.step_run_id, [note(Event.FAILED)], item.token))
+            failed[item.key] = item.step_run_id
+    context.requests.retry_step_runs([failed["x"]], actor="test")
+    now = statuses(context, run_id)
+    assert (now["first/x"], now["second/x"], now["second/y"], now["third/main"]) == (
+        "PENDING", "PENDING", "SKIPPED", "SKIPPED",
+    )  # fmt: skip
+    context.requests.retry_step_runs([failed["y"]], actor="test")
+    assert statuses(context, run_id)["third/main"] == "PENDING"
+    check_counters(context)
+
+
+def test_a_late_writer_is_refused(context: Context) -> None:
+    start(context, scans=["x"])
+    item = claim(context, limit=1)[0]
+    apply(context, Move(item.step_run_id, [note(Event.RELEASED, text="gone")], item.token))
+    again = claim(context, limit=1, worker="w2")[0]
+    assert (again.step_run_id, again.attempt, again.claims) == (item.step_run_id, 1, 2)
+    late = apply(context, Move(item.step_run_id, [note(Event.JOB_SUBMITTED)], item.token, Facts(job_id="late")))
+    assert late.applied == []
+    assert late.refused == {item.step_run_id: "another worker has taken it over"}
+    check_counters(context)
+
+
+def test_a_move_twice_happens_once(context: Context) -> None:
+    start(context, scans=["x"])
+    item = claim(context, limit=1)[0]
+    assert complete(context, item).applied == [item.step_run_id]
+    second = complete(context, item)
+    assert second.applied == []
+    assert "COMPLETED" in second.refused[item.step_run_id]
+    assert len(rows(context, "SELECT 1 FROM events WHERE step_run_id = :id", id=item.step_run_id)) == 5
+
+
+def test_claims_go_by_priority_and_skip_what_waits(context: Context) -> None:
+    low, _ = context.requests.create(RunRequest(spec=SINGLE, priority=-5), actor="t")
+    high, _ = context.requests.create(RunRequest(spec=SINGLE, priority=5), actor="t")
+    held, _ = context.requests.create(RunRequest(spec=SINGLE, priority=9), actor="t")
+    context.requests.pause([held], paused=True)
+    assert [item.run.run_id for item in claim(context)] == [high, low]
+    context.requests.pause([held], paused=False)
+    assert [item.run.run_id for item in claim(context)] == [held]
+
+
+def test_backoff_is_counted_by_the_database(context: Context) -> None:
+    start(context, SINGLE)
+    item = claim(context)[0]
+    retried = note(Event.RETRIED, text="again", delay_seconds=3600, resources=Resources(memory_gb=8))
+    apply(context, Move(item.step_run_id, [note(Event.FAILED, reason=FailureReason.OUT_OF_MEMORY), retried], item.token))
+    assert claim(context) == []
+    with context.database.begin() as unit:
+        unit.execute("UPDATE step_runs SET not_before = now() - interval '1 second'")
+    (again,) = claim(context)
+    assert again.resources.memory_gb == 8
+    assert again.attempt == 2
+    assert rows(context, "SELECT number, reason, resources->>'memory_gb' FROM attempts ORDER BY number") == [
+        (1, "out_of_memory", "2"), (2, None, "8"),
+    ]  # fmt: skip
+    check_counters(context)
+
+
+def test_products_come_with_the_move_or_not_at_all(context: Context) -> None:
+    start(context, SINGLE)
+    item = claim(context)[0]
+    product = NewProduct("map.png", "PLOT", "plots/map.png", 10, "0" * 64)
+    late = Move(item.step_run_id, [note(Event.RESULTS_COLLECTED)], item.token, products=[product])
+    assert apply(context, late).applied == []
+    assert rows(context, "SELECT 1 FROM products") == []
+    events = [note(Event.JOB_SUBMITTED), note(Event.JOB_SUCCEEDED), note(Event.RESULTS_COLLECTED)]
+    apply(context, Move(item.step_run_id, events, item.token, Facts(job_id="j"), products=[product]))
+    assert rows(context, "SELECT name, attempt FROM products") == [("map.png", 1)]
+
+
+def test_cancel_is_immediate_only_where_nothing_was_started(context: Context) -> None:
+    run_id = start(context, scans=["x", "y"])
+    claim(context, limit=1)
+    context.requests.cancel([run_id], actor="anna")
+    now = Counter(statuses(context, run_id).values())
+    assert now == {"CANCELLED": 5, "STAGING_DATA": 1}
+    assert rows(context, "SELECT DISTINCT cancel_requested_by FROM step_runs") == [("anna",)]
+    check_counters(context)
+
+
+def test_cancelling_a_finished_run_changes_nothing(context: Context) -> None:
+    run_id = start(context, SINGLE)
+    complete(context, claim(context)[0])
+    before = rows(context, "SELECT * FROM runs WHERE id = :id", id=run_id)
+    context.requests.cancel([run_id], actor="test")
+    assert rows(context, "SELECT * FROM runs WHERE id = :id", id=run_id) == before
+
+
+def test_the_database_moves_exactly_as_the_table_says(context: Context) -> None:
+    """Bring a step run into each status and try each event."""
+    for status in Status:
+        for event in set(Event) - {Event.CREATED}:
+            item = _bring_to(context, start(context, SINGLE), status)
+            facts = Facts(job_id=f"job-{item.step_run_id}")
+            done = apply(context, Move(item.step_run_id, [note(event)], item.token, facts, Lease("w", 10)))
+            with context.database.read() as unit:
+                (after,) = load_items(unit, [item.step_run_id])
+            if (status, event) in MOVES:
+                assert done.applied == [item.step_run_id], (status, event)
+                assert after.status is next_status(status, event)
+            else:
+                assert done.applied == [], (status, event)
+                assert after.status is status
+    check_counters(context)
+
+
+_WAY = {
+    Status.PENDING: [],
+    Status.STAGING_DATA: [Event.CLAIMED],
+    Status.SUBMITTED: [Event.CLAIMED, Event.JOB_SUBMITTED],
+    Status.RUNNING: [Event.CLAIMED, Event.JOB_SUBMITTED, Event.JOB_STARTED],
+    Status.COLLECTING_RESULTS: [Event.CLAIMED, Event.JOB_SUBMITTED, Event.JOB_SUCCEEDED],
+    Status.COMPLETED: [Event.CLAIMED, Event.JOB_SUBMITTED, Event.JOB_SUCCEEDED, Event.RESULTS_COLLECTED],
+    Status.FAILED: [Event.CLAIMED, Event.FAILED],
+    Status.CANCELLED: [Event.CANCELLED],
+    Status.SKIPPED: [Event.SKIPPED],
+}
+
+
+def _bring_to(context: Context, run_id: UUID, status: Status) -> WorkItem:
+    ((step_run_id,),) = rows(context, "SELECT id FROM step_runs WHERE run_id = :id", id=run_id)
+    if _WAY[status]:
+        facts = Facts(job_id=f"job-{step_run_id}")
+        move = Move(step_run_id, [note(event) for event in _WAY[status]], facts=facts, lease=Lease("w", 10))
+        assert apply(context, move).applied
+    with context.database.read() as unit:
+        (item,) = load_items(unit, [step_run_id])
+    assert item.status is status
+    return item
+
+
+FORBIDDEN = [
+    "status = 'RUNNING'", "status = 'NONSENSE'", "status = 'STAGING_DATA'", "status = 'COMPLETED'", "status = 'FAILED'",
+    "unmet = -1", "attempt = 99", "lease_owner = 'x', lease_until = now()", "finished_at = now()",
+]  # fmt: skip
+
+
+def test_the_database_refuses_what_the_table_forbids(context: Context) -> None:
+    start(context, SINGLE)
+    for change in FORBIDDEN:
+        with pytest.raises(IntegrityError), context.database.begin() as unit:
+            unit.execute(f"UPDATE step_runs SET {change}")
+
+
+def test_one_job_belongs_to_one_attempt(context: Context) -> None:
+    start(context, scans=["x", "y"])
+    first, second, *_ = claim(context)
+    apply(context, Move(first.step_run_id, [note(Event.JOB_SUBMITTED)], first.token, Facts(job_id="same")))
+    with pytest.raises(IntegrityError):
+        apply(context, Move(second.step_run_id, [note(Event.JOB_SUBMITTED)], second.token, Facts(job_id="same")))
+
+
+def test_random_histories_keep_every_counter(context: Context) -> None:
+    """Many step runs, random events: whatever the table allows happens, the counters follow, nothing else changes."""
+    randomness = random.Random(7)
+    for _ in range(3):
+        start(context, scans=list(range(6)))
+    events = sorted(set(Event) - {Event.CREATED})
+    for turn in range(150):
+        ids = [row[0] for row in rows(context, "SELECT id FROM step_runs WHERE unmet = 0 OR status = 'PENDING'")]
+        chosen = randomness.sample(ids, 5)
+        moves = []
+        for step_run_id in chosen:
+            event = randomness.choice(events)
+            if event is Event.CLAIMED and rows(context, "SELECT 1 FROM step_runs WHERE id = :i AND unmet > 0", i=step_run_id):
+                continue
+            facts = Facts(job_id=f"job-{turn}-{step_run_id}") if event is Event.JOB_SUBMITTED else None
+            moves.append(Move(step_run_id, [note(event)], facts=facts, lease=Lease("w", 5)))
+        apply(context, *moves)
+        if turn % 10 == 0:
+            check_counters(context)
+    check_counters(context)
+    assert rows(context, "SELECT 1 FROM run_steps WHERE remaining < 0 OR remaining > total") == []
+
+
+def test_live_statuses_are_those_with_a_job() -> None:
+    assert LIVE == {Status.SUBMITTED, Status.RUNNING}

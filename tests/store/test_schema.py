@@ -1,0 +1,66 @@
+"""The schema that the migrations make is the schema that the program describes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from ccat_workflow_manager.core.errors import ConfigurationError
+from ccat_workflow_manager.core.states import Status, run_status
+from ccat_workflow_manager.db import migrate
+from ccat_workflow_manager.db.schema import RUN_STATUS_SQL, counter, metadata
+from ccat_workflow_manager.db.session import Database
+
+_CATALOG = {
+    "columns": """
+        SELECT table_name, column_name, data_type, is_nullable, column_default, is_generated, generation_expression
+        FROM information_schema.columns WHERE table_schema = 'public' AND table_name <> 'alembic_version'""",
+    "constraints": """
+        SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint
+        WHERE connamespace = 'public'::regnamespace AND conrelid::regclass::text <> 'alembic_version'""",
+    "indexes": "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' AND tablename <> 'alembic_version'",
+    "options": "SELECT relname, reloptions::text FROM pg_class WHERE relnamespace = 'public'::regnamespace AND reloptions IS NOT NULL",
+}  # fmt: skip
+
+
+def catalog(url: str) -> dict[str, list[Any]]:
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        found = {name: sorted(map(tuple, connection.execute(text(sql))), key=repr) for name, sql in _CATALOG.items()}
+    engine.dispose()
+    return found
+
+
+def test_migrations_and_description_agree(databases: Any, migrated_url: str) -> None:
+    described = databases.create()
+    engine = create_engine(described)
+    metadata.create_all(engine)
+    engine.dispose()
+    by_migration, by_description = catalog(migrated_url), catalog(described)
+    for part in _CATALOG:
+        assert by_migration[part] == by_description[part], part
+    databases.drop(described)
+
+
+def test_an_old_database_is_refused_with_what_to_do(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    with pytest.raises(ConfigurationError, match="ccat-wm db upgrade"):
+        migrate.require_current(database)
+    migrate.upgrade(database)
+    migrate.require_current(database)
+    assert migrate.upgrade(database).is_current
+    database.close()
+
+
+def test_the_status_of_a_run_is_one_rule_in_two_languages(postgres_url: str) -> None:
+    combinations = [{status: (number >> bit) & 1 for bit, status in enumerate(Status)} for number in range(1, 512)]
+    columns = ", ".join(counter(status) for status in Status)
+    engine = create_engine(postgres_url)
+    with engine.connect() as connection:
+        for counts in combinations:
+            values = ", ".join(str(counts[status]) for status in Status)
+            sql = f"SELECT {RUN_STATUS_SQL} FROM (VALUES ({values})) AS t({columns})"
+            assert connection.execute(text(sql)).scalar() == run_status(counts), counts
+    engine.dispose()
