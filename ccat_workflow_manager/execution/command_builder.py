@@ -1,0 +1,190 @@
+"""The argument vector and the environment of one attempt: values in, values out.
+
+What is known of the runtimes' traps is in docs/container-contract.md; each has a test with the real runtime.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from ccat_workflow_manager.core.errors import StagingError
+from ccat_workflow_manager.core.failures import FailureReason
+from ccat_workflow_manager.core.json_values import text_problem
+from ccat_workflow_manager.execution.launch_spec import Launch, ResolvedImage, StepLaunch
+from ccat_workflow_manager.execution.layout import (
+    CONTAINER_ROOT,
+    IN_CONTAINER,
+    RUN_VIEW,
+    AttemptDirs,
+    ProgramPaths,
+    program_paths,
+)
+from ccat_workflow_manager.execution.runtime import Runtime, RuntimeKind
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_SET_BY_RUNTIME = frozenset({"HOME", "UID", "EUID", "GID", "PROMPT_COMMAND", "PREPEND_PATH", "APPEND_PATH"})
+_PREFIX = {RuntimeKind.APPTAINER: "APPTAINERENV_", RuntimeKind.SINGULARITY: "SINGULARITYENV_"}
+
+
+def build_command(
+    step: StepLaunch, dirs: AttemptDirs, runtime: Runtime, image: ResolvedImage | None, *, limits: bool = False
+) -> Launch:
+    """What the backend is to run. `limits`: let the runtime limit memory and CPU as well.
+
+    Limits are off where the backend enforces them: the runtime would put the job into a cgroup of its own that is gone
+    when the job ends, and with it the peak of memory and the only way to tell an out-of-memory kill from another one.
+    """
+    _check_command(step)
+    environment = {**step.environment, **contract_environment(step, program_paths(dirs, contained=runtime.contained))}
+    _check_environment(environment, contained=runtime.contained)
+    if not runtime.contained:
+        return Launch(list(step.command), environment)
+    if image is None:
+        raise StagingError(
+            FailureReason.IMAGE_MISSING,
+            f"step {step.step} names no image; steps without one run only with CONTAINER_RUNTIME=none",
+        )
+    # Variables travel in the launcher's environment: `--env` reads its value as comma-separated values (`a,B=2` becomes
+    # two variables, quotes at the ends are lost) and shows it to every user of the machine in the process list.
+    prefix = _PREFIX[runtime.kind]
+    vector = [
+        runtime.program,
+        "--silent",  # the log belongs to the program; FATAL lines still come through
+        "exec",
+        "--containall",  # nothing of the host, a clean environment, and a PID namespace: one kill ends the whole tree
+        "--no-eval",  # values and arguments are not evaluated by a shell in the container
+        "--no-privs",  # a worker that runs as root does not lend that power to the programs
+        *_mounts(step, dirs),
+        "--workdir",
+        dirs.scratch,
+        "--pwd",
+        IN_CONTAINER.workspace,
+    ]
+    if step.resources.gpu:
+        vector.append("--nv")
+    if limits:
+        vector += ["--memory", str(round(step.resources.memory_gb * 1024**3)), "--cpus", number(step.resources.cpu)]
+    vector.append(image.path)
+    vector += step.command
+    return Launch(vector, {prefix + name: value for name, value in environment.items()})
+
+
+def contract_environment(step: StepLaunch, paths: ProgramPaths) -> dict[str, str]:
+    """The variables every program may rely on."""
+    return {
+        "WORKFLOW_INPUT_DIR": paths.input,
+        "WORKFLOW_UPSTREAM_DIR": paths.upstream,
+        "WORKFLOW_WORKSPACE_DIR": paths.workspace,
+        "WORKFLOW_OUTPUT_DIR": paths.output,
+        "WORKFLOW_MANIFEST": paths.manifest,
+        "WORKFLOW_LOG_DIR": paths.logs,
+        "WORKFLOW_RUN_ID": step.run_id,
+        "WORKFLOW_STEP": step.step,
+        "WORKFLOW_KEY": step.key,
+        "WORKFLOW_ATTEMPT": str(step.attempt),
+        "WORKFLOW_CPU": number(step.resources.cpu),
+        "WORKFLOW_MEMORY_GB": number(step.resources.memory_gb),
+    }
+
+
+def number(value: float) -> str:
+    """`4`, not `4.0`; `0.5`."""
+    return format(value, ".10g")
+
+
+def mount(source: str, destination: str, *, writable: bool) -> str:
+    """A `--mount` specification: comma-separated values, so any source path can be quoted, unlike in `--bind`."""
+    quoted = source.replace('"', '""')
+    return f'type=bind,"src={quoted}",dst={destination}' + ("" if writable else ",ro")
+
+
+def upstream_steps(step: StepLaunch, dirs: AttemptDirs) -> list[str]:
+    """The directories directly under the run's that hold upstream products, each once."""
+    start = len(dirs.run) + 1
+    return list(dict.fromkeys(source.directory[start:].split("/", 1)[0] for source in step.upstream))
+
+
+def _mounts(step: StepLaunch, dirs: AttemptDirs) -> list[str]:
+    specifications = [
+        mount(dirs.input, IN_CONTAINER.input, writable=False),
+        mount(dirs.upstream, IN_CONTAINER.upstream, writable=False),
+        mount(dirs.workspace, IN_CONTAINER.workspace, writable=True),
+        mount(dirs.output_partial, IN_CONTAINER.output, writable=True),
+        mount(dirs.config, f"{CONTAINER_ROOT}/config", writable=False),
+        mount(dirs.logs, IN_CONTAINER.logs, writable=True),
+        # `upstream` holds links into the run's directory: one mount per upstream step, however many step runs it had.
+        *(
+            mount(f"{dirs.run}/{name}", f"{CONTAINER_ROOT}/{RUN_VIEW}/{name}", writable=False)
+            for name in upstream_steps(step, dirs)
+        ),
+    ]
+    return [word for specification in specifications for word in ("--mount", specification)]
+
+
+def _check_command(step: StepLaunch) -> None:
+    if not step.command:
+        raise StagingError(FailureReason.COMMAND_NOT_FOUND, f"step {step.step} has an empty command")
+    for argument in step.command:
+        if problem := text_problem(argument):
+            raise _rejected(f"the argument {argument!r} {problem}")
+
+
+def _check_environment(environment: Mapping[str, str], *, contained: bool) -> None:
+    """Refuse what would not arrive, instead of letting the program find something else than was written."""
+    for name, value in environment.items():
+        if not _VARIABLE.match(name):
+            raise _rejected(f"{name!r} cannot be the name of an environment variable")
+        if problem := text_problem(value):
+            raise _rejected(f"the value of {name} {problem}")
+        if contained and name in _SET_BY_RUNTIME:
+            raise _rejected(f"{name} is set by the container runtime and cannot be chosen")
+        if contained and "\r\n" in value:
+            raise _rejected(f"the value of {name} has a line that ends in CR LF, which container runtimes change")
+
+
+def _rejected(message: str) -> StagingError:
+    return StagingError(FailureReason.REJECTED, message)
+
+
+# --- reading the end --------------------------------------------------------------------------------------------------
+
+_FATAL = "FATAL:   "
+_FATAL_TEXTS = (
+    (
+        r"executable file not found|exec format error|^stat /|^exec .* failed|^permission denied$|^is a directory$",
+        FailureReason.COMMAND_NOT_FOUND,
+    ),
+    (r"no space left on device|disk quota exceeded", FailureReason.DISK_FULL),
+    (r"could not open image .*no such file or directory", FailureReason.IMAGE_MISSING),
+    (r"image format not recognized|system partition|bad superblock", FailureReason.IMAGE_INVALID),
+)
+"""What the runtimes say, recorded from real ones; anything else is CONTAINER_FAILED."""
+
+
+def fatal_line(stderr_tail: str) -> str | None:
+    """The runtime's last words; only the end of the log counts, for a program that began may print FATAL too."""
+    last = stderr_tail.rstrip().rpartition("\n")[2]
+    return last[len(_FATAL) :].strip() if last.startswith(_FATAL) else None
+
+
+def interpret_exit(runtime: Runtime, exit_code: int | None, stderr_tail: str) -> FailureReason | None:
+    """Why the runtime failed before or instead of the program; None if the exit code is the program's own."""
+    if exit_code is None:
+        return None
+    if not runtime.contained:
+        return _interpret_uncontained(exit_code, stderr_tail)
+    fatal = fatal_line(stderr_tail) if exit_code == 255 else None
+    if fatal is None:
+        return None
+    return next((reason for text, reason in _FATAL_TEXTS if re.search(text, fatal)), FailureReason.CONTAINER_FAILED)
+
+
+def _interpret_uncontained(exit_code: int, stderr_tail: str) -> FailureReason | None:
+    """127 and 126 are what the shell of the job script ends with when it cannot start the program."""
+    last = stderr_tail.rstrip().rpartition("\n")[2]
+    if exit_code == 127 and last.endswith(("not found", "No such file or directory")):
+        return FailureReason.COMMAND_NOT_FOUND
+    if exit_code == 126 and last.endswith(("Permission denied", "Exec format error", "cannot execute")):
+        return FailureReason.COMMAND_NOT_FOUND
+    return None

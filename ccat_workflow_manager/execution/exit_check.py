@@ -1,0 +1,57 @@
+"""The exit record of a finished job: without it nobody knows that the program came to its own end."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from ccat_workflow_manager.core.errors import OutputError
+from ccat_workflow_manager.core.failures import FailureReason
+from ccat_workflow_manager.core.job_script import ExitRecord, job_files, parse_exit_record
+from ccat_workflow_manager.execution.launch_spec import Progress, no_progress
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0
+_MAX_BYTES = 64 * 1024
+
+
+def check_exit_record(
+    workspace_dir: str, job_name: str, *, patience_seconds: float = 0.0, progress: Progress = no_progress
+) -> ExitRecord:
+    """The record of a job that its backend says has ended.
+
+    A shared filesystem may show the record to another machine only after a while: `patience_seconds` is how long to
+    wait for it. Raises OutputError with EXIT_RECORD_MISSING or EXIT_RECORD_UNREADABLE.
+    """
+    path = job_files(workspace_dir, job_name).record
+    deadline = time.monotonic() + patience_seconds
+    pause = _FIRST_PAUSE
+    while True:
+        text = _read(path)
+        if text is not None:
+            break
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise OutputError(FailureReason.EXIT_RECORD_MISSING, f"the job is over, but {path} is not there")
+        time.sleep(min(pause, left))
+        pause = min(pause * 2, _LONGEST_PAUSE)
+        progress()
+    try:
+        record = parse_exit_record(text)
+    except ValueError as error:
+        raise OutputError(FailureReason.EXIT_RECORD_UNREADABLE, f"{path}: {error}") from error
+    if record.job_name != job_name:
+        message = f"{path} is the record of the job {record.job_name}"
+        raise OutputError(FailureReason.EXIT_RECORD_UNREADABLE, message)
+    return record
+
+
+def _read(path: str) -> str | None:
+    try:
+        # Network filesystems look again at what a directory holds when it is opened.
+        os.close(os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        with open(path, encoding="utf-8") as file:
+            return file.read(_MAX_BYTES)
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise OutputError(FailureReason.EXIT_RECORD_UNREADABLE, f"{path} cannot be read: {error}") from error

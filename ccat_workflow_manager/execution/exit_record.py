@@ -1,0 +1,62 @@
+"""The exit-record wrapper for backends that do not bring their own, and what the record adds to a backend's words."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+from ccat_workflow_manager.core.errors import OutputError, StagingError
+from ccat_workflow_manager.core.failures import FailureReason
+from ccat_workflow_manager.core.jobs import HPCJobInfo, JobStatus
+from ccat_workflow_manager.core.job_script import job_files, render_job_script
+from ccat_workflow_manager.execution.command_builder import fatal_line, interpret_exit
+from ccat_workflow_manager.execution.exit_check import check_exit_record
+from ccat_workflow_manager.execution.launch_spec import Launch
+from ccat_workflow_manager.execution.layout import AttemptDirs
+from ccat_workflow_manager.execution.logs import tail_text
+from ccat_workflow_manager.execution.runtime import Runtime
+
+_OPEN_REASONS = frozenset({None, FailureReason.PROGRAM_FAILED, FailureReason.COMMAND_NOT_FOUND})
+
+
+def wrapped(launch: Launch, dirs: AttemptDirs, job_name: str) -> list[str]:
+    """Write the job script of this attempt and return the vector that runs it."""
+    files = job_files(dirs.workspace, job_name)
+    script = render_job_script(launch.vector, environment=launch.environment, cwd=dirs.workspace, files=files)
+    try:
+        with open(files.script + ".part", "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(script)
+        os.replace(files.script + ".part", files.script)
+    except OSError as error:
+        raise StagingError(FailureReason.STAGING_FAILED, f"{files.script} cannot be written: {error.strerror}") from error
+    return ["/bin/sh", files.script]
+
+
+def read_end(info: HPCJobInfo, dirs: AttemptDirs, job_name: str, runtime: Runtime) -> HPCJobInfo:
+    """Complete what a backend says about a finished job with the exit record, and with the runtime's last words."""
+    if info.wall_time_seconds is None or info.exit_code is None:
+        info = _with_record(info, dirs, job_name)
+    if info.status is JobStatus.FAILED and info.reason in _OPEN_REASONS:
+        stderr = tail_text(dirs)
+        reason = interpret_exit(runtime, info.exit_code, stderr)
+        if reason is not None:
+            info = replace(info, reason=reason, message=fatal_line(stderr) or info.message)
+    return info
+
+
+def _with_record(info: HPCJobInfo, dirs: AttemptDirs, job_name: str) -> HPCJobInfo:
+    try:
+        record = check_exit_record(dirs.workspace, job_name)
+    except OutputError:
+        # Without a record the backend's word stands; for a success the collector insists on the record.
+        return info
+    gigabytes = None if record.peak_memory_bytes is None else record.peak_memory_bytes / 2**30
+    hours = None if record.cpu_seconds is None else record.cpu_seconds / 3600
+    return replace(
+        info,
+        exit_code=info.exit_code if info.exit_code is not None else record.exit_code,
+        signal=info.signal if info.signal is not None else record.signal,
+        wall_time_seconds=info.wall_time_seconds if info.wall_time_seconds is not None else record.wall_time_seconds,
+        cpu_hours=info.cpu_hours if info.cpu_hours is not None else hours,
+        peak_memory_gb=info.peak_memory_gb if info.peak_memory_gb is not None else gigabytes,
+    )

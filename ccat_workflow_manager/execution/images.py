@@ -1,0 +1,110 @@
+"""From what a pipeline calls an image to a file on this machine.
+
+A path is looked up; a registry reference is pulled once into the cache. Asking again costs one `stat`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from dataclasses import dataclass, replace
+
+from ccat_workflow_manager.core.errors import StagingError
+from ccat_workflow_manager.core.failures import FailureReason
+from ccat_workflow_manager.execution.image_cache import pulled_image
+from ccat_workflow_manager.execution.launch_spec import Progress, ResolvedImage, no_progress
+from ccat_workflow_manager.execution.runtime import Runtime
+from ccat_workflow_manager.execution.sif import check_sif, digest_of
+
+SCHEMES = ("docker", "oras", "library")
+PULL_TIMEOUT_SECONDS = 3600.0
+
+_PINNED = re.compile(r"(?P<name>.+)@(?P<digest>sha256:[0-9a-f]{64})\Z")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]*\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A file that was looked into before; it is looked into again when it has changed."""
+
+    modified_ns: int
+    size: int
+    inode: int
+    digest: str | None = None
+
+
+_seen: dict[str, _Seen] = {}
+
+
+def resolve_image(
+    reference: str,
+    *,
+    cache_dir: str,
+    runtime: Runtime,
+    images_dir: str | None = None,
+    progress: Progress = no_progress,
+    pull_timeout: float = PULL_TIMEOUT_SECONDS,
+) -> ResolvedImage:
+    """The image file that `reference` means, or StagingError with the reason."""
+    if not reference or not reference.isprintable():
+        raise _invalid(f"{reference!r} cannot be the name of an image")
+    scheme = _SCHEME.match(reference)
+    if scheme is not None and scheme[1] not in SCHEMES:
+        raise _invalid(f"{reference}: images come from a path or {', '.join(f'{name}://' for name in SCHEMES)}")
+    if scheme is None:
+        pinned = _PINNED.match(reference)
+        name, digest = (pinned["name"], pinned["digest"]) if pinned else (reference, None)
+        directories = [os.path.abspath(directory) for directory in (cache_dir, images_dir) if directory]
+        path = _find(name, directories)
+        if path is not None:
+            _check(path, directories, digest, progress)
+            return ResolvedImage(reference, path, digest)
+        if digest is None or name.endswith(".sif") or os.path.isabs(name):
+            where = "" if os.path.isabs(name) else f" in {' or '.join(directories)}"
+            raise StagingError(FailureReason.IMAGE_MISSING, f"there is no image {name}{where}")
+        reference = f"docker://{reference}"
+    location = reference.partition("://")[2]
+    if not _REFERENCE.match(location) or ".." in location.split("/"):
+        raise _invalid(f"{reference} is not a reference to an image in a registry")
+    return pulled_image(reference, cache_dir=cache_dir, runtime=runtime, progress=progress, timeout=pull_timeout)
+
+
+def _find(name: str, directories: list[str]) -> str | None:
+    if ".." in name.split("/"):
+        raise _invalid(f"{name}: the path of an image must not contain '..'")
+    candidates = [name] if os.path.isabs(name) else [os.path.join(directory, name) for directory in directories]
+    return next((path for path in candidates if os.path.exists(path)), None)
+
+
+def _check(path: str, directories: list[str], wanted: str | None, progress: Progress) -> None:
+    """See that the runtime will recognize the image and, where it is pinned, that it is the right one."""
+    try:
+        status = os.stat(path)
+        now = _Seen(status.st_mtime_ns, status.st_size, status.st_ino)
+        seen = _seen.get(path)
+        if seen is None or replace(seen, digest=None) != now:
+            _look_into(path, status, directories)
+            seen = now
+        if wanted is not None and seen.digest is None:
+            seen = replace(seen, digest=digest_of(path, progress))
+    except OSError as error:
+        raise _invalid(f"{path} cannot be read: {error.strerror}") from error
+    _seen[path] = seen
+    if wanted is not None and seen.digest != wanted:
+        raise _invalid(f"{path} is not the pinned image: it has {seen.digest}, wanted is {wanted}")
+
+
+def _look_into(path: str, status: os.stat_result, directories: list[str]) -> None:
+    if not stat.S_ISDIR(status.st_mode):
+        check_sif(path)
+        return
+    # An unpacked image. Only where operators keep images: else `image: /` would show the whole host to a program.
+    real = os.path.realpath(path)
+    if not any(real.startswith(os.path.realpath(directory) + "/") for directory in directories):
+        raise _invalid(f"{path} is a directory; image directories are allowed only among the images")
+
+
+def _invalid(message: str) -> StagingError:
+    return StagingError(FailureReason.IMAGE_INVALID, message)

@@ -1,0 +1,122 @@
+"""Reading the logs of an attempt, however large, while they grow.
+
+The program can write to its log directory, so what stands there under the log's name may be anything: only a regular
+file is read, and no link is followed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from ccat_workflow_manager.core.errors import NotFound, OutputError
+from ccat_workflow_manager.core.failures import FailureReason
+from ccat_workflow_manager.execution.layout import AttemptDirs
+from ccat_workflow_manager.execution.scan import open_file
+
+MAX_BYTES = 4 * 1024 * 1024
+STREAMS = ("stdout", "stderr")
+_BLOCK = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class LogChunk:
+    """A piece of a log. `next_offset` is where the following piece begins; `size` is how long the log is now."""
+
+    text: str
+    offset: int
+    next_offset: int
+    size: int
+
+
+def read_log(
+    dirs: AttemptDirs,
+    stream: str = "stdout",
+    *,
+    tail: int | None = None,
+    offset: int | None = None,
+    max_bytes: int = MAX_BYTES,
+) -> LogChunk:
+    """The last `tail` lines, or what follows `offset`, or the beginning; never more than `max_bytes`.
+
+    A log that does not exist yet is empty. To follow: read a tail, then ask again with its `next_offset`.
+    """
+    if stream not in STREAMS:
+        raise NotFound(f"there is no stream {stream!r}; there are {' and '.join(STREAMS)}")
+    with _opened(dirs.stdout if stream == "stdout" else dirs.stderr, stream) as file:
+        if file is None:
+            return LogChunk("", 0, 0, 0)
+        size = os.fstat(file).st_size
+        start = min(max(offset or 0, 0), size) if tail is None else _start_of_tail(file, size, tail, max_bytes)
+        data = os.pread(file, min(max_bytes, size - start), start)
+    complete = _complete(data)
+    return LogChunk(data[:complete].decode("utf-8", "replace"), start, start + complete, size)
+
+
+def tail_text(dirs: AttemptDirs, stream: str = "stderr", *, max_bytes: int = 4096) -> str:
+    """The end of a log, for an error text; empty if there is none or it cannot be read."""
+    try:
+        with _opened(dirs.stdout if stream == "stdout" else dirs.stderr, stream) as file:
+            if file is None:
+                return ""
+            size = os.fstat(file).st_size
+            return os.pread(file, max_bytes, max(0, size - max_bytes)).decode("utf-8", "replace")
+    except OutputError:
+        return ""
+
+
+def check_log_limit(dirs: AttemptDirs, limit_mb: float) -> None:
+    """Raise OutputError(LOG_LIMIT) if the logs are too long; for backends that do not watch this themselves."""
+    total = 0
+    for path in (dirs.stdout, dirs.stderr):
+        try:
+            total += os.lstat(path).st_size
+        except FileNotFoundError:
+            continue
+    if limit_mb and total > limit_mb * 1024**2:
+        message = f"the program wrote {total / 1024**2:.0f} MB of log; LOG_LIMIT_MB allows {limit_mb:g}"
+        raise OutputError(FailureReason.LOG_LIMIT, message)
+
+
+@contextmanager
+def _opened(path: str, stream: str) -> Iterator[int | None]:
+    if not os.path.lexists(path):
+        yield None
+        return
+    with open_file(path, f"{stream}.log") as file:
+        yield file
+
+
+def _start_of_tail(file: int, size: int, lines: int, max_bytes: int) -> int:
+    """Where the last `lines` lines begin, reading backwards in blocks."""
+    if lines <= 0:
+        return size
+    floor = max(0, size - max_bytes)
+    position = size
+    newlines = 0
+    # A newline at the very end closes the last line; it does not begin another one.
+    wanted = lines + 1 if size and os.pread(file, 1, size - 1) == b"\n" else lines
+    while position > floor:
+        start = max(floor, position - _BLOCK)
+        block = os.pread(file, position - start, start)
+        at = len(block)
+        while (at := block.rfind(b"\n", 0, at)) >= 0:
+            newlines += 1
+            if newlines == wanted:
+                return start + at + 1
+        position = start
+    return floor
+
+
+def _complete(data: bytes) -> int:
+    """How many bytes end with a whole character: the rest of the last one may not have been written yet."""
+    for back in range(1, min(4, len(data)) + 1):
+        byte = data[-back]
+        if byte < 0x80:
+            break
+        if byte >= 0xC0:
+            needed = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
+            return len(data) - back if needed > back else len(data)
+    return len(data)

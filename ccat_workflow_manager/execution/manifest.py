@@ -1,0 +1,79 @@
+"""`config/manifest.json`: what the program may know about its own launch."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from ccat_workflow_manager.core.models import JSON
+from ccat_workflow_manager.execution.launch_spec import ResolvedImage, StepLaunch, UpstreamProducts
+from ccat_workflow_manager.execution.layout import ProgramPaths
+
+MANIFEST_VERSION = 1
+
+
+def manifest(step: StepLaunch, paths: ProgramPaths, image: ResolvedImage | None) -> dict[str, JSON]:
+    """The content. All paths are as the program sees them. The environment is left out: it may hold secrets."""
+    resources = step.resources
+    return {
+        "manifest_version": MANIFEST_VERSION,
+        "pipeline": step.pipeline,
+        "run_id": step.run_id,
+        "step": step.step,
+        "key": step.key,
+        "item": step.item,
+        "attempt": step.attempt,
+        "command": list(step.command),
+        "image": None if image is None else {"reference": image.reference, "digest": image.digest},
+        "parameters": dict(step.parameters),
+        "resources": {
+            "cpu": resources.cpu,
+            "memory_gb": resources.memory_gb,
+            "time_hours": resources.time_hours,
+            "gpu": resources.gpu,
+        },
+        "paths": {
+            "input": paths.input,
+            "upstream": paths.upstream,
+            "workspace": paths.workspace,
+            "output": paths.output,
+            "logs": paths.logs,
+        },
+        "inputs": [],
+        "upstream": [_upstream(source, paths) for source in step.upstream],
+    }
+
+
+def _upstream(source: UpstreamProducts, paths: ProgramPaths) -> dict[str, Any]:
+    return {
+        "step": source.step,
+        "key": source.key,
+        "directory": f"{paths.upstream}/{source.step}/{source.key}",
+        "products": [
+            {
+                "id": str(product.id),
+                "name": product.name,
+                "type": product.type,
+                "path": product.path,
+                "size": product.size,
+                "sha256": product.sha256,
+                "is_directory": product.is_directory,
+            }
+            for product in source.products
+        ],
+    }
+
+
+def write_atomically(path: str, content: dict[str, JSON]) -> None:
+    """Complete or not there: a job that was adopted may read the file while it is written again."""
+    partial = f"{path}.part"
+    data = json.dumps(content).encode()
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+    finally:
+        os.close(descriptor)
+    os.rename(partial, path)

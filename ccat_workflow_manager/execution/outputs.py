@@ -1,0 +1,170 @@
+"""From an output directory to products: collect (scan and checksum), then publish (rename), then the database.
+
+Whatever dies in between, the same is done again: a published directory is scanned like an unpublished one and gives the
+same products, and publishing twice is publishing once.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from ccat_workflow_manager.core.errors import OutputError
+from ccat_workflow_manager.core.failures import FailureReason
+from ccat_workflow_manager.core.models import JSON, NewProduct
+from ccat_workflow_manager.execution.declarations import (
+    PRODUCTS_FILE,
+    WARNINGS_FILE,
+    Declaration,
+    ProductType,
+    parse_products,
+    parse_warnings,
+    type_of,
+)
+from ccat_workflow_manager.execution.launch_spec import Progress, no_progress
+from ccat_workflow_manager.execution.layout import AttemptDirs
+from ccat_workflow_manager.execution.scan import Found, Scanner, open_directory, open_file
+
+NO_PRODUCTS = "the program left no products"
+MAX_FILES = 20_000
+_MAX_DECLARATION_BYTES = 16 * 1024 * 1024
+_DECLARATION_FILES = frozenset({PRODUCTS_FILE, WARNINGS_FILE})
+_TREE_SUFFIX = ".zarr"
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What a finished attempt has left."""
+
+    products: list[NewProduct]
+    warnings: list[str]
+
+
+def collect(dirs: AttemptDirs, *, progress: Progress = no_progress, max_files: int = MAX_FILES) -> Collected:
+    """The products and warnings in the output directory, published or not."""
+    with open_directory(_current(dirs), "output") as root:
+        names = os.listdir(root)
+        if not names:
+            return Collected([], [NO_PRODUCTS])
+        declared = parse_products(_read(root, PRODUCTS_FILE)) if PRODUCTS_FILE in names else {}
+        warnings = parse_warnings(_read(root, WARNINGS_FILE)) if WARNINGS_FILE in names else []
+        scanner = Scanner(lambda path: path in declared or path.endswith(_TREE_SUFFIX), progress, max_files)
+        found = [product for product in scanner.scan(root) if product.path not in _DECLARATION_FILES]
+    if len(found) > max_files:
+        message = f"more than {max_files} products; declare directories of many files in {PRODUCTS_FILE}"
+        raise OutputError(FailureReason.OUTPUT_INVALID, message)
+    _check_declared(declared, found)
+    products = _products(found, declared, _Parents(dirs.manifest))
+    if not products:
+        warnings.append(NO_PRODUCTS)
+    return Collected(products, warnings)
+
+
+def publish(dirs: AttemptDirs, *, sync: bool = False) -> None:
+    """Make the output visible under its final name. With `sync` it also survives a power failure."""
+    try:
+        os.rename(dirs.output_partial, dirs.output)
+    except FileNotFoundError:
+        if not os.path.isdir(dirs.output):
+            raise OutputError(FailureReason.OUTPUT_UNREADABLE, "the output directory is gone") from None
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            message = "there is published output already, and more beside it"
+            raise OutputError(FailureReason.OUTPUT_INVALID, message) from error
+        raise OutputError(FailureReason.OUTPUT_UNREADABLE, f"output cannot be published: {error.strerror}") from error
+    if sync:
+        with open_directory(dirs.root, "attempt") as root:
+            os.fsync(root)
+
+
+def _current(dirs: AttemptDirs) -> str:
+    return dirs.output_partial if os.path.lexists(dirs.output_partial) else dirs.output
+
+
+def _read(root: int, name: str) -> bytes:
+    with open_file(name, name, root) as file:
+        if os.fstat(file).st_size > _MAX_DECLARATION_BYTES:
+            raise OutputError(FailureReason.OUTPUT_INVALID, f"{name} is larger than {_MAX_DECLARATION_BYTES} bytes")
+        parts = []
+        while chunk := os.read(file, 1024 * 1024):
+            parts.append(chunk)
+        return b"".join(parts)
+
+
+def _check_declared(declared: Mapping[str, Declaration], found: Sequence[Found]) -> None:
+    missing = declared.keys() - {product.path for product in found}
+    if missing:
+        path = min(missing)
+        inside = next((p.path for p in found if p.is_directory and path.startswith(f"{p.path}/")), None)
+        why = f"is part of the product {inside}" if inside else "is not there"
+        raise OutputError(FailureReason.OUTPUT_INVALID, f"{PRODUCTS_FILE} declares {path}, which {why}")
+
+
+def _products(found: Sequence[Found], declared: Mapping[str, Declaration], parents: _Parents) -> list[NewProduct]:
+    products = []
+    names: dict[str, str] = {}
+    for item in found:
+        declaration = declared.get(item.path) or Declaration(item.path, item.path, type_of(item.path))
+        other = names.setdefault(declaration.name, item.path)
+        if other != item.path:
+            message = f"{other} and {item.path} are both named {declaration.name!r}"
+            raise OutputError(FailureReason.OUTPUT_INVALID, message)
+        products.append(
+            NewProduct(
+                name=declaration.name,
+                type=declaration.type,
+                path=item.path,
+                size=item.size,
+                sha256=item.sha256,
+                is_directory=item.is_directory,
+                file_count=item.file_count,
+                metadata=declaration.metadata,
+                parents=parents.of(declaration),
+            )
+        )
+    return products
+
+
+class _Parents:
+    """The products this attempt was given, as its manifest lists them: the only ones it can have been made from."""
+
+    def __init__(self, manifest: str) -> None:
+        self._manifest = manifest
+        self._by_name: dict[str, tuple[UUID, ...]] | None = None
+        self._all: tuple[UUID, ...] = ()
+
+    def of(self, declaration: Declaration) -> tuple[UUID, ...]:
+        """All of them, unless the program says which. A name is an id, `step/key/product` or `step/key`."""
+        if self._by_name is None:
+            self._by_name = self._load()
+        if declaration.parents is None:
+            return () if declaration.type is ProductType.LOG else self._all
+        ids: dict[UUID, None] = {}
+        for name in declaration.parents:
+            if name not in self._by_name:
+                message = f"{PRODUCTS_FILE} names {name!r} as a parent of {declaration.path}; no such product was given"
+                raise OutputError(FailureReason.OUTPUT_INVALID, message)
+            ids.update(dict.fromkeys(self._by_name[name]))
+        return tuple(ids)
+
+    def _load(self) -> dict[str, tuple[UUID, ...]]:
+        try:
+            with open(self._manifest, encoding="utf-8") as file:
+                upstream: list[dict[str, JSON]] = json.load(file)["upstream"]
+            by_name: dict[str, tuple[UUID, ...]] = {}
+            for source in upstream:
+                group = f"{source['step']}/{source['key']}"
+                ids = []
+                for product in source["products"]:
+                    identity = UUID(product["id"])
+                    ids.append(identity)
+                    by_name[product["id"]] = by_name[f"{group}/{product['name']}"] = (identity,)
+                by_name[group] = tuple(ids)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise OutputError(FailureReason.OUTPUT_UNREADABLE, f"the manifest cannot be read again: {error}") from error
+        self._all = tuple(dict.fromkeys(identity for ids in by_name.values() for identity in ids))
+        return by_name

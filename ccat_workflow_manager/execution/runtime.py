@@ -1,0 +1,98 @@
+"""Which container runtime this machine has, and what it can do.
+
+spython does the questions and the pulls; it cannot launch for us (docs/decisions/0006-spython-does-not-launch.md).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+
+from ccat_workflow_manager import shell
+from ccat_workflow_manager.core.errors import ConfigurationError, Fault
+from ccat_workflow_manager.execution import spython_tools
+
+SETTING = "CONTAINER_RUNTIME"
+CHOICES = ("auto", "apptainer", "singularity", "none")
+
+
+class RuntimeKind(StrEnum):
+    """The two families differ in the prefix of their variables; `none` runs the command as it is."""
+
+    APPTAINER = "apptainer"
+    SINGULARITY = "singularity"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """A container runtime, found once per process."""
+
+    kind: RuntimeKind
+    program: str = ""
+    version: str = ""
+
+    @property
+    def contained(self) -> bool:
+        return self.kind is not RuntimeKind.NONE
+
+
+NO_RUNTIME = Runtime(RuntimeKind.NONE)
+
+
+@lru_cache(maxsize=16)
+def detect(setting: str = "auto", *, allow_none: bool = False, search_path: str | None = None) -> Runtime:
+    """The runtime that `CONTAINER_RUNTIME` asks for. `auto` falls back to no container only if `allow_none` says so."""
+    if setting not in CHOICES:
+        raise _fault(f"{setting!r} is not one of {', '.join(CHOICES)}")
+    if setting == "none":
+        return NO_RUNTIME
+    for name in ("apptainer", "singularity") if setting == "auto" else (setting,):
+        program = shutil.which(name, path=search_path)
+        if program is not None:
+            return _identify(program)
+    if setting == "auto" and allow_none:
+        return NO_RUNTIME
+    wanted = "neither apptainer nor singularity is" if setting == "auto" else f"{setting} is not"
+    raise _fault(f"{wanted} on the PATH; install Apptainer or choose another runtime")
+
+
+def _fault(message: str) -> ConfigurationError:
+    return ConfigurationError(faults=[Fault(SETTING, message)])
+
+
+def _identify(program: str) -> Runtime:
+    """Ask the program who it is: Apptainer also answers to the name `singularity`."""
+    try:
+        text = spython_tools.version(program)
+    except spython_tools.SpythonFailed as error:
+        raise _fault(str(error)) from error
+    name, found, version = text.partition(" version ")
+    if not found:
+        raise _fault(f"{program} --version says {text[:200]!r}")
+    kind = RuntimeKind.APPTAINER if name.strip() == "apptainer" else RuntimeKind.SINGULARITY
+    return Runtime(kind, program, version.strip())
+
+
+@lru_cache(maxsize=16)
+def supports_limits(runtime: Runtime) -> bool:
+    """Whether `--memory` and `--cpus` work here: it depends on user, cgroup version, systemd and configuration.
+
+    Nothing but a try tells. A container without any program is enough: with working limits the runtime gets as far as
+    missing the program.
+    """
+    if not runtime.contained:
+        return False
+    with tempfile.TemporaryDirectory(prefix="ccat-limits-") as sandbox:
+        for name in ("dev", "proc", "sys", "tmp", "etc", "root", "home", "var/tmp"):
+            os.makedirs(f"{sandbox}/{name}")
+        probe = [runtime.program, "exec", "--containall", "--memory", "64M", "--cpus", "1", sandbox, "/absent"]
+        try:
+            done = shell.run(probe, timeout=30, env={"PATH": os.environ.get("PATH", os.defpath), "HOME": sandbox})
+        except shell.CommandError:
+            return False
+    return "stat /absent" in done.stderr and "cgroup" not in done.stderr

@@ -1,0 +1,207 @@
+"""Reading a directory that a program of a stranger has filled.
+
+Nothing is followed and nothing is trusted: directories are opened relative to their parent's descriptor, files with
+O_NOFOLLOW, and what is not a file, a directory or a link that stays inside is refused by name.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from ccat_workflow_manager.core.errors import OutputError
+from ccat_workflow_manager.core.failures import FailureReason
+from ccat_workflow_manager.execution.launch_spec import Progress
+
+MAX_DEPTH = 64
+_CHUNK = 1024 * 1024
+_BYTES_PER_PROGRESS = 64 * 1024 * 1024
+_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A product on disk: a file, or a directory that counts as one."""
+
+    path: str
+    size: int
+    sha256: str
+    is_directory: bool = False
+    file_count: int = 1
+
+
+class Scanner:
+    """Walks one output directory."""
+
+    def __init__(self, is_product_directory: Callable[[str], bool], progress: Progress, max_files: int) -> None:
+        self._is_product_directory = is_product_directory
+        self._progress = progress
+        self._max_files = max_files
+        self._unreported = 0
+        self.links: list[str] = []
+        """The symbolic links that were seen; they are no products of their own."""
+
+    def scan(self, root: int) -> list[Found]:
+        """Everything below the open directory `root`, in the order of its paths."""
+        found = list(self._walk(root, "", 0))
+        found.sort(key=lambda product: product.path)
+        return found
+
+    def _walk(self, directory: int, prefix: str, depth: int) -> Iterator[Found]:
+        for count, (name, path) in enumerate(_names(directory, prefix)):
+            if count >= self._max_files:
+                raise _invalid(
+                    f"more than {self._max_files} files in {prefix or 'output'}; "
+                    "declare the directory as one product in products.json"
+                )
+            mode = _stat(name, path, directory).st_mode
+            if stat.S_ISDIR(mode):
+                with open_directory(name, path, directory, depth) as inner:
+                    if self._is_product_directory(path):
+                        yield self._tree(inner, path)
+                    else:
+                        yield from self._walk(inner, f"{path}/", depth + 1)
+            elif stat.S_ISREG(mode):
+                size, digest = self._hash(name, path, directory)
+                yield Found(path, size, digest)
+            else:
+                self._link(name, path, directory, mode)
+
+    def _tree(self, directory: int, path: str) -> Found:
+        """One directory product: the digest of its sorted list of names, sizes and digests, whatever their dates."""
+        lines: list[tuple[str, str]] = []
+        total = files = 0
+
+        def visit(inner: int, prefix: str, depth: int) -> None:
+            nonlocal total, files
+            for name, entry in _names(inner, prefix):
+                mode = _stat(name, entry, inner).st_mode
+                relative = entry[len(path) + 1 :]
+                if stat.S_ISDIR(mode):
+                    lines.append((relative, "directory"))
+                    with open_directory(name, entry, inner, depth) as below:
+                        visit(below, f"{entry}/", depth + 1)
+                elif stat.S_ISREG(mode):
+                    size, digest = self._hash(name, entry, inner)
+                    total, files = total + size, files + 1
+                    lines.append((relative, f"file {size} {digest}"))
+                else:
+                    lines.append((relative, f"link {self._link(name, entry, inner, mode)}"))
+
+        visit(directory, f"{path}/", path.count("/") + 1)
+        tree = hashlib.sha256()
+        for relative, what in sorted(lines):
+            tree.update(f"{what}\0{relative}\0".encode())
+        return Found(path, total, tree.hexdigest(), is_directory=True, file_count=files)
+
+    def _hash(self, name: str, path: str, directory: int) -> tuple[int, str]:
+        """Size and SHA-256 of a file that must not change meanwhile."""
+        with open_file(name, path, directory) as file:
+            before = os.fstat(file)
+            digest = hashlib.sha256()
+            try:
+                while chunk := os.read(file, _CHUNK):
+                    digest.update(chunk)
+                    self._read(len(chunk))
+            except OSError as error:
+                raise _unreadable(path, error) from error
+            after = os.fstat(file)
+        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+            raise OutputError(FailureReason.OUTPUT_UNREADABLE, f"{path} was still being written when it was collected")
+        self._read(4096)  # many small files are work too
+        return after.st_size, digest.hexdigest()
+
+    def _read(self, amount: int) -> None:
+        self._unreported += amount
+        if self._unreported >= _BYTES_PER_PROGRESS:
+            self._unreported = 0
+            self._progress()
+
+    def _link(self, name: str, path: str, directory: int, mode: int) -> str:
+        if not stat.S_ISLNK(mode):
+            raise _invalid(f"{path} is neither a file nor a directory")
+        target = os.readlink(name, dir_fd=directory)
+        if not stays_inside(path, target):
+            raise _invalid(f"{path} is a link to {target!r}, which leads out of the output directory")
+        self.links.append(path)
+        return target
+
+
+def stays_inside(path: str, target: str) -> bool:
+    """Whether a link at `path` (relative to the root) stays below the root.
+
+    `..` counts only at the start: the directory of the link is real, so those steps are exact. After a name, `..` could
+    start from wherever another link leads.
+    """
+    parts = [part for part in target.split("/") if part not in ("", ".")]
+    if target.startswith("/") or not target:
+        return False
+    upwards = next((count for count, part in enumerate(parts) if part != ".."), len(parts))
+    return upwards <= path.count("/") and ".." not in parts[upwards:]
+
+
+def _names(directory: int, prefix: str) -> list[tuple[str, str]]:
+    try:
+        names = sorted(os.listdir(directory))
+    except OSError as error:
+        raise _unreadable(prefix.rstrip("/") or "output", error) from error
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            shown = os.fsencode(prefix + name).decode("utf-8", "backslashreplace")
+            raise _invalid(f"the file name '{shown}' is not UTF-8") from None
+    return [(name, prefix + name) for name in names]
+
+
+def _stat(name: str, path: str, directory: int) -> os.stat_result:
+    try:
+        return os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+@contextmanager
+def open_directory(name: str, path: str, parent: int | None = None, depth: int = 0) -> Iterator[int]:
+    """A descriptor of a directory that is not a link."""
+    if depth >= MAX_DEPTH:
+        raise _invalid(f"{path} is more than {MAX_DEPTH} directories deep")
+    with _opened(name, path, _OPEN_DIRECTORY, parent) as descriptor:
+        yield descriptor
+
+
+@contextmanager
+def open_file(name: str, path: str, parent: int | None = None) -> Iterator[int]:
+    """A descriptor of a regular file that is not a link."""
+    with _opened(name, path, _OPEN_FILE, parent) as descriptor:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise _invalid(f"{path} is not a regular file")
+        yield descriptor
+
+
+@contextmanager
+def _opened(name: str, path: str, flags: int, parent: int | None) -> Iterator[int]:
+    try:
+        descriptor = os.open(name, flags, dir_fd=parent)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):
+            raise _invalid(f"{path} is a link or changed while it was collected") from error
+        raise _unreadable(path, error) from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _invalid(message: str) -> OutputError:
+    return OutputError(FailureReason.OUTPUT_INVALID, message)
+
+
+def _unreadable(path: str, error: OSError) -> OutputError:
+    return OutputError(FailureReason.OUTPUT_UNREADABLE, f"{path} cannot be read: {error.strerror}")

@@ -1,0 +1,130 @@
+"""Putting everything of one attempt in place, from its directories to the argument vector."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+
+from ccat_workflow_manager.core.errors import StagingError
+from ccat_workflow_manager.core.failures import FailureReason
+from ccat_workflow_manager.execution import layout
+from ccat_workflow_manager.execution.command_builder import build_command
+from ccat_workflow_manager.execution.images import resolve_image
+from ccat_workflow_manager.execution.launch_spec import (
+    Launch,
+    Progress,
+    ResolvedImage,
+    StepLaunch,
+    UpstreamProducts,
+    no_progress,
+)
+from ccat_workflow_manager.execution.layout import RUN_VIEW, AttemptDirs
+from ccat_workflow_manager.execution.manifest import manifest, write_atomically
+from ccat_workflow_manager.execution.runtime import Runtime, supports_limits
+
+_LINKS_PER_PROGRESS = 256
+_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """An attempt that is ready for its backend."""
+
+    dirs: AttemptDirs
+    launch: Launch
+    image: ResolvedImage | None
+
+
+def stage(
+    step: StepLaunch,
+    *,
+    base_dir: str,
+    sif_cache_dir: str,
+    runtime: Runtime,
+    images_dir: str | None = None,
+    progress: Progress = no_progress,
+) -> Staged:
+    """Make the directories, link the upstream products, find the image, write the manifest, build the vector.
+
+    Safe to repeat for the same attempt: what is there stays, the manifest is replaced atomically.
+    """
+    dirs = layout.attempt_dirs(base_dir, step.pipeline, step.run_id, step.step, step.key, step.attempt)
+    image: ResolvedImage | None = None
+    if runtime.contained and step.image is not None:
+        image = resolve_image(
+            step.image, cache_dir=sif_cache_dir, images_dir=images_dir, runtime=runtime, progress=progress
+        )
+    limits = step.limits_by_runtime and supports_limits(runtime)
+    launch = build_command(step, dirs, runtime, image, limits=limits)
+    try:
+        layout.create(dirs, contained=runtime.contained)
+        if step.upstream:
+            _link_upstream(step, dirs, progress)
+        paths = layout.program_paths(dirs, contained=runtime.contained)
+        write_atomically(dirs.manifest, manifest(step, paths, image))
+    except OSError as error:
+        raise _staging_error(error) from error
+    return Staged(dirs, launch, image)
+
+
+def _link_upstream(step: StepLaunch, dirs: AttemptDirs, progress: Progress) -> None:
+    """Make `upstream/<step>/<key>` links to published outputs.
+
+    The links are relative and lead through `.run`, which is a link on the host and a read-only mount in a container, so
+    that one tree serves both, however many step runs a fan-in has.
+    """
+    _link(os.path.relpath(dirs.run, dirs.root), f"{dirs.root}/{RUN_VIEW}")
+    steps = set()
+    for count, source in enumerate(step.upstream, start=1):
+        target = _inside_run(source, dirs)
+        if source.step not in steps:
+            steps.add(source.step)
+            os.makedirs(f"{dirs.upstream}/{source.step}", exist_ok=True)
+        _link(f"../../{RUN_VIEW}/{target}", f"{dirs.upstream}/{source.step}/{source.key}")
+        if count % _LINKS_PER_PROGRESS == 0:
+            progress()
+    for name, target in _workspace_views(step, dirs).items():
+        _link(f"../{RUN_VIEW}/{target}", f"{dirs.workspace}/{name}")
+
+
+def _workspace_views(step: StepLaunch, dirs: AttemptDirs) -> dict[str, str]:
+    """Where older containers look: `workspace/<step>` is that step's output for the same key, or its only output."""
+    by_step: dict[str, list[UpstreamProducts]] = {}
+    for source in step.upstream:
+        by_step.setdefault(source.step, []).append(source)
+    views = {}
+    for name, sources in by_step.items():
+        chosen = sources[0] if len(sources) == 1 else next((s for s in sources if s.key == step.key), None)
+        if chosen is not None:
+            views[name] = _inside_run(chosen, dirs)
+    return views
+
+
+def _inside_run(source: UpstreamProducts, dirs: AttemptDirs) -> str:
+    start = f"{dirs.run}/"
+    if not source.directory.startswith(start) or not os.path.isdir(source.directory):
+        raise StagingError(
+            FailureReason.INPUT_MISSING,
+            f"the products of {source.step} ({source.key}) are not where they were published: {source.directory}",
+        )
+    return source.directory[len(start) :]
+
+
+def _link(target: str, path: str) -> None:
+    try:
+        os.symlink(target, path)
+    except FileExistsError:
+        if not os.path.islink(path):
+            raise
+        if os.readlink(path) != target:
+            # An upstream step run was repeated while this attempt waited to be staged again.
+            os.unlink(path)
+            os.symlink(target, path)
+
+
+def _staging_error(error: OSError) -> StagingError:
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno in _DISK_FULL:
+        return StagingError(FailureReason.DISK_FULL, f"no space left while staging{where}")
+    return StagingError(FailureReason.STAGING_FAILED, f"{error.strerror or error}{where}")

@@ -1,0 +1,97 @@
+"""A real runtime and a small real image; attempts below a temporary directory."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from ccat_workflow_manager.demo.sandbox import Sandbox, which_all
+from ccat_workflow_manager.execution import runtime as runtimes
+from ccat_workflow_manager.execution.launch_spec import StepLaunch
+from ccat_workflow_manager.execution.runtime import NO_RUNTIME, Runtime
+from ccat_workflow_manager.execution.staging import Staged, stage
+
+TOOLS = ("sh", "cat", "env", "ls", "true", "printf", "touch", "head", "tr", "readlink")
+
+
+@pytest.fixture(scope="session")
+def runtime() -> Runtime:
+    return runtimes.detect("auto")
+
+
+@pytest.fixture(scope="session")
+def images(runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory of images with one in it, `tools.sif`: a shell and a few tools of this machine."""
+    directory = tmp_path_factory.mktemp("images")
+    sandbox = Sandbox(tmp_path_factory.mktemp("sandbox"))
+    for tool in which_all(TOOLS):
+        sandbox.add_program(tool)
+    sandbox.build(runtime, directory / "tools.sif")
+    return directory
+
+
+@dataclass(frozen=True)
+class Ended:
+    staged: Staged
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place where steps run, with or without containers."""
+
+    base: Path
+    images: Path
+    runtime: Runtime
+
+    def stage(self, command: list[str], **changes: Any) -> Staged:
+        names: dict[str, Any] = {"pipeline": "p", "run_id": str(uuid4()), "step": "s", "key": "k", "attempt": 1}
+        step = StepLaunch(command=command, **{**names, "image": "tools.sif", **changes})
+        return stage(step, base_dir=str(self.base), sif_cache_dir=str(self.images), runtime=self.runtime)
+
+    def run(self, command: list[str], **changes: Any) -> Ended:
+        """Stage and launch, as a backend would: a clean environment, the workspace as working directory."""
+        staged = self.stage(command, **changes)
+        environment = {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "HOME": "/", **staged.launch.environment}
+        done = subprocess.run(
+            staged.launch.vector, env=environment, cwd=staged.dirs.workspace, capture_output=True, timeout=60
+        )
+        return Ended(
+            staged,
+            done.returncode,
+            done.stdout.decode("utf-8", "surrogateescape"),
+            done.stderr.decode("utf-8", "replace"),
+        )
+
+
+@pytest.fixture
+def site(tmp_path: Path, images: Path, runtime: Runtime) -> Site:
+    return Site(tmp_path / "base", images, runtime)
+
+
+@pytest.fixture
+def bare_site(tmp_path: Path) -> Site:
+    return Site(tmp_path / "base", tmp_path, NO_RUNTIME)
+
+
+@pytest.fixture
+def fake_program(tmp_path: Path) -> Callable[[str, str], Runtime]:
+    """Make an executable shell script that stands for a container runtime."""
+
+    def make(name: str, script: str) -> Runtime:
+        path = tmp_path / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"#!{shutil.which('sh')}\n{script}\n")
+        path.chmod(0o755)
+        return Runtime(runtimes.RuntimeKind.APPTAINER, str(path), "0")
+
+    return make

@@ -1,0 +1,229 @@
+"""Finding images: by path, by reference, and what is none."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ccat_workflow_manager.core.errors import ConfigurationError, LeaseLost, StagingError
+from ccat_workflow_manager.core.failures import FailureReason
+from ccat_workflow_manager.execution import runtime as runtimes
+from ccat_workflow_manager.execution import sif, spython_tools
+from ccat_workflow_manager.execution.images import resolve_image
+from ccat_workflow_manager.execution.launch_spec import ResolvedImage
+from ccat_workflow_manager.execution.runtime import NO_RUNTIME, Runtime, RuntimeKind
+
+HEADER = (b"#!run\n".ljust(32, b"\0") + b"SIF_MAGIC\0").ljust(112, b"\0")
+SMALL_SIF = HEADER + (128).to_bytes(8, "little") + (4).to_bytes(8, "little") + b"data"
+"""A header that says: 4 bytes of data from byte 128 on."""
+FakeProgram = Callable[[str, str], Runtime]
+
+
+def resolve(reference: str, cache: Path, runtime: Runtime = NO_RUNTIME, **more: Any) -> ResolvedImage:
+    return resolve_image(reference, cache_dir=str(cache), runtime=runtime, **more)
+
+
+def failure(reference: str, cache: Path, runtime: Runtime = NO_RUNTIME, **more: Any) -> FailureReason:
+    with pytest.raises(StagingError) as failed:
+        resolve(reference, cache, runtime, **more)
+    return failed.value.reason
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    directory = tmp_path / "cache"
+    directory.mkdir()
+    (directory / "a.sif").write_bytes(SMALL_SIF)
+    return directory
+
+
+def test_by_name_and_by_path(cache: Path, tmp_path: Path) -> None:
+    assert resolve("a.sif", cache).path == f"{cache}/a.sif"
+    assert resolve(f"{cache}/a.sif", tmp_path).path == f"{cache}/a.sif"
+    assert resolve("a.sif", tmp_path, images_dir=str(cache)).path == f"{cache}/a.sif"
+    assert resolve("cache/a.sif", tmp_path).path == f"{cache}/a.sif"
+
+
+@pytest.mark.parametrize(
+    ("reference", "reason"),
+    [
+        ("nosuch.sif", FailureReason.IMAGE_MISSING),
+        ("/nosuch/a.sif", FailureReason.IMAGE_MISSING),
+        ("../cache/a.sif", FailureReason.IMAGE_INVALID),
+        ("/tmp/../etc/passwd", FailureReason.IMAGE_INVALID),
+        ("/", FailureReason.IMAGE_INVALID),
+        ("/etc", FailureReason.IMAGE_INVALID),
+        ("/etc/passwd", FailureReason.IMAGE_INVALID),
+        ("/dev/zero", FailureReason.IMAGE_INVALID),
+        ("http://example.org/a.sif", FailureReason.IMAGE_INVALID),
+        ("instance://x", FailureReason.IMAGE_INVALID),
+        ("docker://", FailureReason.IMAGE_INVALID),
+        ("docker://--help", FailureReason.IMAGE_INVALID),
+        ("docker://a b", FailureReason.IMAGE_INVALID),
+        ("docker://a/../../b", FailureReason.IMAGE_INVALID),
+        ("", FailureReason.IMAGE_INVALID),
+        ("a\0.sif", FailureReason.IMAGE_INVALID),
+        ("x" * 5000, FailureReason.IMAGE_MISSING),
+    ],
+)
+def test_what_is_no_image(cache: Path, reference: str, reason: FailureReason) -> None:
+    assert failure(reference, cache) is reason
+
+
+@pytest.mark.parametrize("content", [b"", b"hello" * 100, SMALL_SIF[:-1], SMALL_SIF[:120], SMALL_SIF[:40]])
+def test_files_that_only_look_like_images(cache: Path, content: bytes) -> None:
+    (cache / "bad.sif").write_bytes(content)
+    assert failure("bad.sif", cache) is FailureReason.IMAGE_INVALID
+
+
+def test_a_pipe_does_not_hang_the_worker(cache: Path) -> None:
+    os.mkfifo(cache / "pipe.sif")
+    assert failure("pipe.sif", cache) is FailureReason.IMAGE_INVALID
+
+
+def test_directories_are_images_only_among_the_images(cache: Path, tmp_path: Path) -> None:
+    (cache / "sandbox").mkdir()
+    (cache / "out").symlink_to("/etc")
+    assert resolve("sandbox", cache).path == f"{cache}/sandbox"
+    assert failure("out", cache) is FailureReason.IMAGE_INVALID
+    assert failure(str(tmp_path), cache) is FailureReason.IMAGE_INVALID
+
+
+def test_a_pinned_image_is_checked_against_its_digest_and_again_when_it_changes(cache: Path) -> None:
+    digest = f"sha256:{hashlib.sha256(SMALL_SIF).hexdigest()}"
+    assert resolve(f"a.sif@{digest}", cache).digest == digest
+    assert failure(f"a.sif@sha256:{'0' * 64}", cache) is FailureReason.IMAGE_INVALID
+    (cache / "a.sif").write_bytes(SMALL_SIF + b"!")
+    assert failure(f"a.sif@{digest}", cache) is FailureReason.IMAGE_INVALID
+
+
+def test_asking_again_does_not_read_the_file_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolve("a.sif", cache)
+    monkeypatch.setattr(sif, "_MAGIC", b"something else")
+    assert resolve("a.sif", cache).path == f"{cache}/a.sif"
+    (cache / "a.sif").write_bytes(SMALL_SIF + b"!")
+    assert failure("a.sif", cache) is FailureReason.IMAGE_INVALID
+
+
+@pytest.mark.needs("apptainer")
+def test_a_real_image(images: Path, runtime: Runtime, tmp_path: Path) -> None:
+    assert resolve("tools.sif", images, runtime).path == f"{images}/tools.sif"
+    whole = (images / "tools.sif").read_bytes()
+    (tmp_path / "cut.sif").write_bytes(whole[:-1])
+    assert failure("cut.sif", tmp_path, runtime) is FailureReason.IMAGE_INVALID
+
+
+# --- pulls: no registry can be reached from a test, so a script stands for the runtime ----------------------
+
+PULL = 'echo "$@" >> {log}\n[ "$1 $2 $3" = "pull --force --name" ] || exit 9\ncp {image} "$4"'
+
+
+@pytest.fixture
+def registry(tmp_path: Path, fake_program: FakeProgram) -> tuple[Runtime, Path]:
+    (tmp_path / "in-registry.sif").write_bytes(SMALL_SIF)
+    log = tmp_path / "calls.log"
+    return fake_program("apptainer", PULL.format(log=log, image=tmp_path / "in-registry.sif")), log
+
+
+def test_a_fake_pull_happens_once(cache: Path, registry: tuple[Runtime, Path]) -> None:
+    runtime, log = registry
+    first = resolve("docker://example.org/chai:1", cache, runtime)
+    assert first.digest == f"sha256:{hashlib.sha256(SMALL_SIF).hexdigest()}"
+    assert first.path == f"{cache}/{(first.digest or '').replace(':', '-')}.sif"
+    assert resolve("docker://example.org/chai:1", cache, runtime) == first
+    assert len(log.read_text().splitlines()) == 1
+    other = resolve("oras://example.org/chai:2", cache, runtime)
+    assert other.path == first.path
+    assert sorted(name for name in os.listdir(cache) if name != "references") == ["a.sif", os.path.basename(first.path)]
+
+
+def test_a_fake_pull_of_an_image_that_was_removed_from_the_cache(cache: Path, registry: tuple[Runtime, Path]) -> None:
+    runtime, log = registry
+    Path(resolve("docker://chai", cache, runtime).path).unlink()
+    assert Path(resolve("docker://chai", cache, runtime).path).exists()
+    assert len(log.read_text().splitlines()) == 2
+
+
+def test_fake_pulls_at_the_same_time_are_one(cache: Path, registry: tuple[Runtime, Path]) -> None:
+    runtime, log = registry
+    threads = [threading.Thread(target=resolve, args=("docker://same", cache, runtime)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(log.read_text().splitlines()) == 1
+
+
+def test_a_name_pinned_by_digest_is_a_registry_reference(cache: Path, registry: tuple[Runtime, Path]) -> None:
+    runtime, log = registry
+    reference = f"example.org/chai@sha256:{'a' * 64}"
+    resolve(reference, cache, runtime)
+    assert log.read_text().split()[-1] == f"docker://{reference}"
+    assert failure(f"chai.sif@sha256:{'a' * 64}", cache, runtime) is FailureReason.IMAGE_MISSING
+
+
+def test_a_fake_pull_that_fails_says_why(cache: Path, fake_program: FakeProgram) -> None:
+    runtime = fake_program("apptainer", "echo 'FATAL: no such manifest' >&2; exit 255")
+    with pytest.raises(StagingError, match="no such manifest") as failed:
+        resolve("docker://chai", cache, runtime)
+    assert failed.value.reason is FailureReason.IMAGE_PULL
+    assert [path.suffix for path in (cache / "references").iterdir()] == [".lock"]
+
+
+def test_a_fake_pull_that_brings_rubbish(cache: Path, fake_program: FakeProgram) -> None:
+    assert failure("docker://chai", cache, fake_program("apptainer", 'echo x > "$4"')) is FailureReason.IMAGE_INVALID
+    assert failure("docker://chai", cache, fake_program("apptainer", "exit 0")) is FailureReason.IMAGE_PULL
+
+
+def test_a_lease_can_be_lost_and_patience_can_end_during_a_fake_pull(
+    cache: Path, tmp_path: Path, fake_program: FakeProgram
+) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    runtime = fake_program("apptainer", f'read x < {gate}\nprintf x > "$4"')
+
+    def lost() -> None:
+        raise LeaseLost
+
+    with pytest.raises(LeaseLost):
+        resolve("docker://slow", cache, runtime, progress=lost)
+    assert failure("docker://slow", cache, runtime, pull_timeout=0.1) is FailureReason.IMAGE_PULL
+    gate.write_text("go\n")
+
+
+# --- runtimes -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.needs("apptainer")
+def test_the_real_runtime(runtime: Runtime, images: Path) -> None:
+    assert runtime.kind is RuntimeKind.APPTAINER
+    assert runtime.version[0].isdigit()
+    assert os.path.isabs(runtime.program)
+    assert "labels" in spython_tools.inspect(runtime.program, str(images / "tools.sif"))
+    assert spython_tools.inspect(runtime.program, "/nosuch.sif") == {}
+
+
+def test_apptainer_is_known_by_what_it_says_not_by_its_name(fake_program: FakeProgram, tmp_path: Path) -> None:
+    fake_program("singularity", "echo apptainer version 1.3.6")
+    assert runtimes.detect("auto", search_path=str(tmp_path / "bin")).kind is RuntimeKind.APPTAINER
+    fake_program("apptainer", "echo singularity-ce version 4.1.0")
+    found = runtimes.detect("apptainer", search_path=str(tmp_path / "bin"))
+    assert (found.kind, found.version) == (RuntimeKind.SINGULARITY, "4.1.0")
+
+
+def test_without_any_runtime(tmp_path: Path, fake_program: FakeProgram) -> None:
+    nowhere = str(tmp_path)
+    assert runtimes.detect("none") is NO_RUNTIME
+    assert runtimes.detect("auto", allow_none=True, search_path=nowhere) is NO_RUNTIME
+    for setting in ("auto", "apptainer", "singularity", "docker"):
+        with pytest.raises(ConfigurationError, match="CONTAINER_RUNTIME"):
+            runtimes.detect(setting, search_path=nowhere)
+    fake_program("apptainer", "echo broken >&2; exit 1")
+    with pytest.raises(ConfigurationError, match="broken"):
+        runtimes.detect("auto", search_path=str(tmp_path / "bin"))

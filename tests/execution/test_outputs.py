@@ -1,0 +1,337 @@
+"""From whatever a program leaves in its output directory to products, or to a clear refusal."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ccat_workflow_manager.core.errors import LeaseLost, OutputError
+from ccat_workflow_manager.core.failures import FailureReason
+from ccat_workflow_manager.core.models import NewProduct
+from ccat_workflow_manager.execution import scan
+from ccat_workflow_manager.execution.launch_spec import StepLaunch, UpstreamProduct, UpstreamProducts
+from ccat_workflow_manager.execution.layout import AttemptDirs, attempt_dirs
+from ccat_workflow_manager.execution.outputs import NO_PRODUCTS, Collected, collect, publish
+from ccat_workflow_manager.execution.runtime import NO_RUNTIME
+from ccat_workflow_manager.execution.staging import stage
+
+RUN = str(uuid4())
+STEP = StepLaunch("p", RUN, "grid", "k", 1, ["true"])
+
+
+@pytest.fixture
+def dirs(tmp_path: Path) -> AttemptDirs:
+    return stage(STEP, base_dir=str(tmp_path), sif_cache_dir=str(tmp_path), runtime=NO_RUNTIME).dirs
+
+
+@pytest.fixture
+def output(dirs: AttemptDirs) -> Path:
+    return Path(dirs.output_partial)
+
+
+def write(output: Path, files: dict[str, Any]) -> None:
+    for name, content in files.items():
+        path = output / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def by_path(collected: Collected) -> dict[str, NewProduct]:
+    return {product.path: product for product in collected.products}
+
+
+def refusal(dirs: AttemptDirs) -> str:
+    with pytest.raises(OutputError) as refused:
+        collect(dirs)
+    assert refused.value.reason is FailureReason.OUTPUT_INVALID
+    return str(refused.value)
+
+
+def test_products_are_sorted_into_types_by_their_top_folder(dirs: AttemptDirs, output: Path) -> None:
+    names = ["science/map.fits", "qa/m.json", "plots/a/b.png", "statistics/s.json", "logs/l.txt", "other/x", "top.txt"]
+    write(output, dict.fromkeys(names, "content"))
+    (output / "empty").mkdir()
+    collected = collect(dirs)
+    assert {product.path: str(product.type) for product in collected.products} == {
+        "science/map.fits": "SCIENCE",
+        "qa/m.json": "QA_METRIC",
+        "plots/a/b.png": "PLOT",
+        "statistics/s.json": "STATISTICS",
+        "logs/l.txt": "LOG",
+        "other/x": "INTERMEDIATE",
+        "top.txt": "INTERMEDIATE",
+    }
+    first = collected.products[0]
+    assert (first.name, first.size, first.sha256) == (first.path, 7, hashlib.sha256(b"content").hexdigest())
+    assert collected.warnings == []
+
+
+def test_nothing_is_a_warning(dirs: AttemptDirs) -> None:
+    assert collect(dirs) == Collected([], [NO_PRODUCTS])
+
+
+def test_collecting_again_after_publishing_gives_the_same(dirs: AttemptDirs, output: Path) -> None:
+    write(output, {"science/a": "1", "x.zarr/0": "2", "warnings.json": ["careful"]})
+    before = collect(dirs)
+    publish(dirs)
+    publish(dirs, sync=True)
+    assert not output.exists()
+    assert collect(dirs) == before
+    assert before.warnings == ["careful"]
+
+
+def test_publishing_never_overwrites(dirs: AttemptDirs, output: Path) -> None:
+    write(Path(dirs.output), {"old": "1"})
+    write(output, {"new": "2"})
+    with pytest.raises(OutputError) as refused:
+        publish(dirs)
+    assert refused.value.reason is FailureReason.OUTPUT_INVALID
+    assert os.listdir(dirs.output) == ["old"]
+
+
+def test_an_output_directory_that_is_gone(dirs: AttemptDirs, output: Path) -> None:
+    output.rmdir()
+    for act in (collect, publish):
+        with pytest.raises(OutputError) as failed:
+            act(dirs)
+        assert failed.value.reason is FailureReason.OUTPUT_UNREADABLE
+    output.symlink_to("/etc")
+    assert "link" in refusal(dirs)
+
+
+# --- directory products ------------------------------------------------------------------------------------
+
+
+def test_a_directory_product_is_one_product(dirs: AttemptDirs, output: Path) -> None:
+    write(output, {"science/cube.zarr/.zarray": "{}", "science/cube.zarr/0/0": "abc", "science/cube.zarr/0/1": "defg"})
+    (product,) = collect(dirs).products
+    assert (product.path, str(product.type), product.is_directory) == ("science/cube.zarr", "SCIENCE", True)
+    assert (product.size, product.file_count) == (9, 3)
+
+
+def test_the_tree_hash_depends_on_names_and_contents_only(dirs: AttemptDirs, output: Path) -> None:
+    def digest(files: dict[str, Any], directory: str = "a.zarr") -> str:
+        write(output, {f"{directory}/{name}": content for name, content in files.items()})
+        return by_path(collect(dirs))[directory].sha256
+
+    same = digest({"x": "1", "y/z": "2"})
+    os.utime(output / "a.zarr/x", (0, 0))
+    assert digest({}) == same
+    assert digest({"y/z": "2", "x": "1"}, "b.zarr") == same
+    assert digest({"x": "1", "y/z": "3"}, "c.zarr") != same
+    assert digest({"x": "1", "yz": "2"}, "d.zarr") != same
+    (output / "a.zarr/empty").mkdir()
+    assert digest({}) != same
+
+
+def test_a_declared_directory_is_one_product_too(dirs: AttemptDirs, output: Path) -> None:
+    declaration = [{"path": "science/cal", "name": "calibration", "type": "INTERMEDIATE", "quality": {"rms": 0.1}}]
+    write(output, {"science/cal/a": "1", "science/cal/b": "2", "products.json": declaration})
+    (product,) = collect(dirs).products
+    assert (product.name, str(product.type), product.file_count) == ("calibration", "INTERMEDIATE", 2)
+    assert product.metadata == {"quality": {"rms": 0.1}}
+
+
+# --- what the program declares -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "products.json is not valid JSON"),
+        ("[" * 100_000, "products.json is nested too deeply"),
+        ("3", "products.json must be a list"),
+        ({"product": []}, "products.json must be a list"),
+        ([3], "products.json[0] must be an object"),
+        ([{}], "products.json[0].path must be a text"),
+        ([{"path": "x", "typ": "LOG"}], "products.json[0].typ is not a known field"),
+        ([{"path": "x", "type": "NICE"}], "products.json[0].type 'NICE' is not one of SCIENCE"),
+        ([{"path": "x", "type": []}], "products.json[0].type [] is not one of SCIENCE"),
+        ([{"path": "../x"}], "products.json[0].path '../x' is not a plain path"),
+        ([{"path": "/etc/passwd"}], "is not a plain path"),
+        ([{"path": "x"}, {"path": "x"}], "products.json[1].path 'x' is declared twice"),
+        ([{"path": "y"}], "products.json declares y, which is not there"),
+        ([{"path": "d.zarr/0"}], "products.json declares d.zarr/0, which is part of the product d.zarr"),
+        ([{"path": "x", "name": ""}], "products.json[0].name must be a text"),
+        ([{"path": "x", "name": "d.zarr"}], "d.zarr and x are both named 'd.zarr'"),
+        ([{"path": "x", "quality": 3}], "products.json[0].quality must be an object"),
+        ([{"path": "x", "parents": "y"}], "products.json[0].parents must be a list"),
+        ([{"path": "x", "parents": ["nobody"]}], "names 'nobody' as a parent of x; no such product was given"),
+        ('[{"path": "x", "quality": {"rms": NaN}}]', "products.json[0].quality.rms is not a finite number"),
+        ('[{"path": "x", "metadata": {"a": "\\u0000"}}]', "contains a NUL character"),
+        ('[{"path": "x", "metadata": {"a": "\\ud800"}}]', "surrogate"),
+    ],
+)
+def test_a_declaration_that_cannot_be_meant(dirs: AttemptDirs, output: Path, content: Any, words: str) -> None:
+    write(output, {"x": "1", "d.zarr/0": "1", "products.json": content})
+    assert words in refusal(dirs)
+
+
+@pytest.mark.parametrize("content", ["x", {"a": 1}, [1], "3"])
+def test_warnings_that_are_none(dirs: AttemptDirs, output: Path, content: Any) -> None:
+    write(output, {"warnings.json": content})
+    assert refusal(dirs).startswith("warnings.json ")
+
+
+def test_many_and_long_warnings_are_cut(dirs: AttemptDirs, output: Path) -> None:
+    write(output, {"x": "", "warnings.json": {"warnings": ["w" * 5000] * 150}})
+    warnings = collect(dirs).warnings
+    assert len(warnings) == 101
+    assert warnings[-1] == "50 more warnings are not shown"
+    assert len(warnings[0]) < 1100
+
+
+def test_a_declaration_that_is_a_link_is_not_followed(dirs: AttemptDirs, output: Path, tmp_path: Path) -> None:
+    (tmp_path / "products.json").write_text("[]")
+    (output / "products.json").symlink_to(tmp_path / "products.json")
+    assert "products.json is a link" in refusal(dirs)
+
+
+def test_parents(tmp_path: Path) -> None:
+    one, two, three = UUID(int=1), UUID(int=2), UUID(int=3)
+    sources = []
+    for key, ids in (("a", [one, two]), ("b", [three])):
+        directory = attempt_dirs(str(tmp_path), "p", RUN, "cal", key, 1).output
+        os.makedirs(directory)
+        products = [UpstreamProduct(identity, f"x{identity.int}", "SCIENCE", "x", 1, "0" * 64) for identity in ids]
+        sources.append(UpstreamProducts("cal", key, directory, products))
+    step = replace(STEP, upstream=sources)
+    dirs = stage(step, base_dir=str(tmp_path), sif_cache_dir=str(tmp_path), runtime=NO_RUNTIME).dirs
+    declared = [
+        {"path": "by-id", "parents": [str(two)]},
+        {"path": "by-name", "parents": ["cal/a/x1", "cal/b/x3"]},
+        {"path": "by-group", "parents": ["cal/a"]},
+        {"path": "none", "parents": []},
+    ]
+    names = ["by-id", "by-name", "by-group", "none", "unsaid", "logs/l"]
+    write(Path(dirs.output_partial), {"products.json": declared, **dict.fromkeys(names, "")})
+    found = {path: set(product.parents) for path, product in by_path(collect(dirs)).items()}
+    assert found == {
+        "by-id": {two},
+        "by-name": {one, three},
+        "by-group": {one, two},
+        "none": set(),
+        "unsaid": {one, two, three},
+        "logs/l": set(),
+    }
+
+
+# --- what no program should leave --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", ["/etc/passwd", "../config/manifest.json", "a/../../x", "..", "b/.."])
+def test_links_that_lead_out(dirs: AttemptDirs, output: Path, target: str) -> None:
+    (output / "science").mkdir()
+    os.symlink(target, output / "link")
+    assert "link is a link to" in refusal(dirs)
+
+
+def test_links_that_stay_inside_are_no_products_of_their_own(dirs: AttemptDirs, output: Path) -> None:
+    write(output, {"science/map.fits": "1"})
+    os.symlink("map.fits", output / "science/latest")
+    os.symlink("../science", output / "science/again")
+    os.symlink("science/./map.fits", output / "top")
+    assert list(by_path(collect(dirs))) == ["science/map.fits"]
+
+
+NAMES = st.lists(st.sampled_from(["a", "b", "..", "."]), min_size=1, max_size=4)
+LINKS = st.dictionaries(st.sampled_from(["a", "b", "d/a", "d/b"]), NAMES, max_size=4)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(links=LINKS)
+def test_no_allowed_set_of_links_leads_out(
+    tmp_path_factory: pytest.TempPathFactory, links: dict[str, list[str]]
+) -> None:
+    root = tmp_path_factory.mktemp("links") / "x" / "y"
+    (root / "d").mkdir(parents=True)
+    for place, parts in links.items():
+        if scan.stays_inside(place, "/".join(parts)):
+            os.symlink("/".join(parts), root / place)
+    for place in links:
+        if (root / place).is_symlink():
+            assert os.path.realpath(root / place).startswith(os.path.realpath(root))
+
+
+def test_special_files(dirs: AttemptDirs, output: Path) -> None:
+    os.mkfifo(output / "pipe")
+    assert "pipe is neither a file nor a directory" in refusal(dirs)
+    (output / "pipe").unlink()
+    (output / "x.zarr").mkdir()
+    with socket.socket(socket.AF_UNIX) as server:
+        here = os.open(output / "x.zarr", os.O_RDONLY)
+        server.bind(f"/proc/self/fd/{here}/socket")
+        os.close(here)
+        assert "x.zarr/socket is neither" in refusal(dirs)
+
+
+def test_names_that_are_not_utf8_are_shown_escaped(dirs: AttemptDirs, output: Path) -> None:
+    with open(os.fsencode(output) + b"/bad\xff.txt", "w"):
+        pass
+    assert r"bad\xff.txt" in refusal(dirs)
+
+
+def test_directories_without_end(dirs: AttemptDirs, output: Path) -> None:
+    os.makedirs(output / "/".join("d" * 80))
+    assert "directories deep" in refusal(dirs)
+
+
+def test_too_many_files(dirs: AttemptDirs, output: Path) -> None:
+    write(output, {f"{folder}/{index}": "" for folder in "ab" for index in range(6)})
+    for limit, words in ((5, "more than 5 files in a/"), (10, "more than 10 products")):
+        with pytest.raises(OutputError, match=words):
+            collect(dirs, max_files=limit)
+    assert len(collect(dirs, max_files=12).products) == 12
+
+
+def test_a_file_that_cannot_be_read(dirs: AttemptDirs, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(output, {"x": "1"})
+
+    def fail(descriptor: int, amount: int) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "read", fail)
+    with pytest.raises(OutputError, match="x cannot be read: Input/output error") as failed:
+        collect(dirs)
+    assert failed.value.reason is FailureReason.OUTPUT_UNREADABLE
+
+
+def test_a_file_that_is_still_written(dirs: AttemptDirs, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(output, {"x": "1"})
+    read: Callable[[int, int], bytes] = os.read
+
+    def grow(descriptor: int, amount: int) -> bytes:
+        data = read(descriptor, amount)
+        if not data:
+            (output / "x").write_text("more than before")
+        return data
+
+    monkeypatch.setattr(os, "read", grow)
+    with pytest.raises(OutputError, match="still being written"):
+        collect(dirs)
+
+
+def test_progress_during_large_files(dirs: AttemptDirs, output: Path) -> None:
+    for name in "ab":
+        with open(output / name, "wb") as file:
+            file.truncate(70 * 1024 * 1024)
+    calls: list[int] = []
+    assert len(collect(dirs, progress=lambda: calls.append(1)).products) == 2
+    assert len(calls) == 2
+
+    def lost() -> None:
+        raise LeaseLost
+
+    with pytest.raises(LeaseLost):
+        collect(dirs, progress=lost)

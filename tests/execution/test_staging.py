@@ -1,0 +1,132 @@
+"""Directories, links and manifest of an attempt, without a container."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from ccat_workflow_manager.core.errors import LeaseLost, StagingError
+from ccat_workflow_manager.core.failures import FailureReason
+from ccat_workflow_manager.execution import staging
+from ccat_workflow_manager.execution.launch_spec import Progress, StepLaunch, UpstreamProducts, no_progress
+from ccat_workflow_manager.execution.layout import attempt_dirs
+from ccat_workflow_manager.execution.runtime import NO_RUNTIME
+from tests.execution.conftest import Site
+
+RUN = str(uuid4())
+STEP = StepLaunch("p", RUN, "grid", "k", 1, ["true"])
+
+
+def stage(step: StepLaunch, base: Path, progress: Progress = no_progress) -> staging.Staged:
+    return staging.stage(step, base_dir=str(base), sif_cache_dir=str(base), runtime=NO_RUNTIME, progress=progress)
+
+
+def upstream(base: Path, key: str, attempt: int = 1) -> UpstreamProducts:
+    dirs = attempt_dirs(str(base), "p", RUN, "cal", key, attempt)
+    os.makedirs(dirs.output)
+    Path(dirs.output, "data").write_text(f"{key} {attempt}")
+    return UpstreamProducts("cal", key, dirs.output)
+
+
+def test_what_is_there_afterwards(tmp_path: Path) -> None:
+    staged = stage(replace(STEP, parameters={"a": 1}), tmp_path)
+    assert staged.dirs.root == f"{tmp_path}/p/{RUN}/grid/k/attempt-1"
+    expected = ["config", "input", "logs", "output.partial", "upstream", "workspace"]
+    assert sorted(os.listdir(staged.dirs.root)) == expected
+    assert os.listdir(staged.dirs.config) == ["manifest.json"]
+    assert json.loads(Path(staged.dirs.manifest).read_text())["parameters"] == {"a": 1}
+    assert staged.launch.vector == ["true"]
+    assert staged.launch.environment["WORKFLOW_OUTPUT_DIR"] == staged.dirs.output_partial
+
+
+def test_staging_again_changes_nothing_but_the_manifest(tmp_path: Path) -> None:
+    first = stage(replace(STEP, upstream=[upstream(tmp_path, "k")]), tmp_path)
+    Path(first.dirs.output_partial, "x").write_text("kept")
+    again = stage(replace(STEP, upstream=[upstream(tmp_path, "k", 2)]), tmp_path)
+    assert again.dirs == first.dirs
+    assert Path(first.dirs.output_partial, "x").read_text() == "kept"
+    assert Path(first.dirs.upstream, "cal/k/data").read_text() == "k 2"
+    assert Path(first.dirs.workspace, "cal/data").read_text() == "k 2"
+
+
+def test_attempts_share_nothing(tmp_path: Path) -> None:
+    first, second = (stage(replace(STEP, attempt=number), tmp_path).dirs for number in (1, 2))
+    assert os.path.dirname(first.root) == os.path.dirname(second.root)
+    assert first.root != second.root
+
+
+def test_the_tree_of_a_run_can_be_moved(tmp_path: Path) -> None:
+    staged = stage(replace(STEP, upstream=[upstream(tmp_path, "k")]), tmp_path)
+    moved = tmp_path / "moved"
+    Path(staged.dirs.run).rename(moved)
+    assert (moved / "grid/k/attempt-1/upstream/cal/k/data").read_text() == "k 1"
+
+
+def test_progress_is_reported_during_a_wide_fan_in_and_may_stop_it(tmp_path: Path) -> None:
+    sources = [upstream(tmp_path, f"k{index}") for index in range(600)]
+    calls: list[int] = []
+    stage(replace(STEP, upstream=sources), tmp_path, progress=lambda: calls.append(1))
+    assert len(calls) == 2
+
+    def lost() -> None:
+        raise LeaseLost
+
+    with pytest.raises(LeaseLost):
+        stage(replace(STEP, attempt=2, upstream=sources), tmp_path, progress=lost)
+
+
+def test_upstream_products_that_are_gone(tmp_path: Path) -> None:
+    missing = UpstreamProducts("cal", "k", f"{tmp_path}/p/{RUN}/cal/k/attempt-1/output")
+    elsewhere = UpstreamProducts("cal", "k", "/etc")
+    for source in (missing, elsewhere):
+        with pytest.raises(StagingError) as failed:
+            stage(replace(STEP, upstream=[source]), tmp_path)
+        assert failed.value.reason is FailureReason.INPUT_MISSING
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (errno.ENOSPC, FailureReason.DISK_FULL),
+        (errno.EDQUOT, FailureReason.DISK_FULL),
+        (errno.EIO, FailureReason.STAGING_FAILED),
+    ],
+)
+def test_trouble_with_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, reason: FailureReason
+) -> None:
+    def fail(path: str, mode: int = 0o777) -> None:
+        raise OSError(number, os.strerror(number), path)
+
+    monkeypatch.setattr(os, "mkdir", fail)
+    with pytest.raises(StagingError) as failed:
+        stage(STEP, tmp_path)
+    assert failed.value.reason is reason
+    assert str(tmp_path) in str(failed.value)
+
+
+def test_a_base_directory_that_is_a_file(tmp_path: Path) -> None:
+    base = tmp_path / "file"
+    base.write_text("")
+    with pytest.raises(StagingError) as failed:
+        stage(STEP, base)
+    assert failed.value.reason is FailureReason.STAGING_FAILED
+
+
+@pytest.mark.needs("apptainer")
+def test_a_missing_image_stops_before_anything_is_made(site: Site) -> None:
+    with pytest.raises(StagingError) as failed:
+        staging.stage(
+            replace(STEP, image="nosuch.sif"),
+            base_dir=str(site.base),
+            sif_cache_dir=str(site.images),
+            runtime=site.runtime,
+        )
+    assert failed.value.reason is FailureReason.IMAGE_MISSING
+    assert not site.base.exists()
