@@ -1,0 +1,59 @@
+"""From an exit record to what a backend says about a job that is over."""
+
+from __future__ import annotations
+
+from math import inf
+
+from ccat_workflow_manager.core.failures import FailureReason
+from ccat_workflow_manager.core.job_script import ExitRecord, parse_exit_record
+from ccat_workflow_manager.core.jobs import HPCJobInfo, JobStatus
+
+_GIB = 1024**3
+_STOPPED = {
+    "time_limit": FailureReason.TIME_LIMIT,
+    "memory_limit": FailureReason.OUT_OF_MEMORY,
+    "log_limit": FailureReason.LOG_LIMIT,
+}
+_NOT_STARTED = (126, 127)
+"""What a shell says of a program that cannot be executed or does not exist."""
+
+
+def info_of(text: str, cancelled_at: float | None) -> HPCJobInfo:
+    """The state of a job that has left this exit record; `cancelled_at` is when somebody asked to cancel it."""
+    try:
+        record = parse_exit_record(text)
+    except ValueError as error:
+        return HPCJobInfo(JobStatus.FAILED, reason=FailureReason.EXIT_RECORD_UNREADABLE, message=str(error))
+    status, reason = _verdict(record, cancelled_at)
+    return HPCJobInfo(
+        status,
+        exit_code=record.exit_code,
+        wall_time_seconds=record.wall_time_seconds,
+        cpu_hours=record.cpu_seconds / 3600 if record.cpu_seconds is not None else None,
+        peak_memory_gb=record.peak_memory_bytes / _GIB if record.peak_memory_bytes is not None else None,
+        signal=record.signal,
+        reason=reason,
+        message=record.stopped_text,
+        started_at=record.started_at,
+        finished_at=record.finished_at,
+        node=record.host,
+    )
+
+
+def _verdict(record: ExitRecord, cancelled_at: float | None) -> tuple[JobStatus, FailureReason | None]:
+    finished_at = record.finished_at.timestamp() if record.finished_at is not None else inf
+    if record.stopped_by == "cancel" or (cancelled_at is not None and finished_at >= cancelled_at):
+        return JobStatus.CANCELLED, FailureReason.CANCELLED
+    if record.stopped_by in _STOPPED:
+        return JobStatus.FAILED, _STOPPED[record.stopped_by]
+    if record.exit_code is None:
+        return JobStatus.FAILED, FailureReason.BACKEND_FAILED
+    if record.exit_code == 0:
+        return JobStatus.COMPLETED, None
+    if record.oom_killed:
+        return JobStatus.FAILED, FailureReason.OUT_OF_MEMORY
+    if record.signal is not None:
+        return JobStatus.FAILED, FailureReason.KILLED_BY_SIGNAL
+    if record.exit_code in _NOT_STARTED:
+        return JobStatus.FAILED, FailureReason.COMMAND_NOT_FOUND
+    return JobStatus.FAILED, FailureReason.PROGRAM_FAILED

@@ -1,0 +1,400 @@
+"""Jobs on this machine, under a small supervisor process that outlives the worker.
+
+Without the service:
+
+    backend = LocalBackend()
+    job_id = backend.submit(execution_command=["sha256sum", "map.fits"], ...)
+
+The supervisor (see `supervisor.py`) is started when first needed; one per `state_dir`, which has to be on a disk of
+this machine. It admits jobs by CPU and memory, keeps their limits and writes their exit records. A gigabyte is 2**30 bytes
+here, when asked for and when reported.
+
+Job ids are made here and tracked in Redis, where there is one: by it a job's files are found even when the supervisor's
+own notes are lost. When Redis has lost them, they are known from the disk all the same.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from ccat_workflow_manager.core.errors import BackendConfused, BackendError, BackendRejected, BackendUnavailable
+from ccat_workflow_manager.core.failures import FailureReason
+from ccat_workflow_manager.core.job_script import JobFiles, job_files, render_job_script
+from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo, JobStatus
+from ccat_workflow_manager.core.models import Resources
+from ccat_workflow_manager.hpc.base import (
+    Availability,
+    Capabilities,
+    HPCBackend,
+    JobRequest,
+    LogStream,
+    QueueStatus,
+    ResourceUsage,
+)
+from ccat_workflow_manager.hpc.exit_info import info_of
+from ccat_workflow_manager.hpc.local_link import ANSWER_SECONDS, Listener, SupervisorLink
+from ccat_workflow_manager.hpc.local_script import write_script
+from ccat_workflow_manager.hpc.log_files import last_lines, read_end
+
+if TYPE_CHECKING:
+    import redis
+
+_GIB = 1024**3
+_CHUNK = 500
+"""Jobs in one request: the first ones start while the others are still being prepared."""
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_JOB_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
+
+
+class LocalBackend(HPCBackend):
+    """Runs jobs on this machine. `max_cpu` and `max_memory_gb` 0 mean: what the machine has (90 % of its memory)."""
+
+    name = "local"
+    capabilities = Capabilities(
+        bulk_status=True, bulk_submit=True, find=True, exit_record=True, survives_worker=True, notifies=True
+    )
+    submit_seconds = ANSWER_SECONDS
+
+    def __init__(
+        self,
+        *,
+        state_dir: str | None = None,
+        max_cpu: float = 0,
+        max_memory_gb: float = 0,
+        redis_url: str | None = None,
+        kill_grace_seconds: float = 5,
+        log_limit_mb: float = 512,
+    ) -> None:
+        limits = {
+            "cpu": max_cpu,
+            "memory": int(max_memory_gb * _GIB),
+            "kill_grace": kill_grace_seconds,
+            "log_limit": int(log_limit_mb * 1024**2),
+        }
+        self._link = SupervisorLink(state_dir or _default_state_dir(), limits)
+        self._table = _JobTable(redis_url, self._link.state_dir) if redis_url else None
+        self._node = socket.gethostname()
+
+    @classmethod
+    def is_available(cls) -> Availability:
+        if not sys.platform.startswith("linux") or not os.path.exists("/proc/self/stat"):
+            return Availability(False, "it needs Linux with /proc mounted")
+        if not os.access("/bin/sh", os.X_OK):
+            return Availability(False, "there is no /bin/sh")
+        return Availability(True)
+
+    # --- submitting --------------------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        *,
+        execution_command: Sequence[str],
+        image_ref: str | None,
+        sif_path: str | None,
+        input_dir: str,
+        output_dir: str,
+        workspace_dir: str,
+        manifest_path: str,
+        resource_requirements: Resources,
+        environment_variables: Mapping[str, str],
+        job_name: str,
+    ) -> str:
+        request = JobRequest(
+            execution_command=execution_command,
+            image_ref=image_ref,
+            sif_path=sif_path,
+            input_dir=input_dir,
+            output_dir=output_dir,
+            workspace_dir=workspace_dir,
+            manifest_path=manifest_path,
+            resource_requirements=resource_requirements,
+            environment_variables=environment_variables,
+            job_name=job_name,
+        )
+        [result] = self.submit_many([request])
+        if isinstance(result, BackendError):
+            raise result
+        return result
+
+    def submit_many(self, requests: Sequence[JobRequest]) -> list[str | BackendError]:
+        results: list[str | BackendError] = []
+        for start in range(0, len(requests), _CHUNK):
+            try:
+                results += self._submit_chunk(requests[start : start + _CHUNK])
+            except (BackendUnavailable, BackendConfused) as error:
+                results += [error] * (len(requests) - start)
+                break
+        return results
+
+    def _submit_chunk(self, requests: Sequence[JobRequest]) -> list[str | BackendError]:
+        results: list[str | BackendError] = []
+        items = []
+        for request in requests:
+            try:
+                items.append(self._prepare(request))
+                results.append("")
+            except BackendRejected as error:
+                results.append(error)
+        answers = iter(self._ask(list, do="submit", jobs=items) if items else ())
+        taken: dict[str, tuple[str, str]] = {}
+        for place, request in enumerate(requests):
+            if results[place] == "":
+                results[place] = outcome = self._outcome(next(answers, None))
+                if isinstance(outcome, str):
+                    taken[outcome] = (request.workspace_dir, request.job_name)
+        if self._table is not None and taken:
+            self._table.add(taken)
+        return results
+
+    def _prepare(self, request: JobRequest) -> dict[str, Any]:
+        """Write the job script and describe the job for the supervisor. Raises BackendRejected."""
+        resources = request.resource_requirements
+        self._check(resources)
+        try:
+            files = job_files(request.workspace_dir, request.job_name)
+            script = render_job_script(
+                request.execution_command,
+                environment=request.environment_variables,
+                cwd=request.workspace_dir,
+                files=files,
+                supervised=True,
+            ).encode("utf-8", "surrogateescape")
+        except ValueError as error:
+            raise self._rejected(str(error)) from error
+        try:
+            write_script(files, script)
+        except OSError as error:
+            reason = FailureReason.DISK_FULL if error.errno in _NO_SPACE else FailureReason.STAGING_FAILED
+            text = f"its job script cannot be written: {error.strerror}: {error.filename or files.script}"
+            raise self._rejected(text, reason) from error
+        return {
+            "id": str(uuid4()),
+            "name": request.job_name,
+            "workspace": request.workspace_dir,
+            "cpu": resources.cpu,
+            "memory": int(resources.memory_gb * _GIB),
+            "time_limit": resources.time_hours * 3600,
+            "priority": request.priority,
+        }
+
+    def _check(self, resources: Resources) -> None:
+        """Refuse what a single machine does not have: nothing that is asked for is left out silently."""
+        wrong = []
+        if resources.gpu:
+            wrong.append("it has no GPUs to give")
+        if resources.partition is not None:
+            wrong.append(f"it has no partitions, so not {resources.partition!r} either")
+        if resources.account is not None:
+            wrong.append(f"it has no accounts, so not {resources.account!r} either")
+        if resources.extra:
+            wrong.append(f"it knows no extra resources, so not {', '.join(resources.extra)} either")
+        if wrong:
+            raise self._rejected("; ".join(wrong))
+
+    def _outcome(self, answer: Any) -> str | BackendError:
+        match answer:
+            case {"id": str(job_id)}:
+                return job_id
+            case {"refused": str(why)}:
+                return self._rejected(why)
+            case {"failed": str(why), "errno": int(number)}:
+                if number in _NO_SPACE:
+                    return self._rejected(f"the supervisor cannot note it: {why}", FailureReason.DISK_FULL)
+                return BackendUnavailable(f"the supervisor cannot note the job: {why}", backend=self.name)
+            case _:
+                raise self._confused(answer)
+
+    # --- following ---------------------------------------------------------------------------------------------------
+
+    def get_status(self, job_id: str) -> HPCJobInfo:
+        return self.get_statuses([job_id])[job_id]
+
+    def get_statuses(self, job_ids: Sequence[str]) -> dict[str, HPCJobInfo]:
+        known = [job_id for job_id in job_ids if _JOB_ID.fullmatch(job_id)]
+        rows = self._ask(list, do="statuses", ids=known)
+        if len(rows) != len(known):
+            raise self._confused(rows)
+        infos = dict.fromkeys(job_ids, UNKNOWN)
+        missing = []
+        for job_id, row in zip(known, rows, strict=True):
+            if row is None:
+                missing.append(job_id)
+            else:
+                infos[job_id] = self._info(row)
+        if missing and self._table is not None:
+            infos.update({job_id: _recorded(files) for job_id, files in self._table.get(missing).items()})
+        return infos
+
+    def _info(self, row: Any) -> HPCJobInfo:
+        try:
+            submitted = _time(row["submitted"])
+            match row["state"]:
+                case "pending":
+                    return HPCJobInfo(JobStatus.PENDING, message=row["message"], submitted_at=submitted)
+                case "running":
+                    started = _time(row["started"])
+                    return HPCJobInfo(JobStatus.RUNNING, submitted_at=submitted, started_at=started, node=self._node)
+                case "finished":
+                    info = info_of(row["record"], None) if row["record"] else HPCJobInfo(JobStatus.FAILED)
+                    info = replace(info, submitted_at=submitted)
+                    if row["lost"] is None:
+                        return info
+                    reason, text = row["lost"]
+                    return replace(info, status=JobStatus.FAILED, reason=FailureReason(reason), message=text)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise self._confused(row) from error
+        raise self._confused(row)
+
+    def find(self, job_name: str) -> str | None:
+        found = self._ask(object, do="find", name=job_name)
+        if found is not None and not isinstance(found, str):
+            raise self._confused(found)
+        return found
+
+    def listen(self, on_change: Callable[[Sequence[str]], None]) -> Callable[[], None]:
+        return Listener(self._link, on_change).stop
+
+    def get_resource_usage(self, job_id: str) -> ResourceUsage | None:
+        usage = self._ask(object, do="usage", id=job_id)
+        if usage is None:
+            return None
+        try:
+            return ResourceUsage(
+                cpu_seconds=float(usage["cpu_seconds"]),
+                memory_gb=usage["memory"] / _GIB,
+                peak_memory_gb=None if usage["peak"] is None else usage["peak"] / _GIB,
+                processes=int(usage["processes"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._confused(usage) from error
+
+    def queue_status(self) -> list[QueueStatus]:
+        queue = self._ask(dict, do="queue")
+        try:
+            return [QueueStatus(self._node, **queue)]
+        except TypeError as error:
+            raise self._confused(queue) from error
+
+    # --- stopping and forgetting -------------------------------------------------------------------------------------
+
+    def cancel(self, job_id: str) -> None:
+        self.cancel_many([job_id])
+
+    def cancel_many(self, job_ids: Sequence[str]) -> None:
+        """Returns when the stop has been asked for; the status is `cancelled` once all processes are gone."""
+        self._ask(object, do="cancel", ids=list(job_ids))
+
+    def cleanup(self, job_id: str) -> None:
+        self.cleanup_many([job_id])
+
+    def cleanup_many(self, job_ids: Sequence[str]) -> None:
+        self._ask(object, do="cleanup", ids=list(job_ids))
+        if self._table is not None:
+            self._table.remove(job_ids)
+
+    def close(self) -> None:
+        self._link.close()
+        if self._table is not None:
+            self._table.close()
+
+    # --- logs --------------------------------------------------------------------------------------------------------
+
+    def get_logs(self, job_id: str) -> str:
+        files = self._files(job_id)
+        return "" if files is None else read_end(files.stdout) + read_end(files.stderr)
+
+    def tail_logs(self, job_id: str, *, stream: LogStream = "stdout", lines: int = 200) -> str:
+        files = self._files(job_id)
+        return "" if files is None else last_lines(files.stderr if stream == "stderr" else files.stdout, lines)
+
+    def _files(self, job_id: str) -> JobFiles | None:
+        if not _JOB_ID.fullmatch(job_id):
+            return None
+        match self._ask(object, do="files", id=job_id):
+            case [str(workspace), str(job_name)]:
+                return job_files(workspace, job_name)
+            case None:
+                return self._table.get([job_id]).get(job_id) if self._table is not None else None
+            case answer:
+                raise self._confused(answer)
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _ask(self, kind: type, **request: Any) -> Any:
+        """An answer of this kind."""
+        answer = self._link.ask(request)
+        if not isinstance(answer, kind):
+            raise self._confused(answer)
+        return answer
+
+    def _rejected(self, why: str, reason: FailureReason = FailureReason.REJECTED) -> BackendRejected:
+        return BackendRejected(f"the local backend cannot take this job: {why}", backend=self.name, reason=reason)
+
+    def _confused(self, answer: Any) -> BackendConfused:
+        text = f"the supervisor of local jobs gave an answer that means nothing: {answer!r:.200}"
+        return BackendConfused(text, backend=self.name, output_tail=repr(answer)[-2000:])
+
+
+class _JobTable:
+    """Which job id belongs to which files, in a hash in Redis. It may be empty or away at any time."""
+
+    def __init__(self, redis_url: str, state_dir: str) -> None:
+        import redis
+
+        self._client: redis.Redis = redis.Redis.from_url(redis_url, socket_timeout=2, socket_connect_timeout=2)
+        self._away = partial(suppress, redis.RedisError)
+        self._key = f"ccat:local:{sha256(state_dir.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}:jobs"
+
+    def add(self, jobs: Mapping[str, tuple[str, str]]) -> None:
+        """One round trip for all of them."""
+        with self._away():
+            self._client.hset(self._key, mapping={job_id: json.dumps(place) for job_id, place in jobs.items()})
+
+    def get(self, job_ids: Sequence[str]) -> dict[str, JobFiles]:
+        """The files of those that are known."""
+        found: dict[str, JobFiles] = {}
+        with self._away():
+            values: Any = self._client.hmget(self._key, list(job_ids))
+            for job_id, value in zip(job_ids, values, strict=True):
+                with suppress(TypeError, ValueError):
+                    found[job_id] = job_files(*json.loads(value))
+        return found
+
+    def remove(self, job_ids: Sequence[str]) -> None:
+        if job_ids:
+            with self._away():
+                self._client.hdel(self._key, *job_ids)
+
+    def close(self) -> None:
+        self._client.close()
+
+
+def _recorded(files: JobFiles) -> HPCJobInfo:
+    """What the exit record alone says about a job that the supervisor does not know."""
+    try:
+        with open(files.record, encoding="utf-8", errors="replace") as file:
+            return info_of(file.read(), None)
+    except OSError:
+        return UNKNOWN
+
+
+def _default_state_dir() -> str:
+    return os.path.join(tempfile.gettempdir(), f"ccat-wm-{os.geteuid()}", "local")
+
+
+def _time(seconds: Any) -> datetime:
+    return datetime.fromtimestamp(float(seconds), UTC)

@@ -1,0 +1,237 @@
+"""The connection of the `local` backend to its supervisor, which is started when there is none."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ccat_workflow_manager import shell
+from ccat_workflow_manager.core.errors import BackendConfused, BackendUnavailable
+from ccat_workflow_manager.hpc import supervisor_wire
+from ccat_workflow_manager.hpc.supervisor_wire import PROTOCOL, Unpacker, WireError, pack
+
+ANSWER_SECONDS = 20.0
+IDLE_EXIT_SECONDS = 300.0
+
+_BACKEND = "local"
+_SCRIPT = str(Path(supervisor_wire.__file__).with_name("supervisor.py"))
+_ATTEMPTS = 5
+_CHUNK = 1 << 18
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 5.0
+_NOBODY_THERE = (FileNotFoundError, ConnectionRefusedError, NotADirectoryError)
+
+
+class Conversation:
+    """One connection, already introduced."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._unpacker = Unpacker()
+        self._values: deque[Any] = deque()
+
+    def ask(self, request: Mapping[str, Any]) -> Any:
+        """Raises OSError, EOFError, WireError."""
+        self._connection.sendall(pack(request))
+        return self.receive()
+
+    def receive(self) -> Any:
+        """Raises OSError, EOFError, WireError."""
+        while not self._values:
+            data = self._connection.recv(_CHUNK)
+            if not data:
+                raise EOFError("the supervisor has closed the connection")
+            self._values.extend(self._unpacker.feed(data))
+        return self._values.popleft()
+
+    def receive_all(self) -> list[Any]:
+        """Everything that is there, and at least one. Raises OSError, EOFError, WireError."""
+        values = [self.receive(), *self._values]
+        self._values.clear()
+        return values
+
+    def wait_for_ever(self) -> None:
+        self._connection.settimeout(None)
+
+    def hang_up(self) -> None:
+        """End it also for another thread that is waiting in `receive`."""
+        with suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+        self._connection.close()
+
+
+class SupervisorLink:
+    """Asks the supervisor of one state directory, from any thread. All requests may safely be asked twice."""
+
+    def __init__(
+        self, state_dir: str, limits: Mapping[str, float], *, idle_exit: float = IDLE_EXIT_SECONDS, cgroups: bool = True
+    ) -> None:
+        self.state_dir = os.path.abspath(state_dir)
+        self._limits = dict(limits)
+        self._options = {"limits": self._limits, "idle_exit": idle_exit, "cgroups": cgroups}
+        self._lock = threading.Lock()
+        self._conversation: Conversation | None = None
+        self._owner = os.getpid()
+
+    def ask(self, request: Mapping[str, Any]) -> Any:
+        """The answer. Raises BackendUnavailable and BackendConfused."""
+        with self._lock:
+            for _ in range(_ATTEMPTS):
+                conversation = self._current()
+                try:
+                    return _answer_in(conversation.ask(request))
+                except TimeoutError:
+                    self._drop()
+                    raise BackendUnavailable(
+                        f"the supervisor of local jobs has not answered for {ANSWER_SECONDS:g} s ({self.state_dir})",
+                        backend=_BACKEND,
+                    ) from None
+                except (OSError, EOFError):
+                    # It has been killed, or was about to leave when we came.
+                    self._drop()
+                except WireError as error:
+                    self._drop()
+                    raise BackendConfused(
+                        f"the supervisor of local jobs cannot be understood: {error}", backend=_BACKEND
+                    ) from error
+                except BackendConfused:
+                    self._drop()
+                    raise
+        raise BackendUnavailable(
+            f"the supervisor of local jobs ends as soon as it is asked; its log: {self.state_dir}/"
+            f"{supervisor_wire.LOG_NAME}",
+            backend=_BACKEND,
+        )
+
+    def converse(self) -> Conversation:
+        """A connection of its own. Raises BackendUnavailable and BackendConfused."""
+        for _ in range(_ATTEMPTS):
+            try:
+                connection = supervisor_wire.connect(self.state_dir, ANSWER_SECONDS)
+                self._check_owner()
+                conversation = Conversation(connection)
+                if self._introduce(conversation):
+                    return conversation
+            except _NOBODY_THERE:
+                self._start()
+            except (OSError, EOFError):
+                continue
+            except WireError as error:
+                raise BackendConfused(f"the supervisor cannot be understood: {error}", backend=_BACKEND) from error
+        raise BackendUnavailable(f"the supervisor of local jobs in {self.state_dir} does not answer", backend=_BACKEND)
+
+    def close(self) -> None:
+        with self._lock:
+            self._drop()
+
+    def _current(self) -> Conversation:
+        if self._owner != os.getpid():
+            # After a fork the connection is the parent's.
+            self._owner, self._conversation = os.getpid(), None
+        if self._conversation is None:
+            self._conversation = self.converse()
+        return self._conversation
+
+    def _drop(self) -> None:
+        if self._conversation is not None and self._owner == os.getpid():
+            self._conversation.hang_up()
+        self._conversation = None
+
+    def _introduce(self, conversation: Conversation) -> bool:
+        """Say hello; False if the supervisor was an older one, which makes room for its successor."""
+        hello = {"do": "hello", "protocol": PROTOCOL, "limits": self._limits}
+        theirs = _answer_in(conversation.ask(hello))["protocol"]
+        if theirs == PROTOCOL:
+            return True
+        if theirs > PROTOCOL:
+            raise BackendUnavailable(
+                "the supervisor of local jobs belongs to a newer version of this program: start this one anew",
+                backend=_BACKEND,
+            )
+        conversation.ask({"do": "leave"})
+        conversation.hang_up()
+        return False
+
+    def _start(self) -> None:
+        argv = [sys.executable, "-I", "-S", _SCRIPT, self.state_dir, json.dumps(self._options)]
+        try:
+            done = shell.run(argv, timeout=ANSWER_SECONDS, env={"LANG": "C.UTF-8"}, cwd="/")
+        except shell.CommandError as error:
+            raise BackendUnavailable(error.message, backend=_BACKEND, command=error.argv) from error
+        if done.returncode != 0:
+            text = done.output_tail or f"the supervisor of local jobs cannot be started: exit code {done.returncode}"
+            raise BackendUnavailable(text, backend=_BACKEND, command=argv, output_tail=done.output_tail)
+
+    def _check_owner(self) -> None:
+        """Under a shared temporary directory somebody else may have been first to make ours."""
+        if os.stat(self.state_dir).st_uid != os.geteuid():
+            raise BackendUnavailable(f"{self.state_dir} belongs to somebody else", backend=_BACKEND)
+
+
+class Listener:
+    """Hears of the ends of jobs in a thread of its own, and connects again whenever the supervisor has changed."""
+
+    def __init__(self, link: SupervisorLink, on_change: Callable[[Sequence[str]], None]) -> None:
+        self._link = link
+        self._on_change = on_change
+        self._stopped = threading.Event()
+        self._lock = threading.Lock()
+        self._conversation: Conversation | None = None
+        with suppress(BackendUnavailable, BackendConfused, OSError, EOFError, WireError):
+            self._subscribe()
+        self._thread = threading.Thread(target=self._run, name="local-backend-listener", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        with self._lock:
+            if self._conversation is not None:
+                self._conversation.hang_up()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _run(self) -> None:
+        pause = _FIRST_PAUSE_SECONDS
+        while not self._stopped.is_set():
+            try:
+                conversation = self._conversation or self._subscribe()
+                pause = _FIRST_PAUSE_SECONDS
+                self._hear(conversation)
+            except (BackendUnavailable, BackendConfused, OSError, EOFError, WireError):
+                # Nobody is told: whoever wants to know whether the supervisor answers asks for a status.
+                self._conversation = None
+                self._stopped.wait(pause)
+                pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+
+    def _subscribe(self) -> Conversation:
+        conversation = self._link.converse()
+        _answer_in(conversation.ask({"do": "subscribe"}))
+        conversation.wait_for_ever()
+        with self._lock:
+            self._conversation = conversation
+            if self._stopped.is_set():
+                conversation.hang_up()
+        return conversation
+
+    def _hear(self, conversation: Conversation) -> None:
+        while not self._stopped.is_set():
+            news = conversation.receive_all()
+            ended = [str(job_id) for frame in news if isinstance(frame, dict) for job_id in frame.get("ended", ())]
+            if ended and not self._stopped.is_set():
+                self._on_change(ended)
+
+
+def _answer_in(frame: Any) -> Any:
+    if isinstance(frame, dict) and "ok" in frame:
+        return frame["ok"]
+    text = frame.get("error") if isinstance(frame, dict) else None
+    raise BackendConfused(
+        f"the supervisor of local jobs gave an answer that means nothing: {text or repr(frame)[:200]}", backend=_BACKEND
+    )

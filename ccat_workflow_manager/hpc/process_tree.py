@@ -1,0 +1,164 @@
+"""The processes of a job, found in /proc: descendants, those in its session, and those that carry its mark.
+
+A job's processes inherit the environment variable `CCAT_WM_JOB`. By it even a process is found that has left the
+session and whose parent is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+MARK = "CCAT_WM_JOB"
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_TICKS = os.sysconf("SC_CLK_TCK")
+_GONE = (FileNotFoundError, ProcessLookupError)
+_DEAD_STATES = frozenset("ZXx")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """One process for ever: a pid alone is given to another one later. `started` is in ticks since boot."""
+
+    pid: int
+    started: int
+
+    @property
+    def running(self) -> bool:
+        process = look(self.pid)
+        return process is not None and process.started == self.started and process.alive
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One line of the process table."""
+
+    pid: int
+    parent: int
+    session: int
+    state: str
+    started: int
+    cpu_seconds: float
+    rss: int
+
+    @property
+    def alive(self) -> bool:
+        return self.state not in _DEAD_STATES
+
+
+def look(pid: int) -> Process | None:
+    """The process with this pid; None if there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            text = file.read()
+    except _GONE:
+        return None
+    # The name, in parentheses, may hold anything; everything behind the last one is numbers.
+    state, *numbers = text[text.rindex(b")") + 2 :].split()
+    fields = [int(number) for number in numbers[:21]]
+    return Process(
+        pid=pid,
+        parent=fields[0],
+        session=fields[2],
+        state=state.decode(),
+        started=fields[18],
+        cpu_seconds=(fields[10] + fields[11]) / _TICKS,
+        rss=fields[20] * _PAGE,
+    )
+
+
+def table() -> dict[int, Process]:
+    """All processes there are now."""
+    return {process.pid: process for pid in _pids() if (process := look(pid)) is not None}
+
+
+def identity(pid: int) -> Identity | None:
+    """Who has this pid now."""
+    process = look(pid)
+    return Identity(pid, process.started) if process is not None else None
+
+
+def boot_id() -> str:
+    """Different after each start of the machine."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def related(root: Identity, processes: dict[int, Process]) -> set[int]:
+    """The living processes that descend from `root` or belong to its session, itself included."""
+    first = processes.get(root.pid)
+    if first is not None and first.started != root.started:
+        # The pid has been given away, which happens only when nobody is left in the session either.
+        return set()
+    children: dict[int, list[int]] = {}
+    for process in processes.values():
+        children.setdefault(process.parent, []).append(process.pid)
+    found: set[int] = set()
+    waiting = [root.pid, *(process.pid for process in processes.values() if process.session == root.pid)]
+    while waiting:
+        pid = waiting.pop()
+        if pid not in found and pid in processes:
+            found.add(pid)
+            waiting += children.get(pid, ())
+    return {pid for pid in found if processes[pid].alive}
+
+
+def marked(job_id: str, candidates: Iterable[int]) -> set[int]:
+    """Those processes that carry the mark of this job."""
+    wanted = f"{MARK}={job_id}".encode()
+    return {pid for pid in candidates if wanted in _environment(pid)}
+
+
+def members(job_id: str, root: Identity | None) -> set[int]:
+    """All living processes of a job."""
+    processes = table()
+    found = related(root, processes) if root is not None else set()
+    # None of a job's processes is older than its first one, so most need not be looked into.
+    since = root.started if root is not None else 0
+    strangers = [
+        pid for pid, process in processes.items() if process.started >= since and pid not in found and process.alive
+    ]
+    for pid in marked(job_id, strangers):
+        found |= related(Identity(pid, processes[pid].started), processes)
+    return found
+
+
+def send(number: signal.Signals, pids: Iterable[int]) -> None:
+    """Signal processes; those that are gone by now are fine."""
+    for pid in pids:
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)
+
+
+def memory(processes: Iterable[Process]) -> int:
+    """Resident memory in bytes; what processes share counts for each of them."""
+    return sum(process.rss for process in processes)
+
+
+def fair_memory(pids: Iterable[int]) -> int:
+    """Resident memory in bytes; what processes share is divided among them. Slower than `memory`, and right."""
+    return sum(_proportional(pid) for pid in pids)
+
+
+def _proportional(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", encoding="ascii", errors="replace") as file:
+            return sum(int(line.split()[1]) * 1024 for line in file if line.startswith("Pss:"))
+    except (*_GONE, PermissionError):
+        return 0
+
+
+def _environment(pid: int) -> list[bytes]:
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return file.read().split(b"\0")
+    except (*_GONE, PermissionError):
+        return []
+
+
+def _pids() -> Iterator[int]:
+    return (int(name) for name in os.listdir("/proc") if name.isdecimal())

@@ -1,0 +1,258 @@
+"""Backends by name: every one comes through its entry point, ours through the same door as a stranger's.
+
+    from ccat_workflow_manager.hpc import registry
+
+    registry.list_backends()                  # {"local": Availability(True), "kubernetes": Availability(False, ...)}
+    backend = registry.create("local", max_cpu=4)
+
+Nothing is imported before somebody asks for it. When an entry point's distribution offers an extra of the same name,
+and a package of that extra is not installed, this is told from the metadata alone.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from importlib import metadata
+from typing import Any
+
+from ccat_workflow_manager.core.errors import BackendUnavailable, ConfigurationError
+from ccat_workflow_manager.hpc.base import Availability, HPCBackend
+
+GROUP = "ccat_workflow_manager.backends"
+DETECTION_ORDER = ("slurm", "pbs", "kubernetes", "local")
+
+_REQUIRED = ("submit", "get_status", "cancel", "get_logs")
+_IMPORT_FAULTS = (
+    ImportError,
+    AttributeError,
+    SyntaxError,
+    NameError,
+    TypeError,
+    ValueError,
+    LookupError,
+    OSError,
+    RuntimeError,
+)
+"""What the module of a plug-in raises when it, or a library under it, is broken."""
+
+
+class UnknownBackend(ConfigurationError):
+    """No backend is registered under this name."""
+
+    code = "unknown_backend"
+
+
+class InvalidBackend(ConfigurationError):
+    """What is registered under this name is not a backend."""
+
+    code = "invalid_backend"
+
+
+class UnusableBackend(BackendUnavailable):
+    """The backend cannot be used here."""
+
+    def __init__(self, name: str, availability: Availability) -> None:
+        hint = f"; try: {availability.installation_hint}" if availability.installation_hint else ""
+        super().__init__(f"the backend {name} cannot be used here: {availability.reason}{hint}", backend=name)
+        self.availability = availability
+
+
+def names() -> list[str]:
+    """The names of all registered backends."""
+    return sorted(_entry_points())
+
+
+def list_backends() -> dict[str, Availability]:
+    """Every registered backend, and whether it can be used here; a broken one is listed with what is wrong with it."""
+    return {name: _availability(entry) for name, entry in sorted(_entry_points().items())}
+
+
+def get_class(name: str) -> type[HPCBackend]:
+    """The class registered under a name. Raises UnknownBackend, InvalidBackend, UnusableBackend."""
+    return _load(_entry_point(name))
+
+
+def create(name: str, **config: Any) -> HPCBackend:
+    """A backend with this configuration. Raises UnusableBackend with the reason and what to install."""
+    backend_class = _usable_class(name)
+    _check_keywords(name, backend_class, config)
+    return backend_class(**config)
+
+
+def create_filtered(name: str, **config: Any) -> HPCBackend:
+    """Like `create`, but only with those keywords that the backend knows: for settings that are offered to all."""
+    backend_class = _usable_class(name)
+    accepted, takes_all = _keywords(backend_class)
+    known = config if takes_all else {key: value for key, value in config.items() if key in accepted}
+    _check_keywords(name, backend_class, known)
+    return backend_class(**known)
+
+
+def detect() -> str:
+    """The name of the best backend that can be used here: slurm, pbs, kubernetes, local, in this order."""
+    registered = _entry_points()
+    reasons = []
+    for name in DETECTION_ORDER:
+        if name not in registered:
+            continue
+        availability = _availability(registered[name])
+        if availability.available:
+            return name
+        reasons.append(f"{name}: {availability.reason}")
+    raise BackendUnavailable("no backend can be used here; " + ("; ".join(reasons) or "none is registered"))
+
+
+# --- entry points ----------------------------------------------------------------------------------------------------
+
+
+def _entry_points() -> dict[str, metadata.EntryPoint]:
+    found: dict[str, metadata.EntryPoint] = {}
+    for entry in metadata.entry_points(group=GROUP):
+        first = found.setdefault(entry.name, entry)
+        if first.value != entry.value:
+            raise ConfigurationError(
+                f"the backend {entry.name} is registered twice: as {first.value} by {_distribution_name(first)} "
+                f"and as {entry.value} by {_distribution_name(entry)}; uninstall one of them"
+            )
+    return found
+
+
+def _entry_point(name: str) -> metadata.EntryPoint:
+    registered = _entry_points()
+    try:
+        return registered[name]
+    except KeyError:
+        known = ", ".join(sorted(registered)) or "none (is the package installed?)"
+        raise UnknownBackend(f"unknown backend {name!r}{_did_you_mean(name, registered)}; known are: {known}") from None
+
+
+def _load(entry: metadata.EntryPoint) -> type[HPCBackend]:
+    missing = _missing_requirements(entry)
+    if missing:
+        reason = f"not installed: {', '.join(missing)}"
+        raise UnusableBackend(entry.name, Availability(False, reason, _installation_hint(entry)))
+    try:
+        loaded = entry.load()
+    except _IMPORT_FAULTS as error:
+        reason = f"cannot be imported: {error}"
+        raise UnusableBackend(entry.name, Availability(False, reason, _installation_hint(entry))) from error
+    _check_class(entry, loaded)
+    backend_class: type[HPCBackend] = loaded
+    if not backend_class.name:
+        # Error messages and logs name the backend; a plug-in of only the four methods has the name of its entry point.
+        backend_class.name = entry.name
+    return backend_class
+
+
+def _check_class(entry: metadata.EntryPoint, loaded: object) -> None:
+    label = f"the backend {entry.name} ({entry.value}, from {_distribution_name(entry)})"
+    if not isinstance(loaded, type):
+        raise InvalidBackend(f"{label} is not a class")
+    lacking = [method for method in _REQUIRED if not callable(getattr(loaded, method, None))]
+    lacking = lacking or sorted(getattr(loaded, "__abstractmethods__", ()))
+    if lacking:
+        raise InvalidBackend(f"{label} lacks {', '.join(lacking)}; a backend has at least {', '.join(_REQUIRED)}")
+    if not issubclass(loaded, HPCBackend):
+        raise InvalidBackend(f"{label} must be a subclass of {HPCBackend.__module__}.{HPCBackend.__qualname__}")
+
+
+def _availability(entry: metadata.EntryPoint) -> Availability:
+    try:
+        return _load(entry).is_available()
+    except UnusableBackend as error:
+        return error.availability
+    except InvalidBackend as error:
+        return Availability(False, error.message)
+    except _IMPORT_FAULTS as error:
+        return Availability(False, f"is_available failed: {error}", _installation_hint(entry))
+
+
+def _usable_class(name: str) -> type[HPCBackend]:
+    backend_class = get_class(name)
+    availability = backend_class.is_available()
+    if not availability.available:
+        raise UnusableBackend(name, availability)
+    return backend_class
+
+
+# --- what a distribution says about itself ---------------------------------------------------------------------------
+
+
+def _distribution_name(entry: metadata.EntryPoint) -> str:
+    return entry.dist.name if entry.dist is not None else "an unnamed distribution"
+
+
+def _extras(entry: metadata.EntryPoint) -> list[str]:
+    """The extras an entry point needs: those it names, else the one that is called like it."""
+    if entry.extras:
+        return list(entry.extras)
+    if entry.dist is None:
+        return []
+    offered = {_normal(extra) for extra in entry.dist.metadata.get_all("Provides-Extra") or ()}
+    return [entry.name] if _normal(entry.name) in offered else []
+
+
+def _missing_requirements(entry: metadata.EntryPoint) -> list[str]:
+    """The packages of the entry point's extra that are not installed, told without importing anything."""
+    wanted = {_normal(extra) for extra in _extras(entry)}
+    if not wanted or entry.dist is None:
+        return []
+    required = [
+        requirement.group(1)
+        for line in entry.dist.requires or ()
+        if (requirement := re.match(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)", line))
+        and wanted & {_normal(extra) for extra in re.findall(r"""extra\s*==\s*['"]([^'"]+)['"]""", line)}
+    ]
+    return [package for package in required if not _installed(package)]
+
+
+def _installed(package: str) -> bool:
+    try:
+        metadata.distribution(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _installation_hint(entry: metadata.EntryPoint) -> str:
+    distribution = entry.dist.name if entry.dist is not None else "ccat-workflow-manager"
+    extras = ",".join(_extras(entry))
+    return f"pip install '{distribution}[{extras}]'" if extras else f"pip install --force-reinstall '{distribution}'"
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+# --- configuration and messages --------------------------------------------------------------------------------------
+
+
+def _keywords(backend_class: type[HPCBackend]) -> tuple[dict[str, inspect.Parameter], bool]:
+    """The keywords that a backend is created with, and whether it takes any keyword at all."""
+    parameters = inspect.signature(backend_class).parameters.values()
+    by_keyword = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    takes_all = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
+    return {parameter.name: parameter for parameter in parameters if parameter.kind in by_keyword}, takes_all
+
+
+def _check_keywords(name: str, backend_class: type[HPCBackend], config: Mapping[str, Any]) -> None:
+    accepted, takes_all = _keywords(backend_class)
+    unknown = [] if takes_all else [key for key in config if key not in accepted]
+    if unknown:
+        known = ", ".join(sorted(accepted)) or "none"
+        raise ConfigurationError(
+            f"the backend {name} has no setting {unknown[0]!r}{_did_you_mean(unknown[0], accepted)}; it has: {known}"
+        )
+    needed = [
+        key for key, parameter in accepted.items() if parameter.default is inspect.Parameter.empty and key not in config
+    ]
+    if needed:
+        raise ConfigurationError(f"the backend {name} cannot be created without the setting {', '.join(needed)}")
+
+
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
+    close = get_close_matches(word, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,0 +1,124 @@
+"""The supervisor as a process: one for each state directory, detached from whoever has started it.
+
+Everything is imported before it detaches, so that an upgrade of the package under its feet does it no harm.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import socket
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ccat_workflow_manager.hpc import process_tree, supervisor_cgroups
+from ccat_workflow_manager.hpc.supervisor_engine import Engine
+from ccat_workflow_manager.hpc.supervisor_jobs import Index
+from ccat_workflow_manager.hpc.supervisor_queue import Limits
+from ccat_workflow_manager.hpc.supervisor_restore import restore
+from ccat_workflow_manager.hpc.supervisor_server import Server
+from ccat_workflow_manager.hpc.supervisor_wire import LOCK_NAME, LOG_NAME, connect, listen, remove_socket
+
+_PR_SET_CHILD_SUBREAPER = 36
+_PATIENCE_SECONDS = 10.0
+_PAUSE_SECONDS = 0.02
+_LARGEST_LOG = 1024 * 1024
+_MEMORY_SHARE = 0.9
+
+
+def start(state_dir: str, options: dict[str, Any]) -> int:
+    """Start a supervisor unless there is one; 0 as soon as one can be connected to, else 1 and a sentence on stderr."""
+    try:
+        os.makedirs(state_dir, mode=0o700, exist_ok=True)
+        os.chmod(state_dir, 0o700)
+        lock = os.open(os.path.join(state_dir, LOCK_NAME), os.O_RDWR | os.O_CREAT, 0o600)
+        if not _acquire(lock, state_dir):
+            return 0
+        index = Index(state_dir)
+        listener = listen(state_dir)
+        log = _open_log(os.path.join(state_dir, LOG_NAME))
+    except OSError as error:
+        print(f"the supervisor of local jobs cannot use {state_dir}: {error}", file=sys.stderr)
+        return 1
+    # From here on a client can connect; it is answered once the jobs have been taken over.
+    if os.fork() == 0:
+        _detach(log)
+        _note(lock, f"{os.uname().nodename} {os.getpid()}")
+        _serve(state_dir, index, listener, options)
+    return 0
+
+
+def _acquire(lock: int, state_dir: str) -> bool:
+    """Hold the lock; False if another supervisor holds it and can be connected to. Raises OSError."""
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        with suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        # Another one is there, or on its way up or down.
+        with suppress(OSError):
+            connect(state_dir, _PATIENCE_SECONDS).close()
+            return False
+        if time.monotonic() > deadline:
+            holder = os.pread(lock, 200, 0).decode(errors="replace").strip() or "unknown"
+            raise TimeoutError(f"it is held by a supervisor that does not answer (host and process: {holder})")
+        time.sleep(_PAUSE_SECONDS)
+
+
+def _open_log(path: str) -> int:
+    if os.path.exists(path) and os.path.getsize(path) > _LARGEST_LOG:
+        os.unlink(path)
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+
+def _detach(log: int) -> None:
+    """Become independent of whoever has started this: own session, own streams."""
+    os.setsid()
+    os.chdir("/")
+    null = os.open(os.devnull, os.O_RDWR)
+    for source, target in ((null, 0), (null, 1), (log, 2)):
+        os.dup2(source, target)
+    os.close(null)
+    os.close(log)
+
+
+def _note(file: int, text: str) -> None:
+    os.ftruncate(file, 0)
+    os.pwrite(file, text.encode(), 0)
+
+
+def _serve(state_dir: str, index: Index, listener: socket.socket, options: dict[str, Any]) -> NoReturn:
+    # Orphans of jobs become children of this process, so that none gets out of sight.
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    groups = supervisor_cgroups.detect(f"ccat-wm-{os.stat(state_dir).st_ino}") if options["cgroups"] else None
+    server = Server(listener, _machine(), options["idle_exit"])
+    server.engine = Engine(index, groups, server.limits_from(options["limits"]), server, process_tree.boot_id())
+    restore(server.engine, index)
+    if groups is not None:
+        groups.sweep()
+    measured = groups.version.source if groups is not None else "watching processes"
+    _log(f"serves, with {len(server.engine.jobs)} jobs from before; memory limits by {measured}")
+    server.run()
+    remove_socket(state_dir)
+    listener.close()
+    if groups is not None:
+        groups.close()
+    _log("ends")
+    os._exit(0)
+
+
+def _machine() -> Limits:
+    """What jobs may use if nothing is configured: the CPUs and 90 % of the memory that this process may use itself."""
+    sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):
+            sizes.append(int(Path(path).read_text()))
+    return Limits(len(os.sched_getaffinity(0)) * 1000, int(min(sizes) * _MEMORY_SHARE), 0, 0)
+
+
+def _log(text: str) -> None:
+    print(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} supervisor {os.getpid()} {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,143 @@
+"""The ends of jobs: what is known about them, put together and published as exit records."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from datetime import UTC, datetime
+
+from ccat_workflow_manager.core.failures import FailureReason
+from ccat_workflow_manager.core.job_script import ExitRecord, parse_exit_record
+from ccat_workflow_manager.hpc import supervisor_jobs, supervisor_processes
+from ccat_workflow_manager.hpc.supervisor_cgroups import Groups
+from ccat_workflow_manager.hpc.supervisor_jobs import End, Job, Memory, State, read_part, read_record
+
+_WRITING_SECONDS = 2.0
+"""After this long nobody is still writing the first line of a part."""
+
+
+class Endings:
+    """Collects the jobs that have ended and publishes their records."""
+
+    def __init__(self, groups: Groups | None, boot: str) -> None:
+        self._groups = groups
+        self._boot = boot
+        self._host = os.uname().nodename
+        self._ended: list[Job] = []
+
+    def add(self, job: Job) -> None:
+        """A job is over, and none of its processes is left."""
+        if job.group is not None:
+            job.memory_used = Memory(job.group.peak(), job.group.version.source, job.group.oom_killed())
+            self.release_group(job)
+        else:
+            job.memory_used = Memory(_told_by_wait(job), "wait4", False)
+        self._ended.append(job)
+
+    def release_group(self, job: Job) -> None:
+        if job.group is not None and self._groups is not None:
+            self._groups.release(job.group)
+        job.group = None
+
+    def publish(self) -> list[str]:
+        """Write the records of those that have ended since the last time; their ids."""
+        ended, self._ended = self._ended, []
+        for job in ended:
+            self._publish(job)
+            job.state = State.FINISHED
+        return [job.id for job in ended]
+
+    def _publish(self, job: Job) -> None:
+        if job.stop is not None:
+            job.lost = None
+        job.record = self._record(job).to_json()
+        if job.lost is not None:
+            return
+        try:
+            supervisor_jobs.publish(job.files, job.record)
+        except OSError as error:
+            if job.stop is None:
+                full = disk_full(job.workspace)
+                reason = FailureReason.DISK_FULL if full else FailureReason.EXIT_RECORD_MISSING
+                job.lost = (reason, f"the exit record cannot be written: {error.strerror}: {job.files.record}")
+
+    def _record(self, job: Job) -> ExitRecord:
+        end, memory = job.end, job.memory_used
+        assert end is not None
+        assert memory is not None
+        return ExitRecord(
+            job_name=job.name,
+            exit_code=end.exit_code,
+            signal=end.signal,
+            started_at=_time(end.started),
+            finished_at=_time(end.finished),
+            wall_time_seconds=None if end.wall is None else round(end.wall, 6),
+            cpu_seconds=None if end.cpu is None else round(end.cpu, 6),
+            peak_memory_bytes=memory.peak,
+            oom_killed=memory.oom_killed,
+            stopped_by=job.stop.by if job.stop is not None else None,
+            stopped_text=job.stop.text if job.stop is not None else None,
+            memory_source=memory.source if memory.peak is not None else None,
+            host=self._host,
+        )
+
+    def reconstruct(self, job: Job) -> End | None:
+        """How a job of an earlier supervisor ended, from what its script has left; None while that is being written.
+
+        What cannot be told is noted in `job.lost`.
+        """
+        try:
+            found = read_record(job.files)
+            if found is not None:
+                return _from_record(*found)
+            part = read_part(job.files)
+        except (OSError, ValueError) as error:
+            job.lost = (FailureReason.EXIT_RECORD_UNREADABLE, str(error))
+            return End(None, finished=time.time())
+        if part is not None and part.pid is None and time.time() - part.modified < _WRITING_SECONDS:
+            return None
+        if part is None or not part.complete:
+            job.lost = self._why_lost(job)
+            return End(None, finished=time.time())
+        wall = started = None
+        if part.began is not None and job.boot == self._boot:
+            began = time.time() - (supervisor_processes.uptime() - part.began)
+            wall = max(0.0, part.modified - began)
+            started = part.modified - wall
+        return End(part.exit_code, None, started, part.modified, wall)
+
+    def _why_lost(self, job: Job) -> tuple[FailureReason, str]:
+        if job.boot != self._boot:
+            return FailureReason.NODE_FAILURE, f"{self._host} was started anew while the job ran"
+        return FailureReason.EXIT_RECORD_MISSING, "the job's processes are gone, and its script has left no exit code"
+
+
+def disk_full(path: str) -> bool:
+    try:
+        space = os.statvfs(path)
+    except OSError:
+        return False
+    return space.f_bavail == 0 or (space.f_files > 0 and space.f_favail == 0)
+
+
+def _from_record(text: str, modified: float) -> End:
+    """What a script that was alone has published. Raises ValueError."""
+    record = parse_exit_record(text)
+    started = None if record.wall_time_seconds is None else modified - record.wall_time_seconds
+    return End(record.exit_code, record.signal, started, modified, record.wall_time_seconds, record.cpu_seconds)
+
+
+def _told_by_wait(job: Job) -> int | None:
+    """The largest process as the kernel counted it, or the largest sum that was seen while watching.
+
+    For the kernel a process begins as large as the one that started it, which says nothing about the job.
+    """
+    largest = job.end.peak if job.end is not None and job.end.peak is not None else 0
+    if largest <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024:
+        largest = 0
+    return max(largest, job.sampled_peak) or None
+
+
+def _time(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

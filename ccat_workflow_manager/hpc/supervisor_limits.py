@@ -1,0 +1,50 @@
+"""Once a second: which running jobs have gone beyond their limits of log space and, without control group, memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+
+from ccat_workflow_manager.hpc import process_tree
+from ccat_workflow_manager.hpc.process_tree import Process
+from ccat_workflow_manager.hpc.supervisor_jobs import Job, Stop
+
+_GIB = 1024**3
+
+
+def broken_limits(jobs: Sequence[Job], log_limit: int) -> Iterator[tuple[Job, Stop]]:
+    """The jobs that are to be stopped, and why."""
+    processes = process_tree.table() if any(job.group is None for job in jobs) else {}
+    for job in jobs:
+        stop = _log(job, log_limit)
+        if stop is None and job.group is None:
+            stop = _memory(job, processes)
+        if stop is not None:
+            yield job, stop
+
+
+def _log(job: Job, limit: int) -> Stop | None:
+    size = 0
+    for path in (job.files.stdout, job.files.stderr):
+        with suppress(OSError):
+            size += os.stat(path).st_size
+    if size <= limit:
+        return None
+    return Stop("log_limit", f"{size / 1e6:.0f} MB of log where {limit / 1e6:.0f} MB are allowed")
+
+
+def _memory(job: Job, processes: dict[int, Process]) -> Stop | None:
+    """Memory that processes share is divided among them only when that makes the difference: it takes long to ask."""
+    root = job.root or process_tree.identity(job.pid)
+    if root is None:
+        return None
+    tree = process_tree.related(root, processes)
+    used = process_tree.memory(processes[pid] for pid in tree)
+    if used > job.memory:
+        used = process_tree.fair_memory(tree)
+    job.sampled_peak = max(job.sampled_peak, used)
+    if used <= job.memory:
+        return None
+    words = f"{used / _GIB:.2f} GB of memory in use where {job.memory / _GIB:.2f} GB were asked for"
+    return Stop("memory_limit", words)

@@ -1,0 +1,95 @@
+"""The processes of a job, for the supervisor that has started them or taken them over."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from ccat_workflow_manager.hpc import process_tree
+from ccat_workflow_manager.hpc.process_tree import Identity
+from ccat_workflow_manager.hpc.supervisor_jobs import Job
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a running job uses at this moment."""
+
+    cpu_seconds: float
+    memory: int
+    peak: int | None
+    processes: int
+
+
+def everything(job: Job) -> set[int]:
+    """All processes of a job: below its script, in its session, with its mark, in its control group."""
+    if job.root is None and job.pid:
+        # A child keeps its pid until it is waited for. Later the pid may be another's, and only its session counts.
+        alive = process_tree.identity(job.pid) if job.end is None else None
+        job.root = alive or Identity(job.pid, 0)
+    found = process_tree.members(job.id, job.root)
+    if job.group is not None:
+        with suppress(OSError):
+            found.update(job.group.members())
+    return found
+
+
+def left_over(job: Job, others: Iterable[int]) -> set[int]:
+    """The processes that a job whose script is over has left behind. `others` are children that are not left over.
+
+    The quick ways are enough for nearly every job: its control group, or the orphans that this process has inherited.
+    """
+    if job.adopted or job.stop is not None:
+        return everything(job)
+    if job.group is not None:
+        with suppress(OSError):
+            return set(job.group.members())
+    orphans = _children()
+    if orphans is None:
+        return everything(job)
+    orphans.difference_update(others)
+    return everything(job) if orphans and process_tree.marked(job.id, orphans) else set()
+
+
+def usage(job: Job) -> Usage:
+    """What the job uses now. CPU time includes what its processes have waited for."""
+    pids = everything(job)
+    memory = process_tree.fair_memory(pids)
+    peak: int | None = max(job.sampled_peak, memory)
+    if job.group is not None:
+        with suppress(OSError):
+            memory, peak = job.group.usage(), job.group.peak()
+    return Usage(sum(_cpu_seconds(pid) for pid in pids), memory, peak, len(pids))
+
+
+def is_script_of(pid: int, job: Job) -> bool:
+    """Whether this process is the job's script, and not another one that has got its pid."""
+    process = process_tree.look(pid)
+    return process is not None and process.alive and bool(process_tree.marked(job.id, [pid]))
+
+
+def uptime() -> float:
+    """The clock of /proc/uptime, by which job scripts tell when they began."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _children() -> set[int] | None:
+    """The children of this process, which orphans become as well; None if the kernel does not tell."""
+    try:
+        with open(f"/proc/self/task/{os.getpid()}/children", "rb") as file:
+            return {int(pid) for pid in file.read().split()}
+    except OSError:
+        return None
+
+
+def _cpu_seconds(pid: int) -> float:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return 0.0
+    return sum(int(ticks) for ticks in fields[11:15]) / _TICKS

@@ -1,0 +1,109 @@
+"""Admission: which job may start now.
+
+It is strict: the waiting job of the highest priority, and among equals the one submitted first, starts as soon as its
+CPU and memory are free. Nothing overtakes it, not even a job that would fit, so a large job is never starved. A job
+that asks for more than there is at all is refused; if the limits have been lowered since it was taken, it runs alone.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+from itertools import count
+
+from ccat_workflow_manager.hpc.supervisor_jobs import Job, State
+
+GIB = 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the jobs of this machine may use together, and each."""
+
+    cpu_milli: int
+    memory: int
+    kill_grace: float
+    log_limit: int
+
+
+class Refused(Exception):
+    """A job can never run here."""
+
+
+class Queue:
+    """The jobs that wait, and what those that run use."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.running = 0
+        self.cpu_milli = 0
+        self.memory = 0
+        self._heap: list[tuple[int, int, Job]] = []
+        self._numbers = count(1)
+        self._waiting = 0
+
+    def __len__(self) -> int:
+        return self._waiting
+
+    def check(self, job: Job) -> None:
+        """Raises Refused."""
+        asked = []
+        if job.cpu_milli > self.limits.cpu_milli:
+            asked.append(f"{job.cpu_milli / 1000:g} CPUs where jobs may use {self.limits.cpu_milli / 1000:g}")
+        if job.memory > self.limits.memory:
+            asked.append(f"{job.memory / GIB:g} GB of memory where jobs may use {self.limits.memory / GIB:.4g} GB")
+        if asked:
+            raise Refused(f"the job asks for {' and '.join(asked)} on this machine")
+
+    def put(self, job: Job) -> None:
+        job.state = State.QUEUED
+        self._waiting += 1
+        heapq.heappush(self._heap, (-job.priority, next(self._numbers), job))
+
+    def put_back(self, job: Job) -> None:
+        """The job that was taken last could not be started: it is the first of its priority again."""
+        job.state = State.QUEUED
+        self._waiting += 1
+        heapq.heappush(self._heap, (-job.priority, -next(self._numbers), job))
+
+    def drop(self) -> None:
+        """One of those that wait has changed its state, and so does not wait any more."""
+        self._waiting -= 1
+
+    def take(self) -> Job | None:
+        """The next job, if it may start now."""
+        while self._heap:
+            job = self._heap[0][2]
+            if job.state is not State.QUEUED:
+                heapq.heappop(self._heap)
+            elif self._fits(job):
+                heapq.heappop(self._heap)
+                self._waiting -= 1
+                return job
+            else:
+                return None
+        return None
+
+    def occupy(self, job: Job) -> None:
+        self.running += 1
+        self.cpu_milli += job.cpu_milli
+        self.memory += job.memory
+
+    def vacate(self, job: Job) -> None:
+        self.running -= 1
+        self.cpu_milli -= job.cpu_milli
+        self.memory -= job.memory
+
+    def why(self) -> str:
+        """Why the next job does not run yet: the same words as long as it is the same reason."""
+        head = self._heap[0][2] if self._heap else None
+        if head is not None and self.cpu_milli + head.cpu_milli <= self.limits.cpu_milli:
+            return f"capacity: {self.memory / GIB:.1f} of {self.limits.memory / GIB:.1f} GB of memory in use"
+        return f"capacity: {self.cpu_milli / 1000:g} of {self.limits.cpu_milli / 1000:g} CPUs in use"
+
+    def _fits(self, job: Job) -> bool:
+        if not self.running:
+            return True
+        return (
+            self.cpu_milli + job.cpu_milli <= self.limits.cpu_milli and self.memory + job.memory <= self.limits.memory
+        )

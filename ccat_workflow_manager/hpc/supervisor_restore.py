@@ -1,0 +1,53 @@
+"""Taking over from an earlier supervisor: what has become of its jobs is read from what their scripts have left."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from ccat_workflow_manager.core.failures import FailureReason
+from ccat_workflow_manager.core.job_script import parse_exit_record
+from ccat_workflow_manager.hpc.supervisor_engine import Engine
+from ccat_workflow_manager.hpc.supervisor_jobs import Index, Job, State, read_part, read_record
+
+
+def restore(engine: Engine, index: Index) -> None:
+    for job in index.load(engine.boot):
+        engine.keep(job)
+        try:
+            if not _restore_finished(engine, job):
+                _restore_unfinished(engine, index, job)
+        except (OSError, ValueError) as error:
+            job.state = State.FINISHED
+            job.lost = (FailureReason.EXIT_RECORD_UNREADABLE, str(error))
+
+
+def _restore_finished(engine: Engine, job: Job) -> bool:
+    """Raises OSError and ValueError."""
+    found = read_record(job.files)
+    if found is None:
+        return False
+    text, _ = found
+    if parse_exit_record(text).finished_at is None:
+        # Published by a script that was alone: what else is known has to be added.
+        engine.take_over_ended(job)
+    else:
+        job.state, job.record = State.FINISHED, text
+    return True
+
+
+def _restore_unfinished(engine: Engine, index: Index, job: Job) -> None:
+    """Raises OSError."""
+    part = read_part(job.files)
+    if part is None:
+        # Never started. Its script may still be on its way if the last supervisor was killed in this very moment: of
+        # two scripts one claims the attempt, and the other one gives up.
+        if job.boot != engine.boot:
+            job.boot = engine.boot
+            with suppress(OSError):
+                index.add(job)
+        if job.stop is None:
+            engine.queue.put(job)
+        else:
+            engine.drop(job)
+    elif part.complete or not engine.adopt(job, part):
+        engine.take_over_ended(job)

@@ -1,0 +1,301 @@
+"""The event loop of the supervisor: it sleeps until a client speaks, a process ends, or something is due."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import socket
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from ccat_workflow_manager.hpc import supervisor_processes
+from ccat_workflow_manager.hpc.supervisor_engine import Engine
+from ccat_workflow_manager.hpc.supervisor_jobs import Job, State
+from ccat_workflow_manager.hpc.supervisor_queue import GIB, Limits, Refused
+from ccat_workflow_manager.hpc.supervisor_wire import PROTOCOL, Unpacker, WireError, pack
+
+_READ = 1 << 18
+_LARGEST_BACKLOG = 64 * 1024 * 1024
+"""What a client may leave unread before it is cut off."""
+
+
+class Server:
+    """Serves clients until it is idle for long enough or told to leave. Running jobs are none of its business then."""
+
+    def __init__(self, listener: socket.socket, machine: Limits, idle_exit: float) -> None:
+        self.engine: Engine  # is made with this object as its watcher
+        self._machine = machine
+        self._listener = listener
+        self._idle_exit = idle_exit
+        self._selector = selectors.DefaultSelector()
+        self._clients: set[Client] = set()
+        self._leaving = False
+        self._idle_since = time.monotonic()
+        self._wake_read, self._wake_write = os.pipe()
+        for file in (self._wake_read, self._wake_write):
+            os.set_blocking(file, False)
+
+    def limits_from(self, configured: dict[str, Any]) -> Limits:
+        """0 stands for what the machine has."""
+        return Limits(
+            cpu_milli=round(configured["cpu"] * 1000) or self._machine.cpu_milli,
+            memory=int(configured["memory"]) or self._machine.memory,
+            kill_grace=float(configured["kill_grace"]),
+            log_limit=int(configured["log_limit"]),
+        )
+
+    # --- watching processes ------------------------------------------------------------------------------------------
+
+    def watch(self, pidfd: int, job: Job) -> None:
+        self._selector.register(pidfd, selectors.EVENT_READ, lambda _: self.engine.adopted_ended(job))
+
+    def unwatch(self, pidfd: int) -> None:
+        self._selector.unregister(pidfd)
+
+    # --- the loop ----------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        self._selector.register(self._wake_read, selectors.EVENT_READ, self._signalled)
+        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, _nothing)
+        signal.signal(signal.SIGTERM, self._leave_on_signal)
+        self._advance()
+        while not self._leaving:
+            events = self._selector.select(self._timeout())
+            # Ends come first, so that nobody is told that a job runs, or may stop one, that is over.
+            for key, mask in sorted(events, key=self._order):
+                key.data(mask)
+            self._advance()
+            if not self._busy():
+                self._leaving = time.monotonic() >= self._idle_since + self._idle_exit
+            else:
+                self._idle_since = time.monotonic()
+        # A client whose request is not read any more sees the end of its connection, and asks the next supervisor.
+        for client in list(self._clients):
+            client.close()
+
+    def _advance(self) -> None:
+        """Bring the jobs up to date: see what has ended, start what can start, only then write records."""
+        engine = self.engine
+        engine.reap()
+        engine.look_after_jobs()
+        engine.start_next()
+        ended = engine.publish_ended()
+        if ended:
+            frame = pack({"ended": ended})
+            for client in list(self._clients):
+                if client.subscribed:
+                    client.send(frame)
+
+    def _busy(self) -> bool:
+        return bool(self._clients) or not self.engine.idle
+
+    def _timeout(self) -> float | None:
+        now = time.monotonic()
+        due = self.engine.due()
+        if due is None and not self._busy():
+            due = self._idle_since + self._idle_exit
+        return None if due is None else max(0.0, due - now)
+
+    def _order(self, event: tuple[selectors.SelectorKey, int]) -> bool:
+        return event[0].fd != self._wake_read
+
+    def _signalled(self, _: int) -> None:
+        with suppress(BlockingIOError):
+            os.read(self._wake_read, 4096)
+        self._advance()
+
+    def _leave_on_signal(self, *_: object) -> None:
+        self._leaving = True
+
+    def _accept(self, _: int) -> None:
+        with suppress(OSError):  # gone again, or too many open files: the client tries again
+            connection, _address = self._listener.accept()
+            connection.setblocking(False)
+            self._clients.add(Client(self, connection, self._selector))
+
+    def dropped(self, client: Client) -> None:
+        self._clients.discard(client)
+
+    # --- requests ----------------------------------------------------------------------------------------------------
+
+    def answer(self, client: Client, request: Any) -> dict[str, Any]:
+        """One answer for each request: `ok`, or `error` in words."""
+        if not isinstance(request, dict) or request.get("do") not in _REQUESTS:
+            return {"error": f"the supervisor does not know the request {str(request)[:200]}"}
+        try:
+            return {"ok": _REQUESTS[request["do"]](self, client, request)}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            traceback.print_exc()
+            return {"error": f"the supervisor cannot read the request: {type(error).__name__}: {error}"}
+
+    def _hello(self, _: Client, request: dict[str, Any]) -> dict[str, Any]:
+        """Who speaks, and the limits as the client's configuration has them: the last one to come is right."""
+        if request["protocol"] == PROTOCOL:
+            self.engine.queue.limits = self.limits_from(request["limits"])
+        return {"protocol": PROTOCOL, "pid": os.getpid()}
+
+    def _submit(self, _: Client, request: dict[str, Any]) -> list[dict[str, Any]]:
+        return [self._submit_one(item) for item in request["jobs"]]
+
+    def _submit_one(self, item: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return {"id": self.engine.submit(item)}
+        except Refused as refusal:
+            return {"refused": str(refusal)}
+        except OSError as error:
+            return {"failed": f"{error.strerror}: {error.filename}", "errno": error.errno}
+
+    def _statuses(self, _: Client, request: dict[str, Any]) -> list[dict[str, Any] | None]:
+        jobs = self.engine.jobs
+        why = self.engine.why_waiting()
+        return [_describe(jobs[job_id], why) if job_id in jobs else None for job_id in request["ids"]]
+
+    def _find(self, _: Client, request: dict[str, Any]) -> str | None:
+        return self.engine.find(request["name"])
+
+    def _cancel(self, _: Client, request: dict[str, Any]) -> None:
+        self.engine.reap()  # what has ended by now was not cancelled
+        for job_id in request["ids"]:
+            self.engine.cancel(job_id)
+
+    def _cleanup(self, _: Client, request: dict[str, Any]) -> None:
+        for job_id in request["ids"]:
+            self.engine.forget(job_id)
+
+    def _usage(self, _: Client, request: dict[str, Any]) -> dict[str, Any] | None:
+        job = self.engine.jobs.get(request["id"])
+        if job is None or job.state is not State.RUNNING:
+            return None
+        usage = supervisor_processes.usage(job)
+        return {
+            "cpu_seconds": usage.cpu_seconds,
+            "memory": usage.memory,
+            "peak": usage.peak,
+            "processes": usage.processes,
+        }
+
+    def _queue(self, _: Client, request: dict[str, Any]) -> dict[str, Any]:
+        queue = self.engine.queue
+        return {
+            "running": queue.running,
+            "pending": len(queue),
+            "cpus_total": queue.limits.cpu_milli / 1000,
+            "cpus_used": queue.cpu_milli / 1000,
+            "memory_total_gb": queue.limits.memory / GIB,
+            "memory_used_gb": queue.memory / GIB,
+        }
+
+    def _files(self, _: Client, request: dict[str, Any]) -> list[str] | None:
+        job = self.engine.jobs.get(request["id"])
+        return None if job is None else [job.workspace, job.name]
+
+    def _subscribe(self, client: Client, request: dict[str, Any]) -> None:
+        client.subscribed = True
+
+    def _leave(self, _: Client, request: dict[str, Any]) -> None:
+        """Make room for another supervisor; jobs go on and are taken over by it."""
+        self._leaving = True
+
+
+_REQUESTS: dict[str, Callable[[Server, Client, dict[str, Any]], Any]] = {
+    "hello": Server._hello,
+    "submit": Server._submit,
+    "statuses": Server._statuses,
+    "find": Server._find,
+    "cancel": Server._cancel,
+    "cleanup": Server._cleanup,
+    "usage": Server._usage,
+    "queue": Server._queue,
+    "files": Server._files,
+    "subscribe": Server._subscribe,
+    "leave": Server._leave,
+}
+
+
+def _describe(job: Job, why_waiting: str) -> dict[str, Any]:
+    match job.state:
+        case State.QUEUED:
+            return {"state": "pending", "message": why_waiting, "submitted": job.submitted}
+        case State.RUNNING | State.ENDING:
+            return {"state": "running", "submitted": job.submitted, "started": job.started}
+        case State.FINISHED:
+            return {"state": "finished", "submitted": job.submitted, "record": job.record, "lost": job.lost}
+
+
+class Client:
+    """One connection."""
+
+    def __init__(self, server: Server, connection: socket.socket, selector: selectors.BaseSelector) -> None:
+        self.subscribed = False
+        self._server = server
+        self._connection = connection
+        self._selector = selector
+        self._unpacker = Unpacker()
+        self._backlog = bytearray()
+        self._closed = False
+        selector.register(connection, selectors.EVENT_READ, self._ready)
+
+    def send(self, frame: bytes) -> None:
+        if self._closed:
+            return
+        waited = bool(self._backlog)
+        self._backlog += frame
+        if not waited:
+            self._write()
+        if len(self._backlog) > _LARGEST_BACKLOG:
+            self.close()
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._selector.unregister(self._connection)
+            self._connection.close()
+            self._server.dropped(self)
+
+    def _ready(self, mask: int) -> None:
+        if mask & selectors.EVENT_WRITE:
+            self._write()
+        if mask & selectors.EVENT_READ and not self._closed:
+            self._read()
+
+    def _read(self) -> None:
+        try:
+            data = self._connection.recv(_READ)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.close()
+            return
+        try:
+            for request in self._unpacker.feed(data):
+                self.send(pack(self._server.answer(self, request)))
+        except WireError as error:
+            self.send(pack({"error": str(error)}))
+            self.close()
+
+    def _write(self) -> None:
+        if self._closed:
+            return
+        try:
+            sent = self._connection.send(self._backlog)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self.close()
+            return
+        del self._backlog[:sent]
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._backlog else 0)
+        if self._selector.get_key(self._connection).events != events:
+            self._selector.modify(self._connection, events, self._ready)
+
+
+def _nothing(*_: object) -> None:
+    """A signal without a handler would not wake the loop."""

@@ -1,0 +1,91 @@
+"""How the `local` backend and its supervisor talk: JSON in frames over a unix socket in the state directory."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+PROTOCOL = 1
+"""Raised with every change of what is said here, or of what the supervisor keeps on disk."""
+SOCKET_NAME = "supervisor.sock"
+LOCK_NAME = "supervisor.lock"
+LOG_NAME = "supervisor.log"
+LARGEST_FRAME = 256 * 1024 * 1024
+
+_HEADER = 4
+
+
+class WireError(Exception):
+    """What came is not a frame."""
+
+
+def pack(value: Any) -> bytes:
+    data = json.dumps(value, separators=(",", ":")).encode("ascii")
+    return len(data).to_bytes(_HEADER, "big") + data
+
+
+class Unpacker:
+    """Puts frames together from what arrives in pieces."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Any]:
+        """The values that are complete now. Raises WireError."""
+        buffer = self._buffer
+        buffer += data
+        while len(buffer) >= _HEADER:
+            end = _HEADER + int.from_bytes(buffer[:_HEADER], "big")
+            if end > LARGEST_FRAME:
+                raise WireError(f"a frame of {end} bytes")
+            if len(buffer) < end:
+                return
+            frame = bytes(buffer[_HEADER:end])
+            del buffer[:end]
+            try:
+                yield json.loads(frame)
+            except ValueError as error:
+                raise WireError(f"a frame that is no JSON: {error}") from None
+
+
+@contextmanager
+def _short_path(state_dir: str) -> Iterator[str]:
+    """The socket under a name that is short enough: a unix socket's path ends after 107 bytes, wherever it is."""
+    directory = os.open(state_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{directory}/{SOCKET_NAME}"
+    finally:
+        os.close(directory)
+
+
+def connect(state_dir: str, timeout: float) -> socket.socket:
+    """A connection to the supervisor. Raises OSError; FileNotFoundError and ConnectionRefusedError if there is none."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(timeout)
+        with _short_path(state_dir) as path:
+            connection.connect(path)
+    except OSError:
+        connection.close()
+        raise
+    return connection
+
+
+def listen(state_dir: str) -> socket.socket:
+    """The supervisor's end; only for the one that holds the lock."""
+    remove_socket(state_dir)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    with _short_path(state_dir) as path:
+        listener.bind(path)
+    listener.listen(128)
+    listener.setblocking(False)
+    return listener
+
+
+def remove_socket(state_dir: str) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(os.path.join(state_dir, SOCKET_NAME))
