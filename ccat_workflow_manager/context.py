@@ -1,0 +1,165 @@
+"""The composition root: from settings to everything that a process works with, each part made when first needed."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from uuid import uuid4
+
+from ccat_workflow_manager.core.errors import BackendUnavailable, ConfigurationError
+from ccat_workflow_manager.db.fleet import FleetStore
+from ccat_workflow_manager.db.session import Database
+from ccat_workflow_manager.doorbell import Doorbell
+from ccat_workflow_manager.execution import runtime
+from ccat_workflow_manager.hpc import registry
+from ccat_workflow_manager.hpc.base import HPCBackend
+from ccat_workflow_manager.services.cancel import Canceller
+from ccat_workflow_manager.services.catalogue import Catalogue
+from ccat_workflow_manager.services.collect import Collector
+from ccat_workflow_manager.services.follow import Follower
+from ccat_workflow_manager.services.launch import Launcher
+from ccat_workflow_manager.services.logs import Answers, Logs
+from ccat_workflow_manager.services.requests import Requests
+from ccat_workflow_manager.services.workshop import Site, Workshop
+from ccat_workflow_manager.settings import Settings
+
+_RETRY_BACKEND_SECONDS = 10
+_EXIT_RECORD_WAIT_SECONDS = 5
+
+
+class Context:
+    """One process's view of the deployment. Nothing connects before it is used, so a process may fork before."""
+
+    def __init__(self, settings: Settings, *, backends: tuple[str, ...] = ()) -> None:
+        self.settings = settings
+        self.backends = backends or (settings.hpc_backend,)
+        self.worker = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:6]}"
+        self._backends: dict[str, HPCBackend] = {}
+        self._completed = 0
+
+    # --- shared by manager and worker --------------------------------------------------------------------------------
+
+    @cached_property
+    def database(self) -> Database:
+        return Database(self.settings.database_url, application_name=f"ccat-wm {os.getpid()}")
+
+    @cached_property
+    def doorbell(self) -> Doorbell:
+        return Doorbell(self.settings.redis_url)
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        return Catalogue(self.database)
+
+    @cached_property
+    def requests(self) -> Requests:
+        known = frozenset(registry.names())
+        return Requests(
+            self.database,
+            self.doorbell,
+            self.catalogue,
+            default_backend=self.settings.hpc_backend,
+            known_backends=lambda: known,
+        )
+
+    @cached_property
+    def logs(self) -> Logs:
+        return Logs(self.database, self.doorbell, str(self.settings.pipeline_base_dir))
+
+    # --- of a worker -------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def workshop(self) -> Workshop:
+        settings = self.settings
+        return Workshop(
+            worker=self.worker,
+            database=self.database,
+            doorbell=self.doorbell,
+            catalogue=self.catalogue,
+            site=Site(
+                base_dir=str(settings.pipeline_base_dir),
+                sif_cache_dir=str(settings.sif_cache_dir),
+                runtime=self.runtime,
+                log_limit_mb=settings.log_limit_mb,
+                exit_record_wait_seconds=_EXIT_RECORD_WAIT_SECONDS,
+            ),
+            backend=self.backend,
+            lease_seconds=settings.lease_seconds,
+            grace_seconds=settings.unknown_grace_seconds,
+            cancel_confirm_seconds=settings.cancel_confirm_seconds,
+            retry_backend_seconds=_RETRY_BACKEND_SECONDS,
+        )
+
+    @cached_property
+    def runtime(self) -> runtime.Runtime:
+        return runtime.detect(self.settings.container_runtime, allow_none=self.settings.environment == "localdev")
+
+    @cached_property
+    def collector(self) -> Collector:
+        return Collector(self.workshop)
+
+    @cached_property
+    def follower(self) -> Follower:
+        return Follower(self.workshop, self.collector)
+
+    @cached_property
+    def launcher(self) -> Launcher:
+        return Launcher(self.workshop, self.follower)
+
+    @cached_property
+    def canceller(self) -> Canceller:
+        return Canceller(self.workshop)
+
+    @cached_property
+    def answers(self) -> Answers:
+        return Answers(str(self.settings.pipeline_base_dir), self.backend)
+
+    def backend(self, name: str) -> HPCBackend:
+        """The backend with this name, configured by the settings."""
+        known = self._backends.get(name)
+        if known is None:
+            settings = self.settings
+            state_dir = settings.data_dir / "backends" / name
+            try:
+                known = registry.create_filtered(
+                    name,
+                    **{
+                        "state_dir": str(state_dir),
+                        "redis_url": settings.redis_url,
+                        "kill_grace_seconds": settings.kill_grace_seconds,
+                        "log_limit_mb": settings.log_limit_mb,
+                        **settings.for_backend(name),
+                    },
+                )
+            except ConfigurationError as error:
+                raise BackendUnavailable(error.message, backend=name) from error
+            self._backends[name] = known
+        return known
+
+    # --- signs of life -----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def busy(self, what: str) -> Iterator[None]:
+        """One piece of work: counted when it is done, told with the next sign of life."""
+        try:
+            yield
+        finally:
+            self._completed += 1
+
+    def alive(self) -> None:
+        """Called by the main loop of a worker whenever it comes around."""
+        completed, self._completed = self._completed, 0
+        with self.database.begin() as unit:
+            fleet = FleetStore(unit)
+            if not fleet.seen(self.worker, completed=completed):
+                fleet.register(self.worker, socket.gethostname(), os.getpid(), self.backends)
+
+    def close(self) -> None:
+        """Give back what this process holds."""
+        for backend in self._backends.values():
+            backend.close()
+        if "database" in self.__dict__:
+            self.database.close()

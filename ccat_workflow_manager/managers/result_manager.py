@@ -1,0 +1,24 @@
+"""When to ask backends about their jobs. What the answers mean is decided by `core.judge` and `core.retry`."""
+
+from __future__ import annotations
+
+from ccat_workflow_manager.db.fleet import FleetStore
+from ccat_workflow_manager.db.session import Database
+from ccat_workflow_manager.doorbell import Bell, Doorbell
+
+
+class FollowCaller:
+    """Has every backend with live jobs asked for all of them once in an interval, by one worker at a time."""
+
+    def __init__(self, database: Database, doorbell: Doorbell, follow_seconds: float) -> None:
+        self._database = database
+        self._doorbell = doorbell
+        self._follow_seconds = follow_seconds
+
+    def tick(self) -> None:
+        with self._database.read() as unit:
+            waiting = FleetStore(unit).waiting()
+        for each in waiting:
+            due = each.followed_seconds is None or each.followed_seconds >= self._follow_seconds
+            if each.live and due and not each.retry_in and self._doorbell.waiting(Bell.FOLLOW, each.backend) == 0:
+                self._doorbell.ring(Bell.FOLLOW, each.backend)

@@ -1,0 +1,86 @@
+"""Dispatch and sweep: whatever nobody answered is rung for again, whatever a dead worker left is given back."""
+
+from __future__ import annotations
+
+import logging
+
+from ccat_workflow_manager.core.models import EventNote, Move
+from ccat_workflow_manager.core.states import Event
+from ccat_workflow_manager.db.fleet import FleetStore, Waiting
+from ccat_workflow_manager.db.reading import Leases
+from ccat_workflow_manager.db.runs import RunStore
+from ccat_workflow_manager.db.session import Database
+from ccat_workflow_manager.doorbell import BATCH, Bell, Doorbell
+
+log = logging.getLogger(__name__)
+
+_RING_AT_MOST = 10 * BATCH
+_SWEEP_AT_ONCE = 1000
+_SILENT_WORKER_SECONDS = 90
+
+
+class Dispatcher:
+    """Rings for rows that wait although nobody has been called for them.
+
+    A row is left alone for one tick: most are on their way to a worker already. Only when the queue is empty and there
+    was something to do the last time as well has a message been lost, or a back-off come to its end.
+    """
+
+    def __init__(self, database: Database, doorbell: Doorbell) -> None:
+        self._database = database
+        self._doorbell = doorbell
+        self._before: set[tuple[Bell, str]] = set()
+
+    def tick(self) -> None:
+        with self._database.read() as unit:
+            waiting = FleetStore(unit).waiting()
+        open_now = {key for each in waiting for key in _wanted(each)}
+        for bell, backend in sorted(open_now & self._before):
+            if self._doorbell.waiting(bell, backend) == 0:
+                self._ring(bell, backend)
+        self._before = open_now
+
+    def _ring(self, bell: Bell, backend: str) -> None:
+        if bell is not Bell.LAUNCH:
+            self._doorbell.ring(bell, backend)
+            return
+        with self._database.read() as unit:
+            ready = FleetStore(unit).ready(backend, _RING_AT_MOST)
+        if ready:
+            self._doorbell.ring(bell, backend, ready)
+
+
+def _wanted(waiting: Waiting) -> list[tuple[Bell, str]]:
+    wanted = []
+    if waiting.cancels:
+        wanted.append((Bell.CANCEL, waiting.backend))
+    if waiting.uncollected:
+        wanted.append((Bell.COLLECT, waiting.backend))
+    if waiting.ready and not waiting.retry_in:
+        wanted.append((Bell.LAUNCH, waiting.backend))
+    return wanted
+
+
+class Sweeper:
+    """Gives back what was claimed by a worker that is no more."""
+
+    def __init__(self, database: Database, doorbell: Doorbell) -> None:
+        self._database = database
+        self._doorbell = doorbell
+
+    def tick(self) -> None:
+        with self._database.begin() as unit:
+            for worker in FleetStore(unit).forget_silent(_SILENT_WORKER_SECONDS):
+                log.warning("worker %s has been silent for %d s and is taken as gone", worker, _SILENT_WORKER_SECONDS)
+            expired = Leases(unit).expired_staging(_SWEEP_AT_ONCE)
+        if not expired:
+            return
+        moves = [
+            Move(step_run_id, [EventNote(Event.RELEASED, "sweep", text=f"worker {owner} stopped answering")], token)
+            for step_run_id, token, owner in expired
+        ]
+
+        with self._database.begin() as unit:
+            done = RunStore(unit).apply(moves)
+            unit.after_commit(lambda: self._doorbell.ring_all(Bell.LAUNCH, done.ready))
+        log.warning("%d step runs given back: their workers stopped answering", len(done.applied))

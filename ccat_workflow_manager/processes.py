@@ -1,0 +1,137 @@
+"""The two kinds of process of a deployment, and what each does from its start to its orderly end."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from types import FrameType
+
+from ccat_workflow_manager import tasks
+from ccat_workflow_manager.context import Context
+from ccat_workflow_manager.core.errors import BackendError, WorkflowError
+from ccat_workflow_manager.db.fleet import FleetStore
+from ccat_workflow_manager.db.migrate import require_current
+from ccat_workflow_manager.doorbell import listen
+from ccat_workflow_manager.managers.loop import Loop
+from ccat_workflow_manager.managers.result_manager import FollowCaller
+from ccat_workflow_manager.managers.workflow_manager import Dispatcher, Sweeper
+from ccat_workflow_manager.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_JOIN_SECONDS = 10
+
+
+def loops(context: Context) -> list[Loop]:
+    """Every loop of the manager. Any number of managers may run them at the same time."""
+    settings, database, doorbell = context.settings, context.database, context.doorbell
+    return [
+        Loop("dispatch", settings.dispatch_seconds, Dispatcher(database, doorbell).tick),
+        Loop("sweep", settings.sweep_seconds, Sweeper(database, doorbell).tick),
+        Loop(
+            "follow",
+            min(1.0, settings.follow_seconds),
+            FollowCaller(database, doorbell, settings.follow_seconds).tick,
+        ),
+    ]
+
+
+def run_manager(settings: Settings, *, api: bool = True, with_loops: bool = True) -> None:
+    """REST API and control loops until SIGTERM or SIGINT."""
+    context = Context(settings)
+    require_current(context.database)
+    running = loops(context) if with_loops else []
+    for loop in running:
+        loop.start()
+    try:
+        if api:
+            _serve(context)
+        else:
+            _wait_for_signal()
+    finally:
+        for loop in running:
+            loop.stop()
+        for loop in running:
+            loop.join(_JOIN_SECONDS)
+        context.close()
+
+
+def _serve(context: Context) -> None:
+    import uvicorn
+
+    from ccat_workflow_manager.app import create_app
+
+    settings = context.settings
+    config = uvicorn.Config(
+        create_app(context),
+        host=settings.api_host,
+        port=settings.api_port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=_JOIN_SECONDS,
+    )
+    uvicorn.Server(config).run()
+
+
+def _wait_for_signal() -> None:
+    stop = threading.Event()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    stop.wait()
+
+
+def run_worker(settings: Settings, backends: Sequence[str]) -> None:
+    """Answer the doorbell for these backends until SIGTERM or SIGINT; the work in hand is finished first."""
+    context = Context(settings, backends=tuple(backends))
+    require_current(context.database)
+    context.runtime  # noqa: B018  a runtime that is configured and not there stops the worker here and not at night
+    tasks.bind(context)
+    context.alive()
+    stops = [stop for stop in (_hear(context, name) for name in context.backends) if stop is not None]
+    log.info("worker %s serves %s", context.worker, ", ".join(context.backends))
+    try:
+        listen(
+            settings.redis_url,
+            context.backends,
+            name=context.worker,
+            on_alive=_tolerant(context),
+        )
+    finally:
+        for stop in stops:
+            stop()
+        try:
+            with context.database.begin() as unit:
+                FleetStore(unit).gone(context.worker)
+        except WorkflowError as error:
+            log.warning("the worker could not sign off: %s", error.message)
+        context.close()
+
+
+def _hear(context: Context, name: str) -> Callable[[], None] | None:
+    """Have the ends of jobs rung for as soon as the backend knows of them, where it can tell."""
+    try:
+        backend = context.backend(name)
+        if not backend.capabilities.notifies:
+            return None
+        return backend.listen(lambda job_ids: context.doorbell.notice(name, job_ids))
+    except BackendError as error:
+        log.warning("%s cannot be used now: %s", name, error.message)
+        return None
+
+
+def _tolerant(context: Context) -> Callable[[], None]:
+    """A sign of life that a database which is away for a moment does not turn into the death of the worker."""
+
+    def alive() -> None:
+        try:
+            context.alive()
+        except WorkflowError as error:
+            log.warning("no sign of life could be given: %s", error.message)
+
+    return alive

@@ -1,0 +1,114 @@
+"""Pipeline definitions: applying, comparing, and the compiled form that everything else works with."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from threading import Lock
+from uuid import UUID
+
+import yaml
+
+from ccat_workflow_manager.core.errors import Conflict, Fault, Invalid, NotFound
+from ccat_workflow_manager.core.models import RetryPolicy, WorkItem
+from ccat_workflow_manager.core.compiled import CompiledPipeline, compile_pipeline
+from ccat_workflow_manager.core.spec import PipelineSpec, canonical, content_hash, parse_pipeline
+from ccat_workflow_manager.db.pipelines import PipelineStore, StoredSpec
+from ccat_workflow_manager.db.session import Database, UnitOfWork
+
+_KEEP = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineChange:
+    """What applying a definition did, or would do."""
+
+    name: str
+    version: int
+    changed: bool
+    diff: str
+
+
+class Catalogue:
+    """The definitions of one deployment. A version never changes, so its compiled form is kept."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._compiled: dict[UUID, CompiledPipeline] = {}
+        self._lock = Lock()
+
+    def apply(self, definition: object, *, name: str | None = None, create_only: bool = False) -> PipelineChange:
+        """Make this the newest version of its pipeline; with equal content, change nothing."""
+        spec = parse_pipeline(definition)
+        self._check_name(spec, name)
+        content = canonical(spec)
+        with self._database.begin() as unit:
+            store = PipelineStore(unit)
+            before = self._newest_or_none(store, spec.name)
+            stored, changed = store.save(spec.name, content, content_hash(spec))
+            if create_only and before is not None and changed:
+                raise Conflict(f"the pipeline {spec.name} exists with other content; PUT makes a new version of it")
+        return PipelineChange(spec.name, stored.version or 0, changed, _diff(before, content if changed else None))
+
+    def plan(self, definition: object, *, name: str | None = None) -> PipelineChange:
+        """What `apply` would do, without doing it."""
+        spec = parse_pipeline(definition)
+        self._check_name(spec, name)
+        with self._database.read() as unit:
+            before = self._newest_or_none(PipelineStore(unit), spec.name)
+        if before is not None and before.content_hash == content_hash(spec):
+            return PipelineChange(spec.name, before.version or 0, False, "")
+        return PipelineChange(
+            spec.name, (before.version or 0) + 1 if before else 1, True, _diff(before, canonical(spec))
+        )
+
+    def change(self, name: str, *, enabled: bool | None = None, priority: int | None = None) -> None:
+        with self._database.begin() as unit:
+            PipelineStore(unit).change(name, enabled=enabled, priority=priority)
+
+    # --- compiled definitions --------------------------------------------------------------------------------------
+
+    def compiled(self, unit: UnitOfWork, spec_id: UUID) -> CompiledPipeline:
+        """The definition with this id, ready for planning and launching."""
+        known = self._compiled.get(spec_id)
+        return known if known is not None else self.keep(PipelineStore(unit).by_id(spec_id))
+
+    def keep(self, stored: StoredSpec) -> CompiledPipeline:
+        known = self._compiled.get(stored.id)
+        if known is not None:
+            return known
+        compiled = compile_pipeline(parse_pipeline(stored.content))
+        with self._lock:
+            if len(self._compiled) >= _KEEP:
+                self._compiled.clear()
+            self._compiled[stored.id] = compiled
+        return compiled
+
+    def policies(self, unit: UnitOfWork, items: Sequence[WorkItem]) -> dict[UUID, RetryPolicy]:
+        """The retry policy of each step run."""
+        return {item.step_run_id: self.compiled(unit, item.run.spec_id).step(item.step).retry for item in items}
+
+    @staticmethod
+    def _check_name(spec: PipelineSpec, name: str | None) -> None:
+        if name is not None and name != spec.name:
+            raise Invalid(faults=[Fault("name", f"is {spec.name!r}, but the address says {name!r}")])
+
+    @staticmethod
+    def _newest_or_none(store: PipelineStore, name: str) -> StoredSpec | None:
+        try:
+            return store.newest(name)
+        except NotFound:
+            return None
+
+
+def _diff(before: StoredSpec | None, content: object) -> str:
+    if content is None:
+        return ""
+    old = _as_yaml(before.content) if before else []
+    name = f"version {before.version}" if before else "nothing"
+    return "".join(difflib.unified_diff(old, _as_yaml(content), name, "new", n=3))
+
+
+def _as_yaml(content: object) -> list[str]:
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True).splitlines(keepends=True)

@@ -1,0 +1,97 @@
+"""Collecting: from a finished job to published products and COMPLETED, together or not at all."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from uuid import UUID
+
+from ccat_workflow_manager.core.errors import AttemptError, CancelRequested, LeaseLost
+from ccat_workflow_manager.core.failures import FailureReason
+from ccat_workflow_manager.core.judge import cancelled, failed
+from ccat_workflow_manager.core.models import EventNote, Facts, Move, WorkItem
+from ccat_workflow_manager.core.states import Event, Status
+from ccat_workflow_manager.db.reading import Leases, load_items
+from ccat_workflow_manager.db.runs import RunStore
+from ccat_workflow_manager.doorbell import Bell
+from ccat_workflow_manager.execution.exit_check import check_exit_record
+from ccat_workflow_manager.execution.logs import check_log_limit
+from ccat_workflow_manager.execution.outputs import collect, publish
+from ccat_workflow_manager.services.cleaning import forget
+from ccat_workflow_manager.services.workshop import HeldWork, Workshop
+
+log = logging.getLogger(__name__)
+
+
+class Collector:
+    """Scans, checksums and publishes what jobs have left behind."""
+
+    def __init__(self, workshop: Workshop) -> None:
+        self._workshop = workshop
+
+    def collect_waiting(self, backend_name: str, limit: int) -> int:
+        """Take step runs whose results nobody is collecting: how many were taken."""
+        with self._workshop.database.begin() as unit:
+            items = Leases(unit).take_for_collection(
+                backend_name, self._workshop.worker, limit, self._workshop.lease_seconds
+            )
+        self._collect(backend_name, items)
+        return len(items)
+
+    def collect_items(self, backend_name: str, step_run_ids: Sequence[UUID]) -> None:
+        """Collect those that this worker holds already."""
+        with self._workshop.database.read() as unit:
+            items = load_items(unit, step_run_ids)
+        self._collect(backend_name, [item for item in items if item.status is Status.COLLECTING_RESULTS])
+
+    def _collect(self, backend_name: str, items: Sequence[WorkItem]) -> None:
+        if not items:
+            return
+        held = HeldWork(self._workshop, items)
+        moves: list[Move] = []
+        for item in items:
+            move = self._one(item, held)
+            if move is not None:
+                moves.append(move)
+        with self._workshop.database.begin() as unit:
+            done = RunStore(unit).apply(moves)
+            unit.after_commit(lambda: self._workshop.doorbell.ring_all(Bell.LAUNCH, done.ready))
+        for step_run_id, why in done.refused.items():
+            log.info("results of %s not recorded: %s", step_run_id, why)
+        applied = set(done.applied)
+        jobs = [item.job_id for item in items if item.step_run_id in applied and item.job_id is not None]
+        forget(self._workshop.backend(backend_name), jobs)
+
+    def _one(self, item: WorkItem, held: HeldWork) -> Move | None:
+        """What becomes of one step run; None if it is in other hands by now."""
+        worker, site = self._workshop.worker, self._workshop.site
+        try:
+            held.check(item)
+            dirs = site.dirs(item)
+            progress = held.progress_for(item)
+            check_exit_record(
+                dirs.workspace, item.job_name, patience_seconds=site.exit_record_wait_seconds, progress=progress
+            )
+            check_log_limit(dirs, site.log_limit_mb)
+            found = collect(dirs, progress=progress)
+            publish(dirs)
+        except LeaseLost:
+            log.info("%s/%s was taken over by another worker", item.step, item.key)
+            return None
+        except CancelRequested:
+            return Move(item.step_run_id, [cancelled(worker)], item.token)
+        except AttemptError as error:
+            return self._failed(item, error.reason, error.message)
+        except Exception as error:  # one step run fails, the next goes on
+            log.exception("the results of %s/%s could not be collected", item.step, item.key)
+            return self._failed(item, FailureReason.INTERNAL_ERROR, repr(error))
+        text = f"{len(found.products)} products" + (f", {len(found.warnings)} warnings" if found.warnings else "")
+        note = EventNote(Event.RESULTS_COLLECTED, worker, text=text)
+        return Move(
+            item.step_run_id, [note], item.token, Facts(warnings=found.warnings or None), products=found.products
+        )
+
+    def _failed(self, item: WorkItem, reason: FailureReason, text: str) -> Move:
+        policy = self._workshop.policies([item])[item.step_run_id]
+        notes = failed(item, policy, reason, text, actor=self._workshop.worker, jitter=self._workshop.jitter())
+        return Move(item.step_run_id, notes, item.token)

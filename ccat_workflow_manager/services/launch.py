@@ -1,0 +1,239 @@
+"""Launching: claim, stage, submit, record. Whatever dies in between is found again by the job's name."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from ccat_workflow_manager.core.compiled import CompiledPipeline
+from ccat_workflow_manager.core.errors import (
+    AttemptError,
+    BackendConfused,
+    BackendError,
+    BackendRejected,
+    BackendUnavailable,
+    CancelRequested,
+    Invalid,
+    LeaseLost,
+)
+from ccat_workflow_manager.core.failures import FailureReason
+from ccat_workflow_manager.core.judge import cancelled, failed
+from ccat_workflow_manager.core.models import EventNote, Facts, Move, WorkItem
+from ccat_workflow_manager.core.substitution import substitute_step
+from ccat_workflow_manager.core.states import Event
+from ccat_workflow_manager.db.products import Upstream, upstream_of
+from ccat_workflow_manager.db.runs import RunStore
+from ccat_workflow_manager.doorbell import Bell
+from ccat_workflow_manager.execution.exit_record import wrapped
+from ccat_workflow_manager.execution.launch_spec import StepLaunch, UpstreamProduct, UpstreamProducts
+from ccat_workflow_manager.execution.layout import attempt_dirs
+from ccat_workflow_manager.execution.staging import Staged, stage
+from ccat_workflow_manager.hpc.base import HPCBackend, JobRequest
+from ccat_workflow_manager.services.follow import Follower
+from ccat_workflow_manager.services.workshop import HeldWork, Workshop
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What becomes of the step runs of one claim."""
+
+    items: list[WorkItem]
+    compiled: dict[UUID, CompiledPipeline]
+    upstream: dict[UUID, list[Upstream]]
+    moves: list[Move] = field(default_factory=list)
+    requests: list[tuple[WorkItem, JobRequest]] = field(default_factory=list)
+    problem: BackendError | None = None
+
+
+class Launcher:
+    """Brings ready step runs to their backend."""
+
+    def __init__(self, workshop: Workshop, follower: Follower) -> None:
+        self._workshop = workshop
+        self._follower = follower
+
+    def launch(self, backend_name: str, limit: int) -> int:
+        """Claim up to `limit` step runs and submit them: how many were claimed."""
+        backend = self._workshop.usable(backend_name)
+        batch = self._load(backend, backend_name, limit) if backend is not None else None
+        if backend is None or batch is None or not batch.items:
+            return 0
+        held = HeldWork(self._workshop, batch.items)
+        for item in batch.items:
+            self._prepare(item, backend, batch, held)
+        self._submit(backend_name, backend, batch, held)
+        self._record(backend_name, backend, batch)
+        return len(batch.items)
+
+    # --- load --------------------------------------------------------------------------------------------------------
+
+    def _load(self, backend: HPCBackend, backend_name: str, limit: int) -> _Batch:
+        with self._workshop.database.begin() as unit:
+            away = unit.execute(
+                "SELECT 1 FROM backends WHERE name = :name AND problem IS NOT NULL AND retry_at > now()",
+                {"name": backend_name},
+            ).first()
+            if away is not None:
+                return _Batch([], {}, {})
+            items = RunStore(unit).claim(backend_name, self._workshop.worker, limit, self._workshop.lease_seconds)
+            compiled = {
+                spec_id: self._workshop.catalogue.compiled(unit, spec_id)
+                for spec_id in {item.run.spec_id for item in items}
+            }
+            return _Batch(items, compiled, upstream_of(unit, items) if backend.capabilities.executes else {})
+
+    # --- act ---------------------------------------------------------------------------------------------------------
+
+    def _prepare(self, item: WorkItem, backend: HPCBackend, batch: _Batch, held: HeldWork) -> None:
+        """Adopt the job of an earlier, interrupted try, or put everything in place for a new one."""
+        try:
+            held.check(item)
+            if item.claims > 1 and batch.problem is None:
+                job_id = backend.find(item.job_name)
+                if job_id is not None:
+                    batch.moves.append(self._submitted(item, job_id, "found again by its name"))
+                    return
+            batch.requests.append((item, self._request(item, backend, batch, held)))
+        except LeaseLost:
+            log.info("%s/%s was taken over by another worker", item.step, item.key)
+        except CancelRequested:
+            batch.moves.append(Move(item.step_run_id, [cancelled(self._workshop.worker)], item.token))
+        except AttemptError as error:
+            batch.moves.append(self._failed(item, batch, error.reason, error.message))
+        except Invalid as error:
+            batch.moves.append(self._failed(item, batch, FailureReason.REJECTED, error.message))
+        except BackendError as error:
+            batch.problem = error
+            batch.moves.append(self._released(item, error))
+        except Exception as error:  # one step run fails, the next goes on
+            log.exception("%s/%s could not be launched", item.step, item.key)
+            batch.moves.append(self._failed(item, batch, FailureReason.INTERNAL_ERROR, repr(error)))
+
+    def _request(self, item: WorkItem, backend: HPCBackend, batch: _Batch, held: HeldWork) -> JobRequest:
+        compiled = batch.compiled[item.run.spec_id]
+        if not backend.capabilities.executes:
+            return _empty_request(item)
+        site = self._workshop.site
+        step = substitute_step(
+            compiled.step(item.step).spec, item.run.parameters, item.item, str(item.run.run_id), item.step
+        )
+        staged = stage(
+            StepLaunch(
+                pipeline=item.run.pipeline,
+                run_id=str(item.run.run_id),
+                step=item.step,
+                key=item.key,
+                attempt=item.attempt,
+                command=step.command,
+                image=step.image,
+                environment=step.environment,
+                resources=item.resources,
+                parameters=item.run.parameters,
+                item=item.item,
+                upstream=[self._upstream(item, each) for each in batch.upstream.get(item.step_run_id, ())],
+                limits_by_runtime=not backend.capabilities.memory_limit,
+            ),
+            base_dir=site.base_dir,
+            sif_cache_dir=site.sif_cache_dir,
+            runtime=site.runtime,
+            progress=held.progress_for(item),
+        )
+        return _request(item, staged, wrap=not backend.capabilities.exit_record)
+
+    def _upstream(self, item: WorkItem, upstream: Upstream) -> UpstreamProducts:
+        run = item.run
+        dirs = attempt_dirs(
+            self._workshop.site.base_dir, run.pipeline, str(run.run_id), upstream.step, upstream.key, upstream.attempt
+        )
+        products = [
+            UpstreamProduct(p.id, p.name, p.type, p.path, p.size, p.sha256, p.is_directory) for p in upstream.products
+        ]
+        return UpstreamProducts(upstream.step, upstream.key, dirs.output, products)
+
+    def _submit(self, backend_name: str, backend: HPCBackend, batch: _Batch, held: HeldWork) -> None:
+        if not batch.requests:
+            return
+        if batch.problem is not None:
+            batch.moves += [self._released(item, batch.problem) for item, _ in batch.requests]
+            return
+        slow = backend.submit_seconds
+        if slow or held.age > self._workshop.lease_seconds / 4:
+            held.renew(extra_seconds=slow)
+        results = self._submit_all(backend, [request for _, request in batch.requests])
+        for (item, _), result in zip(batch.requests, results, strict=True):
+            if isinstance(result, str):
+                batch.moves.append(self._submitted(item, result))
+            elif isinstance(result, BackendRejected):
+                batch.moves.append(self._failed(item, batch, result.reason, result.message))
+            else:
+                batch.problem = result
+                batch.moves.append(self._released(item, result))
+
+    @staticmethod
+    def _submit_all(backend: HPCBackend, requests: Sequence[JobRequest]) -> Sequence[str | BackendError]:
+        try:
+            return backend.submit_many(requests)
+        except (BackendUnavailable, BackendConfused) as error:
+            return [error] * len(requests)
+
+    # --- apply -------------------------------------------------------------------------------------------------------
+
+    def _record(self, backend_name: str, backend: HPCBackend, batch: _Batch) -> None:
+        """Write down what happened; then look once at jobs that may have ended before anybody could know of them."""
+        with self._workshop.database.begin() as unit:
+            done = RunStore(unit).apply(batch.moves)
+            unit.after_commit(lambda: self._workshop.doorbell.ring_all(Bell.LAUNCH, done.ready))
+        for step_run_id, why in done.refused.items():
+            log.info("launch of %s not recorded: %s", step_run_id, why)
+        if batch.problem is not None:
+            self._workshop.note_problem(backend_name, batch.problem)
+        submitted = {move.step_run_id for move in batch.moves if move.facts is not None} & set(done.applied)
+        if submitted and (backend.capabilities.notifies or not backend.capabilities.executes):
+            self._follower.follow_some(backend_name, sorted(submitted))
+
+    def _submitted(self, item: WorkItem, job_id: str, text: str | None = None) -> Move:
+        note = EventNote(Event.JOB_SUBMITTED, self._workshop.worker, text=text)
+        return Move(item.step_run_id, [note], item.token, Facts(job_id=job_id))
+
+    def _released(self, item: WorkItem, error: BackendError) -> Move:
+        text = f"{item.backend} cannot be used: {error.message}"
+        note = EventNote(
+            Event.RELEASED, self._workshop.worker, text=text, delay_seconds=self._workshop.retry_backend_seconds
+        )
+        return Move(item.step_run_id, [note], item.token)
+
+    def _failed(self, item: WorkItem, batch: _Batch, reason: FailureReason, text: str) -> Move:
+        policy = batch.compiled[item.run.spec_id].step(item.step).retry
+        worker = self._workshop.worker
+        return Move(
+            item.step_run_id,
+            failed(item, policy, reason, text, actor=worker, jitter=self._workshop.jitter()),
+            item.token,
+        )
+
+
+def _request(item: WorkItem, staged: Staged, *, wrap: bool) -> JobRequest:
+    dirs, launch = staged.dirs, staged.launch
+    command = wrapped(launch, dirs, item.job_name) if wrap else launch.vector
+    return JobRequest(
+        execution_command=command,
+        image_ref=staged.image.reference if staged.image else None,
+        sif_path=staged.image.path if staged.image else None,
+        input_dir=dirs.input,
+        output_dir=dirs.output_partial,
+        workspace_dir=dirs.workspace,
+        manifest_path=dirs.manifest,
+        resource_requirements=item.resources,
+        environment_variables=launch.environment,
+        job_name=item.job_name,
+        priority=item.priority,
+    )
+
+
+def _empty_request(item: WorkItem) -> JobRequest:
+    """For backends that run nothing: no directory is made for them."""
+    return JobRequest((), None, None, "", "", "", "", item.resources, {}, item.job_name, item.priority)

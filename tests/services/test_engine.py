@@ -1,0 +1,292 @@
+"""Launching, following, cancelling and sweeping with a backend that does as it is told."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from ccat_workflow_manager.context import Context
+from ccat_workflow_manager.core.errors import BackendConfused, BackendRejected, BackendUnavailable
+from ccat_workflow_manager.core.failures import FailureReason
+from ccat_workflow_manager.core.jobs import HPCJobInfo, JobStatus
+from ccat_workflow_manager.managers.workflow_manager import Sweeper
+from ccat_workflow_manager.services.requests import RunRequest
+from ccat_workflow_manager.testing.fake_backend import FakeBackend
+from tests.fixtures_store import ContextMaker
+
+SPEC: dict[str, Any] = {
+    "name": "one",
+    "steps": [
+        {
+            "name": "only",
+            "command": ["a"],
+            "resources": {"memory_gb": 2, "time_hours": 1},
+            "retry": {"max_attempts": 3, "backoff_seconds": 0, "memory_cap_gb": 6, "memory_factor": 2, "time_factor": 3},
+        }
+    ],
+}
+
+
+@pytest.fixture
+def fake(context: Context) -> FakeBackend:
+    backend = FakeBackend()
+    context._backends["noop"] = backend
+    return backend
+
+
+def start(context: Context, **request: Any) -> UUID:
+    run_id, _ = context.requests.create(RunRequest(spec=SPEC, **request), actor="test")
+    return run_id
+
+
+def look(context: Context) -> Any:
+    with context.database.read() as unit:
+        return unit.execute("SELECT * FROM step_runs ORDER BY id").first()
+
+
+def attempts(context: Context, columns: str = "*") -> list[Any]:
+    with context.database.read() as unit:
+        return list(unit.execute(f"SELECT {columns} FROM attempts ORDER BY number").all())
+
+
+def launch(context: Context) -> int:
+    """Launch what is ready, after letting every back-off pass."""
+    with context.database.begin() as unit:
+        unit.execute("UPDATE step_runs SET not_before = NULL")
+        unit.execute("UPDATE backends SET retry_at = now()")
+    return context.launcher.launch("noop", 10)
+
+
+def end(fake: FakeBackend, job_id: str, **info: Any) -> None:
+    fake.tell(job_id, HPCJobInfo(**{"status": JobStatus.FAILED, **info}))
+
+
+def test_every_word_of_the_backend_arrives(context: Context, fake: FakeBackend) -> None:
+    run_id = start(context)
+    assert launch(context) == 1
+    assert look(context).status == "SUBMITTED"
+    fake.tell("fake-1", HPCJobInfo(JobStatus.PENDING, message="Priority"))
+    context.follower.follow_all("noop")
+    assert look(context).waiting_for == "Priority"
+    fake.tell("fake-1", HPCJobInfo(JobStatus.RUNNING))
+    context.follower.follow_all("noop")
+    row = look(context)
+    assert (row.status, row.waiting_for) == ("RUNNING", None)
+    assert row.started_at is not None
+    fake.tell("fake-1", HPCJobInfo(JobStatus.COMPLETED, 0, 12.5, 0.25, 1.5))
+    context.follower.follow_all("noop")
+    row = look(context)
+    assert (row.status, row.exit_code, row.wall_time_seconds, row.cpu_hours, row.peak_memory_gb) == (
+        "COMPLETED", 0, 12.5, 0.25, 1.5,
+    )  # fmt: skip
+    with context.database.read() as unit:
+        assert unit.execute("SELECT status FROM runs WHERE id = :id", {"id": run_id}).scalar() == "COMPLETED"
+
+
+def test_many_jobs_cost_one_status_call(context: Context, fake: FakeBackend) -> None:
+    context.requests.create_many([RunRequest(spec=SPEC)] * 50, actor="test")
+    assert context.launcher.launch("noop", 50) == 50
+    fake.status_calls = 0
+    context.follower.follow_all("noop")
+    assert fake.status_calls == 1
+
+
+def test_out_of_memory_gets_more_memory_up_to_the_cap(context: Context, fake: FakeBackend) -> None:
+    start(context)
+    for number, memory in ((1, 2), (2, 4), (3, 6)):
+        launch(context)
+        assert fake.jobs[f"fake-{number}"].resources.memory_gb == memory
+        end(fake, f"fake-{number}", reason=FailureReason.OUT_OF_MEMORY, exit_code=137)
+        context.follower.follow_all("noop")
+    row = look(context)
+    assert (row.status, row.reason, row.attempt) == ("FAILED", "out_of_memory", 3)
+    assert [(a.number, a.reason, a.resources["memory_gb"]) for a in attempts(context)] == [
+        (1, "out_of_memory", 2), (2, "out_of_memory", 4), (3, "out_of_memory", 6),
+    ]  # fmt: skip
+
+
+def test_time_limit_gets_more_time(context: Context, fake: FakeBackend) -> None:
+    start(context)
+    launch(context)
+    end(fake, "fake-1", reason=FailureReason.TIME_LIMIT)
+    context.follower.follow_all("noop")
+    assert "attempt 2 of 3" in look(context).waiting_for
+    launch(context)
+    assert fake.jobs["fake-2"].resources.time_hours == 3
+
+
+def test_a_user_error_is_not_retried(context: Context, fake: FakeBackend) -> None:
+    start(context)
+    launch(context)
+    end(fake, "fake-1", exit_code=3)
+    context.follower.follow_all("noop")
+    row = look(context)
+    assert (row.status, row.reason, row.exit_code) == ("FAILED", "program_failed", 3)
+    assert "exit code 3" in row.reason_text
+
+
+def test_silence_is_neither_success_nor_failure_until_the_grace_is_over(context: Context, fake: FakeBackend) -> None:
+    start(context)
+    launch(context)
+    fake.forget("fake-1")
+    context.follower.follow_all("noop")
+    row = look(context)
+    assert row.status == "SUBMITTED"
+    assert "does not know the job" in row.waiting_for
+    with context.database.begin() as unit:
+        unit.execute("UPDATE step_runs SET unknown_since = now() - interval '10 minutes'")
+    context.follower.follow_all("noop")
+    row = look(context)
+    assert (row.status, row.attempt) == ("PENDING", 1)
+    assert attempts(context)[0].reason == "lost"
+
+
+def test_a_job_that_comes_back_goes_on(context: Context, fake: FakeBackend) -> None:
+    start(context)
+    launch(context)
+    job = fake.jobs["fake-1"]
+    fake.forget("fake-1")
+    context.follower.follow_all("noop")
+    assert look(context).unknown_since is not None
+    fake.jobs["fake-1"] = job
+    fake.tell("fake-1", HPCJobInfo(JobStatus.RUNNING))
+    context.follower.follow_all("noop")
+    row = look(context)
+    assert (row.status, row.unknown_since) == ("RUNNING", None)
+
+
+@pytest.mark.parametrize("error", [BackendUnavailable("slurmctld is down"), BackendConfused("not JSON: <html>")])
+def test_a_backend_that_is_away_changes_nothing_and_is_shown(
+    context: Context, fake: FakeBackend, error: BackendUnavailable
+) -> None:
+    start(context)
+    launch(context)
+    fake.status_error = error
+    context.follower.follow_all("noop")
+    assert look(context).status == "SUBMITTED"
+    with context.database.read() as unit:
+        assert unit.execute("SELECT problem FROM backends WHERE name = 'noop'").scalar() == error.message
+
+
+def test_an_unavailable_backend_releases_and_is_tried_later(context: Context, fake: FakeBackend) -> None:
+    start(context)
+    fake.submit_error = BackendUnavailable("no route to host")
+    assert launch(context) == 1
+    row = look(context)
+    assert (row.status, row.attempt) == ("PENDING", 1)
+    assert "no route to host" in row.waiting_for
+    assert context.launcher.launch("noop", 10) == 0
+    fake.submit_error = None
+    launch(context)
+    assert (look(context).status, look(context).attempt) == ("SUBMITTED", 1)
+    assert len(fake.jobs) == 1
+
+
+def test_an_accepted_job_whose_answer_was_lost_is_adopted(context: Context, fake: FakeBackend) -> None:
+    start(context)
+    fake.accept_then_fail = BackendUnavailable("Socket timed out on send/recv operation")
+    launch(context)
+    fake.accept_then_fail = None
+    launch(context)
+    assert (look(context).status, look(context).job_id) == ("SUBMITTED", "fake-1")
+    assert len(fake.jobs) == 1
+
+
+def test_a_refused_job_fails_with_the_words_of_the_backend(context: Context, fake: FakeBackend) -> None:
+    start(context)
+    fake.submit_error = BackendRejected("wants 4000 GB, the largest node has 512 GB")
+    launch(context)
+    row = look(context)
+    assert (row.status, row.reason) == ("FAILED", "rejected")
+    assert "4000 GB" in row.reason_text
+
+
+def test_cancel_waits_for_the_fact(context: Context, fake: FakeBackend) -> None:
+    run_id = start(context)
+    launch(context)
+    fake.stubborn = True
+    context.canceller._workshop = context.workshop
+    object.__setattr__(context.workshop, "cancel_confirm_seconds", 0.0)
+    context.requests.cancel([run_id], actor="anna")
+    context.canceller.cancel_wanted("noop")
+    row = look(context)
+    assert row.status == "SUBMITTED"
+    assert "not confirmed" in row.waiting_for
+    fake.stubborn = False
+    context.canceller.cancel_wanted("noop")
+    assert look(context).status == "CANCELLED"
+    assert set(fake.cancelled) == {"fake-1"}
+
+
+def test_a_job_that_fails_while_it_is_cancelled_is_cancelled(context: Context, fake: FakeBackend) -> None:
+    run_id = start(context)
+    launch(context)
+    context.requests.cancel([run_id], actor="anna")
+    end(fake, "fake-1", exit_code=143, signal=15)
+    context.follower.follow_all("noop")
+    row = look(context)
+    assert (row.status, row.attempt) == ("CANCELLED", 1)
+
+
+def test_a_job_that_finished_first_has_finished(context: Context, fake: FakeBackend) -> None:
+    run_id = start(context)
+    launch(context)
+    context.requests.cancel([run_id], actor="anna")
+    fake.tell("fake-1", HPCJobInfo(JobStatus.COMPLETED, 0))
+    context.canceller.cancel_wanted("noop")
+    context.follower.follow_all("noop")
+    assert look(context).status == "COMPLETED"
+
+
+def test_somebody_else_stopping_the_job_is_told(context: Context, fake: FakeBackend) -> None:
+    start(context)
+    launch(context)
+    fake.tell("fake-1", HPCJobInfo(JobStatus.CANCELLED, message="CANCELLED by 1000"))
+    context.follower.follow_all("noop")
+    row = look(context)
+    assert (row.status, row.reason) == ("FAILED", "stopped_outside")
+    assert "1000" in row.reason_text
+
+
+def test_a_worker_that_dies_in_the_middle_leaves_one_job(make_context: ContextMaker) -> None:
+    """Submitted, and dead before it was written down: the next worker finds the job by its name."""
+    first, second = make_context("noop"), make_context("noop")
+    fake = FakeBackend()
+    first._backends["noop"] = second._backends["noop"] = fake
+    start(first)
+
+    class Dead(Exception):
+        pass
+
+    def die(*_: object) -> None:
+        raise Dead
+
+    first.launcher._record = die  # type: ignore[method-assign]
+    with pytest.raises(Dead):
+        first.launcher.launch("noop", 10)
+    assert look(second).status == "STAGING_DATA"
+    sweeper = Sweeper(second.database, second.doorbell)
+    sweeper.tick()
+    assert look(second).status == "STAGING_DATA"
+    with second.database.begin() as unit:
+        unit.execute("UPDATE step_runs SET lease_until = now() - interval '1 second'")
+    sweeper.tick()
+    assert "stopped answering" in look(second).waiting_for
+    launch(second)
+    row = look(second)
+    assert (row.status, row.job_id, row.attempt) == ("SUBMITTED", "fake-1", 1)
+    assert len(fake.jobs) == 1
+
+
+def test_cancel_between_submit_and_record_stops_the_job(context: Context, fake: FakeBackend) -> None:
+    """The wish came while the worker was dead: the job is found by name and stopped."""
+    run_id = start(context)
+    fake.accept_then_fail = BackendUnavailable("timed out")
+    launch(context)
+    context.requests.cancel([run_id], actor="anna")
+    assert look(context).status == "PENDING"
+    context.canceller.cancel_wanted("noop")
+    assert look(context).status == "CANCELLED"
+    assert fake.cancelled == ["fake-1"]
