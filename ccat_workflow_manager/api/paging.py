@@ -1,0 +1,72 @@
+"""Lists in pages, by opaque cursors: the key of the last item shown, so a list that grows meanwhile repeats nothing."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, TypeVar
+from uuid import UUID
+
+from fastapi import Query
+from starlette.responses import Response
+
+from ccat_workflow_manager.core.errors import Fault, Invalid
+from ccat_workflow_manager.core.json_values import text_problem
+from ccat_workflow_manager.db.views.sql import Row, array
+
+K = TypeVar("K", UUID, int, str)
+
+DEFAULT_LIMIT = 100
+Limit = Annotated[int, Query(ge=1, le=1000, description="How many items at most.")]
+Cursor = Annotated[str | None, Query(max_length=1000, description="`next_cursor` of the page before.")]
+
+_BIGGEST = 2**63
+
+
+def page(kind: str, rows: Sequence[Row], limit: int) -> Response:
+    """A page of up to `limit` rows; one more in `rows` means that there is another page."""
+    shown = rows[:limit]
+    cursor = json.dumps(encode(kind, shown[-1].key)) if len(rows) > limit else "null"
+    return json_response(f'{{"items":{array(row.json for row in shown)},"next_cursor":{cursor}}}')
+
+
+def json_response(text: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """JSON text as a response."""
+    return Response(text, status, headers, "application/json")
+
+
+def encode(kind: str, key: UUID | int | str) -> str:
+    """The cursor that stands for this key in a list of this kind."""
+    text = json.dumps([kind, key if isinstance(key, int) else str(key)])
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def decode(kind: str, cursor: str | None, key_of: Callable[[Any], K]) -> K | None:
+    """The key in a cursor, or Invalid if it is none of ours or belongs to another list."""
+    if cursor is None:
+        return None
+    try:
+        padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
+        of, key = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
+        if of != kind:
+            raise ValueError(of)
+        return key_of(key)
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        raise Invalid(faults=[Fault("cursor", "is not a cursor of this list")]) from None
+
+
+def uuid_key(value: Any) -> UUID:
+    return UUID(value)
+
+
+def number_key(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < _BIGGEST:
+        raise ValueError(value)
+    return value
+
+
+def text_key(value: Any) -> str:
+    if not isinstance(value, str) or text_problem(value):
+        raise ValueError(value)
+    return value

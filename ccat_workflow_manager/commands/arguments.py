@@ -1,0 +1,100 @@
+"""What people type, as values: parameters, labels, files."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ccat_workflow_manager.commands.endings import WrongUsage
+from ccat_workflow_manager.core.errors import Fault, Invalid
+
+_MAX_BYTES = 16 * 1024 * 1024
+
+
+def read_definition(file: str) -> Any:
+    """The value in a YAML or JSON file (`-` is stdin)."""
+    from ccat_workflow_manager.core.definition_text import load_text
+
+    try:
+        return load_text(_text_of(file, _shown(file)))
+    except Invalid as error:
+        raise fault_in_file(file, error) from None
+
+
+def fault_in_file(file: str, error: Invalid) -> WrongUsage:
+    """What is wrong with the content of a file, each fault with the name of the file before its path."""
+    name = _shown(file)
+    faults = tuple(Fault(f"{name}: {fault.path}" if fault.path else name, fault.message) for fault in error.faults)
+    return WrongUsage("; ".join(map(str, faults)) or f"{name}: {error.message}", faults)
+
+
+def _shown(file: str) -> str:
+    return "standard input" if file == "-" else file
+
+
+def _text_of(file: str, name: str) -> str:
+    try:
+        if file == "-":
+            data = sys.stdin.buffer.read(_MAX_BYTES + 1)
+        else:
+            with Path(file).open("rb") as opened:
+                data = opened.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise WrongUsage(f"{name} cannot be read: {error.strerror}") from None
+    except ValueError as error:  # a NUL in the name
+        raise WrongUsage(f"{name!r} cannot be the name of a file: {error}") from None
+    if len(data) > _MAX_BYTES:
+        raise WrongUsage(f"{name} is larger than {_MAX_BYTES // 1024**2} MB")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise WrongUsage(f"{name} is not UTF-8 text: byte {error.start + 1} cannot be decoded") from None
+
+
+def read_mapping(file: str, what: str) -> dict[str, Any]:
+    """A file whose outermost level is a mapping."""
+    value = read_definition(file)
+    if not isinstance(value, dict):
+        raise WrongUsage(f"{file}: {what} must be a mapping of names to values, not {json.dumps(value)[:60]}")
+    return value
+
+
+def parameters(pairs: Iterable[str], file: str | None) -> dict[str, Any]:
+    """The parameters of a run: those of the file, then each `name=value`; a value is JSON if it can be read as JSON."""
+    found = read_mapping(file, "parameters") if file is not None else {}
+    return found | {name: _value(text) for name, text in _pairs(pairs, "=", "-p").items()}
+
+
+def labels(pairs: Iterable[str]) -> dict[str, str]:
+    """Labels from `name:value`."""
+    return dict(_pairs(pairs, ":", "--label"))
+
+
+def _pairs(pairs: Iterable[str], separator: str, option: str) -> Mapping[str, str]:
+    found: dict[str, str] = {}
+    for pair in pairs:
+        name, present, value = pair.partition(separator)
+        if not present or not name:
+            raise WrongUsage(f"{option} {pair!r} is not of the form NAME{separator}VALUE")
+        if name in found:
+            raise WrongUsage(f"{option} gives {name!r} twice")
+        try:
+            pair.encode()
+        except UnicodeEncodeError:
+            raise WrongUsage(f"{option} {pair!r} is not UTF-8 text") from None
+        found[name] = value
+    return found
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _no_constant(word: str) -> NoReturn:
+    raise ValueError(f"{word} is a word, not JSON")

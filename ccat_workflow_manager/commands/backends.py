@@ -1,0 +1,155 @@
+"""`ccat-wm backends` and `ccat-wm backend`: what this machine can use. No service need be running."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ccat_workflow_manager.commands.endings import ExitCode, WrongUsage
+
+if TYPE_CHECKING:
+    from ccat_workflow_manager.settings import Settings
+
+backend = typer.Typer(no_args_is_help=True, help="One backend: check it against the contract, or find the best one.")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+
+
+def backends(as_json: AsJson = False) -> None:
+    """List the backends: which can be used here, why not, what to install, what they can do.
+
+    Example:  ccat-wm backends
+    """
+    from ccat_workflow_manager.commands.output import console, print_json, table
+    from ccat_workflow_manager.hpc import registry
+
+    found = [
+        {"name": name, **asdict(availability), "capabilities": _capabilities(name)}
+        for name, availability in registry.list_backends().items()
+    ]
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (one["name"], "yes" if one["available"] else "no", _capability_words(one["capabilities"]),
+         "; ".join(filter(None, (one["reason"], one["installation_hint"] if not one["available"] else ""))))
+        for one in found
+    ]  # fmt: skip
+    console().print(table(("backend", "available", "capabilities", "why not, and what to do"), rows))
+
+
+def _capabilities(name: str) -> dict[str, bool] | None:
+    from ccat_workflow_manager.core.errors import BackendError, ConfigurationError
+    from ccat_workflow_manager.hpc import registry
+
+    try:
+        return asdict(registry.get_class(name).capabilities)
+    except (BackendError, ConfigurationError):
+        return None
+
+
+def _capability_words(capabilities: dict[str, bool] | None) -> str:
+    return ", ".join(name.replace("_", " ") for name, has in (capabilities or {}).items() if has)
+
+
+@backend.command()
+def detect(as_json: AsJson = False) -> None:
+    """Print the name of the best backend that can be used here: slurm, pbs, kubernetes, local, in this order.
+
+    Example:  CCAT_WORKFLOW_MANAGER_HPC_BACKEND=$(ccat-wm backend detect) ccat-wm up
+
+    Exit codes:  0 found,  3 none can be used.
+    """
+    from ccat_workflow_manager.commands.output import print_json
+    from ccat_workflow_manager.hpc import registry
+
+    name = registry.detect()
+    if as_json:
+        print_json({"name": name})
+    else:
+        typer.echo(name)
+
+
+@backend.command()
+def check(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a backend (`ccat-wm backends`).")],
+    workdir: Annotated[
+        Path | None, typer.Option(help="A directory that the jobs see under the same path; else PIPELINE_BASE_DIR.")
+    ] = None,
+    clause: Annotated[list[str] | None, typer.Option(help="Only this clause. May be repeated.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run the contract suite against a backend as it is configured here. It submits real, tiny jobs.
+
+    Example:  ccat-wm backend check slurm --workdir /data/contract-check
+
+    Exit codes:  0 every clause is kept or not claimed,  1 one is broken,  2 no such backend,  3 it cannot be used.
+    """
+    import shutil
+    from tempfile import mkdtemp
+
+    from ccat_workflow_manager.settings import load_settings
+    from ccat_workflow_manager.testing.backend_contract import CLAUSES
+
+    known = [each.name for each in CLAUSES]
+    if unknown := [each for each in clause or () if each not in known]:
+        raise WrongUsage(f"there is no clause {unknown[0]!r}; there are: {', '.join(known)}")
+    settings = load_settings()
+    parent = workdir or settings.pipeline_base_dir
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        directory = Path(mkdtemp(prefix=".contract-check-", dir=parent))
+    except OSError as error:
+        raise WrongUsage(f"{parent} cannot be used for the check: {error.strerror}") from error
+    try:
+        broken = _run_clauses(name, settings, directory, clause, as_json)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+    if broken:
+        raise typer.Exit(ExitCode.WORK_FAILED)
+
+
+def _run_clauses(name: str, settings: Settings, directory: Path, only: list[str] | None, as_json: bool) -> int:
+    from rich.text import Text
+
+    from ccat_workflow_manager.commands.output import cell, console, plain, print_json
+    from ccat_workflow_manager.testing.backend_contract import CLAUSES, iterate_contract
+
+    chosen = tuple(each for each in CLAUSES if only is None or each.name in only)
+    width = max(len(each.name) for each in chosen)
+    results = []
+    out = console(stderr=as_json)
+    for result in iterate_contract(name, _config(name, settings, directory), directory, clauses=chosen):
+        results.append(result)
+        outcome = str(result.outcome).replace("_", " ")
+        line = Text.assemble(
+            cell(f"{outcome:<12}", {"passed": "green", "failed": "bold red"}.get(outcome, "dim")),
+            f"{result.clause:<{width}}  {plain(result.text)}",
+        )
+        out.print(line, soft_wrap=True)
+    if as_json:
+        print_json([{**asdict(each), "outcome": str(each.outcome)} for each in results])
+    return sum(str(each.outcome) == "failed" for each in results)
+
+
+def _config(name: str, settings: Settings, directory: Path) -> dict[str, Any]:
+    """What the service would create this backend with, but with a state of its own."""
+    import inspect
+
+    from ccat_workflow_manager.hpc import registry
+
+    offered: dict[str, Any] = {
+        "state_dir": str(directory / "state"),
+        "redis_url": settings.redis_url or None,
+        "kill_grace_seconds": settings.kill_grace_seconds,
+        "log_limit_mb": settings.log_limit_mb,
+        **settings.for_backend(name),
+    }
+    parameters = inspect.signature(registry.get_class(name)).parameters.values()
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+        return offered
+    accepted = {parameter.name for parameter in parameters}
+    return {key: value for key, value in offered.items() if key in accepted}

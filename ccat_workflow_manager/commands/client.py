@@ -1,0 +1,198 @@
+"""The REST API as the commands use it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from ccat_workflow_manager.commands.endings import WrongUsage
+from ccat_workflow_manager.core.errors import Fault, Invalid, NotFound, RequestError, ServiceUnavailable
+
+URL_VARIABLE = "CCAT_WM_URL"
+TOKEN_VARIABLE = "CCAT_WM_TOKEN"
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+_TIMEOUT = httpx.Timeout(60, connect=10)
+_PAGE = 500
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+class ApiRefused(Invalid):
+    """The API refused the request."""
+
+    code = "api_refused"
+
+    def __init__(self, status: int, message: str, faults: Sequence[Fault] = ()) -> None:
+        super().__init__(message, faults)
+        self.status = status
+
+
+class Client:
+    """A connection to one API."""
+
+    def __init__(self, url: str, token: str = "") -> None:
+        self.url = url.rstrip("/")
+        parsed = _parsed(self.url)
+        local = parsed.host in _LOOPBACK
+        headers = {"Authorization": f"Bearer {_header(token, TOKEN_VARIABLE)}"} if token else {}
+        # A proxy of the site is not for this machine; certificates, which take a while to load, are for https only.
+        self._http = httpx.Client(
+            base_url=self.url, headers=headers, timeout=_TIMEOUT, trust_env=not local, verify=parsed.scheme == "https"
+        )
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    # --- calls -------------------------------------------------------------------------------------------------------
+
+    def get(self, path: str, **query: Any) -> Any:
+        """The JSON answer to GET; a query value None is left out."""
+        return _json(self._send("GET", path, query=query))
+
+    def text(self, path: str, **query: Any) -> httpx.Response:
+        """The answer to GET that is not JSON."""
+        return self._send("GET", path, query=query)
+
+    def post(self, path: str, body: Any = None, *, idempotency_key: str | None = None) -> Any:
+        headers = {"Idempotency-Key": _header(idempotency_key, "--idempotency-key")} if idempotency_key else {}
+        return _json(self._send("POST", path, body=body, headers=headers))
+
+    def put(self, path: str, body: Any, **query: Any) -> tuple[Any, bool]:
+        """The answer, and whether something was made."""
+        response = self._send("PUT", path, body=body, query=query)
+        return _json(response), response.status_code == httpx.codes.CREATED
+
+    def patch(self, path: str, body: Any) -> Any:
+        return _json(self._send("PATCH", path, body=body))
+
+    def items(self, path: str, limit: int | None, **query: Any) -> Iterator[dict[str, Any]]:
+        """The items of a list, page after page, at most `limit` of them."""
+        cursor, left = None, limit
+        while left is None or left > 0:
+            size = _PAGE if left is None else min(left, _PAGE)
+            response = self._send("GET", path, query={**query, "limit": size, "cursor": cursor})
+            page = _json(response)
+            if not isinstance(page, dict) or not isinstance(page.get("items"), list):
+                raise _stranger(response)
+            yield from page["items"]
+            cursor = page.get("next_cursor")
+            if cursor is None:
+                return
+            left = None if left is None else left - len(page["items"])
+
+    # --- runs --------------------------------------------------------------------------------------------------------
+
+    def run(self, run_id: str) -> dict[str, Any]:
+        """A run with its step runs; `latest` is the newest one."""
+        found: dict[str, Any] = self.get(f"/runs/{quote(self.run_id(run_id), safe='')}")
+        return found
+
+    def run_id(self, given: str) -> str:
+        """The id that is meant."""
+        if given != "latest":
+            return given
+        newest = next(self.items("/runs", 1), None)
+        if newest is None:
+            raise NotFound("there is no run yet; `ccat-wm run submit PIPELINE` makes one")
+        return str(newest["id"])
+
+    # --- below -------------------------------------------------------------------------------------------------------
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, Any] | None = None,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx.Response:
+        given = {name: value for name, value in (query or {}).items() if value is not None}
+        # ASCII, because a parameter may hold half of a surrogate pair; the service is to say so.
+        content = None if body is None else json.dumps(body)
+        all_headers = {**({"Content-Type": "application/json"} if content else {}), **(headers or {})}
+        try:
+            response = self._http.request(method, f"/api/v1{path}", params=given, content=content, headers=all_headers)
+        except httpx.TimeoutException:
+            raise ServiceUnavailable(f"{self.url} did not answer in time") from None
+        except httpx.TransportError as error:
+            raise ServiceUnavailable(
+                f"no service answers at {self.url} ({str(error) or type(error).__name__}): "
+                f"start one with `ccat-wm up`, or say in {URL_VARIABLE} where it is"
+            ) from None
+        if response.is_success:
+            return response
+        raise _refusal(response, self.url)
+
+
+def connect() -> Client:
+    """The API that the environment names."""
+    return Client(os.environ.get(URL_VARIABLE) or DEFAULT_URL, os.environ.get(TOKEN_VARIABLE, "").strip())
+
+
+def _parsed(url: str) -> httpx.URL:
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise WrongUsage(f"{URL_VARIABLE}={url!r} is not a URL: {error}") from None
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise WrongUsage(f"{URL_VARIABLE}={url!r} is not a URL such as {DEFAULT_URL}")
+    return parsed
+
+
+def _header(value: str, name: str) -> str:
+    if not value.isascii() or not value.isprintable():
+        raise WrongUsage(f"{name} may hold printable ASCII characters only")
+    return value
+
+
+def _json(response: httpx.Response) -> Any:
+    if response.status_code == httpx.codes.NO_CONTENT:
+        return None
+    try:
+        return response.json()
+    except ValueError:
+        raise _stranger(response) from None
+
+
+def _stranger(response: httpx.Response) -> ServiceUnavailable:
+    url = f"{response.url.scheme}://{response.url.netloc.decode()}"
+    return ServiceUnavailable(
+        f"what answers at {url} is not this service (HTTP {response.status_code}, "
+        f"{response.headers.get('content-type', 'no content type')}); check {URL_VARIABLE}"
+    )
+
+
+def _refusal(response: httpx.Response, url: str) -> RequestError | ServiceUnavailable:
+    """The problem document as an error whose kind says who must act."""
+    status = response.status_code
+    try:
+        problem = response.json()
+    except ValueError:
+        problem = None
+    if not isinstance(problem, dict) or "code" not in problem:
+        return _stranger(response)
+    message = str(problem.get("detail") or problem.get("title") or f"HTTP {status}")
+    if status in (401, 403):
+        return ServiceUnavailable(f"{url} does not let you in: {message}; give a token in {TOKEN_VARIABLE}")
+    if status >= 500:
+        return ServiceUnavailable(f"{url} cannot do this now: {message}")
+    return ApiRefused(status, message, _faults(problem))
+
+
+def _faults(problem: Mapping[str, Any]) -> tuple[Fault, ...]:
+    listed = problem.get("faults") or problem.get("errors") or ()
+    return tuple(
+        Fault(str(each.get("path", "")), str(each.get("message", ""))) for each in listed if isinstance(each, dict)
+    )

@@ -1,0 +1,170 @@
+"""`ccat-wm demo`: a whole deployment, a real pipeline, and where to look afterwards."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ccat_workflow_manager.commands.endings import ExitCode, starting
+from ccat_workflow_manager.core.errors import WorkflowError
+
+if TYPE_CHECKING:
+    from ccat_workflow_manager.commands.client import Client
+    from ccat_workflow_manager.settings import Settings
+    from ccat_workflow_manager.supervise import Deployment
+
+_LISTED = 12
+_BEST_FIRST = ("PLOT", "SCIENCE", "STATISTICS", "QA_METRIC")
+
+
+def demo(
+    data_dir: Annotated[Path | None, typer.Option(help="Else `ccat-wm-demo` below $XDG_DATA_HOME.")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the service up until Ctrl-C.")] = False,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port of the API; else any free one.")] = None,
+    scans: Annotated[int | None, typer.Option(min=1, help="How many scans to invent and reduce.")] = None,
+    backend: Annotated[str | None, typer.Option(help="Where the steps run; else HPC_BACKEND.")] = None,
+) -> None:
+    """Start everything, run a small observatory reduction, and print where its results are.
+
+    The first time takes longer: databases and, where there is Apptainer, the container image are made and kept.
+
+    Example:  ccat-wm demo --scans 24 --keep
+
+    Exit codes:  0 the run COMPLETED,  1 it did not,  2 wrong usage,  3 something could not be started.
+    """
+    from ccat_workflow_manager.commands.log_lines import set_up_log
+    from ccat_workflow_manager.commands.output import console
+    from ccat_workflow_manager.hpc import registry
+
+    settings = _settings(data_dir, port, backend)
+    registry.get_class(settings.hpc_backend)  # says at once that there is no such backend, or what it lacks
+    log_file = settings.data_dir / "demo.log"
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    set_up_log(settings.log_level, log_file)
+    with starting():
+        from ccat_workflow_manager.supervise import Deployment
+
+        out = console()
+        what = f"PostgreSQL, Valkey, a manager and {settings.workers} workers"
+        out.print(f"Starting {what} in {settings.data_dir}", soft_wrap=True)
+        deployment = Deployment(settings)
+        try:
+            deployment.start()
+            completed = _run(deployment, scans)
+            if keep:
+                out.print(f"The service stays up at {deployment.api_url}; Ctrl-C ends it.")
+                deployment.watch()
+        except WorkflowError:
+            typer.echo(f"the log of all processes is in {log_file}", err=True)
+            raise
+        finally:
+            deployment.stop()
+    if not completed:
+        raise typer.Exit(ExitCode.WORK_FAILED)
+
+
+def _settings(data_dir: Path | None, port: int | None, backend: str | None) -> Settings:
+    from dataclasses import replace
+
+    from ccat_workflow_manager.settings import load_settings
+
+    home = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    overrides = {"DATA_DIR": str(data_dir or home / "ccat-wm-demo"), "API_PORT": port, "HPC_BACKEND": backend}
+    settings = load_settings(overrides)
+    if port is None and not _is_free(settings.api_host, settings.api_port):
+        return replace(settings, api_port=0)
+    return settings
+
+
+def _is_free(host: str, port: int) -> bool:
+    try:
+        socket.create_server((host, port)).close()
+    except OSError:
+        return False
+    return True
+
+
+def _run(deployment: Deployment, scans: int | None) -> bool:
+    from ccat_workflow_manager.commands.client import TOKEN_VARIABLE, Client
+    from ccat_workflow_manager.commands.output import console
+    from ccat_workflow_manager.commands.watch import summary, watch_run
+    from ccat_workflow_manager.demo import demo_pipeline
+
+    out = console()
+    definition = demo_pipeline(_image(deployment.settings, out.print))
+    pause = _attentive(deployment)
+    deployment.wait_ready()
+    pause(0.001)
+    with Client(deployment.api_url, os.environ.get(TOKEN_VARIABLE, "")) as client:
+        client.put(f"/pipelines/{definition['name']}", definition)
+        parameters = {} if scans is None else {"scans": [f"scan-{number:02}" for number in range(1, scans + 1)]}
+        submitted = client.post("/runs", {"pipeline": definition["name"], "parameters": parameters})
+        finished = watch_run(client, submitted["id"], out, pause=pause)
+        completed = bool(finished["status"] == "COMPLETED")
+        out.print(f"Run {finished['id']} of {finished['pipeline']}: {finished['status']}", soft_wrap=True)
+        summary(finished, out)
+        for line in _where(client, finished, deployment.settings):
+            out.print(line, soft_wrap=True)
+        out.print(f"API: {deployment.api_url}/api/v1/runs/{finished['id']}", soft_wrap=True)
+    return completed
+
+
+def _image(settings: Settings, say: Callable[[str], object]) -> str | None:
+    """The container image of the steps, made now if need be; None where there is nothing to run containers with."""
+    from ccat_workflow_manager.demo import ensure_demo_image
+    from ccat_workflow_manager.execution import runtime
+
+    found = runtime.detect(settings.container_runtime, allow_none=settings.environment == "localdev")
+    if not found.contained:
+        why = "No containers are wanted" if settings.container_runtime == "none" else "No Apptainer here"
+        say(f"{why}: the steps run as plain processes.")
+        return None
+    say(f"The steps run in containers of {found.kind} {found.version}.")
+    return ensure_demo_image(str(settings.sif_cache_dir), found)
+
+
+def _attentive(deployment: Deployment) -> Callable[[float], None]:
+    """Pauses that look after the processes meanwhile, and end when this one is asked to stop."""
+
+    def pause(seconds: float) -> None:
+        until = time.monotonic() + seconds
+        deployment.watch(seconds)
+        if time.monotonic() < until:
+            raise KeyboardInterrupt
+
+    return pause
+
+
+# --- where to look ---------------------------------------------------------------------------------------------------
+
+
+def _where(client: Client, run: dict[str, Any], settings: Settings) -> list[str]:
+    """The products of the last step, the picture first, and where the others are."""
+    from ccat_workflow_manager.commands.watch import steps_of
+    from ccat_workflow_manager.execution.layout import attempt_dirs
+
+    def path_of(product: dict[str, Any]) -> str:
+        names = (product["pipeline"], product["run_id"], product["step"], product["key"])
+        return f"{attempt_dirs(str(settings.pipeline_base_dir), *names, product['attempt']).output}/{product['path']}"
+
+    last = steps_of(run)[-1].step_runs
+    products = [product for each in last for product in client.items(f"/step-runs/{each['id']}/products", None)]
+    products.sort(key=_interest)
+    lines = [f"  {product['type']:<12} {path_of(product)}" for product in products[:_LISTED]]
+    directory = settings.pipeline_base_dir / run["pipeline"] / run["id"]
+    return ["Products:", *lines, f"All of the run: {directory}"] if lines else [f"All of the run: {directory}"]
+
+
+def _interest(product: dict[str, Any]) -> tuple[bool, int, str]:
+    kind = product["type"]
+    return (
+        not product["path"].endswith(".png"),
+        _BEST_FIRST.index(kind) if kind in _BEST_FIRST else len(_BEST_FIRST),
+        product["name"],
+    )

@@ -1,0 +1,57 @@
+"""`ccat-wm doctor`: is everything there, and if not, what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ccat_workflow_manager.commands.endings import ExitCode
+
+if TYPE_CHECKING:
+    from ccat_workflow_manager.commands.checks import Check
+
+_WORDS = {True: ("ok", "green"), False: ("not ok", "bold red"), None: ("-", "dim")}
+
+
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False) -> None:
+    """Check everything that the service needs: one line each, ok or what to do.
+
+    A line with `-` is about something that is not needed, or not running now.
+
+    Example:  ccat-wm doctor
+
+    Exit codes:  0 nothing that is needed is broken,  3 something is.
+    """
+    from rich.text import Text
+
+    from ccat_workflow_manager.commands.output import console, plain, print_json
+
+    out = console()
+    found = []
+    for check in _checks():
+        found.append(check)
+        if not as_json:
+            hint = f"; {check.hint}" if check.hint else ""
+            word, style = _WORDS[check.ok]
+            line = Text.assemble(f"{check.name:<19} ", (f"{word:<7}", style), plain(check.message + hint))
+            out.print(line, soft_wrap=True)
+    healthy = all(check.ok is not False for check in found)
+    if as_json:
+        print_json({"ok": healthy, "checks": [check.as_json() for check in found]})
+    if not healthy:
+        raise typer.Exit(ExitCode.NO_SERVICE)
+
+
+def _checks() -> Iterator[Check]:
+    from ccat_workflow_manager.commands.checks import all_checks, settings_fault
+    from ccat_workflow_manager.core.errors import ConfigurationError
+    from ccat_workflow_manager.settings import load_settings
+
+    try:
+        settings = load_settings()
+    except ConfigurationError as error:
+        yield settings_fault(error)
+        return
+    yield from all_checks(settings)

@@ -1,0 +1,122 @@
+"""How things are printed: tables for people, JSON for programs, nothing else on stdout."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_NO_WIDTH = 10_000
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_STYLES = {
+    "COMPLETED": "green",
+    "FAILED": "bold red",
+    "CANCELLED": "yellow",
+    "SKIPPED": "yellow",
+    "RUNNING": "cyan",
+    "PENDING": "dim",
+    "ok": "green",
+    "not ok": "bold red",
+    "passed": "green",
+    "failed": "bold red",
+    "yes": "green",
+}
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Where people read. Nothing is cut off when no terminal says how wide it is."""
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else _NO_WIDTH
+    return Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
+
+
+def print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def plain(value: object) -> str:
+    """Text of strangers without what a terminal would take for a command."""
+    text = "" if value is None else str(value)
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text.encode("utf-8", "replace").decode())
+
+
+def cell(value: object, style: str = "") -> Text:
+    text = plain(value)
+    return Text(text, style=style or _STYLES.get(text, ""))
+
+
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Iterable[str] = (), title: str = ""
+) -> Table:
+    """A plain table. Columns named in `right` hold numbers."""
+    numbers = set(right)
+    made = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, title=title or None, title_justify="left", title_style="bold")
+    for column in columns:
+        made.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(value if isinstance(value, Text) else cell(value) for value in row))
+    return made
+
+
+def facts(pairs: Iterable[tuple[str, object]]) -> Table:
+    """Names and values below each other; what is empty is left out."""
+    made = Table.grid(padding=(0, 2))
+    made.add_column(style="dim")
+    made.add_column(overflow="fold")
+    for name, value in pairs:
+        if value not in (None, "", {}, []):
+            made.add_row(name, value if isinstance(value, Text) else cell(value))
+    return made
+
+
+# --- values ----------------------------------------------------------------------------------------------------------
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def cpu_hours(hours: float | None) -> str:
+    if hours is None:
+        return ""
+    return f"{hours:.2f}" if hours >= 1 else f"{hours:.5f}"
+
+
+def memory(gigabytes: float | None) -> str:
+    if gigabytes is None:
+        return ""
+    return f"{gigabytes:.1f} GB" if gigabytes >= 1 else f"{gigabytes * 1000:.0f} MB"
+
+
+def moment(text: str | None) -> datetime | None:
+    """An RFC 3339 time of the API."""
+    return datetime.fromisoformat(text) if text else None
+
+
+def when(text: str | None) -> str:
+    """The same time as people read it: UTC, to the second."""
+    found = moment(text)
+    return f"{found.astimezone(UTC):%Y-%m-%d %H:%M:%S}" if found else ""
+
+
+def pairs_text(mapping: dict[str, Any], separator: str = "=") -> str:
+    """Parameters or labels on one line, as they would be typed."""
+    words = (
+        f"{name}{separator}{value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
+        for name, value in mapping.items()
+    )
+    return "  ".join(words)

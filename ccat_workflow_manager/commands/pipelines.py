@@ -1,0 +1,188 @@
+"""`ccat-wm pipeline`: pipelines as files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import typer
+
+from ccat_workflow_manager.core.errors import NotFound
+
+pipeline = typer.Typer(no_args_is_help=True, help="Pipelines as files: apply, compare, show, enable.")
+
+File = Annotated[str, typer.Argument(metavar="FILE", help="YAML or JSON; - is standard input.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a pipeline.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+
+
+@pipeline.command()
+def apply(file: File, as_json: AsJson = False) -> None:
+    """Make the definition in a file the newest version of its pipeline.
+
+    With equal content nothing changes. Versions are never overwritten: runs keep the one they were started with.
+
+    Example:  ccat-wm pipeline apply chai-map.yaml
+
+    Exit codes:  0 applied or unchanged,  2 a fault in the file,  3 no service.
+    """
+    from ccat_workflow_manager.commands.arguments import fault_in_file, read_definition
+    from ccat_workflow_manager.commands.client import ApiRefused, connect
+    from ccat_workflow_manager.commands.output import print_json
+
+    definition = read_definition(file)
+    name = _name_in(definition, file)
+    with connect() as client:
+        try:
+            answer, changed = client.put(_path(name), definition)
+        except ApiRefused as refusal:
+            raise fault_in_file(file, refusal) from None
+    if as_json:
+        print_json(answer)
+    else:
+        typer.echo(f"{name} is {'now' if changed else 'unchanged'} at version {answer['version']}")
+
+
+@pipeline.command("list")
+def list_(as_json: AsJson = False) -> None:
+    """List all pipelines with their newest versions.
+
+    Example:  ccat-wm pipeline list
+    """
+    from ccat_workflow_manager.commands.client import connect
+    from ccat_workflow_manager.commands.output import console, print_json, table, when
+
+    with connect() as client:
+        found = list(client.items("/pipelines", None))
+    if as_json:
+        print_json(found)
+        return
+    if not found:
+        typer.echo("There is no pipeline yet; `ccat-wm pipeline apply FILE` makes one.", err=True)
+        return
+    rows = [
+        (one["name"], one["version"], "yes" if one["enabled"] else "no", one["priority"], when(one["updated_at"]),
+         one["description"])
+        for one in found
+    ]  # fmt: skip
+    columns = ("pipeline", "version", "enabled", "priority", "updated (UTC)", "description")
+    console().print(table(columns, rows, right=("version", "priority")))
+
+
+@pipeline.command()
+def show(
+    name: Name,
+    version: Annotated[int | None, typer.Option(min=1, help="An older version; the newest if left out.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the definition of a pipeline as YAML that can be applied again.
+
+    Example:  ccat-wm pipeline show chai-map --version 2 > old.yaml
+    """
+    from ccat_workflow_manager.commands.client import connect
+    from ccat_workflow_manager.commands.output import print_json, when
+
+    with connect() as client:
+        if version is None:
+            found = client.get(_path(name))
+        else:
+            found = _version(client.items(f"{_path(name)}/versions", None), name, version)
+    if as_json:
+        print_json(found)
+        return
+    state = "" if found.get("enabled", True) else ", disabled"
+    typer.echo(f"# version {found['version']} of {when(found.get('updated_at') or found['created_at'])} UTC{state}")
+    typer.echo(_as_yaml(found["definition"]), nl=False)
+
+
+@pipeline.command()
+def plan(file: File, as_json: AsJson = False) -> None:
+    """Print what `pipeline apply` would change, as a unified diff; nothing is changed.
+
+    Example:  ccat-wm pipeline plan chai-map.yaml
+
+    Exit codes:  0 whether or not there are differences,  2 a fault in the file,  3 no service.
+    """
+    from ccat_workflow_manager.commands.arguments import fault_in_file, read_definition
+    from ccat_workflow_manager.commands.client import ApiRefused, connect
+    from ccat_workflow_manager.commands.output import print_json
+
+    definition = read_definition(file)
+    name = _name_in(definition, file)
+    with connect() as client:
+        try:
+            planned, _ = client.put(_path(name), definition, dry_run=True)
+        except ApiRefused as refusal:
+            raise fault_in_file(file, refusal) from None
+    if as_json:
+        print_json(planned)
+    elif planned["changed"]:
+        typer.echo(planned["diff"], nl=False)
+    else:
+        typer.echo(f"{name} is the same as version {planned['version']}", err=True)
+
+
+@pipeline.command()
+def enable(name: Name, as_json: AsJson = False) -> None:
+    """Let a pipeline take new runs again.
+
+    Example:  ccat-wm pipeline enable chai-map
+    """
+    _switch(name, True, as_json)
+
+
+@pipeline.command()
+def disable(name: Name, as_json: AsJson = False) -> None:
+    """Refuse new runs of a pipeline; runs that exist go on.
+
+    Example:  ccat-wm pipeline disable chai-map
+    """
+    _switch(name, False, as_json)
+
+
+def _switch(name: str, enabled: bool, as_json: bool) -> None:
+    from ccat_workflow_manager.commands.client import connect
+    from ccat_workflow_manager.commands.output import print_json
+
+    with connect() as client:
+        answer = client.patch(_path(name), {"enabled": enabled})
+    if as_json:
+        print_json(answer)
+    else:
+        typer.echo(f"{name} is {'enabled' if enabled else 'disabled'}")
+
+
+def _path(name: str) -> str:
+    return f"/pipelines/{quote(name, safe='')}"
+
+
+def _name_in(definition: Any, file: str) -> str:
+    """The name that the address of the pipeline is made of; every other fault is found by the service."""
+    name = definition.get("name") if isinstance(definition, dict) else None
+    return name if isinstance(name, str) and name.strip("./ ") else _checked_name(definition, file)
+
+
+def _checked_name(definition: Any, file: str) -> str:
+    """The same for a definition that seems to have none: says so, and what else is wrong with it."""
+    from ccat_workflow_manager.commands.arguments import fault_in_file
+    from ccat_workflow_manager.core.errors import Invalid
+    from ccat_workflow_manager.core.spec import parse_pipeline
+
+    try:
+        return parse_pipeline(definition).name
+    except Invalid as error:
+        raise fault_in_file(file, error) from None
+
+
+def _as_yaml(definition: Any) -> str:
+    import yaml
+
+    return yaml.safe_dump(definition, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _version(versions: Iterable[Mapping[str, Any]], name: str, wanted: int) -> dict[str, Any]:
+    for each in versions:
+        if each["version"] == wanted:
+            return dict(each)
+    raise NotFound(f"the pipeline {name} has no version {wanted}")

@@ -1,0 +1,322 @@
+"""`ccat-wm run`: runs, through the REST API."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ccat_workflow_manager.commands.endings import ExitCode, WrongUsage
+
+if TYPE_CHECKING:
+    from ccat_workflow_manager.commands.client import Client
+
+run = typer.Typer(no_args_is_help=True, help="Runs: submit, watch, cancel, retry, read logs. ID may be 'latest'.")
+
+Id = Annotated[str, typer.Argument(metavar="ID", help="Id of a run, or 'latest'.")]
+Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of runs; 'latest' is the newest.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+Labels = Annotated[list[str] | None, typer.Option("--label", metavar="NAME:VALUE", help="May be repeated.")]
+
+_SHOWN = 50
+
+
+@run.command()
+def submit(
+    pipeline: Annotated[str | None, typer.Argument(metavar="PIPELINE", help="Name of a pipeline.")] = None,
+    parameter: Annotated[
+        list[str] | None, typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="May be repeated.")
+    ] = None,
+    params: Annotated[str | None, typer.Option(metavar="FILE", help="Parameters as YAML or JSON; -p wins.")] = None,
+    label: Labels = None,
+    version: Annotated[int | None, typer.Option(min=1, help="An older version of the pipeline.")] = None,
+    priority: Annotated[int | None, typer.Option(help="The higher, the sooner.")] = None,
+    backend: Annotated[str | None, typer.Option(help="For the steps that name none.")] = None,
+    spec: Annotated[str | None, typer.Option(metavar="FILE", help="Run this definition without applying it.")] = None,
+    idempotency_key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="The same key and request again: the same run.")
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Show its progress until it is finished.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Start a run of a pipeline.
+
+    A VALUE that can be read as JSON is taken as JSON, everything else as text:
+      -p line=CO43                  text
+      -p 'scans=["s1", "s2"]'       a list
+      -p threshold=3 -p 'x="3"'     a number, and a text
+
+    Example:  ccat-wm run submit chai-map -p line=CO43 --params scans.yaml --watch
+
+    Exit codes:  0 submitted, with --watch COMPLETED,  1 with --watch FAILED or CANCELLED,  2 bad input,  3 no service.
+    """
+    from ccat_workflow_manager.commands import arguments
+    from ccat_workflow_manager.commands.client import connect
+
+    if (pipeline is None) == (spec is None):
+        raise WrongUsage("name a PIPELINE or give a definition with --spec FILE, one of the two")
+    if spec is not None and version is not None:
+        raise WrongUsage("--version belongs to a PIPELINE; a definition given with --spec has none")
+    body: dict[str, Any] = {
+        "pipeline": pipeline,
+        "version": version,
+        "spec": arguments.read_mapping(spec, "a pipeline") if spec is not None else None,
+        "parameters": arguments.parameters(parameter or (), params),
+        "labels": arguments.labels(label or ()),
+        "priority": priority,
+        "backend": backend,
+    }
+    with connect() as client:
+        made = client.post(
+            "/runs", {key: value for key, value in body.items() if value is not None}, idempotency_key=idempotency_key
+        )
+        if watch:
+            _watch(client, made["id"], as_json)
+        elif as_json:
+            _print_json(made)
+        else:
+            typer.echo(f"{made['id']}  {made['pipeline']}  {made['status']}")
+            typer.echo(f"watch it with: ccat-wm run watch {made['id']}", err=True)
+
+
+@run.command("list")
+def list_(
+    status: Annotated[
+        list[str] | None, typer.Option(help="PENDING, RUNNING, COMPLETED, FAILED or CANCELLED. May be repeated.")
+    ] = None,
+    pipeline: Annotated[str | None, typer.Option(help="Runs of this pipeline.")] = None,
+    label: Labels = None,
+    created_after: Annotated[str | None, typer.Option(metavar="TIME", help="RFC 3339: 2026-01-31T12:00:00Z")] = None,
+    query: Annotated[str | None, typer.Option("-q", "--query", help="Part of a name, label, reason or id.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
+    everything: Annotated[bool, typer.Option("--all", help="All of them, however many.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List runs, newest first.
+
+    Example:  ccat-wm run list --status FAILED --label night:2026-01-31 --all
+    """
+    from ccat_workflow_manager.commands.client import connect
+    from ccat_workflow_manager.commands.output import console, pairs_text, table, when
+
+    filters = {
+        "status": [each.upper() for each in status] if status else None,
+        "pipeline": pipeline,
+        "label": label or None,
+        "created_after": created_after,
+        "q": query,
+    }
+    with connect() as client:
+        found = list(client.items("/runs", None if everything else limit, **filters))
+    if as_json:
+        _print_json(found)
+        return
+    if not found:
+        typer.echo("There are no such runs.", err=True)
+        return
+    rows = [
+        (one["id"], one["pipeline"], one["status"], _done(one), when(one["created_at"]), _took(one),
+         pairs_text(one["labels"], ":"))
+        for one in found
+    ]  # fmt: skip
+    columns = ("run", "pipeline", "status", "step runs", "created (UTC)", "took", "labels")
+    console().print(table(columns, rows, right=("step runs", "took")))
+
+
+@run.command()
+def show(run_id: Id, as_json: AsJson = False) -> None:
+    """Show a run: its state, its steps, what waits and what failed.
+
+    Example:  ccat-wm run show latest
+    """
+    from ccat_workflow_manager.commands.client import connect
+    from ccat_workflow_manager.commands.output import console, facts, pairs_text, when
+    from ccat_workflow_manager.commands.watch import steps_table
+
+    with connect() as client:
+        found = client.run(run_id)
+    if as_json:
+        _print_json(found)
+        return
+    version = f" version {found['pipeline_version']}" if found["pipeline_version"] else ", inline definition"
+    state = ", paused" if found["paused"] else ", being cancelled" if _cancelling(found) else ""
+    out = console()
+    out.print(
+        facts(
+            [
+                ("run", found["id"]),
+                ("pipeline", f"{found['pipeline']}{version}"),
+                ("status", found["status"] + state),
+                ("reason", found["status_reason"]),
+                ("parameters", pairs_text(found["parameters"])),
+                ("labels", pairs_text(found["labels"], ":")),
+                ("priority", found["priority"] or None),
+                ("created (UTC)", when(found["created_at"])),
+                ("took", _took(found)),
+            ]
+        )
+    )
+    out.print(steps_table(found))
+    _print_step_runs(found)
+
+
+def _print_step_runs(found: dict[str, Any]) -> None:
+    from ccat_workflow_manager.commands.output import console, cpu_hours, duration, memory, table
+    from ccat_workflow_manager.commands.watch import label
+
+    listed = found["step_runs"]
+    if len(listed) > _SHOWN:
+        listed = [each for each in listed if each["status"] != "COMPLETED"][:_SHOWN]
+    rows = [
+        (label(each), each["status"], f"{each['attempt']}/{each['max_attempts']}", duration(each["wall_time_seconds"]),
+         cpu_hours(each["cpu_hours"]), memory(each["peak_memory_gb"]), each["waiting_for"] or each["reason_text"])
+        for each in listed
+    ]  # fmt: skip
+    columns = ("step run", "status", "attempt", "wall time", "CPU hours", "peak memory", "why")
+    if rows:
+        console().print(table(columns, rows, right=("attempt", "wall time", "CPU hours", "peak memory")))
+    if left := len(found["step_runs"]) - len(rows):
+        typer.echo(f"{left} more step runs are not shown; --json has all of them", err=True)
+
+
+@run.command()
+def watch(run_id: Id, as_json: AsJson = False) -> None:
+    """Show the progress of a run until it is finished.
+
+    With --json the finished run is printed, and the progress goes to stderr.
+
+    Example:  ccat-wm run watch latest
+
+    Exit codes:  0 COMPLETED,  1 FAILED or CANCELLED,  2 no such run,  3 no service.
+    """
+    from ccat_workflow_manager.commands.client import connect
+
+    with connect() as client:
+        _watch(client, run_id, as_json)
+
+
+def _watch(client: Client, run_id: str, as_json: bool) -> None:
+    from ccat_workflow_manager.commands.output import console
+    from ccat_workflow_manager.commands.watch import summary, watch_run
+
+    out = console(stderr=as_json)
+    finished = watch_run(client, run_id, out)
+    if as_json:
+        _print_json(finished)
+    else:
+        out.print(f"run {finished['id']} of {finished['pipeline']}: {finished['status']}", soft_wrap=True)
+        summary(finished, out)
+    if finished["status"] != "COMPLETED":
+        raise typer.Exit(ExitCode.WORK_FAILED)
+
+
+@run.command()
+def cancel(ids: Ids, as_json: AsJson = False) -> None:
+    """Ask for runs to be stopped, with everything that they have started.
+
+    A run is CANCELLED once its jobs are known to be gone; what finishes before that has finished.
+
+    Example:  ccat-wm run cancel latest
+    """
+    _each(ids, "cancel", "is being cancelled", as_json)
+
+
+@run.command()
+def retry(ids: Ids, as_json: AsJson = False) -> None:
+    """Repeat what did not complete in runs; what is completed stays as it is.
+
+    Example:  ccat-wm run retry latest
+    """
+    _each(ids, "retry", "is tried again", as_json)
+
+
+@run.command()
+def pause(ids: Ids, as_json: AsJson = False) -> None:
+    """Hold back what has not been launched yet; what runs goes on.
+
+    Example:  ccat-wm run pause latest
+    """
+    _each(ids, "pause", "is paused", as_json)
+
+
+@run.command()
+def resume(ids: Ids, as_json: AsJson = False) -> None:
+    """Let paused runs go on.
+
+    Example:  ccat-wm run resume latest
+    """
+    _each(ids, "resume", "goes on", as_json)
+
+
+def _each(ids: list[str], verb: str, said: str, as_json: bool) -> None:
+    """The same request for each run; one that is refused does not keep the others from it."""
+    from urllib.parse import quote
+
+    from ccat_workflow_manager.commands.client import connect
+    from ccat_workflow_manager.core.errors import Fault, RequestError
+
+    answers: list[Any] = []
+    refused: list[Fault] = []
+    with connect() as client:
+        for given in ids:
+            try:
+                run_id = client.run_id(given)
+                answers.append(client.post(f"/runs/{quote(run_id, safe='')}/{verb}"))
+            except RequestError as error:
+                refused.append(Fault(given, error.message))
+                continue
+            if not as_json:
+                typer.echo(f"{run_id} {said}")
+    if as_json:
+        _print_json(answers)
+    if refused:
+        raise WrongUsage(faults=refused)
+
+
+@run.command()
+def logs(
+    run_id: Id,
+    step: Annotated[str, typer.Argument(metavar="STEP", help="Name of a step, or STEP/KEY.")],
+    key: Annotated[str | None, typer.Option(help="Which one, where a step has one step run for each item.")] = None,
+    attempt: Annotated[int | None, typer.Option(min=1, help="An earlier attempt; the latest if left out.")] = None,
+    stream: Annotated[str, typer.Option(help="stdout or stderr")] = "stdout",
+    tail: Annotated[int | None, typer.Option(min=0, help="The last lines only.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the step run is finished.")] = False,
+) -> None:
+    """Print what a step of a run has printed.
+
+    Example:  ccat-wm run logs latest calibrate/scan-01 --stream stderr --follow
+    """
+    from ccat_workflow_manager.commands.client import connect
+    from ccat_workflow_manager.commands.run_logs import find_step_run, print_log
+
+    if stream not in ("stdout", "stderr"):
+        raise WrongUsage(f"--stream is stdout or stderr, not {stream!r}")
+    with connect() as client:
+        found = find_step_run(client.run(run_id), step, key)
+        print_log(client, found, attempt=attempt, stream=stream, tail=tail, follow=follow)
+
+
+# --- small words -----------------------------------------------------------------------------------------------------
+
+
+def _print_json(value: Any) -> None:
+    from ccat_workflow_manager.commands.output import print_json
+
+    print_json(value)
+
+
+def _done(found: dict[str, Any]) -> str:
+    counts = found["counts"]
+    return f"{counts.get('COMPLETED', 0)}/{sum(counts.values())}"
+
+
+def _took(found: dict[str, Any]) -> str:
+    from ccat_workflow_manager.commands.output import duration, moment
+
+    begun, ended = moment(found["created_at"]), moment(found["finished_at"])
+    return duration((ended - begun).total_seconds()) if begun and ended else ""
+
+
+def _cancelling(found: dict[str, Any]) -> bool:
+    return bool(found["cancel_requested_at"]) and not found["finished_at"]

@@ -1,0 +1,161 @@
+"""`ccat-wm up`, `manager`, `worker` and `db`: the processes of a deployment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ccat_workflow_manager.commands.endings import ExitCode, WrongUsage, starting
+
+if TYPE_CHECKING:
+    from ccat_workflow_manager.settings import Settings
+
+db = typer.Typer(no_args_is_help=True, help="The database: bring it up to date, or see whether it is.")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+DataDir = Annotated[Path | None, typer.Option(help="Where everything is kept; else DATA_DIR of the settings.")]
+
+
+def up(
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port of the API; 0 takes a free one.")] = None,
+    data_dir: DataDir = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="How many workers to start.")] = None,
+) -> None:
+    """Run everything on this machine: PostgreSQL, Valkey, the manager with the API, and workers.
+
+    The embedded servers are used where DATABASE_URL and REDIS_URL name none. Ctrl-C stops all of it; running jobs
+    go on and are found again by the next `up`.
+
+    Example:  ccat-wm up --port 8080 --data-dir ~/ccat
+
+    Exit codes:  0 stopped by Ctrl-C or SIGTERM,  2 settings with faults,  3 something could not be started.
+    """
+    settings = _settings(API_PORT=port, DATA_DIR=data_dir, WORKERS=workers)
+    with starting():
+        from ccat_workflow_manager import supervise
+
+        supervise.up(settings, lambda deployment: _say_where(deployment.api_url, settings))
+
+
+def _say_where(api_url: str, settings: Settings) -> None:
+    typer.echo(f"API: {api_url}   data: {settings.data_dir}   Ctrl-C stops everything")
+
+
+def manager(
+    api: Annotated[bool, typer.Option("--api/--no-api", help="Serve the REST API.")] = True,
+    loops: Annotated[bool, typer.Option("--loops/--no-loops", help="Run the control loops.")] = True,
+) -> None:
+    """Run a manager: the REST API and the control loops. Any number may run at the same time.
+
+    Example:  ccat-wm manager --no-loops
+
+    Exit codes:  0 stopped by a signal,  2 settings with faults,  3 a database that cannot be used or is not current.
+    """
+    if not api and not loops:
+        raise WrongUsage("a manager without API and without loops would do nothing")
+    settings = _settings()
+    with starting():
+        from ccat_workflow_manager.commands.servers import reachable
+        from ccat_workflow_manager.processes import run_manager
+
+        with reachable(settings) as found:
+            run_manager(found, api=api, with_loops=loops)
+
+
+def worker(
+    backend: Annotated[list[str] | None, typer.Option(help="Serve it; else HPC_BACKEND. May be repeated.")] = None,
+) -> None:
+    """Run a worker: it launches, follows, cancels and collects jobs where scheduler and files are.
+
+    Example:  ccat-wm worker --backend slurm --backend local
+
+    Exit codes:  0 stopped by a signal,  2 settings with faults or no such backend,  3 a database that cannot be used.
+    """
+    settings = _settings()
+    names = list(dict.fromkeys(backend or [settings.hpc_backend]))
+    _must_exist(names)
+    with starting():
+        from ccat_workflow_manager.commands.servers import reachable
+        from ccat_workflow_manager.processes import run_worker
+
+        with reachable(settings) as found:
+            run_worker(found, names)
+
+
+def _must_exist(names: list[str]) -> None:
+    from ccat_workflow_manager.hpc import registry
+
+    known = registry.names()
+    for name in names:
+        if name not in known:
+            raise WrongUsage(f"there is no backend {name!r}; there are: {', '.join(known)}")
+
+
+def _settings(**overrides: object) -> Settings:
+    """The settings of a process that serves, and its log."""
+    from ccat_workflow_manager.commands.log_lines import set_up_log
+    from ccat_workflow_manager.settings import load_settings
+
+    settings = load_settings({name: str(value) for name, value in overrides.items() if value is not None})
+    set_up_log(settings.log_level)
+    return settings
+
+
+# --- db --------------------------------------------------------------------------------------------------------------
+
+
+@db.command()
+def upgrade() -> None:
+    """Bring the database to the schema of this program. `ccat-wm up` does it by itself.
+
+    Example:  ccat-wm db upgrade
+
+    Exit codes:  0 the database is current,  3 it cannot be reached.
+    """
+    settings = _settings()
+    with starting():
+        from ccat_workflow_manager.commands.servers import reachable
+        from ccat_workflow_manager.db import migrate
+        from ccat_workflow_manager.db.session import Database
+
+        with reachable(settings, redis=False) as found:
+            database = Database(found.database_url)
+            before = migrate.upgrade(database)
+            database.close()
+    if before.is_current:
+        typer.echo(f"the database is current: {before.wanted}")
+    else:
+        typer.echo(f"the database went from {before.current or 'nothing'} to {before.wanted}")
+
+
+@db.command()
+def check(as_json: AsJson = False) -> None:
+    """Say whether the database has the schema that this program needs.
+
+    Example:  ccat-wm db check && ccat-wm manager
+
+    Exit codes:  0 current,  3 not current or not reachable.
+    """
+    from ccat_workflow_manager.commands.output import print_json
+
+    settings = _settings()
+    with starting():
+        from ccat_workflow_manager.commands.servers import reachable
+        from ccat_workflow_manager.db import migrate
+        from ccat_workflow_manager.db.session import Database
+
+        with reachable(settings, redis=False) as found:
+            database = Database(found.database_url)
+            state = migrate.state(database)
+            database.close()
+    if as_json:
+        print_json({"current": state.current, "wanted": state.wanted, "is_current": state.is_current})
+    elif state.is_current:
+        typer.echo(f"the database is current: {state.wanted}")
+    else:
+        at = f"the database is at {state.current or 'nothing'}, this program needs {state.wanted}"
+        typer.echo(f"{at}; run: ccat-wm db upgrade")
+    if not state.is_current:
+        raise typer.Exit(ExitCode.NO_SERVICE)

@@ -1,0 +1,36 @@
+"""The databases that a command is to use: those of the settings, else the embedded ones that are running."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+
+from ccat_workflow_manager.core.errors import ServiceUnavailable
+from ccat_workflow_manager.core.setting_rules import PREFIX
+from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedValkey
+from ccat_workflow_manager.settings import Settings
+
+
+@contextmanager
+def reachable(settings: Settings, *, redis: bool = True) -> Iterator[Settings]:
+    """The settings with the URLs of the embedded servers filled in. While inside, these servers stay up."""
+    with ExitStack() as used:
+        if not settings.database_url:
+            url = _joined(EmbeddedPostgres(settings.data_dir), "DATABASE_URL", used)
+            settings = replace(settings, database_url=url)
+        if redis and not settings.redis_url:
+            url = _joined(EmbeddedValkey(settings.data_dir), "REDIS_URL", used)
+            settings = replace(settings, redis_url=url)
+        yield settings
+
+
+def _joined(server: EmbeddedPostgres | EmbeddedValkey, setting: str, used: ExitStack) -> str:
+    if server.pid is None:
+        raise ServiceUnavailable(
+            f"{PREFIX}{setting} is empty and no embedded {server.name} is running in {server.home.parent}: "
+            f"start everything with `ccat-wm up`, or set {PREFIX}{setting}"
+        )
+    url = server.start()
+    used.callback(server.stop)
+    return url

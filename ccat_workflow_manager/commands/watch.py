@@ -1,0 +1,261 @@
+"""A run while it runs: one line per step, what waits and what failed in words, and the bill at the end."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from ccat_workflow_manager.commands.output import cell, cpu_hours, duration, memory, moment, plain, table
+from ccat_workflow_manager.core.errors import ServiceUnavailable
+from ccat_workflow_manager.core.keys import SINGLE
+from ccat_workflow_manager.core.states import ACTIVE, RunStatus, Status
+
+Run = dict[str, Any]
+StepRun = Mapping[str, Any]
+
+FINISHED = frozenset({RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED})
+
+_INTERVAL = (0.1, 1.0)
+_PATIENCE_SECONDS = 60.0
+_SHARE_OF_THE_TIME = 5
+"""A question that takes long (a run of many thousand step runs) is asked accordingly less often."""
+_BAR_WIDTH = 28
+_NAMED = 5
+_WORDS = (
+    ("running", ACTIVE),
+    ("failed", {Status.FAILED}),
+    ("cancelled", {Status.CANCELLED}),
+    ("skipped", {Status.SKIPPED}),
+    ("waiting", {Status.PENDING}),
+)
+
+
+class RunSource(Protocol):
+    """Whoever knows the present state of a run."""
+
+    def run(self, run_id: str) -> Run: ...
+
+
+@dataclass(frozen=True, slots=True)
+class StepView:
+    """One step of a run: its step runs, counted."""
+
+    name: str
+    step_runs: Sequence[StepRun]
+    counts: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        return len(self.step_runs)
+
+    @property
+    def done(self) -> int:
+        return self.counts.get(Status.COMPLETED, 0)
+
+    @property
+    def over(self) -> int:
+        """Nothing more happens to these."""
+        return self.total - self.counts.get(Status.PENDING, 0) - sum(self.counts.get(status, 0) for status in ACTIVE)
+
+    @property
+    def words(self) -> str:
+        """`2 running, 1 waiting`; what is completed shows in the bar."""
+        numbers = ((sum(self.counts.get(status, 0) for status in statuses), word) for word, statuses in _WORDS)
+        return ", ".join(f"{number} {word}" for number, word in numbers if number)
+
+    @property
+    def wait(self) -> str:
+        """What most of those that wait are waiting for."""
+        reasons = Counter(
+            each["waiting_for"] for each in self.step_runs if each["status"] == Status.PENDING and each["waiting_for"]
+        )
+        return plain(reasons.most_common(1)[0][0]) if reasons else ""
+
+
+def steps_of(run: Run) -> list[StepView]:
+    """The steps of a run in the order of its definition."""
+    grouped: dict[str, list[StepRun]] = {}
+    for step_run in run["step_runs"]:
+        grouped.setdefault(step_run["step"], []).append(step_run)
+    return [StepView(name, each, Counter(one["status"] for one in each)) for name, each in grouped.items()]
+
+
+def watch_run(
+    client: RunSource, run_id: str, console: Console, *, pause: Callable[[float], object] = time.sleep
+) -> Run:
+    """Show the run until it is finished, and return it as it then is."""
+    run = client.run(run_id)
+    display = _Live(console) if console.is_terminal else _Lines(console)
+    started = answered = time.monotonic()
+    with display.open(run):
+        while run["status"] not in FINISHED:
+            asked = time.monotonic()
+            pause(_interval(asked - started, asked - answered))
+            asked = time.monotonic()
+            try:
+                run = client.run(run["id"])
+            except ServiceUnavailable as error:
+                # A manager that is restarted is no reason to stop looking.
+                if asked - answered > _PATIENCE_SECONDS:
+                    raise
+                display.note(f"{error.message}; trying again")
+                continue
+            answered = time.monotonic()
+            display.show(run)
+    return run
+
+
+def _interval(age: float, cost: float) -> float:
+    shortest, longest = _INTERVAL
+    return max(min(shortest + age / 20, longest), min(cost, longest) * _SHARE_OF_THE_TIME)
+
+
+# --- the two displays ------------------------------------------------------------------------------------------------
+
+
+class _Live:
+    """For a terminal: drawn again in place."""
+
+    def __init__(self, console: Console) -> None:
+        # No thread of its own: the demo forks processes while this is open.
+        self._live = Live(console=console, auto_refresh=False, transient=True)
+
+    def open(self, run: Run) -> AbstractContextManager[object]:
+        self._live.update(progress(run))
+        return self._live
+
+    def show(self, run: Run) -> None:
+        self._live.update(progress(run), refresh=True)
+
+    def note(self, text: str) -> None:
+        self._live.update(Text(text, style="yellow"), refresh=True)
+
+
+class _Lines:
+    """For a file or a pipe: one line for each change of a step."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._said: dict[str, str] = {}
+        self._started = time.monotonic()
+
+    def open(self, run: Run) -> AbstractContextManager[object]:
+        self.show(run)
+        return nullcontext()
+
+    def show(self, run: Run) -> None:
+        self._say("", f"{run['pipeline']} {run['id']}: {run['status']}{_condition(run)}")
+        for step in steps_of(run):
+            wait = f" ({step.wait})" if step.wait else ""
+            words = f", {step.words}" if step.words else ""
+            self._say(step.name, f"{step.name}: {step.done}/{step.total} completed{words}{wait}")
+
+    def note(self, text: str) -> None:
+        self._say("note", text)
+
+    def _say(self, about: str, text: str) -> None:
+        if self._said.get(about) != text:
+            self._said[about] = text
+            self._console.print(f"{time.monotonic() - self._started:7.1f} s  {plain(text)}", soft_wrap=True)
+
+
+def progress(run: Run) -> Group:
+    """The picture of a run at one moment."""
+    lines = Table.grid(padding=(0, 2))
+    for step in steps_of(run):
+        going, done = ("red", "red") if step.counts.get(Status.FAILED) else ("cyan", "green")
+        bar = ProgressBar(step.total, step.over, width=_BAR_WIDTH, complete_style=going, finished_style=done)
+        words = Text(step.words)
+        if step.wait and not step.counts.get(Status.RUNNING):
+            words.append(f"  {step.wait}", style="dim")
+        lines.add_row(cell(step.name, "bold"), bar, f"{step.done}/{step.total}", words)
+    head = Text.assemble(
+        (plain(run["pipeline"]), "bold"), f" {run['id']}  ", cell(run["status"]), _condition(run), f"  {_elapsed(run)}"
+    )
+    return Group(head, lines, *_failures(run))
+
+
+def _condition(run: Run) -> str:
+    if run.get("cancel_requested_at") and run["status"] not in FINISHED:
+        return ", being cancelled"
+    return ", paused" if run.get("paused") else ""
+
+
+def _elapsed(run: Run) -> str:
+    begun, ended = moment(run["created_at"]), moment(run["finished_at"])
+    return duration(max(0.0, ((ended or datetime.now(UTC)) - begun).total_seconds())) if begun else ""
+
+
+def _failures(run: Run) -> list[Text]:
+    failed = [each for each in run["step_runs"] if each["status"] == Status.FAILED]
+    lines = [Text(_failure(each), style="red") for each in failed[:_NAMED]]
+    if len(failed) > _NAMED:
+        lines.append(Text(f"and {len(failed) - _NAMED} more failed", style="red"))
+    return lines
+
+
+def label(step_run: StepRun) -> str:
+    """`step/key`, or the step alone where it has no items."""
+    return plain(step_run["step"] if step_run["key"] == SINGLE else f"{step_run['step']}/{step_run['key']}")
+
+
+def _failure(step_run: StepRun) -> str:
+    ending = f" (exit code {step_run['exit_code']})" if step_run["exit_code"] else ""
+    return f"{label(step_run)} failed: {plain(step_run['reason_text'] or step_run['reason'])}{ending}"
+
+
+# --- the bill --------------------------------------------------------------------------------------------------------
+
+
+def steps_table(run: Run) -> Table:
+    """What each step took: time from its first start to its last end, CPU of all its step runs, the largest memory."""
+    rows: list[Sequence[object]] = [(step.name, _verdict(step), *_spent(step.step_runs)) for step in steps_of(run)]
+    if len(rows) > 1:
+        rows.append((Text("run", style="bold"), run["status"], *_spent(run["step_runs"])))
+    columns = ("step", "outcome", "wall time", "CPU hours", "peak memory")
+    return table(columns, rows, right=("wall time", "CPU hours", "peak memory"))
+
+
+def _verdict(step: StepView) -> Text:
+    if step.done == step.total:
+        return Text(f"{step.total} completed" if step.total > 1 else "completed", style="green")
+    done = f"{step.done} of {step.total} completed, " if step.total > 1 and step.done else ""
+    return Text(done + step.words, style="red" if step.counts.get(Status.FAILED) else "yellow")
+
+
+def _spent(step_runs: Sequence[StepRun]) -> tuple[str, str, str]:
+    starts = [each["started_at"] for each in step_runs if each["started_at"]]
+    ends = [each["finished_at"] for each in step_runs if each["started_at"] and each["finished_at"]]
+    wall = None
+    if len(step_runs) == 1:
+        wall = step_runs[0]["wall_time_seconds"]
+    elif starts and ends:
+        wall = (max(map(_moment, ends)) - min(map(_moment, starts))).total_seconds()
+    hours = [each["cpu_hours"] for each in step_runs if each["cpu_hours"] is not None]
+    peaks = [each["peak_memory_gb"] for each in step_runs if each["peak_memory_gb"] is not None]
+    return duration(wall), cpu_hours(sum(hours) if hours else None), memory(max(peaks, default=None))
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def summary(run: Run, console: Console) -> None:
+    """What is said at the end: the bill, and each failure in words."""
+    console.print(steps_table(run))
+    for line in _failures(run):
+        console.print(line, soft_wrap=True)
+    failed = next((each for each in run["step_runs"] if each["status"] == Status.FAILED), None)
+    if failed is not None:
+        console.print(f"Its log: ccat-wm run logs {run['id']} {label(failed)} --stream stderr", soft_wrap=True)
