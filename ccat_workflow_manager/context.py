@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -27,6 +28,7 @@ from ccat_workflow_manager.services.workshop import Site, Workshop
 from ccat_workflow_manager.settings import Settings
 
 _RETRY_BACKEND_SECONDS = 10
+_TELL_SECONDS = 5.0
 _EXIT_RECORD_WAIT_SECONDS = 5
 
 
@@ -39,6 +41,7 @@ class Context:
         self.worker = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:6]}"
         self._backends: dict[str, HPCBackend] = {}
         self._completed = 0
+        self._told = -_TELL_SECONDS
 
     # --- shared by manager and worker --------------------------------------------------------------------------------
 
@@ -150,7 +153,11 @@ class Context:
             self._completed += 1
 
     def alive(self) -> None:
-        """Called by the main loop of a worker whenever it comes around."""
+        """Called by the main loop of a worker whenever it comes around; written down every few seconds."""
+        now = time.monotonic()
+        if now - self._told < _TELL_SECONDS:
+            return
+        self._told = now
         completed, self._completed = self._completed, 0
         with self.database.begin() as unit:
             fleet = FleetStore(unit)

@@ -16,15 +16,14 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from types import FrameType
 
 from ccat_workflow_manager.core.errors import ConfigurationError, ServiceUnavailable, WorkflowError
 from ccat_workflow_manager.db.migrate import upgrade
 from ccat_workflow_manager.db.session import Database
-from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedValkey
+from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedServer, EmbeddedValkey
 from ccat_workflow_manager.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -34,6 +33,7 @@ _PR_SET_PDEATHSIG = 1
 _RESTART_SECONDS = (0.5, 30.0)
 _HEALTHY_SECONDS = 60.0
 _DRAIN_SECONDS = 30.0
+_LOOK_SECONDS = 10.0
 _READY_SECONDS = 60.0
 ALWAYS_SERVED = ("local", "noop", "concurrent")
 """Backends that need nothing but this machine."""
@@ -55,7 +55,7 @@ class Deployment:
 
     settings: Settings
     _children: list[_Child] = field(default_factory=list)
-    _servers: ExitStack = field(default_factory=ExitStack)
+    _servers: list[EmbeddedServer] = field(default_factory=list)
     _signals: int = -1
     _stopping: bool = False
 
@@ -88,14 +88,19 @@ class Deployment:
         settings = self.settings
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         if not settings.database_url:
-            postgres = EmbeddedPostgres(settings.data_dir)
-            settings = replace(settings, database_url=postgres.start())
-            self._servers.callback(postgres.stop)
+            self._servers.append(EmbeddedPostgres(settings.data_dir))
+            settings = replace(settings, database_url=self._servers[-1].start())
         if not settings.redis_url:
-            valkey = EmbeddedValkey(settings.data_dir)
-            settings = replace(settings, redis_url=valkey.start())
-            self._servers.callback(valkey.stop)
+            self._servers.append(EmbeddedValkey(settings.data_dir))
+            settings = replace(settings, redis_url=self._servers[-1].start())
         self.settings = settings
+
+    def _revive_servers(self) -> None:
+        """Start an embedded server again that has died; everybody who uses it waits and goes on."""
+        for server in self._servers:
+            if server.pid is None:
+                log.warning("the embedded %s is gone and is started again", server.name)
+                server.start()
 
     # --- children ----------------------------------------------------------------------------------------------------
 
@@ -130,15 +135,13 @@ class Deployment:
             for child in self._children:
                 if child.pid == 0 and child.due <= now:
                     self._spawn(child)
-            moments = [moment for moment in (*due, until) if moment is not None]
-            pause = max(0.0, min(moments) - time.monotonic()) if moments else None
-            ready, _, _ = select.select([self._signals], [], [], pause)
+            moments = [moment for moment in (*due, until, now + _LOOK_SECONDS) if moment is not None]
+            ready, _, _ = select.select([self._signals], [], [], max(0.0, min(moments) - time.monotonic()))
             if ready:
-                self._on_signals(os.read(self._signals, 64))
-
-    def _on_signals(self, numbers: Iterable[int]) -> None:
-        if any(number in (signal.SIGTERM, signal.SIGINT) for number in numbers):
-            self._stopping = True
+                numbers = os.read(self._signals, 64)
+                self._stopping = signal.SIGTERM in numbers or signal.SIGINT in numbers
+            if not self._stopping:
+                self._revive_servers()
 
     def _reap(self) -> None:
         for child in self._children:
@@ -180,7 +183,8 @@ class Deployment:
             os.kill(child.pid, signal.SIGKILL)
             os.waitpid(child.pid, 0)
             child.pid = 0
-        self._servers.close()
+        while self._servers:
+            self._servers.pop().stop()
 
     def wait_ready(self) -> None:
         """Until the API accepts connections."""

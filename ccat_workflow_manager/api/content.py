@@ -23,7 +23,9 @@ from ccat_workflow_manager.execution.layout import attempt_dirs
 from ccat_workflow_manager.execution.scan import open_directory, open_file, stays_inside
 
 _CHUNK = 1024 * 1024
-_SHOWN_IN_BROWSERS = ("image/png", "image/jpeg", "image/gif", "image/webp", "application/json", "text/plain", "text/csv")
+_SHOWN_IN_BROWSERS = (
+    "image/png", "image/jpeg", "image/gif", "image/webp", "application/json", "text/plain", "text/csv",
+)  # fmt: skip
 
 
 def respond(product: StoredProduct, base_dir: str, known: str | None) -> Response:
@@ -64,7 +66,7 @@ def _open(product: StoredProduct, base_dir: str) -> int:
         base_dir, product.pipeline, str(product.run_id), product.step, product.key, product.attempt
     )
     if not os.path.isdir(dirs.run):
-        raise ServiceUnavailable(f"the files of the run {product.run_id} cannot be seen from here, or have been removed")
+        raise ServiceUnavailable(f"the files of the run {product.run_id} cannot be seen from here, or are removed")
     parts = product.path.split("/")
     if any(part in ("", ".", "..") for part in parts):
         raise NotFound(f"the path {product.path!r} of this product leads nowhere")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import FastAPI
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from ccat_workflow_manager.api import models
@@ -109,10 +110,8 @@ class DocumentedApp(FastAPI):
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
-            schema = super().openapi()
-            wanted = [*models.BODIES, models.Problem, PipelineSpec]
+            wanted: list[type[BaseModel]] = [*models.BODIES, models.Problem, PipelineSpec]
             _, found = models_json_schema([(each, "validation") for each in wanted], ref_template=_REFERENCE)
+            schema = super().openapi()
             schema.setdefault("components", {}).setdefault("schemas", {}).update(found["$defs"])
-        schema = self.openapi_schema
-        assert schema is not None
-        return schema
+        return self.openapi_schema or {}

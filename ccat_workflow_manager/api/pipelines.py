@@ -35,9 +35,9 @@ Name = Annotated[str, Path(pattern=PIPELINE_NAME)]
 
 def _changed(context: Context, change: PipelineChange) -> Response:
     text = read_one(context, "pipeline", views.pipeline_detail, change.name)
-    return json_response(
-        text, 201 if change.changed else 200, {"Location": f"/api/v1/pipelines/{change.name}"} if change.changed else None
-    )
+    if not change.changed:
+        return json_response(text)
+    return json_response(text, 201, {"Location": f"/api/v1/pipelines/{change.name}"})
 
 
 @router.post(

@@ -56,7 +56,12 @@ class UnsupportedMediaType(RequestError):
 
 
 def problem(
-    status: int, code: str, detail: str, faults: Sequence[Fault] = (), headers: dict[str, str] | None = None, **more: Any
+    status: int,
+    code: str,
+    detail: str,
+    faults: Sequence[Fault] = (),
+    headers: dict[str, str] | None = None,
+    **more: Any,
 ) -> Response:
     """A problem document as a response."""
     document = {
@@ -88,7 +93,7 @@ def of_error(error: WorkflowError) -> Response:
 def _unexpected(error: Exception) -> Response:
     incident = uuid4().hex[:12]
     log.error("incident %s", incident, exc_info=error)
-    return problem(500, "internal_error", f"Something went wrong in the service; its log has it as incident {incident}.")
+    return problem(500, "internal_error", f"something went wrong in the service; its log has it as incident {incident}")
 
 
 # --- handlers -------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ccat_workflow_manager.commands.endings import ExitCode, starting
+from ccat_workflow_manager.commands.endings import ExitCode, exit_code, starting
 from ccat_workflow_manager.core.errors import WorkflowError
 
 if TYPE_CHECKING:
@@ -60,8 +60,9 @@ def demo(
             if keep:
                 out.print(f"The service stays up at {deployment.api_url}; Ctrl-C ends it.")
                 deployment.watch()
-        except WorkflowError:
-            typer.echo(f"the log of all processes is in {log_file}", err=True)
+        except WorkflowError as error:
+            if exit_code(error) is ExitCode.NO_SERVICE:
+                typer.echo(f"the log of all processes is in {log_file}", err=True)
             raise
         finally:
             deployment.stop()
@@ -161,9 +162,10 @@ def _where(client: Client, run: dict[str, Any], settings: Settings) -> list[str]
     return ["Products:", *lines, f"All of the run: {directory}"] if lines else [f"All of the run: {directory}"]
 
 
-def _interest(product: dict[str, Any]) -> tuple[bool, int, str]:
+def _interest(product: dict[str, Any]) -> tuple[bool, bool, int, str]:
     kind = product["type"]
     return (
+        not product["path"].endswith("map.png"),
         not product["path"].endswith(".png"),
         _BEST_FIRST.index(kind) if kind in _BEST_FIRST else len(_BEST_FIRST),
         product["name"],

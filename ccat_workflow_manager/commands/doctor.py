@@ -35,7 +35,9 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON and 
         if not as_json:
             hint = f"; {check.hint}" if check.hint else ""
             word, style = _WORDS[check.ok]
-            line = Text.assemble(f"{check.name:<19} ", (f"{word:<7}", style), plain(check.message + hint))
+            line = Text.assemble(
+                f"{check.name:<19} ", (f"{word:<7}", style), plain(" ".join(f"{check.message}{hint}".split()))
+            )
             out.print(line, soft_wrap=True)
     healthy = all(check.ok is not False for check in found)
     if as_json:

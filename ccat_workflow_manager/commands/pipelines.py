@@ -160,7 +160,8 @@ def _path(name: str) -> str:
 def _name_in(definition: Any, file: str) -> str:
     """The name that the address of the pipeline is made of; every other fault is found by the service."""
     name = definition.get("name") if isinstance(definition, dict) else None
-    return name if isinstance(name, str) and name.strip("./ ") else _checked_name(definition, file)
+    fits = isinstance(name, str) and "/" not in name and name.strip(". ")
+    return str(name) if fits else _checked_name(definition, file)
 
 
 def _checked_name(definition: Any, file: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from typing import Any
 from uuid import UUID
@@ -52,13 +52,13 @@ WITH r AS (
 """
 _CREATE = f"{_WRITE} SELECT id FROM r"
 _CREATE_SHOWN = f"""
-{_WRITE}
-SELECT x.id, row_to_json(x)::text, (
-  SELECT string_agg(row_to_json(y)::text, ',' ORDER BY y.id)
-  FROM (SELECT {step_run_columns("CAST(:waits AS jsonb) ->> s.position::text")} FROM s WHERE s.run_id = x.id) y
-) FROM (SELECT {RUN} FROM r) x
+{_WRITE}, g AS (
+  SELECT y.run_id, string_agg(row_to_json(y)::text, ',' ORDER BY y.id) AS step_runs
+  FROM (SELECT {step_run_columns("CAST(:waits AS jsonb) ->> concat(s.run_id, '/', s.position)")} FROM s) y GROUP BY y.run_id
+)
+SELECT x.id, row_to_json(x)::text, g.step_runs FROM (SELECT {RUN} FROM r) x LEFT JOIN g ON g.run_id = x.id
 """
-"""The new run as `views.run_detail` would show it, without another look at the database."""
+"""The new runs as `views.run_detail` would show them, without another look at the database."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,32 +85,35 @@ class Created:
 
     run_ids: list[UUID | None]
     ready: dict[str, list[UUID]]
-    shown: str | None = None
-    """The run as JSON, if that was asked for."""
+    shown: dict[UUID, str] = field(default_factory=dict)
+    """The runs as JSON, if that was asked for."""
 
 
-def create_runs(unit: UnitOfWork, new: Sequence[NewRun]) -> Created:
-    """Write all of them, or none if anything fails."""
+def create_runs(unit: UnitOfWork, new: Sequence[NewRun], *, shown: bool = False) -> Created:
+    """Write all of them, or none if anything fails; with `shown`, also put them into JSON."""
     records = _records(new)
-    written = {row[0] for row in unit.execute(_CREATE, records.parameters())}
-    return Created(
-        [run_id if run_id in written else None for run_id in records.run_ids],
-        records.ready if len(written) == len(new) else {},
+    texts: dict[UUID, str] = {}
+    if shown:
+        waits = json.dumps(_first_waits(new, records.run_ids))
+        for run_id, run, step_runs in unit.execute(_CREATE_SHOWN, {**records.parameters(), "waits": waits}):
+            texts[run_id] = with_step_runs(run, step_runs)
+    written: Set[UUID] = (
+        texts.keys() if shown else {row[0] for row in unit.execute(_CREATE, records.parameters())}
     )
+    ids = [run_id if run_id in written else None for run_id in records.run_ids]
+    return Created(ids, records.ready_of(written), texts)
 
 
-def create_run_shown(unit: UnitOfWork, new: NewRun) -> Created:
-    """Write one, and show it."""
-    records = _records([new])
-    waits = {step.position: _first_wait(new, step) for step in new.plan.steps}
-    row = unit.execute(_CREATE_SHOWN, {**records.parameters(), "waits": json.dumps(waits)}).first()
-    if row is None:
-        return Created([None], {})
-    return Created([row[0]], records.ready, with_step_runs(row[1], row[2]))
+def _first_waits(new: Sequence[NewRun], run_ids: Sequence[UUID]) -> dict[str, str]:
+    """Why the step runs of each step wait when nothing has happened yet."""
+    return {
+        f"{run_id}/{step.position}": _first_wait(run, step)
+        for run, run_id in zip(new, run_ids, strict=True)
+        for step in run.plan.steps
+    }
 
 
 def _first_wait(new: NewRun, step: PlannedStep) -> str:
-    """Why step runs of this step wait when nothing has happened yet."""
     unmet = step.step_runs[0].unmet if step.step_runs else 0
     names = [new.plan.steps[upstream].name for upstream, _ in step.dependencies if new.plan.steps[upstream].step_runs]
     return explain(WaitFacts(_backend_of(new, step), unmet=unmet, upstream=names if len(names) == unmet else ()))
@@ -124,7 +127,16 @@ class _Records:
     runs: list[dict[str, Any]] = field(default_factory=list)
     steps: list[dict[str, Any]] = field(default_factory=list)
     step_runs: list[dict[str, Any]] = field(default_factory=list)
-    ready: dict[str, list[UUID]] = field(default_factory=dict)
+    ready: list[tuple[UUID, str, UUID]] = field(default_factory=list)
+    """Run, backend and id of what waits for nothing."""
+
+    def ready_of(self, written: Set[UUID]) -> dict[str, list[UUID]]:
+        """By backend, what can be claimed at once in the runs that were written."""
+        found: dict[str, list[UUID]] = {}
+        for run_id, backend, step_run_id in self.ready:
+            if run_id in written:
+                found.setdefault(backend, []).append(step_run_id)
+        return found
 
     def parameters(self) -> dict[str, str]:
         return {
@@ -195,7 +207,7 @@ def _add_steps(run_id: UUID, run: NewRun, records: _Records) -> None:
         for planned in step.step_runs:
             step_run_id = next(step_run_ids)
             if planned.unmet == 0:
-                records.ready.setdefault(backend, []).append(step_run_id)
+                records.ready.append((run_id, backend, step_run_id))
             records.step_runs.append(
                 {
                     "id": str(step_run_id),

@@ -26,6 +26,16 @@ class StoredSpec:
     priority: int
 
 
+@dataclass(frozen=True, slots=True)
+class SpecHead:
+    """What is asked about a registered definition again and again; its content never changes and can be kept."""
+
+    id: UUID
+    version: int
+    enabled: bool
+    priority: int
+
+
 _SPEC = """
 SELECT s.id, s.name, s.version, s.content, s.content_hash, COALESCE(p.enabled, true), COALESCE(p.priority, 0)
 FROM specs s LEFT JOIN pipelines p ON p.id = s.pipeline_id
@@ -93,6 +103,17 @@ class PipelineStore:
             {"name": name, "version": version},
             f"{name} version {version}",
         )
+
+    def head(self, name: str, version: int | None) -> SpecHead:
+        """The newest or the given version of a pipeline, without its content."""
+        row = self.unit.execute(
+            "SELECT s.id, s.version, p.enabled, p.priority FROM pipelines p JOIN specs s ON s.pipeline_id = p.id"
+            " WHERE p.name = :name AND s.version = COALESCE(CAST(:version AS bigint), p.current_version)",
+            {"name": name, "version": version},
+        ).first()
+        if row is None:
+            raise NotFound(f"there is no pipeline {name}" + (f" version {version}" if version is not None else ""))
+        return SpecHead(*row)
 
     def by_id(self, spec_id: UUID) -> StoredSpec:
         return self._one(f"{_SPEC} WHERE s.id = :id", {"id": spec_id}, str(spec_id))

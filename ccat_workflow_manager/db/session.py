@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, CursorResult, Engine, TextClause, create_engine, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from ccat_workflow_manager.core.errors import ServiceUnavailable
 
@@ -64,6 +65,8 @@ class Database:
             if is_deadlock(error):
                 raise
             raise ServiceUnavailable(f"PostgreSQL cannot be used: {str(error.orig).strip()}") from error
+        except PoolTimeout as error:
+            raise ServiceUnavailable("PostgreSQL cannot be used: all connections of this process are busy") from error
         unit.run_after_commit()
 
     @contextmanager

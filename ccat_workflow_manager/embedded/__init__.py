@@ -8,6 +8,7 @@ the last `stop` stops it. A user that is killed lets go of the server without st
 """
 
 from ccat_workflow_manager.embedded.postgres import EmbeddedPostgres
+from ccat_workflow_manager.embedded.server import EmbeddedServer
 from ccat_workflow_manager.embedded.valkey import EmbeddedValkey
 
-__all__ = ["EmbeddedPostgres", "EmbeddedValkey"]
+__all__ = ["EmbeddedPostgres", "EmbeddedServer", "EmbeddedValkey"]

@@ -1,7 +1,7 @@
 """All that spython does for us: ask a runtime for its version, look into an image, pull one.
 
-It does not launch (docs/decisions/0006-spython-does-not-launch.md). Its client calls whatever is named `singularity`; here
-it is made to call the runtime that was found.
+It does not launch (docs/decisions/0006-spython-does-not-launch.md). Its client calls whatever is named `singularity`;
+here it is made to call the runtime that was found.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ Without the service:
     job_id = backend.submit(execution_command=["sha256sum", "map.fits"], ...)
 
 The supervisor (see `supervisor.py`) is started when first needed; one per `state_dir`, which has to be on a disk of
-this machine. It admits jobs by CPU and memory, keeps their limits and writes their exit records. A gigabyte is 2**30 bytes
-here, when asked for and when reported.
+this machine. It admits jobs by CPU and memory, keeps their limits and writes their exit records. A gigabyte is 2**30
+bytes here, when asked for and when reported.
 
 Job ids are made here and tracked in Redis, where there is one: by it a job's files are found even when the supervisor's
 own notes are lost. When Redis has lost them, they are known from the disk all the same.

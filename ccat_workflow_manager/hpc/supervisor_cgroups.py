@@ -82,7 +82,9 @@ class Group:
         self._limit = limit
 
     def members(self) -> list[int]:
-        return [int(pid) for pid in self._read("cgroup.procs").split()]
+        # Opened anew each time: version 1 shows whoever keeps this file open the members of a while ago.
+        with open(self.join_file, "rb", buffering=0) as file:
+            return [int(pid) for pid in file.read().split()]
 
     def peak(self) -> int | None:
         """The most memory that the job has used; None where this kernel does not tell (version 2 before 5.19)."""
@@ -127,10 +129,7 @@ class Group:
         file = self._files.get(name)
         if file is None:
             file = self._files[name] = os.open(f"{self.path}/{name}", os.O_RDONLY)
-        data = os.pread(file, 4096, 0)
-        while len(data) % 4096 == 0 and (more := os.pread(file, 4096, len(data))):
-            data += more
-        return data
+        return os.pread(file, 4096, 0)
 
     def _write(self, name: str, value: int) -> None:
         file = os.open(f"{self.path}/{name}", os.O_WRONLY)

@@ -47,7 +47,7 @@ class Catalogue:
             store = PipelineStore(unit)
             before = self._newest_or_none(store, spec.name)
             stored, changed = store.save(spec.name, content, content_hash(spec))
-            if create_only and before is not None and changed:
+            if create_only and changed and stored.version != 1:
                 raise Conflict(f"the pipeline {spec.name} exists with other content; PUT makes a new version of it")
         return PipelineChange(spec.name, stored.version or 0, changed, _diff(before, content if changed else None))
 

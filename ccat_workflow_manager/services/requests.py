@@ -2,56 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 from uuid import UUID
 
-from ccat_workflow_manager.core.errors import Conflict, Fault, Invalid, NotFound
+from ccat_workflow_manager.core.errors import Conflict, Fault, Invalid, NotFound, RequestError
 from ccat_workflow_manager.core.models import EventNote, Move
-from ccat_workflow_manager.core.compiled import CompiledPipeline, compile_pipeline
-from ccat_workflow_manager.core.planning import plan
-from ccat_workflow_manager.core.spec import canonical, parse_pipeline
 from ccat_workflow_manager.core.states import RETRYABLE, Event
-from ccat_workflow_manager.db.creation import NewRun, create_run_shown, create_runs
-from ccat_workflow_manager.db.pipelines import PipelineStore
+from ccat_workflow_manager.db.creation import NewRun, create_runs
 from ccat_workflow_manager.db.reopening import reopenable
 from ccat_workflow_manager.db.runs import Applied, RunStore
 from ccat_workflow_manager.db.session import Database, UnitOfWork
 from ccat_workflow_manager.doorbell import Bell, Doorbell
 from ccat_workflow_manager.services.catalogue import Catalogue
+from ccat_workflow_manager.services.combining import Combiner
+from ccat_workflow_manager.services.run_planning import PRIORITIES, RunPlanner, RunRequest, Wish
+
+__all__ = ["BULK_LIMIT", "PRIORITIES", "Requests", "RunRequest"]
 
 BULK_LIMIT = 5000
-PRIORITIES = range(-1000, 1001)
-
-
-@dataclass(frozen=True, slots=True)
-class RunRequest:
-    """One run as it is asked for: a registered pipeline by name, or an inline definition."""
-
-    pipeline: str | None = None
-    version: int | None = None
-    spec: object | None = None
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    priority: int | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
-    backend: str | None = None
-
-    def digest(self) -> str:
-        """Equal for equal requests: what makes an Idempotency-Key safe to repeat."""
-        content = {name: getattr(self, name) for name in self.__slots__}
-        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
-
-
-@dataclass(frozen=True, slots=True)
-class _Target:
-    spec_id: UUID
-    compiled: CompiledPipeline
-    name: str
-    version: int | None
-    priority: int
 
 
 class Requests:
@@ -71,6 +39,7 @@ class Requests:
         self._catalogue = catalogue
         self._default_backend = default_backend
         self._known_backends = known_backends
+        self._together: Combiner[Wish, tuple[UUID, str | None]] = Combiner(self._create_together)
 
     # --- new runs --------------------------------------------------------------------------------------------------
 
@@ -83,21 +52,48 @@ class Requests:
         self, request: RunRequest, *, actor: str, idempotency_key: str | None = None
     ) -> tuple[UUID, str | None]:
         """The same: (its id, the run as JSON if it is new)."""
-        digest = request.digest() if idempotency_key is not None else None
-        with self._database.begin() as unit:
-            if idempotency_key is not None:
-                known = self._known(unit, idempotency_key, digest)
-                if known is not None:
-                    return known, None
-            created = create_run_shown(unit, self._new_run(unit, request, actor, {}, "", idempotency_key, digest))
-            run_id = created.run_ids[0]
-            if run_id is None:
-                known = self._known(unit, idempotency_key or "", digest)
-                if known is None:
-                    raise Conflict("a run with this Idempotency-Key was made and removed at the same moment; try again")
-                return known, None
-            unit.after_commit(lambda: self._doorbell.ring_all(Bell.LAUNCH, created.ready))
-        return run_id, created.shown
+        return self._together.do(Wish(request, actor, idempotency_key))
+
+    def _create_together(self, wishes: Sequence[Wish]) -> list[tuple[UUID, str | None] | RequestError]:
+        """Create each of these runs for itself, in one transaction: for each what `create_shown` says."""
+        # In the order of their keys, so that transactions with the same keys do not wait for each other in a circle.
+        order = sorted(range(len(wishes)), key=lambda index: wishes[index].key or "")
+
+        def work(unit: UnitOfWork) -> list[tuple[UUID, str | None] | RequestError]:
+            outcomes: dict[int, tuple[UUID, str | None] | RequestError] = {}
+            new: dict[int, NewRun] = {}
+            known = self._known(unit, wishes)
+            planner = self._planner(unit)
+            for index in order:
+                wish = wishes[index]
+                try:
+                    outcome = wish.made_before(known)
+                    if outcome is None:
+                        new[index] = planner.plan(wish)
+                    else:
+                        outcomes[index] = (outcome, None)
+                except RequestError as error:
+                    outcomes[index] = error
+            if new:
+                created = create_runs(unit, list(new.values()), shown=True)
+                unit.after_commit(lambda: self._doorbell.ring_all(Bell.LAUNCH, created.ready))
+                for index, run_id in zip(new, created.run_ids, strict=True):
+                    if run_id is None:
+                        outcomes[index] = self._made_meanwhile(unit, wishes[index])
+                    else:
+                        outcomes[index] = (run_id, created.shown[run_id])
+            return [outcomes[index] for index in range(len(wishes))]
+
+        return self._database.transact(work)
+
+    def _made_meanwhile(self, unit: UnitOfWork, wish: Wish) -> tuple[UUID, None] | RequestError:
+        try:
+            made = wish.made_before(self._known(unit, [wish]))
+        except RequestError as error:
+            return error
+        if made is None:
+            return Conflict("a run with this Idempotency-Key was made and removed at the same moment; try again")
+        return made, None
 
     def create_many(self, requests: Sequence[RunRequest], *, actor: str) -> list[UUID]:
         """Create all runs or none."""
@@ -105,114 +101,28 @@ class Requests:
             raise Invalid(faults=[Fault("runs", f"holds {len(requests)} runs; at most {BULK_LIMIT} at a time")])
         if not requests:
             raise Invalid(faults=[Fault("runs", "is empty")])
-        targets: dict[Any, _Target] = {}
         with self._database.begin() as unit:
-            new = [
-                self._new_run(unit, request, actor, targets, f"runs[{index}].")
-                for index, request in enumerate(requests)
-            ]
+            planner = self._planner(unit)
+            new = [planner.plan(Wish(request, actor), f"runs[{index}]") for index, request in enumerate(requests)]
             created = create_runs(unit, new)
             unit.after_commit(lambda: self._doorbell.ring_all(Bell.LAUNCH, created.ready))
         return [run_id for run_id in created.run_ids if run_id is not None]
 
-    def _known(self, unit: UnitOfWork, key: str, digest: str | None) -> UUID | None:
-        row = unit.execute("SELECT id, request_hash FROM runs WHERE idempotency_key = :key", {"key": key}).first()
-        if row is None:
-            return None
-        if row[1] != digest:
-            raise Conflict(f"the Idempotency-Key {key!r} was used for another request")
-        known: UUID = row[0]
-        return known
-
-    def _new_run(
-        self,
-        unit: UnitOfWork,
-        request: RunRequest,
-        actor: str,
-        targets: dict[Any, _Target],
-        path: str = "",
-        idempotency_key: str | None = None,
-        digest: str | None = None,
-    ) -> NewRun:
-        try:
-            self._check(request)
-            key = (request.pipeline, request.version) if request.spec is None else id(request.spec)
-            target = targets.get(key)
-            if target is None:
-                target = targets[key] = self._target(unit, request)
-            parameters = target.compiled.validate_parameters(request.parameters)
-            return NewRun(
-                spec_id=target.spec_id,
-                pipeline=target.name,
-                pipeline_version=target.version,
-                parameters=parameters,
-                plan=plan(target.compiled, parameters),
-                created_by=actor,
-                default_backend=target.compiled.default_backend or self._default_backend,
-                labels=request.labels,
-                priority=request.priority if request.priority is not None else target.priority,
-                backend=request.backend,
-                idempotency_key=idempotency_key,
-                request_hash=digest,
-            )
-        except Invalid as error:
-            if not path:
-                raise
-            raise Invalid(faults=[Fault(path + fault.path, fault.message) for fault in error.faults]) from None
-
-    def _check(self, request: RunRequest) -> None:
-        faults: list[Fault] = []
-        if (request.pipeline is None) == (request.spec is None):
-            faults.append(Fault("pipeline", "name a pipeline, or give a `spec` instead (one of the two)"))
-        if request.spec is not None and request.version is not None:
-            faults.append(Fault("version", "belongs to a pipeline by name; an inline spec has none"))
-        if request.priority is not None and request.priority not in PRIORITIES:
-            faults.append(Fault("priority", f"is {request.priority}; allowed are -1000 to 1000"))
-        if request.backend is not None:
-            faults += self._backend_fault("backend", request.backend)
-        for name, value in request.labels.items():
-            if not name or len(name) > 100 or len(value) > 500 or "\0" in name + value:
-                faults.append(Fault(f"labels.{name}", "names have 1 to 100 characters, values at most 500, and no NUL"))
-        if len(request.labels) > 50:
-            faults.append(Fault("labels", f"holds {len(request.labels)} labels; at most 50"))
-        if faults:
-            raise Invalid(faults=faults)
-
-    def _backend_fault(self, path: str, backend: str) -> list[Fault]:
-        known = sorted(self._known_backends())
-        return [] if backend in known else [Fault(path, f"there is no backend {backend!r}; known: {', '.join(known)}")]
-
-    def _target(self, unit: UnitOfWork, request: RunRequest) -> _Target:
-        store = PipelineStore(unit)
-        if request.spec is not None:
-            compiled = self._inline(request.spec)
-            spec = compiled.spec
-            spec_id = store.save_inline(spec.name, canonical(spec), compiled.content_hash)
-            target = _Target(spec_id, compiled, spec.name, None, 0)
-        else:
-            name = request.pipeline or ""
-            stored = store.newest(name) if request.version is None else store.version(name, request.version)
-            if not stored.enabled:
-                raise Conflict(f"the pipeline {name} is disabled")
-            target = _Target(stored.id, self._catalogue.keep(stored), name, stored.version, stored.priority)
-        faults = [
-            fault
-            for index, step in enumerate(target.compiled.spec.steps)
-            if step.backend is not None
-            for fault in self._backend_fault(f"steps[{index}].backend", step.backend)
-        ]
-        if faults:
-            raise Invalid(faults=faults)
-        return target
+    def _planner(self, unit: UnitOfWork) -> RunPlanner:
+        return RunPlanner(
+            unit, self._catalogue, default_backend=self._default_backend, known_backends=self._known_backends
+        )
 
     @staticmethod
-    def _inline(spec: object) -> CompiledPipeline:
-        try:
-            return compile_pipeline(parse_pipeline(spec))
-        except Invalid as error:
-            raise Invalid(
-                faults=[Fault(f"spec.{fault.path}" if fault.path else "spec", fault.message) for fault in error.faults]
-            ) from None
+    def _known(unit: UnitOfWork, wishes: Sequence[Wish]) -> dict[str, tuple[UUID, str]]:
+        """By idempotency key, the id and the digest of what was asked for before."""
+        keys = [wish.key for wish in wishes if wish.key is not None]
+        if not keys:
+            return {}
+        found = unit.execute(
+            "SELECT idempotency_key, id, request_hash FROM runs WHERE idempotency_key = ANY(:keys)", {"keys": keys}
+        )
+        return {row[0]: (row[1], row[2]) for row in found}
 
     # --- changes to runs ---------------------------------------------------------------------------------------------
 
@@ -263,7 +173,8 @@ class Requests:
             chosen = reopenable(unit, sorted(set(found.values())), set(step_run_ids))
             if not chosen:
                 raise Conflict(
-                    "a step run can be retried when it failed, was cancelled or was skipped, and nothing before it is left undone"
+                    "a step run can be retried when it failed, was cancelled or was skipped,"
+                    " and nothing before it is left undone"
                 )
             return self._reopen(unit, chosen, actor)
 

@@ -9,6 +9,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Event
 
@@ -43,8 +44,8 @@ def supervised(jobs: int, directory: Path, redis_url: str | None = None) -> tupl
     ended: set[str] = set()
     rung = Event()
 
-    def on_change(job_ids: object) -> None:
-        ended.update(job_ids)  # type: ignore[call-overload]
+    def on_change(job_ids: Sequence[str]) -> None:
+        ended.update(job_ids)
         rung.set()
 
     backend.submit_many(requests[:1])

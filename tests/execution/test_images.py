@@ -18,6 +18,7 @@ from ccat_workflow_manager.execution import sif, spython_tools
 from ccat_workflow_manager.execution.images import resolve_image
 from ccat_workflow_manager.execution.launch_spec import ResolvedImage
 from ccat_workflow_manager.execution.runtime import NO_RUNTIME, Runtime, RuntimeKind
+from tests.waiting import wait_until
 
 HEADER = (b"#!run\n".ljust(32, b"\0") + b"SIF_MAGIC\0").ljust(112, b"\0")
 SMALL_SIF = HEADER + (128).to_bytes(8, "little") + (4).to_bytes(8, "little") + b"data"
@@ -184,9 +185,9 @@ def test_a_fake_pull_that_brings_rubbish(cache: Path, fake_program: FakeProgram)
 def test_a_lease_can_be_lost_and_patience_can_end_during_a_fake_pull(
     cache: Path, tmp_path: Path, fake_program: FakeProgram
 ) -> None:
-    gate = tmp_path / "gate"
+    gate, opened = tmp_path / "gate", tmp_path / "opened"
     os.mkfifo(gate)
-    runtime = fake_program("apptainer", f'read x < {gate}\nprintf x > "$4"')
+    runtime = fake_program("apptainer", f'[ -e {opened} ] || read x < {gate}\nprintf x > "$4"')
 
     def lost() -> None:
         raise LeaseLost
@@ -194,7 +195,10 @@ def test_a_lease_can_be_lost_and_patience_can_end_during_a_fake_pull(
     with pytest.raises(LeaseLost):
         resolve("docker://slow", cache, runtime, progress=lost)
     assert failure("docker://slow", cache, runtime, pull_timeout=0.1) is FailureReason.IMAGE_PULL
+    opened.touch()
     gate.write_text("go\n")
+    pulls = [thread for thread in threading.enumerate() if thread.name == "pull docker://slow"]
+    wait_until(lambda: not any(thread.is_alive() for thread in pulls), what="the end of the pulls left behind")
 
 
 # --- runtimes -----------------------------------------------------------------------------------------------

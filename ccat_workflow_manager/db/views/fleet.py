@@ -63,7 +63,8 @@ def backend_states(unit: UnitOfWork) -> Mapping[str, BackendState]:
 
 def _counts(statuses: list[RunStatus], condition: str) -> str:
     counted = (
-        f"'{status}', (SELECT count(*) FROM (SELECT 1 FROM runs WHERE status = '{status}'{condition} LIMIT {_MOST_COUNTED}) x)"
+        f"'{status}', (SELECT count(*) FROM"
+        f" (SELECT 1 FROM runs WHERE status = '{status}'{condition} LIMIT {_MOST_COUNTED}) x)"
         for status in statuses
     )
     return f"json_build_object({', '.join(counted)})"
@@ -103,7 +104,7 @@ SELECT json_build_object(
 
 
 def summary(unit: UnitOfWork) -> str:
-    """Runs of the last 24 hours and those that are not finished, what waits longest, what failed last; without backends."""
+    """Runs of the last 24 hours and unfinished ones, what waits longest, what failed last; without the backends."""
     text = one(unit, _SUMMARY, {"since": first_id_of(datetime.now(UTC) - timedelta(hours=24))})
     assert text is not None
     return text

@@ -11,7 +11,9 @@ d.content_hash, {times("p", "created_at", "updated_at")}
 """
 _FROM = "FROM pipelines p JOIN specs d ON d.pipeline_id = p.id AND d.version = p.current_version"
 
-_DETAIL = f"SELECT row_to_json(x)::text FROM (SELECT {_PIPELINE}, d.content AS definition {_FROM} WHERE p.name = :name) x"
+_DETAIL = f"""
+SELECT row_to_json(x)::text FROM (SELECT {_PIPELINE}, d.content AS definition {_FROM} WHERE p.name = :name) x
+"""
 
 _PAGE = f"""
 SELECT x.name, row_to_json(x)::text FROM (

@@ -28,7 +28,8 @@ _MANY = f"SELECT x.id, row_to_json(x)::text FROM (SELECT {_PRODUCT} {_FROM} WHER
 
 _EDGES = """
 JOIN run_steps t ON t.run_id = s.run_id AND (s.position = ANY(t.downstream_all) OR s.position = ANY(t.downstream_key))
-JOIN step_runs u ON u.run_id = t.run_id AND u.position = t.position AND (s.position = ANY(t.downstream_all) OR u.key = s.key)
+JOIN step_runs u ON u.run_id = t.run_id AND u.position = t.position
+  AND (s.position = ANY(t.downstream_all) OR u.key = s.key)
 """
 """From a step run `s` to the step runs `u` that it depends on."""
 

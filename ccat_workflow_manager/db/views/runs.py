@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID
 
 from ccat_workflow_manager.core.states import Status
@@ -23,7 +24,8 @@ json_build_object({_COUNTS}) AS counts
 
 _DETAIL = f"""
 SELECT row_to_json(x)::text,
-  (SELECT string_agg(row_to_json(y)::text, ',' ORDER BY y.id) FROM (SELECT {STEP_RUN} FROM step_runs s WHERE s.run_id = :id) y)
+  (SELECT string_agg(row_to_json(y)::text, ',' ORDER BY y.id)
+   FROM (SELECT {STEP_RUN} FROM step_runs s WHERE s.run_id = :id) y)
 FROM (SELECT {RUN} FROM runs r WHERE r.id = :id) x
 """
 
@@ -41,23 +43,20 @@ def with_step_runs(run: str, step_runs: str | None) -> str:
 
 def runs_page(unit: UnitOfWork, wanted: RunFilter, after: UUID | None, limit: int) -> list[Row]:
     """Runs without their step runs, newest first."""
-    where, values = wanted.conditions()
-    if after is not None:
-        where.append("r.id < :after")
-        values["after"] = after
-    condition = f"WHERE {' AND '.join(where)}" if where else ""
-    statement = f"SELECT x.id, row_to_json(x)::text FROM (SELECT {RUN} FROM runs r {condition} ORDER BY r.id DESC LIMIT :limit) x"
-    return rows(unit, statement, values | {"limit": limit})
+    chosen, values = _chosen(RUN, wanted, after, limit)
+    return rows(unit, f"SELECT x.id, row_to_json(x)::text FROM ({chosen}) x", values)
 
 
 def run_ids(unit: UnitOfWork, wanted: RunFilter, after: UUID | None, limit: int) -> list[UUID]:
     """The ids of the runs that a filter stands for, newest first."""
+    chosen, values = _chosen("r.id", wanted, after, limit)
+    return [row[0] for row in unit.execute(chosen, values)]
+
+
+def _chosen(columns: str, wanted: RunFilter, after: UUID | None, limit: int) -> tuple[str, dict[str, Any]]:
     where, values = wanted.conditions()
     if after is not None:
         where.append("r.id < :after")
         values["after"] = after
     condition = f"WHERE {' AND '.join(where)}" if where else ""
-    found = unit.execute(
-        f"SELECT r.id FROM runs r {condition} ORDER BY r.id DESC LIMIT :limit", values | {"limit": limit}
-    )
-    return [row[0] for row in found]
+    return f"SELECT {columns} FROM runs r {condition} ORDER BY r.id DESC LIMIT :limit", values | {"limit": limit}

@@ -16,7 +16,8 @@ class Row(NamedTuple):
 
 
 def utc(column: str) -> str:
-    """A time as RFC 3339 in UTC, whatever the time zone of the server. (`\\:` keeps SQLAlchemy from seeing a parameter.)"""
+    """A time as RFC 3339 in UTC, whatever the time zone of the server."""
+    # The backslashes keep SQLAlchemy from taking `:MI` for a parameter.
     return rf"""to_char({column} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24\:MI\:SS.US"Z"')"""
 
 

@@ -10,7 +10,7 @@ from ccat_workflow_manager.db.views.waits import WAITING_FOR, waits_of_step_run
 
 
 def step_run_columns(waiting_for: str) -> str:
-    """The columns of `step_runs s` that make up a step run; what a PENDING one waits for is worked out by the caller."""
+    """The columns of `step_runs s` that make up a step run, with an expression for what it waits for."""
     return f"""
 s.id, s.run_id, s.step, s.key, s.status, s.reason, s.reason_text, {waiting_for} AS waiting_for, s.backend, s.attempt,
 s.max_attempts, s.job_id, s.exit_code, s.wall_time_seconds, s.cpu_hours, s.peak_memory_gb,
@@ -29,8 +29,8 @@ SELECT row_to_json(x)::text FROM (
 
 _ATTEMPTS = f"""
 SELECT x.number, row_to_json(x)::text FROM (
-  SELECT a.step_run_id, a.number, a.backend, a.job_name, a.job_id, a.job_state, a.worker, a.node, a.resources, a.exit_code,
-    a.signal, a.wall_time_seconds, a.cpu_hours, a.peak_memory_gb, a.reason, a.reason_text, a.warnings,
+  SELECT a.step_run_id, a.number, a.backend, a.job_name, a.job_id, a.job_state, a.worker, a.node, a.resources,
+    a.exit_code, a.signal, a.wall_time_seconds, a.cpu_hours, a.peak_memory_gb, a.reason, a.reason_text, a.warnings,
     {times("a", "claimed_at", "submitted_at", "started_at", "finished_at")}
   FROM attempts a WHERE a.step_run_id = :id AND a.number > :after ORDER BY a.number LIMIT :limit
 ) x

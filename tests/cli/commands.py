@@ -1,0 +1,62 @@
+"""Running `ccat-wm` in a test: in this process, or as a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from typer.testing import CliRunner, Result
+
+from ccat_workflow_manager.cli import app
+from ccat_workflow_manager.core.setting_rules import PREFIX
+
+PROGRAM = (sys.executable, "-c", "from ccat_workflow_manager.cli import main; main()")
+QUIET = {"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "200"}
+
+
+def invoke(*arguments: str, env: Mapping[str, str] | None = None, stdin: str | bytes | None = None) -> Result:
+    """Run a command here."""
+    return CliRunner().invoke(app, list(arguments), env={**QUIET, **(env or {})}, input=stdin)
+
+
+def answer(*arguments: str, env: Mapping[str, str] | None = None, code: int = 0) -> Any:
+    """What a command prints with --json; that is all it prints to stdout."""
+    result = invoke(*arguments, "--json", env=env)
+    assert result.exit_code == code, result.output
+    return json.loads(result.stdout)
+
+
+def refused(*arguments: str, env: Mapping[str, str] | None = None, code: int = 2) -> str:
+    """What a command says on stderr that ends with this code and prints nothing else."""
+    result = invoke(*arguments, env=env)
+    assert result.exit_code == code, result.output
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+def variables(**settings: object) -> dict[str, str]:
+    """Settings as environment variables."""
+    return {PREFIX + name: str(value) for name, value in settings.items()}
+
+
+@contextmanager
+def process(*arguments: str, env: Mapping[str, str], output: Path) -> Iterator[subprocess.Popen[str]]:
+    """A command as a process of its own that is ended at the end. Its stderr goes to `output`.stderr."""
+    with output.open("w") as stdout, output.with_suffix(".stderr").open("w") as stderr:
+        started = subprocess.Popen(
+            [*PROGRAM, *arguments], env={**os.environ, **QUIET, **env}, stdout=stdout, stderr=stderr, text=True
+        )
+    try:
+        yield started
+    finally:
+        if started.poll() is None:
+            started.send_signal(signal.SIGINT)
+            started.wait(40)

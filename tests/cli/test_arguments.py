@@ -1,0 +1,73 @@
+"""Parameters and labels as people type them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ccat_workflow_manager.commands.arguments import labels, parameters
+from ccat_workflow_manager.commands.endings import WrongUsage
+from ccat_workflow_manager.commands.run_logs import _new_part
+
+
+@pytest.mark.parametrize(
+    ("typed", "value"),
+    [
+        ("x=CO43", "CO43"),
+        ("x=3", 3),
+        ("x=03", "03"),
+        ("x=-1.5e3", -1500.0),
+        ('x="3"', "3"),
+        ("x=true", True),
+        ("x=True", "True"),
+        ("x=null", None),
+        ("x=NaN", "NaN"),
+        ("x=Infinity", "Infinity"),
+        ("x=", ""),
+        ("x=a=b", "a=b"),
+        ("x=[1,2]", [1, 2]),
+        ("x=[1,2", "[1,2"),
+        ('x={"a": [null]}', {"a": [None]}),
+        ("x=" + "[" * 5000, "[" * 5000),
+        ("x=\u00e9 $(id) 'q'", "\u00e9 $(id) 'q'"),
+    ],
+)
+def test_a_value_is_json_if_it_can_be(typed: str, value: Any) -> None:
+    assert parameters([typed], None) == {"x": value}
+
+
+def test_what_is_typed_wins_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text("line: CO43\nscans: [a, b]\nwhen: 12:30\n")
+    assert parameters(["line=CI21"], str(file)) == {"line": "CI21", "scans": ["a", "b"], "when": "12:30"}
+
+
+def test_a_label_may_hold_colons() -> None:
+    assert labels(["at:12:30", "empty:"]) == {"at": "12:30", "empty": ""}
+
+
+@given(st.text(min_size=1).filter(lambda name: "=" not in name), st.text())
+def test_any_text_is_a_value_or_refused(name: str, value: str) -> None:
+    try:
+        assert name in parameters([f"{name}={value}"], None)
+    except WrongUsage:
+        assert any(0xD800 <= ord(letter) < 0xE000 for letter in name + value)
+
+
+@pytest.mark.parametrize(
+    ("shown", "text", "fresh"),
+    [
+        ("", "a\n", "a\n"),
+        ("a\n", "a\n", ""),
+        ("a\n", "a\nb\n", "b\n"),
+        ("a\nb\n", "0\na\nb\nc\n", "c\n"),
+        ("a\n", "much\nlater\n", "much\nlater\n"),
+        ("x" * 9000 + "end\n", "x" * 5000 + "end\nnew\n", "new\n"),
+    ],
+)
+def test_only_what_is_new_of_a_log_is_printed(shown: str, text: str, fresh: str) -> None:
+    assert _new_part(shown, text) == fresh

@@ -1,0 +1,185 @@
+"""Whatever is typed: exit 2 or 3, one clear sentence, never a traceback."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.cli.commands import invoke, refused, variables
+from tests.cli.conftest import PIPELINE, Deployment
+from tests.cli.fake_api import fake_api
+
+SUBMIT = ("run", "submit", "greet")
+UNKNOWN = "00000000-0000-7000-8000-000000000000"
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("run", "submit"), "name a PIPELINE or give a definition with --spec FILE"),
+        ((*SUBMIT, "--spec", "x.yaml"), "one of the two"),
+        (("run", "submit", "--spec", "x.yaml", "--version", "2"), "--version belongs to a PIPELINE"),
+        ((*SUBMIT, "-p", "line"), "-p 'line' is not of the form NAME=VALUE"),
+        ((*SUBMIT, "-p", "=3"), "is not of the form NAME=VALUE"),
+        ((*SUBMIT, "-p", "a=1", "-p", "a=2"), "-p gives 'a' twice"),
+        ((*SUBMIT, "--label", "night"), "--label 'night' is not of the form NAME:VALUE"),
+        ((*SUBMIT, "--params", "absent.yaml"), "absent.yaml cannot be read: No such file or directory"),
+        ((*SUBMIT, "--params", "/"), "/ cannot be read: Is a directory"),
+        ((*SUBMIT, "--idempotency-key", "kä"), "--idempotency-key may hold printable ASCII"),
+        (("pipeline", "apply", "absent.yaml"), "absent.yaml cannot be read: No such file or directory"),
+        (("pipeline", "plan", "no\0name"), "cannot be the name of a file"),
+        (("run", "logs", "latest", "hello", "--stream", "stdin"), "--stream is stdout or stderr, not 'stdin'"),
+        (("manager", "--no-api", "--no-loops"), "would do nothing"),
+        (("worker", "--backend", "nope"), "there is no backend 'nope'; there are: "),
+        (("demo", "--backend", "nope"), "unknown backend 'nope'"),
+        (("backend", "check", "nope"), "unknown backend 'nope'"),
+        (("backend", "check", "noop", "--clause", "nope"), "there is no clause 'nope'"),
+    ],
+)
+def test_refused_before_anything_is_asked(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    env = variables(DATA_DIR=tmp_path, CONTAINER_RUNTIME="none") | {"CCAT_WM_URL": f"http://127.0.0.1:{free_port()}"}
+    text = refused(*arguments, env=env)
+    assert said in text
+    assert text.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"name: [unclosed", "line 1"),
+        (b"a: 1\na: 2", 'line 2, column 1: the key "a" is given twice'),
+        (b"\xff\xfe", "is not UTF-8 text"),
+        (b"", "the text is empty"),
+        (b"- 1\n- 2\n", "must be a mapping"),
+        (b"steps: []", "name"),
+        (b'{"name": "a/b", "steps": []}', "name"),
+    ],
+)
+def test_a_file_that_is_no_pipeline(content: bytes, said: str, tmp_path: Path, deployment: Deployment) -> None:
+    file = tmp_path / "broken.yaml"
+    file.write_bytes(content)
+    for command in ("apply", "plan"):
+        text = refused("pipeline", command, str(file), env=deployment.env)
+        assert str(file) in text
+        assert said in text
+
+
+def test_every_fault_of_a_definition_is_told_with_its_path(tmp_path: Path, deployment: Deployment) -> None:
+    file = tmp_path / "faults.yaml"
+    file.write_text(PIPELINE.replace("depends_on: [hello]", "depends_on: [hallo]").replace("greet", "Greet"))
+    lines = refused("pipeline", "apply", str(file), env=deployment.env).splitlines()
+    assert lines[0] == "error: 2 things are wrong:"
+    assert any("steps[1].depends_on[0]" in line for line in lines[1:])
+    assert any("name: " in line for line in lines[1:])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("run", "submit", "absent"), "there is no pipeline absent"),
+        (("run", "submit", "greet", "--version", "99"), "version"),
+        (("run", "submit", "greet", "-p", "names=3"), "parameters.names"),
+        (("run", "submit", "greet", "-p", "other=3"), "other"),
+        (("run", "submit", "greet", "--backend", "nope"), "there is no backend 'nope'"),
+        (("run", "submit", "greet", "--priority", "100000"), "priority"),
+        (("run", "show", "12"), "UUID"),
+        (("run", "show", UNKNOWN), "there is no run"),
+        (("run", "watch", UNKNOWN), "there is no run"),
+        (("run", "cancel", UNKNOWN, "../pipelines"), "2 things are wrong"),
+        (("run", "list", "--status", "DONE"), "must be one of PENDING, RUNNING"),
+        (("run", "list", "--label", "night"), "name:value"),
+        (("run", "list", "--created-after", "yesterday"), "created_after"),
+        (("run", "logs", UNKNOWN, "hello"), "there is no run"),
+        (("pipeline", "show", "absent"), "there is no pipeline absent"),
+        (("pipeline", "show", "greet", "--version", "99"), "the pipeline greet has no version 99"),
+        (("pipeline", "disable", "absent"), "absent"),
+    ],
+)
+@pytest.mark.usefixtures("greet")
+def test_refused_by_the_service(arguments: tuple[str, ...], said: str, deployment: Deployment) -> None:
+    assert said in refused(*arguments, env=deployment.env)
+
+
+@pytest.mark.usefixtures("greet")
+def test_a_step_that_the_run_does_not_have(deployment: Deployment) -> None:
+    made = invoke("run", "submit", "greet", "--watch", env=deployment.env)
+    assert made.exit_code == 0, made.output
+    said = refused("run", "logs", "latest", "hallo", env=deployment.env)
+    assert "has no step 'hallo'; it has: hello, sum" in said
+    assert "say which with --key: ada, bob" in refused("run", "logs", "latest", "hello", env=deployment.env)
+    assert "there are: ada, bob" in refused("run", "logs", "latest", "hello/cyd", env=deployment.env)
+
+
+# --- services that cannot be used ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("run", "list"), ("run", "submit", "greet"), ("run", "watch", "latest"), ("pipeline", "show", "greet")],
+)
+def test_no_service(arguments: tuple[str, ...]) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    text = refused(*arguments, env={"CCAT_WM_URL": url}, code=3)
+    assert f"no service answers at {url}" in text
+    assert "ccat-wm up" in text
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "ftp://x", "http://", "http://[::1", "not a url"])
+def test_a_url_that_is_none(url: str) -> None:
+    assert f"CCAT_WM_URL={url!r} is not a URL" in refused("run", "list", env={"CCAT_WM_URL": url})
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        (b"<html>", 200, "is not this service"),
+        (b"<html>", 404, "is not this service"),
+        ({"hello": 1}, 200, "is not this service"),
+        ({"hello": 1}, 500, "is not this service"),
+        ({"code": "internal_error", "detail": "Something went wrong"}, 500, "cannot do this now: Something went wrong"),
+        (
+            {"code": "unauthorized", "detail": "no token"},
+            401,
+            "does not let you in: no token; give a token in CCAT_WM_TOKEN",
+        ),
+    ],
+)
+def test_answers_of_a_fake_service(body: object, status: int, said: str) -> None:
+    with fake_api(body, status=status) as url:
+        assert said in refused("run", "list", env={"CCAT_WM_URL": url}, code=3)
+
+
+def test_the_token_is_sent_and_must_be_ascii() -> None:
+    seen: list[dict[str, str]] = []
+    with fake_api({"items": [], "next_cursor": None}, seen=seen) as url:
+        assert invoke("run", "list", env={"CCAT_WM_URL": url, "CCAT_WM_TOKEN": "secret"}).exit_code == 0
+        assert seen[0]["Authorization"] == "Bearer secret"
+        assert "CCAT_WM_TOKEN" in refused("run", "list", env={"CCAT_WM_URL": url, "CCAT_WM_TOKEN": "sé\ncret"})
+
+
+@pytest.mark.parametrize("command", [("manager",), ("worker",), ("db", "check"), ("db", "upgrade")])
+def test_no_embedded_server_to_use(command: tuple[str, ...], tmp_path: Path) -> None:
+    text = refused(*command, env=variables(DATA_DIR=tmp_path, HPC_BACKEND="noop"), code=3)
+    assert "no embedded postgres is running" in text
+    assert "ccat-wm up" in text
+
+
+@pytest.mark.parametrize("command", [("up",), ("manager",), ("worker",), ("db", "check"), ("demo",)])
+def test_settings_with_faults_name_them_all(command: tuple[str, ...]) -> None:
+    text = refused(*command, env=variables(WORKERS="none", API_PORT="x"))
+    assert "CCAT_WORKFLOW_MANAGER_WORKERS" in text
+    assert "CCAT_WORKFLOW_MANAGER_API_PORT" in text
+
+
+def test_a_port_that_is_taken(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        text = refused("up", "--port", port, "--data-dir", str(tmp_path), env=variables(HPC_BACKEND="noop"), code=3)
+    assert "--port" in text

@@ -1,0 +1,184 @@
+"""The commands against a real deployment."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.commands import answer, invoke, refused
+from tests.cli.conftest import Deployment
+
+WORK_FAILED = 1
+
+
+def said(*arguments: str, deployment: Deployment, code: int = 0) -> str:
+    result = invoke(*arguments, env=deployment.env)
+    assert result.exit_code == code, result.output
+    return result.stdout
+
+
+def submitted(deployment: Deployment, *options: str, code: int = 0) -> dict[str, Any]:
+    """A run that was watched to its end."""
+    found: dict[str, Any] = answer("run", "submit", "greet", "--watch", *options, env=deployment.env, code=code)
+    return found
+
+
+# --- pipelines -------------------------------------------------------------------------------------------------------
+
+
+def test_a_pipeline_as_a_file(greet: Path, deployment: Deployment) -> None:
+    assert said("pipeline", "apply", str(greet), deployment=deployment) == "greet is unchanged at version 1\n"
+    planned = invoke("pipeline", "plan", str(greet), env=deployment.env)
+    assert (planned.exit_code, planned.stdout) == (0, "")
+    assert "greet is the same as version 1" in planned.stderr
+
+    renamed = greet.with_name("other.yaml")
+    renamed.write_text(greet.read_text().replace("name: greet", "name: other").replace("Say", "Shout"))
+    assert "+name: other" in said("pipeline", "plan", str(renamed), deployment=deployment)
+    assert said("pipeline", "apply", str(renamed), deployment=deployment) == "other is now at version 1\n"
+    renamed.write_text(renamed.read_text().replace("Shout", "Whisper"))
+    difference = said("pipeline", "plan", str(renamed), deployment=deployment).splitlines()
+    assert "-description: Shout something for each name" in difference
+    assert "+description: Whisper something for each name" in difference
+    assert answer("pipeline", "plan", str(renamed), env=deployment.env)["changed"] is True
+    piped = invoke("pipeline", "apply", "-", env=deployment.env, stdin=renamed.read_text())
+    assert piped.stdout == "other is now at version 2\n"
+
+    shown = said("pipeline", "show", "other", "--version", "1", deployment=deployment)
+    assert shown.startswith("# version 1 of ")
+    old = greet.with_name("old.yaml")
+    old.write_text(shown)
+    assert said("pipeline", "apply", str(old), deployment=deployment) == "other is now at version 3\n"
+    assert answer("pipeline", "show", "other", env=deployment.env)["version"] == 3
+    assert {one["name"] for one in answer("pipeline", "list", env=deployment.env)} >= {"greet", "other"}
+    assert "Say something for each name" in said("pipeline", "list", deployment=deployment)
+
+
+def test_a_disabled_pipeline_takes_no_runs(greet: Path, deployment: Deployment) -> None:
+    assert said("pipeline", "disable", "greet", deployment=deployment) == "greet is disabled\n"
+    try:
+        assert "is disabled" in refused("run", "submit", "greet", env=deployment.env)
+        assert ", disabled" in said("pipeline", "show", "greet", deployment=deployment).splitlines()[0]
+    finally:
+        assert said("pipeline", "enable", "greet", deployment=deployment) == "greet is enabled\n"
+    assert answer("run", "submit", "greet", env=deployment.env)["pipeline"] == "greet"
+
+
+# --- runs ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("greet")
+def test_a_run_from_submit_to_show(deployment: Deployment, tmp_path: Path) -> None:
+    params = tmp_path / "params.json"
+    params.write_text(json.dumps({"names": ["x"], "code": 0}))
+    run = submitted(
+        deployment, "--params", str(params), "-p", 'names=["é a", "b"]', "--label", "night:12:30", "--priority", "5"
+    )
+    assert run["status"] == "COMPLETED"
+    assert run["parameters"] == {"names": ["é a", "b"], "code": 0}
+    assert (run["labels"], run["priority"]) == ({"night": "12:30"}, 5)
+
+    assert answer("run", "show", "latest", env=deployment.env)["id"] == run["id"]
+    shown = said("run", "show", run["id"], deployment=deployment)
+    for word in (run["id"], "greet version 1", "COMPLETED", "night:12:30", "wall time", "CPU hours", "peak memory"):
+        assert word in shown
+    listed = answer("run", "list", "--label", "night:12:30", "--status", "completed", env=deployment.env)
+    assert run["id"] in [one["id"] for one in listed]
+    assert answer("run", "list", "--label", "night:never", env=deployment.env) == []
+    watched = said("run", "watch", run["id"], deployment=deployment)
+    assert f"run {run['id']} of greet: COMPLETED" in watched
+
+
+@pytest.mark.usefixtures("greet")
+def test_a_run_that_fails_is_exit_code_1(deployment: Deployment) -> None:
+    options = ("--backend", "concurrent", "-p", "code=3", "-p", 'names=["ada"]')
+    text = invoke("run", "submit", "greet", "--watch", *options, env=deployment.env)
+    assert text.exit_code == WORK_FAILED
+    assert "hello/ada failed: " in text.stdout
+    assert "(exit code 3)" in text.stdout
+    assert "1 skipped" in text.stdout
+    failed = answer("run", "watch", "latest", env=deployment.env, code=WORK_FAILED)
+    assert failed["status"] == "FAILED"
+    assert said("run", "retry", failed["id"], deployment=deployment) == f"{failed['id']} is tried again\n"
+    assert answer("run", "watch", failed["id"], env=deployment.env, code=WORK_FAILED)["status"] == "FAILED"
+
+
+@pytest.mark.usefixtures("greet")
+def test_logs(deployment: Deployment) -> None:
+    submitted(deployment, "--backend", "concurrent")
+    assert said("run", "logs", "latest", "hello/ada", deployment=deployment) == "hello ada\n"
+    assert said("run", "logs", "latest", "hello", "--key", "bob", deployment=deployment) == "hello bob\n"
+    warned = said("run", "logs", "latest", "hello/ada", "--stream", "stderr", deployment=deployment)
+    assert warned == "warned ada\n"
+    assert said("run", "logs", "latest", "hello/ada", "--tail", "0", deployment=deployment) == ""
+    assert said("run", "logs", "latest", "hello/ada", "--follow", deployment=deployment) == "hello ada\n"
+    assert said("run", "logs", "latest", "sum", deployment=deployment) == ""
+    assert "attempt" in refused("run", "logs", "latest", "sum", "--attempt", "7", env=deployment.env)
+
+
+def test_a_log_is_followed_to_its_end(deployment: Deployment, tmp_path: Path) -> None:
+    file = tmp_path / "slow.yaml"
+    file.write_text(
+        "name: slow\nsteps:\n  - name: count\n"
+        "    command: [sh, -c, 'for n in 1 2 3 4; do echo $n; sleep 0.3; done; echo end']\n"
+    )
+    run = answer("run", "submit", "--spec", str(file), "--backend", "concurrent", env=deployment.env)
+    text = said("run", "logs", run["id"], "count", "--follow", deployment=deployment)
+    assert text == "1\n2\n3\n4\nend\n"
+
+
+@pytest.mark.usefixtures("greet")
+def test_pause_resume_cancel(deployment: Deployment, tmp_path: Path, greet: Path) -> None:
+    slow = tmp_path / "slow.yaml"
+    slow.write_text(greet.read_text().replace("foreach: ", "resources: {extra: {delay_seconds: 600}}\n    foreach: "))
+    run = answer("run", "submit", "--spec", str(slow), env=deployment.env)
+    assert run["pipeline_version"] is None
+    assert said("run", "pause", run["id"], deployment=deployment) == f"{run['id']} is paused\n"
+    assert "PENDING, paused" in said("run", "show", run["id"], deployment=deployment).replace("RUNNING", "PENDING")
+    assert said("run", "resume", run["id"], deployment=deployment) == f"{run['id']} goes on\n"
+    assert [one["id"] for one in answer("run", "cancel", run["id"], env=deployment.env)] == [run["id"]]
+    ended = answer("run", "watch", run["id"], env=deployment.env, code=WORK_FAILED)
+    assert ended["status"] == "CANCELLED"
+
+
+@pytest.mark.usefixtures("greet")
+def test_the_same_key_is_the_same_run(deployment: Deployment) -> None:
+    first = answer("run", "submit", "greet", "--idempotency-key", "once", env=deployment.env)
+    again = answer("run", "submit", "greet", "--idempotency-key", "once", env=deployment.env)
+    assert first["id"] == again["id"]
+    other = refused("run", "submit", "greet", "-p", "code=1", "--idempotency-key", "once", env=deployment.env)
+    assert "Idempotency-Key" in other
+
+
+@pytest.mark.usefixtures("greet")
+def test_lists_go_on_from_page_to_page(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(5):
+        answer("run", "submit", "greet", "--label", "page:yes", env=deployment.env)
+    monkeypatch.setattr("ccat_workflow_manager.commands.client._PAGE", 2)
+    everything = answer("run", "list", "--label", "page:yes", "--all", env=deployment.env)
+    assert len(everything) == len({run["id"] for run in everything}) == 5
+    assert [run["id"] for run in everything[:3]] == [
+        run["id"] for run in answer("run", "list", "--label", "page:yes", "--limit", "3", env=deployment.env)
+    ]
+
+
+# --- what needs no API -----------------------------------------------------------------------------------------------
+
+
+def test_doctor_of_a_running_deployment(deployment: Deployment) -> None:
+    report = answer("doctor", env=deployment.env)
+    assert report["ok"] is True
+    checks = {check["name"]: check for check in report["checks"]}
+    for name in ("settings", "postgres", "redis", "migrations", "backend noop", "disk", "clock", "workers"):
+        assert checks[name]["ok"] is True, checks[name]
+    assert "embedded" in checks["postgres"]["message"]
+    text = said("doctor", deployment=deployment)
+    assert len(text.splitlines()) == len(checks)
+
+
+def test_db_of_a_running_deployment(deployment: Deployment) -> None:
+    assert answer("db", "check", env=deployment.env)["is_current"] is True
+    assert "the database is current" in said("db", "upgrade", deployment=deployment)

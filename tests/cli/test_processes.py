@@ -1,0 +1,121 @@
+"""Commands as processes: how they start, what they import, how they end when somebody stops them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedValkey
+from tests.cli.commands import PROGRAM, QUIET, process, variables
+from tests.cli.conftest import Deployment
+from tests.cli.fake_api import fake_api
+from tests.reaper import Reaper
+from tests.waiting import wait_until
+
+HEAVY = ("fastapi", "uvicorn", "sqlalchemy", "alembic", "redis", "rq", "dynaconf", "psycopg")
+LISTING = "import sys; sys.argv = {argv!r}\n{body}\nprint(sorted(set(sys.modules) & set({names!r})))"
+BODY = (
+    "from ccat_workflow_manager.cli import main\ntry:\n    main()\nexcept SystemExit as end:\n    assert not end.code"
+)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "submit", "--help"], ["--version"], ["run", "list"]])
+def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
+    names = (*HEAVY, "httpx", "pydantic") if arguments != ["run", "list"] else HEAVY
+    script = LISTING.format(argv=["ccat-wm", *arguments], body=BODY, names=names)
+    with fake_api({"items": [], "next_cursor": None}) as url:
+        env = {**os.environ, **QUIET, "CCAT_WM_URL": url}
+        done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_reader_that_goes_away_is_no_error(deployment: Deployment) -> None:
+    env = {**os.environ, **QUIET, **deployment.env}
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [*PROGRAM, "run", "list"], env=env, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=30
+        )
+        listed = subprocess.run(
+            [*PROGRAM, "backends", "--json"], env=env, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=30
+        )
+    finally:
+        os.close(writer)
+    assert done.stderr in ("", "There are no such runs.\n")
+    assert (listed.returncode, listed.stderr) == (141, "")
+
+
+def test_ctrl_c_while_watching(deployment: Deployment, greet: Path, tmp_path: Path) -> None:
+    slow = tmp_path / "slow.yaml"
+    extra = "resources: {extra: {delay_seconds: 600}}\n    foreach: "
+    slow.write_text(greet.read_text().replace("foreach: ", extra))
+    output = tmp_path / "watch.out"
+    with process("run", "submit", "--spec", str(slow), "--watch", env=deployment.env, output=output) as watching:
+        wait_until(lambda: "running" in output.read_text(), 20, "a line about what is running")
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(10) == 130
+    assert "Traceback" not in output.with_suffix(".stderr").read_text()
+    with process("run", "cancel", "latest", env=deployment.env, output=output) as cancelling:
+        assert cancelling.wait(20) == 0
+
+
+def test_ctrl_c_during_the_demo_leaves_nothing_behind(tmp_path: Path, reaper: Reaper) -> None:
+    env = variables(CONTAINER_RUNTIME="none", NOOP_DELAY_SECONDS=600)
+    output = tmp_path / "demo.out"
+    arguments = ("demo", "--data-dir", str(tmp_path / "data"), "--backend", "noop", "--port", "0")
+    with process(*arguments, env=env, output=output) as demo:
+        reaper.watch(demo.pid)
+        wait_until(lambda: "12 running" in output.read_text(), 60, "a run in progress")
+        demo.send_signal(signal.SIGINT)
+        assert demo.wait(40) == 130
+    assert output.with_suffix(".stderr").read_text() == ""
+    assert EmbeddedPostgres(tmp_path / "data").pid is None
+    assert EmbeddedValkey(tmp_path / "data").pid is None
+
+
+def test_the_demo_tells_what_it_took_and_where_its_products_are(tmp_path: Path, reaper: Reaper) -> None:
+    output = tmp_path / "demo.out"
+    arguments = ("demo", "--data-dir", str(tmp_path / "data"), "--backend", "concurrent", "--port", "0", "--scans", "2")
+    with process(*arguments, env=variables(CONTAINER_RUNTIME="none"), output=output) as demo:
+        reaper.watch(demo.pid)
+        assert demo.wait(90) == 0, output.with_suffix(".stderr").read_text()
+    text = output.read_text()
+    assert "the steps run as plain processes" in text
+    for word in ("COMPLETED", "wall time", "CPU hours", "peak memory", "API: http://127.0.0.1:"):
+        assert word in text
+    after = text.partition("Products:\n")[2].splitlines()
+    assert after[0].endswith("map.png")
+    products = [Path(line.split()[-1]) for line in after if line.startswith("  ")]
+    assert len(products) > 3
+    assert all(path.is_file() for path in products)
+
+
+def test_processes_of_their_own(postgres_url: str, redis_url: str, tmp_path: Path, reaper: Reaper) -> None:
+    env = variables(DATA_DIR=tmp_path, DATABASE_URL=postgres_url, REDIS_URL=redis_url, HPC_BACKEND="noop", API_PORT=0)
+    output = tmp_path / "manager.out"
+    errors = output.with_suffix(".stderr")
+    with process("manager", env=env, output=output) as manager:
+        assert manager.wait(30) == 3
+    assert "run: ccat-wm db upgrade" in errors.read_text()
+    with process("db", "upgrade", env=env, output=output) as upgrade:
+        assert upgrade.wait(30) == 0
+    with (
+        process("manager", env=env, output=output) as manager,
+        process("worker", "--backend", "noop", env=env, output=tmp_path / "worker.out") as worker,
+    ):
+        reaper.watch(manager.pid)
+        reaper.watch(worker.pid)
+        wait_until(lambda: "Uvicorn running" in errors.read_text(), 30, "the API")
+        log = tmp_path / "worker.stderr"
+        wait_until(lambda: "serves noop" in log.read_text(), 30, "the worker")
+        for each in (manager, worker):
+            each.send_signal(signal.SIGTERM)
+            assert each.wait(30) == 0
+    assert "Traceback" not in errors.read_text() + log.read_text()
