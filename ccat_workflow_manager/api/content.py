@@ -62,9 +62,7 @@ def _headers(name: str, etag: str, disposition: str) -> dict[str, str]:
 
 def _open(product: StoredProduct, base_dir: str) -> int:
     """A descriptor of the file or directory, opened without following any link below the run's directory."""
-    dirs = attempt_dirs(
-        base_dir, product.pipeline, str(product.run_id), product.step, product.key, product.attempt
-    )
+    dirs = attempt_dirs(base_dir, product.pipeline, str(product.run_id), product.step, product.key, product.attempt)
     if not os.path.isdir(dirs.run):
         raise ServiceUnavailable(f"the files of the run {product.run_id} cannot be seen from here, or are removed")
     parts = product.path.split("/")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,10 +13,13 @@ from ccat_workflow_manager.commands.endings import ExitCode, WrongUsage
 
 if TYPE_CHECKING:
     from ccat_workflow_manager.settings import Settings
+    from ccat_workflow_manager.testing.harness import BackendHarness
 
 backend = typer.Typer(no_args_is_help=True, help="One backend: check it against the contract, or find the best one.")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+
+_ENDLESS_EXTRA: Mapping[str, Mapping[str, Any]] = {"noop": {"delay_seconds": 3600}}
 
 
 def backends(as_json: AsJson = False) -> None:
@@ -122,7 +126,8 @@ def _run_clauses(name: str, settings: Settings, directory: Path, only: list[str]
     width = max(len(each.name) for each in chosen)
     results = []
     out = console(stderr=as_json)
-    for result in iterate_contract(name, _config(name, settings, directory), directory, clauses=chosen):
+    config = _config(name, settings, directory)
+    for result in iterate_contract(name, config, directory, clauses=chosen, adjust=_endless(name)):
         results.append(result)
         outcome = str(result.outcome).replace("_", " ")
         line = Text.assemble(
@@ -133,6 +138,15 @@ def _run_clauses(name: str, settings: Settings, directory: Path, only: list[str]
     if as_json:
         print_json([{**asdict(each), "outcome": str(each.outcome)} for each in results])
     return sum(str(each.outcome) == "failed" for each in results)
+
+
+def _endless(name: str) -> Callable[[BackendHarness], None]:
+    """Tell the harness how to ask for a job without end where no program is run."""
+
+    def adjust(harness: BackendHarness) -> None:
+        harness.endless_extra = _ENDLESS_EXTRA.get(name, {})
+
+    return adjust
 
 
 def _config(name: str, settings: Settings, directory: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from errno import EACCES, ENOTDIR
 from pathlib import Path
 from typing import Any
 
@@ -219,11 +220,13 @@ def _disk(settings: Settings) -> Check:
 
 
 def _must_be_writable(directory: Path, *, exists: bool) -> None:
+    if not directory.is_dir():
+        raise NotADirectoryError(ENOTDIR, f"{directory} is not a directory")
     if exists:
         with tempfile.TemporaryFile(dir=directory) as file:
             file.write(b"written")
     elif not os.access(directory, os.W_OK | os.X_OK):
-        raise PermissionError(13, "its parent directory may not be written", str(directory))
+        raise PermissionError(EACCES, f"{directory} may not be written")
 
 
 def _milliseconds(start: float) -> str:

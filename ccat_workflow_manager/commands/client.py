@@ -36,8 +36,8 @@ class Client:
     """A connection to one API."""
 
     def __init__(self, url: str, token: str = "") -> None:
+        parsed = _parsed(url)
         self.url = url.rstrip("/")
-        parsed = _parsed(self.url)
         local = parsed.host in _LOOPBACK
         headers = {"Authorization": f"Bearer {_header(token, TOKEN_VARIABLE)}"} if token else {}
         # A proxy of the site is not for this machine; certificates, which take a while to load, are for https only.

@@ -37,6 +37,7 @@ def apply(file: File, as_json: AsJson = False) -> None:
         try:
             answer, changed = client.put(_path(name), definition)
         except ApiRefused as refusal:
+            _checked_name(definition, file)  # an unfit name alone is refused before the rest is looked at
             raise fault_in_file(file, refusal) from None
     if as_json:
         print_json(answer)
@@ -114,6 +115,7 @@ def plan(file: File, as_json: AsJson = False) -> None:
         try:
             planned, _ = client.put(_path(name), definition, dry_run=True)
         except ApiRefused as refusal:
+            _checked_name(definition, file)  # an unfit name alone is refused before the rest is looked at
             raise fault_in_file(file, refusal) from None
     if as_json:
         print_json(planned)

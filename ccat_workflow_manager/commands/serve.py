@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -60,6 +62,7 @@ def manager(
         from ccat_workflow_manager.commands.servers import reachable
         from ccat_workflow_manager.processes import run_manager
 
+        _end_on_signals()
         with reachable(settings) as found:
             run_manager(found, api=api, with_loops=loops)
 
@@ -80,8 +83,19 @@ def worker(
         from ccat_workflow_manager.commands.servers import reachable
         from ccat_workflow_manager.processes import run_worker
 
+        _end_on_signals()
         with reachable(settings) as found:
             run_worker(found, names)
+
+
+def _end_on_signals() -> None:
+    """Leave through every clean-up, also where a server raises the signal again once it has shut down (uvicorn does)."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise typer.Exit(ExitCode.OK)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
 
 
 def _must_exist(names: list[str]) -> None:

@@ -19,8 +19,8 @@ from ccat_workflow_manager.db.views.step_runs import step_run_columns
 
 _WRITE = f"""
 WITH r AS (
-  INSERT INTO runs (id, spec_id, pipeline, pipeline_version, parameters, labels, priority, backend, created_by, n_pending,
-    idempotency_key, request_hash)
+  INSERT INTO runs (id, spec_id, pipeline, pipeline_version, parameters, labels, priority, backend, created_by,
+    n_pending, idempotency_key, request_hash)
   SELECT id, spec_id, pipeline, pipeline_version, parameters, labels, priority, backend, created_by, n_pending,
     idempotency_key, request_hash
   FROM json_to_recordset(CAST(:runs AS json)) AS x(id uuid, spec_id uuid, pipeline text, pipeline_version integer,
@@ -42,8 +42,8 @@ WITH r AS (
   FROM json_to_recordset(CAST(:step_runs AS json)) AS x(id uuid, run_id uuid, position smallint, key text, item jsonb,
     unmet smallint)
   JOIN r ON r.id = x.run_id
-  JOIN json_to_recordset(CAST(:steps AS json)) AS y(run_id uuid, position smallint, name text, backend text, priority integer,
-    max_attempts smallint, has_dependents boolean, resources jsonb) ON y.run_id = x.run_id AND y.position = x.position
+  JOIN json_to_recordset(CAST(:steps AS json)) AS y(run_id uuid, position smallint, name text, backend text,
+    priority integer, max_attempts smallint, has_dependents boolean, resources jsonb) ON y.run_id = x.run_id AND y.position = x.position
   RETURNING *
 ), e AS (
   INSERT INTO events (step_run_id, run_id, event, to_status, attempt, actor)
@@ -54,7 +54,8 @@ _CREATE = f"{_WRITE} SELECT id FROM r"
 _CREATE_SHOWN = f"""
 {_WRITE}, g AS (
   SELECT y.run_id, string_agg(row_to_json(y)::text, ',' ORDER BY y.id) AS step_runs
-  FROM (SELECT {step_run_columns("CAST(:waits AS jsonb) ->> concat(s.run_id, '/', s.position)")} FROM s) y GROUP BY y.run_id
+  FROM (SELECT {step_run_columns("CAST(:waits AS jsonb) ->> concat(s.run_id, '/', s.position)")} FROM s) y
+  GROUP BY y.run_id
 )
 SELECT x.id, row_to_json(x)::text, g.step_runs FROM (SELECT {RUN} FROM r) x LEFT JOIN g ON g.run_id = x.id
 """

@@ -29,7 +29,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import BrokenExecutor, Future
 from concurrent.futures import wait as wait_for_futures
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -294,7 +294,7 @@ class ConcurrentBackend(HPCBackend):
         error = future.exception()
         if error is not None:
             logger.error("the pool could not run %s: %s", job_id, error, exc_info=error)
-            self._abandon(job_id)
+            self._abandon(job_id, pool_is_dead=isinstance(error, BrokenExecutor))
         for listener in tuple(self._listeners):
             listener([job_id])
 
@@ -306,13 +306,12 @@ class ConcurrentBackend(HPCBackend):
         # The worker died between starting the job and writing down which process it is.
         return bool(process_tree.members(job_id, None))
 
-    def _abandon(self, job_id: str) -> None:
+    def _abandon(self, job_id: str, *, pool_is_dead: bool) -> None:
         """Nobody watches this job any more: it must neither wait for ever nor run on."""
         if self._store.claim(job_id, self._dropped()):
             return
-        claim = self._store.claimed(job_id)
-        # Where the whole process of the pool has died, the job itself goes on and leaves its record.
-        if claim is not None and claim.by.running:
+        # Where the process of the pool has died, the job itself goes on alone and leaves its record.
+        if not pool_is_dead:
             runner.kill_all(job_id, self._store.process(job_id))
             self._store.replace_claim(job_id, self._dropped())
 

@@ -1,4 +1,4 @@
-"""What people and other services ask for: runs, and changes to them. The API, the CLI and the dashboard come in here."""
+"""What people and other services ask for: runs, and changes to them. API and dashboard come in here."""
 
 from __future__ import annotations
 

@@ -172,9 +172,7 @@ class RunPlanner:
     def _check_backends(self, compiled: CompiledPipeline, path: str) -> None:
         named = [(f"steps[{step.index}].backend", step.backend) for step in compiled.steps]
         named.append(("defaults.backend", compiled.default_backend))
-        faults = [
-            fault for place, backend in named if backend for fault in self._backend_faults(path + place, backend)
-        ]
+        faults = [fault for place, backend in named if backend for fault in self._backend_faults(path + place, backend)]
         if faults:
             raise Invalid(faults=faults)
 

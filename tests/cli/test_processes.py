@@ -26,7 +26,7 @@ BODY = (
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "submit", "--help"], ["--version"], ["run", "list"]])
 def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
-    names = (*HEAVY, "httpx", "pydantic") if arguments != ["run", "list"] else HEAVY
+    names = (*HEAVY, "httpx") if arguments != ["run", "list"] else HEAVY
     script = LISTING.format(argv=["ccat-wm", *arguments], body=BODY, names=names)
     with fake_api({"items": [], "next_cursor": None}) as url:
         env = {**os.environ, **QUIET, "CCAT_WM_URL": url}

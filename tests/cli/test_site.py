@@ -41,7 +41,7 @@ def test_doctor_where_nothing_has_been_started(tmp_path: Path) -> None:
         ({"DATABASE_URL": "postgresql://127.0.0.1:1/x"}, "postgres", "refused"),
         ({"REDIS_URL": "redis://127.0.0.1:1/0"}, "redis", "refused"),
         ({"HPC_BACKEND": "nope"}, "backend nope", "not installed"),
-        ({"PIPELINE_BASE_DIR": "/proc/nowhere"}, "disk", "cannot be written"),
+        ({"PIPELINE_BASE_DIR": f"{__file__}/pipelines"}, "disk", "cannot be written"),
         ({"CONTAINER_RUNTIME": "singularity", "PATH": "/nowhere"}, "containers", "singularity is not on the PATH"),
         ({"API_PORT": "x"}, "settings", "API_PORT"),
     ],

@@ -92,7 +92,7 @@ def test_without_a_terminal_each_change_is_one_line() -> None:
 
 def test_a_service_that_is_away_for_a_moment_is_waited_for() -> None:
     out = console()
-    states = [PENDING, ServiceUnavailable("gone"), ServiceUnavailable("gone"), DONE]
+    states: list[dict[str, Any] | Exception] = [PENDING, *[ServiceUnavailable("gone") for _ in range(2)], DONE]
     assert watch_run(FakeSource(states), RUN, out, pause=lambda seconds: None) is DONE
     assert printed(out).count("gone; trying again") == 1
 

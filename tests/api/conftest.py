@@ -1,0 +1,29 @@
+"""The API over a real PostgreSQL and a real Valkey, and a hand that moves step runs on where no worker is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from ccat_workflow_manager.app import create_app
+from ccat_workflow_manager.context import Context
+from tests.api.rest import Hand, Rest
+
+
+@pytest.fixture
+def rest(context: Context) -> Iterator[Rest]:
+    with TestClient(create_app(context)) as client:
+        yield Rest(client)
+
+
+@pytest.fixture
+def hand(context: Context) -> Hand:
+    return Hand(context)
+
+
+@pytest.fixture
+def base_dir(context: Context) -> Path:
+    return Path(context.settings.pipeline_base_dir)

@@ -1,0 +1,130 @@
+"""A client that knows what an answer of this API looks like, and the moves of a worker as single calls."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from fastapi.testclient import TestClient
+from httpx import Response
+
+from ccat_workflow_manager.context import Context
+from ccat_workflow_manager.core.failures import FailureReason
+from ccat_workflow_manager.core.models import EventNote, Facts, Move, NewProduct, WorkItem
+from ccat_workflow_manager.core.states import Event
+from ccat_workflow_manager.db.runs import RunStore
+
+V1 = "/api/v1"
+
+ONE: dict[str, Any] = {"name": "one", "steps": [{"name": "only", "command": ["true"]}]}
+CHAIN: dict[str, Any] = {
+    "name": "chain",
+    "description": "Three steps",
+    "parameters": {
+        "type": "object",
+        "required": ["scans"],
+        "additionalProperties": False,
+        "properties": {"scans": {"type": "array"}, "line": {"type": "string", "default": "CO43"}},
+    },
+    "steps": [
+        {"name": "first", "foreach": "${parameters.scans}", "command": ["a", "${item}"]},
+        {"name": "second", "foreach": "${parameters.scans}", "depends_on": ["first"], "command": ["b"]},
+        {"name": "last", "depends_on": ["second"], "command": ["c"]},
+    ],
+}
+
+
+class Rest:
+    """Calls below /api/v1."""
+
+    def __init__(self, client: TestClient) -> None:
+        self.client = client
+
+    def send(self, method: str, path: str, **more: Any) -> Response:
+        return self.client.request(method, path if path.startswith(("/healthz", "/readyz")) else V1 + path, **more)
+
+    def get(self, path: str, **query: Any) -> Any:
+        response = self.send("GET", path, params=query)
+        assert response.status_code == 200, response.text[:1000]
+        assert response.headers["content-type"] == "application/json"
+        return response.json()
+
+    def post(self, path: str, body: Any = None, status: int = 202, headers: dict[str, str] | None = None) -> Any:
+        response = self.send("POST", path, json=body, headers=headers)
+        assert response.status_code == status, response.text[:1000]
+        return response.json()
+
+    def put(self, path: str, body: Any, status: int = 201) -> Any:
+        response = self.send("PUT", path, json=body)
+        assert response.status_code == status, response.text[:1000]
+        return response.json()
+
+    def refused(self, response: Response, status: int, code: str, *paths: str) -> dict[str, Any]:
+        """The problem document of a refusal, with at least these paths of faults."""
+        assert response.status_code == status, response.text[:1000]
+        assert response.headers["content-type"] == "application/problem+json"
+        problem: dict[str, Any] = response.json()
+        assert problem.keys() >= {"type", "title", "status", "detail", "code", "faults"}
+        assert (problem["status"], problem["code"]) == (status, code), problem
+        assert problem["detail"]
+        assert set(paths) <= {fault["path"] for fault in problem["faults"]}, problem["faults"]
+        return problem
+
+    def run(self, spec: dict[str, Any] = ONE, **more: Any) -> dict[str, Any]:
+        """A new run of an inline definition."""
+        made: dict[str, Any] = self.post("/runs", {"spec": spec, **more})
+        return made
+
+    def items(self, path: str, limit: int, **query: Any) -> list[Any]:
+        """A whole list, page by page."""
+        found: list[Any] = []
+        cursor = None
+        while True:
+            given = {**query, "limit": limit} if cursor is None else {**query, "limit": limit, "cursor": cursor}
+            page = self.get(path, **given)
+            assert len(page["items"]) <= limit
+            found += page["items"]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return found
+
+
+class Hand:
+    """Does to step runs what workers would do."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def claim(self, limit: int = 1) -> list[WorkItem]:
+        with self._context.database.begin() as unit:
+            return RunStore(unit).claim("noop", "by hand", limit, 60)
+
+    def apply(self, item: WorkItem, *notes: EventNote, **more: Any) -> None:
+        with self._context.database.begin() as unit:
+            done = RunStore(unit).apply([Move(item.step_run_id, notes, item.token, **more)])
+        assert done.refused == {}
+
+    def submit(self, item: WorkItem) -> None:
+        self.apply(item, _note(Event.JOB_SUBMITTED), facts=Facts(job_id=f"job {item.job_name}"))
+
+    def complete(self, item: WorkItem, *products: NewProduct) -> None:
+        notes = [_note(event) for event in (Event.JOB_SUBMITTED, Event.JOB_SUCCEEDED, Event.RESULTS_COLLECTED)]
+        facts = Facts(job_id=f"job {item.job_name}", exit_code=0, wall_time_seconds=1.5, cpu_hours=0.25)
+        self.apply(item, *notes, facts=facts, products=products)
+
+    def fail(self, item: WorkItem, text: str = "it broke") -> None:
+        note = EventNote(Event.FAILED, "test", FailureReason.PROGRAM_FAILED, text)
+        self.apply(item, _note(Event.JOB_SUBMITTED), note, facts=Facts(job_id=f"job {item.job_name}", exit_code=3))
+
+    def execute(self, statement: str, **values: Any) -> Any:
+        with self._context.database.begin() as unit:
+            found = unit.execute(statement, values)
+            return found.all() if found.returns_rows else None
+
+    def products(self, step_run_id: UUID) -> dict[str, UUID]:
+        found = self.execute("SELECT name, id FROM products WHERE step_run_id = :id", id=step_run_id)
+        return {row[0]: row[1] for row in found}
+
+
+def _note(event: Event) -> EventNote:
+    return EventNote(event, "test")
