@@ -1,0 +1,78 @@
+"""Measure what is promised, and print one table.
+
+    python -m tests.bench [NAMES...] [--quick]
+
+Every figure comes with what it is held against, measured in the same minutes on the same machine. PostgreSQL writes
+through to the disk (fsync), and there are one manager and two workers.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+
+from rich.console import Console
+
+from ccat_workflow_manager.core.errors import ConfigurationError
+from ccat_workflow_manager.execution import runtime
+from tests.bench.bench_containers import containers
+from tests.bench.bench_idle import idle
+from tests.bench.bench_machine import machine
+from tests.bench.bench_requests import bulk, listing, post
+from tests.bench.bench_running import fan_out, local, lone, noop
+from tests.bench.deployment import Deployment, deployment
+from tests.bench.figures import Figure, show
+from tests.bench.sizes import FULL, QUICK, Sizes
+
+Bench = Callable[[Deployment, Sizes], Iterator[Figure]]
+BENCHES: dict[str, Bench] = {
+    "machine": machine,
+    "bulk": bulk,
+    "post": post,
+    "list": listing,
+    "noop": noop,
+    "fan-out": fan_out,
+    "local": local,
+    "lone": lone,
+    "idle": idle,
+}
+CONTAINERS = "containers"
+
+
+def measure(names: Sequence[str], sizes: Sizes) -> list[Figure]:
+    """Each bench has a deployment of its own: what one leaves behind does not weigh on the next."""
+    figures: list[Figure] = []
+    for name in names:
+        print(f"{name} ...", flush=True)
+        if name == CONTAINERS:
+            figures += _contained(sizes)
+        else:
+            with deployment() as there:
+                figures += BENCHES[name](there, sizes)
+    return figures
+
+
+def _contained(sizes: Sizes) -> list[Figure]:
+    try:
+        found = runtime.detect("auto", allow_none=False)
+    except ConfigurationError as error:
+        print(f"  left out: {error.message}")
+        return []
+    with deployment(CONTAINER_RUNTIME="auto", HPC_BACKEND="local") as there:
+        return list(containers(there, sizes, found))
+
+
+def main() -> None:
+    known = [*BENCHES, CONTAINERS]
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Measure what is promised.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which of {', '.join(known)}; else all")
+    parser.add_argument("--quick", action="store_true", help="tiny numbers: shows only that the benches work")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.names) - set(known):
+        parser.error(f"there is no {', '.join(sorted(unknown))}; there are: {', '.join(known)}")
+    figures = measure(arguments.names or known, QUICK if arguments.quick else FULL)
+    show(Console(width=200), "quick: the figures mean nothing" if arguments.quick else "", figures)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""How much each bench does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """The numbers of the real thing; `QUICK` only shows that the benches themselves work."""
+
+    rounds: int = 3
+    bulk_runs: int = 5000
+    posts: int = 2000
+    connections: int = 16
+    noop_runs: int = 5000
+    local_runs: int = 2000
+    lone_runs: int = 100
+    idle_seconds: float = 25
+    stored_runs: int = 10_000
+    list_calls: int = 200
+    containers: int = 40
+    fan_out: int = 10_000
+    window: int = 1000
+    commits: int = 2000
+    spawns: int = 500
+
+
+FULL = Sizes()
+QUICK = Sizes(
+    rounds=1,
+    bulk_runs=50,
+    posts=40,
+    connections=4,
+    noop_runs=50,
+    local_runs=10,
+    lone_runs=3,
+    idle_seconds=0.5,
+    stored_runs=100,
+    list_calls=5,
+    containers=2,
+    fan_out=100,
+    window=10,
+    commits=20,
+    spawns=5,
+)
