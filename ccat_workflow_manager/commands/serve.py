@@ -89,7 +89,7 @@ def worker(
 
 
 def _end_on_signals() -> None:
-    """Leave through every clean-up, also where a server raises the signal again once it has shut down (uvicorn does)."""
+    """Leave through every clean-up, even if a server raises the signal again when it has shut down, as uvicorn does."""
 
     def end(number: int, frame: FrameType | None) -> None:
         raise typer.Exit(ExitCode.OK)

@@ -88,12 +88,16 @@ FAILURES: dict[FailureReason, FailureInfo] = {
         Blame.USER, Retry.NO, "The program wrote more log than LOG_LIMIT_MB allows and was ended."
     ),
     FailureReason.IMAGE_MISSING: FailureInfo(Blame.USER, Retry.NO, "The image does not exist where the step names it."),
-    FailureReason.IMAGE_INVALID: FailureInfo(Blame.USER, Retry.NO, "The image is damaged or no container image at all."),
+    FailureReason.IMAGE_INVALID: FailureInfo(
+        Blame.USER, Retry.NO, "The image is damaged or no container image at all."
+    ),
     FailureReason.IMAGE_PULL: FailureInfo(Blame.SITE, Retry.LATER, "The image could not be fetched from its registry."),
     FailureReason.CONTAINER_FAILED: FailureInfo(
         Blame.SITE, Retry.LATER, "The container runtime itself failed before or instead of the program."
     ),
-    FailureReason.INPUT_MISSING: FailureInfo(Blame.USER, Retry.NO, "An input of the step does not exist or cannot be read."),
+    FailureReason.INPUT_MISSING: FailureInfo(
+        Blame.USER, Retry.NO, "An input of the step does not exist or cannot be read."
+    ),
     FailureReason.STAGING_FAILED: FailureInfo(
         Blame.SITE, Retry.LATER, "The directories or inputs of the attempt could not be put in place."
     ),
@@ -114,7 +118,9 @@ FAILURES: dict[FailureReason, FailureInfo] = {
         Blame.SITE, Retry.LATER, "The output directory or a file in it could not be read."
     ),
     FailureReason.NODE_FAILURE: FailureInfo(Blame.SITE, Retry.LATER, "The node that ran the job failed."),
-    FailureReason.PREEMPTED: FailureInfo(Blame.SITE, Retry.LATER, "The job was ended to make room for a more urgent one."),
+    FailureReason.PREEMPTED: FailureInfo(
+        Blame.SITE, Retry.LATER, "The job was ended to make room for a more urgent one."
+    ),
     FailureReason.LOST: FailureInfo(
         Blame.SITE, Retry.LATER, "The backend has not known the job for longer than UNKNOWN_GRACE_SECONDS."
     ),
@@ -127,8 +133,12 @@ FAILURES: dict[FailureReason, FailureInfo] = {
     FailureReason.INTERNAL_ERROR: FailureInfo(
         Blame.US, Retry.LATER, "The workflow manager failed while it worked on this step run; its log has the details."
     ),
-    FailureReason.UPSTREAM_FAILED: FailureInfo(Blame.USER, Retry.NO, "A step that this one depends on did not complete."),
-    FailureReason.UPSTREAM_CANCELLED: FailureInfo(Blame.USER, Retry.NO, "A step that this one depends on was cancelled."),
+    FailureReason.UPSTREAM_FAILED: FailureInfo(
+        Blame.USER, Retry.NO, "A step that this one depends on did not complete."
+    ),
+    FailureReason.UPSTREAM_CANCELLED: FailureInfo(
+        Blame.USER, Retry.NO, "A step that this one depends on was cancelled."
+    ),
     FailureReason.CANCELLED: FailureInfo(Blame.USER, Retry.NO, "Cancelled on request."),
 }
 

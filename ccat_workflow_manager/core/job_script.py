@@ -118,6 +118,7 @@ _MEASURE = """\
 
 def _supervised(quoted: _Quoted) -> str:
     # The trap lets the script outlive a signal that is meant for its command; commands start without it.
+    # A parent that is dead but not yet waited for has no memory, which `kill -0` would not notice.
     # Once `exec` has moved the streams, a complaint of the shell itself (no such program) lands in the log of the job.
     return f"""\
 #!/bin/sh
@@ -136,7 +137,7 @@ cd -- {quoted.cwd} && {{
 {quoted.run}
 status=$?
 }}
-if kill -0 "$parent" 2>/dev/null; then
+if read -r size _ 2>/dev/null </proc/"$parent"/statm && [ "$size" != 0 ]; then
   printf ',"exit_code":%s}}\\n' "$status" >>{quoted.part}
 else
 {_MEASURE}

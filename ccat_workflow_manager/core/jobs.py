@@ -10,7 +10,7 @@ from ccat_workflow_manager.core.failures import FailureReason
 
 
 class JobStatus(StrEnum):
-    """The state of a job in the words of contract and backends; `unknown` is silence, never success and never failure."""
+    """The state of a job in one word for all backends; `unknown` is silence, never success and never failure."""
 
     PENDING = "pending"
     RUNNING = "running"

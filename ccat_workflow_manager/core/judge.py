@@ -79,7 +79,9 @@ def failed(
 
 
 def cancelled(actor: str) -> EventNote:
-    return EventNote(Event.CANCELLED, actor, reason=FailureReason.CANCELLED, text=FAILURES[FailureReason.CANCELLED].text)
+    return EventNote(
+        Event.CANCELLED, actor, reason=FailureReason.CANCELLED, text=FAILURES[FailureReason.CANCELLED].text
+    )
 
 
 def failure_of(info: HPCJobInfo) -> tuple[FailureReason, str]:
@@ -117,4 +119,3 @@ def facts_of(info: HPCJobInfo) -> Facts:
 
 Policies = Callable[[WorkItem], RetryPolicy]
 """Where the retry policy of a step run comes from."""
-

@@ -1,7 +1,7 @@
 """The legal moves of a step run. A move that is not in `MOVES` does not exist.
 
-Everything else here (which statuses are final, live, cancellable, leased) is derived from that one table, and so are the
-CHECK constraints of the database and the drawing in the documentation.
+Everything else here (which statuses are final, live, cancellable, leased) is derived from that one table, and so are
+the CHECK constraints of the database and the drawing in the documentation.
 """
 
 from __future__ import annotations
@@ -106,7 +106,9 @@ CANCELLABLE = _from([Event.CANCELLED])
 RETRYABLE = _from([Event.RETRIED])
 FINISHED = frozenset(Status) - CANCELLABLE
 """Nothing more happens unless somebody asks for a retry."""
-LEASED = frozenset(after for (_, event), after in MOVES.items() if event is Event.CLAIMED) | _from([Event.RESULTS_COLLECTED])
+LEASED = frozenset(after for (_, event), after in MOVES.items() if event is Event.CLAIMED) | _from(
+    [Event.RESULTS_COLLECTED]
+)
 """A worker has it in its hands and holds a lease: staging and collecting."""
 LIVE = _from([Event.JOB_SUCCEEDED])
 """A job exists at the backend and is being followed."""
@@ -115,7 +117,7 @@ ACTIVE = CANCELLABLE - {INITIAL}
 
 
 def run_status(counts: Mapping[Status, int]) -> RunStatus:
-    """The status of a run whose step runs are in these statuses. The database computes the same in a generated column."""
+    """The status of a run with these step runs; the database computes the same in a generated column."""
     open_ = sum(counts.get(status, 0) for status in CANCELLABLE)
     if open_ == 0:
         if counts.get(Status.FAILED, 0):

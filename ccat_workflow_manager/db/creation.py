@@ -43,7 +43,8 @@ WITH r AS (
     unmet smallint)
   JOIN r ON r.id = x.run_id
   JOIN json_to_recordset(CAST(:steps AS json)) AS y(run_id uuid, position smallint, name text, backend text,
-    priority integer, max_attempts smallint, has_dependents boolean, resources jsonb) ON y.run_id = x.run_id AND y.position = x.position
+    priority integer, max_attempts smallint, has_dependents boolean, resources jsonb)
+    ON y.run_id = x.run_id AND y.position = x.position
   RETURNING *
 ), e AS (
   INSERT INTO events (step_run_id, run_id, event, to_status, attempt, actor)
@@ -98,9 +99,7 @@ def create_runs(unit: UnitOfWork, new: Sequence[NewRun], *, shown: bool = False)
         waits = json.dumps(_first_waits(new, records.run_ids))
         for run_id, run, step_runs in unit.execute(_CREATE_SHOWN, {**records.parameters(), "waits": waits}):
             texts[run_id] = with_step_runs(run, step_runs)
-    written: Set[UUID] = (
-        texts.keys() if shown else {row[0] for row in unit.execute(_CREATE, records.parameters())}
-    )
+    written: Set[UUID] = texts.keys() if shown else {row[0] for row in unit.execute(_CREATE, records.parameters())}
     ids = [run_id if run_id in written else None for run_id in records.run_ids]
     return Created(ids, records.ready_of(written), texts)
 

@@ -129,8 +129,8 @@ WITH names AS (
     WHERE cancel_requested_at IS NOT NULL AND status IN ({quoted(CANCELLABLE)})
 )
 SELECT n.name,
-  (SELECT count(*) FROM (SELECT 1 FROM step_runs WHERE backend = n.name AND status = 'PENDING' AND unmet = 0 AND NOT held
-     AND (not_before IS NULL OR not_before <= now()) AND cancel_requested_at IS NULL LIMIT 10000) x),
+  (SELECT count(*) FROM (SELECT 1 FROM step_runs WHERE backend = n.name AND status = 'PENDING' AND unmet = 0
+     AND NOT held AND (not_before IS NULL OR not_before <= now()) AND cancel_requested_at IS NULL LIMIT 10000) x),
   (SELECT count(*) FROM (SELECT 1 FROM step_runs WHERE backend = n.name AND status IN ({quoted(LIVE)}) LIMIT 10000) x),
   (SELECT count(*) FROM (SELECT 1 FROM step_runs WHERE backend = n.name AND status = 'COLLECTING_RESULTS'
      AND (lease_until IS NULL OR lease_until < now()) LIMIT 10000) x),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
+from alembic import command
 from ccat_workflow_manager.core.errors import ConfigurationError
 from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.settings import migrations_dir

@@ -91,7 +91,8 @@ class Leases:
               token = s.token + 1
             FROM (
               SELECT id FROM step_runs
-              WHERE status = 'COLLECTING_RESULTS' AND backend = :backend AND (lease_until IS NULL OR lease_until < now())
+              WHERE status = 'COLLECTING_RESULTS' AND backend = :backend
+                AND (lease_until IS NULL OR lease_until < now())
               ORDER BY id LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
             ) c WHERE s.id = c.id RETURNING s.id
             """,

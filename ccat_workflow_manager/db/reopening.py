@@ -19,7 +19,7 @@ _EDGES = "SELECT run_id, position, downstream_key, downstream_all FROM run_steps
 
 
 def reopenable(unit: UnitOfWork, run_ids: Sequence[UUID], wanted: set[UUID] | None) -> list[UUID]:
-    """Lock and choose: all that did not complete (`wanted` None), or the wanted ones and what was skipped because of them.
+    """Lock and choose: all that did not complete (`wanted` None), or the wanted and what was skipped because of them.
 
     A skipped step run is opened only if nothing else it depends on stays behind.
     """

@@ -1,9 +1,9 @@
 """The one writer of statuses: `RunStore.apply`.
 
-A batch of moves becomes one transaction: statuses, attempt facts, event rows, products, the counters of the runs and what
-the ends of steps mean for the steps behind them. Rows are locked in one order everywhere (step runs by id, which is also
-topological; then the edges; then the step runs behind them; last the runs by id), so that writers wait for each other
-but never in a circle.
+A batch of moves becomes one transaction: statuses, attempt facts, event rows, products, the counters of the runs and
+what the ends of steps mean for the steps behind them. Rows are locked in one order everywhere (step runs by id, which
+is also topological; then the edges; then the step runs behind them; last the runs by id), so that writers wait for each
+other but never in a circle.
 """
 
 from __future__ import annotations
@@ -157,8 +157,8 @@ class RunStore:
               unknown_since = CASE WHEN n.unknown THEN COALESCE(s.unknown_since, now()) END
             FROM (
               SELECT s.id, n.reason, n.unknown FROM step_runs s
-              JOIN unnest(CAST(:ids AS uuid[]), CAST(:tokens AS bigint[]), CAST(:reasons AS text[]), CAST(:unknown AS boolean[]))
-                AS n(id, token, reason, unknown) ON n.id = s.id AND n.token = s.token
+              JOIN unnest(CAST(:ids AS uuid[]), CAST(:tokens AS bigint[]), CAST(:reasons AS text[]),
+                CAST(:unknown AS boolean[])) AS n(id, token, reason, unknown) ON n.id = s.id AND n.token = s.token
               ORDER BY s.id FOR NO KEY UPDATE OF s
             ) n WHERE s.id = n.id
             """,

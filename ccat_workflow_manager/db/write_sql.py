@@ -33,9 +33,10 @@ WRITE = f"""
 WITH m AS MATERIALIZED (
   SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS m(
     id uuid, number smallint, status text, attempt smallint, max_attempts smallint, claims integer, token bigint,
-    new_attempt text, worker text, worked_on boolean, reset boolean, submitted boolean, started boolean, finished boolean,
-    lease_owner text, lease_seconds double precision, delay_seconds double precision, waiting_for text,
-    reason text, reason_text text, resources jsonb, job_id text, job_state text, exit_code integer, signal integer,
+    new_attempt text, worker text, worked_on boolean, reset boolean, submitted boolean, started boolean,
+    finished boolean, lease_owner text, lease_seconds double precision, delay_seconds double precision,
+    waiting_for text, reason text, reason_text text, resources jsonb, job_id text, job_state text, exit_code integer,
+    signal integer,
     wall_time_seconds double precision, cpu_hours double precision, peak_memory_gb double precision,
     job_started_at timestamptz, job_finished_at timestamptz, node text, warnings jsonb)
 ), changed AS (
@@ -50,7 +51,8 @@ WITH m AS MATERIALIZED (
     job_id = CASE WHEN m.reset THEN NULL ELSE COALESCE(m.job_id, s.job_id) END,
     {_KEPT_SQL},
     submitted_at = CASE WHEN m.reset THEN NULL WHEN m.submitted THEN now() ELSE s.submitted_at END,
-    started_at = CASE WHEN m.reset THEN NULL ELSE COALESCE(m.job_started_at, s.started_at, CASE WHEN m.started THEN now() END) END,
+    started_at = CASE WHEN m.reset THEN NULL
+                      ELSE COALESCE(m.job_started_at, s.started_at, CASE WHEN m.started THEN now() END) END,
     finished_at = CASE WHEN m.finished THEN now() END
   FROM m WHERE s.id = m.id
   RETURNING s.id, s.attempt, s.backend, s.resources
@@ -80,10 +82,11 @@ FROM json_to_recordset(CAST(:events AS json)) AS e(step_run_id uuid, run_id uuid
 """
 
 INSERT_PRODUCTS = """
-INSERT INTO products (id, step_run_id, attempt, run_id, name, type, path, size, sha256, is_directory, file_count, metadata)
+INSERT INTO products (id, step_run_id, attempt, run_id, name, type, path, size, sha256, is_directory, file_count,
+  metadata)
 SELECT id, step_run_id, attempt, run_id, name, type, path, size, sha256, is_directory, file_count, metadata
-FROM json_to_recordset(CAST(:products AS json)) AS p(id uuid, step_run_id uuid, attempt smallint, run_id uuid, name text,
-  type text, path text, size bigint, sha256 text, is_directory boolean, file_count integer, metadata jsonb)
+FROM json_to_recordset(CAST(:products AS json)) AS p(id uuid, step_run_id uuid, attempt smallint, run_id uuid,
+  name text, type text, path text, size bigint, sha256 text, is_directory boolean, file_count integer, metadata jsonb)
 """
 
 INSERT_PARENTS = """
@@ -155,7 +158,8 @@ _OPEN_AFTER = " + ".join(
 
 COUNT_RUNS = f"""
 WITH d AS MATERIALIZED (
-  SELECT * FROM json_to_recordset(CAST(:deltas AS json)) AS d(id uuid, began boolean, reopened boolean, status_reason text,
+  SELECT * FROM json_to_recordset(CAST(:deltas AS json)) AS d(id uuid, began boolean, reopened boolean,
+    status_reason text,
     {", ".join(f"{column} integer" for column in _COLUMNS)})
 ), locked AS (
   SELECT r.id FROM runs r JOIN d ON d.id = r.id ORDER BY r.id FOR NO KEY UPDATE OF r

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from ccat_workflow_manager.core.errors import OutputError, StagingError
 from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.jobs import HPCJobInfo, JobStatus
 from ccat_workflow_manager.core.job_script import job_files, render_job_script
+from ccat_workflow_manager.core.jobs import HPCJobInfo, JobStatus
 from ccat_workflow_manager.execution.command_builder import fatal_line, interpret_exit
 from ccat_workflow_manager.execution.exit_check import check_exit_record
 from ccat_workflow_manager.execution.launch_spec import Launch
@@ -28,7 +28,9 @@ def wrapped(launch: Launch, dirs: AttemptDirs, job_name: str) -> list[str]:
             file.write(script)
         os.replace(files.script + ".part", files.script)
     except OSError as error:
-        raise StagingError(FailureReason.STAGING_FAILED, f"{files.script} cannot be written: {error.strerror}") from error
+        raise StagingError(
+            FailureReason.STAGING_FAILED, f"{files.script} cannot be written: {error.strerror}"
+        ) from error
     return ["/bin/sh", files.script]
 
 

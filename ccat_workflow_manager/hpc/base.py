@@ -205,7 +205,7 @@ class HPCBackend(ABC):
         """What a running job uses now, if the backend can tell."""
         return None
 
-    def cleanup(self, job_id: str) -> None:
+    def cleanup(self, job_id: str) -> None:  # noqa: B027  doing nothing is a good default
         """Forget a finished job: remove what the backend itself keeps about it (never logs or outputs)."""
 
     def cleanup_many(self, job_ids: Sequence[str]) -> None:
@@ -226,7 +226,7 @@ class HPCBackend(ABC):
         """
         raise WorkflowError(f"the backend {self.name} does not notify")
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  doing nothing is a good default
         """Give back what this object holds (connections, threads); jobs go on."""
 
 

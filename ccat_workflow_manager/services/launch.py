@@ -21,8 +21,8 @@ from ccat_workflow_manager.core.errors import (
 from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.core.judge import cancelled, failed
 from ccat_workflow_manager.core.models import EventNote, Facts, Move, WorkItem
-from ccat_workflow_manager.core.substitution import substitute_step
 from ccat_workflow_manager.core.states import Event
+from ccat_workflow_manager.core.substitution import substitute_step
 from ccat_workflow_manager.db.products import Upstream, upstream_of
 from ccat_workflow_manager.db.runs import RunStore
 from ccat_workflow_manager.doorbell import Bell

@@ -46,8 +46,8 @@ class Logs:
         """Where the log of this (or the latest) attempt is."""
         with self._database.read() as unit:
             row = unit.execute(
-                "SELECT r.pipeline, s.run_id, s.step, s.key, COALESCE(a.number, 0), s.backend, a.job_id FROM step_runs s"
-                " JOIN runs r ON r.id = s.run_id LEFT JOIN attempts a ON a.step_run_id = s.id"
+                "SELECT r.pipeline, s.run_id, s.step, s.key, COALESCE(a.number, 0), s.backend, a.job_id"
+                " FROM step_runs s JOIN runs r ON r.id = s.run_id LEFT JOIN attempts a ON a.step_run_id = s.id"
                 " AND a.number = COALESCE(:attempt, s.attempt) WHERE s.id = :id",
                 {"id": step_run_id, "attempt": attempt},
             ).first()

@@ -99,5 +99,7 @@ def test_every_list_can_be_read_page_by_page(rest: Rest, hand: Hand) -> None:
     names = [each["name"] for each in rest.items("/backends", 1)]
     assert names == sorted(names)
     assert {"noop", "concurrent"} <= set(names)
-    hand.execute("INSERT INTO workers (id, host, pid, backends) SELECT 'w' || n, 'h', n, '{noop}' FROM generate_series(1, 3) n")
+    hand.execute(
+        "INSERT INTO workers (id, host, pid, backends) SELECT 'w' || n, 'h', n, '{noop}' FROM generate_series(1, 3) n"
+    )
     assert [each["id"] for each in rest.items("/workers", 2)] == ["w1", "w2", "w3"]

@@ -30,4 +30,6 @@ def spawn_seconds() -> float:
 
 def machine(there: Deployment, sizes: Sizes) -> Iterator[Figure]:
     yield told("PostgreSQL, single-row inserts, each committed", commits(there, sizes.commits), "rows/s")
-    yield told("/bin/true, one after the other", sizes.spawns / sum(spawn_seconds() for _ in range(sizes.spawns)), "runs/s")
+    yield told(
+        "/bin/true, one after the other", sizes.spawns / sum(spawn_seconds() for _ in range(sizes.spawns)), "runs/s"
+    )

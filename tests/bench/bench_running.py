@@ -118,20 +118,16 @@ def fan_out(there: Deployment, sizes: Sizes) -> Iterator[Figure]:
 
 
 def _windows(there: Deployment, window: int) -> tuple[float, float]:
-    """Completions per second in the newest run: the first so many, and the last so many."""
+    """Completions per second in the newest run: of the first so many, and of the last so many.
+
+    Completions come in batches that share a moment, so a window begins and ends with the end of a batch.
+    """
     rows = there.sql.execute(
-        "SELECT extract(epoch FROM finished_at)::float8 FROM step_runs"
-        " WHERE run_id = (SELECT id FROM runs ORDER BY id DESC LIMIT 1) ORDER BY finished_at"
-    )
-    ends = [row[0] for row in rows]
-    # Completions come in batches that share a moment, so each window begins with the end of a batch.
-    start = next(index for index, moment in enumerate(ends) if moment > ends[0])
-    stop = next(index for index in range(len(ends) - 1 - window, 0, -1) if ends[index] < ends[index + 1])
-    early = _rate(ends, start - 1, min(start - 1 + window, len(ends) - 1))
-    return early, _rate(ends, stop, len(ends) - 1)
-
-
-def _rate(ends: list[float], begin: int, end: int) -> float:
-    while end < len(ends) - 1 and ends[end + 1] == ends[end]:
-        end += 1
-    return (end - begin) / (ends[end] - ends[begin])
+        "SELECT extract(epoch FROM finished_at)::float8, sum(count(*)) OVER (ORDER BY finished_at)::int FROM step_runs"
+        " WHERE run_id = (SELECT id FROM runs ORDER BY id DESC LIMIT 1) GROUP BY finished_at ORDER BY finished_at"
+    ).fetchall()
+    (began, at_first), (ended, total) = rows[0], rows[-1]
+    moment, done = next(row for row in rows if row[1] >= min(at_first + window, total))
+    early = (done - at_first) / (moment - began)
+    moment, done = next(row for row in reversed(rows) if row[1] <= max(total - window, at_first))
+    return early, (total - done) / (ended - moment)

@@ -40,9 +40,7 @@ def at_most(what: str, value: float, unit: str, target: float) -> Figure:
     return Figure(what, value, unit, target=f"<= {target:g} {unit}", ok=value <= target)
 
 
-def ratio_at_least(
-    what: str, value: float, unit: str, reference: float, reference_what: str, target: float
-) -> Figure:
+def ratio_at_least(what: str, value: float, unit: str, reference: float, reference_what: str, target: float) -> Figure:
     return Figure(what, value, unit, reference, reference_what, f">= {target:g} x", value >= target * reference)
 
 

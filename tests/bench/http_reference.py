@@ -1,6 +1,6 @@
 """The endpoint that ours is held against: the same libraries and the same style, and nothing but one committed row.
 
-    python -m tests.bench.http_reference DATABASE_URL PORT
+python -m tests.bench.http_reference DATABASE_URL PORT
 """
 
 from __future__ import annotations

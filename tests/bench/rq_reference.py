@@ -1,6 +1,6 @@
 """Plain RQ with two SimpleWorkers that run a command: what the local backend is held against.
 
-    python -m tests.bench.rq_reference REDIS_URL
+python -m tests.bench.rq_reference REDIS_URL
 """
 
 from __future__ import annotations

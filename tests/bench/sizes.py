@@ -39,8 +39,8 @@ QUICK = Sizes(
     stored_runs=100,
     list_calls=5,
     containers=2,
-    fan_out=100,
-    window=10,
+    fan_out=1000,
+    window=100,
     commits=20,
     spawns=5,
 )

@@ -18,7 +18,10 @@ SH = ["/bin/sh", "-c"]
 
 def gated(gate: Path, marks: Path) -> dict[str, Any]:
     """Steps that note each start, and go on once the gate is open."""
-    text = f"echo started >> '{marks}/'\"$WORKFLOW_KEY\"; while ! test -e '{gate}'; do sleep 0.05; done; echo done > \"$WORKFLOW_OUTPUT_DIR/x\""
+    text = (
+        f"echo started >> '{marks}/'\"$WORKFLOW_KEY\"; while ! test -e '{gate}'; do sleep 0.05; done;"
+        ' echo done > "$WORKFLOW_OUTPUT_DIR/x"'
+    )
     return {"name": "many", "foreach": [str(n) for n in range(6)], "command": [*SH, text]}
 
 

@@ -40,11 +40,10 @@ def sh(image: Path | str, text: str, name: str = "only", **more: Any) -> dict[st
 
 
 def test_the_contract_holds_in_a_container(contained: Service, image: Path) -> None:
-    contained_secret = "env | grep -c CCAT_WORKFLOW || true"
     run_id = contained.submit(
-        sh(image, "mkdir -p /workflow/output/science && echo data > /workflow/output/science/d.txt && ls /workflow", "make"),
+        sh(image, "mkdir -p /workflow/output/science && echo data > /workflow/output/science/d.txt", "make"),
         sh(image, "cat /workflow/upstream/make/main/science/d.txt /workflow/workspace/make/science/d.txt"
-                  " > $WORKFLOW_OUTPUT_DIR/both.txt; cat /workflow/config/manifest.json; " + contained_secret.split("|")[0],
+                  " > $WORKFLOW_OUTPUT_DIR/both.txt; cat /workflow/config/manifest.json; " + "env",
            "use", depends_on=["make"]),
     )  # fmt: skip
     run = contained.wait(run_id)

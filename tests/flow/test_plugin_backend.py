@@ -24,7 +24,11 @@ def test_four_methods_are_enough(stranger: Service) -> None:
     listed = {item["name"]: item for item in stranger.call("GET", "/backends")["items"]}
     assert listed["example"]["available"]
     run_id = stranger.submit(
-        {"name": "first", "foreach": ["a", "b"], "command": [*SH, 'echo "$WORKFLOW_KEY" | tee "$WORKFLOW_OUTPUT_DIR/key"']},
+        {
+            "name": "first",
+            "foreach": ["a", "b"],
+            "command": [*SH, 'echo "$WORKFLOW_KEY" | tee "$WORKFLOW_OUTPUT_DIR/key"'],
+        },
         {"name": "second", "depends_on": ["first"], "command": [*SH, 'cat "$WORKFLOW_UPSTREAM_DIR"/first/*/key']},
     )
     run = stranger.wait(run_id)
@@ -44,5 +48,3 @@ def test_its_failures_have_names_and_its_jobs_can_be_cancelled(stranger: Service
     stranger.wait_step(long, "only", lambda found: found["status"] == "RUNNING")
     stranger.call("POST", f"/runs/{long}/cancel")
     assert stranger.wait(long)["status"] == "CANCELLED"
-
-

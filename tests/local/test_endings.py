@@ -43,7 +43,7 @@ def test_killing_the_job_script_itself_is_seen(site: Site) -> None:
 
 
 def test_measures(either_site: Site) -> None:
-    program = "import time\nx = bytearray(b'x' * 60_000_000)\nwhile time.process_time() < 0.3: pass"
+    program = "import time\nx = bytearray(b'x') * 60_000_000\nwhile time.process_time() < 0.3: pass"
     request = either_site.request(sys.executable, "-I", "-S", "-c", program)
     [job_id] = either_site.submit(request)
     info = either_site.ended(job_id)

@@ -121,7 +121,9 @@ def test_a_script_that_has_claimed_is_not_run_again(site: Site, tmp_path: Path) 
 def test_cancel_after_the_supervisor_was_killed(either_site: Site, tmp_path: Path) -> None:
     script = 'setsid sh -c \'trap "" TERM; echo $$ > "$1"; while :; do sleep 1000; done\' sh "$1" & wait'
     job_id = either_site.sh(script, str(tmp_path / "pid"))
-    pid = int(wait_for(lambda: ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()) or None, what="the pid"))
+    pid = int(
+        wait_for(lambda: ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()) or None, what="the pid")
+    )
     either_site.kill_supervisor()
     either_site.backend.cancel(job_id)
     assert either_site.ended(job_id).status is JobStatus.CANCELLED

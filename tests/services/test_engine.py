@@ -23,7 +23,13 @@ SPEC: dict[str, Any] = {
             "name": "only",
             "command": ["a"],
             "resources": {"memory_gb": 2, "time_hours": 1},
-            "retry": {"max_attempts": 3, "backoff_seconds": 0, "memory_cap_gb": 6, "memory_factor": 2, "time_factor": 3},
+            "retry": {
+                "max_attempts": 3,
+                "backoff_seconds": 0,
+                "memory_cap_gb": 6,
+                "memory_factor": 2,
+                "time_factor": 3,
+            },
         }
     ],
 }

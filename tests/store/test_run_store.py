@@ -65,7 +65,7 @@ def rows(context: Context, sql: str, **parameters: Any) -> list[Any]:
 
 def statuses(context: Context, run_id: UUID) -> dict[str, str]:
     found = rows(context, "SELECT step || '/' || key, status FROM step_runs WHERE run_id = :id ORDER BY id", id=run_id)
-    return {name: status for name, status in found}
+    return dict(map(tuple, found))
 
 
 def check_counters(context: Context) -> None:
@@ -195,7 +195,9 @@ def test_backoff_is_counted_by_the_database(context: Context) -> None:
     start(context, SINGLE)
     item = claim(context)[0]
     retried = note(Event.RETRIED, text="again", delay_seconds=3600, resources=Resources(memory_gb=8))
-    apply(context, Move(item.step_run_id, [note(Event.FAILED, reason=FailureReason.OUT_OF_MEMORY), retried], item.token))
+    apply(
+        context, Move(item.step_run_id, [note(Event.FAILED, reason=FailureReason.OUT_OF_MEMORY), retried], item.token)
+    )
     assert claim(context) == []
     with context.database.begin() as unit:
         unit.execute("UPDATE step_runs SET not_before = now() - interval '1 second'")
@@ -314,7 +316,9 @@ def test_random_histories_keep_every_counter(context: Context) -> None:
         moves = []
         for step_run_id in chosen:
             event = randomness.choice(events)
-            if event is Event.CLAIMED and rows(context, "SELECT 1 FROM step_runs WHERE id = :i AND unmet > 0", i=step_run_id):
+            if event is Event.CLAIMED and rows(
+                context, "SELECT 1 FROM step_runs WHERE id = :i AND unmet > 0", i=step_run_id
+            ):
                 continue
             facts = Facts(job_id=f"job-{turn}-{step_run_id}") if event is Event.JOB_SUBMITTED else None
             moves.append(Move(step_run_id, [note(event)], facts=facts, lease=Lease("w", 5)))
@@ -326,4 +330,4 @@ def test_random_histories_keep_every_counter(context: Context) -> None:
 
 
 def test_live_statuses_are_those_with_a_job() -> None:
-    assert LIVE == {Status.SUBMITTED, Status.RUNNING}
+    assert {Status.SUBMITTED, Status.RUNNING} == LIVE

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from alembic import context
-
 from ccat_workflow_manager.db.schema import metadata
 
 connection = context.config.attributes["connection"]

@@ -1,0 +1,67 @@
+"""Pipelines: registering, versions, changing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.api.rest import CHAIN, ONE, Rest
+
+
+def test_put_makes_a_version_only_of_changed_content(rest: Rest) -> None:
+    first = rest.put("/pipelines/chain", CHAIN)
+    assert (first["version"], first["enabled"], first["description"]) == (1, True, "Three steps")
+    assert first["definition"]["steps"][0]["command"] == ["a", "${item}"]
+    spelled_out = {**CHAIN, "defaults": {"backend": None, "resources": {}, "retry": {}}}
+    assert rest.put("/pipelines/chain", spelled_out, status=200) == first
+    assert rest.put("/pipelines/chain", {**CHAIN, "description": "new"})["version"] == 2
+    assert rest.put("/pipelines/chain", CHAIN)["version"] == 3
+    assert rest.get("/pipelines/chain")["content_hash"] == first["content_hash"]
+    assert [each["version"] for each in rest.get("/pipelines/chain/versions")["items"]] == [3, 2, 1]
+
+
+def test_post_registers_once(rest: Rest) -> None:
+    made = rest.post("/pipelines", ONE, status=201)
+    assert rest.post("/pipelines", ONE, status=200) == made
+    rest.refused(rest.send("POST", "/pipelines", json={**ONE, "description": "other"}), 409, "conflict")
+    assert rest.get("/pipelines/one")["version"] == 1
+
+
+@pytest.mark.parametrize("kind", ["application/yaml", "text/yaml; charset=utf-8", "application/x-yaml"])
+def test_yaml_is_taken_as_well(rest: Rest, kind: str) -> None:
+    text = yaml.safe_dump({**CHAIN, "description": "für Örion ✨"}, allow_unicode=True)
+    response = rest.send("PUT", "/pipelines/chain", content=text.encode(), headers={"Content-Type": kind})
+    assert response.status_code == 201, response.text
+    assert response.headers["location"] == "/api/v1/pipelines/chain"
+    assert response.json()["description"] == "für Örion ✨"
+    rest.put("/pipelines/chain", {**CHAIN, "description": "für Örion ✨"}, status=200)
+
+
+def test_a_dry_run_says_what_would_change(rest: Rest) -> None:
+    def plan(definition: dict[str, Any]) -> dict[str, Any]:
+        response = rest.send("PUT", "/pipelines/one", json=definition, params={"dry_run": "true"})
+        assert response.status_code == 200, response.text
+        found: dict[str, Any] = response.json()
+        return found
+
+    assert plan(ONE) | {"diff": ""} == {"name": "one", "version": 1, "changed": True, "diff": ""}
+    rest.refused(rest.send("GET", "/pipelines/one"), 404, "not_found")
+    rest.put("/pipelines/one", ONE)
+    assert plan(ONE) == {"name": "one", "version": 1, "changed": False, "diff": ""}
+    assert "+description: new" in plan({**ONE, "description": "new"})["diff"]
+    assert rest.get("/pipelines/one")["version"] == 1
+
+
+def test_patch_disables_and_sets_the_priority(rest: Rest) -> None:
+    rest.put("/pipelines/one", ONE)
+    changed = rest.send("PATCH", "/pipelines/one", json={"enabled": False, "priority": 12}).json()
+    assert (changed["enabled"], changed["priority"], changed["version"]) == (False, 12, 1)
+    rest.refused(rest.send("POST", "/runs", json={"pipeline": "one"}), 409, "conflict", "pipeline")
+    rest.refused(
+        rest.send("POST", "/runs/bulk", json={"runs": [{"pipeline": "one"}]}), 409, "conflict", "runs[0].pipeline"
+    )
+    assert rest.run(ONE)["status"] == "PENDING"
+    assert rest.send("PATCH", "/pipelines/one", json={"enabled": True}).json()["priority"] == 12
+    assert rest.post("/runs", {"pipeline": "one"})["priority"] == 12

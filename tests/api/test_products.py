@@ -1,0 +1,189 @@
+"""Products: their description, their content, their lineage."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import tarfile
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from ccat_workflow_manager.core.models import NewProduct, WorkItem
+from tests.api.rest import CHAIN, Hand, Rest
+
+
+def made(path: str, content: bytes = b"", **more: Any) -> NewProduct:
+    return NewProduct(
+        name=more.pop("name", path),
+        type=more.pop("type", "SCIENCE"),
+        path=path,
+        size=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+        **more,
+    )
+
+
+class Place:
+    """A completed step run, and its output directory."""
+
+    def __init__(self, rest: Rest, hand: Hand, base_dir: Path) -> None:
+        self.rest, self._hand = rest, hand
+        rest.run()
+        (self.item,) = hand.claim()
+        self.output = base_dir / "one" / str(self.item.run.run_id) / "only" / "main" / "attempt-1" / "output"
+        self.output.mkdir(parents=True)
+
+    def publish(self, *products: NewProduct) -> dict[str, UUID]:
+        self._hand.complete(self.item, *products)
+        return self._hand.products(self.item.step_run_id)
+
+    def content(self, product_id: UUID, **headers: str) -> Any:
+        return self.rest.send("GET", f"/products/{product_id}/content", headers=headers)
+
+
+@pytest.fixture
+def place(rest: Rest, hand: Hand, base_dir: Path) -> Place:
+    return Place(rest, hand, base_dir)
+
+
+def test_a_product_and_its_content(place: Place) -> None:
+    picture = bytes(range(256)) * 9000
+    (place.output / "plots").mkdir()
+    (place.output / "plots" / "mäp 1.png").write_bytes(picture)
+    (place.output / "page.html").write_text("<script>alert(1)</script>")
+    ids = place.publish(
+        made("plots/mäp 1.png", picture, type="PLOT", metadata={"beam": 1.5}),
+        made("page.html", b"<script>alert(1)</script>", type="INTERMEDIATE"),
+    )
+    found = place.rest.get(f"/products/{ids['plots/mäp 1.png']}")
+    assert (found["type"], found["size"], found["metadata"]) == ("PLOT", len(picture), {"beam": 1.5})
+    assert (found["pipeline"], found["step"], found["key"], found["attempt"]) == ("one", "only", "main", 1)
+    listed = place.rest.get(f"/step-runs/{place.item.step_run_id}/products")["items"]
+    assert [each["name"] for each in listed] == ["page.html", "plots/mäp 1.png"]
+    assert found in listed
+
+    answer = place.content(ids["plots/mäp 1.png"])
+    assert (answer.status_code, answer.content) == (200, picture)
+    assert answer.headers["content-type"] == "image/png"
+    assert answer.headers["content-length"] == str(len(picture))
+    assert answer.headers["content-disposition"] == "inline; filename*=UTF-8''m%C3%A4p%201.png"
+    assert place.content(ids["plots/mäp 1.png"], **{"If-None-Match": answer.headers["etag"]}).status_code == 304
+
+    page = place.content(ids["page.html"])
+    assert page.headers["content-disposition"].startswith("attachment")
+    assert "sandbox" in page.headers["content-security-policy"]
+    assert page.headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_directory_comes_as_a_tar_archive(place: Place, tmp_path: Path) -> None:
+    tree = place.output / "cube"
+    (tree / "deep" / "er").mkdir(parents=True)
+    (tree / "deep" / "er" / "data.bin").write_bytes(b"x" * 1000)
+    (tree / "empty").touch()
+    (tree / ("long name " * 20)).write_text("é")
+    os.symlink("deep/er/data.bin", tree / "link")
+    os.symlink("/etc/passwd", tree / "out")
+    os.mkfifo(tree / "pipe")
+    ids = place.publish(made("cube", is_directory=True, file_count=3))
+    answer = place.content(ids["cube"])
+    assert answer.headers["content-type"] == "application/x-tar"
+    assert answer.headers["content-disposition"] == "attachment; filename*=UTF-8''cube.tar"
+    with tarfile.open(fileobj=io.BytesIO(answer.content)) as archive:
+        names = sorted(archive.getnames())
+        archive.extractall(tmp_path / "extracted", filter="data")
+    assert names == sorted(
+        ["cube", "cube/deep", "cube/deep/er", "cube/deep/er/data.bin", "cube/empty", "cube/link",
+         "cube/" + "long name " * 20]
+    )  # fmt: skip
+    assert (tmp_path / "extracted" / "cube" / "link").read_bytes() == b"x" * 1000
+
+
+def test_nothing_leads_out_of_the_output_directory(place: Place) -> None:
+    secret = place.output.parent / "config"
+    secret.mkdir()
+    (secret / "secret").write_text("secret")
+    os.symlink("../config", place.output / "way")
+    os.symlink("../config/secret", place.output / "file")
+    (place.output / "dir").mkdir()
+    ids = place.publish(
+        made("way/secret", b"secret"),
+        made("file", b"secret"),
+        made("way", is_directory=True),
+        made("../config/secret", b"secret"),
+        made("/etc/hostname", b"x"),
+        made("dir/../../config/secret", b"secret"),
+        made("dir", b"x"),
+        made("gone", b"x"),
+    )
+    for name, product_id in ids.items():
+        place.rest.refused(place.content(product_id), 404, "not_found")
+        assert "secret" not in place.content(product_id).text.replace(name, ""), name
+
+
+def test_a_file_that_changed_is_not_passed_off_as_the_product(place: Place) -> None:
+    (place.output / "data").write_bytes(b"longer than it was")
+    ids = place.publish(made("data", b"short"))
+    problem = place.rest.refused(place.content(ids["data"]), 404, "not_found")
+    assert "18 bytes now; 5 were collected" in problem["detail"]
+
+
+def test_files_that_cannot_be_seen_from_here_are_no_fault_of_the_client(place: Place) -> None:
+    ids = place.publish(made("data", b"x"))
+    place.output.rmdir()
+    place.output.parents[3].rename(place.output.parents[4] / "elsewhere")
+    answer = place.content(ids["data"])
+    place.rest.refused(answer, 503, "service_unavailable")
+    assert int(answer.headers["retry-after"]) > 0
+
+
+def test_lineage(rest: Rest, hand: Hand) -> None:
+    run = rest.run(CHAIN, parameters={"scans": [1, 2]})
+
+    def step(item: WorkItem, *products: NewProduct) -> dict[str, UUID]:
+        hand.complete(item, *products)
+        return hand.products(item.step_run_id)
+
+    firsts = {item.key: step(item, made("raw"), made("log", type="LOG")) for item in hand.claim(2)}
+    seconds = {}
+    for item in hand.claim(2):
+        parents = [firsts["1"]["raw"]] if item.key == "1" else []
+        seconds[item.key] = step(item, made("cal", parents=parents))
+    (last,) = hand.claim(1)
+    top = step(last, made("map"))["map"]
+
+    found = rest.get(f"/products/{top}/lineage")
+    assert found["product"]["name"] == "map"
+    assert {each["id"] for each in found["ancestors"]} == {
+        str(each)
+        for each in (seconds["1"]["cal"], seconds["2"]["cal"], firsts["1"]["raw"], firsts["2"]["raw"], firsts["2"]["log"])
+    }
+    assert found["descendants"] == []
+    edges = {(edge["parent"], edge["child"]): edge["declared"] for edge in found["edges"]}
+    assert edges[str(firsts["1"]["raw"]), str(seconds["1"]["cal"])] is True
+    assert edges[str(firsts["2"]["raw"]), str(seconds["2"]["cal"])] is False
+    assert edges[str(seconds["1"]["cal"]), str(top)] is False
+    assert len(edges) == 5
+    assert found["truncated"] is False
+
+    upwards = rest.get(f"/products/{firsts['1']['raw']}/lineage")
+    assert {each["name"] for each in upwards["descendants"]} == {"cal", "map"}
+    assert upwards["ancestors"] == []
+    assert rest.get(f"/products/{firsts['1']['log']}/lineage")["descendants"] == []
+    assert rest.get(f"/runs/{run['id']}")["status"] == "COMPLETED"
+
+
+def test_a_wide_lineage_is_cut_and_says_so(rest: Rest, hand: Hand) -> None:
+    rest.run(CHAIN, parameters={"scans": list(range(3))})
+    for item in hand.claim(3):
+        hand.complete(item, *(made(f"{number:04}") for number in range(500)))
+    for item in hand.claim(3):
+        hand.complete(item, made("cal"))
+    (last,) = hand.claim(1)
+    hand.complete(last, made("map"))
+    found = rest.get(f"/products/{hand.products(last.step_run_id)['map']}/lineage")
+    assert found["truncated"] is True
+    assert len(found["ancestors"]) == 1000

@@ -1,0 +1,111 @@
+"""The service itself: health, backends, workers, the summary, and what it says when something is away."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from fastapi.testclient import TestClient
+
+from ccat_workflow_manager import __version__
+from ccat_workflow_manager.app import create_app
+from ccat_workflow_manager.context import Context
+from ccat_workflow_manager.db.fleet import FleetStore
+from tests.api.rest import ONE, Hand, Rest
+from tests.fixtures_store import ContextMaker
+
+
+def test_alive_and_ready(rest: Rest) -> None:
+    assert rest.get("/healthz") == {"status": "ok", "version": __version__}
+    ready = rest.get("/readyz")
+    assert ready["ready"] is True
+    assert set(ready["dependencies"]) == {"postgres", "redis", "migrations"}
+    assert all(each["ok"] and each["latency"] >= 0 for each in ready["dependencies"].values())
+
+
+def test_not_ready_without_redis_but_still_taking_runs(make_context: ContextMaker) -> None:
+    with TestClient(create_app(make_context("noop", REDIS_URL="unix:///nowhere/at/all.sock?db=0"))) as client:
+        rest = Rest(client)
+        response = rest.send("GET", "/readyz")
+        problem = rest.refused(response, 503, "not_ready")
+        assert problem["dependencies"]["postgres"]["ok"] is True
+        assert problem["dependencies"]["redis"]["ok"] is False
+        assert "Redis" in problem["dependencies"]["redis"]["message"]
+        assert int(response.headers["retry-after"]) > 0
+        assert rest.run()["status"] == "PENDING"
+
+
+def test_without_postgres_every_call_says_so(make_context: ContextMaker) -> None:
+    away = make_context("noop", DATABASE_URL="postgresql://ccat@127.0.0.1:1/ccat")
+    with TestClient(create_app(away)) as client:
+        rest = Rest(client)
+        problem = rest.refused(rest.send("GET", "/readyz"), 503, "not_ready")
+        assert problem["dependencies"]["migrations"]["ok"] is False
+        for response in (rest.send("GET", "/runs"), rest.send("POST", "/runs", json={"spec": ONE})):
+            rest.refused(response, 503, "service_unavailable")
+            assert int(response.headers["retry-after"]) > 0
+        assert rest.get("/healthz")["status"] == "ok"
+
+
+def test_a_database_of_another_version_is_not_ready(rest: Rest, hand: Hand) -> None:
+    hand.execute("UPDATE alembic_version SET version_num = 'older'")
+    problem = rest.refused(rest.send("GET", "/readyz"), 503, "not_ready")
+    assert "ccat-wm db upgrade" in problem["dependencies"]["migrations"]["message"]
+
+
+def test_an_unexpected_error_is_logged_and_not_shown(
+    rest: Rest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("the password is swordfish")
+
+    monkeypatch.setattr("ccat_workflow_manager.db.views.runs.runs_page", broken)
+    with caplog.at_level(logging.ERROR):
+        response = rest.send("GET", "/runs")
+    problem = rest.refused(response, 500, "internal_error")
+    assert "swordfish" not in response.text
+    assert "ZeroDivisionError: the password is swordfish" in caplog.text
+    assert problem["detail"].rpartition(" ")[2] in caplog.text
+
+
+def test_backends_and_workers(rest: Rest, hand: Hand, context: Context) -> None:
+    rest.post("/runs/bulk", {"runs": [{"spec": ONE}] * 3})
+    (item,) = hand.claim()
+    hand.submit(item)
+    with context.database.begin() as unit:
+        fleet = FleetStore(unit)
+        fleet.register("host:1", "host", 1, ["noop", "strange"])
+        fleet.problem("noop", "the scheduler sleeps", 60)
+    found = {each["name"]: each for each in rest.get("/backends")["items"]}
+    noop = found["noop"]
+    assert (noop["default"], noop["available"], noop["ready"], noop["live"], noop["workers"]) == (True, True, 2, 1, 1)
+    assert noop["problem"] == "the scheduler sleeps"
+    assert noop["problem_since"].endswith("Z")
+    assert noop["retry_at"] > noop["problem_since"]
+    assert found["strange"]["available"] is False
+    assert found["strange"]["workers"] == 1
+    (worker,) = rest.get("/workers")["items"]
+    assert (worker["id"], worker["backends"], worker["completed"]) == ("host:1", ["noop", "strange"], 0)
+
+
+def test_the_summary(rest: Rest, hand: Hand) -> None:
+    empty = rest.get("/dashboard/summary")
+    assert empty["live"] == {"PENDING": 0, "RUNNING": 0}
+    assert (empty["oldest_waiting"], empty["recent_failures"], empty["backends"]) == (None, [], [])
+    rest.run(priority=3, backend="concurrent")
+    oldest = rest.post("/runs/bulk", {"runs": [{"spec": ONE, "priority": n % 3} for n in range(6)]})["ids"]
+    (item,) = hand.claim()
+    hand.fail(item, "rain")
+    (item,) = hand.claim()
+    hand.submit(item)
+    found = rest.get("/dashboard/summary")
+    assert found["last_24_hours"] == {"PENDING": 5, "RUNNING": 1, "COMPLETED": 0, "FAILED": 1, "CANCELLED": 0}
+    assert found["live"] == {"PENDING": 5, "RUNNING": 1}
+    assert [failure["status_reason"] for failure in found["recent_failures"]] == ["only/main: program_failed: rain"]
+    assert found["oldest_waiting"]["backend"] == "concurrent"
+    assert found["oldest_waiting"]["waiting_seconds"] >= 0
+    assert {each["name"]: (each["ready"], each["live"]) for each in found["backends"]} == {
+        "concurrent": (1, 0), "noop": (4, 1),
+    }  # fmt: skip
+    hand.execute("UPDATE step_runs SET held = true WHERE backend = 'concurrent'")
+    assert rest.get("/dashboard/summary")["oldest_waiting"]["run_id"] == oldest[0]
