@@ -12,10 +12,17 @@ from ccat_workflow_manager.api.documented import DocumentedApp
 from ccat_workflow_manager.api.problems import handle_errors
 from ccat_workflow_manager.api.router import include_api
 from ccat_workflow_manager.context import Context
+from ccat_workflow_manager.core.errors import ConfigurationError
 
 
 def create_app(context: Context) -> FastAPI:
     """The application for this context, which it closes when it ends."""
+    if context.settings.auth_required:
+        # Serving without a check what the operator wants checked would be worse than not serving.
+        raise ConfigurationError(
+            "AUTH_REQUIRED is true, but this version cannot check tokens: let the API listen on loopback behind a proxy"
+            " that does, and set CCAT_WORKFLOW_MANAGER_AUTH_REQUIRED=false; or start it with --no-api"
+        )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

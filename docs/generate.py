@@ -3,13 +3,189 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from ccat_workflow_manager.core.failures import FAILURES, RETRYABLE_BY_DEFAULT, Blame, Retry
+from ccat_workflow_manager.core.retry import NEVER_RETRIED
+from ccat_workflow_manager.core.states import (
+    ACTIVE,
+    CANCELLABLE,
+    FINISHED,
+    INITIAL,
+    LEASED,
+    LIVE,
+    MOVES,
+    RETRYABLE,
+    Event,
+    Status,
+)
 from ccat_workflow_manager.settings import settings_markdown
+
+_STATUSES = {
+    Status.PENDING: "Waits: for steps before it, for a back-off to end, for a worker, or because its run is paused. "
+    "`waiting_for` says for which of these.",
+    Status.STAGING_DATA: "A worker holds it: it makes the directories, finds the image, and hands the job to the backend.",
+    Status.SUBMITTED: "The backend has a job for it and has not said that the job runs.",
+    Status.RUNNING: "The backend says that the job runs.",
+    Status.COLLECTING_RESULTS: "The program has ended well. A worker checks the exit record and the output directory.",
+    Status.COMPLETED: "The products are published and registered.",
+    Status.FAILED: "It did not complete, for one of the reasons below.",
+    Status.CANCELLED: "Somebody asked for it to be stopped, and it is known to be over.",
+    Status.SKIPPED: "It was never started, because a step before it did not complete.",
+}
+
+_EVENTS = {
+    Event.CREATED: ("a run was asked for", "who asked"),
+    Event.CLAIMED: ("a worker took it", "the worker; lease and token on the row"),
+    Event.RELEASED: ("the worker gave it back, or stopped answering", "why, and when it may be claimed again"),
+    Event.SKIPPED: ("a step before it cannot complete any more", "reason, and which step run is the cause"),
+    Event.JOB_SUBMITTED: ("the backend took the job, or it was found there by its name", "the job id"),
+    Event.JOB_STARTED: ("the backend says that the job runs", "start time, node"),
+    Event.JOB_SUCCEEDED: ("the backend says that the job ended with exit code 0", "exit code, times, resources used"),
+    Event.RESULTS_COLLECTED: ("the output was read and published", "products, warnings"),
+    Event.FAILED: ("this attempt did not complete", "reason and text; what is known of the job"),
+    Event.CANCELLED: ("the stop is a fact", "who asked, or the backend that confirmed it"),
+    Event.RETRIED: ("another attempt was granted, by the policy or by a person", "who, the delay, new resources"),
+}
+
+_SETS = (
+    ("FINISHED", FINISHED, "Nothing more happens unless somebody asks for a retry."),
+    ("ACTIVE", ACTIVE, "Between the claim and the end."),
+    ("LEASED", LEASED, "A worker may hold a lease on it."),
+    ("LIVE", LIVE, "A job exists at the backend and is being followed."),
+    ("CANCELLABLE", CANCELLABLE, "A cancel request is noted."),
+    ("RETRYABLE", RETRYABLE, "A retry opens it again."),
+)
+
+_BLAMES = {
+    Blame.USER: "the pipeline or its program",
+    Blame.SITE: "the site: its nodes, disks, scheduler, registry",
+    Blame.US: "the workflow manager itself",
+}
+
+_RETRIES = {
+    Retry.NO: "not by default",
+    Retry.LATER: "the same, after the back-off",
+    Retry.MORE_MEMORY: "with more memory",
+    Retry.MORE_TIME: "with more time",
+}
+
+_STATES_PAGE = """# States and failures
+
+<!-- Written by `make docs` from core/states.py and core/failures.py; do not edit. -->
+
+Only a step run has states. The status of a run follows from those of its step runs, and an attempt only records what
+happened. All legal moves are in one table, `MOVES` in `core/states.py`; a move that is not there does not exist, and the
+constraints of the database say the same.
+
+```mermaid
+{diagram}
+```
+
+Not drawn, to keep it readable: `cancelled` leads to CANCELLED from {cancellable}, and `retried` leads back to {initial} from
+{retryable}.
+
+## Statuses
+
+{statuses}
+
+## Moves
+
+{moves}
+
+## Events
+
+{events}
+
+Every event is a row in the table `events`, written in the same transaction as the status: when, from, to, which attempt, by
+whom, why. `GET /api/v1/step-runs/ID/events` lists them.
+
+## Sets of statuses
+
+Derived from the table of moves, never typed twice.
+
+{sets}
+
+## The status of a run
+
+| when | the run is |
+|---|---|
+| all its step runs are PENDING | PENDING |
+| some step run is not finished | RUNNING |
+| all are finished, one is FAILED | FAILED |
+| all are finished, none FAILED, one CANCELLED | CANCELLED |
+| otherwise | COMPLETED |
+
+PostgreSQL computes it in a generated column from the counters of the run, which change in the same transaction as the step runs
+([decision 0007](decisions/0007-run-status-is-a-generated-column.md)).
+
+## Why a step run failed
+
+{failures}
+
+The name in the first column is what the API calls `reason`, and what may stand in `retry.on` of a
+[pipeline](pipelines.md#retry). "Retried" says what happens when a step does not say `retry.on`. Reasons that are not
+retried by default may be named in `retry.on` all the same; then the attempt is simply repeated. Never retried by a policy:
+{never}.
+
+Whose doing it is tells whom to ask: {blames}.
+"""
+
+
+def states_markdown() -> str:
+    """docs/states.md."""
+    return _STATES_PAGE.format(
+        diagram=_diagram(),
+        initial=INITIAL,
+        cancellable=_names(CANCELLABLE),
+        retryable=_names(RETRYABLE),
+        statuses=_table(("status", "meaning"), ((status, _STATUSES[status]) for status in Status)),
+        moves=_table(
+            ("from", "event", "to"),
+            [("", f"`{Event.CREATED}`", INITIAL), *((before, f"`{event}`", to) for (before, event), to in MOVES.items())],
+        ),
+        events=_table(
+            ("event", "what has happened", "what it carries"), ((f"`{event}`", *_EVENTS[event]) for event in Event)
+        ),
+        sets=_table(("set", "statuses", "meaning"), ((name, _names(each), text) for name, each, text in _SETS)),
+        failures=_table(
+            ("reason", "whose doing", "retried", "what an operator reads"),
+            ((f"`{reason}`", info.blame, _retried(reason), info.text) for reason, info in FAILURES.items()),
+        ),
+        never=", ".join(f"`{reason}`" for reason in FAILURES if reason in NEVER_RETRIED),
+        blames="; ".join(f"*{blame}* is {meaning}" for blame, meaning in _BLAMES.items()),
+    )
+
+
+def _diagram() -> str:
+    left_out = (Event.CANCELLED, Event.RETRIED)
+    drawn = [f"    {before} --> {to}: {event}" for (before, event), to in MOVES.items() if event not in left_out]
+    ends = [f"    {status} --> [*]" for status in Status if status in FINISHED and status is not Status.CANCELLED]
+    return "\n".join(["stateDiagram-v2", f"    [*] --> {INITIAL}: {Event.CREATED}", *drawn, *ends])
+
+
+def _retried(reason: object) -> str:
+    found = next(info for name, info in FAILURES.items() if name == reason)
+    if reason in NEVER_RETRIED:
+        return "never"
+    assert (reason in RETRYABLE_BY_DEFAULT) == (found.retry is not Retry.NO)
+    return _RETRIES[found.retry]
+
+
+def _names(statuses: Iterable[Status]) -> str:
+    return ", ".join(status for status in Status if status in set(statuses))
+
+
+def _table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    lines = [list(columns)]
+    lines += [["---"] * len(lines[0]), *([str(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
 
 PAGES: dict[str, Callable[[], str]] = {
     "settings.md": settings_markdown,
+    "states.md": states_markdown,
 }
 
 

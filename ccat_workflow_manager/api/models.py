@@ -268,7 +268,7 @@ class Health(_Shape):
     version: str
 
 
-class Dependency(_Shape):
+class DependencyCheck(_Shape):
     ok: bool
     latency: float = Field(description="Seconds.")
     message: str
@@ -276,7 +276,7 @@ class Dependency(_Shape):
 
 class Readiness(_Shape):
     ready: bool
-    dependencies: dict[str, Dependency]
+    dependencies: dict[str, DependencyCheck]
 
 
 class BackendWork(_Shape):

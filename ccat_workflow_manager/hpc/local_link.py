@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -23,7 +24,8 @@ IDLE_EXIT_SECONDS = 300.0
 
 _BACKEND = "local"
 _SCRIPT = str(Path(supervisor_wire.__file__).with_name("supervisor.py"))
-_ATTEMPTS = 5
+_PAUSES = (0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+"""Before each attempt: one supervisor may be on its way out while the next one comes."""
 _CHUNK = 1 << 18
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 5.0
 _NOBODY_THERE = (FileNotFoundError, ConnectionRefusedError, NotADirectoryError)
@@ -83,7 +85,8 @@ class SupervisorLink:
     def ask(self, request: Mapping[str, Any]) -> Any:
         """The answer. Raises BackendUnavailable and BackendConfused."""
         with self._lock:
-            for _ in range(_ATTEMPTS):
+            for pause in _PAUSES:
+                time.sleep(pause)
                 conversation = self._current()
                 try:
                     return _answer_in(conversation.ask(request))
@@ -112,7 +115,8 @@ class SupervisorLink:
 
     def converse(self) -> Conversation:
         """A connection of its own. Raises BackendUnavailable and BackendConfused."""
-        for _ in range(_ATTEMPTS):
+        for pause in _PAUSES:
+            time.sleep(pause)
             try:
                 connection = supervisor_wire.connect(self.state_dir, ANSWER_SECONDS)
                 self._check_owner()

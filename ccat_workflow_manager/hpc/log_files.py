@@ -1,8 +1,15 @@
-"""Reading the end of a log file that may be huge and may be growing."""
+"""Reading the end of a log file that may be huge and may be growing.
+
+The program can write where its logs are, so whatever stands under the name of a log is read only if it is a regular
+file: a link could lead anywhere on the host.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
+from typing import IO
 
 _BLOCK = 64 * 1024
 TAIL_LIMIT = 16 * 1024 * 1024
@@ -12,11 +19,11 @@ TAIL_LIMIT = 16 * 1024 * 1024
 def read_end(path: str | os.PathLike[str], limit: int = TAIL_LIMIT) -> str:
     """The last `limit` bytes of a file as text, or all of it; empty if there is no such file (yet)."""
     try:
-        with open(path, "rb") as file:
+        with _opened(path) as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - limit))
             return file.read(limit).decode("utf-8", "replace")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotALog):
         return ""
 
 
@@ -25,7 +32,7 @@ def last_lines(path: str | os.PathLike[str], lines: int, limit: int = TAIL_LIMIT
     if lines <= 0:
         return ""
     try:
-        with open(path, "rb") as file:
+        with _opened(path) as file:
             end = start = file.seek(0, os.SEEK_END)
             found = b""
             # One more line break than lines: the one before the first of them.
@@ -34,6 +41,23 @@ def last_lines(path: str | os.PathLike[str], lines: int, limit: int = TAIL_LIMIT
                 start -= step
                 file.seek(start)
                 found = file.read(step) + found
-    except FileNotFoundError:
+    except (FileNotFoundError, NotALog):
         return ""
     return b"".join(found.splitlines(keepends=True)[-lines:]).decode("utf-8", "replace")
+
+
+class NotALog(OSError):
+    """What stands under the name of the log is no regular file."""
+
+
+def _opened(path: str | os.PathLike[str]) -> IO[bytes]:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise NotALog(f"{path} is a link") from error
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise NotALog(f"{path} is no regular file")
+    return os.fdopen(descriptor, "rb")

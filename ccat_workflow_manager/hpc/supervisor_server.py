@@ -19,6 +19,8 @@ from ccat_workflow_manager.hpc.supervisor_queue import GIB, Limits, Refused
 from ccat_workflow_manager.hpc.supervisor_wire import PROTOCOL, Unpacker, WireError, pack
 
 _READ = 1 << 18
+_FIRST_CLIENT_SECONDS = 10.0
+"""A supervisor is started because somebody wants it, so it waits at least so long for its first client."""
 _LARGEST_BACKLOG = 64 * 1024 * 1024
 """What a client may leave unread before it is cut off."""
 
@@ -34,7 +36,7 @@ class Server:
         self._selector = selectors.DefaultSelector()
         self._clients: set[Client] = set()
         self._leaving = False
-        self._idle_since = time.monotonic()
+        self._idle_at = 0.0
         self._wake_read, self._wake_write = os.pipe()
         for file in (self._wake_read, self._wake_write):
             os.set_blocking(file, False)
@@ -64,6 +66,7 @@ class Server:
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, _nothing)
         signal.signal(signal.SIGTERM, self._leave_on_signal)
+        self._idle_at = time.monotonic() + max(self._idle_exit, _FIRST_CLIENT_SECONDS)
         self._advance()
         while not self._leaving:
             events = self._selector.select(self._timeout())
@@ -71,10 +74,10 @@ class Server:
             for key, mask in sorted(events, key=self._order):
                 key.data(mask)
             self._advance()
-            if not self._busy():
-                self._leaving = time.monotonic() >= self._idle_since + self._idle_exit
-            else:
-                self._idle_since = time.monotonic()
+            if self._busy():
+                self._idle_at = time.monotonic() + self._idle_exit
+            elif time.monotonic() >= self._idle_at:
+                self._leaving = True
         # A client whose request is not read any more sees the end of its connection, and asks the next supervisor.
         for client in list(self._clients):
             client.close()
@@ -99,7 +102,7 @@ class Server:
         now = time.monotonic()
         due = self.engine.due()
         if due is None and not self._busy():
-            due = self._idle_since + self._idle_exit
+            due = self._idle_at
         return None if due is None else max(0.0, due - now)
 
     def _order(self, event: tuple[selectors.SelectorKey, int]) -> bool:

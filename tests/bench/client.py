@@ -13,6 +13,8 @@ from typing import Any
 
 _CHUNK = 256 * 1024
 _END = b"\r\n\r\n"
+_IDLE_SECONDS = 2
+"""Servers close connections that are silent for longer than a few seconds."""
 
 
 class Refused(Exception):
@@ -41,9 +43,14 @@ class Connection:
     """One connection that is kept open."""
 
     def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=120)
+        self._port = port
+        self._connect()
+
+    def _connect(self) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", self._port), timeout=120)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._data = bytearray()
+        self._used = time.monotonic()
 
     def __enter__(self) -> Connection:
         return self
@@ -73,11 +80,14 @@ class Connection:
         return answer
 
     def exchange(self, request: bytes) -> Answer:
+        if time.monotonic() - self._used > _IDLE_SECONDS:
+            self.socket.close()
+            self._connect()
         self.send(request)
-        while True:
-            answer = self.read()
-            if answer is not None:
-                return answer
+        while (answer := self.read()) is None:
+            pass
+        self._used = time.monotonic()
+        return answer
 
     def call(self, method: str, path: str, body: object = None) -> Any:
         """Send one request, and read the JSON of the answer, which must be a success."""

@@ -23,7 +23,7 @@ from tests.waiting import wait_for
 
 PREFIX = "CCAT_WORKFLOW_MANAGER_"
 _UP = "from ccat_workflow_manager.cli import main; main()"
-_LOOK_SECONDS = 0.02
+_LOOK_SECONDS = 0.05
 TRUE = {"name": "bench", "steps": [{"name": "only", "command": ["/bin/true"], "resources": {"cpu": 0.5}}]}
 """The pipeline of most benches. Half a core each lets one job start while another ends."""
 

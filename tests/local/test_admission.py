@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,12 +90,12 @@ def test_impossible_commands(site: Site, command: tuple[str, ...], environment: 
 
 
 def test_bad_names_and_places(site: Site) -> None:
-    [error] = site.backend.submit_many([site.request("true", name="x").__class__(**_fields(site, job_name="../x"))])
+    [error] = site.backend.submit_many([replace(site.request("true"), job_name="../x")])
     assert isinstance(error, BackendRejected)
     in_the_way = site.root / "file"
     in_the_way.write_text("")
     [error] = site.backend.submit_many(
-        [site.request("true").__class__(**_fields(site, workspace_dir=str(in_the_way / "attempt" / "workspace")))]
+        [replace(site.request("true"), workspace_dir=str(in_the_way / "attempt" / "workspace"))]
     )
     assert isinstance(error, BackendRejected)
     assert error.reason is FailureReason.STAGING_FAILED
@@ -105,7 +106,7 @@ def test_the_last_configuration_holds(site: Site) -> None:
     site._config["max_cpu"] = 4
     wider = site.another()
     assert [queue.cpus_total for queue in wider.queue_status()] == [4.0]
-    assert site.ended(*site.submit(site.request("true", cpu=3))).status is JobStatus.COMPLETED
+    assert site.ended(site.run("true", cpu=3)).status is JobStatus.COMPLETED
     wider.close()
 
 
@@ -115,8 +116,3 @@ def test_state_directory_that_cannot_be_used(tmp_path: Path, make_site: Callable
     site.state_dir.write_text("in the way")
     with pytest.raises(BackendUnavailable, match="cannot use"):
         site.backend.get_status("00000000-0000-0000-0000-000000000000")
-
-
-def _fields(site: Site, **changes: object) -> dict[str, object]:
-    request = site.request("true")
-    return {name: changes.get(name, getattr(request, name)) for name in request.__slots__}

@@ -8,6 +8,7 @@ from pathlib import Path
 from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.core.job_script import parse_exit_record
 from ccat_workflow_manager.core.jobs import JobStatus
+from ccat_workflow_manager.hpc.base import ResourceUsage
 from tests.local.site import Site, is_alive
 from tests.waiting import wait_for, wait_until
 
@@ -65,7 +66,8 @@ def test_measures(either_site: Site) -> None:
 
 def test_only_the_record_and_the_script_are_left(site: Site) -> None:
     request = site.request("true")
-    site.ended(*site.submit(request))
+    [job_id] = site.submit(request)
+    site.ended(job_id)
     left = {path.name for path in Path(request.workspace_dir).parent.iterdir()}
     assert left == {"workspace", "logs", f"{request.job_name}.sh", f"{request.job_name}.exit.json"}
 
@@ -121,16 +123,16 @@ def test_logs_while_running_and_after(site: Site) -> None:
 
 def test_usage_while_running_and_none_after(site: Site) -> None:
     job_id = site.sh("sleep 1000 & while :; do :; done")
-    usage = wait_for(lambda: site.backend.get_resource_usage(job_id), what="usage")
-    busy = wait_for(
-        lambda: ((now := site.backend.get_resource_usage(job_id)) and (now.cpu_seconds or 0) > 0.1 and now) or None,
-        what="CPU time",
-    )
+
+    def look() -> ResourceUsage | None:
+        usage = site.backend.get_resource_usage(job_id)
+        return usage if usage is not None and (usage.cpu_seconds or 0) > 0.1 else None
+
+    usage = wait_for(look, what="CPU time")
     assert usage.processes is not None
-    assert busy.processes is not None
-    assert busy.processes >= 3
-    assert busy.memory_gb is not None
-    assert 0 < busy.memory_gb < 0.1
+    assert usage.processes >= 3
+    assert usage.memory_gb is not None
+    assert 0 < usage.memory_gb < 0.1
     site.backend.cancel(job_id)
     site.ended(job_id)
     assert site.backend.get_resource_usage(job_id) is None

@@ -6,9 +6,10 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 import redis
@@ -81,7 +82,12 @@ def test_fifty_ids_are_one_request(site: Site, monkeypatch: pytest.MonkeyPatch) 
     site.all_ended(ids)
     asked: list[object] = []
     real = site.backend._link.ask
-    monkeypatch.setattr(site.backend._link, "ask", lambda request: asked.append(request) or real(request))
+
+    def counted(request: Mapping[str, Any]) -> Any:
+        asked.append(request)
+        return real(request)
+
+    monkeypatch.setattr(site.backend._link, "ask", counted)
     infos = site.backend.get_statuses([*ids, ids[0], "strange", "00000000-0000-4000-8000-000000000000"])
     assert len(asked) == 1
     assert len(infos) == 52
@@ -140,7 +146,8 @@ def test_arguments_environment_and_places_arrive(make_site: Callable[..., Site],
     ]
     environment = {f"V{number}": value for number, value in enumerate(awkward)}
     special = {"IFS": "x", "PPID": "1", "UID": "2", "PATH": "/usr/bin:/bin:/x", "with.dot": "d", "PS4": "$(touch bad)"}
-    program = "import os, sys; os.write(1, b'\\0'.join([*map(os.fsencode, sys.argv[1:]), b'', *map(b'='.join, os.environb.items())]))"
+    words = "[*map(os.fsencode, sys.argv[1:]), *map(b'='.join, os.environb.items())]"
+    program = f"import os, sys; os.write(1, b'\\0'.join({words}))"
     request = site.request(
         sys.executable, "-I", "-S", "-c", program, *awkward, environment={**environment, **special}, directory=directory
     )

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ import pytest
 from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.core.job_script import parse_exit_record
 from ccat_workflow_manager.core.jobs import JobStatus
+from ccat_workflow_manager.hpc import process_tree
 from tests.local.site import Site, is_alive
 from tests.waiting import wait_for, wait_until
 
@@ -82,20 +84,21 @@ def test_killed_again_and_again(site: Site) -> None:
         for n in range(120)
     ]
     ids = site.submit(*requests)
+
+    def ended() -> int:
+        return sum(info.finished for info in site.backend.get_statuses(ids).values())
+
     for number in range(12):
-        wait_until(lambda: site.pid and is_alive(site.pid), what="a supervisor")
-        seen = sum(info.finished for info in site.backend.get_statuses(ids).values())
-        wait_until(
-            lambda seen=seen: (
-                sum(info.finished for info in site.backend.get_statuses(ids).values()) > seen or seen == len(ids)
-            ),
-            what=f"progress after {number} kills",
-        )
+        wait_for(partial(_at_least, ended, 9 * number), what=f"progress after {number} kills")
         site.kill_supervisor()
     infos = site.all_ended(ids)
     assert [info.exit_code for info in infos] == [n % 7 for n in range(120)]
     assert {path.read_text() for path in starts.iterdir()} == {"x\n"}
     assert len(list(starts.iterdir())) == 120
+
+
+def _at_least(count: Callable[[], int], wanted: int) -> bool:
+    return count() >= wanted
 
 
 def test_a_script_that_has_claimed_is_not_run_again(site: Site, tmp_path: Path) -> None:
@@ -121,9 +124,8 @@ def test_a_script_that_has_claimed_is_not_run_again(site: Site, tmp_path: Path) 
 def test_cancel_after_the_supervisor_was_killed(either_site: Site, tmp_path: Path) -> None:
     script = 'setsid sh -c \'trap "" TERM; echo $$ > "$1"; while :; do sleep 1000; done\' sh "$1" & wait'
     job_id = either_site.sh(script, str(tmp_path / "pid"))
-    pid = int(
-        wait_for(lambda: ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()) or None, what="the pid")
-    )
+    written = tmp_path / "pid"
+    pid = int(wait_for(lambda: (written.exists() and written.read_text()) or None, what="the pid"))
     either_site.kill_supervisor()
     either_site.backend.cancel(job_id)
     assert either_site.ended(job_id).status is JobStatus.CANCELLED
@@ -167,22 +169,18 @@ def test_the_machine_was_started_anew(site: Site) -> None:
     waits = site.run("true", cpu=2)
     wait_until(starts.exists, what="the program to start")
     site.kill_supervisor()
-    script = [int(pid) for pid in os.listdir("/proc") if pid.isdigit() and _carries(pid, ran)]
-    for pid in script:
-        os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not any(map(is_alive, script)), what="the job to be gone")
+
+    def killed() -> bool:
+        pids = process_tree.marked(ran, process_tree.table())
+        process_tree.send(signal.SIGKILL, pids)
+        return not pids
+
+    wait_until(killed, what="the job to be gone")
     for path in (site.state_dir / "jobs").glob("*.json"):
         path.write_text(json.dumps({**json.loads(path.read_text()), "boot": "another"}))
     info = site.ended(ran)
     assert (info.status, info.reason) == (JobStatus.FAILED, FailureReason.NODE_FAILURE)
     assert site.ended(waits).status is JobStatus.COMPLETED
-
-
-def _carries(pid: str, job_id: str) -> bool:
-    try:
-        return f"CCAT_WM_JOB={job_id}".encode() in Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:
-        return False
 
 
 def test_the_worker_dies(site: Site) -> None:
@@ -192,6 +190,7 @@ def test_the_worker_dies(site: Site) -> None:
 import sys, time
 sys.path[:0] = {sys.path!r}
 from pathlib import Path
+from ccat_workflow_manager.hpc import process_tree
 from tests.local.site import Site
 site = Site(Path({str(site.root)!r}))
 print(site.backend.submit_many([site.request("/bin/sh", "-c", "sleep 0.5; exit 6", name={request.job_name!r})])[0])
@@ -279,7 +278,7 @@ def test_an_older_supervisor_makes_room(site: Site, monkeypatch: pytest.MonkeyPa
     hello = site.backend._link.converse()
     monkeypatch.setattr("ccat_workflow_manager.hpc.local_link.PROTOCOL", 2)
     newer = site.another()
-    with pytest.raises(Exception, match="does not answer|protocol"):
+    with pytest.raises(Exception, match="does not answer"):
         # Its successor is of the same age here, so this client is never content; but the first one has made room.
         newer.get_status(job_id)
     monkeypatch.undo()

@@ -256,7 +256,9 @@ def test_somebody_else_stopping_the_job_is_told(context: Context, fake: FakeBack
     assert "1000" in row.reason_text
 
 
-def test_a_worker_that_dies_in_the_middle_leaves_one_job(make_context: ContextMaker) -> None:
+def test_a_worker_that_dies_in_the_middle_leaves_one_job(
+    make_context: ContextMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Submitted, and dead before it was written down: the next worker finds the job by its name."""
     first, second = make_context("noop"), make_context("noop")
     fake = FakeBackend()
@@ -269,7 +271,7 @@ def test_a_worker_that_dies_in_the_middle_leaves_one_job(make_context: ContextMa
     def die(*_: object) -> None:
         raise Dead
 
-    first.launcher._record = die  # type: ignore[method-assign]
+    monkeypatch.setattr(first.launcher, "_record", die)
     with pytest.raises(Dead):
         first.launcher.launch("noop", 10)
     assert look(second).status == "STAGING_DATA"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,12 @@ def test_missing_and_undecodable_files(tmp_path: Path) -> None:
     (tmp_path / "log").write_bytes(b"a\xff\nb\n")
     assert read_end(tmp_path / "log") == "a\ufffd\nb\n"
     assert last_lines(tmp_path / "log", 2) == "a\ufffd\nb\n"
+
+
+def test_a_link_under_the_name_of_a_log_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("secret\n")
+    (tmp_path / "stdout.log").symlink_to(tmp_path / "secret")
+    os.mkfifo(tmp_path / "stderr.log")
+    for name in ("stdout.log", "stderr.log"):
+        assert read_end(tmp_path / name) == ""
+        assert last_lines(tmp_path / name, 5) == ""

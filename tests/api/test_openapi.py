@@ -1,0 +1,97 @@
+"""The description of the API is true: every answer has the shape that it promises."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jsonschema import Draft202012Validator
+
+from ccat_workflow_manager.core.models import NewProduct
+from tests.api.rest import CHAIN, ONE, Hand, Rest
+
+
+def description(rest: Rest) -> dict[str, Any]:
+    found: dict[str, Any] = rest.client.get("/openapi.json").json()
+    return found
+
+
+def test_every_reference_leads_somewhere_and_every_example_is_valid(rest: Rest) -> None:
+    api = description(rest)
+    references: list[str] = []
+    waiting: list[Any] = [api]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict):
+            references += [node["$ref"]] if isinstance(node.get("$ref"), str) else []
+            waiting += [value for name, value in node.items() if name not in ("example", "examples")]
+        elif isinstance(node, list):
+            waiting += node
+    schemas = api["components"]["schemas"]
+    inside = [each.removeprefix("#/components/schemas/") for each in references if each.startswith("#/components/")]
+    assert set(inside) <= set(schemas)
+    examples = 0
+    for calls in api["paths"].values():
+        for call in calls.values():
+            parts = [*call.get("requestBody", {}).get("content", {}).values()]
+            parts += [part for answer in call["responses"].values() for part in answer.get("content", {}).values()]
+            for part in parts:
+                given = [each["value"] for each in part.get("examples", {}).values()]
+                given += [part["example"]] if "example" in part else []
+                for example in given:
+                    Draft202012Validator({**part["schema"], "components": api["components"]}).validate(example)
+                    examples += 1
+    assert examples > 50
+
+
+def test_every_answer_has_the_promised_shape(rest: Rest, hand: Hand) -> None:
+    api = description(rest)
+    called = set()
+
+    def call(method: str, template: str, body: Any = None, **names: Any) -> Any:
+        response = rest.send(method, template.removeprefix("/api/v1").format(**names), json=body)
+        assert response.is_success, response.text
+        promised = api["paths"][template][method.lower()]["responses"][str(response.status_code)]
+        schema = promised["content"]["application/json"]["schema"]
+        Draft202012Validator({**schema, "components": api["components"]}).validate(response.json())
+        called.add((method, template))
+        return response.json()
+
+    v1 = "/api/v1"
+    call("PUT", f"{v1}/pipelines/{{name}}", CHAIN, name="chain")
+    call("POST", f"{v1}/pipelines", ONE)
+    call("POST", f"{v1}/pipelines", ONE)
+    call("PATCH", f"{v1}/pipelines/{{name}}", {"priority": 3}, name="one")
+    for path in ("/pipelines", "/pipelines/{name}", "/pipelines/{name}/versions"):
+        call("GET", v1 + path, name="one")
+    ids = call("POST", f"{v1}/runs/bulk", {"runs": [{"pipeline": "one"}] * 3})["ids"]
+    run = call("POST", f"{v1}/runs", {"pipeline": "chain", "parameters": {"scans": [1]}, "priority": 9})
+    (item,) = hand.claim()
+    hand.complete(item, NewProduct("a", "PLOT", "a", 1, "0" * 64, metadata={"x": [1]}))
+    (item,) = hand.claim()
+    hand.fail(item)
+    hand.execute("INSERT INTO workers (id, host, pid, backends) VALUES ('w', 'h', 1, '{noop}')")
+    for verb in ("pause", "resume", "cancel", "retry"):
+        call("POST", f"{v1}/runs/{{run_id}}/{verb}", run_id=ids[0])
+    for verb in ("cancel", "retry"):
+        call("POST", f"{v1}/runs/{verb}", {"ids": [ids[1]]})
+    for path in ("/runs", "/runs/{run_id}", "/backends", "/workers", "/dashboard/summary"):
+        call("GET", v1 + path, run_id=run["id"])
+    first, second, _ = (step["id"] for step in run["step_runs"])
+    for path in ("", "/attempts", "/events", "/products"):
+        call("GET", f"{v1}/step-runs/{{step_run_id}}{path}", step_run_id=first)
+    call("POST", f"{v1}/step-runs/{{step_run_id}}/retry", step_run_id=second)
+    call("POST", f"{v1}/step-runs/{{step_run_id}}/cancel", step_run_id=second)
+    product = rest.get(f"/step-runs/{first}/products")["items"][0]["id"]
+    for path in ("", "/lineage"):
+        call("GET", f"{v1}/products/{{product_id}}{path}", product_id=product)
+    call("GET", "/healthz")
+    call("GET", "/readyz")
+    promised = {(method.upper(), path) for path, calls in api["paths"].items() for method in calls}
+    assert {path for _, path in promised - called} == {
+        f"{v1}/step-runs/{{step_run_id}}/log", f"{v1}/products/{{product_id}}/content",
+    }  # fmt: skip
+
+
+def test_no_page_needs_a_server_far_away(rest: Rest) -> None:
+    for path in ("/docs", "/redoc"):
+        rest.refused(rest.client.get(path), 404, "not_found")
