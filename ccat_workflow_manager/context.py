@@ -159,7 +159,7 @@ class Context:
             return
         self._told = now
         completed, self._completed = self._completed, 0
-        with self.database.begin() as unit:
+        with self.database.begin("commit.alive") as unit:
             fleet = FleetStore(unit)
             if not fleet.seen(self.worker, completed=completed):
                 fleet.register(self.worker, socket.gethostname(), os.getpid(), self.backends)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
+from functools import partial
 from types import FrameType
 from typing import Any, cast
 from uuid import UUID, uuid4
@@ -21,6 +22,7 @@ from rq import Queue, SimpleWorker
 from rq.queue import EnqueueData
 from rq.serializers import JSONSerializer
 
+from ccat_workflow_manager.core import faults
 from ccat_workflow_manager.core.errors import ServiceUnavailable
 
 log = logging.getLogger(__name__)
@@ -72,7 +74,8 @@ class Doorbell:
             queue = self._queue(bell, backend)
             missing = batches[: max(0, len(batches) - queue.count)]
             if missing:
-                queue.enqueue_many([_message(bell, backend, batch) for batch in missing])
+                messages = [_message(bell, backend, batch) for batch in missing]
+                faults.doing("bell.ring", lambda: queue.enqueue_many(messages))
         except RedisError as error:
             self._is_down(error)
         else:
@@ -81,7 +84,7 @@ class Doorbell:
     def notice(self, backend: str, job_ids: Sequence[str]) -> None:
         """Jobs have ended. Notices gather in a set while nobody has come for them: one look then serves them all."""
         try:
-            self.redis.sadd(_notices(backend), *job_ids)
+            faults.doing("bell.notice", lambda: self.redis.sadd(_notices(backend), *job_ids))
         except RedisError as error:
             self._is_down(error)
         else:
@@ -90,7 +93,8 @@ class Doorbell:
     def take_notices(self, backend: str) -> list[str]:
         """The jobs that ended, as far as one batch goes; if there are more, somebody is called for them."""
         try:
-            taken = cast("list[bytes]", self.redis.spop(_notices(backend), NOTICES))
+            spop = partial(self.redis.spop, _notices(backend), NOTICES)
+            taken = cast("list[bytes]", faults.doing("bell.take-notices", spop))
             if len(taken) == NOTICES:
                 self.ring(Bell.NOTICE, backend)
         except RedisError as error:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
 
 from ccat_workflow_manager import tasks
 from ccat_workflow_manager.context import Context
+from ccat_workflow_manager.core import faults
 from ccat_workflow_manager.core.errors import BackendError, WorkflowError
 from ccat_workflow_manager.db.fleet import FleetStore
 from ccat_workflow_manager.db.migrate import require_current
@@ -40,6 +42,7 @@ def loops(context: Context) -> list[Loop]:
 
 def run_manager(settings: Settings, *, api: bool = True, with_loops: bool = True) -> None:
     """REST API and control loops until SIGTERM or SIGINT."""
+    faults.enter("manager")
     context = Context(settings)
     require_current(context.database)
     running = loops(context) if with_loops else []
@@ -63,6 +66,18 @@ def _serve(context: Context) -> None:
 
     from ccat_workflow_manager.app import create_app
 
+    class Server(uvicorn.Server):
+        """uvicorn's server, but a signal that ended it is not raised again: the loops are still to be stopped."""
+
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
+            try:
+                yield
+            finally:
+                for number, handler in before.items():
+                    signal.signal(number, handler)
+
     settings = context.settings
     config = uvicorn.Config(
         create_app(context),
@@ -72,7 +87,7 @@ def _serve(context: Context) -> None:
         access_log=False,
         timeout_graceful_shutdown=_JOIN_SECONDS,
     )
-    uvicorn.Server(config).run()
+    Server(config).run()
 
 
 def _wait_for_signal() -> None:
@@ -88,6 +103,7 @@ def _wait_for_signal() -> None:
 
 def run_worker(settings: Settings, backends: Sequence[str]) -> None:
     """Answer the doorbell for these backends until SIGTERM or SIGINT; the work in hand is finished first."""
+    faults.enter("worker")
     context = Context(settings, backends=tuple(backends))
     require_current(context.database)
     context.runtime  # noqa: B018  a runtime that is configured and not there stops the worker here and not at night
@@ -106,7 +122,7 @@ def run_worker(settings: Settings, backends: Sequence[str]) -> None:
         for stop in stops:
             stop()
         try:
-            with context.database.begin() as unit:
+            with context.database.begin("commit.gone") as unit:
                 FleetStore(unit).gone(context.worker)
         except WorkflowError as error:
             log.warning("the worker could not sign off: %s", error.message)

@@ -64,6 +64,11 @@ class Deployment:
         host = self.settings.api_host
         return f"http://[{host}]:{self.settings.api_port}" if ":" in host else f"http://{host}:{self.settings.api_port}"
 
+    @property
+    def stopping(self) -> bool:
+        """Whether somebody asked this process to stop."""
+        return self._stopping
+
     def start(self) -> None:
         """Start the servers that are not given, bring the database up to date, start manager and workers."""
         if self.settings.api_port == 0:

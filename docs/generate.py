@@ -25,7 +25,7 @@ from ccat_workflow_manager.settings import settings_markdown
 _STATUSES = {
     Status.PENDING: "Waits: for steps before it, for a back-off to end, for a worker, or because its run is paused. "
     "`waiting_for` says for which of these.",
-    Status.STAGING_DATA: "A worker holds it: it makes the directories, finds the image, and hands the job to the backend.",
+    Status.STAGING_DATA: "A worker holds it: it makes directories, finds the image, and hands the job to the backend.",
     Status.SUBMITTED: "The backend has a job for it and has not said that the job runs.",
     Status.RUNNING: "The backend says that the job runs.",
     Status.COLLECTING_RESULTS: "The program has ended well. A worker checks the exit record and the output directory.",
@@ -75,16 +75,17 @@ _STATES_PAGE = """# States and failures
 
 <!-- Written by `make docs` from core/states.py and core/failures.py; do not edit. -->
 
-Only a step run has states. The status of a run follows from those of its step runs, and an attempt only records what
-happened. All legal moves are in one table, `MOVES` in `core/states.py`; a move that is not there does not exist, and the
-constraints of the database say the same.
+Only a step run has states. The status of a run follows from those of its step runs, and an attempt only records
+what happened. All legal moves are in one table, `MOVES` in `core/states.py`; a move that is not there does not exist,
+and the constraints of the database say the same.
 
 ```mermaid
 {diagram}
 ```
 
-Not drawn, to keep it readable: `cancelled` leads to CANCELLED from {cancellable}, and `retried` leads back to {initial} from
-{retryable}.
+Not drawn, to keep it readable: `cancelled` leads to CANCELLED from
+{cancellable};
+`retried` leads back to {initial} from {retryable}.
 
 ## Statuses
 
@@ -98,8 +99,8 @@ Not drawn, to keep it readable: `cancelled` leads to CANCELLED from {cancellable
 
 {events}
 
-Every event is a row in the table `events`, written in the same transaction as the status: when, from, to, which attempt, by
-whom, why. `GET /api/v1/step-runs/ID/events` lists them.
+Every event is a row in the table `events`, written in the same transaction as the status: when, from, to, which
+attempt, by whom, why. `GET /api/v1/step-runs/ID/events` lists them.
 
 ## Sets of statuses
 
@@ -117,8 +118,8 @@ Derived from the table of moves, never typed twice.
 | all are finished, none FAILED, one CANCELLED | CANCELLED |
 | otherwise | COMPLETED |
 
-PostgreSQL computes it in a generated column from the counters of the run, which change in the same transaction as the step runs
-([decision 0007](decisions/0007-run-status-is-a-generated-column.md)).
+PostgreSQL computes it in a generated column from the counters of the run, which change in the same transaction as the
+step runs ([decision 0007](decisions/0007-run-status-is-a-generated-column.md)).
 
 ## Why a step run failed
 
@@ -126,8 +127,8 @@ PostgreSQL computes it in a generated column from the counters of the run, which
 
 The name in the first column is what the API calls `reason`, and what may stand in `retry.on` of a
 [pipeline](pipelines.md#retry). "Retried" says what happens when a step does not say `retry.on`. Reasons that are not
-retried by default may be named in `retry.on` all the same; then the attempt is simply repeated. Never retried by a policy:
-{never}.
+retried by default may be named in `retry.on` all the same; then the attempt is simply repeated. Never retried by a
+policy: {never}.
 
 Whose doing it is tells whom to ask: {blames}.
 """
@@ -143,7 +144,10 @@ def states_markdown() -> str:
         statuses=_table(("status", "meaning"), ((status, _STATUSES[status]) for status in Status)),
         moves=_table(
             ("from", "event", "to"),
-            [("", f"`{Event.CREATED}`", INITIAL), *((before, f"`{event}`", to) for (before, event), to in MOVES.items())],
+            [
+                ("", f"`{Event.CREATED}`", INITIAL),
+                *((before, f"`{event}`", to) for (before, event), to in MOVES.items()),
+            ],
         ),
         events=_table(
             ("event", "what has happened", "what it carries"), ((f"`{event}`", *_EVENTS[event]) for event in Event)

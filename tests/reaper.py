@@ -31,6 +31,10 @@ class Reaper:
         """Remove this directory at the end."""
         self._tell(f"remove {path}")
 
+    def kill_marked(self, assignment: str) -> None:
+        """Kill whatever has this NAME=VALUE in its environment at the end."""
+        self._tell(f"marked {assignment}")
+
     def reap(self) -> None:
         """Do it now, and wait until it is done."""
         self._process.communicate()
@@ -49,12 +53,22 @@ def born(pid: int) -> str:
         return "never"
 
 
+def kill_marked(assignment: str) -> None:
+    """Kill every process with this NAME=VALUE in its environment."""
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if assignment.encode() in environ.read_bytes().split(b"\0"):
+                os.kill(int(environ.parent.name), signal.SIGKILL)
+
+
 def main() -> None:
     lines = [line.rstrip("\n").split(" ", 1) for line in sys.stdin]
     for pid, birth in (rest.split() for verb, rest in lines if verb == "kill"):
         if born(int(pid)) == birth:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGKILL)
+    for assignment in (rest for verb, rest in lines if verb == "marked"):
+        kill_marked(assignment)
     for path in (rest for verb, rest in lines if verb == "remove"):
         shutil.rmtree(path, ignore_errors=True)
 

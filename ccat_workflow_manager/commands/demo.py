@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -134,9 +133,8 @@ def _attentive(deployment: Deployment) -> Callable[[float], None]:
     """Pauses that look after the processes meanwhile, and end when this one is asked to stop."""
 
     def pause(seconds: float) -> None:
-        until = time.monotonic() + seconds
         deployment.watch(seconds)
-        if time.monotonic() < until:
+        if deployment.stopping:
             raise KeyboardInterrupt
 
     return pause

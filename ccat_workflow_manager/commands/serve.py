@@ -89,7 +89,7 @@ def worker(
 
 
 def _end_on_signals() -> None:
-    """Leave through every clean-up, even if a server raises the signal again when it has shut down, as uvicorn does."""
+    """Leave through every clean-up, also when the signal comes before anything is served."""
 
     def end(number: int, frame: FrameType | None) -> None:
         raise typer.Exit(ExitCode.OK)

@@ -48,7 +48,7 @@ def upgrade(database: Database) -> SchemaState:
     before = state(database)
     if not before.is_current:
         config = _config()
-        with database.begin() as unit:
+        with database.begin("commit.migrate") as unit:
             unit.execute("SELECT pg_advisory_xact_lock(:key)", {"key": _LOCK})
             config.attributes["connection"] = unit.connection
             command.upgrade(config, "head")

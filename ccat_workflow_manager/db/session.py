@@ -12,6 +12,7 @@ from sqlalchemy import Connection, CursorResult, Engine, TextClause, create_engi
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from ccat_workflow_manager.core import faults
 from ccat_workflow_manager.core.errors import ServiceUnavailable
 
 T = TypeVar("T")
@@ -55,18 +56,22 @@ class Database:
         )
 
     @contextmanager
-    def begin(self) -> Iterator[UnitOfWork]:
-        """A transaction: committed at the end of the block, rolled back if it raises."""
+    def begin(self, name: str = "") -> Iterator[UnitOfWork]:
+        """A transaction: committed at the end of the block, rolled back if it raises. One that writes has a name."""
         try:
             with self.engine.begin() as connection:
                 unit = UnitOfWork(connection)
                 yield unit
+                if name:
+                    faults.point(name)
         except (OperationalError, InterfaceError) as error:
             if is_deadlock(error):
                 raise
             raise ServiceUnavailable(f"PostgreSQL cannot be used: {str(error.orig).strip()}") from error
         except PoolTimeout as error:
             raise ServiceUnavailable("PostgreSQL cannot be used: all connections of this process are busy") from error
+        if name:
+            faults.point(name, faults.AFTER)
         unit.run_after_commit()
 
     @contextmanager
@@ -75,16 +80,16 @@ class Database:
         with self.begin() as unit:
             yield unit
 
-    def transact(self, work: Callable[[UnitOfWork], T]) -> T:
+    def transact(self, name: str, work: Callable[[UnitOfWork], T]) -> T:
         """Run `work` in a transaction, and again if PostgreSQL chose it as the one to give way in a deadlock."""
         for _ in range(_TRIES - 1):
             try:
-                with self.begin() as unit:
+                with self.begin(name) as unit:
                     return work(unit)
             except OperationalError as error:
                 if not is_deadlock(error):
                     raise
-        with self.begin() as unit:
+        with self.begin(name) as unit:
             return work(unit)
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
+from ccat_workflow_manager.core import faults
 from ccat_workflow_manager.core.errors import OutputError, StagingError
 from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.core.job_script import job_files, render_job_script
@@ -26,7 +27,7 @@ def wrapped(launch: Launch, dirs: AttemptDirs, job_name: str) -> list[str]:
     try:
         with open(files.script + ".part", "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(script)
-        os.replace(files.script + ".part", files.script)
+        faults.doing("files.script", lambda: os.replace(files.script + ".part", files.script))
     except OSError as error:
         raise StagingError(
             FailureReason.STAGING_FAILED, f"{files.script} cannot be written: {error.strerror}"
@@ -36,6 +37,7 @@ def wrapped(launch: Launch, dirs: AttemptDirs, job_name: str) -> list[str]:
 
 def read_end(info: HPCJobInfo, dirs: AttemptDirs, job_name: str, runtime: Runtime) -> HPCJobInfo:
     """Complete what a backend says about a finished job with the exit record, and with the runtime's last words."""
+    faults.point("files.end")
     if info.wall_time_seconds is None or info.exit_code is None:
         info = _with_record(info, dirs, job_name)
     if info.status is JobStatus.FAILED and info.reason in _OPEN_REASONS:

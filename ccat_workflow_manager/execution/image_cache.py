@@ -14,6 +14,7 @@ import os
 import threading
 import time
 
+from ccat_workflow_manager.core import faults
 from ccat_workflow_manager.core.errors import AttemptError, StagingError
 from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.execution import spython_tools
@@ -82,7 +83,7 @@ def _pull_under_lock(reference: str, cache_dir: str, runtime: Runtime) -> Resolv
         # Only the holder of the lock uses this name: what lies there is left from a pull that was killed.
         partial = f"{stem}.partial.sif"
         try:
-            spython_tools.pull(runtime.program, reference, partial)
+            faults.doing("files.pull", lambda: spython_tools.pull(runtime.program, reference, partial))
             if not os.path.exists(partial):
                 raise StagingError(FailureReason.IMAGE_PULL, f"the pull of {reference} left no image")
             check_sif(partial)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from ccat_workflow_manager.core import faults
 from ccat_workflow_manager.core.errors import NotFound, OutputError
 from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.execution.layout import AttemptDirs
@@ -43,6 +44,7 @@ def read_log(
 
     A log that does not exist yet is empty. To follow: read a tail, then ask again with its `next_offset`.
     """
+    faults.point("files.log")
     if stream not in STREAMS:
         raise NotFound(f"there is no stream {stream!r}; there are {' and '.join(STREAMS)}")
     with _opened(dirs.stdout if stream == "stdout" else dirs.stderr, stream) as file:

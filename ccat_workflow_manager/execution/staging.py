@@ -6,6 +6,7 @@ import errno
 import os
 from dataclasses import dataclass
 
+from ccat_workflow_manager.core import faults
 from ccat_workflow_manager.core.errors import StagingError
 from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.execution import layout
@@ -58,11 +59,12 @@ def stage(
     limits = step.limits_by_runtime and supports_limits(runtime)
     launch = build_command(step, dirs, runtime, image, limits=limits)
     try:
-        layout.create(dirs, contained=runtime.contained)
+        faults.doing("files.directories", lambda: layout.create(dirs, contained=runtime.contained))
         if step.upstream:
-            _link_upstream(step, dirs, progress)
+            faults.doing("files.links", lambda: _link_upstream(step, dirs, progress))
         paths = layout.program_paths(dirs, contained=runtime.contained)
-        write_atomically(dirs.manifest, manifest(step, paths, image))
+        content = manifest(step, paths, image)
+        faults.doing("files.manifest", lambda: write_atomically(dirs.manifest, content))
     except OSError as error:
         raise _staging_error(error) from error
     return Staged(dirs, launch, image)

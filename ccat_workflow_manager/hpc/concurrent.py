@@ -36,6 +36,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from signal import SIGTERM
 
+from ccat_workflow_manager.core import faults
 from ccat_workflow_manager.core.errors import BackendRejected, BackendUnavailable, ConfigurationError
 from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.core.job_script import JobFiles, job_files, render_job_script
@@ -127,6 +128,7 @@ class ConcurrentBackend(HPCBackend):
         )
         if self._store.add(ticket):
             # Nobody but the one who has made the ticket writes the script: it might be running already.
+            faults.point("backend.ticket", faults.AFTER)
             self._write(files.script, script, job_name)
             self._pool.submit(ticket)
         return job_name

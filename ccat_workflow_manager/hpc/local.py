@@ -31,6 +31,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from ccat_workflow_manager.core import faults
 from ccat_workflow_manager.core.errors import BackendConfused, BackendError, BackendRejected, BackendUnavailable
 from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.core.job_script import JobFiles, job_files, render_job_script
@@ -176,7 +177,7 @@ class LocalBackend(HPCBackend):
         except ValueError as error:
             raise self._rejected(str(error)) from error
         try:
-            write_script(files, script)
+            faults.doing("files.job-script", lambda: write_script(files, script))
         except OSError as error:
             reason = FailureReason.DISK_FULL if error.errno in _NO_SPACE else FailureReason.STAGING_FAILED
             text = f"its job script cannot be written: {error.strerror}: {error.filename or files.script}"

@@ -59,6 +59,8 @@ class Group:
         self.path = path
         self.version = version
         self.join_file = path + "/cgroup.procs"
+        self.tainted = False
+        """Processes may still be in it that could not be ended."""
         self._limit = _NO_LIMIT
         self._files: dict[str, int] = {}
         self._has_swap = os.path.exists(f"{path}/{version.swap}")
@@ -83,8 +85,14 @@ class Group:
 
     def members(self) -> list[int]:
         # Opened anew each time: version 1 shows whoever keeps this file open the members of a while ago.
-        with open(self.join_file, "rb", buffering=0) as file:
-            return [int(pid) for pid in file.read().split()]
+        file = os.open(self.join_file, os.O_RDONLY)
+        try:
+            text = b""
+            while data := os.read(file, 65536):
+                text += data
+        finally:
+            os.close(file)
+        return [int(pid) for pid in text.split()]
 
     def peak(self) -> int | None:
         """The most memory that the job has used; None where this kernel does not tell (version 2 before 5.19)."""
@@ -105,11 +113,11 @@ class Group:
 
     def forget(self) -> bool:
         """Make the group like new, if that can be done."""
-        if not self.version.reusable:
+        if self.tainted or not self.version.reusable:
             return False
         try:
             # The count of out-of-memory kills cannot be set back.
-            if self.members() or self.usage() > _LEFT_OVER or self.oom_killed():
+            if self.usage() > _LEFT_OVER or self.oom_killed():
                 return False
             self._write(self.version.peak, 0)
         except OSError:

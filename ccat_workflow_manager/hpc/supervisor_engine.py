@@ -261,7 +261,11 @@ class Engine:
 
     def _end_rest(self, job: Job, now: float) -> None:
         rest = supervisor_processes.left_over(job, self._children)
-        if not rest or now >= job.give_up_at:
+        if rest and now >= job.give_up_at:
+            rest = set()
+            if job.group is not None:
+                job.group.tainted = True
+        if not rest:
             self._leave(job)
             self._endings.add(job)
             return

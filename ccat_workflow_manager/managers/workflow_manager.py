@@ -69,7 +69,7 @@ class Sweeper:
         self._doorbell = doorbell
 
     def tick(self) -> None:
-        with self._database.begin() as unit:
+        with self._database.begin("commit.silent") as unit:
             for worker in FleetStore(unit).forget_silent(_SILENT_WORKER_SECONDS):
                 log.warning("worker %s has been silent for %d s and is taken as gone", worker, _SILENT_WORKER_SECONDS)
             expired = Leases(unit).expired_staging(_SWEEP_AT_ONCE)
@@ -80,7 +80,7 @@ class Sweeper:
             for step_run_id, token, owner in expired
         ]
 
-        with self._database.begin() as unit:
+        with self._database.begin("commit.swept") as unit:
             done = RunStore(unit).apply(moves)
             unit.after_commit(lambda: self._doorbell.ring_all(Bell.LAUNCH, done.ready))
         log.warning("%d step runs given back: their workers stopped answering", len(done.applied))

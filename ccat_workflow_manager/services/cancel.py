@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
+from ccat_workflow_manager.core import faults
 from ccat_workflow_manager.core.errors import BackendError
 from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo, JobStatus
 from ccat_workflow_manager.core.judge import cancelled, facts_of
@@ -50,7 +52,7 @@ class Canceller:
             for item in items
             if self._is_over(item, jobs, infos)
         ]
-        with self._workshop.database.begin() as unit:
+        with self._workshop.database.begin("commit.cancelled") as unit:
             store = RunStore(unit)
             done = store.apply(
                 [
@@ -72,10 +74,10 @@ class Canceller:
         for item in items:
             job_id = item.job_id
             if job_id is None and item.claims > 0:
-                job_id = backend.find(item.job_name)
+                job_id = faults.doing("backend.find-to-cancel", partial(backend.find, item.job_name))
             if job_id is not None:
                 jobs[item.step_run_id] = job_id
-        backend.cancel_many(sorted(set(jobs.values())))
+        faults.doing("backend.cancel", lambda: backend.cancel_many(sorted(set(jobs.values()))))
         return jobs
 
     def _confirm(self, backend: HPCBackend, job_ids: Sequence[str]) -> dict[str, HPCJobInfo]:
@@ -85,7 +87,7 @@ class Canceller:
         infos: dict[str, HPCJobInfo] = {}
         open_ = list(job_ids)
         while open_:
-            infos |= backend.get_statuses(open_)
+            infos |= faults.doing("backend.confirm", partial(backend.get_statuses, open_))
             open_ = [job_id for job_id in open_ if not infos[job_id].finished]
             if not open_ or time.monotonic() >= deadline:
                 break

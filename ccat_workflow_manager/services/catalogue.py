@@ -43,7 +43,7 @@ class Catalogue:
         spec = parse_pipeline(definition)
         self._check_name(spec, name)
         content = canonical(spec)
-        with self._database.begin() as unit:
+        with self._database.begin("commit.pipeline") as unit:
             store = PipelineStore(unit)
             before = self._newest_or_none(store, spec.name)
             stored, changed = store.save(spec.name, content, content_hash(spec))
@@ -64,7 +64,7 @@ class Catalogue:
         )
 
     def change(self, name: str, *, enabled: bool | None = None, priority: int | None = None) -> None:
-        with self._database.begin() as unit:
+        with self._database.begin("commit.pipeline-switch") as unit:
             PipelineStore(unit).change(name, enabled=enabled, priority=priority)
 
     # --- compiled definitions --------------------------------------------------------------------------------------

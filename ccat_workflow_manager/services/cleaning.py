@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+from ccat_workflow_manager.core import faults
 from ccat_workflow_manager.core.errors import BackendError
 from ccat_workflow_manager.hpc.base import HPCBackend
 
@@ -16,6 +17,6 @@ def forget(backend: HPCBackend, job_ids: Sequence[str]) -> None:
     if not job_ids:
         return
     try:
-        backend.cleanup_many(job_ids)
+        faults.doing("backend.forget", lambda: backend.cleanup_many(job_ids))
     except BackendError as error:
         log.warning("%s keeps %d finished jobs for now: %s", backend.name, len(job_ids), error.message)

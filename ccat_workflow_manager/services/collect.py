@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from uuid import UUID
 
+from ccat_workflow_manager.core import faults
 from ccat_workflow_manager.core.errors import AttemptError, CancelRequested, LeaseLost
 from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.core.judge import cancelled, failed
@@ -31,7 +32,7 @@ class Collector:
 
     def collect_waiting(self, backend_name: str, limit: int) -> int:
         """Take step runs whose results nobody is collecting: how many were taken."""
-        with self._workshop.database.begin() as unit:
+        with self._workshop.database.begin("commit.take-results") as unit:
             items = Leases(unit).take_for_collection(
                 backend_name, self._workshop.worker, limit, self._workshop.lease_seconds
             )
@@ -53,7 +54,7 @@ class Collector:
             move = self._one(item, held)
             if move is not None:
                 moves.append(move)
-        with self._workshop.database.begin() as unit:
+        with self._workshop.database.begin("commit.collected") as unit:
             done = RunStore(unit).apply(moves)
             unit.after_commit(lambda: self._workshop.doorbell.ring_all(Bell.LAUNCH, done.ready))
         for step_run_id, why in done.refused.items():
@@ -69,12 +70,14 @@ class Collector:
             held.check(item)
             dirs = site.dirs(item)
             progress = held.progress_for(item)
+            faults.point("files.record")
             check_exit_record(
                 dirs.workspace, item.job_name, patience_seconds=site.exit_record_wait_seconds, progress=progress
             )
+            faults.point("files.scan")
             check_log_limit(dirs, site.log_limit_mb)
             found = collect(dirs, progress=progress)
-            publish(dirs)
+            faults.doing("files.publish", lambda: publish(dirs))
         except LeaseLost:
             log.info("%s/%s was taken over by another worker", item.step, item.key)
             return None

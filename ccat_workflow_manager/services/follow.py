@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from uuid import UUID
 
+from ccat_workflow_manager.core import faults
 from ccat_workflow_manager.core.errors import BackendError
 from ccat_workflow_manager.core.jobs import HPCJobInfo, JobStatus
 from ccat_workflow_manager.core.judge import Verdict, judge
@@ -40,7 +41,7 @@ class Follower:
 
     def follow_all(self, backend_name: str) -> None:
         """Ask for every live job of a backend, unless another worker is doing so."""
-        with self._workshop.database.begin() as unit:
+        with self._workshop.database.begin("commit.take-follow") as unit:
             mine = FleetStore(unit).take_follow(backend_name, _FOLLOW_SECONDS)
         if not mine:
             return
@@ -53,7 +54,7 @@ class Follower:
                     break
                 after = items[-1].step_run_id
         finally:
-            with self._workshop.database.begin() as unit:
+            with self._workshop.database.begin("commit.followed") as unit:
                 FleetStore(unit).followed(backend_name)
 
     def follow_some(self, backend_name: str, step_run_ids: Sequence[UUID]) -> None:
@@ -76,7 +77,8 @@ class Follower:
         if backend is None:
             return False
         try:
-            infos = backend.get_statuses([item.job_id for item in items if item.job_id is not None])
+            job_ids = [item.job_id for item in items if item.job_id is not None]
+            infos = faults.doing("backend.status", lambda: backend.get_statuses(job_ids))
         except BackendError as error:
             # No news is neither good nor bad news: the step runs stay as they are, and everybody can read why.
             self._workshop.note_problem(backend_name, error)
@@ -129,7 +131,7 @@ class Follower:
             holder = lease if item.step_run_id in mine else None
             moves.append(Move(item.step_run_id, notes, item.token, verdict.facts, holder))
         quiet = [(item, verdict) for item, verdict in verdicts if not verdict.events]
-        with self._workshop.database.begin() as unit:
+        with self._workshop.database.begin("commit.news") as unit:
             store = RunStore(unit)
             done = store.apply(moves)
             store.note_waits([(i.step_run_id, i.token, v.waiting_for, v.unknown) for i, v in quiet if _is_news(i, v)])

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from ccat_workflow_manager.core import faults
 from ccat_workflow_manager.core.compiled import CompiledPipeline
 from ccat_workflow_manager.core.errors import (
     AttemptError,
@@ -72,7 +73,7 @@ class Launcher:
     # --- load --------------------------------------------------------------------------------------------------------
 
     def _load(self, backend: HPCBackend, backend_name: str, limit: int) -> _Batch:
-        with self._workshop.database.begin() as unit:
+        with self._workshop.database.begin("commit.claim") as unit:
             away = unit.execute(
                 "SELECT 1 FROM backends WHERE name = :name AND problem IS NOT NULL AND retry_at > now()",
                 {"name": backend_name},
@@ -93,7 +94,7 @@ class Launcher:
         try:
             held.check(item)
             if item.claims > 1 and batch.problem is None:
-                job_id = backend.find(item.job_name)
+                job_id = faults.doing("backend.find", lambda: backend.find(item.job_name))
                 if job_id is not None:
                     batch.moves.append(self._submitted(item, job_id, "found again by its name"))
                     return
@@ -176,7 +177,7 @@ class Launcher:
     @staticmethod
     def _submit_all(backend: HPCBackend, requests: Sequence[JobRequest]) -> Sequence[str | BackendError]:
         try:
-            return backend.submit_many(requests)
+            return faults.doing("backend.submit", lambda: backend.submit_many(requests))
         except (BackendUnavailable, BackendConfused) as error:
             return [error] * len(requests)
 
@@ -184,7 +185,7 @@ class Launcher:
 
     def _record(self, backend_name: str, backend: HPCBackend, batch: _Batch) -> None:
         """Write down what happened; then look once at jobs that may have ended before anybody could know of them."""
-        with self._workshop.database.begin() as unit:
+        with self._workshop.database.begin("commit.launched") as unit:
             done = RunStore(unit).apply(batch.moves)
             unit.after_commit(lambda: self._workshop.doorbell.ring_all(Bell.LAUNCH, done.ready))
         for step_run_id, why in done.refused.items():

@@ -84,7 +84,7 @@ class Requests:
                         outcomes[index] = (run_id, created.shown[run_id])
             return [outcomes[index] for index in range(len(wishes))]
 
-        return self._database.transact(work)
+        return self._database.transact("commit.create", work)
 
     def _made_meanwhile(self, unit: UnitOfWork, wish: Wish) -> tuple[UUID, None] | RequestError:
         try:
@@ -101,7 +101,7 @@ class Requests:
             raise Invalid(faults=[Fault("runs", f"holds {len(requests)} runs; at most {BULK_LIMIT} at a time")])
         if not requests:
             raise Invalid(faults=[Fault("runs", "is empty")])
-        with self._database.begin() as unit:
+        with self._database.begin("commit.create-many") as unit:
             planner = self._planner(unit)
             new = [planner.plan(Wish(request, actor), f"runs[{index}]") for index, request in enumerate(requests)]
             created = create_runs(unit, new)
@@ -143,7 +143,7 @@ class Requests:
             backends = {row.backend for row in rows.values()}
             unit.after_commit(lambda: self._ring_each(Bell.CANCEL, backends))
 
-        self._database.transact(work)
+        self._database.transact("commit.cancel", work)
 
     def cancel_step_runs(self, step_run_ids: Sequence[UUID], *, actor: str) -> None:
         self._must_exist("step_runs", step_run_ids)
@@ -155,7 +155,7 @@ class Requests:
             backends = {row.backend for row in rows.values()}
             unit.after_commit(lambda: self._ring_each(Bell.CANCEL, backends))
 
-        self._database.transact(work)
+        self._database.transact("commit.cancel-step-runs", work)
 
     def retry(self, run_ids: Sequence[UUID], *, actor: str) -> int:
         """Start again whatever did not complete in these runs: how many step runs that is."""
@@ -164,7 +164,7 @@ class Requests:
         def work(unit: UnitOfWork) -> int:
             return self._reopen(unit, reopenable(unit, run_ids, None), actor)
 
-        return self._database.transact(work)
+        return self._database.transact("commit.retry", work)
 
     def retry_step_runs(self, step_run_ids: Sequence[UUID], *, actor: str) -> int:
         """Start these again, and what was skipped only because of them."""
@@ -179,7 +179,7 @@ class Requests:
                 )
             return self._reopen(unit, chosen, actor)
 
-        return self._database.transact(work)
+        return self._database.transact("commit.retry-step-runs", work)
 
     def _reopen(self, unit: UnitOfWork, chosen: Sequence[UUID], actor: str) -> int:
         note = [EventNote(Event.RETRIED, actor, text=f"asked for by {actor}")]
@@ -191,7 +191,7 @@ class Requests:
     def pause(self, run_ids: Sequence[UUID], *, paused: bool) -> None:
         """Hold back (or let go) what has not been launched yet."""
         self._must_exist("runs", run_ids)
-        with self._database.begin() as unit:
+        with self._database.begin("commit.pause") as unit:
             unit.execute(
                 "UPDATE runs SET paused = :paused WHERE id = ANY(:ids)", {"paused": paused, "ids": list(run_ids)}
             )

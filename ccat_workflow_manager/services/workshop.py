@@ -70,11 +70,11 @@ class Workshop:
 
     def note_problem(self, backend: str, error: BackendError) -> None:
         """Tell operators, and everybody who would ask again at once, that the backend cannot be used now."""
-        with self.database.begin() as unit:
+        with self.database.begin("commit.problem") as unit:
             FleetStore(unit).problem(backend, error.message, self.retry_backend_seconds)
 
     def note_well(self, backend: str) -> None:
-        with self.database.begin() as unit:
+        with self.database.begin("commit.well") as unit:
             FleetStore(unit).well(backend)
 
 
@@ -105,7 +105,7 @@ class HeldWork:
 
     def renew(self, extra_seconds: float = 0) -> None:
         """Hold everything for another lease from now (and a bit, for work that cannot report progress)."""
-        with self._workshop.database.begin() as unit:
+        with self._workshop.database.begin("commit.lease") as unit:
             renewal = Leases(unit).renew(
                 self._held, self._workshop.worker, self._workshop.lease_seconds + extra_seconds
             )

@@ -41,7 +41,9 @@ class Rest:
         self.client = client
 
     def send(self, method: str, path: str, **more: Any) -> Response:
-        return self.client.request(method, path if path.startswith(("/healthz", "/readyz")) else V1 + path, **more)
+        url = path if path.startswith(("/healthz", "/readyz")) else V1 + path
+        response: Response = self.client.request(method, url, **more)
+        return response
 
     def get(self, path: str, **query: Any) -> Any:
         response = self.send("GET", path, params=query)
