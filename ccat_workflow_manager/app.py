@@ -31,7 +31,12 @@ def create_app(context: Context) -> FastAPI:
 
     # The interactive pages of FastAPI load their scripts from a server far away; /openapi.json is there for tools.
     app = DocumentedApp(
-        title="CCAT workflow manager", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
+        title="CCAT workflow manager",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
     )
     app.state.context = context
     handle_errors(app)

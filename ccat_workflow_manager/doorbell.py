@@ -7,6 +7,7 @@ loops of the manager ring again for whatever nobody answered, and every task is 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from functools import partial
@@ -19,8 +20,11 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 from rq import Queue, SimpleWorker
+from rq.exceptions import DeserializationError
+from rq.job import Job
 from rq.queue import EnqueueData
 from rq.serializers import JSONSerializer
+from rq.worker import WorkerStatus
 
 from ccat_workflow_manager.core import faults
 from ccat_workflow_manager.core.errors import ServiceUnavailable
@@ -36,6 +40,7 @@ NOTICES = 500
 _MESSAGE_LIFE_SECONDS = 3600
 _ANSWER_LIFE_SECONDS = 60
 _LISTEN_SECONDS = 15
+_TELL_SECONDS = 5.0
 
 
 class Bell(StrEnum):
@@ -82,13 +87,17 @@ class Doorbell:
             self._down = False
 
     def notice(self, backend: str, job_ids: Sequence[str]) -> None:
-        """Jobs have ended. Notices gather in a set while nobody has come for them: one look then serves them all."""
+        """Jobs have ended. Notices gather in a set while nobody has come for them: one look then serves them all.
+
+        Every worker that listens tells of every end; only the first of them rings.
+        """
         try:
-            faults.doing("bell.notice", lambda: self.redis.sadd(_notices(backend), *job_ids))
+            new = faults.doing("bell.notice", lambda: self.redis.sadd(_notices(backend), *job_ids))
         except RedisError as error:
             self._is_down(error)
         else:
-            self.ring(Bell.NOTICE, backend)
+            if new:
+                self.ring(Bell.NOTICE, backend)
 
     def take_notices(self, backend: str) -> list[str]:
         """The jobs that ended, as far as one batch goes; if there are more, somebody is called for them."""
@@ -121,13 +130,15 @@ class Doorbell:
     def ask(self, backend: str, question: Mapping[str, Any], timeout: float) -> Any:
         """Have a worker of this backend answer a question that only a worker can answer; None if it said nothing."""
         try:
-            job = self._queue(Bell.ASK, backend).enqueue(
+            enqueue = partial(
+                self._queue(Bell.ASK, backend).enqueue,
                 _task(Bell.ASK),
                 dict(question),
                 job_timeout=timeout,
                 result_ttl=_ANSWER_LIFE_SECONDS,
                 ttl=int(timeout) + 1,
             )
+            job = faults.doing("bell.ask", enqueue)
             result = job.latest_result(timeout=max(1, int(timeout)))
         except RedisError as error:
             raise ServiceUnavailable(f"Redis cannot be used: {error}") from error
@@ -158,6 +169,29 @@ class _Listener(SimpleWorker):
     log_result_lifespan = False
     on_alive: Callable[[], None] = staticmethod(lambda: None)
     asked_to_stop = False
+    _told = -_TELL_SECONDS
+
+    def execute_job(self, job: Job, queue: Queue) -> None:
+        """Do what a message says, and throw it away.
+
+        RQ's own way takes twenty round trips to Redis for the records of a job. They are worth it for a question, whose
+        answer is such a record; whether a call was answered is seen in PostgreSQL.
+        """
+        if job.result_ttl != 0:
+            super().execute_job(job, queue)
+            return
+        self._state = WorkerStatus.BUSY  # so that a signal lets the work in hand come to its end
+        try:
+            job.func(*job.args)
+        except (ImportError, AttributeError, ValueError, DeserializationError) as error:
+            log.warning("a message that cannot be understood is thrown away: %s", error)
+        finally:
+            self._state = WorkerStatus.IDLE
+        self.connection.delete(job.key)
+
+    def set_state(self, state: str, pipeline: Any = None) -> None:
+        """Whether a worker is busy is its own business."""
+        self._state = state
 
     def subscribe(self) -> None:
         """No remote commands: one thread and one connection less."""
@@ -177,8 +211,11 @@ class _Listener(SimpleWorker):
         """Keep the name of the process."""
 
     def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
-        """Called by the main loop before and after it waits: the one honest sign of life."""
-        super().heartbeat(timeout, pipeline)
+        """Called by the main loop before and after it waits: the one honest sign of life. RQ need not know each time."""
+        now = time.monotonic()
+        if pipeline is not None or now - self._told >= _TELL_SECONDS:
+            self._told = now
+            super().heartbeat(timeout, pipeline)
         if pipeline is None:
             self.on_alive()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -24,6 +25,8 @@ from ccat_workflow_manager.settings import Settings
 log = logging.getLogger(__name__)
 
 _JOIN_SECONDS = 10
+_STREAM_SECONDS = 0.01
+_GATHER_SECONDS = 0.03
 
 
 def loops(context: Context) -> list[Loop]:
@@ -129,13 +132,30 @@ def run_worker(settings: Settings, backends: Sequence[str]) -> None:
         context.close()
 
 
+class _Notices:
+    """Rings for the ends of jobs: at once for one that comes alone, and a few dozen times a second for a stream of them.
+
+    While it holds up the backend's thread, further ends gather there.
+    """
+
+    def __init__(self, ring: Callable[[Sequence[str]], None]) -> None:
+        self._ring = ring
+        self._rang = 0.0
+
+    def __call__(self, job_ids: Sequence[str]) -> None:
+        self._ring(job_ids)
+        if time.monotonic() - self._rang < _STREAM_SECONDS:
+            time.sleep(_GATHER_SECONDS)
+        self._rang = time.monotonic()
+
+
 def _hear(context: Context, name: str) -> Callable[[], None] | None:
     """Have the ends of jobs rung for as soon as the backend knows of them, where it can tell."""
     try:
         backend = context.backend(name)
         if not backend.capabilities.notifies:
             return None
-        return backend.listen(lambda job_ids: context.doorbell.notice(name, job_ids))
+        return backend.listen(_Notices(lambda job_ids: context.doorbell.notice(name, job_ids)))
     except BackendError as error:
         log.warning("%s cannot be used now: %s", name, error.message)
         return None

@@ -20,7 +20,7 @@ from ccat_workflow_manager.api.paging import (
     page,
     text_key,
 )
-from ccat_workflow_manager.api.surroundings import Ctx, read_one
+from ccat_workflow_manager.api.surroundings import PREFIX, Ctx, read_one
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.core.errors import NotFound
 from ccat_workflow_manager.core.spec import PIPELINE_NAME
@@ -37,7 +37,7 @@ def _changed(context: Context, change: PipelineChange) -> Response:
     text = read_one(context, "pipeline", views.pipeline_detail, change.name)
     if not change.changed:
         return json_response(text)
-    return json_response(text, 201, {"Location": f"/api/v1/pipelines/{change.name}"})
+    return json_response(text, 201, {"Location": f"{PREFIX}/pipelines/{change.name}"})
 
 
 @router.post(

@@ -5,9 +5,7 @@ from __future__ import annotations
 from fastapi import Depends, FastAPI
 
 from ccat_workflow_manager.api import bulk, documented, pipelines, products, runs, service, step_runs
-from ccat_workflow_manager.api.surroundings import known_parameters
-
-PREFIX = "/api/v1"
+from ccat_workflow_manager.api.surroundings import PREFIX, known_parameters
 
 
 def include_api(app: FastAPI) -> None:

@@ -12,7 +12,7 @@ from ccat_workflow_manager.api import documented, models, run_filters
 from ccat_workflow_manager.api.body import Body
 from ccat_workflow_manager.api.paging import DEFAULT_LIMIT, Cursor, Limit, decode, json_response, page, uuid_key
 from ccat_workflow_manager.api.run_requests import idempotency_key, run_request
-from ccat_workflow_manager.api.surroundings import Actor, Ctx, read_one
+from ccat_workflow_manager.api.surroundings import PREFIX, Actor, Ctx, read_one
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.views import runs as views
 
@@ -45,7 +45,7 @@ def create_run(
     run_id, shown = context.requests.create_shown(
         run_request(body.json_object()), actor=actor, idempotency_key=idempotency_key(key)
     )
-    address = {"Location": f"/api/v1/runs/{run_id}"}
+    address = {"Location": f"{PREFIX}/runs/{run_id}"}
     if shown is None:
         return json_response(_run(context, run_id), 200, address)
     return json_response(shown, 202, address)

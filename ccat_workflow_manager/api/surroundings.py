@@ -14,6 +14,7 @@ from ccat_workflow_manager.core.errors import Fault, Invalid, NotFound
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.db.views.sql import snapshot
 
+PREFIX = "/api/v1"
 ANONYMOUS = "anonymous"
 _REPEATABLE = ("status", "label")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 from types import FrameType
@@ -114,6 +115,10 @@ def _settings(**overrides: object) -> Settings:
 
     settings = load_settings({name: str(value) for name, value in overrides.items() if value is not None})
     set_up_log(settings.log_level)
+    if "CCAT_WM_FAULTS" in os.environ:
+        from ccat_workflow_manager.testing.faults import arm_from_environment
+
+        arm_from_environment()
     return settings
 
 

@@ -1,8 +1,8 @@
 """Fault points: names for every side effect, so that a test can make a process fail exactly there.
 
-Nobody arms them in production: a point is then a look at one variable. `testing.faults` holds what can happen at an armed
-one; docs/reliability.md lists all points and what they have survived. The first part of a name says what is touched:
-`commit` a transaction, `bell` Redis, `backend` a scheduler, `files` the disk.
+Nobody arms them in production: a point is then a look at one variable. `testing.faults` holds what can happen at an
+armed one; docs/reliability.md lists all points and what they have survived. The first part of a name says what is
+touched: `commit` a transaction, `bell` Redis, `backend` a scheduler, `files` the disk.
 """
 
 from __future__ import annotations

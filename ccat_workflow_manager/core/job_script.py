@@ -4,9 +4,9 @@ The script is plain POSIX sh, so it starts in a millisecond and needs nothing on
 output in the log files, waits, and leaves a record, also when nobody is left to watch. Everything it does besides
 running the command is built into the shell.
 
-It comes in two kinds. Alone, it publishes the record itself. Supervised (by the `local` backend), it first claims its
-attempt by creating the part of the record, so that a command never runs twice; it leaves the record to its parent,
-which knows more, and publishes it only if the parent is gone.
+It comes in two kinds. Alone, it publishes the record itself. Supervised, it first claims its attempt by creating the
+part of the record, so that a command never runs twice; it leaves the record to its parent, which knows more, and
+publishes it only if the parent is gone.
 
 **Signals.** A shell cannot tell `exit 137` from death by signal 9, and neither can a container runtime, which passes
 the latter on as the former. So an exit code above 128 whose rest is the number of a signal is taken for that signal,
@@ -127,6 +127,7 @@ parent=$PPID
 [ -z "${CGROUP_VARIABLE}" ] || echo $$ >"${CGROUP_VARIABLE}"
 unset {CGROUP_VARIABLE}
 read -r began _ </proc/uptime
+[ ! -e {quoted.record} ] || exit 1
 set -C
 printf '%s%s,"began":%s' {quoted.head} $$ "$began" >{quoted.part} || exit
 set +C

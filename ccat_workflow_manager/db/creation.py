@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 from uuid import UUID
 
-from ccat_workflow_manager.core.models import JSON
+from ccat_workflow_manager.core.models import JSON, Resources
 from ccat_workflow_manager.core.planning import Plan, PlannedStep
 from ccat_workflow_manager.core.states import INITIAL, Event
 from ccat_workflow_manager.core.waiting import WaitFacts, explain
@@ -16,6 +16,8 @@ from ccat_workflow_manager.db.ids import new_id, new_ids
 from ccat_workflow_manager.db.session import UnitOfWork, json_list
 from ccat_workflow_manager.db.views.runs import RUN, with_step_runs
 from ccat_workflow_manager.db.views.step_runs import step_run_columns
+
+_RESOURCES = tuple(each.name for each in fields(Resources))
 
 _WRITE = f"""
 WITH r AS (
@@ -201,7 +203,7 @@ def _add_steps(run_id: UUID, run: NewRun, records: _Records) -> None:
                 "priority": run.priority,
                 "max_attempts": step.retry.max_attempts,
                 "has_dependents": bool(downstream_key or downstream_all),
-                "resources": asdict(step.resources),
+                "resources": {name: getattr(step.resources, name) for name in _RESOURCES},
             }
         )
         for planned in step.step_runs:

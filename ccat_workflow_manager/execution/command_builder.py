@@ -139,6 +139,10 @@ def _check_environment(environment: Mapping[str, str], *, contained: bool) -> No
             raise _rejected(f"the value of {name} {problem}")
         if contained and name in _SET_BY_RUNTIME:
             raise _rejected(f"{name} is set by the container runtime and cannot be chosen")
+        if contained and ("\x80" in value or "\x81" in value):
+            # Apptainer reads variables with a shell parser in which these two stand for the end of the file and for an
+            # escaped newline: the first makes it drop every variable there is, the second adds a line break.
+            raise _rejected(f"the value of {name} holds U+0080 or U+0081, control characters that Apptainer changes")
         if contained and "\r\n" in value:
             raise _rejected(f"the value of {name} has a line that ends in CR LF, which container runtimes change")
 

@@ -92,10 +92,7 @@ class SupervisorLink:
                     return _answer_in(conversation.ask(request))
                 except TimeoutError:
                     self._drop()
-                    raise BackendUnavailable(
-                        f"the supervisor of local jobs has not answered for {ANSWER_SECONDS:g} s ({self.state_dir})",
-                        backend=_BACKEND,
-                    ) from None
+                    raise self._silent() from None
                 except (OSError, EOFError):
                     # It has been killed, or was about to leave when we came.
                     self._drop()
@@ -125,6 +122,8 @@ class SupervisorLink:
                     return conversation
             except _NOBODY_THERE:
                 self._start()
+            except TimeoutError:
+                raise self._silent() from None
             except (OSError, EOFError):
                 continue
             except WireError as error:
@@ -172,6 +171,10 @@ class SupervisorLink:
         if done.returncode != 0:
             text = done.output_tail or f"the supervisor of local jobs cannot be started: exit code {done.returncode}"
             raise BackendUnavailable(text, backend=_BACKEND, command=argv, output_tail=done.output_tail)
+
+    def _silent(self) -> BackendUnavailable:
+        text = f"the supervisor of local jobs in {self.state_dir} has not answered for {ANSWER_SECONDS:g} s"
+        return BackendUnavailable(text, backend=_BACKEND)
 
     def _check_owner(self) -> None:
         """Under a shared temporary directory somebody else may have been first to make ours."""

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
+_READ = 65536
 _SMALLEST_LIMIT = 1024 * 1024
 _NO_LIMIT = 1 << 62
 _LEFT_OVER = 1024 * 1024
@@ -62,7 +63,6 @@ class Group:
         self.tainted = False
         """Processes may still be in it that could not be ended."""
         self._limit = _NO_LIMIT
-        self._files: dict[str, int] = {}
         self._has_swap = os.path.exists(f"{path}/{version.swap}")
 
     def limit(self, limit: int) -> None:
@@ -84,15 +84,7 @@ class Group:
         self._limit = limit
 
     def members(self) -> list[int]:
-        # Opened anew each time: version 1 shows whoever keeps this file open the members of a while ago.
-        file = os.open(self.join_file, os.O_RDONLY)
-        try:
-            text = b""
-            while data := os.read(file, 65536):
-                text += data
-        finally:
-            os.close(file)
-        return [int(pid) for pid in text.split()]
+        return [int(pid) for pid in self._read("cgroup.procs").split()]
 
     def peak(self) -> int | None:
         """The most memory that the job has used; None where this kernel does not tell (version 2 before 5.19)."""
@@ -126,21 +118,22 @@ class Group:
 
     def remove(self) -> None:
         """Give the group back; one that still has processes stays."""
-        for file in self._files.values():
-            os.close(file)
-        self._files.clear()
         with suppress(OSError):
             os.rmdir(self.path)
 
     def _read(self, name: str) -> bytes:
-        """The file as it is now; it stays open, because reading it anew costs a third of opening it."""
-        file = self._files.get(name)
-        if file is None:
-            file = self._files[name] = os.open(f"{self.path}/{name}", os.O_RDONLY)
-        return os.pread(file, 4096, 0)
+        # Not through a file that stays open: version 1 would show the members of a while ago.
+        file = os.open(f"{self.path}/{name}", os.O_RDONLY)
+        try:
+            text = b""
+            while data := os.read(file, _READ):
+                text += data
+        finally:
+            os.close(file)
+        return text
 
     def _write(self, name: str, value: int) -> None:
-        file = os.open(f"{self.path}/{name}", os.O_WRONLY)
+        file = os.open(f"{self.path}/{name}", os.O_WRONLY | os.O_TRUNC)
         try:
             os.write(file, str(value).encode())
         finally:
@@ -185,7 +178,7 @@ class Groups:
         return Group(path, self.version) if os.path.isdir(path) else None
 
     def sweep(self) -> None:
-        """Remove what an earlier supervisor has left and nobody is in."""
+        """Remove those that nobody is in, also those that an earlier supervisor has left."""
         with suppress(OSError):
             for entry in list(os.scandir(self.base)):
                 if entry.is_dir():
@@ -193,9 +186,8 @@ class Groups:
                         os.rmdir(entry.path)
 
     def close(self) -> None:
-        for group in self._idle:
-            group.remove()
         self._idle.clear()
+        self.sweep()
         with suppress(OSError):
             os.rmdir(self.base)
 

@@ -48,7 +48,20 @@ class Endings:
             job.state = State.FINISHED
         return [job.id for job in ended]
 
+    def is_published(self, job: Job) -> bool:
+        """Whether a supervisor has already written the whole record, which then holds."""
+        try:
+            found = read_record(job.files)
+            if found is None or parse_exit_record(found[0]).finished_at is None:
+                return False
+        except (OSError, ValueError):
+            return False
+        job.record = found[0]
+        return True
+
     def _publish(self, job: Job) -> None:
+        if job.record is not None:
+            return
         if job.stop is not None:
             job.lost = None
         job.record = self._record(job).to_json()

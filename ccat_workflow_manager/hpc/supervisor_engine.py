@@ -208,18 +208,19 @@ class Engine:
     def _has_run(self, job: Job, code: int) -> bool:
         """Whether a child that ended with this code is the script that has run the command.
 
-        It is not if the script of an earlier supervisor had claimed the attempt: then that one is taken over. If the
-        script could not even begin, or not write its last words, this is noted in `job.lost`.
+        It is not if an earlier script had claimed the attempt, or has left its record: then that one is taken over. If
+        the script could not even begin, or not write its last words, this is noted in `job.lost`.
         """
         try:
             part = read_part(job.files)
         except OSError:
             part = None
-        if part is not None and part.pid not in (None, job.pid):
+        another = os.path.exists(job.files.record) if part is None else part.pid not in (None, job.pid)
+        if another:
             self._leave(job)
             self._endings.release_group(job)
             job.pid, job.root = 0, None
-            if not self.adopt(job, part):
+            if part is None or not self.adopt(job, part):
                 self.take_over_ended(job)
             return False
         if part is None or not part.complete:
@@ -242,6 +243,10 @@ class Engine:
     def take_over_ended(self, job: Job) -> None:
         """Conclude from what its script has left how a job of an earlier supervisor ended."""
         job.adopted = True
+        if self._endings.is_published(job):
+            self._leave(job)
+            self._endings.add(job)
+            return
         end = self._endings.reconstruct(job)
         if end is not None:
             self._script_over(job, end)

@@ -26,12 +26,11 @@ def _restore_finished(engine: Engine, job: Job) -> bool:
     found = read_record(job.files)
     if found is None:
         return False
-    text, _ = found
-    if parse_exit_record(text).finished_at is None:
+    if parse_exit_record(found[0]).finished_at is None:
         # Published by a script that was alone: what else is known has to be added.
         engine.take_over_ended(job)
     else:
-        job.state, job.record = State.FINISHED, text
+        job.state, job.record = State.FINISHED, found[0]
     return True
 
 

@@ -133,7 +133,7 @@ class Server:
             return {"error": f"the supervisor does not know the request {str(request)[:200]}"}
         try:
             return {"ok": _REQUESTS[request["do"]](self, client, request)}
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             traceback.print_exc()
             return {"error": f"the supervisor cannot read the request: {type(error).__name__}: {error}"}
 

@@ -147,6 +147,7 @@ RUNS: list[Case] = [
     ("POST", f"/runs/{NOBODY}/resume", {}, 404, "not_found", None),
     ("DELETE", f"/runs/{NOBODY}", {}, 405, "method_not_allowed", None),
     ("GET", "/rums", {}, 404, "not_found", None),
+    ("GET", "/runs/", {}, 404, "not_found", None),
 ]
 
 OTHERS: list[Case] = [

@@ -39,7 +39,7 @@ NASTY = [
     "\t\r",
 ]
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40).filter(
-    lambda text: "\r\n" not in text
+    lambda text: "\r\n" not in text and not {"\x80", "\x81"} & set(text)
 )
 FEW = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from ccat_workflow_manager.core.errors import BackendUnavailable
 from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.core.job_script import parse_exit_record
 from ccat_workflow_manager.core.jobs import JobStatus
@@ -288,3 +289,30 @@ def test_an_older_supervisor_makes_room(site: Site, monkeypatch: pytest.MonkeyPa
     assert site.backend.get_status(job_id).status is JobStatus.RUNNING
     gate.touch()
     assert site.ended(job_id).exit_code == 2
+
+
+def test_a_job_that_has_its_record_is_not_run_again(site: Site) -> None:
+    """Even when nobody knows its name any more."""
+    request = site.request("/bin/sh", "-c", 'echo x >> "$1"; exit 3', "sh", str(site.root / "runs"))
+    [first] = site.submit(request)
+    info = site.ended(first)
+    site.backend.cleanup(first)
+    [second] = site.submit(request)
+    again = site.ended(second)
+    assert first != second
+    assert (again.exit_code, again.finished_at, again.peak_memory_gb) == (3, info.finished_at, info.peak_memory_gb)
+    assert (site.root / "runs").read_text() == "x\n"
+
+
+def test_a_supervisor_that_hangs_is_unavailable(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id = site.run("true")
+    site.ended(job_id)
+    monkeypatch.setattr("ccat_workflow_manager.hpc.local_link.ANSWER_SECONDS", 0.3)
+    os.kill(site.pid, signal.SIGSTOP)
+    try:
+        other = site.another()
+        with pytest.raises(BackendUnavailable, match="has not answered"):
+            other.get_status(job_id)
+    finally:
+        os.kill(site.pid, signal.SIGCONT)
+    assert site.backend.get_status(job_id).status is JobStatus.COMPLETED

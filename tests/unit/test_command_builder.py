@@ -106,6 +106,8 @@ def test_any_source_path_can_be_mounted() -> None:
         (replace(PLAIN, environment={"A": "\ud800"}), False, "surrogate"),
         (replace(PLAIN, environment={"HOME": "/x"}), True, "HOME is set by the container runtime"),
         (replace(PLAIN, environment={"A": "x\r\ny"}), True, "CR LF"),
+        (replace(PLAIN, environment={"A": "x\x80y"}), True, "U+0080"),
+        (replace(PLAIN, environment={"A": "x\x81y"}), True, "U+0081"),
         (replace(PLAIN, command=["a", "\0"]), True, "the argument '\\x00' contains a NUL"),
     ],
 )

@@ -1,0 +1,123 @@
+"""Calling the commands of a scheduler: each with a time limit, all of them within a budget of calls per minute."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from ccat_workflow_manager import shell
+from ccat_workflow_manager.core.errors import BackendConfused, BackendUnavailable
+from ccat_workflow_manager.core.job_script import CLEAN_PATH
+
+WINDOW_SECONDS = 60.0
+_RESERVED_SHARE = 0.25
+"""Of the budget, for submitting and cancelling: looking must not keep work from getting on."""
+_LONGEST_WAIT_SECONDS = 15.0
+_PAUSE_SECONDS = 0.05
+
+
+class CallBudget:
+    """No more than so many calls in any minute, by all processes that share the directory."""
+
+    def __init__(self, directory: Path, per_minute: int) -> None:
+        self.per_minute = per_minute
+        self._file = directory / "calls"
+
+    def take(self, *, looking: bool) -> float | None:
+        """Take one call; None if there is one, else how many seconds to wait before asking again."""
+        room = self.per_minute - (int(self.per_minute * _RESERVED_SHARE) if looking else 0)
+        with self._file.open("a+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            now = time.time()
+            recent = self._recent(file.seek(0) or file.read(), now)
+            if len(recent) >= room:
+                return max(_PAUSE_SECONDS, recent[len(recent) - room] + WINDOW_SECONDS - now)
+            recent.append(now)
+            file.truncate(0)
+            file.write("\n".join(f"{moment:.3f}" for moment in recent))
+            return None
+
+    def used(self) -> int:
+        """How many calls were made in the last minute."""
+        try:
+            return len(self._recent(self._file.read_text(), time.time()))
+        except FileNotFoundError:
+            return 0
+
+    @staticmethod
+    def _recent(text: str, now: float) -> list[float]:
+        moments = []
+        for line in text.splitlines():
+            with suppress(ValueError):
+                moments.append(float(line))
+        # A clock that was set back must not leave calls of the future in the way.
+        return [moment for moment in moments if now - WINDOW_SECONDS < moment <= now]
+
+
+class SchedulerCommands:
+    """Runs the commands of one scheduler."""
+
+    def __init__(self, backend: str, budget: CallBudget, environment: Mapping[str, str], timeout: float) -> None:
+        self._backend = backend
+        self._environment = environment
+        self.budget = budget
+        self.timeout = timeout
+
+    def run(self, argv: Sequence[str], *, looking: bool, script: bytes | None = None) -> shell.Completed:
+        """Run a command to its end, whatever that is.
+
+        Raises BackendUnavailable if there is no such command or no call left in the budget, `shell.CommandTimeout` if
+        it does not end: the scheduler may then have done what it was asked, or may still do it.
+        """
+        program = shutil.which(argv[0])
+        if program is None:
+            raise BackendUnavailable(f"there is no program {argv[0]!r} on this machine", backend=self._backend)
+        self._wait_for_a_call(argv[0], looking)
+        environment = {"PATH": CLEAN_PATH, "HOME": os.path.expanduser("~"), "LC_ALL": "C.UTF-8", **self._environment}
+        try:
+            return shell.run([program, *argv[1:]], timeout=self.timeout, env=environment, cwd="/", input=script)
+        except shell.CommandMissing as error:
+            raise BackendUnavailable(error.message, backend=self._backend) from error
+
+    def look(self, argv: Sequence[str]) -> str:
+        """What a command prints that changes nothing. Raises BackendUnavailable with its words if it fails."""
+        try:
+            done = self.run(argv, looking=True)
+        except shell.CommandTimeout as error:
+            raise BackendUnavailable(error.message, backend=self._backend, command=argv) from error
+        if done.returncode != 0:
+            raise self.failed(done)
+        if done.truncated:
+            raise BackendConfused(f"{argv[0]} printed more than can be read", backend=self._backend, command=argv)
+        return done.stdout
+
+    def failed(self, done: shell.Completed) -> BackendUnavailable:
+        """The error that a command ended with, in its own words."""
+        command = Path(done.argv[0]).name
+        words = " ".join((done.stderr.strip() or done.stdout.strip()).split())[-500:] or "it said nothing"
+        return BackendUnavailable(
+            f"{command} failed with {done.returncode}: {words}",
+            backend=self._backend,
+            command=done.argv,
+            output_tail=done.output_tail,
+        )
+
+    def _wait_for_a_call(self, command: str, looking: bool) -> None:
+        deadline = time.monotonic() + _LONGEST_WAIT_SECONDS
+        try:
+            while (wait := self.budget.take(looking=looking)) is not None:
+                if time.monotonic() + wait > deadline:
+                    raise BackendUnavailable(
+                        f"the budget of {self.budget.per_minute} scheduler calls a minute is used up, so no {command} now",
+                        backend=self._backend,
+                    )
+                time.sleep(wait)
+        except OSError as error:
+            raise BackendUnavailable(
+                f"the budget of scheduler calls cannot be kept: {error}", backend=self._backend
+            ) from error

@@ -1,0 +1,59 @@
+"""The script that a batch scheduler starts: it finds its attempt and hands over to the job script there. Pure text.
+
+A scheduler may hold two jobs of one name, when it took the first and never said so. So a job first claims its attempt: one
+that finds it claimed by another ends without having started anything. The same job may start again (an administrator
+requeued it); then what its first life left is taken away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from posixpath import dirname
+from shlex import quote
+
+from ccat_workflow_manager.core.job_script import CLEAN_PATH
+from ccat_workflow_manager.hpc.batch_store import Member
+
+NOT_STARTED = 75
+"""The exit code of a job that found its attempt in the hands of another."""
+
+
+def claim_file(member: Member) -> str:
+    """Holds the number of the job that runs, or ran, the attempt."""
+    return member.files.script.removesuffix(".sh") + ".claim"
+
+
+def scheduler_log(member: Member) -> str:
+    """What the scheduler itself has to say about a job goes here, beside the logs of the command."""
+    return dirname(member.files.stdout) + "/scheduler.log"
+
+
+def render_batch_script(members: Sequence[Member], *, number: str, index: str | None, home: str) -> str:
+    """The text for one job, or for an array of them.
+
+    `number` and `index` are what the shell expands to the number of the job (of the whole array) and to the place in it.
+    """
+    if index is None:
+        (member,) = members
+        choice = f"attempt={quote(_base(member))}"
+    else:
+        cases = [f"{place}) attempt={quote(_base(member))} ;;" for place, member in enumerate(members)]
+        choice = "\n".join([f"case {index} in", *cases, f"*) exit {NOT_STARTED} ;;", "esac"])
+    return f"""\
+#!/bin/sh
+# Written by ccat-workflow-manager.
+export PATH={CLEAN_PATH} HOME={quote(home)} LANG=C.UTF-8 LC_ALL=C.UTF-8
+{choice}
+me={number}
+first=
+(set -C; echo "$me" >"$attempt.claim") 2>/dev/null || {{
+  read -r first <"$attempt.claim"
+  [ "$first" = "$me" ] || {{ echo "the attempt belongs to job ${{first:-?}}, not to $me" >&2; exit {NOT_STARTED}; }}
+  rm -f -- "$attempt.exit.json" "$attempt.exit.part"
+}}
+exec /bin/sh "$attempt.sh"
+"""
+
+
+def _base(member: Member) -> str:
+    return member.files.script.removesuffix(".sh")

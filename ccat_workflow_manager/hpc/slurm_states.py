@@ -1,0 +1,247 @@
+"""What a job's state means: Slurm's words in one table, and three witnesses merged by one pure function.
+
+The controller knows what is going on now, and forgets a job some minutes after its end. The accounting keeps everything
+but learns it late, and a site may have none. The exit record knows best how the command ended, and nothing else. The
+newest positive evidence counts; that a witness is silent proves nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from ccat_workflow_manager.core.failures import FailureReason
+from ccat_workflow_manager.core.job_script import signal_in
+from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo, JobStatus
+from ccat_workflow_manager.hpc.slurm_listing import Seen
+
+_GIB = 1024**3
+ACCOUNTING_SECONDS = 3
+"""How long an end waits for its numbers from the accounting."""
+RECORD_SECONDS = 10
+"""How long a failure waits for its exit record, which a network filesystem may show late."""
+_SIGNAL_EARLY_SECONDS = 70
+_OUT_OF_MEMORY = re.compile(r"exceeded (job |step )?memory limit|oom[-_ ]kill|out of memory", re.IGNORECASE)
+_HELD = re.compile(r"held", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What a word of Slurm is for us."""
+
+    status: JobStatus
+    reason: FailureReason | None = None
+    text: str = ""
+    held: bool = False
+
+
+_P, _R, _F = JobStatus.PENDING, JobStatus.RUNNING, JobStatus.FAILED
+
+MEANINGS: dict[str, Meaning] = {
+    "PENDING": Meaning(_P),
+    "CONFIGURING": Meaning(_P, text="its nodes are being started"),
+    "REQUEUED": Meaning(_P, text="requeued"),
+    "REQUEUE_FED": Meaning(_P, text="requeued by the federation"),
+    "REQUEUE_HOLD": Meaning(_P, text="requeued", held=True),
+    "RESV_DEL_HOLD": Meaning(_P, text="its reservation was deleted", held=True),
+    "SPECIAL_EXIT": Meaning(_P, text="requeued in a special state", held=True),
+    "RUNNING": Meaning(_R),
+    "COMPLETING": Meaning(_R, text="it is ending"),
+    "SIGNALING": Meaning(_R, text="it is being signalled"),
+    "STAGE_OUT": Meaning(_R, text="its files are being staged out"),
+    "RESIZING": Meaning(_R, text="its size is being changed"),
+    "SUSPENDED": Meaning(_R, text="suspended at Slurm"),
+    "STOPPED": Meaning(_R, text="stopped at Slurm"),
+    "COMPLETED": Meaning(JobStatus.COMPLETED),
+    "CANCELLED": Meaning(JobStatus.CANCELLED),
+    "FAILED": Meaning(_F),
+    "TIMEOUT": Meaning(_F, FailureReason.TIME_LIMIT),
+    "DEADLINE": Meaning(_F, FailureReason.BACKEND_FAILED, "it could not end before its deadline"),
+    "OUT_OF_MEMORY": Meaning(_F, FailureReason.OUT_OF_MEMORY),
+    "NODE_FAIL": Meaning(_F, FailureReason.NODE_FAILURE),
+    "BOOT_FAIL": Meaning(_F, FailureReason.NODE_FAILURE, "its nodes could not be started"),
+    "POWER_UP_NODE": Meaning(_P, text="its nodes are being started"),
+    "RECONFIG_FAIL": Meaning(_F, FailureReason.NODE_FAILURE, "its nodes could not be reconfigured"),
+    "LAUNCH_FAILED": Meaning(_F, FailureReason.NODE_FAILURE, "it could not be launched on its nodes"),
+    "PREEMPTED": Meaning(_F, FailureReason.PREEMPTED),
+    "REVOKED": Meaning(_F, FailureReason.BACKEND_FAILED, "taken over by another cluster of the federation"),
+}
+"""Every state of Slurm. What is not here is shown as it is and decides nothing."""
+
+_FINAL = (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
+FINAL = frozenset(word for word, meaning in MEANINGS.items() if meaning.status in _FINAL)
+_RECORD_WINS = frozenset({"FAILED", "NODE_FAIL", "BOOT_FAIL", "LAUNCH_FAILED", "RECONFIG_FAIL", "REVOKED"})
+"""Ends that do not contradict a command which had ended well before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that is known about one job at one moment."""
+
+    controller: Seen | None
+    accounting: Seen | None
+    record: HPCJobInfo | None
+    """What the exit record says, if there is one."""
+    now: datetime
+    accounting_away: str = ""
+    """Why the accounting could not be asked, if it should have been."""
+    accounting_expected: bool = True
+    """The site has an accounting, and it answered."""
+    scheduler_log: str = ""
+    signal_seconds: float = 0
+    """How long before the limit Slurm was asked to send a signal."""
+    sampling_seconds: float = 30
+    """How often the accounting looks at memory."""
+
+
+def held(seen: Seen) -> bool:
+    """Whether somebody has to release the job before it can go on."""
+    meaning = MEANINGS.get(seen.state)
+    return meaning is not None and meaning.status is _P and (meaning.held or bool(_HELD.search(seen.reason)))
+
+
+def merge(evidence: Evidence) -> HPCJobInfo:
+    """The state of a job, from all witnesses."""
+    controller, accounting, record = evidence.controller, evidence.accounting, evidence.record
+    if controller is not None and controller.state not in FINAL:
+        if record is not None and held(controller):
+            # The controller lost its memory of a job that has run: nothing will run here again.
+            return _by_record(record, controller, evidence)
+        return _alive(controller)
+    seen = controller
+    if seen is None and accounting is not None and accounting.state in FINAL:
+        seen = accounting
+    if seen is None:
+        return _by_record(record, accounting, evidence) if record is not None else _silence(evidence)
+    if controller is not None and (why := _too_early(controller, evidence)):
+        return HPCJobInfo(_R, message=why, submitted_at=seen.submitted_at, started_at=seen.started_at, node=seen.node)
+    return _measured(_ended(seen, evidence), seen, evidence)
+
+
+# --- before the end --------------------------------------------------------------------------------------------------
+
+
+def _alive(seen: Seen) -> HPCJobInfo:
+    meaning = MEANINGS.get(seen.state)
+    if meaning is None:
+        return HPCJobInfo(_P, message=f"Slurm says {seen.state}", submitted_at=seen.submitted_at, node=seen.node)
+    if meaning.status is _R:
+        return HPCJobInfo(
+            _R,
+            message=meaning.text or None,
+            submitted_at=seen.submitted_at,
+            started_at=seen.started_at,
+            node=seen.node,
+        )
+    words = ", ".join(text for text in (meaning.text, seen.reason) if text)
+    if held(seen):
+        message = f"held at Slurm until somebody releases it: {words}"
+    else:
+        message = f"queued at Slurm: {words}" if words else "queued at Slurm"
+    return HPCJobInfo(_P, message=message, submitted_at=seen.submitted_at)
+
+
+def _silence(evidence: Evidence) -> HPCJobInfo:
+    if evidence.accounting_away:
+        # Whatever has become of it stands in the accounting: an outage there must not turn into a lost job.
+        return HPCJobInfo(_P, message=f"the controller has forgotten the job, and {evidence.accounting_away}")
+    return UNKNOWN
+
+
+def _too_early(controller: Seen, evidence: Evidence) -> str | None:
+    """Why an end that the controller tells of is not reported yet."""
+    if controller.ended_at is None:
+        return None
+    age = (evidence.now - controller.ended_at).total_seconds()
+    accounted = evidence.accounting is not None and evidence.accounting.state in FINAL
+    if evidence.accounting_expected and not accounted and 0 <= age < ACCOUNTING_SECONDS:
+        return "over; waiting for its accounting"
+    if (
+        controller.state == "FAILED"
+        and evidence.record is None
+        and not evidence.scheduler_log
+        and 0 <= age < RECORD_SECONDS
+    ):
+        signalled = evidence.accounting is not None and evidence.accounting.signal is not None
+        return None if signalled else "over; waiting for its exit record"
+    return None
+
+
+# --- the end ---------------------------------------------------------------------------------------------------------
+
+
+def _ended(seen: Seen, evidence: Evidence) -> HPCJobInfo:
+    meaning, record = MEANINGS[seen.state], evidence.record
+    by = f"cancelled at Slurm {seen.detail or _detail(evidence)}".strip()
+    if meaning.status is JobStatus.CANCELLED:
+        return HPCJobInfo(JobStatus.CANCELLED, message=by)
+    if meaning.status is JobStatus.COMPLETED:
+        return record if record is not None else HPCJobInfo(JobStatus.COMPLETED, exit_code=0)
+    if seen.state in _RECORD_WINS and record is not None and record.status is JobStatus.COMPLETED:
+        return record
+    if seen.state != "FAILED":
+        exit_code = record.exit_code if record is not None else None
+        return HPCJobInfo(_F, exit_code=exit_code, reason=meaning.reason, message=meaning.text or None)
+    if _ran_out_of_time(seen, evidence):
+        base = record or HPCJobInfo(_F)
+        return replace(base, reason=FailureReason.TIME_LIMIT, message="ended by the signal before its time limit")
+    if _OUT_OF_MEMORY.search(evidence.scheduler_log) and (record is None or record.signal == 9):
+        return replace(record or HPCJobInfo(_F), reason=FailureReason.OUT_OF_MEMORY)
+    return record if record is not None else _failed_without_record(evidence)
+
+
+def _detail(evidence: Evidence) -> str:
+    return evidence.accounting.detail if evidence.accounting is not None else ""
+
+
+def _failed_without_record(evidence: Evidence) -> HPCJobInfo:
+    """The job script always leaves a record once it has started the command, unless it is killed with it."""
+    accounting = evidence.accounting
+    words = " ".join(evidence.scheduler_log.split())[-300:] or None
+    if accounting is not None and accounting.signal in range(1, 32):
+        return HPCJobInfo(_F, signal=accounting.signal, reason=FailureReason.KILLED_BY_SIGNAL, message=words)
+    codes = f"Slurm says {accounting.exit_code}:{accounting.signal or 0}" if accounting is not None else None
+    return HPCJobInfo(_F, reason=FailureReason.BACKEND_FAILED, message=words or codes)
+
+
+def _ran_out_of_time(seen: Seen, evidence: Evidence) -> bool:
+    """Whether it was the signal before the time limit that ended the command."""
+    record = evidence.record
+    limit = seen.limit_seconds or (evidence.accounting.limit_seconds if evidence.accounting is not None else None)
+    if not evidence.signal_seconds or record is None or limit is None or record.wall_time_seconds is None:
+        return False
+    signal = record.signal or signal_in(record.exit_code)
+    return signal == 15 and record.wall_time_seconds >= limit - evidence.signal_seconds - _SIGNAL_EARLY_SECONDS
+
+
+def _by_record(record: HPCJobInfo, seen: Seen | None, evidence: Evidence) -> HPCJobInfo:
+    """Only the exit record tells of the end."""
+    return record if seen is None else replace(record, submitted_at=seen.submitted_at, node=seen.node or record.node)
+
+
+def _measured(info: HPCJobInfo, seen: Seen, evidence: Evidence) -> HPCJobInfo:
+    """Add the numbers, the best of each."""
+    accounting, record = evidence.accounting, evidence.record
+    started = seen.started_at if seen.started_at is not None and seen.ended_at is not None else None
+    wall = record.wall_time_seconds if record is not None else None
+    if wall is None and started is not None and seen.ended_at is not None:
+        wall = max(0.0, (seen.ended_at - started).total_seconds())
+    cpu_hours = record.cpu_hours if record is not None else None
+    peak = record.peak_memory_gb if record is not None else None
+    if accounting is not None:
+        if cpu_hours is None and accounting.cpu_seconds is not None:
+            cpu_hours = accounting.cpu_seconds / 3600
+        # What is shorter than the sampling was seen too seldom for a maximum.
+        if accounting.peak_bytes and wall is not None and wall >= 2 * evidence.sampling_seconds:
+            peak = max(peak or 0.0, accounting.peak_bytes / _GIB)
+    return replace(
+        info,
+        wall_time_seconds=wall,
+        cpu_hours=cpu_hours,
+        peak_memory_gb=peak,
+        submitted_at=seen.submitted_at,
+        started_at=started or info.started_at,
+        finished_at=seen.ended_at or info.finished_at,
+        node=seen.node or info.node,
+    )

@@ -1,0 +1,224 @@
+"""What must be true of a deployment that has come to rest, whatever has happened to it before.
+
+`violations` looks at the database, the backends, the processes, the disk and Redis, and says in words what is wrong.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import UUID
+
+from ccat_workflow_manager.core.errors import WorkflowError
+from ccat_workflow_manager.core.models import job_name
+from ccat_workflow_manager.core.states import FINISHED, INITIAL, MOVES, Event, Status, run_status
+from ccat_workflow_manager.db.schema import counter
+from ccat_workflow_manager.db.session import Database, UnitOfWork
+from ccat_workflow_manager.execution.layout import AttemptDirs, attempt_dirs
+from ccat_workflow_manager.execution.outputs import collect
+from ccat_workflow_manager.hpc.base import HPCBackend, JobStatus
+
+STARTS = "starts"
+"""Programs of tests add a line to this file in their workspace when they start: two, and something ran twice."""
+
+_ENDED = ", ".join(f"'{status}'" for status in FINISHED)
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """A deployment, as seen from the outside."""
+
+    database: Database
+    data_dir: Path
+    base_dir: Path
+    backends: Mapping[str, HPCBackend]
+    marks: bool = True
+    """Whether the programs leave marks."""
+    own: Callable[[], Collection[int]] = lambda: ()
+    """The processes that belong to the deployment itself."""
+    keys: Callable[[], Mapping[str, int]] = dict
+    """The keys in Redis, and how long each lives (-1: for ever)."""
+    directories: Sequence[Path] = field(default=())
+    """Directories that must be empty: where temporary files would be."""
+
+
+def violations(ground: Ground, acknowledged: Collection[UUID]) -> list[str]:
+    """What is wrong, in words; nothing if all is well. `acknowledged` are the runs that somebody was promised."""
+    wrong: list[str] = []
+    with ground.database.read() as unit:
+        wrong += _runs(unit, acknowledged)
+        wrong += _history(unit)
+        wrong += _counters(unit)
+        wrong += _rows(unit)
+        wrong += _jobs(unit, ground.backends)
+        wrong += _disk(unit, ground, acknowledged)
+    wrong += _processes(ground)
+    wrong += _mounts(ground)
+    wrong += _queues(ground.keys())
+    wrong += [f"left over: {path}" for directory in ground.directories for path in directory.iterdir()]
+    return wrong
+
+
+def _runs(unit: UnitOfWork, acknowledged: Collection[UUID]) -> Iterator[str]:
+    """Every acknowledged run is there, and over."""
+    rows = unit.execute("SELECT id, status FROM runs WHERE id = ANY(:ids)", {"ids": list(acknowledged)})
+    found = {row[0]: row[1] for row in rows}
+    for run_id in acknowledged:
+        if run_id not in found:
+            yield f"the run {run_id} was acknowledged and is not there"
+        elif found[run_id] in ("PENDING", "RUNNING"):
+            yield f"the run {run_id} is still {found[run_id]}"
+
+
+def _history(unit: UnitOfWork) -> Iterator[str]:
+    """Every move is in the table, and each begins where the one before has ended."""
+    last: dict[UUID, str] = {}
+    for step_run_id, event, before, after in unit.execute(
+        "SELECT step_run_id, event, from_status, to_status FROM events ORDER BY id"
+    ):
+        known = last.get(step_run_id)
+        legal = INITIAL if before is None else MOVES.get((Status(before), Event(event)))
+        if known != before or legal != after:
+            yield f"{step_run_id}: {event} led from {before} to {after}; it was {known}"
+        last[step_run_id] = after
+    for step_run_id, status in unit.execute("SELECT id, status FROM step_runs"):
+        if last.get(step_run_id) != status:
+            yield f"{step_run_id} is {status}, its events say {last.get(step_run_id)}"
+
+
+def _counters(unit: UnitOfWork) -> Iterator[str]:
+    """What a run counts is what its rows say."""
+    counts: dict[UUID, Counter[Status]] = {}
+    for run_id, status, number in unit.execute("SELECT run_id, status, count(*) FROM step_runs GROUP BY 1, 2"):
+        counts.setdefault(run_id, Counter())[Status(status)] = number
+    columns = ", ".join(counter(status) for status in Status)
+    for run_id, status, *counted in unit.execute(f"SELECT id, status, {columns} FROM runs"):
+        real = counts.get(run_id, Counter())
+        if counted != [real[each] for each in Status] or status != run_status(real):
+            yield f"the run {run_id} is {status} and counts {counted}; its step runs are {dict(real)}"
+    for run_id, name, remaining in unit.execute(
+        # Of steps that nothing depends on nobody counts.
+        "SELECT r.run_id, r.name, r.remaining FROM run_steps r"
+        " WHERE cardinality(r.downstream_key || r.downstream_all) > 0 AND r.remaining <> (SELECT count(*) FROM step_runs s"
+        " WHERE s.run_id = r.run_id AND s.position = r.position AND s.status <> 'COMPLETED')"
+    ):
+        yield f"{name} of {run_id} counts {remaining} that are not completed"
+
+
+def _rows(unit: UnitOfWork) -> Iterator[str]:
+    """What is over is held by nobody, and its attempts are over too."""
+    for step_run_id, number, status in unit.execute(
+        "SELECT a.step_run_id, a.number, s.status FROM attempts a JOIN step_runs s ON s.id = a.step_run_id"
+        f" WHERE a.finished_at IS NULL AND (s.status IN ({_ENDED}) OR a.number < s.attempt)"
+    ):
+        yield f"attempt {number} of {step_run_id} ({status}) has no end"
+    for step_run_id, owner in unit.execute(
+        f"SELECT id, lease_owner FROM step_runs WHERE status IN ({_ENDED}) AND lease_owner IS NOT NULL"
+    ):
+        yield f"{step_run_id} is over and held by {owner}"
+
+
+def _jobs(unit: UnitOfWork, backends: Mapping[str, HPCBackend]) -> Iterator[str]:
+    """No job lives without an attempt that lives."""
+    rows = unit.execute(
+        "SELECT a.backend, a.job_id, a.step_run_id, a.number FROM attempts a JOIN step_runs s ON s.id = a.step_run_id"
+        f" WHERE s.status IN ({_ENDED}) OR a.number < s.attempt"
+    ).all()
+    for name, backend in backends.items():
+        known = {job_id: job_name(step_run_id, n) for where, job_id, step_run_id, n in rows if where == name and job_id}
+        names = [job_name(step_run_id, n) for where, job_id, step_run_id, n in rows if where == name and not job_id]
+        try:
+            known |= {found: each for each in names if (found := backend.find(each)) is not None}
+            infos = backend.get_statuses(sorted(known))
+        except WorkflowError as error:
+            yield f"{name} cannot be asked: {error.message}"
+            continue
+        for job_id, info in infos.items():
+            if info.status in (JobStatus.PENDING, JobStatus.RUNNING):
+                yield f"the job {job_id} ({known[job_id]}) is {info.status} at {name}; its attempt is over"
+
+
+# --- disk ---------------------------------------------------------------------------------------------------------
+
+
+def _disk(unit: UnitOfWork, ground: Ground, acknowledged: Collection[UUID]) -> Iterator[str]:
+    """Each attempt has started once at most; products are complete and checksummed, or there are none."""
+    products: dict[UUID, set[tuple[int, str, int, str]]] = {}
+    ids = {"ids": list(acknowledged)}
+    for step_run_id, attempt, path, size, digest in unit.execute(
+        "SELECT step_run_id, attempt, path, size, sha256 FROM products WHERE run_id = ANY(:ids)", ids
+    ):
+        products.setdefault(step_run_id, set()).add((attempt, path, size, digest))
+    for step_run_id, run_id, pipeline, step, key, backend, status, number, current in unit.execute(
+        "SELECT s.id, s.run_id, r.pipeline, s.step, s.key, s.backend, s.status, a.number, s.attempt FROM step_runs s"
+        " JOIN runs r ON r.id = s.run_id JOIN attempts a ON a.step_run_id = s.id WHERE s.run_id = ANY(:ids)",
+        ids,
+    ):
+        what = f"attempt {number} of {step}/{key} ({step_run_id}, {status})"
+        dirs = attempt_dirs(str(ground.base_dir), pipeline, str(run_id), step, key, number)
+        completed = status == Status.COMPLETED and number == current
+        if ground.backends[backend].capabilities.executes:
+            yield from _attempt(dirs, what, ground.marks, completed)
+        if completed and ground.backends[backend].capabilities.executes:
+            found = {(number, p.path, p.size, p.sha256) for p in collect(dirs).products}
+            if found != products.get(step_run_id, set()):
+                yield f"{what}: on disk are {found}, in the table {products.get(step_run_id)}"
+        elif number == current and step_run_id in products and not completed:
+            yield f"{what} has products: {products[step_run_id]}"
+
+
+def _attempt(dirs: AttemptDirs, what: str, marks: bool, completed: bool) -> Iterator[str]:
+    starts = _lines(Path(dirs.workspace) / STARTS)
+    if starts > 1 or (marks and completed and starts == 0):
+        yield f"{what} was started {starts} times"
+    if os.path.lexists(dirs.output) and os.path.lexists(dirs.output_partial):
+        yield f"{what} has published output, and more beside it"
+    if completed and not os.path.lexists(dirs.output):
+        yield f"{what} has no published output"
+    yield from (f"half written: {path}" for path in Path(dirs.config).glob("*.part"))
+
+
+def _lines(path: Path) -> int:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").count("\n")
+    except FileNotFoundError:
+        return 0
+
+
+# --- this machine -------------------------------------------------------------------------------------------------
+
+
+def _processes(ground: Ground) -> Iterator[str]:
+    """Nothing runs on behalf of a job: no program, no container, no squashfuse, nothing in its control group."""
+    place = os.fsencode(ground.base_dir)
+    local = ground.data_dir / "backends" / "local"
+    group = f"/ccat-wm-{local.stat().st_ino}/job-".encode() if local.exists() else None
+    own = {os.getpid(), *ground.own()}
+    for pid in (int(name) for name in os.listdir("/proc") if name.isdecimal()):
+        if pid in own:
+            continue
+        try:
+            traces = [Path(f"/proc/{pid}/{name}").read_bytes() for name in ("cmdline", "environ")]
+            traces.append(os.fsencode(os.readlink(f"/proc/{pid}/cwd")))
+            held = group is not None and group in Path(f"/proc/{pid}/cgroup").read_bytes()
+        except OSError:
+            continue
+        if held or any(place in text for text in traces):
+            yield f"left over: process {pid} {traces[0].replace(bytes(1), b' ').decode(errors='replace')[:200]}"
+
+
+def _mounts(ground: Ground) -> Iterator[str]:
+    """Nothing is mounted."""
+    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+        if str(ground.data_dir) in line:
+            yield f"left over: mount {line}"
+
+
+def _queues(keys: Mapping[str, int]) -> Iterator[str]:
+    """Whatever a message or a dead worker leaves in Redis goes away by itself."""
+    for key, seconds in keys.items():
+        if key.startswith(("rq:job:", "rq:results:", "rq:queue:")) and seconds < 0:
+            yield f"left over for ever: {key} in Redis"

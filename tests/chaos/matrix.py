@@ -1,0 +1,161 @@
+"""Every point x what can happen there, for one backend."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ccat_workflow_manager.core.faults import AFTER, BEFORE
+from ccat_workflow_manager.demo.sandbox import Sandbox, which_all
+from ccat_workflow_manager.execution import runtime as runtimes
+from ccat_workflow_manager.testing.faults import AROUND, RECORD, Action, Fault
+from tests.chaos.scenarios import SCENARIOS, Scenario
+from tests.chaos.site import Site
+from tests.waiting import wait_until
+
+_TOOLS = ("sh", "sleep", "test")
+_LATE_SECONDS = 8
+"""How long a point may take to be passed that is passed only now and then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A backend of the matrix. Another one is one more line in ROWS."""
+
+    name: str
+    backend: str
+    runtime: str = "none"
+
+    def missing(self) -> str | None:
+        """What this machine lacks for it."""
+        if self.runtime != "none" and shutil.which(self.runtime) is None:
+            return self.runtime
+        return None
+
+    def site(self, workers: int = 2) -> Site:
+        site = Site(self.backend, self.runtime, workers=workers)
+        if self.runtime != "none":
+            site.image = str(_image(site.directory))
+        site.start()
+        return site
+
+
+ROWS = (
+    Row("noop", "noop"),
+    Row("concurrent", "concurrent"),
+    Row("local", "local"),
+    Row("local, Apptainer", "local", "apptainer"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One fault, and the work during which it happens."""
+
+    fault: Fault
+    scenario: Scenario
+
+    def __str__(self) -> str:
+        fault = self.fault
+        nth = f" #{fault.nth}" if fault.nth > 1 else ""
+        return f"{fault.process} {fault.point} {fault.moment} {fault.action}{nth} ({self.scenario.name})"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a case."""
+
+    process: str
+    point: str
+    case: str
+    problem: str
+    """Empty: it was survived."""
+    seconds: float
+
+
+def explore(site: Site, scenarios: Iterable[Scenario] = SCENARIOS) -> dict[tuple[str, str, str], Scenario]:
+    """Which points are passed by which process at which moment: each with the first scenario that passes it."""
+    found: dict[tuple[str, str, str], Scenario] = {}
+    for scenario in scenarios:
+        site.arm(*scenario.provoked_by, RECORD)
+        _require(site, scenario)
+        for line in sorted(site.seen()):
+            process, point, moment = line.split()
+            if process in ("manager", "worker"):
+                found.setdefault((process, point, moment), scenario)
+    return found
+
+
+def cases(found: dict[tuple[str, str, str], Scenario]) -> Iterator[Case]:
+    """All that is to be tried at the points that were found."""
+    for (process, point, moment), scenario in sorted(found.items(), key=lambda entry: entry[0]):
+        match moment:
+            case "before":
+                actions = [Action.CRASH, Action.RAISE, Action.DELAY]
+            case "after":
+                actions = [Action.CRASH, Action.TIMEOUT]
+            case _:
+                actions = [Action.TWICE]
+        for action in actions:
+            provoking = {(fault.point, fault.moment) for fault in scenario.provoked_by}
+            nth = 2 if (point, moment) in provoking else 1
+            # Longer than a lease: whoever wakes up then has lost it.
+            seconds = 1.6 if action is Action.DELAY else 1.0
+            yield Case(Fault(process, point, BEFORE if moment == AROUND else moment, action, nth, seconds), scenario)
+
+
+def survive(site: Site, case: Case) -> Outcome:
+    """Let it happen, and see what is left."""
+    began = time.monotonic()
+    site.arm(*case.scenario.provoked_by, case.fault)
+    try:
+        problem = _try(site, case)
+    except AssertionError as error:
+        problem = str(error)[:500]
+    finally:
+        site.disarm()
+    return Outcome(case.fault.process, case.fault.point, str(case), problem, time.monotonic() - began)
+
+
+def _try(site: Site, case: Case) -> str:
+    ends = set(case.scenario.act(site)) - case.scenario.ends
+    fault = str(case.fault)
+
+    def happened() -> bool:
+        site.tend()
+        return fault in site.fired()
+
+    try:
+        wait_until(happened, _LATE_SECONDS)
+    except AssertionError:
+        return "never passed"
+    wrong = site.violations()
+    if wrong:
+        # What is told once is not told again by every case that follows.
+        site.acknowledged.clear()
+    elif ends:
+        wrong = [f"ended in {', '.join(ends)}"]
+    return "; ".join(wrong[:5])
+
+
+def _require(site: Site, scenario: Scenario) -> None:
+    """Without the fault that is to come, all must be well."""
+    ends = set(scenario.act(site))
+    assert ends <= scenario.ends, f"{scenario.name}: {ends}"
+    wrong = site.violations()
+    assert not wrong, f"{scenario.name}: {wrong}"
+
+
+def _image(directory: Path) -> Path:
+    sandbox = Sandbox(directory / "sandbox")
+    for tool in which_all(_TOOLS):
+        sandbox.add_program(tool)
+    path = directory / "tools.sif"
+    sandbox.build(runtimes.detect("auto"), path)
+    return path
+
+
+__all__ = ["AFTER", "BEFORE", "ROWS", "Case", "Outcome", "Row", "cases", "explore", "survive"]

@@ -1,0 +1,123 @@
+"""What is going on while something fails: small pieces of work that pass, taken together, every fault point."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+from ccat_workflow_manager.testing.faults import Action, Fault
+from ccat_workflow_manager.testing.invariants import STARTS
+from tests.chaos.site import Site
+from tests.waiting import wait_until
+
+_START = f'echo started >> "$WORKFLOW_WORKSPACE_DIR/{STARTS}"'
+_WORK = f'{_START}; echo "$WORKFLOW_KEY" > "$WORKFLOW_OUTPUT_DIR/x"'
+_FAIL_ONCE = f'{_WORK}; test "$WORKFLOW_ATTEMPT" -gt 1'
+_FOR_EVER = f"{_START}; while :; do sleep 0.2; done"
+_numbers = count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """Some work, how it may end, and what has to fail besides so that it gets that far."""
+
+    name: str
+    act: Callable[[Site], Collection[str]]
+    """Does the work: the ends that the runs have come to."""
+    ends: frozenset[str]
+    provoked_by: tuple[Fault, ...] = ()
+
+
+def step(site: Site, name: str, text: str, **more: Any) -> dict[str, Any]:
+    """One step, for a backend that runs programs and for one that does not."""
+    noop: dict[str, Any] = {"delay_seconds": 600 if text is _FOR_EVER else 0.2}
+    if text is _FAIL_ONCE:
+        noop["outcome"] = "failed"
+    return {
+        "name": name,
+        "command": ["/bin/sh", "-c", text],
+        "image": site.image,
+        "resources": {"cpu": 0.2, "memory_gb": 0.2, "extra": noop if site.backend == "noop" else {}},
+        "retry": {"max_attempts": 6, "backoff_seconds": 0},
+        **more,
+    }
+
+
+def complete(site: Site) -> list[str]:
+    """Two and then one; and somebody reads a log."""
+    run_id = site.submit(
+        step(site, "first", _WORK, foreach=["a", "b"]), step(site, "second", _WORK, depends_on=["first"])
+    )
+    end = site.wait(run_id)
+    last = site.run(run_id)["step_runs"][-1]
+    site.call("GET", f"/step-runs/{last['id']}/log", accept=(404,))
+    return [end]
+
+
+def cancel(site: Site) -> list[str]:
+    """Programs that would run for ever, cancelled as a run and as a step run."""
+    first, second = (site.submit(step(site, "only", _FOR_EVER)) for _ in range(2))
+    step_run = site.wait_step(first, ("RUNNING",))
+    site.call("POST", f"/step-runs/{step_run}/cancel", accept=(409,))
+    site.call("POST", f"/runs/{second}/cancel")
+    site.call("POST", f"/runs/{second}/cancel")
+    return [site.wait(first), site.wait(second)]
+
+
+def repair(site: Site) -> list[str]:
+    """A pipeline is registered; its runs are held, let go, fail, and are tried again by their owner."""
+    name = f"chaos-{next(_numbers)}"
+    definition = {"name": name, "steps": [step(site, "only", _FAIL_ONCE)]}
+    site.call("PUT", f"/pipelines/{name}", json=definition)
+    site.call("PATCH", f"/pipelines/{name}", json={"priority": 5})
+    ids = site.call("POST", "/runs/bulk", json={"runs": [{"pipeline": name}] * 2})["ids"]
+    for run_id in ids:
+        site.acknowledge(run_id)
+        site.call("POST", f"/runs/{run_id}/pause")
+        site.call("POST", f"/runs/{run_id}/resume")
+    for run_id in ids:
+        site.wait(run_id)
+    step_run = site.run(ids[0])["step_runs"][0]["id"]
+    site.call("POST", f"/step-runs/{step_run}/retry", accept=(409,))
+    site.call("POST", f"/runs/{ids[1]}/retry", accept=(409,))
+    return [site.wait(run_id) for run_id in ids]
+
+
+def sign_off(site: Site) -> list[str]:
+    """A worker is asked to stop in the middle of work."""
+    run_id = site.submit(step(site, "first", _WORK, foreach=["a", "b", "c"]))
+    os.kill(site.pids("worker")[0], signal.SIGTERM)
+    before = site.restarts
+
+    def replaced() -> bool:
+        site.tend()
+        return site.restarts > before
+
+    wait_until(replaced, 20, "the worker to end")
+    return [site.wait(run_id)]
+
+
+_COMPLETED = frozenset({"COMPLETED"})
+
+
+def _worker(point: str, moment: str, action: Action) -> tuple[Fault, ...]:
+    return (Fault("worker", point, moment, action),)
+
+
+SCENARIOS = (
+    Scenario("work", complete, _COMPLETED),
+    Scenario("cancel", cancel, frozenset({"CANCELLED"})),
+    Scenario("repair", repair, frozenset({"COMPLETED", "FAILED"})),
+    Scenario("takeover", complete, _COMPLETED, _worker("backend.submit", "after", Action.CRASH)),
+    Scenario("left results", complete, _COMPLETED, _worker("commit.collected", "before", Action.CRASH)),
+    Scenario("away", complete, _COMPLETED, _worker("backend.submit", "before", Action.TIMEOUT)),
+    Scenario("silent", complete, _COMPLETED, _worker("backend.status", "before", Action.TIMEOUT)),
+    Scenario(
+        "cancel after crash", cancel, frozenset({"CANCELLED"}), _worker("backend.submit", "after", Action.CRASH)
+    ),
+    Scenario("sign off", sign_off, _COMPLETED),
+)
