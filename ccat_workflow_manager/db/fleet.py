@@ -99,10 +99,19 @@ class FleetStore:
         )
         return found.rowcount == 1
 
-    def followed(self, backend: str) -> None:
+    def go_on_following(self, backend: str, seconds: float) -> None:
+        self.unit.execute(
+            "UPDATE backends SET following_until = now() + :seconds * interval '1 second' WHERE name = :name",
+            {"name": backend, "seconds": seconds},
+        )
+
+    def followed(self, backend: str, *, answers: bool) -> None:
+        """All its jobs have been asked for, as far as it answers."""
         self.unit.execute(
             "UPDATE backends SET followed_at = now(), following_until = NULL WHERE name = :name", {"name": backend}
         )
+        if answers:
+            self.well(backend)
 
     def waiting(self) -> list[Waiting]:
         """Per backend, how much there is to do; the counts stop at 10,000."""

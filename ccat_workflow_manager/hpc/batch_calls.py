@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from enum import Enum
 from pathlib import Path
 
 from ccat_workflow_manager import shell
@@ -19,6 +20,17 @@ _RESERVED_SHARE = 0.25
 """Of the budget, for submitting and cancelling: looking must not keep work from getting on."""
 _LONGEST_WAIT_SECONDS = 15.0
 _PAUSE_SECONDS = 0.05
+
+
+class Refusal(Enum):
+    """What became of a job that a submit command did not give a number for."""
+
+    NEVER = "never"
+    """It can never run as it was asked for."""
+    LATER = "later"
+    """A limit of the site is reached; it was not taken."""
+    UNSURE = "unsure"
+    """Nobody knows whether it was taken."""
 
 
 class CallBudget:
@@ -34,7 +46,8 @@ class CallBudget:
         with self._file.open("a+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             now = time.time()
-            recent = self._recent(file.seek(0) or file.read(), now)
+            file.seek(0)
+            recent = self._recent(file.read(), now)
             if len(recent) >= room:
                 return max(_PAUSE_SECONDS, recent[len(recent) - room] + WINDOW_SECONDS - now)
             recent.append(now)
@@ -112,10 +125,8 @@ class SchedulerCommands:
         try:
             while (wait := self.budget.take(looking=looking)) is not None:
                 if time.monotonic() + wait > deadline:
-                    raise BackendUnavailable(
-                        f"the budget of {self.budget.per_minute} scheduler calls a minute is used up, so no {command} now",
-                        backend=self._backend,
-                    )
+                    words = f"the budget of {self.budget.per_minute} scheduler calls a minute is used up"
+                    raise BackendUnavailable(f"{words}, so no {command} now", backend=self._backend)
                 time.sleep(wait)
         except OSError as error:
             raise BackendUnavailable(

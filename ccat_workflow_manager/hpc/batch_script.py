@@ -1,8 +1,8 @@
 """The script that a batch scheduler starts: it finds its attempt and hands over to the job script there. Pure text.
 
-A scheduler may hold two jobs of one name, when it took the first and never said so. So a job first claims its attempt: one
-that finds it claimed by another ends without having started anything. The same job may start again (an administrator
-requeued it); then what its first life left is taken away.
+A scheduler may hold two jobs of one name, when it took the first and never said so. So a job first claims its attempt:
+one that finds it claimed by another ends without having started anything. The same job may start again (an
+administrator requeued it); then what its first life left is taken away.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def scheduler_log(member: Member) -> str:
 def render_batch_script(members: Sequence[Member], *, number: str, index: str | None, home: str) -> str:
     """The text for one job, or for an array of them.
 
-    `number` and `index` are what the shell expands to the number of the job (of the whole array) and to the place in it.
+    `number` and `index` are what the shell expands to the number of the job (of the whole array) and its place in it.
     """
     if index is None:
         (member,) = members

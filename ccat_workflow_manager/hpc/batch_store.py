@@ -1,8 +1,8 @@
-"""What was handed to a scheduler, written down before it is: so that nothing that got through is ever lost or repeated.
+"""What is handed to a scheduler, written down before: so that nothing that got through is ever lost or repeated.
 
-A *submission* is one call of the scheduler's submit command: a single job, or an array of alike ones. Its file holds its
-name at the scheduler, its members and, once known, its number. For each member there is a symbolic link from the job's
-name to `SUBMISSION:INDEX`; a link is made, found and removed in one step, and needs no file to point to.
+A *submission* is one call of the scheduler's submit command: a single job, or an array of alike ones. Its file holds
+its name at the scheduler, its members and, once known, its number. For each member there is a symbolic link from the
+job's name to `SUBMISSION:INDEX`; a link is made, found and removed in one step, and needs no file to point to.
 """
 
 from __future__ import annotations

@@ -102,8 +102,8 @@ def render_options(resources: Resources, priority: int, site: SiteDefaults) -> t
 def render_sbatch(options: Sequence[str], *, name: str, output: str, tasks: int | None, limit: int = 0) -> list[str]:
     """The command that submits a script which it reads from its input; `tasks` is the size of an array.
 
-    There is no `--export`: all of the environment goes along, so `sbatch` is itself started with almost none. (Any other
-    value makes Slurm log the user in on the node, which costs seconds and brings the user's whole profile.)
+    There is no `--export`: all of the environment goes along, so `sbatch` is itself started with almost none. (Any
+    other value makes Slurm log the user in on the node, which costs seconds and brings the user's whole profile.)
     """
     array = [] if tasks is None else [f"--array=0-{tasks - 1}" + (f"%{limit}" if limit else "")]
     return [

@@ -157,15 +157,15 @@ def _too_early(controller: Seen, evidence: Evidence) -> str | None:
     accounted = evidence.accounting is not None and evidence.accounting.state in FINAL
     if evidence.accounting_expected and not accounted and 0 <= age < ACCOUNTING_SECONDS:
         return "over; waiting for its accounting"
-    if (
-        controller.state == "FAILED"
-        and evidence.record is None
-        and not evidence.scheduler_log
-        and 0 <= age < RECORD_SECONDS
-    ):
-        signalled = evidence.accounting is not None and evidence.accounting.signal is not None
-        return None if signalled else "over; waiting for its exit record"
+    if controller.state == "FAILED" and not _explained(evidence) and 0 <= age < RECORD_SECONDS:
+        return "over; waiting for its exit record"
     return None
+
+
+def _explained(evidence: Evidence) -> bool:
+    """Whether anything but the bare word of the controller tells of a failure."""
+    signalled = evidence.accounting is not None and evidence.accounting.signal is not None
+    return evidence.record is not None or signalled or bool(evidence.scheduler_log)
 
 
 # --- the end ---------------------------------------------------------------------------------------------------------

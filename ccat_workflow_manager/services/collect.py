@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from uuid import UUID
 
 from ccat_workflow_manager.core import faults
 from ccat_workflow_manager.core.errors import AttemptError, CancelRequested, LeaseLost
 from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.core.judge import cancelled, failed
 from ccat_workflow_manager.core.models import EventNote, Facts, Move, WorkItem
-from ccat_workflow_manager.core.states import Event, Status
-from ccat_workflow_manager.db.reading import Leases, load_items
+from ccat_workflow_manager.core.states import Event
+from ccat_workflow_manager.db.reading import Leases
 from ccat_workflow_manager.db.runs import RunStore
 from ccat_workflow_manager.doorbell import Bell
 from ccat_workflow_manager.execution.exit_check import check_exit_record
@@ -39,11 +38,9 @@ class Collector:
         self._collect(backend_name, items)
         return len(items)
 
-    def collect_items(self, backend_name: str, step_run_ids: Sequence[UUID]) -> None:
-        """Collect those that this worker holds already."""
-        with self._workshop.database.read() as unit:
-            items = load_items(unit, step_run_ids)
-        self._collect(backend_name, [item for item in items if item.status is Status.COLLECTING_RESULTS])
+    def collect_items(self, backend_name: str, items: Sequence[WorkItem]) -> None:
+        """Collect those whose results are in this worker's hands already."""
+        self._collect(backend_name, items)
 
     def _collect(self, backend_name: str, items: Sequence[WorkItem]) -> None:
         if not items:

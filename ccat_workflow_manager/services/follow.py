@@ -11,9 +11,9 @@ from ccat_workflow_manager.core.errors import BackendError
 from ccat_workflow_manager.core.jobs import HPCJobInfo, JobStatus
 from ccat_workflow_manager.core.judge import Verdict, judge
 from ccat_workflow_manager.core.models import EventNote, Lease, Move, RetryPolicy, WorkItem
-from ccat_workflow_manager.core.states import LIVE, Event
+from ccat_workflow_manager.core.states import Event
 from ccat_workflow_manager.db.fleet import FleetStore
-from ccat_workflow_manager.db.reading import live_items, live_items_by_job, load_items
+from ccat_workflow_manager.db.reading import live_items, live_items_by_job
 from ccat_workflow_manager.db.runs import Applied, RunStore
 from ccat_workflow_manager.doorbell import Bell
 from ccat_workflow_manager.execution.exit_record import read_end
@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 PAGE = 1000
 _AT_ONCE = 100
 """Results that the follower collects itself; more are left to all workers."""
-_FOLLOW_SECONDS = 120
+_LEASES = 2
+"""How long a worker that asks for all jobs may be silent before another does so; to ask twice does no harm."""
 _MAY_FAIL = frozenset({JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.UNKNOWN})
 _NO_POLICY = RetryPolicy()
 
@@ -41,27 +42,31 @@ class Follower:
 
     def follow_all(self, backend_name: str) -> None:
         """Ask for every live job of a backend, unless another worker is doing so."""
+        patience = _LEASES * self._workshop.lease_seconds
         with self._workshop.database.begin("commit.take-follow") as unit:
-            mine = FleetStore(unit).take_follow(backend_name, _FOLLOW_SECONDS)
+            mine = FleetStore(unit).take_follow(backend_name, patience)
         if not mine:
             return
         after: UUID | None = None
+        answers = False
         try:
             while True:
                 with self._workshop.database.read() as unit:
                     items = live_items(unit, backend_name, after, PAGE)
-                if not items or not self._look(backend_name, items):
+                answers = not items or self._look(backend_name, items)
+                if not items or not answers:
                     break
                 after = items[-1].step_run_id
+                if len(items) == PAGE:
+                    with self._workshop.database.begin("commit.go-on-following") as unit:
+                        FleetStore(unit).go_on_following(backend_name, patience)
         finally:
             with self._workshop.database.begin("commit.followed") as unit:
-                FleetStore(unit).followed(backend_name)
+                FleetStore(unit).followed(backend_name, answers=answers and after is not None)
 
-    def follow_some(self, backend_name: str, step_run_ids: Sequence[UUID]) -> None:
+    def follow_items(self, backend_name: str, items: Sequence[WorkItem]) -> None:
         """Ask for the jobs of these step runs."""
-        with self._workshop.database.read() as unit:
-            items = load_items(unit, step_run_ids)
-        self._look(backend_name, [item for item in items if item.status in LIVE])
+        self._look(backend_name, items)
 
     def follow_jobs(self, backend_name: str, job_ids: Sequence[str]) -> None:
         """Ask for the jobs that the backend has sent notice of."""
@@ -109,15 +114,16 @@ class Follower:
             )
             for item, info in told
         ]
-        done, collect = self._write(backend, verdicts)
+        done, mine = self._write(backend, verdicts)
         retry = [item for item, _ in verdicts if item.step_run_id in done.refused]
         for item in retry:
             log.debug("news about %s/%s came too late: %s", item.step, item.key, done.refused[item.step_run_id])
         self._clean(backend, verdicts, done)
-        if collect:
-            self._collector.collect_items(backend_name, collect)
+        collect = [item for item, _ in verdicts if item.step_run_id in mine]
+        self._collector.collect_items(backend_name, collect)
 
-    def _write(self, backend: HPCBackend, verdicts: Sequence[tuple[WorkItem, Verdict]]) -> tuple[Applied, list[UUID]]:
+    def _write(self, backend: HPCBackend, verdicts: Sequence[tuple[WorkItem, Verdict]]) -> tuple[Applied, set[UUID]]:
+        """Write it down: what was done, and whose results are now in this worker's hands."""
         ending = [item for item, verdict in verdicts if _succeeds(verdict)]
         mine = {item.step_run_id for item in ending[:_AT_ONCE]} if backend.capabilities.executes else set()
         lease = Lease(self._workshop.worker, self._workshop.lease_seconds)
@@ -137,7 +143,7 @@ class Follower:
             store.note_waits([(i.step_run_id, i.token, v.waiting_for, v.unknown) for i, v in quiet if _is_news(i, v)])
             rest = [item.step_run_id for item in ending if item.step_run_id not in mine]
             unit.after_commit(lambda: self._ring(ending, rest if backend.capabilities.executes else [], done))
-        return done, [each for each in done.applied if each in mine]
+        return done, mine & set(done.applied)
 
     def _ring(self, ending: Sequence[WorkItem], rest: Sequence[UUID], done: Applied) -> None:
         if rest:

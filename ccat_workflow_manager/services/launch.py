@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 from ccat_workflow_manager.core import faults
@@ -22,9 +22,10 @@ from ccat_workflow_manager.core.errors import (
 from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.core.judge import cancelled, failed
 from ccat_workflow_manager.core.models import EventNote, Facts, Move, WorkItem
-from ccat_workflow_manager.core.states import Event
+from ccat_workflow_manager.core.states import CANCELLABLE, Event, Status
 from ccat_workflow_manager.core.substitution import substitute_step
 from ccat_workflow_manager.db.products import Upstream, upstream_of
+from ccat_workflow_manager.db.reading import load_items
 from ccat_workflow_manager.db.runs import RunStore
 from ccat_workflow_manager.doorbell import Bell
 from ccat_workflow_manager.execution.exit_record import wrapped
@@ -48,6 +49,8 @@ class _Batch:
     moves: list[Move] = field(default_factory=list)
     requests: list[tuple[WorkItem, JobRequest]] = field(default_factory=list)
     problem: BackendError | None = None
+    after_trouble: bool = False
+    """The backend could not be used the last time."""
 
 
 class Launcher:
@@ -74,18 +77,19 @@ class Launcher:
 
     def _load(self, backend: HPCBackend, backend_name: str, limit: int) -> _Batch:
         with self._workshop.database.begin("commit.claim") as unit:
-            away = unit.execute(
-                "SELECT 1 FROM backends WHERE name = :name AND problem IS NOT NULL AND retry_at > now()",
+            trouble = unit.execute(
+                "SELECT retry_at > now() FROM backends WHERE name = :name AND problem IS NOT NULL",
                 {"name": backend_name},
             ).first()
-            if away is not None:
+            if trouble is not None and trouble[0]:
                 return _Batch([], {}, {})
             items = RunStore(unit).claim(backend_name, self._workshop.worker, limit, self._workshop.lease_seconds)
             compiled = {
                 spec_id: self._workshop.catalogue.compiled(unit, spec_id)
                 for spec_id in {item.run.spec_id for item in items}
             }
-            return _Batch(items, compiled, upstream_of(unit, items) if backend.capabilities.executes else {})
+            upstream = upstream_of(unit, items) if backend.capabilities.executes else {}
+            return _Batch(items, compiled, upstream, after_trouble=trouble is not None)
 
     # --- act ---------------------------------------------------------------------------------------------------------
 
@@ -192,9 +196,41 @@ class Launcher:
             log.info("launch of %s not recorded: %s", step_run_id, why)
         if batch.problem is not None:
             self._workshop.note_problem(backend_name, batch.problem)
-        submitted = {move.step_run_id for move in batch.moves if move.facts is not None} & set(done.applied)
-        if submitted and (backend.capabilities.notifies or not backend.capabilities.executes):
-            self._follower.follow_some(backend_name, sorted(submitted))
+        elif batch.after_trouble:
+            self._workshop.note_well(backend_name)
+        self._undo(backend, batch, done.refused)
+        if backend.capabilities.notifies or not backend.capabilities.executes:
+            jobs = {move.step_run_id: move.facts.job_id for move in batch.moves if move.facts is not None}
+            submitted = jobs.keys() & set(done.applied)
+            self._follower.follow_items(
+                backend_name,
+                [
+                    replace(item, status=Status.SUBMITTED, job_id=jobs[item.step_run_id], waiting_for=None)
+                    for item in batch.items
+                    if item.step_run_id in submitted
+                ],
+            )
+
+    def _undo(self, backend: HPCBackend, batch: _Batch, refused: Collection[UUID]) -> None:
+        """Stop the jobs that came too late and that nobody else will look for.
+
+        While this worker was silent its step runs may have been cancelled, or have been given another attempt. As long
+        as they are still in the same attempt, whoever has them now finds the job by its name.
+        """
+        jobs = {m.step_run_id: m.facts.job_id for m in batch.moves if m.facts is not None and m.facts.job_id}
+        late = [item for item in batch.items if item.step_run_id in refused and item.step_run_id in jobs]
+        if not late or not backend.capabilities.executes:
+            return
+        with self._workshop.database.read() as unit:
+            now = {item.step_run_id: item for item in load_items(unit, [item.step_run_id for item in late])}
+        orphans = [
+            jobs[item.step_run_id]
+            for item in late
+            if not _is_sought(jobs[item.step_run_id], item, now.get(item.step_run_id))
+        ]
+        if orphans:
+            log.warning("stopping %d jobs that were submitted too late: %s", len(orphans), ", ".join(orphans[:10]))
+            faults.doing("backend.undo", lambda: backend.cancel_many(orphans))
 
     def _submitted(self, item: WorkItem, job_id: str, text: str | None = None) -> Move:
         note = EventNote(Event.JOB_SUBMITTED, self._workshop.worker, text=text)
@@ -215,6 +251,13 @@ class Launcher:
             failed(item, policy, reason, text, actor=worker, jitter=self._workshop.jitter()),
             item.token,
         )
+
+
+def _is_sought(job_id: str, then: WorkItem, now: WorkItem | None) -> bool:
+    """Whether somebody still asks for this job of this attempt."""
+    if now is None or now.attempt != then.attempt or now.cancel_requested:
+        return False
+    return now.job_id == job_id if now.job_id is not None else now.status in CANCELLABLE and now.claims > 0
 
 
 def _request(item: WorkItem, staged: Staged, *, wrap: bool) -> JobRequest:

@@ -191,20 +191,26 @@ class Requests:
     def pause(self, run_ids: Sequence[UUID], *, paused: bool) -> None:
         """Hold back (or let go) what has not been launched yet."""
         self._must_exist("runs", run_ids)
-        with self._database.begin("commit.pause") as unit:
-            unit.execute(
-                "UPDATE runs SET paused = :paused WHERE id = ANY(:ids)", {"paused": paused, "ids": list(run_ids)}
-            )
+
+        def work(unit: UnitOfWork) -> None:
+            # Step runs before runs, as everywhere: locks are taken in one order, or writers wait in a circle.
             rows = unit.execute(
                 "UPDATE step_runs SET held = :paused WHERE id IN (SELECT id FROM step_runs WHERE run_id = ANY(:ids)"
                 " ORDER BY id FOR NO KEY UPDATE) AND held <> :paused RETURNING id, backend, unmet, status",
                 {"paused": paused, "ids": list(run_ids)},
             ).all()
+            unit.execute(
+                "UPDATE runs SET paused = :paused WHERE id IN"
+                " (SELECT id FROM runs WHERE id = ANY(:ids) ORDER BY id FOR NO KEY UPDATE)",
+                {"paused": paused, "ids": list(run_ids)},
+            )
             ready: dict[str, list[UUID]] = {}
             for step_run_id, backend, unmet, status in rows:
                 if not paused and unmet == 0 and status == "PENDING":
                     ready.setdefault(backend, []).append(step_run_id)
             unit.after_commit(lambda: self._doorbell.ring_all(Bell.LAUNCH, ready))
+
+        self._database.transact("commit.pause", work)
 
     def _must_exist(self, table: str, ids: Sequence[UUID]) -> dict[UUID, UUID]:
         column = "id" if table == "runs" else "run_id"

@@ -128,6 +128,8 @@ def _jobs(unit: UnitOfWork, backends: Mapping[str, HPCBackend]) -> Iterator[str]
         f" WHERE s.status IN ({_ENDED}) OR a.number < s.attempt"
     ).all()
     for name, backend in backends.items():
+        if not backend.capabilities.executes:
+            continue  # nothing runs there that could go on
         known = {job_id: job_name(step_run_id, n) for where, job_id, step_run_id, n in rows if where == name and job_id}
         names = [job_name(step_run_id, n) for where, job_id, step_run_id, n in rows if where == name and not job_id]
         try:

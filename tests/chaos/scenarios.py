@@ -116,8 +116,6 @@ SCENARIOS = (
     Scenario("left results", complete, _COMPLETED, _worker("commit.collected", "before", Action.CRASH)),
     Scenario("away", complete, _COMPLETED, _worker("backend.submit", "before", Action.TIMEOUT)),
     Scenario("silent", complete, _COMPLETED, _worker("backend.status", "before", Action.TIMEOUT)),
-    Scenario(
-        "cancel after crash", cancel, frozenset({"CANCELLED"}), _worker("backend.submit", "after", Action.CRASH)
-    ),
+    Scenario("cancel after crash", cancel, frozenset({"CANCELLED"}), _worker("backend.submit", "after", Action.CRASH)),
     Scenario("sign off", sign_off, _COMPLETED),
 )

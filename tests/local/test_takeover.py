@@ -173,7 +173,8 @@ def test_the_machine_was_started_anew(site: Site) -> None:
 
     def killed() -> bool:
         pids = process_tree.marked(ran, process_tree.table())
-        process_tree.send(signal.SIGKILL, pids)
+        # The script first, lest it writes down how its command ended.
+        process_tree.send(signal.SIGKILL, sorted(pids))
         return not pids
 
     wait_until(killed, what="the job to be gone")

@@ -44,7 +44,9 @@ def cgroups() -> bool:
 class Cluster:
     """The daemons of one cluster and how to talk to it."""
 
-    def __init__(self, reaper: Reaper, *, nodes: int = NODES, accounting: bool = True, extra: Sequence[str] = ()) -> None:
+    def __init__(
+        self, reaper: Reaper, *, nodes: int = NODES, accounting: bool = True, extra: Sequence[str] = ()
+    ) -> None:
         # The paths of sockets must be short.
         self.directory = Path(tempfile.mkdtemp(prefix="ccat-wm-slurm-"))
         self.nodes = [f"n{number}" for number in range(1, nodes + 1)]
@@ -131,7 +133,7 @@ class Cluster:
         kill_marked(self._mark)
         for controller in _CGROUPS.iterdir() if cgroups() else ():
             for node in self.nodes:
-                _remove_cgroup(controller / f"slurm_{self._group(node)}")
+                _remove_cgroup(controller / f"slurm_{node}")
         shutil.rmtree(self.directory, ignore_errors=True)
 
     # --- inside ------------------------------------------------------------------------------------------------------
@@ -160,7 +162,8 @@ class Cluster:
             return [
                 "mariadbd", "--no-defaults", f"--datadir={at}/db", f"--socket={at}/db.sock", f"--pid-file={at}/db.pid",
                 "--bind-address=127.0.0.1", f"--port={self._ports[0]}", f"--user={_me()}", "--skip-name-resolve",
-                "--skip-log-bin", "--performance-schema=OFF", "--innodb-buffer-pool-size=32M", "--innodb-log-file-size=32M",
+                "--skip-log-bin", "--performance-schema=OFF", "--innodb-buffer-pool-size=32M",
+                "--innodb-log-file-size=32M",
                 "--innodb-lock-wait-timeout=900", "--innodb-flush-log-at-trx-commit=0", "--innodb-doublewrite=0",
                 f"--init-file={at}/db-init.sql",
             ]  # fmt: skip
@@ -172,8 +175,8 @@ class Cluster:
         if (self.directory / "db" / "mysql").exists():
             return
         subprocess.run(
-            ["mariadb-install-db", "--no-defaults", f"--datadir={self.directory}/db", f"--user={_me()}", "--skip-test-db",
-             "--skip-name-resolve", "--auth-root-authentication-method=normal"],
+            ["mariadb-install-db", "--no-defaults", f"--datadir={self.directory}/db", f"--user={_me()}",
+             "--skip-test-db", "--skip-name-resolve", "--auth-root-authentication-method=normal"],
             env=self.environment, check=True, capture_output=True, timeout=60,
         )  # fmt: skip
 
@@ -188,9 +191,6 @@ class Cluster:
             env=self.environment, capture_output=True, text=True, timeout=60,
         )  # fmt: skip
         return len(done.stdout.split()) >= len(self.nodes)
-
-    def _group(self, node: str) -> str:
-        return node
 
     def _configure(self, extra: Sequence[str]) -> None:
         at = self.directory

@@ -1,0 +1,415 @@
+"""The doer that all schedulers with a command line share: writes down, submits, follows, cancels, reads logs.
+
+What differs between schedulers is text: the hooks below say which command to run and what its answer means; all but
+those that "ask" are pure.
+
+`state_dir` should be on a filesystem that all workers of the backend share: what one of them has submitted is found
+there by the others, and the budget of calls is kept there for all of them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import time
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from ccat_workflow_manager import shell
+from ccat_workflow_manager.core.errors import BackendConfused, BackendError, BackendRejected, BackendUnavailable
+from ccat_workflow_manager.core.failures import FailureReason
+from ccat_workflow_manager.core.job_script import JobFiles, render_job_script
+from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo
+from ccat_workflow_manager.core.models import Resources
+from ccat_workflow_manager.hpc.base import HPCBackend, JobRequest, LogStream
+from ccat_workflow_manager.hpc.batch_calls import CallBudget, Refusal, SchedulerCommands
+from ccat_workflow_manager.hpc.batch_script import claim_file, scheduler_log
+from ccat_workflow_manager.hpc.batch_store import Member, Submission, SubmissionStore, array_name
+from ccat_workflow_manager.hpc.exit_info import info_of
+from ccat_workflow_manager.hpc.local_script import write_script
+from ccat_workflow_manager.hpc.log_files import last_lines, read_end
+
+COMMAND_SECONDS = 60.0
+"""A dead authentication service keeps a command for most of a minute."""
+SETTLE_SECONDS = 15.0
+"""After a submit command has ended without an answer, the scheduler may still take the job for this long."""
+AT_ONCE = 4
+"""Submit commands at the same time; more make a scheduler slower."""
+_LOG_BYTES = 4096
+_JOB_NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}"
+
+
+@dataclass(frozen=True, slots=True)
+class JobKey:
+    """What a job id says: the number at the scheduler, the place in its array, and the name, which is unique for ever.
+
+    Schedulers give a number again some day; with the name it is one job.
+    """
+
+    number: str
+    index: int | None
+    job_name: str
+
+
+@dataclass(slots=True)
+class _Away:
+    """The first error of one `submit_many` that stands for all the rest."""
+
+    error: BackendUnavailable | None = field(default=None)
+
+
+class BatchBackend(HPCBackend):
+    """Everything but the text."""
+
+    submit_seconds = 2 * COMMAND_SECONDS + SETTLE_SECONDS
+    number_pattern: ClassVar[str] = r"\d{1,12}"
+
+    def __init__(
+        self,
+        *,
+        state_dir: str | os.PathLike[str] | None,
+        calls_per_minute: int,
+        environment: Mapping[str, str],
+    ) -> None:
+        default = Path(tempfile.gettempdir(), f"ccat-wm-{os.geteuid()}", self.name)
+        self._store = SubmissionStore(Path(state_dir) if state_dir is not None else default)
+        budget = CallBudget(self._store.directory, calls_per_minute)
+        self._commands = SchedulerCommands(self.name, budget, environment, COMMAND_SECONDS)
+        self._id = re.compile(rf"({self.number_pattern})(?:_(\d{{1,9}}))?:({_JOB_NAME})")
+        try:
+            self._store.prepare()
+        except OSError as error:
+            raise BackendUnavailable(f"{self._store.directory} cannot be used: {error}", backend=self.name) from error
+
+    # --- hooks: the text ---------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _options(self, request: JobRequest) -> tuple[str, ...]:
+        """What a job asks for; jobs with the same options may become one array. Raises ValueError if it cannot be."""
+
+    @abstractmethod
+    def _submit_command(
+        self, submission: Submission, options: Sequence[str], output: str
+    ) -> tuple[Sequence[str], bytes]:
+        """The command and the script that it is given. `output` is a file, or for an array a directory of them."""
+
+    @abstractmethod
+    def _number(self, printed: str) -> str:
+        """The number of the job, from what the submit command printed. Raises ValueError."""
+
+    @abstractmethod
+    def _refusal(self, returncode: int, words: str) -> Refusal:
+        """What it means that the submit command failed."""
+
+    @abstractmethod
+    def _largest_array(self) -> int:
+        """Ask how many tasks an array may have."""
+
+    @abstractmethod
+    def _numbers_of(self, name: str, tried_at: float | None) -> Sequence[str]:
+        """Ask for the numbers of the jobs of this name, oldest first.
+
+        With `tried_at` a submission of this name was tried then: every witness is to be asked.
+        """
+
+    @abstractmethod
+    def _observe(self, jobs: Sequence[JobKey]) -> Mapping[JobKey, HPCJobInfo]:
+        """Ask for the states of these jobs."""
+
+    @abstractmethod
+    def _stop(self, jobs: Sequence[JobKey]) -> None:
+        """Ask the scheduler to stop these."""
+
+    # --- submitting --------------------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        *,
+        execution_command: Sequence[str],
+        image_ref: str | None,
+        sif_path: str | None,
+        input_dir: str,
+        output_dir: str,
+        workspace_dir: str,
+        manifest_path: str,
+        resource_requirements: Resources,
+        environment_variables: Mapping[str, str],
+        job_name: str,
+    ) -> str:
+        request = JobRequest(
+            execution_command=execution_command,
+            image_ref=image_ref,
+            sif_path=sif_path,
+            input_dir=input_dir,
+            output_dir=output_dir,
+            workspace_dir=workspace_dir,
+            manifest_path=manifest_path,
+            resource_requirements=resource_requirements,
+            environment_variables=environment_variables,
+            job_name=job_name,
+        )
+        [result] = self.submit_many([request])
+        if isinstance(result, BackendError):
+            raise result
+        return result
+
+    def submit_many(self, requests: Sequence[JobRequest]) -> list[str | BackendError]:
+        results: dict[str, str | BackendError] = {}
+        alike: dict[tuple[str, ...], list[Member]] = {}
+        for request in requests:
+            try:
+                adopted = self.find_tried(request.job_name)
+                if adopted is not None:
+                    results[request.job_name] = adopted
+                else:
+                    alike.setdefault(self._prepare(request), []).append(Member(request.job_name, request.workspace_dir))
+            except BackendError as error:
+                results[request.job_name] = error
+        away = _Away()
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            tasks = [
+                pool.submit(self._hand_over, options, members, away)
+                for options, all_members in alike.items()
+                for members in self._chunks(all_members)
+            ]
+            for task in tasks:
+                results |= task.result()
+        return [results[request.job_name] for request in requests]
+
+    def _prepare(self, request: JobRequest) -> tuple[str, ...]:
+        """Write the job script; the options of the job. Raises BackendRejected."""
+        member = Member(request.job_name, request.workspace_dir)
+        try:
+            options = self._options(request)
+            script = render_job_script(
+                request.execution_command,
+                environment=request.environment_variables,
+                cwd=request.workspace_dir,
+                files=member.files,
+            )
+            write_script(member.files, script.encode("utf-8", "surrogateescape"))
+        except ValueError as error:
+            raise BackendRejected(f"{self.name} cannot take this job: {error}", backend=self.name) from error
+        except OSError as error:
+            text = f"the job script cannot be written: {error.strerror}: {error.filename}"
+            raise BackendRejected(text, backend=self.name, reason=FailureReason.STAGING_FAILED) from error
+        return options
+
+    def _chunks(self, members: Sequence[Member]) -> list[Sequence[Member]]:
+        if len(members) == 1:
+            return [members]
+        try:
+            size = self._largest_array()
+        except BackendError:
+            # Submitting will say so as well, and to each of them.
+            size = len(members)
+        return [members[start : start + size] for start in range(0, len(members), max(1, size))]
+
+    def _hand_over(
+        self, options: tuple[str, ...], members: Sequence[Member], away: _Away
+    ) -> dict[str, str | BackendError]:
+        """Submit alike jobs, as one array if they are more than one."""
+        if away.error is not None:
+            return {member.job_name: away.error for member in members}
+        now = time.time()
+        array = len(members) > 1
+        submission = Submission(
+            name=array_name([member.job_name for member in members]) if array else members[0].job_name,
+            array=array,
+            members=tuple(members),
+            tried_at=now,
+            settled_at=now + COMMAND_SECONDS + SETTLE_SECONDS,
+        )
+        try:
+            done = self._submitted(submission, options)
+        except BackendRejected as error:
+            return dict.fromkeys((member.job_name for member in members), error)
+        except (_LimitReached, BackendUnavailable, BackendConfused) as error:
+            if isinstance(error, _LimitReached) and array:
+                # A part of it may still have room.
+                half = len(members) // 2
+                first = self._hand_over(options, members[:half], away)
+                return first | self._hand_over(options, members[half:], away)
+            away.error = BackendUnavailable(
+                error.message, backend=self.name, command=error.command, output_tail=error.output_tail
+            )
+            return dict.fromkeys((member.job_name for member in members), away.error)
+        ids = {member.job_name: done.job_id(index) for index, member in enumerate(members)}
+        return {name: job_id for name, job_id in ids.items() if job_id is not None}
+
+    def _submitted(self, submission: Submission, options: Sequence[str]) -> Submission:
+        """Run the submit command once. Raises what the scheduler meant by its refusal."""
+        try:
+            argv, script = self._submit_command(submission, options, _output(submission))
+            self._store.add(submission)
+        except OSError as error:
+            text = f"the job cannot be written down: {error.strerror}: {error.filename}"
+            raise BackendUnavailable(text, backend=self.name) from error
+        try:
+            done = self._commands.run(argv, looking=False, script=script)
+        except shell.CommandTimeout as error:
+            return self._look_up(submission, error.message)
+        except BackendUnavailable:
+            # It was never started.
+            self._store.drop(submission)
+            raise
+        words = " ".join((done.stderr.strip() or done.stdout.strip()).split())[-500:] or "it said nothing"
+        if done.returncode == 0:
+            try:
+                return self._store.numbered(submission, self._number(done.stdout))
+            except ValueError as error:
+                return self._look_up(submission, f"its answer cannot be read: {error}: {done.output_tail!r}")
+        verdict = self._refusal(done.returncode, words)
+        if verdict is Refusal.UNSURE:
+            return self._look_up(submission, words)
+        self._store.drop(submission)
+        kind = BackendRejected if verdict is Refusal.NEVER else _LimitReached
+        text = f"{self.name} does not take this job{'' if kind is BackendRejected else ' now'}: {words}"
+        raise kind(text, backend=self.name, command=argv, output_tail=done.output_tail)
+
+    def _look_up(self, submission: Submission, words: str) -> Submission:
+        """The submit command failed in a way that leaves open whether the scheduler has taken the job."""
+        self._store.unsure(submission, time.time() + SETTLE_SECONDS)
+        numbers = self._numbers_of(submission.name, submission.tried_at)
+        if numbers:
+            return self._store.numbered(submission, numbers[0])
+        text = f"{self.name} gave no number for the job, which is looked for again before the next try: {words}"
+        raise BackendUnavailable(text, backend=self.name)
+
+    # --- finding -----------------------------------------------------------------------------------------------------
+
+    def find(self, job_name: str) -> str | None:
+        if not re.fullmatch(_JOB_NAME, job_name):
+            return None
+        found = self.find_tried(job_name)
+        if found is not None:
+            return found
+        numbers = self._numbers_of(job_name, None)
+        return f"{numbers[0]}:{job_name}" if numbers else None
+
+    def find_tried(self, job_name: str) -> str | None:
+        """The id of a job that was submitted, or perhaps was. None: it was not, for certain.
+
+        Raises BackendUnavailable while that cannot be known.
+        """
+        known = self._known(job_name)
+        if known is None:
+            return None
+        submission, index = known
+        if submission.number is None:
+            numbers = self._numbers_of(submission.name, submission.tried_at) or _claimed(submission, index)
+            if not numbers:
+                if time.time() < submission.settled_at:
+                    text = f"whether {self.name} has taken the job {job_name} is not known yet"
+                    raise BackendUnavailable(text, backend=self.name)
+                self._store.drop(submission)
+                return None
+            submission = self._store.numbered(submission, numbers[0])
+        return submission.job_id(index)
+
+    def _known(self, job_name: str) -> tuple[Submission, int] | None:
+        try:
+            return self._store.of_job(job_name)
+        except (OSError, ValueError, TypeError) as error:
+            text = f"what was submitted cannot be read in {self._store.directory}: {error}"
+            raise BackendUnavailable(text, backend=self.name) from error
+
+    # --- following ---------------------------------------------------------------------------------------------------
+
+    def get_status(self, job_id: str) -> HPCJobInfo:
+        return self.get_statuses([job_id])[job_id]
+
+    def get_statuses(self, job_ids: Sequence[str]) -> dict[str, HPCJobInfo]:
+        keys = {job_id: key for job_id in job_ids if (key := self._key(job_id)) is not None}
+        infos = self._observe(list(keys.values())) if keys else {}
+        return {job_id: infos.get(keys[job_id], UNKNOWN) if job_id in keys else UNKNOWN for job_id in job_ids}
+
+    def _key(self, job_id: str) -> JobKey | None:
+        match = self._id.fullmatch(job_id)
+        return JobKey(match[1], int(match[2]) if match[2] is not None else None, match[3]) if match else None
+
+    def _member(self, key: JobKey) -> Member | None:
+        known = self._known(key.job_name)
+        return known[0].members[known[1]] if known is not None else None
+
+    def _recorded(self, member: Member) -> HPCJobInfo | None:
+        """What the exit record says, if there is one."""
+        try:
+            text = Path(member.files.record).read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            text = f"the exit record of {member.job_name} cannot be read: {error.strerror}"
+            raise BackendUnavailable(text, backend=self.name) from error
+        return info_of(text, None)
+
+    @staticmethod
+    def _scheduler_words(member: Member) -> str:
+        """The end of what the scheduler itself has written about a job."""
+        with suppress(OSError):
+            return read_end(scheduler_log(member), _LOG_BYTES)
+        return ""
+
+    # --- stopping, forgetting, logs ----------------------------------------------------------------------------------
+
+    def cancel(self, job_id: str) -> None:
+        self.cancel_many([job_id])
+
+    def cancel_many(self, job_ids: Sequence[str]) -> None:
+        keys = [key for job_id in job_ids if (key := self._key(job_id)) is not None]
+        if keys:
+            self._stop(keys)
+
+    def cleanup(self, job_id: str) -> None:
+        self.cleanup_many([job_id])
+
+    def cleanup_many(self, job_ids: Sequence[str]) -> None:
+        try:
+            for job_id in job_ids:
+                if (key := self._key(job_id)) is not None:
+                    self._store.forget(key.job_name)
+        except OSError as error:
+            raise BackendUnavailable(f"cannot forget jobs: {error}", backend=self.name) from error
+
+    def get_logs(self, job_id: str) -> str:
+        files = self._files(job_id)
+        return "" if files is None else read_end(files.stdout) + read_end(files.stderr)
+
+    def tail_logs(self, job_id: str, *, stream: LogStream = "stdout", lines: int = 200) -> str:
+        files = self._files(job_id)
+        return "" if files is None else last_lines(files.stderr if stream == "stderr" else files.stdout, lines)
+
+    def _files(self, job_id: str) -> JobFiles | None:
+        key = self._key(job_id)
+        member = self._member(key) if key is not None else None
+        return member.files if member is not None else None
+
+
+class _LimitReached(BackendUnavailable):
+    """A limit of the site is reached; the job was not taken and has to wait."""
+
+
+def _claimed(submission: Submission, index: int) -> list[str]:
+    """The number of the job that has started the attempt, though nobody else may remember it."""
+    with suppress(OSError):
+        number = Path(claim_file(submission.members[index])).read_text(encoding="utf-8").strip()
+        return [number] if number else []
+    return []
+
+
+def _output(submission: Submission) -> str:
+    """Where the scheduler is to write: a file, or for an array a directory with a link for each of its tasks."""
+    if not submission.array:
+        return scheduler_log(submission.members[0])
+    directory = Path(submission.members[0].files.script).parent / f"{submission.name}.logs"
+    directory.mkdir(exist_ok=True)
+    for index, member in enumerate(submission.members):
+        with suppress(FileExistsError):
+            os.symlink(scheduler_log(member), directory / str(index))
+    return str(directory)
