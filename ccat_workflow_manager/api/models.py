@@ -305,8 +305,6 @@ class Worker(_Shape):
     seen_at: Time
     last_completed_at: Time | None
     completed: int
-    busy_with: str | None
-    busy_since: Time | None
 
 
 class RecentCounts(_Shape):

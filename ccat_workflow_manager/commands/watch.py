@@ -32,8 +32,10 @@ _SHARE_OF_THE_TIME = 5
 """A question that takes long (a run of many thousand step runs) is asked accordingly less often."""
 _BAR_WIDTH = 28
 _NAMED = 5
+_WAITING = frozenset({Status.PENDING, Status.SUBMITTED})
 _WORDS = (
-    ("running", ACTIVE),
+    ("running", ACTIVE - {Status.SUBMITTED}),
+    ("queued", {Status.SUBMITTED}),
     ("failed", {Status.FAILED}),
     ("cancelled", {Status.CANCELLED}),
     ("skipped", {Status.SKIPPED}),
@@ -70,7 +72,7 @@ class StepView:
 
     @property
     def words(self) -> str:
-        """`2 running, 1 waiting`; what is completed shows in the bar."""
+        """`2 running, 9 queued, 1 waiting`; what is completed shows in the bar."""
         numbers = ((sum(self.counts.get(status, 0) for status in statuses), word) for word, statuses in _WORDS)
         return ", ".join(f"{number} {word}" for number, word in numbers if number)
 
@@ -78,7 +80,7 @@ class StepView:
     def wait(self) -> str:
         """What most of those that wait are waiting for."""
         reasons = Counter(
-            each["waiting_for"] for each in self.step_runs if each["status"] == Status.PENDING and each["waiting_for"]
+            each["waiting_for"] for each in self.step_runs if each["status"] in _WAITING and each["waiting_for"]
         )
         return plain(reasons.most_common(1)[0][0]) if reasons else ""
 
@@ -211,8 +213,7 @@ def label(step_run: StepRun) -> str:
 
 
 def _failure(step_run: StepRun) -> str:
-    ending = f" (exit code {step_run['exit_code']})" if step_run["exit_code"] else ""
-    return f"{label(step_run)} failed: {plain(step_run['reason_text'] or step_run['reason'])}{ending}"
+    return f"{label(step_run)} failed: {plain(step_run['reason_text'] or step_run['reason'])}"
 
 
 # --- the bill --------------------------------------------------------------------------------------------------------

@@ -41,16 +41,15 @@ class FleetStore:
             {"id": worker, "host": host, "pid": pid, "backends": list(backends)},
         )
 
-    def seen(self, worker: str, *, busy_with: str | None = None, completed: int = 0) -> bool:
+    def seen(self, worker: str, *, completed: int = 0) -> bool:
         """The main loop of a worker is alive; False if its row is gone and it has to register again."""
         found = self.unit.execute(
             """
-            UPDATE workers SET seen_at = now(), completed = completed + :completed, busy_with = :busy,
-              busy_since = CASE WHEN :busy IS NULL THEN NULL WHEN busy_with = :busy THEN busy_since ELSE now() END,
+            UPDATE workers SET seen_at = now(), completed = completed + :completed,
               last_completed_at = CASE WHEN :completed > 0 THEN now() ELSE last_completed_at END
             WHERE id = :id
-            """.replace(":busy", "CAST(:busy AS text)"),
-            {"id": worker, "busy": busy_with, "completed": completed},
+            """,
+            {"id": worker, "completed": completed},
         )
         return found.rowcount == 1
 
@@ -80,10 +79,10 @@ class FleetStore:
         )
 
     def well(self, backend: str) -> None:
-        """The backend answered."""
+        """The backend answered, and not only to another question than the one it has just failed to answer."""
         self.unit.execute(
             "UPDATE backends SET problem = NULL, problem_since = NULL, retry_at = NULL"
-            " WHERE name = :name AND problem IS NOT NULL",
+            " WHERE name = :name AND problem IS NOT NULL AND retry_at <= now()",
             {"name": backend},
         )
 

@@ -63,7 +63,7 @@ class PipelineStore:
                 return newest, False
         self.unit.execute(
             "INSERT INTO specs (id, pipeline_id, name, version, content, content_hash)"
-            " VALUES (:id, :pipeline, :name, :version, CAST(:content AS jsonb), :hash)",
+            " VALUES (:id, :pipeline, :name, :version, CAST(:content AS json), :hash)",
             {
                 "id": new_id(),
                 "pipeline": pipeline_id,
@@ -83,7 +83,7 @@ class PipelineStore:
         """Keep an inline definition, once for each content."""
         parameters = {"id": new_id(), "name": name, "content": json.dumps(content), "hash": content_hash}
         row = self.unit.execute(
-            "INSERT INTO specs (id, name, content, content_hash) VALUES (:id, :name, CAST(:content AS jsonb), :hash)"
+            "INSERT INTO specs (id, name, content, content_hash) VALUES (:id, :name, CAST(:content AS json), :hash)"
             " ON CONFLICT (content_hash) WHERE pipeline_id IS NULL DO NOTHING RETURNING id",
             parameters,
         ).first()

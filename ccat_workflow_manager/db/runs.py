@@ -159,7 +159,7 @@ class RunStore:
               SELECT s.id, n.reason, n.unknown FROM step_runs s
               JOIN unnest(CAST(:ids AS uuid[]), CAST(:tokens AS bigint[]), CAST(:reasons AS text[]),
                 CAST(:unknown AS boolean[])) AS n(id, token, reason, unknown) ON n.id = s.id AND n.token = s.token
-              ORDER BY s.id FOR NO KEY UPDATE OF s
+              WHERE s.finished_at IS NULL ORDER BY s.id FOR NO KEY UPDATE OF s
             ) n WHERE s.id = n.id
             """,
             {"ids": list(ids), "tokens": list(tokens), "reasons": list(reasons), "unknown": list(unknown)},

@@ -29,7 +29,7 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSON, JSONB
 
 from ccat_workflow_manager.core.states import ACTIVE, CANCELLABLE, FINISHED, LEASED, LIVE, Status
 
@@ -86,14 +86,17 @@ specs = Table(
     Column("pipeline_id", Uuid, ForeignKey("pipelines.id")),
     Column("name", Text, nullable=False),
     Column("version", Integer),
-    Column("content", JSONB, nullable=False),
+    Column("content", JSON, nullable=False),
     Column("content_hash", Text, nullable=False),
     Column("created_at", _TIME, nullable=False, server_default=_NOW),
     CheckConstraint("(pipeline_id IS NULL) = (version IS NULL)", name="version_of_a_pipeline"),
     UniqueConstraint("pipeline_id", "version"),
     Index("uq_specs_inline_content_hash", "content_hash", unique=True, postgresql_where=text("pipeline_id IS NULL")),
 )
-"""Immutable definitions: the versions of registered pipelines, and inline ones (no pipeline, no version)."""
+"""Immutable definitions: the versions of registered pipelines, and inline ones (no pipeline, no version).
+
+The content is `json`, which keeps the order of its keys: people read it again.
+"""
 
 runs = Table(
     "runs",
@@ -299,8 +302,6 @@ workers = Table(
     Column("seen_at", _TIME, nullable=False, server_default=_NOW),
     Column("last_completed_at", _TIME),
     Column("completed", BigInteger, nullable=False, server_default=text("0")),
-    Column("busy_with", Text),
-    Column("busy_since", _TIME),
 )
 """One row per living worker, written by its main loop between two pieces of work."""
 

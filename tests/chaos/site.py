@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -104,7 +103,7 @@ class Site:
         self.redis = redis.Redis.from_url(self.settings.redis_url)
         self.context = Context(self.settings, backends=(self.backend,))
         # A backend that was away is asked again soon, so that the many small cases do not take hours.
-        context_module._RETRY_BACKEND_SECONDS = _RETRY_BACKEND_SECONDS  # type: ignore[misc,assignment]
+        context_module._RETRY_BACKEND_SECONDS = _RETRY_BACKEND_SECONDS  # type: ignore[assignment]
 
     # --- processes ---------------------------------------------------------------------------------------------------
 
@@ -144,7 +143,7 @@ class Site:
         try:
             process.work()
         except (WorkflowError, SystemExit) as error:
-            logging.getLogger(__name__).error("%s ended: %s", process.name, error)  # noqa: TRY400  the child's last word
+            logging.getLogger(__name__).error("%s ended: %s", process.name, error)
             return 3
         finally:
             sys.stderr.flush()
@@ -159,6 +158,10 @@ class Site:
             return httpx.get(f"http://127.0.0.1:{self.port}/readyz", timeout=5).status_code == 200
         except httpx.TransportError:
             return False
+
+    def log(self) -> str:
+        """The last lines of all processes."""
+        return "\n".join(self.log_file.read_text(errors="replace").splitlines()[-40:])
 
     def close(self) -> None:
         for process in self._processes:
@@ -286,8 +289,4 @@ class Site:
 
     def _keys(self) -> dict[str, int]:
         keys = [key.decode() for key in self.redis.scan_iter()]
-        return {key: int(self.redis.ttl(key)) for key in keys}
-
-
-def as_json(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"))
+        return {key: int(str(self.redis.ttl(key))) for key in keys}

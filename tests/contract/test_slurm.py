@@ -48,8 +48,8 @@ class SlurmHarness(BackendHarness):
         """The backend's commands are told of a controller that is not there."""
         assert self.cluster is not None
         nobody = self.cluster.conf.with_name("nobody.conf")
-        lines = self.cluster.conf.read_text().splitlines()
-        nobody.write_text("\n".join("SlurmctldPort=1" if line.startswith("SlurmctldPort=") else line for line in lines))
+        lines = [line for line in self.cluster.conf.read_text().splitlines() if not line.startswith("SlurmctldPort=")]
+        nobody.write_text("\n".join([*lines, "SlurmctldPort=1", "MessageTimeout=2"]))
         assert isinstance(self.backend, SlurmBackend)
         commands = self.backend._commands
         with mock.patch.object(commands, "_environment", {**commands._environment, "SLURM_CONF": str(nobody)}):
@@ -67,6 +67,34 @@ class SlurmHarness(BackendHarness):
             yield
 
 
+def slurm_harness(cluster: Cluster, workdir: Path) -> SlurmHarness:
+    """A backend of its own on the cluster."""
+    config: dict[str, Any] = {
+        "state_dir": str(workdir / "state"),
+        "conf": str(cluster.conf),
+        "calls_per_minute": 100_000,
+        "poll_seconds": 0,
+    }
+    harness = SlurmHarness(
+        create=partial(SlurmBackend, **config),
+        workdir=workdir,
+        factory="ccat_workflow_manager.hpc.slurm:SlurmBackend",
+        config=config,
+        shortest_time_hours=1 / 60,
+        jobs_run_here=cgroups(),
+        cluster=cluster,
+    )
+    ordinary = harness.resources
+    harness.refused = [
+        replace(ordinary, partition="no-such-partition"),
+        replace(ordinary, memory_gb=10_000_000),
+        replace(ordinary, gpu=1),
+        replace(ordinary, extra={"export": "ALL"}),
+        replace(ordinary, extra={"qos": "two\nlines"}),
+    ]
+    return harness
+
+
 class TestSlurm(BackendContract):
     not_claimed = frozenset({"ends_are_notified", *(() if cgroups() else ("cancel_kills_the_whole_tree",))})
     cluster: ClassVar[Cluster]
@@ -76,27 +104,4 @@ class TestSlurm(BackendContract):
         type(self).cluster = slurm_cluster
 
     def make_harness(self, workdir: Path) -> BackendHarness:
-        config: dict[str, Any] = {
-            "state_dir": str(workdir / "state"),
-            "conf": str(self.cluster.conf),
-            "calls_per_minute": 100_000,
-            "poll_seconds": 0,
-        }
-        harness = SlurmHarness(
-            create=partial(SlurmBackend, **config),
-            workdir=workdir,
-            factory="ccat_workflow_manager.hpc.slurm:SlurmBackend",
-            config=config,
-            shortest_time_hours=1 / 60,
-            jobs_run_here=cgroups(),
-            cluster=self.cluster,
-        )
-        ordinary = harness.resources
-        harness.refused = [
-            replace(ordinary, partition="no-such-partition"),
-            replace(ordinary, memory_gb=10_000_000),
-            replace(ordinary, gpu=1),
-            replace(ordinary, extra={"export": "ALL"}),
-            replace(ordinary, extra={"qos": "two\nlines"}),
-        ]
-        return harness
+        return slurm_harness(self.cluster, workdir)

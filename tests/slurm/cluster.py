@@ -2,7 +2,7 @@
 
 Nothing outside of the directory is used or written but the installed programs (and control groups of its own, where the
 machine lets us make some). Each daemon can be killed and started again by its name: `munged`, `mariadbd`, `slurmdbd`,
-`slurmctld`, `n1` ... `n4`.
+`slurmctld`, or the name of a node.
 """
 
 from __future__ import annotations
@@ -49,13 +49,14 @@ class Cluster:
     ) -> None:
         # The paths of sockets must be short.
         self.directory = Path(tempfile.mkdtemp(prefix="ccat-wm-slurm-"))
-        self.nodes = [f"n{number}" for number in range(1, nodes + 1)]
         self.accounting = accounting
         self.conf = self.directory / "slurm.conf"
         self._mark = f"SLURM_CONF={self.conf}"
         self._reaper = reaper
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
         self._ports = _free_ports(3 + nodes)
+        # Control groups bear the names of nodes: those of two clusters must differ.
+        self.nodes = [f"p{self._ports[0]}n{number}" for number in range(1, nodes + 1)]
         reaper.kill_marked(self._mark)
         reaper.remove(self.directory)
         for name in ("state", "spool", "db", "log", "munge"):
@@ -286,7 +287,7 @@ NodeName=DEFAULT CPUs={CPUS} RealMemory={MEGABYTES} State=UNKNOWN
 {nodes}
 PartitionName=main Nodes={all_nodes} Default=YES MaxTime=INFINITE DefaultTime=60 PreemptMode=OFF State=UP
 PartitionName=short Nodes={all_nodes} MaxTime=2 DefaultTime=1 PreemptMode=OFF State=UP
-PartitionName=one Nodes=n1 MaxTime=INFINITE PreemptMode=OFF State=UP
+PartitionName=one Nodes={self.nodes[0]} MaxTime=INFINITE PreemptMode=OFF State=UP
 PartitionName=low Nodes={all_nodes} PriorityTier=1 PreemptMode=CANCEL State=UP
 PartitionName=high Nodes={all_nodes} PriorityTier=10 State=UP"""
 

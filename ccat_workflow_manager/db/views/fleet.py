@@ -17,8 +17,7 @@ _RECENT = 10
 
 _WORKERS = f"""
 SELECT x.id, row_to_json(x)::text FROM (
-  SELECT w.id, w.host, w.pid, w.backends, {times("w", "started_at", "seen_at", "last_completed_at")}, w.completed,
-    w.busy_with, {times("w", "busy_since")}
+  SELECT w.id, w.host, w.pid, w.backends, {times("w", "started_at", "seen_at", "last_completed_at")}, w.completed
   FROM workers w WHERE CAST(:after AS text) IS NULL OR w.id > :after ORDER BY w.id LIMIT :limit
 ) x
 """

@@ -47,8 +47,6 @@ TABLES = (
         seen_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
         last_completed_at TIMESTAMP WITH TIME ZONE,
         completed BIGINT DEFAULT 0 NOT NULL,
-        busy_with TEXT,
-        busy_since TIMESTAMP WITH TIME ZONE,
         CONSTRAINT pk_workers PRIMARY KEY (id)
     )
     """,
@@ -58,7 +56,7 @@ TABLES = (
         pipeline_id UUID,
         name TEXT NOT NULL,
         version INTEGER,
-        content JSONB NOT NULL,
+        content JSON NOT NULL,
         content_hash TEXT NOT NULL,
         created_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
         CONSTRAINT pk_specs PRIMARY KEY (id),

@@ -1,0 +1,99 @@
+"""The whole matrix: every fault point x every backend that is here. `make chaos`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from tests.chaos.matrix import ROWS, Outcome, Row, cases, explore, survive
+from tests.chaos.report import PAGE, page_with, table
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--row", choices=[row.name for row in ROWS], action="append", help="only this backend")
+    parser.add_argument("--only", default="", help="only cases that have this in their name")
+    parser.add_argument("--part", default="1/1", help="every nth case, from which on: 2/3 is the second third")
+    parser.add_argument("--jobs", type=int, default=2 * (os.cpu_count() or 1), help="how many deployments at a time")
+    parser.add_argument("--into", type=Path, help="write the outcomes of one backend to this file")
+    options = parser.parse_args()
+    rows = [row for row in ROWS if options.row is None or row.name in options.row]
+    if options.into is not None:
+        return _one(rows[0], options.only, options.part, options.into)
+    return _all(rows, options.only, options.jobs)
+
+
+def _one(row: Row, only: str, part: str, into: Path) -> int:
+    """One backend, or a part of its cases."""
+    first, of = map(int, part.split("/"))
+    site = row.site()
+    try:
+        found = explore(site)
+        todo = [case for case in cases(found) if only in str(case)][first - 1 :: of]
+        with into.open("a", encoding="utf-8") as file:
+            for case in todo:
+                outcome = survive(site, case)
+                print(json.dumps(asdict(outcome)), file=file, flush=True)
+                if outcome.problem:
+                    print(f"{row.name}: {outcome.case}: {outcome.problem}\n{site.log()}", flush=True)
+    finally:
+        site.close()
+    return 0
+
+
+def _all(rows: Sequence[Row], only: str, jobs: int) -> int:
+    began = time.monotonic()
+    absent = {row.name: missing for row in rows if (missing := row.missing())}
+    there = [row for row in rows if row.name not in absent]
+    outcomes = _gather(there, only, jobs)
+    text = table([row.name for row in there], outcomes)
+    failed = [outcome for each in outcomes.values() for outcome in each if outcome.problem]
+    total = sum(map(len, outcomes.values()))
+    print(text)
+    for name, each in outcomes.items():
+        for outcome in each:
+            if outcome.problem:
+                print(f"NOT SURVIVED {name}: {outcome.case}: {outcome.problem}")
+    for name, missing in absent.items():
+        print(f"left out: {name} (no {missing} here; `make lab` installs it)")
+    print(f"{total - len(failed)} of {total} survived, in {(time.monotonic() - began) / 60:.0f} minutes")
+    if not only and not absent and len(rows) == len(ROWS):
+        PAGE.write_text(page_with(text, total, len(failed)), encoding="utf-8")
+    return 1 if failed or not total else 0
+
+
+def _gather(rows: Sequence[Row], only: str, jobs: int) -> dict[str, list[Outcome]]:
+    """Run each backend in processes of its own, a part of the cases in each, so that waiting is shared."""
+    parts = max(1, jobs // max(1, len(rows)))
+    with tempfile.TemporaryDirectory(prefix="ccat-wm-chaos-results-") as directory:
+        files = {row.name: Path(directory) / f"{number}" for number, row in enumerate(rows)}
+        running = [
+            subprocess.Popen(
+                [sys.executable, "-m", "tests.chaos", "--row", row.name, "--only", only]
+                + ["--part", f"{part + 1}/{parts}", "--into", str(files[row.name])]
+            )
+            for row in rows
+            for part in range(parts)
+        ]
+        codes = [process.wait() for process in running]
+        if any(codes):
+            print(f"a part of the matrix could not be carried out: {codes}")
+        return {name: list(_read(path)) for name, path in files.items()}
+
+
+def _read(path: Path) -> Iterable[Outcome]:
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            yield Outcome(**json.loads(line))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""The fault points that the code has, found in its syntax."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[2] / "ccat_workflow_manager"
+_NAMED_BY_FIRST_ARGUMENT = ("point", "doing", "begin", "transact")
+
+
+def modules() -> list[Path]:
+    """All that may touch something outside of its process."""
+    left_out = ("testing", "demo")
+    return [path for path in sorted(PACKAGE.rglob("*.py")) if path.relative_to(PACKAGE).parts[0] not in left_out]
+
+
+def points() -> dict[str, list[str]]:
+    """Every point, and the modules that it is in."""
+    found: dict[str, list[str]] = {}
+    for path in modules():
+        for call in calls(ast.parse(path.read_text(encoding="utf-8"))):
+            name = point_of(call)
+            where = path.relative_to(PACKAGE).as_posix()
+            if name is not None and where not in found.setdefault(name, []):
+                found[name].append(where)
+    return dict(sorted(found.items()))
+
+
+def calls(tree: ast.AST) -> Iterator[ast.Call]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+
+
+def called(call: ast.Call) -> str:
+    """The last part of what is called: `begin` of `self._database.begin(...)`."""
+    match call.func:
+        case ast.Attribute(attr=name) | ast.Name(id=name):
+            return name
+    return ""
+
+
+def point_of(call: ast.Call) -> str | None:
+    """The name of the point that this call is, if it is one."""
+    if called(call) in _NAMED_BY_FIRST_ARGUMENT and call.args:
+        match call.args[0]:
+            case ast.Constant(value=str(name)) if "." in name:
+                return name
+    return None

@@ -1,0 +1,147 @@
+"""No side effect without a fault point, and no fault point without a line in docs/reliability.md."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ccat_workflow_manager.core import faults
+from ccat_workflow_manager.core.errors import BackendUnavailable, ConfigurationError, ServiceUnavailable
+from ccat_workflow_manager.testing.faults import Action, Fault, Injected, Plan, parse
+from tests.chaos.points import PACKAGE, called, calls, modules, point_of, points
+
+PAGE = PACKAGE.parent / "docs" / "reliability.md"
+
+_BACKEND_CALLS = {"submit_many", "get_statuses", "cancel_many", "cleanup_many", "find"}
+_FILE_CALLS = {"mkdir", "makedirs", "rename", "replace", "unlink", "symlink", "write", "rmtree"}
+_REDIS_CALLS = {"enqueue", "enqueue_many", "sadd", "spop"}
+_COVERED_BY_CALLER = {
+    # Called by `stage` and by nobody else, inside of the points there.
+    "execution/layout.py:create",
+    "execution/staging.py:_link_upstream",
+    "execution/staging.py:_link",
+    "execution/manifest.py:write_atomically",
+    # Inside of `files.publish` in services/collect.py.
+    "execution/outputs.py:publish",
+    # A probe in a directory that is removed again.
+    "execution/runtime.py:supports_limits",
+    # The cache of images: a pull that broke off is begun anew under the same lock.
+    "execution/image_cache.py:_write_note",
+}
+
+
+def functions(path: Path) -> Iterator[tuple[str, ast.AST]]:
+    """The functions of a module, the outer ones only."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    bodies = [tree.body, *(node.body for node in tree.body if isinstance(node, ast.ClassDef))]
+    for node in (node for body in bodies for node in body if isinstance(node, ast.FunctionDef)):
+        yield f"{path.relative_to(PACKAGE).as_posix()}:{node.name}", node
+
+
+def effects(path: Path) -> Iterator[tuple[str, ast.Call]]:
+    """Calls in this module that change something outside of the process, or ask a backend."""
+    folder = path.relative_to(PACKAGE).parts[0]
+    wanted = {"services": _BACKEND_CALLS, "execution": _FILE_CALLS, "doorbell.py": _REDIS_CALLS}.get(folder, set())
+    for where, function in functions(path):
+        for call in calls(function):
+            if isinstance(call.func, ast.Attribute) and call.func.attr in wanted and not _is_harmless(call):
+                yield where, call
+
+
+def _is_harmless(call: ast.Call) -> bool:
+    """`text.replace` and `text.find` have the names of effects."""
+    owner = call.func.value if isinstance(call.func, ast.Attribute) else None
+    name = owner.id if isinstance(owner, ast.Name) else owner.attr if isinstance(owner, ast.Attribute) else ""
+    return name not in ("os", "shutil", "backend", "redis", "queue", "file") and called(call) in (
+        *_FILE_CALLS,
+        "find",
+    )
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_every_side_effect_has_a_point(path: Path) -> None:
+    with_points = {where for where, function in functions(path) if any(map(point_of, calls(function)))}
+    bare = {where for where, _ in effects(path)} - with_points - _COVERED_BY_CALLER
+    assert bare == set(), "a side effect without a fault point: see core/faults.py"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_every_transaction_that_writes_has_a_name(path: Path) -> None:
+    if path.name == "session.py":
+        return
+    for call in calls(ast.parse(path.read_text(encoding="utf-8"))):
+        if called(call) in ("begin", "transact"):
+            assert (point_of(call) or "").startswith("commit."), f"line {call.lineno}: say begin('commit.NAME')"
+
+
+def test_every_point_is_in_the_table_of_the_documentation() -> None:
+    rows = set(re.findall(r"^\| `([\w.-]+)` ", PAGE.read_text(encoding="utf-8"), re.MULTILINE))
+    assert rows == set(points()), "run `make chaos`, which writes docs/reliability.md"
+
+
+# --- what happens at a point -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def armed() -> Iterator[None]:
+    yield
+    faults.arm(None)
+
+
+def test_nothing_happens_where_nothing_is_armed() -> None:
+    faults.point("files.publish")
+    assert faults.doing("backend.submit", lambda: 5) == 5
+
+
+def test_a_plan_is_one_line_for_each_fault() -> None:
+    assert parse("worker backend.submit after crash; * commit.claim before delay nth=2 seconds=0.5") == [
+        Fault("worker", "backend.submit", "after", Action.CRASH),
+        Fault("*", "commit.claim", "before", Action.DELAY, 2, 0.5),
+    ]
+    for wrong in (
+        "worker backend.submit",
+        "worker x sometimes crash",
+        "worker x after burn",
+        "worker x after crash n=1",
+    ):
+        with pytest.raises(ConfigurationError):
+            parse(wrong)
+
+
+@pytest.mark.usefixtures("armed")
+def test_each_fault_happens_the_nth_time_in_its_process() -> None:
+    faults.arm(Plan("worker files.manifest before raise nth=2"))
+    faults.point("files.manifest")
+    faults.point("files.manifest")
+    faults.enter("worker")
+    faults.point("files.manifest")
+    with pytest.raises(Injected):
+        faults.point("files.manifest")
+    faults.point("files.manifest")
+
+
+@pytest.mark.usefixtures("armed")
+def test_a_timeout_is_the_error_of_what_is_asked_and_comes_when_it_was_done() -> None:
+    done: list[str] = []
+    faults.arm(Plan("* backend.submit after timeout; * commit.claim after timeout; * backend.cancel before twice"))
+    with pytest.raises(BackendUnavailable):
+        faults.doing("backend.submit", lambda: done.append("submitted"))
+    with pytest.raises(ServiceUnavailable):
+        faults.point("commit.claim", faults.AFTER)
+    faults.doing("backend.cancel", lambda: done.append("cancelled"))
+    assert done == ["submitted", "cancelled", "cancelled"]
+
+
+@pytest.mark.usefixtures("armed")
+def test_a_plan_in_a_directory_happens_once_for_all_processes(tmp_path: Path) -> None:
+    (tmp_path / "plan").write_text("* bell.ring before raise\nrecord")
+    first, second = Plan(f"@{tmp_path}"), Plan(f"@{tmp_path}")
+    with pytest.raises(Injected):
+        first.at("bell.ring", "before")
+    second.at("bell.ring", "before")
+    assert len((tmp_path / "fired").read_text().splitlines()) == 1
+    assert (tmp_path / "seen").read_text().splitlines() == [" bell.ring before"] * 2

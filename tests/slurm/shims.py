@@ -1,0 +1,26 @@
+"""Programs that stand before Slurm's own on the search path, and do to it what a bad day does."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+TIMED_OUT = "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation"
+
+
+def shim(directory: Path, program: str, text: str) -> Path:
+    """A shell script in the place of a program, which it can call as "$real"."""
+    directory.mkdir(exist_ok=True)
+    real = shutil.which(program)
+    assert real is not None
+    path = directory / program
+    path.write_text(f"#!/bin/sh\nreal={real}\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+def accepts_and_times_out(directory: Path, unless: str = "false") -> Path:
+    """An `sbatch` whose job is taken, and which then says that nobody answered."""
+    return shim(
+        directory, "sbatch", f"{unless} && exec \"$real\" \"$@\"\n\"$real\" \"$@\" >/dev/null\necho '{TIMED_OUT}' >&2\nexit 1"
+    )  # fmt: skip

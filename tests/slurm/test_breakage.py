@@ -1,0 +1,218 @@
+"""Parts of the cluster die, lie or fall silent in the middle of work: nothing is lost, nothing runs twice."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ccat_workflow_manager.core.errors import BackendUnavailable
+from ccat_workflow_manager.core.jobs import JobStatus
+from ccat_workflow_manager.hpc import batch
+from tests.contract.test_slurm import SlurmHarness, slurm_harness
+from tests.fixtures_service import Service
+from tests.reaper import Reaper
+from tests.slurm.cluster import Cluster
+from tests.slurm.conftest import SlurmService, settings
+from tests.slurm.shims import accepts_and_times_out, shim
+from tests.waiting import wait_for, wait_until
+
+pytestmark = pytest.mark.needs("slurm")
+SH = ["/bin/sh", "-c"]
+
+
+def gated(gate: Path, marks: Path) -> dict[str, Any]:
+    """Steps that note each start, and go on once the gate is open."""
+    text = (
+        f"echo started >> '{marks}/'\"$WORKFLOW_KEY\"; while ! test -e '{gate}'; do sleep 0.05; done;"
+        ' echo done > "$WORKFLOW_OUTPUT_DIR/x"'
+    )
+    keys = [str(number) for number in range(6)]
+    return {"name": "many", "foreach": keys, "command": [*SH, text], "resources": {"memory_gb": 0.1}}
+
+
+def check_once(marks: Path) -> None:
+    assert {path.name: path.read_text() for path in marks.iterdir()} == {str(n): "started\n" for n in range(6)}
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    return tmp_path / "gate"
+
+
+@pytest.fixture
+def marks(tmp_path: Path) -> Path:
+    (tmp_path / "marks").mkdir()
+    return tmp_path / "marks"
+
+
+@pytest.fixture
+def jobs(slurm_cluster: Cluster, tmp_path: Path) -> Iterator[SlurmHarness]:
+    harness = slurm_harness(slurm_cluster, tmp_path)
+    yield harness
+    harness.close()
+
+
+def problem(service: Service) -> str:
+    backends = service.call("GET", "/backends")
+    items = backends["items"] if isinstance(backends, dict) else backends
+    return str(next(item for item in items if item["name"] == "slurm")["problem"] or "")
+
+
+def submit_and_start(service: Service, gate: Path, marks: Path) -> str:
+    run_id = service.submit(gated(gate, marks))
+    wait_until(lambda: len(list(marks.iterdir())) == 6, 60, f"all to start; {service.log()}")
+    return run_id
+
+
+def test_the_controller_is_killed_while_jobs_run(
+    slurm_service: Service, slurm_cluster: Cluster, gate: Path, marks: Path
+) -> None:
+    run_id = submit_and_start(slurm_service, gate, marks)
+    saved = slurm_cluster.directory / "state" / "job_state"
+    before = time.time()
+    wait_until(lambda: saved.exists() and saved.stat().st_mtime >= before, 30, "the controller to save its state")
+    slurm_cluster.kill_daemon("slurmctld")
+    wait_until(lambda: "Unable to contact slurm controller" in problem(slurm_service), 30, "the words of the trouble")
+    late = slurm_service.submit({"name": "only", "command": ["/bin/true"]})
+    gate.touch()
+    slurm_cluster.start()
+    assert slurm_service.wait(run_id, 100)["status"] == "COMPLETED"
+    assert slurm_service.wait(late, 100)["status"] == "COMPLETED"
+    check_once(marks)
+
+
+def test_the_accounting_is_away_for_the_whole_life_of_a_job(slurm_service: Service, slurm_cluster: Cluster) -> None:
+    slurm_cluster.kill_daemon("slurmdbd")
+    good = slurm_service.submit({"name": "only", "command": ["/bin/true"]})
+    bad = slurm_service.submit({"name": "only", "command": [*SH, "exit 4"], "retry": {"max_attempts": 1}})
+    assert slurm_service.wait(good)["status"] == "COMPLETED"
+    assert slurm_service.wait(bad)["status"] == "FAILED"
+    step = slurm_service.step(bad, "only")
+    assert (step["reason"], step["exit_code"]) == ("program_failed", 4)
+
+
+def test_a_node_daemon_is_killed_while_jobs_run(
+    slurm_service: Service, slurm_cluster: Cluster, gate: Path, marks: Path
+) -> None:
+    run_id = submit_and_start(slurm_service, gate, marks)
+    for node in slurm_cluster.nodes:
+        slurm_cluster.kill_daemon(node)
+    gate.touch()
+    slurm_cluster.start()
+    assert slurm_service.wait(run_id, 100)["status"] == "COMPLETED"
+    check_once(marks)
+
+
+def test_no_accounting_at_all(reaper: Reaper, make_service: Any, gate: Path, marks: Path) -> None:
+    cluster = Cluster(reaper, nodes=1, accounting=False)
+    try:
+        cluster.start()
+        service = make_service(**settings(cluster))
+        run_id = service.submit(gated(gate, marks))
+        bad = service.submit({"name": "only", "command": [*SH, "kill -9 $$"], "retry": {"max_attempts": 1}})
+        gate.touch()
+        assert service.wait(run_id)["status"] == "COMPLETED"
+        assert service.wait(bad)["status"] == "FAILED"
+        assert service.step(bad, "only")["reason"] == "killed_by_signal"
+        check_once(marks)
+    finally:
+        cluster.close()
+
+
+# --- an `sbatch` that lies --------------------------------------------------------------------------------------------
+
+
+def test_never_two_jobs(jobs: SlurmHarness, slurm_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    accepts_and_times_out(jobs.workdir / "programs")
+    monkeypatch.setenv("PATH", str(jobs.workdir / "programs"), prepend=":")
+    started = jobs.workdir / "started"
+    for _ in range(100):
+        jobs.submit(*SH, f"echo >> '{started}'")
+    results = jobs.backend.submit_many([jobs.request(*SH, f"echo >> '{started}'") for _ in range(100)])
+    assert all(isinstance(result, str) for result in results), results[:3]
+    monkeypatch.undo()
+    wait_until(lambda: started.exists() and len(started.read_text()) == 200, 60, "two hundred jobs to run")
+    slurm_cluster.drop_all()
+    assert len(started.read_text()) == 200
+
+
+def test_a_silent_controller_is_asked_again_before_the_next_try(
+    jobs: SlurmHarness, slurm_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accepts_and_times_out(jobs.workdir / "programs")
+    silent = jobs.workdir / "silent"
+    silent.touch()
+    shim(
+        jobs.workdir / "programs",
+        "squeue",
+        f'test -e {silent} && {{ echo "Unable to contact" >&2; exit 1; }}; exec "$real" "$@"',
+    )
+    monkeypatch.setenv("PATH", str(jobs.workdir / "programs"), prepend=":")
+    request = jobs.request(*SH, "exec sleep 1000")
+    with pytest.raises(BackendUnavailable, match="Unable to contact"):
+        jobs.submit_request(request)
+    with pytest.raises(BackendUnavailable):
+        jobs.backend.find(request.job_name)
+    silent.unlink()
+    found = jobs.backend.find(request.job_name)
+    assert jobs.submit_request(request).id == found
+    assert len(slurm_cluster.jobs(request.job_name)) == 1
+
+
+def test_what_was_never_taken_is_submitted_again_only_when_that_is_certain(
+    jobs: SlurmHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shim(jobs.workdir / "programs", "sbatch", 'echo "sbatch: error: Socket timed out" >&2; exit 1')
+    request = jobs.request("true")
+    with monkeypatch.context() as broken:
+        broken.setenv("PATH", str(jobs.workdir / "programs"), prepend=":")
+        with pytest.raises(BackendUnavailable, match="looked for again"):
+            jobs.submit_request(request)
+    with pytest.raises(BackendUnavailable, match="not known yet"):
+        jobs.submit_request(request)
+    wait_for(lambda: jobs.backend.find(request.job_name) is None if _settled(jobs, request.job_name) else None, 30)
+    jobs.until(jobs.submit_request(request), JobStatus.COMPLETED)
+
+
+def _settled(jobs: SlurmHarness, job_name: str) -> bool:
+    assert isinstance(jobs.backend, batch.BatchBackend)
+    known = jobs.backend._store.of_job(job_name)
+    return known is None or time.time() >= known[0].settled_at
+
+
+def test_a_second_job_of_the_same_attempt_does_not_run_it(jobs: SlurmHarness, slurm_cluster: Cluster) -> None:
+    """Even if Slurm had two jobs of one name, the program would run once."""
+    started = jobs.workdir / "started"
+    job = jobs.submit(*SH, f"echo >> '{started}'")
+    jobs.until(job, JobStatus.COMPLETED)
+    script = slurm_cluster.ask("scontrol", "write", "batch_script", job.id.partition(":")[0], "-")
+    twin = jobs.workdir / "twin.sh"
+    twin.write_text(script)
+    slurm_cluster.ask("sbatch", "--parsable", "-J", job.request.job_name, "-o", "/dev/null", str(twin))
+    slurm_cluster.drop_all()
+    wait_until(lambda: len(slurm_cluster.jobs(job.request.job_name)) == 2, 10, "two jobs of one name")
+    assert len(started.read_text()) == 1
+    assert jobs.backend.get_status(job.id).status is JobStatus.COMPLETED
+
+
+def test_a_worker_dies_between_sbatch_and_the_record(
+    make_slurm_service: SlurmService, tmp_path: Path, gate: Path, marks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once = tmp_path / "once"
+    shim(
+        tmp_path / "programs",
+        "sbatch",
+        f'number=$("$real" "$@") || exit; mkdir {once} 2>/dev/null && kill -9 $PPID; echo "$number"',
+    )
+    monkeypatch.setenv("PATH", str(tmp_path / "programs"), prepend=":")
+    service = make_slurm_service()
+    run_id = service.submit(gated(gate, marks))
+    gate.touch()
+    assert service.wait(run_id, 100)["status"] == "COMPLETED"
+    assert once.exists()
+    check_once(marks)
+    assert all(step["attempt"] == 1 for step in service.run(run_id)["step_runs"])
