@@ -115,7 +115,10 @@ class Settings:
     follow_seconds: float = setting("How often a backend is asked for the state of its jobs.", more_than(0))
     sweep_seconds: float = setting("How often the manager repairs what a dead worker left.", more_than(0))
     unknown_grace_seconds: float = setting("How long a backend may not know a job before it is LOST.", at_least(0))
-    cancel_confirm_seconds: float = setting("How long a worker waits for a cancelled job to stop; then others get their turn, and it is asked again.", more_than(0))
+    cancel_confirm_seconds: float = setting(
+        "How long a worker waits for a cancelled job to stop; then others get their turn, and it is asked again.",
+        more_than(0),
+    )
 
     kill_grace_seconds: float = setting("From asking a process to stop to killing it.", at_least(0), group="Jobs")
     log_limit_mb: int = setting("A job that writes more log than this is stopped.", at_least(1))

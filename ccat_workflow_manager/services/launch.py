@@ -167,7 +167,7 @@ class Launcher:
             return
         slow = backend.submit_seconds
         if slow or held.age > self._workshop.lease_seconds / 4:
-            held.renew(extra_seconds=slow)
+            held.renew(silent_seconds=slow)
         results = self._submit_all(backend, [request for _, request in batch.requests])
         for (item, _), result in zip(batch.requests, results, strict=True):
             if isinstance(result, str):

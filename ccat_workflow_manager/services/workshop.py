@@ -103,12 +103,11 @@ class HeldWork:
         if item.step_run_id in self._cancelled:
             raise CancelRequested
 
-    def renew(self, extra_seconds: float = 0) -> None:
-        """Hold everything for another lease from now (and a bit, for work that cannot report progress)."""
+    def renew(self, silent_seconds: float = 0) -> None:
+        """Hold everything for another lease from now; for longer, if the work will not report progress for so long."""
+        lease = self._workshop.lease_seconds
         with self._workshop.database.begin("commit.lease") as unit:
-            renewal = Leases(unit).renew(
-                self._held, self._workshop.worker, self._workshop.lease_seconds + extra_seconds
-            )
+            renewal = Leases(unit).renew(self._held, self._workshop.worker, max(lease, silent_seconds + lease / 4))
         self._lost |= self._held.keys() - renewal.kept
         self._cancelled |= renewal.cancel_requested
         self._held = {each: token for each, token in self._held.items() if each in renewal.kept}
