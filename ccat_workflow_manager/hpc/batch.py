@@ -16,7 +16,6 @@ import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -29,7 +28,7 @@ from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo
 from ccat_workflow_manager.core.models import Resources
 from ccat_workflow_manager.hpc.base import HPCBackend, JobRequest, LogStream
 from ccat_workflow_manager.hpc.batch_calls import CallBudget, Refusal, SchedulerCommands
-from ccat_workflow_manager.hpc.batch_script import claim_file, scheduler_log
+from ccat_workflow_manager.hpc.batch_files import claimed, output_of, scheduler_words
 from ccat_workflow_manager.hpc.batch_store import Member, Submission, SubmissionStore, array_name
 from ccat_workflow_manager.hpc.exit_info import info_of
 from ccat_workflow_manager.hpc.local_script import write_script
@@ -41,7 +40,6 @@ SETTLE_SECONDS = 15.0
 """After a submit command has ended without an answer, the scheduler may still take the job for this long."""
 AT_ONCE = 4
 """Submit commands at the same time; more make a scheduler slower."""
-_LOG_BYTES = 4096
 _JOB_NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}"
 
 
@@ -67,7 +65,8 @@ class _Away:
 class BatchBackend(HPCBackend):
     """Everything but the text."""
 
-    submit_seconds = 2 * COMMAND_SECONDS + SETTLE_SECONDS
+    # A scheduler that stalls may need longer: whoever takes over then finds the submission written down, and waits.
+    submit_seconds = 20
     number_pattern: ClassVar[str] = r"\d{1,12}"
 
     def __init__(
@@ -76,11 +75,12 @@ class BatchBackend(HPCBackend):
         state_dir: str | os.PathLike[str] | None,
         calls_per_minute: int,
         environment: Mapping[str, str],
+        looking_environment: Mapping[str, str] | None = None,
     ) -> None:
         default = Path(tempfile.gettempdir(), f"ccat-wm-{os.geteuid()}", self.name)
         self._store = SubmissionStore(Path(state_dir) if state_dir is not None else default)
         budget = CallBudget(self._store.directory, calls_per_minute)
-        self._commands = SchedulerCommands(self.name, budget, environment, COMMAND_SECONDS)
+        self._commands = SchedulerCommands(self.name, budget, environment, COMMAND_SECONDS, looking_environment)
         self._id = re.compile(rf"({self.number_pattern})(?:_(\d{{1,9}}))?:({_JOB_NAME})")
         try:
             self._store.prepare()
@@ -228,6 +228,10 @@ class BatchBackend(HPCBackend):
         )
         try:
             done = self._submitted(submission, options)
+        except OSError as error:
+            text = f"the job cannot be written down: {error.strerror}: {error.filename}"
+            away.error = BackendUnavailable(text, backend=self.name)
+            return dict.fromkeys((member.job_name for member in members), away.error)
         except BackendRejected as error:
             return dict.fromkeys((member.job_name for member in members), error)
         except (_LimitReached, BackendUnavailable, BackendConfused) as error:
@@ -245,12 +249,8 @@ class BatchBackend(HPCBackend):
 
     def _submitted(self, submission: Submission, options: Sequence[str]) -> Submission:
         """Run the submit command once. Raises what the scheduler meant by its refusal."""
-        try:
-            argv, script = self._submit_command(submission, options, _output(submission))
-            self._store.add(submission)
-        except OSError as error:
-            text = f"the job cannot be written down: {error.strerror}: {error.filename}"
-            raise BackendUnavailable(text, backend=self.name) from error
+        argv, script = self._submit_command(submission, options, output_of(submission))
+        self._store.add(submission)
         try:
             done = self._commands.run(argv, looking=False, script=script)
         except shell.CommandTimeout as error:
@@ -259,7 +259,7 @@ class BatchBackend(HPCBackend):
             # It was never started.
             self._store.drop(submission)
             raise
-        words = " ".join((done.stderr.strip() or done.stdout.strip()).split())[-500:] or "it said nothing"
+        words = " ".join(f"{done.stderr} {done.stdout}".split())[-500:] or "it said nothing"
         if done.returncode == 0:
             try:
                 return self._store.numbered(submission, self._number(done.stdout))
@@ -303,7 +303,7 @@ class BatchBackend(HPCBackend):
             return None
         submission, index = known
         if submission.number is None:
-            numbers = self._numbers_of(submission.name, submission.tried_at) or _claimed(submission, index)
+            numbers = self._numbers_of(submission.name, submission.tried_at) or claimed(submission.members[index])
             if not numbers:
                 if time.time() < submission.settled_at:
                     text = f"whether {self.name} has taken the job {job_name} is not known yet"
@@ -352,9 +352,7 @@ class BatchBackend(HPCBackend):
     @staticmethod
     def _scheduler_words(member: Member) -> str:
         """The end of what the scheduler itself has written about a job."""
-        with suppress(OSError):
-            return read_end(scheduler_log(member), _LOG_BYTES)
-        return ""
+        return scheduler_words(member)
 
     # --- stopping, forgetting, logs ----------------------------------------------------------------------------------
 
@@ -393,23 +391,3 @@ class BatchBackend(HPCBackend):
 
 class _LimitReached(BackendUnavailable):
     """A limit of the site is reached; the job was not taken and has to wait."""
-
-
-def _claimed(submission: Submission, index: int) -> list[str]:
-    """The number of the job that has started the attempt, though nobody else may remember it."""
-    with suppress(OSError):
-        number = Path(claim_file(submission.members[index])).read_text(encoding="utf-8").strip()
-        return [number] if number else []
-    return []
-
-
-def _output(submission: Submission) -> str:
-    """Where the scheduler is to write: a file, or for an array a directory with a link for each of its tasks."""
-    if not submission.array:
-        return scheduler_log(submission.members[0])
-    directory = Path(submission.members[0].files.script).parent / f"{submission.name}.logs"
-    directory.mkdir(exist_ok=True)
-    for index, member in enumerate(submission.members):
-        with suppress(FileExistsError):
-            os.symlink(scheduler_log(member), directory / str(index))
-    return str(directory)

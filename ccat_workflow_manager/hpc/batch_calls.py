@@ -52,7 +52,7 @@ class CallBudget:
                 return max(_PAUSE_SECONDS, recent[len(recent) - room] + WINDOW_SECONDS - now)
             recent.append(now)
             file.truncate(0)
-            file.write("\n".join(f"{moment:.3f}" for moment in recent))
+            file.write("\n".join(map(repr, recent)))
             return None
 
     def used(self) -> int:
@@ -75,9 +75,17 @@ class CallBudget:
 class SchedulerCommands:
     """Runs the commands of one scheduler."""
 
-    def __init__(self, backend: str, budget: CallBudget, environment: Mapping[str, str], timeout: float) -> None:
+    def __init__(
+        self,
+        backend: str,
+        budget: CallBudget,
+        environment: Mapping[str, str],
+        timeout: float,
+        looking_environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._backend = backend
         self._environment = environment
+        self._looking_environment = looking_environment or {}
         self.budget = budget
         self.timeout = timeout
 
@@ -92,6 +100,8 @@ class SchedulerCommands:
             raise BackendUnavailable(f"there is no program {argv[0]!r} on this machine", backend=self._backend)
         self._wait_for_a_call(argv[0], looking)
         environment = {"PATH": CLEAN_PATH, "HOME": os.path.expanduser("~"), "LC_ALL": "C.UTF-8", **self._environment}
+        if looking:
+            environment |= self._looking_environment
         try:
             return shell.run([program, *argv[1:]], timeout=self.timeout, env=environment, cwd="/", input=script)
         except shell.CommandMissing as error:

@@ -21,6 +21,7 @@ from ccat_workflow_manager.core.jobs import HPCJobInfo
 from ccat_workflow_manager.hpc.base import Availability, Capabilities, JobRequest, QueueStatus
 from ccat_workflow_manager.hpc.batch import BatchBackend, JobKey
 from ccat_workflow_manager.hpc.batch_calls import Refusal
+from ccat_workflow_manager.hpc.batch_files import claimed
 from ccat_workflow_manager.hpc.batch_script import render_batch_script
 from ccat_workflow_manager.hpc.batch_store import ARRAY_PREFIX, Submission
 from ccat_workflow_manager.hpc.slurm_listing import (
@@ -56,11 +57,17 @@ _GIB_MB = 1024
 
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
-    """What the controller said about all our jobs."""
+    """What was said about our jobs, and for how long that need not be asked again."""
 
     taken: float
     good_for: float
     jobs: Mapping[Place, Seen]
+    numbers: frozenset[str] = frozenset()
+    """Which were asked for."""
+
+    @property
+    def recent(self) -> bool:
+        return time.monotonic() - self.taken < self.good_for
 
 
 class SlurmBackend(BatchBackend):
@@ -85,11 +92,16 @@ class SlurmBackend(BatchBackend):
         if calls_per_minute < 1:
             raise ConfigurationError(f"SLURM_CALLS_PER_MINUTE must be 1 or more, not {calls_per_minute}")
         own = {name: value for name in _PASSED_ON if (value := os.environ.get(name))}
-        environment = {**own, **TIME_FORMAT, **({"SLURM_CONF": conf} if conf else {})}
-        super().__init__(state_dir=state_dir, calls_per_minute=calls_per_minute, environment=environment)
+        super().__init__(
+            state_dir=state_dir,
+            calls_per_minute=calls_per_minute,
+            environment={**own, **({"SLURM_CONF": conf} if conf else {})},
+            looking_environment=TIME_FORMAT,
+        )
         self._site = SiteDefaults(partition, account, qos, signal_seconds, array_limit)
         self._poll_seconds = poll_seconds
         self._snapshot: _Snapshot | None = None
+        self._accounted: _Snapshot | None = None
         self._over: dict[JobKey, HPCJobInfo] = {}
         self._leftover: set[JobKey] = set()
         self._config: tuple[float, dict[str, str]] | None = None
@@ -136,7 +148,7 @@ class SlurmBackend(BatchBackend):
 
     def _numbers_of(self, name: str, tried_at: float | None) -> Sequence[str]:
         if tried_at is None:
-            jobs = self._controller((), fresh=True)
+            jobs = self._controller(())
             return sorted({place[0] for place, seen in jobs.items() if seen.name == name}, key=int)
         found = parse_places(self, self._commands.look([*SQUEUE, "--me", f"--name={name}"]))
         if not found and time.time() >= self._no_accounting_until:
@@ -162,13 +174,17 @@ class SlurmBackend(BatchBackend):
             else:
                 infos[key] = merge(Evidence(seen, None, None, _now()))
         if ended:
-            accounted = self._accounting(ended)
+            over = [key for key in ended if (seen := listed.get((key.number, key.index))) is None or not held(seen)]
+            accounted = self._accounting(over) if over else {}
+            arrays = {number for (number, _), seen in listed.items() if seen.name.startswith(ARRAY_PREFIX)}
             for key in ended:
                 seen = _own(listed.get((key.number, key.index)), key)
-                infos[key] = self._judge(key, seen, accounted)
+                infos[key] = self._judge(key, seen, accounted, in_array=key.index is not None and key.number in arrays)
         return infos
 
-    def _judge(self, key: JobKey, seen: Seen | None, accounted: Mapping[Place, Seen] | None) -> HPCJobInfo:
+    def _judge(
+        self, key: JobKey, seen: Seen | None, accounted: Mapping[Place, Seen] | None, *, in_array: bool
+    ) -> HPCJobInfo:
         """One job that is over, or that nobody knows, or that is held."""
         member = self._member(key)
         accounting = _own(accounted.get((key.number, key.index)), key) if accounted is not None else None
@@ -181,6 +197,7 @@ class SlurmBackend(BatchBackend):
                 now=_now(),
                 accounting_away=self._accounting_words if accounted is None else "",
                 accounting_expected=accounted is not None,
+                taken_out=in_array and seen is None and member is not None and not claimed(member),
                 scheduler_log=self._scheduler_words(member) if member is not None and failed else "",
                 signal_seconds=self._site.signal_seconds,
                 sampling_seconds=self._sampling_seconds() if accounting is not None else 0,
@@ -194,35 +211,45 @@ class SlurmBackend(BatchBackend):
                 self._leftover.add(key)
         return info
 
-    def _controller(self, places: Iterable[Place], *, fresh: bool = False) -> Mapping[Place, Seen]:
+    def _controller(self, places: Iterable[Place]) -> Mapping[Place, Seen]:
         """All our jobs, by a look that is recent enough and knows these."""
-        snapshot, now = self._snapshot, time.monotonic()
-        recent = snapshot is not None and now - snapshot.taken < snapshot.good_for and not fresh
-        if recent and snapshot is not None and all(place in snapshot.jobs for place in places):
+        snapshot = self._snapshot
+        if snapshot is not None and snapshot.recent and all(place in snapshot.jobs for place in places):
             return snapshot.jobs
+        began = time.monotonic()
         text = self._commands.look([*SQUEUE, "--me"])
-        took = time.monotonic() - now
-        good_for = min(max(self._poll_seconds, _SLOWNESS * took), _LONGEST_POLL_SECONDS) if self._poll_seconds else 0
         try:
-            self._snapshot = _Snapshot(time.monotonic(), good_for, parse_squeue(text))
+            jobs = parse_squeue(text)
         except ValueError as error:
             raise self._confused("squeue", error, text) from error
-        return self._snapshot.jobs
+        self._snapshot = _Snapshot(time.monotonic(), self._good_for(began), jobs)
+        return jobs
 
     def _accounting(self, jobs: Sequence[JobKey]) -> Mapping[Place, Seen] | None:
         """What the accounting knows of these; None if there is none, or if it does not answer."""
         if time.time() < self._no_accounting_until:
             return None
+        numbers = frozenset(key.number for key in jobs)
+        snapshot = self._accounted
+        if snapshot is not None and snapshot.recent and numbers <= snapshot.numbers:
+            return snapshot.jobs
+        began = time.monotonic()
         known: dict[Place, Seen] = {}
-        for numbers in _lists(sorted({key.number for key in jobs}, key=int)):
-            text = self._ask_accounting([f"--jobs={numbers}"])
+        for some in _lists(sorted(numbers, key=int)):
+            text = self._ask_accounting([f"--jobs={some}"])
             if text is None:
                 return None
             try:
                 known |= parse_sacct(text)
             except ValueError as error:
                 raise self._confused("sacct", error, text) from error
+        self._accounted = _Snapshot(time.monotonic(), self._good_for(began), known, numbers)
         return known
+
+    def _good_for(self, began: float) -> float:
+        """How long an answer may be used: slow services are asked less often."""
+        took = time.monotonic() - began
+        return min(max(self._poll_seconds, _SLOWNESS * took), _LONGEST_POLL_SECONDS) if self._poll_seconds else 0
 
     def _ask_accounting(self, options: Sequence[str]) -> str | None:
         """What `sacct` prints. An accounting that does not answer is noted: the other two witnesses may do without."""

@@ -29,7 +29,7 @@ _NOT_OURS = re.compile(r"\d+\+\d+|\d+_\[[^]]*\].*")
 """Parts of heterogeneous jobs; the tasks of an array that accounting knows only in common."""
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 
-SQUEUE = ("squeue", "--noheader", "--states=all", "--array", f"--format={_SEPARATOR.join(_SQUEUE)}")
+SQUEUE = ("squeue", "--noheader", "--all", "--states=all", "--array", f"--format={_SEPARATOR.join(_SQUEUE)}")
 SACCT = ("sacct", "--noheader", "--parsable2", "--noconvert", f"--format={','.join(_SACCT)}")
 SINFO = ("sinfo", "--noheader", f"--format={_SEPARATOR.join(_SINFO)}")
 

@@ -88,6 +88,8 @@ class Evidence:
     """Why the accounting could not be asked, if it should have been."""
     accounting_expected: bool = True
     """The site has an accounting, and it answered."""
+    taken_out: bool = False
+    """The controller knows the array of this task but not the task, which has never started."""
     scheduler_log: str = ""
     signal_seconds: float = 0
     """How long before the limit Slurm was asked to send a signal."""
@@ -113,6 +115,9 @@ def merge(evidence: Evidence) -> HPCJobInfo:
     if seen is None and accounting is not None and accounting.state in FINAL:
         seen = accounting
     if seen is None:
+        if record is None and accounting is None and evidence.taken_out and not evidence.accounting_away:
+            # Cancelled while it waited, a single task leaves no trace of its own.
+            return HPCJobInfo(JobStatus.CANCELLED, message="taken out of its array at Slurm before it started")
         return _by_record(record, accounting, evidence) if record is not None else _silence(evidence)
     if controller is not None and (why := _too_early(controller, evidence)):
         return HPCJobInfo(_R, message=why, submitted_at=seen.submitted_at, started_at=seen.started_at, node=seen.node)

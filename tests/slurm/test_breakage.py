@@ -73,8 +73,9 @@ def test_the_controller_is_killed_while_jobs_run(
 ) -> None:
     run_id = submit_and_start(slurm_service, gate, marks)
     saved = slurm_cluster.directory / "state" / "job_state"
-    before = time.time()
-    wait_until(lambda: saved.exists() and saved.stat().st_mtime >= before, 30, "the controller to save its state")
+    changed = time.time()
+    slurm_cluster.ask("sbatch", "--hold", "-o", "/dev/null", "--wrap", "true")
+    wait_until(lambda: saved.exists() and saved.stat().st_mtime > changed, 30, "the controller to save its state")
     slurm_cluster.kill_daemon("slurmctld")
     wait_until(lambda: "Unable to contact slurm controller" in problem(slurm_service), 30, "the words of the trouble")
     late = slurm_service.submit({"name": "only", "command": ["/bin/true"]})
@@ -138,6 +139,7 @@ def test_never_two_jobs(jobs: SlurmHarness, slurm_cluster: Cluster, monkeypatch:
     wait_until(lambda: started.exists() and len(started.read_text()) == 200, 60, "two hundred jobs to run")
     slurm_cluster.drop_all()
     assert len(started.read_text()) == 200
+    jobs._jobs.clear()  # they are over; asking for each of them by itself takes long
 
 
 def test_a_silent_controller_is_asked_again_before_the_next_try(

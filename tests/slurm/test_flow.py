@@ -11,7 +11,7 @@ import pytest
 
 from tests.fixtures_service import Service
 from tests.slurm.cluster import Cluster, cgroups
-from tests.waiting import wait_for, wait_until
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.needs("slurm")
 SH = ["/bin/sh", "-c"]
@@ -39,11 +39,11 @@ def test_a_fan_out_is_an_array(slurm_service: Service, slurm_cluster: Cluster) -
     keys = [str(n) for n in range(200)]
     run_id = slurm_service.submit(
         sh('echo "$WORKFLOW_KEY" > "$WORKFLOW_OUTPUT_DIR/key"', "many", foreach=keys, resources={"memory_gb": 0.1}),
-        sh('cat "$WORKFLOW_UPSTREAM_DIR"/many/*/key | wc -l > "$WORKFLOW_OUTPUT_DIR/count"', "gather", depends_on=["many"]),
+        sh('cat "$WORKFLOW_UPSTREAM_DIR"/many/*/key | wc -l > "$WORKFLOW_OUTPUT_DIR/n"', "gather", depends_on=["many"]),
     )  # fmt: skip
     run = slurm_service.wait(run_id, 110)
     assert run["status"] == "COMPLETED", run
-    assert (slurm_service.attempt_dir(run_id, "gather") / "output" / "count").read_text().strip() == "200"
+    assert (slurm_service.attempt_dir(run_id, "gather") / "output" / "n").read_text().strip() == "200"
     for key in ("0", "77", "199"):
         text = (slurm_service.attempt_dir(run_id, "many", key) / "output" / "key").read_text()
         assert text == f"{key}\n"
@@ -154,9 +154,7 @@ def test_held_and_released(slurm_service: Service, slurm_cluster: Cluster) -> No
 def test_requeued(slurm_service: Service, slurm_cluster: Cluster, tmp_path: Path) -> None:
     """An administrator may requeue what was submitted with --no-requeue; both lives are one attempt."""
     starts = tmp_path / "starts"
-    run_id = slurm_service.submit(
-        sh(f"echo once >> '{starts}'; test $(wc -l < '{starts}') -gt 1 || exec sleep 1000")
-    )
+    run_id = slurm_service.submit(sh(f"echo once >> '{starts}'; test $(wc -l < '{starts}') -gt 1 || exec sleep 1000"))
     step = running(slurm_service, run_id)
     wait_until(starts.exists, 10, "the first life")
     slurm_cluster.ask("scontrol", "update", f"jobid={number(step)}", "Requeue=1")
@@ -170,8 +168,7 @@ def test_cancel_single_tasks_of_an_array(slurm_service: Service, tmp_path: Path)
     gate = tmp_path / "gate"
     text = f"while ! test -e '{gate}'; do sleep 0.1; done"
     run_id = slurm_service.submit(sh(text, "many", foreach=["a", "b", "c"], resources={"memory_gb": 0.1}))
-    for key in "abc":
-        wait_for(lambda key=key: slurm_service.step(run_id, "many", key)["status"] == "RUNNING" or None, 30, key)
+    wait_until(lambda: all(step["status"] == "RUNNING" for step in slurm_service.run(run_id)["step_runs"]), 30, "all")
     victim = slurm_service.step(run_id, "many", "b")
     slurm_service.call("POST", f"/step-runs/{victim['id']}/cancel")
     wait_until(lambda: slurm_service.step(run_id, "many", "b")["status"] == "CANCELLED", 30, "the cancel")
