@@ -1,0 +1,105 @@
+"""What PBS is asked for: from the resources of a step to the options of `qsub`. Pure text."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from ccat_workflow_manager.core.models import JSON, Resources
+
+LOWEST_PRIORITY = -1024
+HIGHEST_PRIORITY = 1023
+
+_WORD = re.compile(r"[^\x00-\x20\x7f]{1,200}")
+_CHUNK = re.compile(r"[A-Za-z0-9_.-]+(=[A-Za-z0-9_.,-]+)?(:[A-Za-z0-9_.-]+(=[A-Za-z0-9_.,-]+)?)*")
+_PLAIN_PATH = re.compile(r"/[A-Za-z0-9._/+@%=-]*")
+"""A colon ends the name of a host, and PBS puts something else in the place of `$NAME` and `^NAME^`."""
+
+
+class Dialect(Enum):
+    """The two families. They share the names of their commands and little else."""
+
+    OPENPBS = "OpenPBS or PBS Pro"
+    TORQUE = "Torque"
+
+
+@dataclass(frozen=True, slots=True)
+class SiteDefaults:
+    """What the settings say for steps that say nothing themselves."""
+
+    queue: str | None = None
+    account: str | None = None
+
+
+EXTRA: Mapping[str, tuple[re.Pattern[str], str, frozenset[Dialect]]] = {
+    "chunk": (_CHUNK, "more of the chunk, such as mpiprocs=2:vendor=amd", frozenset(Dialect)),
+    "place": (_CHUNK, "such as scatter:excl", frozenset({Dialect.OPENPBS})),
+    "project": (_WORD, "a word", frozenset({Dialect.OPENPBS})),
+}
+"""What a step may say in `resources.extra`, and where. Everything else is refused."""
+
+
+def render_options(resources: Resources, priority: int, site: SiteDefaults, dialect: Dialect) -> tuple[str, ...]:
+    """The options that say what a job needs. Raises ValueError."""
+    extra = _checked(resources.extra, dialect)
+    cpus = max(1, math.ceil(resources.cpu - 1e-9))
+    megabytes = max(1, math.ceil(resources.memory_gb * 1024 - 1e-9))
+    chunk = ":" + extra["chunk"] if "chunk" in extra else ""
+    wanted = [f"walltime={_walltime(resources.time_hours)}"]
+    if dialect is Dialect.OPENPBS:
+        gpus = f":ngpus={resources.gpu}" if resources.gpu else ""
+        wanted.insert(0, f"select=1:ncpus={cpus}:mem={megabytes}mb{gpus}{chunk}")
+    else:
+        gpus = f":gpus={resources.gpu}" if resources.gpu else ""
+        wanted[:0] = [f"nodes=1:ppn={cpus}{gpus}{chunk}", f"mem={megabytes}mb"]
+    if "place" in extra:
+        wanted.append(f"place={extra['place']}")
+    flags = {
+        "-q": _word("the partition (here: queue)", resources.partition or site.queue),
+        "-A": _word("the account", resources.account or site.account),
+        "-P": extra.get("project", ""),
+        "-p": str(min(HIGHEST_PRIORITY, max(LOWEST_PRIORITY, priority))) if priority else "",
+    }
+    options = [word for each in wanted for word in ("-l", each)]
+    return (*options, *(word for flag, value in flags.items() if value for word in (flag, value)))
+
+
+def render_qsub(options: Sequence[str], *, name: str, output: str, script: str) -> list[str]:
+    """The command that submits the script in a file.
+
+    There is no `-V`, so nothing of the environment goes along; `-r n`: never started again by itself; `-m n`: no mail.
+    """
+    return ["qsub", "-N", name, "-S", "/bin/sh", "-r", "n", "-m", "n", "-j", "oe", "-o", output, *options, script]
+
+
+def output_path(path: str) -> str:
+    """A path as PBS wants it; one that it would misread is given up, for the command's own logs are elsewhere."""
+    return path if _PLAIN_PATH.fullmatch(path) else "/dev/null"
+
+
+def _checked(extra: Mapping[str, JSON], dialect: Dialect) -> dict[str, str]:
+    values = {}
+    for name, value in extra.items():
+        pattern, words, dialects = EXTRA.get(name, (None, "", frozenset[Dialect]()))
+        if pattern is None:
+            raise ValueError(f"extra.{name} is not one of the options that a step may choose: {', '.join(EXTRA)}")
+        if dialect not in dialects:
+            raise ValueError(f"extra.{name} is nothing that {dialect.value} knows")
+        if not isinstance(value, str) or not pattern.fullmatch(value):
+            raise ValueError(f"extra.{name} must be {words}, not {value!r}")
+        values[name] = value
+    return values
+
+
+def _word(what: str, value: str | None) -> str:
+    if value and not _WORD.fullmatch(value):
+        raise ValueError(f"{what} must be one word, not {value!r}")
+    return value or ""
+
+
+def _walltime(hours: float) -> str:
+    seconds = max(1, math.ceil(hours * 3600 - 1e-6))
+    return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"

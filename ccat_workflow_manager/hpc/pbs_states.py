@@ -1,0 +1,260 @@
+"""What a job's state means: PBS's letters and codes in tables, and two witnesses merged by one pure function.
+
+The server knows what is going on, and of the past what its history (OpenPBS) or `keep_completed` (Torque) keeps, which
+may be nothing. The exit record knows best how the command ended, and nothing else. That a witness is silent proves
+nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from ccat_workflow_manager.core.failures import FailureReason
+from ccat_workflow_manager.core.job_script import signal_in
+from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo, JobStatus
+from ccat_workflow_manager.hpc.pbs_listing import Seen
+from ccat_workflow_manager.hpc.pbs_script import Dialect
+
+_GIB = 1024**3
+RECORD_SECONDS = 10
+"""How long a failure waits for its exit record, which a network filesystem may show late."""
+SAMPLED_SECONDS = 240
+"""PBS looks at memory at most every two minutes; what is shorter was seen too seldom for a maximum."""
+DELETED = 91
+"""The substate of a job that was ended by `qdel`, or by the server itself."""
+
+_P, _R, _F, _C = JobStatus.PENDING, JobStatus.RUNNING, JobStatus.FAILED, JobStatus.COMPLETED
+_TERM = 15
+_GAVE_UP = re.compile(r"too many failed attempts", re.IGNORECASE)
+_OVER_TIME = re.compile(r"job killed: walltime|exceeded resource walltime", re.IGNORECASE)
+_OVER_MEMORY = re.compile(
+    r"job killed: (v|p|pv)?mem|exceeded resource v?mem|cgroup mem\w* limit exceeded|oom[-_ ]kill|out of memory",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What a letter of PBS is for us; a job that is over is told apart by its exit status."""
+
+    status: JobStatus
+    text: str = ""
+    held: bool = False
+    over: bool = False
+
+
+MEANINGS: Mapping[str, Meaning] = {
+    "Q": Meaning(_P),
+    "H": Meaning(_P, held=True),
+    "W": Meaning(_P, "waiting for its start time, or for files to be staged in"),
+    "T": Meaning(_P, "being moved between queues or servers"),
+    "M": Meaning(_P, "moved to another server"),
+    "R": Meaning(_R),
+    "B": Meaning(_R, "an array that has begun"),
+    "E": Meaning(_R, "it is ending"),
+    "S": Meaning(_R, "suspended at PBS"),
+    "U": Meaning(_R, "suspended at PBS, because somebody works at the machine"),
+    "F": Meaning(_F, over=True),
+    "X": Meaning(_F, over=True),
+    "C": Meaning(_F, over=True),
+}
+"""Every state of OpenPBS, PBS Pro and Torque. What is not here is shown as it is and decides nothing."""
+
+_BOTH: Mapping[int, tuple[FailureReason, str]] = {
+    -1: (FailureReason.BACKEND_FAILED, "it could not be started, before its files were there"),
+    -2: (FailureReason.BACKEND_FAILED, "it could not be started, after its files were there"),
+    -3: (FailureReason.BACKEND_FAILED, "it could not be started and was to be tried again"),
+    -4: (FailureReason.NODE_FAILURE, "its node was started anew"),
+    -5: (FailureReason.NODE_FAILURE, "its node was started anew, after a checkpoint"),
+    -6: (FailureReason.NODE_FAILURE, "its node was started anew, after a checkpoint that may move"),
+    -7: (FailureReason.BACKEND_FAILED, "it could not be restarted"),
+}
+
+EXIT_STATUSES: Mapping[Dialect, Mapping[int, tuple[FailureReason, str]]] = {
+    Dialect.OPENPBS: {
+        **_BOTH,
+        -10: (FailureReason.BACKEND_FAILED, "its user or group does not exist on the node"),
+        -11: (FailureReason.BACKEND_FAILED, "it was to be run again"),
+        -12: (FailureReason.BACKEND_FAILED, "it was checkpointed and ended"),
+        -13: (FailureReason.BACKEND_FAILED, "a bad password"),
+        -14: (FailureReason.NODE_FAILURE, "a sister node failed"),
+        -16: (FailureReason.BACKEND_FAILED, "a hook of the site failed"),
+        -17: (FailureReason.BACKEND_FAILED, "a hook of the site failed"),
+        -18: (FailureReason.BACKEND_FAILED, "a hook of the site ended it, to be run again"),
+        -19: (FailureReason.BACKEND_FAILED, "a hook of the site ended it"),
+        -20: (FailureReason.NODE_FAILURE, "its first node failed"),
+        -21: (FailureReason.BACKEND_FAILED, "a breach of security"),
+        -22: (FailureReason.BACKEND_FAILED, "a hook of the site failed"),
+        -23: (FailureReason.BACKEND_FAILED, "no Kerberos credentials"),
+        -24: (FailureReason.BACKEND_FAILED, "it used more cores at a time than it had asked for"),
+        -25: (FailureReason.BACKEND_FAILED, "it used more cores on average than it had asked for"),
+        -26: (FailureReason.OUT_OF_MEMORY, "virtual memory"),
+        -27: (FailureReason.OUT_OF_MEMORY, ""),
+        -28: (FailureReason.TIME_LIMIT, "CPU time"),
+        -29: (FailureReason.TIME_LIMIT, ""),
+        -30: (FailureReason.NODE_FAILURE, "its nodes could not be joined"),
+        -31: (FailureReason.OUT_OF_MEMORY, "huge pages"),
+        -32: (FailureReason.NODE_FAILURE, "its node had lost it"),
+    },
+    Dialect.TORQUE: {
+        **_BOTH,
+        -8: (FailureReason.BACKEND_FAILED, "its shell could not be started"),
+        -9: (FailureReason.BACKEND_FAILED, "its output files could not be opened"),
+        -10: (FailureReason.OUT_OF_MEMORY, ""),
+        -11: (FailureReason.TIME_LIMIT, ""),
+        -12: (FailureReason.TIME_LIMIT, "CPU time"),
+        -13: (FailureReason.BACKEND_FAILED, "its control group could not be made"),
+        -14: (FailureReason.BACKEND_FAILED, "the prologue of the site failed"),
+    },
+}
+"""What an exit status below zero says. It is the server's own: the command never ends with one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that is known about one job at one moment."""
+
+    seen: Seen | None
+    record: HPCJobInfo | None
+    """What the exit record says, if there is one."""
+    now: datetime
+    dialect: Dialect = Dialect.OPENPBS
+    scheduler_log: str = ""
+
+
+def over(seen: Seen) -> bool:
+    """Whether the server says that the job has ended."""
+    meaning = MEANINGS.get(seen.state)
+    return meaning is not None and meaning.over
+
+
+def merge(evidence: Evidence) -> HPCJobInfo:
+    """The state of a job, from both witnesses."""
+    seen, record = evidence.seen, evidence.record
+    if seen is None:
+        return record if record is not None else UNKNOWN
+    if not over(seen):
+        return _alive(seen)
+    info = _ended(seen, evidence)
+    return info if info.status is _R else _measured(info, seen, record)
+
+
+def _alive(seen: Seen) -> HPCJobInfo:
+    meaning = MEANINGS.get(seen.state)
+    if meaning is None:
+        meaning = Meaning(_P, f"PBS says {seen.state}")
+    if meaning.status is _R:
+        return HPCJobInfo(
+            _R,
+            message=meaning.text or None,
+            submitted_at=seen.submitted_at,
+            started_at=seen.started_at,
+            node=seen.node,
+        )
+    words = ", ".join(text for text in (meaning.text, seen.comment) if text)
+    where = "held at PBS until somebody releases it" if meaning.held else "queued at PBS"
+    return HPCJobInfo(_P, message=f"{where}: {words}" if words else where, submitted_at=seen.submitted_at)
+
+
+# --- the end ---------------------------------------------------------------------------------------------------------
+
+
+def _ended(seen: Seen, evidence: Evidence) -> HPCJobInfo:
+    record, status = evidence.record, seen.exit_status
+    words = seen.comment or None
+    if seen.substate == DELETED:
+        if _GAVE_UP.search(seen.comment):
+            return HPCJobInfo(_F, reason=FailureReason.BACKEND_FAILED, message=words)
+        return HPCJobInfo(JobStatus.CANCELLED, message=f"deleted at PBS: {words}" if words else "deleted at PBS")
+    if status is not None and status < 0:
+        return _by_server(status, evidence, words)
+    said = f"{seen.comment}\n{evidence.scheduler_log}"
+    stopped = _signal(status) is not None or (record is not None and record.signal is not None)
+    if stopped and _OVER_TIME.search(said):
+        return replace(_bare(record), reason=FailureReason.TIME_LIMIT)
+    if stopped and _OVER_MEMORY.search(said):
+        return replace(_bare(record), reason=FailureReason.OUT_OF_MEMORY)
+    if evidence.dialect is Dialect.TORQUE and _was_terminated(status, record):
+        return _terminated(seen, record)
+    if record is not None:
+        return record
+    if status == 0:
+        return HPCJobInfo(_C, exit_code=0)
+    return _unexplained(seen, evidence, words)
+
+
+def _by_server(status: int, evidence: Evidence, words: str | None) -> HPCJobInfo:
+    unheard = (FailureReason.BACKEND_FAILED, f"exit status {status}")
+    reason, text = EXIT_STATUSES[evidence.dialect].get(status, unheard)
+    record = evidence.record
+    limits = (FailureReason.TIME_LIMIT, FailureReason.OUT_OF_MEMORY)
+    if record is not None and record.status is _C and reason not in limits:
+        # The command had ended well before the server met its trouble.
+        return record
+    message = "; ".join(each for each in (text, words) if each) or None
+    return replace(_bare(record), reason=reason, message=message)
+
+
+def _was_terminated(status: int | None, record: HPCJobInfo | None) -> bool:
+    """Whether all of a job got SIGTERM. The wrappers around Slurm tell no exit status."""
+    if record is None:
+        return status == 256 + _TERM
+    return record.signal == _TERM and status in (None, 256 + _TERM)
+
+
+def _terminated(seen: Seen, record: HPCJobInfo | None) -> HPCJobInfo:
+    """Torque ends jobs over their time in the same way as those that somebody deletes."""
+    info = replace(_bare(record), signal=_TERM)
+    if seen.limit_seconds and seen.used_seconds is not None and seen.used_seconds >= seen.limit_seconds:
+        return replace(info, reason=FailureReason.TIME_LIMIT)
+    return replace(info, status=JobStatus.CANCELLED, message="deleted at PBS")
+
+
+def _unexplained(seen: Seen, evidence: Evidence, words: str | None) -> HPCJobInfo:
+    """A failure without an exit record, which only a job lacks that was ended with its script, or never began."""
+    age = (evidence.now - seen.changed_at).total_seconds() if seen.changed_at is not None else RECORD_SECONDS
+    if 0 <= age < RECORD_SECONDS:
+        return HPCJobInfo(_R, message="over; waiting for its exit record", started_at=seen.started_at, node=seen.node)
+    number = _signal(seen.exit_status)
+    log = " ".join(evidence.scheduler_log.split())[-300:]
+    if number is not None:
+        message = log or words
+        return HPCJobInfo(_F, signal=number, reason=FailureReason.KILLED_BY_SIGNAL, message=message)
+    code = "nothing of its end" if seen.exit_status is None else f"exit status {seen.exit_status}"
+    return HPCJobInfo(_F, reason=FailureReason.BACKEND_FAILED, message=log or words or f"PBS says {code}")
+
+
+def _bare(record: HPCJobInfo | None) -> HPCJobInfo:
+    """A failure with what the record knows of it, but not its opinion."""
+    if record is None:
+        return HPCJobInfo(_F)
+    return replace(record, status=_F, reason=None, message=None)
+
+
+def _signal(status: int | None) -> int | None:
+    """The signal that an exit status speaks of: PBS adds 256, a shell 128."""
+    return status - 256 if status is not None and status > 256 else signal_in(status)
+
+
+def _measured(info: HPCJobInfo, seen: Seen, record: HPCJobInfo | None) -> HPCJobInfo:
+    """Add the numbers, the best of each."""
+    wall = record.wall_time_seconds if record is not None else seen.used_seconds
+    cpu_hours = record.cpu_hours if record is not None else None
+    if cpu_hours is None and seen.cpu_seconds:
+        cpu_hours = seen.cpu_seconds / 3600
+    peak = record.peak_memory_gb if record is not None else None
+    if seen.memory_bytes and wall is not None and wall >= SAMPLED_SECONDS:
+        peak = max(peak or 0.0, seen.memory_bytes / _GIB)
+    return replace(
+        info,
+        wall_time_seconds=wall,
+        cpu_hours=cpu_hours,
+        peak_memory_gb=peak,
+        submitted_at=seen.submitted_at,
+        started_at=info.started_at or seen.started_at,
+        finished_at=info.finished_at or seen.changed_at,
+        node=seen.node or info.node,
+    )
