@@ -12,7 +12,7 @@ PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no
 LOCKS := requirements/build.txt requirements/runtime.txt
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help demo test lab bench lint format docs lock clean
+.PHONY: help demo test lab bench chaos lint format docs lock clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -29,6 +29,9 @@ lab: ## install the real parts that tests use (Debian, as root)
 
 bench: $(DEV) ## measure; prints a table
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+chaos: $(DEV) ## kill everything everywhere (20 minutes); writes the table of docs/reliability.md
+	@$(BIN)/python -m tests.chaos $(ARGS)
 
 lint: $(DEV) ## style, types, who imports what
 	@$(BIN)/ruff check .

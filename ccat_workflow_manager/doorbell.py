@@ -18,9 +18,10 @@ from uuid import UUID, uuid4
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeout
 from redis.retry import Retry
 from rq import Queue, SimpleWorker
-from rq.exceptions import DeserializationError
+from rq.exceptions import DeserializationError, StopRequested
 from rq.job import Job
 from rq.queue import EnqueueData
 from rq.serializers import JSONSerializer
@@ -40,6 +41,8 @@ NOTICES = 500
 _MESSAGE_LIFE_SECONDS = 3600
 _ANSWER_LIFE_SECONDS = 60
 _LISTEN_SECONDS = 15
+_RING_SECONDS = 2.0
+_QUIET_SECONDS = 5.0
 _TELL_SECONDS = 5.0
 
 
@@ -54,18 +57,26 @@ class Bell(StrEnum):
     LAUNCH = "launch"
 
 
-def connect(url: str) -> Redis:
+def connect(url: str, *, answer_seconds: float | None = None) -> Redis:
     """A client that fails at once instead of waiting for a server that is away."""
-    return Redis.from_url(url, socket_connect_timeout=5, health_check_interval=30, retry=Retry(NoBackoff(), 1))
+    return Redis.from_url(
+        url,
+        socket_connect_timeout=5,
+        socket_timeout=answer_seconds,
+        health_check_interval=30,
+        retry=Retry(NoBackoff(), 1),
+    )
 
 
 class Doorbell:
     """Rings for work."""
 
     def __init__(self, url: str) -> None:
-        self.redis = connect(url)
+        self.redis = connect(url, answer_seconds=_RING_SECONDS)
+        self._patient = connect(url)
         self._queues: dict[tuple[Bell, str], Queue] = {}
         self._down = False
+        self._quiet_until = 0.0
 
     def ring(self, bell: Bell, backend: str, ids: Sequence[UUID | str] = ()) -> None:
         """Call workers of this backend. A Redis that is away is no error: the loops of the manager ring again.
@@ -73,6 +84,8 @@ class Doorbell:
         Whoever answers takes a whole batch of whatever is there, so messages that nobody has taken yet count: many
         small requests in a short time become few messages.
         """
+        if time.monotonic() < self._quiet_until:
+            return
         texts = [str(each) for each in ids]
         batches = [texts[i : i + BATCH] for i in range(0, len(texts), BATCH)] or [[]]
         try:
@@ -115,6 +128,9 @@ class Doorbell:
         if not self._down:
             log.warning("the doorbell does not ring, Redis says: %s; the loops of the manager will repeat it", error)
         self._down = True
+        if isinstance(error, RedisTimeout):
+            # A server that hangs costs the time of one call; nobody is to pay it for every request.
+            self._quiet_until = time.monotonic() + _QUIET_SECONDS
 
     def ring_all(self, bell: Bell, ready: Mapping[str, Sequence[UUID]]) -> None:
         for backend, ids in ready.items():
@@ -123,15 +139,17 @@ class Doorbell:
     def waiting(self, bell: Bell, backend: str) -> int:
         """How many messages nobody has taken yet."""
         try:
-            return self._queue(bell, backend).count
+            count = self._queue(bell, backend).count
         except RedisError as error:
             raise ServiceUnavailable(f"Redis cannot be used: {error}") from error
+        self._quiet_until = 0.0
+        return count
 
     def ask(self, backend: str, question: Mapping[str, Any], timeout: float) -> Any:
         """Have a worker of this backend answer a question that only a worker can answer; None if it said nothing."""
         try:
             enqueue = partial(
-                self._queue(Bell.ASK, backend).enqueue,
+                Queue(_queue_name(Bell.ASK, backend), connection=self._patient, serializer=JSONSerializer).enqueue,
                 _task(Bell.ASK),
                 dict(question),
                 job_timeout=timeout,
@@ -211,13 +229,23 @@ class _Listener(SimpleWorker):
         """Keep the name of the process."""
 
     def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
-        """Called by the main loop before and after it waits: the one honest sign of life. RQ need not know each time."""
+        """Called by the main loop before and after it waits: the one honest sign of life."""
         now = time.monotonic()
         if pipeline is not None or now - self._told >= _TELL_SECONDS:
             self._told = now
             super().heartbeat(timeout, pipeline)
         if pipeline is None:
+            self._tell()
+
+    def _tell(self) -> None:
+        """A signal waits until this is over: it would tear up a transaction, and the request would be lost with it."""
+        before, self._state = self._state, WorkerStatus.BUSY
+        try:
             self.on_alive()
+        finally:
+            self._state = before
+        if self._stop_requested and before != WorkerStatus.BUSY:
+            raise StopRequested
 
 
 def listen(

@@ -133,7 +133,7 @@ def run_worker(settings: Settings, backends: Sequence[str]) -> None:
 
 
 class _Notices:
-    """Rings for the ends of jobs: at once for one that comes alone, and a few dozen times a second for a stream of them.
+    """Rings for the ends of jobs: at once for one that comes alone, a few dozen times a second for a stream of them.
 
     While it holds up the backend's thread, further ends gather there.
     """

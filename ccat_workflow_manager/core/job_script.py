@@ -27,7 +27,7 @@ from typing import Any
 VERSION = 1
 CLEAN_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 CGROUP_VARIABLE = "CCAT_WM_CGROUP"
-"""For the supervised script: the `cgroup.procs` that it is to join."""
+"""For the supervised script: the file of its control group that it writes a 0 to, which stands for itself."""
 STOPPED_BY = ("cancel", "time_limit", "memory_limit", "log_limit")
 
 _LAST_SIGNAL = 64
@@ -124,7 +124,7 @@ def _supervised(quoted: _Quoted) -> str:
 #!/bin/sh
 # Written by ccat-workflow-manager for one attempt, to be started by its supervisor.
 parent=$PPID
-[ -z "${CGROUP_VARIABLE}" ] || echo $$ >"${CGROUP_VARIABLE}"
+[ -z "${CGROUP_VARIABLE}" ] || echo 0 >"${CGROUP_VARIABLE}"
 unset {CGROUP_VARIABLE}
 read -r began _ </proc/uptime
 [ ! -e {quoted.record} ] || exit 1
@@ -265,7 +265,7 @@ def parse_exit_record(text: str) -> ExitRecord:
     """Read what a job script or a supervisor wrote. Raises ValueError if it is cut short or something else."""
     try:
         data = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"not an exit record: {error}") from None
     if not isinstance(data, dict):
         raise ValueError("not an exit record: not a JSON object")

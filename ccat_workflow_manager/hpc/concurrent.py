@@ -128,9 +128,14 @@ class ConcurrentBackend(HPCBackend):
         )
         if self._store.add(ticket):
             # Nobody but the one who has made the ticket writes the script: it might be running already.
-            faults.point("backend.ticket", faults.AFTER)
-            self._write(files.script, script, job_name)
-            self._pool.submit(ticket)
+            try:
+                faults.point("backend.ticket", faults.AFTER)
+                self._write(files.script, script, job_name)
+                self._pool.submit(ticket)
+            except BaseException:
+                # Nobody would ever start it, and everybody would take it for one that waits.
+                self._store.forget(job_name)
+                raise
         return job_name
 
     def get_status(self, job_id: str) -> HPCJobInfo:

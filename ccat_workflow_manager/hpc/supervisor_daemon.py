@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from ccat_workflow_manager.hpc import process_tree, supervisor_cgroups
 from ccat_workflow_manager.hpc.supervisor_engine import Engine
-from ccat_workflow_manager.hpc.supervisor_jobs import Index
+from ccat_workflow_manager.hpc.supervisor_index import Index
 from ccat_workflow_manager.hpc.supervisor_queue import Limits
 from ccat_workflow_manager.hpc.supervisor_restore import restore
 from ccat_workflow_manager.hpc.supervisor_server import Server

@@ -21,7 +21,8 @@ from ccat_workflow_manager.core.job_script import CGROUP_VARIABLE, CLEAN_PATH, s
 from ccat_workflow_manager.hpc import process_tree, supervisor_processes
 from ccat_workflow_manager.hpc.supervisor_cgroups import Groups
 from ccat_workflow_manager.hpc.supervisor_ending import Endings, disk_full
-from ccat_workflow_manager.hpc.supervisor_jobs import End, Index, Job, Part, State, Stop, claim, new_job, read_part
+from ccat_workflow_manager.hpc.supervisor_index import Index
+from ccat_workflow_manager.hpc.supervisor_jobs import End, Job, Part, State, Stop, claim, new_job, read_part
 from ccat_workflow_manager.hpc.supervisor_limits import broken_limits
 from ccat_workflow_manager.hpc.supervisor_queue import Limits, Queue
 

@@ -1,11 +1,9 @@
-"""The jobs of a supervisor, in memory and on disk.
+"""The jobs of a supervisor, and what their scripts leave.
 
-On disk a job is `jobs/<id>.json` in the state directory, written once before the client hears that the job was taken,
-and `jobs/<id>.stop` once it is being stopped. Everything else is read from the attempt itself: the part of the exit
-record is there from the moment a job script runs, and the record when the job is over. So no file has to be written
-when a job starts, and whoever takes over finds the truth in whatever moment the supervisor before was killed.
-
-Nothing is flushed to the disk by force: jobs do not outlive the machine, and that they are gone is told by the boot id.
+That a job was taken, and that it is to be stopped, is noted in the index (`supervisor_index`). Everything else is read
+from the attempt itself: the part of the exit record is there from the moment a job script runs, and the record when the
+job is over. So nothing has to be noted when a job starts, and whoever takes over finds the truth in whatever moment the
+supervisor before was killed.
 """
 
 from __future__ import annotations
@@ -13,8 +11,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from math import inf
@@ -24,8 +20,6 @@ from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.core.job_script import JobFiles, job_files
 from ccat_workflow_manager.hpc.process_tree import Identity
 from ccat_workflow_manager.hpc.supervisor_cgroups import Group
-
-_JOBS = "jobs"
 
 
 class State(Enum):
@@ -131,85 +125,6 @@ def new_job(item: dict[str, Any], boot: str) -> Job:
         boot=str(item.get("boot", boot)),
         files=job_files(item["workspace"], item["name"]),
     )
-
-
-class Index:
-    """The jobs on disk."""
-
-    def __init__(self, state_dir: str) -> None:
-        self._directory = os.path.join(state_dir, _JOBS)
-        os.makedirs(self._directory, mode=0o700, exist_ok=True)
-
-    def add(self, job: Job) -> None:
-        """Raises OSError."""
-        entry = {
-            "id": job.id,
-            "name": job.name,
-            "workspace": job.workspace,
-            "cpu": job.cpu_milli / 1000,
-            "memory": job.memory,
-            "time_limit": job.time_limit,
-            "priority": job.priority,
-            "submitted": job.submitted,
-            "boot": job.boot,
-        }
-        self._write(self._path(job.id), entry)
-
-    def add_stop(self, job_id: str, stop: Stop) -> None:
-        """Raises OSError."""
-        self._write(self._stop_path(job_id), [stop.by, stop.text])
-
-    def remove(self, job_id: str) -> None:
-        for path in (self._path(job_id), self._stop_path(job_id)):
-            with suppress(FileNotFoundError):
-                os.unlink(path)
-
-    def load(self, boot: str) -> Iterator[Job]:
-        """All jobs, oldest first. What was cut short had not been promised to anybody, and is removed."""
-        jobs = []
-        for name in os.listdir(self._directory):
-            job_id, _, kind = name.rpartition(".")
-            if kind != "json":
-                continue
-            try:
-                with open(os.path.join(self._directory, name), encoding="utf-8") as file:
-                    job = new_job(json.load(file), boot)
-            except (OSError, ValueError, KeyError, TypeError):
-                with suppress(OSError):
-                    os.unlink(os.path.join(self._directory, name))
-                continue
-            job.stop = self._load_stop(job_id)
-            jobs.append(job)
-        jobs.sort(key=lambda job: job.submitted)
-        yield from jobs
-
-    def _load_stop(self, job_id: str) -> Stop | None:
-        try:
-            with open(self._stop_path(job_id), encoding="utf-8") as file:
-                by, text = json.load(file)
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, TypeError):
-            return Stop("cancel", "the request to stop this job was cut short")
-        return Stop(str(by), str(text))
-
-    def _path(self, job_id: str) -> str:
-        return f"{self._directory}/{job_id}.json"
-
-    def _stop_path(self, job_id: str) -> str:
-        return f"{self._directory}/{job_id}.stop"
-
-    @staticmethod
-    def _write(path: str, value: Any) -> None:
-        data = json.dumps(value).encode("ascii")
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        try:
-            written = os.write(file, data)
-        finally:
-            os.close(file)
-        if written != len(data):
-            os.unlink(path)
-            raise OSError(28, "No space left on device", path)
 
 
 # --- what a job script has left so far -------------------------------------------------------------------------------

@@ -7,7 +7,8 @@ from contextlib import suppress
 from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.core.job_script import parse_exit_record
 from ccat_workflow_manager.hpc.supervisor_engine import Engine
-from ccat_workflow_manager.hpc.supervisor_jobs import Index, Job, State, read_part, read_record
+from ccat_workflow_manager.hpc.supervisor_index import Index
+from ccat_workflow_manager.hpc.supervisor_jobs import Job, State, read_part, read_record
 
 
 def restore(engine: Engine, index: Index) -> None:

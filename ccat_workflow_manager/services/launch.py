@@ -95,18 +95,24 @@ class Launcher:
 
     def _prepare(self, item: WorkItem, backend: HPCBackend, batch: _Batch, held: HeldWork) -> None:
         """Adopt the job of an earlier, interrupted try, or put everything in place for a new one."""
+        may_have_a_job = item.claims > 1
         try:
             held.check(item)
-            if item.claims > 1 and batch.problem is None:
+            if may_have_a_job and batch.problem is None:
                 job_id = faults.doing("backend.find", lambda: backend.find(item.job_name))
                 if job_id is not None:
                     batch.moves.append(self._submitted(item, job_id, "found again by its name"))
                     return
+                may_have_a_job = False
             batch.requests.append((item, self._request(item, backend, batch, held)))
         except LeaseLost:
             log.info("%s/%s was taken over by another worker", item.step, item.key)
         except CancelRequested:
-            batch.moves.append(Move(item.step_run_id, [cancelled(self._workshop.worker)], item.token))
+            # Where an earlier try may have left a job, the canceller looks for it before it says CANCELLED.
+            if may_have_a_job:
+                batch.moves.append(self._given_back(item, "to be cancelled", 0))
+            else:
+                batch.moves.append(Move(item.step_run_id, [cancelled(self._workshop.worker)], item.token))
         except AttemptError as error:
             batch.moves.append(self._failed(item, batch, error.reason, error.message))
         except Invalid as error:
@@ -116,7 +122,11 @@ class Launcher:
             batch.moves.append(self._released(item, error))
         except Exception as error:  # one step run fails, the next goes on
             log.exception("%s/%s could not be launched", item.step, item.key)
-            batch.moves.append(self._failed(item, batch, FailureReason.INTERNAL_ERROR, repr(error)))
+            if may_have_a_job:
+                # A failure would begin another attempt while the job of this one may be running.
+                batch.moves.append(self._given_back(item, f"{item.backend} could not be searched: {error!r}"))
+            else:
+                batch.moves.append(self._failed(item, batch, FailureReason.INTERNAL_ERROR, repr(error)))
 
     def _request(self, item: WorkItem, backend: HPCBackend, batch: _Batch, held: HeldWork) -> JobRequest:
         compiled = batch.compiled[item.run.spec_id]
@@ -237,10 +247,11 @@ class Launcher:
         return Move(item.step_run_id, [note], item.token, Facts(job_id=job_id))
 
     def _released(self, item: WorkItem, error: BackendError) -> Move:
-        text = f"{item.backend} cannot be used: {error.message}"
-        note = EventNote(
-            Event.RELEASED, self._workshop.worker, text=text, delay_seconds=self._workshop.retry_backend_seconds
-        )
+        return self._given_back(item, f"{item.backend} cannot be used: {error.message}")
+
+    def _given_back(self, item: WorkItem, text: str, delay_seconds: float | None = None) -> Move:
+        delay = self._workshop.retry_backend_seconds if delay_seconds is None else delay_seconds
+        note = EventNote(Event.RELEASED, self._workshop.worker, text=text, delay_seconds=delay)
         return Move(item.step_run_id, [note], item.token)
 
     def _failed(self, item: WorkItem, batch: _Batch, reason: FailureReason, text: str) -> Move:

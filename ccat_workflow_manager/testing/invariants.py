@@ -50,9 +50,7 @@ def violations(ground: Ground, acknowledged: Collection[UUID]) -> list[str]:
     wrong: list[str] = []
     with ground.database.read() as unit:
         wrong += _runs(unit, acknowledged)
-        wrong += _history(unit)
-        wrong += _counters(unit)
-        wrong += _rows(unit)
+        wrong += while_working(unit)
         wrong += _jobs(unit, ground.backends)
         wrong += _disk(unit, ground, acknowledged)
     wrong += _processes(ground)
@@ -60,6 +58,13 @@ def violations(ground: Ground, acknowledged: Collection[UUID]) -> list[str]:
     wrong += _queues(ground.keys())
     wrong += [f"left over: {path}" for directory in ground.directories for path in directory.iterdir()]
     return wrong
+
+
+def while_working(unit: UnitOfWork) -> Iterator[str]:
+    """What is wrong with the rows, at any moment."""
+    yield from _history(unit)
+    yield from _counters(unit)
+    yield from _rows(unit)
 
 
 def _runs(unit: UnitOfWork, acknowledged: Collection[UUID]) -> Iterator[str]:
@@ -102,8 +107,8 @@ def _counters(unit: UnitOfWork) -> Iterator[str]:
     for run_id, name, remaining in unit.execute(
         # Of steps that nothing depends on nobody counts.
         "SELECT r.run_id, r.name, r.remaining FROM run_steps r"
-        " WHERE cardinality(r.downstream_key || r.downstream_all) > 0 AND r.remaining <> (SELECT count(*) FROM step_runs s"
-        " WHERE s.run_id = r.run_id AND s.position = r.position AND s.status <> 'COMPLETED')"
+        " WHERE cardinality(r.downstream_key || r.downstream_all) > 0 AND r.remaining <> (SELECT count(*)"
+        " FROM step_runs s WHERE s.run_id = r.run_id AND s.position = r.position AND s.status <> 'COMPLETED')"
     ):
         yield f"{name} of {run_id} counts {remaining} that are not completed"
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.chaos.matrix import ROWS, Outcome, Row, cases, explore, survive
+from tests.chaos.matrix import ROWS, Outcome, Row, cases, explore, short_cases, survive
 from tests.chaos.report import PAGE, page_with, table
 
 
@@ -23,9 +23,12 @@ def main() -> int:
     parser.add_argument("--only", default="", help="only cases that have this in their name")
     parser.add_argument("--part", default="1/1", help="every nth case, from which on: 2/3 is the second third")
     parser.add_argument("--jobs", type=int, default=2 * (os.cpu_count() or 1), help="how many deployments at a time")
+    parser.add_argument("--short", action="store_true", help="the most telling cases only, with one worker")
     parser.add_argument("--into", type=Path, help="write the outcomes of one backend to this file")
     options = parser.parse_args()
     rows = [row for row in ROWS if options.row is None or row.name in options.row]
+    if options.short:
+        return _short(rows[0])
     if options.into is not None:
         return _one(rows[0], options.only, options.part, options.into)
     return _all(rows, options.only, options.jobs)
@@ -49,19 +52,39 @@ def _one(row: Row, only: str, part: str, into: Path) -> int:
     return 0
 
 
+def _short(row: Row) -> int:
+    """What `make test` does for each backend."""
+    site = row.site(workers=1)
+    try:
+        outcomes = [survive(site, case) for case in short_cases(row)]
+        for outcome in outcomes:
+            end = outcome.problem or ("survived" if outcome.passed else "nobody came by")
+            print(f"{outcome.seconds:5.1f} s  {outcome.case}: {end}")
+        failed = any(outcome.problem for outcome in outcomes)
+        if failed:
+            print(site.log())
+        return 1 if failed else 0
+    finally:
+        site.close()
+
+
 def _all(rows: Sequence[Row], only: str, jobs: int) -> int:
     began = time.monotonic()
     absent = {row.name: missing for row in rows if (missing := row.missing())}
     there = [row for row in rows if row.name not in absent]
     outcomes = _gather(there, only, jobs)
     text = table([row.name for row in there], outcomes)
-    failed = [outcome for each in outcomes.values() for outcome in each if outcome.problem]
-    total = sum(map(len, outcomes.values()))
+    everything = [outcome for each in outcomes.values() for outcome in each]
+    failed = [outcome for outcome in everything if outcome.problem]
+    total = sum(outcome.passed for outcome in everything)
     print(text)
     for name, each in outcomes.items():
         for outcome in each:
             if outcome.problem:
                 print(f"NOT SURVIVED {name}: {outcome.case}: {outcome.problem}")
+    for outcome in everything:
+        if not outcome.passed:
+            print(f"nobody came by: {outcome.case}")
     for name, missing in absent.items():
         print(f"left out: {name} (no {missing} here; `make lab` installs it)")
     print(f"{total - len(failed)} of {total} survived, in {(time.monotonic() - began) / 60:.0f} minutes")
@@ -72,13 +95,13 @@ def _all(rows: Sequence[Row], only: str, jobs: int) -> int:
 
 def _gather(rows: Sequence[Row], only: str, jobs: int) -> dict[str, list[Outcome]]:
     """Run each backend in processes of its own, a part of the cases in each, so that waiting is shared."""
+    program = [sys.executable, "-m", "tests.chaos", "--only", only]
     parts = max(1, jobs // max(1, len(rows)))
     with tempfile.TemporaryDirectory(prefix="ccat-wm-chaos-results-") as directory:
         files = {row.name: Path(directory) / f"{number}" for number, row in enumerate(rows)}
         running = [
             subprocess.Popen(
-                [sys.executable, "-m", "tests.chaos", "--row", row.name, "--only", only]
-                + ["--part", f"{part + 1}/{parts}", "--into", str(files[row.name])]
+                [*program, "--row", row.name, "--part", f"{part + 1}/{parts}", "--into", str(files[row.name])]
             )
             for row in rows
             for part in range(parts)

@@ -22,8 +22,9 @@ def table(names: Sequence[str], outcomes: Mapping[str, Sequence[Outcome]]) -> st
 
 
 def _cell(tried: Sequence[Outcome]) -> str:
-    survived = sum(not outcome.problem for outcome in tried)
-    return f"{survived}/{len(tried)}" if tried else "-"
+    survived = sum(not outcome.problem for outcome in tried if outcome.passed)
+    passed = sum(outcome.passed for outcome in tried)
+    return f"{survived}/{passed}" if passed else "-"
 
 
 def page_with(text: str, total: int, failed: int) -> str:

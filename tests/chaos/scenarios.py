@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 from ccat_workflow_manager.testing.faults import Action, Fault
@@ -15,7 +16,8 @@ from tests.chaos.site import Site
 from tests.waiting import wait_until
 
 _START = f'echo started >> "$WORKFLOW_WORKSPACE_DIR/{STARTS}"'
-_WORK = f'{_START}; echo "$WORKFLOW_KEY" > "$WORKFLOW_OUTPUT_DIR/x"'
+_WORK = f'{_START}; sleep 0.2; echo "$WORKFLOW_KEY" > "$WORKFLOW_OUTPUT_DIR/x"'
+_SLOW = f'{_START}; sleep 1.2; echo data > "$WORKFLOW_OUTPUT_DIR/x"'
 _FAIL_ONCE = f'{_WORK}; test "$WORKFLOW_ATTEMPT" -gt 1'
 _FOR_EVER = f"{_START}; while :; do sleep 0.2; done"
 _numbers = count(1)
@@ -34,7 +36,7 @@ class Scenario:
 
 def step(site: Site, name: str, text: str, **more: Any) -> dict[str, Any]:
     """One step, for a backend that runs programs and for one that does not."""
-    noop: dict[str, Any] = {"delay_seconds": 600 if text is _FOR_EVER else 0.2}
+    noop: dict[str, Any] = {"delay_seconds": {_FOR_EVER: 600, _SLOW: 1.2}.get(text, 0.2)}
     if text is _FAIL_ONCE:
         noop["outcome"] = "failed"
     return {
@@ -58,6 +60,11 @@ def complete(site: Site) -> list[str]:
     return [end]
 
 
+def slow(site: Site) -> list[str]:
+    """A program that runs long enough to be asked for."""
+    return [site.wait(site.submit(step(site, "only", _SLOW)))]
+
+
 def cancel(site: Site) -> list[str]:
     """Programs that would run for ever, cancelled as a run and as a step run."""
     first, second = (site.submit(step(site, "only", _FOR_EVER)) for _ in range(2))
@@ -66,6 +73,19 @@ def cancel(site: Site) -> list[str]:
     site.call("POST", f"/runs/{second}/cancel")
     site.call("POST", f"/runs/{second}/cancel")
     return [site.wait(first), site.wait(second)]
+
+
+def cancel_orphan(site: Site) -> list[str]:
+    """A program is cancelled while it is in the hands of a worker that has died: nobody knows yet that it runs."""
+    run_id = site.submit(step(site, "only", _FOR_EVER))
+
+    def died() -> bool:
+        site.tend()
+        return any(line.startswith("worker backend.submit after crash nth=1") for line in site.fired())
+
+    wait_until(died, 20, "the worker to die")
+    site.call("POST", f"/runs/{run_id}/cancel")
+    return [site.wait(run_id)]
 
 
 def repair(site: Site) -> list[str]:
@@ -90,7 +110,9 @@ def repair(site: Site) -> list[str]:
 def sign_off(site: Site) -> list[str]:
     """A worker is asked to stop in the middle of work."""
     run_id = site.submit(step(site, "first", _WORK, foreach=["a", "b", "c"]))
-    os.kill(site.pids("worker")[0], signal.SIGTERM)
+    pid = site.pids("worker")[0]
+    wait_until(lambda: _catches(pid, signal.SIGTERM), 20, "the worker to listen")
+    os.kill(pid, signal.SIGTERM)
     before = site.restarts
 
     def replaced() -> bool:
@@ -101,6 +123,13 @@ def sign_off(site: Site) -> list[str]:
     return [site.wait(run_id)]
 
 
+def _catches(pid: int, number: signal.Signals) -> bool:
+    """Whether the process has said what it does at this signal; before, it would just die."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    mask = next(int(line.split()[1], 16) for line in lines if line.startswith("SigCgt:"))
+    return bool(mask & (1 << (number - 1)))
+
+
 _COMPLETED = frozenset({"COMPLETED"})
 
 
@@ -108,14 +137,25 @@ def _worker(point: str, moment: str, action: Action) -> tuple[Fault, ...]:
     return (Fault("worker", point, moment, action),)
 
 
+PREFERRED = {
+    "bell.take-notices": "slow",
+    "commit.take-follow": "slow",
+    "commit.followed": "slow",
+    "commit.alive": "sign off",
+}
+"""Points that are passed now and then anywhere, and here for certain."""
+
 SCENARIOS = (
     Scenario("work", complete, _COMPLETED),
+    Scenario("slow", slow, _COMPLETED),
     Scenario("cancel", cancel, frozenset({"CANCELLED"})),
     Scenario("repair", repair, frozenset({"COMPLETED", "FAILED"})),
     Scenario("takeover", complete, _COMPLETED, _worker("backend.submit", "after", Action.CRASH)),
     Scenario("left results", complete, _COMPLETED, _worker("commit.collected", "before", Action.CRASH)),
     Scenario("away", complete, _COMPLETED, _worker("backend.submit", "before", Action.TIMEOUT)),
     Scenario("silent", complete, _COMPLETED, _worker("backend.status", "before", Action.TIMEOUT)),
-    Scenario("cancel after crash", cancel, frozenset({"CANCELLED"}), _worker("backend.submit", "after", Action.CRASH)),
+    Scenario(
+        "cancel after crash", cancel_orphan, frozenset({"CANCELLED"}), _worker("backend.submit", "after", Action.CRASH)
+    ),
     Scenario("sign off", sign_off, _COMPLETED),
 )

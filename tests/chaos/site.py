@@ -102,7 +102,7 @@ class Site:
         upgrade(self.database)
         self.redis = redis.Redis.from_url(self.settings.redis_url)
         self.context = Context(self.settings, backends=(self.backend,))
-        # A backend answers soon, and one that was away is asked again soon, so that the many small cases do not take hours.
+        # A backend answers soon, or is asked again soon: the many small cases must not take hours.
         context_module._RETRY_BACKEND_SECONDS = _RETRY_BACKEND_SECONDS  # type: ignore[assignment]
         backend = type(self.context.backend(self.backend))
         backend.submit_seconds = min(backend.submit_seconds, 1.0)

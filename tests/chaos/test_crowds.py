@@ -1,0 +1,190 @@
+"""Many at once: one key from fifty threads, every message three times, three managers and many workers."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from ccat_workflow_manager.context import Context
+from ccat_workflow_manager.core.errors import RequestError
+from ccat_workflow_manager.doorbell import Bell
+from ccat_workflow_manager.managers.workflow_manager import Dispatcher, Sweeper
+from ccat_workflow_manager.services.requests import RunRequest
+from ccat_workflow_manager.testing import invariants
+from tests.fixtures_store import ContextMaker
+
+SPEC: dict[str, Any] = {
+    "name": "crowd",
+    "parameters": {"type": "object", "properties": {"items": {"type": "array"}}},
+    "steps": [
+        {"name": "first", "command": ["a"], "foreach": "${parameters.items}"},
+        {"name": "second", "command": ["b"], "foreach": "${parameters.items}", "depends_on": ["first"]},
+        {"name": "third", "command": ["c"], "depends_on": ["second"]},
+    ],
+}
+_ITEMS = 20
+
+
+def request() -> RunRequest:
+    return RunRequest(spec=SPEC, parameters={"items": list(range(_ITEMS))})
+
+
+def wrong(context: Context) -> list[str]:
+    with context.database.read() as unit:
+        return list(invariants.while_working(unit))
+
+
+def deadlocks(context: Context) -> int:
+    """How often PostgreSQL had to choose somebody to give way; those that were tried again count as well."""
+    with context.database.read() as unit:
+        statement = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+        return int(unit.execute(statement).scalar_one())
+
+
+def unfinished(context: Context) -> int:
+    with context.database.read() as unit:
+        return int(unit.execute("SELECT count(*) FROM runs WHERE finished_at IS NULL").scalar_one())
+
+
+def test_fifty_threads_with_one_key_make_one_run(make_context: ContextMaker) -> None:
+    contexts = [make_context("noop") for _ in range(3)]
+    barrier, key = Barrier(50), uuid4().hex
+
+    def ask(number: int) -> tuple[UUID, bool]:
+        barrier.wait(30)
+        return contexts[number % 3].requests.create(request(), actor="test", idempotency_key=key)
+
+    with ThreadPoolExecutor(50) as threads:
+        answers = list(threads.map(ask, range(50)))
+    assert len({run_id for run_id, _ in answers}) == 1
+    assert sum(new for _, new in answers) == 1
+    assert wrong(contexts[0]) == []
+
+
+class Deaf:
+    """Notes the calls for work instead of making them."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Bell, str]] = []
+
+    def ring(self, bell: Bell, backend: str, ids: Sequence[object] = ()) -> None:
+        self.calls.append((bell, backend))
+
+    def ring_all(self, bell: Bell, ready: dict[str, list[UUID]]) -> None:
+        self.calls += [(bell, backend) for backend in ready]
+
+
+def answer(context: Context, bell: Bell, backend: str) -> None:
+    """What a worker does for such a message."""
+    match bell:
+        case Bell.LAUNCH:
+            context.launcher.launch(backend, 7)
+        case Bell.CANCEL:
+            context.canceller.cancel_wanted(backend)
+        case _:
+            context.follower.follow_all(backend)
+
+
+def test_every_message_three_times_and_in_any_order(make_context: ContextMaker) -> None:
+    contexts = [make_context("noop") for _ in range(3)]
+    heard = Deaf()
+    for context in contexts:
+        context.__dict__["doorbell"] = heard
+    chance = random.Random(1)
+    for _ in range(6):
+        contexts[0].requests.create(request(), actor="test")
+    with ThreadPoolExecutor(3) as workers:
+        for _ in range(200):
+            calls, heard.calls = [*heard.calls, (Bell.LAUNCH, "noop"), (Bell.FOLLOW, "noop")] * 3, []
+            chance.shuffle(calls)
+            for done in [workers.submit(answer, chance.choice(contexts), *call) for call in calls]:
+                done.result(60)
+            if not unfinished(contexts[0]):
+                break
+    assert unfinished(contexts[0]) == 0
+    assert wrong(contexts[0]) == []
+    with contexts[0].database.read() as unit:
+        found = unit.execute("SELECT DISTINCT status, attempt, claims FROM step_runs")
+        assert [tuple(row) for row in found] == [("COMPLETED", 1, 1)]
+
+
+def test_all_buttons_are_pressed_at_once_while_everything_runs(make_context: ContextMaker) -> None:
+    """Cancel against retry against pause against launch against completion, from many sides, without a deadlock."""
+    contexts = [make_context("noop", CANCEL_CONFIRM_SECONDS=0.01) for _ in range(4)]
+    run_ids = [contexts[0].requests.create(request(), actor="test")[0] for _ in range(8)]
+
+    def repeat(seed: int, *actions: Callable[[Context, list[UUID]], object]) -> None:
+        chance = random.Random(seed)
+        for _ in range(40):
+            some = chance.sample(run_ids, 3)
+            try:
+                chance.choice(actions)(contexts[seed % 4], some)
+            except RequestError:
+                continue
+
+    def launch(context: Context, _: list[UUID]) -> None:
+        context.launcher.launch("noop", 15)
+
+    def follow(context: Context, _: list[UUID]) -> None:
+        context.follower.follow_all("noop")
+
+    def cancel(context: Context, some: list[UUID]) -> None:
+        context.requests.cancel(some, actor="anna")
+        context.canceller.cancel_wanted("noop")
+
+    def retry(context: Context, some: list[UUID]) -> None:
+        context.requests.retry(some, actor="otto")
+
+    def pause(context: Context, some: list[UUID]) -> None:
+        context.requests.pause(some, paused=True)
+        context.requests.pause(some, paused=False)
+
+    def sweep(context: Context, _: list[UUID]) -> None:
+        Sweeper(context.database, context.doorbell).tick()
+        Dispatcher(context.database, context.doorbell).tick()
+
+    roles = [(launch,), (launch, follow), (follow,), (cancel, retry), (retry, pause), (pause, cancel, sweep)]
+    with ThreadPoolExecutor(len(roles)) as threads:
+        for done in [threads.submit(repeat, seed, *role) for seed, role in enumerate(roles)]:
+            done.result(100)
+    assert wrong(contexts[0]) == []
+    assert deadlocks(contexts[0]) == 0
+
+
+@pytest.mark.timeout(110)
+def test_three_managers_and_many_workers_claim_nothing_twice(make_context: ContextMaker) -> None:
+    """The loops of three managers and eight workers on two thousand step runs, in threads of their own."""
+    managers = [make_context("noop") for _ in range(3)]
+    workers = [make_context("noop") for _ in range(8)]
+    managers[0].requests.create_many([request()] * 50, actor="test")
+
+    def manage(context: Context) -> None:
+        loops: list[Dispatcher | Sweeper] = [
+            Dispatcher(context.database, context.doorbell),
+            Sweeper(context.database, context.doorbell),
+        ]
+        while unfinished(context):
+            for loop in loops:
+                loop.tick()
+
+    def work(context: Context) -> None:
+        while unfinished(context):
+            context.launcher.launch("noop", 50)
+            context.follower.follow_all("noop")
+
+    with ThreadPoolExecutor(len(managers) + len(workers)) as threads:
+        done = [threads.submit(manage, context) for context in managers]
+        done += [threads.submit(work, context) for context in workers]
+        for each in done:
+            each.result(100)
+    assert wrong(managers[0]) == []
+    with managers[0].database.read() as unit:
+        found = unit.execute("SELECT status, attempt, claims, count(*) FROM step_runs GROUP BY 1, 2, 3")
+        assert [tuple(row) for row in found] == [("COMPLETED", 1, 1, 50 * (2 * _ITEMS + 1))]
+    assert deadlocks(managers[0]) == 0

@@ -1,0 +1,110 @@
+"""Disks that are full or read-only, and exit records that say nothing: an infrastructure failure, never a success."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ccat_workflow_manager.context import Context
+from ccat_workflow_manager.core.job_script import ExitRecord, job_files
+from ccat_workflow_manager.core.jobs import HPCJobInfo, JobStatus
+from ccat_workflow_manager.testing import invariants
+from tests.chaos.test_late import Executing, start
+
+GOOD = ExitRecord("job", exit_code=0).to_json()
+
+
+@pytest.fixture
+def backend(context: Context) -> Executing:
+    backend = Executing()
+    context._backends["noop"] = backend
+    object.__setattr__(context.workshop.site, "exit_record_wait_seconds", 0.0)
+    return backend
+
+
+def finish(context: Context, backend: Executing, prepare: Callable[[Path, str], None]) -> Any:
+    """A job comes to its end, after something has been done to its exit record: the step run after it was collected."""
+    start(context)
+    context.launcher.launch("noop", 1)
+    [job] = backend.jobs.values()
+    prepare(Path(job_files(job.workspace_dir, job.name).record), job.name)
+    (Path(job.workspace_dir).parent / "output.partial" / "x").write_text("data")
+    backend.tell("fake-1", HPCJobInfo(JobStatus.COMPLETED, 0))
+    context.follower.follow_all("noop")
+    with context.database.read() as unit:
+        assert list(invariants.while_working(unit)) == []
+        return unit.execute(
+            "SELECT s.status, a.reason, (SELECT count(*) FROM products) AS products"
+            " FROM step_runs s JOIN attempts a ON a.step_run_id = s.id AND a.number = 1"
+        ).one()
+
+
+def write(text: str | bytes) -> Callable[[Path, str], None]:
+    def prepare(path: Path, name: str) -> None:
+        data = text.encode() if isinstance(text, str) else text
+        path.write_bytes(data.replace(b'"job"', json.dumps(name).encode()))
+
+    return prepare
+
+
+BAD: dict[str, tuple[Callable[[Path, str], None], str]] = {
+    "missing": (lambda path, name: None, "exit_record_missing"),
+    "a link to nowhere": (lambda path, name: path.symlink_to("nowhere"), "exit_record_missing"),
+    "a directory": (lambda path, name: path.mkdir(), "exit_record_unreadable"),
+    "empty": (write(""), "exit_record_unreadable"),
+    "truncated": (write(GOOD[: len(GOOD) // 2]), "exit_record_unreadable"),
+    "binary": (write(os.urandom(512) + b"\xff"), "exit_record_unreadable"),
+    "not a record": (write("[1, 2, 3]"), "exit_record_unreadable"),
+    "very deep": (write("[" * 60_000), "exit_record_unreadable"),
+    "of another job": (write(GOOD.replace('"job"', '"other"')), "exit_record_unreadable"),
+}
+
+
+def test_a_good_record_is_a_success(context: Context, backend: Executing) -> None:
+    assert tuple(finish(context, backend, write(GOOD))) == ("COMPLETED", None, 1)
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_record_that_says_nothing_is_no_success(context: Context, backend: Executing, name: str) -> None:
+    prepare, reason = BAD[name]
+    # PENDING: it is tried again, as after any failure that is not the program's own.
+    assert tuple(finish(context, backend, prepare)) == ("PENDING", reason, 0)
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [(errno.ENOSPC, "disk_full"), (errno.EDQUOT, "disk_full"), (errno.EROFS, "staging_failed")],
+    ids=["full", "quota", "read-only"],
+)
+def test_a_disk_that_takes_nothing_when_a_job_is_staged(
+    context: Context, backend: Executing, monkeypatch: pytest.MonkeyPatch, number: int, reason: str
+) -> None:
+    def refuse(path: str, *_: object) -> None:
+        raise OSError(number, os.strerror(number), path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ccat_workflow_manager.execution.layout.os.mkdir", refuse)
+        start(context)
+        context.launcher.launch("noop", 1)
+    with context.database.read() as unit:
+        found = unit.execute("SELECT s.status, a.reason FROM step_runs s JOIN attempts a ON a.step_run_id = s.id").one()
+    assert (tuple(found), backend.jobs) == (("PENDING", reason), {})
+
+
+def test_a_disk_that_takes_nothing_when_products_are_published(
+    context: Context, backend: Executing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(source: str, target: str) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), source)
+
+    def prepare(path: Path, name: str) -> None:
+        write(GOOD)(path, name)
+        monkeypatch.setattr("ccat_workflow_manager.execution.outputs.os.rename", refuse)
+
+    assert tuple(finish(context, backend, prepare)) == ("PENDING", "output_unreadable", 0)

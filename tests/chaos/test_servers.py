@@ -1,0 +1,155 @@
+"""PostgreSQL and Valkey die, forget, hang and are full while people work: what was promised is kept."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+from uuid import uuid4
+
+import httpx
+import psycopg
+import redis
+
+from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedValkey
+from tests.chaos.judging import require_all_is_well
+from tests.fixtures_service import Service, ServiceMaker
+from tests.waiting import wait_until
+
+ONLY = {"name": "only", "command": ["a"], "backend": "noop"}
+_NOOP_SPEC = {"name": "flow", "steps": [ONLY]}
+
+
+def create(service: Service, key: str) -> str | None:
+    """One try to create a run: its id, if the answer was a promise."""
+    try:
+        answer = httpx.post(
+            f"{service.client.base_url}runs",
+            json={"spec": _NOOP_SPEC, "backend": "noop"},
+            headers={"Idempotency-Key": key},
+            timeout=20,
+        )
+    except httpx.TransportError:
+        return None
+    assert answer.status_code in (200, 202, 503), answer.text
+    found: str | None = answer.json()["id"] if answer.status_code < 300 else None
+    return found
+
+
+def test_every_promise_survives_a_postgresql_that_dies_again_and_again(make_service: ServiceMaker) -> None:
+    service = make_service(HPC_BACKEND="noop")
+    promised: dict[str, str] = {}
+    enough = Event()
+
+    def client(number: int) -> None:
+        """Asks for run after run; what was not promised is asked for again under the same key."""
+        for count in range(10_000):
+            key = f"{number}-{count}"
+            while (run_id := create(service, key)) is None:
+                if enough.wait(0.05):
+                    return
+            promised[key] = run_id
+            if enough.is_set():
+                return
+
+    with ThreadPoolExecutor(3) as clients:
+        done = [clients.submit(client, number) for number in range(3)]
+        try:
+            for target in (100, 200, 300):
+                wait_until(lambda target=target: len(promised) >= target, 30, f"{target} runs")  # type: ignore[misc]
+                server = EmbeddedPostgres(service.directory / "data")
+                wait_until(lambda server=server: server.pid is not None, 20, "PostgreSQL")  # type: ignore[misc]
+                assert server.pid is not None
+                os.kill(server.pid, signal.SIGQUIT)
+        finally:
+            enough.set()
+        for each in done:
+            each.result(60)
+    wait_until(service.is_ready, 30, "the service to be ready again")
+    assert len(set(promised.values())) == len(promised) >= 300
+    require_all_is_well(service, promised.values(), seconds=40)
+
+
+def finishes(service: Service, within: float) -> None:
+    """A new run comes to its end, and its creation is answered at once."""
+    began = time.monotonic()
+    run_id = create(service, uuid4().hex)
+    assert run_id is not None
+    assert time.monotonic() - began < 8, "the answer waited for Redis"
+    assert service.wait(run_id, within)["status"] == "COMPLETED"
+
+
+def test_valkey_hangs_is_full_and_forgets_everything(make_service: ServiceMaker) -> None:
+    service = make_service(HPC_BACKEND="noop")
+    valkey = EmbeddedValkey(service.directory / "data")
+    assert valkey.pid is not None
+    run_ids: list[str] = []
+
+    def create_some(trouble: Callable[[], None], end: Callable[[], None]) -> None:
+        trouble()
+        try:
+            for _ in range(3):
+                began = time.monotonic()
+                run_id = create(service, uuid4().hex)
+                assert run_id is not None
+                assert time.monotonic() - began < 8, "the answer waited for Redis"
+                run_ids.append(run_id)
+        finally:
+            end()
+        for run_id in run_ids:
+            assert service.wait(run_id, 30)["status"] == "COMPLETED"
+
+    pid = valkey.pid
+    with redis.Redis.from_url(valkey.url) as client:
+        create_some(lambda: os.kill(pid, signal.SIGSTOP), lambda: os.kill(pid, signal.SIGCONT))
+        create_some(lambda: client.config_set("maxmemory", 1), lambda: client.config_set("maxmemory", 0))
+        create_some(client.flushall, client.flushall)
+    require_all_is_well(service, run_ids)
+
+
+def leases_are_over(service: Service) -> bool:
+    url = EmbeddedPostgres(service.directory / "data").url.replace("+psycopg", "")
+    with psycopg.connect(url) as connection:
+        held = connection.execute("SELECT count(*) FROM step_runs WHERE lease_until > now()").fetchone()
+    return held == (0,)
+
+
+def test_workers_that_were_stopped_past_their_leases_change_nothing_any_more(make_service: ServiceMaker) -> None:
+    service = make_service(LEASE_SECONDS="1", SWEEP_SECONDS="0.3", LOCAL_MAX_CPU="8")
+    names = [str(number) for number in range(12)]
+    start = 'echo started >> "$WORKFLOW_WORKSPACE_DIR/starts"; echo x > "$WORKFLOW_OUTPUT_DIR/x"'
+    run_ids = []
+    for _ in range(3):
+        run_ids.append(service.submit({"name": "many", "foreach": names, "command": ["/bin/sh", "-c", start]}))
+        workers = [item["pid"] for item in service.call("GET", "/workers")["items"]]
+        for pid in workers:
+            os.kill(pid, signal.SIGSTOP)
+        wait_until(lambda: leases_are_over(service), 10, "the leases of the stopped workers to be over")
+        for pid in workers:
+            os.kill(pid, signal.SIGCONT)
+    for run_id in run_ids:
+        assert service.wait(run_id)["status"] == "COMPLETED"
+    require_all_is_well(service, run_ids, marks=True)
+
+
+def test_a_supervisor_that_is_killed_alone_is_started_again_and_finds_everything(make_service: ServiceMaker) -> None:
+    service = make_service()
+    gate = service.directory / "gate"
+    text = (
+        f"echo started >> \"$WORKFLOW_WORKSPACE_DIR/starts\"; while ! test -e '{gate}'; do sleep 0.05; done;"
+        ' echo x > "$WORKFLOW_OUTPUT_DIR/x"'
+    )
+    run_id = service.submit({"name": "many", "foreach": ["a", "b"], "command": ["/bin/sh", "-c", text]})
+    wait_until(lambda: all(s["status"] == "RUNNING" for s in service.run(run_id)["step_runs"]), 30, "both to run")
+    assert service.process is not None
+    children = service.children()
+    service.process.kill()
+    service.process.wait(10)
+    wait_until(lambda: not any(child.is_running() for child in children), 30, "manager and workers to end")
+    service.start()
+    gate.touch()
+    assert service.wait(run_id)["status"] == "COMPLETED"
+    require_all_is_well(service, [run_id], marks=True)

@@ -1,0 +1,20 @@
+"""The most telling cases of the matrix, in every test run; `make chaos` is the whole of it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.chaos.matrix import ROWS, Row
+
+SHORT = [row for row in ROWS if row.runtime == "none"]
+
+
+@pytest.mark.parametrize("row", SHORT, ids=[row.name for row in SHORT])
+def test_what_dies_is_repaired(row: Row) -> None:
+    # In a process of its own: it forks managers and workers, which one with threads must not do.
+    argv = [sys.executable, "-m", "tests.chaos", "--short", "--row", row.name]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stdout + done.stderr
