@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from rich.console import Console
 
@@ -20,7 +21,7 @@ from tests.bench.bench_idle import idle
 from tests.bench.bench_machine import machine
 from tests.bench.bench_requests import bulk, listing, post
 from tests.bench.bench_running import fan_out, local, lone, noop
-from tests.bench.deployment import Deployment, deployment
+from tests.bench.deployment import Deployment, deployment, directory_for_all
 from tests.bench.figures import Figure, show
 from tests.bench.sizes import FULL, QUICK, Sizes
 
@@ -41,24 +42,28 @@ CONTAINERS = "containers"
 
 def measure(names: Sequence[str], sizes: Sizes) -> list[Figure]:
     """Each bench has a deployment of its own: what one leaves behind does not weigh on the next."""
+    chosen = [name for name in names if name != CONTAINERS]
+    groups = [chosen] if sizes.one_for_all and chosen else [[name] for name in chosen]
     figures: list[Figure] = []
-    for name in names:
-        print(f"{name} ...", flush=True)
-        if name == CONTAINERS:
-            figures += _contained(sizes)
-        else:
-            with deployment() as there:
-                figures += BENCHES[name](there, sizes)
+    with directory_for_all() as parent:
+        for group in groups:
+            with deployment(parent) as there:
+                for name in group:
+                    print(f"{name} ...", flush=True)
+                    figures += BENCHES[name](there, sizes)
+        if CONTAINERS in names:
+            print(f"{CONTAINERS} ...", flush=True)
+            figures += _contained(parent, sizes)
     return figures
 
 
-def _contained(sizes: Sizes) -> list[Figure]:
+def _contained(parent: Path, sizes: Sizes) -> list[Figure]:
     try:
         found = runtime.detect("auto", allow_none=False)
     except ConfigurationError as error:
         print(f"  left out: {error.message}")
         return []
-    with deployment(CONTAINER_RUNTIME="auto", HPC_BACKEND="local") as there:
+    with deployment(parent, CONTAINER_RUNTIME="auto", HPC_BACKEND="local") as there:
         return list(containers(there, sizes, found))
 
 

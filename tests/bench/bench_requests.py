@@ -27,7 +27,7 @@ def bulk(there: Deployment, sizes: Sizes) -> Iterator[Figure]:
 
 
 def post(there: Deployment, sizes: Sizes) -> Iterator[Figure]:
-    """Once with the workers held still, and once while they launch and complete what comes in, on the same two cores."""
+    """Once with the workers held still, once while they launch and complete what comes in, on the same two cores."""
     request = message("POST", "/api/v1/runs", {"pipeline": there.add_pipeline(), "labels": {"source": "Orion KL"}})
     bare_request = message("POST", "/rows", {"pipeline": "bench", "labels": {"source": "Orion KL"}})
     there.warm_up("bench")

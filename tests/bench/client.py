@@ -98,7 +98,7 @@ class Connection:
 
 
 def hammer(port: int, request: bytes, count: int, connections: int) -> float:
-    """Send the same request `count` times over so many connections, each its next when it has its answer: per second."""
+    """Send the same request `count` times, over each connection the next one after an answer: per second."""
     with selectors.DefaultSelector() as selector:
         for _ in range(connections):
             connection = Connection(port)

@@ -131,31 +131,41 @@ class Deployment:
 
 
 @contextmanager
-def deployment(**settings: object) -> Iterator[Deployment]:
-    """Start one in a new directory, and end it with everything that belongs to it."""
+def directory_for_all() -> Iterator[Path]:
+    """Where deployments keep their data until all benches are over.
+
+    A file system that has just removed many files is slow to make new ones: ext4 does not use their inodes again for
+    some minutes, and searches past them. So nothing is removed between two benches.
+    """
     with tempfile.TemporaryDirectory(prefix="ccat-bench-", ignore_cleanup_errors=True) as directory:
-        data_dir, port = Path(directory) / "d", free_port()
-        chosen = {"HPC_BACKEND": "noop", "CONTAINER_RUNTIME": "none", "LOG_LEVEL": "WARNING", **settings}
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-        environment |= {PREFIX + name: str(value) for name, value in chosen.items()}
-        with (Path(directory) / "log").open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-c", _UP, "up", "--port", str(port), "--data-dir", str(data_dir)],
-                env=environment,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        running = Deployment(data_dir, port, process)
-        try:
-            wait_for(lambda: _answers(running), 60, "the API", 0.05)
-            yield running
-        finally:
-            running.close()
-            said = (Path(directory) / "log").read_text(errors="replace")
-            lines = [line for line in said.splitlines() if "WARNING" in line or "ERROR" in line]
-            for line in lines[:10]:
-                print(f"  log of the deployment: {line}", file=sys.stderr)
+        yield Path(directory)
+
+
+@contextmanager
+def deployment(parent: Path, **settings: object) -> Iterator[Deployment]:
+    """Start one in a new directory, and end it with everything that belongs to it."""
+    home = Path(tempfile.mkdtemp(dir=parent, prefix=""))
+    data_dir, port = home / "d", free_port()
+    chosen = {"HPC_BACKEND": "noop", "CONTAINER_RUNTIME": "none", "LOG_LEVEL": "WARNING", **settings}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    environment |= {PREFIX + name: str(value) for name, value in chosen.items()}
+    with (home / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _UP, "up", "--port", str(port), "--data-dir", str(data_dir)],
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    running = Deployment(data_dir, port, process)
+    try:
+        wait_for(lambda: _answers(running), 60, "the API", 0.05)
+        yield running
+    finally:
+        running.close()
+        lines = (home / "log").read_text(errors="replace").splitlines()
+        for line in [line for line in lines if "WARNING" in line or "ERROR" in line][:10]:
+            print(f"  log of the deployment: {line}", file=sys.stderr)
 
 
 def _answers(running: Deployment) -> bool:

@@ -24,6 +24,8 @@ class Sizes:
     window: int = 1000
     commits: int = 2000
     spawns: int = 500
+    one_for_all: bool = False
+    """All benches use one deployment, one after the other."""
 
 
 FULL = Sizes()
@@ -43,4 +45,5 @@ QUICK = Sizes(
     window=100,
     commits=20,
     spawns=5,
+    one_for_all=True,
 )
