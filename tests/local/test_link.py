@@ -17,6 +17,7 @@ import redis
 from ccat_workflow_manager.core.jobs import JobStatus
 from ccat_workflow_manager.hpc import registry
 from ccat_workflow_manager.hpc.local import LocalBackend
+from ccat_workflow_manager.hpc.supervisor_index import INDEX_NAME
 from ccat_workflow_manager.hpc.supervisor_wire import Unpacker, WireError, pack
 from tests.local.site import Site
 from tests.waiting import wait_until
@@ -104,7 +105,7 @@ def test_ids_are_tracked_in_redis(make_site: Callable[..., Site], redis_url: str
         assert json.loads(client.hget(key, job_id) or "") == [request.workspace_dir, request.job_name]
         # What the supervisor knows is lost: by Redis the record is still found.
         site.kill_supervisor()
-        (site.state_dir / "jobs" / f"{job_id}.json").unlink()
+        (site.state_dir / INDEX_NAME).unlink()
         info = site.backend.get_status(job_id)
         assert (info.status, info.exit_code) == (JobStatus.FAILED, 4)
         assert site.backend.get_logs(job_id) == "hello\n"

@@ -19,6 +19,7 @@ from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.core.job_script import parse_exit_record
 from ccat_workflow_manager.core.jobs import JobStatus
 from ccat_workflow_manager.hpc import process_tree
+from ccat_workflow_manager.hpc.supervisor_index import INDEX_NAME
 from tests.local.site import Site, is_alive
 from tests.waiting import wait_for, wait_until
 
@@ -178,8 +179,9 @@ def test_the_machine_was_started_anew(site: Site) -> None:
         return not pids
 
     wait_until(killed, what="the job to be gone")
-    for path in (site.state_dir / "jobs").glob("*.json"):
-        path.write_text(json.dumps({**json.loads(path.read_text()), "boot": "another"}))
+    index = site.state_dir / INDEX_NAME
+    entries = [{**json.loads(line), "boot": "another"} for line in index.read_text().splitlines()]
+    index.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     info = site.ended(ran)
     assert (info.status, info.reason) == (JobStatus.FAILED, FailureReason.NODE_FAILURE)
     assert site.ended(waits).status is JobStatus.COMPLETED
@@ -230,7 +232,10 @@ def test_cleanup_forgets(site: Site) -> None:
     assert site.backend.get_status(job_id).status is JobStatus.UNKNOWN
     assert site.backend.find(request.job_name) is None
     assert site.backend.get_status(busy).status is JobStatus.RUNNING
-    assert [path.stem for path in (site.state_dir / "jobs").iterdir()] == [busy]
+    site.kill_supervisor()
+    assert site.backend.get_status(job_id).status is JobStatus.UNKNOWN
+    assert site.backend.get_status(busy).status is JobStatus.RUNNING
+    assert [json.loads(line)["id"] for line in (site.state_dir / INDEX_NAME).read_text().splitlines()] == [busy]
     assert Path(site.files(request).record).exists()
 
 
