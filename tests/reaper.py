@@ -71,6 +71,12 @@ def main() -> None:
         kill_marked(assignment)
     for path in (rest for verb, rest in lines if verb == "remove"):
         shutil.rmtree(path, ignore_errors=True)
+        # What is left is a control group: the files in it cannot be removed, but it can.
+        for directory in sorted((each for each in Path(path).rglob("*") if each.is_dir()), reverse=True):
+            with contextlib.suppress(OSError):
+                directory.rmdir()
+        with contextlib.suppress(OSError):
+            Path(path).rmdir()
 
 
 if __name__ == "__main__":

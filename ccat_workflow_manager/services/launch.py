@@ -240,7 +240,10 @@ class Launcher:
         ]
         if orphans:
             log.warning("stopping %d jobs that were submitted too late: %s", len(orphans), ", ".join(orphans[:10]))
-            faults.doing("backend.undo", lambda: backend.cancel_many(orphans))
+            try:
+                faults.doing("backend.undo", lambda: backend.cancel_many(orphans))
+            except BackendError as error:
+                log.error("jobs run that nobody wants, stop them: %s: %s", ", ".join(orphans), error.message)
 
     def _submitted(self, item: WorkItem, job_id: str, text: str | None = None) -> Move:
         note = EventNote(Event.JOB_SUBMITTED, self._workshop.worker, text=text)

@@ -191,7 +191,7 @@ def test_the_worker_dies(site: Site) -> None:
     """Whoever has submitted is killed with its whole process group; the job and its supervisor go on."""
     request = site.request("/bin/sh", "-c", "sleep 0.5; exit 6")
     program = f"""
-import sys, time
+import signal, sys
 sys.path[:0] = {sys.path!r}
 from pathlib import Path
 from ccat_workflow_manager.hpc import process_tree
@@ -199,7 +199,7 @@ from tests.local.site import Site
 site = Site(Path({str(site.root)!r}))
 print(site.backend.submit_many([site.request("/bin/sh", "-c", "sleep 0.5; exit 6", name={request.job_name!r})])[0])
 sys.stdout.flush()
-time.sleep(1000)
+signal.pause()
 """
     worker = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, process_group=0)
     assert worker.stdout is not None

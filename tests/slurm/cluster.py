@@ -59,6 +59,8 @@ class Cluster:
         self.nodes = [f"p{self._ports[0]}n{number}" for number in range(1, nodes + 1)]
         reaper.kill_marked(self._mark)
         reaper.remove(self.directory)
+        for group in self._groups():
+            reaper.remove(group)
         for name in ("state", "spool", "db", "log", "munge"):
             (self.directory / name).mkdir()
         self._configure(extra)
@@ -132,10 +134,14 @@ class Cluster:
                 daemon.send_signal(signal.SIGKILL)
             daemon.wait(10)
         kill_marked(self._mark)
-        for controller in _CGROUPS.iterdir() if cgroups() else ():
-            for node in self.nodes:
-                _remove_cgroup(controller / f"slurm_{node}")
+        for group in self._groups():
+            _remove_cgroup(group)
         shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _groups(self) -> list[Path]:
+        """The control groups that its nodes make."""
+        controllers = sorted(_CGROUPS.iterdir()) if cgroups() else []
+        return [controller / f"slurm_{node}" for controller in controllers for node in self.nodes]
 
     # --- inside ------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,110 @@
+"""The fault points that no process of the matrix comes by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ccat_workflow_manager.context import Context
+from ccat_workflow_manager.core import faults
+from ccat_workflow_manager.core.errors import AttemptError, ServiceUnavailable
+from ccat_workflow_manager.core.failures import FailureReason
+from ccat_workflow_manager.core.jobs import HPCJobInfo, JobStatus
+from ccat_workflow_manager.db.migrate import state, upgrade
+from ccat_workflow_manager.db.session import Database
+from ccat_workflow_manager.execution.image_cache import pulled_image
+from ccat_workflow_manager.execution.launch_spec import no_progress
+from ccat_workflow_manager.execution.runtime import Runtime, RuntimeKind
+from ccat_workflow_manager.managers.workflow_manager import Sweeper
+from ccat_workflow_manager.services import follow
+from ccat_workflow_manager.testing.fake_backend import FakeBackend
+from ccat_workflow_manager.testing.faults import Injected, Plan
+from tests.chaos.test_late import Executing, start
+
+
+@pytest.fixture(autouse=True)
+def disarmed() -> Iterator[None]:
+    yield
+    faults.arm(None)
+
+
+def test_a_migration_that_breaks_off_is_done_again(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    faults.arm(Plan("* commit.migrate before raise; * commit.migrate after timeout nth=1"))
+    with pytest.raises(Injected):
+        upgrade(database)
+    assert not state(database).is_current
+    with pytest.raises(ServiceUnavailable):
+        upgrade(database)
+    assert state(database).is_current
+    upgrade(database)
+    database.close()
+
+
+@pytest.mark.parametrize("fault", ["before raise", "after raise", "after timeout", "before twice"])
+def test_a_job_script_that_cannot_be_written_is_written_by_another_attempt(context: Context, fault: str) -> None:
+    backend = Executing()
+    context._backends["noop"] = backend
+    start(context)
+    faults.arm(Plan(f"* files.script {fault}"))
+    while context.launcher.launch("noop", 1):
+        pass
+    [job] = backend.jobs.values()
+    assert Path(job.command[1]).read_text().startswith("#!/bin/sh")
+
+
+@pytest.mark.parametrize("fault", ["before raise", "before timeout"])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_pull_that_breaks_off_leaves_nothing_but_its_lock(tmp_path: Path, fault: str) -> None:
+    faults.arm(Plan(f"* files.pull {fault}"))
+    with pytest.raises(AttemptError) as caught:
+        pulled_image(
+            "docker://nowhere.invalid/image",
+            cache_dir=str(tmp_path),
+            runtime=Runtime(RuntimeKind.APPTAINER, "/bin/false"),
+            progress=no_progress,
+            timeout=20,
+        )
+    assert caught.value.reason is FailureReason.IMAGE_PULL
+    assert [path.suffix for path in (tmp_path / "references").iterdir()] == [".lock"]
+
+
+def test_following_goes_on_after_it_broke_off_between_two_pages(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = FakeBackend()
+    context._backends["noop"] = backend
+    monkeypatch.setattr(follow, "PAGE", 2)
+    for _ in range(5):
+        start(context)
+    context.launcher.launch("noop", 5)
+    for job_id in backend.jobs:
+        backend.tell(job_id, HPCJobInfo(JobStatus.COMPLETED, 0))
+    faults.arm(Plan("* commit.go-on-following before raise"))
+    with pytest.raises(Injected):
+        context.follower.follow_all("noop")
+    context.follower.follow_all("noop")
+    with context.database.read() as unit:
+        assert unit.execute("SELECT DISTINCT status FROM runs").scalars().all() == ["COMPLETED"]
+
+
+def test_a_late_job_that_cannot_be_stopped_is_named_in_the_log(
+    context: Context, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend = Executing()
+    context._backends["noop"] = backend
+    run_id = start(context)
+
+    def cancelled_elsewhere() -> None:
+        with context.database.begin() as unit:
+            unit.execute("UPDATE step_runs SET lease_until = now() - interval '1 s'")
+        context.requests.cancel([run_id], actor="anna")
+        Sweeper(context.database, context.doorbell).tick()
+        context.canceller.cancel_wanted("noop")
+
+    backend.meanwhile = cancelled_elsewhere
+    faults.arm(Plan("* backend.undo before timeout"))
+    assert context.launcher.launch("noop", 1) == 1
+    assert "jobs run that nobody wants, stop them: fake-1" in caplog.text
