@@ -143,7 +143,11 @@ class _Notices:
         self._rang = 0.0
 
     def __call__(self, job_ids: Sequence[str]) -> None:
-        self._ring(job_ids)
+        try:
+            self._ring(job_ids)
+        except Exception:
+            # Without this thread nothing would be heard of this backend any more, and nobody would notice.
+            log.exception("the end of %d jobs could not be told", len(job_ids))
         if time.monotonic() - self._rang < _STREAM_SECONDS:
             time.sleep(_GATHER_SECONDS)
         self._rang = time.monotonic()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import ClassVar
 
 from ccat_workflow_manager.core.errors import BackendError
@@ -40,6 +41,8 @@ class FakeBackend(HPCBackend):
     """Do not stop on `cancel`."""
     status_calls: int = 0
     cancelled: list[str] = field(default_factory=list)
+    _numbers: Iterator[int] = field(default_factory=lambda: count(1))
+    """Ids are not given out again, not even after `forget`."""
 
     def submit(
         self,
@@ -57,7 +60,7 @@ class FakeBackend(HPCBackend):
     ) -> str:
         if self.submit_error is not None:
             raise self.submit_error
-        job_id = f"fake-{len(self.jobs) + 1}"
+        job_id = f"fake-{next(self._numbers)}"
         self.jobs[job_id] = FakeJob(
             job_name,
             HPCJobInfo(JobStatus.PENDING),

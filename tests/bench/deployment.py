@@ -22,7 +22,13 @@ from tests.bench.client import Connection, message
 from tests.waiting import wait_for
 
 PREFIX = "CCAT_WORKFLOW_MANAGER_"
-_UP = "from ccat_workflow_manager.cli import main; main()"
+_UP = """
+import ctypes, signal
+ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)
+from ccat_workflow_manager.cli import main
+main()
+"""
+"""`ccat-wm`, but it stops in good order (PR_SET_PDEATHSIG) when the benches are killed."""
 _LOOK_SECONDS = 0.05
 TRUE = {"name": "bench", "steps": [{"name": "only", "command": ["/bin/true"], "resources": {"cpu": 0.5}}]}
 """The pipeline of most benches. Half a core each lets one job start while another ends."""

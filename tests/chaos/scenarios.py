@@ -13,7 +13,7 @@ from typing import Any
 from ccat_workflow_manager.testing.faults import Action, Fault
 from ccat_workflow_manager.testing.invariants import STARTS
 from tests.chaos.site import Site
-from tests.waiting import wait_until
+from tests.waiting import wait_for, wait_until
 
 _START = f'echo started >> "$WORKFLOW_WORKSPACE_DIR/{STARTS}"'
 _WORK = f'{_START}; sleep 0.2; echo "$WORKFLOW_KEY" > "$WORKFLOW_OUTPUT_DIR/x"'
@@ -110,9 +110,12 @@ def repair(site: Site) -> list[str]:
 def sign_off(site: Site) -> list[str]:
     """A worker is asked to stop in the middle of work."""
     run_id = site.submit(step(site, "first", _WORK, foreach=["a", "b", "c"]))
-    pid = site.pids("worker")[0]
-    wait_until(lambda: _catches(pid, signal.SIGTERM), 20, "the worker to listen")
-    os.kill(pid, signal.SIGTERM)
+
+    def listening() -> int | None:
+        site.tend()
+        return next((pid for pid in site.pids("worker") if _catches(pid, signal.SIGTERM)), None)
+
+    os.kill(wait_for(listening, 20, "a worker to listen"), signal.SIGTERM)
     before = site.restarts
 
     def replaced() -> bool:
@@ -125,7 +128,10 @@ def sign_off(site: Site) -> list[str]:
 
 def _catches(pid: int, number: signal.Signals) -> bool:
     """Whether the process has said what it does at this signal; before, it would just die."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except FileNotFoundError:
+        return False
     mask = next(int(line.split()[1], 16) for line in lines if line.startswith("SigCgt:"))
     return bool(mask & (1 << (number - 1)))
 

@@ -22,7 +22,6 @@ import redis
 from ccat_workflow_manager import context as context_module
 from ccat_workflow_manager import supervise
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.core.errors import WorkflowError
 from ccat_workflow_manager.db.migrate import upgrade
 from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedValkey
@@ -144,9 +143,10 @@ class Site:
         arm_from_environment()
         try:
             process.work()
-        except (WorkflowError, SystemExit) as error:
-            logging.getLogger(__name__).error("%s ended: %s", process.name, error)
-            return 3
+        except BaseException:
+            # Nothing may get out of here: above is the parent's code, with the parent's clean-up.
+            logging.getLogger(__name__).exception("%s failed", process.name)
+            return 1
         finally:
             sys.stderr.flush()
         return 0

@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
@@ -180,8 +180,9 @@ def test_any_order_of_events_leaves_a_state_that_makes_sense(make_context: Conte
     run_state_machine_as_test(
         Lives,
         settings=settings(
-            max_examples=25,
-            stateful_step_count=25,
+            max_examples=8,
+            stateful_step_count=20,
+            phases=[Phase.explicit, Phase.reuse, Phase.generate],
             deadline=None,
             suppress_health_check=list(HealthCheck),
             database=None,
