@@ -52,7 +52,7 @@ def test_news_go_on_after_the_supervisor_was_killed(site: Site) -> None:
     gate.touch()
     site.ended(job_id)
     other = site.run("true")
-    wait_until(lambda: other in heard, what="news from the second supervisor")
+    wait_until(lambda: other in heard, what="news from the second supervisor", timeout=40)
     stop()
 
 

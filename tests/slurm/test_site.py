@@ -164,7 +164,7 @@ def test_nothing_is_left_of_a_test_run_that_is_killed() -> None:
     assert directory.name.startswith("ccat-wm-slurm-"), done.stderr
     wait_until(lambda: not directory.exists(), 20, f"{directory} to be removed")
     mark = f"SLURM_CONF={directory}".encode()
-    wait_until(lambda: not _marked(mark), 10, "the end of its processes")
+    wait_until(lambda: not _marked(mark), 40, "the end of its processes")
 
 
 def _marked(mark: bytes) -> list[str]:
