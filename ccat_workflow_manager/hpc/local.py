@@ -5,8 +5,8 @@ Without the service:
     backend = LocalBackend()
     job_id = backend.submit(execution_command=["sha256sum", "map.fits"], ...)
 
-The supervisor (see `supervisor.py`) is started when first needed; one per `state_dir`, which has to be on a disk of
-this machine. It admits jobs by CPU and memory, keeps their limits and writes their exit records. A gigabyte is 2**30
+The supervisor (see `supervisor/start.py`) is started when first needed; one per `state_dir`, which has to be on a disk
+of this machine. It admits jobs by CPU and memory, keeps their limits and writes their exit records. A gigabyte is 2**30
 bytes here, when asked for and when reported.
 
 Job ids are made here and tracked in Redis, where there is one: by it a job's files are found even when the supervisor's
@@ -47,9 +47,9 @@ from ccat_workflow_manager.hpc.base import (
     ResourceUsage,
 )
 from ccat_workflow_manager.hpc.exit_info import info_of
-from ccat_workflow_manager.hpc.local_link import ANSWER_SECONDS, Listener, SupervisorLink
-from ccat_workflow_manager.hpc.local_script import write_script
 from ccat_workflow_manager.hpc.log_files import last_lines, read_end
+from ccat_workflow_manager.hpc.script_file import write_script
+from ccat_workflow_manager.hpc.supervisor.link import ANSWER_SECONDS, Listener, SupervisorLink
 
 if TYPE_CHECKING:
     import redis

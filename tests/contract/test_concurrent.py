@@ -20,9 +20,9 @@ from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.core.job_script import job_files
 from ccat_workflow_manager.core.jobs import JobStatus
 from ccat_workflow_manager.hpc import process_tree
-from ccat_workflow_manager.hpc.concurrent import ConcurrentBackend
-from ccat_workflow_manager.hpc.concurrent_runner import JobRunner
-from ccat_workflow_manager.hpc.concurrent_store import TicketStore
+from ccat_workflow_manager.hpc.concurrent.backend import ConcurrentBackend
+from ccat_workflow_manager.hpc.concurrent.runner import JobRunner
+from ccat_workflow_manager.hpc.concurrent.store import TicketStore
 from ccat_workflow_manager.testing.backend_contract import BackendContract, BackendHarness
 from ccat_workflow_manager.testing.harness import Job
 from tests.waiting import wait_for, wait_until
@@ -68,7 +68,7 @@ class _Concurrent(BackendContract):
         harness = ConcurrentHarness(
             create=partial(ConcurrentBackend, **config),
             workdir=workdir,
-            factory="ccat_workflow_manager.hpc.concurrent:ConcurrentBackend",
+            factory="ccat_workflow_manager.hpc.concurrent.backend:ConcurrentBackend",
             config=config,
             followed_elsewhere=True,
         )
@@ -169,7 +169,7 @@ def test_close_drops_what_waits_and_lets_go_of_what_runs(jobs: ConcurrentHarness
 DYING_WORKER = """
 import json, os, sys
 from ccat_workflow_manager.core.models import Resources
-from ccat_workflow_manager.hpc.concurrent import ConcurrentBackend
+from ccat_workflow_manager.hpc.concurrent.backend import ConcurrentBackend
 root, gate = sys.argv[1:]
 backend = ConcurrentBackend(state_dir=root + "/state", max_workers=1)
 for name, command in ("first", f'until [ -e "{gate}" ]; do sleep 0.02; done; exit 5'), ("second", "exit 0"):

@@ -12,9 +12,10 @@ from threading import Thread
 from typing import Any
 from unittest import mock
 
-from ccat_workflow_manager.hpc import process_tree, supervisor_wire
+from ccat_workflow_manager.hpc import process_tree
 from ccat_workflow_manager.hpc.local import LocalBackend
-from ccat_workflow_manager.hpc.local_link import Conversation
+from ccat_workflow_manager.hpc.supervisor import wire
+from ccat_workflow_manager.hpc.supervisor.link import Conversation
 from ccat_workflow_manager.testing.backend_contract import BackendContract, BackendHarness
 from ccat_workflow_manager.testing.harness import Job
 from tests.waiting import wait_until
@@ -26,11 +27,11 @@ NO_JSON = b"\0\0\0\x07nothing"
 def end_supervisor(state_dir: Path) -> None:
     """Ask the supervisor of this directory to leave, and wait until it has."""
     try:
-        conversation = Conversation(supervisor_wire.connect(str(state_dir), 10))
+        conversation = Conversation(wire.connect(str(state_dir), 10))
     except NOBODY_THERE:
         return
     limits = {"cpu": 0, "memory": 0, "kill_grace": 0.3, "log_limit": 1 << 20}
-    pid = conversation.ask({"do": "hello", "protocol": supervisor_wire.PROTOCOL, "limits": limits})["ok"]["pid"]
+    pid = conversation.ask({"do": "hello", "protocol": wire.PROTOCOL, "limits": limits})["ok"]["pid"]
     with suppress(OSError, EOFError):
         conversation.ask({"do": "leave"})
     conversation.hang_up()
@@ -66,7 +67,7 @@ class LocalHarness(BackendHarness):
     def corrupt_answer(self, job: Job) -> Iterator[None]:
         """Something else listens where the supervisor should."""
         end_supervisor(self.state_dir)
-        listener = supervisor_wire.listen(str(self.state_dir))
+        listener = wire.listen(str(self.state_dir))
         listener.setblocking(True)
         babbler = Thread(target=_babble, args=(listener,), daemon=True)
         babbler.start()
@@ -77,7 +78,7 @@ class LocalHarness(BackendHarness):
             listener.shutdown(socket.SHUT_RDWR)
             babbler.join()
             listener.close()
-            supervisor_wire.remove_socket(str(self.state_dir))
+            wire.remove_socket(str(self.state_dir))
 
     @contextmanager
     def count_status_calls(self) -> Iterator[Callable[[], int]]:

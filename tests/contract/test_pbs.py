@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from ccat_workflow_manager.hpc.pbs import PbsBackend
+from ccat_workflow_manager.hpc.pbs.backend import PbsBackend
 from ccat_workflow_manager.testing.backend_contract import BackendContract, BackendHarness
 from ccat_workflow_manager.testing.harness import Job
 from tests.pbs.fake_pbs import FakePbs
@@ -36,7 +36,7 @@ def pbs_harness(pbs: FakePbs, workdir: Path) -> PbsHarness:
     harness = PbsHarness(
         create=partial(PbsBackend, **config),
         workdir=workdir,
-        factory="ccat_workflow_manager.hpc.pbs:PbsBackend",
+        factory="ccat_workflow_manager.hpc.pbs.backend:PbsBackend",
         config=config,
         pbs=pbs,
     )

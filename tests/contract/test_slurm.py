@@ -14,7 +14,7 @@ import pytest
 
 from ccat_workflow_manager.core.jobs import JobStatus
 from ccat_workflow_manager.core.models import Resources
-from ccat_workflow_manager.hpc.slurm import SlurmBackend
+from ccat_workflow_manager.hpc.slurm.backend import SlurmBackend
 from ccat_workflow_manager.testing.backend_contract import BackendContract, BackendHarness
 from ccat_workflow_manager.testing.harness import Attempt, Job
 from tests.slurm.cluster import Cluster, cgroups
@@ -78,7 +78,7 @@ def slurm_harness(cluster: Cluster, workdir: Path) -> SlurmHarness:
     harness = SlurmHarness(
         create=partial(SlurmBackend, **config),
         workdir=workdir,
-        factory="ccat_workflow_manager.hpc.slurm:SlurmBackend",
+        factory="ccat_workflow_manager.hpc.slurm.backend:SlurmBackend",
         config=config,
         shortest_time_hours=1 / 60,
         jobs_run_here=cgroups(),

@@ -107,7 +107,7 @@ def test_the_supervisor_of_local_jobs_is_killed(make_service: ServiceMaker, tmp_
     home = str(service.directory)
     supervisors = [
         p for p in psutil.process_iter(["cmdline"])
-        if "supervisor.py" in " ".join(p.info["cmdline"] or ()) and home in " ".join(p.info["cmdline"] or ())
+        if "supervisor/start.py" in " ".join(p.info["cmdline"] or ()) and home in " ".join(p.info["cmdline"] or ())
     ]  # fmt: skip
     assert len(supervisors) == 1
     supervisors[0].kill()

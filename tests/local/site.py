@@ -17,7 +17,7 @@ from ccat_workflow_manager.core.models import Resources
 from ccat_workflow_manager.hpc import process_tree
 from ccat_workflow_manager.hpc.base import JobRequest
 from ccat_workflow_manager.hpc.local import LocalBackend
-from ccat_workflow_manager.hpc.local_link import SupervisorLink
+from ccat_workflow_manager.hpc.supervisor.link import SupervisorLink
 from tests.waiting import wait_for, wait_until
 
 ALIVE = (JobStatus.PENDING, JobStatus.RUNNING)

@@ -7,7 +7,7 @@ from unittest import mock
 
 import pytest
 
-from ccat_workflow_manager.hpc.local_link import SupervisorLink
+from ccat_workflow_manager.hpc.supervisor.link import SupervisorLink
 from tests.contract import test_local
 
 

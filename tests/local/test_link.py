@@ -17,8 +17,8 @@ import redis
 from ccat_workflow_manager.core.jobs import JobStatus
 from ccat_workflow_manager.hpc import registry
 from ccat_workflow_manager.hpc.local import LocalBackend
-from ccat_workflow_manager.hpc.supervisor_index import INDEX_NAME
-from ccat_workflow_manager.hpc.supervisor_wire import Unpacker, WireError, pack
+from ccat_workflow_manager.hpc.supervisor.index import INDEX_NAME
+from ccat_workflow_manager.hpc.supervisor.wire import Unpacker, WireError, pack
 from tests.local.site import Site
 from tests.waiting import wait_until
 

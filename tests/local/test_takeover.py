@@ -19,7 +19,7 @@ from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.core.job_script import parse_exit_record
 from ccat_workflow_manager.core.jobs import JobStatus
 from ccat_workflow_manager.hpc import process_tree
-from ccat_workflow_manager.hpc.supervisor_index import INDEX_NAME
+from ccat_workflow_manager.hpc.supervisor.index import INDEX_NAME
 from tests.local.site import Site, is_alive
 from tests.waiting import wait_for, wait_until
 
@@ -283,7 +283,7 @@ def test_an_older_supervisor_makes_room(site: Site, monkeypatch: pytest.MonkeyPa
     site.until(job_id, JobStatus.RUNNING)
     pid = site.pid
     hello = site.backend._link.converse()
-    monkeypatch.setattr("ccat_workflow_manager.hpc.local_link.PROTOCOL", 2)
+    monkeypatch.setattr("ccat_workflow_manager.hpc.supervisor.link.PROTOCOL", 2)
     newer = site.another()
     with pytest.raises(Exception, match="does not answer"):
         # Its successor is of the same age here, so this client is never content; but the first one has made room.
@@ -313,7 +313,7 @@ def test_a_job_that_has_its_record_is_not_run_again(site: Site) -> None:
 def test_a_supervisor_that_hangs_is_unavailable(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     job_id = site.run("true")
     site.ended(job_id)
-    monkeypatch.setattr("ccat_workflow_manager.hpc.local_link.ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr("ccat_workflow_manager.hpc.supervisor.link.ANSWER_SECONDS", 0.3)
     os.kill(site.pid, signal.SIGSTOP)
     try:
         other = site.another()

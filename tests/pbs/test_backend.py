@@ -12,9 +12,9 @@ import pytest
 from ccat_workflow_manager.core.errors import BackendConfused, BackendRejected, BackendUnavailable
 from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.core.jobs import JobStatus
-from ccat_workflow_manager.hpc import batch
 from ccat_workflow_manager.hpc.base import JobRequest
-from ccat_workflow_manager.hpc.pbs import PbsBackend
+from ccat_workflow_manager.hpc.batch import doer
+from ccat_workflow_manager.hpc.pbs.backend import PbsBackend
 from ccat_workflow_manager.testing.harness import Job
 from ccat_workflow_manager.testing.programs import WAIT_FOR_FILE, sh
 from tests.contract.test_pbs import PbsHarness, pbs_harness
@@ -81,7 +81,7 @@ def test_an_answer_that_got_lost_with_the_server(jobs: PbsHarness, fake_pbs: Fak
 
 def test_a_job_that_never_was_is_submitted_again(jobs: PbsHarness, fake_pbs: FakePbs) -> None:
     request, starts = once(jobs)
-    with mock.patch.object(batch, "SETTLE_SECONDS", 0.0):
+    with mock.patch.object(doer, "SETTLE_SECONDS", 0.0):
         with fake_pbs.switched("down"), pytest.raises(BackendUnavailable, match=r"cannot connect to server pbs"):
             submit(jobs, request)
         job_id = submit(jobs, request)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from ccat_workflow_manager.hpc.pbs_listing import (
+from ccat_workflow_manager.hpc.pbs.listing import (
     Queue,
     Seen,
     parse_json,
@@ -22,7 +22,7 @@ from ccat_workflow_manager.hpc.pbs_listing import (
     parse_version,
     sequence,
 )
-from ccat_workflow_manager.hpc.pbs_script import Dialect
+from ccat_workflow_manager.hpc.pbs.script import Dialect
 from tests.golden_files import DIRECTORY
 
 IMPOSSIBLE = "Can Never Run: Insufficient amount of resource: ncpus (R: 99 A: 8 T: 8)"

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 
 from ccat_workflow_manager.core.models import Resources
-from ccat_workflow_manager.hpc.batch_calls import Refusal
-from ccat_workflow_manager.hpc.batch_script import render_batch_script
-from ccat_workflow_manager.hpc.batch_store import Member
-from ccat_workflow_manager.hpc.pbs_refusals import only_gone, refusal, without_history
-from ccat_workflow_manager.hpc.pbs_script import Dialect, SiteDefaults, output_path, render_options, render_qsub
+from ccat_workflow_manager.hpc.batch.calls import Refusal
+from ccat_workflow_manager.hpc.batch.script import render_batch_script
+from ccat_workflow_manager.hpc.batch.store import Member
+from ccat_workflow_manager.hpc.pbs.refusals import only_gone, refusal, without_history
+from ccat_workflow_manager.hpc.pbs.script import Dialect, SiteDefaults, output_path, render_options, render_qsub
 from tests.golden_files import check_golden
 
 PLAIN = Resources(cpu=0.5, memory_gb=0.25, time_hours=0.05)

@@ -9,9 +9,9 @@ import pytest
 
 from ccat_workflow_manager.core.failures import FailureReason as Why
 from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo, JobStatus
-from ccat_workflow_manager.hpc.pbs_listing import Seen
-from ccat_workflow_manager.hpc.pbs_script import Dialect
-from ccat_workflow_manager.hpc.pbs_states import Evidence, merge
+from ccat_workflow_manager.hpc.pbs.listing import Seen
+from ccat_workflow_manager.hpc.pbs.script import Dialect
+from ccat_workflow_manager.hpc.pbs.states import Evidence, merge
 
 NOW = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)
 LONG_AGO = NOW - timedelta(minutes=5)

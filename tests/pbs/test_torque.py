@@ -12,7 +12,7 @@ import pytest
 
 from ccat_workflow_manager.core.errors import BackendRejected
 from ccat_workflow_manager.core.jobs import JobStatus
-from ccat_workflow_manager.hpc.pbs import PbsBackend
+from ccat_workflow_manager.hpc.pbs.backend import PbsBackend
 from ccat_workflow_manager.testing.harness import BackendHarness
 from ccat_workflow_manager.testing.programs import sh
 from tests.slurm.cluster import Cluster

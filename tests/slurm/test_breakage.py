@@ -11,7 +11,7 @@ import pytest
 
 from ccat_workflow_manager.core.errors import BackendUnavailable
 from ccat_workflow_manager.core.jobs import JobStatus
-from ccat_workflow_manager.hpc import batch
+from ccat_workflow_manager.hpc.batch import doer
 from tests.contract.test_slurm import SlurmHarness, slurm_harness
 from tests.fixtures_service import Service
 from tests.reaper import Reaper
@@ -181,7 +181,7 @@ def test_what_was_never_taken_is_submitted_again_only_when_that_is_certain(
 
 
 def _settled(jobs: SlurmHarness, job_name: str) -> bool:
-    assert isinstance(jobs.backend, batch.BatchBackend)
+    assert isinstance(jobs.backend, doer.BatchBackend)
     known = jobs.backend._store.of_job(job_name)
     return known is None or time.time() >= known[0].settled_at
 

@@ -15,7 +15,7 @@ from ccat_workflow_manager.core.errors import BackendError
 from ccat_workflow_manager.core.jobs import JobStatus
 from ccat_workflow_manager.demo.sandbox import Sandbox, which_all
 from ccat_workflow_manager.execution import runtime as runtimes
-from ccat_workflow_manager.hpc.slurm import SlurmBackend
+from ccat_workflow_manager.hpc.slurm.backend import SlurmBackend
 from ccat_workflow_manager.testing.harness import Job
 from tests.contract.test_slurm import SlurmHarness, slurm_harness
 from tests.fixtures_service import ServiceMaker
@@ -71,7 +71,7 @@ def test_the_budget_is_kept(slurm_cluster: Cluster, tmp_path: Path, monkeypatch:
     for program in ("squeue", "sacct", "sbatch", "scancel"):
         shim(tmp_path / "programs", program, f'echo {program} >> {log}; exec "$real" "$@"')
     monkeypatch.setenv("PATH", str(tmp_path / "programs"), prepend=":")
-    monkeypatch.setattr("ccat_workflow_manager.hpc.batch_calls._LONGEST_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr("ccat_workflow_manager.hpc.batch.calls._LONGEST_WAIT_SECONDS", 0.0)
     workers = [
         SlurmBackend(conf=str(slurm_cluster.conf), state_dir=tmp_path / "state", calls_per_minute=12, poll_seconds=0)
         for _ in range(2)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from ccat_workflow_manager.core.errors import BackendUnavailable
-from ccat_workflow_manager.hpc import batch_calls
-from ccat_workflow_manager.hpc.batch_calls import CallBudget, SchedulerCommands
-from ccat_workflow_manager.hpc.batch_store import Member, Submission, SubmissionStore, array_name
+from ccat_workflow_manager.hpc.batch import calls
+from ccat_workflow_manager.hpc.batch.calls import CallBudget, SchedulerCommands
+from ccat_workflow_manager.hpc.batch.store import Member, Submission, SubmissionStore, array_name
 
 
 def _take_many(directory: Path) -> int:
@@ -30,7 +30,7 @@ def test_looking_leaves_room_for_submitting(tmp_path: Path) -> None:
     budget = CallBudget(tmp_path, 8)
     looks = [budget.take(looking=True) for _ in range(8)]
     assert looks[:6] == [None] * 6
-    assert all(wait is not None and 0 < wait <= batch_calls.WINDOW_SECONDS for wait in looks[6:])
+    assert all(wait is not None and 0 < wait <= calls.WINDOW_SECONDS for wait in looks[6:])
     assert [budget.take(looking=False) for _ in range(2)] == [None, None]
     assert budget.take(looking=False) is not None
 
@@ -40,7 +40,7 @@ def test_calls_are_forgotten_after_a_minute(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(time, "time", lambda: now)
     budget = CallBudget(tmp_path, 1)
     assert budget.take(looking=False) is None
-    assert budget.take(looking=False) == batch_calls.WINDOW_SECONDS
+    assert budget.take(looking=False) == calls.WINDOW_SECONDS
     now += 60.5
     assert budget.take(looking=False) is None
     now -= 3600
@@ -48,7 +48,7 @@ def test_calls_are_forgotten_after_a_minute(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_spent_budget_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch_calls, "_LONGEST_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(calls, "_LONGEST_WAIT_SECONDS", 0.0)
     commands = SchedulerCommands("slurm", CallBudget(tmp_path, 1), {}, 10)
     assert commands.run(["true"], looking=False).returncode == 0
     with pytest.raises(BackendUnavailable, match="budget of 1 scheduler calls a minute is used up, so no true now"):

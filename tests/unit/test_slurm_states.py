@@ -10,8 +10,8 @@ import pytest
 
 from ccat_workflow_manager.core.failures import FailureReason as Why
 from ccat_workflow_manager.core.jobs import HPCJobInfo, JobStatus
-from ccat_workflow_manager.hpc.slurm_listing import Seen
-from ccat_workflow_manager.hpc.slurm_states import FINAL, MEANINGS, Evidence, held, merge
+from ccat_workflow_manager.hpc.slurm.listing import Seen
+from ccat_workflow_manager.hpc.slurm.states import FINAL, MEANINGS, Evidence, held, merge
 
 START = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
 END = START + timedelta(minutes=59)

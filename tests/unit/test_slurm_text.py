@@ -7,18 +7,18 @@ from typing import Any
 import pytest
 
 from ccat_workflow_manager.core.models import Resources
-from ccat_workflow_manager.hpc.batch_calls import Refusal
-from ccat_workflow_manager.hpc.batch_script import render_batch_script
-from ccat_workflow_manager.hpc.batch_store import Member
-from ccat_workflow_manager.hpc.slurm_listing import (
+from ccat_workflow_manager.hpc.batch.calls import Refusal
+from ccat_workflow_manager.hpc.batch.script import render_batch_script
+from ccat_workflow_manager.hpc.batch.store import Member
+from ccat_workflow_manager.hpc.slurm.listing import (
     parse_config,
     parse_sacct,
     parse_sbatch,
     parse_sinfo,
     parse_squeue,
 )
-from ccat_workflow_manager.hpc.slurm_refusals import refusal
-from ccat_workflow_manager.hpc.slurm_script import SiteDefaults, output_pattern, render_options, render_sbatch
+from ccat_workflow_manager.hpc.slurm.refusals import refusal
+from ccat_workflow_manager.hpc.slurm.script import SiteDefaults, output_pattern, render_options, render_sbatch
 from tests.golden_files import check_golden
 
 EXTRA = {

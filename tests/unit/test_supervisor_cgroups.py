@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ccat_workflow_manager.hpc import supervisor_cgroups
-from ccat_workflow_manager.hpc.supervisor_cgroups import V1, V2, Group, Groups, Version
+from ccat_workflow_manager.hpc.supervisor import cgroups
+from ccat_workflow_manager.hpc.supervisor.cgroups import V1, V2, Group, Groups, Version
 
 V2_FILES = {
     "cgroup.procs": "",
@@ -47,9 +47,9 @@ def mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Version]
         own = tmp_path / "own"
         own.mkdir()
         kind = ("cgroup2", ["rw"]) if version is V2 else ("cgroup", ["rw", "memory"])
-        monkeypatch.setattr(supervisor_cgroups, "_mounts", lambda: [(*kind, str(tmp_path))])
+        monkeypatch.setattr(cgroups, "_mounts", lambda: [(*kind, str(tmp_path))])
         memberships = {"": "/own"} if version is V2 else {"memory": "/own", "": "/"}
-        monkeypatch.setattr(supervisor_cgroups, "_memberships", lambda pid: memberships)
+        monkeypatch.setattr(cgroups, "_memberships", lambda pid: memberships)
         return tmp_path
 
     return make
@@ -57,7 +57,7 @@ def mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Version]
 
 def test_version_2(mount: Callable[[Version], Path]) -> None:
     root = mount(V2)
-    groups = supervisor_cgroups.detect("ccat")
+    groups = cgroups.detect("ccat")
     assert groups is not None
     assert (groups.version, groups.base) == (V2, f"{root}/own/ccat")
     assert (root / "own" / "cgroup.subtree_control").read_text() == "+memory"
@@ -81,7 +81,7 @@ def test_version_2(mount: Callable[[Version], Path]) -> None:
 
 def test_version_1_is_used_again_unless_something_is_left(mount: Callable[[Version], Path]) -> None:
     mount(V1)
-    groups = supervisor_cgroups.detect("ccat")
+    groups = cgroups.detect("ccat")
     assert groups is not None
     assert groups.version is V1
     first = groups.acquire(64 << 20)
@@ -106,7 +106,7 @@ def test_without_the_controller_there_are_none(mount: Callable[[Version], Path])
         control = directory / "cgroup.subtree_control"
         control.unlink(missing_ok=True)
         control.mkdir()
-    assert supervisor_cgroups.detect("ccat") is None
+    assert cgroups.detect("ccat") is None
 
 
 def test_a_group_that_cannot_be_limited_is_none(

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ccat_workflow_manager.hpc import supervisor_index
-from ccat_workflow_manager.hpc.supervisor_index import INDEX_NAME, Index
-from ccat_workflow_manager.hpc.supervisor_jobs import Job, Stop, new_job
+from ccat_workflow_manager.hpc.supervisor import index as index_module
+from ccat_workflow_manager.hpc.supervisor.index import INDEX_NAME, Index
+from ccat_workflow_manager.hpc.supervisor.jobs import Job, Stop, new_job
 
 
 def job(number: int, boot: str = "this") -> Job:
@@ -61,7 +61,7 @@ def test_what_was_cut_short_or_means_nothing_is_passed_over(tmp_path: Path, rest
 
 
 def test_history_does_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor_index, "_HISTORY", 10)
+    monkeypatch.setattr(index_module, "_HISTORY", 10)
     index = Index(str(tmp_path))
     index.add(job(0))
     for number in range(1, 500):

@@ -15,13 +15,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ccat_workflow_manager.hpc import process_tree, supervisor_cgroups
-from ccat_workflow_manager.hpc.supervisor_engine import Engine
-from ccat_workflow_manager.hpc.supervisor_index import Index
-from ccat_workflow_manager.hpc.supervisor_queue import Limits
-from ccat_workflow_manager.hpc.supervisor_restore import restore
-from ccat_workflow_manager.hpc.supervisor_server import Server
-from ccat_workflow_manager.hpc.supervisor_wire import LOCK_NAME, LOG_NAME, connect, listen, remove_socket
+from ccat_workflow_manager.hpc import process_tree
+from ccat_workflow_manager.hpc.supervisor import cgroups
+from ccat_workflow_manager.hpc.supervisor.engine import Engine
+from ccat_workflow_manager.hpc.supervisor.index import Index
+from ccat_workflow_manager.hpc.supervisor.queue import Limits
+from ccat_workflow_manager.hpc.supervisor.restore import restore
+from ccat_workflow_manager.hpc.supervisor.server import Server
+from ccat_workflow_manager.hpc.supervisor.wire import LOCK_NAME, LOG_NAME, connect, listen, remove_socket
 
 _PR_SET_CHILD_SUBREAPER = 36
 _PATIENCE_SECONDS = 10.0
@@ -94,7 +95,7 @@ def _note(file: int, text: str) -> None:
 def _serve(state_dir: str, index: Index, listener: socket.socket, options: dict[str, Any]) -> NoReturn:
     # Orphans of jobs become children of this process, so that none gets out of sight.
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    groups = supervisor_cgroups.detect(f"ccat-wm-{os.stat(state_dir).st_ino}") if options["cgroups"] else None
+    groups = cgroups.detect(f"ccat-wm-{os.stat(state_dir).st_ino}") if options["cgroups"] else None
     server = Server(listener, _machine(), options["idle_exit"])
     server.engine = Engine(index, groups, server.limits_from(options["limits"]), server, process_tree.boot_id())
     restore(server.engine, index)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from ccat_workflow_manager.hpc.pbs_script import Dialect
+from ccat_workflow_manager.hpc.pbs.script import Dialect
 
 CLOCK = {"TZ": "UTC0"}
 """Environment for the commands below: they print times as text without a zone, in that of their environment."""

@@ -19,7 +19,7 @@ from typing import Any
 from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.core.job_script import JobFiles, job_files
 from ccat_workflow_manager.hpc.process_tree import Identity
-from ccat_workflow_manager.hpc.supervisor_cgroups import Group
+from ccat_workflow_manager.hpc.supervisor.cgroups import Group
 
 
 class State(Enum):

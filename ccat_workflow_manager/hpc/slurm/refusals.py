@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ccat_workflow_manager.hpc.batch_calls import Refusal
+from ccat_workflow_manager.hpc.batch.calls import Refusal
 
 _UNSURE = re.compile(
     r"timed? ?out|unable to contact|connect failure|connection (refused|reset|failure)|zero bytes were transmitted"

@@ -18,13 +18,14 @@ from typing import Any, Protocol
 
 from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.core.job_script import CGROUP_VARIABLE, CLEAN_PATH, signal_in
-from ccat_workflow_manager.hpc import process_tree, supervisor_processes
-from ccat_workflow_manager.hpc.supervisor_cgroups import Groups
-from ccat_workflow_manager.hpc.supervisor_ending import Endings, disk_full
-from ccat_workflow_manager.hpc.supervisor_index import Index
-from ccat_workflow_manager.hpc.supervisor_jobs import End, Job, Part, State, Stop, claim, new_job, read_part
-from ccat_workflow_manager.hpc.supervisor_limits import broken_limits
-from ccat_workflow_manager.hpc.supervisor_queue import Limits, Queue
+from ccat_workflow_manager.hpc import process_tree
+from ccat_workflow_manager.hpc.supervisor import processes
+from ccat_workflow_manager.hpc.supervisor.cgroups import Groups
+from ccat_workflow_manager.hpc.supervisor.ending import Endings, disk_full
+from ccat_workflow_manager.hpc.supervisor.index import Index
+from ccat_workflow_manager.hpc.supervisor.jobs import End, Job, Part, State, Stop, claim, new_job, read_part
+from ccat_workflow_manager.hpc.supervisor.limits import broken_limits
+from ccat_workflow_manager.hpc.supervisor.queue import Limits, Queue
 
 _TICK_SECONDS = 1.0
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.01, 0.25
@@ -165,14 +166,14 @@ class Engine:
             pidfd = os.pidfd_open(part.pid) if hasattr(os, "pidfd_open") else None
         except OSError:
             pidfd = None  # gone, or a kernel older than 5.3: then it is looked after once a second
-        if not supervisor_processes.is_script_of(part.pid, job):
+        if not processes.is_script_of(part.pid, job):
             if pidfd is not None:
                 os.close(pidfd)
             return False
         job.adopted = True
         job.root = process_tree.identity(part.pid)
         job.group = self._groups.adopt(part.pid) if self._groups is not None else None
-        age = max(0.0, supervisor_processes.uptime() - part.began)
+        age = max(0.0, processes.uptime() - part.began)
         self._run(job, part.pid, time.time() - age, time.monotonic() - age)
         if pidfd is not None:
             job.watch = pidfd
@@ -266,7 +267,7 @@ class Engine:
         self._end_rest(job, now)
 
     def _end_rest(self, job: Job, now: float) -> None:
-        rest = supervisor_processes.left_over(job, self._children)
+        rest = processes.left_over(job, self._children)
         if rest and now >= job.give_up_at:
             rest = set()
             if job.group is not None:
@@ -319,11 +320,11 @@ class Engine:
             self.take_over_ended(job)
 
     def _go_on_stopping(self, job: Job, now: float) -> None:
-        processes = supervisor_processes.everything(job)
+        everything = processes.everything(job)
         if now >= job.kill_at:
-            process_tree.send(signal.SIGKILL, processes)
+            process_tree.send(signal.SIGKILL, everything)
         else:
-            _ask(job, processes - {job.pid})
+            _ask(job, everything - {job.pid})
         _pause(job, now)
 
     # --- time --------------------------------------------------------------------------------------------------------
@@ -360,7 +361,7 @@ class Engine:
     def _tick(self) -> None:
         running = [job for job in self.active.values() if job.state is State.RUNNING and job.pid]
         for job in running:
-            if job.adopted and job.watch is None and not supervisor_processes.is_script_of(job.pid, job):
+            if job.adopted and job.watch is None and not processes.is_script_of(job.pid, job):
                 self.adopted_ended(job)
         for job, stop in broken_limits([job for job in running if job.stop is None], self.queue.limits.log_limit):
             self.stop(job, stop, grace=0)

@@ -20,11 +20,11 @@ from ccat_workflow_manager import shell
 from ccat_workflow_manager.core.errors import BackendConfused, BackendUnavailable, ConfigurationError
 from ccat_workflow_manager.core.jobs import HPCJobInfo
 from ccat_workflow_manager.hpc.base import Availability, Capabilities, JobRequest, QueueStatus
-from ccat_workflow_manager.hpc.batch import BatchBackend, JobKey
-from ccat_workflow_manager.hpc.batch_calls import Refusal
-from ccat_workflow_manager.hpc.batch_script import render_batch_script
-from ccat_workflow_manager.hpc.batch_store import Submission
-from ccat_workflow_manager.hpc.pbs_listing import (
+from ccat_workflow_manager.hpc.batch.calls import Refusal
+from ccat_workflow_manager.hpc.batch.doer import BatchBackend, JobKey
+from ccat_workflow_manager.hpc.batch.script import render_batch_script
+from ccat_workflow_manager.hpc.batch.store import Submission
+from ccat_workflow_manager.hpc.pbs.listing import (
     CLOCK,
     NUMBER,
     Queue,
@@ -37,9 +37,9 @@ from ccat_workflow_manager.hpc.pbs_listing import (
     parse_version,
     sequence,
 )
-from ccat_workflow_manager.hpc.pbs_refusals import only_gone, refusal, without_history
-from ccat_workflow_manager.hpc.pbs_script import Dialect, SiteDefaults, output_path, render_options, render_qsub
-from ccat_workflow_manager.hpc.pbs_states import Evidence, merge, over
+from ccat_workflow_manager.hpc.pbs.refusals import only_gone, refusal, without_history
+from ccat_workflow_manager.hpc.pbs.script import Dialect, SiteDefaults, output_path, render_options, render_qsub
+from ccat_workflow_manager.hpc.pbs.states import Evidence, merge, over
 
 _PROGRAMS = ("qsub", "qstat", "qdel")
 _PASSED_ON = ("PBS_DEFAULT", "PBS_SERVER", "PBS_CONF_FILE", "PERL5LIB", "LD_LIBRARY_PATH", "SLURM_CONF")

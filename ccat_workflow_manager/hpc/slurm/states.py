@@ -14,7 +14,7 @@ from datetime import datetime
 from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.core.job_script import signal_in
 from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo, JobStatus
-from ccat_workflow_manager.hpc.slurm_listing import Seen
+from ccat_workflow_manager.hpc.slurm.listing import Seen
 
 _GIB = 1024**3
 ACCOUNTING_SECONDS = 3

@@ -30,7 +30,7 @@ from ccat_workflow_manager.core.job_script import (
     signal_in,
 )
 from ccat_workflow_manager.hpc import process_tree
-from ccat_workflow_manager.hpc.concurrent_store import Claim, Claimed, Ticket, TicketStore
+from ccat_workflow_manager.hpc.concurrent.store import Claim, Claimed, Ticket, TicketStore
 from ccat_workflow_manager.hpc.process_tree import Identity, Process
 
 _FIRST_LOOK_SECONDS = 0.05

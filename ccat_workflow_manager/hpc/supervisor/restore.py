@@ -6,9 +6,9 @@ from contextlib import suppress
 
 from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.core.job_script import parse_exit_record
-from ccat_workflow_manager.hpc.supervisor_engine import Engine
-from ccat_workflow_manager.hpc.supervisor_index import Index
-from ccat_workflow_manager.hpc.supervisor_jobs import Job, State, read_part, read_record
+from ccat_workflow_manager.hpc.supervisor.engine import Engine
+from ccat_workflow_manager.hpc.supervisor.index import Index
+from ccat_workflow_manager.hpc.supervisor.jobs import Job, State, read_part, read_record
 
 
 def restore(engine: Engine, index: Index) -> None:

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from ccat_workflow_manager.hpc import process_tree
 from ccat_workflow_manager.hpc.process_tree import Process
-from ccat_workflow_manager.hpc.supervisor_jobs import Job, Stop
+from ccat_workflow_manager.hpc.supervisor.jobs import Job, Stop
 
 _GIB = 1024**3
 

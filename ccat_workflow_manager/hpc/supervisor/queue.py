@@ -11,7 +11,7 @@ import heapq
 from dataclasses import dataclass
 from itertools import count
 
-from ccat_workflow_manager.hpc.supervisor_jobs import Job, State
+from ccat_workflow_manager.hpc.supervisor.jobs import Job, State
 
 GIB = 1024**3
 

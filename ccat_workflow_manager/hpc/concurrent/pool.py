@@ -8,8 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
-from ccat_workflow_manager.hpc import concurrent_runner as runner
-from ccat_workflow_manager.hpc.concurrent_store import Ticket
+from ccat_workflow_manager.hpc.concurrent import runner
+from ccat_workflow_manager.hpc.concurrent.store import Ticket
 
 KINDS = ("thread", "process")
 

@@ -27,12 +27,12 @@ from ccat_workflow_manager.core.job_script import JobFiles, render_job_script
 from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo
 from ccat_workflow_manager.core.models import Resources
 from ccat_workflow_manager.hpc.base import HPCBackend, JobRequest, LogStream
-from ccat_workflow_manager.hpc.batch_calls import CallBudget, Refusal, SchedulerCommands
-from ccat_workflow_manager.hpc.batch_files import claimed, output_of, scheduler_words
-from ccat_workflow_manager.hpc.batch_store import Member, Submission, SubmissionStore, array_name
+from ccat_workflow_manager.hpc.batch.calls import CallBudget, Refusal, SchedulerCommands
+from ccat_workflow_manager.hpc.batch.files import claimed, output_of, scheduler_words
+from ccat_workflow_manager.hpc.batch.store import Member, Submission, SubmissionStore, array_name
 from ccat_workflow_manager.hpc.exit_info import info_of
-from ccat_workflow_manager.hpc.local_script import write_script
 from ccat_workflow_manager.hpc.log_files import last_lines, read_end
+from ccat_workflow_manager.hpc.script_file import write_script
 
 COMMAND_SECONDS = 60.0
 """A dead authentication service keeps a command for most of a minute."""

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 
 from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.core.job_script import ExitRecord, parse_exit_record
-from ccat_workflow_manager.hpc import supervisor_jobs, supervisor_processes
-from ccat_workflow_manager.hpc.supervisor_cgroups import Groups
-from ccat_workflow_manager.hpc.supervisor_jobs import End, Job, Memory, State, read_part, read_record
+from ccat_workflow_manager.hpc.supervisor import jobs, processes
+from ccat_workflow_manager.hpc.supervisor.cgroups import Groups
+from ccat_workflow_manager.hpc.supervisor.jobs import End, Job, Memory, State, read_part, read_record
 
 _WRITING_SECONDS = 2.0
 """After this long nobody is still writing the first line of a part."""
@@ -68,7 +68,7 @@ class Endings:
         if job.lost is not None:
             return
         try:
-            supervisor_jobs.publish(job.files, job.record)
+            jobs.publish(job.files, job.record)
         except OSError as error:
             if job.stop is None:
                 full = disk_full(job.workspace)
@@ -115,7 +115,7 @@ class Endings:
             return End(None, finished=time.time())
         wall = started = None
         if part.began is not None and job.boot == self._boot:
-            began = time.time() - (supervisor_processes.uptime() - part.began)
+            began = time.time() - (processes.uptime() - part.began)
             wall = max(0.0, part.modified - began)
             started = part.modified - wall
         return End(part.exit_code, None, started, part.modified, wall)

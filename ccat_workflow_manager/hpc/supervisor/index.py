@@ -15,7 +15,7 @@ import os
 from contextlib import suppress
 from typing import Any
 
-from ccat_workflow_manager.hpc.supervisor_jobs import Job, Stop, new_job
+from ccat_workflow_manager.hpc.supervisor.jobs import Job, Stop, new_job
 
 INDEX_NAME = "jobs.index"
 _HISTORY = 1000

@@ -12,7 +12,7 @@ from posixpath import dirname
 from shlex import quote
 
 from ccat_workflow_manager.core.job_script import CLEAN_PATH
-from ccat_workflow_manager.hpc.batch_store import Member
+from ccat_workflow_manager.hpc.batch.store import Member
 
 NOT_STARTED = 75
 """The exit code of a job that found its attempt in the hands of another."""

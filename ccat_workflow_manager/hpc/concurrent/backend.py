@@ -42,11 +42,11 @@ from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.core.job_script import JobFiles, job_files, render_job_script
 from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo, JobStatus
 from ccat_workflow_manager.core.models import Resources
-from ccat_workflow_manager.hpc import concurrent_runner as runner
 from ccat_workflow_manager.hpc import process_tree
 from ccat_workflow_manager.hpc.base import Availability, Capabilities, HPCBackend, LogStream, QueueStatus, ResourceUsage
-from ccat_workflow_manager.hpc.concurrent_pool import KINDS, Pool
-from ccat_workflow_manager.hpc.concurrent_store import Claim, Claimed, Owner, Ticket, TicketStore
+from ccat_workflow_manager.hpc.concurrent import runner
+from ccat_workflow_manager.hpc.concurrent.pool import KINDS, Pool
+from ccat_workflow_manager.hpc.concurrent.store import Claim, Claimed, Owner, Ticket, TicketStore
 from ccat_workflow_manager.hpc.exit_info import info_of
 from ccat_workflow_manager.hpc.log_files import last_lines, read_end
 from ccat_workflow_manager.hpc.process_tree import Identity

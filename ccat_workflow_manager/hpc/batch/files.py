@@ -6,8 +6,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from ccat_workflow_manager.hpc.batch_script import claim_file, scheduler_log
-from ccat_workflow_manager.hpc.batch_store import Member, Submission
+from ccat_workflow_manager.hpc.batch.script import claim_file, scheduler_log
+from ccat_workflow_manager.hpc.batch.store import Member, Submission
 from ccat_workflow_manager.hpc.log_files import read_end
 
 _LOG_BYTES = 4096

@@ -19,12 +19,12 @@ from ccat_workflow_manager import shell
 from ccat_workflow_manager.core.errors import BackendConfused, BackendUnavailable, ConfigurationError
 from ccat_workflow_manager.core.jobs import HPCJobInfo
 from ccat_workflow_manager.hpc.base import Availability, Capabilities, JobRequest, QueueStatus
-from ccat_workflow_manager.hpc.batch import BatchBackend, JobKey
-from ccat_workflow_manager.hpc.batch_calls import Refusal
-from ccat_workflow_manager.hpc.batch_files import claimed
-from ccat_workflow_manager.hpc.batch_script import render_batch_script
-from ccat_workflow_manager.hpc.batch_store import ARRAY_PREFIX, Submission
-from ccat_workflow_manager.hpc.slurm_listing import (
+from ccat_workflow_manager.hpc.batch.calls import Refusal
+from ccat_workflow_manager.hpc.batch.doer import BatchBackend, JobKey
+from ccat_workflow_manager.hpc.batch.files import claimed
+from ccat_workflow_manager.hpc.batch.script import render_batch_script
+from ccat_workflow_manager.hpc.batch.store import ARRAY_PREFIX, Submission
+from ccat_workflow_manager.hpc.slurm.listing import (
     SACCT,
     SINFO,
     SQUEUE,
@@ -38,9 +38,9 @@ from ccat_workflow_manager.hpc.slurm_listing import (
     parse_sinfo,
     parse_squeue,
 )
-from ccat_workflow_manager.hpc.slurm_refusals import refusal
-from ccat_workflow_manager.hpc.slurm_script import SiteDefaults, output_pattern, render_options, render_sbatch
-from ccat_workflow_manager.hpc.slurm_states import FINAL, Evidence, held, merge
+from ccat_workflow_manager.hpc.slurm.refusals import refusal
+from ccat_workflow_manager.hpc.slurm.script import SiteDefaults, output_pattern, render_options, render_sbatch
+from ccat_workflow_manager.hpc.slurm.states import FINAL, Evidence, held, merge
 
 _PROGRAMS = ("sbatch", "squeue", "sacct", "scancel", "sinfo", "scontrol")
 _PASSED_ON = ("SLURM_CONF", "SLURM_JWT", "LD_LIBRARY_PATH")

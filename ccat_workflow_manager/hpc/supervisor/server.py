@@ -12,11 +12,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from ccat_workflow_manager.hpc import supervisor_processes
-from ccat_workflow_manager.hpc.supervisor_engine import Engine
-from ccat_workflow_manager.hpc.supervisor_jobs import Job, State
-from ccat_workflow_manager.hpc.supervisor_queue import GIB, Limits, Refused
-from ccat_workflow_manager.hpc.supervisor_wire import PROTOCOL, Unpacker, WireError, pack
+from ccat_workflow_manager.hpc.supervisor import processes
+from ccat_workflow_manager.hpc.supervisor.engine import Engine
+from ccat_workflow_manager.hpc.supervisor.jobs import Job, State
+from ccat_workflow_manager.hpc.supervisor.queue import GIB, Limits, Refused
+from ccat_workflow_manager.hpc.supervisor.wire import PROTOCOL, Unpacker, WireError, pack
 
 _READ = 1 << 18
 _FIRST_CLIENT_SECONDS = 10.0
@@ -175,7 +175,7 @@ class Server:
         job = self.engine.jobs.get(request["id"])
         if job is None or job.state is not State.RUNNING:
             return None
-        usage = supervisor_processes.usage(job)
+        usage = processes.usage(job)
         return {
             "cpu_seconds": usage.cpu_seconds,
             "memory": usage.memory,

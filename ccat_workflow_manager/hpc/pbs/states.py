@@ -15,8 +15,8 @@ from datetime import datetime
 from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.core.job_script import signal_in
 from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo, JobStatus
-from ccat_workflow_manager.hpc.pbs_listing import Seen
-from ccat_workflow_manager.hpc.pbs_script import Dialect
+from ccat_workflow_manager.hpc.pbs.listing import Seen
+from ccat_workflow_manager.hpc.pbs.script import Dialect
 
 _GIB = 1024**3
 RECORD_SECONDS = 10

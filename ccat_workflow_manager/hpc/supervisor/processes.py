@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ccat_workflow_manager.hpc import process_tree
 from ccat_workflow_manager.hpc.process_tree import Identity
-from ccat_workflow_manager.hpc.supervisor_jobs import Job
+from ccat_workflow_manager.hpc.supervisor.jobs import Job
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 

@@ -16,14 +16,14 @@ from typing import Any
 
 from ccat_workflow_manager import shell
 from ccat_workflow_manager.core.errors import BackendConfused, BackendUnavailable
-from ccat_workflow_manager.hpc import supervisor_wire
-from ccat_workflow_manager.hpc.supervisor_wire import PROTOCOL, Unpacker, WireError, pack
+from ccat_workflow_manager.hpc.supervisor import wire
+from ccat_workflow_manager.hpc.supervisor.wire import PROTOCOL, Unpacker, WireError, pack
 
 ANSWER_SECONDS = 20.0
 IDLE_EXIT_SECONDS = 300.0
 
 _BACKEND = "local"
-_SCRIPT = str(Path(supervisor_wire.__file__).with_name("supervisor.py"))
+_SCRIPT = str(Path(wire.__file__).with_name("start.py"))
 _PAUSES = (0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 """Before each attempt: one supervisor may be on its way out while the next one comes."""
 _CHUNK = 1 << 18
@@ -105,8 +105,7 @@ class SupervisorLink:
                     self._drop()
                     raise
         raise BackendUnavailable(
-            f"the supervisor of local jobs ends as soon as it is asked; its log: {self.state_dir}/"
-            f"{supervisor_wire.LOG_NAME}",
+            f"the supervisor of local jobs ends as soon as it is asked; its log: {self.state_dir}/{wire.LOG_NAME}",
             backend=_BACKEND,
         )
 
@@ -115,7 +114,7 @@ class SupervisorLink:
         for pause in _PAUSES:
             time.sleep(pause)
             try:
-                connection = supervisor_wire.connect(self.state_dir, ANSWER_SECONDS)
+                connection = wire.connect(self.state_dir, ANSWER_SECONDS)
                 self._check_owner()
                 conversation = Conversation(connection)
                 if self._introduce(conversation):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from ccat_workflow_manager.hpc.batch_calls import Refusal
+from ccat_workflow_manager.hpc.batch.calls import Refusal
 
 HISTORY = 35
 """The job has finished, and only the history knows it."""
