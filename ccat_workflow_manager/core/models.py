@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -77,6 +78,8 @@ class Move:
     token: int | None = None
     facts: Facts | None = None
     lease: Lease | None = None
+    waiting_for: str | None = None
+    """Why the step run does not get on after this, if the notes do not say so."""
     products: Sequence[NewProduct] = ()
 
 
@@ -153,6 +156,17 @@ class WorkItem:
         return job_name(self.step_run_id, self.attempt)
 
 
+JOB_PREFIX = "ccat-"
+"""How the names of all our jobs begin."""
+_JOB_NAME = re.compile(rf"{JOB_PREFIX}([0-9a-f]{{32}})-([1-9][0-9]{{0,8}})", re.ASCII)
+
+
 def job_name(step_run_id: UUID, attempt: int) -> str:
     """The name under which an attempt is known to its backend."""
-    return f"ccat-{step_run_id.hex}-{attempt}"
+    return f"{JOB_PREFIX}{step_run_id.hex}-{attempt}"
+
+
+def parse_job_name(name: str) -> tuple[UUID, int] | None:
+    """Which attempt bears this name; None if no attempt could."""
+    match = _JOB_NAME.fullmatch(name)
+    return (UUID(match[1]), int(match[2])) if match else None

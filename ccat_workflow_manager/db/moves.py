@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 from uuid import UUID
 
 from ccat_workflow_manager.core.failures import FailureReason
+from ccat_workflow_manager.core.judge import cancelled
 from ccat_workflow_manager.core.models import EventNote, Move, job_name
 from ccat_workflow_manager.core.states import FINISHED, LEASED, Event, IllegalMove, Status, next_status
 from ccat_workflow_manager.db.ids import new_id
@@ -32,6 +33,7 @@ class LockedRow:
     token: int
     unmet: int
     has_dependents: bool
+    cancel_requested: bool
 
 
 @dataclass(slots=True)
@@ -53,6 +55,7 @@ class Batch:
 
     def add(self, row: LockedRow, move: Move) -> None:
         """Work out one move, or raise IllegalMove. `row` is left as it will be after the write."""
+        move = _heeding_cancel(row, move)
         status = row.status
         for note in move.notes:
             status = next_status(status, note.event)
@@ -86,6 +89,8 @@ class Batch:
 
     def _record(self, row: LockedRow, move: Move) -> dict[str, Any]:
         record: dict[str, Any] = {"id": str(row.id), "number": row.attempt, "worked_on": row.claims > 0}
+        if move.waiting_for is not None:
+            record["waiting_for"] = move.waiting_for
         if move.facts is not None:
             record |= {name: value for name, value in _facts(move).items() if value is not None}
         return record
@@ -156,6 +161,14 @@ class Batch:
                 }
             )
             self.parents += [{"product_id": product_id, "parent_id": str(parent)} for parent in product.parents]
+
+
+def _heeding_cancel(row: LockedRow, move: Move) -> Move:
+    """A cancel that was asked for while the policy was deciding on another attempt: there will be none."""
+    events = [note.event for note in move.notes[-2:]]
+    if row.cancel_requested and events == [Event.FAILED, Event.RETRIED]:
+        return replace(move, notes=[*move.notes[:-2], cancelled(move.notes[-1].actor)])
+    return move
 
 
 def _facts(move: Move) -> Mapping[str, Any]:

@@ -6,12 +6,14 @@ from ccat_workflow_manager.core.states import CANCELLABLE, Status
 from ccat_workflow_manager.db.schema import counter
 
 LOCK_STEP_RUNS = """
-SELECT id, run_id, position, step, key, backend, status, attempt, max_attempts, claims, token, unmet, has_dependents
+SELECT id, run_id, position, step, key, backend, status, attempt, max_attempts, claims, token, unmet, has_dependents,
+  cancel_requested_at IS NOT NULL
 FROM step_runs WHERE id = ANY(:ids) ORDER BY id FOR NO KEY UPDATE
 """
 
 LOCK_READY = """
-SELECT id, run_id, position, step, key, backend, status, attempt, max_attempts, claims, token, unmet, has_dependents
+SELECT id, run_id, position, step, key, backend, status, attempt, max_attempts, claims, token, unmet, has_dependents,
+  cancel_requested_at IS NOT NULL
 FROM step_runs
 WHERE backend = :backend AND status = 'PENDING' AND unmet = 0 AND NOT held
   AND (not_before IS NULL OR not_before <= now()) AND cancel_requested_at IS NULL
@@ -19,7 +21,8 @@ ORDER BY priority DESC, id LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
 """
 
 LOCK_CANCELLABLE_OF_RUNS = f"""
-SELECT id, run_id, position, step, key, backend, status, attempt, max_attempts, claims, token, unmet, has_dependents
+SELECT id, run_id, position, step, key, backend, status, attempt, max_attempts, claims, token, unmet, has_dependents,
+  cancel_requested_at IS NOT NULL
 FROM step_runs WHERE run_id = ANY(:run_ids) AND status IN ({", ".join(f"'{s}'" for s in sorted(CANCELLABLE))})
 ORDER BY id FOR NO KEY UPDATE
 """
@@ -140,7 +143,7 @@ WITH b AS (
   SELECT * FROM json_to_recordset(CAST(:blocked AS json)) AS d(run_id uuid, position smallint, key text, whole boolean)
 )
 SELECT s.id, s.run_id, s.position, s.step, s.key, s.backend, s.status, s.attempt, s.max_attempts, s.claims, s.token,
-  s.unmet, s.has_dependents
+  s.unmet, s.has_dependents, s.cancel_requested_at IS NOT NULL
 FROM step_runs s
 WHERE s.status = 'PENDING'
   AND EXISTS (SELECT 1 FROM b WHERE b.run_id = s.run_id AND b.position = s.position AND (b.whole OR b.key = s.key))

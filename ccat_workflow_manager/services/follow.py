@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from ccat_workflow_manager.core import faults
@@ -15,6 +16,7 @@ from ccat_workflow_manager.core.states import Event
 from ccat_workflow_manager.db.fleet import FleetStore
 from ccat_workflow_manager.db.reading import live_items, live_items_by_job
 from ccat_workflow_manager.db.runs import Applied, RunStore
+from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.doorbell import Bell
 from ccat_workflow_manager.execution.exit_record import read_end
 from ccat_workflow_manager.hpc.base import HPCBackend
@@ -31,6 +33,24 @@ _LEASES = 2
 """How long a worker that asks for all jobs may be silent before another does so; to ask twice does no harm."""
 _MAY_FAIL = frozenset({JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.UNKNOWN})
 _NO_POLICY = RetryPolicy()
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What one status call has told, judged."""
+
+    backend_name: str
+    backend: HPCBackend
+    verdicts: Sequence[tuple[WorkItem, Verdict]]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """News that have been written down, and whose results are in this worker's hands now."""
+
+    news: News
+    done: Applied
+    in_hand: Collection[UUID]
 
 
 class Follower:
@@ -64,10 +84,6 @@ class Follower:
             with self._workshop.database.begin("commit.followed") as unit:
                 FleetStore(unit).followed(backend_name, answers=answers and after is not None)
 
-    def follow_items(self, backend_name: str, items: Sequence[WorkItem]) -> None:
-        """Ask for the jobs of these step runs."""
-        self._look(backend_name, items)
-
     def follow_jobs(self, backend_name: str, job_ids: Sequence[str]) -> None:
         """Ask for the jobs that the backend has sent notice of."""
         with self._workshop.database.read() as unit:
@@ -81,24 +97,24 @@ class Follower:
         backend = self._workshop.usable(backend_name)
         if backend is None:
             return False
+        news = self.ask(backend_name, backend, items)
+        if news is None:
+            return False
+        with self._workshop.database.begin("commit.news") as unit:
+            written = self.write(unit, news)
+        self.finish(written)
+        return True
+
+    def ask(self, backend_name: str, backend: HPCBackend, items: Sequence[WorkItem]) -> News | None:
+        """What is new about the jobs of these step runs, by one status call; None if the backend could not be asked."""
         try:
             job_ids = [item.job_id for item in items if item.job_id is not None]
             infos = faults.doing("backend.status", lambda: backend.get_statuses(job_ids))
         except BackendError as error:
             # No news is neither good nor bad news: the step runs stay as they are, and everybody can read why.
             self._workshop.note_problem(backend_name, error)
-            return False
+            return None
         told = [(item, self._complete(item, backend, infos[item.job_id])) for item in items if item.job_id is not None]
-        self._apply(backend_name, backend, told)
-        return True
-
-    def _complete(self, item: WorkItem, backend: HPCBackend, info: HPCJobInfo) -> HPCJobInfo:
-        """Add what the exit record and the container runtime know about an end."""
-        if not info.finished or not backend.capabilities.executes:
-            return info
-        return read_end(info, self._workshop.site.dirs(item), item.job_name, self._workshop.site.runtime)
-
-    def _apply(self, backend_name: str, backend: HPCBackend, told: Sequence[tuple[WorkItem, HPCJobInfo]]) -> None:
         policies = self._workshop.policies([item for item, info in told if info.status in _MAY_FAIL])
         verdicts = [
             (
@@ -114,53 +130,79 @@ class Follower:
             )
             for item, info in told
         ]
-        done, mine = self._write(backend, verdicts)
-        retry = [item for item, _ in verdicts if item.step_run_id in done.refused]
-        for item in retry:
-            log.debug("news about %s/%s came too late: %s", item.step, item.key, done.refused[item.step_run_id])
-        self._clean(backend, verdicts, done)
-        collect = [item for item, _ in verdicts if item.step_run_id in mine]
-        self._collector.collect_items(backend_name, collect)
+        return News(backend_name, backend, verdicts)
 
-    def _write(self, backend: HPCBackend, verdicts: Sequence[tuple[WorkItem, Verdict]]) -> tuple[Applied, set[UUID]]:
-        """Write it down: what was done, and whose results are now in this worker's hands."""
-        ending = [item for item, verdict in verdicts if _succeeds(verdict)]
-        mine = {item.step_run_id for item in ending[:_AT_ONCE]} if backend.capabilities.executes else set()
+    def _complete(self, item: WorkItem, backend: HPCBackend, info: HPCJobInfo) -> HPCJobInfo:
+        """Add what the exit record and the container runtime know about an end."""
+        if not info.finished or not backend.capabilities.executes:
+            return info
+        return read_end(info, self._workshop.site.dirs(item), item.job_name, self._workshop.site.runtime)
+
+    def write(self, unit: UnitOfWork, news: News, launched: Sequence[Move] = ()) -> Written:
+        """Write it down, on top of what has been `launched`: a job just submitted may have started or ended already."""
+        executes = news.backend.capabilities.executes
+        ending = [item for item, verdict in news.verdicts if _succeeds(verdict)]
+        mine = {item.step_run_id for item in ending[:_AT_ONCE]} if executes else set()
         lease = Lease(self._workshop.worker, self._workshop.lease_seconds)
-        moves = []
-        for item, verdict in verdicts:
-            if not verdict.events:
-                continue
+        moves = {move.step_run_id: move for move in launched}
+        quiet = []
+        for item, verdict in news.verdicts:
+            before = moves.get(item.step_run_id)
             notes: Sequence[EventNote] = verdict.events
-            if _succeeds(verdict) and not backend.capabilities.executes:
+            if _succeeds(verdict) and not executes:
                 notes = [*notes, EventNote(Event.RESULTS_COLLECTED, self._workshop.worker, text="nothing to collect")]
-            holder = lease if item.step_run_id in mine else None
-            moves.append(Move(item.step_run_id, notes, item.token, verdict.facts, holder))
-        quiet = [(item, verdict) for item, verdict in verdicts if not verdict.events]
-        with self._workshop.database.begin("commit.news") as unit:
-            store = RunStore(unit)
-            done = store.apply(moves)
-            store.note_waits([(i.step_run_id, i.token, v.waiting_for, v.unknown) for i, v in quiet if _is_news(i, v)])
-            rest = [item.step_run_id for item in ending if item.step_run_id not in mine]
-            unit.after_commit(lambda: self._ring(ending, rest if backend.capabilities.executes else [], done))
-        return done, mine & set(done.applied)
+            if before is not None:
+                moves[item.step_run_id] = _continued(
+                    before, notes, verdict, lease if item.step_run_id in mine else None
+                )
+            elif notes:
+                holder = lease if item.step_run_id in mine else None
+                moves[item.step_run_id] = Move(item.step_run_id, notes, item.token, verdict.facts, holder)
+            elif _is_news(item, verdict):
+                quiet.append((item.step_run_id, item.token, verdict.waiting_for, verdict.unknown))
+        store = RunStore(unit)
+        done = store.apply(list(moves.values()))
+        store.note_waits(quiet)
+        rest = [item.step_run_id for item in ending if item.step_run_id not in mine] if executes else []
+        unit.after_commit(lambda: self._ring(news.backend_name, rest, done))
+        return Written(news, done, mine & set(done.applied))
 
-    def _ring(self, ending: Sequence[WorkItem], rest: Sequence[UUID], done: Applied) -> None:
+    def finish(self, written: Written) -> None:
+        """What follows once it is written: jobs without results are forgotten, results in hand are collected."""
+        news, done = written.news, written.done
+        late = [item for item, _ in news.verdicts if item.step_run_id in done.refused]
+        for item in late:
+            log.debug("news about %s/%s came too late: %s", item.step, item.key, done.refused[item.step_run_id])
+        _clean(news, done)
+        mine = [item for item, _ in news.verdicts if item.step_run_id in written.in_hand]
+        self._collector.collect_items(news.backend_name, mine)
+
+    def _ring(self, backend_name: str, rest: Sequence[UUID], done: Applied) -> None:
         if rest:
-            self._workshop.doorbell.ring(Bell.COLLECT, ending[0].backend, rest)
+            self._workshop.doorbell.ring(Bell.COLLECT, backend_name, rest)
         self._workshop.doorbell.ring_all(Bell.LAUNCH, done.ready)
 
-    @staticmethod
-    def _clean(backend: HPCBackend, verdicts: Sequence[tuple[WorkItem, Verdict]], done: Applied) -> None:
-        """Let the backend forget jobs that ended without results; the others go when their results are collected."""
-        applied = set(done.applied)
-        gone = [
-            item.job_id
-            for item, verdict in verdicts
-            if verdict.events and item.step_run_id in applied and item.job_id
-            and (not _succeeds(verdict) and verdict.events[0].event is not Event.JOB_STARTED)
-        ]  # fmt: skip
-        forget(backend, gone)
+
+def _continued(launch: Move, notes: Sequence[EventNote], verdict: Verdict, lease: Lease | None) -> Move:
+    """The launch of a job and its first news, as one move."""
+    facts = launch.facts
+    if facts is not None and verdict.facts is not None:
+        facts = replace(verdict.facts, job_id=facts.job_id)
+    # A backend need not know at once what it has only just been given: that is no silence yet.
+    waiting_for = None if verdict.unknown else verdict.waiting_for
+    return replace(launch, notes=[*launch.notes, *notes], facts=facts, lease=lease, waiting_for=waiting_for)
+
+
+def _clean(news: News, done: Applied) -> None:
+    """Let the backend forget jobs that ended without results; the others go when their results are collected."""
+    applied = set(done.applied)
+    gone = [
+        item.job_id
+        for item, verdict in news.verdicts
+        if verdict.events and item.step_run_id in applied and item.job_id
+        and (not _succeeds(verdict) and verdict.events[0].event is not Event.JOB_STARTED)
+    ]  # fmt: skip
+    forget(news.backend, gone)
 
 
 def _succeeds(verdict: Verdict) -> bool:

@@ -27,13 +27,12 @@ from ccat_workflow_manager.core.substitution import substitute_step
 from ccat_workflow_manager.db.products import Upstream, upstream_of
 from ccat_workflow_manager.db.reading import load_items
 from ccat_workflow_manager.db.runs import RunStore
-from ccat_workflow_manager.doorbell import Bell
 from ccat_workflow_manager.execution.exit_record import wrapped
 from ccat_workflow_manager.execution.launch_spec import StepLaunch, UpstreamProduct, UpstreamProducts
 from ccat_workflow_manager.execution.layout import attempt_dirs
 from ccat_workflow_manager.execution.staging import Staged, stage
 from ccat_workflow_manager.hpc.base import HPCBackend, JobRequest
-from ccat_workflow_manager.services.follow import Follower
+from ccat_workflow_manager.services.follow import Follower, News
 from ccat_workflow_manager.services.workshop import HeldWork, Workshop
 
 log = logging.getLogger(__name__)
@@ -198,10 +197,11 @@ class Launcher:
     # --- apply -------------------------------------------------------------------------------------------------------
 
     def _record(self, backend_name: str, backend: HPCBackend, batch: _Batch) -> None:
-        """Write down what happened; then look once at jobs that may have ended before anybody could know of them."""
+        """Write down what happened, with what one look tells of jobs that may have ended before anybody listened."""
+        news = self._first_news(backend_name, backend, batch)
         with self._workshop.database.begin("commit.launched") as unit:
-            done = RunStore(unit).apply(batch.moves)
-            unit.after_commit(lambda: self._workshop.doorbell.ring_all(Bell.LAUNCH, done.ready))
+            written = self._follower.write(unit, news, batch.moves)
+        done = written.done
         for step_run_id, why in done.refused.items():
             log.info("launch of %s not recorded: %s", step_run_id, why)
         if batch.problem is not None:
@@ -209,17 +209,20 @@ class Launcher:
         elif batch.after_trouble:
             self._workshop.note_well(backend_name)
         self._undo(backend, batch, done.refused)
-        if backend.capabilities.notifies or not backend.capabilities.executes:
-            jobs = {move.step_run_id: move.facts.job_id for move in batch.moves if move.facts is not None}
-            submitted = jobs.keys() & set(done.applied)
-            self._follower.follow_items(
-                backend_name,
-                [
-                    replace(item, status=Status.SUBMITTED, job_id=jobs[item.step_run_id], waiting_for=None)
-                    for item in batch.items
-                    if item.step_run_id in submitted
-                ],
-            )
+        self._follower.finish(written)
+
+    def _first_news(self, backend_name: str, backend: HPCBackend, batch: _Batch) -> News:
+        """Where ends are noticed as they happen, one of them may have been noticed before it meant anything."""
+        jobs = {move.step_run_id: move.facts.job_id for move in batch.moves if move.facts is not None}
+        news = None
+        if jobs and (backend.capabilities.notifies or not backend.capabilities.executes):
+            submitted = [
+                replace(item, status=Status.SUBMITTED, job_id=jobs[item.step_run_id], waiting_for=None)
+                for item in batch.items
+                if item.step_run_id in jobs
+            ]
+            news = self._follower.ask(backend_name, backend, submitted)
+        return news or News(backend_name, backend, ())
 
     def _undo(self, backend: HPCBackend, batch: _Batch, refused: Collection[UUID]) -> None:
         """Stop the jobs that came too late and that nobody else will look for.

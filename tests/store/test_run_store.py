@@ -232,6 +232,18 @@ def test_cancel_is_immediate_only_where_nothing_was_started(context: Context) ->
     check_counters(context)
 
 
+def test_a_cancel_asked_for_while_a_retry_is_decided_is_not_forgotten(context: Context) -> None:
+    run_id = start(context, scans=["x"])
+    [item] = claim(context, limit=1)
+    apply(context, Move(item.step_run_id, [note(Event.JOB_SUBMITTED)], item.token, Facts(job_id="1")))
+    context.requests.cancel([run_id], actor="anna")
+    failure = note(Event.FAILED, reason=FailureReason.NODE_FAILURE, text="the node is gone")
+    done = apply(context, Move(item.step_run_id, [failure, note(Event.RETRIED)], item.token))
+    assert done.applied == [item.step_run_id]
+    assert statuses(context, run_id)[f"{item.step}/{item.key}"] == "CANCELLED"
+    check_counters(context)
+
+
 def test_cancelling_a_finished_run_changes_nothing(context: Context) -> None:
     run_id = start(context, SINGLE)
     complete(context, claim(context)[0])
