@@ -84,6 +84,10 @@ class Follower:
             with self._workshop.database.begin("commit.followed") as unit:
                 FleetStore(unit).followed(backend_name, answers=answers and after is not None)
 
+    def follow_items(self, backend_name: str, items: Sequence[WorkItem]) -> None:
+        """Ask for the jobs of these step runs."""
+        self._look(backend_name, items)
+
     def follow_jobs(self, backend_name: str, job_ids: Sequence[str]) -> None:
         """Ask for the jobs that the backend has sent notice of."""
         with self._workshop.database.read() as unit:

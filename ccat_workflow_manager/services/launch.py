@@ -197,10 +197,19 @@ class Launcher:
     # --- apply -------------------------------------------------------------------------------------------------------
 
     def _record(self, backend_name: str, backend: HPCBackend, batch: _Batch) -> None:
-        """Write down what happened, with what one look tells of jobs that may have ended before anybody listened."""
-        news = self._first_news(backend_name, backend, batch)
+        """Write down what happened; then look once at jobs that may have ended before anybody could know of them."""
+        jobs = {move.step_run_id: move.facts.job_id for move in batch.moves if move.facts is not None}
+        submitted = [
+            replace(item, status=Status.SUBMITTED, job_id=jobs[item.step_run_id], waiting_for=None)
+            for item in batch.items
+            if item.step_run_id in jobs
+        ]
+        # A job that runs nothing has ended by now, which is written in one go; of others this would tell nothing yet.
+        news = None
+        if submitted and not backend.capabilities.executes:
+            news = self._follower.ask(backend_name, backend, submitted)
         with self._workshop.database.begin("commit.launched") as unit:
-            written = self._follower.write(unit, news, batch.moves)
+            written = self._follower.write(unit, news or News(backend_name, backend, ()), batch.moves)
         done = written.done
         for step_run_id, why in done.refused.items():
             log.info("launch of %s not recorded: %s", step_run_id, why)
@@ -210,19 +219,9 @@ class Launcher:
             self._workshop.note_well(backend_name)
         self._undo(backend, batch, done.refused)
         self._follower.finish(written)
-
-    def _first_news(self, backend_name: str, backend: HPCBackend, batch: _Batch) -> News:
-        """Where ends are noticed as they happen, one of them may have been noticed before it meant anything."""
-        jobs = {move.step_run_id: move.facts.job_id for move in batch.moves if move.facts is not None}
-        news = None
-        if jobs and (backend.capabilities.notifies or not backend.capabilities.executes):
-            submitted = [
-                replace(item, status=Status.SUBMITTED, job_id=jobs[item.step_run_id], waiting_for=None)
-                for item in batch.items
-                if item.step_run_id in jobs
-            ]
-            news = self._follower.ask(backend_name, backend, submitted)
-        return news or News(backend_name, backend, ())
+        if backend.capabilities.notifies:
+            applied = set(done.applied)
+            self._follower.follow_items(backend_name, [item for item in submitted if item.step_run_id in applied])
 
     def _undo(self, backend: HPCBackend, batch: _Batch, refused: Collection[UUID]) -> None:
         """Stop the jobs that came too late and that nobody else will look for.
