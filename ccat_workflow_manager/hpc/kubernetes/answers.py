@@ -1,0 +1,97 @@
+"""What an answer of the API server means. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from ccat_workflow_manager.core.errors import BackendConfused, BackendError, BackendRejected, BackendUnavailable
+
+TRIED_AGAIN = frozenset({429, 500, 502, 503, 504})
+"""Asking again may help. Every request of ours may be repeated: Jobs have names of their own."""
+_NEVER = frozenset({400, 405, 413, 415, 422})
+_TAIL = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def ok(self) -> bool:
+        return 200 <= self.status < 300
+
+    @property
+    def reason(self) -> str:
+        """The word that Kubernetes has for what went wrong (AlreadyExists, NotFound ...)."""
+        return str(_status_object(self.body).get("reason") or "")
+
+    @property
+    def words(self) -> str:
+        told = _status_object(self.body).get("message")
+        text = told if isinstance(told, str) else self.body.decode("utf-8", "replace")
+        return " ".join(text.split())[:_TAIL] or f"HTTP {self.status}"
+
+
+class Expired(BackendUnavailable):
+    """The API server does not remember as far back as it was asked; everything is to be listed anew."""
+
+
+def _status_object(body: bytes) -> Mapping[str, Any]:
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) and found.get("kind") == "Status" else {}
+
+
+def content(answer: Answer, kind: str) -> dict[str, Any]:
+    """The object in a good answer. Raises BackendConfused if it is something else."""
+    try:
+        found = json.loads(answer.body)
+    except (ValueError, RecursionError) as error:
+        raise confused(f"it is no JSON: {error}", answer.body) from error
+    if not isinstance(found, dict) or found.get("kind") != kind:
+        raise confused(f"it is no {kind}", answer.body)
+    return found
+
+
+def confused(why: str, body: bytes) -> BackendConfused:
+    tail = body[-_TAIL:].decode("utf-8", "replace")
+    return BackendConfused(
+        f"an answer of the Kubernetes API server cannot be read: {why}", backend="kubernetes", output_tail=tail
+    )
+
+
+def refusal(answer: Answer, what: str) -> BackendError:
+    """What it means that the server did not do it."""
+    words = f"{what}: {answer.words}"
+    if answer.status in _NEVER:
+        return BackendRejected(f"Kubernetes cannot take this job: {words}", backend="kubernetes")
+    if answer.status == 410:
+        return Expired(words, backend="kubernetes")
+    if answer.status == 401:
+        return BackendUnavailable(f"the API server does not accept our credentials: {words}", backend="kubernetes")
+    if answer.status == 429:
+        return BackendUnavailable(f"the API server has too many requests now: {words}", backend="kubernetes")
+    return BackendUnavailable(f"the API server refuses (HTTP {answer.status}): {words}", backend="kubernetes")
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """How long the server asks to be left alone: seconds, or a date."""
+    text = next((value for name, value in headers.items() if name.lower() == "retry-after"), "").strip()
+    if text.isdecimal():
+        return float(text)
+    try:
+        until = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return max(0.0, (until - datetime.now(UTC)).total_seconds()) if until.tzinfo is not None else None

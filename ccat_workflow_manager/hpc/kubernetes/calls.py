@@ -1,0 +1,357 @@
+"""The calls to the API server, and when one is made again.
+
+The official client knows where the cluster is and who we are: kubeconfig with its contexts, plug-ins for credentials,
+the service account of a pod. The requests are made with its connection pool, but as plain JSON: its models cost
+milliseconds for each object, and they change from version to version.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from ccat_workflow_manager.core.errors import BackendConfused, BackendError, BackendUnavailable
+from ccat_workflow_manager.hpc.kubernetes.answers import (
+    TRIED_AGAIN,
+    Answer,
+    Expired,
+    confused,
+    content,
+    refusal,
+    retry_after,
+)
+
+if TYPE_CHECKING:
+    import urllib3
+    from kubernetes.client import ApiClient
+
+IN_CLUSTER = "KUBERNETES_SERVICE_HOST"
+TOKEN_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+WATCH_SECONDS = 60
+"""A watch ends after this long and is begun again, so that a dead connection is noticed."""
+_PAGE = 500
+_STREAM_FAULTS: tuple[type[Exception], ...] = (ValueError,)
+"""What Python says of a TLS connection that was cut while it was read."""
+_PAUSES = (0, 0.2, 0.5, 1.0, 2.0)
+"""Before each try."""
+_LONGEST_PAUSE = 10.0
+_CONNECTIONS = 16
+_KINDS = {"Job": ("/apis/batch/v1", "jobs"), "Pod": ("/api/v1", "pods")}
+
+
+def kubeconfig() -> list[Path]:
+    """The configuration files that there are, as kubectl finds them."""
+    named = os.environ.get("KUBECONFIG", "")
+    paths = [Path(each).expanduser() for each in named.split(os.pathsep) if each]
+    return [path for path in paths or [Path("~/.kube/config").expanduser()] if path.is_file()]
+
+
+def in_cluster() -> bool:
+    return bool(os.environ.get(IN_CLUSTER)) and TOKEN_FILE.is_file()
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """All objects of a kind, and the version of the cluster that this is."""
+
+    items: list[dict[str, Any]]
+    version: str
+
+
+class Calls:
+    """One cluster. May be used by many threads."""
+
+    def __init__(self, *, context: str | None = None, request_seconds: float = 30) -> None:
+        self._context = context
+        self._seconds = request_seconds
+        self._lock = threading.Lock()
+        self._client: ApiClient | None = None
+        self._version: tuple[int, int] | None = None
+        self._not_before = 0.0
+        self._closed = threading.Event()
+        self.requests = 0
+        """How many there were, watches included."""
+
+    # --- what is asked for -------------------------------------------------------------------------------------------
+
+    def version(self) -> tuple[int, int]:
+        """Of the server: (1, 31)."""
+        if self._version is None:
+            answer = self._ask("GET", "/version")
+            if not answer.ok:
+                raise refusal(answer, "asking for the version")
+            try:
+                data = json.loads(answer.body)
+                major, minor = (int("".join(filter(str.isdecimal, data[key]))) for key in ("major", "minor"))
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                raise confused(f"it tells no version: {error!r}", answer.body) from error
+            self._version = major, minor
+        return self._version
+
+    def create(self, namespace: str, job: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The new Job; None if there is one of this name."""
+        answer = self._ask("POST", _path("Job", namespace), body=job)
+        if answer.ok:
+            return content(answer, "Job")
+        if answer.status == 409 and answer.reason == "AlreadyExists":
+            return None
+        raise refusal(answer, f"creating the Job {job['metadata']['name']} in {namespace}")
+
+    def get(self, namespace: str, name: str) -> dict[str, Any] | None:
+        answer = self._ask("GET", _path("Job", namespace, name))
+        if answer.ok:
+            return content(answer, "Job")
+        if answer.status == 404 and answer.reason == "NotFound":
+            return None
+        raise refusal(answer, f"asking for the Job {name} in {namespace}")
+
+    def delete(self, namespace: str, name: str, uid: str = "") -> None:
+        """The Job with its pods; by default Kubernetes would let the pods go on."""
+        body: dict[str, Any] = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"}
+        if uid:
+            body["preconditions"] = {"uid": uid}
+        answer = self._ask("DELETE", _path("Job", namespace, name), body=body)
+        # 409: another Job has this name by now, and the one that was meant is gone.
+        if not answer.ok and answer.status not in (404, 409):
+            raise refusal(answer, f"deleting the Job {name} in {namespace}")
+
+    def list(self, kind: str, namespace: str, selector: str) -> Listed:
+        """All of them, however many pages. A list that grows old while it is read is begun again."""
+        for _ in range(3):
+            try:
+                return self._list(kind, namespace, selector)
+            except Expired:
+                continue
+        raise BackendUnavailable(f"the {kind}s of {namespace} change faster than they are read", backend="kubernetes")
+
+    def _list(self, kind: str, namespace: str, selector: str) -> Listed:
+        query = {"labelSelector": selector, "limit": str(_PAGE)}
+        items: list[dict[str, Any]] = []
+        while True:
+            answer = self._ask("GET", _path(kind, namespace), query)
+            if not answer.ok:
+                raise refusal(answer, f"listing the {kind}s of {namespace}")
+            page = content(answer, f"{kind}List")
+            metadata = page.get("metadata")
+            if not isinstance(page.get("items"), list | None) or not isinstance(metadata, dict):
+                raise confused("it is no list", answer.body)
+            items += page.get("items") or []
+            if not metadata.get("continue"):
+                return Listed(items, str(metadata.get("resourceVersion", "")))
+            query["continue"] = metadata["continue"]
+
+    def pod_log(self, namespace: str, pod: str, lines: int) -> str:
+        """What a pod has printed; empty if there is nothing (any more)."""
+        query = {"tailLines": str(lines)}
+        answer = self._ask("GET", f"{_path('Pod', namespace, pod)}/log", query)
+        return answer.body.decode("utf-8", "replace") if answer.ok else ""
+
+    def pod_metrics(self, namespace: str, pod: str) -> dict[str, Any] | None:
+        """What the metrics server says of a pod, if there is one."""
+        answer = self._ask("GET", f"/apis/metrics.k8s.io/v1beta1/namespaces/{quote(namespace)}/pods/{quote(pod)}")
+        return content(answer, "PodMetrics") if answer.ok else None
+
+    # --- watching ----------------------------------------------------------------------------------------------------
+
+    def watch(
+        self, kind: str, namespace: str, selector: str, version: str, opened: Watching
+    ) -> Iterator[dict[str, Any]]:
+        """The changes since a version, until the server ends it. Raises Expired if that is too long ago."""
+        query = {
+            "labelSelector": selector,
+            "watch": "1",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": version,
+            "timeoutSeconds": str(WATCH_SECONDS),
+        }
+        response: urllib3.BaseHTTPResponse | None = None
+        try:
+            response = self._send("GET", _path(kind, namespace), query, None, stream=True)
+            if response.status != 200:
+                if response.status == 401:
+                    self._renew()
+                answer = Answer(response.status, dict(response.headers), response.read(4096))
+                raise refusal(answer, f"watching the {kind}s of {namespace}")
+            opened.response = response
+            if opened.over:
+                return
+            opened.connected()
+            for line in _lines(response):
+                yield _event(line)
+        except _STREAM_FAULTS + _transport_errors() as error:
+            if not opened.over:
+                raise self._away(error) from error
+        finally:
+            opened.response = None
+            if response is not None:
+                response.close()
+
+    # --- one request -------------------------------------------------------------------------------------------------
+
+    def _ask(
+        self, method: str, path: str, query: Mapping[str, str] | None = None, body: Mapping[str, Any] | None = None
+    ) -> Answer:
+        """Until it is answered by something that is worth telling, or patience is at its end."""
+        deadline = time.monotonic() + self._seconds
+        trouble: BackendError | None = None
+        renewed = False
+        for pause in _PAUSES:
+            if trouble is not None and (self._closed.is_set() or time.monotonic() + pause > deadline):
+                raise trouble
+            self._pause(max(pause if trouble is not None else 0, self._not_before - time.monotonic()))
+            try:
+                response = self._send(method, path, query, body, stream=False)
+                answer = Answer(response.status, dict(response.headers), response.data)
+                if answer.status == 401 and not renewed:
+                    renewed = True
+                    self._renew()
+                    response = self._send(method, path, query, body, stream=False)
+                    answer = Answer(response.status, dict(response.headers), response.data)
+            except _transport_errors() as error:
+                trouble = self._away(error)
+                continue
+            if answer.status not in TRIED_AGAIN:
+                return answer
+            trouble = refusal(answer, f"{method} {path}")
+            wanted = retry_after(answer.headers)
+            if wanted is not None:
+                self._not_before = time.monotonic() + min(wanted, _LONGEST_PAUSE)
+                if wanted > _LONGEST_PAUSE:
+                    break
+        assert trouble is not None
+        raise trouble
+
+    def _send(
+        self, method: str, path: str, query: Mapping[str, str] | None, body: Mapping[str, Any] | None, *, stream: bool
+    ) -> urllib3.BaseHTTPResponse:
+        import urllib3
+
+        client = self._connected()
+        headers = {"Accept": "application/json", "User-Agent": "ccat-workflow-manager"}
+        for way in client.configuration.auth_settings().values():
+            if way["in"] == "header" and way["value"]:
+                headers[way["key"]] = way["value"]
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        words = "&".join(f"{key}={quote(value, safe='')}" for key, value in (query or {}).items())
+        silence = WATCH_SECONDS + 15 if stream else self._seconds
+        self.requests += 1
+        answered: urllib3.BaseHTTPResponse = client.rest_client.pool_manager.request(
+            method,
+            client.configuration.host + path + (f"?{words}" if words else ""),
+            body=json.dumps(body).encode() if body is not None else None,
+            headers=headers,
+            retries=False,
+            preload_content=not stream,
+            timeout=urllib3.Timeout(connect=min(10, self._seconds), read=silence),
+        )
+        return answered
+
+    def _connected(self) -> ApiClient:
+        with self._lock:
+            if self._client is None:
+                self._client = _client(self._context)
+            return self._client
+
+    def _renew(self) -> None:
+        """Read the credentials anew: a token in use may have expired, while its file holds the next one."""
+        with self._lock:
+            self._client = None
+
+    def _away(self, error: Exception) -> BackendUnavailable:
+        words = " ".join(str(error).split())[:500]
+        return BackendUnavailable(f"the Kubernetes API server does not answer: {words}", backend="kubernetes")
+
+    def _pause(self, seconds: float) -> None:
+        if seconds > 0:
+            self._closed.wait(seconds)
+
+    def close(self) -> None:
+        self._closed.set()
+        with self._lock:
+            client, self._client = self._client, None
+        if client is not None:
+            client.rest_client.pool_manager.clear()
+
+
+class Watching:
+    """The connection of a watch: told when it stands, and cut from another thread."""
+
+    def __init__(self, connected: Callable[[], None]) -> None:
+        self.connected = connected
+        self.response: urllib3.BaseHTTPResponse | None = None
+        self.over = False
+
+    def cut(self) -> None:
+        """Let the reader of the stream find its end."""
+        self.over = True
+        response = self.response
+        if response is not None:
+            # Only this wakes a reader that waits for the next byte; without it (older urllib3) the watch comes of age.
+            with suppress(ValueError, RuntimeError, OSError, AttributeError):
+                response.shutdown()
+
+
+def _client(context: str | None) -> ApiClient:
+    """Raises BackendUnavailable if nobody says where the cluster is."""
+    from kubernetes import client, config
+    from kubernetes.config import ConfigException
+
+    settings = client.Configuration()
+    settings.connection_pool_maxsize = _CONNECTIONS
+    files = kubeconfig()
+    try:
+        if files:
+            names = os.pathsep.join(str(path) for path in files)
+            config.load_kube_config(names, context=context, client_configuration=settings, persist_config=False)
+        else:
+            config.load_incluster_config(client_configuration=settings)
+        return client.ApiClient(settings)
+    except (ConfigException, OSError, ValueError, KeyError, TypeError) as error:
+        where = ", ".join(str(path) for path in files) or "the service account of this pod"
+        raise BackendUnavailable(f"{where} cannot be used: {error}", backend="kubernetes") from error
+
+
+def _transport_errors() -> tuple[type[Exception], ...]:
+    import urllib3
+
+    return (urllib3.exceptions.HTTPError, OSError)
+
+
+def _path(kind: str, namespace: str, name: str = "") -> str:
+    group, plural = _KINDS[kind]
+    return f"{group}/namespaces/{quote(namespace, safe='')}/{plural}" + (f"/{quote(name, safe='')}" if name else "")
+
+
+def _lines(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+    rest = b""
+    for chunk in response.stream(65536):
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from filter(None, lines)
+    if rest:
+        yield rest
+
+
+def _event(line: bytes) -> dict[str, Any]:
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise confused(f"an event is no JSON: {error}", line) from error
+    if not isinstance(event, dict) or not isinstance(event.get("object"), dict):
+        raise confused("it is no event", line)
+    if event.get("type") != "ERROR":
+        return event
+    told = event["object"]
+    if told.get("code") == 410:
+        raise Expired(str(told.get("message")), backend="kubernetes")
+    if told.get("code") is None:
+        raise BackendConfused("the watch ended with an error without a code", backend="kubernetes")
+    raise BackendUnavailable(f"the watch ended: {told.get('message')}", backend="kubernetes")

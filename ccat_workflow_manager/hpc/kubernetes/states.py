@@ -1,0 +1,280 @@
+"""What became of a job, from everything that is known of it. One pure function; tests/kubernetes/test_states.py has the
+table of cases.
+
+Witnesses are the Job, its pods, and the files in the attempt's directory: the exit record, who claimed the attempt, and
+whether a cancel was asked for. Positive evidence counts, silence proves nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from ccat_workflow_manager.core.failures import FailureReason
+from ccat_workflow_manager.core.job_script import signal_in
+from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo, JobStatus
+from ccat_workflow_manager.hpc.exit_info import info_of
+from ccat_workflow_manager.hpc.kubernetes.observed import Condition, SeenJob, SeenPod
+from ccat_workflow_manager.hpc.kubernetes.script import NOBODY, NOT_STARTED
+
+IMAGE_TROUBLE = frozenset(
+    {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "ImageInspectError", "RegistryUnavailable",
+     "SignatureValidationFailed", "InvalidImageName"}
+)  # fmt: skip
+CONTAINER_TROUBLE = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+"""Why a container waits that may wait for ever."""
+
+_LOST_AFTER = timedelta(seconds=30)
+"""A pod that should have ended so long ago is on a node that does not answer."""
+_BY_DISRUPTION = {
+    "PreemptionByScheduler": FailureReason.PREEMPTED,
+    "EvictionByEvictionAPI": FailureReason.PREEMPTED,
+    "DeletionByTaintManager": FailureReason.NODE_FAILURE,
+    "DeletionByPodGC": FailureReason.NODE_FAILURE,
+    "TerminationByKubelet": FailureReason.PREEMPTED,
+}
+_BY_POD_REASON = {
+    "DeadlineExceeded": FailureReason.TIME_LIMIT,
+    "Evicted": FailureReason.PREEMPTED,
+    "Preempting": FailureReason.PREEMPTED,
+    "NodeLost": FailureReason.NODE_FAILURE,
+    "NodeShutdown": FailureReason.NODE_FAILURE,
+    "Shutdown": FailureReason.NODE_FAILURE,
+    "Terminated": FailureReason.NODE_FAILURE,
+    "NodeAffinity": FailureReason.NODE_FAILURE,
+    "UnexpectedAdmissionError": FailureReason.NODE_FAILURE,
+}
+_NEVER_BEGAN = ("StartError", "ContainerCannotRun", "ContainerStatusUnknown")
+_CODE_IN_CONDITION = re.compile(r"failed with exit code (\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Everything that is known of one job."""
+
+    job: SeenJob | None
+    pods: Sequence[SeenPod]
+    now: datetime
+    record: str | None = None
+    """The text of the exit record."""
+    claim: str = ""
+    """The pod that began the attempt, or why none may."""
+    cancelled_at: float | None = None
+    image_grace_seconds: float = 120
+
+    @property
+    def alive(self) -> SeenPod | None:
+        """A pod whose processes may be there."""
+        return next((pod for pod in self.pods if not pod.over), None)
+
+    @property
+    def chosen(self) -> SeenPod | None:
+        """The pod that ran the attempt, else the newest."""
+        own = next((pod for pod in self.pods if pod.name == self.claim), None)
+        return own or max(self.pods, key=lambda pod: (pod.created is not None, pod.created), default=None)
+
+
+def merge(evidence: Evidence) -> HPCJobInfo:
+    """The state of the job."""
+    job = evidence.job
+    if job is None or (job.deleting is not None and evidence.cancelled_at is not None):
+        return _gone(evidence)
+    if job.complete:
+        return _complete(evidence)
+    if job.failed is not None:
+        return _failed(evidence, job.failed)
+    if job.deleting is not None:
+        return HPCJobInfo(JobStatus.RUNNING, message="the Job is being deleted at the cluster")
+    return _live(evidence, job)
+
+
+# --- not over --------------------------------------------------------------------------------------------------------
+
+
+def _live(evidence: Evidence, job: SeenJob) -> HPCJobInfo:
+    pod = evidence.chosen
+    if pod is None:
+        words = "suspended at the cluster" if job.suspended else "the cluster has not made a pod yet"
+        return HPCJobInfo(JobStatus.PENDING, message=words, submitted_at=job.created)
+    if pod.phase != "Pending" or evidence.claim == pod.name:
+        return _running(pod, "")
+    known = HPCJobInfo(JobStatus.PENDING, submitted_at=job.created, node=pod.node or None)
+    waiting = pod.waiting
+    if waiting is None or (not waiting.reason and not pod.unschedulable):
+        return replace(known, message=pod.unschedulable or "waits for a node")
+    words = f"{waiting.reason}: {waiting.message}".rstrip(": ")
+    if waiting.reason in IMAGE_TROUBLE | CONTAINER_TROUBLE:
+        return _stuck(evidence, pod, waiting, known, words)
+    return replace(known, message=words)
+
+
+def _stuck(evidence: Evidence, pod: SeenPod, waiting: Condition, known: HPCJobInfo, words: str) -> HPCJobInfo:
+    """A container that does not start may still do so until the grace is over."""
+    since = pod.scheduled or pod.created
+    waited = (evidence.now - since).total_seconds() if since is not None else 0
+    if waited < evidence.image_grace_seconds and waiting.reason != "InvalidImageName":
+        return replace(known, message=f"{words} (for {waited:.0f} s)")
+    if waiting.reason == "InvalidImageName":
+        reason = FailureReason.IMAGE_INVALID
+    else:
+        reason = FailureReason.IMAGE_PULL if waiting.reason in IMAGE_TROUBLE else FailureReason.CONTAINER_FAILED
+    return replace(known, status=JobStatus.FAILED, reason=reason, message=words)
+
+
+def _running(pod: SeenPod, words: str) -> HPCJobInfo:
+    if not words and (pod.reason == "NodeLost" or pod.phase == "Unknown"):
+        words = f"the node {pod.node} does not answer"
+    started = pod.running or (pod.ended.started if pod.ended is not None else None)
+    return HPCJobInfo(JobStatus.RUNNING, message=words or None, started_at=started, node=pod.node or None)
+
+
+# --- over ------------------------------------------------------------------------------------------------------------
+
+
+def _gone(evidence: Evidence) -> HPCJobInfo:
+    """There is no Job any more: it was cancelled, somebody else deleted it, or it lived too long after its end."""
+    cancelled_at = evidence.cancelled_at
+    if evidence.alive is not None:
+        words = "is being stopped" if cancelled_at is not None else "its Job is gone, but its pod is still there"
+        return _running(evidence.alive, words)
+    if cancelled_at is not None:
+        # Records count in whole seconds.
+        if evidence.record is not None:
+            return _placed(info_of(evidence.record, math.floor(cancelled_at)), evidence)
+        return HPCJobInfo(JobStatus.CANCELLED, reason=FailureReason.CANCELLED)
+    if evidence.record is None:
+        return UNKNOWN
+    return _placed(_stopped_outside(info_of(evidence.record, None)), evidence)
+
+
+def _complete(evidence: Evidence) -> HPCJobInfo:
+    pod = evidence.chosen
+    ended = pod.ended if pod is not None else None
+    if evidence.record is not None:
+        return _placed(info_of(evidence.record, None), evidence)
+    info = HPCJobInfo(JobStatus.COMPLETED, exit_code=0)
+    if ended is not None:
+        info = replace(info, wall_time_seconds=_between(ended.started, ended.finished))
+        info = replace(info, started_at=ended.started, finished_at=ended.finished)
+    return _placed(info, evidence)
+
+
+def _failed(evidence: Evidence, failed: Condition) -> HPCJobInfo:
+    alive = evidence.alive
+    if alive is not None and (alive.deleting is None or evidence.now < alive.deleting + _LOST_AFTER):
+        return _running(alive, "its pod is ending")
+    if evidence.claim.startswith(NOBODY):
+        words = evidence.claim.removeprefix(NOBODY)
+        if evidence.cancelled_at is not None:
+            return HPCJobInfo(JobStatus.CANCELLED, reason=FailureReason.CANCELLED)
+        return HPCJobInfo(JobStatus.FAILED, reason=FailureReason.BACKEND_FAILED, message=words)
+    info = info_of(evidence.record, None) if evidence.record is not None else None
+    if failed.reason == "DeadlineExceeded":
+        return _placed(_late(evidence, failed, info), evidence)
+    reason, words = _cause(evidence, failed)
+    # A program that has ended well has done so, whatever happened to its pod afterwards.
+    if info is not None and (info.status is JobStatus.COMPLETED or reason is None):
+        outside = evidence.chosen is None or evidence.chosen.deleting is not None
+        return _placed(_stopped_outside(info) if outside else info, evidence)
+    info = info or HPCJobInfo(JobStatus.FAILED)
+    if reason is not None:
+        info = replace(info, status=JobStatus.FAILED, reason=reason, message=words)
+        return _placed(_with_end(info, evidence), evidence)
+    return _placed(_without_record(evidence, failed), evidence)
+
+
+def _late(evidence: Evidence, failed: Condition, info: HPCJobInfo | None) -> HPCJobInfo:
+    """The deadline of the whole Job has passed, which counts the time that it waited."""
+    if info is None and not evidence.claim:
+        words = f"the job never began, and was given up: {failed.message}"
+        return HPCJobInfo(JobStatus.FAILED, reason=FailureReason.BACKEND_FAILED, message=words)
+    known = info or HPCJobInfo(JobStatus.FAILED)
+    return replace(known, status=JobStatus.FAILED, reason=FailureReason.TIME_LIMIT, message=failed.message)
+
+
+def _cause(evidence: Evidence, failed: Condition) -> tuple[FailureReason | None, str]:
+    """What Kubernetes itself did to the pod, if it did anything."""
+    pod = evidence.chosen
+    if pod is None:
+        if "DisruptionTarget" in failed.message:
+            return FailureReason.PREEMPTED, failed.message
+        return None, ""
+    if pod.ended is not None and pod.ended.reason == "OOMKilled":
+        return FailureReason.OUT_OF_MEMORY, "OOMKilled"
+    if pod.reason in _BY_POD_REASON:
+        return _BY_POD_REASON[pod.reason], f"{pod.reason}: {pod.message}".rstrip(": ")
+    if pod.disrupted is not None:
+        reason = _BY_DISRUPTION.get(pod.disrupted.reason, FailureReason.PREEMPTED)
+        return reason, f"{pod.disrupted.reason}: {pod.disrupted.message}".rstrip(": ")
+    if pod.reason.startswith("OutOf"):  # OutOfcpu, OutOfmemory: the node had less room than the scheduler thought
+        return FailureReason.NODE_FAILURE, f"{pod.reason}: {pod.message}".rstrip(": ")
+    if not pod.over:
+        return FailureReason.NODE_FAILURE, f"the node {pod.node} does not answer"
+    if pod.ended is not None and pod.ended.reason == "ContainerStatusUnknown":
+        return FailureReason.NODE_FAILURE, f"{pod.ended.reason}: {pod.ended.message}".rstrip(": ")
+    return None, ""
+
+
+def _without_record(evidence: Evidence, failed: Condition) -> HPCJobInfo:
+    """The program failed, or never began, and left nothing."""
+    pod = evidence.chosen
+    ended = pod.ended if pod is not None else None
+    words = f"{failed.reason}: {failed.message}".rstrip(": ")
+    if ended is None:
+        code = _CODE_IN_CONDITION.search(failed.message)
+        if code is None:
+            return HPCJobInfo(JobStatus.FAILED, reason=FailureReason.BACKEND_FAILED, message=words)
+        return _by_code(int(code[1]), words)
+    words = ended.message or ended.reason
+    if ended.exit_code == NOT_STARTED and evidence.claim and pod is not None and evidence.claim != pod.name:
+        words = f"the pod {evidence.claim}, which had begun, is gone; {pod.name} took its place and did not start"
+        return HPCJobInfo(JobStatus.FAILED, reason=FailureReason.NODE_FAILURE, message=words)
+    if not evidence.claim or ended.reason in _NEVER_BEGAN:
+        words = f"the job script did not start: {words}"
+        return HPCJobInfo(JobStatus.FAILED, reason=FailureReason.CONTAINER_FAILED, message=words)
+    info = _by_code(ended.exit_code, words)
+    if pod is not None and pod.deleting is not None:
+        info = _stopped_outside(info)
+    return _with_end(info, evidence)
+
+
+def _by_code(code: int, words: str) -> HPCJobInfo:
+    signal = signal_in(code)
+    reason = FailureReason.KILLED_BY_SIGNAL if signal is not None else FailureReason.PROGRAM_FAILED
+    return HPCJobInfo(JobStatus.FAILED, exit_code=code, signal=signal, reason=reason, message=words or None)
+
+
+def _stopped_outside(info: HPCJobInfo) -> HPCJobInfo:
+    """A program that ended by a signal together with its pod was stopped by whoever took the pod away."""
+    if info.reason is not FailureReason.KILLED_BY_SIGNAL:
+        return info
+    return replace(info, reason=FailureReason.STOPPED_OUTSIDE, message="the Job or its pod was deleted at the cluster")
+
+
+def _with_end(info: HPCJobInfo, evidence: Evidence) -> HPCJobInfo:
+    """With what the container's end adds."""
+    ended = evidence.chosen.ended if evidence.chosen is not None else None
+    if ended is None:
+        return info
+    return replace(
+        info,
+        exit_code=info.exit_code if info.exit_code is not None else ended.exit_code,
+        signal=info.signal if info.exit_code is not None else signal_in(ended.exit_code),
+        wall_time_seconds=info.wall_time_seconds or _between(ended.started, ended.finished),
+        started_at=info.started_at or ended.started,
+        finished_at=info.finished_at or ended.finished,
+    )
+
+
+def _placed(info: HPCJobInfo, evidence: Evidence) -> HPCJobInfo:
+    """With the node, which the record of a pod does not know."""
+    node = evidence.chosen.node if evidence.chosen is not None else ""
+    submitted = evidence.job.created if evidence.job is not None else None
+    return replace(info, node=node or info.node, submitted_at=info.submitted_at or submitted)
+
+
+def _between(start: datetime | None, end: datetime | None) -> float | None:
+    return max(0.0, (end - start).total_seconds()) if start is not None and end is not None else None
