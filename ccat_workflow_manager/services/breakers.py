@@ -1,0 +1,68 @@
+"""Breakers as operators and the sweep see them: releasing one, and forgetting what is long over."""
+
+from __future__ import annotations
+
+from functools import partial
+from uuid import UUID
+
+from ccat_workflow_manager.core.breaker import OFF, BreakerPolicy
+from ccat_workflow_manager.core.errors import NotFound
+from ccat_workflow_manager.db.breakers import BreakerStore
+from ccat_workflow_manager.db.session import Database
+from ccat_workflow_manager.db.views.breakers import breaker_detail
+from ccat_workflow_manager.doorbell import Bell, Doorbell
+
+_WITHDRAWN_AT_ONCE = 1000
+
+
+def withdraw(database: Database, doorbell: Doorbell) -> int:
+    """Take back the jobs that still wait at their backends though a breaker holds their like back: how many.
+
+    Their step runs go back to PENDING when the jobs are known to be gone. What runs already goes on: it may succeed.
+    """
+    with database.read() as unit:
+        if not unit.execute("SELECT EXISTS (SELECT 1 FROM breakers WHERE opened_at IS NOT NULL)").scalar():
+            return 0
+    with database.begin("commit.withdraw") as unit:
+        backends = BreakerStore(unit, OFF).withdraw(_WITHDRAWN_AT_ONCE)
+        for backend in sorted(set(backends)):
+            unit.after_commit(partial(doorbell.ring, Bell.CANCEL, backend))
+    return len(backends)
+
+
+class Breakers:
+    """The breakers of one deployment."""
+
+    def __init__(self, database: Database, doorbell: Doorbell, policy: BreakerPolicy) -> None:
+        self._database = database
+        self._doorbell = doorbell
+        self._policy = policy
+
+    def release(self, breaker_id: UUID, *, actor: str) -> str:
+        """Let go what it holds back, and begin to count anew: the breaker as it was, as JSON."""
+        with self._database.begin("commit.breaker-release") as unit:
+            store = BreakerStore(unit, self._policy)
+            store.lock(breaker_id)
+            text = breaker_detail(unit, breaker_id)
+            if text is None:
+                raise NotFound(f"there is no breaker {breaker_id}; it may have closed meanwhile")
+            ready = store.close([breaker_id], "released", actor, f"released by {actor}")
+            unit.after_commit(lambda: self._doorbell.ring_all(Bell.LAUNCH, ready))
+        return text
+
+    def sweep(self) -> None:
+        """Forget failures that were followed by nothing, and all there is once breakers are switched off.
+
+        What slipped through while a breaker opened is withdrawn.
+        """
+        withdraw(self._database, self._doorbell)
+        with self._database.read() as unit:
+            old = BreakerStore(unit, self._policy).old()
+        if not old:
+            return
+        with self._database.begin("commit.breakers-swept") as unit:
+            store = BreakerStore(unit, self._policy)
+            # Anew, and locked: one of them may have failed meanwhile.
+            old = [breaker_id for breaker_id in old if store.lock(breaker_id)]
+            ready = store.close(set(store.old()) & set(old), "released", "sweep", "breakers are switched off")
+            unit.after_commit(lambda: self._doorbell.ring_all(Bell.LAUNCH, ready))

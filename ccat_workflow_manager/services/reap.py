@@ -1,0 +1,79 @@
+"""Reaping: jobs that run at a backend though the attempt they were started for is over are stopped, visibly.
+
+They are what is left when everything else has failed: a cancel that the scheduler forgot, a job that came back after it
+was taken as lost. A job is only ever stopped if its name is that of an attempt which this database knows, which was
+made with this very backend, and which has been over for a while. Whatever else has a name like ours may belong to
+another deployment: it is counted and left alone.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from ccat_workflow_manager.core import faults
+from ccat_workflow_manager.core.errors import BackendError
+from ccat_workflow_manager.core.models import parse_job_name
+from ccat_workflow_manager.db.strays import Stray, StrayStore
+from ccat_workflow_manager.hpc.base import HPCBackend
+from ccat_workflow_manager.services.workshop import Workshop
+
+log = logging.getLogger(__name__)
+
+
+class Reaper:
+    """Looks through the jobs of backends for those that nobody waits for any more."""
+
+    def __init__(self, workshop: Workshop, *, every_seconds: float, grace_seconds: float) -> None:
+        self._workshop = workshop
+        self._every_seconds = every_seconds
+        self._grace_seconds = grace_seconds
+
+    def reap(self, backend_name: str) -> int:
+        """Stop the strays of a backend, unless somebody has looked for them lately: how many there were."""
+        backend = self._workshop.usable(backend_name)
+        if backend is None or not backend.capabilities.lists:
+            return 0
+        with self._workshop.database.begin("commit.take-reap") as unit:
+            # Callers come at the same interval: nobody is to come too early by a hair.
+            mine = StrayStore(unit).take(backend_name, self._every_seconds / 2)
+        if not mine:
+            return 0
+        try:
+            seen = faults.doing("backend.list", lambda: list(backend.list_jobs()))
+        except BackendError as error:
+            log.warning("%s cannot be searched for stray jobs: %s", backend_name, error.message)
+            return 0
+        jobs = [(job, parse_job_name(job.job_name)) for job in seen]
+        with self._workshop.database.read() as unit:
+            over = StrayStore(unit).over(backend_name, [attempt for _, attempt in jobs if attempt is not None])
+        unknown = [job.job_name for job, attempt in jobs if attempt not in over]
+        strays = []
+        for job, attempt in jobs:
+            seconds = over.get(attempt) if attempt is not None else None
+            if attempt is not None and seconds is not None and seconds > self._grace_seconds:
+                strays.append(Stray(job.job_id, attempt, seconds))
+        if unknown:
+            names = ", ".join(sorted(unknown)[:5])
+            log.info(
+                "%s has %d jobs with names like ours that are not known here: %s", backend_name, len(unknown), names
+            )
+        if strays and not self._stop(backend_name, backend, strays):
+            return len(strays)
+        with self._workshop.database.begin("commit.reaped") as unit:
+            StrayStore(unit).note(backend_name, unknown=len(unknown), strays=strays)
+        return len(strays)
+
+    @staticmethod
+    def _stop(backend_name: str, backend: HPCBackend, strays: list[Stray]) -> bool:
+        ids = sorted({stray.job_id for stray in strays})
+        longest = max(stray.over_seconds for stray in strays)
+        log.warning(
+            "stopping %d jobs at %s whose attempts are over, for up to %.0f s: %s",
+            len(ids), backend_name, longest, ", ".join(ids[:10]),
+        )  # fmt: skip
+        try:
+            faults.doing("backend.reap", lambda: backend.cancel_many(ids))
+        except BackendError as error:
+            log.error("%d jobs run at %s that nobody wants: %s", len(ids), backend_name, error.message)
+            return False
+        return True

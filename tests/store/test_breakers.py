@@ -1,0 +1,323 @@
+"""Breakers in a real PostgreSQL: what holds back the rest of a step, and what lets it go again."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from ccat_workflow_manager.context import Context
+from ccat_workflow_manager.core.breaker import BreakerPolicy
+from ccat_workflow_manager.core.errors import NotFound
+from ccat_workflow_manager.core.failures import FailureReason
+from ccat_workflow_manager.core.models import EventNote, Facts, Move, Resources, WorkItem
+from ccat_workflow_manager.core.states import Event
+from ccat_workflow_manager.db.fleet import FleetStore
+from ccat_workflow_manager.db.runs import Applied, RunStore
+from ccat_workflow_manager.db.views.runs import run_detail
+from ccat_workflow_manager.services.breakers import Breakers
+from ccat_workflow_manager.services.requests import RunRequest
+from tests.fixtures_store import ContextMaker
+
+POLICY = BreakerPolicy(failures=3, window_seconds=600, probe_seconds=900)
+
+
+def start(context: Context, items: int = 10, image: str = "calib-1.sif", **step: Any) -> UUID:
+    fan = {"name": "calibrate", "foreach": list(range(items)), "image": image, "command": ["calibrate"], **step}
+    run_id, _ = context.requests.create(RunRequest(spec={"name": "chai", "steps": [fan]}), actor="test")
+    return run_id
+
+
+def claim(context: Context, limit: int = 1) -> list[WorkItem]:
+    with context.database.begin() as unit:
+        return RunStore(unit).claim("noop", "w1", limit, 20)
+
+
+def write(context: Context, *moves: Move, policy: BreakerPolicy = POLICY) -> Applied:
+    with context.database.begin() as unit:
+        return RunStore(unit, policy).apply(moves)
+
+
+def failure(
+    item: WorkItem, exit_code: int = 3, reason: FailureReason = FailureReason.PROGRAM_FAILED, *more: EventNote
+) -> Move:
+    notes = [EventNote(Event.JOB_SUBMITTED, "test"), EventNote(Event.FAILED, "test", reason, "it failed"), *more]
+    return Move(item.step_run_id, notes, item.token, Facts(job_id=f"job {item.job_name}", exit_code=exit_code))
+
+
+def success(item: WorkItem) -> Move:
+    events = (Event.JOB_SUBMITTED, Event.JOB_SUCCEEDED, Event.RESULTS_COLLECTED)
+    return Move(
+        item.step_run_id, [EventNote(event, "test") for event in events], item.token, Facts(job_id=item.job_name)
+    )
+
+
+def trip(context: Context, policy: BreakerPolicy = POLICY) -> None:
+    for item in claim(context, policy.failures):
+        write(context, failure(item), policy=policy)
+
+
+def rows(context: Context, sql: str, **parameters: Any) -> list[Any]:
+    with context.database.read() as unit:
+        return list(unit.execute(sql, parameters).all())
+
+
+def breaker(context: Context) -> Any:
+    found = rows(context, "SELECT * FROM breakers")
+    assert len(found) <= 1
+    return found[0] if found else None
+
+
+def events(context: Context) -> list[str]:
+    return [row[0] for row in rows(context, "SELECT event FROM breaker_events ORDER BY id")]
+
+
+def let_probe(context: Context) -> None:
+    """As if the time until the next probe had passed."""
+    with context.database.begin() as unit:
+        unit.execute("UPDATE breakers SET probe_at = now()")
+
+
+def test_the_rest_waits_and_says_why(context: Context) -> None:
+    run_id = start(context)
+    trip(context)
+    assert claim(context, 10) == []
+    found = breaker(context)
+    assert found.opened_at is not None
+    assert found.reason_text == (
+        "3 of the last 3 step runs of chai/calibrate with the image calib-1.sif failed the same way"
+        " (program_failed, exit code 3) within 10 min"
+    )
+    with context.database.read() as unit:
+        shown = run_detail(unit, run_id) or ""
+        assert FleetStore(unit).ready("noop", 10) == []
+        assert [each.ready for each in FleetStore(unit).waiting()] == [0]
+    assert shown.count(f"held back: {found.reason_text}; one of them is tried after ") == 7
+    assert f"release with `ccat-wm breakers release {found.circuit}`" in shown
+    assert events(context) == ["opened"]
+
+
+def test_two_failures_are_not_three(context: Context) -> None:
+    start(context)
+    trip(context, BreakerPolicy(failures=2, probe_seconds=0))
+    assert breaker(context).probe_at is None
+    start(context, image="calib-2.sif")
+    items = claim(context, 2)
+    for item in items:
+        write(context, failure(item))
+    assert len(claim(context, 20)) == 8
+
+
+def test_attempts_of_one_step_run_count_once(context: Context) -> None:
+    start(context, items=2, retry={"max_attempts": 9, "on": ["program_failed"]})
+    for _ in range(4):
+        (item,) = claim(context)
+        write(context, failure(item, 3, FailureReason.PROGRAM_FAILED, EventNote(Event.RETRIED, "policy")))
+    assert breaker(context).opened_at is None
+    assert len(breaker(context).failures) == 1
+
+
+def test_failures_of_different_kinds_do_not_add_up(context: Context) -> None:
+    start(context)
+    for exit_code in (1, 2, 3, 1, 2):
+        (item,) = claim(context)
+        write(context, failure(item, exit_code))
+    assert breaker(context).opened_at is None
+    (item,) = claim(context)
+    write(context, failure(item, 1))
+    assert breaker(context).reason_text.startswith("3 of the last 6 step runs of chai/calibrate ")
+
+
+@pytest.mark.parametrize(
+    "reason", [FailureReason.NODE_FAILURE, FailureReason.LOST, FailureReason.DISK_FULL, FailureReason.INPUT_MISSING]
+)
+def test_what_says_nothing_about_the_step_is_not_counted(context: Context, reason: FailureReason) -> None:
+    start(context)
+    for item in claim(context, 5):
+        write(context, failure(item, 0, reason))
+    assert breaker(context) is None
+
+
+def test_out_of_memory_counts_once_there_is_no_more_memory(context: Context) -> None:
+    start(context)
+    more = EventNote(Event.RETRIED, "retry policy", resources=Resources(memory_gb=8))
+    for item in claim(context, 5):
+        write(context, failure(item, 137, FailureReason.OUT_OF_MEMORY, more))
+    assert breaker(context) is None
+    for item in claim(context, 3):
+        write(context, failure(item, 137, FailureReason.OUT_OF_MEMORY))
+    assert breaker(context).way == "out_of_memory"
+
+
+def test_a_success_begins_the_count_anew(context: Context) -> None:
+    start(context)
+    first, second, third, fourth, fifth = claim(context, 5)
+    write(context, failure(first), failure(second))
+    write(context, success(third))
+    assert breaker(context) is None
+    write(context, failure(fourth))
+    # In one transaction with a success, nobody knows what came first.
+    write(context, failure(fifth), success(claim(context)[0]))
+    assert breaker(context) is None
+    assert events(context) == []
+
+
+def test_a_success_of_what_was_running_closes_it(context: Context) -> None:
+    start(context)
+    running = claim(context, 4)
+    for item in running[:3]:
+        write(context, failure(item))
+    assert claim(context) == []
+    done = write(context, success(running[3]))
+    assert breaker(context) is None
+    assert len(done.ready["noop"]) == 6
+    assert len(claim(context, 10)) == 6
+    assert events(context) == ["opened", "closed"]
+
+
+def test_another_image_or_another_definition_goes_through(context: Context) -> None:
+    start(context)
+    trip(context)
+    start(context, items=2)
+    assert claim(context, 10) == []
+    start(context, items=2, image="calib-2.sif")
+    assert len(claim(context, 10)) == 2
+    start(context, items=2, resources={"memory_gb": 16})
+    assert len(claim(context, 10)) == 2
+
+
+def test_an_image_may_depend_on_parameters_and_items(context: Context) -> None:
+    spec = {
+        "name": "chai",
+        "parameters": {"type": "object", "properties": {"v": {}}},
+        "steps": [
+            {"name": "a", "image": "a-${parameters.v}.sif", "command": ["a"]},
+            {"name": "b", "image": "b-${item}.sif", "foreach": [1, 2], "command": ["b"]},
+        ],
+    }
+    for version in (1, 1, 2):
+        context.requests.create(RunRequest(spec=spec, parameters={"v": version}), actor="test")
+    circuits = rows(context, "SELECT step, count(*), count(DISTINCT circuit) FROM step_runs GROUP BY 1 ORDER BY 1")
+    assert circuits == [("a", 3, 2), ("b", 6, 2)]
+    images = rows(context, "SELECT image FROM run_steps ORDER BY image")
+    assert [row[0] for row in images] == ["a-1.sif", "a-1.sif", "a-2.sif"] + ["b-${item}.sif"] * 3
+
+
+def test_one_probe_at_a_time_and_a_failure_keeps_it_open(context: Context) -> None:
+    start(context)
+    trip(context)
+    let_probe(context)
+    with context.database.read() as unit:
+        assert FleetStore(unit).ready("noop", 10) != []
+    (probe,) = claim(context, 10)
+    assert breaker(context).probe == probe.step_run_id
+    assert claim(context, 10) == []
+    write(context, failure(probe))
+    assert breaker(context).probe is None
+    assert claim(context, 10) == []
+    let_probe(context)
+    (probe,) = claim(context, 10)
+    write(context, success(probe))
+    assert len(claim(context, 10)) == 5
+    assert events(context) == ["opened", "probed", "probed", "closed"]
+
+
+def test_a_probe_that_comes_to_nothing_is_followed_by_another(context: Context) -> None:
+    start(context)
+    trip(context)
+    let_probe(context)
+    (probe,) = claim(context, 10)
+    # Given back, it is still the probe.
+    write(context, Move(probe.step_run_id, [EventNote(Event.RELEASED, "sweep", delay_seconds=0)], probe.token))
+    (again,) = claim(context, 10)
+    assert again.step_run_id == probe.step_run_id
+    # A node that dies says nothing; cancelled, it will never say anything.
+    write(context, Move(again.step_run_id, [EventNote(Event.CANCELLED, "test", FailureReason.CANCELLED)], again.token))
+    (other,) = claim(context, 10)
+    assert other.step_run_id != probe.step_run_id
+    assert breaker(context).probe == other.step_run_id
+
+
+def test_a_release_lets_all_go_and_counts_anew(context: Context) -> None:
+    start(context)
+    trip(context)
+    text = context.breakers.release(breaker(context).circuit, actor="operator")
+    assert '"held_back":7' in text
+    assert len(claim(context, 5)) == 5
+    assert events(context) == ["opened", "released"]
+    with pytest.raises(NotFound):
+        context.breakers.release(UUID(int=1), actor="operator")
+
+
+def test_old_failures_are_forgotten_and_switched_off_nothing_is_held(context: Context) -> None:
+    start(context)
+    write(context, failure(claim(context)[0]))
+    context.breakers.sweep()
+    assert breaker(context) is not None
+    with context.database.begin() as unit:
+        unit.execute("UPDATE breakers SET updated_at = now() - interval '11 minutes'")
+    context.breakers.sweep()
+    assert breaker(context) is None
+    trip(context)
+    context.breakers.sweep()
+    assert claim(context) == []
+    Breakers(context.database, context.doorbell, BreakerPolicy(failures=0)).sweep()
+    assert claim(context) != []
+    assert events(context) == ["opened", "released"]
+
+
+def test_failures_out_of_the_window_do_not_count(context: Context) -> None:
+    start(context)
+    for item in claim(context, 2):
+        write(context, failure(item))
+    with context.database.begin() as unit:
+        unit.execute(
+            "UPDATE breakers SET failures = (SELECT jsonb_agg(jsonb_set(f, '{2}',"
+            " to_jsonb((now() - interval '11 minutes')::text))) FROM jsonb_array_elements(failures) f)"
+        )
+    write(context, failure(claim(context)[0]))
+    assert breaker(context).opened_at is None
+    assert len(breaker(context).failures) == 1
+
+
+def test_workers_that_fail_at_the_same_time_open_it_once(make_context: ContextMaker) -> None:
+    first, second = make_context("noop"), make_context("noop")
+    start(first, items=100)
+    start(first, items=100, image="other.sif")
+    work = [(context, item) for context in (first, second) for item in claim(context, 60)]
+
+    def fail(each: tuple[Context, WorkItem]) -> None:
+        context, item = each
+        context.database.transact(
+            "commit.news", lambda unit: RunStore(unit, BreakerPolicy(failures=20)).apply([failure(item)])
+        )
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(fail, work))
+    opened = rows(first, "SELECT circuit, jsonb_array_length(failures) FROM breakers WHERE opened_at IS NOT NULL")
+    assert [count for _, count in opened] == [20] * len(opened)
+    assert len(opened) >= 1
+    assert events(first) == ["opened"] * len(opened)
+
+
+def test_claims_and_ends_at_the_same_time_do_not_wait_in_a_circle(make_context: ContextMaker) -> None:
+    contexts = [make_context("noop") for _ in range(4)]
+    start(contexts[0], items=200)
+    policy = BreakerPolicy(failures=2, probe_seconds=0.001)
+
+    def work(context: Context) -> int:
+        done = 0
+        while items := claim(context, 5):
+            done += len(items)
+            ends = [success(item) if item.position == 0 and int(item.key) % 7 == 0 else failure(item) for item in items]
+            write(context, *ends, policy=policy)
+        return done
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(work, contexts)) > 0
+    while rest := [work(context) for context in contexts]:
+        if not sum(rest):
+            break
+    assert {"opened"} <= set(events(contexts[0]))
