@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from ccat_workflow_manager import __version__
 from ccat_workflow_manager.commands import endings
 from ccat_workflow_manager.commands.backends import backend, backends
+from ccat_workflow_manager.commands.breakers import breakers
 from ccat_workflow_manager.commands.demo import demo
 from ccat_workflow_manager.commands.doctor import doctor
 from ccat_workflow_manager.commands.pipelines import pipeline
@@ -19,7 +20,7 @@ from ccat_workflow_manager.commands.runs import run
 from ccat_workflow_manager.commands.serve import db, manager, up, worker
 from ccat_workflow_manager.core.errors import WorkflowError
 
-_ORDER = ("demo", "up", "doctor", "pipeline", "run", "manager", "worker", "db", "backends", "backend")
+_ORDER = ("demo", "up", "doctor", "pipeline", "run", "manager", "worker", "db", "breakers", "backends", "backend")
 
 
 class _Commands(TyperGroup):
@@ -60,6 +61,7 @@ app.add_typer(run, name="run", rich_help_panel=_WORK)
 app.command(rich_help_panel=_SITE)(manager)
 app.command(rich_help_panel=_SITE)(worker)
 app.add_typer(db, name="db", rich_help_panel=_SITE)
+app.add_typer(breakers, name="breakers", rich_help_panel=_SITE)
 app.command(rich_help_panel=_SITE)(backends)
 app.add_typer(backend, name="backend", rich_help_panel=_SITE)
 

@@ -10,19 +10,23 @@ from contextlib import contextmanager
 from functools import cached_property
 from uuid import uuid4
 
-from ccat_workflow_manager.core.errors import BackendUnavailable, ConfigurationError
+from ccat_workflow_manager.core.breaker import BreakerPolicy
+from ccat_workflow_manager.core.errors import BackendError, BackendUnavailable, ConfigurationError
 from ccat_workflow_manager.db.fleet import FleetStore
 from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.doorbell import Doorbell
 from ccat_workflow_manager.execution import runtime
 from ccat_workflow_manager.hpc import registry
 from ccat_workflow_manager.hpc.base import HPCBackend
+from ccat_workflow_manager.services.breakers import Breakers
 from ccat_workflow_manager.services.cancel import Canceller
 from ccat_workflow_manager.services.catalogue import Catalogue
 from ccat_workflow_manager.services.collect import Collector
 from ccat_workflow_manager.services.follow import Follower
 from ccat_workflow_manager.services.launch import Launcher
 from ccat_workflow_manager.services.logs import Answers, Logs
+from ccat_workflow_manager.services.queues import QueueHints
+from ccat_workflow_manager.services.reap import Reaper
 from ccat_workflow_manager.services.requests import Requests
 from ccat_workflow_manager.services.workshop import Site, Workshop
 from ccat_workflow_manager.settings import Settings
@@ -69,6 +73,14 @@ class Context:
         )
 
     @cached_property
+    def breakers(self) -> Breakers:
+        return Breakers(self.database, self.doorbell, self.breaker_policy)
+
+    @cached_property
+    def queue_hints(self) -> QueueHints:
+        return QueueHints(self.doorbell, self.settings.hpc_backend)
+
+    @cached_property
     def logs(self) -> Logs:
         return Logs(self.database, self.doorbell, str(self.settings.pipeline_base_dir))
 
@@ -94,10 +106,20 @@ class Context:
             grace_seconds=settings.unknown_grace_seconds,
             cancel_confirm_seconds=settings.cancel_confirm_seconds,
             retry_backend_seconds=_RETRY_BACKEND_SECONDS,
+            breakers=self.breaker_policy,
+        )
+
+    @cached_property
+    def breaker_policy(self) -> BreakerPolicy:
+        settings = self.settings
+        return BreakerPolicy(
+            settings.breaker_failures, settings.breaker_window_minutes * 60, settings.breaker_probe_minutes * 60
         )
 
     @cached_property
     def runtime(self) -> runtime.Runtime:
+        if all(map(self._runs_images, self.backends)):
+            return runtime.BY_BACKEND
         return runtime.detect(self.settings.container_runtime, allow_none=self.settings.environment == "localdev")
 
     @cached_property
@@ -117,6 +139,11 @@ class Context:
         return Canceller(self.workshop)
 
     @cached_property
+    def reaper(self) -> Reaper:
+        settings = self.settings
+        return Reaper(self.workshop, every_seconds=settings.reaper_seconds, grace_seconds=settings.reaper_grace_seconds)
+
+    @cached_property
     def answers(self) -> Answers:
         return Answers(str(self.settings.pipeline_base_dir), self.backend)
 
@@ -131,6 +158,8 @@ class Context:
                     name,
                     **{
                         "state_dir": str(state_dir),
+                        "pipeline_base_dir": str(settings.pipeline_base_dir),
+                        "sif_cache_dir": str(settings.sif_cache_dir),
                         "redis_url": settings.redis_url,
                         "kill_grace_seconds": settings.kill_grace_seconds,
                         "log_limit_mb": settings.log_limit_mb,
@@ -141,6 +170,13 @@ class Context:
                 raise BackendUnavailable(error.message, backend=name) from error
             self._backends[name] = known
         return known
+
+    def _runs_images(self, name: str) -> bool:
+        """Whether a backend needs no container runtime beside it. One that cannot be used now may need one later."""
+        try:
+            return self.backend(name).runs_images
+        except BackendError:
+            return False
 
     # --- signs of life -----------------------------------------------------------------------------------------------
 

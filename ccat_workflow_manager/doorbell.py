@@ -40,6 +40,7 @@ NOTICES = 500
 
 _MESSAGE_LIFE_SECONDS = 3600
 _ANSWER_LIFE_SECONDS = 60
+_QUEUES_LIFE_SECONDS = 7 * 86_400
 _LISTEN_SECONDS = 15
 _RING_SECONDS = 2.0
 _QUIET_SECONDS = 5.0
@@ -54,6 +55,8 @@ class Bell(StrEnum):
     COLLECT = "collect"
     NOTICE = "notice"
     FOLLOW = "follow"
+    REAP = "reap"
+    QUEUES = "queues"
     LAUNCH = "launch"
 
 
@@ -123,6 +126,31 @@ class Doorbell:
             self._is_down(error)
             return []
         return [each.decode() for each in taken]
+
+    def queues_are_due(self, backend: str, seconds: float) -> bool:
+        """Whether nobody has asked for the queues of this backend for so long; whoever is told so sees to it."""
+        try:
+            return bool(self.redis.set(f"ccat:queues-due:{backend}", b"", ex=max(1, int(seconds)), nx=True))
+        except RedisError as error:
+            self._is_down(error)
+            return False
+
+    def remember_queues(self, backend: str, text: str) -> None:
+        """What was last seen of the queues of a backend. To lose it does no harm."""
+        try:
+            self.redis.set(_queues(backend), text, ex=_QUEUES_LIFE_SECONDS)
+        except RedisError as error:
+            self._is_down(error)
+
+    def remembered_queues(self, backend: str) -> str | None:
+        if time.monotonic() < self._quiet_until:
+            return None
+        try:
+            text = cast("bytes | None", self.redis.get(_queues(backend)))
+        except RedisError as error:
+            self._is_down(error)
+            return None
+        return None if text is None else text.decode()
 
     def _is_down(self, error: RedisError) -> None:
         if not self._down:
@@ -294,6 +322,10 @@ def _message(bell: Bell, backend: str, batch: Sequence[str]) -> EnqueueData:
 
 def _notices(backend: str) -> str:
     return f"ccat:notices:{backend}"
+
+
+def _queues(backend: str) -> str:
+    return f"ccat:queues:{backend}"
 
 
 def _queue_name(bell: Bell, backend: str) -> str:

@@ -18,13 +18,15 @@ from ccat_workflow_manager.db.fleet import FleetStore
 from ccat_workflow_manager.db.migrate import require_current
 from ccat_workflow_manager.doorbell import listen
 from ccat_workflow_manager.managers.loop import Loop
-from ccat_workflow_manager.managers.result_manager import FollowCaller
+from ccat_workflow_manager.managers.result_manager import FollowCaller, QueuesCaller, ReapCaller
 from ccat_workflow_manager.managers.workflow_manager import Dispatcher, Sweeper
 from ccat_workflow_manager.settings import Settings
 
 log = logging.getLogger(__name__)
 
 _JOIN_SECONDS = 10
+_QUEUES_SECONDS = 10
+"""How soon a backend that begins to be served is asked for its queues."""
 _STREAM_SECONDS = 0.01
 _GATHER_SECONDS = 0.03
 
@@ -32,9 +34,13 @@ _GATHER_SECONDS = 0.03
 def loops(context: Context) -> list[Loop]:
     """Every loop of the manager. Any number of managers may run them at the same time."""
     settings, database, doorbell = context.settings, context.database, context.doorbell
+    reaping = [Loop("reap", settings.reaper_seconds, ReapCaller(database, doorbell).tick)]
     return [
+        *(reaping if settings.reaper_seconds else ()),
         Loop("dispatch", settings.dispatch_seconds, Dispatcher(database, doorbell).tick),
         Loop("sweep", settings.sweep_seconds, Sweeper(database, doorbell).tick),
+        Loop("queues", _QUEUES_SECONDS, QueuesCaller(database, doorbell).tick),
+        Loop("breakers", settings.sweep_seconds, context.breakers.sweep),
         Loop(
             "follow",
             min(1.0, settings.follow_seconds),

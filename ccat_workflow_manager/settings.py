@@ -1,6 +1,7 @@
 """The settings of a process: read from files and environment by Dynaconf, validated all at once, then frozen.
 
-`Settings` is the one list of settings: a field says its type, its meaning, what is allowed and whether it is secret.
+`Settings` is the one list of settings, with those of the backends in `BackendSettings`: a field says its type, its
+meaning, what is allowed and whether it is secret.
 Its defaults are in settings.toml beside this file. Validation, docs/settings.md and `ccat-wm doctor` derive from both.
 """
 
@@ -15,10 +16,10 @@ from pathlib import Path
 from typing import Any, get_type_hints
 from urllib.parse import quote
 
+from ccat_workflow_manager.backend_settings import BackendSettings, setting
 from ccat_workflow_manager.core.errors import ConfigurationError, Fault
 from ccat_workflow_manager.core.setting_rules import (
     PREFIX,
-    Rule,
     SettingSpec,
     at_least,
     between,
@@ -55,13 +56,8 @@ def migrations_dir() -> Path:
 # --- the settings ---
 
 
-def setting(about: str, rule: Rule | None = None, *, secret: bool = False, group: str = "") -> Any:
-    """One line of the list. `group` opens a new group of the documentation."""
-    return field(metadata={"about": about, "rule": rule, "secret": secret, "group": group})
-
-
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Settings:
+class Settings(BackendSettings):
     """Every setting of the service, validated. Empty text means "not set"."""
 
     environment: str
@@ -120,38 +116,34 @@ class Settings:
         more_than(0),
     )
 
+    reaper_seconds: float = setting(
+        "How often a backend is searched for jobs that nobody waits for any more; 0: never.", at_least(0)
+    )
+    reaper_grace_seconds: float = setting(
+        "How long an attempt must have been over before its job, if it still runs, is stopped.", at_least(0)
+    )
+
+    breaker_failures: int = setting(
+        "So many step runs of one step and image that fail the same way, with no success in between, hold back the "
+        "rest; 0: never.",
+        at_least(0),
+        group="Circuit breakers",
+    )
+    breaker_window_minutes: float = setting("The time within which they have to fail.", more_than(0))
+    breaker_probe_minutes: float = setting(
+        "How long after that one of the held back step runs is tried; 0: none, until an operator releases them.",
+        at_least(0),
+    )
+
     kill_grace_seconds: float = setting("From asking a process to stop to killing it.", at_least(0), group="Jobs")
     log_limit_mb: int = setting("A job that writes more log than this is stopped.", at_least(1))
-
-    local_max_cpu: float = setting("Cores for all local jobs together; 0: all.", at_least(0), group="Backends")
-    local_max_memory_gb: float = setting("Memory for all local jobs together; 0: 90 % of it.", at_least(0))
-    noop_delay_seconds: float = setting("How long a job of the noop backend pretends to run.", at_least(0))
-    noop_failure_rate: float = setting("Share of noop jobs that fail.", between(0, 1))
-    concurrent_max_workers: int = setting("Size of the pool of the concurrent backend; 0: the cores.", at_least(0))
-    concurrent_executor: str = setting("What that pool is made of.", one_of("thread", "process"))
-    slurm_partition: str = setting("Partition of the Slurm jobs that name none; empty: the cluster's default.")
-    slurm_account: str = setting("Account of the Slurm jobs whose step names none; empty: the user's default.")
-    slurm_qos: str = setting("Quality of service of the Slurm jobs whose step names none; empty: the default.")
-    slurm_conf: str = setting("The `slurm.conf` that Slurm's commands read; empty: where they look by themselves.")
-    slurm_state_dir: str = setting("What was submitted to Slurm, seen by all its workers; empty: under `DATA_DIR`.")
-    slurm_calls_per_minute: int = setting("Calls of Slurm's commands in any minute, by all workers.", at_least(1))
-    slurm_poll_seconds: float = setting("A look at Slurm's queue is not repeated sooner than this.", at_least(0))
-    slurm_array_limit: int = setting("Tasks of one Slurm job array that run at once; 0: no limit.", at_least(0))
-    slurm_signal_seconds: int = setting(
-        "How long before its time limit (of 10 minutes or more) a Slurm job gets SIGTERM; 0: never.", at_least(0)
-    )
-    pbs_queue: str = setting("Queue of the PBS jobs whose step names none; empty: the server's default.")
-    pbs_account: str = setting("Account of the PBS jobs whose step names none; empty: the user's default.")
-    pbs_calls_per_minute: int = setting("Calls of PBS's commands in any minute, by all workers.", at_least(1))
-    k8s_namespace: str = setting(
-        "Namespace of the Kubernetes jobs.", matching(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", "a DNS label")
-    )
 
     backend_extras: Mapping[str, object] = field(default_factory=dict)
 
     def for_backend(self, name: str) -> dict[str, Any]:
         """The keyword arguments that the settings hold for a backend: LOCAL_MAX_CPU is `max_cpu` of `local`."""
-        prefixes = (name.upper() + "_", _SHORT_PREFIXES.get(name.lower(), name.upper() + "_"))
+        # The long name is the later one and wins.
+        prefixes = (_SHORT_PREFIXES.get(name.lower(), name.upper() + "_"), name.upper() + "_")
         own = {spec.name: getattr(self, spec.name.lower()) for spec in specs()}
         return {
             key.removeprefix(prefix).lower(): value
@@ -174,7 +166,8 @@ def specs() -> tuple[SettingSpec, ...]:
     """Every setting, in the order of the documentation."""
     kinds = get_type_hints(Settings)
     found, group = [], ""
-    for item in fields(Settings):
+    # Those of the backends come last.
+    for item in sorted(fields(Settings), key=lambda each: each.name in BackendSettings.__dataclass_fields__):
         if item.metadata:
             about = dict(item.metadata)
             group = about.pop("group") or group

@@ -9,6 +9,7 @@ from typing import Any
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.core.errors import ServiceUnavailable
 from ccat_workflow_manager.doorbell import BATCH, Bell
+from ccat_workflow_manager.services.queues import look_at_queues
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,16 @@ def collect(backend: str, ids: Sequence[str]) -> None:
 def cancel(backend: str, ids: Sequence[str]) -> None:
     """Carry out the cancel requests for this backend."""
     _do(f"cancel {backend}", lambda context: context.canceller.cancel_wanted(backend))
+
+
+def reap(backend: str, ids: Sequence[str]) -> None:
+    """Look for jobs of this backend that nobody waits for any more."""
+    _do(f"reap {backend}", lambda context: context.reaper.reap(backend))
+
+
+def queues(backend: str, ids: Sequence[str]) -> None:
+    """See what the queues of this backend are like."""
+    _do(f"queues {backend}", lambda context: look_at_queues(context.workshop, backend))
 
 
 def ask(question: Mapping[str, Any]) -> Any:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from ccat_workflow_manager.core.failures import FAILURES, RETRYABLE_BY_DEFAULT, Blame, Retry
+from ccat_workflow_manager.core.failures import COMMON, FAILURES, RETRYABLE_BY_DEFAULT, Blame, Retry
 from ccat_workflow_manager.core.retry import NEVER_RETRIED
 from ccat_workflow_manager.core.states import (
     ACTIVE,
@@ -131,6 +131,9 @@ retried by default may be named in `retry.on` all the same; then the attempt is 
 policy: {never}.
 
 Whose doing it is tells whom to ask: {blames}.
+
+What counts for the [circuit breaker](concepts.md#when-a-step-fails-for-everybody) lies in the step, its image or what
+it asks for. A failure that is followed by an attempt with more memory or time does not count.
 """
 
 
@@ -154,8 +157,11 @@ def states_markdown() -> str:
         ),
         sets=_table(("set", "statuses", "meaning"), ((name, _names(each), text) for name, each, text in _SETS)),
         failures=_table(
-            ("reason", "whose doing", "retried", "what an operator reads"),
-            ((f"`{reason}`", info.blame, _retried(reason), info.text) for reason, info in FAILURES.items()),
+            ("reason", "whose doing", "retried", "breaker", "what an operator reads"),
+            (
+                (f"`{reason}`", info.blame, _retried(reason), "counts" if reason in COMMON else "", info.text)
+                for reason, info in FAILURES.items()
+            ),
         ),
         never=", ".join(f"`{reason}`" for reason in FAILURES if reason in NEVER_RETRIED),
         blames="; ".join(f"*{blame}* is {meaning}" for blame, meaning in _BLAMES.items()),

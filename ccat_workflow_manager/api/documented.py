@@ -66,7 +66,7 @@ definition["requestBody"]["content"] |= {
 }
 
 same_run: dict[str, Any] = {"model": models.Run, "description": "The run that the same request made before"}
-same_pipeline: dict[str, Any] = {"model": models.Pipeline, "description": "There already, with equal content"}
+same_pipeline: dict[str, Any] = {"model": models.AppliedPipeline, "description": "There already, with equal content"}
 log: dict[str, Any] = {"description": "The text", "content": {"text/plain": {"schema": {"type": "string"}}}}
 content: dict[str, Any] = {
     "description": "The file, or a tar archive",

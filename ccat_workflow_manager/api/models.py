@@ -8,6 +8,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ccat_workflow_manager.api.queue_models import Queue
 from ccat_workflow_manager.core.models import Resources
 from ccat_workflow_manager.core.states import Event, RunStatus, Status
 
@@ -215,6 +216,10 @@ class Pipeline(PipelineItem):
     definition: dict[str, Any]
 
 
+class AppliedPipeline(Pipeline):
+    warnings: list[str] = Field(description="What no queue of a backend seems to give. It is applied all the same.")
+
+
 class PipelineVersion(_Shape):
     name: str
     version: int
@@ -287,10 +292,15 @@ class BackendWork(_Shape):
     workers: int
     ready: int = Field(description="Step runs that could start now.")
     live: int = Field(description="Step runs that have a job.")
+    unknown_jobs: int = Field(description="Jobs with names like ours that nobody here knows, at the last look.")
+    stray_jobs: int = Field(description="Jobs of attempts that are over, at the last look; they are being stopped.")
+    strays_stopped: int = Field(description="Such jobs that have been stopped so far.")
+    reaped_at: Time | None = Field(description="When its jobs were last looked through for such ones.")
 
 
 class Backend(BackendWork):
     default: bool
+    queues: list[Queue] = Field(description="As a worker saw them last, in the last minutes.")
     available: bool = Field(description="Whether this process could use it.")
     reason: str
     installation_hint: str
@@ -347,6 +357,7 @@ class Summary(_Shape):
     workers: int
     oldest_waiting: OldestWaiting | None
     recent_failures: list[RecentFailure]
+    attention: int = Field(description="How many step runs wait for a person.")
     backends: list[BackendWork]
 
 

@@ -33,8 +33,9 @@ router = APIRouter(prefix="/pipelines", tags=["pipelines"])
 Name = Annotated[str, Path(pattern=PIPELINE_NAME)]
 
 
-def _changed(context: Context, change: PipelineChange) -> Response:
+def _changed(context: Context, change: PipelineChange, definition: object) -> Response:
     text = read_one(context, "pipeline", views.pipeline_detail, change.name)
+    text = f'{text[:-1]},"warnings":{json.dumps(context.queue_hints.about(definition))}}}'
     if not change.changed:
         return json_response(text)
     return json_response(text, 201, {"Location": f"{PREFIX}/pipelines/{change.name}"})
@@ -43,33 +44,35 @@ def _changed(context: Context, change: PipelineChange) -> Response:
 @router.post(
     "",
     status_code=201,
-    response_model=models.Pipeline,
+    response_model=models.AppliedPipeline,
     responses={200: documented.same_pipeline},
     openapi_extra=documented.definition,
 )
 def create_pipeline(context: Ctx, body: Body) -> Response:
     """Register a pipeline: 201 if it is new, 200 if it is there with equal content, 409 with other content."""
-    return _changed(context, context.catalogue.apply(body.definition(), create_only=True))
+    definition = body.definition()
+    return _changed(context, context.catalogue.apply(definition, create_only=True), definition)
 
 
 @router.put(
     "/{name}",
     status_code=201,
-    response_model=models.Pipeline,
+    response_model=models.AppliedPipeline,
     responses={200: documented.same_pipeline},
     openapi_extra=documented.definition,
 )
 def put_pipeline(context: Ctx, name: Name, body: Body, dry_run: bool = False) -> Response:
     """Make this the newest version (201); with equal content nothing changes (200).
 
-    With `dry_run=true` nothing changes in any case, and the answer says what would: `{name, version, changed, diff}`.
+    With `dry_run=true` nothing changes in any case, and the answer says what would:
+    `{name, version, changed, diff, warnings}`.
     """
     definition = body.definition()
     if dry_run:
         plan = context.catalogue.plan(definition, name=name)
         said = {"name": plan.name, "version": plan.version, "changed": plan.changed, "diff": plan.diff}
-        return json_response(json.dumps(said))
-    return _changed(context, context.catalogue.apply(definition, name=name))
+        return json_response(json.dumps({**said, "warnings": context.queue_hints.about(definition)}))
+    return _changed(context, context.catalogue.apply(definition, name=name), definition)
 
 
 @router.get("", response_model=models.PipelinePage)

@@ -14,17 +14,30 @@ from starlette.responses import Response
 
 from ccat_workflow_manager import __version__
 from ccat_workflow_manager.api import documented, models
-from ccat_workflow_manager.api.paging import DEFAULT_LIMIT, Cursor, Limit, decode, json_response, page, text_key
+from ccat_workflow_manager.api.paging import (
+    DEFAULT_LIMIT,
+    Cursor,
+    Limit,
+    decode,
+    json_response,
+    page,
+    text_key,
+    uuid_key,
+)
 from ccat_workflow_manager.api.problems import RETRY_AFTER_SECONDS, problem
+from ccat_workflow_manager.api.queue_models import AttentionPage
 from ccat_workflow_manager.api.surroundings import Ctx
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.core.errors import WorkflowError
 from ccat_workflow_manager.db.migrate import require_current
 from ccat_workflow_manager.db.views import fleet as views
+from ccat_workflow_manager.db.views.attention import attention_count, attention_page
 from ccat_workflow_manager.db.views.fleet import BackendState
 from ccat_workflow_manager.db.views.sql import Row
 from ccat_workflow_manager.hpc import registry
 from ccat_workflow_manager.hpc.base import Availability
+from ccat_workflow_manager.services.queues import queues_seen
+from ccat_workflow_manager.settings import Settings
 
 health = APIRouter(tags=["service"])
 router = APIRouter(tags=["service"])
@@ -82,10 +95,10 @@ class _Availabilities:
         self._known: dict[str, Availability] = {}
         self._until = 0.0
 
-    def get(self) -> dict[str, Availability]:
+    def get(self, settings: Settings) -> dict[str, Availability]:
         with self._lock:
             if time.monotonic() >= self._until:
-                self._known = registry.list_backends()
+                self._known = registry.list_backends(settings.for_backend)
                 self._until = time.monotonic() + _AVAILABILITY_SECONDS
             return self._known
 
@@ -99,7 +112,7 @@ def list_backends(context: Ctx, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = N
     after = decode("backends", cursor, text_key)
     with context.database.read() as unit:
         states = views.backend_states(unit)
-    available = _availabilities.get()
+    available = _availabilities.get(context.settings)
     found = [
         Row(name, json.dumps(_backend(name, context, available.get(name), states.get(name))))
         for name in sorted(available.keys() | states.keys())
@@ -117,7 +130,17 @@ def _backend(name: str, context: Context, known: Availability | None, state: Bac
         "reason": known.reason,
         "installation_hint": known.installation_hint,
         **asdict(state or BackendState()),
+        "queues": queues_seen(context.doorbell, name),
     }
+
+
+@router.get("/attention", response_model=AttentionPage)
+def list_attention(context: Ctx, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Response:
+    """Step runs that wait for something that only a person can do, such as releasing a held job; the oldest first."""
+    after = decode("attention", cursor, uuid_key)
+    with context.database.read() as unit:
+        found = attention_page(unit, after, limit + 1)
+    return page("attention", found, limit)
 
 
 @router.get("/workers", response_model=models.WorkerPage)
@@ -135,5 +158,6 @@ def get_summary(context: Ctx) -> Response:
     with context.database.read() as unit:
         text = views.summary(unit)
         states = views.backend_states(unit)
+        attention = attention_count(unit)
     backends = json.dumps([{"name": name, **asdict(state)} for name, state in states.items()])
-    return json_response(f'{text[:-1]}, "backends": {backends}}}')
+    return json_response(f'{text[:-1]}, "attention": {attention}, "backends": {backends}}}')

@@ -157,6 +157,8 @@ def _config(name: str, settings: Settings, directory: Path) -> dict[str, Any]:
 
     offered: dict[str, Any] = {
         "state_dir": str(directory / "state"),
+        "pipeline_base_dir": str(settings.pipeline_base_dir),
+        "sif_cache_dir": str(settings.sif_cache_dir),
         "redis_url": settings.redis_url or None,
         "kill_grace_seconds": settings.kill_grace_seconds,
         "log_limit_mb": settings.log_limit_mb,

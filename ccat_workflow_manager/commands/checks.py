@@ -18,7 +18,8 @@ from ccat_workflow_manager.core.errors import ConfigurationError, WorkflowError
 from ccat_workflow_manager.core.setting_rules import PREFIX
 from ccat_workflow_manager.db import migrate
 from ccat_workflow_manager.db.session import Database
-from ccat_workflow_manager.db.views.fleet import workers_page
+from ccat_workflow_manager.db.views.attention import attention_count, attention_page
+from ccat_workflow_manager.db.views.fleet import backend_states, workers_page
 from ccat_workflow_manager.doorbell import Doorbell
 from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedValkey
 from ccat_workflow_manager.embedded.server import programs_of
@@ -68,6 +69,8 @@ def all_checks(settings: Settings) -> Iterator[Check]:
         yield from _machine(settings)
         yield _clock(database)
         yield _workers(database, settings)
+        yield _strays(database)
+        yield _attention(database)
     finally:
         database.close()
 
@@ -173,6 +176,48 @@ def _workers(database: Database, settings: Settings) -> Check:
     return Check("workers", True, f"{len(workers)} seen, the last {ago:.0f} s ago, for {', '.join(names)}")
 
 
+def _attention(database: Database) -> Check:
+    """Jobs that nothing but a person gets going again. They are no fault of the service."""
+    name = "attention"
+    try:
+        if not migrate.state(database).is_current:
+            return Check(name, None, "cannot be told before the migrations")
+        with database.read() as unit:
+            count = attention_count(unit)
+            oldest = [json.loads(row.json) for row in attention_page(unit, None, 1)]
+    except WorkflowError:
+        return Check(name, None, "cannot be told without PostgreSQL")
+    if not oldest:
+        return Check(name, True, "nothing waits for a person")
+    first = oldest[0]
+    text = f"{first['pipeline']}, {first['step']}/{first['key']}, job {first['job_id']}: {first['text']}"
+    return Check(name, None, f"{count} wait for a person; the oldest: {text}", "all of them: GET /api/v1/attention")
+
+
+def _strays(database: Database) -> Check:
+    try:
+        if not migrate.state(database).is_current:
+            return Check("jobs", None, "cannot be told before the migrations")
+        with database.read() as unit:
+            states = backend_states(unit)
+    except WorkflowError:
+        return Check("jobs", None, "cannot be told without PostgreSQL")
+    found, hints = [], []
+    for name, state in states.items():
+        if state.stray_jobs:
+            found.append(f"jobs at {name} whose attempts are over: {state.stray_jobs}")
+            hints.append("they are being stopped; if they stay, stop them at the backend")
+        if state.unknown_jobs:
+            found.append(f"jobs at {name} with names like ours that this database does not know: {state.unknown_jobs}")
+            hints.append("they are left alone; another deployment may have started them")
+    if found:
+        return Check("jobs", None, "; ".join(found), "; ".join(dict.fromkeys(hints)))
+    if not any(state.reaped_at for state in states.values()):
+        return Check("jobs", None, "no backend has been searched for jobs that nobody waits for")
+    stopped = sum(state.strays_stopped for state in states.values())
+    return Check("jobs", True, f"none that nobody waits for; {stopped} such jobs were stopped so far")
+
+
 # --- this machine ----------------------------------------------------------------------------------------------------
 
 
@@ -188,7 +233,7 @@ def _runtime(settings: Settings) -> Check:
 
 def _backends(settings: Settings) -> Iterator[Check]:
     try:
-        found = registry.list_backends()
+        found = registry.list_backends(settings.for_backend)
     except WorkflowError as error:
         yield Check("backends", False, error.message)
         return

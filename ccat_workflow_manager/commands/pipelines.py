@@ -42,6 +42,7 @@ def apply(file: File, as_json: AsJson = False) -> None:
     if as_json:
         print_json(answer)
     else:
+        _warn(answer)
         typer.echo(f"{name} is {'now' if changed else 'unchanged'} at version {answer['version']}")
 
 
@@ -119,7 +120,9 @@ def plan(file: File, as_json: AsJson = False) -> None:
             raise fault_in_file(file, refusal) from None
     if as_json:
         print_json(planned)
-    elif planned["changed"]:
+        return
+    _warn(planned)
+    if planned["changed"]:
         typer.echo(planned["diff"], nl=False)
     else:
         typer.echo(f"{name} is the same as version {planned['version']}", err=True)
@@ -153,6 +156,11 @@ def _switch(name: str, enabled: bool, as_json: bool) -> None:
         print_json(answer)
     else:
         typer.echo(f"{name} is {'enabled' if enabled else 'disabled'}")
+
+
+def _warn(answer: Mapping[str, Any]) -> None:
+    for warning in answer.get("warnings", ()):
+        typer.echo(f"warning: {warning}", err=True)
 
 
 def _path(name: str) -> str:

@@ -54,6 +54,8 @@ class CompiledStep:
     items: Sequence[JSON] | ParameterUse | None
     """The literal list of foreach, the parameter that holds it, or None."""
     uses: tuple[ParameterUse, ...]
+    program: Mapping[str, JSON]
+    """What its definition says about what a step run does, and not about on what and after what."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,9 @@ class CompiledPipeline:
         return self.schema.validate(parameters)
 
 
+_NOT_THE_PROGRAM = {"description", "foreach", "depends_on", "image"}
+
+
 @lru_cache(maxsize=512)
 def compile_pipeline(spec: PipelineSpec) -> CompiledPipeline:
     """The door to planning. Quick for a definition it has seen lately."""
@@ -99,6 +104,10 @@ def compile_pipeline(spec: PipelineSpec) -> CompiledPipeline:
             dependencies=edges,
             items=_items(step, index),
             uses=tuple(_uses(step, index)),
+            program={
+                "step": step.model_dump(mode="json", exclude_defaults=True, exclude=_NOT_THE_PROGRAM),
+                "defaults": spec.defaults.model_dump(mode="json", exclude_defaults=True),
+            },
         )
         steps.append(compiled)
     steps.sort(key=lambda compiled: compiled.position)

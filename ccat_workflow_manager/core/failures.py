@@ -144,3 +144,22 @@ FAILURES: dict[FailureReason, FailureInfo] = {
 
 RETRYABLE_BY_DEFAULT = frozenset(reason for reason, info in FAILURES.items() if info.retry is not Retry.NO)
 """What is retried when a step does not say `retry.on`."""
+
+COMMON = frozenset(
+    {
+        FailureReason.PROGRAM_FAILED,
+        FailureReason.KILLED_BY_SIGNAL,
+        FailureReason.COMMAND_NOT_FOUND,
+        FailureReason.OUT_OF_MEMORY,
+        FailureReason.TIME_LIMIT,
+        FailureReason.LOG_LIMIT,
+        FailureReason.IMAGE_MISSING,
+        FailureReason.IMAGE_INVALID,
+        FailureReason.IMAGE_PULL,
+        FailureReason.CONTAINER_FAILED,
+        FailureReason.REJECTED,
+        FailureReason.OUTPUT_INVALID,
+    }
+)
+"""What lies in the step, its image or what it asks for: its other step runs are likely to fail in the same way. These
+count for the circuit breaker. A node, a disk, a missing input or we ourselves say nothing about the next step run."""

@@ -2,7 +2,7 @@
 
 Nobody arms them in production: a point is then a look at one variable. `testing.faults` holds what can happen at an
 armed one; docs/reliability.md lists all points and what they have survived. The first part of a name says what is
-touched: `commit` a transaction, `bell` Redis, `backend` a scheduler, `files` the disk.
+touched: `commit` a transaction, `bell` Redis, `backend` a scheduler, `command` a program of it, `files` the disk.
 """
 
 from __future__ import annotations

@@ -76,8 +76,13 @@ def render_job_script(
     cwd: str,
     files: JobFiles,
     supervised: bool = False,
+    own_cgroup: bool = False,
 ) -> str:
     """The text of the script; it is to be written as UTF-8 with `surrogateescape`.
+
+    `own_cgroup`: a script alone runs in a control group that is the job's own, as in a pod, and so can tell what the
+    kernel counts there: the peak of memory, and whether anything was killed for it. A group without a limit of its own
+    is not taken for the job's.
 
     Raises ValueError for what no program can be given: no command, a NUL, a variable without a name.
     """
@@ -91,7 +96,7 @@ def render_job_script(
         cwd=quote(cwd),
         run=_invocation(command, environment),
     )
-    return _supervised(quoted) if supervised else _alone(quoted)
+    return _supervised(quoted) if supervised else _alone(quoted, _MEMORY if own_cgroup else _NO_MEMORY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +154,31 @@ exit "$status"
 """
 
 
-def _alone(quoted: _Quoted) -> str:
+_NO_MEMORY = "memory="
+
+# In a pod the group is mounted as the root of its hierarchy, whatever path the kernel tells; elsewhere the path counts.
+# A limit of 16 digits or more is none. Both hierarchies may be there; the one that has the controller of memory counts.
+_MEMORY = """\
+memory=
+while IFS=: read -r _ controllers path; do
+  case ",$controllers," in
+  *,memory,*) set -- memory.limit_in_bytes memory.max_usage_in_bytes memory.oom_control cgroup1 /memory ;;
+  ,,) set -- memory.max memory.peak memory.events cgroup2 '' ;;
+  *) continue ;;
+  esac
+  for group in "/sys/fs/cgroup$5$path" "/sys/fs/cgroup$5"; do
+    read -r limit 2>/dev/null <"$group/$1" || continue
+    case $limit in max | ????????????????*) continue ;; esac
+    read -r peak 2>/dev/null <"$group/$2" && memory=",\\"peak_memory_bytes\\":$peak,\\"memory_source\\":\\"$4\\""
+    while read -r word count; do
+      [ "$word" != oom_kill ] || [ "$count" = 0 ] || memory="$memory,\\"oom_killed\\":true"
+    done 2>/dev/null <"$group/$3"
+    break 2
+  done
+done </proc/self/cgroup"""
+
+
+def _alone(quoted: _Quoted, memory: str) -> str:
     # Whoever stops a job by signalling this script alone means its command, so the signal is passed on.
     return f"""\
 #!/bin/sh
@@ -170,9 +199,10 @@ while asked=; do
   [ "$asked" ] || break
 done
 }}
+{memory}
 {_MEASURE}
-printf ',"exit_code":%s,"ended":%s,"ticks":%s,"host":"%s","started_at":"%s","finished_at":"%s"}}\\n' \\
-  "$status" "$ended" "$ticks" "$host" "$started" "$(now)" >>{quoted.part}
+printf ',"exit_code":%s,"ended":%s,"ticks":%s,"host":"%s","started_at":"%s","finished_at":"%s"%s}}\\n' \\
+  "$status" "$ended" "$ticks" "$host" "$started" "$(now)" "$memory" >>{quoted.part}
 PATH={CLEAN_PATH} mv -f -- {quoted.part} {quoted.record}
 exit "$status"
 """

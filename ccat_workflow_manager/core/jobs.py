@@ -40,6 +40,8 @@ class HPCJobInfo:
     """Why the job failed, if the backend knows better than the exit code."""
     message: str | None = None
     """The backend's own words: the pending reason while pending, the cause once failed."""
+    attention: bool = False
+    """The job waits for something that only a person can do."""
     submitted_at: datetime | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ccat_workflow_manager.core.failures import FAILURES, FailureReason
+from ccat_workflow_manager.core.attention import asking_for_a_person
+from ccat_workflow_manager.core.failures import FAILURES, FailureReason, Retry
 from ccat_workflow_manager.core.jobs import HPCJobInfo, JobStatus
 from ccat_workflow_manager.core.models import EventNote, Facts, RetryPolicy, WorkItem
-from ccat_workflow_manager.core.retry import decide
+from ccat_workflow_manager.core.retry import decide, refusal
 from ccat_workflow_manager.core.states import Event, Status
 
 
@@ -31,7 +32,8 @@ def judge(
         case JobStatus.UNKNOWN:
             return _silence(item, policy, actor, grace_seconds, jitter)
         case JobStatus.PENDING:
-            return Verdict(waiting_for=info.message or f"queued at {item.backend}")
+            words = info.message or f"queued at {item.backend}"
+            return Verdict(waiting_for=asking_for_a_person(words) if info.attention else words)
         case JobStatus.RUNNING:
             started = (EventNote(Event.JOB_STARTED, actor),) if item.status is Status.SUBMITTED else ()
             return Verdict(started, facts_of(info))
@@ -65,8 +67,14 @@ def failed(
     if item.cancel_requested:
         return (cancelled(actor),)
     again = decide(reason, item.attempt, item.max_attempts, policy, item.resources, jitter)
+    more = FAILURES[reason].retry in (Retry.MORE_MEMORY, Retry.MORE_TIME)
     if again is None:
+        if more:
+            why = refusal(reason, item.attempt, item.max_attempts, policy, item.resources)
+            failure = replace(failure, text=f"{text} ({why})")
         return (failure,)
+    if more:
+        failure = replace(failure, text=f"{text} (next: {again.text})")
     retried = EventNote(
         Event.RETRIED,
         actor="retry policy",

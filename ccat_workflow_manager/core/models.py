@@ -30,6 +30,15 @@ class Resources:
 
 
 @dataclass(frozen=True, slots=True)
+class Mount:
+    """A directory of the host and where a container sees it."""
+
+    source: str
+    target: str
+    writable: bool
+
+
+@dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """How often and why a step run is tried again."""
 
@@ -149,6 +158,8 @@ class WorkItem:
     waiting_for: str | None
     unknown_seconds: float | None
     """How long the backend has not known the job, by the database's clock."""
+    withdrawn: bool = False
+    """The cancel is none that anybody asked for: the step run is to wait again, because its breaker has opened."""
 
     @property
     def job_name(self) -> str:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
+from uuid import UUID
 
+from ccat_workflow_manager.core.breaker import circuit
 from ccat_workflow_manager.core.compiled import CompiledPipeline, CompiledStep, Edge, ParameterUse
 from ccat_workflow_manager.core.errors import Fault
 from ccat_workflow_manager.core.json_values import Place, canonical_json, invalid, kind, path_text
 from ccat_workflow_manager.core.keys import SINGLE, first_duplicate, item_keys
 from ccat_workflow_manager.core.models import JSON, Resources, RetryPolicy
-from ccat_workflow_manager.core.substitution import PARAMETERS, NoValue, look_up
+from ccat_workflow_manager.core.substitution import ITEM_TEXT, PARAMETERS, NoValue, look_up, partly_substituted
 
 MAX_STEP_RUNS = 100_000
 
@@ -22,6 +24,8 @@ class PlannedStepRun(NamedTuple):
     key: str
     item: JSON
     unmet: int
+    circuit: UUID | None = None
+    """If it is not that of the step: its image depends on the item."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,10 @@ class PlannedStep:
     backend: str | None
     dependencies: tuple[Edge, ...]
     step_runs: tuple[PlannedStepRun, ...]
+    image: str | None
+    """With the parameters put in."""
+    circuit: UUID
+    """What its circuit breaker belongs to (`core.breaker`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +75,27 @@ def plan(compiled: CompiledPipeline, parameters: Mapping[str, JSON]) -> Plan:
             faults.append(Fault(_where(compiled), f"makes {total} step runs; one run may have {MAX_STEP_RUNS}"))
     if faults:
         raise invalid(faults)
-    return Plan(tuple(_planned(step, items) for step in compiled.steps))
+    return Plan(tuple(_planned(compiled, step, parameters, items) for step in compiled.steps))
 
 
-def _planned(step: CompiledStep, items: Sequence[Sequence[tuple[str, JSON]]]) -> PlannedStep:
+def _planned(
+    compiled: CompiledPipeline,
+    step: CompiledStep,
+    parameters: Mapping[str, JSON],
+    items: Sequence[Sequence[tuple[str, JSON]]],
+) -> PlannedStep:
     unmet = sum(1 for edge in step.dependencies if items[edge.upstream])
+    image = step.spec.image
+
+    def circuit_of(image: str | None) -> UUID:
+        return circuit(compiled.spec.name, step.program, image)
+
+    def planned(key: str, item: JSON) -> PlannedStepRun:
+        if image is None or ITEM_TEXT not in image:
+            return PlannedStepRun(key, item, unmet)
+        return PlannedStepRun(key, item, unmet, circuit_of(partly_substituted(image, parameters, item)))
+
+    common = None if image is None else partly_substituted(image, parameters, None)
     return PlannedStep(
         position=step.position,
         name=step.spec.name,
@@ -79,7 +103,9 @@ def _planned(step: CompiledStep, items: Sequence[Sequence[tuple[str, JSON]]]) ->
         retry=step.retry,
         backend=step.backend,
         dependencies=step.dependencies,
-        step_runs=tuple([PlannedStepRun(key, item, unmet) for key, item in items[step.position]]),
+        step_runs=tuple([planned(key, item) for key, item in items[step.position]]),
+        image=common,
+        circuit=circuit_of(common),
     )
 
 

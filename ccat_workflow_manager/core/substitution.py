@@ -14,6 +14,7 @@ from ccat_workflow_manager.core.json_values import invalid, text_problem
 from ccat_workflow_manager.core.models import JSON
 
 ITEM = ("item",)
+ITEM_TEXT = "${item}"
 RUN_ID = ("run", "id")
 STEP_NAME = ("step", "name")
 PARAMETERS = "parameters"
@@ -162,6 +163,19 @@ def substitute_step(
     if faults:
         raise invalid(faults)
     return SubstitutedStep(command, environment, image)
+
+
+def partly_substituted(text: str, parameters: Mapping[str, JSON], item: JSON) -> str:
+    """A text with what is known before there is a run; `${item}` stays without an item, and so does the rest."""
+    if "${" not in text:
+        return text
+    template = parse_template(text)
+    values = {reference.names: str(reference) for reference in template.references}
+    try:
+        return _filled(template, parameters, values if item is None else {**values, ITEM: item})
+    except NoValue:
+        # Of a step without step runs nobody asks for its parameters.
+        return text
 
 
 def _filled(template: Template, parameters: Mapping[str, JSON], values: Mapping[tuple[str, ...], JSON]) -> str:

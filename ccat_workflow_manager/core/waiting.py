@@ -28,6 +28,8 @@ class WaitFacts:
     stored_reason: str | None = None
     """Why `not_before` was set: the failure of the last attempt, or what kept a worker from going on."""
     backend_problem: str | None = None
+    held_back: str | None = None
+    """Why an open breaker holds it back, if one does."""
     workers_serving: int | None = None
     """How many living workers serve this backend; None if nobody asked."""
 
@@ -40,6 +42,8 @@ def explain(facts: WaitFacts) -> str:
         return "the run is paused"
     if facts.unmet > 0:
         return f"waits for {_upstream(facts)}"
+    if facts.held_back is not None:
+        return facts.held_back
     if facts.not_before is not None and (facts.now is None or facts.not_before > facts.now):
         because = f": {facts.stored_reason}" if facts.stored_reason else ""
         return f"not before {_time(facts.not_before)}{because}"

@@ -31,21 +31,21 @@ WITH r AS (
   ON CONFLICT (idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
   RETURNING *
 ), t AS (
-  INSERT INTO run_steps (run_id, position, name, total, remaining, downstream_key, downstream_all, upstream)
-  SELECT x.run_id, position, name, total, total, downstream_key, downstream_all, upstream
+  INSERT INTO run_steps (run_id, position, name, total, remaining, downstream_key, downstream_all, upstream, image)
+  SELECT x.run_id, position, name, total, total, downstream_key, downstream_all, upstream, image
   FROM json_to_recordset(CAST(:steps AS json)) AS x(run_id uuid, position smallint, name text, total integer,
-    downstream_key smallint[], downstream_all smallint[], upstream smallint[])
+    downstream_key smallint[], downstream_all smallint[], upstream smallint[], image text)
   JOIN r ON r.id = x.run_id
 ), s AS (
   INSERT INTO step_runs (id, run_id, position, step, key, item, backend, priority, status, max_attempts, unmet,
-    has_dependents, resources)
+    has_dependents, resources, circuit)
   SELECT x.id, x.run_id, x.position, y.name, x.key, x.item, y.backend, y.priority, '{INITIAL}', y.max_attempts, x.unmet,
-    y.has_dependents, y.resources
+    y.has_dependents, y.resources, COALESCE(x.circuit, y.circuit)
   FROM json_to_recordset(CAST(:step_runs AS json)) AS x(id uuid, run_id uuid, position smallint, key text, item jsonb,
-    unmet smallint)
+    unmet smallint, circuit uuid)
   JOIN r ON r.id = x.run_id
   JOIN json_to_recordset(CAST(:steps AS json)) AS y(run_id uuid, position smallint, name text, backend text,
-    priority integer, max_attempts smallint, has_dependents boolean, resources jsonb)
+    priority integer, max_attempts smallint, has_dependents boolean, resources jsonb, circuit uuid)
     ON y.run_id = x.run_id AND y.position = x.position
   RETURNING *
 ), e AS (
@@ -204,19 +204,22 @@ def _add_steps(run_id: UUID, run: NewRun, records: _Records) -> None:
                 "max_attempts": step.retry.max_attempts,
                 "has_dependents": bool(downstream_key or downstream_all),
                 "resources": {name: getattr(step.resources, name) for name in _RESOURCES},
+                "image": step.image,
+                "circuit": str(step.circuit),
             }
         )
         for planned in step.step_runs:
             step_run_id = next(step_run_ids)
             if planned.unmet == 0:
                 records.ready.append((run_id, backend, step_run_id))
-            records.step_runs.append(
-                {
-                    "id": str(step_run_id),
-                    "run_id": text,
-                    "position": step.position,
-                    "key": planned.key,
-                    "item": planned.item,
-                    "unmet": planned.unmet,
-                }
-            )
+            record = {
+                "id": str(step_run_id),
+                "run_id": text,
+                "position": step.position,
+                "key": planned.key,
+                "item": planned.item,
+                "unmet": planned.unmet,
+            }
+            if planned.circuit is not None:
+                record["circuit"] = str(planned.circuit)
+            records.step_runs.append(record)

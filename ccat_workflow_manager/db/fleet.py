@@ -9,6 +9,7 @@ from uuid import UUID
 from ccat_workflow_manager.core.states import CANCELLABLE, LIVE
 from ccat_workflow_manager.db.schema import quoted
 from ccat_workflow_manager.db.session import UnitOfWork
+from ccat_workflow_manager.db.write_sql import LAUNCHABLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +121,7 @@ class FleetStore:
     def ready(self, backend: str, limit: int) -> list[UUID]:
         """Step runs that could be claimed now, the most urgent first."""
         found = self.unit.execute(
-            "SELECT id FROM step_runs WHERE backend = :backend AND status = 'PENDING' AND unmet = 0 AND NOT held"
-            " AND (not_before IS NULL OR not_before <= now()) AND cancel_requested_at IS NULL"
+            f"SELECT id FROM step_runs WHERE backend = :backend AND {LAUNCHABLE}"
             " ORDER BY priority DESC, id LIMIT :limit",
             {"backend": backend, "limit": limit},
         )
@@ -137,8 +137,7 @@ WITH names AS (
     WHERE cancel_requested_at IS NOT NULL AND status IN ({quoted(CANCELLABLE)})
 )
 SELECT n.name,
-  (SELECT count(*) FROM (SELECT 1 FROM step_runs WHERE backend = n.name AND status = 'PENDING' AND unmet = 0
-     AND NOT held AND (not_before IS NULL OR not_before <= now()) AND cancel_requested_at IS NULL LIMIT 10000) x),
+  (SELECT count(*) FROM (SELECT 1 FROM step_runs WHERE backend = n.name AND {LAUNCHABLE} LIMIT 10000) x),
   (SELECT count(*) FROM (SELECT 1 FROM step_runs WHERE backend = n.name AND status IN ({quoted(LIVE)}) LIMIT 10000) x),
   (SELECT count(*) FROM (SELECT 1 FROM step_runs WHERE backend = n.name AND status = 'COLLECTING_RESULTS'
      AND (lease_until IS NULL OR lease_until < now()) LIMIT 10000) x),

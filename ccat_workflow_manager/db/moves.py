@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 from uuid import UUID
 
+from ccat_workflow_manager.core import breaker
 from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.core.judge import cancelled
-from ccat_workflow_manager.core.models import EventNote, Move, job_name
+from ccat_workflow_manager.core.models import EventNote, Facts, Move, job_name
 from ccat_workflow_manager.core.states import FINISHED, LEASED, Event, IllegalMove, Status, next_status
 from ccat_workflow_manager.db.ids import new_id
 from ccat_workflow_manager.db.schema import counter
@@ -34,6 +35,10 @@ class LockedRow:
     unmet: int
     has_dependents: bool
     cancel_requested: bool
+    withdrawn: bool = False
+    """Its cancel was not asked for by anybody: it is to wait again, because its breaker has opened."""
+    breaker: bool = False
+    """There is a breaker for its circuit."""
 
 
 @dataclass(slots=True)
@@ -50,12 +55,15 @@ class Batch:
     completed: list[LockedRow] = field(default_factory=list)
     blocked: list[tuple[LockedRow, Status, str]] = field(default_factory=list)
     """Finished without completing: what depends on them can no longer run."""
+    ways: list[tuple[UUID, str]] = field(default_factory=list)
+    """Failures that count for a breaker, and in what way they failed."""
+    succeeded: list[LockedRow] = field(default_factory=list)
     reopened: set[UUID] = field(default_factory=set)
     """Runs of which something finished was opened again."""
 
     def add(self, row: LockedRow, move: Move) -> None:
         """Work out one move, or raise IllegalMove. `row` is left as it will be after the write."""
-        move = _heeding_cancel(row, move)
+        move = _heeding_withdrawal(row, _heeding_cancel(row, move))
         status = row.status
         for note in move.notes:
             status = next_status(status, note.event)
@@ -80,6 +88,10 @@ class Batch:
         if status is Status.FAILED:
             last = move.notes[-1]
             self.reasons.setdefault(row.run_id, f"{row.step}/{row.key}: {last.reason}: {last.text or ''}".rstrip(": "))
+        if status is Status.COMPLETED:
+            self.succeeded.append(row)
+        elif way := _way(move):
+            self.ways.append((row.id, way))
         if status in FINISHED and row.has_dependents:
             if status is Status.COMPLETED:
                 self.completed.append(row)
@@ -135,7 +147,7 @@ class Batch:
     def _retry(self, row: LockedRow, note: EventNote, record: dict[str, Any]) -> None:
         row.claims = 0
         row.token += 1
-        row.max_attempts = max(row.max_attempts, row.attempt + 1)
+        row.max_attempts = row.max_attempts + 1 if row.withdrawn else max(row.max_attempts, row.attempt + 1)
         record["reset"] = True
         record["waiting_for"], record["delay_seconds"] = note.text, note.delay_seconds
         if note.resources is not None:
@@ -169,6 +181,25 @@ def _heeding_cancel(row: LockedRow, move: Move) -> Move:
     if row.cancel_requested and events == [Event.FAILED, Event.RETRIED]:
         return replace(move, notes=[*move.notes[:-2], cancelled(move.notes[-1].actor)])
     return move
+
+
+def _heeding_withdrawal(row: LockedRow, move: Move) -> Move:
+    """A job that was withdrawn is gone: its step run waits for another attempt, which is not one of those it has."""
+    if row.withdrawn and move.notes[-1].event is Event.CANCELLED:
+        text = "its job was withdrawn, because the others of its step fail"
+        gone = replace(move.notes[-1], text=text)
+        return replace(move, notes=[*move.notes[:-1], gone, EventNote(Event.RETRIED, actor="breaker", text=text)])
+    return move
+
+
+def _way(move: Move) -> str | None:
+    """In what way the attempt failed, if that counts for a breaker."""
+    for note in move.notes:
+        if note.event is Event.FAILED and note.reason is not None:
+            facts = move.facts or Facts()
+            raised = any(each.resources is not None for each in move.notes)
+            return breaker.way(note.reason, raised=raised, exit_code=facts.exit_code, signal=facts.signal)
+    return None
 
 
 def _facts(move: Move) -> Mapping[str, Any]:

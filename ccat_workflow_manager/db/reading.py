@@ -14,7 +14,8 @@ from ccat_workflow_manager.db.session import UnitOfWork
 
 _ITEM = """
 SELECT id, run_id, step, position, key, item, backend, status, attempt, max_attempts, claims, token, job_id, resources,
-  priority, cancel_requested_at IS NOT NULL, waiting_for, extract(epoch FROM now() - unknown_since)::float8
+  priority, cancel_requested_at IS NOT NULL, waiting_for, extract(epoch FROM now() - unknown_since)::float8,
+  withdrawn
 FROM step_runs
 """
 
@@ -24,11 +25,12 @@ _FACTS = "SELECT id, pipeline, spec_id, parameters FROM runs WHERE id = ANY(:ids
 def _items(unit: UnitOfWork, where: str, parameters: dict[str, Any]) -> list[WorkItem]:
     rows = unit.execute(f"{_ITEM} {where}", parameters).all()
     run_ids = list({row[1] for row in rows})
-    facts = {r[0]: RunFacts(r[0], r[1], r[2], r[3]) for r in unit.execute(_FACTS, {"ids": run_ids})} if rows else {}
+    shared = unit.execute(_FACTS, {"ids": run_ids}).all() if rows else []
+    facts = {r[0]: RunFacts(r[0], r[1], r[2], r[3]) for r in shared}
     return [
         WorkItem(
             r[0], facts[r[1]], r[2], r[3], r[4], r[5], r[6], Status(r[7]), r[8], r[9], r[10], r[11], r[12],
-            Resources(**r[13]), r[14], r[15], r[16], r[17],
+            Resources(**r[13]), r[14], r[15], r[16], r[17], r[18],
         )
         for r in rows
     ]  # fmt: skip

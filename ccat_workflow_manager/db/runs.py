@@ -2,8 +2,8 @@
 
 A batch of moves becomes one transaction: statuses, attempt facts, event rows, products, the counters of the runs and
 what the ends of steps mean for the steps behind them. Rows are locked in one order everywhere (step runs by id, which
-is also topological; then the edges; then the step runs behind them; last the runs by id), so that writers wait for each
-other but never in a circle.
+is also topological; then the edges; then the step runs behind them; then breakers; last the runs by id), so that
+writers wait for each other but never in a circle.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
+from ccat_workflow_manager.core.breaker import OFF, BreakerPolicy
 from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.core.models import EventNote, Lease, Move, WorkItem
 from ccat_workflow_manager.core.states import Event, Status
 from ccat_workflow_manager.db import write_sql as sql
+from ccat_workflow_manager.db.breakers import BreakerStore
 from ccat_workflow_manager.db.moves import Batch, LockedRow, delta_records, sort_out
 from ccat_workflow_manager.db.reading import load_items
 from ccat_workflow_manager.db.session import UnitOfWork, json_list
@@ -35,13 +37,16 @@ class Applied:
     ready: dict[str, list[UUID]] = field(default_factory=dict)
     """By backend: step runs that may be claimed from now on."""
     finished_runs: list[UUID] = field(default_factory=list)
+    breaker_opened: bool = False
 
 
 class RunStore:
     """Reads and writes runs inside the caller's transaction."""
 
-    def __init__(self, unit: UnitOfWork) -> None:
+    def __init__(self, unit: UnitOfWork, breakers: BreakerPolicy = OFF) -> None:
+        """`breakers` says how failures count; without it they do not, but successes do all the same."""
         self.unit = unit
+        self._breakers = BreakerStore(unit, breakers)
 
     # --- the writer ------------------------------------------------------------------------------------------------
 
@@ -53,9 +58,18 @@ class RunStore:
         rows = {row.id: row for row in self._locked(sql.LOCK_STEP_RUNS, {"ids": ids})}
         return self._write(rows, moves)
 
-    def claim(self, backend: str, worker: str, limit: int, lease_seconds: float) -> list[WorkItem]:
-        """Take up to `limit` step runs that are ready for this backend, the most urgent first."""
+    def claim(
+        self, backend: str, worker: str, limit: int, lease_seconds: float, *, probes: bool = True
+    ) -> list[WorkItem]:
+        """Take up to `limit` step runs that are ready for this backend, the most urgent first.
+
+        With `probes` also one for each open breaker that is due for one.
+        """
         rows = {row.id: row for row in self._locked(sql.LOCK_READY, {"backend": backend, "limit": limit})}
+        if probes:
+            tried = {row.id: row for row in self._locked(sql.LOCK_PROBES, {"backend": backend})}
+            self._breakers.try_again(list(tried), worker)
+            rows |= tried
         if not rows:
             return []
         note, lease = [EventNote(Event.CLAIMED, actor=worker)], Lease(worker, lease_seconds)
@@ -64,7 +78,7 @@ class RunStore:
 
     def _locked(self, statement: str, parameters: dict[str, Any]) -> list[LockedRow]:
         found = self.unit.execute(statement, parameters)
-        return [LockedRow(r[0], r[1], r[2], r[3], r[4], r[5], Status(r[6]), *r[7:]) for r in found]
+        return [LockedRow(r[0], r[1], r[2], r[3], r[4], r[5], Status(r[6]), *r[7:]) for r in found.all()]
 
     def _write(self, rows: dict[UUID, LockedRow], moves: Sequence[Move]) -> Applied:
         batch, applied, refused = sort_out(rows, moves)
@@ -79,9 +93,13 @@ class RunStore:
         for row in rows.values():
             if row.status is Status.PENDING and row.unmet == 0:
                 result.ready.setdefault(row.backend, []).append(row.id)
+        if batch.ways or any(row.breaker for row in batch.succeeded):
+            for backend, ids in self._breakers.record(batch.ways, [row.id for row in batch.succeeded]).items():
+                result.ready.setdefault(backend, []).extend(ids)
+            result.breaker_opened = self._breakers.opened
         deltas = delta_records(batch)
         if deltas:
-            for run_id, _, finished in self.unit.execute(sql.COUNT_RUNS, {"deltas": json_list(deltas)}):
+            for run_id, _, finished in self.unit.execute(sql.COUNT_RUNS, {"deltas": json_list(deltas)}).all():
                 if finished:
                     result.finished_runs.append(run_id)
         return result
@@ -113,7 +131,8 @@ class RunStore:
                 whole += [{"run_id": str(run_id), "position": downstream} for downstream in by_all]
         for statement, met in ((sql.RELEASE_SAME_KEY, same_key), (sql.RELEASE_WHOLE_STEP, whole)):
             if met:
-                for step_run_id, backend, unmet, status, held in self.unit.execute(statement, {"met": json_list(met)}):
+                released = self.unit.execute(statement, {"met": json_list(met)}).all()
+                for step_run_id, backend, unmet, status, held in released:
                     if unmet == 0 and status == Status.PENDING and not held:
                         result.ready.setdefault(backend, []).append(step_run_id)
 
@@ -172,8 +191,8 @@ class RunStore:
         if not rows:
             return Applied()
         self.unit.execute(
-            "UPDATE step_runs SET cancel_requested_at = now(), cancel_requested_by = :actor"
-            " WHERE id = ANY(:ids) AND cancel_requested_at IS NULL",
+            "UPDATE step_runs SET cancel_requested_at = now(), cancel_requested_by = :actor, withdrawn = false"
+            " WHERE id = ANY(:ids) AND (cancel_requested_at IS NULL OR withdrawn)",
             {"ids": list(rows), "actor": actor},
         )
         note = [EventNote(Event.CANCELLED, actor=actor, reason=FailureReason.CANCELLED, text=f"cancelled by {actor}")]

@@ -142,6 +142,7 @@ run_steps = Table(
     Column("downstream_key", ARRAY(SmallInteger), nullable=False),
     Column("downstream_all", ARRAY(SmallInteger), nullable=False),
     Column("upstream", ARRAY(SmallInteger), nullable=False),
+    Column("image", Text),
     PrimaryKeyConstraint("run_id", "position"),
     CheckConstraint("remaining BETWEEN 0 AND total", name="remaining"),
 )
@@ -185,6 +186,8 @@ step_runs = Table(
     Column("submitted_at", _TIME),
     Column("started_at", _TIME),
     Column("finished_at", _TIME),
+    Column("circuit", Uuid, nullable=False),
+    Column("withdrawn", Boolean, nullable=False, server_default=text("false")),
     UniqueConstraint("run_id", "position", "key"),
     CheckConstraint(f"status IN ({quoted(Status)})", name="status"),
     CheckConstraint("status <> 'STAGING_DATA' OR lease_owner IS NOT NULL", name="staging_is_leased"),
@@ -198,6 +201,7 @@ step_runs = Table(
     CheckConstraint(f"status NOT IN ({quoted(ACTIVE | {Status.COMPLETED})}) OR unmet = 0", name="unmet_waits"),
     CheckConstraint("unmet >= 0", name="unmet"),
     CheckConstraint("attempt BETWEEN 0 AND max_attempts", name="attempt"),
+    CheckConstraint("NOT withdrawn OR cancel_requested_at IS NOT NULL", name="withdrawn"),
     Index(
         "ix_step_runs_ready",
         "backend",
@@ -314,8 +318,57 @@ backends = Table(
     Column("retry_at", _TIME),
     Column("followed_at", _TIME),
     Column("following_until", _TIME),
+    Column("reaped_at", _TIME),
+    Column("unknown_jobs", Integer, nullable=False, server_default=text("0")),
+    Column("stray_jobs", Integer, nullable=False, server_default=text("0")),
+    Column("strays_stopped", BigInteger, nullable=False, server_default=text("0")),
+    CheckConstraint("unknown_jobs >= 0 AND stray_jobs >= 0 AND strays_stopped >= 0", name="jobs"),
 )
-"""What is known about each backend in use: why it cannot be used now, and when its jobs were last asked for."""
+"""What is known about each backend in use: why it cannot be used now, when its jobs were last asked for, and what was
+there at the last look for jobs that nobody waits for."""
+
+breakers = Table(
+    "breakers",
+    metadata,
+    Column("circuit", Uuid, primary_key=True),
+    Column("pipeline", Text, nullable=False),
+    Column("step", Text, nullable=False),
+    Column("image", Text),
+    Column("failures", JSONB, nullable=False, server_default=text("'[]'")),
+    Column("opened_at", _TIME),
+    Column("way", Text),
+    Column("reason_text", Text),
+    Column("probe", Uuid),
+    Column("probe_at", _TIME),
+    Column("updated_at", _TIME, nullable=False, server_default=_NOW),
+    CheckConstraint(
+        "(opened_at IS NOT NULL) = (way IS NOT NULL) AND (opened_at IS NOT NULL) = (reason_text IS NOT NULL)",
+        name="open_says_why",
+    ),
+    CheckConstraint("opened_at IS NOT NULL OR (probe IS NULL AND probe_at IS NULL)", name="probe_of_open"),
+    CheckConstraint("jsonb_typeof(failures) = 'array'", name="failures"),
+)
+"""One row for each circuit (`step_runs.circuit`) that has failed since it last succeeded; open ones hold back the rest.
+
+It has to stay a handful of rows: every claim looks at it.
+"""
+
+breaker_events = Table(
+    "breaker_events",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("circuit", Uuid, nullable=False),
+    Column("pipeline", Text, nullable=False),
+    Column("step", Text, nullable=False),
+    Column("image", Text),
+    Column("at", _TIME, nullable=False, server_default=_NOW),
+    Column("event", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("text", Text, nullable=False),
+    CheckConstraint("event IN ('opened', 'probed', 'closed', 'released')", name="event"),
+    Index("ix_breaker_events_circuit_id", "circuit", "id"),
+)
+"""What happened to breakers; it stays when they are gone."""
 
 for _table, _fill in ((runs, 80), (run_steps, 80), (step_runs, 70), (attempts, 70)):
     # Room on each page for the next version of a row: most updates then touch no other page.

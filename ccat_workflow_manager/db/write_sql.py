@@ -7,22 +7,52 @@ from ccat_workflow_manager.db.schema import counter
 
 LOCK_STEP_RUNS = """
 SELECT id, run_id, position, step, key, backend, status, attempt, max_attempts, claims, token, unmet, has_dependents,
-  cancel_requested_at IS NOT NULL
+  cancel_requested_at IS NOT NULL, withdrawn, circuit IN (SELECT b.circuit FROM breakers b)
 FROM step_runs WHERE id = ANY(:ids) ORDER BY id FOR NO KEY UPDATE
 """
 
-LOCK_READY = """
+CLAIMABLE = """status = 'PENDING' AND unmet = 0 AND NOT held
+  AND (not_before IS NULL OR not_before <= now()) AND cancel_requested_at IS NULL"""
+"""Ready, but for a breaker that may hold it back."""
+
+HELD_BACK = """(circuit IN (SELECT b.circuit FROM breakers b WHERE b.opened_at IS NOT NULL)
+  AND id NOT IN (SELECT b.probe FROM breakers b WHERE b.probe IS NOT NULL))"""
+"""By an open breaker. There are few breakers, mostly none: their table is read once for each statement."""
+
+PROBE_DUE = """(b.opened_at IS NOT NULL AND b.probe_at <= now() AND NOT EXISTS (
+  SELECT 1 FROM step_runs p
+  WHERE p.id = b.probe AND p.finished_at IS NULL AND NOT (p.held AND p.status = 'PENDING')))"""
+"""Whether another step run of an open breaker may be tried."""
+
+LAUNCHABLE = f"""{CLAIMABLE} AND NOT (circuit IN (SELECT b.circuit FROM breakers b
+    WHERE b.opened_at IS NOT NULL AND {PROBE_DUE} IS NOT TRUE)
+  AND id NOT IN (SELECT b.probe FROM breakers b WHERE b.probe IS NOT NULL))"""
+"""What a worker has to be called for: of a breaker whose next probe is due it will take one."""
+
+LOCK_READY = f"""
 SELECT id, run_id, position, step, key, backend, status, attempt, max_attempts, claims, token, unmet, has_dependents,
-  cancel_requested_at IS NOT NULL
+  cancel_requested_at IS NOT NULL, withdrawn, false
 FROM step_runs
-WHERE backend = :backend AND status = 'PENDING' AND unmet = 0 AND NOT held
-  AND (not_before IS NULL OR not_before <= now()) AND cancel_requested_at IS NULL
+WHERE backend = :backend AND {CLAIMABLE} AND NOT {HELD_BACK}
 ORDER BY priority DESC, id LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
 """
 
+LOCK_PROBES = f"""
+WITH due AS MATERIALIZED (
+  SELECT b.circuit FROM breakers b WHERE {PROBE_DUE} ORDER BY b.circuit FOR NO KEY UPDATE SKIP LOCKED
+)
+SELECT s.* FROM due CROSS JOIN LATERAL (
+  SELECT id, run_id, position, step, key, backend, status, attempt, max_attempts, claims, token, unmet, has_dependents,
+    cancel_requested_at IS NOT NULL, withdrawn, true
+  FROM step_runs WHERE backend = :backend AND {CLAIMABLE} AND circuit = due.circuit
+  ORDER BY priority DESC, id LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
+) s
+"""
+"""One step run of each breaker that is due. Breakers are locked before runs, as everywhere, and never waited for."""
+
 LOCK_CANCELLABLE_OF_RUNS = f"""
 SELECT id, run_id, position, step, key, backend, status, attempt, max_attempts, claims, token, unmet, has_dependents,
-  cancel_requested_at IS NOT NULL
+  cancel_requested_at IS NOT NULL, withdrawn, false
 FROM step_runs WHERE run_id = ANY(:run_ids) AND status IN ({", ".join(f"'{s}'" for s in sorted(CANCELLABLE))})
 ORDER BY id FOR NO KEY UPDATE
 """
@@ -31,6 +61,9 @@ _KEPT = ("exit_code", "wall_time_seconds", "cpu_hours", "peak_memory_gb")
 _KEPT_SQL = ",\n    ".join(
     f"{name} = CASE WHEN m.reset THEN NULL ELSE COALESCE(m.{name}, s.{name}) END" for name in _KEPT
 )
+
+_VOID = f"(s.withdrawn AND m.status IN ('{Status.COLLECTING_RESULTS}', '{Status.COMPLETED}', '{Status.FAILED}'))"
+"""A job that was to be withdrawn has ended by itself before that."""
 
 WRITE = f"""
 WITH m AS MATERIALIZED (
@@ -49,8 +82,9 @@ WITH m AS MATERIALIZED (
     not_before = now() + m.delay_seconds * interval '1 second',
     waiting_for = m.waiting_for, reason = m.reason, reason_text = m.reason_text, unknown_since = NULL,
     resources = COALESCE(m.resources, s.resources),
-    cancel_requested_at = CASE WHEN m.reset THEN NULL ELSE s.cancel_requested_at END,
-    cancel_requested_by = CASE WHEN m.reset THEN NULL ELSE s.cancel_requested_by END,
+    cancel_requested_at = CASE WHEN m.reset OR {_VOID} THEN NULL ELSE s.cancel_requested_at END,
+    cancel_requested_by = CASE WHEN m.reset OR {_VOID} THEN NULL ELSE s.cancel_requested_by END,
+    withdrawn = s.withdrawn AND NOT COALESCE(m.reset, false) AND NOT {_VOID},
     job_id = CASE WHEN m.reset THEN NULL ELSE COALESCE(m.job_id, s.job_id) END,
     {_KEPT_SQL},
     submitted_at = CASE WHEN m.reset THEN NULL WHEN m.submitted THEN now() ELSE s.submitted_at END,
@@ -143,7 +177,7 @@ WITH b AS (
   SELECT * FROM json_to_recordset(CAST(:blocked AS json)) AS d(run_id uuid, position smallint, key text, whole boolean)
 )
 SELECT s.id, s.run_id, s.position, s.step, s.key, s.backend, s.status, s.attempt, s.max_attempts, s.claims, s.token,
-  s.unmet, s.has_dependents, s.cancel_requested_at IS NOT NULL
+  s.unmet, s.has_dependents, s.cancel_requested_at IS NOT NULL, s.withdrawn, false
 FROM step_runs s
 WHERE s.status = 'PENDING'
   AND EXISTS (SELECT 1 FROM b WHERE b.run_id = s.run_id AND b.position = s.position AND (b.whole OR b.key = s.key))

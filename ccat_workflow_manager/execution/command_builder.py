@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from ccat_workflow_manager.core.errors import StagingError
 from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.core.json_values import text_problem
+from ccat_workflow_manager.core.models import Mount
 from ccat_workflow_manager.execution.launch_spec import Launch, ResolvedImage, StepLaunch
 from ccat_workflow_manager.execution.layout import (
     CONTAINER_ROOT,
@@ -45,6 +46,8 @@ def build_command(
             FailureReason.IMAGE_MISSING,
             f"step {step.step} names no image; steps without one run only with CONTAINER_RUNTIME=none",
         )
+    if runtime.kind is RuntimeKind.BACKEND:
+        return Launch(list(step.command), environment, tuple(_mounts(step, dirs)))
     # Variables travel in the launcher's environment: `--env` reads its value as comma-separated values (`a,B=2` becomes
     # two variables, quotes at the ends are lost) and shows it to every user of the machine in the process list.
     prefix = _PREFIX[runtime.kind]
@@ -55,7 +58,7 @@ def build_command(
         "--containall",  # nothing of the host, a clean environment, and a PID namespace: one kill ends the whole tree
         "--no-eval",  # values and arguments are not evaluated by a shell in the container
         "--no-privs",  # a worker that runs as root does not lend that power to the programs
-        *_mounts(step, dirs),
+        *(word for each in _mounts(step, dirs) for word in ("--mount", mount(each))),
         "--workdir",
         dirs.scratch,
         "--pwd",
@@ -93,10 +96,10 @@ def number(value: float) -> str:
     return format(value, ".10g")
 
 
-def mount(source: str, destination: str, *, writable: bool) -> str:
+def mount(what: Mount) -> str:
     """A `--mount` specification: comma-separated values, so any source path can be quoted, unlike in `--bind`."""
-    quoted = source.replace('"', '""')
-    return f'type=bind,"src={quoted}",dst={destination}' + ("" if writable else ",ro")
+    quoted = what.source.replace('"', '""')
+    return f'type=bind,"src={quoted}",dst={what.target}' + ("" if what.writable else ",ro")
 
 
 def upstream_steps(step: StepLaunch, dirs: AttemptDirs) -> list[str]:
@@ -105,21 +108,20 @@ def upstream_steps(step: StepLaunch, dirs: AttemptDirs) -> list[str]:
     return list(dict.fromkeys(source.directory[start:].split("/", 1)[0] for source in step.upstream))
 
 
-def _mounts(step: StepLaunch, dirs: AttemptDirs) -> list[str]:
-    specifications = [
-        mount(dirs.input, IN_CONTAINER.input, writable=False),
-        mount(dirs.upstream, IN_CONTAINER.upstream, writable=False),
-        mount(dirs.workspace, IN_CONTAINER.workspace, writable=True),
-        mount(dirs.output_partial, IN_CONTAINER.output, writable=True),
-        mount(dirs.config, f"{CONTAINER_ROOT}/config", writable=False),
-        mount(dirs.logs, IN_CONTAINER.logs, writable=True),
+def _mounts(step: StepLaunch, dirs: AttemptDirs) -> list[Mount]:
+    return [
+        Mount(dirs.input, IN_CONTAINER.input, writable=False),
+        Mount(dirs.upstream, IN_CONTAINER.upstream, writable=False),
+        Mount(dirs.workspace, IN_CONTAINER.workspace, writable=True),
+        Mount(dirs.output_partial, IN_CONTAINER.output, writable=True),
+        Mount(dirs.config, f"{CONTAINER_ROOT}/config", writable=False),
+        Mount(dirs.logs, IN_CONTAINER.logs, writable=True),
         # `upstream` holds links into the run's directory: one mount per upstream step, however many step runs it had.
         *(
-            mount(f"{dirs.run}/{name}", f"{CONTAINER_ROOT}/{RUN_VIEW}/{name}", writable=False)
+            Mount(f"{dirs.run}/{name}", f"{CONTAINER_ROOT}/{RUN_VIEW}/{name}", writable=False)
             for name in upstream_steps(step, dirs)
         ),
     ]
-    return [word for specification in specifications for word in ("--mount", specification)]
 
 
 def _check_command(step: StepLaunch) -> None:
@@ -176,7 +178,7 @@ def interpret_exit(runtime: Runtime, exit_code: int | None, stderr_tail: str) ->
     """Why the runtime failed before or instead of the program; None if the exit code is the program's own."""
     if exit_code is None:
         return None
-    if not runtime.contained:
+    if not runtime.program:
         return _interpret_uncontained(exit_code, stderr_tail)
     fatal = fatal_line(stderr_tail) if exit_code == 255 else None
     if fatal is None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from ccat_workflow_manager.core.models import JSON, Resources
+from ccat_workflow_manager.core.models import JSON, Mount, Resources
 
 Progress = Callable[[], None]
 """Called between longer pieces of work; renews a lease, or raises when there is no reason to go on."""
@@ -65,13 +65,16 @@ class Launch:
 
     vector: list[str]
     environment: dict[str, str]
+    mounts: tuple[Mount, ...] = ()
+    """What the container sees, where the backend itself makes it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedImage:
-    """An image that lies on this machine's filesystem."""
+    """An image that lies on this machine's filesystem, or that the backend will fetch."""
 
     reference: str
     path: str
+    """Empty if the backend runs the image by its reference."""
     digest: str | None = None
     """`sha256:...` of the file, where it was pulled or pinned."""

@@ -21,11 +21,15 @@ CHOICES = ("auto", "apptainer", "singularity", "none")
 
 
 class RuntimeKind(StrEnum):
-    """The two families differ in the prefix of their variables; `none` runs the command as it is."""
+    """The two families differ in the prefix of their variables; `none` runs the command as it is.
+
+    `backend` is for backends that start the container themselves.
+    """
 
     APPTAINER = "apptainer"
     SINGULARITY = "singularity"
     NONE = "none"
+    BACKEND = "backend"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,7 @@ class Runtime:
 
 
 NO_RUNTIME = Runtime(RuntimeKind.NONE)
+BY_BACKEND = Runtime(RuntimeKind.BACKEND)
 
 
 @lru_cache(maxsize=16)
@@ -85,7 +90,7 @@ def supports_limits(runtime: Runtime) -> bool:
     Nothing but a try tells. A container without any program is enough: with working limits the runtime gets as far as
     missing the program.
     """
-    if not runtime.contained:
+    if not runtime.program:
         return False
     with tempfile.TemporaryDirectory(prefix="ccat-limits-") as sandbox:
         for name in ("dev", "proc", "sys", "tmp", "etc", "root", "home", "var/tmp"):

@@ -22,7 +22,7 @@ from ccat_workflow_manager.execution.launch_spec import (
 )
 from ccat_workflow_manager.execution.layout import RUN_VIEW, AttemptDirs
 from ccat_workflow_manager.execution.manifest import manifest, write_atomically
-from ccat_workflow_manager.execution.runtime import Runtime, supports_limits
+from ccat_workflow_manager.execution.runtime import Runtime, RuntimeKind, supports_limits
 
 _LINKS_PER_PROGRESS = 256
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -52,7 +52,9 @@ def stage(
     """
     dirs = layout.attempt_dirs(base_dir, step.pipeline, step.run_id, step.step, step.key, step.attempt)
     image: ResolvedImage | None = None
-    if runtime.contained and step.image is not None:
+    if runtime.kind is RuntimeKind.BACKEND and step.image is not None:
+        image = ResolvedImage(step.image, "")
+    elif runtime.contained and step.image is not None:
         image = resolve_image(
             step.image, cache_dir=sif_cache_dir, images_dir=images_dir, runtime=runtime, progress=progress
         )

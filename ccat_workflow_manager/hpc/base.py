@@ -8,13 +8,15 @@ cannot be read and `BackendRejected` when a job can never run; it never turns an
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, ClassVar
 
 from ccat_workflow_manager.core.errors import BackendError, WorkflowError
 from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo, JobStatus
-from ccat_workflow_manager.core.models import Resources
+from ccat_workflow_manager.core.models import Mount, Resources
+from ccat_workflow_manager.core.queue_hints import QueueLimits
 
 __all__ = [
     "Availability",
@@ -22,8 +24,10 @@ __all__ = [
     "HPCBackend",
     "HPCJobInfo",
     "JobRequest",
+    "JobSeen",
     "JobStatus",
     "LogStream",
+    "QueueLimits",
     "QueueStatus",
     "ResourceUsage",
 ]
@@ -61,6 +65,8 @@ class Capabilities:
     """`listen` reports the ends of jobs as they happen."""
     live_logs: bool = True
     """Logs can be read while the job runs."""
+    lists: bool = False
+    """`list_jobs` names every job that has not ended, so that jobs that nobody waits for any more are noticed."""
     time_limit: bool = True
     memory_limit: bool = True
     gpu: bool = False
@@ -81,6 +87,20 @@ class JobRequest:
     environment_variables: Mapping[str, str]
     job_name: str
     priority: int = 0
+    mounts: Sequence[Mount] = ()
+    """For a backend that runs images itself: all that the container is to see."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobSeen:
+    """A job that has not ended, as a listing shows it."""
+
+    job_id: str
+    """The id as `submit` gave it: `cancel` takes it."""
+    job_name: str
+    """The name as `submit` was given it."""
+    since: datetime | None = None
+    """When the backend took it, if the listing says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +115,8 @@ class QueueStatus:
     cpus_used: float | None = None
     memory_total_gb: float | None = None
     memory_used_gb: float | None = None
+    limits: QueueLimits | None = None
+    """For queues that `resources.partition` can name: what one job may ask of them."""
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -113,8 +135,13 @@ class HPCBackend(ABC):
 
     name: ClassVar[str] = ""
     capabilities: ClassVar[Capabilities] = Capabilities()
+    runs_images: bool = False
+    """The backend starts the container itself, from `image_ref` as the step names it: the command is that of the step
+    alone, with the paths as the container sees them, and `mounts` says what is where. It may depend on settings."""
     submit_seconds: ClassVar[float] = 0
     """How long `submit` or `submit_many` may stay silent at worst; leases are held that much longer meanwhile."""
+    start_seconds: ClassVar[float] = 0
+    """How long the first job may wait for what it is to run in."""
 
     @classmethod
     def is_available(cls) -> Availability:
@@ -196,6 +223,17 @@ class HPCBackend(ABC):
     def find(self, job_name: str) -> str | None:
         """The id of the job with this name, if the backend knows one."""
         return None
+
+    def list_jobs(self) -> Iterable[JobSeen]:
+        """Every job that has not ended (waiting, running or ending) and was submitted under one of our names.
+
+        Only backends with `capabilities.lists` override this. Ours are those whose names begin with
+        `core.models.JOB_PREFIX`, whichever process, worker or deployment has submitted them: telling whose they are is
+        not the business of a backend. One call to the service, or a few, however many jobs there are. The answer may be
+        as old as that of `get_status`, and may contain a job that ends meanwhile. Raises BackendUnavailable and
+        BackendConfused rather than give a part of the list.
+        """
+        raise WorkflowError(f"the backend {self.name} does not list its jobs")
 
     def queue_status(self) -> list[QueueStatus]:
         """The queues of this backend, for operators."""

@@ -42,6 +42,7 @@ from ccat_workflow_manager.hpc.base import (
     Capabilities,
     HPCBackend,
     JobRequest,
+    JobSeen,
     LogStream,
     QueueStatus,
     ResourceUsage,
@@ -66,7 +67,7 @@ class LocalBackend(HPCBackend):
 
     name = "local"
     capabilities = Capabilities(
-        bulk_status=True, bulk_submit=True, find=True, exit_record=True, survives_worker=True, notifies=True
+        bulk_status=True, bulk_submit=True, find=True, exit_record=True, survives_worker=True, notifies=True, lists=True
     )
     submit_seconds = ANSWER_SECONDS
 
@@ -265,6 +266,13 @@ class LocalBackend(HPCBackend):
         if found is not None and not isinstance(found, str):
             raise self._confused(found)
         return found
+
+    def list_jobs(self) -> list[JobSeen]:
+        jobs = self._ask(list, do="list")
+        try:
+            return [JobSeen(str(job_id), str(name), _time(taken)) for job_id, name, taken in jobs]
+        except (TypeError, ValueError, OverflowError) as error:
+            raise self._confused(jobs) from error
 
     def listen(self, on_change: Callable[[Sequence[str]], None]) -> Callable[[], None]:
         return Listener(self._link, on_change).stop

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from importlib import metadata
 from typing import Any
@@ -65,9 +65,12 @@ def names() -> list[str]:
     return sorted(_entry_points())
 
 
-def list_backends() -> dict[str, Availability]:
-    """Every registered backend, and whether it can be used here; a broken one is listed with what is wrong with it."""
-    return {name: _availability(entry) for name, entry in sorted(_entry_points().items())}
+def list_backends(settings: Callable[[str], Mapping[str, Any]] = lambda name: {}) -> dict[str, Availability]:
+    """Every registered backend, and whether it can be used here; a broken one is listed with what is wrong with it.
+
+    `settings` gives those of a backend: with some of them it can be used from afar.
+    """
+    return {name: _availability(entry, settings(name)) for name, entry in sorted(_entry_points().items())}
 
 
 def get_class(name: str) -> type[HPCBackend]:
@@ -77,14 +80,14 @@ def get_class(name: str) -> type[HPCBackend]:
 
 def create(name: str, **config: Any) -> HPCBackend:
     """A backend with this configuration. Raises UnusableBackend with the reason and what to install."""
-    backend_class = _usable_class(name)
+    backend_class = _usable_class(name, config)
     _check_keywords(name, backend_class, config)
     return backend_class(**config)
 
 
 def create_filtered(name: str, **config: Any) -> HPCBackend:
     """Like `create`, but only with those keywords that the backend knows: for settings that are offered to all."""
-    backend_class = _usable_class(name)
+    backend_class = _usable_class(name, config)
     accepted, takes_all = _keywords(backend_class)
     known = config if takes_all else {key: value for key, value in config.items() if key in accepted}
     _check_keywords(name, backend_class, known)
@@ -159,9 +162,9 @@ def _check_class(entry: metadata.EntryPoint, loaded: object) -> None:
         raise InvalidBackend(f"{label} must be a subclass of {HPCBackend.__module__}.{HPCBackend.__qualname__}")
 
 
-def _availability(entry: metadata.EntryPoint) -> Availability:
+def _availability(entry: metadata.EntryPoint, config: Mapping[str, Any] | None = None) -> Availability:
     try:
-        return _load(entry).is_available()
+        return _asked(_load(entry), config or {})
     except UnusableBackend as error:
         return error.availability
     except InvalidBackend as error:
@@ -170,9 +173,15 @@ def _availability(entry: metadata.EntryPoint) -> Availability:
         return Availability(False, f"is_available failed: {error}", _installation_hint(entry))
 
 
-def _usable_class(name: str) -> type[HPCBackend]:
+def _asked(backend_class: type[HPCBackend], config: Mapping[str, Any]) -> Availability:
+    """A backend that can be used from afar is told the settings that decide it, if it asks for them."""
+    wanted = inspect.signature(backend_class.is_available).parameters
+    return backend_class.is_available(**{key: value for key, value in config.items() if key in wanted})
+
+
+def _usable_class(name: str, config: Mapping[str, Any]) -> type[HPCBackend]:
     backend_class = get_class(name)
-    availability = backend_class.is_available()
+    availability = _asked(backend_class, config)
     if not availability.available:
         raise UnusableBackend(name, availability)
     return backend_class

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from ccat_workflow_manager.db.fleet import FleetStore
 from ccat_workflow_manager.db.session import Database
+from ccat_workflow_manager.db.strays import StrayStore
 from ccat_workflow_manager.doorbell import Bell, Doorbell
+
+_QUEUES_SECONDS = 60
 
 
 class FollowCaller:
@@ -22,3 +25,33 @@ class FollowCaller:
             due = each.followed_seconds is None or each.followed_seconds >= self._follow_seconds
             if each.live and due and not each.retry_in and self._doorbell.waiting(Bell.FOLLOW, each.backend) == 0:
                 self._doorbell.ring(Bell.FOLLOW, each.backend)
+
+
+class QueuesCaller:
+    """Has the queues of every backend that is served looked at, now and then: for hints and for operators."""
+
+    def __init__(self, database: Database, doorbell: Doorbell) -> None:
+        self._database = database
+        self._doorbell = doorbell
+
+    def tick(self) -> None:
+        with self._database.read() as unit:
+            served = StrayStore(unit).served()
+        for backend in served:
+            if self._doorbell.queues_are_due(backend, _QUEUES_SECONDS):
+                self._doorbell.ring(Bell.QUEUES, backend)
+
+
+class ReapCaller:
+    """Has the jobs of every backend that is served looked through for those that nobody waits for any more."""
+
+    def __init__(self, database: Database, doorbell: Doorbell) -> None:
+        self._database = database
+        self._doorbell = doorbell
+
+    def tick(self) -> None:
+        with self._database.read() as unit:
+            served = StrayStore(unit).served()
+        for backend in served:
+            if self._doorbell.waiting(Bell.REAP, backend) == 0:
+                self._doorbell.ring(Bell.REAP, backend)

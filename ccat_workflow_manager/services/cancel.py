@@ -45,7 +45,9 @@ class Canceller:
             jobs = self._stop(backend, items)
             infos = self._confirm(backend, sorted(set(jobs.values())))
         except BackendError as error:
-            self._workshop.note_problem(backend_name, error)
+            words = f"{backend_name} could not be asked to stop the job; not confirmed yet: {error.message}"
+            waits = [(i.step_run_id, i.token, words, i.unknown_seconds is not None) for i in items if i.claims > 0]
+            self._workshop.note_problem(backend_name, error, waits)
             return 0
         confirmed = [
             (item, infos.get(jobs.get(item.step_run_id, ""), UNKNOWN))
@@ -62,8 +64,13 @@ class Canceller:
             )
             over = {item.step_run_id for item, _ in confirmed}
             words = f"asked {backend_name} to stop the job; not confirmed yet"
+            # A job of which nothing is known goes on counting the time of the grace: else it would never end.
             store.note_waits(
-                [(i.step_run_id, i.token, words, False) for i in items if i.step_run_id in jobs.keys() - over]
+                [
+                    (i.step_run_id, i.token, words, infos[jobs[i.step_run_id]].status is JobStatus.UNKNOWN)
+                    for i in items
+                    if i.step_run_id in jobs.keys() - over
+                ]
             )
         forget(backend, [jobs[each] for each in done.applied if each in jobs])
         return len(done.applied)

@@ -52,7 +52,7 @@ class Collector:
             if move is not None:
                 moves.append(move)
         with self._workshop.database.begin("commit.collected") as unit:
-            done = RunStore(unit).apply(moves)
+            done = RunStore(unit, self._workshop.breakers).apply(moves)
             unit.after_commit(lambda: self._workshop.doorbell.ring_all(Bell.LAUNCH, done.ready))
         for step_run_id, why in done.refused.items():
             log.info("results of %s not recorded: %s", step_run_id, why)

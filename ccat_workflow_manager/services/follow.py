@@ -20,6 +20,7 @@ from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.doorbell import Bell
 from ccat_workflow_manager.execution.exit_record import read_end
 from ccat_workflow_manager.hpc.base import HPCBackend
+from ccat_workflow_manager.services.breakers import withdraw
 from ccat_workflow_manager.services.cleaning import forget
 from ccat_workflow_manager.services.collect import Collector
 from ccat_workflow_manager.services.workshop import Workshop
@@ -140,7 +141,7 @@ class Follower:
         """Add what the exit record and the container runtime know about an end."""
         if not info.finished or not backend.capabilities.executes:
             return info
-        return read_end(info, self._workshop.site.dirs(item), item.job_name, self._workshop.site.runtime)
+        return read_end(info, self._workshop.site.dirs(item), item.job_name, self._workshop.site.runtime_of(backend))
 
     def write(self, unit: UnitOfWork, news: News, launched: Sequence[Move] = ()) -> Written:
         """Write it down, on top of what has been `launched`: a job just submitted may have started or ended already."""
@@ -164,7 +165,7 @@ class Follower:
                 moves[item.step_run_id] = Move(item.step_run_id, notes, item.token, verdict.facts, holder)
             elif _is_news(item, verdict):
                 quiet.append((item.step_run_id, item.token, verdict.waiting_for, verdict.unknown))
-        store = RunStore(unit)
+        store = RunStore(unit, self._workshop.breakers)
         done = store.apply(list(moves.values()))
         store.note_waits(quiet)
         rest = [item.step_run_id for item in ending if item.step_run_id not in mine] if executes else []
@@ -178,7 +179,14 @@ class Follower:
         for item in late:
             log.debug("news about %s/%s came too late: %s", item.step, item.key, done.refused[item.step_run_id])
         _clean(news, done)
-        mine = [item for item, _ in news.verdicts if item.step_run_id in written.in_hand]
+        if done.breaker_opened:
+            withdraw(self._workshop.database, self._workshop.doorbell)
+        # A job that was to be withdrawn and has succeeded before that is as good as any other.
+        mine = [
+            replace(item, cancel_requested=item.cancel_requested and not item.withdrawn)
+            for item, _ in news.verdicts
+            if item.step_run_id in written.in_hand
+        ]
         self._collector.collect_items(news.backend_name, mine)
 
     def _ring(self, backend_name: str, rest: Sequence[UUID], done: Applied) -> None:

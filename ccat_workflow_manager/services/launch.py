@@ -38,6 +38,13 @@ from ccat_workflow_manager.services.workshop import HeldWork, Workshop
 log = logging.getLogger(__name__)
 
 
+_BEFORE_CLAIM = """
+SELECT (SELECT retry_at > now() FROM backends WHERE name = :name AND problem IS NOT NULL),
+  EXISTS (SELECT 1 FROM breakers WHERE probe_at <= now())
+"""
+"""Whether the backend is not to be tried now (null: it is well), and whether a breaker may be due for a probe."""
+
+
 @dataclass(slots=True)
 class _Batch:
     """What becomes of the step runs of one claim."""
@@ -76,13 +83,12 @@ class Launcher:
 
     def _load(self, backend: HPCBackend, backend_name: str, limit: int) -> _Batch:
         with self._workshop.database.begin("commit.claim") as unit:
-            trouble = unit.execute(
-                "SELECT retry_at > now() FROM backends WHERE name = :name AND problem IS NOT NULL",
-                {"name": backend_name},
-            ).first()
-            if trouble is not None and trouble[0]:
+            trouble, probes = unit.execute(_BEFORE_CLAIM, {"name": backend_name}).one()
+            if trouble:
                 return _Batch([], {}, {})
-            items = RunStore(unit).claim(backend_name, self._workshop.worker, limit, self._workshop.lease_seconds)
+            items = RunStore(unit).claim(
+                backend_name, self._workshop.worker, limit, self._workshop.lease_seconds, probes=probes
+            )
             compiled = {
                 spec_id: self._workshop.catalogue.compiled(unit, spec_id)
                 for spec_id in {item.run.spec_id for item in items}
@@ -153,7 +159,7 @@ class Launcher:
             ),
             base_dir=site.base_dir,
             sif_cache_dir=site.sif_cache_dir,
-            runtime=site.runtime,
+            runtime=site.runtime_of(backend),
             progress=held.progress_for(item),
         )
         return _request(item, staged, wrap=not backend.capabilities.exit_record)
@@ -282,7 +288,7 @@ def _request(item: WorkItem, staged: Staged, *, wrap: bool) -> JobRequest:
     return JobRequest(
         execution_command=command,
         image_ref=staged.image.reference if staged.image else None,
-        sif_path=staged.image.path if staged.image else None,
+        sif_path=(staged.image.path or None) if staged.image else None,
         input_dir=dirs.input,
         output_dir=dirs.output_partial,
         workspace_dir=dirs.workspace,
@@ -291,6 +297,7 @@ def _request(item: WorkItem, staged: Staged, *, wrap: bool) -> JobRequest:
         environment_variables=launch.environment,
         job_name=item.job_name,
         priority=item.priority,
+        mounts=launch.mounts,
     )
 
 

@@ -8,14 +8,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from ccat_workflow_manager.core.breaker import BreakerPolicy
 from ccat_workflow_manager.core.errors import BackendError, CancelRequested, LeaseLost
 from ccat_workflow_manager.core.models import RetryPolicy, WorkItem
 from ccat_workflow_manager.db.fleet import FleetStore
 from ccat_workflow_manager.db.reading import Leases
+from ccat_workflow_manager.db.runs import RunStore
 from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.doorbell import Doorbell
 from ccat_workflow_manager.execution.layout import AttemptDirs, attempt_dirs
-from ccat_workflow_manager.execution.runtime import Runtime
+from ccat_workflow_manager.execution.runtime import BY_BACKEND, Runtime
 from ccat_workflow_manager.hpc.base import HPCBackend
 from ccat_workflow_manager.services.catalogue import Catalogue
 
@@ -29,6 +31,10 @@ class Site:
     runtime: Runtime
     log_limit_mb: float
     exit_record_wait_seconds: float
+
+    def runtime_of(self, backend: HPCBackend) -> Runtime:
+        """What runs the images of the steps that go there."""
+        return BY_BACKEND if backend.runs_images else self.runtime
 
     def dirs(self, item: WorkItem) -> AttemptDirs:
         run = item.run
@@ -49,6 +55,7 @@ class Workshop:
     grace_seconds: float
     cancel_confirm_seconds: float
     retry_backend_seconds: float
+    breakers: BreakerPolicy
 
     def policies(self, items: Sequence[WorkItem]) -> dict[UUID, RetryPolicy]:
         """The retry policy of each of these step runs."""
@@ -68,10 +75,16 @@ class Workshop:
             self.note_problem(name, error)
             return None
 
-    def note_problem(self, backend: str, error: BackendError) -> None:
-        """Tell operators, and everybody who would ask again at once, that the backend cannot be used now."""
+    def note_problem(
+        self, backend: str, error: BackendError, waits: Sequence[tuple[UUID, int, str | None, bool]] = ()
+    ) -> None:
+        """Tell operators, and everybody who would ask again at once, that the backend cannot be used now.
+
+        `waits` are the step runs that wait for it, as `RunStore.note_waits` takes them.
+        """
         with self.database.begin("commit.problem") as unit:
             FleetStore(unit).problem(backend, error.message, self.retry_backend_seconds)
+            RunStore(unit).note_waits(waits)
 
     def note_well(self, backend: str) -> None:
         with self.database.begin("commit.well") as unit:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -80,17 +81,19 @@ def iterate_contract(
 ) -> Iterator[ClauseResult]:
     """Like `run_contract`, one result at a time, for a display that goes along."""
     json.dumps(dict(config))  # it has to travel to another process
-    registry.create(name, **config).close()
-    for clause in clauses:
-        harness = BackendHarness(
-            create=partial(registry.create, name, **config),
-            workdir=Path(mkdtemp(prefix=f"{clause.name}-", dir=workdir)),
-            factory=name,
-            config=config,
-        )
-        if adjust is not None:
-            adjust(harness)
-        yield judge(clause, harness)
+    # Kept open all the while: some backends hold an allocation as long as one of their objects is there.
+    with closing(registry.create(name, **config)) as keeping:
+        for clause in clauses:
+            harness = BackendHarness(
+                create=partial(registry.create, name, **config),
+                workdir=Path(mkdtemp(prefix=f"{clause.name}-", dir=workdir)),
+                factory=name,
+                config=config,
+            )
+            harness.patience_seconds += keeping.start_seconds
+            if adjust is not None:
+                adjust(harness)
+            yield judge(clause, harness)
 
 
 def judge(clause: Clause, harness: BackendHarness) -> ClauseResult:

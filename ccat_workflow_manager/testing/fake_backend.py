@@ -10,7 +10,7 @@ from typing import ClassVar
 from ccat_workflow_manager.core.errors import BackendError
 from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo, JobStatus
 from ccat_workflow_manager.core.models import Resources
-from ccat_workflow_manager.hpc.base import Capabilities, HPCBackend
+from ccat_workflow_manager.hpc.base import Capabilities, HPCBackend, JobSeen
 
 
 @dataclass
@@ -30,7 +30,7 @@ class FakeBackend(HPCBackend):
     """Jobs stay pending until `tell` says what has become of them."""
 
     name: ClassVar[str] = "fake"
-    capabilities: ClassVar[Capabilities] = Capabilities(find=True, bulk_status=True, executes=False)
+    capabilities: ClassVar[Capabilities] = Capabilities(find=True, bulk_status=True, executes=False, lists=True)
 
     jobs: dict[str, FakeJob] = field(default_factory=dict)
     submit_error: BackendError | None = None
@@ -93,6 +93,11 @@ class FakeBackend(HPCBackend):
 
     def find(self, job_name: str) -> str | None:
         return next((job_id for job_id, job in self.jobs.items() if job.name == job_name), None)
+
+    def list_jobs(self) -> list[JobSeen]:
+        if self.status_error is not None:
+            raise self.status_error
+        return [JobSeen(job_id, job.name) for job_id, job in self.jobs.items() if not job.info.finished]
 
     # --- what a test says --------------------------------------------------------------------------------------------
 

@@ -33,6 +33,7 @@ from typing import TypeVar
 
 from redis.exceptions import TimeoutError as RedisTimeout
 
+from ccat_workflow_manager import shell
 from ccat_workflow_manager.core import faults
 from ccat_workflow_manager.core.errors import BackendUnavailable, ConfigurationError, ServiceUnavailable
 
@@ -82,6 +83,7 @@ _TIMEOUTS: Mapping[str, Callable[[], Exception]] = {
     "commit": lambda: ServiceUnavailable("PostgreSQL cannot be used: connection lost (injected)"),
     "bell": lambda: RedisTimeout("no answer (injected)"),
     "backend": lambda: BackendUnavailable("Socket timed out on send/recv operation (injected)"),
+    "command": lambda: shell.CommandTimeout(["(injected)"], 0, ""),
     "files": lambda: TimeoutError(errno.ETIMEDOUT, "Connection timed out (injected)"),
 }
 

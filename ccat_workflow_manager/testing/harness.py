@@ -239,7 +239,10 @@ class BackendHarness:
 
     def submit_endless(self) -> Job:
         """A job that does not end by itself."""
-        return self.submit("sleep", "1000", resources=replace(self.resources, extra=dict(self.endless_extra)))
+        return self.submit_request(self.endless_request())
+
+    def endless_request(self) -> JobRequest:
+        return self.request("sleep", "1000", resources=replace(self.resources, extra=dict(self.endless_extra)))
 
     def submit_all(self, requests: Sequence[JobRequest]) -> list[Job | BackendError]:
         results = self.backend.submit_many(requests)

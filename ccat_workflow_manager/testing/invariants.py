@@ -13,7 +13,7 @@ from pathlib import Path
 from uuid import UUID
 
 from ccat_workflow_manager.core.errors import WorkflowError
-from ccat_workflow_manager.core.models import job_name
+from ccat_workflow_manager.core.models import job_name, parse_job_name
 from ccat_workflow_manager.core.states import FINISHED, INITIAL, MOVES, Event, Status, run_status
 from ccat_workflow_manager.db.schema import counter
 from ccat_workflow_manager.db.session import Database, UnitOfWork
@@ -39,6 +39,8 @@ class Ground:
     """Whether the programs leave marks."""
     own: Callable[[], Collection[int]] = lambda: ()
     """The processes that belong to the deployment itself."""
+    submitted: Callable[[], Mapping[str, int]] = dict
+    """The names of all jobs that a scheduler has ever been given, and how many jobs of that name."""
     keys: Callable[[], Mapping[str, int]] = dict
     """The keys in Redis, and how long each lives (-1: for ever)."""
     directories: Sequence[Path] = field(default=())
@@ -52,6 +54,7 @@ def violations(ground: Ground, acknowledged: Collection[UUID]) -> list[str]:
         wrong += _runs(unit, acknowledged)
         wrong += while_working(unit)
         wrong += _jobs(unit, ground.backends)
+        wrong += _submitted(ground.submitted())
         wrong += _disk(unit, ground, acknowledged)
     wrong += _processes(ground)
     wrong += _mounts(ground)
@@ -135,6 +138,9 @@ def _jobs(unit: UnitOfWork, backends: Mapping[str, HPCBackend]) -> Iterator[str]
     for name, backend in backends.items():
         if not backend.capabilities.executes:
             continue  # nothing runs there that could go on
+        if backend.capabilities.lists:
+            yield from _listed(unit, name, backend)
+            continue
         known = {job_id: job_name(step_run_id, n) for where, job_id, step_run_id, n in rows if where == name and job_id}
         names = [job_name(step_run_id, n) for where, job_id, step_run_id, n in rows if where == name and not job_id]
         try:
@@ -146,6 +152,27 @@ def _jobs(unit: UnitOfWork, backends: Mapping[str, HPCBackend]) -> Iterator[str]
         for job_id, info in infos.items():
             if info.status in (JobStatus.PENDING, JobStatus.RUNNING):
                 yield f"the job {job_id} ({known[job_id]}) is {info.status} at {name}; its attempt is over"
+
+
+def _listed(unit: UnitOfWork, name: str, backend: HPCBackend) -> Iterator[str]:
+    """The same, of a backend that names all of its jobs by itself."""
+    statement = f"SELECT id, attempt FROM step_runs WHERE backend = :name AND status NOT IN ({_ENDED})"
+    live = {(row[0], row[1]) for row in unit.execute(statement, {"name": name})}
+    try:
+        jobs = list(backend.list_jobs())
+    except WorkflowError as error:
+        yield f"{name} cannot be asked: {error.message}"
+        return
+    for job in jobs:
+        if parse_job_name(job.job_name) not in live:
+            yield f"the job {job.job_id} ({job.job_name}) is alive at {name}; no live attempt has this name"
+
+
+def _submitted(counts: Mapping[str, int]) -> Iterator[str]:
+    """Each attempt, and each array of attempts, was submitted once."""
+    for name, count in counts.items():
+        if count > 1:
+            yield f"{count} jobs of the name {name} were submitted"
 
 
 # --- disk ---------------------------------------------------------------------------------------------------------
@@ -215,6 +242,15 @@ def _processes(ground: Ground) -> Iterator[str]:
             continue
         if held or any(place in text for text in traces):
             yield f"left over: process {pid} {traces[0].replace(bytes(1), b' ').decode(errors='replace')[:200]}"
+
+
+def control_groups(data_dir: Path) -> list[Path]:
+    """The control groups of the local jobs of a deployment; none is there once their supervisor has left."""
+    local = data_dir / "backends" / "local"
+    if not local.exists():
+        return []
+    name = f"ccat-wm-{local.stat().st_ino}"
+    return [path for path in Path("/sys/fs/cgroup").rglob("ccat-wm-*") if path.name == name]
 
 
 def _mounts(ground: Ground) -> Iterator[str]:

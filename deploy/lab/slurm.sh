@@ -1,20 +1,28 @@
 #!/usr/bin/env bash
-# Slurm with accounting from Debian's own packages: controller, compute daemon, slurmdbd with MariaDB, client commands, munge.
+# Slurm with accounting from Debian's own packages: controller, compute daemon, slurmdbd with MariaDB, client commands, munge;
+# and an SSH server, for workers that reach a submit node through it.
 #
 # Only the programs are wanted: tests start private clusters of their own (tests/slurm), so no service of the machine may
 # run. The packages are kept in the cache of the lab and come from there the next time, without the network.
 set -eEuo pipefail
 trap 'echo "lab: slurm: line $LINENO failed" >&2' ERR
 
-PACKAGES=(slurmctld slurmd slurmdbd slurm-client munge mariadb-server-core mariadb-client-core)
-PROGRAMS=(slurmctld slurmd slurmdbd sbatch squeue sacct sacctmgr munged mariadbd mariadb-install-db my_print_defaults)
+PACKAGES=(slurmctld slurmd slurmdbd slurm-client munge mariadb-server-core mariadb-client-core
+          openssh-server openssh-client)
+PROGRAMS=(slurmctld slurmd slurmdbd sbatch squeue sacct sacctmgr munged mariadbd mariadb-install-db my_print_defaults
+          sshd ssh ssh-keygen)
 CACHE=${LAB_CACHE:-/var/cache/ccat-workflow-manager-lab}/slurm-$(. /etc/os-release && echo "${VERSION_CODENAME:-debian}")-$(dpkg --print-architecture)
 APT=(-o DPkg::Lock::Timeout=600 -o Acquire::Retries=3 -o Dpkg::Use-Pty=0 -o APT::Sandbox::User=root)
 
 say() { echo "lab: slurm: $*"; }
 version() { slurmctld -V | cut -d' ' -f2; }
 
-if command -v "${PROGRAMS[@]}" >/dev/null; then
+all_there() {
+  local program
+  for program in "${PROGRAMS[@]}"; do command -v "$program" >/dev/null || return 1; done
+}
+
+if all_there; then
   say "$(version) is there"
   exit
 fi

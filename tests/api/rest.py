@@ -9,10 +9,12 @@ from fastapi.testclient import TestClient
 from httpx import Response
 
 from ccat_workflow_manager.context import Context
+from ccat_workflow_manager.core.breaker import BreakerPolicy
 from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.core.models import EventNote, Facts, Move, NewProduct, WorkItem
 from ccat_workflow_manager.core.states import Event
 from ccat_workflow_manager.db.runs import RunStore
+from ccat_workflow_manager.services.requests import RunRequest
 
 V1 = "/api/v1"
 
@@ -117,6 +119,22 @@ class Hand:
     def fail(self, item: WorkItem, text: str = "it broke") -> None:
         note = EventNote(Event.FAILED, "test", FailureReason.PROGRAM_FAILED, text)
         self.apply(item, _note(Event.JOB_SUBMITTED), note, facts=Facts(job_id=f"job {item.job_name}", exit_code=3))
+
+    def open_breaker(self, step_runs: int = 3) -> str:
+        """Let so many step runs of one step fail the same way, that the rest has to wait: the id of the breaker."""
+        spec = {
+            "name": "fan",
+            "steps": [{"name": "out", "image": "a.sif", "foreach": list(range(10)), "command": ["a"]}],
+        }
+        run_id, _ = self._context.requests.create(RunRequest(spec=spec, priority=1000), actor="test")
+        failed = EventNote(Event.FAILED, "test", FailureReason.PROGRAM_FAILED, "it broke")
+        for item in self.claim(step_runs):
+            facts = Facts(job_id=f"job {item.job_name}", exit_code=3)
+            move = Move(item.step_run_id, [_note(Event.JOB_SUBMITTED), failed], item.token, facts)
+            with self._context.database.begin() as unit:
+                RunStore(unit, BreakerPolicy(failures=step_runs)).apply([move])
+        found = self.execute("SELECT DISTINCT circuit FROM step_runs WHERE run_id = :id", id=run_id)
+        return str(found[0][0])
 
     def execute(self, statement: str, **values: Any) -> Any:
         with self._context.database.begin() as unit:

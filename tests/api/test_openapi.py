@@ -74,7 +74,7 @@ def test_every_answer_has_the_promised_shape(rest: Rest, hand: Hand) -> None:
         call("POST", f"{v1}/runs/{{run_id}}/{verb}", run_id=ids[0])
     for verb in ("cancel", "retry"):
         call("POST", f"{v1}/runs/{verb}", {"ids": [ids[1]]})
-    for path in ("/runs", "/runs/{run_id}", "/backends", "/workers", "/dashboard/summary"):
+    for path in ("/runs", "/runs/{run_id}", "/backends", "/workers", "/attention", "/dashboard/summary"):
         call("GET", v1 + path, run_id=run["id"])
     first, second, _ = (step["id"] for step in run["step_runs"])
     for path in ("", "/attempts", "/events", "/products"):
@@ -84,6 +84,10 @@ def test_every_answer_has_the_promised_shape(rest: Rest, hand: Hand) -> None:
     product = rest.get(f"/step-runs/{first}/products")["items"][0]["id"]
     for path in ("", "/lineage"):
         call("GET", f"{v1}/products/{{product_id}}{path}", product_id=product)
+    breaker_id = hand.open_breaker()
+    call("GET", f"{v1}/breakers")
+    for method, verb in (("GET", "events"), ("POST", "release")):
+        call(method, f"{v1}/breakers/{{breaker_id}}/{verb}", breaker_id=breaker_id)
     call("GET", "/healthz")
     call("GET", "/readyz")
     promised = {(method.upper(), path) for path, calls in api["paths"].items() for method in calls}

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 import yaml
 
+from ccat_workflow_manager.context import Context
+from ccat_workflow_manager.core.queue_hints import QueueLimits
+from ccat_workflow_manager.doorbell import connect
 from tests.api.rest import CHAIN, ONE, Rest
 
 
@@ -39,6 +44,27 @@ def test_yaml_is_taken_as_well(rest: Rest, kind: str) -> None:
     rest.put("/pipelines/chain", {**CHAIN, "description": "für Örion ✨"}, status=200)
 
 
+def test_what_no_queue_can_give_is_a_warning(rest: Rest, context: Context) -> None:
+    assert rest.put("/pipelines/one", ONE)["warnings"] == []
+    queues = [{"name": "pool", "limits": None}, {"name": "main", "limits": asdict(QueueLimits("main", True, cpus=4))}]
+    context.doorbell.remember_queues(context.settings.hpc_backend, json.dumps(queues))
+    large = {**ONE, "defaults": {"resources": {"cpu": 5}}}
+    words = "asks for 5 CPUs, but the default partition main of"
+    planned = rest.send("PUT", "/pipelines/one", json=large, params={"dry_run": "true"}).json()
+    assert words in planned["warnings"][0]
+    assert words in rest.put("/pipelines/one", large)["warnings"][0]
+    assert words in rest.put("/pipelines/one", large, status=200)["warnings"][0]
+    assert "warnings" not in rest.get("/pipelines/one")
+    shown = next(each for each in rest.get("/backends")["items"] if each["name"] == context.settings.hpc_backend)
+    assert [queue["name"] for queue in shown["queues"]] == ["pool", "main"]
+    assert rest.put("/pipelines/one", ONE)["warnings"] == []
+
+
+def test_without_redis_there_are_no_hints_and_no_waits(rest: Rest, context: Context) -> None:
+    context.doorbell.redis = connect("redis://127.0.0.1:1", answer_seconds=1)
+    assert rest.put("/pipelines/one", ONE)["warnings"] == []
+
+
 def test_a_dry_run_says_what_would_change(rest: Rest) -> None:
     def plan(definition: dict[str, Any]) -> dict[str, Any]:
         response = rest.send("PUT", "/pipelines/one", json=definition, params={"dry_run": "true"})
@@ -46,10 +72,10 @@ def test_a_dry_run_says_what_would_change(rest: Rest) -> None:
         found: dict[str, Any] = response.json()
         return found
 
-    assert plan(ONE) | {"diff": ""} == {"name": "one", "version": 1, "changed": True, "diff": ""}
+    assert plan(ONE) | {"diff": ""} == {"name": "one", "version": 1, "changed": True, "diff": "", "warnings": []}
     rest.refused(rest.send("GET", "/pipelines/one"), 404, "not_found")
     rest.put("/pipelines/one", ONE)
-    assert plan(ONE) == {"name": "one", "version": 1, "changed": False, "diff": ""}
+    assert plan(ONE) == {"name": "one", "version": 1, "changed": False, "diff": "", "warnings": []}
     assert "+description: new" in plan({**ONE, "description": "new"})["diff"]
     assert rest.get("/pipelines/one")["version"] == 1
 

@@ -10,6 +10,7 @@ from fastapi.testclient import TestClient
 from ccat_workflow_manager import __version__
 from ccat_workflow_manager.app import create_app
 from ccat_workflow_manager.context import Context
+from ccat_workflow_manager.core.attention import asking_for_a_person
 from ccat_workflow_manager.db.fleet import FleetStore
 from tests.api.rest import ONE, Hand, Rest
 from tests.fixtures_store import ContextMaker
@@ -86,6 +87,27 @@ def test_backends_and_workers(rest: Rest, hand: Hand, context: Context) -> None:
     assert found["strange"]["workers"] == 1
     (worker,) = rest.get("/workers")["items"]
     assert (worker["id"], worker["backends"], worker["completed"]) == ("host:1", ["noop", "strange"], 0)
+
+
+def test_what_only_a_person_can_help_on(rest: Rest, hand: Hand) -> None:
+    assert rest.get("/attention") == {"items": [], "next_cursor": None}
+    rest.post("/runs/bulk", {"runs": [{"spec": ONE}] * 4})
+    for _ in range(4):
+        (item,) = hand.claim()
+        hand.submit(item)
+    hand.execute("UPDATE step_runs SET waiting_for = 'Priority'")
+    hand.execute(
+        "UPDATE step_runs SET waiting_for = :text WHERE id IN (SELECT id FROM step_runs ORDER BY id LIMIT 3)",
+        text=asking_for_a_person("held: JobHeldUser"),
+    )
+    first = rest.get("/attention", limit=2)
+    rest_of_it = rest.get("/attention", limit=2, cursor=first["next_cursor"])
+    assert (len(first["items"]), len(rest_of_it["items"]), rest_of_it["next_cursor"]) == (2, 1, None)
+    assert {each["text"] for each in first["items"]} == {"held: JobHeldUser"}
+    one = first["items"][0]
+    assert rest.get(f"/step-runs/{one['id']}")["waiting_for"] == "a person must act: held: JobHeldUser"
+    assert one["job_id"]
+    assert rest.get("/dashboard/summary")["attention"] == 3
 
 
 def test_the_summary(rest: Rest, hand: Hand) -> None:

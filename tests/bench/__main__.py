@@ -16,14 +16,18 @@ from rich.console import Console
 
 from ccat_workflow_manager.core.errors import ConfigurationError
 from ccat_workflow_manager.execution import runtime
+from tests.bench.bench_backends import backends
 from tests.bench.bench_containers import containers
 from tests.bench.bench_idle import idle
 from tests.bench.bench_machine import machine
+from tests.bench.bench_recovery import recovery
 from tests.bench.bench_requests import bulk, listing, post
 from tests.bench.bench_running import fan_out, local, lone, noop
+from tests.bench.bench_slurm import slurm
 from tests.bench.deployment import Deployment, deployment, directory_for_all
 from tests.bench.figures import Figure, show
 from tests.bench.sizes import FULL, QUICK, Sizes
+from tests.parts import found
 
 Bench = Callable[[Deployment, Sizes], Iterator[Figure]]
 BENCHES: dict[str, Bench] = {
@@ -36,13 +40,16 @@ BENCHES: dict[str, Bench] = {
     "local": local,
     "lone": lone,
     "idle": idle,
+    "recovery": recovery,
 }
 CONTAINERS = "containers"
+SLURM = "slurm"
+BACKENDS = "backends"
 
 
 def measure(names: Sequence[str], sizes: Sizes) -> list[Figure]:
     """Each bench has a deployment of its own: what one leaves behind does not weigh on the next."""
-    chosen = [name for name in names if name != CONTAINERS]
+    chosen = [name for name in names if name in BENCHES]
     groups = [chosen] if sizes.one_for_all and chosen else [[name] for name in chosen]
     figures: list[Figure] = []
     with directory_for_all() as parent:
@@ -54,21 +61,34 @@ def measure(names: Sequence[str], sizes: Sizes) -> list[Figure]:
         if CONTAINERS in names:
             print(f"{CONTAINERS} ...", flush=True)
             figures += _contained(parent, sizes)
+        if SLURM in names:
+            print(f"{SLURM} ...", flush=True)
+            figures += _on_slurm(parent, sizes)
+        if BACKENDS in names:
+            print(f"{BACKENDS} ...", flush=True)
+            figures += backends(parent, sizes)
     return figures
 
 
 def _contained(parent: Path, sizes: Sizes) -> list[Figure]:
     try:
-        found = runtime.detect("auto", allow_none=False)
+        runs = runtime.detect("auto", allow_none=False)
     except ConfigurationError as error:
         print(f"  left out: {error.message}")
         return []
     with deployment(parent, CONTAINER_RUNTIME="auto", HPC_BACKEND="local") as there:
-        return list(containers(there, sizes, found))
+        return list(containers(there, sizes, runs))
+
+
+def _on_slurm(parent: Path, sizes: Sizes) -> list[Figure]:
+    if found("slurm") is None:
+        print("  left out: no Slurm on this machine (`make lab` installs it)")
+        return []
+    return list(slurm(parent, sizes))
 
 
 def main() -> None:
-    known = [*BENCHES, CONTAINERS]
+    known = [*BENCHES, CONTAINERS, SLURM, BACKENDS]
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Measure what is promised.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which of {', '.join(known)}; else all")
     parser.add_argument("--quick", action="store_true", help="tiny numbers: shows only that the benches work")

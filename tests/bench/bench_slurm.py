@@ -1,31 +1,38 @@
-"""Slurm: what an array saves, what looking costs, and what the service adds to a bare `sbatch` loop.
+"""Slurm: what an array saves, what looking costs, and what the service adds to bare jobs.
 
-python -m tests.bench.bench_slurm [--quick]
+python -m tests.bench slurm [--quick]
 """
 
 from __future__ import annotations
 
-import sys
+import os
+import pwd
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from unittest import mock
 
-from rich.console import Console
-
-from ccat_workflow_manager import shell
+from ccat_workflow_manager.core.job_script import render_job_script
 from ccat_workflow_manager.core.models import Resources
 from ccat_workflow_manager.hpc import registry
 from ccat_workflow_manager.hpc.base import HPCBackend, JobRequest
+from ccat_workflow_manager.hpc.batch.script import render_batch_script
+from ccat_workflow_manager.hpc.batch.store import Member
+from ccat_workflow_manager.hpc.script_file import write_script
 from tests.bench.bench_running import to_the_end
-from tests.bench.deployment import deployment, directory_for_all
-from tests.bench.figures import Figure, at_most, ratio_at_least, show
+from tests.bench.deployment import Deployment, deployment
+from tests.bench.figures import Figure, middle, ratio_at_least, ratio_at_most, told
+from tests.bench.sizes import Sizes
 from tests.reaper import Reaper
 from tests.slurm.cluster import Cluster
-from tests.waiting import wait_until
+from tests.slurm.shims import noting_calls
+from tests.waiting import wait_for
 
 AT_ONCE = 4
+_LOOK_SECONDS = 0.2
+_PAUSE = Event()
 FAN_OUT = {
     "name": "fan",
     "parameters": {"type": "object", "properties": {"keys": {"type": "array"}}},
@@ -36,35 +43,42 @@ FAN_OUT = {
         },
     ],
 }  # fmt: skip
+TOMORROW = {
+    **FAN_OUT,
+    "name": "tomorrow",
+    "steps": [{**FAN_OUT["steps"][0], "resources": {"memory_gb": 0.1, "extra": {"begin": "now+1day"}}}],  # type: ignore[index]
+}
+"""Its jobs stay in the queue."""
 
 
-def slurm(parent: Path, *, submissions: int, tasks: int, held: tuple[int, int]) -> Iterator[Figure]:
+def slurm(parent: Path, sizes: Sizes) -> Iterator[Figure]:
     """On a private cluster of four nodes."""
     reaper = Reaper()
     cluster = Cluster(reaper)
-    cluster.start()
     try:
-        yield from _submitting(cluster, parent, submissions)
-        yield from _looking(cluster, parent, held)
-        yield from _end_to_end(cluster, parent, tasks)
+        cluster.start()
+        yield from _submitting(cluster, parent, sizes.slurm_submissions)
+        yield from _end_to_end(cluster, parent, sizes.slurm_tasks, sizes.rounds)
+        yield from _looking(cluster, parent, sizes)
     finally:
         cluster.close()
         reaper.reap()
 
 
-def backend(cluster: Cluster, parent: Path) -> HPCBackend:
-    return registry.create(
-        "slurm",
-        conf=str(cluster.conf),
-        state_dir=str(parent / "state"),
-        calls_per_minute=1_000_000,
-        poll_seconds=0,
-    )
+# --- submitting ------------------------------------------------------------------------------------------------------
+
+
+def _backend(cluster: Cluster, parent: Path) -> HPCBackend:
+    state = str(parent / "state")
+    return registry.create("slurm", conf=str(cluster.conf), state_dir=state, calls_per_minute=1_000_000, poll_seconds=0)
 
 
 def _requests(parent: Path, count: int, *, alike: bool) -> list[JobRequest]:
-    """Jobs that wait for a day; not alike, each asks for a little more memory."""
+    """Jobs that wait for a day, in directories as they are staged; not alike, each asks for a little more memory."""
     began = time.time_ns()
+    for n in range(count):
+        for name in ("workspace", "logs"):
+            (parent / f"{began}-{n}" / name).mkdir(parents=True)
     begin = {"begin": "now+1day"}
     return [
         JobRequest(
@@ -76,7 +90,7 @@ def _requests(parent: Path, count: int, *, alike: bool) -> list[JobRequest]:
 
 
 def _submitting(cluster: Cluster, parent: Path, count: int) -> Iterator[Figure]:
-    there = backend(cluster, parent)
+    there = _backend(cluster, parent)
     rates = {}
     for alike in (True, False):
         requests = _requests(parent, count, alike=alike)
@@ -86,63 +100,106 @@ def _submitting(cluster: Cluster, parent: Path, count: int) -> Iterator[Figure]:
         if not all(isinstance(result, str) for result in results):
             raise RuntimeError(f"not all were taken: {results[:3]}")
         cluster.drop_all()
-    yield ratio_at_least(
-        f"Slurm, {count} step runs submitted as arrays", rates[True], "jobs/s", rates[False], "one `sbatch` each", 10
-    )
-
-
-def _looking(cluster: Cluster, parent: Path, held: tuple[int, int]) -> Iterator[Figure]:
-    there = backend(cluster, parent)
-    for count in held:
-        number = cluster.ask(
-            "sbatch", "--parsable", "-H", "-o", "/dev/null", f"--array=0-{count - 1}", "--wrap", "true"
-        )
-        ids = [f"{number}_{index}:wrap" for index in range(count)]
-        run = shell.run
-        with mock.patch.object(shell, "run", side_effect=run) as counted:
-            began = time.perf_counter()
-            there.get_statuses(ids)
-            seconds = time.perf_counter() - began
-        yield at_most(f"Slurm, calls for one look at {count:,} jobs ({seconds:.2f} s)", counted.call_count, "calls", 2)
-        cluster.drop_all()
-
-
-def _bare(cluster: Cluster, count: int, *, array: bool) -> float:
-    """Jobs a second of what the service would submit, without the service."""
-    common = ("sbatch", "--parsable", "-o", "/dev/null", "-c", "1", "--mem", "103M")
+    script = parent / "bare.sh"
+    script.write_text("#!/bin/sh\nexec /bin/true\n")
     began = time.perf_counter()
-    if array:
-        cluster.ask(*common, f"--array=0-{count - 1}", "--wrap", "/bin/true")
-    else:
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            list(pool.map(lambda _: cluster.ask(*common, "--wrap", "/bin/true"), range(count)))
-    wait_until(lambda: not cluster.ask("squeue", "-h", "-o", "%A"), 110, "an empty queue")
-    return count / (time.perf_counter() - began)
+    for _ in range(count):
+        cluster.ask("sbatch", "--parsable", "--begin=now+1day", "--mem=103M", "-o", "/dev/null", str(script))
+    bare = count / (time.perf_counter() - began)
+    cluster.drop_all()
+    what = f"Slurm, {count:,} step runs handed over as arrays"
+    yield ratio_at_least(what, rates[True], "jobs/s", bare, f"{count:,} bare `sbatch` calls", 10)
+    yield told(what, rates[True], "jobs/s", rates[False], "one `sbatch` each, 4 at a time")
 
 
-def _end_to_end(cluster: Cluster, parent: Path, count: int) -> Iterator[Figure]:
-    more = {"SLURM_CONF": str(cluster.conf), "SLURM_CALLS_PER_MINUTE": "100000", "FOLLOW_SECONDS": "1"}
-    with deployment(parent, HPC_BACKEND="slurm", **more) as there:
+# --- end to end ------------------------------------------------------------------------------------------------------
+
+
+def _end_to_end(cluster: Cluster, parent: Path, count: int, rounds: int) -> Iterator[Figure]:
+    keys = [str(key) for key in range(count)]
+    ours, one_by_one, arrays = [], [], []
+    with deployment(parent, HPC_BACKEND="slurm", **_settings(cluster)) as there:
         pipeline = there.add_pipeline(FAN_OUT)
         there.bulk(pipeline, 1, parameters={"keys": ["warm", "up"]})
         there.wait_idle()
-        keys = [str(key) for key in range(count)]
-        ours = count / to_the_end(there, pipeline, 1, parameters={"keys": keys})
-    what = f"Slurm, a fan-out of {count} from the request to COMPLETED"
-    yield ratio_at_least(what, ours, "jobs/s", _bare(cluster, count, array=False), "a bare `sbatch` loop", 0.9)
-    yield ratio_at_least(what, ours, "jobs/s", _bare(cluster, count, array=True), "a bare array", 0.9)
+        for number in range(rounds):
+            ours.append(count / to_the_end(there, pipeline, 1, parameters={"keys": keys}))
+            one_by_one.append(_bare(cluster, parent / f"bare-{number}", count, array=False))
+            arrays.append(_bare(cluster, parent / f"array-{number}", count, array=True))
+        there.require_completed(1 + rounds)
+    what = f"Slurm, a fan-out of {count:,} from the request to COMPLETED"
+    yield ratio_at_least(what, middle(ours), "jobs/s", middle(one_by_one), "the same scripts by `sbatch` alone", 0.9)
+    yield ratio_at_least(what, middle(ours), "jobs/s", middle(arrays), "the same scripts as one bare array", 0.9)
 
 
-def main() -> int:
-    quick = "--quick" in sys.argv[1:]
-    with directory_for_all() as parent:
-        if quick:
-            figures = list(slurm(parent, submissions=50, tasks=20, held=(10, 100)))
-        else:
-            figures = list(slurm(parent, submissions=1000, tasks=400, held=(10, 10_000)))
-    show(Console(), "Slurm", figures)
-    return 0 if all(figure.ok is not False for figure in figures) else 1
+def _settings(cluster: Cluster) -> dict[str, str]:
+    return {"SLURM_CONF": str(cluster.conf), "SLURM_CALLS_PER_MINUTE": "100000", "FOLLOW_SECONDS": "1"}
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _bare(cluster: Cluster, directory: Path, count: int, *, array: bool) -> float:
+    """Jobs a second of what the service would submit, without the service, from the scripts to the empty queue."""
+    members = [Member(f"bare-{n}", str(directory / str(n) / "workspace")) for n in range(count)]
+    for member in members:
+        Path(member.workspace).mkdir(parents=True)
+        text = render_job_script(["/bin/true"], environment={}, cwd=member.workspace, files=member.files)
+        write_script(member.files, text.encode())
+    common = ("sbatch", "--parsable", "--no-requeue", "-o", "/dev/null", "-c", "1", "--mem", "103M")
+    scripts = [_script(directory / "array.sh", members, array=True)] if array else [
+        _script(directory / f"{n}.sh", [member], array=False) for n, member in enumerate(members)
+    ]  # fmt: skip
+    began = time.perf_counter()
+    if array:
+        cluster.ask(*common, f"--array=0-{count - 1}", *scripts)
+    else:
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(lambda script: cluster.ask(*common, script), scripts))
+    wait_for(lambda: not cluster.ask("squeue", "-h", "-o", "%A"), 110, "an empty queue", _LOOK_SECONDS)
+    seconds = time.perf_counter() - began
+    if not all(Path(member.files.record).exists() for member in members):
+        raise RuntimeError("not all bare jobs have run")
+    return count / seconds
+
+
+def _script(path: Path, members: Sequence[Member], *, array: bool) -> str:
+    text = render_batch_script(
+        members,
+        number="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}",
+        index='"$SLURM_ARRAY_TASK_ID"' if array else None,
+        home=pwd.getpwuid(os.geteuid()).pw_dir,
+    )
+    path.write_text(text)
+    return str(path)
+
+
+# --- looking ---------------------------------------------------------------------------------------------------------
+
+
+def _looking(cluster: Cluster, parent: Path, sizes: Sizes) -> Iterator[Figure]:
+    """Calls of Slurm's programs while jobs wait, a few and very many."""
+    noting_calls(parent / "noting" / "programs")
+    few, many = sizes.slurm_held
+    a_few, very_many = (_calls_a_minute(cluster, parent, count, sizes.slurm_seconds) for count in (few, many))
+    what = f"Slurm, calls for looking at {many:,} jobs"
+    yield ratio_at_most(what, very_many, "calls/min", a_few, f"at {few:,} jobs", 1.1)
+
+
+def _calls_a_minute(cluster: Cluster, parent: Path, count: int, seconds: float) -> float:
+    path = f"{parent / 'noting' / 'programs'}{os.pathsep}{os.environ['PATH']}"
+    with (
+        mock.patch.dict(os.environ, PATH=path),
+        deployment(parent, HPC_BACKEND="slurm", **_settings(cluster)) as there,
+    ):
+        pipeline = there.add_pipeline(TOMORROW)
+        there.bulk(pipeline, 1, parameters={"keys": [str(key) for key in range(count)]})
+        wait_for(lambda: _submitted(there) == count, 500, f"{count} jobs to be submitted", _LOOK_SECONDS)
+        calls = parent / "noting" / "calls"
+        before, began = len(calls.read_text().split()), time.perf_counter()
+        _PAUSE.wait(seconds)
+        rate = (len(calls.read_text().split()) - before) / (time.perf_counter() - began) * 60
+    cluster.drop_all()
+    return rate
+
+
+def _submitted(there: Deployment) -> int:
+    row = there.sql.execute("SELECT count(*) FROM step_runs WHERE status = 'SUBMITTED'").fetchone()
+    return row[0] if row is not None else 0

@@ -24,6 +24,14 @@ class Sizes:
     window: int = 1000
     commits: int = 2000
     spawns: int = 500
+    slurm_submissions: int = 1000
+    slurm_tasks: int = 400
+    slurm_held: tuple[int, int] = (10, 10_000)
+    slurm_seconds: float = 30
+    backend_jobs: tuple[int, int] = (10, 1000)
+    backend_looks: int = 5
+    worker_deaths: int = 3
+    server_deaths: int = 3
     one_for_all: bool = False
     """All benches use one deployment, one after the other."""
 
@@ -45,5 +53,13 @@ QUICK = Sizes(
     window=100,
     commits=20,
     spawns=5,
+    slurm_submissions=50,
+    slurm_tasks=20,
+    slurm_held=(5, 100),
+    slurm_seconds=2,
+    backend_jobs=(2, 10),
+    backend_looks=2,
+    worker_deaths=0,
+    server_deaths=1,
     one_for_all=True,
 )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
-from tests.bench.__main__ import BENCHES, CONTAINERS, measure
+from tests.bench.__main__ import BACKENDS, BENCHES, CONTAINERS, SLURM, measure
 from tests.bench.figures import show
 from tests.bench.sizes import QUICK
+from tests.flow.sites import SITES
 
 
 @pytest.mark.needs("postgresql", "valkey")
@@ -26,3 +27,19 @@ def test_containers_are_measured() -> None:
     [figure] = measure([CONTAINERS], QUICK)
     assert figure.value > 0
     assert figure.reference
+
+
+@pytest.mark.needs("postgresql", "valkey", "slurm")
+def test_slurm_is_measured() -> None:
+    figures = measure([SLURM], QUICK)
+    assert len(figures) == 5
+    assert all(figure.value > 0 and figure.reference for figure in figures)
+
+
+@pytest.mark.needs("slurm", "radical")
+@pytest.mark.timeout(400)
+def test_every_backend_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = measure([BACKENDS], QUICK)
+    assert "left out" not in capsys.readouterr().out
+    for backend in (*SITES, "noop"):
+        assert [figure for figure in figures if figure.what.startswith(f"{backend}:")], backend

@@ -25,13 +25,16 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2 * (os.cpu_count() or 1), help="how many deployments at a time")
     parser.add_argument("--short", action="store_true", help="the most telling cases only, with one worker")
     parser.add_argument("--into", type=Path, help="write the outcomes of one backend to this file")
+    parser.add_argument(
+        "--results", type=Path, help="a directory that keeps the outcomes of each backend for the next call"
+    )
     options = parser.parse_args()
     rows = [row for row in ROWS if options.row is None or row.name in options.row]
     if options.short:
         return _short(rows[0])
     if options.into is not None:
         return _one(rows[0], options.only, options.part, options.into)
-    return _all(rows, options.only, options.jobs)
+    return _all(rows, options.only, options.jobs, options.results)
 
 
 def _one(row: Row, only: str, part: str, into: Path) -> int:
@@ -39,8 +42,8 @@ def _one(row: Row, only: str, part: str, into: Path) -> int:
     first, of = map(int, part.split("/"))
     site = row.site()
     try:
-        found = explore(site)
-        todo = [case for case in cases(found) if only in str(case)][first - 1 :: of]
+        passed = explore(site)
+        todo = [case for case in cases(row, passed) if only in str(case)][first - 1 :: of]
         with into.open("a", encoding="utf-8") as file:
             for case in todo:
                 outcome = survive(site, case)
@@ -68,12 +71,15 @@ def _short(row: Row) -> int:
         site.close()
 
 
-def _all(rows: Sequence[Row], only: str, jobs: int) -> int:
+def _all(rows: Sequence[Row], only: str, jobs: int, results: Path | None) -> int:
     began = time.monotonic()
     absent = {row.name: missing for row in rows if (missing := row.missing())}
-    there = [row for row in rows if row.name not in absent]
-    outcomes = _gather(there, only, jobs)
-    text = table([row.name for row in there], outcomes)
+    with tempfile.TemporaryDirectory(prefix="ccat-wm-chaos-results-") as temporary:
+        directory = results or Path(temporary)
+        directory.mkdir(parents=True, exist_ok=True)
+        complete = _gather([row for row in rows if row.name not in absent], only, jobs, directory)
+        outcomes = {row.name: found for row in ROWS if (found := list(_read(directory / row.name)))}
+    text = table(outcomes)
     everything = [outcome for each in outcomes.values() for outcome in each]
     failed = [outcome for outcome in everything if outcome.problem]
     total = sum(outcome.passed for outcome in everything)
@@ -88,28 +94,28 @@ def _all(rows: Sequence[Row], only: str, jobs: int) -> int:
     for name, missing in absent.items():
         print(f"left out: {name} (no {missing} here; `make lab` installs it)")
     print(f"{total - len(failed)} of {total} survived, in {(time.monotonic() - began) / 60:.0f} minutes")
-    if not only and not absent and len(rows) == len(ROWS):
+    if complete and not only and len(outcomes) == len(ROWS):
         PAGE.write_text(page_with(text, total, len(failed)), encoding="utf-8")
-    return 1 if failed or not total else 0
+    return 0 if complete and total and not failed else 1
 
 
-def _gather(rows: Sequence[Row], only: str, jobs: int) -> dict[str, list[Outcome]]:
+def _gather(rows: Sequence[Row], only: str, jobs: int, directory: Path) -> bool:
     """Run each backend in processes of its own, a part of the cases in each, so that waiting is shared."""
     program = [sys.executable, "-m", "tests.chaos", "--only", only]
     parts = max(1, jobs // max(1, len(rows)))
-    with tempfile.TemporaryDirectory(prefix="ccat-wm-chaos-results-") as directory:
-        files = {row.name: Path(directory) / f"{number}" for number, row in enumerate(rows)}
-        running = [
-            subprocess.Popen(
-                [*program, "--row", row.name, "--part", f"{part + 1}/{parts}", "--into", str(files[row.name])]
-            )
-            for row in rows
-            for part in range(parts)
-        ]
-        codes = [process.wait() for process in running]
-        if any(codes):
-            print(f"a part of the matrix could not be carried out: {codes}")
-        return {name: list(_read(path)) for name, path in files.items()}
+    for row in rows:
+        (directory / row.name).unlink(missing_ok=True)
+    running = [
+        subprocess.Popen(
+            [*program, "--row", row.name, "--part", f"{part + 1}/{parts}", "--into", str(directory / row.name)]
+        )
+        for row in rows
+        for part in range(parts)
+    ]
+    codes = [process.wait() for process in running]
+    if any(codes):
+        print(f"a part of the matrix could not be carried out: {codes}")
+    return not any(codes)
 
 
 def _read(path: Path) -> Iterable[Outcome]:

@@ -14,6 +14,7 @@ from ccat_workflow_manager.execution import runtime as runtimes
 from ccat_workflow_manager.testing.faults import AROUND, RECORD, Action, Fault
 from tests.chaos.scenarios import PREFERRED, SCENARIOS, Scenario
 from tests.chaos.site import Site
+from tests.parts import PARTS, found
 from tests.waiting import wait_until
 
 _TOOLS = ("sh", "sleep", "test")
@@ -21,6 +22,11 @@ _LATE_SECONDS = 8
 """How long a point may take to be passed that is passed only now and then."""
 _ASLEEP_SECONDS = 1.6
 """Longer than a lease: whoever wakes up then has lost it."""
+_AT_A_SCHEDULER = (
+    "backend.", "command.", "commit.claim", "commit.launched", "commit.news", "commit.collected", "commit.cancelled",
+    "commit.take-follow", "commit.silent", "commit.swept", "files.submission", "files.publish",
+)  # fmt: skip
+"""What a scheduler of its own has to do with: a real cluster is too slow for all the others, which do not touch it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +36,14 @@ class Row:
     name: str
     backend: str
     runtime: str = "none"
+    points: tuple[str, ...] = ("",)
+    """How the names of the points begin that are tried here."""
 
     def missing(self) -> str | None:
         """What this machine lacks for it."""
         if self.runtime != "none" and shutil.which(self.runtime) is None:
             return self.runtime
-        return None
+        return self.backend if self.backend in PARTS and not found(self.backend) else None
 
     def site(self, workers: int = 2) -> Site:
         site = Site(self.backend, self.runtime, workers=workers)
@@ -50,6 +58,7 @@ ROWS = (
     Row("concurrent", "concurrent"),
     Row("local", "local"),
     Row("local, Apptainer", "local", "apptainer"),
+    Row("Slurm", "slurm", points=_AT_A_SCHEDULER),
 )
 
 
@@ -80,24 +89,30 @@ class Outcome:
     seconds: float
 
 
-def explore(site: Site, scenarios: Iterable[Scenario] = SCENARIOS) -> dict[tuple[str, str, str], Scenario]:
+Passed = dict[tuple[str, str, str], Scenario]
+"""Process, point and moment, and during which work they are passed."""
+
+
+def explore(site: Site, scenarios: Iterable[Scenario] = SCENARIOS) -> Passed:
     """Which points are passed by which process at which moment: each with the first scenario that passes it."""
-    found: dict[tuple[str, str, str], Scenario] = {}
+    passed: Passed = {}
     for scenario in scenarios:
         site.arm(*scenario.provoked_by, RECORD)
         _require(site, scenario)
         for line in sorted(site.seen()):
             process, point, moment = line.split()
             if process in ("manager", "worker"):
-                found.setdefault((process, point, moment), scenario)
+                passed.setdefault((process, point, moment), scenario)
                 if PREFERRED.get(point) == scenario.name:
-                    found[process, point, moment] = scenario
-    return found
+                    passed[process, point, moment] = scenario
+    return passed
 
 
-def cases(found: dict[tuple[str, str, str], Scenario]) -> Iterator[Case]:
-    """All that is to be tried at the points that were found."""
-    for (process, point, moment), scenario in sorted(found.items(), key=lambda entry: entry[0]):
+def cases(row: Row, passed: Passed) -> Iterator[Case]:
+    """All that is to be tried at the points that are passed."""
+    for (process, point, moment), scenario in sorted(passed.items(), key=lambda entry: entry[0]):
+        if not point.startswith(row.points):
+            continue
         match moment:
             case "before":
                 actions = [Action.CRASH, Action.RAISE, Action.DELAY]

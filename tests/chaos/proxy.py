@@ -19,12 +19,14 @@ class Proxy:
         self._lock = threading.Lock()
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._cut = False
+        self._flowing = threading.Event()
+        self._flowing.set()
         self.cuts = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
     @property
     def whole(self) -> bool:
-        return not self._cut
+        return not self._cut and self._flowing.is_set()
 
     def cut(self, seconds: float) -> None:
         """Break all connections, and let no new one through for a while."""
@@ -38,8 +40,16 @@ class Proxy:
         timer.daemon = True
         timer.start()
 
+    def hold(self, seconds: float) -> None:
+        """Let nothing through for a while, without a word to anybody: what was sent meanwhile arrives afterwards."""
+        self._flowing.clear()
+        timer = threading.Timer(seconds, self._flowing.set)
+        timer.daemon = True
+        timer.start()
+
     def close(self) -> None:
         self._listener.close()
+        self._flowing.set()
         self.cut(0)
 
     def _mend(self) -> None:
@@ -62,12 +72,13 @@ class Proxy:
                     continue
                 self._pairs.append((client, server))
             for one, other in ((client, server), (server, client)):
-                threading.Thread(target=_pass_on, args=(one, other), daemon=True).start()
+                threading.Thread(target=_pass_on, args=(one, other, self._flowing), daemon=True).start()
 
 
-def _pass_on(one: socket.socket, other: socket.socket) -> None:
+def _pass_on(one: socket.socket, other: socket.socket, flowing: threading.Event) -> None:
     try:
         while data := one.recv(_CHUNK):
+            flowing.wait()
             other.sendall(data)
     except OSError:
         pass

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tests.chaos.matrix import Outcome
+from tests.chaos.matrix import ROWS, Outcome, Row
 from tests.chaos.points import PACKAGE, points
 
 PAGE = PACKAGE.parent / "docs" / "reliability.md"
 _BEGIN, _END = "<!-- begin: written by `make chaos` -->", "<!-- end -->"
 
 
-def table(names: Sequence[str], outcomes: Mapping[str, Sequence[Outcome]]) -> str:
+def table(outcomes: Mapping[str, Sequence[Outcome]]) -> str:
     """One line per point: survived of tried, for each backend."""
-    lines = [f"| point | process | {' | '.join(names)} |", f"|---|---|{'---|' * len(names)}"]
+    rows = [row for row in ROWS if row.name in outcomes]
+    lines = [f"| point | process | {' | '.join(row.name for row in rows)} |", f"|---|---|{'---|' * len(rows)}"]
     for point in points():
         processes = sorted({o.process for each in outcomes.values() for o in each if o.point == point})
-        cells = [_cell([o for o in outcomes.get(name, ()) if o.point == point]) for name in names]
+        cells = [_cell(row, point, [o for o in outcomes[row.name] if o.point == point]) for row in rows]
         lines.append(f"| `{point}` | {', '.join(processes) or '-'} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _cell(tried: Sequence[Outcome]) -> str:
+def _cell(row: Row, point: str, tried: Sequence[Outcome]) -> str:
+    if not point.startswith(row.points):
+        return ""
     survived = sum(not outcome.problem for outcome in tried if outcome.passed)
     passed = sum(outcome.passed for outcome in tried)
     return f"{survived}/{passed}" if passed else "-"

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
+from ccat_workflow_manager.core.jobs import JobStatus
+from ccat_workflow_manager.core.models import Resources, job_name
+from ccat_workflow_manager.hpc.base import JobRequest
 from ccat_workflow_manager.testing.faults import Action, Fault
 from ccat_workflow_manager.testing.invariants import STARTS
 from tests.chaos.site import Site
@@ -126,6 +132,57 @@ def sign_off(site: Site) -> list[str]:
     return [site.wait(run_id)]
 
 
+def stray(site: Site) -> list[str]:
+    """A job runs for an attempt that is long over; the service finds it, and stops it."""
+    run_id = site.submit(step(site, "only", _WORK))
+    end = site.wait(run_id)
+    [step_run] = site.run(run_id)["step_runs"]
+    backend = site.context.backend(site.backend)
+    if not backend.capabilities.lists or not backend.capabilities.survives_worker:
+        return [end]
+    name = job_name(UUID(step_run["id"]), step_run["attempt"])
+    site.strays.append(name)
+    place = Path(tempfile.mkdtemp(prefix="stray-", dir=site.directory))
+    directories = [place / part for part in ("input", "output", "workspace", "logs")]
+    for directory in directories:
+        directory.mkdir()
+
+    def submitted() -> bool:
+        # The first job of this name may not be forgotten yet: then it is the one that is found. The service may be as
+        # quick as to have stopped the second already.
+        site.tend()
+        [job_id] = backend.submit_many([_long_job(place, name)])
+        return isinstance(job_id, str) and backend.get_status(job_id).status not in (
+            JobStatus.COMPLETED,
+            JobStatus.UNKNOWN,
+        )
+
+    wait_until(submitted, 20, "the stray to run")
+
+    def gone() -> bool:
+        site.tend()
+        return not backend.list_jobs()
+
+    wait_until(gone, 30, "the stray to be stopped")
+    shutil.rmtree(place)
+    return [end]
+
+
+def _long_job(place: Path, name: str) -> JobRequest:
+    return JobRequest(
+        execution_command=["/bin/sleep", "600"],
+        image_ref=None,
+        sif_path=None,
+        input_dir=str(place / "input"),
+        output_dir=str(place / "output"),
+        workspace_dir=str(place / "workspace"),
+        manifest_path=str(place / "manifest.json"),
+        resource_requirements=Resources(cpu=0.2, memory_gb=0.2),
+        environment_variables={},
+        job_name=name,
+    )
+
+
 def _catches(pid: int, number: signal.Signals) -> bool:
     """Whether the process has said what it does at this signal; before, it would just die."""
     try:
@@ -148,6 +205,11 @@ PREFERRED = {
     "commit.take-follow": "slow",
     "commit.followed": "slow",
     "commit.alive": "sign off",
+    "backend.find": "takeover",
+    "commit.swept": "takeover",
+    "commit.take-reap": "stray",
+    "commit.reaped": "stray",
+    "backend.list": "stray",
 }
 """Points that are passed now and then anywhere, and here for certain."""
 
@@ -164,4 +226,5 @@ SCENARIOS = (
         "cancel after crash", cancel_orphan, frozenset({"CANCELLED"}), _worker("backend.submit", "after", Action.CRASH)
     ),
     Scenario("sign off", sign_off, _COMPLETED),
+    Scenario("stray", stray, _COMPLETED),
 )

@@ -25,11 +25,13 @@ from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.migrate import upgrade
 from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedValkey
+from ccat_workflow_manager.hpc.batch import doer
 from ccat_workflow_manager.processes import run_manager, run_worker
 from ccat_workflow_manager.settings import load_settings
 from ccat_workflow_manager.testing import invariants
 from ccat_workflow_manager.testing.faults import VARIABLE, Fault, arm_from_environment
-from tests.reaper import Reaper
+from tests.reaper import Reaper, clear_away
+from tests.slurm.cluster import Cluster
 from tests.waiting import wait_for, wait_until
 
 FAST = {
@@ -39,11 +41,18 @@ FAST = {
     "DISPATCH_SECONDS": 0.2,
     "KILL_GRACE_SECONDS": 0.5,
     "UNKNOWN_GRACE_SECONDS": 2,
+    "REAPER_SECONDS": 0.5,
+    "REAPER_GRACE_SECONDS": 1,
     "CANCEL_CONFIRM_SECONDS": 5,
     "LOG_LEVEL": "INFO",
 }
 _RETRY_BACKEND_SECONDS = 0.3
+_SUBMIT_SECONDS = 1.0
+_UNSETTLED_SECONDS = 3.0
+"""How long a cluster on the same machine may need to show a job that it has taken."""
 _SETTLE_SECONDS = 15
+_GONE = -2
+"""What Redis says of a key that is no more."""
 _FINISHED = ("COMPLETED", "FAILED", "CANCELLED")
 
 
@@ -66,6 +75,15 @@ class Site:
 
     def __post_init__(self) -> None:
         self.reaper = Reaper()
+        self.cluster: Cluster | None = None
+        self.strays: list[str] = []
+        """The names of jobs that were given to the backend behind the back of the service."""
+        if self.backend == "slurm":
+            self.cluster = Cluster(self.reaper, nodes=1)
+            self.cluster.start()
+            conf = str(self.cluster.conf)
+            slurm = {"SLURM_CONF": conf, "SLURM_CALLS_PER_MINUTE": 100_000, "SLURM_POLL_SECONDS": 0.1}
+            self.settings_more = {**slurm, **self.settings_more}
         self.directory = Path(tempfile.mkdtemp(prefix="ccat-wm-chaos-"))
         self.reaper.remove(self.directory)
         self.faults = self.directory / "faults"
@@ -103,8 +121,9 @@ class Site:
         self.context = Context(self.settings, backends=(self.backend,))
         # A backend answers soon, or is asked again soon: the many small cases must not take hours.
         context_module._RETRY_BACKEND_SECONDS = _RETRY_BACKEND_SECONDS  # type: ignore[assignment]
+        doer.COMMAND_SECONDS = doer.SETTLE_SECONDS = _UNSETTLED_SECONDS
         backend = type(self.context.backend(self.backend))
-        backend.submit_seconds = min(backend.submit_seconds, 1.0)
+        backend.submit_seconds = min(backend.submit_seconds, _SUBMIT_SECONDS)
 
     # --- processes ---------------------------------------------------------------------------------------------------
 
@@ -178,10 +197,17 @@ class Site:
         self.redis.close()
         self.valkey.stop()
         self.postgres.stop()
+        if self.cluster is not None:
+            self.cluster.close()
         place = str(self.directory)
-        for each in psutil.process_iter(["cmdline"]):
-            if place in " ".join(each.info["cmdline"] or ()):
-                each.kill()
+        left = [each for each in psutil.process_iter(["cmdline"]) if place in " ".join(each.info["cmdline"] or ())]
+        # A supervisor that is asked to leave takes its control groups along.
+        for each in left:
+            each.terminate()
+        for each in psutil.wait_procs(left, timeout=5)[1]:
+            each.kill()
+        for group in invariants.control_groups(self.settings.data_dir):
+            clear_away(group)
         shutil.rmtree(self.directory, ignore_errors=True)
         self.reaper.reap()
 
@@ -285,10 +311,25 @@ class Site:
             backends={self.backend: self.context.backend(self.backend)},
             marks=True,
             own=lambda: [process.pid for process in self._processes],
+            submitted=self._submitted,
             keys=self._keys,
             directories=(self.temporary,),
         )
 
+    def _submitted(self) -> dict[str, int]:
+        """From controller and accounting: an array counts as one."""
+        if self.cluster is None:
+            return {}
+        numbers: dict[str, set[str]] = {}
+        listed = self.cluster.ask("squeue", "-h", "-t", "all", "-o", "%F|%j")
+        listed += "\n" + self.cluster.ask("sacct", "-n", "-X", "-P", "-S", "now-1days", "-o", "JobID,JobName")
+        for line in listed.split():
+            number, _, name = line.partition("|")
+            if name not in self.strays:
+                numbers.setdefault(name, set()).add(number.partition("_")[0])
+        return {name: len(found) for name, found in numbers.items()}
+
     def _keys(self) -> dict[str, int]:
         keys = [key.decode() for key in self.redis.scan_iter()]
-        return {key: int(str(self.redis.ttl(key))) for key in keys}
+        lives = {key: int(str(self.redis.ttl(key))) for key in keys}
+        return {key: seconds for key, seconds in lives.items() if seconds != _GONE}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from urllib.parse import parse_qs, urlsplit
 from uuid import uuid4
@@ -33,6 +33,7 @@ def redis_proxy(redis_url: str) -> Iterator[Proxy]:
 def test_a_network_that_comes_and_goes(
     make_service: ServiceMaker, postgres_url: str, database_proxy: Proxy, redis_proxy: Proxy
 ) -> None:
+    """One deployment, whose ways to PostgreSQL and to Redis are cut for 1, 10 and 30 s, and once are silent."""
     parts = urlsplit(postgres_url)
     user = parts.netloc.rpartition("@")[0]
     service = make_service(
@@ -51,18 +52,31 @@ def test_a_network_that_comes_and_goes(
             promised.extend([run_id] if run_id else [])
             return len(promised) >= target
 
-        wait_until(asked, 40, f"{number} runs to be promised; the log: {service.log()}")
+        wait_until(asked, 60, f"{number} runs to be promised; the log: {service.log()}")
 
-    for seconds, proxies in ((1, [database_proxy]), (1, [redis_proxy]), (4, [database_proxy, redis_proxy])):
+    def trouble(*breaks: Callable[[], None]) -> None:
         more(3)
-        for proxy in proxies:
-            proxy.cut(seconds)
+        for each in breaks:
+            each()
         more(2)
-        wait_until(lambda among=proxies: all(proxy.whole for proxy in among), 20, "the network")  # type: ignore[misc]
+        wait_until(lambda: database_proxy.whole and redis_proxy.whole, 40, "the network")
         more(1)
-    for run_id in promised:
-        assert service.wait(run_id, 60)["status"] == "COMPLETED"
+        for run_id in promised:
+            assert service.wait(run_id, 60)["status"] == "COMPLETED"
+        promised_ever.extend(promised)
+        promised.clear()
+
+    promised_ever: list[str] = []
+    for proxy in (database_proxy, redis_proxy):
+        trouble(lambda proxy=proxy: proxy.cut(1))  # type: ignore[misc]
+        trouble(lambda proxy=proxy: proxy.cut(10))  # type: ignore[misc]
+        trouble(lambda proxy=proxy: proxy.hold(4))  # type: ignore[misc]
+    trouble(lambda: database_proxy.cut(30), lambda: redis_proxy.cut(30))
     assert database_proxy.cuts > 2
     assert redis_proxy.cuts > 2
+    assert len(promised_ever) >= 40
     with closing(Database(postgres_url)) as database, database.read() as unit:
         assert list(invariants.while_working(unit)) == []
+
+
+pytestmark = pytest.mark.timeout(170)

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
-from uuid import uuid4
 
 import httpx
 import psycopg
-import redis
 
-from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedValkey
+from ccat_workflow_manager.embedded import EmbeddedPostgres
 from tests.chaos.judging import require_all_is_well
 from tests.fixtures_service import Service, ServiceMaker
 from tests.waiting import wait_until
@@ -55,10 +51,10 @@ def test_every_promise_survives_a_postgresql_that_dies_again_and_again(make_serv
             if enough.is_set():
                 return
 
-    with ThreadPoolExecutor(3) as clients:
-        done = [clients.submit(client, number) for number in range(3)]
+    with ThreadPoolExecutor(4) as clients:
+        done = [clients.submit(client, number) for number in range(4)]
         try:
-            for target in (100, 200, 300):
+            for target in (200, 400, 600, 800, 1000):
                 wait_until(lambda target=target: len(promised) >= target, 30, f"{target} runs")  # type: ignore[misc]
                 server = EmbeddedPostgres(service.directory / "data")
                 wait_until(lambda server=server: server.pid is not None, 20, "PostgreSQL")  # type: ignore[misc]
@@ -69,45 +65,8 @@ def test_every_promise_survives_a_postgresql_that_dies_again_and_again(make_serv
         for each in done:
             each.result(60)
     wait_until(service.is_ready, 30, "the service to be ready again")
-    assert len(set(promised.values())) == len(promised) >= 300
+    assert len(set(promised.values())) == len(promised) >= 1000
     require_all_is_well(service, promised.values(), seconds=40)
-
-
-def finishes(service: Service, within: float) -> None:
-    """A new run comes to its end, and its creation is answered at once."""
-    began = time.monotonic()
-    run_id = create(service, uuid4().hex)
-    assert run_id is not None
-    assert time.monotonic() - began < 8, "the answer waited for Redis"
-    assert service.wait(run_id, within)["status"] == "COMPLETED"
-
-
-def test_valkey_hangs_is_full_and_forgets_everything(make_service: ServiceMaker) -> None:
-    service = make_service(HPC_BACKEND="noop")
-    valkey = EmbeddedValkey(service.directory / "data")
-    assert valkey.pid is not None
-    run_ids: list[str] = []
-
-    def create_some(trouble: Callable[[], None], end: Callable[[], None]) -> None:
-        trouble()
-        try:
-            for _ in range(3):
-                began = time.monotonic()
-                run_id = create(service, uuid4().hex)
-                assert run_id is not None
-                assert time.monotonic() - began < 8, "the answer waited for Redis"
-                run_ids.append(run_id)
-        finally:
-            end()
-        for run_id in run_ids:
-            assert service.wait(run_id, 30)["status"] == "COMPLETED"
-
-    pid = valkey.pid
-    with redis.Redis.from_url(valkey.url) as client:
-        create_some(lambda: os.kill(pid, signal.SIGSTOP), lambda: os.kill(pid, signal.SIGCONT))
-        create_some(lambda: client.config_set("maxmemory", 1), lambda: client.config_set("maxmemory", 0))
-        create_some(client.flushall, client.flushall)
-    require_all_is_well(service, run_ids)
 
 
 def leases_are_over(service: Service) -> bool:

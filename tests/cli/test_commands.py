@@ -10,6 +10,7 @@ import pytest
 
 from tests.cli.commands import answer, invoke, refused
 from tests.cli.conftest import Deployment
+from tests.cli.fake_api import fake_api
 
 WORK_FAILED = 1
 
@@ -27,6 +28,14 @@ def submitted(deployment: Deployment, *options: str, code: int = 0) -> dict[str,
 
 
 # --- pipelines -------------------------------------------------------------------------------------------------------
+
+
+def test_warnings_of_an_apply_go_to_stderr(greet: Path) -> None:
+    with fake_api({"version": 1, "changed": False, "warnings": ["the step hello asks for 99 CPUs"]}) as url:
+        for verb in ("apply", "plan"):
+            result = invoke("pipeline", verb, str(greet), env={"CCAT_WM_URL": url})
+            assert result.exit_code == 0
+            assert "warning: the step hello asks for 99 CPUs\n" in result.stderr
 
 
 def test_a_pipeline_as_a_file(greet: Path, deployment: Deployment) -> None:
@@ -172,7 +181,8 @@ def test_doctor_of_a_running_deployment(deployment: Deployment) -> None:
     report = answer("doctor", env=deployment.env)
     assert report["ok"] is True
     checks = {check["name"]: check for check in report["checks"]}
-    for name in ("settings", "postgres", "redis", "migrations", "backend noop", "disk", "clock", "workers"):
+    needed = ("settings", "postgres", "redis", "migrations", "backend noop", "disk", "clock", "workers", "attention")
+    for name in needed:
         assert checks[name]["ok"] is True, checks[name]
     assert "embedded" in checks["postgres"]["message"]
     text = said("doctor", deployment=deployment)

@@ -56,6 +56,7 @@ class TestFourMethods(BackendContract):
 
     not_claimed = frozenset(
         {
+            "cancelled_by_the_listed_id",
             "cancelled_from_another_process",
             "ends_are_notified",
             "exit_record_is_there",
@@ -63,6 +64,8 @@ class TestFourMethods(BackendContract):
             "find_adopts",
             "find_by_name",
             "followed_from_another_process",
+            "lists_each_of_many",
+            "lists_what_has_not_ended",
             "memory_limit",
             "metrics_are_plausible",
             "service_down_is_unavailable",

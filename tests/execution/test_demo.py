@@ -50,7 +50,8 @@ def run_demo(site: Site, image: str | None, **parameters: Any) -> tuple[Results,
     for planned in plan(compile_pipeline(spec), filled).steps:
         step = next(step for step in spec.steps if step.name == planned.name)
         published[step.name] = []
-        for key, item, _ in planned.step_runs:
+        for each in planned.step_runs:
+            key, item = each.key, each.item
             texts = substitute_step(step, filled, item, run_id, step.name)
             above = [source for needed in step.depends_on for source in published[needed.step]]
             upstream = [source for source in above if source.key == key] or above

@@ -20,6 +20,7 @@ from ccat_workflow_manager.core.job_script import parse_exit_record
 from ccat_workflow_manager.core.jobs import JobStatus
 from ccat_workflow_manager.hpc import process_tree
 from ccat_workflow_manager.hpc.supervisor.index import INDEX_NAME
+from ccat_workflow_manager.hpc.supervisor.wire import PROTOCOL
 from tests.local.site import Site, is_alive
 from tests.waiting import wait_for, wait_until
 
@@ -283,7 +284,7 @@ def test_an_older_supervisor_makes_room(site: Site, monkeypatch: pytest.MonkeyPa
     site.until(job_id, JobStatus.RUNNING)
     pid = site.pid
     hello = site.backend._link.converse()
-    monkeypatch.setattr("ccat_workflow_manager.hpc.supervisor.link.PROTOCOL", 2)
+    monkeypatch.setattr("ccat_workflow_manager.hpc.supervisor.link.PROTOCOL", PROTOCOL + 1)
     newer = site.another()
     with pytest.raises(Exception, match="does not answer"):
         # Its successor is of the same age here, so this client is never content; but the first one has made room.

@@ -238,9 +238,9 @@ def _queues(root: Path) -> str:
 def _qselect(root: Path, argv: Sequence[str]) -> int:
     if "-x" in argv and (root / "no_history").exists():
         return _say("qselect: PBS is not configured to maintain job history", 34)
-    name = argv[argv.index("-N") + 1]
+    name = argv[argv.index("-N") + 1] if "-N" in argv else None
     for job in _all_jobs(root):
-        if job["Job_Name"] == name and _known(root, job["id"]) and ("-x" in argv or job["job_state"] != "F"):
+        if name in (None, job["Job_Name"]) and _known(root, job["id"]) and ("-x" in argv or job["job_state"] != "F"):
             _answer(job["id"])
     return 0
 

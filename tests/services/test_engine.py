@@ -111,6 +111,27 @@ def test_out_of_memory_gets_more_memory_up_to_the_cap(context: Context, fake: Fa
     assert [(a.number, a.reason, a.resources["memory_gb"]) for a in attempts(context)] == [
         (1, "out_of_memory", 2), (2, "out_of_memory", 4), (3, "out_of_memory", 6),
     ]  # fmt: skip
+    texts = [attempt.reason_text for attempt in attempts(context)]
+    assert texts[0].endswith("(next: attempt 2 of 3 at once with 4 GB instead of 2 GB)")
+    assert texts[1].endswith("(next: attempt 3 of 3 at once with 6 GB instead of 4 GB)")
+    assert texts[2].endswith("(no further attempt: this was attempt 3 of 3)")
+
+
+def test_at_the_cap_it_says_so_and_keeps_its_attempts(context: Context, fake: FakeBackend) -> None:
+    (step,) = SPEC["steps"]
+    for kind, caps, words in (
+        (FailureReason.OUT_OF_MEMORY, {"memory_cap_gb": 2}, "more memory than 2 GB is not allowed (memory_cap_gb)"),
+        (FailureReason.TIME_LIMIT, {"time_cap_hours": 1}, "more time than 1 h is not allowed (time_cap_hours)"),
+    ):
+        spec = {**SPEC, "steps": [{**step, "retry": {"max_attempts": 3, **caps}}]}
+        run_id, _ = context.requests.create(RunRequest(spec=spec), actor="test")
+        launch(context)
+        end(fake, list(fake.jobs)[-1], reason=kind)
+        context.follower.follow_all("noop")
+        with context.database.read() as unit:
+            found = unit.execute("SELECT * FROM step_runs WHERE run_id = :id", {"id": run_id}).one()
+        assert (found.status, found.attempt) == ("FAILED", 1)
+        assert found.reason_text.endswith(f"(no further attempt: {words})")
 
 
 def test_time_limit_gets_more_time(context: Context, fake: FakeBackend) -> None:
@@ -119,6 +140,7 @@ def test_time_limit_gets_more_time(context: Context, fake: FakeBackend) -> None:
     end(fake, "fake-1", reason=FailureReason.TIME_LIMIT)
     context.follower.follow_all("noop")
     assert "attempt 2 of 3" in look(context).waiting_for
+    assert attempts(context)[0].reason_text.endswith("(next: attempt 2 of 3 at once with 3 h instead of 1 h)")
     launch(context)
     assert fake.jobs["fake-2"].resources.time_hours == 3
 

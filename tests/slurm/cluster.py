@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -18,7 +17,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from tests.reaper import Reaper, kill_marked
+from tests.reaper import Reaper, clear_away, kill_marked
 from tests.waiting import wait_until
 
 NODES = 4
@@ -135,8 +134,8 @@ class Cluster:
             daemon.wait(10)
         kill_marked(self._mark)
         for group in self._groups():
-            _remove_cgroup(group)
-        shutil.rmtree(self.directory, ignore_errors=True)
+            clear_away(group)
+        clear_away(self.directory)
 
     def _groups(self) -> list[Path]:
         """The control groups that its nodes make."""
@@ -296,13 +295,6 @@ PartitionName=short Nodes={all_nodes} MaxTime=2 DefaultTime=1 PreemptMode=OFF St
 PartitionName=one Nodes={self.nodes[0]} MaxTime=INFINITE PreemptMode=OFF State=UP
 PartitionName=low Nodes={all_nodes} PriorityTier=1 PreemptMode=CANCEL State=UP
 PartitionName=high Nodes={all_nodes} PriorityTier=10 State=UP"""
-
-
-def _remove_cgroup(group: Path) -> None:
-    for inner in sorted(group.rglob("*/"), reverse=True) if group.exists() else ():
-        inner.rmdir() if inner.is_dir() else None
-    if group.exists():
-        group.rmdir()
 
 
 def _answers(where: int | Path) -> bool:

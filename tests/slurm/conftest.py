@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.fixtures_service import Service, ServiceMaker, _make
 from tests.reaper import Reaper
 from tests.slurm.cluster import Cluster
+from tests.slurm.shims import noting_calls
 
 SlurmService = Callable[..., Service]
 
@@ -23,9 +27,27 @@ def settings(cluster: Cluster) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def slurm_service(reaper: Reaper, slurm_cluster: Cluster) -> Iterator[Service]:
+def noted_calls(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory of programs which note in the file `calls` beside them what the deployment asks of Slurm."""
+    directory = tmp_path_factory.mktemp("noting") / "programs"
+    noting_calls(directory)
+    return directory
+
+
+@pytest.fixture
+def slurm_calls(noted_calls: Path) -> Callable[[], Counter[str]]:
+    """How often the deployment has called each program since the test began."""
+    file = noted_calls.with_name("calls")
+    before = Counter(file.read_text().split()) if file.exists() else Counter()
+    return lambda: Counter(file.read_text().split()) - before
+
+
+@pytest.fixture(scope="session")
+def slurm_service(reaper: Reaper, slurm_cluster: Cluster, noted_calls: Path) -> Iterator[Service]:
     """One deployment for all tests that break neither it nor the cluster."""
-    service = _make(reaper, **settings(slurm_cluster))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(noted_calls), prepend=os.pathsep)
+        service = _make(reaper, **settings(slurm_cluster))
     yield service
     service.close()
 

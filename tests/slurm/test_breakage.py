@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +23,25 @@ from tests.waiting import wait_for, wait_until
 
 pytestmark = pytest.mark.needs("slurm")
 SH = ["/bin/sh", "-c"]
+KEYS = 6
 
 
-def gated(gate: Path, marks: Path) -> dict[str, Any]:
+def gated(gate: Path, marks: Path, keys: int = KEYS) -> dict[str, Any]:
     """Steps that note each start, and go on once the gate is open."""
     text = (
         f"echo started >> '{marks}/'\"$WORKFLOW_KEY\"; while ! test -e '{gate}'; do sleep 0.05; done;"
         ' echo done > "$WORKFLOW_OUTPUT_DIR/x"'
     )
-    keys = [str(number) for number in range(6)]
-    return {"name": "many", "foreach": keys, "command": [*SH, text], "resources": {"memory_gb": 0.1}}
+    return {
+        "name": "many",
+        "foreach": [str(number) for number in range(keys)],
+        "command": [*SH, text],
+        "resources": {"memory_gb": 0.1},
+    }
 
 
-def check_once(marks: Path) -> None:
-    assert {path.name: path.read_text() for path in marks.iterdir()} == {str(n): "started\n" for n in range(6)}
+def check_once(marks: Path, keys: int = KEYS) -> None:
+    assert {path.name: path.read_text() for path in marks.iterdir()} == {str(n): "started\n" for n in range(keys)}
 
 
 @pytest.fixture
@@ -64,7 +70,7 @@ def problem(service: Service) -> str:
 
 def submit_and_start(service: Service, gate: Path, marks: Path) -> str:
     run_id = service.submit(gated(gate, marks))
-    wait_until(lambda: len(list(marks.iterdir())) == 6, 60, f"all to start; {service.log()}")
+    wait_until(lambda: len(list(marks.iterdir())) == KEYS, 60, f"all to start; {service.log()}")
     return run_id
 
 
@@ -108,20 +114,65 @@ def test_a_node_daemon_is_killed_while_jobs_run(
     check_once(marks)
 
 
-def test_no_accounting_at_all(reaper: Reaper, make_service: Any, gate: Path, marks: Path) -> None:
-    cluster = Cluster(reaper, nodes=1, accounting=False)
+def test_the_authentication_is_killed_while_jobs_run(
+    slurm_service: Service,
+    slurm_cluster: Cluster,
+    slurm_calls: Callable[[], Counter[str]],
+    gate: Path,
+    marks: Path,
+) -> None:
+    run_id = submit_and_start(slurm_service, gate, marks)
+    slurm_cluster.kill_daemon("munged")
+    calls = slurm_calls()
+    late = slurm_service.submit({"name": "only", "command": ["/bin/true"]})
+    gate.touch()
+    wait_until(lambda: slurm_calls()["squeue"] > calls["squeue"], 30, "a look at the queue")
+    wait_until(lambda: slurm_calls()["sbatch"] > calls["sbatch"], 60, "a job to be submitted")
+    assert slurm_service.run(run_id)["status"] == "RUNNING"
+    slurm_cluster.start()
+    assert slurm_service.wait(run_id, 100)["status"] == "COMPLETED"
+    assert slurm_service.wait(late, 100)["status"] == "COMPLETED"
+    check_once(marks)
+
+
+@pytest.mark.parametrize("accounting", [True, False], ids=["accounting", "no accounting"])
+def test_forgotten_before_anybody_asked(
+    reaper: Reaper, make_service: Any, gate: Path, marks: Path, accounting: bool
+) -> None:
+    """The whole deployment is dead while jobs end and the controller forgets them."""
+    cluster = Cluster(reaper, nodes=1, accounting=accounting, extra=["MinJobAge=2"])
+    wait_for_gate = f"while ! test -e '{gate}'; do sleep 0.05; done"
+    alone = {"resources": {"memory_gb": 0.1}, "retry": {"max_attempts": 1}}
     try:
         cluster.start()
-        service = make_service(**settings(cluster))
-        run_id = service.submit(gated(gate, marks))
-        bad = service.submit({"name": "only", "command": [*SH, "kill -9 $$"], "retry": {"max_attempts": 1}})
+        service = make_service(**settings(cluster), UNKNOWN_GRACE_SECONDS="2")
+        run_id = service.submit(gated(gate, marks, keys=1))
+        bad = service.submit({"name": "only", "command": [*SH, f"{wait_for_gate}; exit 4"], **alone})
+        killed = service.submit({"name": "only", "command": [*SH, f"{wait_for_gate}; kill -9 $$"], **alone})
+        stopped = service.submit({"name": "only", "command": [*SH, "exec sleep 1000"], **alone})
+        running = [service.wait_step(each, "only", is_running) for each in (bad, killed, stopped)]
+        service.kill()
         gate.touch()
+        cluster.ask("scancel", running[-1]["job_id"].partition(":")[0])
+        wait_until(lambda: not cluster.ask("squeue", "-h", "-t", "all", "-o", "%A"), 60, "the controller to forget")
+        service.start()
         assert service.wait(run_id)["status"] == "COMPLETED"
-        assert service.wait(bad)["status"] == "FAILED"
-        assert service.step(bad, "only")["reason"] == "killed_by_signal"
-        check_once(marks)
+        reasons = {
+            name: end_of(service, each) for name, each in (("bad", bad), ("killed", killed), ("stopped", stopped))
+        }
+        assert reasons == {"bad": "program_failed", "killed": "killed_by_signal", "stopped": "stopped_outside"}
+        check_once(marks, 1)
     finally:
         cluster.close()
+
+
+def is_running(step: Mapping[str, Any]) -> bool:
+    return bool(step["status"] == "RUNNING")
+
+
+def end_of(service: Service, run_id: str) -> str:
+    service.wait(run_id)
+    return str(service.step(run_id, "only")["reason"])
 
 
 # --- an `sbatch` that lies --------------------------------------------------------------------------------------------
@@ -169,6 +220,7 @@ def test_what_was_never_taken_is_submitted_again_only_when_that_is_certain(
     jobs: SlurmHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shim(jobs.workdir / "programs", "sbatch", 'echo "sbatch: error: Socket timed out" >&2; exit 1')
+    monkeypatch.setattr(doer, "SETTLE_SECONDS", 4.0)
     request = jobs.request("true")
     with monkeypatch.context() as broken:
         broken.setenv("PATH", str(jobs.workdir / "programs"), prepend=":")

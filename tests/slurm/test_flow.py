@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,23 +36,30 @@ def reason_of(service: Service, run_id: str) -> tuple[str, str]:
     return step["status"], step["reason"]
 
 
-def test_a_fan_out_is_an_array(slurm_service: Service, slurm_cluster: Cluster) -> None:
-    keys = [str(n) for n in range(200)]
+def test_a_fan_out_of_a_thousand_is_a_few_arrays(
+    slurm_service: Service, slurm_calls: Callable[[], Counter[str]], tmp_path: Path
+) -> None:
+    keys = [str(n) for n in range(1000)]
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    once = f"echo >> '{marks}/'\"$WORKFLOW_KEY\""
+    gather = 'cat "$WORKFLOW_UPSTREAM_DIR"/many/*/key | wc -l > "$WORKFLOW_OUTPUT_DIR/n"'
     run_id = slurm_service.submit(
-        sh('echo "$WORKFLOW_KEY" > "$WORKFLOW_OUTPUT_DIR/key"', "many", foreach=keys, resources={"memory_gb": 0.1}),
-        sh('cat "$WORKFLOW_UPSTREAM_DIR"/many/*/key | wc -l > "$WORKFLOW_OUTPUT_DIR/n"', "gather", depends_on=["many"]),
+        sh(f'{once}; echo "$WORKFLOW_KEY" > "$WORKFLOW_OUTPUT_DIR/key"', "many", foreach=keys,
+           resources={"memory_gb": 0.1}),
+        sh(gather, "gather", depends_on=["many"]),
     )  # fmt: skip
     run = slurm_service.wait(run_id, 110)
-    assert run["status"] == "COMPLETED", run
-    assert (slurm_service.attempt_dir(run_id, "gather") / "output" / "n").read_text().strip() == "200"
-    for key in ("0", "77", "199"):
+    assert run["status"] == "COMPLETED", run["counts"]
+    assert (slurm_service.attempt_dir(run_id, "gather") / "output" / "n").read_text().strip() == "1000"
+    for key in ("0", "77", "999"):
         text = (slurm_service.attempt_dir(run_id, "many", key) / "output" / "key").read_text()
         assert text == f"{key}\n"
     steps = [step for step in run["step_runs"] if step["step"] == "many"]
-    arrays = {number(step).partition("_")[0] for step in steps if "_" in number(step)}
-    assert len(arrays) <= 20, "a fan-out of 200 should be a few arrays"
-    assert sum("_" in number(step) for step in steps) >= 180
     assert all(step["attempt"] == 1 for step in steps)
+    assert {mark.name: mark.read_text() for mark in marks.iterdir()} == dict.fromkeys(keys, "\n")
+    assert sum("_" in number(step) for step in steps) >= 950
+    assert 1 <= slurm_calls()["sbatch"] <= 50
 
 
 def test_the_numbers_of_a_step(slurm_service: Service) -> None:
@@ -146,9 +154,41 @@ def test_held_and_released(slurm_service: Service, slurm_cluster: Cluster) -> No
     step = slurm_service.wait_step(run_id, "only", lambda s: "Resources" in (s["waiting_for"] or ""))
     slurm_cluster.ask("scontrol", "hold", number(step))
     slurm_service.wait_step(run_id, "only", lambda s: "held at Slurm" in (s["waiting_for"] or ""))
+    (wanted,) = slurm_service.call("GET", "/attention")["items"]
+    assert (wanted["id"], wanted["job_id"]) == (step["id"], step["job_id"])
+    assert "JobHeld" in wanted["text"]
     slurm_cluster.ask("scontrol", "release", number(step))
     slurm_cluster.ask("scancel", blocker)
     assert slurm_service.wait(run_id)["status"] == "COMPLETED"
+    assert slurm_service.call("GET", "/attention")["items"] == []
+
+
+def test_drained_nodes_are_a_wait_with_a_reason(slurm_service: Service, slurm_cluster: Cluster) -> None:
+    nodes = ",".join(slurm_cluster.nodes)
+    slurm_cluster.ask("scontrol", "update", f"nodename={nodes}", "state=drain", "reason=new-disks")
+    try:
+        run_id = slurm_service.submit(sh("true"))
+        step = slurm_service.wait_step(run_id, "only", lambda s: "DRAINED" in (s["waiting_for"] or ""))
+        assert step["status"] == "SUBMITTED"
+    finally:
+        slurm_cluster.ask("scontrol", "update", f"nodename={nodes}", "state=resume")
+    assert slurm_service.wait(run_id)["status"] == "COMPLETED"
+    assert slurm_service.step(run_id, "only")["attempt"] == 1
+
+
+def test_a_pipeline_that_asks_for_too_much_is_applied_with_a_warning(slurm_service: Service) -> None:
+    def warnings(**resources: Any) -> list[str]:
+        body = {"name": "large", "steps": [sh("true", resources=resources)]}
+        found: list[str] = slurm_service.call("PUT", "/pipelines/large", json=body)["warnings"]
+        return found
+
+    wait_until(lambda: warnings(partition="nowhere"), 30, "the queues to be known")
+    assert "there is main, short, one, low, high" in warnings(partition="nowhere")[0]
+    assert warnings(cpu=4, memory_gb=2.9) == []
+    assert "asks for 5 CPUs, but the default partition main of slurm gives at most 4" in warnings(cpu=5)[0]
+    assert "GB of memory" in warnings(memory_gb=4)[0]
+    assert "1 GPU," in warnings(gpu=1)[0]
+    assert "gives at most 0.0333" in warnings(partition="short")[0]
 
 
 def test_requeued(slurm_service: Service, slurm_cluster: Cluster, tmp_path: Path) -> None:

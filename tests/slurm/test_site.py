@@ -13,14 +13,10 @@ import pytest
 
 from ccat_workflow_manager.core.errors import BackendError
 from ccat_workflow_manager.core.jobs import JobStatus
-from ccat_workflow_manager.demo.sandbox import Sandbox, which_all
-from ccat_workflow_manager.execution import runtime as runtimes
 from ccat_workflow_manager.hpc.slurm.backend import SlurmBackend
 from ccat_workflow_manager.testing.harness import Job
 from tests.contract.test_slurm import SlurmHarness, slurm_harness
-from tests.fixtures_service import ServiceMaker
 from tests.slurm.cluster import Cluster
-from tests.slurm.conftest import settings
 from tests.slurm.shims import shim
 from tests.waiting import wait_until
 
@@ -111,35 +107,6 @@ def test_a_job_limit_is_a_wait_and_lets_through_what_fits(jobs: SlurmHarness, sl
         patch.setenv("PATH", str(jobs.workdir / "programs"), prepend=":")
         results = jobs.backend.submit_many([jobs.request("true") for _ in range(16)])
     assert all(isinstance(result, str) for result in results), results
-
-
-def test_apptainer_steps(make_service: ServiceMaker, slurm_cluster: Cluster, tmp_path: Path) -> None:
-    if not _apptainer():
-        pytest.skip("needs apptainer, which this machine does not have (`make lab` installs it)")
-    sandbox = Sandbox(tmp_path / "sandbox")
-    for tool in which_all(("sh", "cat", "env")):
-        sandbox.add_program(tool)
-    image = tmp_path / "tools.sif"
-    sandbox.build(runtimes.detect("auto"), image)
-    service = make_service(**settings(slurm_cluster), CONTAINER_RUNTIME="apptainer")
-    text = 'echo "$WORKFLOW_KEY" > /workflow/output/key; env'
-    step = {"name": "only", "image": str(image), "command": ["/bin/sh", "-c", text], "foreach": ["a", "b", "c"]}
-    run_id = service.submit(step, {"name": "bad", "image": str(image), "command": ["/bin/sh", "-c", "exit 3"]})
-    service.wait(run_id, 100)
-    for key in "abc":
-        assert service.step(run_id, "only", key)["status"] == "COMPLETED", service.step(run_id, "only", key)
-        assert (service.attempt_dir(run_id, "only", key) / "output" / "key").read_text() == f"{key}\n"
-    assert service.step(run_id, "bad")["reason"] == "program_failed"
-    found = service.step(run_id, "only", "a")
-    log = service.client.get(f"/step-runs/{found['id']}/log?stream=stdout").text
-    assert "SLURM_" not in log
-    assert "CCAT_WORKFLOW_MANAGER" not in log
-
-
-def _apptainer() -> bool:
-    from tests.parts import found
-
-    return found("apptainer") is not None
 
 
 KILLED_RUN = """

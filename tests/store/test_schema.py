@@ -7,11 +7,14 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, text
 
+from alembic import command
+from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.core.errors import ConfigurationError
 from ccat_workflow_manager.core.states import Status, run_status
 from ccat_workflow_manager.db import migrate
 from ccat_workflow_manager.db.schema import RUN_STATUS_SQL, counter, metadata
 from ccat_workflow_manager.db.session import Database
+from ccat_workflow_manager.services.requests import RunRequest
 
 _CATALOG = {
     "columns": """
@@ -46,6 +49,26 @@ def test_migrations_and_description_agree(databases: Any, migrated_url: str) -> 
     for part in _CATALOG:
         assert by_migration[part] == by_description[part], part
     databases.drop(described)
+
+
+def test_migrations_go_back_and_forth_with_what_is_stored(context: Context, migrated_url: str) -> None:
+    steps = [{"name": name, "foreach": [1, 2], "command": ["a"]} for name in ("first", "second")]
+    context.requests.create(RunRequest(spec={"name": "two", "steps": steps}), actor="test")
+    before = catalog(migrated_url)
+    with context.database.begin() as unit:
+        config = migrate._config()
+        config.attributes["connection"] = unit.connection
+        command.downgrade(config, "0001")
+    assert "breakers" not in {row[0] for row in catalog(migrated_url)["columns"]}
+    assert migrate.upgrade(context.database).current == "0001"
+    assert catalog(migrated_url) == before
+    with context.database.read() as unit:
+        circuits = unit.execute("SELECT step, count(*), count(DISTINCT circuit) FROM step_runs GROUP BY 1 ORDER BY 1")
+        assert list(map(tuple, circuits)) == [("first", 2, 1), ("second", 2, 1)]
+    with context.database.begin() as unit:
+        config.attributes["connection"] = unit.connection
+        command.downgrade(config, "base")
+    assert catalog(migrated_url)["columns"] == []
 
 
 def test_an_old_database_is_refused_with_what_to_do(postgres_url: str) -> None:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from uuid import UUID
 
 import pytest
 
 from ccat_workflow_manager.core.errors import StagingError
 from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.models import Resources
+from ccat_workflow_manager.core.models import Mount, Resources
 from ccat_workflow_manager.execution.command_builder import build_command, interpret_exit, mount
 from ccat_workflow_manager.execution.launch_spec import ResolvedImage, StepLaunch, UpstreamProduct, UpstreamProducts
 from ccat_workflow_manager.execution.layout import AttemptDirs, attempt_dirs, program_paths
 from ccat_workflow_manager.execution.manifest import manifest
-from ccat_workflow_manager.execution.runtime import NO_RUNTIME, Runtime, RuntimeKind
+from ccat_workflow_manager.execution.runtime import BY_BACKEND, NO_RUNTIME, Runtime, RuntimeKind
 from tests.golden_files import check_golden
 
 APPTAINER = Runtime(RuntimeKind.APPTAINER, "/usr/bin/apptainer", "1.4.5")
@@ -91,8 +91,20 @@ def test_manifest(contained: bool) -> None:
     )
 
 
+def test_a_backend_that_runs_images_gets_the_plain_command_and_the_mounts() -> None:
+    launch = build_command(FAN_IN, dirs_of(FAN_IN), BY_BACKEND, ResolvedImage("docker://chai:1", ""), limits=False)
+    check_golden(
+        "command-backend",
+        {
+            "vector": launch.vector,
+            "environment": launch.environment,
+            "mounts": [asdict(each) for each in launch.mounts],
+        },
+    )
+
+
 def test_any_source_path_can_be_mounted() -> None:
-    assert mount('/odd: "a", b', "/workflow/input", writable=False) == (
+    assert mount(Mount('/odd: "a", b', "/workflow/input", writable=False)) == (
         'type=bind,"src=/odd: ""a"", b",dst=/workflow/input,ro'
     )
 

@@ -11,7 +11,7 @@ import pytest
 from ccat_workflow_manager.core.failures import FailureReason as Why
 from ccat_workflow_manager.core.jobs import HPCJobInfo, JobStatus
 from ccat_workflow_manager.hpc.slurm.listing import Seen
-from ccat_workflow_manager.hpc.slurm.states import FINAL, MEANINGS, Evidence, held, merge
+from ccat_workflow_manager.hpc.slurm.states import FINAL, MEANINGS, Evidence, held, merge, told_by_record
 
 START = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
 END = START + timedelta(minutes=59)
@@ -31,6 +31,10 @@ def seen(state: str, **more: Any) -> Seen:
     return replace(Seen(state, "job", started_at=START, ended_at=ended, limit_seconds=3600.0), **more)
 
 
+def by_node(why: str) -> str:
+    return f"slurmstepd: error: *** JOB 5 ON n1 CANCELLED AT 2026-11-21T12:59:00{why} ***\n"
+
+
 OK = HPCJobInfo(C, exit_code=0, wall_time_seconds=3540.0, cpu_hours=0.5)
 BAD = HPCJobInfo(F, exit_code=3, wall_time_seconds=3540.0, reason=Why.PROGRAM_FAILED)
 KILLED = HPCJobInfo(F, exit_code=137, signal=9, wall_time_seconds=3540.0, reason=Why.KILLED_BY_SIGNAL)
@@ -43,6 +47,20 @@ CASES: dict[str, Case] = {
     # controller, accounting, record, more -> status, reason
     "nobody knows": (None, None, None, {}, U, None),
     "nobody knows, accounting away": (None, None, None, {"accounting_away": "sacct failed"}, P, None),
+    "forgotten": (None, None, TERMED, {}, F, Why.KILLED_BY_SIGNAL),
+    "forgotten, cancelled by somebody": (None, None, TERMED, {"scheduler_log": by_node("")}, X, None),
+    "forgotten, over its time": (
+        None, None, KILLED, {"scheduler_log": by_node(" DUE TO TIME LIMIT")}, F, Why.TIME_LIMIT,
+    ),
+    "forgotten, preempted": (None, None, TERMED, {"scheduler_log": by_node(" DUE TO PREEMPTION")}, F, Why.PREEMPTED),
+    "forgotten, its node failed": (
+        None, None, TERMED,
+        {"scheduler_log": by_node(" DUE TO NODE FAILURE, SEE SLURMCTLD LOG FOR DETAILS")}, F, Why.NODE_FAILURE,
+    ),
+    "forgotten, requeued and ended": (
+        None, None, BAD, {"scheduler_log": by_node(" DUE TO JOB REQUEUE")}, F, Why.PROGRAM_FAILED,
+    ),
+    "forgotten, ended well when it was cancelled": (None, None, OK, {"scheduler_log": by_node("")}, C, None),
     "a task that was taken out of its array": (None, None, None, {"taken_out": True}, X, None),
     "perhaps taken out, accounting away": (None, None, None, {"taken_out": True, "accounting_away": "no"}, P, None),
     "not taken out: it ran": (None, seen("COMPLETED"), None, {"taken_out": True}, C, None),
@@ -141,6 +159,12 @@ def test_words_for_those_who_wait() -> None:
     assert held(stuck)
     assert (merge(Evidence(stuck, None, None, START)).message or "").startswith("held at Slurm")
     assert "HIBERNATING" in (merge(Evidence(seen("HIBERNATING"), None, None, START)).message or "")
+    assert merge(Evidence(stuck, None, None, START)).attention
+    assert not waiting.attention
+    for hopeless in ("BadConstraints", "AssocMaxWallDurationPerJobLimit", "QOSMaxCpuPerJobLimit", "JobHeldUser"):
+        assert merge(Evidence(seen("PENDING", reason=hopeless), None, None, START)).attention, hopeless
+    for passing in ("Priority", "Resources", "QOSMaxCpuPerUserLimit", "AssocGrpCpuLimit", "PartitionDown", "BeginTime"):
+        assert not merge(Evidence(seen("PENDING", reason=passing), None, None, START)).attention, passing
     cancelled = merge(Evidence(seen("CANCELLED"), seen("CANCELLED", detail="by 1000"), None, LONG_AFTER))
     assert cancelled.message == "cancelled at Slurm by 1000"
 
@@ -154,3 +178,11 @@ def test_numbers() -> None:
     assert (with_record.cpu_hours, with_record.peak_memory_gb) == (0.5, 2)
     short = merge(Evidence(seen("COMPLETED"), accounting, OK, LONG_AFTER, sampling_seconds=3600))
     assert short.peak_memory_gb is None
+
+
+def test_the_accounting_is_not_asked_for_what_the_record_tells() -> None:
+    assert told_by_record(seen("COMPLETED"), OK, 30 * 60)
+    assert not told_by_record(seen("COMPLETED"), OK, 30)
+    for controller, record in (("FAILED", BAD), ("COMPLETED", None), ("COMPLETED", BAD), ("RUNNING", OK),
+                               ("COMPLETED", replace(OK, cpu_hours=None))):  # fmt: skip
+        assert not told_by_record(seen(controller), record, 30 * 60)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from ccat_workflow_manager.core.models import Resources
+from ccat_workflow_manager.core.queue_hints import QueueLimits
 from ccat_workflow_manager.hpc.batch.calls import Refusal
 from ccat_workflow_manager.hpc.batch.script import render_batch_script
 from ccat_workflow_manager.hpc.batch.store import Member
@@ -152,15 +153,17 @@ def test_sacct() -> None:
 
 def test_sinfo() -> None:
     text = (
-        "main|up|infinite|1/1/0/2|2/6/0/8|3000+|(null)\n"
-        "main|up|infinite|0/2/0/2|0/2K/0/2K|9000|gpu:2\n"
-        "old|down|2:00|0/0/1/1|0/0/4/4|1|(null)\n"
+        "main*|up|infinite|1/1/0/2|2/6/0/8|4|3000+|(null)\n"
+        "main*|up|infinite|0/2/0/2|0/2K/0/2K|1000+|9216|gpu:2\n"
+        "old|down|2:00|0/0/1/1|0/0/4/4|4|1024|gpu:a100:4(S:0-1),gpu:h100:2,scratch:9\n"
     )
     main, old = parse_sinfo(text)
     assert (main.name, main.up, main.nodes["idle"], main.cpus["total"], main.memory_mb, main.gres) == (
-        "main", True, 3, 2008, 9000, ("gpu:2",),
+        "main", True, 3, 2008, 9216, ("gpu:2",),
     )  # fmt: skip
     assert (old.up, old.limit) == (False, "2:00")
+    assert main.limits == QueueLimits("main", default=True, cpus=1000, memory_gb=9, gpus=2)
+    assert old.limits == QueueLimits("old", cpus=4, memory_gb=1, gpus=6, hours=120 / 3600)
 
 
 @pytest.mark.parametrize("text", ["<html>out to lunch</html>", "1|RUNNING", "x|" * 9 + "x", "1||||||||||"])

@@ -12,8 +12,10 @@ from enum import Enum
 from pathlib import Path
 
 from ccat_workflow_manager import shell
+from ccat_workflow_manager.core import faults
 from ccat_workflow_manager.core.errors import BackendConfused, BackendUnavailable
 from ccat_workflow_manager.core.job_script import CLEAN_PATH
+from ccat_workflow_manager.hpc.batch.remote import SubmitNode
 
 WINDOW_SECONDS = 60.0
 _RESERVED_SHARE = 0.25
@@ -39,6 +41,19 @@ class CallBudget:
     def __init__(self, directory: Path, per_minute: int) -> None:
         self.per_minute = per_minute
         self._file = directory / "calls"
+
+    def wait_for_one(self, what: str, *, looking: bool, backend: str) -> None:
+        """Take one call as soon as there is one. Raises BackendUnavailable if that would take too long."""
+        deadline = time.monotonic() + _LONGEST_WAIT_SECONDS
+        try:
+            while (wait := self.take(looking=looking)) is not None:
+                if time.monotonic() + wait > deadline:
+                    words = f"the budget of {self.per_minute} scheduler calls a minute is used up"
+                    raise BackendUnavailable(f"{words}, so no {what} now", backend=backend)
+                time.sleep(wait)
+        except OSError as error:
+            text = f"the budget of scheduler calls cannot be kept: {error}"
+            raise BackendUnavailable(text, backend=backend) from error
 
     def take(self, *, looking: bool) -> float | None:
         """Take one call; None if there is one, else how many seconds to wait before asking again."""
@@ -82,8 +97,10 @@ class SchedulerCommands:
         environment: Mapping[str, str],
         timeout: float,
         looking_environment: Mapping[str, str] | None = None,
+        node: SubmitNode | None = None,
     ) -> None:
         self._backend = backend
+        self._node = node
         self._environment = environment
         self._looking_environment = looking_environment or {}
         self.budget = budget
@@ -92,26 +109,38 @@ class SchedulerCommands:
     def run(self, argv: Sequence[str], *, looking: bool, script: bytes | None = None) -> shell.Completed:
         """Run a command to its end, whatever that is.
 
-        Raises BackendUnavailable if there is no such command or no call left in the budget, `shell.CommandTimeout` if
-        it does not end: the scheduler may then have done what it was asked, or may still do it.
+        Raises BackendUnavailable if there is no such command or no call left in the budget, `shell.CommandError` if
+        nobody knows its end: the scheduler may then have done what it was asked, or may still do it.
         """
-        program = shutil.which(argv[0])
+        program = shutil.which(argv[0] if self._node is None else "ssh")
         if program is None:
             raise BackendUnavailable(f"there is no program {argv[0]!r} on this machine", backend=self._backend)
-        self._wait_for_a_call(argv[0], looking)
-        environment = {"PATH": CLEAN_PATH, "HOME": os.path.expanduser("~"), "LC_ALL": "C.UTF-8", **self._environment}
-        if looking:
-            environment |= self._looking_environment
+        self.budget.wait_for_one(argv[0], looking=looking, backend=self._backend)
+        environment = {"LC_ALL": "C.UTF-8", **self._environment, **(self._looking_environment if looking else {})}
+        if not looking:
+            faults.point("command.run")
         try:
-            return shell.run([program, *argv[1:]], timeout=self.timeout, env=environment, cwd="/", input=script)
+            done = self._run(argv if self._node is not None else [program, *argv[1:]], environment, script)
         except shell.CommandMissing as error:
             raise BackendUnavailable(error.message, backend=self._backend) from error
+        if not looking:
+            faults.point("command.run", faults.AFTER)
+        return done
+
+    def _run(self, argv: Sequence[str], environment: Mapping[str, str], script: bytes | None) -> shell.Completed:
+        here = {"PATH": CLEAN_PATH, "HOME": os.path.expanduser("~")}
+        if self._node is None:
+            return shell.run(argv, timeout=self.timeout, env={**here, **environment}, cwd="/", input=script)
+        agent = {name: value for name in ("SSH_AUTH_SOCK", "USER") if (value := os.environ.get(name))}
+        there = self._node.argv(argv, environment)
+        done = shell.run(there, timeout=self.timeout, env={**here, **agent}, cwd="/", input=script)
+        return self._node.judge(done, argv, self._backend)
 
     def look(self, argv: Sequence[str]) -> str:
         """What a command prints that changes nothing. Raises BackendUnavailable with its words if it fails."""
         try:
             done = self.run(argv, looking=True)
-        except shell.CommandTimeout as error:
+        except shell.CommandError as error:
             raise BackendUnavailable(error.message, backend=self._backend, command=argv) from error
         if done.returncode != 0:
             raise self.failed(done)
@@ -129,16 +158,3 @@ class SchedulerCommands:
             command=done.argv,
             output_tail=done.output_tail,
         )
-
-    def _wait_for_a_call(self, command: str, looking: bool) -> None:
-        deadline = time.monotonic() + _LONGEST_WAIT_SECONDS
-        try:
-            while (wait := self.budget.take(looking=looking)) is not None:
-                if time.monotonic() + wait > deadline:
-                    words = f"the budget of {self.budget.per_minute} scheduler calls a minute is used up"
-                    raise BackendUnavailable(f"{words}, so no {command} now", backend=self._backend)
-                time.sleep(wait)
-        except OSError as error:
-            raise BackendUnavailable(
-                f"the budget of scheduler calls cannot be kept: {error}", backend=self._backend
-            ) from error

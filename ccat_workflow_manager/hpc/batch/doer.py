@@ -1,7 +1,6 @@
-"""The doer that all schedulers with a command line share: writes down, submits, follows, cancels, reads logs.
+"""The doer that all batch schedulers share: writes down, submits, follows, cancels, reads logs.
 
-What differs between schedulers is text: the hooks below say which command to run and what its answer means; all but
-those that "ask" are pure.
+How a scheduler is talked to is in the hooks below; `command_line.py` has those of schedulers with a command line.
 
 `state_dir` should be on a filesystem that all workers of the backend share: what one of them has submitted is found
 there by the others, and the budget of calls is kept there for all of them.
@@ -14,21 +13,26 @@ import re
 import tempfile
 import time
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import ClassVar
 
-from ccat_workflow_manager import shell
-from ccat_workflow_manager.core.errors import BackendConfused, BackendError, BackendRejected, BackendUnavailable
+from ccat_workflow_manager.core.errors import (
+    BackendConfused,
+    BackendError,
+    BackendRejected,
+    BackendUnavailable,
+    WorkflowError,
+)
 from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.core.job_script import JobFiles, render_job_script
 from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo
-from ccat_workflow_manager.core.models import Resources
-from ccat_workflow_manager.hpc.base import HPCBackend, JobRequest, LogStream
-from ccat_workflow_manager.hpc.batch.calls import CallBudget, Refusal, SchedulerCommands
-from ccat_workflow_manager.hpc.batch.files import claimed, output_of, scheduler_words
+from ccat_workflow_manager.core.models import JOB_PREFIX, Resources
+from ccat_workflow_manager.hpc.base import HPCBackend, JobRequest, JobSeen, LogStream
+from ccat_workflow_manager.hpc.batch.files import claimed, scheduler_words
 from ccat_workflow_manager.hpc.batch.store import Member, Submission, SubmissionStore, array_name
 from ccat_workflow_manager.hpc.exit_info import info_of
 from ccat_workflow_manager.hpc.log_files import last_lines, read_end
@@ -68,19 +72,12 @@ class BatchBackend(HPCBackend):
     # A scheduler that stalls may need longer: whoever takes over then finds the submission written down, and waits.
     submit_seconds = 20
     number_pattern: ClassVar[str] = r"\d{1,12}"
+    own_cgroup: ClassVar[bool] = False
+    """Each job runs in a container, where what the kernel counts is what the job has used."""
 
-    def __init__(
-        self,
-        *,
-        state_dir: str | os.PathLike[str] | None,
-        calls_per_minute: int,
-        environment: Mapping[str, str],
-        looking_environment: Mapping[str, str] | None = None,
-    ) -> None:
+    def __init__(self, *, state_dir: str | os.PathLike[str] | None) -> None:
         default = Path(tempfile.gettempdir(), f"ccat-wm-{os.geteuid()}", self.name)
         self._store = SubmissionStore(Path(state_dir) if state_dir is not None else default)
-        budget = CallBudget(self._store.directory, calls_per_minute)
-        self._commands = SchedulerCommands(self.name, budget, environment, COMMAND_SECONDS, looking_environment)
         self._id = re.compile(rf"({self.number_pattern})(?:_(\d{{1,9}}))?:({_JOB_NAME})")
         try:
             self._store.prepare()
@@ -94,18 +91,12 @@ class BatchBackend(HPCBackend):
         """What a job asks for; jobs with the same options may become one array. Raises ValueError if it cannot be."""
 
     @abstractmethod
-    def _submit_command(
-        self, submission: Submission, options: Sequence[str], output: str
-    ) -> tuple[Sequence[str], bytes]:
-        """The command and the script that it is given. `output` is a file, or for an array a directory of them."""
+    def _submitted(self, submission: Submission, options: Sequence[str]) -> Submission:
+        """Write a submission down and hand it over, once; with its number, as it is known then.
 
-    @abstractmethod
-    def _number(self, printed: str) -> str:
-        """The number of the job, from what the submit command printed. Raises ValueError."""
-
-    @abstractmethod
-    def _refusal(self, returncode: int, words: str) -> Refusal:
-        """What it means that the submit command failed."""
+        Raises BackendRejected if it can never run, LimitReached if a limit of the site keeps it out, and what
+        `_look_up` raises if nobody knows whether it was taken.
+        """
 
     @abstractmethod
     def _largest_array(self) -> int:
@@ -187,12 +178,7 @@ class BatchBackend(HPCBackend):
         member = Member(request.job_name, request.workspace_dir)
         try:
             options = self._options(request)
-            script = render_job_script(
-                request.execution_command,
-                environment=request.environment_variables,
-                cwd=request.workspace_dir,
-                files=member.files,
-            )
+            script = self._job_script(request, member.files)
             write_script(member.files, script.encode("utf-8", "surrogateescape"))
         except ValueError as error:
             raise BackendRejected(f"{self.name} cannot take this job: {error}", backend=self.name) from error
@@ -200,6 +186,16 @@ class BatchBackend(HPCBackend):
             text = f"the job script cannot be written: {error.strerror}: {error.filename}"
             raise BackendRejected(text, backend=self.name, reason=FailureReason.STAGING_FAILED) from error
         return options
+
+    def _job_script(self, request: JobRequest, files: JobFiles) -> str:
+        """Raises ValueError."""
+        return render_job_script(
+            request.execution_command,
+            environment=request.environment_variables,
+            cwd=request.workspace_dir,
+            files=files,
+            own_cgroup=self.own_cgroup,
+        )
 
     def _chunks(self, members: Sequence[Member]) -> list[Sequence[Member]]:
         if len(members) == 1:
@@ -234,8 +230,8 @@ class BatchBackend(HPCBackend):
             return dict.fromkeys((member.job_name for member in members), away.error)
         except BackendRejected as error:
             return dict.fromkeys((member.job_name for member in members), error)
-        except (_LimitReached, BackendUnavailable, BackendConfused) as error:
-            if isinstance(error, _LimitReached) and array:
+        except (LimitReached, BackendUnavailable, BackendConfused) as error:
+            if isinstance(error, LimitReached) and array:
                 # A part of it may still have room.
                 half = len(members) // 2
                 first = self._hand_over(options, members[:half], away)
@@ -246,32 +242,6 @@ class BatchBackend(HPCBackend):
             return dict.fromkeys((member.job_name for member in members), away.error)
         ids = {member.job_name: done.job_id(index) for index, member in enumerate(members)}
         return {name: job_id for name, job_id in ids.items() if job_id is not None}
-
-    def _submitted(self, submission: Submission, options: Sequence[str]) -> Submission:
-        """Run the submit command once. Raises what the scheduler meant by its refusal."""
-        argv, script = self._submit_command(submission, options, output_of(submission))
-        self._store.add(submission)
-        try:
-            done = self._commands.run(argv, looking=False, script=script)
-        except shell.CommandTimeout as error:
-            return self._look_up(submission, error.message)
-        except BackendUnavailable:
-            # It was never started.
-            self._store.drop(submission)
-            raise
-        words = " ".join(f"{done.stderr} {done.stdout}".split())[-500:] or "it said nothing"
-        if done.returncode == 0:
-            try:
-                return self._store.numbered(submission, self._number(done.stdout))
-            except ValueError as error:
-                return self._look_up(submission, f"its answer cannot be read: {error}: {done.output_tail!r}")
-        verdict = self._refusal(done.returncode, words)
-        if verdict is Refusal.UNSURE:
-            return self._look_up(submission, words)
-        self._store.drop(submission)
-        kind = BackendRejected if verdict is Refusal.NEVER else _LimitReached
-        text = f"{self.name} does not take this job{'' if kind is BackendRejected else ' now'}: {words}"
-        raise kind(text, backend=self.name, command=argv, output_tail=done.output_tail)
 
     def _look_up(self, submission: Submission, words: str) -> Submission:
         """The submit command failed in a way that leaves open whether the scheduler has taken the job."""
@@ -319,6 +289,21 @@ class BatchBackend(HPCBackend):
         except (OSError, ValueError, TypeError) as error:
             text = f"what was submitted cannot be read in {self._store.directory}: {error}"
             raise BackendUnavailable(text, backend=self.name) from error
+
+    def list_jobs(self) -> list[JobSeen]:
+        """A task of an array whose submission is not written down here keeps the name of the array."""
+        jobs = []
+        for key, since in self._listing():
+            known = self._store.in_array(key.job_name, key.index) if key.index is not None else None
+            name = known.job_name if known is not None else key.job_name
+            if name.startswith(JOB_PREFIX):
+                task = f"_{key.index}" if key.index is not None else ""
+                jobs.append(JobSeen(f"{key.number}{task}:{name}", name, since))
+        return jobs
+
+    def _listing(self) -> Iterable[tuple[JobKey, datetime | None]]:
+        """Ask for all jobs of this account that are not over. Backends that claim `lists` have it."""
+        raise WorkflowError(f"the backend {self.name} does not list its jobs")
 
     # --- following ---------------------------------------------------------------------------------------------------
 
@@ -389,5 +374,5 @@ class BatchBackend(HPCBackend):
         return member.files if member is not None else None
 
 
-class _LimitReached(BackendUnavailable):
+class LimitReached(BackendUnavailable):
     """A limit of the site is reached; the job was not taken and has to wait."""

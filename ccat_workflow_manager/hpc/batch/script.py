@@ -28,11 +28,15 @@ def scheduler_log(member: Member) -> str:
     return dirname(member.files.stdout) + "/scheduler.log"
 
 
-def render_batch_script(members: Sequence[Member], *, number: str, index: str | None, home: str) -> str:
+def render_batch_script(
+    members: Sequence[Member], *, number: str, index: str | None, home: str, own_path: bool = False
+) -> str:
     """The text for one job, or for an array of them.
 
     `number` and `index` are what the shell expands to the number of the job (of the whole array) and its place in it.
+    `own_path`: the search path is that of the image that this runs in.
     """
+    path = "" if own_path else f"PATH={CLEAN_PATH} "
     if index is None:
         (member,) = members
         choice = f"attempt={quote(_base(member))}"
@@ -42,7 +46,7 @@ def render_batch_script(members: Sequence[Member], *, number: str, index: str | 
     return f"""\
 #!/bin/sh
 # Written by ccat-workflow-manager.
-export PATH={CLEAN_PATH} HOME={quote(home)} LANG=C.UTF-8 LC_ALL=C.UTF-8
+export {path}HOME={quote(home)} LANG=C.UTF-8 LC_ALL=C.UTF-8
 {choice}
 me={number}
 first=

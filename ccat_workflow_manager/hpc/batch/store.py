@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 
+from ccat_workflow_manager.core import faults
+from ccat_workflow_manager.core.errors import BackendUnavailable
 from ccat_workflow_manager.core.job_script import JobFiles, job_files
 
 ARRAY_PREFIX = "ccat-array-"
+_TAKEN_OVER = "another worker is submitting the job"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,20 +77,53 @@ class SubmissionStore:
             path.mkdir(parents=True, exist_ok=True)
 
     def add(self, submission: Submission) -> None:
-        """Before the submit command. A link left by a try that is known to have failed is replaced."""
+        """Before the submit command. What a try has left that is known to have failed is replaced.
+
+        Raises BackendUnavailable if one of the jobs is in the hands of another worker, which took over while this one
+        was silent: from looking for a job until here, nothing kept it from doing so.
+        """
         self.prepare()
-        self._write(submission)
+        if not self._publish(submission):
+            before = self._read(submission.name)
+            in_hand = before is not None and before.number is None and time.time() < before.settled_at
+            if in_hand or any(self.of_job(member.job_name) for member in submission.members):
+                raise BackendUnavailable(_TAKEN_OVER)
+            self._write(submission)
         for index, member in enumerate(submission.members):
             link = self._jobs / member.job_name
             target = f"{submission.name}:{index}"
             try:
                 os.symlink(target, link)
             except FileExistsError:
+                if (known := self.of_job(member.job_name)) is not None and known[0].name != submission.name:
+                    self._withdraw(submission, index)
+                    raise BackendUnavailable(_TAKEN_OVER) from None
                 part = self._jobs / f".{member.job_name}.{os.getpid()}"
                 with suppress(FileNotFoundError):
                     part.unlink()
                 os.symlink(target, part)
                 part.replace(link)
+
+    def _publish(self, submission: Submission) -> bool:
+        """Write down a submission that nobody has written down; False if somebody has."""
+        part = self._part(submission)
+        faults.point("files.submission")
+        try:
+            os.link(part, self._file(submission.name))
+        except FileExistsError:
+            return False
+        finally:
+            part.unlink()
+        faults.point("files.submission", faults.AFTER)
+        return True
+
+    def _withdraw(self, submission: Submission, linked: int) -> None:
+        """Take back what `add` has done so far: links for the first members, and the file."""
+        for member in submission.members[:linked]:
+            with suppress(FileNotFoundError):
+                (self._jobs / member.job_name).unlink()
+        with suppress(FileNotFoundError):
+            self._file(submission.name).unlink()
 
     def numbered(self, submission: Submission, number: str) -> Submission:
         """The scheduler has told the number of a submission."""
@@ -114,6 +151,11 @@ class SubmissionStore:
             return None
         return submission, int(index)
 
+    def in_array(self, name: str, index: int) -> Member | None:
+        """A task of an array, by the name that the scheduler knows."""
+        submission = self._read(name) if name.startswith(ARRAY_PREFIX) and "/" not in name else None
+        return submission.members[index] if submission is not None and index < len(submission.members) else None
+
     def forget(self, job_name: str) -> None:
         """A job is over and recorded. With the last of its submission the file goes too."""
         try:
@@ -133,6 +175,14 @@ class SubmissionStore:
         return self._submissions / f"{name}.json"
 
     def _write(self, submission: Submission) -> None:
+        part = self._part(submission)
+        faults.point("files.submission")
+        part.replace(self._file(submission.name))
+        faults.point("files.submission", faults.AFTER)
+        self._known.pop(submission.name, None)
+
+    def _part(self, submission: Submission) -> Path:
+        """The file under a name that nobody reads."""
         data = {
             "name": submission.name,
             "array": submission.array,
@@ -141,11 +191,9 @@ class SubmissionStore:
             "settled_at": submission.settled_at,
             "number": submission.number,
         }
-        file = self._file(submission.name)
-        part = file.with_name(f".{submission.name}.{os.getpid()}")
+        part = self._submissions / f".{submission.name}.{os.getpid()}"
         part.write_text(json.dumps(data), encoding="utf-8", errors="surrogateescape")
-        part.replace(file)
-        self._known.pop(submission.name, None)
+        return part
 
     def _read(self, name: str) -> Submission | None:
         known = self._known.get(name)

@@ -43,7 +43,15 @@ from ccat_workflow_manager.core.job_script import JobFiles, job_files, render_jo
 from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo, JobStatus
 from ccat_workflow_manager.core.models import Resources
 from ccat_workflow_manager.hpc import process_tree
-from ccat_workflow_manager.hpc.base import Availability, Capabilities, HPCBackend, LogStream, QueueStatus, ResourceUsage
+from ccat_workflow_manager.hpc.base import (
+    Availability,
+    Capabilities,
+    HPCBackend,
+    JobSeen,
+    LogStream,
+    QueueStatus,
+    ResourceUsage,
+)
 from ccat_workflow_manager.hpc.concurrent import runner
 from ccat_workflow_manager.hpc.concurrent.pool import KINDS, Pool
 from ccat_workflow_manager.hpc.concurrent.store import Claim, Claimed, Owner, Ticket, TicketStore
@@ -60,7 +68,7 @@ class ConcurrentBackend(HPCBackend):
     """Runs jobs in a pool of this process. `max_workers` 0 means one place for each CPU of the machine."""
 
     name = "concurrent"
-    capabilities = Capabilities(find=True, exit_record=True, survives_worker=False, notifies=True)
+    capabilities = Capabilities(find=True, exit_record=True, survives_worker=False, notifies=True, lists=True)
 
     def __init__(
         self,
@@ -183,6 +191,14 @@ class ConcurrentBackend(HPCBackend):
 
     def find(self, job_name: str) -> str | None:
         return job_name if self._ticket(job_name) is not None else None
+
+    def list_jobs(self) -> list[JobSeen]:
+        jobs = []
+        for job_id in self._store.job_ids():
+            info = self.get_status(job_id)
+            if info.status in (JobStatus.PENDING, JobStatus.RUNNING):
+                jobs.append(JobSeen(job_id, job_id, info.submitted_at))
+        return jobs
 
     def tail_logs(self, job_id: str, *, stream: LogStream = "stdout", lines: int = 200) -> str:
         ticket = self._ticket(job_id)

@@ -101,6 +101,16 @@ class TicketStore:
     def ticket(self, job_id: str) -> Ticket | None:
         return self._read(job_id, "ticket", lambda data: Ticket(**{**data, "owner": Owner(**data["owner"])}))
 
+    def job_ids(self) -> list[str]:
+        """Of all tickets."""
+        try:
+            with os.scandir(self.directory) as entries:
+                names = [entry.name for entry in entries]
+        except OSError as error:
+            raise self._unavailable(error.strerror or str(error)) from error
+        ids = (name.removesuffix(".ticket") for name in names if name.endswith(".ticket"))
+        return [job_id for job_id in ids if self.is_job_id(job_id)]
+
     def claim(self, job_id: str, claim: Claim) -> bool:
         """False if somebody else was first."""
         return self._write_first(job_id, "claim", asdict(claim))

@@ -11,7 +11,7 @@ import os
 import pwd
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
@@ -19,9 +19,10 @@ from typing import TypeVar
 from ccat_workflow_manager import shell
 from ccat_workflow_manager.core.errors import BackendConfused, BackendUnavailable, ConfigurationError
 from ccat_workflow_manager.core.jobs import HPCJobInfo
-from ccat_workflow_manager.hpc.base import Availability, Capabilities, JobRequest, QueueStatus
+from ccat_workflow_manager.hpc.base import Availability, Capabilities, JobRequest, QueueLimits, QueueStatus
 from ccat_workflow_manager.hpc.batch.calls import Refusal
-from ccat_workflow_manager.hpc.batch.doer import BatchBackend, JobKey
+from ccat_workflow_manager.hpc.batch.command_line import CommandBackend
+from ccat_workflow_manager.hpc.batch.doer import JobKey
 from ccat_workflow_manager.hpc.batch.script import render_batch_script
 from ccat_workflow_manager.hpc.batch.store import Submission
 from ccat_workflow_manager.hpc.pbs.listing import (
@@ -50,11 +51,11 @@ _AT_A_TIME = 5000
 _T = TypeVar("_T")
 
 
-class PbsBackend(BatchBackend):
+class PbsBackend(CommandBackend):
     """Jobs at a PBS server; see docs/backends/pbs.md."""
 
     name = "pbs"
-    capabilities = Capabilities(bulk_status=True, find=True, exit_record=True, gpu=True)
+    capabilities = Capabilities(bulk_status=True, find=True, exit_record=True, gpu=True, lists=True)
     number_pattern = NUMBER
 
     def __init__(
@@ -131,6 +132,17 @@ class PbsBackend(BatchBackend):
             raise self._commands.failed(done)
         return self._read("qselect", parse_numbers, done.stdout)
 
+    def _listing(self) -> Iterable[tuple[JobKey, datetime | None]]:
+        if shutil.which("qselect") is None:
+            listed = self._listed(())
+        else:
+            done = self._run_looking(["qselect", "-u", pwd.getpwuid(os.geteuid()).pw_name])
+            if done.returncode != 0:
+                raise self._commands.failed(done)
+            listed = self._listed_of(self._read("qselect", parse_numbers, done.stdout))
+        live = {number: seen for number, seen in listed.items() if not over(seen)}
+        return [(JobKey(number, None, seen.name), seen.submitted_at) for number, seen in live.items()]
+
     # --- following ---------------------------------------------------------------------------------------------------
 
     def _observe(self, jobs: Sequence[JobKey]) -> Mapping[JobKey, HPCJobInfo]:
@@ -149,11 +161,14 @@ class PbsBackend(BatchBackend):
 
     def _own(self, jobs: Sequence[JobKey]) -> dict[JobKey, Seen]:
         """What the server says of these; a number may have been given to somebody else's job meanwhile."""
+        listed = self._listed_of(sorted({key.number for key in jobs}, key=sequence))
+        return {key: seen for key in jobs if (seen := listed.get(key.number)) and seen.name == key.job_name}
+
+    def _listed_of(self, numbers: Sequence[str]) -> dict[str, Seen]:
         listed: dict[str, Seen] = {}
-        numbers = sorted({key.number for key in jobs}, key=sequence)
         for start in range(0, len(numbers), _AT_A_TIME):
             listed |= self._listed(numbers[start : start + _AT_A_TIME])
-        return {key: seen for key in jobs if (seen := listed.get(key.number)) and seen.name == key.job_name}
+        return listed
 
     def _listed(self, numbers: Sequence[str]) -> dict[str, Seen]:
         """`qstat` for these jobs, or for all; what the server does not know is not in the answer."""
@@ -199,7 +214,7 @@ class PbsBackend(BatchBackend):
     def _run_looking(self, argv: Sequence[str]) -> shell.Completed:
         try:
             return self._commands.run(argv, looking=True)
-        except shell.CommandTimeout as error:
+        except shell.CommandError as error:
             raise BackendUnavailable(error.message, backend=self.name, command=argv) from error
 
     def _read(self, command: str, parse: Callable[[str], _T], text: str) -> _T:
@@ -221,7 +236,7 @@ class PbsBackend(BatchBackend):
             argv = ["qdel", *numbers[start : start + _AT_A_TIME]]
             try:
                 done = self._commands.run(argv, looking=False)
-            except shell.CommandTimeout as error:
+            except shell.CommandError as error:
                 raise BackendUnavailable(error.message, backend=self.name, command=argv) from error
             if done.returncode != 0 and not only_gone(done.returncode, done.stderr):
                 raise self._commands.failed(done)
@@ -240,6 +255,7 @@ class PbsBackend(BatchBackend):
             available=queue.enabled and queue.started,
             running=queue.counts.get("running", 0),
             pending=sum(queue.counts.get(state, 0) for state in waiting),
+            limits=QueueLimits(queue.name, hours=queue.most_hours),
             details={
                 "enabled": queue.enabled,
                 "started": queue.started,

@@ -58,6 +58,11 @@ class Queue:
     counts: Mapping[str, int] = field(default_factory=dict)
     """Jobs by the name of their state, in small letters."""
 
+    @property
+    def most_hours(self) -> float | None:
+        seconds = _duration(self.limit or None)
+        return None if seconds is None else seconds / 3600
+
 
 def parse_version(text: str) -> Dialect:
     """The family, from `qstat --version`: OpenPBS calls it `pbs_version`."""

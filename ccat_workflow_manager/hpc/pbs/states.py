@@ -156,7 +156,9 @@ def _alive(seen: Seen) -> HPCJobInfo:
         )
     words = ", ".join(text for text in (meaning.text, seen.comment) if text)
     where = "held at PBS until somebody releases it" if meaning.held else "queued at PBS"
-    return HPCJobInfo(_P, message=f"{where}: {words}" if words else where, submitted_at=seen.submitted_at)
+    message = f"{where}: {words}" if words else where
+    attention = meaning.held or seen.comment.startswith("Can Never Run")
+    return HPCJobInfo(_P, message=message, attention=attention, submitted_at=seen.submitted_at)
 
 
 # --- the end ---------------------------------------------------------------------------------------------------------

@@ -20,16 +20,17 @@ from ccat_workflow_manager.core.errors import BackendConfused, BackendUnavailabl
 from ccat_workflow_manager.core.jobs import HPCJobInfo
 from ccat_workflow_manager.hpc.base import Availability, Capabilities, JobRequest, QueueStatus
 from ccat_workflow_manager.hpc.batch.calls import Refusal
-from ccat_workflow_manager.hpc.batch.doer import BatchBackend, JobKey
+from ccat_workflow_manager.hpc.batch.command_line import CommandBackend
+from ccat_workflow_manager.hpc.batch.doer import JobKey
 from ccat_workflow_manager.hpc.batch.files import claimed
+from ccat_workflow_manager.hpc.batch.remote import SubmitNode
 from ccat_workflow_manager.hpc.batch.script import render_batch_script
-from ccat_workflow_manager.hpc.batch.store import ARRAY_PREFIX, Submission
+from ccat_workflow_manager.hpc.batch.store import ARRAY_PREFIX, Member, Submission
 from ccat_workflow_manager.hpc.slurm.listing import (
     SACCT,
     SINFO,
     SQUEUE,
     TIME_FORMAT,
-    Partition,
     Place,
     Seen,
     parse_config,
@@ -38,9 +39,10 @@ from ccat_workflow_manager.hpc.slurm.listing import (
     parse_sinfo,
     parse_squeue,
 )
+from ccat_workflow_manager.hpc.slurm.queues import queue_of
 from ccat_workflow_manager.hpc.slurm.refusals import refusal
 from ccat_workflow_manager.hpc.slurm.script import SiteDefaults, output_pattern, render_options, render_sbatch
-from ccat_workflow_manager.hpc.slurm.states import FINAL, Evidence, held, merge
+from ccat_workflow_manager.hpc.slurm.states import FINAL, Evidence, held, merge, told_by_record
 
 _PROGRAMS = ("sbatch", "squeue", "sacct", "scancel", "sinfo", "scontrol")
 _PASSED_ON = ("SLURM_CONF", "SLURM_JWT", "LD_LIBRARY_PATH")
@@ -52,7 +54,6 @@ _SLOWNESS = 10
 _LARGEST_SCRIPT_TASKS = 5000
 _REMEMBERED = 20_000
 _ID_CHARACTERS = 100_000
-_GIB_MB = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +71,22 @@ class _Snapshot:
         return time.monotonic() - self.taken < self.good_for
 
 
-class SlurmBackend(BatchBackend):
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is known here about a job that has ended."""
+
+    member: Member | None
+    record: HPCJobInfo | None
+    sampling_seconds: float
+    asked: bool
+    """The accounting was asked for it."""
+
+
+class SlurmBackend(CommandBackend):
     """Jobs on a Slurm cluster; see docs/backends/slurm.md."""
 
     name = "slurm"
-    capabilities = Capabilities(bulk_status=True, bulk_submit=True, find=True, exit_record=True, gpu=True)
+    capabilities = Capabilities(bulk_status=True, bulk_submit=True, find=True, exit_record=True, gpu=True, lists=True)
 
     def __init__(
         self,
@@ -87,16 +99,19 @@ class SlurmBackend(BatchBackend):
         poll_seconds: float = 1.0,
         array_limit: int = 0,
         signal_seconds: int = 60,
+        ssh_host: str | None = None,
+        ssh_config: str | None = None,
         state_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         if calls_per_minute < 1:
             raise ConfigurationError(f"SLURM_CALLS_PER_MINUTE must be 1 or more, not {calls_per_minute}")
-        own = {name: value for name in _PASSED_ON if (value := os.environ.get(name))}
+        own = {} if ssh_host else {name: value for name in _PASSED_ON if (value := os.environ.get(name))}
         super().__init__(
             state_dir=state_dir,
             calls_per_minute=calls_per_minute,
             environment={**own, **({"SLURM_CONF": conf} if conf else {})},
             looking_environment=TIME_FORMAT,
+            node=SubmitNode(ssh_host, ssh_config) if ssh_host else None,
         )
         self._site = SiteDefaults(partition, account, qos, signal_seconds, array_limit)
         self._poll_seconds = poll_seconds
@@ -109,11 +124,13 @@ class SlurmBackend(BatchBackend):
         self._accounting_words = ""
 
     @classmethod
-    def is_available(cls) -> Availability:
+    def is_available(cls, ssh_host: str | None = None) -> Availability:
+        if ssh_host:
+            return SubmitNode.is_available()
         missing = [program for program in _PROGRAMS if shutil.which(program) is None]
         if not missing:
             return Availability(True)
-        hint = "run the worker on a submit node of the cluster (on Debian: apt install slurm-client)"
+        hint = "run the worker on a submit node (on Debian: apt install slurm-client), or name one in SLURM_SSH_HOST"
         return Availability(False, f"not on the search path: {', '.join(missing)}", hint)
 
     # --- submitting --------------------------------------------------------------------------------------------------
@@ -152,12 +169,16 @@ class SlurmBackend(BatchBackend):
             return sorted({place[0] for place, seen in jobs.items() if seen.name == name}, key=int)
         found = parse_places(self, self._commands.look([*SQUEUE, "--me", f"--name={name}"]))
         if not found and time.time() >= self._no_accounting_until:
-            since = datetime.fromtimestamp(tried_at - 3600).strftime("%Y-%m-%dT%H:%M:%S")  # noqa: DTZ006 - local time
+            since = datetime.fromtimestamp(tried_at - 3600, UTC).strftime("%Y-%m-%dT%H:%M:%S")
             text = self._ask_accounting([f"--name={name}", "--allocations", f"--starttime={since}"])
             if text is None and self._accounting_words:
                 raise BackendUnavailable(self._accounting_words, backend=self.name)
             found = parse_places(self, text or "", accounting=True)
         return sorted(found, key=int)
+
+    def _listing(self) -> Iterable[tuple[JobKey, datetime | None]]:
+        listed = self._controller(())
+        return [(JobKey(*place, seen.name), seen.submitted_at) for place, seen in listed.items() if _live(seen)]
 
     # --- following ---------------------------------------------------------------------------------------------------
 
@@ -173,34 +194,59 @@ class SlurmBackend(BatchBackend):
                 ended.append(key)
             else:
                 infos[key] = merge(Evidence(seen, None, None, _now()))
-        if ended:
-            over = [key for key in ended if (seen := listed.get((key.number, key.index))) is None or not held(seen)]
-            accounted = self._accounting(over) if over else {}
-            arrays = {number for (number, _), seen in listed.items() if seen.name.startswith(ARRAY_PREFIX)}
-            for key in ended:
-                seen = _own(listed.get((key.number, key.index)), key)
-                infos[key] = self._judge(key, seen, accounted, in_array=key.index is not None and key.number in arrays)
-        return infos
+        return infos | self._ended(ended, listed) if ended else infos
+
+    def _ended(self, jobs: Sequence[JobKey], listed: Mapping[Place, Seen]) -> dict[JobKey, HPCJobInfo]:
+        """Jobs that are over, or that nobody knows, or that are held."""
+        seen = {key: _own(listed.get((key.number, key.index)), key) for key in jobs}
+        members = {key: member for key in jobs if (member := self._member(key)) is not None}
+        records = {key: self._recorded(member) for key, member in members.items()}
+        sampling = self._sampling_seconds() if any(records.values()) else 0
+        told = {
+            key
+            for key, each in seen.items()
+            if each is not None and (held(each) or told_by_record(each, records.get(key), sampling))
+        }
+        over = [key for key in jobs if key not in told]
+        accounted = self._accounting(over) if over else {}
+        arrays = {number for (number, _), each in listed.items() if each.name.startswith(ARRAY_PREFIX)}
+        return {
+            key: self._judge(
+                key,
+                seen[key],
+                _Known(members.get(key), records.get(key), sampling, asked=key not in told),
+                accounted,
+                in_array=key.index is not None and key.number in arrays,
+            )
+            for key in jobs
+        }
 
     def _judge(
-        self, key: JobKey, seen: Seen | None, accounted: Mapping[Place, Seen] | None, *, in_array: bool
+        self,
+        key: JobKey,
+        seen: Seen | None,
+        known: _Known,
+        accounted: Mapping[Place, Seen] | None,
+        *,
+        in_array: bool,
     ) -> HPCJobInfo:
-        """One job that is over, or that nobody knows, or that is held."""
-        member = self._member(key)
+        member = known.member
         accounting = _own(accounted.get((key.number, key.index)), key) if accounted is not None else None
-        failed = "FAILED" in (seen.state if seen else "", accounting.state if accounting else "")
+        states = [witness.state for witness in (seen, accounting) if witness is not None]
         info = merge(
             Evidence(
                 controller=seen,
                 accounting=accounting,
-                record=self._recorded(member) if member is not None else None,
+                record=known.record,
                 now=_now(),
                 accounting_away=self._accounting_words if accounted is None else "",
-                accounting_expected=accounted is not None,
+                accounting_expected=accounted is not None and known.asked,
                 taken_out=in_array and seen is None and member is not None and not claimed(member),
-                scheduler_log=self._scheduler_words(member) if member is not None and failed else "",
+                scheduler_log=self._scheduler_words(member)
+                if member is not None and (not states or "FAILED" in states)
+                else "",
                 signal_seconds=self._site.signal_seconds,
-                sampling_seconds=self._sampling_seconds() if accounting is not None else 0,
+                sampling_seconds=known.sampling_seconds,
             )
         )
         if info.finished:
@@ -303,7 +349,7 @@ class SlurmBackend(BatchBackend):
         argv = ["scancel", *places]
         try:
             done = self._commands.run(argv, looking=False)
-        except shell.CommandTimeout as error:
+        except shell.CommandError as error:
             raise BackendUnavailable(error.message, backend=self.name, command=argv) from error
         if done.returncode != 0 and not ("Invalid job id" in done.stderr or "already complet" in done.stderr):
             raise self._commands.failed(done)
@@ -326,31 +372,14 @@ class SlurmBackend(BatchBackend):
             partitions = parse_sinfo(text)
         except ValueError as error:
             raise self._confused("sinfo", error, text) from error
-        jobs = self._controller(())
-        return [self._queue(partition, jobs.values()) for partition in partitions]
-
-    def _queue(self, partition: Partition, jobs: Iterable[Seen]) -> QueueStatus:
-        ours = [seen.state for seen in jobs if partition.name in seen.partition.split(",")]
-        budget = self._commands.budget
+        states = self._controller(()).values()
         none = time.time() < self._no_accounting_until
-        return QueueStatus(
-            partition.name,
-            available=partition.up,
-            running=ours.count("RUNNING"),
-            pending=ours.count("PENDING"),
-            cpus_total=partition.cpus.get("total"),
-            cpus_used=partition.cpus.get("allocated"),
-            memory_total_gb=partition.memory_mb / _GIB_MB * partition.nodes.get("total", 0),
-            details={
-                "time_limit": partition.limit,
-                "nodes": dict(partition.nodes),
-                "memory_gb_per_node": round(partition.memory_mb / _GIB_MB, 1),
-                "gres": list(partition.gres),
-                "calls_per_minute": budget.per_minute,
-                "calls_in_the_last_minute": budget.used(),
-                "accounting": "none" if none else self._accounting_words or "ok",
-            },
-        )
+        facts = {
+            "calls_per_minute": self._commands.budget.per_minute,
+            "calls_in_the_last_minute": self._commands.budget.used(),
+            "accounting": "none" if none else self._accounting_words or "ok",
+        }
+        return [queue_of(partition, states, self._site.partition, facts) for partition in partitions]
 
 
 def parse_places(backend: SlurmBackend, text: str, *, accounting: bool = False) -> set[str]:

@@ -8,13 +8,15 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
+from ccat_workflow_manager.core.queue_hints import QueueLimits
+
 _N = TypeVar("_N", int, float)
 
 Place = tuple[str, int | None]
 """The number of a job and, in an array, its index."""
 
-TIME_FORMAT = {"SLURM_TIME_FORMAT": "%s"}
-"""Environment for the commands below: times as seconds since the epoch."""
+TIME_FORMAT = {"SLURM_TIME_FORMAT": "%s", "TZ": "UTC"}
+"""Environment for the commands below: times as seconds since the epoch, wherever the submit node is."""
 
 _SEPARATOR = "|"
 # The name comes last: it is the only field whose content others may choose freely.
@@ -23,10 +25,11 @@ _SACCT = (
     "JobID", "State", "ExitCode", "Submit", "Start", "End", "ElapsedRaw", "TimelimitRaw", "TotalCPU", "MaxRSS",
     "NodeList", "JobName",
 )  # fmt: skip
-_SINFO = ("%R", "%a", "%l", "%F", "%C", "%m", "%G")
+_SINFO = ("%P", "%a", "%l", "%F", "%C", "%c", "%m", "%G")
 _PLACE = re.compile(r"(\d+)(?:_(\d+))?")
 _NOT_OURS = re.compile(r"\d+\+\d+|\d+_\[[^]]*\].*")
 """Parts of heterogeneous jobs; the tasks of an array that accounting knows only in common."""
+_GPUS = re.compile(r"gpu(?::[^:(]*[^:(\d][^:(]*)?:(\d+)")
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 
 SQUEUE = ("squeue", "--noheader", "--all", "--states=all", "--array", f"--format={_SEPARATOR.join(_SQUEUE)}")
@@ -66,8 +69,24 @@ class Partition:
     limit: str
     nodes: Mapping[str, int] = field(default_factory=dict)
     cpus: Mapping[str, int] = field(default_factory=dict)
+    cpus_per_node: int = 0
+    """Of its largest node, as the memory."""
     memory_mb: int = 0
+    default: bool = False
     gres: tuple[str, ...] = ()
+
+    @property
+    def limits(self) -> QueueLimits:
+        """What one job may ask of it."""
+        seconds = None if self.limit == "infinite" else _duration(self.limit)
+        return QueueLimits(
+            self.name,
+            default=self.default,
+            cpus=self.cpus_per_node,
+            memory_gb=self.memory_mb / 1024,
+            gpus=sum(int(match[1]) for each in self.gres if (match := _GPUS.match(each))),
+            hours=None if seconds is None else seconds / 3600,
+        )
 
 
 def parse_squeue(text: str) -> dict[Place, Seen]:
@@ -137,13 +156,15 @@ def parse_sinfo(text: str) -> list[Partition]:
     """The partitions; one whose nodes differ is printed in several lines."""
     partitions: dict[str, Partition] = {}
     for line in text.splitlines():
-        name, avail, limit, nodes, cpus, memory, gres = _fields(line, len(_SINFO))
-        found = partitions.get(name, Partition(name, avail == "up", limit))
+        word, avail, limit, nodes, cpus, cpus_per_node, memory, gres = _fields(line, len(_SINFO))
+        name = word.removesuffix("*")
+        found = partitions.get(name, Partition(name, avail == "up", limit, default=name != word))
         more = () if gres in ("(null)", "N/A", "") else tuple(gres.split(","))
         partitions[name] = replace(
             found,
             nodes=_sum(found.nodes, nodes),
             cpus=_sum(found.cpus, cpus),
+            cpus_per_node=max(found.cpus_per_node, int(cpus_per_node.rstrip("+"))),
             memory_mb=max(found.memory_mb, int(memory.rstrip("+"))),
             gres=tuple(dict.fromkeys((*found.gres, *more))),
         )

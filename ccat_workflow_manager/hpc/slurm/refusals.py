@@ -27,6 +27,15 @@ _NEVER = re.compile(
     r"|can not be satisfied|does not look like a batch script|denied",
     re.IGNORECASE,
 )
+_HOPELESS = frozenset({
+    "BadConstraints", "PartitionConfig", "PartitionTimeLimit", "PartitionNodeLimit", "InvalidAccount", "InvalidQOS",
+    "AccountNotAllowed", "QOSNotAllowed", "ReservationDeleted", "DependencyNeverSatisfied",
+})  # fmt: skip
+
+
+def never_by_itself(reason: str) -> bool:
+    """Whether a job that waits for this reason waits until a person changes it or the cluster."""
+    return reason in _HOPELESS or bool(_NEVER_LIMIT.fullmatch(reason))
 
 
 def refusal(returncode: int, words: str) -> Refusal:

@@ -15,6 +15,7 @@ from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.core.job_script import signal_in
 from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo, JobStatus
 from ccat_workflow_manager.hpc.slurm.listing import Seen
+from ccat_workflow_manager.hpc.slurm.refusals import never_by_itself
 
 _GIB = 1024**3
 ACCOUNTING_SECONDS = 3
@@ -24,6 +25,14 @@ RECORD_SECONDS = 10
 _SIGNAL_EARLY_SECONDS = 70
 _OUT_OF_MEMORY = re.compile(r"exceeded (job |step )?memory limit|oom[-_ ]kill|out of memory", re.IGNORECASE)
 _HELD = re.compile(r"held", re.IGNORECASE)
+_CANCELLED_BY_NODE = re.compile(r"CANCELLED AT \S+?(?: DUE TO (?P<why>[A-Z ]+?))?[, ]+(?:SEE .*)?\*\*\*")
+_WHY_CANCELLED = {
+    None: HPCJobInfo(JobStatus.CANCELLED, message="cancelled at Slurm"),
+    "TIME LIMIT": HPCJobInfo(JobStatus.FAILED, reason=FailureReason.TIME_LIMIT),
+    "PREEMPTION": HPCJobInfo(JobStatus.FAILED, reason=FailureReason.PREEMPTED),
+    "NODE FAILURE": HPCJobInfo(JobStatus.FAILED, reason=FailureReason.NODE_FAILURE),
+}
+"""What the daemon of a node writes into the log of a job that it ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +112,17 @@ def held(seen: Seen) -> bool:
     return meaning is not None and meaning.status is _P and (meaning.held or bool(_HELD.search(seen.reason)))
 
 
+def told_by_record(seen: Seen, record: HPCJobInfo | None, sampling_seconds: float) -> bool:
+    """Whether the accounting has nothing to add: the command ended well, too soon for its samples of memory."""
+    return (
+        seen.state == "COMPLETED"
+        and record is not None
+        and record.status is JobStatus.COMPLETED
+        and None not in (record.cpu_hours, record.wall_time_seconds)
+        and (record.wall_time_seconds or 0) < 2 * sampling_seconds
+    )
+
+
 def merge(evidence: Evidence) -> HPCJobInfo:
     """The state of a job, from all witnesses."""
     controller, accounting, record = evidence.controller, evidence.accounting, evidence.record
@@ -144,7 +164,8 @@ def _alive(seen: Seen) -> HPCJobInfo:
         message = f"held at Slurm until somebody releases it: {words}"
     else:
         message = f"queued at Slurm: {words}" if words else "queued at Slurm"
-    return HPCJobInfo(_P, message=message, submitted_at=seen.submitted_at)
+    attention = held(seen) or never_by_itself(seen.reason)
+    return HPCJobInfo(_P, message=message, attention=attention, submitted_at=seen.submitted_at)
 
 
 def _silence(evidence: Evidence) -> HPCJobInfo:
@@ -221,8 +242,12 @@ def _ran_out_of_time(seen: Seen, evidence: Evidence) -> bool:
 
 
 def _by_record(record: HPCJobInfo, seen: Seen | None, evidence: Evidence) -> HPCJobInfo:
-    """Only the exit record tells of the end."""
-    return record if seen is None else replace(record, submitted_at=seen.submitted_at, node=seen.node or record.node)
+    """Only the exit record tells of the end, and the log of the scheduler why."""
+    if seen is not None:
+        return replace(record, submitted_at=seen.submitted_at, node=seen.node or record.node)
+    words = _CANCELLED_BY_NODE.search(evidence.scheduler_log) if record.status is _F else None
+    why = _WHY_CANCELLED.get(words["why"]) if words is not None else None
+    return record if why is None else replace(record, status=why.status, reason=why.reason, message=why.message)
 
 
 def _measured(info: HPCJobInfo, seen: Seen, evidence: Evidence) -> HPCJobInfo:

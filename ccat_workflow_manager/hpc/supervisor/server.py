@@ -162,6 +162,11 @@ class Server:
     def _find(self, _: Client, request: dict[str, Any]) -> str | None:
         return self.engine.find(request["name"])
 
+    def _list(self, _: Client, request: dict[str, Any]) -> list[tuple[str, str, float]]:
+        """What has not ended."""
+        jobs = self.engine.jobs.values()
+        return [(job.id, job.name, job.submitted) for job in jobs if job.state is not State.FINISHED]
+
     def _cancel(self, _: Client, request: dict[str, Any]) -> None:
         self.engine.reap()  # what has ended by now was not cancelled
         for job_id in request["ids"]:
@@ -211,6 +216,7 @@ _REQUESTS: dict[str, Callable[[Server, Client, dict[str, Any]], Any]] = {
     "submit": Server._submit,
     "statuses": Server._statuses,
     "find": Server._find,
+    "list": Server._list,
     "cancel": Server._cancel,
     "cleanup": Server._cleanup,
     "usage": Server._usage,

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Raised with every change of what is said here, or of what the supervisor keeps on disk."""
 SOCKET_NAME = "supervisor.sock"
 LOCK_NAME = "supervisor.lock"

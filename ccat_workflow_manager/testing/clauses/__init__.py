@@ -17,6 +17,7 @@ from ccat_workflow_manager.testing.clauses import (
     endings,
     identity,
     limits,
+    listing,
     logs,
     service,
     surroundings,
@@ -43,6 +44,6 @@ def _of(module: ModuleType) -> list[Clause]:
 
 CLAUSES = tuple(
     clause
-    for module in (identity, endings, surroundings, logs, cancelling, limits, bulk, service)
+    for module in (identity, endings, surroundings, logs, cancelling, limits, bulk, listing, service)
     for clause in _of(module)
 )

@@ -1,0 +1,395 @@
+"""AWS Batch, through its API.
+
+One `describe_jobs` answers for a hundred jobs; of a large array only those children are listed whose state has changed.
+Alike step runs that are ready together become one array job. Every call is counted against `calls_per_minute`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+from ccat_workflow_manager.core.errors import BackendRejected, BackendUnavailable, ConfigurationError
+from ccat_workflow_manager.core.failures import FailureReason
+from ccat_workflow_manager.core.job_script import JobFiles, render_job_script
+from ccat_workflow_manager.core.jobs import HPCJobInfo
+from ccat_workflow_manager.hpc.aws_batch import here
+from ccat_workflow_manager.hpc.aws_batch.client import Aws, AwsError, Done
+from ccat_workflow_manager.hpc.aws_batch.definition import Mode, Platform, make_shape, render_definition
+from ccat_workflow_manager.hpc.aws_batch.logs import DEFAULT_GROUP, read_stream
+from ccat_workflow_manager.hpc.aws_batch.looking import Looker, aws_id
+from ccat_workflow_manager.hpc.aws_batch.native import oci_image, seen_as, with_links
+from ccat_workflow_manager.hpc.aws_batch.request import (
+    CANCEL_REASON,
+    LARGEST_ARRAY,
+    SiteDefaults,
+    aws_name,
+    parse_option,
+    render_ask,
+    render_submit,
+)
+from ccat_workflow_manager.hpc.aws_batch.staging import S3Staging
+from ccat_workflow_manager.hpc.aws_batch.states import STARTED, Evidence, Seen, merge
+from ccat_workflow_manager.hpc.base import Availability, Capabilities, JobRequest, LogStream, QueueStatus
+from ccat_workflow_manager.hpc.batch.doer import SETTLE_SECONDS, BatchBackend, JobKey
+from ccat_workflow_manager.hpc.batch.script import render_batch_script
+from ccat_workflow_manager.hpc.batch.store import Submission
+
+_HOME = "/tmp"
+_REMEMBERED = 50_000
+
+_LOG_WORDS_BYTES = 500
+_LARGEST_SENT = 100
+_LATER = re.compile(r"disabled|not in (a )?valid|being (deleted|updated)|UPDATING|try again", re.IGNORECASE)
+_NO_DEFINITION = re.compile(r"job ?definition.*(not found|not exist|inactive|deregistered)", re.IGNORECASE)
+
+
+class AwsBatchBackend(BatchBackend):
+    """Jobs in queues of AWS Batch; see docs/backends/aws_batch.md."""
+
+    name = "aws_batch"
+    capabilities = Capabilities(bulk_status=True, bulk_submit=True, find=True, exit_record=True, gpu=True, lists=True)
+    own_cgroup = True
+    number_pattern = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+
+    def __init__(
+        self,
+        *,
+        job_queue: str,
+        region: str | None = None,
+        profile: str | None = None,
+        endpoint_url: str | None = None,
+        job_definition: str | None = None,
+        image: str | None = None,
+        mode: str = Mode.APPTAINER.value,
+        platform: str = Platform.EC2.value,
+        volumes: str = "",
+        privileged: bool = False,
+        user: str = "",
+        job_role: str = "",
+        execution_role: str = "",
+        assign_public_ip: bool = False,
+        share_identifier: str = "",
+        log_group: str = DEFAULT_GROUP,
+        s3_prefix: str = "",
+        calls_per_minute: int = 600,
+        state_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
+        region = region or here.region()
+        if region is None:
+            raise ConfigurationError("AWS_BATCH_REGION must name the region of the queue, or AWS_REGION has to")
+        try:
+            mode = Mode(mode)
+            self._shape = make_shape(
+                platform, volumes, privileged=privileged, user=user, job_role=job_role, execution_role=execution_role,
+                log_group=log_group if log_group != DEFAULT_GROUP else "", assign_public_ip=assign_public_ip,
+            )  # fmt: skip
+        except ValueError as error:
+            raise ConfigurationError(f"the settings AWS_BATCH_* cannot be used: {error}") from error
+        self.runs_images = mode == Mode.NATIVE
+        if self.runs_images and job_definition:
+            raise ConfigurationError(
+                "AWS_BATCH_MODE=native needs a job definition for each image, so none can be given"
+            )
+        if not self.runs_images and not job_definition and not image:
+            raise ConfigurationError("one of AWS_BATCH_IMAGE and AWS_BATCH_JOB_DEFINITION must say what jobs run in")
+        super().__init__(state_dir=state_dir)
+        self._site = SiteDefaults(job_queue, share_identifier, self._shape.platform)
+        self._image = image or ""
+        self._given_definition = job_definition
+        self._definitions: dict[str, str] = {}
+        self._log_group = log_group
+        self._queues = self._store.directory / "queues"
+        self._aws = Aws(
+            self.name, self._store.directory, per_minute=calls_per_minute, region=region, profile=profile,
+            endpoint_url=endpoint_url,
+        )  # fmt: skip
+        try:
+            self._staging = (
+                S3Staging(self.name, self._aws, s3_prefix, region, endpoint_url, self._home()) if s3_prefix else None
+            )
+        except ValueError as error:
+            raise ConfigurationError(f"AWS_BATCH_S3_PREFIX cannot be used: {error}") from error
+        self._over: dict[JobKey, HPCJobInfo] = {}
+        self._looker = Looker(self.name, self._aws)
+
+    def _home(self) -> str | None:
+        """Of what runs without a shared filesystem; None: the environment is that of the image."""
+        return None if self.runs_images else _HOME
+
+    @classmethod
+    def is_available(cls) -> Availability:
+        return here.availability()
+
+    def close(self) -> None:
+        self._aws.close()
+
+    # --- submitting --------------------------------------------------------------------------------------------------
+
+    def _options(self, request: JobRequest) -> tuple[str, ...]:
+        workspace = request.workspace_dir
+        shared = not self._given_definition and self._staging is None
+        if shared and not any(mount.holds(workspace) for mount in self._shape.mounts):
+            raise ValueError(f"jobs do not see {workspace}: no volume of AWS_BATCH_VOLUMES holds it")
+        image = oci_image(request.image_ref) if self.runs_images else ""
+        return (render_ask(request.resource_requirements, request.priority, self._site, image).as_option(),)
+
+    def _job_script(self, request: JobRequest, files: JobFiles) -> str:
+        if not self.runs_images:
+            return super()._job_script(request, files)
+        inside = seen_as(request.workspace_dir, request.mounts)
+        script = render_job_script(
+            request.execution_command,
+            environment=request.environment_variables,
+            cwd=inside,
+            files=files,
+            own_cgroup=self.own_cgroup,
+        )
+        return with_links(script, request.mounts)
+
+    def _largest_array(self) -> int:
+        # What travels is sent one by one, and whoever claimed it must not be silent for long.
+        return LARGEST_ARRAY if self._staging is None else _LARGEST_SENT
+
+    def _submitted(self, submission: Submission, options: Sequence[str]) -> Submission:
+        ask = parse_option(options[0])
+        try:
+            request = render_submit(
+                ask,
+                name=submission.name,
+                definition=self._definition(ask.image or self._image),
+                command=self._command(submission),
+                size=len(submission.members) if submission.array else None,
+            )
+        except ValueError as error:
+            raise BackendRejected(f"{self.name} cannot take this job: {error}", backend=self.name) from error
+        self._note_queue(ask.queue)
+        self._store.add(submission)
+        try:
+            answer = self._aws.act("batch", "submit_job", **request)
+        except AwsError as error:
+            return self._not_submitted(submission, error)
+        number = str(answer.get("jobId", ""))
+        if not re.fullmatch(self.number_pattern, number):
+            return self._look_up(submission, f"its answer cannot be read: {str(answer)[:300]}")
+        return self._store.numbered(submission, number)
+
+    def _command(self, submission: Submission) -> list[str]:
+        if self._staging is not None:
+            return self._staging.send(submission)
+        return ["/bin/sh", self._script(submission)]
+
+    def _script(self, submission: Submission) -> str:
+        """The script that all jobs of a submission start with; it knows which of them each is."""
+        text = render_batch_script(
+            submission.members,
+            number='"${AWS_BATCH_JOB_ID%%:*}"',
+            index='"$AWS_BATCH_JOB_ARRAY_INDEX"' if submission.array else None,
+            home=_HOME,
+            own_path=self.runs_images,
+        )
+        file = Path(submission.members[0].files.script).with_name(f"{submission.name}.batch")
+        file.write_bytes(text.encode("utf-8", "surrogateescape"))
+        return str(file)
+
+    def _not_submitted(self, submission: Submission, error: AwsError) -> Submission:
+        if error.done is Done.PERHAPS:
+            return self._look_up(submission, error.error.message)
+        self._store.drop(submission)
+        words = error.error.message
+        if error.done is Done.REFUSED:
+            if _NO_DEFINITION.search(words) and not self._given_definition:
+                # Somebody has deregistered it; the next try registers it again.
+                self._definitions.clear()
+            elif not _LATER.search(words):
+                raise BackendRejected(f"{self.name} does not take this job: {words}", backend=self.name) from error
+        raise BackendUnavailable(words, backend=self.name) from error
+
+    def _definition(self, image: str) -> str:
+        """The job definition of an image, registered if there is none."""
+        if self._given_definition:
+            return self._given_definition
+        known = self._definitions.get(image)
+        if known is None:
+            wanted = render_definition(image, self._shape)
+            name = wanted["jobDefinitionName"]
+            answer = self._aws.look("batch", "describe_job_definitions", jobDefinitionName=name, status="ACTIVE")
+            found = self._aws.items(answer, "jobDefinitions", "describe_job_definitions")
+            revisions = [int(each.get("revision", 0)) for each in found]
+            if not revisions:
+                try:
+                    registered = self._aws.act("batch", "register_job_definition", **wanted)
+                except AwsError as error:
+                    raise BackendUnavailable(error.error.message, backend=self.name) from error
+                revisions = [int(registered.get("revision", 1))]
+            known = self._definitions[image] = f"{name}:{max(revisions)}"
+        return known
+
+    def _note_queue(self, queue: str) -> None:
+        """Jobs are listed by queue, so every queue that has ever been used is remembered. Raises BackendRejected."""
+        note = self._queues / quote(queue, safe="")
+        if queue != self._site.queue and not note.exists() and not self._there([queue]):
+            raise BackendRejected(f"there is no job queue {queue} at AWS Batch", backend=self.name)
+        self._queues.mkdir(exist_ok=True)
+        note.touch()
+
+    def _known_queues(self) -> list[str]:
+        """Those that were used and still exist: a queue is deleted after its jobs."""
+        try:
+            others = {unquote(name) for name in os.listdir(self._queues)} - {self._site.queue}
+        except FileNotFoundError:
+            others = set()
+        return [self._site.queue, *(self._there(sorted(others)) if others else ())]
+
+    def _there(self, queues: Sequence[str]) -> list[str]:
+        known = {
+            each for queue in self._described(queues) for each in (queue.get("jobQueueName"), queue.get("jobQueueArn"))
+        }
+        return [queue for queue in queues if queue in known]
+
+    def _described(self, queues: Sequence[str]) -> list[Mapping[str, Any]]:
+        answer = self._aws.look("batch", "describe_job_queues", jobQueues=list(queues))
+        return self._aws.items(answer, "jobQueues", "describe_job_queues")
+
+    def _numbers_of(self, name: str, tried_at: float | None) -> Sequence[str]:
+        found = [seen for queue in self._known_queues() for seen in self._looker.named(queue, aws_name(name))]
+        return [seen.job_id for seen in sorted(found, key=lambda seen: (str(seen.created_at), seen.job_id))]
+
+    # --- following ---------------------------------------------------------------------------------------------------
+
+    def _observe(self, jobs: Sequence[JobKey]) -> Mapping[JobKey, HPCJobInfo]:
+        # One that is over stays so, but if there are no others it is asked for: silence must not pass for an answer.
+        seen = self._looker.at([key for key in jobs if key not in self._over] or jobs[:1])
+        return {key: self._over.get(key) or self._judge(key, seen.get(key)) for key in jobs}
+
+    def _judge(self, key: JobKey, seen: Seen | None) -> HPCJobInfo:
+        known = self._known(key.job_name)
+        member = known[0].members[known[1]] if known is not None else None
+        now = datetime.now(UTC)
+        if self._staging is not None and member is not None and (seen is None or seen.over):
+            self._staging.fetch(member)
+        info = merge(
+            Evidence(
+                seen,
+                self._recorded(member) if member is not None and (seen is None or seen.over) else None,
+                now,
+                handed_over_recently=known is not None and now.timestamp() - known[0].tried_at < SETTLE_SECONDS,
+                records_expected=member is not None,
+            )
+        )
+        if info.finished:
+            if info.reason is FailureReason.BACKEND_FAILED and seen is not None and seen.log_stream:
+                info = replace(info, message=f"{info.message}{self._last_words(seen)}")
+            if len(self._over) >= _REMEMBERED:
+                self._over.clear()
+            self._over[key] = info
+        return info
+
+    def _last_words(self, seen: Seen) -> str:
+        """What the container itself has said, where the command has left nothing."""
+        try:
+            words = " ".join(read_stream(self._aws, self._log_group, seen.log_stream, _LOG_WORDS_BYTES).split())
+        except BackendUnavailable as error:
+            words = error.message
+        return f"; its container said: {words}" if words else ""
+
+    def _listing(self) -> Iterable[tuple[JobKey, datetime | None]]:
+        return [each for queue in self._known_queues() for each in self._looker.live(queue)]
+
+    # --- stopping, forgetting ----------------------------------------------------------------------------------------
+
+    def _stop(self, jobs: Sequence[JobKey]) -> None:
+        live = {key: seen for key, seen in self._looker.at(jobs, urgent=True).items() if not seen.over}
+        waiting = [key for key, seen in live.items() if seen.status not in STARTED]
+        whole = self._whole_arrays(live)
+        for number in whole:
+            started = any(key.number == number and key not in waiting for key in live)
+            self._end(number, started=started)
+        for key in live:
+            if key.number not in whole:
+                self._end(aws_id(key), started=key not in waiting)
+        # What started in the meantime has not been cancelled.
+        for key, seen in self._looker.at(waiting, urgent=True).items() if waiting else ():
+            if seen.status in STARTED:
+                self._end(aws_id(key), started=True)
+
+    def _whole_arrays(self, live: Mapping[JobKey, Seen]) -> set[str]:
+        """The arrays of which every child that is not over yet is to be stopped."""
+        wanted: dict[str, set[str]] = {}
+        for key in live:
+            if key.index is not None:
+                wanted.setdefault(key.number, set()).add(key.job_name)
+        whole = set()
+        for number, names in wanted.items():
+            known = self._known(next(iter(names)))
+            if len(names) < 2 or known is None:
+                continue
+            others = [
+                JobKey(number, index, member.job_name)
+                for index, member in enumerate(known[0].members)
+                if member.job_name not in names
+            ]
+            seen = self._looker.at([key for key in others if key not in self._over], urgent=True) if others else {}
+            if all(key in self._over or (key in seen and seen[key].over) for key in others):
+                whole.add(number)
+        return whole
+
+    def _end(self, job_id: str, *, started: bool) -> None:
+        operation = "terminate_job" if started else "cancel_job"
+        try:
+            self._aws.act("batch", operation, jobId=job_id, reason=CANCEL_REASON)
+        except AwsError as error:
+            raise error.error from error
+
+    def cleanup_many(self, job_ids: Sequence[str]) -> None:
+        keys = [key for job_id in job_ids if (key := self._key(job_id)) is not None]
+        for key in keys:
+            self._over.pop(key, None)
+        submissions = {known[0].name for key in keys if (known := self._known(key.job_name)) is not None}
+        super().cleanup_many(job_ids)
+        if self._staging is not None:
+            over = [name for name in submissions if self._store.in_array(name, 0) is None]
+            self._staging.forget([key.job_name for key in keys], over)
+
+    # --- logs, for operators -----------------------------------------------------------------------------------------
+
+    def get_logs(self, job_id: str) -> str:
+        return super().get_logs(job_id) or self._cloudwatch(job_id)
+
+    def tail_logs(self, job_id: str, *, stream: LogStream = "stdout", lines: int = 200) -> str:
+        found = super().tail_logs(job_id, stream=stream, lines=lines)
+        if found or stream != "stdout" or lines <= 0:
+            return found
+        return "".join(self._cloudwatch(job_id).splitlines(keepends=True)[-lines:])
+
+    def _cloudwatch(self, job_id: str) -> str:
+        """Both streams as CloudWatch has them, if the job has left no file that could be seen from here."""
+        key, files = self._key(job_id), self._files(job_id)
+        if key is None or (files is not None and os.path.exists(files.stdout)):
+            return ""
+        seen = self._looker.at([key]).get(key)
+        return read_stream(self._aws, self._log_group, seen.log_stream) if seen is not None and seen.log_stream else ""
+
+    def queue_status(self) -> list[QueueStatus]:
+        budget = self._aws.budget
+        return [
+            QueueStatus(
+                str(queue.get("jobQueueName", "")),
+                available=(queue.get("state"), queue.get("status", "VALID")) == ("ENABLED", "VALID"),
+                details={
+                    "state": queue.get("state", ""),
+                    "status": queue.get("status", ""),
+                    "why": queue.get("statusReason", ""),
+                    "calls_per_minute": budget.per_minute,
+                    "calls_in_the_last_minute": budget.used(),
+                    "calls_sent_back_in_the_last_minute": self._aws.throttled,
+                },
+            )
+            for queue in self._described(self._known_queues())
+        ]

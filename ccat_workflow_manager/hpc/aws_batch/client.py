@@ -1,0 +1,282 @@
+"""Calls of the AWS services: each with time limits and retries, all within a budget, every failure sorted.
+
+Looking is repeated by botocore itself, with back-off. Submitting is repeated only after an answer that says that
+nothing was done.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectTimeoutError,
+    CredentialRetrievalError,
+    EndpointConnectionError,
+    HTTPClientError,
+    NoCredentialsError,
+    NoRegionError,
+    PartialCredentialsError,
+    ProxyConnectionError,
+    SSLError,
+)
+from botocore.parsers import ResponseParserError
+
+from ccat_workflow_manager.core.errors import BackendConfused, BackendError, BackendUnavailable
+from ccat_workflow_manager.hpc.batch.calls import CallBudget
+
+logging.getLogger("botocore.credentials").setLevel(logging.WARNING)  # it says for each client where they come from
+
+CONNECT_SECONDS = 5
+READ_SECONDS = 30
+LOOKING_TRIES = 4
+SUBMITTING_TRIES = 5
+_FIRST_PAUSE_SECONDS = 0.5
+_THROTTLING = frozenset(
+    {
+        "TooManyRequestsException",
+        "Throttling",
+        "ThrottlingException",
+        "ThrottledException",
+        "RequestLimitExceeded",
+        "RequestThrottled",
+        "RequestThrottledException",
+        "SlowDown",
+        "429",
+    }
+)
+_NOBODY = frozenset(
+    {
+        "AccessDenied",
+        "AccessDeniedException",
+        "AuthFailure",
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "IncompleteSignature",
+        "InvalidClientTokenId",
+        "InvalidSignatureException",
+        "MissingAuthenticationToken",
+        "MissingAuthenticationTokenException",
+        "OptInRequired",
+        "RequestExpired",
+        "SignatureDoesNotMatch",
+        "UnauthorizedOperation",
+        "UnrecognizedClientException",
+    }
+)
+"""Errors that are about who asks, not about what is asked."""
+_NEVER_SENT = (
+    ConnectTimeoutError,
+    CredentialRetrievalError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    NoRegionError,
+    PartialCredentialsError,
+    ProxyConnectionError,
+    SSLError,
+)
+
+
+class Done(Enum):
+    """What became of a request that has failed."""
+
+    NO = "no"
+    """It was not carried out, for certain."""
+    REFUSED = "refused"
+    """The service has understood it and does not want it."""
+    PERHAPS = "perhaps"
+    """Nobody knows."""
+
+
+class _Manner(Enum):
+    """How a call is made."""
+
+    LOOK = "look"
+    URGENT = "urgent"
+    ACT = "act"
+
+
+class AwsError(Exception):
+    """A call that has failed."""
+
+    def __init__(self, error: BackendError, done: Done, *, throttled: bool = False, code: str = "") -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.done = done
+        self.throttled = throttled
+        self.code = code
+
+
+class Aws:
+    """The services that a backend talks to."""
+
+    def __init__(
+        self,
+        backend: str,
+        directory: Path,
+        *,
+        per_minute: int,
+        region: str | None = None,
+        profile: str | None = None,
+        endpoint_url: str | None = None,
+    ) -> None:
+        self._backend = backend
+        self.budget = CallBudget(directory, per_minute)
+        throttled = directory / "throttled"
+        self._throttled_directory = throttled
+        self._throttled = CallBudget(throttled, 1_000_000)
+        self._where = {"region_name": region or None, "endpoint_url": endpoint_url or None}
+        self._profile = profile or None
+        self._session: boto3.Session | None = None
+        self._clients: dict[tuple[str, _Manner], Any] = {}
+        self._making = Lock()
+
+    def look(self, service: str, operation: str, /, *, urgent: bool = False, **arguments: Any) -> dict[str, Any]:
+        """Call something that changes nothing. Raises BackendUnavailable and BackendConfused.
+
+        `urgent`: from that part of the budget which is kept for submitting and cancelling.
+        """
+        try:
+            return self._call(service, operation, arguments, _Manner.URGENT if urgent else _Manner.LOOK)
+        except AwsError as error:
+            raise error.error from error
+
+    def pages(self, service: str, operation: str, key: str, /, **arguments: Any) -> Iterator[Mapping[str, Any]]:
+        """The items of all pages of a listing with `nextToken`."""
+        token: str | None = None
+        while True:
+            more: dict[str, Any] = {"nextToken": token} if token else {}
+            answer = self.look(service, operation, **arguments, **more)
+            yield from self.items(answer, key, operation)
+            following = answer.get("nextToken")
+            if not following or following == token:
+                return
+            token = following
+
+    def items(self, answer: Mapping[str, Any], key: str, operation: str) -> list[Mapping[str, Any]]:
+        """The list in an answer, which has to be there, empty or not."""
+        items = answer.get(key)
+        if not isinstance(items, list):
+            text = f"the answer of {operation} has no {key}: {str(dict(answer))[:300]}"
+            raise BackendConfused(text, backend=self._backend)
+        return items
+
+    def act(self, service: str, operation: str, /, **arguments: Any) -> dict[str, Any]:
+        """Call something that changes the world, again only if nothing was done. Raises AwsError."""
+        pause = _FIRST_PAUSE_SECONDS
+        for left in reversed(range(SUBMITTING_TRIES)):
+            try:
+                return self._call(service, operation, arguments, _Manner.ACT)
+            except AwsError as error:
+                if not error.throttled or not left:
+                    raise
+            time.sleep(pause)
+            pause *= 2
+        raise AssertionError("the last try has raised")
+
+    def read(self, body: Any, size: int) -> bytes:
+        """A part of the body of an answer. Raises AwsError."""
+        try:
+            data: bytes = body.read(size)
+        except (BotoCoreError, OSError) as error:
+            raise self._away("reading an answer", error, Done.NO) from error
+        return data
+
+    @property
+    def throttled(self) -> int:
+        """How many calls of the last minute the service has sent back."""
+        return self._throttled.used()
+
+    def close(self) -> None:
+        for client in self._clients.values():
+            client.close()
+        self._clients.clear()
+
+    # --- one call ----------------------------------------------------------------------------------------------------
+
+    def _call(self, service: str, operation: str, arguments: Mapping[str, Any], manner: _Manner) -> dict[str, Any]:
+        try:
+            answer: dict[str, Any] = getattr(self._client(service, manner), operation)(**arguments)
+        except ClientError as error:
+            raise self._answered(operation, error) from error
+        except _NEVER_SENT as error:
+            raise self._away(operation, error, Done.NO) from error
+        except ResponseParserError as error:
+            text = f"the answer of {operation} cannot be read: {error}"
+            raise AwsError(BackendConfused(text, backend=self._backend), Done.PERHAPS) from error
+        except (HTTPClientError, OSError) as error:
+            raise self._away(operation, error, Done.PERHAPS) from error
+        except BackendUnavailable as error:
+            raise AwsError(error, Done.NO) from error
+        except BotoCoreError as error:
+            # Wrong arguments, a broken configuration file: nothing has left this machine.
+            raise self._away(operation, error, Done.NO) from error
+        return answer
+
+    def _answered(self, operation: str, error: ClientError) -> AwsError:
+        answer = error.response
+        code = str(answer.get("Error", {}).get("Code", ""))
+        message = str(answer.get("Error", {}).get("Message", ""))
+        status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        text = f"{operation} failed with {code or status}: {message or 'no words'}"
+        backend_error = BackendUnavailable(text, backend=self._backend, output_tail=message)
+        if code in _THROTTLING or status == 429:
+            return AwsError(backend_error, Done.NO, throttled=True, code=code)
+        if code in _NOBODY or status in (401, 403):
+            return AwsError(backend_error, Done.NO, code=code)
+        return AwsError(backend_error, Done.REFUSED if 400 <= status < 500 else Done.PERHAPS, code=code)
+
+    def _away(self, operation: str, error: Exception, done: Done) -> AwsError:
+        text = f"{operation} could not be called: {error}"
+        return AwsError(BackendUnavailable(text, backend=self._backend), done)
+
+    # --- clients -----------------------------------------------------------------------------------------------------
+
+    def _client(self, service: str, manner: _Manner) -> Any:
+        with self._making:
+            # Clients may be used by several threads at a time, sessions may not.
+            known = self._clients.get((service, manner))
+            if known is None:
+                known = self._clients[service, manner] = self._new_client(service, manner)
+            return known
+
+    def _new_client(self, service: str, manner: _Manner) -> Any:
+        if self._session is None:
+            self._session = boto3.Session(profile_name=self._profile)
+        client: Any = self._session.client(  # type: ignore[call-overload]
+            service,
+            **self._where,
+            config=Config(
+                connect_timeout=CONNECT_SECONDS,
+                read_timeout=READ_SECONDS,
+                retries={"mode": "adaptive", "total_max_attempts": 1 if manner is _Manner.ACT else LOOKING_TRIES},
+                user_agent_extra="ccat-workflow-manager",
+                parameter_validation=True,
+                s3={"addressing_style": "path"},
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+            ),
+        )
+
+        def about_to_send(**_: Any) -> None:
+            # Each try counts, and each try waits its turn.
+            self.budget.wait_for_one(service, looking=manner is _Manner.LOOK, backend=self._backend)
+
+        def answered(response: Any = None, **_: Any) -> None:
+            if response is not None and response[0].status_code == 429:
+                os.makedirs(self._throttled_directory, exist_ok=True)
+                self._throttled.take(looking=False)
+
+        client.meta.events.register_first(f"before-send.{service}", about_to_send)
+        client.meta.events.register_first(f"needs-retry.{service}", answered)
+        return client

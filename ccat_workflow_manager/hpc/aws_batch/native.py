@@ -1,0 +1,51 @@
+"""Steps that run in their own image, without Apptainer: the job's container is the step's. Pure text.
+
+The volumes of a job are those of its definition, the same for all attempts. So the directories of an attempt get their
+places in the container by links that are made when it starts: what may only be read is not write-protected.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from posixpath import dirname
+from shlex import quote
+
+from ccat_workflow_manager.core.models import Mount
+
+_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*")
+_CANNOT = 125
+"""The exit code of a job whose image lets nobody make the links."""
+
+
+def oci_image(reference: str | None) -> str:
+    """The image of a step as a job definition may name it. Raises ValueError for what is no OCI image."""
+    if not reference:
+        raise ValueError("the step names no image, and with AWS_BATCH_MODE=native its image is that of the job")
+    name = reference.removeprefix("docker://")
+    if "://" in name or name.endswith(".sif") or not _IMAGE.fullmatch(name):
+        raise ValueError(f"{reference} is no OCI image, which AWS_BATCH_MODE=native needs (registry/name:tag)")
+    return name
+
+
+def seen_as(path: str, mounts: Sequence[Mount]) -> str:
+    """Where the container sees a directory."""
+    return next((each.target for each in mounts if each.source == path), path)
+
+
+def with_links(script: str, mounts: Sequence[Mount]) -> str:
+    """The job script with what makes the places that the step knows, in front."""
+    parents = dict.fromkeys(dirname(each.target) for each in mounts)
+    lines = [
+        "#!/bin/sh",
+        "cannot() {",
+        '  echo "the directories of the attempt cannot be put into the image" >&2',
+        f"  exit {_CANNOT}",
+        "}",
+        *(f"mkdir -p {quote(each)} || cannot" for each in parents),
+    ]
+    for each in mounts:
+        target = quote(each.target)
+        lines += [f"[ ! -d {target} ] || [ -L {target} ] || rmdir {target} || cannot"]
+        lines += [f"ln -sfn -- {quote(each.source)} {target} || cannot"]
+    return "\n".join(lines) + "\n" + script

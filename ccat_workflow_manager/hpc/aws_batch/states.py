@@ -1,0 +1,218 @@
+"""What a job's state means: the words of AWS Batch in tables, and two witnesses merged by one pure function.
+
+AWS Batch knows what is going on, and for some days what has been. The exit record knows best how the command ended,
+and nothing else. That a witness is silent proves nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from ccat_workflow_manager.core.failures import FailureReason
+from ccat_workflow_manager.core.job_script import signal_in
+from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo, JobStatus
+from ccat_workflow_manager.hpc.aws_batch.request import CANCEL_REASON
+
+RECORD_SECONDS = 10
+"""How long an end waits for its exit record, which a network filesystem may show late."""
+
+PENDING: Mapping[str, str] = {
+    "SUBMITTED": "submitted to AWS Batch",
+    "PENDING": "pending at AWS Batch",
+    "RUNNABLE": "waits at AWS Batch for a place to run",
+    "STARTING": "starting at AWS Batch: its image is fetched",
+}
+STARTED = frozenset({"STARTING", "RUNNING"})
+OVER = frozenset({"SUCCEEDED", "FAILED"})
+STATES = frozenset({*PENDING, "RUNNING", *OVER})
+
+WAITS: Mapping[str, str] = {
+    "CAPACITY:INSUFFICIENT_INSTANCE_CAPACITY": "AWS has no instances of the kinds that the queue may use now",
+    "MISCONFIGURATION:COMPUTE_ENVIRONMENT_MAX_RESOURCE": "it asks for more cores than the compute environments have",
+    "MISCONFIGURATION:JOB_RESOURCE_REQUIREMENT": "no instance type of the compute environments has what it asks for",
+    "MISCONFIGURATION:EC2_INSTANCE_CONFIGURATION_UNSUPPORTED": "the compute environments name instances AWS has not",
+    "MISCONFIGURATION:SERVICE_ROLE_PERMISSIONS": "the service role of the compute environments lacks permissions",
+    "ACTION_REQUIRED": "the compute environments need their administrator",
+}
+"""Why a job stays RUNNABLE, as its `statusReason` begins."""
+
+_F = FailureReason
+ENDS: tuple[tuple[re.Pattern[str], FailureReason], ...] = tuple(
+    (re.compile(pattern, re.IGNORECASE), reason)
+    for pattern, reason in (
+        (r"job state time ?limit action|JobStateTimeLimitAction", _F.BACKEND_FAILED),
+        (r"attempt duration exceeded timeout", _F.TIME_LIMIT),
+        (r"OutOfMemoryError|OutOfMemory\b", _F.OUT_OF_MEMORY),
+        (r"Cannot\s?Pull\w*(Error)?.*(not found|does not exist|manifest unknown|invalid reference)", _F.IMAGE_MISSING),
+        (r"CannotPull\w*|CannotPullECRContainerError|pull image", _F.IMAGE_PULL),
+        (r"Host EC2.*terminated|spot interruption|spot instance", _F.PREEMPTED),
+        (r"Dependent Job failed", _F.BACKEND_FAILED),
+        (r"Cannot(Start|Create|Inspect|Stop)Container\w*|ResourceInitializationError", _F.CONTAINER_FAILED),
+        (r"Docker(Timeout|State)Error|ContainerRuntime\w*Error|Task failed to start", _F.CONTAINER_FAILED),
+        (r"No space left on device", _F.DISK_FULL),
+    )
+)
+"""What `statusReason` and the container's `reason` say of a FAILED job, the first match counting.
+
+The words are those of AWS's documentation and of reports by its users; none was recorded from the service.
+"""
+_BEATS_RECORD = frozenset({_F.TIME_LIMIT, _F.OUT_OF_MEMORY, _F.PREEMPTED})
+"""A command that is ended for one of these leaves a record that only knows of the signal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One job as `describe_jobs` or `list_jobs` shows it."""
+
+    job_id: str
+    name: str
+    status: str
+    status_reason: str = ""
+    container_reason: str = ""
+    exit_code: int | None = None
+    created_at: datetime | None = None
+    started_at: datetime | None = None
+    stopped_at: datetime | None = None
+    stopped_by_request: bool = False
+    """Somebody has cancelled or terminated it, if AWS Batch says so."""
+    log_stream: str = ""
+    children: Mapping[str, int] = field(default_factory=dict)
+    """For the parent of an array: how many of its children are in which state."""
+
+    @property
+    def over(self) -> bool:
+        return self.status in OVER
+
+
+def parse_job(data: Mapping[str, Any]) -> Seen:
+    """From a JobDetail or a JobSummary, which have the same names for what they share. Raises ValueError."""
+    try:
+        attempts = data.get("attempts") or [{}]
+        container = {**(attempts[-1].get("container") or {}), **(data.get("container") or {})}
+        array = data.get("arrayProperties") or {}
+        return Seen(
+            job_id=str(data["jobId"]),
+            name=str(data["jobName"]),
+            status=str(data["status"]),
+            status_reason=str(data.get("statusReason") or attempts[-1].get("statusReason") or ""),
+            container_reason=str(container.get("reason") or ""),
+            exit_code=container.get("exitCode"),
+            created_at=_time(data.get("createdAt")),
+            started_at=_time(data.get("startedAt")),
+            stopped_at=_time(data.get("stoppedAt")),
+            stopped_by_request=bool(data.get("isTerminated") or data.get("isCancelled")),
+            log_stream=str(container.get("logStreamName") or ""),
+            children=dict(array.get("statusSummary") or {}),
+        )
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise ValueError(f"a job without {error}: {str(data)[:200]}") from error
+
+
+def _time(milliseconds: object) -> datetime | None:
+    if not isinstance(milliseconds, int | float) or not milliseconds:
+        return None
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that is known about one job at one moment."""
+
+    seen: Seen | None
+    record: HPCJobInfo | None
+    """What the exit record says, if there is one."""
+    now: datetime
+    handed_over_recently: bool = False
+    """It was submitted so lately that AWS Batch need not show it yet."""
+    records_expected: bool = True
+
+
+def merge(evidence: Evidence) -> HPCJobInfo:
+    """The state of a job, from both witnesses."""
+    seen, record = evidence.seen, evidence.record
+    if seen is None:
+        if record is None and evidence.handed_over_recently:
+            return HPCJobInfo(JobStatus.PENDING, message="handed to AWS Batch, which does not show it yet")
+        return record if record is not None else UNKNOWN
+    if not seen.over:
+        return _alive(seen)
+    info = _succeeded(seen, evidence) if seen.status == "SUCCEEDED" else _failed(seen, evidence)
+    return info if info.status is JobStatus.RUNNING else _measured(info, seen, record)
+
+
+def _alive(seen: Seen) -> HPCJobInfo:
+    if seen.status == "RUNNING":
+        return HPCJobInfo(JobStatus.RUNNING, submitted_at=seen.created_at, started_at=seen.started_at)
+    text = PENDING.get(seen.status, f"AWS Batch says {seen.status}")
+    why = seen.status_reason or seen.container_reason
+    known = next((words for code, words in WAITS.items() if why.startswith(code)), "")
+    words = ": ".join(each for each in (text, known or why) if each)
+    stuck = why.startswith(("MISCONFIGURATION:", "ACTION_REQUIRED"))
+    return HPCJobInfo(JobStatus.PENDING, message=words, submitted_at=seen.created_at, attention=stuck)
+
+
+def _succeeded(seen: Seen, evidence: Evidence) -> HPCJobInfo:
+    if evidence.record is not None:
+        return evidence.record
+    return _waiting_for_record(seen, evidence) or HPCJobInfo(JobStatus.COMPLETED, exit_code=0)
+
+
+def _failed(seen: Seen, evidence: Evidence) -> HPCJobInfo:
+    record = evidence.record
+    words = "; ".join(dict.fromkeys(each for each in (seen.status_reason, seen.container_reason) if each)) or None
+    if seen.status_reason.startswith(CANCEL_REASON):
+        return HPCJobInfo(JobStatus.CANCELLED, message=words)
+    reason = next((reason for pattern, reason in ENDS if words and pattern.search(words)), None)
+    if reason is None and seen.stopped_by_request:
+        return HPCJobInfo(JobStatus.CANCELLED, message=f"stopped at AWS Batch: {words}" if words else None)
+    if reason is not None and (record is None or reason in _BEATS_RECORD):
+        return replace(_bare(record), reason=reason, message=words)
+    if record is not None:
+        return record
+    return _waiting_for_record(seen, evidence) or _unexplained(seen, words)
+
+
+def _waiting_for_record(seen: Seen, evidence: Evidence) -> HPCJobInfo | None:
+    """What has ended only now may still show its record."""
+    if not evidence.records_expected or seen.stopped_at is None or seen.started_at is None:
+        return None
+    if 0 <= (evidence.now - seen.stopped_at).total_seconds() < RECORD_SECONDS:
+        return HPCJobInfo(JobStatus.RUNNING, message="over; waiting for its exit record", started_at=seen.started_at)
+    return None
+
+
+def _unexplained(seen: Seen, words: str | None) -> HPCJobInfo:
+    """A failure without an exit record, which only a job lacks that was ended with its script, or never began."""
+    number = signal_in(seen.exit_code)
+    if number is not None:
+        return HPCJobInfo(
+            JobStatus.FAILED, exit_code=seen.exit_code, signal=number, reason=_F.KILLED_BY_SIGNAL, message=words
+        )
+    code = "nothing of its end" if seen.exit_code is None else f"exit code {seen.exit_code}"
+    return HPCJobInfo(JobStatus.FAILED, reason=_F.BACKEND_FAILED, message=f"AWS Batch says {words or code} ({code})")
+
+
+def _bare(record: HPCJobInfo | None) -> HPCJobInfo:
+    """A failure with what the record knows of it, but not its opinion."""
+    if record is None:
+        return HPCJobInfo(JobStatus.FAILED)
+    return replace(record, status=JobStatus.FAILED, reason=None, message=None)
+
+
+def _measured(info: HPCJobInfo, seen: Seen, record: HPCJobInfo | None) -> HPCJobInfo:
+    """Add the numbers, the best of each."""
+    wall = record.wall_time_seconds if record is not None else None
+    if wall is None and seen.started_at is not None and seen.stopped_at is not None:
+        wall = max(0.0, (seen.stopped_at - seen.started_at).total_seconds())
+    return replace(
+        info,
+        wall_time_seconds=wall,
+        cpu_hours=record.cpu_hours if record is not None else None,
+        submitted_at=seen.created_at,
+        started_at=info.started_at or seen.started_at,
+        finished_at=info.finished_at or seen.stopped_at,
+    )

@@ -1,0 +1,52 @@
+"""The queues of backends: looked at by workers now and then, remembered in Redis, used for hints about pipelines."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from ccat_workflow_manager.core.compiled import compile_pipeline
+from ccat_workflow_manager.core.errors import BackendError
+from ccat_workflow_manager.core.queue_hints import Asked, QueueLimits, hints
+from ccat_workflow_manager.core.spec import parse_pipeline
+from ccat_workflow_manager.doorbell import Doorbell
+from ccat_workflow_manager.services.workshop import Workshop
+
+log = logging.getLogger(__name__)
+
+
+def look_at_queues(workshop: Workshop, backend_name: str) -> None:
+    """Ask a backend for its queues. One that does not answer keeps those that are remembered."""
+    try:
+        found = workshop.backend(backend_name).queue_status()
+    except BackendError as error:
+        log.info("the queues of %s are not known now: %s", backend_name, error.message)
+        return
+    workshop.doorbell.remember_queues(backend_name, json.dumps([asdict(queue) for queue in found], default=str))
+
+
+def queues_seen(doorbell: Doorbell, backend_name: str) -> list[dict[str, Any]]:
+    """The queues of a backend as a worker saw them last; none if nobody has, or if Redis is away."""
+    found: list[dict[str, Any]] = json.loads(doorbell.remembered_queues(backend_name) or "[]")
+    return found
+
+
+class QueueHints:
+    """Asks nobody but Redis, and without it knows nothing: a hint is not worth a wait."""
+
+    def __init__(self, doorbell: Doorbell, default_backend: str) -> None:
+        self._doorbell = doorbell
+        self._default_backend = default_backend
+
+    def about(self, definition: object) -> list[str]:
+        """What is doubtful about a definition that has been accepted."""
+        pipeline = compile_pipeline(parse_pipeline(definition))
+        default = pipeline.default_backend or self._default_backend
+        steps = [Asked(step.spec.name, step.backend or default, step.resources) for step in pipeline.steps]
+        return hints(steps, {name: self._known(name) for name in {step.backend for step in steps}})
+
+    def _known(self, backend: str) -> Sequence[QueueLimits]:
+        return [QueueLimits(**queue["limits"]) for queue in queues_seen(self._doorbell, backend) if queue["limits"]]

@@ -1,0 +1,117 @@
+"""Every backend that tests can have, each with a site of its own: a further one is one line in SITES.
+
+A site says what its worker finds in its environment. What has to be started for it is started when it is first wanted,
+on the ground that a test module provides.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ccat_workflow_manager.testing.kubernetes_stand_in import ApiServer, Image, Node
+from tests.fixtures_aws_batch import CREDENTIALS, NO_CONFIGURATION, REGION
+from tests.fixtures_radical import START_SECONDS
+from tests.pbs.fake_pbs import FakePbs
+from tests.reaper import Reaper
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What sites are made on."""
+
+    fixture: Callable[[str], Any]
+    """What a fixture of this name gives."""
+    reaper: Reaper
+    directory: Path
+    stack: ExitStack
+    """Closed when the last test is over."""
+
+
+Environment = Mapping[str, str]
+
+
+def _nothing(ground: Ground) -> Environment:
+    return {}
+
+
+def _slurm(ground: Ground) -> Environment:
+    return _settings(SLURM_CONF=str(ground.fixture("slurm_cluster").conf), SLURM_CALLS_PER_MINUTE="2000")
+
+
+def _pbs(ground: Ground) -> Environment:
+    pbs = FakePbs(ground.directory / "pbs")
+    ground.reaper.kill_marked(pbs.mark)
+    ground.stack.callback(pbs.delete_all)
+    return {"PATH": f"{pbs.bin}:{os.environ['PATH']}", **_settings(PBS_CALLS_PER_MINUTE="5000")}
+
+
+def _dask(ground: Ground) -> Environment:
+    return _settings(DASK_SCHEDULER_ADDRESS=ground.fixture("standing_dask_cluster").address, DASK_RESOURCES="cpu")
+
+
+def _kubernetes(ground: Ground) -> Environment:
+    nodes = (Node("n1", cpu="16", memory="64Gi"),)
+    server = ground.stack.enter_context(
+        ApiServer(ground.directory / "kubernetes", images={"launcher:1": Image()}, nodes=nodes)
+    )
+    settings = _settings(
+        KUBERNETES_NAMESPACE="default", KUBERNETES_LAUNCHER_IMAGE="launcher:1", KUBERNETES_MARGIN_SECONDS="1"
+    )
+    return {"KUBECONFIG": str(server.kubeconfig), **settings}
+
+
+def _aws_batch(ground: Ground) -> Environment:
+    settings = _settings(
+        AWS_BATCH_JOB_QUEUE="main",
+        AWS_BATCH_REGION=REGION,
+        AWS_BATCH_ENDPOINT_URL=ground.fixture("aws_batch_stand_in").url,
+        AWS_BATCH_IMAGE="launcher:1",
+        AWS_BATCH_VOLUMES="/tmp",
+        AWS_BATCH_CALLS_PER_MINUTE="5000",
+    )
+    return {**CREDENTIALS, **NO_CONFIGURATION, **settings}
+
+
+def _radical_pilot(ground: Ground) -> Environment:
+    return _settings(RADICAL_PILOT_CORES="8")
+
+
+def _settings(**settings: str) -> Environment:
+    return {f"CCAT_WORKFLOW_MANAGER_{name}": value for name, value in settings.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where jobs of one backend run in tests."""
+
+    environment: Callable[[Ground], Environment] = _nothing
+    needs: tuple[str, ...] = ()
+    patience_seconds: float = 120
+
+
+SITES: dict[str, Site] = {
+    "local": Site(),
+    "concurrent": Site(),
+    "slurm": Site(_slurm, needs=("slurm",)),
+    "pbs": Site(_pbs),
+    "kubernetes": Site(_kubernetes),
+    "aws_batch": Site(_aws_batch),
+    "dask": Site(_dask),
+    "radical_pilot": Site(_radical_pilot, needs=("radical",), patience_seconds=2 * START_SECONDS),
+}
+"""All backends that run programs; `noop` has tests of its own."""
+
+
+def parameters() -> list[Any]:
+    """One test for each site, with the marks that it needs."""
+    return [
+        pytest.param(name, marks=[pytest.mark.needs(*site.needs), pytest.mark.timeout(site.patience_seconds + 240)])
+        for name, site in SITES.items()
+    ]

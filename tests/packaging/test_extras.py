@@ -1,0 +1,165 @@
+"""Without the packages of an extra: a fresh interpreter that cannot find them is told what to install, by everybody."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Collection, Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ccat_workflow_manager
+
+OURS = "ccat-workflow-manager"
+PACKAGES = {
+    "kubernetes": "kubernetes", "aws_batch": "boto3", "dask": "distributed", "radical_pilot": "radical.pilot",
+}  # fmt: skip
+"""Backends with an extra, and the package without which they are nothing."""
+HEAVY = ("kubernetes", "distributed", "dask", "radical.pilot", "radical.utils")
+"""What is not loaded for a list of backends. Of AWS, only botocore can tell whether there are credentials."""
+
+ASK = """
+import json, os, sys
+sys.path.insert(0, sys.argv[1])
+from ccat_workflow_manager.core.errors import BackendUnavailable
+from ccat_workflow_manager.hpc import registry
+
+listed = {name: [one.available, one.reason, one.installation_hint] for name, one in registry.list_backends().items()}
+loaded = [name for name in sys.argv[2].split() if name in sys.modules]
+refused = {}
+for name, (available, _, _) in listed.items():
+    if not available:
+        try:
+            registry.create(name)
+        except BackendUnavailable as error:
+            refused[name] = error.message
+best = registry.detect()
+from ccat_workflow_manager import cli
+sys.argv = ["ccat-wm", "backends", "--json"]
+print(json.dumps({"listed": listed, "loaded": loaded, "refused": refused, "best": best}), flush=True)
+cli.main()
+"""
+
+
+def wanted(distribution: str, extras: Collection[str] = ()) -> Iterable[tuple[str, tuple[str, ...]]]:
+    """What a distribution requires, with these of its extras."""
+    for line in metadata.distribution(distribution).requires or ():
+        match = re.match(r"\s*([A-Za-z0-9._-]+)\s*(?:\[([^\]]*)\])?", line)
+        needed_by = re.findall(r"""extra\s*==\s*['"]([^'"]+)['"]""", line)
+        if match and (not needed_by or {normal(extra) for extra in needed_by} & {normal(extra) for extra in extras}):
+            yield match[1], tuple((match[2] or "").replace(" ", "").split(",")) if match[2] else ()
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def closure(extras: Collection[str]) -> set[str]:
+    """The names of all distributions that an installation with these extras has."""
+    found: set[str] = set()
+    waiting: list[tuple[str, tuple[str, ...]]] = [(OURS, tuple(extras))]
+    while waiting:
+        name, more = waiting.pop()
+        try:
+            requirements = list(wanted(name, more))
+        except metadata.PackageNotFoundError:
+            continue  # for another system or another Python
+        if normal(name) not in found or more:
+            found.add(normal(name))
+            waiting += [one for one in requirements if normal(one[0]) not in found]
+    return found
+
+
+def install(site: Path, names: Collection[str]) -> None:
+    """Link these distributions, and nothing else, into a directory."""
+    site.mkdir()
+    (site / "ccat_workflow_manager").symlink_to(Path(ccat_workflow_manager.__file__).parent)
+    for name in names:
+        for file in metadata.distribution(name).files or ():
+            top = Path(file.parts[0])
+            if top.name in ("..", "__pycache__") or top.suffix == ".pth":
+                continue
+            real = Path(str(file.locate())).parents[len(file.parts) - 2] if len(file.parts) > 1 else file.locate()
+            real = Path(str(real))
+            if real.suffix not in ("", ".libs") or not real.is_dir() or (real / "__init__.py").exists():
+                link(site / top, real)
+            elif len(file.parts) > 1:
+                # A namespace that several distributions share: only this one's part of it.
+                (site / top).mkdir(exist_ok=True)
+                link(site / top / file.parts[1], real / file.parts[1])
+
+
+def link(path: Path, real: Path) -> None:
+    if real.exists() and not path.exists():
+        path.symlink_to(real)
+
+
+def ask(site: Path, **environment: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """What the registry says in a fresh interpreter, and what `ccat-wm backends` prints."""
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", ASK, str(site), " ".join(HEAVY)],
+        env={"PATH": "/usr/bin:/bin", "HOME": str(site.parent), "LANG": "C.UTF-8", **environment},
+        cwd=site.parent,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    told, _, printed = done.stdout.partition("\n")
+    return json.loads(told), {one["name"]: one for one in json.loads(printed)}
+
+
+@pytest.mark.parametrize("backend", PACKAGES)
+def test_a_missing_extra_is_named_by_everybody(backend: str, tmp_path: Path) -> None:
+    names = closure(PACKAGES) - {normal(PACKAGES[backend])}
+    install(tmp_path / "site", names)
+    told, printed = ask(tmp_path / "site")
+    reason, hint = f"not installed: {PACKAGES[backend]}", f"pip install '{OURS}[{backend}]'"
+    assert told["listed"][backend] == [False, reason, hint]
+    assert reason in told["refused"][backend]
+    assert hint in told["refused"][backend]
+    assert (printed[backend]["available"], printed[backend]["reason"]) == (False, reason)
+    assert printed[backend]["installation_hint"] == hint
+    others = {name: one for name, one in told["listed"].items() if name != backend}
+    assert not [name for name, (_, why, _) in others.items() if "not installed" in why or "imported" in why], others
+    assert told["loaded"] == [], "a list needs none of these"
+
+
+def test_with_no_extra_at_all(tmp_path: Path) -> None:
+    install(tmp_path / "site", closure(()))
+    told, _ = ask(tmp_path / "site", PATH="")
+    for backend, package in PACKAGES.items():
+        assert told["listed"][backend] == [False, f"not installed: {package}", f"pip install '{OURS}[{backend}]'"]
+    assert told["listed"]["local"][0]
+    assert told["listed"]["concurrent"][0]
+    assert told["best"] == "local"
+
+
+PROGRAMS = {
+    "slurm": ("sbatch", "squeue", "sacct", "scancel", "sinfo", "scontrol"),
+    "pbs": ("qsub", "qstat", "qdel", "qselect"),
+}
+
+
+def test_the_best_is_chosen_from_what_is_there(tmp_path: Path) -> None:
+    """Slurm before PBS before Kubernetes before this machine."""
+    install(tmp_path / "site", closure(PACKAGES))
+    environment = {"PATH": ""}
+    assert ask(tmp_path / "site", **environment)[0]["best"] == "local"
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text("apiVersion: v1\nkind: Config\n")
+    environment["KUBECONFIG"] = str(kubeconfig)
+    assert ask(tmp_path / "site", **environment)[0]["best"] == "kubernetes"
+    for backend in ("pbs", "slurm"):
+        directory = tmp_path / backend
+        directory.mkdir()
+        for program in PROGRAMS[backend]:
+            (directory / program).write_text("#!/bin/sh\nexit 1\n")
+            (directory / program).chmod(0o755)
+        environment["PATH"] = f"{directory}:{environment['PATH']}"
+        assert ask(tmp_path / "site", **environment)[0]["best"] == backend
