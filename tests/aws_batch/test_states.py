@@ -90,6 +90,7 @@ ENDS: list[tuple[str, Seen, HPCJobInfo | None, JobStatus, FailureReason | None]]
     ("cancelled by us", seen("FAILED", CANCEL_REASON), TERMED, JobStatus.CANCELLED, None),
     ("cancelled by us, ended with 0", seen("FAILED", CANCEL_REASON), OK, JobStatus.CANCELLED, None),
     ("by others", seen("FAILED", "the console", stopped_by_request=True), TERMED, JobStatus.CANCELLED, None),
+    ("asked too late", seen("FAILED", EXITED, stopped_by_request=True), FAILED, JobStatus.FAILED, R.PROGRAM_FAILED),
     ("by others, unsaid", seen("FAILED", "the console"), TERMED, JobStatus.FAILED, R.KILLED_BY_SIGNAL),
     ("killed without a record", seen("FAILED", EXITED, exit_code=137), None, JobStatus.FAILED, R.KILLED_BY_SIGNAL),
     ("unexplained", seen("FAILED", EXITED, exit_code=64), None, JobStatus.FAILED, R.BACKEND_FAILED),

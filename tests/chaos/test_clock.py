@@ -66,7 +66,7 @@ def pids(service: Service) -> set[int]:
 
 def test_a_clock_that_is_off_changes_nothing(make_service: ServiceMaker, reaper: Reaper) -> None:
     """Two of three workers and one of two managers live in another hour than the database."""
-    service = make_service(WORKERS="1", LEASE_SECONDS=str(_LEASE_SECONDS), LOCAL_MAX_CPU="8")
+    service = make_service(WORKERS="1", BREAKER_FAILURES="0", LEASE_SECONDS=str(_LEASE_SECONDS), LOCAL_MAX_CPU="8")
     with (
         with_clock(3600, service, reaper, "worker", "--backend", "local") as fast,
         with_clock(-3600, service, reaper, "worker", "--backend", "local") as slow,

@@ -92,7 +92,7 @@ def test_every_side_effect_has_a_point(path: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     ["services/launch.py", "services/cancel.py", "services/reap.py", "execution/image_cache.py", "doorbell.py",
-     "hpc/batch/calls.py", "hpc/batch/store.py"],
+     "hpc/batch/store.py"],
 )  # fmt: skip
 def test_a_side_effect_whose_point_is_taken_away_is_noticed(name: str) -> None:
     path = PACKAGE / name

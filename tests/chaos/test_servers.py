@@ -9,6 +9,7 @@ from threading import Event
 
 import httpx
 import psycopg
+import pytest
 
 from ccat_workflow_manager.embedded import EmbeddedPostgres
 from tests.chaos.judging import require_all_is_well
@@ -55,7 +56,7 @@ def test_every_promise_survives_a_postgresql_that_dies_again_and_again(make_serv
         done = [clients.submit(client, number) for number in range(4)]
         try:
             for target in (200, 400, 600, 800, 1000):
-                wait_until(lambda target=target: len(promised) >= target, 30, f"{target} runs")  # type: ignore[misc]
+                wait_until(lambda target=target: len(promised) >= target, 60, f"{target} runs")  # type: ignore[misc]
                 server = EmbeddedPostgres(service.directory / "data")
                 wait_until(lambda server=server: server.pid is not None, 20, "PostgreSQL")  # type: ignore[misc]
                 assert server.pid is not None
@@ -112,3 +113,6 @@ def test_a_supervisor_that_is_killed_alone_is_started_again_and_finds_everything
     gate.touch()
     assert service.wait(run_id)["status"] == "COMPLETED"
     require_all_is_well(service, [run_id], marks=True)
+
+
+pytestmark = pytest.mark.timeout(300)

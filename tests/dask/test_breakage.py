@@ -26,6 +26,7 @@ from ccat_workflow_manager.testing.harness import BackendHarness, Job
 from ccat_workflow_manager.testing.programs import FAMILY, WAIT_FOR_FILE, sh
 from tests.contract.test_dask import dask_harness
 from tests.dask.cluster import RESOURCES, DaskCluster
+from tests.reaper import Reaper
 from tests.waiting import wait_for, wait_until
 
 COUNT_AND_SLEEP = 'echo once >> "$1"; exec sleep 1000'
@@ -62,6 +63,12 @@ def nobody_left(job: Job) -> bool:
         except (psutil.NoSuchProcess, psutil.ZombieProcess, psutil.AccessDenied):
             continue
     return True
+
+
+def watcher_of(job: Job) -> psutil.Process:
+    lines = {process: " ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])}
+    [watcher] = [process for process, line in lines.items() if "run.py" in line and job.id in line]
+    return watcher
 
 
 def base(job: Job) -> str:
@@ -166,12 +173,7 @@ def test_workers_that_die_before_the_job_starts(
 
 def test_the_watcher_of_a_job_is_killed(jobs: BackendHarness, tmp_path: Path) -> None:
     job, starts = running(jobs, tmp_path)
-    [watcher] = [
-        process
-        for process in psutil.process_iter(["cmdline"])
-        if "run.py" in " ".join(process.info["cmdline"] or ()) and job.id in " ".join(process.info["cmdline"])
-    ]
-    watcher.kill()
+    watcher_of(job).kill()
     info = failed(jobs, job)
     assert (info.status, info.reason) == (JobStatus.FAILED, FailureReason.BACKEND_FAILED)
     assert "watched" in (info.message or "")
@@ -209,22 +211,23 @@ def _drop(cluster: DaskCluster, job: Job) -> None:
         )
 
 
-def test_a_host_that_is_gone_with_everything(jobs: BackendHarness, tmp_path: Path) -> None:
+def test_a_host_that_is_gone_with_everything(jobs: BackendHarness, tmp_path: Path, reaper: Reaper) -> None:
     """No record will ever come: what counts is that nobody has given a sign of life, and that Dask has moved on."""
     job, _ = running(jobs, tmp_path)
-    for process in psutil.process_iter(["cmdline"]):
-        if job.id in " ".join(process.info["cmdline"] or ()) and "run.py" in " ".join(process.info["cmdline"] or ()):
-            process.suspend()
-            frozen = process
     backend = jobs.backend
     assert isinstance(backend, DaskBackend)
-    long_ago = os.stat(base(job) + ".claim").st_mtime - 2 * claims.STALE_SECONDS
-    os.utime(base(job) + ".claim", (long_ago, long_ago))
-    assert backend.get_status(job.id).status is JobStatus.RUNNING, "Dask says that its worker is there"
-    backend._link._connected().run_on_scheduler(_forget_workers)
-    info = failed(jobs, job)
+    frozen = watcher_of(job)
+    reaper.watch(frozen.pid)
+    frozen.suspend()
+    try:
+        long_ago = os.stat(base(job) + ".claim").st_mtime - 2 * claims.STALE_SECONDS
+        os.utime(base(job) + ".claim", (long_ago, long_ago))
+        assert backend.get_status(job.id).status is JobStatus.RUNNING, "Dask says that its worker is there"
+        backend._link._connected().run_on_scheduler(_forget_workers)
+        info = failed(jobs, job)
+    finally:
+        frozen.resume()
     assert (info.status, info.reason) == (JobStatus.FAILED, FailureReason.NODE_FAILURE)
-    frozen.resume()
 
 
 _ON_SCHEDULER = """

@@ -60,6 +60,7 @@ ENDS: tuple[tuple[re.Pattern[str], FailureReason], ...] = tuple(
 
 The words are those of AWS's documentation and of reports by its users; none was recorded from the service.
 """
+ENDED_BY_ITSELF = "Essential container in task exited"
 _BEATS_RECORD = frozenset({_F.TIME_LIMIT, _F.OUT_OF_MEMORY, _F.PREEMPTED})
 """A command that is ended for one of these leaves a record that only knows of the signal."""
 
@@ -167,7 +168,9 @@ def _failed(seen: Seen, evidence: Evidence) -> HPCJobInfo:
     if seen.status_reason.startswith(CANCEL_REASON):
         return HPCJobInfo(JobStatus.CANCELLED, message=words)
     reason = next((reason for pattern, reason in ENDS if words and pattern.search(words)), None)
-    if reason is None and seen.stopped_by_request:
+    # A request that came when the command had ended by itself has stopped nothing.
+    by_itself = record is not None and seen.status_reason.startswith(ENDED_BY_ITSELF)
+    if reason is None and seen.stopped_by_request and not by_itself:
         return HPCJobInfo(JobStatus.CANCELLED, message=f"stopped at AWS Batch: {words}" if words else None)
     if reason is not None and (record is None or reason in _BEATS_RECORD):
         return replace(_bare(record), reason=reason, message=words)
