@@ -1,4 +1,4 @@
-"""One pilot of RADICAL-Pilot on this machine for all tests: its start takes half a minute."""
+"""One pilot of RADICAL-Pilot on this machine for a file of tests: its start takes half a minute."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ def make_site(reaper: Reaper, **config: Any) -> Site:
     return Site(directory, {**standard, **config}, litter())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def radical_site(reaper: Reaper) -> Iterator[Site]:
-    """A pilot that is up."""
+    """A pilot that is up. Even an idle one keeps half a core busy, so it is not kept for longer than it is needed."""
     site = make_site(reaper)
     keeping = site.harness(site.directory / "work")
     keeping.patience_seconds = START_SECONDS

@@ -14,7 +14,7 @@ import pytest
 from ccat_workflow_manager.hpc.radical_pilot.backend import RadicalPilotBackend
 from ccat_workflow_manager.testing.backend_contract import BackendContract, BackendHarness
 from ccat_workflow_manager.testing.harness import Job
-from tests.fixtures_radical import START_SECONDS, Site
+from tests.fixtures_radical import START_SECONDS, Site, litter
 
 pytestmark = [pytest.mark.needs("radical"), pytest.mark.timeout(START_SECONDS + 120)]
 
@@ -73,3 +73,9 @@ class TestRadicalPilot(BackendContract):
             replace(ordinary, time_hours=13),
         ]
         return harness
+
+
+def test_home_is_left_alone(radical_site: Site) -> None:
+    [pilot] = radical_site.pilots.iterdir()
+    assert (pilot / "home" / ".psij").is_dir(), "it has been written elsewhere"
+    assert litter() == radical_site.litter

@@ -16,7 +16,7 @@ from ccat_workflow_manager.core.jobs import JobStatus
 from ccat_workflow_manager.hpc.radical_pilot import backend as backend_module
 from ccat_workflow_manager.hpc.radical_pilot.backend import RadicalPilotBackend
 from ccat_workflow_manager.testing.harness import BackendHarness
-from tests.fixtures_radical import START_SECONDS, Site, litter, make_site, processes_in
+from tests.fixtures_radical import START_SECONDS, Site, make_site, processes_in
 from tests.reaper import Reaper
 from tests.waiting import wait_until
 
@@ -71,13 +71,6 @@ def test_nothing_is_left_of_a_killed_bridge_and_its_jobs_go_on_waiting(reaper: R
     assert "could not be started" in (info.message or "")
     assert [seen.job_id for seen in harness.backend.list_jobs()] == [job.id]
     harness.backend.cancel(job.id)
-
-
-@pytest.mark.needs("radical")
-def test_home_is_left_alone(radical_site: Site) -> None:
-    [pilot] = radical_site.pilots.iterdir()
-    assert (pilot / "home" / ".psij").is_dir(), "it has been written elsewhere"
-    assert litter() == radical_site.litter
 
 
 def test_a_directory_that_a_shell_would_read_otherwise_is_refused(tmp_path: Path) -> None:
