@@ -104,9 +104,15 @@ def test_nothing_is_left_of_what_is_forgotten(tmp_path: Path) -> None:
     assert [path for path in tmp_path.rglob("*") if not path.is_dir()] == []
 
 
-def test_a_new_try_replaces_the_old_one(tmp_path: Path) -> None:
+def test_a_job_is_in_one_submission_until_that_is_known_to_have_failed(tmp_path: Path) -> None:
     store = SubmissionStore(tmp_path)
     store.add(submission("a", "b"))
+    with pytest.raises(BackendUnavailable, match="another worker"):
+        store.add(submission("a"))
+    found = store.of_job("a")
+    assert found is not None
+    assert found[0].array
+    store.drop(found[0])
     store.add(submission("a"))
     found = store.of_job("a")
     assert found is not None
