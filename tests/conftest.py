@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 pytest_plugins = ["tests.parts", *sorted(f"tests.{path.stem}" for path in Path(__file__).parent.glob("fixtures_*.py"))]
 
@@ -13,3 +16,15 @@ pytest_plugins = ["tests.parts", *sorted(f"tests.{path.stem}" for path in Path(_
 settings.register_profile("reproducible", derandomize=True, database=None)
 if os.environ.get("CI") == "true":
     settings.load_profile("reproducible")
+
+
+class OnePilotAtATime(LoadFileScheduling):  # type: ignore[misc]
+    """Files go to the next free process whole, and all that starts a pilot goes to the same: two starve each other."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "pilots" if "radical" in nodeid else str(super()._split_scope(nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> OnePilotAtATime:
+    return OnePilotAtATime(config, log)
