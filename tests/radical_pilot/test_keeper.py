@@ -7,6 +7,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import psutil
 import pytest
@@ -21,7 +22,8 @@ from tests.reaper import Reaper
 from tests.waiting import wait_until
 
 Start = Callable[..., subprocess.Popen[bytes]]
-JOB = "ccat-0123-1"
+JOB = f"ccat-{uuid4().hex}-1"
+"""Unlike that of any other run of the tests: its processes are found by it, on the whole machine."""
 AWKWARD = 'it\'s "here" $(place) ;é'
 
 
