@@ -20,6 +20,7 @@ from ccat_workflow_manager.core.queue_hints import QueueLimits
 
 __all__ = [
     "Availability",
+    "BulkBackend",
     "Capabilities",
     "HPCBackend",
     "HPCJobInfo",
@@ -266,6 +267,45 @@ class HPCBackend(ABC):
 
     def close(self) -> None:  # noqa: B027  doing nothing is a good default
         """Give back what this object holds (connections, threads); jobs go on."""
+
+
+class BulkBackend(HPCBackend):
+    """A backend that takes jobs in batches: one job is a batch of one."""
+
+    def submit(
+        self,
+        *,
+        execution_command: Sequence[str],
+        image_ref: str | None,
+        sif_path: str | None,
+        input_dir: str,
+        output_dir: str,
+        workspace_dir: str,
+        manifest_path: str,
+        resource_requirements: Resources,
+        environment_variables: Mapping[str, str],
+        job_name: str,
+    ) -> str:
+        request = JobRequest(
+            execution_command=execution_command,
+            image_ref=image_ref,
+            sif_path=sif_path,
+            input_dir=input_dir,
+            output_dir=output_dir,
+            workspace_dir=workspace_dir,
+            manifest_path=manifest_path,
+            resource_requirements=resource_requirements,
+            environment_variables=environment_variables,
+            job_name=job_name,
+        )
+        [result] = self.submit_many([request])
+        if isinstance(result, BackendError):
+            raise result
+        return result
+
+    @abstractmethod
+    def submit_many(self, requests: Sequence[JobRequest]) -> list[str | BackendError]:
+        """Submit several jobs; for each its id or the error that it met, in order."""
 
 
 def unknown(job_ids: Sequence[str]) -> dict[str, HPCJobInfo]:

@@ -39,8 +39,8 @@ from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo, JobStatus
 from ccat_workflow_manager.core.models import Resources
 from ccat_workflow_manager.hpc.base import (
     Availability,
+    BulkBackend,
     Capabilities,
-    HPCBackend,
     JobRequest,
     JobSeen,
     LogStream,
@@ -62,7 +62,7 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _JOB_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 
 
-class LocalBackend(HPCBackend):
+class LocalBackend(BulkBackend):
     """Runs jobs on this machine. `max_cpu` and `max_memory_gb` 0 mean: what the machine has (90 % of its memory)."""
 
     name = "local"
@@ -100,37 +100,6 @@ class LocalBackend(HPCBackend):
         return Availability(True)
 
     # --- submitting --------------------------------------------------------------------------------------------------
-
-    def submit(
-        self,
-        *,
-        execution_command: Sequence[str],
-        image_ref: str | None,
-        sif_path: str | None,
-        input_dir: str,
-        output_dir: str,
-        workspace_dir: str,
-        manifest_path: str,
-        resource_requirements: Resources,
-        environment_variables: Mapping[str, str],
-        job_name: str,
-    ) -> str:
-        request = JobRequest(
-            execution_command=execution_command,
-            image_ref=image_ref,
-            sif_path=sif_path,
-            input_dir=input_dir,
-            output_dir=output_dir,
-            workspace_dir=workspace_dir,
-            manifest_path=manifest_path,
-            resource_requirements=resource_requirements,
-            environment_variables=environment_variables,
-            job_name=job_name,
-        )
-        [result] = self.submit_many([request])
-        if isinstance(result, BackendError):
-            raise result
-        return result
 
     def submit_many(self, requests: Sequence[JobRequest]) -> list[str | BackendError]:
         results: list[str | BackendError] = []

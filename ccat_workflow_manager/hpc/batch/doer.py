@@ -30,8 +30,8 @@ from ccat_workflow_manager.core.errors import (
 from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.core.job_script import JobFiles, render_job_script
 from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo
-from ccat_workflow_manager.core.models import JOB_PREFIX, Resources
-from ccat_workflow_manager.hpc.base import HPCBackend, JobRequest, JobSeen, LogStream
+from ccat_workflow_manager.core.models import JOB_PREFIX
+from ccat_workflow_manager.hpc.base import BulkBackend, JobRequest, JobSeen, LogStream
 from ccat_workflow_manager.hpc.batch.files import claimed, scheduler_words
 from ccat_workflow_manager.hpc.batch.store import Member, Submission, SubmissionStore, array_name
 from ccat_workflow_manager.hpc.exit_info import info_of
@@ -66,7 +66,7 @@ class _Away:
     error: BackendUnavailable | None = field(default=None)
 
 
-class BatchBackend(HPCBackend):
+class BatchBackend(BulkBackend):
     """Everything but the text."""
 
     # A scheduler that stalls may need longer: whoever takes over then finds the submission written down, and waits.
@@ -118,37 +118,6 @@ class BatchBackend(HPCBackend):
         """Ask the scheduler to stop these."""
 
     # --- submitting --------------------------------------------------------------------------------------------------
-
-    def submit(
-        self,
-        *,
-        execution_command: Sequence[str],
-        image_ref: str | None,
-        sif_path: str | None,
-        input_dir: str,
-        output_dir: str,
-        workspace_dir: str,
-        manifest_path: str,
-        resource_requirements: Resources,
-        environment_variables: Mapping[str, str],
-        job_name: str,
-    ) -> str:
-        request = JobRequest(
-            execution_command=execution_command,
-            image_ref=image_ref,
-            sif_path=sif_path,
-            input_dir=input_dir,
-            output_dir=output_dir,
-            workspace_dir=workspace_dir,
-            manifest_path=manifest_path,
-            resource_requirements=resource_requirements,
-            environment_variables=environment_variables,
-            job_name=job_name,
-        )
-        [result] = self.submit_many([request])
-        if isinstance(result, BackendError):
-            raise result
-        return result
 
     def submit_many(self, requests: Sequence[JobRequest]) -> list[str | BackendError]:
         results: dict[str, str | BackendError] = {}

@@ -33,12 +33,12 @@ from ccat_workflow_manager.core.errors import (
 from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.core.job_script import JobFiles, job_files, render_job_script
 from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo
-from ccat_workflow_manager.core.models import Resources, parse_job_name
+from ccat_workflow_manager.core.models import parse_job_name
 from ccat_workflow_manager.hpc import process_tree
 from ccat_workflow_manager.hpc.base import (
     Availability,
+    BulkBackend,
     Capabilities,
-    HPCBackend,
     JobRequest,
     JobSeen,
     LogStream,
@@ -72,7 +72,7 @@ class _Prepared:
     wishes: Wishes
 
 
-class DaskBackend(HPCBackend):
+class DaskBackend(BulkBackend):
     """Runs jobs as tasks of a Dask cluster."""
 
     name = "dask"
@@ -122,37 +122,6 @@ class DaskBackend(HPCBackend):
         return Availability(True)
 
     # --- submitting --------------------------------------------------------------------------------------------------
-
-    def submit(
-        self,
-        *,
-        execution_command: Sequence[str],
-        image_ref: str | None,
-        sif_path: str | None,
-        input_dir: str,
-        output_dir: str,
-        workspace_dir: str,
-        manifest_path: str,
-        resource_requirements: Resources,
-        environment_variables: Mapping[str, str],
-        job_name: str,
-    ) -> str:
-        request = JobRequest(
-            execution_command=execution_command,
-            image_ref=image_ref,
-            sif_path=sif_path,
-            input_dir=input_dir,
-            output_dir=output_dir,
-            workspace_dir=workspace_dir,
-            manifest_path=manifest_path,
-            resource_requirements=resource_requirements,
-            environment_variables=environment_variables,
-            job_name=job_name,
-        )
-        [result] = self.submit_many([request])
-        if isinstance(result, BackendError):
-            raise result
-        return result
 
     def submit_many(self, requests: Sequence[JobRequest]) -> list[str | BackendError]:
         results: list[str | BackendError] = []

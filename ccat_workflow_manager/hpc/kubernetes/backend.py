@@ -19,11 +19,11 @@ from typing import Any
 from ccat_workflow_manager.core.errors import BackendConfused, BackendError, BackendRejected, BackendUnavailable
 from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo, JobStatus
-from ccat_workflow_manager.core.models import JOB_PREFIX, Resources
+from ccat_workflow_manager.core.models import JOB_PREFIX
 from ccat_workflow_manager.hpc.base import (
     Availability,
+    BulkBackend,
     Capabilities,
-    HPCBackend,
     JobRequest,
     JobSeen,
     LogStream,
@@ -64,7 +64,7 @@ class JobKey:
         return f"{self.namespace}/{self.name}"
 
 
-class KubernetesBackend(HPCBackend):
+class KubernetesBackend(BulkBackend):
     """Jobs in one namespace of a cluster."""
 
     name = "kubernetes"
@@ -130,35 +130,6 @@ class KubernetesBackend(HPCBackend):
         return Availability(False, "no kubeconfig, and not in a cluster", hint)
 
     # --- submitting --------------------------------------------------------------------------------------------------
-
-    def submit(
-        self,
-        *,
-        execution_command: Sequence[str],
-        image_ref: str | None,
-        sif_path: str | None,
-        input_dir: str,
-        output_dir: str,
-        workspace_dir: str,
-        manifest_path: str,
-        resource_requirements: Resources,
-        environment_variables: Mapping[str, str],
-        job_name: str,
-    ) -> str:
-        return self._submit(
-            JobRequest(
-                execution_command=execution_command,
-                image_ref=image_ref,
-                sif_path=sif_path,
-                input_dir=input_dir,
-                output_dir=output_dir,
-                workspace_dir=workspace_dir,
-                manifest_path=manifest_path,
-                resource_requirements=resource_requirements,
-                environment_variables=environment_variables,
-                job_name=job_name,
-            )
-        )
 
     def submit_many(self, requests: Sequence[JobRequest]) -> list[str | BackendError]:
         away: list[BackendError] = []

@@ -16,7 +16,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -33,8 +33,8 @@ from ccat_workflow_manager.core.models import JOB_PREFIX, Resources
 from ccat_workflow_manager.hpc import process_tree
 from ccat_workflow_manager.hpc.base import (
     Availability,
+    BulkBackend,
     Capabilities,
-    HPCBackend,
     JobRequest,
     JobSeen,
     LogStream,
@@ -63,7 +63,7 @@ _RESOURCE = re.compile(r"[A-Za-z0-9_]+\.[A-Za-z0-9_]+")
 _HINT = "pip install 'ccat-workflow-manager[radical_pilot]'"
 
 
-class RadicalPilotBackend(HPCBackend):
+class RadicalPilotBackend(BulkBackend):
     """Runs jobs in pilots. See `settings.py` for what the keywords mean."""
 
     name = BACKEND
@@ -134,37 +134,6 @@ class RadicalPilotBackend(HPCBackend):
         return Availability(False, "not installed: radical.pilot", _HINT)
 
     # --- submitting --------------------------------------------------------------------------------------------------
-
-    def submit(
-        self,
-        *,
-        execution_command: Sequence[str],
-        image_ref: str | None,
-        sif_path: str | None,
-        input_dir: str,
-        output_dir: str,
-        workspace_dir: str,
-        manifest_path: str,
-        resource_requirements: Resources,
-        environment_variables: Mapping[str, str],
-        job_name: str,
-    ) -> str:
-        request = JobRequest(
-            execution_command=execution_command,
-            image_ref=image_ref,
-            sif_path=sif_path,
-            input_dir=input_dir,
-            output_dir=output_dir,
-            workspace_dir=workspace_dir,
-            manifest_path=manifest_path,
-            resource_requirements=resource_requirements,
-            environment_variables=environment_variables,
-            job_name=job_name,
-        )
-        [result] = self.submit_many([request])
-        if isinstance(result, BackendError):
-            raise result
-        return result
 
     def submit_many(self, requests: Sequence[JobRequest]) -> list[str | BackendError]:
         results: list[str | BackendError] = []
