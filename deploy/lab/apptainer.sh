@@ -83,7 +83,7 @@ assemble() { # the installation in $work/stage from the packages in $1
   find "$work/libs" -path "*/$TRIPLET/*.so*" -not -path '*/gconv/*' -exec cp -a {} "$stage/lib/private/" \;
   # The program that starts containers looks for its configuration relative to where it lies, which is below lib.
   ln -s ../etc ../var "$stage/lib/"
-  loader=$(basename "$(find "$stage/lib/private" -name 'ld-linux-*.so.*' | head -n 1)")
+  loader=$(basename "$(find "$stage/lib/private" -name 'ld-linux-*.so.*' -print -quit)")
   for program in "$stage/bin/apptainer" "$stage/lib/$TRIPLET/apptainer/bin/starter"; do
     # RPATH and not RUNPATH: the libraries must find each other there too.
     patchelf --set-interpreter "$PREFIX/lib/private/$loader" --force-rpath --set-rpath "$PREFIX/lib/private" "$program"
