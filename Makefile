@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-JOBS ?= 2
+JOBS ?= 3
 ARGS ?=
 
 BIN := $(VENV)/bin
@@ -23,7 +23,7 @@ demo: $(RUNTIME) ## run the demo pipeline, from nothing; ARGS="--keep" leaves th
 	@$(BIN)/ccat-wm demo $(ARGS)
 
 test: $(DEV) ## run all tests; ARGS="tests/unit -k name" runs some
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lab: ## install the real parts that tests use (Debian, as root)
 	@deploy/lab/install.sh

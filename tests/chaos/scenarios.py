@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from itertools import count
@@ -168,6 +169,39 @@ def stray(site: Site) -> list[str]:
     return [end]
 
 
+def held_back(site: Site) -> list[str]:
+    """A step fails for everybody until its breaker opens; an operator releases it, and the rest goes on."""
+    name = f"chaos-{next(_numbers)}"
+    # A pause before the second attempt, so that all have failed before one of them succeeds.
+    patient = {"max_attempts": 3, "backoff_seconds": 1.5}
+    for_all = step(site, "for-all", _FAIL_ONCE, foreach=list(range(site.settings.breaker_failures)), retry=patient)
+    for_one = step(site, "for-one", _FAIL_ONCE, retry={"max_attempts": 1})
+    run_id = site.submit(for_all, for_one, name=name)
+
+    opened: dict[str, float] = {}
+
+    def release() -> None:
+        for breaker in site.call("GET", "/breakers")["items"]:
+            # Not at once: whoever looks at breakers now and then is to see it, too.
+            if time.monotonic() > opened.setdefault(breaker["id"], time.monotonic()) + 1:
+                site.call("POST", f"/breakers/{breaker['id']}/release", accept=(404,))
+                del opened[breaker["id"]]
+
+    def over() -> str | None:
+        release()
+        return site.ended(run_id)
+
+    end = wait_for(over, 40, f"the run {run_id} to end", interval=0.1)
+
+    def forgotten() -> bool:
+        release()
+        with site.database.read() as unit:
+            return not unit.execute("SELECT count(*) FROM breakers").scalar()
+
+    wait_until(forgotten, 30, "the failures to be forgotten")
+    return [end]
+
+
 def _long_job(place: Path, name: str) -> JobRequest:
     return JobRequest(
         execution_command=["/bin/sleep", "600"],
@@ -210,6 +244,8 @@ PREFERRED = {
     "commit.take-reap": "stray",
     "commit.reaped": "stray",
     "backend.list": "stray",
+    "commit.withdraw": "held back",
+    "commit.breakers-swept": "held back",
 }
 """Points that are passed now and then anywhere, and here for certain."""
 
@@ -227,4 +263,5 @@ SCENARIOS = (
     ),
     Scenario("sign off", sign_off, _COMPLETED),
     Scenario("stray", stray, _COMPLETED),
+    Scenario("held back", held_back, frozenset({"COMPLETED", "FAILED"})),
 )

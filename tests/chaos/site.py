@@ -43,7 +43,9 @@ FAST = {
     "UNKNOWN_GRACE_SECONDS": 2,
     "REAPER_SECONDS": 0.5,
     "REAPER_GRACE_SECONDS": 1,
-    "BREAKER_FAILURES": 0,
+    "BREAKER_FAILURES": 3,
+    "BREAKER_WINDOW_MINUTES": 0.05,
+    "BREAKER_PROBE_MINUTES": 0,
     "CANCEL_CONFIRM_SECONDS": 5,
     "LOG_LEVEL": "INFO",
 }
@@ -255,8 +257,8 @@ class Site:
         answer = wait_for(ask, 60, f"{method} {path}; the log is {self.log_file}", interval=0.05)
         return answer.json() if "json" in answer.headers.get("content-type", "") else answer.text
 
-    def submit(self, *steps: Mapping[str, Any], **more: Any) -> str:
-        body = {"spec": {"name": "chaos", "steps": list(steps)}, **more}
+    def submit(self, *steps: Mapping[str, Any], name: str = "chaos") -> str:
+        body = {"spec": {"name": name, "steps": list(steps)}}
         run = self.call("POST", "/runs", json=body, headers={"Idempotency-Key": uuid4().hex})
         return self.acknowledge(run["id"])
 
@@ -271,11 +273,12 @@ class Site:
     def wait(self, run_id: str, timeout: float = 40) -> str:
         """The status of the run when it is over."""
 
-        def status() -> str | None:
-            found: str = self.run(run_id)["status"]
-            return found if found in _FINISHED else None
+        return wait_for(lambda: self.ended(run_id), timeout, f"the run {run_id} to end", interval=0.05)
 
-        return wait_for(status, timeout, f"the run {run_id} to end", interval=0.05)
+    def ended(self, run_id: str) -> str | None:
+        """How the run has ended, if it has."""
+        found: str = self.run(run_id)["status"]
+        return found if found in _FINISHED else None
 
     def wait_step(self, run_id: str, statuses: tuple[str, ...]) -> str:
         """The id of the only step run, when it has one of these statuses."""

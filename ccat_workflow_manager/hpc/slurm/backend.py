@@ -6,17 +6,15 @@ often is bounded by `calls_per_minute`. Alike step runs that are ready together 
 
 from __future__ import annotations
 
-import math
 import os
 import pwd
 import shutil
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from ccat_workflow_manager import shell
-from ccat_workflow_manager.core.errors import BackendConfused, BackendUnavailable, ConfigurationError
+from ccat_workflow_manager.core.errors import BackendUnavailable, ConfigurationError
 from ccat_workflow_manager.core.jobs import HPCJobInfo
 from ccat_workflow_manager.hpc.base import Availability, Capabilities, JobRequest, QueueStatus
 from ccat_workflow_manager.hpc.batch.calls import Refusal
@@ -26,18 +24,12 @@ from ccat_workflow_manager.hpc.batch.files import claimed
 from ccat_workflow_manager.hpc.batch.remote import SubmitNode
 from ccat_workflow_manager.hpc.batch.script import render_batch_script
 from ccat_workflow_manager.hpc.batch.store import ARRAY_PREFIX, Member, Submission
+from ccat_workflow_manager.hpc.slurm.answers import SlurmAnswers
 from ccat_workflow_manager.hpc.slurm.listing import (
-    SACCT,
-    SINFO,
-    SQUEUE,
     TIME_FORMAT,
     Place,
     Seen,
-    parse_config,
-    parse_sacct,
     parse_sbatch,
-    parse_sinfo,
-    parse_squeue,
 )
 from ccat_workflow_manager.hpc.slurm.queues import queue_of
 from ccat_workflow_manager.hpc.slurm.refusals import refusal
@@ -46,29 +38,10 @@ from ccat_workflow_manager.hpc.slurm.states import FINAL, Evidence, held, merge,
 
 _PROGRAMS = ("sbatch", "squeue", "sacct", "scancel", "sinfo", "scontrol")
 _PASSED_ON = ("SLURM_CONF", "SLURM_JWT", "LD_LIBRARY_PATH")
-_CONFIG_SECONDS = 3600.0
-_NO_ACCOUNTING_SECONDS = 600.0
-_LONGEST_POLL_SECONDS = 30.0
-_SLOWNESS = 10
-"""A look at the queue is good for this many times as long as it took: a slow controller is asked less often."""
 _LARGEST_SCRIPT_TASKS = 5000
 _REMEMBERED = 20_000
-_ID_CHARACTERS = 100_000
-
-
-@dataclass(frozen=True, slots=True)
-class _Snapshot:
-    """What was said about our jobs, and for how long that need not be asked again."""
-
-    taken: float
-    good_for: float
-    jobs: Mapping[Place, Seen]
-    numbers: frozenset[str] = frozenset()
-    """Which were asked for."""
-
-    @property
-    def recent(self) -> bool:
-        return time.monotonic() - self.taken < self.good_for
+_CLOCKS_APART = 3600
+"""The accounting is asked about so many seconds before a job was tried: not all clocks agree."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +87,9 @@ class SlurmBackend(CommandBackend):
             node=SubmitNode(ssh_host, ssh_config) if ssh_host else None,
         )
         self._site = SiteDefaults(partition, account, qos, signal_seconds, array_limit)
-        self._poll_seconds = poll_seconds
-        self._snapshot: _Snapshot | None = None
-        self._accounted: _Snapshot | None = None
+        self._answers = SlurmAnswers(self._commands, self.name, poll_seconds)
         self._over: dict[JobKey, HPCJobInfo] = {}
         self._leftover: set[JobKey] = set()
-        self._config: tuple[float, dict[str, str]] | None = None
-        self._no_accounting_until = 0.0
-        self._accounting_words = ""
 
     @classmethod
     def is_available(cls, ssh_host: str | None = None) -> Availability:
@@ -161,29 +129,23 @@ class SlurmBackend(CommandBackend):
         return refusal(returncode, words)
 
     def _largest_array(self) -> int:
-        return max(1, min(int(self._configuration()["MaxArraySize"]), _LARGEST_SCRIPT_TASKS))
+        return max(1, min(self._answers.largest_array(), _LARGEST_SCRIPT_TASKS))
 
     def _numbers_of(self, name: str, tried_at: float | None) -> Sequence[str]:
         if tried_at is None:
-            jobs = self._controller(())
-            return sorted({place[0] for place, seen in jobs.items() if seen.name == name}, key=int)
-        found = parse_places(self, self._commands.look([*SQUEUE, "--me", f"--name={name}"]))
-        if not found and time.time() >= self._no_accounting_until:
-            since = datetime.fromtimestamp(tried_at - 3600, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-            text = self._ask_accounting([f"--name={name}", "--allocations", f"--starttime={since}"])
-            if text is None and self._accounting_words:
-                raise BackendUnavailable(self._accounting_words, backend=self.name)
-            found = parse_places(self, text or "", accounting=True)
+            found = {place[0] for place, seen in self._answers.jobs().items() if seen.name == name}
+        else:
+            found = self._answers.numbers(name) or self._answers.accounted_numbers(name, tried_at - _CLOCKS_APART)
         return sorted(found, key=int)
 
     def _listing(self) -> Iterable[tuple[JobKey, datetime | None]]:
-        listed = self._controller(())
+        listed = self._answers.jobs()
         return [(JobKey(*place, seen.name), seen.submitted_at) for place, seen in listed.items() if _live(seen)]
 
     # --- following ---------------------------------------------------------------------------------------------------
 
     def _observe(self, jobs: Sequence[JobKey]) -> Mapping[JobKey, HPCJobInfo]:
-        listed = self._controller([(key.number, key.index) for key in jobs])
+        listed = self._answers.jobs([(key.number, key.index) for key in jobs])
         infos: dict[JobKey, HPCJobInfo] = {}
         ended: list[JobKey] = []
         for key in jobs:
@@ -201,14 +163,14 @@ class SlurmBackend(CommandBackend):
         seen = {key: _own(listed.get((key.number, key.index)), key) for key in jobs}
         members = {key: member for key in jobs if (member := self._member(key)) is not None}
         records = {key: self._recorded(member) for key, member in members.items()}
-        sampling = self._sampling_seconds() if any(records.values()) else 0
+        sampling = self._answers.sampling_seconds() if any(records.values()) else 0
         told = {
             key
             for key, each in seen.items()
             if each is not None and (held(each) or told_by_record(each, records.get(key), sampling))
         }
         over = [key for key in jobs if key not in told]
-        accounted = self._accounting(over) if over else {}
+        accounted = self._answers.accounted(key.number for key in over) if over else {}
         arrays = {number for (number, _), each in listed.items() if each.name.startswith(ARRAY_PREFIX)}
         return {
             key: self._judge(
@@ -239,7 +201,7 @@ class SlurmBackend(CommandBackend):
                 accounting=accounting,
                 record=known.record,
                 now=_now(),
-                accounting_away=self._accounting_words if accounted is None else "",
+                accounting_away=self._answers.accounting_away if accounted is None else "",
                 accounting_expected=accounted is not None and known.asked,
                 taken_out=in_array and seen is None and member is not None and not claimed(member),
                 scheduler_log=self._scheduler_words(member)
@@ -257,95 +219,18 @@ class SlurmBackend(CommandBackend):
                 self._leftover.add(key)
         return info
 
-    def _controller(self, places: Iterable[Place]) -> Mapping[Place, Seen]:
-        """All our jobs, by a look that is recent enough and knows these."""
-        snapshot = self._snapshot
-        if snapshot is not None and snapshot.recent and all(place in snapshot.jobs for place in places):
-            return snapshot.jobs
-        began = time.monotonic()
-        text = self._commands.look([*SQUEUE, "--me"])
-        try:
-            jobs = parse_squeue(text)
-        except ValueError as error:
-            raise self._confused("squeue", error, text) from error
-        self._snapshot = _Snapshot(time.monotonic(), self._good_for(began), jobs)
-        return jobs
-
-    def _accounting(self, jobs: Sequence[JobKey]) -> Mapping[Place, Seen] | None:
-        """What the accounting knows of these; None if there is none, or if it does not answer."""
-        if time.time() < self._no_accounting_until:
-            return None
-        numbers = frozenset(key.number for key in jobs)
-        snapshot = self._accounted
-        if snapshot is not None and snapshot.recent and numbers <= snapshot.numbers:
-            return snapshot.jobs
-        began = time.monotonic()
-        known: dict[Place, Seen] = {}
-        for some in _lists(sorted(numbers, key=int)):
-            text = self._ask_accounting([f"--jobs={some}"])
-            if text is None:
-                return None
-            try:
-                known |= parse_sacct(text)
-            except ValueError as error:
-                raise self._confused("sacct", error, text) from error
-        self._accounted = _Snapshot(time.monotonic(), self._good_for(began), known, numbers)
-        return known
-
-    def _good_for(self, began: float) -> float:
-        """How long an answer may be used: slow services are asked less often."""
-        took = time.monotonic() - began
-        return min(max(self._poll_seconds, _SLOWNESS * took), _LONGEST_POLL_SECONDS) if self._poll_seconds else 0
-
-    def _ask_accounting(self, options: Sequence[str]) -> str | None:
-        """What `sacct` prints. An accounting that does not answer is noted: the other two witnesses may do without."""
-        try:
-            text = self._commands.look([*SACCT, *options])
-        except BackendUnavailable as error:
-            if "storage is disabled" in error.message:
-                self._no_accounting_until = time.time() + _NO_ACCOUNTING_SECONDS
-                self._accounting_words = ""
-            else:
-                self._accounting_words = error.message
-            return None
-        self._accounting_words = ""
-        return text
-
-    def _configuration(self) -> dict[str, str]:
-        if self._config is None or time.monotonic() - self._config[0] > _CONFIG_SECONDS:
-            text = self._commands.look(["scontrol", "show", "config"])
-            try:
-                self._config = (time.monotonic(), parse_config(text))
-            except ValueError as error:
-                raise self._confused("scontrol", error, text) from error
-        return self._config[1]
-
-    def _sampling_seconds(self) -> float:
-        """How often the accounting looks at the memory of jobs."""
-        try:
-            frequency = self._configuration().get("JobAcctGatherFrequency", "")
-        except BackendUnavailable:
-            return 30
-        digits = frequency.rpartition("task=")[2].partition(",")[0]
-        return float(digits) if digits.isdecimal() and digits != "0" else math.inf
-
-    def _confused(self, command: str, error: ValueError, text: str) -> BackendConfused:
-        return BackendConfused(
-            f"the answer of {command} cannot be read: {error}", backend=self.name, output_tail=text[-2000:]
-        )
-
     # --- stopping, forgetting ----------------------------------------------------------------------------------------
 
     def _stop(self, jobs: Sequence[JobKey]) -> None:
         """Only what still bears the right name: a number may have been given to somebody else's job."""
-        listed = self._controller([(key.number, key.index) for key in jobs])
+        listed = self._answers.jobs([(key.number, key.index) for key in jobs])
         self._cancel(key for key in jobs if (seen := _own(listed.get((key.number, key.index)), key)) and _live(seen))
 
     def _cancel(self, jobs: Iterable[JobKey]) -> None:
         places = [f"{key.number}_{key.index}" if key.index is not None else key.number for key in jobs]
         if not places:
             return
-        self._snapshot = None
+        self._answers.outdated()
         argv = ["scancel", *places]
         try:
             done = self._commands.run(argv, looking=False)
@@ -367,28 +252,14 @@ class SlurmBackend(CommandBackend):
     # --- for operators -----------------------------------------------------------------------------------------------
 
     def queue_status(self) -> list[QueueStatus]:
-        text = self._commands.look(SINFO)
-        try:
-            partitions = parse_sinfo(text)
-        except ValueError as error:
-            raise self._confused("sinfo", error, text) from error
-        states = self._controller(()).values()
-        none = time.time() < self._no_accounting_until
+        partitions = self._answers.partitions()
+        states = self._answers.jobs().values()
         facts = {
             "calls_per_minute": self._commands.budget.per_minute,
             "calls_in_the_last_minute": self._commands.budget.used(),
-            "accounting": "none" if none else self._accounting_words or "ok",
+            "accounting": (self._answers.accounting_away or "ok") if self._answers.accounts else "none",
         }
         return [queue_of(partition, states, self._site.partition, facts) for partition in partitions]
-
-
-def parse_places(backend: SlurmBackend, text: str, *, accounting: bool = False) -> set[str]:
-    """The numbers in a listing of jobs."""
-    try:
-        return {number for number, _ in (parse_sacct(text) if accounting else parse_squeue(text))}
-    except ValueError as error:
-        command = "sacct" if accounting else "squeue"
-        raise BackendConfused(f"the answer of {command} cannot be read: {error}", backend=backend.name) from error
 
 
 def _own(seen: Seen | None, key: JobKey) -> Seen | None:
@@ -402,16 +273,6 @@ def _own(seen: Seen | None, key: JobKey) -> Seen | None:
 
 def _live(seen: Seen) -> bool:
     return seen.state not in FINAL
-
-
-def _lists(numbers: Sequence[str]) -> list[str]:
-    """Comma-separated, each short enough for one argument of a command."""
-    lists = [""]
-    for number in numbers:
-        if len(lists[-1]) + len(number) > _ID_CHARACTERS:
-            lists.append("")
-        lists[-1] += ("," if lists[-1] else "") + number
-    return lists
 
 
 def _now() -> datetime:
