@@ -72,6 +72,30 @@ def test_a_whole_array_is_cancelled_by_one_call(jobs: AwsBatchHarness, aws_batch
         jobs.until(job, JobStatus.CANCELLED)
 
 
+def test_what_had_ended_before_its_array_was_cancelled_keeps_its_own_end(
+    jobs: AwsBatchHarness, aws_batch: StandIn
+) -> None:
+    words = [("exit 3",), ("kill -9 $$",), ("exec sleep 1000",), ("exec sleep 1000",)]
+    results = jobs.submit_all([jobs.request("/bin/sh", "-c", *each) for each in words])
+    failed, killed, *endless = [each for each in results if isinstance(each, Job)]
+    array = aws_batch.site.jobs[number_of(failed)]
+    assert number_of(endless[-1]) == number_of(failed)
+    wait_until(lambda: array.summary_of_children()["FAILED"] == 2, 10, "two to fail before anybody looks")
+    for job in endless:
+        jobs.until(job, JobStatus.RUNNING)
+    before = aws_batch.calls["TerminateJob"]
+    jobs.backend.cancel_many([job.id for job in endless])
+    assert aws_batch.calls["TerminateJob"] - before == 1
+    for job in endless:
+        jobs.until(job, JobStatus.CANCELLED)
+    infos = jobs.create().get_statuses([failed.id, killed.id])
+    ends = [(info.status, info.reason, info.exit_code) for info in infos.values()]
+    assert ends == [
+        (JobStatus.FAILED, FailureReason.PROGRAM_FAILED, 3),
+        (JobStatus.FAILED, FailureReason.KILLED_BY_SIGNAL, 137),
+    ]
+
+
 def test_a_part_of_an_array_is_cancelled_one_by_one(jobs: AwsBatchHarness, aws_batch: StandIn) -> None:
     many = submit_many(jobs, 4, "sleep", "1000")
     for job in many:

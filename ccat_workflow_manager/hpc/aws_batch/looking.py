@@ -11,10 +11,12 @@ from ccat_workflow_manager.core.errors import BackendConfused
 from ccat_workflow_manager.hpc.aws_batch.arrays import DESCRIBED_DIRECTLY, ArrayBook, child_id, chunks, index_of
 from ccat_workflow_manager.hpc.aws_batch.client import Aws
 from ccat_workflow_manager.hpc.aws_batch.request import CANCEL_REASON, MOST_DESCRIBED, aws_name
-from ccat_workflow_manager.hpc.aws_batch.states import OVER, STATES, Seen, parse_job
+from ccat_workflow_manager.hpc.aws_batch.states import ENDED_BY_ITSELF, OVER, STATES, Seen, parse_job
 from ccat_workflow_manager.hpc.batch.doer import JobKey
 
 _PAGE = 1000
+_TERMINATED = 128 + 15
+"""The exit code of a command that was asked to end."""
 _BOOKS = 100
 """Of so many arrays it is remembered which children are over; those of others are listed again."""
 
@@ -122,8 +124,10 @@ def aws_id(key: JobKey) -> str:
 
 
 def _with_parent(child: Seen, parent: Seen | None) -> Seen:
-    """A child that was ended with its array says so with the words of the array."""
+    """A child that was ended with its array says so with the words of the array; one that had ended before does not."""
     ended = parent is not None and parent.status_reason.startswith(CANCEL_REASON)
     if parent is None or not ended or child.status != "FAILED" or child.container_reason:
+        return child
+    if child.status_reason.startswith(ENDED_BY_ITSELF) and child.exit_code != _TERMINATED:
         return child
     return replace(child, status_reason=parent.status_reason)

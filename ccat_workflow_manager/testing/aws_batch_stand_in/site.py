@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -53,7 +54,7 @@ class Site:
     _threads: list[threading.Thread] = field(default_factory=list)
 
     def start(self) -> None:
-        self._groups = cgroups.detect(f"{MARK}-{os.getpid()}".lower())
+        self._groups = cgroups.detect(f"ccat-wm-stand-in-{os.getpid()}-{secrets.token_hex(4)}")
         (self.directory / "logs").mkdir(parents=True, exist_ok=True)
         thread = threading.Thread(target=self._schedule, name="stand-in", daemon=True)
         thread.start()
