@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +16,8 @@ import httpx
 import psutil
 import pytest
 
+from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedValkey
+from tests import leftovers
 from tests.reaper import Reaper
 from tests.waiting import wait_for, wait_until
 
@@ -55,6 +56,9 @@ class Service:
             )  # fmt: skip
         self._reaper.watch(self.process.pid)
         wait_until(self.is_ready, 60, f"the service to come up; its log is {self.log_file}")
+        for server in (EmbeddedPostgres, EmbeddedValkey):
+            if (pid := server(self.directory / "data").pid) is not None:
+                self._reaper.watch(pid)
 
     def is_ready(self) -> bool:
         assert self.process is not None
@@ -91,11 +95,7 @@ class Service:
         self.client.close()
         if self.process is not None and self.process.poll() is None:
             self.stop()
-        for process in psutil.process_iter(["cmdline", "cwd"]):
-            line = " ".join(process.info["cmdline"] or ())
-            if str(self.directory) in line or str(self.directory) in (process.info["cwd"] or ""):
-                process.kill()
-        shutil.rmtree(self.directory, ignore_errors=True)
+        leftovers.clear(self.directory, self.directory / "data")
 
     # --- the client ---------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -16,7 +15,6 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
-import psutil
 import redis
 
 from ccat_workflow_manager import context as context_module
@@ -30,7 +28,8 @@ from ccat_workflow_manager.processes import run_manager, run_worker
 from ccat_workflow_manager.settings import load_settings
 from ccat_workflow_manager.testing import invariants
 from ccat_workflow_manager.testing.faults import VARIABLE, Fault, arm_from_environment
-from tests.reaper import Reaper, clear_away
+from tests import leftovers
+from tests.reaper import Reaper
 from tests.slurm.cluster import Cluster
 from tests.waiting import wait_for, wait_until
 
@@ -202,16 +201,7 @@ class Site:
         self.postgres.stop()
         if self.cluster is not None:
             self.cluster.close()
-        place = str(self.directory)
-        left = [each for each in psutil.process_iter(["cmdline"]) if place in " ".join(each.info["cmdline"] or ())]
-        # A supervisor that is asked to leave takes its control groups along.
-        for each in left:
-            each.terminate()
-        for each in psutil.wait_procs(left, timeout=5)[1]:
-            each.kill()
-        for group in invariants.control_groups(self.settings.data_dir):
-            clear_away(group)
-        shutil.rmtree(self.directory, ignore_errors=True)
+        leftovers.clear(self.directory, self.settings.data_dir)
         self.reaper.reap()
 
     # --- faults ------------------------------------------------------------------------------------------------------

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
+from redis import Redis
 
 from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedValkey
 from tests.fixtures_service import Service, ServiceMaker
@@ -96,6 +97,21 @@ def test_everything_is_killed_and_started_again(make_service: ServiceMaker, tmp_
     gate.touch()
     assert service.wait(run_id)["status"] == "COMPLETED"
     check_once(marks)
+
+
+def test_workers_that_died_are_forgotten_by_redis(make_service: ServiceMaker) -> None:
+    service = make_service()
+    with Redis.from_url(EmbeddedValkey(service.directory / "data").url) as client:
+
+        def registered() -> set[str]:
+            return {key.decode() for key in cast("set[bytes]", client.smembers("rq:workers"))}
+
+        before = wait_for(registered, 20, "workers")
+        service.kill()
+        # As happens by itself after a while.
+        client.delete(*before)
+        service.start()
+        wait_until(lambda: registered() and not registered() & before, 20, "the dead to be forgotten")
 
 
 def test_the_supervisor_of_local_jobs_is_killed(make_service: ServiceMaker, tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_what_does_not_fit_into_the_time_that_is_left_is_for_the_next_pilot(
     scene.job("short", seconds=60)
     scene.job("long", seconds=600)
     wait_until(lambda: scene.notes.submitted == ["short"], 10, "the short one")
-    assert scene.pilot.note().state == pilot_dir.ACTIVE
+    wait_until(lambda: scene.pilot.note().state == pilot_dir.ACTIVE, 10, "the note")
     scene.task("short", 0)
     scene.ended()
     assert scene.notes.submitted == ["short"]

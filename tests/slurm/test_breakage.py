@@ -78,6 +78,8 @@ def test_the_controller_is_killed_while_jobs_run(
     slurm_service: Service, slurm_cluster: Cluster, gate: Path, marks: Path
 ) -> None:
     run_id = submit_and_start(slurm_service, gate, marks)
+    unwanted = slurm_service.submit({"name": "only", "command": [*SH, "sleep 1000 & exec sleep 1000"]})
+    job = slurm_service.wait_step(unwanted, "only", is_running)["job_id"]
     saved = slurm_cluster.directory / "state" / "job_state"
     changed = time.time()
     slurm_cluster.ask("sbatch", "--hold", "-o", "/dev/null", "--wrap", "true")
@@ -85,10 +87,17 @@ def test_the_controller_is_killed_while_jobs_run(
     slurm_cluster.kill_daemon("slurmctld")
     wait_until(lambda: "Unable to contact slurm controller" in problem(slurm_service), 30, "the words of the trouble")
     late = slurm_service.submit({"name": "only", "command": ["/bin/true"]})
+    slurm_service.call("POST", f"/runs/{unwanted}/cancel")
+    step = slurm_service.wait_step(unwanted, "only", lambda step: "not confirmed" in (step["waiting_for"] or ""))
+    assert step["status"] == "RUNNING"
+    assert "Unable to contact slurm controller" in step["waiting_for"]
     gate.touch()
     slurm_cluster.start()
     assert slurm_service.wait(run_id, 100)["status"] == "COMPLETED"
     assert slurm_service.wait(late, 100)["status"] == "COMPLETED"
+    assert slurm_service.wait(unwanted, 100)["status"] == "CANCELLED"
+    listed = ("squeue", "-h", "-t", "all", "-o", "%T", "-j", job.partition(":")[0])
+    wait_until(lambda: "RUNNING" not in slurm_cluster.ask(*listed), 30, "the job to be gone")
     check_once(marks)
 
 
