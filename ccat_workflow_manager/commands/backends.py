@@ -29,10 +29,11 @@ def backends(as_json: AsJson = False) -> None:
     """
     from ccat_workflow_manager.commands.output import console, print_json, table
     from ccat_workflow_manager.hpc import registry
+    from ccat_workflow_manager.settings import load_settings
 
     found = [
         {"name": name, **asdict(availability), "capabilities": _capabilities(name)}
-        for name, availability in registry.list_backends().items()
+        for name, availability in registry.list_backends(load_settings().for_backend).items()
     ]
     if as_json:
         print_json(found)
@@ -69,8 +70,9 @@ def detect(as_json: AsJson = False) -> None:
     """
     from ccat_workflow_manager.commands.output import print_json
     from ccat_workflow_manager.hpc import registry
+    from ccat_workflow_manager.settings import load_settings
 
-    name = registry.detect()
+    name = registry.detect(load_settings().for_backend)
     if as_json:
         print_json({"name": name})
     else:

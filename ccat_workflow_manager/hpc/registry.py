@@ -21,6 +21,9 @@ from typing import Any
 from ccat_workflow_manager.core.errors import BackendUnavailable, ConfigurationError
 from ccat_workflow_manager.hpc.base import Availability, HPCBackend
 
+SettingsOf = Callable[[str], Mapping[str, Any]]
+"""The settings of the backend with this name: some make a backend usable from afar."""
+
 GROUP = "ccat_workflow_manager.backends"
 DETECTION_ORDER = ("slurm", "pbs", "kubernetes", "local")
 
@@ -65,11 +68,8 @@ def names() -> list[str]:
     return sorted(_entry_points())
 
 
-def list_backends(settings: Callable[[str], Mapping[str, Any]] = lambda name: {}) -> dict[str, Availability]:
-    """Every registered backend, and whether it can be used here; a broken one is listed with what is wrong with it.
-
-    `settings` gives those of a backend: with some of them it can be used from afar.
-    """
+def list_backends(settings: SettingsOf = lambda name: {}) -> dict[str, Availability]:
+    """Every registered backend, and whether it can be used here; a broken one is listed with what is wrong with it."""
     return {name: _availability(entry, settings(name)) for name, entry in sorted(_entry_points().items())}
 
 
@@ -94,14 +94,14 @@ def create_filtered(name: str, **config: Any) -> HPCBackend:
     return backend_class(**known)
 
 
-def detect() -> str:
+def detect(settings: SettingsOf = lambda name: {}) -> str:
     """The name of the best backend that can be used here: slurm, pbs, kubernetes, local, in this order."""
     registered = _entry_points()
     reasons = []
     for name in DETECTION_ORDER:
         if name not in registered:
             continue
-        availability = _availability(registered[name])
+        availability = _availability(registered[name], settings(name))
         if availability.available:
             return name
         reasons.append(f"{name}: {availability.reason}")

@@ -17,6 +17,7 @@ from ccat_workflow_manager.core.jobs import JobStatus
 from ccat_workflow_manager.hpc import registry
 from ccat_workflow_manager.hpc.slurm.backend import SlurmBackend
 from ccat_workflow_manager.testing.harness import Job
+from tests.cli.commands import answer
 from tests.contract.test_slurm import SlurmHarness, slurm_harness
 from tests.fixtures_service import ServiceMaker
 from tests.reaper import Reaper
@@ -148,6 +149,10 @@ def test_whether_it_can_be_used(only_ssh: Path, monkeypatch: pytest.MonkeyPatch)
     assert not here.available
     assert "SLURM_SSH_HOST" in here.installation_hint
     assert registry.list_backends(lambda name: {"ssh_host": "node"})["slurm"].available
+    named = {"CCAT_WORKFLOW_MANAGER_SLURM_SSH_HOST": "node"}
+    listed = answer("backends", env=named)
+    assert next(each["available"] for each in listed if each["name"] == "slurm")
+    assert answer("backend", "detect", env=named) == {"name": "slurm"}
     (only_ssh / "ssh").unlink()
     assert "ssh" in registry.list_backends(lambda name: {"ssh_host": "node"})["slurm"].reason
 
