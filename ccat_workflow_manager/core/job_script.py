@@ -31,6 +31,7 @@ CGROUP_VARIABLE = "CCAT_WM_CGROUP"
 STOPPED_BY = ("cancel", "time_limit", "memory_limit", "log_limit")
 
 _LAST_SIGNAL = 64
+_MIB = 1024**2
 _TICKS_PER_SECOND = 100  # what the kernel shows to programs on every architecture that we run on
 _JOB_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}", re.ASCII)
 _SHELL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
@@ -64,6 +65,13 @@ def job_files(workspace_dir: str, job_name: str) -> JobFiles:
         stdout=join(logs, "stdout.log"),
         stderr=join(logs, "stderr.log"),
     )
+
+
+def log_excess(size: int, limit: float) -> str | None:
+    """Why a job whose logs have so many bytes is not to go on; None if it may."""
+    if size <= limit:
+        return None
+    return f"the program wrote {size / _MIB:.0f} MB of log; LOG_LIMIT_MB allows {limit / _MIB:g}"
 
 
 # --- the script ------------------------------------------------------------------------------------------------------
@@ -121,6 +129,13 @@ _MEASURE = """\
 """The uptime at the end, and the CPU time of the children that were waited for (two columns of `stat`)."""
 
 
+_HUSH = "exec 3>&2 2>/dev/null"
+_LOUD = "2>&3 3>&-"
+_SPEAK = "exec 2>&3 3>&-"
+"""Of a command that dies of a signal some shells say so, some of the time; the log is the command's alone. For a plain
+command a shell moves its own streams along, so that one is put into parentheses."""
+
+
 def _supervised(quoted: _Quoted) -> str:
     # The trap lets the script outlive a signal that is meant for its command; commands start without it.
     # A parent that is dead but not yet waited for has no memory, which `kill -0` would not notice.
@@ -140,8 +155,10 @@ exec {quoted.streams}
 trap : HUP INT TERM
 status=126
 cd -- {quoted.cwd} && {{
-{quoted.run}
+{_HUSH}
+( {quoted.run} ) {_LOUD}
 status=$?
+{_SPEAK}
 }}
 if read -r size _ 2>/dev/null </proc/"$parent"/statm && [ "$size" != 0 ]; then
   printf ',"exit_code":%s}}\\n' "$status" >>{quoted.part}
@@ -190,7 +207,8 @@ printf '%s%s,"began":%s' {quoted.head} $$ "$began" >{quoted.part} || exit
 exec {quoted.streams}
 status=126
 cd -- {quoted.cwd} && {{
-{quoted.run} &
+{_HUSH}
+{quoted.run} {_LOUD} &
 child=$!
 trap 'asked=1; kill -TERM "$child" 2>/dev/null' HUP INT TERM
 while asked=; do
@@ -198,6 +216,7 @@ while asked=; do
   status=$?
   [ "$asked" ] || break
 done
+{_SPEAK}
 }}
 {memory}
 {_MEASURE}

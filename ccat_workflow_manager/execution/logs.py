@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from ccat_workflow_manager.core import faults
 from ccat_workflow_manager.core.errors import NotFound, OutputError
 from ccat_workflow_manager.core.failures import FailureReason
+from ccat_workflow_manager.core.job_script import log_excess
 from ccat_workflow_manager.execution.layout import AttemptDirs
 from ccat_workflow_manager.execution.scan import open_file
 
@@ -77,8 +78,7 @@ def check_log_limit(dirs: AttemptDirs, limit_mb: float) -> None:
             total += os.lstat(path).st_size
         except FileNotFoundError:
             continue
-    if limit_mb and total > limit_mb * 1024**2:
-        message = f"the program wrote {total / 1024**2:.0f} MB of log; LOG_LIMIT_MB allows {limit_mb:g}"
+    if (message := log_excess(total, limit_mb * 1024**2)) is not None:
         raise OutputError(FailureReason.LOG_LIMIT, message)
 
 

@@ -1,4 +1,4 @@
-"""Reading the end of a log file that may be huge and may be growing.
+"""Log files that may be huge and may be growing: their ends, and whether they are too long.
 
 The program can write where its logs are, so whatever stands under the name of a log is read only if it is a regular
 file: a link could lead anywhere on the host.
@@ -9,11 +9,23 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import suppress
 from typing import IO
+
+from ccat_workflow_manager.core.job_script import JobFiles, log_excess
 
 _BLOCK = 64 * 1024
 TAIL_LIMIT = 16 * 1024 * 1024
 """How many bytes of one stream are read at most."""
+
+
+def excess(files: JobFiles, limit: float) -> str | None:
+    """Why a job is not to go on, if it has written more log than so many bytes."""
+    size = 0
+    for path in (files.stdout, files.stderr):
+        with suppress(OSError):
+            size += os.lstat(path).st_size
+    return log_excess(size, limit)
 
 
 def read_end(path: str | os.PathLike[str], limit: int = TAIL_LIMIT) -> str:

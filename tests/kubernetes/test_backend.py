@@ -20,7 +20,7 @@ from ccat_workflow_manager.core.errors import BackendConfused, BackendRejected, 
 from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.core.jobs import JobStatus
 from ccat_workflow_manager.core.models import Resources
-from ccat_workflow_manager.hpc import registry
+from ccat_workflow_manager.hpc import log_watch, registry
 from ccat_workflow_manager.hpc.kubernetes import calls
 from ccat_workflow_manager.hpc.kubernetes.answers import retry_after
 from ccat_workflow_manager.hpc.kubernetes.backend import KubernetesBackend
@@ -315,6 +315,19 @@ def test_a_job_is_deleted_by_hand(jobs: BackendHarness) -> None:
     job, _ = gated(jobs)
     apis()[1].delete_namespaced_job(name_of(job), "default", propagation_policy="Background")
     assert jobs.until(job, JobStatus.FAILED).reason is FailureReason.STOPPED_OUTSIDE
+
+
+def test_a_job_that_writes_too_much_log_is_stopped(
+    cluster: ApiServer, jobs_on: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_watch, "_EVERY_SECONDS", 0.1)
+    jobs = jobs_on(log_limit_mb=1)
+    job = jobs.submit("/bin/sh", "-c", "head -c 3000000 /dev/zero; exec sleep 1000")
+    info = jobs.until(job, JobStatus.FAILED)
+    assert (info.reason, info.message) == (
+        FailureReason.LOG_LIMIT,
+        "the program wrote 3 MB of log; LOG_LIMIT_MB allows 1",
+    )
 
 
 def test_a_job_is_orphaned_by_hand(jobs: BackendHarness) -> None:

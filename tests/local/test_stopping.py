@@ -83,7 +83,7 @@ def test_log_limit(site: Site) -> None:
     info = site.ended(site.sh("yes"))
     assert (info.status, info.reason) == (JobStatus.FAILED, FailureReason.LOG_LIMIT)
     assert info.message is not None
-    assert "MB of log where 1 MB are allowed" in info.message
+    assert "MB of log; LOG_LIMIT_MB allows 1" in info.message
 
 
 def test_the_jobs_after_an_out_of_memory_kill_are_innocent(site: Site) -> None:

@@ -26,7 +26,9 @@ def sh(text: str, name: str = "only", **more: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def deployment(reaper: Reaper) -> Iterator[Service]:
-    service = _make(reaper, HPC_BACKEND="radical_pilot", RADICAL_PILOT_CORES="8", WORKERS="1", FOLLOW_SECONDS="1")
+    service = _make(
+        reaper, HPC_BACKEND="radical_pilot", RADICAL_PILOT_CORES="8", WORKERS="1", FOLLOW_SECONDS="1", LOG_LIMIT_MB="1"
+    )
     yield service
     service.close()
 
@@ -66,6 +68,7 @@ CASES: list[tuple[dict[str, Any], str, str]] = [
     (sh("true", resources={"partition": "nowhere"}), "rejected", "nowhere"),
     (sh("true", resources={"gpu": 1}), "rejected", "RADICAL_PILOT_GPUS"),
     (sh("exec sleep 1000", resources={"time_hours": 0.0003}), "time_limit", "time limit"),
+    (sh("head -c 3000000 /dev/zero; exec sleep 1000"), "log_limit", "LOG_LIMIT_MB allows 1"),
 ]
 
 

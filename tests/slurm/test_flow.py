@@ -12,6 +12,7 @@ import pytest
 
 from tests.fixtures_service import Service
 from tests.slurm.cluster import Cluster, cgroups
+from tests.slurm.conftest import SlurmService
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.needs("slurm")
@@ -225,3 +226,12 @@ def test_logs_of_a_running_job(slurm_service: Service) -> None:
     wait_until(lambda: slurm_service.client.get(url).text == "early\n", 10, "the first line")
     slurm_service.call("POST", f"/runs/{run_id}/cancel")
     assert slurm_service.wait(run_id)["status"] == "CANCELLED"
+
+
+def test_a_job_that_writes_too_much_log_is_stopped(make_slurm_service: SlurmService) -> None:
+    service = make_slurm_service(LOG_LIMIT_MB="1")
+    run_id = service.submit(sh("head -c 3000000 /dev/zero | tr '\\0' x; exec sleep 1000"))
+    assert service.wait(run_id)["status"] == "FAILED"
+    step = service.step(run_id, "only")
+    assert step["reason"] == "log_limit"
+    assert step["reason_text"] == "the program wrote 3 MB of log; LOG_LIMIT_MB allows 1"

@@ -79,6 +79,7 @@ class AwsBatchBackend(BatchBackend):
         log_group: str = DEFAULT_GROUP,
         s3_prefix: str = "",
         calls_per_minute: int = 600,
+        log_limit_mb: float = 512,
         state_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         region = region or here.region()
@@ -93,13 +94,8 @@ class AwsBatchBackend(BatchBackend):
         except ValueError as error:
             raise ConfigurationError(f"the settings AWS_BATCH_* cannot be used: {error}") from error
         self.runs_images = mode == Mode.NATIVE
-        if self.runs_images and job_definition:
-            raise ConfigurationError(
-                "AWS_BATCH_MODE=native needs a job definition for each image, so none can be given"
-            )
-        if not self.runs_images and not job_definition and not image:
-            raise ConfigurationError("one of AWS_BATCH_IMAGE and AWS_BATCH_JOB_DEFINITION must say what jobs run in")
-        super().__init__(state_dir=state_dir)
+        _check_image(self.runs_images, job_definition, image)
+        super().__init__(state_dir=state_dir, log_limit_mb=log_limit_mb)
         self._site = SiteDefaults(job_queue, share_identifier, self._shape.platform)
         self._image = image or ""
         self._given_definition = job_definition
@@ -393,3 +389,10 @@ class AwsBatchBackend(BatchBackend):
             )
             for queue in self._described(self._known_queues())
         ]
+
+
+def _check_image(runs_images: bool, job_definition: str | None, image: str | None) -> None:
+    if runs_images and job_definition:
+        raise ConfigurationError("AWS_BATCH_MODE=native needs a job definition for each image, so none can be given")
+    if not runs_images and not job_definition and not image:
+        raise ConfigurationError("one of AWS_BATCH_IMAGE and AWS_BATCH_JOB_DEFINITION must say what jobs run in")

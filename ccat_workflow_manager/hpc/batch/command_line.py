@@ -25,9 +25,10 @@ class CommandBackend(BatchBackend):
         calls_per_minute: int,
         environment: Mapping[str, str],
         looking_environment: Mapping[str, str] | None = None,
+        log_limit_mb: float,
         node: SubmitNode | None = None,
     ) -> None:
-        super().__init__(state_dir=state_dir)
+        super().__init__(state_dir=state_dir, log_limit_mb=log_limit_mb)
         budget = CallBudget(self._store.directory, calls_per_minute)
         self._commands = SchedulerCommands(self.name, budget, environment, COMMAND_SECONDS, looking_environment, node)
 

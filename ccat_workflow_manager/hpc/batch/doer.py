@@ -36,6 +36,7 @@ from ccat_workflow_manager.hpc.batch.files import claimed, scheduler_words
 from ccat_workflow_manager.hpc.batch.store import Member, Submission, SubmissionStore, array_name
 from ccat_workflow_manager.hpc.exit_info import info_of
 from ccat_workflow_manager.hpc.log_files import last_lines, read_end
+from ccat_workflow_manager.hpc.log_watch import LogWatch
 from ccat_workflow_manager.hpc.script_file import write_script
 
 COMMAND_SECONDS = 60.0
@@ -75,10 +76,11 @@ class BatchBackend(BulkBackend):
     own_cgroup: ClassVar[bool] = False
     """Each job runs in a container, where what the kernel counts is what the job has used."""
 
-    def __init__(self, *, state_dir: str | os.PathLike[str] | None) -> None:
+    def __init__(self, *, state_dir: str | os.PathLike[str] | None, log_limit_mb: float) -> None:
         default = Path(tempfile.gettempdir(), f"ccat-wm-{os.geteuid()}", self.name)
         self._store = SubmissionStore(Path(state_dir) if state_dir is not None else default)
         self._id = re.compile(rf"({self.number_pattern})(?:_(\d{{1,9}}))?:({_JOB_NAME})")
+        self._logs = LogWatch(self.name, log_limit_mb)
         try:
             self._store.prepare()
         except OSError as error:
@@ -281,8 +283,9 @@ class BatchBackend(BulkBackend):
 
     def get_statuses(self, job_ids: Sequence[str]) -> dict[str, HPCJobInfo]:
         keys = {job_id: key for job_id in job_ids if (key := self._key(job_id)) is not None}
-        infos = self._observe(list(keys.values())) if keys else {}
-        return {job_id: infos.get(keys[job_id], UNKNOWN) if job_id in keys else UNKNOWN for job_id in job_ids}
+        seen = self._observe(list(keys.values())) if keys else {}
+        infos = {job_id: seen.get(keys[job_id], UNKNOWN) if job_id in keys else UNKNOWN for job_id in job_ids}
+        return self._logs.heeded(infos, self._files, self.cancel_many)
 
     def _key(self, job_id: str) -> JobKey | None:
         match = self._id.fullmatch(job_id)

@@ -31,6 +31,7 @@ from ccat_workflow_manager.core.job_script import (
 )
 from ccat_workflow_manager.hpc import process_tree
 from ccat_workflow_manager.hpc.concurrent.store import Claim, Claimed, Ticket, TicketStore
+from ccat_workflow_manager.hpc.log_files import excess
 from ccat_workflow_manager.hpc.process_tree import Identity, Process
 
 _FIRST_LOOK_SECONDS = 0.05
@@ -166,8 +167,8 @@ class JobRunner:
         elif memory > ticket.memory_limit_bytes:
             self._stop("memory_limit", f"its processes held {memory} bytes, {ticket.memory_limit_bytes} were asked for")
             self._kill_everything()
-        elif self._log_size() > ticket.log_limit_bytes:
-            self._stop("log_limit", f"it had written more than {ticket.log_limit_bytes} bytes of log")
+        elif (words := excess(self.files, ticket.log_limit_bytes)) is not None:
+            self._stop("log_limit", words)
 
     def _memory(self) -> int:
         processes = _shared_table.get()
@@ -181,9 +182,6 @@ class JobRunner:
             return memory
         # Before a job is ended for it, what its processes share is counted once.
         return process_tree.fair_memory(pids)
-
-    def _log_size(self) -> int:
-        return sum(_size(path) for path in (self.files.stdout, self.files.stderr))
 
     def _stop(self, by: str, text: str) -> None:
         """Ask all processes but the script itself to end; it is to write down how its program ended."""
@@ -262,10 +260,3 @@ def write_whole(path: str, text: str) -> None:
     with open(part, "w", encoding="utf-8") as file:
         file.write(text)
     os.rename(part, path)
-
-
-def _size(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except FileNotFoundError:
-        return 0

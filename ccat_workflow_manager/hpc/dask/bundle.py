@@ -11,7 +11,13 @@ from typing import Any
 
 _PACKAGE = Path(__file__).parents[2]
 _NAME = _PACKAGE.name
-_MODULES = ("core/job_script.py", "hpc/process_tree.py", "hpc/dask/claims.py", "hpc/dask/watcher.py")
+_MODULES = (
+    "core/job_script.py",
+    "hpc/process_tree.py",
+    "hpc/log_files.py",
+    "hpc/dask/claims.py",
+    "hpc/dask/watcher.py",
+)
 _RUN = f"""\
 import sys
 

@@ -34,6 +34,7 @@ from ccat_workflow_manager.core.job_script import (
 from ccat_workflow_manager.hpc import process_tree
 from ccat_workflow_manager.hpc.dask import claims
 from ccat_workflow_manager.hpc.dask.claims import Claim, What
+from ccat_workflow_manager.hpc.log_files import excess
 
 TAKEN = 75
 """The exit code of a watcher that found the attempt in other hands."""
@@ -166,8 +167,8 @@ class Watcher:
         elif memory > order.memory_limit_bytes:
             self._stop("memory_limit", f"its processes held {memory} bytes, {order.memory_limit_bytes} were asked for")
             kill_all(order.job_name, self.root)
-        elif sum(map(_size, (self.files.stdout, self.files.stderr))) > order.log_limit_bytes:
-            self._stop("log_limit", f"it had written more than {order.log_limit_bytes} bytes of log")
+        elif (words := excess(self.files, order.log_limit_bytes)) is not None:
+            self._stop("log_limit", words)
 
     def _memory(self) -> int:
         processes = process_tree.table()
@@ -243,13 +244,6 @@ def kill_all(job_name: str, root: process_tree.Identity | None) -> None:
             return
         process_tree.send(SIGKILL, pids)
         time.sleep(0.01)
-
-
-def _size(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except FileNotFoundError:
-        return 0
 
 
 def main() -> int:

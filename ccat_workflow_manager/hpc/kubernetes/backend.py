@@ -18,6 +18,7 @@ from typing import Any
 
 from ccat_workflow_manager.core.errors import BackendConfused, BackendError, BackendRejected, BackendUnavailable
 from ccat_workflow_manager.core.failures import FailureReason
+from ccat_workflow_manager.core.job_script import JobFiles
 from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo, JobStatus
 from ccat_workflow_manager.core.models import JOB_PREFIX
 from ccat_workflow_manager.hpc.base import (
@@ -43,6 +44,7 @@ from ccat_workflow_manager.hpc.kubernetes.site import LABEL, Mode
 from ccat_workflow_manager.hpc.kubernetes.states import Evidence, merge
 from ccat_workflow_manager.hpc.kubernetes.view import View
 from ccat_workflow_manager.hpc.log_files import last_lines, read_end
+from ccat_workflow_manager.hpc.log_watch import LogWatch
 from ccat_workflow_manager.hpc.script_file import write_script
 
 _ID = re.compile(rf"({LABEL.pattern})/({LABEL.pattern})")
@@ -100,6 +102,7 @@ class KubernetesBackend(BulkBackend):
         margin_seconds: float = 120.0,
         pending_hours: float = 168.0,
         ttl_seconds: int = 604_800,
+        log_limit_mb: float = 512,
     ) -> None:
         self._site = site_of(
             namespace=namespace, deployment=deployment, mode=mode, base_dir=str(pipeline_base_dir), volume=volume,
@@ -112,6 +115,7 @@ class KubernetesBackend(BulkBackend):
         self.runs_images = self._site.mode is Mode.NATIVE
         self._calls = Calls(context=context, request_seconds=request_seconds)
         self._notes = Notes(self._site.base_dir)
+        self._logs = LogWatch(self.name, log_limit_mb)
         self._image_grace_seconds = image_grace_seconds
         self._new_view: Callable[[str], View] = lambda each: View(
             self._calls, each, poll_seconds=poll_seconds, watch=watch
@@ -214,7 +218,8 @@ class KubernetesBackend(BulkBackend):
         for namespace in {key.namespace for key in keys.values()}:
             wanted = [key.name for key in keys.values() if key.namespace == namespace and key not in self._over]
             self._view(namespace).look(wanted)
-        return {job_id: self._info(keys[job_id]) if job_id in keys else UNKNOWN for job_id in job_ids}
+        infos = {job_id: self._info(keys[job_id]) if job_id in keys else UNKNOWN for job_id in job_ids}
+        return self._logs.heeded(infos, self._files, self.cancel_many)
 
     def _info(self, key: JobKey) -> HPCJobInfo:
         known = self._over.get(key)
@@ -317,18 +322,19 @@ class KubernetesBackend(BulkBackend):
         files = self._files(job_id)
         if files is None:
             return ""
-        text = read_end(files.files.stdout) + read_end(files.files.stderr)
+        text = read_end(files.stdout) + read_end(files.stderr)
         return text or self._pod_log(job_id, _LOG_LINES)
 
     def tail_logs(self, job_id: str, *, stream: LogStream = "stdout", lines: int = 200) -> str:
         files = self._files(job_id)
         if files is None or lines <= 0:
             return ""
-        return last_lines(files.files.stderr if stream == "stderr" else files.files.stdout, lines)
+        return last_lines(files.stderr if stream == "stderr" else files.stdout, lines)
 
-    def _files(self, job_id: str) -> AttemptFiles | None:
+    def _files(self, job_id: str) -> JobFiles | None:
         key = _key(job_id)
-        return self._attempt(key, self._view(key.namespace).of(key.name)[0]) if key is not None else None
+        attempt = self._attempt(key, self._view(key.namespace).of(key.name)[0]) if key is not None else None
+        return attempt.files if attempt is not None else None
 
     def _pod_log(self, job_id: str, lines: int) -> str:
         """What the pod itself has printed: something only if the job script could not begin."""

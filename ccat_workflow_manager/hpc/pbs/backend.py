@@ -64,13 +64,18 @@ class PbsBackend(CommandBackend):
         queue: str | None = None,
         account: str | None = None,
         calls_per_minute: int = 1200,
+        log_limit_mb: float = 512,
         state_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         if calls_per_minute < 1:
             raise ConfigurationError(f"PBS_CALLS_PER_MINUTE must be 1 or more, not {calls_per_minute}")
         own = {name: value for name in _PASSED_ON if (value := os.environ.get(name))}
         super().__init__(
-            state_dir=state_dir, calls_per_minute=calls_per_minute, environment=own, looking_environment=CLOCK
+            state_dir=state_dir,
+            calls_per_minute=calls_per_minute,
+            environment=own,
+            looking_environment=CLOCK,
+            log_limit_mb=log_limit_mb,
         )
         self._site = SiteDefaults(queue, account)
         self._known_dialect: Dialect | None = None

@@ -27,7 +27,7 @@ from pathlib import Path
 from ccat_workflow_manager.core import faults
 from ccat_workflow_manager.core.errors import BackendError, BackendRejected, BackendUnavailable, ConfigurationError
 from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.job_script import job_files, render_job_script
+from ccat_workflow_manager.core.job_script import JobFiles, job_files, render_job_script
 from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo, JobStatus
 from ccat_workflow_manager.core.models import JOB_PREFIX, Resources
 from ccat_workflow_manager.hpc import process_tree
@@ -41,6 +41,7 @@ from ccat_workflow_manager.hpc.base import (
     QueueStatus,
 )
 from ccat_workflow_manager.hpc.log_files import last_lines, read_end
+from ccat_workflow_manager.hpc.log_watch import LogWatch
 from ccat_workflow_manager.hpc.radical_pilot import link as links
 from ccat_workflow_manager.hpc.radical_pilot import pilot_dir
 from ccat_workflow_manager.hpc.radical_pilot.evidence import Evidence, judged
@@ -93,6 +94,7 @@ class RadicalPilotBackend(BulkBackend):
         idle_minutes: float = 15,
         state_dir: str | os.PathLike[str] | None = None,
         kill_grace_seconds: float = 5,
+        log_limit_mb: float = 512,
     ) -> None:
         if not _RESOURCE.fullmatch(resource):
             raise ConfigurationError(f"RADICAL_PILOT_RESOURCE must be a label such as ornl.frontier, not {resource!r}")
@@ -116,6 +118,7 @@ class RadicalPilotBackend(BulkBackend):
         )
         self._store = JobStore(root / "jobs")
         self._store.prepare()
+        self._logs = LogWatch(self.name, log_limit_mb)
         self._home = pwd.getpwuid(os.geteuid()).pw_dir
         self._link: links.PilotLink | None = links.hold(root, self._options)
 
@@ -257,7 +260,7 @@ class RadicalPilotBackend(BulkBackend):
         if homeless:
             text = self._hand_over_again(homeless)
             infos |= {ticket.job_id: HPCJobInfo(JobStatus.PENDING, message=text) for ticket in homeless}
-        return infos
+        return self._logs.heeded(infos, self._files, self.cancel_many)
 
     def _hand_over_again(self, tickets: Sequence[Ticket]) -> str:
         """Their pilot ended before they were started; their claims see to it that none of them runs twice."""
@@ -330,14 +333,16 @@ class RadicalPilotBackend(BulkBackend):
             raise BackendUnavailable(text, backend=self.name) from error
 
     def get_logs(self, job_id: str) -> str:
-        ticket = self._store.ticket(job_id)
-        return read_end(ticket.files.stdout) + read_end(ticket.files.stderr) if ticket is not None else ""
+        files = self._files(job_id)
+        return read_end(files.stdout) + read_end(files.stderr) if files is not None else ""
 
     def tail_logs(self, job_id: str, *, stream: LogStream = "stdout", lines: int = 200) -> str:
+        files = self._files(job_id)
+        return last_lines(files.stderr if stream == "stderr" else files.stdout, lines) if files is not None else ""
+
+    def _files(self, job_id: str) -> JobFiles | None:
         ticket = self._store.ticket(job_id)
-        if ticket is None:
-            return ""
-        return last_lines(ticket.files.stderr if stream == "stderr" else ticket.files.stdout, lines)
+        return ticket.files if ticket is not None else None
 
     def queue_status(self) -> list[QueueStatus]:
         queues = []

@@ -74,6 +74,7 @@ class SlurmBackend(CommandBackend):
         signal_seconds: int = 60,
         ssh_host: str | None = None,
         ssh_config: str | None = None,
+        log_limit_mb: float = 512,
         state_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         if calls_per_minute < 1:
@@ -84,6 +85,7 @@ class SlurmBackend(CommandBackend):
             calls_per_minute=calls_per_minute,
             environment={**own, **({"SLURM_CONF": conf} if conf else {})},
             looking_environment=TIME_FORMAT,
+            log_limit_mb=log_limit_mb,
             node=SubmitNode(ssh_host, ssh_config) if ssh_host else None,
         )
         self._site = SiteDefaults(partition, account, qos, signal_seconds, array_limit)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 
 from ccat_workflow_manager.hpc import process_tree
+from ccat_workflow_manager.hpc.log_files import excess
 from ccat_workflow_manager.hpc.process_tree import Process
 from ccat_workflow_manager.hpc.supervisor.jobs import Job, Stop
 
@@ -17,21 +16,12 @@ def broken_limits(jobs: Sequence[Job], log_limit: int) -> Iterator[tuple[Job, St
     """The jobs that are to be stopped, and why."""
     processes = process_tree.table() if any(job.group is None for job in jobs) else {}
     for job in jobs:
-        stop = _log(job, log_limit)
+        words = excess(job.files, log_limit)
+        stop = Stop("log_limit", words) if words is not None else None
         if stop is None and job.group is None:
             stop = _memory(job, processes)
         if stop is not None:
             yield job, stop
-
-
-def _log(job: Job, limit: int) -> Stop | None:
-    size = 0
-    for path in (job.files.stdout, job.files.stderr):
-        with suppress(OSError):
-            size += os.stat(path).st_size
-    if size <= limit:
-        return None
-    return Stop("log_limit", f"{size / 1e6:.0f} MB of log where {limit / 1e6:.0f} MB are allowed")
 
 
 def _memory(job: Job, processes: dict[int, Process]) -> Stop | None:
