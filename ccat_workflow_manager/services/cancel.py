@@ -102,13 +102,17 @@ class Canceller:
             pause = min(pause * 2, longest)
         return infos
 
-    @staticmethod
-    def _is_over(item: WorkItem, jobs: dict[object, str], infos: dict[str, HPCJobInfo]) -> bool:
-        """Whether CANCELLED is a fact. A job that completed first is left to the follower: it finished."""
+    def _is_over(self, item: WorkItem, jobs: dict[object, str], infos: dict[str, HPCJobInfo]) -> bool:
+        """Whether CANCELLED is a fact. A job that completed first is left to the follower: it finished.
+
+        What was given back is followed by nobody, so it is here that the grace ends for a job that stays unknown.
+        """
         job_id = jobs.get(item.step_run_id)
         if job_id is None:
             return item.status in (Status.PENDING, Status.COLLECTING_RESULTS)
         info = infos[job_id]
         if item.status in LIVE:
             return info.finished and info.status is not JobStatus.COMPLETED
-        return info.finished or item.status is Status.COLLECTING_RESULTS
+        silent = item.unknown_seconds if info.status is JobStatus.UNKNOWN else None
+        lost = silent is not None and silent >= self._workshop.grace_seconds
+        return info.finished or lost or item.status is Status.COLLECTING_RESULTS

@@ -10,7 +10,7 @@ import pytest
 
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.core.errors import BackendUnavailable
-from ccat_workflow_manager.core.jobs import HPCJobInfo, JobStatus
+from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo, JobStatus
 from ccat_workflow_manager.core.states import CANCELLABLE, Status
 from ccat_workflow_manager.testing import invariants
 from tests.chaos.test_late import Executing, row, start
@@ -164,4 +164,25 @@ def test_a_job_that_nobody_knows_any_more_is_cancelled_when_the_grace_is_over(
         unit.execute("UPDATE step_runs SET unknown_since = now() - interval '1 hour'")
     context.canceller.cancel_wanted("noop")
     context.follower.follow_all("noop")
+    assert (row(context).status, row(context).attempt) == ("CANCELLED", 1)
+
+
+def test_a_job_that_is_found_and_not_known_is_cancelled_when_the_grace_is_over(
+    context: Context, backend: Executing
+) -> None:
+    """Its worker died while it handed the job over: nobody ever followed it, and nobody else would end the wait."""
+    run_id = start(context)
+    backend.accept_then_fail = BackendUnavailable("the answer was lost")
+    context.launcher.launch("noop", 1)
+    backend.tell("fake-1", UNKNOWN)
+    backend.stubborn = True
+    context.requests.cancel([run_id], actor="anna")
+    for _ in range(2):
+        answer(context)
+        assert context.canceller.cancel_wanted("noop") == 0
+    assert row(context).status == "PENDING"
+    assert row(context).unknown_since is not None
+    with context.database.begin() as unit:
+        unit.execute("UPDATE step_runs SET unknown_since = now() - interval '1 hour'")
+    assert context.canceller.cancel_wanted("noop") == 1
     assert (row(context).status, row(context).attempt) == ("CANCELLED", 1)
