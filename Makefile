@@ -31,7 +31,7 @@ lab: ## install the real parts that tests use (Debian, as root)
 bench: $(DEV) ## measure; prints a table
 	@$(BIN)/python -m tests.bench $(ARGS)
 
-chaos: $(DEV) ## kill everything everywhere (20 minutes); writes the table of docs/reliability.md
+chaos: $(DEV) ## kill everything everywhere (10 minutes); writes the table of docs/reliability.md
 	@$(BIN)/python -m tests.chaos $(ARGS)
 
 lint: $(DEV) ## style, types, who imports what
