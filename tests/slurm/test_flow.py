@@ -234,4 +234,4 @@ def test_a_job_that_writes_too_much_log_is_stopped(make_slurm_service: SlurmServ
     assert service.wait(run_id)["status"] == "FAILED"
     step = service.step(run_id, "only")
     assert step["reason"] == "log_limit"
-    assert step["reason_text"] == "the program wrote 3 MB of log; LOG_LIMIT_MB allows 1"
+    assert "the program wrote 3 MB of log; LOG_LIMIT_MB allows 1" in step["reason_text"]
