@@ -57,7 +57,7 @@ def slurm(parent: Path, sizes: Sizes) -> Iterator[Figure]:
     cluster = Cluster(reaper)
     try:
         cluster.start()
-        yield from _submitting(cluster, parent, sizes.slurm_submissions)
+        yield from _submitting(cluster, parent, sizes.slurm_submissions, sizes.rounds)
         yield from _end_to_end(cluster, parent, sizes.slurm_tasks, sizes.rounds)
         yield from _looking(cluster, parent, sizes)
     finally:
@@ -89,27 +89,33 @@ def _requests(parent: Path, count: int, *, alike: bool) -> list[JobRequest]:
     ]  # fmt: skip
 
 
-def _submitting(cluster: Cluster, parent: Path, count: int) -> Iterator[Figure]:
+def _submitting(cluster: Cluster, parent: Path, count: int, rounds: int) -> Iterator[Figure]:
     there = _backend(cluster, parent)
-    rates = {}
-    for alike in (True, False):
-        requests = _requests(parent, count, alike=alike)
-        began = time.perf_counter()
-        results = there.submit_many(requests)
-        rates[alike] = count / (time.perf_counter() - began)
-        if not all(isinstance(result, str) for result in results):
-            raise RuntimeError(f"not all were taken: {results[:3]}")
-        cluster.drop_all()
     script = parent / "bare.sh"
     script.write_text("#!/bin/sh\nexec /bin/true\n")
-    began = time.perf_counter()
-    for _ in range(count):
-        cluster.ask("sbatch", "--parsable", "--begin=now+1day", "--mem=103M", "-o", "/dev/null", str(script))
-    bare = count / (time.perf_counter() - began)
-    cluster.drop_all()
+    arrays, one_each, bare = [], [], []
+    for _ in range(rounds):
+        arrays.append(_handed_over(cluster, there, _requests(parent, count, alike=True)))
+        one_each.append(_handed_over(cluster, there, _requests(parent, count, alike=False)))
+        began = time.perf_counter()
+        for _ in range(count):
+            cluster.ask("sbatch", "--parsable", "--begin=now+1day", "--mem=103M", "-o", "/dev/null", str(script))
+        bare.append(count / (time.perf_counter() - began))
+        cluster.drop_all()
     what = f"Slurm, {count:,} step runs handed over as arrays"
-    yield ratio_at_least(what, rates[True], "jobs/s", bare, f"{count:,} bare `sbatch` calls", 10)
-    yield told(what, rates[True], "jobs/s", rates[False], "one `sbatch` each, 4 at a time")
+    yield ratio_at_least(what, middle(arrays), "jobs/s", middle(bare), f"{count:,} bare `sbatch` calls", 10)
+    yield told(what, middle(arrays), "jobs/s", middle(one_each), "one `sbatch` each, 4 at a time")
+
+
+def _handed_over(cluster: Cluster, there: HPCBackend, requests: Sequence[JobRequest]) -> float:
+    """Jobs a second."""
+    began = time.perf_counter()
+    results = there.submit_many(requests)
+    seconds = time.perf_counter() - began
+    if not all(isinstance(result, str) for result in results):
+        raise RuntimeError(f"not all were taken: {results[:3]}")
+    cluster.drop_all()
+    return len(requests) / seconds
 
 
 # --- end to end ------------------------------------------------------------------------------------------------------
