@@ -25,7 +25,7 @@ class Sizes:
     commits: int = 2000
     spawns: int = 500
     slurm_submissions: int = 1000
-    slurm_tasks: int = 400
+    slurm_tasks: int = 1000
     slurm_held: tuple[int, int] = (10, 10_000)
     slurm_seconds: float = 30
     backend_jobs: tuple[int, int] = (10, 1000)
