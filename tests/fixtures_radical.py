@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from ccat_workflow_manager.core.jobs import JobStatus
@@ -46,16 +45,6 @@ class Site:
 def litter() -> frozenset[str]:
     """What RADICAL-Pilot leaves in a home, as far as it is in the user's."""
     return frozenset(name for name in ("radical.pilot.sandbox", ".radical", ".psij") if (Path.home() / name).exists())
-
-
-def processes_in(directory: Path) -> list[psutil.Process]:
-    """RADICAL-Pilot's and ours; their names say little, but they all work below the directory."""
-    found = []
-    for process in psutil.process_iter(["cwd", "cmdline", "status"]):
-        words = [process.info["cwd"] or "", *(process.info["cmdline"] or ())]
-        if process.info["status"] != psutil.STATUS_ZOMBIE and any(str(directory) in word for word in words):
-            found.append(process)
-    return found
 
 
 def make_site(reaper: Reaper, **config: Any) -> Site:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from tests.reaper import clear_away
 
 def clear(place: Path, data_dir: Path) -> None:
     """All of it. Processes are asked first: a supervisor that may leave takes its control groups along."""
-    living = list(processes(place))
+    living = processes(place)
     for end in (psutil.Process.terminate, psutil.Process.kill):
         for process in living:
             with suppress(psutil.NoSuchProcess):
@@ -26,8 +25,11 @@ def clear(place: Path, data_dir: Path) -> None:
     shutil.rmtree(place, ignore_errors=True)
 
 
-def processes(place: Path) -> Iterator[psutil.Process]:
-    """Those that work in this directory, or on it."""
-    for process in psutil.process_iter(["cmdline", "cwd"]):
-        if str(place) in " ".join([*(process.info["cmdline"] or ()), process.info["cwd"] or ""]):
-            yield process
+def processes(place: Path) -> list[psutil.Process]:
+    """Those that live and work in this directory, or on it."""
+    found = []
+    for process in psutil.process_iter(["cwd", "cmdline", "status"]):
+        words = [process.info["cwd"] or "", *(process.info["cmdline"] or ())]
+        if process.info["status"] != psutil.STATUS_ZOMBIE and any(str(place) in word for word in words):
+            found.append(process)
+    return found

@@ -31,7 +31,6 @@ CGROUP_VARIABLE = "CCAT_WM_CGROUP"
 STOPPED_BY = ("cancel", "time_limit", "memory_limit", "log_limit")
 
 _LAST_SIGNAL = 64
-_MIB = 1024**2
 _TICKS_PER_SECOND = 100  # what the kernel shows to programs on every architecture that we run on
 _JOB_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}", re.ASCII)
 _SHELL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
@@ -65,13 +64,6 @@ def job_files(workspace_dir: str, job_name: str) -> JobFiles:
         stdout=join(logs, "stdout.log"),
         stderr=join(logs, "stderr.log"),
     )
-
-
-def log_excess(size: int, limit: float) -> str | None:
-    """Why a job whose logs have so many bytes is not to go on; None if it may."""
-    if size <= limit:
-        return None
-    return f"the program wrote {size / _MIB:.0f} MB of log; LOG_LIMIT_MB allows {limit / _MIB:g}"
 
 
 # --- the script ------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ccat_workflow_manager.core import faults
 from ccat_workflow_manager.core.errors import NotFound, OutputError
 from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.job_script import log_excess
+from ccat_workflow_manager.core.log_limit import log_excess
 from ccat_workflow_manager.execution.layout import AttemptDirs
 from ccat_workflow_manager.execution.scan import open_file
 

@@ -12,7 +12,8 @@ import stat
 from contextlib import suppress
 from typing import IO
 
-from ccat_workflow_manager.core.job_script import JobFiles, log_excess
+from ccat_workflow_manager.core.job_script import JobFiles
+from ccat_workflow_manager.core.log_limit import log_excess
 
 _BLOCK = 64 * 1024
 TAIL_LIMIT = 16 * 1024 * 1024

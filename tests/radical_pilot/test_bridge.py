@@ -16,7 +16,8 @@ from ccat_workflow_manager.core.jobs import JobStatus
 from ccat_workflow_manager.hpc.radical_pilot import backend as backend_module
 from ccat_workflow_manager.hpc.radical_pilot.backend import RadicalPilotBackend
 from ccat_workflow_manager.testing.harness import BackendHarness
-from tests.fixtures_radical import START_SECONDS, Site, make_site, processes_in
+from tests import leftovers
+from tests.fixtures_radical import START_SECONDS, Site, make_site
 from tests.reaper import Reaper
 from tests.waiting import wait_until
 
@@ -63,9 +64,9 @@ def test_nothing_is_left_of_a_killed_bridge_and_its_jobs_go_on_waiting(reaper: R
     harness = opened(site)
     job = harness.submit("true")
     [pilot] = site.pilots.iterdir()
-    wait_until(lambda: len(processes_in(pilot)) > 8, START_SECONDS, "the processes of a session")
+    wait_until(lambda: len(leftovers.processes(pilot)) > 8, START_SECONDS, "the processes of a session")
     os.kill(json.loads((pilot / "bridge.json").read_text())["pid"], signal.SIGKILL)
-    wait_until(lambda: not processes_in(pilot), 30, "the end of all of them")
+    wait_until(lambda: not leftovers.processes(pilot), 30, "the end of all of them")
     info = harness.backend.get_status(job.id)
     assert info.status is JobStatus.PENDING
     assert "could not be started" in (info.message or "")

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from ccat_workflow_manager.demo import demo_pipeline
-from tests.fixtures_radical import START_SECONDS, processes_in
+from tests import leftovers
+from tests.fixtures_radical import START_SECONDS
 from tests.fixtures_service import Service, _make
 from tests.reaper import Reaper
 from tests.waiting import wait_for, wait_until
@@ -106,7 +107,7 @@ def test_the_death_of_a_pilot_is_nobodys_failure(deployment: Service, tmp_path: 
     waiting = deployment.submit(sh(f"echo once >> '{marks[8]}'"))
     deployment.wait_step(waiting, "only", lambda step: "places of the pilot" in (step["waiting_for"] or ""))
     agent = wait_for(
-        lambda: next((each for each in processes_in(deployment.directory) if each.name() == "rp.agent.0"), None)
+        lambda: next((each for each in leftovers.processes(deployment.directory) if each.name() == "rp.agent.0"), None)
     )
     os.kill(agent.pid, signal.SIGKILL)
     for run_id in (*eight, waiting):
@@ -120,6 +121,6 @@ def test_the_death_of_a_pilot_is_nobodys_failure(deployment: Service, tmp_path: 
 
 def test_a_killed_worker_takes_its_pilot_with_it(deployment: Service) -> None:
     pilots = sorted((deployment.directory / "data" / "backends" / "radical_pilot" / "pilots").iterdir())
-    assert processes_in(pilots[-1])
+    assert leftovers.processes(pilots[-1])
     deployment.kill()
-    wait_until(lambda: not processes_in(pilots[-1]), 30, "the end of the pilot")
+    wait_until(lambda: not leftovers.processes(pilots[-1]), 30, "the end of the pilot")

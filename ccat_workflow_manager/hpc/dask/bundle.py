@@ -13,6 +13,7 @@ _PACKAGE = Path(__file__).parents[2]
 _NAME = _PACKAGE.name
 _MODULES = (
     "core/job_script.py",
+    "core/log_limit.py",
     "hpc/process_tree.py",
     "hpc/log_files.py",
     "hpc/dask/claims.py",
