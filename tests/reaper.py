@@ -89,11 +89,9 @@ def clear_away(path: str | Path) -> None:
     for _ in range(_ROUNDS):
         shutil.rmtree(path, ignore_errors=True)
         # What is left is a control group: the files in it cannot be removed, but it can.
-        for directory in sorted((each for each in Path(path).rglob("*") if each.is_dir()), reverse=True):
+        for directory, _, _ in os.walk(path, topdown=False):
             with contextlib.suppress(OSError):
-                directory.rmdir()
-        with contextlib.suppress(OSError):
-            Path(path).rmdir()
+                os.rmdir(directory)
         if not Path(path).exists():
             return
         _PAUSE.wait(_PAUSE_SECONDS)

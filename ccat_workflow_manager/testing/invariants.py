@@ -244,13 +244,16 @@ def _processes(ground: Ground) -> Iterator[str]:
             yield f"left over: process {pid} {traces[0].replace(bytes(1), b' ').decode(errors='replace')[:200]}"
 
 
-def control_groups(data_dir: Path) -> list[Path]:
-    """The control groups of the local jobs of a deployment; none is there once their supervisor has left."""
+def control_groups(data_dir: Path, root: str = "/sys/fs/cgroup") -> list[Path]:
+    """The control groups of the local jobs of a deployment; none is there once their supervisor has left.
+
+    `os.walk`, since other groups come and go meanwhile: `rglob` fails on one that goes while it looks.
+    """
     local = data_dir / "backends" / "local"
     if not local.exists():
         return []
     name = f"ccat-wm-{local.stat().st_ino}"
-    return [path for path in Path("/sys/fs/cgroup").rglob("ccat-wm-*") if path.name == name]
+    return [Path(parent, name) for parent, inner, _ in os.walk(root) if name in inner]
 
 
 def _mounts(ground: Ground) -> Iterator[str]:
