@@ -128,11 +128,13 @@ class Service:
         steps: list[dict[str, Any]] = self.run(run_id)["step_runs"]
         return next(step for step in steps if (step["step"], step["key"]) == (name, key))
 
-    def wait_step(self, run_id: str, name: str, condition: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+    def wait_step(
+        self, run_id: str, name: str, condition: Callable[[dict[str, Any]], object], key: str = "main"
+    ) -> dict[str, Any]:
         """The step run when it fulfils the condition."""
 
         def look() -> dict[str, Any] | None:
-            step = self.step(run_id, name)
+            step = self.step(run_id, name, key)
             return step if condition(step) else None
 
         return wait_for(look, 60, f"{name} of {run_id}; the log: {self.log()}", interval=0.05)

@@ -41,8 +41,6 @@ _COVERED_BY_CALLER = {
     "hpc/batch/command_line.py:_submitted",
     # Beside the points of `_publish` and `_write`: a link without its file means nothing.
     "hpc/batch/store.py:add",
-    # The name of a file.
-    "hpc/batch/files.py:output_of",
     # The cache of images: a pull that broke off is begun anew under the same lock.
     "execution/image_cache.py:_write_note",
 }

@@ -149,7 +149,7 @@ def test_forgotten_before_anybody_asked(
     reaper: Reaper, make_service: Any, gate: Path, marks: Path, accounting: bool
 ) -> None:
     """The whole deployment is dead while jobs end and the controller forgets them."""
-    cluster = Cluster(reaper, nodes=1, accounting=accounting, extra=["MinJobAge=2"])
+    cluster = Cluster(reaper, nodes=2, accounting=accounting, extra=["MinJobAge=2"])
     wait_for_gate = f"while ! test -e '{gate}'; do sleep 0.05; done"
     alone = {"resources": {"memory_gb": 0.1}, "retry": {"max_attempts": 1}}
     try:
@@ -159,10 +159,15 @@ def test_forgotten_before_anybody_asked(
         bad = service.submit({"name": "only", "command": [*SH, f"{wait_for_gate}; exit 4"], **alone})
         killed = service.submit({"name": "only", "command": [*SH, f"{wait_for_gate}; kill -9 $$"], **alone})
         stopped = service.submit({"name": "only", "command": [*SH, "exec sleep 1000"], **alone})
-        running = [service.wait_step(each, "only", is_running) for each in (bad, killed, stopped)]
+        tasks = service.submit({"name": "only", "command": [*SH, "exec sleep 1000"], "foreach": ["a", "b"], **alone})
+        for each in (bad, killed):
+            service.wait_step(each, "only", is_running)
+        numbers = [service.wait_step(stopped, "only", is_running)["job_id"].partition(":")[0]]
+        numbers += [service.wait_step(tasks, "only", is_running, key)["job_id"].partition(":")[0] for key in "ab"]
+        assert all("_" in number for number in numbers[1:]), "tasks of an array"
         service.kill()
         gate.touch()
-        cluster.ask("scancel", running[-1]["job_id"].partition(":")[0])
+        cluster.ask("scancel", *numbers)
         wait_until(lambda: not cluster.ask("squeue", "-h", "-t", "all", "-o", "%A"), 60, "the controller to forget")
         service.start()
         assert service.wait(run_id)["status"] == "COMPLETED"
@@ -170,6 +175,8 @@ def test_forgotten_before_anybody_asked(
             name: end_of(service, each) for name, each in (("bad", bad), ("killed", killed), ("stopped", stopped))
         }
         assert reasons == {"bad": "program_failed", "killed": "killed_by_signal", "stopped": "stopped_outside"}
+        service.wait(tasks)
+        assert [service.step(tasks, "only", key)["reason"] for key in "ab"] == ["stopped_outside"] * 2
         check_once(marks, 1)
     finally:
         cluster.close()

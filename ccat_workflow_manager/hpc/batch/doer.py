@@ -306,10 +306,10 @@ class BatchBackend(BulkBackend):
             raise BackendUnavailable(text, backend=self.name) from error
         return info_of(text, None)
 
-    @staticmethod
-    def _scheduler_words(member: Member) -> str:
+    def _scheduler_words(self, key: JobKey) -> str:
         """The end of what the scheduler itself has written about a job."""
-        return scheduler_words(member)
+        known = self._known(key.job_name)
+        return scheduler_words(*known) if known is not None else ""
 
     # --- stopping, forgetting, logs ----------------------------------------------------------------------------------
 

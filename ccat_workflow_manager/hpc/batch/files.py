@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from ccat_workflow_manager.hpc.batch.script import claim_file, scheduler_log
+from ccat_workflow_manager.hpc.batch.script import claim_file
 from ccat_workflow_manager.hpc.batch.store import Member, Submission
 from ccat_workflow_manager.hpc.log_files import read_end
 
@@ -22,19 +22,24 @@ def claimed(member: Member) -> list[str]:
 
 
 def output_of(submission: Submission) -> str:
-    """Where the scheduler is to write: a file, or for an array a directory with a link for each of its tasks."""
-    if not submission.array:
-        return scheduler_log(submission.members[0])
-    directory = Path(submission.members[0].files.script).parent / f"{submission.name}.logs"
-    directory.mkdir(exist_ok=True)
-    for index, member in enumerate(submission.members):
-        with suppress(FileExistsError):
-            os.symlink(scheduler_log(member), directory / str(index))
-    return str(directory)
+    """Where the scheduler is to write: a file, or for an array a directory of files, which is there then."""
+    output = _output(submission)
+    if submission.array:
+        os.makedirs(output, exist_ok=True)
+    return output
 
 
-def scheduler_words(member: Member) -> str:
-    """The end of what the scheduler itself has written about a job."""
+def scheduler_words(submission: Submission, index: int) -> str:
+    """The end of what the scheduler itself has written about one member."""
+    output = _output(submission)
     with suppress(OSError):
-        return read_end(scheduler_log(member), _LOG_BYTES)
+        return read_end(os.path.join(output, str(index)) if submission.array else output, _LOG_BYTES)
     return ""
+
+
+def _output(submission: Submission) -> str:
+    """Beside the logs of the command; of an array, in the directory of its first member, which all nodes see."""
+    first = submission.members[0].files
+    if submission.array:
+        return os.path.join(os.path.dirname(first.script), f"{submission.name}.logs")
+    return os.path.join(os.path.dirname(first.stdout), "scheduler.log")

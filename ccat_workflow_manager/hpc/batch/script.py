@@ -8,7 +8,6 @@ administrator requeued it); then what its first life left is taken away.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from posixpath import dirname
 from shlex import quote
 
 from ccat_workflow_manager.core.job_script import CLEAN_PATH
@@ -21,11 +20,6 @@ NOT_STARTED = 75
 def claim_file(member: Member) -> str:
     """Holds the number of the job that runs, or ran, the attempt."""
     return member.files.script.removesuffix(".sh") + ".claim"
-
-
-def scheduler_log(member: Member) -> str:
-    """What the scheduler itself has to say about a job goes here, beside the logs of the command."""
-    return dirname(member.files.stdout) + "/scheduler.log"
 
 
 def render_batch_script(

@@ -160,8 +160,8 @@ class PbsBackend(CommandBackend):
             return merge(Evidence(seen, None, now))
         member = self._member(key)
         record = self._recorded(member) if member is not None else None
-        failed = member is not None and seen is not None and seen.exit_status != 0
-        log = self._scheduler_words(member) if member is not None and failed else ""
+        failed = seen is not None and seen.exit_status != 0
+        log = self._scheduler_words(key) if failed else ""
         return merge(Evidence(seen, record, now, self._dialect, log))
 
     def _own(self, jobs: Sequence[JobKey]) -> dict[JobKey, Seen]:

@@ -206,9 +206,7 @@ class SlurmBackend(CommandBackend):
                 accounting_away=self._answers.accounting_away if accounted is None else "",
                 accounting_expected=accounted is not None and known.asked,
                 taken_out=in_array and seen is None and member is not None and not claimed(member),
-                scheduler_log=self._scheduler_words(member)
-                if member is not None and (not states or "FAILED" in states)
-                else "",
+                scheduler_log=self._scheduler_words(key) if not states or "FAILED" in states else "",
                 signal_seconds=self._site.signal_seconds,
                 sampling_seconds=known.sampling_seconds,
             )
