@@ -125,6 +125,15 @@ class BackendConfused(BackendError):
     code = "backend_confused"
 
 
+class JobDeferred(BackendError):
+    """This one job has to wait, though the backend is well.
+
+    A limit of the site keeps it out, or an earlier try to submit it is not settled yet. Others may go on.
+    """
+
+    code = "job_deferred"
+
+
 # --- the work of one attempt ----------------------------------------------------------------------------------------
 
 
