@@ -2,7 +2,8 @@
 
 A backend is created with keyword settings, keeps no state that another process would need, and may be used from one
 thread at a time. It raises `BackendUnavailable` when its service cannot be reached, `BackendConfused` when an answer
-cannot be read and `BackendRejected` when a job can never run; it never turns any of these into the state of a job.
+cannot be read, `BackendRejected` when a job can never run and `JobDeferred` when one job has to wait while others need
+not; it never turns any of these into the state of a job.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar
 
-from ccat_workflow_manager.core.errors import BackendError, WorkflowError
+from ccat_workflow_manager.core.errors import BackendError, JobDeferred, WorkflowError
 from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo, JobStatus
 from ccat_workflow_manager.core.models import Mount, Resources
 from ccat_workflow_manager.core.queue_hints import QueueLimits
@@ -211,6 +212,13 @@ class HPCBackend(ABC):
             except BackendError as error:
                 results.append(error)
         return results
+
+    def full(self, resources: Resources, priority: int) -> JobDeferred | None:
+        """Why a job that asks for this would have to wait, if that is known without asking anybody.
+
+        Asked before anything is staged for a job. None: submit it and see. Must be quick and must not raise.
+        """
+        return None
 
     def get_statuses(self, job_ids: Sequence[str]) -> dict[str, HPCJobInfo]:
         """The state of many jobs; every id that was asked for is in the answer."""
