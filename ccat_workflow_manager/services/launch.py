@@ -11,12 +11,11 @@ from ccat_workflow_manager.core import faults
 from ccat_workflow_manager.core.compiled import CompiledPipeline
 from ccat_workflow_manager.core.errors import (
     AttemptError,
-    BackendConfused,
     BackendError,
     BackendRejected,
-    BackendUnavailable,
     CancelRequested,
     Invalid,
+    JobDeferred,
     LeaseLost,
 )
 from ccat_workflow_manager.core.failures import FailureReason
@@ -32,6 +31,7 @@ from ccat_workflow_manager.execution.launch_spec import StepLaunch, UpstreamProd
 from ccat_workflow_manager.execution.layout import attempt_dirs
 from ccat_workflow_manager.execution.staging import Staged, stage
 from ccat_workflow_manager.hpc.base import HPCBackend, JobRequest
+from ccat_workflow_manager.services.asking import asking
 from ccat_workflow_manager.services.follow import Follower, News
 from ccat_workflow_manager.services.workshop import HeldWork, Workshop
 
@@ -43,6 +43,8 @@ SELECT (SELECT retry_at > now() FROM backends WHERE name = :name AND problem IS 
   EXISTS (SELECT 1 FROM breakers WHERE probe_at <= now())
 """
 """Whether the backend is not to be tried now (null: it is well), and whether a breaker may be due for a probe."""
+_MOST_DELAYS = 6
+"""What is kept out by a limit again and again is tried less often: this many times the delay between two tries."""
 
 
 @dataclass(slots=True)
@@ -100,15 +102,23 @@ class Launcher:
 
     def _prepare(self, item: WorkItem, backend: HPCBackend, batch: _Batch, held: HeldWork) -> None:
         """Adopt the job of an earlier, interrupted try, or put everything in place for a new one."""
+        if batch.problem is not None:
+            batch.moves.append(self._released(item, batch.problem))
+            return
         may_have_a_job = item.claims > 1
         try:
             held.check(item)
-            if may_have_a_job and batch.problem is None:
-                job_id = faults.doing("backend.find", lambda: backend.find(item.job_name))
-                if job_id is not None:
-                    batch.moves.append(self._submitted(item, job_id, "found again by its name"))
-                    return
-                may_have_a_job = False
+            with asking(item.backend):
+                if may_have_a_job:
+                    job_id = faults.doing("backend.find", lambda: backend.find(item.job_name))
+                    if job_id is not None:
+                        batch.moves.append(self._submitted(item, job_id, "found again by its name"))
+                        return
+                    may_have_a_job = False
+                deferred = backend.full(item.resources, item.priority)
+            if deferred is not None:
+                batch.moves.append(self._deferred(item, deferred))
+                return
             batch.requests.append((item, self._request(item, backend, batch, held)))
         except LeaseLost:
             log.info("%s/%s was taken over by another worker", item.step, item.key)
@@ -118,6 +128,8 @@ class Launcher:
                 batch.moves.append(self._given_back(item, "to be cancelled", 0))
             else:
                 batch.moves.append(Move(item.step_run_id, [cancelled(self._workshop.worker)], item.token))
+        except JobDeferred as error:
+            batch.moves.append(self._deferred(item, error))
         except AttemptError as error:
             batch.moves.append(self._failed(item, batch, error.reason, error.message))
         except Invalid as error:
@@ -127,11 +139,7 @@ class Launcher:
             batch.moves.append(self._released(item, error))
         except Exception as error:  # one step run fails, the next goes on
             log.exception("%s/%s could not be launched", item.step, item.key)
-            if may_have_a_job:
-                # A failure would begin another attempt while the job of this one may be running.
-                batch.moves.append(self._given_back(item, f"{item.backend} could not be searched: {error!r}"))
-            else:
-                batch.moves.append(self._failed(item, batch, FailureReason.INTERNAL_ERROR, repr(error)))
+            batch.moves.append(self._failed(item, batch, FailureReason.INTERNAL_ERROR, repr(error)))
 
     def _request(self, item: WorkItem, backend: HPCBackend, batch: _Batch, held: HeldWork) -> JobRequest:
         compiled = batch.compiled[item.run.spec_id]
@@ -183,21 +191,39 @@ class Launcher:
         slow = backend.submit_seconds
         if slow or held.age > self._workshop.lease_seconds / 4:
             held.renew(silent_seconds=slow)
-        results = self._submit_all(backend, [request for _, request in batch.requests])
+            batch.requests = [(item, each) for item, each in batch.requests if self._still_wanted(item, batch, held)]
+        results = self._submit_all(backend_name, backend, [request for _, request in batch.requests])
         for (item, _), result in zip(batch.requests, results, strict=True):
             if isinstance(result, str):
                 batch.moves.append(self._submitted(item, result))
             elif isinstance(result, BackendRejected):
                 batch.moves.append(self._failed(item, batch, result.reason, result.message))
+            elif isinstance(result, JobDeferred):
+                batch.moves.append(self._deferred(item, result))
             else:
                 batch.problem = result
                 batch.moves.append(self._released(item, result))
 
-    @staticmethod
-    def _submit_all(backend: HPCBackend, requests: Sequence[JobRequest]) -> Sequence[str | BackendError]:
+    def _still_wanted(self, item: WorkItem, batch: _Batch, held: HeldWork) -> bool:
+        """Whether it is still held and still to be launched, as was seen when the leases were renewed."""
         try:
-            return faults.doing("backend.submit", lambda: backend.submit_many(requests))
-        except (BackendUnavailable, BackendConfused) as error:
+            held.check(item)
+        except LeaseLost:
+            log.info("%s/%s was taken over by another worker", item.step, item.key)
+            return False
+        except CancelRequested:
+            batch.moves.append(Move(item.step_run_id, [cancelled(self._workshop.worker)], item.token))
+            return False
+        return True
+
+    @staticmethod
+    def _submit_all(
+        backend_name: str, backend: HPCBackend, requests: Sequence[JobRequest]
+    ) -> Sequence[str | BackendError]:
+        try:
+            with asking(backend_name):
+                return faults.doing("backend.submit", lambda: backend.submit_many(requests)) if requests else []
+        except BackendError as error:
             return [error] * len(requests)
 
     # --- apply -------------------------------------------------------------------------------------------------------
@@ -259,6 +285,11 @@ class Launcher:
 
     def _released(self, item: WorkItem, error: BackendError) -> Move:
         return self._given_back(item, f"{item.backend} cannot be used: {error.message}")
+
+    def _deferred(self, item: WorkItem, error: JobDeferred) -> Move:
+        """One that waits while others go on, longer each time: the places of those behind it are not taken for long."""
+        delay = self._workshop.retry_backend_seconds * min(item.claims, _MOST_DELAYS)
+        return self._given_back(item, error.message, delay)
 
     def _given_back(self, item: WorkItem, text: str, delay_seconds: float | None = None) -> Move:
         delay = self._workshop.retry_backend_seconds if delay_seconds is None else delay_seconds
