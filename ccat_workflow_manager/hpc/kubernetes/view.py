@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeAlias
 
 from ccat_workflow_manager.core.errors import BackendConfused, BackendError
@@ -67,7 +68,7 @@ class View:
         self._lock = threading.Lock()
         self._listing = threading.Lock()
         self._listed_at: float | None = None
-        self._threads: list[threading.Thread] = []
+        self._threads: dict[str, threading.Thread] = {}
         self._closed = threading.Event()
         self._listeners: list[OnJob] = []
         self._departed: dict[str, dict[str, SeenPod]] = {}
@@ -123,7 +124,7 @@ class View:
 
     def _is_good(self, names: Collection[str]) -> bool:
         with self._lock:
-            known = self._jobs.groups.keys() | self._missing if self.watched else self._jobs.groups.keys()
+            known = self._jobs.groups.keys() | self._missing
             return self.is_recent and all(name in known for name in names)
 
     def refresh(self) -> None:
@@ -171,17 +172,18 @@ class View:
         return stop
 
     def begin_watching(self) -> None:
+        """Start the threads for it; one that has died is started again."""
+        duties: dict[str, Callable[[], None]] = {"list jobs": self._keep_listing}
+        if self._watch:
+            duties = {f"watch {kind.kind}s": partial(self._keep_watching, kind) for kind in (self._jobs, self._pods)}
         with self._lock:
-            if self._threads or self._closed.is_set() or not (self._watch or self._listeners):
+            if self._closed.is_set() or not (self._watch or self._listeners):
                 return
-            self._threads = [
-                threading.Thread(target=self._keep_watching, args=(kind,), name=f"watch {kind.kind}s", daemon=True)
-                for kind in (self._jobs, self._pods)
-            ]
-            if not self._watch:
-                self._threads = [threading.Thread(target=self._keep_listing, name="list jobs", daemon=True)]
-        for thread in self._threads:
-            thread.start()
+            for name, duty in duties.items():
+                known = self._threads.get(name)
+                if known is None or not known.is_alive():
+                    self._threads[name] = threading.Thread(target=duty, name=name, daemon=True)
+                    self._threads[name].start()
 
     def _keep_listing(self) -> None:
         """For listeners, where nothing is watched."""
@@ -191,27 +193,41 @@ class View:
                     self.refresh()
             except BackendError as error:
                 log.debug("not listing: %s", error)
+            except Exception:  # the tick of a loop
+                log.exception("listing the jobs in %s failed", self.namespace)
 
     def _keep_watching(self, kind: _Kind) -> None:
         failures = 0
-        while not self._closed.is_set():
-            try:
-                if kind.version is None:
-                    self._list(kind)
-                began = time.monotonic()
-                self._watch_once(kind)
-                failures = 0
-                if time.monotonic() - began < _SHORTEST_POLL:
-                    self._closed.wait(_SHORTEST_POLL)
-            except Expired:
-                log.info("the watch of %ss in %s has to begin anew", kind.kind, self.namespace)
-                self._disconnect(kind)
-                kind.version = None
-            except BackendError as error:
-                log.log(logging.INFO if failures == 0 else logging.DEBUG, "not watching %ss: %s", kind.kind, error)
-                self._disconnect(kind)
-                self._closed.wait(_PAUSES[min(failures, len(_PAUSES) - 1)])
-                failures += 1
+        try:
+            while not self._closed.is_set():
+                failures = 0 if self._watched_again(kind, failures) else failures + 1
+        finally:
+            # Whatever ends this thread: nobody may take the silence after it for "nothing has changed".
+            self._disconnect(kind)
+
+    def _watched_again(self, kind: _Kind, failures: int) -> bool:
+        """One watch, from its beginning to its end; False if it failed and its pause is over."""
+        try:
+            if kind.version is None:
+                self._list(kind)
+            began = time.monotonic()
+            self._watch_once(kind)
+            if time.monotonic() - began < _SHORTEST_POLL:
+                self._closed.wait(_SHORTEST_POLL)
+            return True
+        except Expired:
+            log.info("the watch of %ss in %s has to begin anew", kind.kind, self.namespace)
+            self._disconnect(kind)
+            kind.version = None
+            return True
+        except BackendError as error:
+            log.log(logging.INFO if failures == 0 else logging.DEBUG, "not watching %ss: %s", kind.kind, error)
+        except Exception:  # the tick of a loop
+            log.exception("watching the %ss in %s failed", kind.kind, self.namespace)
+            kind.version = None
+        self._disconnect(kind)
+        self._closed.wait(_PAUSES[min(failures, len(_PAUSES) - 1)])
+        return False
 
     def _watch_once(self, kind: _Kind) -> None:
         """Until the server or a list ends it. A watch that merely came of age stays connected in between."""
