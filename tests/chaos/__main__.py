@@ -43,7 +43,7 @@ def _one(row: Row, only: str, part: str, into: Path) -> int:
     site = row.site()
     try:
         passed = explore(site)
-        todo = [case for case in cases(row, passed) if only in str(case)][first - 1 :: of]
+        todo = [case for case in cases(passed) if only in str(case)][first - 1 :: of]
         with into.open("a", encoding="utf-8") as file:
             for case in todo:
                 outcome = survive(site, case)

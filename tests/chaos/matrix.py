@@ -22,11 +22,6 @@ _LATE_SECONDS = 8
 """How long a point may take to be passed that is passed only now and then."""
 _ASLEEP_SECONDS = 1.6
 """Longer than a lease: whoever wakes up then has lost it."""
-_AT_A_SCHEDULER = (
-    "backend.", "command.", "commit.claim", "commit.launched", "commit.news", "commit.collected", "commit.cancelled",
-    "commit.take-follow", "commit.silent", "commit.swept", "files.submission", "files.publish",
-)  # fmt: skip
-"""What a scheduler of its own has to do with: a real cluster is too slow for all the others, which do not touch it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +31,6 @@ class Row:
     name: str
     backend: str
     runtime: str = "none"
-    points: tuple[str, ...] = ("",)
-    """How the names of the points begin that are tried here."""
 
     def missing(self) -> str | None:
         """What this machine lacks for it."""
@@ -58,7 +51,7 @@ ROWS = (
     Row("concurrent", "concurrent"),
     Row("local", "local"),
     Row("local, Apptainer", "local", "apptainer"),
-    Row("Slurm", "slurm", points=_AT_A_SCHEDULER),
+    Row("Slurm", "slurm"),
 )
 
 
@@ -108,11 +101,9 @@ def explore(site: Site, scenarios: Iterable[Scenario] = SCENARIOS) -> Passed:
     return passed
 
 
-def cases(row: Row, passed: Passed) -> Iterator[Case]:
+def cases(passed: Passed) -> Iterator[Case]:
     """All that is to be tried at the points that are passed."""
     for (process, point, moment), scenario in sorted(passed.items(), key=lambda entry: entry[0]):
-        if not point.startswith(row.points):
-            continue
         match moment:
             case "before":
                 actions = [Action.CRASH, Action.RAISE, Action.DELAY]

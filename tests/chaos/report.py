@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tests.chaos.matrix import ROWS, Outcome, Row
+from tests.chaos.matrix import ROWS, Outcome
 from tests.chaos.points import PACKAGE, points
 
 PAGE = PACKAGE.parent / "docs" / "reliability.md"
@@ -17,14 +17,12 @@ def table(outcomes: Mapping[str, Sequence[Outcome]]) -> str:
     lines = [f"| point | process | {' | '.join(row.name for row in rows)} |", f"|---|---|{'---|' * len(rows)}"]
     for point in points():
         processes = sorted({o.process for each in outcomes.values() for o in each if o.point == point})
-        cells = [_cell(row, point, [o for o in outcomes[row.name] if o.point == point]) for row in rows]
+        cells = [_cell([outcome for outcome in outcomes[row.name] if outcome.point == point]) for row in rows]
         lines.append(f"| `{point}` | {', '.join(processes) or '-'} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _cell(row: Row, point: str, tried: Sequence[Outcome]) -> str:
-    if not point.startswith(row.points):
-        return ""
+def _cell(tried: Sequence[Outcome]) -> str:
     survived = sum(not outcome.problem for outcome in tried if outcome.passed)
     passed = sum(outcome.passed for outcome in tried)
     return f"{survived}/{passed}" if passed else "-"
