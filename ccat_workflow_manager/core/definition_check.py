@@ -23,7 +23,7 @@ from ccat_workflow_manager.core.substitution import (
     ITEM,
     PARAMETERS,
     argument_problem,
-    image_problem,
+    image_template_problem,
     parse_template,
     whole_parameter,
 )
@@ -176,7 +176,7 @@ def _text_faults(step: _Step, schema: JSON) -> Iterator[Fault]:
     command, image = _list(step.raw.get("command")), step.raw.get("image")
     if command and command[0] == "":
         yield Fault(step.place("command", 0), "is empty; it must name a program")
-    if isinstance(image, str) and (problem := image_problem(image)):
+    if isinstance(image, str) and (problem := image_template_problem(image)):
         yield Fault(step.place("image"), problem)
 
 

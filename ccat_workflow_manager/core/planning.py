@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 from uuid import UUID
 
 from ccat_workflow_manager.core.breaker import circuit
 from ccat_workflow_manager.core.compiled import CompiledPipeline, CompiledStep, Edge, ParameterUse
 from ccat_workflow_manager.core.errors import Fault
-from ccat_workflow_manager.core.json_values import Place, canonical_json, invalid, kind, path_text
+from ccat_workflow_manager.core.json_values import MAX_FAULTS, Place, canonical_json, invalid, kind, path_text
 from ccat_workflow_manager.core.keys import SINGLE, first_duplicate, item_keys
 from ccat_workflow_manager.core.models import JSON, Resources, RetryPolicy
-from ccat_workflow_manager.core.substitution import ITEM_TEXT, PARAMETERS, NoValue, look_up, partly_substituted
+from ccat_workflow_manager.core.substitution import (
+    ITEM_TEXT,
+    PARAMETERS,
+    NoValue,
+    image_template_problem,
+    look_up,
+    partly_substituted,
+)
 
 MAX_STEP_RUNS = 100_000
 
@@ -61,7 +69,7 @@ def plan(compiled: CompiledPipeline, parameters: Mapping[str, JSON]) -> Plan:
     """The step runs of a run with these parameters, which `validate_parameters` has passed.
 
     Raises Invalid when a parameter that is needed has no value, when a list holds an item twice, and when there would
-    be no step run at all or more than MAX_STEP_RUNS.
+    be no step run at all or more than MAX_STEP_RUNS, and when an image could not be one.
     """
     faults: list[Fault] = []
     known: dict[str, Sequence[tuple[str, JSON]]] = {}
@@ -73,6 +81,8 @@ def plan(compiled: CompiledPipeline, parameters: Mapping[str, JSON]) -> Plan:
             faults.append(Fault(_where(compiled), "gives no item to any step, so there is nothing to run"))
         elif total > MAX_STEP_RUNS:
             faults.append(Fault(_where(compiled), f"makes {total} step runs; one run may have {MAX_STEP_RUNS}"))
+        else:
+            faults += islice(_image_faults(compiled, parameters, items), MAX_FAULTS + 1)
     if faults:
         raise invalid(faults)
     return Plan(tuple(_planned(compiled, step, parameters, items) for step in compiled.steps))
@@ -161,6 +171,26 @@ def _missing(
             except NoValue:
                 faults.append(Fault(path_text([PARAMETERS, *use.names]), f"has no value, but {use.place} needs one"))
     return faults
+
+
+def _image_faults(
+    compiled: CompiledPipeline, parameters: Mapping[str, JSON], items: Sequence[Sequence[tuple[str, JSON]]]
+) -> Iterator[Fault]:
+    """Images that no step run could be given, found before there is one."""
+    for step in compiled.steps:
+        image, at = step.spec.image, f"steps[{step.index}].image"
+        if image is None or not items[step.position]:
+            continue
+        if ITEM_TEXT not in image:
+            if problem := image_template_problem(image, parameters):
+                yield Fault(at, f"with these parameters {problem}" if "${" in image else problem)
+            continue
+        where: tuple[Place, ...] = ("steps", step.index, "foreach")
+        if isinstance(step.items, ParameterUse):
+            where = (PARAMETERS, *step.items.names)
+        for index, (_, item) in enumerate(items[step.position]):
+            if problem := image_template_problem(image, parameters, item):
+                yield Fault(path_text([*where, index]), f"makes an image of {at} that {problem}")
 
 
 def _where(compiled: CompiledPipeline) -> str:

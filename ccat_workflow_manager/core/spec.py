@@ -203,6 +203,11 @@ def parse_pipeline_text(text: str) -> PipelineSpec:
     return parse_pipeline(load_text(text))
 
 
+def stored_pipeline(content: object) -> PipelineSpec:
+    """A definition that has come through the door before. What is refused since then must still be readable."""
+    return PipelineSpec.model_validate(content)
+
+
 def _parse(text: str) -> PipelineSpec:
     data = json.loads(text)  # a copy of its own: nobody can change the definition through what they passed in
     if faults := _faults(data):

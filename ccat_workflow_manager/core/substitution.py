@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Protocol
 
 from ccat_workflow_manager.core.errors import Fault
+from ccat_workflow_manager.core.image_names import UNKNOWN, image_problem, partial_image_problem
 from ccat_workflow_manager.core.json_values import invalid, text_problem
 from ccat_workflow_manager.core.models import JSON
 
@@ -178,6 +179,30 @@ def partly_substituted(text: str, parameters: Mapping[str, JSON], item: JSON) ->
         return text
 
 
+def image_template_problem(text: str, parameters: Mapping[str, JSON] | None = None, item: JSON = None) -> str | None:
+    """Why no image could be named by this text, whatever is put in for what is not given."""
+    template = parse_template(text)
+    filled, complete = "", True
+    for part in template.parts:
+        value = _known(part, parameters, item) if isinstance(part, Reference) else part
+        complete = complete and value is not None
+        filled += UNKNOWN if value is None else value
+    if template.problems:
+        return None
+    return image_problem(filled) if complete else partial_image_problem(filled)
+
+
+def _known(reference: Reference, parameters: Mapping[str, JSON] | None, item: JSON) -> str | None:
+    if reference.names == ITEM and item is not None:
+        return rendered(item)
+    if reference.names[0] != PARAMETERS or parameters is None:
+        return None
+    try:
+        return rendered(look_up(parameters, reference.names[1:]))
+    except NoValue:
+        return None
+
+
 def _filled(template: Template, parameters: Mapping[str, JSON], values: Mapping[tuple[str, ...], JSON]) -> str:
     result = ""
     for part in template.parts:
@@ -198,14 +223,3 @@ def argument_problem(text: str) -> str | None:
     if len(text) * 4 > MAX_ARGUMENT_BYTES and len(text.encode(errors="replace")) > MAX_ARGUMENT_BYTES:
         return "is longer than 128 KiB, the most that Linux passes to a program in one piece"
     return text_problem(text)
-
-
-def image_problem(image: str) -> str | None:
-    """Why this cannot name an image."""
-    if not image.strip():
-        return "is empty; name an image or write null"
-    if image.startswith("-"):
-        return "begins with a dash and would be taken for an option"
-    if any(not character.isprintable() for character in image):
-        return "contains a control character"
-    return text_problem(image)

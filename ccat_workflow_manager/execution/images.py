@@ -6,23 +6,18 @@ A path is looked up; a registry reference is pulled once into the cache. Asking 
 from __future__ import annotations
 
 import os
-import re
 import stat
 from dataclasses import dataclass, replace
 
 from ccat_workflow_manager.core.errors import StagingError
 from ccat_workflow_manager.core.failures import FailureReason
+from ccat_workflow_manager.core.image_names import image_problem, is_reference, pinned, scheme_of
 from ccat_workflow_manager.execution.image_cache import pulled_image
 from ccat_workflow_manager.execution.launch_spec import Progress, ResolvedImage, no_progress
 from ccat_workflow_manager.execution.runtime import Runtime
 from ccat_workflow_manager.execution.sif import check_sif, digest_of
 
-SCHEMES = ("docker", "oras", "library")
 PULL_TIMEOUT_SECONDS = 3600.0
-
-_PINNED = re.compile(r"(?P<name>.+)@(?P<digest>sha256:[0-9a-f]{64})\Z")
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]*\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +43,10 @@ def resolve_image(
     pull_timeout: float = PULL_TIMEOUT_SECONDS,
 ) -> ResolvedImage:
     """The image file that `reference` means, or StagingError with the reason."""
-    if not reference or not reference.isprintable():
-        raise _invalid(f"{reference!r} cannot be the name of an image")
-    scheme = _SCHEME.match(reference)
-    if scheme is not None and scheme[1] not in SCHEMES:
-        raise _invalid(f"{reference}: images come from a path or {', '.join(f'{name}://' for name in SCHEMES)}")
-    if scheme is None:
-        pinned = _PINNED.match(reference)
-        name, digest = (pinned["name"], pinned["digest"]) if pinned else (reference, None)
+    if problem := image_problem(reference):
+        raise _invalid(f"{reference!r} cannot be the name of an image: it {problem}")
+    if scheme_of(reference) is None:
+        name, digest = pinned(reference)
         directories = [os.path.abspath(directory) for directory in (cache_dir, images_dir) if directory]
         path = _find(name, directories)
         if path is not None:
@@ -64,16 +55,13 @@ def resolve_image(
         if digest is None or name.endswith(".sif") or os.path.isabs(name):
             where = "" if os.path.isabs(name) else f" in {' or '.join(directories)}"
             raise StagingError(FailureReason.IMAGE_MISSING, f"there is no image {name}{where}")
+        if not is_reference(reference):
+            raise _invalid(f"{reference} is not a reference to an image in a registry")
         reference = f"docker://{reference}"
-    location = reference.partition("://")[2]
-    if not _REFERENCE.match(location) or ".." in location.split("/"):
-        raise _invalid(f"{reference} is not a reference to an image in a registry")
     return pulled_image(reference, cache_dir=cache_dir, runtime=runtime, progress=progress, timeout=pull_timeout)
 
 
 def _find(name: str, directories: list[str]) -> str | None:
-    if ".." in name.split("/"):
-        raise _invalid(f"{name}: the path of an image must not contain '..'")
     candidates = [name] if os.path.isabs(name) else [os.path.join(directory, name) for directory in directories]
     return next((path for path in candidates if os.path.exists(path)), None)
 

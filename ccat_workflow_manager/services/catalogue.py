@@ -13,7 +13,7 @@ import yaml
 from ccat_workflow_manager.core.compiled import CompiledPipeline, compile_pipeline
 from ccat_workflow_manager.core.errors import Conflict, Fault, Invalid, NotFound
 from ccat_workflow_manager.core.models import RetryPolicy, WorkItem
-from ccat_workflow_manager.core.spec import PipelineSpec, canonical, content_hash, parse_pipeline
+from ccat_workflow_manager.core.spec import PipelineSpec, canonical, content_hash, parse_pipeline, stored_pipeline
 from ccat_workflow_manager.db.pipelines import PipelineStore, StoredSpec
 from ccat_workflow_manager.db.session import Database, UnitOfWork
 
@@ -78,7 +78,7 @@ class Catalogue:
         known = self._compiled.get(stored.id)
         if known is not None:
             return known
-        compiled = compile_pipeline(parse_pipeline(stored.content))
+        compiled = compile_pipeline(stored_pipeline(stored.content))
         with self._lock:
             if len(self._compiled) >= _KEEP:
                 self._compiled.clear()

@@ -70,7 +70,9 @@ def test_by_name_and_by_path(cache: Path, tmp_path: Path) -> None:
         ("docker://a/../../b", FailureReason.IMAGE_INVALID),
         ("", FailureReason.IMAGE_INVALID),
         ("a\0.sif", FailureReason.IMAGE_INVALID),
-        ("x" * 5000, FailureReason.IMAGE_MISSING),
+        ("x" * 5000, FailureReason.IMAGE_INVALID),
+        ("a@sha256:12", FailureReason.IMAGE_INVALID),
+        (f"a b@sha256:{'0' * 64}", FailureReason.IMAGE_INVALID),
     ],
 )
 def test_what_is_no_image(cache: Path, reference: str, reason: FailureReason) -> None:

@@ -90,6 +90,26 @@ def test_only_a_step_that_names_its_backend_is_bound_to_it() -> None:
         ([step(command=["x", "${parameters.text}"])], {}, "parameters.text", "steps[0].command[1] needs one"),
         ([step(image="${parameters.part.size}")], {"part": {}}, "parameters.part.size", "steps[0].image needs one"),
         (
+            [step(image="${parameters.text}")],
+            {"text": "../x.sif"},
+            "steps[0].image",
+            "with these parameters contains '..'",
+        ),
+        ([step(image="docker://a:${parameters.text}")], {"text": "b c"}, "steps[0].image", "not a reference"),
+        ([step(image="a@${parameters.text}")], {"text": "sha256:12"}, "steps[0].image", "no digest"),
+        (
+            [step(image="${parameters.text}://${item}", foreach=["a", "b c"])],
+            {"text": "docker"},
+            "steps[0].foreach[1]",
+            "makes an image of steps[0].image that is not a reference",
+        ),
+        (
+            [step(image="${item}.sif", foreach="${parameters.items}")],
+            {"items": ["a", "../b"]},
+            "parameters.items[1]",
+            "contains '..'",
+        ),
+        (
             [step("a", foreach="${parameters.items}"), step("b", foreach="${parameters.items}")],
             {"items": list(range(MAX_STEP_RUNS // 2 + 1))},
             "parameters.items",

@@ -20,6 +20,7 @@ from ccat_workflow_manager.core.spec import (
     parse_pipeline,
     parse_pipeline_text,
     pipeline_json_schema,
+    stored_pipeline,
 )
 from tests.unit.definitions import CONTRACT_EXAMPLE, faults_of, nested, pipeline, step, with_schema
 
@@ -143,3 +144,34 @@ def test_the_schema_for_editors_agrees_with_the_reader() -> None:
         pipeline(steps=[]),
     ):
         assert not editor.is_valid(definition)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "chai.sif",
+        "chai/v2 (new).sif",
+        "/data/images/chai..sif",
+        "./chai.sif",
+        f"chai.sif@sha256:{'0a' * 32}",
+        f"registry.example.org:5000/chai@sha256:{'0a' * 32}",
+        "docker://alpine:3.20",
+        f"oras://example.org/chai@sha256:{'0a' * 32}",
+        "library://lab/chai/map:1",
+        "${parameters.text}",
+        "${parameters.text}://${parameters.part.size}",
+        "docker://${parameters.text}",
+        "docker://chai@sha256:${parameters.text}",
+        "chai@${parameters.text}",
+        ".${parameters.text}",
+    ],
+)
+def test_what_may_name_an_image(image: str) -> None:
+    assert parse_pipeline(pipeline(step(image=image))).steps[0].image == image
+
+
+def test_a_definition_that_was_accepted_before_can_still_be_read() -> None:
+    content = pipeline(step(image="../chai.sif"))
+    assert stored_pipeline(content).steps[0].image == "../chai.sif"
+    sound = parse_pipeline(pipeline())
+    assert stored_pipeline(canonical(sound)) == sound

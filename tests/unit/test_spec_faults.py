@@ -55,6 +55,32 @@ BAD: list[tuple[str, object, set[str]]] = [
     ("long argument", pipeline(step(command=["echo", "x" * 200_000])), {"steps[0].command[1]"}),
     ("image as number", pipeline(step(image=3)), {"steps[0].image"}),
     ("empty image", pipeline(step(image="  ")), {"steps[0].image"}),
+    *[
+        (f"image {image[:30]}", pipeline(step(image=image)), {"steps[0].image"})
+        for image in (
+            "../x.sif",
+            "a/../../x.sif",
+            "docker://",
+            "oras://",
+            "ftp://x",
+            "file:///etc/passwd",
+            "shub://a",
+            "instance://x",
+            "http://x/y.sif",
+            "name@sha256:xyz",
+            f"docker://name@sha256:{'A' * 64}",
+            "docker://a b",
+            "docker://a/../b",
+            "x" * 5000,
+            "/",
+            ".",
+            "ftp://${parameters.text}",
+            "../${parameters.text}.sif",
+            "docker://a b/${parameters.text}",
+            "${parameters.text}/../b.sif",
+            "name${parameters.text}@sha256:12",
+        )
+    ],
     ("image as option", pipeline(step(image="--bind=/")), {"steps[0].image"}),
     # environment
     ("environment as list", pipeline(step(environment=["A=1"])), {"steps[0].environment"}),
