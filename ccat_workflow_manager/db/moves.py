@@ -176,10 +176,15 @@ class Batch:
 
 
 def _heeding_cancel(row: LockedRow, move: Move) -> Move:
-    """A cancel that was asked for while the policy was deciding on another attempt: there will be none."""
-    events = [note.event for note in move.notes[-2:]]
-    if row.cancel_requested and events == [Event.FAILED, Event.RETRIED]:
-        return replace(move, notes=[*move.notes[:-2], cancelled(move.notes[-1].actor)])
+    """What ends without completing after a cancel was asked for is cancelled, and there is no further attempt.
+
+    Whoever made the move may have read the row before that: then the stopped job looks to him like one that failed.
+    """
+    if not row.cancel_requested:
+        return move
+    ends = [index for index, note in enumerate(move.notes) if note.event is Event.FAILED]
+    if ends and all(note.event is Event.RETRIED for note in move.notes[ends[-1] + 1 :]):
+        return replace(move, notes=[*move.notes[: ends[-1]], cancelled(move.notes[ends[-1]].actor)])
     return move
 
 

@@ -62,8 +62,8 @@ _KEPT_SQL = ",\n    ".join(
     f"{name} = CASE WHEN m.reset THEN NULL ELSE COALESCE(m.{name}, s.{name}) END" for name in _KEPT
 )
 
-_VOID = f"(s.withdrawn AND m.status IN ('{Status.COLLECTING_RESULTS}', '{Status.COMPLETED}', '{Status.FAILED}'))"
-"""A job that was to be withdrawn has ended by itself before that."""
+_VOID = f"(s.withdrawn AND m.status IN ('{Status.COLLECTING_RESULTS}', '{Status.COMPLETED}'))"
+"""A job that was to be withdrawn has succeeded before that."""
 
 WRITE = f"""
 WITH m AS MATERIALIZED (

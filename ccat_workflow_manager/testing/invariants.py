@@ -13,6 +13,7 @@ from pathlib import Path
 from uuid import UUID
 
 from ccat_workflow_manager.core.errors import WorkflowError
+from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.core.models import job_name, parse_job_name
 from ccat_workflow_manager.core.states import FINISHED, INITIAL, MOVES, Event, Status, run_status
 from ccat_workflow_manager.db.schema import counter
@@ -25,6 +26,33 @@ STARTS = "starts"
 """Programs of tests add a line to this file in their workspace when they start: two, and something ran twice."""
 
 _ENDED = ", ".join(f"'{status}'" for status in FINISHED)
+_UNMET = """
+SELECT * FROM (
+  SELECT s.id, s.status, s.unmet, (
+    SELECT count(*) FROM run_steps r WHERE r.run_id = s.run_id AND (
+      s.position = ANY(r.downstream_all) AND r.remaining > 0
+      OR s.position = ANY(r.downstream_key) AND EXISTS (
+        SELECT 1 FROM step_runs u
+        WHERE u.run_id = r.run_id AND u.position = r.position AND u.key = s.key AND u.status <> 'COMPLETED'))) AS real
+  FROM step_runs s) x
+WHERE unmet <> real
+"""
+_LOST = f"u.status IN ({_ENDED}) AND u.status <> 'COMPLETED'"
+_BEHIND_AN_END = f"""
+SELECT s.id, s.status, u.step || '/' || u.key || ' is ' || u.status
+FROM step_runs s JOIN run_steps r ON r.run_id = s.run_id
+JOIN step_runs u ON u.run_id = r.run_id AND u.position = r.position AND {_LOST}
+WHERE s.status = 'PENDING'
+  AND (s.position = ANY(r.downstream_all) OR s.position = ANY(r.downstream_key) AND u.key = s.key)
+"""
+_SKIPPED_FOR_NOTHING = f"""
+SELECT s.id, s.reason FROM step_runs s
+WHERE s.status = 'SKIPPED' AND s.reason IN ('{FailureReason.UPSTREAM_FAILED}', '{FailureReason.UPSTREAM_CANCELLED}')
+  AND NOT EXISTS (
+    SELECT 1 FROM run_steps r JOIN step_runs u ON u.run_id = r.run_id AND u.position = r.position AND {_LOST}
+    WHERE r.run_id = s.run_id
+      AND (s.position = ANY(r.downstream_all) OR s.position = ANY(r.downstream_key) AND u.key = s.key))
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +81,7 @@ def violations(ground: Ground, acknowledged: Collection[UUID]) -> list[str]:
     with ground.database.read() as unit:
         wrong += _runs(unit, acknowledged)
         wrong += while_working(unit)
+        wrong += at_rest(unit)
         wrong += _jobs(unit, ground.backends)
         wrong += _submitted(ground.submitted())
         wrong += _disk(unit, ground, acknowledged)
@@ -67,7 +96,16 @@ def while_working(unit: UnitOfWork) -> Iterator[str]:
     """What is wrong with the rows, at any moment."""
     yield from _history(unit)
     yield from _counters(unit)
+    yield from _dependencies(unit)
     yield from _rows(unit)
+
+
+def at_rest(unit: UnitOfWork) -> Iterator[str]:
+    """What is wrong with the rows once nobody works on them any more."""
+    for step_run_id, status, before in unit.execute(_BEHIND_AN_END):
+        yield f"{step_run_id} is {status} for ever: before it {before} will not complete"
+    for step_run_id, reason in unit.execute(_SKIPPED_FOR_NOTHING):
+        yield f"{step_run_id} is SKIPPED ({reason}), and nothing before it has ended without completing"
 
 
 def _runs(unit: UnitOfWork, acknowledged: Collection[UUID]) -> Iterator[str]:
@@ -116,8 +154,18 @@ def _counters(unit: UnitOfWork) -> Iterator[str]:
         yield f"{name} of {run_id} counts {remaining} that are not completed"
 
 
+def _dependencies(unit: UnitOfWork) -> Iterator[str]:
+    """A step run waits for as many steps as there are before it with something left to do."""
+    for step_run_id, status, unmet, real in unit.execute(_UNMET):
+        yield f"{step_run_id} ({status}) waits for {unmet} steps; {real} before it are not completed"
+
+
 def _rows(unit: UnitOfWork) -> Iterator[str]:
-    """What is over is held by nobody, and its attempts are over too."""
+    """What is over is held by nobody, and its attempts are over too. What somebody has cancelled has not failed."""
+    for step_run_id, reason in unit.execute(
+        "SELECT id, reason FROM step_runs WHERE status = 'FAILED' AND cancel_requested_at IS NOT NULL"
+    ):
+        yield f"{step_run_id} was to be cancelled and is FAILED ({reason})"
     for step_run_id, number, status in unit.execute(
         "SELECT a.step_run_id, a.number, s.status FROM attempts a JOIN step_runs s ON s.id = a.step_run_id"
         f" WHERE a.finished_at IS NULL AND (s.status IN ({_ENDED}) OR a.number < s.attempt)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -12,6 +13,7 @@ from ccat_workflow_manager.core import faults
 from ccat_workflow_manager.core.errors import NotFound, ServiceUnavailable
 from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.core.jobs import HPCJobInfo, JobStatus
+from ccat_workflow_manager.db.reading import live_items_by_job
 from ccat_workflow_manager.services.requests import RunRequest
 from ccat_workflow_manager.testing.fake_backend import FakeBackend
 from ccat_workflow_manager.testing.faults import Injected, Plan
@@ -92,6 +94,39 @@ def test_a_job_that_succeeds_before_it_is_withdrawn_has_succeeded(context: Conte
     assert statuses(context) == {"COMPLETED": 1, "FAILED": 3, "PENDING": 5, "RUNNING": 1}
     with context.database.read() as unit:
         assert unit.execute("SELECT count(*) FROM breakers").scalar() == 0
+
+
+@pytest.mark.parametrize("info", [HPCJobInfo(JobStatus.CANCELLED), HPCJobInfo(JobStatus.FAILED, exit_code=143)])
+def test_a_withdrawal_that_the_follower_has_not_read_is_heeded(
+    make_context: ContextMaker,
+    context: Context,
+    fake: FakeBackend,
+    monkeypatch: pytest.MonkeyPatch,
+    info: HPCJobInfo,
+) -> None:
+    """Another worker opens the breaker and withdraws the job between the look at the row and the backend's answer."""
+    other = make_context("noop", BREAKER_FAILURES=3)
+    other._backends["noop"] = fake
+    start(context, fake, failing=2)
+    answer, todo = fake.get_statuses, [1]
+
+    def interrupted(job_ids: Sequence[str]) -> dict[str, HPCJobInfo]:
+        if todo:
+            todo.pop()
+            fake.tell("fake-3", FAILED)
+            with other.database.read() as unit:
+                items = live_items_by_job(unit, "noop", ["fake-3"])
+            other.follower.follow_items("noop", items)
+            assert step_runs(context, "withdrawn")[6][0]
+            fake.tell("fake-7", info)
+        return answer(job_ids)
+
+    monkeypatch.setattr(fake, "get_statuses", interrupted)
+    context.follower.follow_all("noop")
+    assert tuple(step_runs(context, "status, withdrawn, attempt, max_attempts")[6]) == ("PENDING", False, 1, 3)
+    assert statuses(context) == {"FAILED": 3, "PENDING": 1, "RUNNING": 1, "SUBMITTED": 5}
+    with context.database.read() as unit:
+        assert list(while_working(unit)) == []
 
 
 def test_what_slips_through_is_withdrawn_by_the_sweep(context: Context, fake: FakeBackend) -> None:

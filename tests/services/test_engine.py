@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -14,6 +15,7 @@ from ccat_workflow_manager.core.jobs import HPCJobInfo, JobStatus
 from ccat_workflow_manager.managers.workflow_manager import Sweeper
 from ccat_workflow_manager.services.requests import RunRequest
 from ccat_workflow_manager.testing.fake_backend import FakeBackend
+from ccat_workflow_manager.testing.invariants import while_working
 from tests.fixtures_store import ContextMaker
 
 SPEC: dict[str, Any] = {
@@ -256,6 +258,72 @@ def test_a_job_that_fails_while_it_is_cancelled_is_cancelled(context: Context, f
     context.follower.follow_all("noop")
     row = look(context)
     assert (row.status, row.attempt) == ("CANCELLED", 1)
+
+
+def while_asked(fake: FakeBackend, monkeypatch: pytest.MonkeyPatch, action: Callable[[], object]) -> None:
+    """Have this happen after the follower has read its step runs, and before the backend answers, once."""
+    answer, todo = fake.get_statuses, [action]
+
+    def interrupted(job_ids: Sequence[str]) -> dict[str, HPCJobInfo]:
+        if todo:
+            todo.pop()()
+        return answer(job_ids)
+
+    monkeypatch.setattr(fake, "get_statuses", interrupted)
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        HPCJobInfo(JobStatus.CANCELLED, message="CANCELLED by 1000"),
+        HPCJobInfo(JobStatus.FAILED, signal=15),
+        HPCJobInfo(JobStatus.FAILED, exit_code=3),
+        HPCJobInfo(JobStatus.FAILED, reason=FailureReason.NODE_FAILURE),
+    ],
+    ids=["stopped", "killed", "failed by itself", "would be retried"],
+)
+@pytest.mark.parametrize("running", [True, False])
+def test_a_cancel_that_the_follower_has_not_read_is_heeded(
+    make_context: ContextMaker, monkeypatch: pytest.MonkeyPatch, info: HPCJobInfo, running: bool
+) -> None:
+    """Another worker stops the job between the look at the row and the answer of the backend."""
+    first, second = make_context("noop"), make_context("noop")
+    fake = FakeBackend()
+    first._backends["noop"] = second._backends["noop"] = fake
+    run_id = start(first)
+    launch(first)
+    if running:
+        fake.tell("fake-1", HPCJobInfo(JobStatus.RUNNING))
+        first.follower.follow_all("noop")
+
+    def cancel() -> None:
+        second.requests.cancel([run_id], actor="anna")
+        fake.tell("fake-1", info)
+
+    while_asked(fake, monkeypatch, cancel)
+    first.follower.follow_all("noop")
+    row = look(first)
+    assert (row.status, row.reason, row.attempt, row.cancel_requested_by) == ("CANCELLED", "cancelled", 1, "anna")
+    assert [(each.reason, each.exit_code, each.signal) for each in attempts(first)] == [
+        ("cancelled", info.exit_code, info.signal)
+    ]
+    with first.database.read() as unit:
+        assert list(while_working(unit)) == []
+
+
+def test_a_job_that_succeeds_while_it_is_cancelled_has_succeeded(
+    context: Context, fake: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = start(context)
+    launch(context)
+
+    def cancel() -> None:
+        context.requests.cancel([run_id], actor="anna")
+        fake.tell("fake-1", HPCJobInfo(JobStatus.COMPLETED, 0))
+
+    while_asked(fake, monkeypatch, cancel)
+    context.follower.follow_all("noop")
+    assert look(context).status == "COMPLETED"
 
 
 def test_a_job_that_finished_first_has_finished(context: Context, fake: FakeBackend) -> None:
