@@ -17,7 +17,7 @@ PRODUCTS_FILE = "products.json"
 WARNINGS_FILE = "warnings.json"
 MAX_WARNINGS = 100
 _MAX_TEXT = 1000
-_FIELDS = frozenset({"path", "name", "type", "quality", "metadata", "parents"})
+_FIELDS = frozenset({"path", "name", "type", "quality", "quality_metrics", "metadata", "parents"})
 
 
 class ProductType(StrEnum):
@@ -47,13 +47,14 @@ def type_of(path: str) -> ProductType:
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """One entry of products.json; `parents` is None when it does not say."""
+    """One entry of products.json; `parents` is None when it does not say, `by_name` if its name stands for its path."""
 
     path: str
     name: str
     type: ProductType
     metadata: Mapping[str, JSON] = field(default_factory=dict)
     parents: Sequence[str] | None = None
+    by_name: bool = False
 
 
 def parse_products(data: bytes) -> dict[str, Declaration]:
@@ -67,7 +68,8 @@ def parse_products(data: bytes) -> dict[str, Declaration]:
     for index, entry in enumerate(content):
         declaration = _declaration(f"{PRODUCTS_FILE}[{index}]", entry)
         if declaration.path in declarations:
-            _fault(f"{PRODUCTS_FILE}[{index}].path", f"{declaration.path!r} is declared twice")
+            said = "name" if declaration.by_name else "path"
+            _fault(f"{PRODUCTS_FILE}[{index}].{said}", f"{declaration.path!r} is declared twice")
         declarations[declaration.path] = declaration
     return declarations
 
@@ -91,20 +93,35 @@ def _declaration(place: str, entry: Any) -> Declaration:
     unknown = sorted(set(entry) - _FIELDS)
     if unknown:
         _fault(f"{place}.{unknown[0]}", f"is not a known field; known are {', '.join(sorted(_FIELDS))}")
-    path = _text(f"{place}.path", entry.get("path"))
+    by_name = entry.get("path") is None and "name" in entry
+    said = f"{place}.name" if by_name else f"{place}.path"
+    path = _text(said, entry["name"] if by_name else entry.get("path"))
     if path.startswith("/") or any(part in ("", ".", "..") for part in path.split("/")):
-        _fault(f"{place}.path", f"{path!r} is not a plain path inside the output directory")
-    kind = entry.get("type", type_of(path))
-    if not isinstance(kind, str) or kind not in set(ProductType):
-        _fault(f"{place}.type", f"{kind!r} is not one of {', '.join(ProductType)}")
+        why = " and there is no 'path'" if by_name else ""
+        _fault(said, f"{path!r} is not a plain path inside the output directory{why}")
     metadata = dict(_object(f"{place}.metadata", entry.get("metadata", {})))
-    quality = _object(f"{place}.quality", entry.get("quality", {}))
-    if quality:
+    if quality := _quality(place, entry):
         metadata["quality"] = quality
     parents = entry.get("parents")
     if parents is not None and not (isinstance(parents, list) and all(isinstance(name, str) for name in parents)):
         _fault(f"{place}.parents", "must be a list of texts")
-    return Declaration(path, _text(f"{place}.name", entry.get("name", path)), ProductType(kind), metadata, parents)
+    name = _text(f"{place}.name", entry.get("name", path))
+    return Declaration(path, name, _type(place, entry, path), metadata, parents, by_name)
+
+
+def _type(place: str, entry: Mapping[str, Any], path: str) -> ProductType:
+    kind = entry.get("type", type_of(path))
+    if not isinstance(kind, str) or kind.upper() not in set(ProductType):
+        _fault(f"{place}.type", f"{kind!r} is not one of {', '.join(ProductType)}")
+    return ProductType(kind.upper())
+
+
+def _quality(place: str, entry: Mapping[str, Any]) -> dict[str, JSON]:
+    """`quality` and `quality_metrics` are the same field, by its short and by its long name."""
+    if "quality" in entry and "quality_metrics" in entry:
+        _fault(f"{place}.quality_metrics", "is the same as quality, which is there too; give one of them")
+    name = "quality_metrics" if "quality_metrics" in entry else "quality"
+    return _object(f"{place}.{name}", entry.get(name, {}))
 
 
 def _text(place: str, value: Any) -> str:

@@ -34,6 +34,8 @@ MAX_FILES = 20_000
 _MAX_DECLARATION_BYTES = 16 * 1024 * 1024
 _DECLARATION_FILES = frozenset({PRODUCTS_FILE, WARNINGS_FILE})
 _TREE_SUFFIX = ".zarr"
+_NAMED = 8
+"""So many of the products that could be meant are named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,8 @@ def _check_declared(declared: Mapping[str, Declaration], found: Sequence[Found])
         path = min(missing)
         inside = next((p.path for p in found if p.is_directory and path.startswith(f"{p.path}/")), None)
         why = f"is part of the product {inside}" if inside else "is not there"
-        raise OutputError(FailureReason.OUTPUT_INVALID, f"{PRODUCTS_FILE} declares {path}, which {why}")
+        hint = "; a product whose name is not its path needs 'path'" if declared[path].by_name else ""
+        raise OutputError(FailureReason.OUTPUT_INVALID, f"{PRODUCTS_FILE} declares {path}, which {why}{hint}")
 
 
 def _products(found: Sequence[Found], declared: Mapping[str, Declaration], parents: _Parents) -> list[NewProduct]:
@@ -136,20 +139,29 @@ class _Parents:
         self._manifest = manifest
         self._by_name: dict[str, tuple[UUID, ...]] | None = None
         self._all: tuple[UUID, ...] = ()
+        self._by_bare_name: dict[str, list[str]] = {}
 
     def of(self, declaration: Declaration) -> tuple[UUID, ...]:
-        """All of them, unless the program says which. A name is an id, `step/key/product` or `step/key`."""
+        """All of them, unless the program says which."""
         if self._by_name is None:
             self._by_name = self._load()
         if declaration.parents is None:
             return () if declaration.type is ProductType.LOG else self._all
         ids: dict[UUID, None] = {}
         for name in declaration.parents:
-            if name not in self._by_name:
-                message = f"{PRODUCTS_FILE} names {name!r} as a parent of {declaration.path}; no such product was given"
-                raise OutputError(FailureReason.OUTPUT_INVALID, message)
-            ids.update(dict.fromkeys(self._by_name[name]))
+            ids.update(dict.fromkeys(self._named(self._by_name, name, declaration.path)))
         return tuple(ids)
+
+    def _named(self, by_name: Mapping[str, tuple[UUID, ...]], name: str, child: str) -> tuple[UUID, ...]:
+        """A name is an id, `step/key/product`, `step/key`, or that of a product where no other one has the same."""
+        if name in by_name:
+            return by_name[name]
+        meant = self._by_bare_name.get(name, [])
+        if len(meant) == 1:
+            return by_name[meant[0]]
+        why = f"which may be {' or '.join(meant[:_NAMED])}: say which" if meant else "no such product was given"
+        message = f"{PRODUCTS_FILE} names {name!r} as a parent of {child}{',' if meant else ';'} {why}"
+        raise OutputError(FailureReason.OUTPUT_INVALID, message)
 
     def _load(self) -> dict[str, tuple[UUID, ...]]:
         try:
@@ -162,7 +174,9 @@ class _Parents:
                 for product in source["products"]:
                     identity = UUID(product["id"])
                     ids.append(identity)
-                    by_name[product["id"]] = by_name[f"{group}/{product['name']}"] = (identity,)
+                    full = f"{group}/{product['name']}"
+                    by_name[product["id"]] = by_name[full] = (identity,)
+                    self._by_bare_name.setdefault(product["name"], []).append(full)
                 by_name[group] = tuple(ids)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise OutputError(FailureReason.OUTPUT_UNREADABLE, f"the manifest cannot be read again: {error}") from error

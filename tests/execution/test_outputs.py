@@ -165,6 +165,13 @@ def test_a_declared_directory_is_one_product_too(dirs: AttemptDirs, output: Path
         ([{"path": "d.zarr/0"}], "products.json declares d.zarr/0, which is part of the product d.zarr"),
         ([{"path": "x", "name": ""}], "products.json[0].name must be a text"),
         ([{"path": "x", "name": "d.zarr"}], "d.zarr and x are both named 'd.zarr'"),
+        ([{"name": ""}], "products.json[0].name must be a text"),
+        ([{"name": "../x"}], "products.json[0].name '../x' is not a plain path"),
+        ([{"name": "the map"}], "declares the map, which is not there; a product whose name is not its path needs"),
+        ([{"name": "x"}, {"name": "x"}], "products.json[1].name 'x' is declared twice"),
+        ([{"path": "x"}, {"name": "x"}], "products.json[1].name 'x' is declared twice"),
+        ([{"path": "x", "quality": {}, "quality_metrics": {}}], "products.json[0].quality_metrics is the same"),
+        ([{"path": "x", "quality_metrics": 3}], "products.json[0].quality_metrics must be an object"),
         ([{"path": "x", "quality": 3}], "products.json[0].quality must be an object"),
         ([{"path": "x", "parents": "y"}], "products.json[0].parents must be a list"),
         ([{"path": "x", "parents": ["nobody"]}], "names 'nobody' as a parent of x; no such product was given"),
@@ -176,6 +183,18 @@ def test_a_declared_directory_is_one_product_too(dirs: AttemptDirs, output: Path
 def test_a_declaration_that_cannot_be_meant(dirs: AttemptDirs, output: Path, content: Any, words: str) -> None:
     write(output, {"x": "1", "d.zarr/0": "1", "products.json": content})
     assert words in refusal(dirs)
+
+
+def test_the_short_way_to_declare_a_product(dirs: AttemptDirs, output: Path) -> None:
+    declared = [
+        {"name": "science/map.fits", "type": "SCIENCE", "quality_metrics": {"rms": 1.0}, "parents": []},
+        {"name": "cal", "type": "qa_metric"},
+    ]
+    write(output, {"science/map.fits": "1", "cal/a": "1", "cal/b": "2", "products.json": declared})
+    found = by_path(collect(dirs))
+    map_, cal = found["science/map.fits"], found["cal"]
+    assert (map_.name, str(map_.type), map_.metadata) == ("science/map.fits", "SCIENCE", {"quality": {"rms": 1.0}})
+    assert (str(cal.type), cal.is_directory) == ("QA_METRIC", True)
 
 
 @pytest.mark.parametrize("content", ["x", {"a": 1}, [1], "3"])
@@ -212,19 +231,35 @@ def test_parents(tmp_path: Path) -> None:
         {"path": "by-id", "parents": [str(two)]},
         {"path": "by-name", "parents": ["cal/a/x1", "cal/b/x3"]},
         {"path": "by-group", "parents": ["cal/a"]},
+        {"path": "by-bare-name", "parents": ["x3"]},
         {"path": "none", "parents": []},
     ]
-    names = ["by-id", "by-name", "by-group", "none", "unsaid", "logs/l"]
+    names = ["by-id", "by-name", "by-group", "by-bare-name", "none", "unsaid", "logs/l"]
     write(Path(dirs.output_partial), {"products.json": declared, **dict.fromkeys(names, "")})
     found = {path: set(product.parents) for path, product in by_path(collect(dirs)).items()}
     assert found == {
         "by-id": {two},
         "by-name": {one, three},
         "by-group": {one, two},
+        "by-bare-name": {three},
         "none": set(),
         "unsaid": {one, two, three},
         "logs/l": set(),
     }
+
+
+def test_a_bare_name_that_several_parents_have(tmp_path: Path) -> None:
+    sources = []
+    for key in "ab":
+        directory = attempt_dirs(str(tmp_path), "p", RUN, "cal", key, 1).output
+        os.makedirs(directory)
+        sources.append(
+            UpstreamProducts("cal", key, directory, [UpstreamProduct(uuid4(), "map", "SCIENCE", "m", 1, "0" * 64)])
+        )
+    step = replace(STEP, upstream=sources)
+    dirs = stage(step, base_dir=str(tmp_path), sif_cache_dir=str(tmp_path), runtime=NO_RUNTIME).dirs
+    write(Path(dirs.output_partial), {"x": "", "products.json": [{"path": "x", "parents": ["map"]}]})
+    assert "names 'map' as a parent of x, which may be cal/a/map or cal/b/map: say which" in refusal(dirs)
 
 
 # --- what no program should leave --------------------------------------------------------------------------
