@@ -53,6 +53,35 @@ def load_text(text: str) -> JSON:
         raise _invalid(where, f"{error.context}, {problem}" if error.context else problem) from None
 
 
+def with_on(data: Any) -> tuple[Any, list[Fault]]:
+    """A definition in which the `on` of a retry policy has its name again, where a reader of YAML 1.1 took it for true.
+
+    Most libraries are such readers, so definitions that were read by one and sent as JSON are common.
+    """
+    if not isinstance(data, dict):
+        return data, []
+    faults: list[Fault] = []
+    mended = dict(data)
+    if "defaults" in data:
+        mended["defaults"] = _with_on(data["defaults"], "defaults.retry.on", faults)
+    if isinstance(data.get("steps"), list):
+        mended["steps"] = [_with_on(step, f"steps[{n}].retry.on", faults) for n, step in enumerate(data["steps"])]
+    return mended, faults
+
+
+def _with_on(owner: Any, place: str, faults: list[Fault]) -> Any:
+    retry = owner.get("retry") if isinstance(owner, dict) else None
+    if not isinstance(retry, dict):
+        return owner
+    mended: dict[Any, Any] = {}
+    for name, value in retry.items():
+        known = "on" if name is True or name == "true" else name
+        if known in mended:
+            faults.append(Fault(place, "is given twice: `true` is what a reader of YAML 1.1 makes of `on`"))
+        mended[known] = value
+    return {**owner, "retry": mended}
+
+
 def _load_yaml(text: str) -> JSON:
     loader = _Loader(text)
     try:

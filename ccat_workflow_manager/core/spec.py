@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError, W
 from pydantic import model_validator as validator_of_all
 
 from ccat_workflow_manager.core.definition_check import MAX_ITEMS, MAX_STEPS, RESERVED_PREFIX, definition_faults
-from ccat_workflow_manager.core.definition_text import load_text
+from ccat_workflow_manager.core.definition_text import load_text, with_on
 from ccat_workflow_manager.core.errors import Fault
 from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.core.json_values import MAX_FAULTS, canonical_json, invalid, path_text, scan_json
@@ -191,9 +191,10 @@ _REMEMBERED_SIZE = 64 * 1024
 
 def parse_pipeline(data: object) -> PipelineSpec:
     """A definition as it came over REST or out of a file. Raises Invalid with every fault that was found."""
+    data, twice = with_on(data)
     scan = scan_json(data)
-    if scan.faults:
-        raise invalid([*scan.faults, *(_faults(data) if scan.readable else ())])
+    if scan.faults or twice:
+        raise invalid([*twice, *scan.faults, *(_faults(data) if scan.readable else ())])
     text = json.dumps(data)
     return _remembered(text) if len(text) <= _REMEMBERED_SIZE else _parse(text)
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from ccat_workflow_manager.core.definition_text import MAX_TEXT, MAX_YAML, load_text
 from ccat_workflow_manager.core.errors import Invalid
-from ccat_workflow_manager.core.spec import parse_pipeline_text
-from tests.unit.definitions import faults_of
+from ccat_workflow_manager.core.spec import content_hash, parse_pipeline, parse_pipeline_text
+from tests.unit.definitions import faults_of, pipeline, step
 
 
 def test_yaml_is_read_by_the_rules_of_1_2() -> None:
@@ -86,3 +86,25 @@ def test_any_text_gives_a_definition_or_invalid(text: str) -> None:
         load_text(text)
     except Invalid:
         assert faults_of(parse_pipeline_text, text)
+
+
+@pytest.mark.parametrize("name", ["on", "true", True])
+def test_what_a_reader_of_yaml_1_1_makes_of_on_is_on(name: object) -> None:
+    retry: dict[object, object] = {"max_attempts": 3, name: ["lost"]}
+    given = pipeline(step(retry=retry), defaults={"retry": {name: ["preempted"]}})
+    wanted = pipeline(step(retry={"max_attempts": 3, "on": ["lost"]}), defaults={"retry": {"on": ["preempted"]}})
+    assert content_hash(parse_pipeline(given)) == content_hash(parse_pipeline(wanted))
+    assert retry == {"max_attempts": 3, name: ["lost"]}
+
+
+@pytest.mark.parametrize("names", [("on", "true"), ("true", "on"), ("on", True), (True, "true")])
+def test_on_by_both_names_is_refused(names: tuple[object, object]) -> None:
+    retry = {name: ["lost"] for name in names}
+    faults = faults_of(parse_pipeline, pipeline(step(), step("b", retry=retry), defaults={"retry": retry}))
+    assert list(faults) == ["defaults.retry.on", "steps[1].retry.on"]
+    assert "YAML 1.1" in faults["steps[1].retry.on"]
+
+
+def test_true_is_on_nowhere_else() -> None:
+    faults = faults_of(parse_pipeline, pipeline(step(resources={"true": 1}), retry={"1": 2}))
+    assert set(faults) == {"steps[0].resources.true", "retry"}
