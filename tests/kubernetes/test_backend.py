@@ -16,7 +16,13 @@ import pytest
 import yaml
 from kubernetes import client, config
 
-from ccat_workflow_manager.core.errors import BackendConfused, BackendRejected, BackendUnavailable
+from ccat_workflow_manager.core.errors import (
+    BackendConfused,
+    BackendError,
+    BackendRejected,
+    BackendUnavailable,
+    JobDeferred,
+)
 from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.core.jobs import JobStatus
 from ccat_workflow_manager.core.models import Resources
@@ -245,6 +251,34 @@ def test_rights_that_are_missing_are_named(own_cluster: ApiServer, jobs_on: Jobs
     with pytest.raises(BackendUnavailable, match="cannot create resource"):
         jobs.submit("true")
     own_cluster.faults.clear()
+    jobs.until(jobs.submit("true"), JobStatus.COMPLETED)
+
+
+WEBHOOK = 'admission webhook "validation.gatekeeper.sh" denied the request: [repos] an image of another registry'
+QUOTA = 'jobs.batch "ccat-1" is forbidden: exceeded quota: few, requested: count/jobs.batch=1, used: 3, limited: 3'
+
+
+@pytest.mark.parametrize(("words", "meaning"), [(WEBHOOK, BackendRejected), (QUOTA, JobDeferred)])
+def test_what_one_job_is_denied_is_no_trouble_of_the_others(
+    jobs: BackendHarness, cluster: ApiServer, words: str, meaning: type[BackendError]
+) -> None:
+    cluster.faults.deny(words)
+    results = jobs.submit_all([jobs.request("true") for _ in range(12)])
+    [refused] = [each for each in results if not isinstance(each, Job)]
+    assert type(refused) is meaning
+    assert words in refused.message
+    for each in results:
+        if isinstance(each, Job):
+            jobs.until(each, JobStatus.COMPLETED)
+
+
+def test_a_quota_that_is_being_counted_is_asked_again(jobs: BackendHarness, cluster: ApiServer) -> None:
+    cluster.faults.conflict(2, method="POST")
+    jobs.until(jobs.submit("true"), JobStatus.COMPLETED)
+    cluster.faults.conflict(None, method="POST")
+    with pytest.raises(JobDeferred, match="cannot be fulfilled"):
+        jobs.submit("true")
+    cluster.faults.clear()
     jobs.until(jobs.submit("true"), JobStatus.COMPLETED)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -51,16 +53,20 @@ def test_watches_over_https_are_cut_and_begun_anew(
     jobs.close()
 
 
-def test_in_a_cluster(secure: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The service account of the pod: address from the environment, token and authority from files."""
-    host, _, port = secure.url.partition("://")[2].partition(":")
+def as_in_a_pod(server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host, _, port = server.url.partition("://")[2].partition(":")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("KUBECONFIG", raising=False)
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", host)
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", port.rstrip("/"))
-    monkeypatch.setattr(calls, "TOKEN_FILE", secure.token_file)
-    monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(secure.token_file))
+    monkeypatch.setattr(calls, "TOKEN_FILE", server.token_file)
+    monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(server.token_file))
     monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(tmp_path / "server.crt"))
+
+
+def test_in_a_cluster(secure: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service account of the pod: address from the environment, token and authority from files."""
+    as_in_a_pod(secure, tmp_path, monkeypatch)
     assert KubernetesBackend.is_available().available
     jobs = harness(tmp_path)
     jobs.until(jobs.submit("true"), JobStatus.COMPLETED)
@@ -71,3 +77,74 @@ def test_in_a_cluster(secure: ApiServer, tmp_path: Path, monkeypatch: pytest.Mon
         jobs.submit("true")
     secure.faults.expire_tokens(renew=True)
     jobs.close()
+
+
+def kubeconfig(path: Path, server: ApiServer, user: dict[str, str]) -> str:
+    path.write_text(
+        json.dumps(
+            {
+                "apiVersion": "v1",
+                "kind": "Config",
+                "clusters": [{"name": "c", "cluster": {"server": server.url}}],
+                "users": [{"name": "u", "user": user}],
+                "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+                "current-context": "x",
+            }
+        )
+    )
+    return str(path)
+
+
+def test_a_file_of_a_token_may_end_with_a_line_break(
+    own_cluster: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = tmp_path / "token"
+    token.write_text(f"{own_cluster.token_file.read_text().strip()}\n")
+    monkeypatch.setenv("KUBECONFIG", kubeconfig(tmp_path / "config", own_cluster, {"tokenFile": str(token)}))
+    assert calls.Calls(request_seconds=5).version() >= (1, 20)
+
+
+@pytest.mark.parametrize("token", ["a\nb", "caf\u00e9", "\u0142"])
+def test_a_token_that_cannot_be_sent_is_not_shown(
+    own_cluster: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", kubeconfig(tmp_path / "config", own_cluster, {"token": f"secret{token}"}))
+    with pytest.raises(BackendUnavailable, match="credentials") as caught:
+        calls.Calls(request_seconds=5).version()
+    assert "secret" not in f"{caught.value}{caught.value.__cause__}{caught.value.__context__}"
+
+
+@pytest.mark.parametrize("text", ["clusters:\n- name: c\n  clu", "a: [", "\t", "3", "", "a: b\n---\na: b", "[x, [y]]"])
+def test_a_kubeconfig_that_is_being_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    config = tmp_path / "config"
+    config.write_text(text)
+    monkeypatch.setenv("KUBECONFIG", str(config))
+    with pytest.raises(BackendUnavailable, match=f"{config} cannot be used"):
+        calls.Calls(request_seconds=5).version()
+
+
+def test_a_token_of_a_pod_that_is_being_written(
+    secure: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The official client reads it again by itself, in the middle of a request."""
+    as_in_a_pod(secure, tmp_path, monkeypatch)
+    asking = calls.Calls(request_seconds=5)
+    monkeypatch.setattr(incluster_config.InClusterConfigLoader, "token_expires_at", _Passed(), raising=False)
+    asking.list("Job", "default", "a=b")
+    token = secure.token_file.read_text()
+    secure.token_file.write_text("")
+    with pytest.raises(BackendUnavailable, match="credentials"):
+        asking.list("Job", "default", "a=b")
+    secure.token_file.write_text(token)
+    asking.list("Job", "default", "a=b")
+    asking.close()
+
+
+class _Passed:
+    """A time that is always over, whatever it is set to."""
+
+    def __get__(self, instance: object, owner: type) -> datetime:
+        return datetime(1970, 1, 1, tzinfo=UTC).replace(tzinfo=None)
+
+    def __set__(self, instance: object, value: datetime) -> None:
+        pass

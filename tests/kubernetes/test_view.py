@@ -30,16 +30,17 @@ class _Scripted:
     def watch(
         self, kind: str, namespace: str, selector: str, version: str, opened: Watching
     ) -> Iterator[dict[str, Any]]:
-        if self.trouble is not None:
-            self.met.release()
-            raise self.trouble
+        self._meet()
         opened.connected()
         self._end.wait(60)
         self._end.clear()
+        self._meet()
+        yield from ()
+
+    def _meet(self) -> None:
         if self.trouble is not None:
             self.met.release()
             raise self.trouble
-        yield from ()
 
     def fail(self, trouble: BaseException) -> None:
         """Both watches meet it."""

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from ccat_workflow_manager.core.errors import BackendConfused, BackendError, BackendRejected, BackendUnavailable
+from ccat_workflow_manager.core.errors import (
+    BackendConfused,
+    BackendError,
+    BackendRejected,
+    BackendUnavailable,
+    JobDeferred,
+)
 
 TRIED_AGAIN = frozenset({429, 500, 502, 503, 504})
 """Asking again may help. Every request of ours may be repeated: Jobs have names of their own."""
 _NEVER = frozenset({400, 405, 413, 415, 422})
+_DENIED = re.compile(r"denied (the )?request")
+"""The words of admission webhooks and policies: they judge what is asked for, not who asks."""
+_QUOTA = re.compile(r"exceeded quota")
 _TAIL = 2000
 
 
@@ -83,6 +93,18 @@ def refusal(answer: Answer, what: str) -> BackendError:
     if answer.status == 429:
         return BackendUnavailable(f"the API server has too many requests now: {words}", backend="kubernetes")
     return BackendUnavailable(f"the API server refuses (HTTP {answer.status}): {words}", backend="kubernetes")
+
+
+def refused_job(answer: Answer, what: str) -> BackendError:
+    """What it means that the server did not take a Job: something may keep out this one and no other."""
+    words = f"{what}: {answer.words}"
+    if answer.status == 403 and _DENIED.search(answer.words):
+        return BackendRejected(f"the cluster does not admit this job: {words}", backend="kubernetes")
+    if answer.status == 403 and _QUOTA.search(answer.words):
+        return JobDeferred(f"the namespace has no room for this job: {words}", backend="kubernetes")
+    if answer.status == 409 and answer.reason == "Conflict":
+        return JobDeferred(f"the cluster was too busy with others to take this job: {words}", backend="kubernetes")
+    return refusal(answer, what)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

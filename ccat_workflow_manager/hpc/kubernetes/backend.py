@@ -16,7 +16,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from ccat_workflow_manager.core.errors import BackendConfused, BackendError, BackendRejected, BackendUnavailable
+from ccat_workflow_manager.core.errors import (
+    BackendConfused,
+    BackendError,
+    BackendRejected,
+    BackendUnavailable,
+    JobDeferred,
+)
 from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.core.job_script import JobFiles
 from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo, JobStatus
@@ -143,7 +149,7 @@ class KubernetesBackend(BulkBackend):
                 return away[0]
             try:
                 return self._submit(request)
-            except BackendRejected as error:
+            except (BackendRejected, JobDeferred) as error:
                 return error
             except BackendError as error:
                 away.append(error)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from yaml import YAMLError
+
 from ccat_workflow_manager.core.errors import BackendConfused, BackendError, BackendUnavailable
 from ccat_workflow_manager.hpc.kubernetes.answers import (
     TRIED_AGAIN,
@@ -26,6 +29,7 @@ from ccat_workflow_manager.hpc.kubernetes.answers import (
     confused,
     content,
     refusal,
+    refused_job,
     retry_after,
 )
 
@@ -40,8 +44,13 @@ WATCH_SECONDS = 60
 _PAGE = 500
 _STREAM_FAULTS: tuple[type[Exception], ...] = (ValueError,)
 """What Python says of a TLS connection that was cut while it was read."""
+_WRONG_FORM: tuple[type[Exception], ...] = (ValueError, LookupError, TypeError, AttributeError)
+"""What the official client says of a configuration that is YAML, but not what it should be."""
+_SENDABLE = re.compile(r"[\t\x20-\x7e]+")
 _PAUSES = (0, 0.2, 0.5, 1.0, 2.0)
 """Before each try."""
+_COUNTED_AGAIN = 4
+"""Tries to create a Job while others change the quota at the same moment."""
 _LONGEST_PAUSE = 10.0
 _CONNECTIONS = 16
 _KINDS = {"Job": ("/apis/batch/v1", "jobs"), "Pod": ("/api/v1", "pods")}
@@ -98,12 +107,15 @@ class Calls:
 
     def create(self, namespace: str, job: Mapping[str, Any]) -> dict[str, Any] | None:
         """The new Job; None if there is one of this name."""
-        answer = self._ask("POST", _path("Job", namespace), body=job)
-        if answer.ok:
-            return content(answer, "Job")
-        if answer.status == 409 and answer.reason == "AlreadyExists":
-            return None
-        raise refusal(answer, f"creating the Job {job['metadata']['name']} in {namespace}")
+        for _ in range(_COUNTED_AGAIN):
+            answer = self._ask("POST", _path("Job", namespace), body=job)
+            if answer.ok:
+                return content(answer, "Job")
+            if answer.status == 409 and answer.reason == "AlreadyExists":
+                return None
+            if not (answer.status == 409 and answer.reason == "Conflict"):
+                break
+        raise refused_job(answer, f"creating the Job {job['metadata']['name']} in {namespace}")
 
     def get(self, namespace: str, name: str) -> dict[str, Any] | None:
         answer = self._ask("GET", _path("Job", namespace, name))
@@ -235,10 +247,12 @@ class Calls:
         import urllib3
 
         client = self._connected()
-        headers = {"Accept": "application/json", "User-Agent": "ccat-workflow-manager"}
-        for way in client.configuration.auth_settings().values():
-            if way["in"] == "header" and way["value"]:
-                headers[way["key"]] = way["value"]
+        try:
+            headers = {"Accept": "application/json", "User-Agent": "ccat-workflow-manager", **_credentials(client)}
+        except BackendUnavailable:
+            # What is wrong with them may have been mended in their files by the next time.
+            self._renew()
+            raise
         if body is not None:
             headers["Content-Type"] = "application/json"
         words = "&".join(f"{key}={quote(value, safe='')}" for key, value in (query or {}).items())
@@ -315,9 +329,28 @@ def _client(context: str | None) -> ApiClient:
         else:
             config.load_incluster_config(client_configuration=settings)
         return client.ApiClient(settings)
-    except (ConfigException, OSError, ValueError, KeyError, TypeError) as error:
+    except (ConfigException, YAMLError, OSError, *_WRONG_FORM) as error:
         where = ", ".join(str(path) for path in files) or "the service account of this pod"
-        raise BackendUnavailable(f"{where} cannot be used: {error}", backend="kubernetes") from error
+        words = " ".join(str(error).split())
+        raise BackendUnavailable(f"{where} cannot be used: {words}", backend="kubernetes") from error
+
+
+def _credentials(client: ApiClient) -> dict[str, str]:
+    """The headers that say who we are. Raises BackendUnavailable, and never shows them."""
+    from kubernetes.config import ConfigException
+
+    try:
+        # The client may read them anew for this.
+        ways = client.configuration.auth_settings().values()
+    except (ConfigException, YAMLError, *_WRONG_FORM) as error:
+        words = f"the credentials for the Kubernetes API server cannot be read: {error}"
+        raise BackendUnavailable(words, backend="kubernetes") from error
+    found = {way["key"]: way["value"].strip() for way in ways if way["in"] == "header" and way["value"]}
+    for value in found.values():
+        if not _SENDABLE.fullmatch(value):
+            words = "the credentials for the Kubernetes API server cannot be sent: a token is one line of ASCII"
+            raise BackendUnavailable(words, backend="kubernetes")
+    return found
 
 
 def _transport_errors() -> tuple[type[Exception], ...]:

@@ -71,6 +71,8 @@ class FaultDesk:
             return Answer(429, text, "text/plain; charset=utf-8", headers)
         if found := self._take("server_error", request):
             return Answer(found.how["status"], _trouble(found.how["status"]).body)
+        if found := self._take("deny", request):
+            return Answer(403, ApiError(403, "Forbidden", found.how["words"], {}).body)
         if self._take("garbage", request):
             return Answer(200, _PAGE, "text/html")
         return None

@@ -48,6 +48,10 @@ class Faults:
         """409 Conflict on the next writes."""
         self._request("conflict", count, method, path)
 
+    def deny(self, words: str, count: int | None = 1, *, method: str | None = "POST", path: str | None = None) -> None:
+        """403 in the words of what admits objects to the cluster: a webhook, a quota."""
+        self._request("deny", count, method, path, words=words)
+
     def garbage(self, count: int | None = 1, *, method: str | None = None, path: str | None = None) -> None:
         """200 and a page that is not JSON, as a proxy in front of the cluster might send."""
         self._request("garbage", count, method, path)
