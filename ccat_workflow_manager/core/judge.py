@@ -22,6 +22,7 @@ class Verdict:
     waiting_for: str | None = None
     """Why the job does not run yet, or that nothing is known of it."""
     unknown: bool = False
+    """Nothing is known of the job: whatever follows, it may still be there."""
 
 
 def judge(
@@ -33,10 +34,10 @@ def judge(
             return _silence(item, policy, actor, grace_seconds, jitter)
         case JobStatus.PENDING:
             words = info.message or f"queued at {item.backend}"
-            return Verdict(waiting_for=asking_for_a_person(words) if info.attention else words)
+            return Verdict(waiting_for=_of_cancel(item) or (asking_for_a_person(words) if info.attention else words))
         case JobStatus.RUNNING:
             started = (EventNote(Event.JOB_STARTED, actor),) if item.status is Status.SUBMITTED else ()
-            return Verdict(started, facts_of(info))
+            return Verdict(started, facts_of(info), _of_cancel(item))
         case JobStatus.COMPLETED:
             return Verdict((EventNote(Event.JOB_SUCCEEDED, actor),), facts_of(info))
         case JobStatus.FAILED | JobStatus.CANCELLED:
@@ -51,11 +52,17 @@ def _silence(item: WorkItem, policy: RetryPolicy, actor: str, grace_seconds: flo
     if silent is None or silent < grace_seconds:
         since = "" if silent is None else f" for {silent:.0f} s"
         text = f"{item.backend} does not know the job{since}; taken as lost after {grace_seconds:.0f} s"
-        return Verdict(waiting_for=text, unknown=True)
+        return Verdict(waiting_for=_of_cancel(item) or text, unknown=True)
     if item.cancel_requested:
-        return Verdict((cancelled(actor),))
+        text = unconfirmed(item.backend, item.job_id, silent)
+        return Verdict((cancelled(actor, text),), Facts(warnings=[text]), unknown=True)
     text = f"{item.backend} has not known the job {item.job_id} for {silent:.0f} s"
-    return Verdict(failed(item, policy, FailureReason.LOST, text, actor=actor, jitter=jitter))
+    return Verdict(failed(item, policy, FailureReason.LOST, text, actor=actor, jitter=jitter), unknown=True)
+
+
+def _of_cancel(item: WorkItem) -> str | None:
+    """What is known about a cancel that is not confirmed yet: of more use than why the job waits."""
+    return item.waiting_for if item.cancel_requested else None
 
 
 def failed(
@@ -86,9 +93,16 @@ def failed(
     return (failure, retried)
 
 
-def cancelled(actor: str) -> EventNote:
-    return EventNote(
-        Event.CANCELLED, actor, reason=FailureReason.CANCELLED, text=FAILURES[FailureReason.CANCELLED].text
+def cancelled(actor: str, text: str | None = None) -> EventNote:
+    text = text or FAILURES[FailureReason.CANCELLED].text
+    return EventNote(Event.CANCELLED, actor, reason=FailureReason.CANCELLED, text=text)
+
+
+def unconfirmed(backend: str, job_id: str | None, silent_seconds: float) -> str:
+    """How a cancel ends when the backend has not known the job for the whole of the grace."""
+    return (
+        f"cancelled; {backend} has not known the job {job_id} for {silent_seconds:.0f} s,"
+        " that it has stopped was not confirmed"
     )
 
 

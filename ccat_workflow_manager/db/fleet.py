@@ -79,12 +79,15 @@ class FleetStore:
             {"name": backend, "problem": problem[:2000], "retry": retry_seconds},
         )
 
-    def well(self, backend: str) -> None:
-        """The backend answered, and not only to another question than the one it has just failed to answer."""
+    def well(self, backend: str, problem: str | None = None) -> None:
+        """The backend answered, and not only to another question than the one it has just failed to answer.
+
+        `problem` is what it answered last time to this very question: that is over.
+        """
         self.unit.execute(
             "UPDATE backends SET problem = NULL, problem_since = NULL, retry_at = NULL"
-            " WHERE name = :name AND problem IS NOT NULL AND retry_at <= now()",
-            {"name": backend},
+            " WHERE name = :name AND problem IS NOT NULL AND (retry_at <= now() OR problem = left(:problem, 2000))",
+            {"name": backend, "problem": problem},
         )
 
     def take_follow(self, backend: str, seconds: float) -> bool:
@@ -105,10 +108,34 @@ class FleetStore:
             {"name": backend, "seconds": seconds},
         )
 
+    def pause_silence(self, backend: str, longest: float) -> None:
+        """Of the time since it last answered, no more than this counts as silence about its jobs."""
+        more = self.unit.execute(
+            "SELECT extract(epoch FROM now() - answered_at)::float8 - :longest FROM backends WHERE name = :name",
+            {"name": backend, "longest": longest},
+        ).scalar()
+        if more is not None and more <= 0:
+            return
+        self.unit.execute(
+            f"""
+            UPDATE step_runs s SET unknown_since = greatest(s.unknown_since,
+              least(now(), s.unknown_since + (now() - l.asked) - :longest * interval '1 second'))
+            FROM (
+              SELECT s.id, greatest(s.unknown_since, b.answered_at) AS asked
+              FROM step_runs s JOIN backends b ON b.name = s.backend
+              WHERE s.backend = :name AND s.status IN ({quoted(LIVE)}) AND s.unknown_since IS NOT NULL
+              ORDER BY s.id FOR NO KEY UPDATE OF s
+            ) l WHERE s.id = l.id
+            """,
+            {"name": backend, "longest": longest},
+        )
+
     def followed(self, backend: str, *, answers: bool) -> None:
         """All its jobs have been asked for, as far as it answers."""
         self.unit.execute(
-            "UPDATE backends SET followed_at = now(), following_until = NULL WHERE name = :name", {"name": backend}
+            "UPDATE backends SET followed_at = now(), following_until = NULL,"
+            " answered_at = CASE WHEN :answers THEN now() ELSE answered_at END WHERE name = :name",
+            {"name": backend, "answers": answers},
         )
         if answers:
             self.well(backend)

@@ -11,6 +11,7 @@ from ccat_workflow_manager.core.models import Resources, RunFacts, WorkItem
 from ccat_workflow_manager.core.states import CANCELLABLE, LIVE, Status
 from ccat_workflow_manager.db.schema import quoted
 from ccat_workflow_manager.db.session import UnitOfWork
+from ccat_workflow_manager.db.write_sql import STUCK_RUNS
 
 _ITEM = """
 SELECT id, run_id, step, position, key, item, backend, status, attempt, max_attempts, claims, token, job_id, resources,
@@ -61,14 +62,20 @@ def live_items_by_job(unit: UnitOfWork, backend: str, job_ids: Sequence[str]) ->
     )
 
 
-def cancel_items(unit: UnitOfWork, backend: str, limit: int) -> list[WorkItem]:
-    """Step runs that somebody wants cancelled and that are not in another worker's hands."""
+def cancel_items(unit: UnitOfWork, backend: str, after: UUID | None, limit: int) -> list[WorkItem]:
+    """Step runs that somebody wants cancelled and that are not in another worker's hands, in the order of their ids."""
     return _items(
         unit,
         f"WHERE backend = :backend AND cancel_requested_at IS NOT NULL AND status IN ({quoted(CANCELLABLE)})"
-        " AND (lease_until IS NULL OR lease_until < now()) ORDER BY id LIMIT :limit",
-        {"backend": backend, "limit": limit},
+        " AND (lease_until IS NULL OR lease_until < now()) AND (CAST(:after AS uuid) IS NULL OR id > :after)"
+        " ORDER BY id LIMIT :limit",
+        {"backend": backend, "after": after, "limit": limit},
     )
+
+
+def stuck_runs(unit: UnitOfWork, limit: int) -> list[UUID]:
+    """Runs that wait for nothing but what will not happen."""
+    return [row[0] for row in unit.execute(STUCK_RUNS, {"limit": limit})]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +115,12 @@ class Leases:
         rows = self.unit.execute(
             """
             UPDATE step_runs s SET lease_until = now() + :seconds * interval '1 second'
-            FROM unnest(CAST(:ids AS uuid[]), CAST(:tokens AS bigint[])) AS h(id, token)
-            WHERE s.id = h.id AND s.token = h.token AND s.lease_owner = :worker
+            FROM (
+              SELECT s.id FROM step_runs s
+              JOIN unnest(CAST(:ids AS uuid[]), CAST(:tokens AS bigint[])) AS h(id, token)
+                ON h.id = s.id AND h.token = s.token
+              WHERE s.lease_owner = :worker ORDER BY s.id FOR NO KEY UPDATE OF s
+            ) h WHERE s.id = h.id
             RETURNING s.id, s.cancel_requested_at IS NOT NULL
             """,
             {"ids": list(held), "tokens": list(held.values()), "worker": worker, "seconds": seconds},
@@ -117,10 +128,11 @@ class Leases:
         return Renewal(frozenset(row[0] for row in rows), frozenset(row[0] for row in rows if row[1]))
 
     def expired_staging(self, limit: int) -> list[tuple[UUID, int, str]]:
-        """Id, token and former holder of what was claimed and then abandoned."""
+        """Id, token and former holder of what was claimed and then abandoned; locked, so that nobody renews it now."""
         found = self.unit.execute(
             "SELECT id, token, lease_owner FROM step_runs"
-            " WHERE status = 'STAGING_DATA' AND lease_until < now() ORDER BY lease_until LIMIT :limit",
+            " WHERE status = 'STAGING_DATA' AND lease_until < now() ORDER BY lease_until LIMIT :limit"
+            " FOR NO KEY UPDATE SKIP LOCKED",
             {"limit": limit},
         )
         return [(row[0], row[1], row[2]) for row in found]

@@ -318,14 +318,17 @@ backends = Table(
     Column("retry_at", _TIME),
     Column("followed_at", _TIME),
     Column("following_until", _TIME),
+    Column("answered_at", _TIME),
     Column("reaped_at", _TIME),
     Column("unknown_jobs", Integer, nullable=False, server_default=text("0")),
     Column("stray_jobs", Integer, nullable=False, server_default=text("0")),
     Column("strays_stopped", BigInteger, nullable=False, server_default=text("0")),
+    Column("reap_problem", Text),
+    Column("strays", JSONB, nullable=False, server_default=text("'[]'")),
     CheckConstraint("unknown_jobs >= 0 AND stray_jobs >= 0 AND strays_stopped >= 0", name="jobs"),
 )
-"""What is known about each backend in use: why it cannot be used now, when its jobs were last asked for, and what was
-there at the last look for jobs that nobody waits for."""
+"""What is known about each backend in use: why it cannot be used now, when its jobs were last asked for, when it last
+answered that, what was there at the last look for jobs that nobody waits for, and what kept it from its end."""
 
 breakers = Table(
     "breakers",

@@ -36,10 +36,19 @@ FROM json_to_recordset(CAST(:stopped AS json)) AS n(id uuid, number integer, tex
 WHERE a.step_run_id = n.id AND a.number = n.number AND NOT COALESCE(a.warnings, '[]') @> to_jsonb(n.text)
 """
 
+# How many looks in a row have found a job says whether it stops when it is asked to.
 _NOTE = """
-UPDATE backends SET unknown_jobs = :unknown, stray_jobs = :strays, strays_stopped = strays_stopped + :stopped
+UPDATE backends b SET unknown_jobs = :unknown, stray_jobs = :strays, strays_stopped = strays_stopped + :stopped,
+  reap_problem = :problem,
+  strays = COALESCE((
+    SELECT jsonb_agg(jsonb_build_object('id', n.id, 'number', n.number, 'job_id', n.job_id, 'looks', 1 + COALESCE((
+      SELECT max(o.looks) FROM jsonb_to_recordset(b.strays) AS o(job_id text, looks integer) WHERE o.job_id = n.job_id
+    ), 0))) FROM json_to_recordset(CAST(:records AS json)) AS n(id uuid, number integer, job_id text)
+  ), '[]')
 WHERE name = :name
 """
+
+_LISTED = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +83,42 @@ class StrayStore:
         found = self.unit.execute(_OVER, {"named": json_list(records), "backend": backend})
         return {(row[0], row[1]): row[2] for row in found}
 
-    def note(self, backend: str, *, unknown: int, strays: Sequence[Stray]) -> None:
-        """What was found, and that the strays were asked to stop."""
+    def listed(self, backend: str) -> set[str]:
+        """The jobs of attempts that were over which the last look has found."""
+        found = self.unit.execute(
+            "SELECT o.job_id FROM backends b, jsonb_to_recordset(b.strays) AS o(job_id text) WHERE b.name = :name",
+            {"name": backend},
+        )
+        return {row[0] for row in found}
+
+    def note(self, backend: str, *, unknown: int, strays: Sequence[Stray], problem: str | None = None) -> None:
+        """What was found, and that the strays were asked to stop; with a `problem`, that they could not be."""
+        done = "and was stopped" if problem is None else "and could not be stopped at once"
         records = [
             {
                 "id": str(stray.attempt[0]),
                 "number": stray.attempt[1],
-                "text": f"the job {stray.job_id} was still there after this attempt was over, and was stopped",
+                "job_id": stray.job_id,
+                "text": f"the job {stray.job_id} was still there after this attempt was over, {done}",
             }
             for stray in sorted(strays, key=lambda stray: stray.attempt)
         ]
-        stopped = self.unit.execute(_WARN, {"stopped": json_list(records)}).rowcount if records else 0
-        self.unit.execute(_NOTE, {"name": backend, "unknown": unknown, "strays": len(strays), "stopped": stopped})
+        warned = self.unit.execute(_WARN, {"stopped": json_list(records)}).rowcount if records else 0
+        self.unit.execute(
+            _NOTE,
+            {
+                "name": backend,
+                "unknown": unknown,
+                "strays": len(strays),
+                "stopped": warned if problem is None else 0,
+                "problem": None if problem is None else problem[:2000],
+                "records": json_list(records[:_LISTED]),
+            },
+        )
+
+    def note_unlisted(self, backend: str, problem: str) -> None:
+        """Its jobs could not be looked through: what was found the last time is all that is known."""
+        self.unit.execute(
+            "UPDATE backends SET reap_problem = :problem WHERE name = :name",
+            {"name": backend, "problem": problem[:2000]},
+        )

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
+from uuid import UUID
 
 from ccat_workflow_manager.core import faults
-from ccat_workflow_manager.core.errors import BackendError
+from ccat_workflow_manager.core.errors import BackendError, BackendUnavailable, JobDeferred
 from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo, JobStatus
-from ccat_workflow_manager.core.judge import cancelled, facts_of
+from ccat_workflow_manager.core.judge import cancelled, facts_of, unconfirmed
 from ccat_workflow_manager.core.models import Move, WorkItem
 from ccat_workflow_manager.core.states import LIVE, Status
+from ccat_workflow_manager.db.fleet import FleetStore
 from ccat_workflow_manager.db.reading import cancel_items
 from ccat_workflow_manager.db.runs import RunStore
 from ccat_workflow_manager.hpc.base import HPCBackend
+from ccat_workflow_manager.services.asking import asking
 from ccat_workflow_manager.services.cleaning import forget
 from ccat_workflow_manager.services.workshop import Workshop
 
@@ -23,96 +27,214 @@ log = logging.getLogger(__name__)
 
 _AT_ONCE = 500
 _LOOK_SECONDS = (0.02, 0.5)
+_AGAIN_SECONDS = (1.0, 30.0)
+"""How soon a job that has not stopped is asked once more, and how seldom in the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A job that was to be stopped and has not been seen to be over."""
+
+    next_at: float
+    pause: float
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What is known of the jobs of some step runs."""
+
+    items: Sequence[WorkItem]
+    jobs: dict[UUID, str] = field(default_factory=dict)
+    infos: dict[str, HPCJobInfo] = field(default_factory=dict)
+    deferred: dict[UUID, str] = field(default_factory=dict)
+    """Where it is not settled yet whether there is a job, and why."""
+    unasked: set[UUID] = field(default_factory=set)
+    trouble: BackendError | None = None
+
+    def info(self, item: WorkItem) -> HPCJobInfo:
+        return self.infos.get(self.jobs.get(item.step_run_id, ""), UNKNOWN)
 
 
 class Canceller:
     """Stops jobs that somebody wants stopped, and says so when they have."""
 
-    def __init__(self, workshop: Workshop, pause: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self,
+        workshop: Workshop,
+        pause: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._workshop = workshop
         self._pause = pause
+        self._clock = clock
+        self._asked: dict[str, dict[str, _Asked]] = {}
+        """By backend and name of the job. Only this worker's: if another asks once more, that does no harm."""
+        self._trouble: dict[str, str] = {}
 
     def cancel_wanted(self, backend_name: str) -> int:
-        """Carry out the cancel requests for this backend that are in nobody's hands: how many were confirmed."""
-        with self._workshop.database.read() as unit:
-            items = cancel_items(unit, backend_name, _AT_ONCE)
-        if not items:
-            return 0
-        backend = self._workshop.usable(backend_name)
-        if backend is None:
-            return 0
-        try:
-            jobs = self._stop(backend, items)
-            infos = self._confirm(backend, sorted(set(jobs.values())))
-        except BackendError as error:
-            words = f"{backend_name} could not be asked to stop the job; not confirmed yet: {error.message}"
-            waits = [(i.step_run_id, i.token, words, i.unknown_seconds is not None) for i in items if i.claims > 0]
-            self._workshop.note_problem(backend_name, error, waits)
-            return 0
-        confirmed = [
-            (item, infos.get(jobs.get(item.step_run_id, ""), UNKNOWN))
-            for item in items
-            if self._is_over(item, jobs, infos)
-        ]
-        with self._workshop.database.begin("commit.cancelled") as unit:
-            store = RunStore(unit)
-            done = store.apply(
-                [
-                    Move(item.step_run_id, [cancelled(backend_name)], item.token, facts_of(info))
-                    for item, info in confirmed
-                ]
-            )
-            over = {item.step_run_id for item, _ in confirmed}
-            words = f"asked {backend_name} to stop the job; not confirmed yet"
-            # A job of which nothing is known goes on counting the time of the grace: else it would never end.
-            store.note_waits(
-                [
-                    (i.step_run_id, i.token, words, infos[jobs[i.step_run_id]].status is JobStatus.UNKNOWN)
-                    for i in items
-                    if i.step_run_id in jobs.keys() - over
-                ]
-            )
-        forget(backend, [jobs[each] for each in done.applied if each in jobs])
-        return len(done.applied)
+        """Carry out the cancel requests for this backend that are in nobody's hands: how many were confirmed.
 
-    def _stop(self, backend: HPCBackend, items: Sequence[WorkItem]) -> dict[object, str]:
-        """Ask the backend to stop every job there is for these: job ids by step run."""
-        jobs: dict[object, str] = {}
+        A job that does not stop is asked again less and less often, and never keeps one behind it from being asked.
+        """
+        before = self._asked.get(backend_name, {})
+        asked: dict[str, _Asked] = {}
+        backend: HPCBackend | None = None
+        after: UUID | None = None
+        confirmed = 0
+        while True:
+            with self._workshop.database.read() as unit:
+                items = cancel_items(unit, backend_name, after, _AT_ONCE)
+            if not items:
+                break
+            after = items[-1].step_run_id
+            now = self._clock()
+            known = {item.job_name: before[item.job_name] for item in items if item.job_name in before}
+            due = [item for item in items if item.job_name not in known or known[item.job_name].next_at <= now]
+            asked |= known
+            if not due:
+                continue
+            backend = backend or self._workshop.usable(backend_name)
+            if backend is None:
+                return confirmed
+            batch = self._ask(backend_name, backend, due)
+            done = self._write(backend_name, backend, batch, known)
+            confirmed += len(done)
+            for item in due:
+                asked.pop(item.job_name, None)
+                if item.step_run_id not in done:
+                    asked[item.job_name] = self._next(known.get(item.job_name))
+            if isinstance(batch.trouble, BackendUnavailable):
+                asked = before | asked
+                break
+        self._asked[backend_name] = asked
+        return confirmed
+
+    def _next(self, last: _Asked | None) -> _Asked:
+        shortest, longest = _AGAIN_SECONDS
+        pause = shortest if last is None else min(2 * last.pause, longest)
+        return _Asked(self._clock() + pause, pause)
+
+    # --- act ---------------------------------------------------------------------------------------------------------
+
+    def _ask(self, backend_name: str, backend: HPCBackend, items: Sequence[WorkItem]) -> _Batch:
+        """Have every job stopped that there is for these, and look what becomes of them."""
+        batch = _Batch(items)
         for item in items:
-            job_id = item.job_id
-            if job_id is None and item.claims > 0:
-                job_id = faults.doing("backend.find-to-cancel", partial(backend.find, item.job_name))
-            if job_id is not None:
-                jobs[item.step_run_id] = job_id
-        faults.doing("backend.cancel", lambda: backend.cancel_many(sorted(set(jobs.values()))))
-        return jobs
+            self._find(backend_name, backend, item, batch)
+        try:
+            job_ids = sorted(set(batch.jobs.values()))
+            with asking(backend_name):
+                faults.doing("backend.cancel", lambda: backend.cancel_many(job_ids))
+                self._confirm(backend, job_ids, batch)
+        except BackendError as error:
+            batch.trouble = error
+            batch.unasked |= {item.step_run_id for item in items if item.claims > 0} - batch.deferred.keys()
+        return batch
 
-    def _confirm(self, backend: HPCBackend, job_ids: Sequence[str]) -> dict[str, HPCJobInfo]:
+    def _find(self, backend_name: str, backend: HPCBackend, item: WorkItem, batch: _Batch) -> None:
+        """The job of this step run, if there is one; that it cannot be told keeps no other from being stopped."""
+        job_id = item.job_id
+        if job_id is None and item.claims > 0:
+            if isinstance(batch.trouble, BackendUnavailable):
+                batch.unasked.add(item.step_run_id)
+                return
+            try:
+                with asking(backend_name):
+                    job_id = faults.doing("backend.find-to-cancel", partial(backend.find, item.job_name))
+            except JobDeferred as error:
+                batch.deferred[item.step_run_id] = error.message
+            except BackendError as error:
+                batch.trouble = error
+                batch.unasked.add(item.step_run_id)
+        if job_id is not None:
+            batch.jobs[item.step_run_id] = job_id
+
+    def _confirm(self, backend: HPCBackend, job_ids: Sequence[str], batch: _Batch) -> None:
         """Look until all of them are over or the time for that has passed."""
         deadline = time.monotonic() + self._workshop.cancel_confirm_seconds
         pause, longest = _LOOK_SECONDS
-        infos: dict[str, HPCJobInfo] = {}
         open_ = list(job_ids)
         while open_:
-            infos |= faults.doing("backend.confirm", partial(backend.get_statuses, open_))
-            open_ = [job_id for job_id in open_ if not infos[job_id].finished]
+            batch.infos |= faults.doing("backend.confirm", partial(backend.get_statuses, open_))
+            open_ = [job_id for job_id in open_ if not batch.infos[job_id].finished]
             if not open_ or time.monotonic() >= deadline:
                 break
             self._pause(pause)
             pause = min(pause * 2, longest)
-        return infos
 
-    def _is_over(self, item: WorkItem, jobs: dict[object, str], infos: dict[str, HPCJobInfo]) -> bool:
-        """Whether CANCELLED is a fact. A job that completed first is left to the follower: it finished.
+    # --- apply -------------------------------------------------------------------------------------------------------
+
+    def _write(
+        self, backend_name: str, backend: HPCBackend, batch: _Batch, known: Collection[str]
+    ) -> set[UUID]:  # fmt: skip
+        """CANCELLED where it is a fact, and for the others why not yet: which were cancelled."""
+        if batch.trouble is not None:
+            self._note_trouble(backend_name, batch, batch.trouble)
+        moves: list[Move] = []
+        waits: list[tuple[UUID, int, str | None, bool]] = []
+        gone: dict[UUID, str] = {}
+        for item in batch.items:
+            each, job_id = item.step_run_id, batch.jobs.get(item.step_run_id)
+            if each in batch.unasked:
+                continue
+            if each in batch.deferred:
+                waits.append((each, item.token, batch.deferred[each], False))
+            elif self._is_lost(item, batch, known):
+                text = unconfirmed(backend_name, job_id, item.unknown_seconds or 0)
+                facts = replace(facts_of(UNKNOWN), warnings=[text])
+                moves.append(Move(each, [cancelled(backend_name, text)], item.token, facts))
+            elif _is_over(item, batch):
+                moves.append(Move(each, [cancelled(backend_name)], item.token, facts_of(batch.info(item))))
+                if job_id is not None:
+                    gone[each] = job_id
+            elif job_id is not None:
+                silent = batch.info(item).status is JobStatus.UNKNOWN and _is_counted(item, known)
+                words = f"asked {backend_name} to stop the job; not confirmed yet"
+                waits.append((each, item.token, words, silent))
+        with self._workshop.database.begin("commit.cancelled") as unit:
+            store = RunStore(unit)
+            done = set(store.apply(moves).applied)
+            store.note_waits(waits)
+            if batch.trouble is None and batch.jobs:
+                FleetStore(unit).well(backend_name, self._trouble.get(backend_name))
+        if batch.trouble is None:
+            self._trouble.pop(backend_name, None)
+        # One that is only taken as gone may come back: what its backend has noted about it is needed then.
+        forget(backend, [job_id for each, job_id in gone.items() if each in done])
+        return done
+
+    def _note_trouble(self, backend_name: str, batch: _Batch, error: BackendError) -> None:
+        words = f"{backend_name} could not be asked to stop the job; not confirmed yet: {error.message}"
+        waits = [
+            # For those that the follower looks after it is the follower that counts how long they have been unknown.
+            (i.step_run_id, i.token, words, i.unknown_seconds is not None and i.status in LIVE)
+            for i in batch.items
+            if i.step_run_id in batch.unasked
+        ]
+        self._workshop.note_problem(backend_name, error, waits)
+        self._trouble[backend_name] = error.message
+
+    def _is_lost(self, item: WorkItem, batch: _Batch, known: Collection[str]) -> bool:
+        """Whether nothing has been known of the job for the whole of the grace.
 
         What was given back is followed by nobody, so it is here that the grace ends for a job that stays unknown.
         """
-        job_id = jobs.get(item.step_run_id)
-        if job_id is None:
-            return item.status in (Status.PENDING, Status.COLLECTING_RESULTS)
-        info = infos[job_id]
-        if item.status in LIVE:
-            return info.finished and info.status is not JobStatus.COMPLETED
-        silent = item.unknown_seconds if info.status is JobStatus.UNKNOWN else None
-        lost = silent is not None and silent >= self._workshop.grace_seconds
-        return info.finished or lost or item.status is Status.COLLECTING_RESULTS
+        if item.status in LIVE or item.step_run_id not in batch.jobs or not _is_counted(item, known):
+            return False
+        silent = item.unknown_seconds if batch.info(item).status is JobStatus.UNKNOWN else None
+        return silent is not None and silent >= self._workshop.grace_seconds
+
+
+def _is_counted(item: WorkItem, known: Collection[str]) -> bool:
+    """Whether silence about the job counts: it begins with the first answer, not while nobody was there to ask."""
+    return item.status in LIVE or item.job_name in known
+
+
+def _is_over(item: WorkItem, batch: _Batch) -> bool:
+    """Whether CANCELLED is a fact. A job that completed first is left to the follower: it finished."""
+    info = batch.info(item)
+    if item.step_run_id not in batch.jobs:
+        return item.status in (Status.PENDING, Status.COLLECTING_RESULTS)
+    if item.status in LIVE:
+        return info.finished and info.status is not JobStatus.COMPLETED
+    return info.finished or item.status is Status.COLLECTING_RESULTS

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from ccat_workflow_manager.core import faults
 from ccat_workflow_manager.core.errors import BackendError
 from ccat_workflow_manager.hpc.base import HPCBackend
+from ccat_workflow_manager.services.asking import asking
 
 log = logging.getLogger(__name__)
 
@@ -17,6 +18,7 @@ def forget(backend: HPCBackend, job_ids: Sequence[str]) -> None:
     if not job_ids:
         return
     try:
-        faults.doing("backend.forget", lambda: backend.cleanup_many(job_ids))
+        with asking(backend.name):
+            faults.doing("backend.forget", lambda: backend.cleanup_many(job_ids))
     except BackendError as error:
         log.warning("%s keeps %d finished jobs for now: %s", backend.name, len(job_ids), error.message)

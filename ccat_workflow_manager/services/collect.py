@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from ccat_workflow_manager.core import faults
 from ccat_workflow_manager.core.errors import AttemptError, CancelRequested, LeaseLost
 from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.judge import cancelled, failed
+from ccat_workflow_manager.core.job_script import ExitRecord
+from ccat_workflow_manager.core.judge import cancelled, failed, failure_of
 from ccat_workflow_manager.core.models import EventNote, Facts, Move, WorkItem
 from ccat_workflow_manager.core.states import Event
 from ccat_workflow_manager.db.reading import Leases
@@ -17,6 +18,7 @@ from ccat_workflow_manager.doorbell import Bell
 from ccat_workflow_manager.execution.exit_check import check_exit_record
 from ccat_workflow_manager.execution.logs import check_log_limit
 from ccat_workflow_manager.execution.outputs import collect, publish
+from ccat_workflow_manager.hpc.exit_info import info_of
 from ccat_workflow_manager.services.cleaning import forget
 from ccat_workflow_manager.services.workshop import HeldWork, Workshop
 
@@ -58,7 +60,9 @@ class Collector:
             log.info("results of %s not recorded: %s", step_run_id, why)
         applied = set(done.applied)
         jobs = [item.job_id for item in items if item.step_run_id in applied and item.job_id is not None]
-        forget(self._workshop.backend(backend_name), jobs)
+        backend = self._workshop.usable(backend_name)
+        if backend is not None:
+            forget(backend, jobs)
 
     def _one(self, item: WorkItem, held: HeldWork) -> Move | None:
         """What becomes of one step run; None if it is in other hands by now."""
@@ -68,9 +72,11 @@ class Collector:
             dirs = site.dirs(item)
             progress = held.progress_for(item)
             faults.point("files.record")
-            check_exit_record(
+            record = check_exit_record(
                 dirs.workspace, item.job_name, patience_seconds=site.exit_record_wait_seconds, progress=progress
             )
+            if record.exit_code != 0 or record.stopped_by is not None:
+                return self._contradicted(item, record)
             faults.point("files.scan")
             check_log_limit(dirs, site.log_limit_mb)
             found = collect(dirs, progress=progress)
@@ -91,7 +97,12 @@ class Collector:
             item.step_run_id, [note], item.token, Facts(warnings=found.warnings or None), products=found.products
         )
 
-    def _failed(self, item: WorkItem, reason: FailureReason, text: str) -> Move:
+    def _contradicted(self, item: WorkItem, record: ExitRecord) -> Move:
+        """The backend says that the job has completed, its own record that it has not: that one was there."""
+        reason, text = failure_of(info_of(record.to_json(), None))
+        return self._failed(item, reason, text, Facts(exit_code=record.exit_code, signal=record.signal))
+
+    def _failed(self, item: WorkItem, reason: FailureReason, text: str, facts: Facts | None = None) -> Move:
         policy = self._workshop.policies([item])[item.step_run_id]
         notes = failed(item, policy, reason, text, actor=self._workshop.worker, jitter=self._workshop.jitter())
-        return Move(item.step_run_id, notes, item.token)
+        return Move(item.step_run_id, notes, item.token, facts)

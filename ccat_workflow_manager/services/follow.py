@@ -20,6 +20,7 @@ from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.doorbell import Bell
 from ccat_workflow_manager.execution.exit_record import read_end
 from ccat_workflow_manager.hpc.base import HPCBackend
+from ccat_workflow_manager.services.asking import asking
 from ccat_workflow_manager.services.breakers import withdraw
 from ccat_workflow_manager.services.cleaning import forget
 from ccat_workflow_manager.services.collect import Collector
@@ -32,6 +33,8 @@ _AT_ONCE = 100
 """Results that the follower collects itself; more are left to all workers."""
 _LEASES = 2
 """How long a worker that asks for all jobs may be silent before another does so; to ask twice does no harm."""
+_LONGEST_STEP = 1 / 3
+"""How much of the grace of an unknown job may pass between two answers: while nobody could ask, nobody was silent."""
 _MAY_FAIL = frozenset({JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.UNKNOWN})
 _NO_POLICY = RetryPolicy()
 
@@ -65,7 +68,10 @@ class Follower:
         """Ask for every live job of a backend, unless another worker is doing so."""
         patience = _LEASES * self._workshop.lease_seconds
         with self._workshop.database.begin("commit.take-follow") as unit:
-            mine = FleetStore(unit).take_follow(backend_name, patience)
+            fleet = FleetStore(unit)
+            mine = fleet.take_follow(backend_name, patience)
+            if mine:
+                fleet.pause_silence(backend_name, self._workshop.grace_seconds * _LONGEST_STEP)
         if not mine:
             return
         after: UUID | None = None
@@ -114,12 +120,14 @@ class Follower:
         """What is new about the jobs of these step runs, by one status call; None if the backend could not be asked."""
         try:
             job_ids = [item.job_id for item in items if item.job_id is not None]
-            infos = faults.doing("backend.status", lambda: backend.get_statuses(job_ids))
+            with asking(backend_name):
+                infos = faults.doing("backend.status", lambda: backend.get_statuses(job_ids))
+                said = [(item, infos[item.job_id]) for item in items if item.job_id is not None]
         except BackendError as error:
             # No news is neither good nor bad news: the step runs stay as they are, and everybody can read why.
             self._workshop.note_problem(backend_name, error)
             return None
-        told = [(item, self._complete(item, backend, infos[item.job_id])) for item in items if item.job_id is not None]
+        told = [(item, self._complete(item, backend, info)) for item, info in said]
         policies = self._workshop.policies([item for item, info in told if info.status in _MAY_FAIL])
         verdicts = [
             (
@@ -162,7 +170,9 @@ class Follower:
                 )
             elif notes:
                 holder = lease if item.step_run_id in mine else None
-                moves[item.step_run_id] = Move(item.step_run_id, notes, item.token, verdict.facts, holder)
+                moves[item.step_run_id] = Move(
+                    item.step_run_id, notes, item.token, verdict.facts, holder, verdict.waiting_for
+                )
             elif _is_news(item, verdict):
                 quiet.append((item.step_run_id, item.token, verdict.waiting_for, verdict.unknown))
         store = RunStore(unit, self._workshop.breakers)
@@ -206,13 +216,16 @@ def _continued(launch: Move, notes: Sequence[EventNote], verdict: Verdict, lease
 
 
 def _clean(news: News, done: Applied) -> None:
-    """Let the backend forget jobs that ended without results; the others go when their results are collected."""
+    """Let the backend forget jobs that ended without results; the others go when their results are collected.
+
+    One of which nothing is known may come back: what its backend has noted about it is then needed to tell whose it is.
+    """
     applied = set(done.applied)
     gone = [
         item.job_id
         for item, verdict in news.verdicts
         if verdict.events and item.step_run_id in applied and item.job_id
-        and (not _succeeds(verdict) and verdict.events[0].event is not Event.JOB_STARTED)
+        and not verdict.unknown and (not _succeeds(verdict) and verdict.events[0].event is not Event.JOB_STARTED)
     ]  # fmt: skip
     forget(news.backend, gone)
 

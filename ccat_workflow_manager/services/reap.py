@@ -9,12 +9,16 @@ another deployment: it is counted and left alone.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from ccat_workflow_manager.core import faults
 from ccat_workflow_manager.core.errors import BackendError
 from ccat_workflow_manager.core.models import parse_job_name
+from ccat_workflow_manager.db.fleet import FleetStore
 from ccat_workflow_manager.db.strays import Stray, StrayStore
 from ccat_workflow_manager.hpc.base import HPCBackend
+from ccat_workflow_manager.services.asking import asking
+from ccat_workflow_manager.services.cleaning import forget
 from ccat_workflow_manager.services.workshop import Workshop
 
 log = logging.getLogger(__name__)
@@ -39,12 +43,16 @@ class Reaper:
         if not mine:
             return 0
         try:
-            seen = faults.doing("backend.list", lambda: list(backend.list_jobs()))
+            with asking(backend_name):
+                seen = faults.doing("backend.list", lambda: list(backend.list_jobs()))
+                jobs = [(job, parse_job_name(job.job_name)) for job in seen]
         except BackendError as error:
             log.warning("%s cannot be searched for stray jobs: %s", backend_name, error.message)
+            with self._workshop.database.begin("commit.reaped") as unit:
+                StrayStore(unit).note_unlisted(backend_name, f"its jobs cannot be listed: {error.message}")
             return 0
-        jobs = [(job, parse_job_name(job.job_name)) for job in seen]
         with self._workshop.database.read() as unit:
+            before = StrayStore(unit).listed(backend_name)
             over = StrayStore(unit).over(backend_name, [attempt for _, attempt in jobs if attempt is not None])
         unknown = [job.job_name for job, attempt in jobs if attempt not in over]
         strays = []
@@ -57,14 +65,17 @@ class Reaper:
             log.info(
                 "%s has %d jobs with names like ours that are not known here: %s", backend_name, len(unknown), names
             )
-        if strays and not self._stop(backend_name, backend, strays):
-            return len(strays)
+        problem = self._stop(backend_name, backend, strays) if strays else None
         with self._workshop.database.begin("commit.reaped") as unit:
-            StrayStore(unit).note(backend_name, unknown=len(unknown), strays=strays)
+            StrayStore(unit).note(backend_name, unknown=len(unknown), strays=strays, problem=problem)
+            FleetStore(unit).well(backend_name)
+        # Those of the last time that are not there any more: for a job taken as lost nobody else does so.
+        forget(backend, sorted(before - {job.job_id for job in seen}))
         return len(strays)
 
     @staticmethod
-    def _stop(backend_name: str, backend: HPCBackend, strays: list[Stray]) -> bool:
+    def _stop(backend_name: str, backend: HPCBackend, strays: Sequence[Stray]) -> str | None:
+        """Have them stopped; why not, if that could not be done."""
         ids = sorted({stray.job_id for stray in strays})
         longest = max(stray.over_seconds for stray in strays)
         log.warning(
@@ -72,8 +83,9 @@ class Reaper:
             len(ids), backend_name, longest, ", ".join(ids[:10]),
         )  # fmt: skip
         try:
-            faults.doing("backend.reap", lambda: backend.cancel_many(ids))
+            with asking(backend_name):
+                faults.doing("backend.reap", lambda: backend.cancel_many(ids))
         except BackendError as error:
             log.error("%d jobs run at %s that nobody wants: %s", len(ids), backend_name, error.message)
-            return False
-        return True
+            return f"{len(ids)} jobs that nobody waits for could not be stopped: {error.message}"
+        return None

@@ -12,6 +12,7 @@ from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.core.errors import BackendUnavailable
 from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo, JobStatus
 from ccat_workflow_manager.core.states import CANCELLABLE, Status
+from ccat_workflow_manager.services import cancel
 from ccat_workflow_manager.testing import invariants
 from tests.chaos.test_late import Executing, row, start
 from tests.fixtures_store import ContextMaker
@@ -23,7 +24,8 @@ def backend() -> Executing:
 
 
 @pytest.fixture
-def context(make_context: ContextMaker, backend: Executing) -> Context:
+def context(make_context: ContextMaker, backend: Executing, monkeypatch: pytest.MonkeyPatch) -> Context:
+    monkeypatch.setattr(cancel, "_AGAIN_SECONDS", (0.0, 0.0))
     context = make_context("noop", CANCEL_CONFIRM_SECONDS=0.01)
     context._backends["noop"] = backend
     return context

@@ -131,6 +131,7 @@ def test_an_error_while_looking_for_a_job_begins_no_other_attempt(
     assert "a bug of the backend" in row(context).waiting_for
     with context.database.begin() as unit:
         unit.execute("UPDATE step_runs SET not_before = NULL")
+        unit.execute("UPDATE backends SET retry_at = now()")
     context.launcher.launch("noop", 1)
     assert (row(context).job_id, row(context).attempt, len(backend.jobs)) == ("fake-1", 1, 1)
 

@@ -13,6 +13,7 @@ from ccat_workflow_manager.core.errors import BackendConfused, BackendRejected, 
 from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.core.jobs import HPCJobInfo, JobStatus
 from ccat_workflow_manager.managers.workflow_manager import Sweeper
+from ccat_workflow_manager.services import cancel
 from ccat_workflow_manager.services.requests import RunRequest
 from ccat_workflow_manager.testing.fake_backend import FakeBackend
 from ccat_workflow_manager.testing.invariants import while_working
@@ -233,7 +234,8 @@ def test_a_refused_job_fails_with_the_words_of_the_backend(context: Context, fak
     assert "4000 GB" in row.reason_text
 
 
-def test_cancel_waits_for_the_fact(context: Context, fake: FakeBackend) -> None:
+def test_cancel_waits_for_the_fact(context: Context, fake: FakeBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cancel, "_AGAIN_SECONDS", (0.0, 0.0))
     run_id = start(context)
     launch(context)
     fake.stubborn = True
