@@ -1,4 +1,4 @@
-"""Why a step run is still PENDING, in one sentence for people. Every wait has one."""
+"""Why a step run does not get on, in one sentence for people. Every wait has one."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class WaitFacts:
 def explain(facts: WaitFacts) -> str:
     """The first thing that keeps this step run waiting."""
     if facts.cancel_requested:
-        return "is being cancelled"
+        return f"is being cancelled: {facts.stored_reason}" if facts.stored_reason else "is being cancelled"
     if facts.paused:
         return "the run is paused"
     if facts.unmet > 0:
@@ -47,11 +47,20 @@ def explain(facts: WaitFacts) -> str:
     if facts.not_before is not None and (facts.now is None or facts.not_before > facts.now):
         because = f": {facts.stored_reason}" if facts.stored_reason else ""
         return f"not before {_time(facts.not_before)}{because}"
-    if facts.backend_problem:
-        return f"the backend {facts.backend} is not available: {facts.backend_problem}"
-    if facts.workers_serving == 0:
-        return f"no worker serves the backend {facts.backend}"
-    return f"queued for a worker of backend {facts.backend}"
+    nobody = unattended(facts.backend, facts.backend_problem, facts.workers_serving)
+    return nobody or f"queued for a worker of backend {facts.backend}"
+
+
+def unattended(backend: str, problem: str | None, workers_serving: int | None) -> str | None:
+    """Why nobody can do anything at a backend now, if that is so."""
+    if problem:
+        return f"the backend {backend} is not available: {problem}"
+    return f"no worker serves the backend {backend}" if workers_serving == 0 else None
+
+
+def uncollected(backend: str, workers_serving: int | None) -> str:
+    """Why results that nobody has in hand are not collected. They are files: that needs no answer of the backend."""
+    return unattended(backend, None, workers_serving) or f"its results wait for a worker of backend {backend}"
 
 
 def _upstream(facts: WaitFacts) -> str:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.core.models import EventNote
 from ccat_workflow_manager.core.states import Event
 from ccat_workflow_manager.db.fleet import FleetStore
+from ccat_workflow_manager.execution.logs import MAX_BYTES
+from ccat_workflow_manager.testing.fake_backend import FakeBackend
 from tests.api.rest import CHAIN, Hand, Rest
 
 
@@ -79,7 +84,10 @@ def test_every_wait_has_its_reason(rest: Rest, hand: Hand, context: Context) -> 
     released = found[f"first/{first.key}"] or ""
     assert released.startswith("not before 2")
     assert released.endswith("Z: the disk is full")
-    assert found[f"first/{second.key}"] == "Priority"
+    away = "the backend noop is not available: the scheduler is down for maintenance"
+    assert found[f"first/{second.key}"] == f"{away}; before that: Priority"
+    hand.execute("UPDATE backends SET problem = NULL, problem_since = NULL")
+    assert waits(rest, run_id)[f"first/{second.key}"] == "Priority"
     rest.post(f"/runs/{run_id}/pause")
     assert waits(rest, run_id)["last/main"] == "the run is paused"
 
@@ -136,3 +144,85 @@ def test_logs(rest: Rest, hand: Hand, base_dir: Path) -> None:
     (logs / "stdout.log").symlink_to("/etc/passwd")
     rest.refused(rest.send("GET", address), 404, "output_error")
     assert read(stream="stderr")
+
+
+_LINE = "0123456789 héllo\n"
+
+
+@pytest.fixture(params=["seen here", "seen by a worker"])
+def long_log(
+    request: pytest.FixtureRequest,
+    rest: Rest,
+    hand: Hand,
+    base_dir: Path,
+    context: Context,
+    monkeypatch: pytest.MonkeyPatch,
+) -> tuple[str, bytes]:
+    """The address of a log of more than two pieces, and what it holds."""
+    run = rest.run()
+    (item,) = hand.claim()
+    hand.fail(item)
+    logs = base_dir / "one" / run["id"] / "only" / "main" / "attempt-1" / "logs"
+    logs.mkdir(parents=True)
+    data = (_LINE * 600_000).encode()
+    assert len(data) > 2 * MAX_BYTES
+    (logs / "stdout.log").write_bytes(data)
+    if request.param == "seen by a worker":
+
+        def ask(backend: str, question: Any, timeout: float) -> Any:
+            assert backend == "noop"
+            return json.loads(json.dumps(context.answers.answer(json.loads(json.dumps(question)))))
+
+        monkeypatch.setattr(context.logs, "_base_dir", "/nowhere")
+        monkeypatch.setattr(context.doorbell, "ask", ask)
+    return f"/step-runs/{run['step_runs'][0]['id']}/log", data
+
+
+def test_all_of_a_long_log_comes(rest: Rest, long_log: tuple[str, bytes]) -> None:
+    address, data = long_log
+    whole = rest.send("GET", address)
+    assert whole.content == data
+    assert (whole.headers["X-Log-Size"], whole.headers["X-Log-Truncated"]) == (str(len(data)), "false")
+
+
+def test_a_long_log_is_read_by_offset(rest: Rest, long_log: tuple[str, bytes]) -> None:
+    address, data = long_log
+    found, offset = b"", 0
+    while offset < len(data):
+        piece = rest.send("GET", address, params={"offset": offset})
+        assert 0 < len(piece.content) <= MAX_BYTES
+        found, offset = found + piece.content, int(piece.headers["X-Log-Next-Offset"])
+        assert int(piece.headers["X-Log-Size"]) == len(data)
+    assert found == data
+    beyond = rest.send("GET", address, params={"offset": 2**63 - 1})
+    assert (beyond.text, beyond.headers["X-Log-Next-Offset"]) == ("", str(len(data)))
+    rest.refused(rest.send("GET", address, params={"offset": 1, "tail": 1}), 422, "invalid", "offset")
+
+
+def test_a_tail_that_is_too_long_says_so(rest: Rest, long_log: tuple[str, bytes]) -> None:
+    address, data = long_log
+    few, many = (rest.send("GET", address, params={"tail": lines}) for lines in (2, 500_000))
+    assert (few.text, few.headers["X-Log-Truncated"]) == (_LINE * 2, "false")
+    assert few.headers["X-Log-Next-Offset"] == str(len(data))
+    assert data.endswith(many.content[10:])
+    assert many.headers["X-Log-Truncated"] == "true"
+
+
+def test_a_log_that_only_the_backend_has(
+    rest: Rest, hand: Hand, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Told(FakeBackend):
+        def tail_logs(self, job_id: str, *, stream: str = "stdout", lines: int = 100) -> str:
+            return "line\n" * min(lines, 12_000)
+
+    run = rest.run()
+    (item,) = hand.claim()
+    hand.submit(item)
+    context._backends["noop"] = Told()
+    monkeypatch.setattr(context.doorbell, "ask", lambda backend, question, timeout: context.answers.answer(question))
+    address = f"/step-runs/{run['step_runs'][0]['id']}/log"
+    whole = rest.send("GET", address)
+    assert (whole.text, whole.headers["X-Log-Truncated"]) == ("line\n" * 10_000, "true")
+    assert not {"x-log-size", "x-log-next-offset"} & set(whole.headers)
+    assert rest.send("GET", address, params={"tail": 3}).text == "line\n" * 3
+    assert rest.send("GET", address, params={"tail": 0}).text == ""

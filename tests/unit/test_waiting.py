@@ -27,7 +27,8 @@ EVERYTHING = WaitFacts(
 
 def test_the_first_reason_that_holds_is_stated() -> None:
     facts = EVERYTHING
-    assert explain(facts) == "is being cancelled"
+    assert explain(facts) == "is being cancelled: attempt 2 of 3 in 30 s"
+    assert explain(replace(facts, stored_reason=None)) == "is being cancelled"
     facts = replace(facts, cancel_requested=False)
     assert explain(facts) == "the run is paused"
     facts = replace(facts, paused=False)

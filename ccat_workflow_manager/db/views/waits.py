@@ -1,7 +1,8 @@
-"""Why the PENDING step runs of a run wait, in the words of core.waiting.
+"""Why the step runs of a run do not get on, in the words of core.waiting.
 
 A run of 10,000 step runs has only a handful of different reasons. So the different sets of facts are fetched, put into
-words here, and handed to the statement that builds the JSON, by the key of the set.
+words here, and handed to the statement that builds the JSON, by the key of the set. Of step runs that are not PENDING
+the words that workers have left are shown, and before them that no worker or backend can be asked at this moment.
 """
 
 from __future__ import annotations
@@ -10,8 +11,11 @@ import json
 from typing import Any
 from uuid import UUID
 
+from ccat_workflow_manager.core.attention import MARK
 from ccat_workflow_manager.core.breaker import held_text
-from ccat_workflow_manager.core.waiting import WaitFacts, explain
+from ccat_workflow_manager.core.states import LIVE, Status
+from ccat_workflow_manager.core.waiting import WaitFacts, explain, unattended, uncollected
+from ccat_workflow_manager.db.schema import counter, quoted
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.db.views.sql import utc
 
@@ -23,7 +27,16 @@ WAIT_KEY = (
 )
 """Equal for step runs (of one run) that wait for the same."""
 
-WAITING_FOR = f"""CASE WHEN s.status = 'PENDING' THEN CAST(:waits AS jsonb) ->> {WAIT_KEY} ELSE s.waiting_for END"""
+_ASKS_FOR_MORE = f"""COALESCE(s.waiting_for IS NOT NULL AND
+  (s.cancel_requested_at IS NOT NULL OR starts_with(s.waiting_for, '{MARK}')), false)"""
+WAITING_FOR = f"""CASE
+  WHEN s.status = 'PENDING' THEN CAST(:waits AS jsonb) ->> {WAIT_KEY}
+  WHEN s.status IN ({quoted(LIVE)}) AND NOT {_ASKS_FOR_MORE} THEN
+    COALESCE((CAST(:waits AS jsonb) ->> ('jobs ' || s.backend)) || COALESCE('; before that: ' || s.waiting_for, ''),
+      s.waiting_for)
+  WHEN s.status = '{Status.COLLECTING_RESULTS}' AND (s.lease_until IS NULL OR s.lease_until < now()) THEN
+    COALESCE(s.waiting_for, CAST(:waits AS jsonb) ->> ('results ' || s.backend))
+  ELSE s.waiting_for END"""
 
 _FACTS = f"""
 SELECT f.wait_key, f.backend, f.cancelled, f.held, f.unmet, f.not_before, f.waiting_for, now(), b.problem,
@@ -42,19 +55,36 @@ FROM (
 _OF_RUN = _FACTS.replace("%where%", "s.run_id = :id AND (SELECT n_pending FROM runs WHERE id = :id) > 0")
 _OF_STEP_RUN = _FACTS.replace("%where%", "s.id = :id")
 
+_AT_BACKENDS = f"""
+SELECT n.backend, b.problem, (SELECT count(*) FROM workers w WHERE n.backend = ANY(w.backends))
+FROM (
+  SELECT DISTINCT s.backend FROM step_runs s
+  WHERE %where% AND s.status IN ({quoted(LIVE)}, '{Status.COLLECTING_RESULTS}')
+) n LEFT JOIN backends b ON b.name = n.backend
+"""
+_STARTED = " + ".join(map(counter, sorted([*LIVE, Status.COLLECTING_RESULTS])))
+_STARTED_OF_RUN = _AT_BACKENDS.replace(
+    "%where%", f"s.run_id = :id AND (SELECT {_STARTED} FROM runs WHERE id = :id) > 0"
+)
+_STARTED_OF_STEP_RUN = _AT_BACKENDS.replace("%where%", "s.id = :id")
+
 
 def waits_of_run(unit: UnitOfWork, parameters: dict[str, Any]) -> str:
     """What `:waits` of WAITING_FOR is to hold for the step runs of a run."""
-    return _worded(unit, _OF_RUN, parameters)
+    return _worded(unit, _OF_RUN, _STARTED_OF_RUN, parameters)
 
 
 def waits_of_step_run(unit: UnitOfWork, parameters: dict[str, Any]) -> str:
     """The same for one step run."""
-    return _worded(unit, _OF_STEP_RUN, parameters)
+    return _worded(unit, _OF_STEP_RUN, _STARTED_OF_STEP_RUN, parameters)
 
 
-def _worded(unit: UnitOfWork, statement: str, parameters: dict[str, Any]) -> str:
-    return json.dumps({row[0]: explain(_facts(*row[1:])) for row in unit.execute(statement, parameters)})
+def _worded(unit: UnitOfWork, waiting: str, started: str, parameters: dict[str, Any]) -> str:
+    words: dict[str, str | None] = {row[0]: explain(_facts(*row[1:])) for row in unit.execute(waiting, parameters)}
+    for backend, problem, workers in unit.execute(started, parameters):
+        words[f"jobs {backend}"] = unattended(backend, problem, workers)
+        words[f"results {backend}"] = uncollected(backend, workers)
+    return json.dumps(words)
 
 
 def _facts(
