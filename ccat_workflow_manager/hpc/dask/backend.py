@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -61,6 +63,7 @@ _GIB = 1024**3
 _CHUNK = 1000
 _JOBS_PER_CPU = 4
 _ENDED = ("memory", "erred", "forgotten")
+_REMEMBERED = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,8 @@ class DaskBackend(BulkBackend):
         self._log_limit_bytes = int(log_limit_mb * 1024 * 1024)
         self._notes = NoteStore(directory)
         self._remembered: dict[str, Note] = {}
+        """The notes of the jobs that were asked for, the last of them last."""
+        self._remembering = threading.Lock()
         self._shape: Shape | None = None
         if scheduler_address:
             named = frozenset(resources.replace(",", " ").split())
@@ -114,11 +119,14 @@ class DaskBackend(BulkBackend):
         self._link = DaskLink(scheduler_address, own)
 
     @classmethod
-    def is_available(cls) -> Availability:
+    def is_available(cls, scheduler_address: str = "") -> Availability:
         if not hasattr(os, "pidfd_open") or not Path("/proc/self/stat").exists():
             return Availability(False, "it needs Linux 5.3 or later with /proc mounted")
         if find_spec("distributed") is None:
             return Availability(False, "not installed: distributed", "pip install 'ccat-workflow-manager[dask]'")
+        if not scheduler_address and shutil.which("openssl") is None:
+            hint = "install openssl, or name a scheduler in DASK_SCHEDULER_ADDRESS"
+            return Availability(False, "openssl, which makes the key of our own cluster, is not installed", hint)
         return Availability(True)
 
     # --- submitting --------------------------------------------------------------------------------------------------
@@ -202,8 +210,7 @@ class DaskBackend(BulkBackend):
         if not notes:
             return infos
         scheduler = self._link.scheduler()
-        # What is remembered may be of a try that came to nothing, with the scheduler before this one.
-        notes = [note if note.scheduler == scheduler.id else self._notes.read(note.job_name) or note for note in notes]
+        notes = [current for note in notes if (current := self._current(note, scheduler.id)) is not None]
         now = time.time()
         # Both before Dask is asked: each proves what has been true until then. Without a claim there is no record.
         claimed = {note.job_name: self._claim(note) for note in notes}
@@ -231,14 +238,31 @@ class DaskBackend(BulkBackend):
             )
             info = judge(self._settled(note, evidence))
             infos[note.job_name] = replace(info, submitted_at=datetime.fromtimestamp(note.submitted_at, UTC))
+            if info.finished:
+                # Whichever worker cleans it up, the others shall not keep it for ever.
+                self._forget(note.job_name)
         return infos
 
     def _note(self, job_id: str) -> Note | None:
         """The note of a job, read once; it is shown to `get_statuses` again and again."""
-        note = self._remembered.get(job_id) or self._notes.read(job_id)
+        note = self._forget(job_id) or self._notes.read(job_id)
         if note is not None:
-            self._remembered[job_id] = note
+            with self._remembering:
+                self._remembered[job_id] = note
+                if len(self._remembered) > _REMEMBERED:
+                    del self._remembered[next(iter(self._remembered))]
         return note
+
+    def _current(self, note: Note, scheduler: str) -> Note | None:
+        """What is remembered may be of a try that came to nothing, with the scheduler before this one."""
+        if note.scheduler == scheduler:
+            return note
+        self._forget(note.job_name)
+        return self._note(note.job_name)
+
+    def _forget(self, job_id: str) -> Note | None:
+        with self._remembering:
+            return self._remembered.pop(job_id, None)
 
     def _settled(self, note: Note, evidence: Evidence) -> Evidence:
         """A job that nobody is going to start is made sure of never starting."""
@@ -300,7 +324,7 @@ class DaskBackend(BulkBackend):
         self._link.release(over)
         for job_id in over:
             self._notes.forget(job_id)
-            self._remembered.pop(job_id, None)
+            self._forget(job_id)
 
     def close(self) -> None:
         self._link.close()

@@ -111,7 +111,11 @@ class OwnCluster:
             return
         new = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
         files = ["-keyout", self.tls.key, "-out", self.tls.certificate + ".part"]
-        done = shell.run([*new, "-days", "3650", "-subj", "/CN=ccat-workflow-manager", *files], timeout=30)
+        try:
+            done = shell.run([*new, "-days", "3650", "-subj", "/CN=ccat-workflow-manager", *files], timeout=30)
+        except shell.CommandError as error:
+            text = f"the Dask cluster of this machine has no certificate without openssl: {error.message}"
+            raise BackendUnavailable(text, backend="dask", command=error.argv) from error
         if done.returncode != 0:
             raise BackendUnavailable(f"openssl makes no certificate: {done.output_tail}", backend="dask")
         os.chmod(self.tls.key, 0o600)
