@@ -22,10 +22,12 @@ class BackendSettings:
 
     local_max_cpu: float = setting("Cores for all local jobs together; 0: all.", at_least(0), group="Backends")
     local_max_memory_gb: float = setting("Memory for all local jobs together; 0: 90 % of it.", at_least(0))
+    local_state_dir: str = setting("Notes on local jobs, on a disk of the machine; empty: under `DATA_DIR`.")
     noop_delay_seconds: float = setting("How long a job of the noop backend pretends to run.", at_least(0))
     noop_failure_rate: float = setting("Share of noop jobs that fail.", between(0, 1))
     concurrent_max_workers: int = setting("Size of the pool of the concurrent backend; 0: the cores.", at_least(0))
     concurrent_executor: str = setting("What that pool is made of.", one_of("thread", "process"))
+    concurrent_state_dir: str = setting("Notes on its jobs, for all workers of the machine; empty: under `DATA_DIR`.")
     slurm_partition: str = setting("Partition of the Slurm jobs that name none; empty: the cluster's default.")
     slurm_account: str = setting("Account of the Slurm jobs whose step names none; empty: the user's default.")
     slurm_qos: str = setting("Quality of service of the Slurm jobs whose step names none; empty: the default.")
@@ -43,6 +45,7 @@ class BackendSettings:
     )
     pbs_queue: str = setting("Queue of the PBS jobs whose step names none; empty: the server's default.")
     pbs_account: str = setting("Account of the PBS jobs whose step names none; empty: the user's default.")
+    pbs_state_dir: str = setting("What was submitted to PBS, seen by all its workers; empty: under `DATA_DIR`.")
     pbs_calls_per_minute: int = setting("Calls of PBS's commands in any minute, by all workers.", at_least(1))
     dask_scheduler_address: str = setting(
         "Scheduler of the Dask jobs; empty: a cluster of our own on the machine of the worker.",
@@ -52,6 +55,7 @@ class BackendSettings:
         "What the workers of that scheduler declare (`--resources`) and jobs take from them, of `cpu`, `memory_gb`, "
         "`gpu`; empty: a job takes one thread, whatever it asks for."
     )
+    dask_state_dir: str = setting("What was submitted to Dask, seen by all its workers; empty: under `DATA_DIR`.")
     dask_workers: int = setting("Dask workers of our own cluster.", at_least(1))
     dask_jobs_per_worker: int = setting("Jobs that each of them runs at once; 0: four for each core.", at_least(0))
     dask_idle_seconds: float = setting("Our own Dask cluster ends when it has been idle for so long.", at_least(1))

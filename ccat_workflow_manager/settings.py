@@ -35,7 +35,8 @@ ENVIRONMENTS = ("localdev", "staging", "production")
 ENVIRONMENT_SWITCH = "ENV_FOR_DYNACONF"
 SITE_FILE = PREFIX + "SETTINGS_FILE"
 BACKEND_GROUP = "ccat_workflow_manager.backends"
-# Settings that begin with one of these, or with the name of an installed backend, are handed to that backend.
+# What begins with one of these is a setting of our own backends and in the list; what begins with the name of another
+# installed backend is handed to that one as it is.
 BACKEND_PREFIXES = (
     "LOCAL_", "NOOP_", "CONCURRENT_", "SLURM_", "PBS_", "KUBERNETES_", "K8S_", "AWS_BATCH_", "DASK_", "RADICAL_PILOT_",
 )  # fmt: skip
@@ -254,24 +255,37 @@ def _from_environment() -> dict[str, object]:
 
 
 def _backend_extras(values: Mapping[str, object], faults: list[Fault]) -> dict[str, object]:
-    """The settings that are none of ours but those of a backend; what is neither is a fault."""
+    """The settings that are those of a plug-in, which alone knows them; any other that is none of ours is a fault."""
     known = [spec.name for spec in specs()]
     unknown = sorted(set(values) - set(known))
     if not unknown:
         return {}
-    from difflib import get_close_matches
     from importlib.metadata import entry_points
 
-    installed = tuple(point.name.upper() + "_" for point in entry_points(group=BACKEND_GROUP))
+    installed = {point.name.upper() + "_" for point in entry_points(group=BACKEND_GROUP)}
+    plug_ins = tuple(installed.difference(BACKEND_PREFIXES))
     extras: dict[str, object] = {}
     for name in unknown:
-        if close := get_close_matches(name, known, n=1, cutoff=0.85):
-            faults.append(Fault(PREFIX + name, f"is not a setting; did you mean {PREFIX}{close[0]}?"))
-        elif name.startswith(BACKEND_PREFIXES + installed):
+        if name.startswith(plug_ins):
             extras[name] = _guessed(values[name])
         else:
-            faults.append(Fault(PREFIX + name, "is not a setting, nor does it begin with the name of a backend"))
+            faults.append(Fault(PREFIX + name, _no_setting(name, known)))
     return extras
+
+
+def _no_setting(name: str, known: list[str]) -> str:
+    """What is wrong with a name that means nothing, and which one was probably meant."""
+    from difflib import get_close_matches
+
+    prefix = next((prefix for prefix in BACKEND_PREFIXES if name.startswith(prefix)), "")
+    of_backend = {each.removeprefix(prefix): each for each in known if prefix and each.startswith(prefix)}
+    close = get_close_matches(name, known, n=1, cutoff=0.85)
+    close += [of_backend[each] for each in get_close_matches(name.removeprefix(prefix), of_backend, n=1)]
+    if close:
+        return f"is not a setting; did you mean {PREFIX}{close[0]}?"
+    if prefix:
+        return "is not a setting of this backend, which has those of docs/settings.md"
+    return "is not a setting, nor does it begin with the name of a backend"
 
 
 def _guessed(value: object) -> object:
@@ -365,6 +379,5 @@ section for each, and `[default]` for all. Where defaults differ, the table name
 
 Every process validates all settings when it starts and refuses to run with any fault, naming all faults at once.
 
-A name that is none of those below is a fault too, unless it begins with the name of a backend (`SLURM_`, `DASK_`, or
-that of an installed plug-in) and does not look like a mistyped one of these: the rest of such a name, in lower case, is
-an argument of that backend. `K8S_` is short for `KUBERNETES_`. Passwords are never shown."""
+A name that is none of those below is a fault too, unless it begins with the name of a backend that a plug-in brought:
+the rest of such a name, in lower case, is an argument of that backend. Passwords are never shown."""

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from ccat_workflow_manager.core.errors import ConfigurationError
 from ccat_workflow_manager.core.setting_rules import PREFIX, converted, masked_url
 from ccat_workflow_manager.settings import (
+    BACKEND_GROUP,
     Settings,
     default_settings_file,
     load_settings,
@@ -41,6 +43,18 @@ def given(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             monkeypatch.setenv(PREFIX + name, value)
 
     return set_variables
+
+
+@pytest.fixture
+def plug_ins(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Backends that somebody has installed beside ours."""
+    really = metadata.entry_points
+
+    def install(*names: str) -> None:
+        more = [metadata.EntryPoint(name, f"somebodys_{name}:Backend", BACKEND_GROUP) for name in names]
+        monkeypatch.setattr(metadata, "entry_points", lambda **about: [*really(**about), *more])
+
+    return install
 
 
 def faults_of(**overrides: object) -> dict[str, str]:
@@ -193,13 +207,14 @@ def test_text_is_never_taken_for_anything_else(given: Callable[..., None], value
     assert load_settings().redis_password == value
 
 
-def test_secrets_are_in_no_message_and_no_repr() -> None:
+def test_secrets_are_in_no_message_and_no_repr(plug_ins: Callable[..., None]) -> None:
+    plug_ins("flux")
     settings = load_settings(
         {
             "database_url": "postgresql://me:hunter2@db/ccat?passfile=x&password=hunter2",
             "redis_url": "redis://:hunter2@cache/0",
             "redis_password": "hunter2",
-            "slurm_token": "hunter2",
+            "flux_token": "hunter2",
         }
     )
     assert "hunter2" not in repr(settings)
@@ -214,15 +229,46 @@ def test_masked_url_keeps_what_is_no_secret() -> None:
 
 
 def test_settings_of_a_backend(given: Callable[..., None]) -> None:
-    given(
-        SLURM_SSH_HOST="login", SLURM_MAX_JOBS="40", KUBERNETES_CONTEXT="lab", LOCAL_MAX_CPU="1.5", DASK_ADAPTIVE="true"
-    )
+    given(SLURM_SSH_HOST="login", SLURM_ARRAY_LIMIT="40", KUBERNETES_CONTEXT="lab", LOCAL_MAX_CPU="1.5")
     settings = load_settings()
     assert settings.for_backend("local") == {"max_cpu": 1.5, "max_memory_gb": 0.0}
     assert settings.for_backend("LOCAL") == settings.for_backend("local")
-    assert settings.for_backend("slurm").items() >= {"ssh_host": "login", "max_jobs": 40}.items()
+    assert settings.for_backend("slurm").items() >= {"ssh_host": "login", "array_limit": 40}.items()
     assert settings.for_backend("kubernetes").items() >= {"namespace": "ccat-workflows", "context": "lab"}.items()
-    assert settings.for_backend("dask").items() >= {"adaptive": True}.items()
+
+
+def test_settings_of_a_plug_in(given: Callable[..., None], plug_ins: Callable[..., None]) -> None:
+    plug_ins("flux", "slurm_rest")
+    given(FLUX_MAX_JOBS="40", FLUX_ADAPTIVE="true", SLURM_REST_ACCOUNT="a", SLURM_REST_URL="http://slurm")
+    settings = load_settings()
+    assert settings.for_backend("flux") == {"max_jobs": 40, "adaptive": True}
+    assert settings.for_backend("slurm_rest") == {"account": "a", "url": "http://slurm"}
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("SLURM_NODELIST", ""),
+        ("KUBERNETES_NODE_SELECT", "KUBERNETES_NODE_SELECTOR"),
+        ("SLURM_SSHHOST", "SLURM_SSH_HOST"),
+        ("KUBERNETES_NODE_AFFINITY", ""),
+        ("K8S_NAMESPCE", "K8S_NAMESPACE"),
+        ("PBS_QUEU", "PBS_QUEUE"),
+        ("DASK_ADAPTIVE", ""),
+        ("LOCAL_LOG_LIMIT_MB", ""),
+    ],
+)
+def test_what_is_no_setting_of_our_own_backends_is_refused(name: str, meant: str) -> None:
+    told = faults_of(**{name: "x"})[name]
+    assert told.startswith("is not a setting")
+    assert (f"did you mean {PREFIX}{meant}?" in told) if meant else ("did you mean" not in told)
+
+
+@pytest.mark.parametrize("backend", ["local", "concurrent", "slurm", "pbs", "dask", "aws_batch", "radical_pilot"])
+def test_the_notes_of_a_backend_have_a_place_of_their_own(given: Callable[..., None], backend: str) -> None:
+    assert "state_dir" not in load_settings().for_backend(backend)
+    given(**{f"{backend.upper()}_STATE_DIR": "/shared/notes"})
+    assert load_settings().for_backend(backend)["state_dir"] == "/shared/notes"
 
 
 def test_the_long_name_of_a_namespace_wins(given: Callable[..., None]) -> None:
