@@ -9,7 +9,7 @@ import os
 import selectors
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from shlex import join
 from signal import SIGKILL, Signals
@@ -83,15 +83,17 @@ def run(
     env: Mapping[str, str] | None = None,
     cwd: str | os.PathLike[str] | None = None,
     input: str | bytes | None = None,  # noqa: A002 - the name that subprocess.run has
+    enough: Callable[[str], object] | None = None,
 ) -> Completed:
     """Run a program to its end. Raises CommandMissing and CommandTimeout; a bad exit code is the caller's to judge.
 
     `env` None inherits the environment of this process. The output is decoded as UTF-8, whatever cannot be is replaced.
-    A program that leaves a child behind which holds its pipes open is not waited for longer than itself.
+    A program that leaves a child behind which holds its pipes open is not waited for longer than itself. One whose
+    complaints are `enough` is killed: it would only go on trying.
     """
     data = input.encode() if isinstance(input, str) else input or b""
     process = spawn(argv, env=env, cwd=cwd, stdin=PIPE if data else DEVNULL, stdout=PIPE, stderr=PIPE)
-    with _Conversation(process, data) as conversation:
+    with _Conversation(process, data, enough) as conversation:
         ended = conversation.hold(time.monotonic() + timeout)
         if not ended:
             kill_group(process.pid, SIGKILL)
@@ -169,8 +171,9 @@ class _Captured:
 class _Conversation:
     """Feeds a program its input and reads its output, without ever blocking on one pipe."""
 
-    def __init__(self, process: Process, data: bytes) -> None:
+    def __init__(self, process: Process, data: bytes, enough: Callable[[str], object] | None) -> None:
         self.process = process
+        self._enough = enough
         self.stdout = _Captured()
         self.stderr = _Captured()
         self._data = memoryview(data)
@@ -188,13 +191,16 @@ class _Conversation:
 
     def __exit__(self, *_: object) -> None:
         """On the way out by an unexpected error (or Ctrl-C) the program is not left behind."""
-        if self.process.poll() is None:
-            kill_group(self.process.pid, SIGKILL)
-            self.process.wait()
+        self._end()
         self._selector.close()
         for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
             if pipe is not None and not pipe.closed:
                 pipe.close()
+
+    def _end(self) -> None:
+        if self.process.poll() is None:
+            kill_group(self.process.pid, SIGKILL)
+            self.process.wait()
 
     def hold(self, deadline: float) -> bool:
         """Exchange until the program has ended; False if the deadline comes first."""
@@ -231,6 +237,8 @@ class _Conversation:
         chunk = os.read(key.fd, _CHUNK)
         if chunk:
             captured.add(chunk)
+            if captured is self.stderr and self._enough is not None and self._enough(captured.text):
+                self._end()
         else:
             self._finish(key)
 

@@ -23,15 +23,20 @@ def done(returncode: int, stderr: str = "", stdout: str = "") -> shell.Completed
     "word", ["", "a b", "'", '"', "$HOME", "`id`", "\\", "a\nb", "*", "-x", "é", "!x", "a;b|c&d #"]
 )
 def test_every_word_arrives(word: str) -> None:
-    line = render_remote(["/usr/bin/printf", "%s|", word, "$X"], {"X": word or "x"})
+    line = render_remote(["/usr/bin/printf", "%s|", word, "$X"], {"X": word or "x"}, 60)
     ran = subprocess.run(["/bin/sh", "-c", line], capture_output=True, text=True, timeout=10, check=True)
     assert ran.stdout == f"{word}|$X|"
 
 
 @pytest.mark.parametrize(("code", "seen"), [(0, 0), (3, 3), (254, 254), (255, 254)])
 def test_only_ssh_ends_with_255(code: int, seen: int) -> None:
-    line = render_remote(["/bin/sh", "-c", f"exit {code}"], {})
+    line = render_remote(["/bin/sh", "-c", f"exit {code}"], {}, 60)
     assert subprocess.run(["/bin/sh", "-c", line], timeout=10, check=False).returncode == seen
+
+
+def test_nothing_goes_on_there_that_nobody_waits_for() -> None:
+    line = render_remote(["/bin/sh", "-c", "exec sleep 1000"], {}, 0.1)
+    assert subprocess.run(["/bin/sh", "-c", line], timeout=30, check=False).returncode == 137
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,15 @@ def test_time_out_kills_the_whole_group_and_keeps_the_output(tmp_path: Path) -> 
     wait_until(lambda: not _alive(pid), what="the end of the child")
 
 
+def test_a_program_that_goes_on_trying_is_ended() -> None:
+    done = shell.run(
+        ["/bin/sh", "-c", "echo once >&2; echo full, trying again >&2; exec sleep 1000"],
+        timeout=60,
+        enough=lambda words: "trying again" in words,
+    )
+    assert (done.returncode, done.stderr) == (-9, "once\nfull, trying again\n")
+
+
 def test_a_child_that_holds_the_pipes_is_not_waited_for() -> None:
     completed = shell.run(["sh", "-c", "sleep 1000 & echo $!"], timeout=20)
     os.kill(int(completed.stdout), 9)

@@ -6,7 +6,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from enum import Enum
 from pathlib import Path
@@ -31,6 +31,8 @@ class Refusal(Enum):
     """It can never run as it was asked for."""
     LATER = "later"
     """A limit of the site is reached; it was not taken."""
+    FULL = "full"
+    """The same, said by a command that then tried again by itself: what became of its last try nobody knows."""
     UNSURE = "unsure"
     """Nobody knows whether it was taken."""
 
@@ -106,8 +108,15 @@ class SchedulerCommands:
         self.budget = budget
         self.timeout = timeout
 
-    def run(self, argv: Sequence[str], *, looking: bool, script: bytes | None = None) -> shell.Completed:
-        """Run a command to its end, whatever that is.
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        looking: bool,
+        script: bytes | None = None,
+        enough: Callable[[str], object] | None = None,
+    ) -> shell.Completed:
+        """Run a command to its end, whatever that is, or until it has complained `enough`.
 
         Raises BackendUnavailable if there is no such command or no call left in the budget, `shell.CommandError` if
         nobody knows its end: the scheduler may then have done what it was asked, or may still do it.
@@ -120,19 +129,26 @@ class SchedulerCommands:
         if not looking:
             faults.point("command.run")
         try:
-            done = self._run(argv if self._node is not None else [program, *argv[1:]], environment, script)
+            done = self._run(argv if self._node is not None else [program, *argv[1:]], environment, script, enough)
         except shell.CommandMissing as error:
             raise BackendUnavailable(error.message, backend=self._backend) from error
         if not looking:
             faults.point("command.run", faults.AFTER)
         return done
 
-    def _run(self, argv: Sequence[str], environment: Mapping[str, str], script: bytes | None) -> shell.Completed:
+    def _run(
+        self,
+        argv: Sequence[str],
+        environment: Mapping[str, str],
+        script: bytes | None,
+        enough: Callable[[str], object] | None,
+    ) -> shell.Completed:
         here = {"PATH": CLEAN_PATH, "HOME": os.path.expanduser("~")}
         if self._node is None:
-            return shell.run(argv, timeout=self.timeout, env={**here, **environment}, cwd="/", input=script)
+            given = {**here, **environment}
+            return shell.run(argv, timeout=self.timeout, env=given, cwd="/", input=script, enough=enough)
         agent = {name: value for name in ("SSH_AUTH_SOCK", "USER") if (value := os.environ.get(name))}
-        there = self._node.argv(argv, environment)
+        there = self._node.argv(argv, environment, self.timeout)
         done = shell.run(there, timeout=self.timeout, env={**here, **agent}, cwd="/", input=script)
         return self._node.judge(done, argv, self._backend)
 

@@ -24,6 +24,8 @@ _KEEP_SECONDS = 60
 _SSH_FAILED = 255
 _NOT_255 = 254
 _MISSING = 127
+_SOONER_SECONDS = 5
+"""A command ends there before it is given up here: nothing is to happen there that nobody here waits for."""
 _OPTIONS = (
     "BatchMode=yes", f"ConnectTimeout={CONNECT_SECONDS}", "ControlMaster=auto", f"ControlPersist={_KEEP_SECONDS}",
     "ServerAliveInterval=5", "ServerAliveCountMax=3", "ForwardAgent=no", "ForwardX11=no", "ClearAllForwardings=yes",
@@ -60,12 +62,21 @@ class SubmitNode:
             return Availability(True)
         return Availability(False, "not on the search path: ssh", _HINT)
 
-    def argv(self, argv: Sequence[str], environment: Mapping[str, str]) -> list[str]:
+    def argv(self, argv: Sequence[str], environment: Mapping[str, str], seconds: float) -> list[str]:
         """The command that runs `argv` there: with nothing in its environment but this and where programs are."""
         options = [word for option in _OPTIONS for word in ("-o", option)]
         config = ["-F", self.config] if self.config else []
         control = ["-o", f"ControlPath={control_directory()}/%C"]
-        return ["ssh", *config, *options, *control, "-T", "--", self.host, render_remote(argv, environment)]
+        return [
+            "ssh",
+            *config,
+            *options,
+            *control,
+            "-T",
+            "--",
+            self.host,
+            render_remote(argv, environment, seconds - _SOONER_SECONDS),
+        ]
 
     def judge(self, done: shell.Completed, argv: Sequence[str], backend: str) -> shell.Completed:
         """How the command ended there. Raises BackendUnavailable if it was never started, CommandLost if perhaps."""
@@ -80,14 +91,14 @@ class SubmitNode:
         return shell.Completed(tuple(argv), done.returncode, done.stdout, done.stderr, done.truncated)
 
 
-def render_remote(argv: Sequence[str], environment: Mapping[str, str]) -> str:
-    """The line for the shell there. Pure text.
+def render_remote(argv: Sequence[str], environment: Mapping[str, str], seconds: float) -> str:
+    """The line for the shell there, which ends the command after so many seconds. Pure text.
 
     `ssh` itself ends with 255 when it fails, so no command may: it then ends with 254.
     """
     kept = " ".join(f'{name}="${name}"' for name in ("PATH", "HOME", "USER"))
     given = join(f"{name}={value}" for name, value in environment.items())
-    line = f"env -i {kept} {given} {' '.join(quote(word) for word in argv)}"
+    line = f"env -i {kept} {given} timeout -s KILL {max(1, round(seconds))} {' '.join(quote(word) for word in argv)}"
     return f"{line}; code=$?; [ $code -ne {_SSH_FAILED} ] || code={_NOT_255}; exit $code"
 
 
