@@ -8,7 +8,7 @@ from unittest import mock
 
 import pytest
 
-from ccat_workflow_manager.core.errors import BackendUnavailable
+from ccat_workflow_manager.core.errors import BackendUnavailable, JobDeferred
 from ccat_workflow_manager.core.jobs import JobStatus
 from ccat_workflow_manager.hpc.aws_batch import client
 from ccat_workflow_manager.hpc.batch import doer
@@ -36,11 +36,11 @@ def test_a_lost_answer_for_a_job_that_is_not_shown_yet(jobs: AwsBatchHarness, aw
     request = jobs.request("true")
     aws_batch.faults.only, aws_batch.faults.hang_up = "SubmitJob", 1
     aws_batch.operations.lag_ms, aws_batch.site.held = 1_000_000, True
-    with pytest.raises(BackendUnavailable, match="looked for again"):
+    with pytest.raises(JobDeferred, match="looked for again"):
         jobs.submit_request(request)
-    with pytest.raises(BackendUnavailable, match="not known yet"):
+    with pytest.raises(JobDeferred, match="not known yet"):
         jobs.submit_request(request)
-    with pytest.raises(BackendUnavailable, match="not known yet"):
+    with pytest.raises(JobDeferred, match="not known yet"):
         jobs.backend.find(request.job_name)
     aws_batch.operations.lag_ms, aws_batch.site.held = 0, False
     job = jobs.submit_request(request)
@@ -52,7 +52,7 @@ def test_a_failure_that_did_nothing(jobs: AwsBatchHarness, aws_batch: StandIn) -
     """After the time within which it would have shown, the job is submitted again."""
     request = jobs.request("true")
     aws_batch.faults.only, aws_batch.faults.fail = "SubmitJob", 1
-    with mock.patch.object(doer, "SETTLE_SECONDS", 0.0), pytest.raises(BackendUnavailable, match="looked for again"):
+    with mock.patch.object(doer, "SETTLE_SECONDS", 0.0), pytest.raises(JobDeferred, match="looked for again"):
         jobs.submit_request(request)
     wait_for(lambda: jobs.backend.find(request.job_name) is None, 30)
     jobs.until(jobs.submit_request(request), JobStatus.COMPLETED)

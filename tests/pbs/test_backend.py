@@ -9,7 +9,7 @@ from unittest import mock
 
 import pytest
 
-from ccat_workflow_manager.core.errors import BackendConfused, BackendRejected, BackendUnavailable
+from ccat_workflow_manager.core.errors import BackendConfused, BackendRejected, BackendUnavailable, JobDeferred
 from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.core.jobs import JobStatus
 from ccat_workflow_manager.hpc.base import JobRequest
@@ -91,9 +91,15 @@ def test_a_job_that_never_was_is_submitted_again(jobs: PbsHarness, fake_pbs: Fak
 
 def test_a_full_queue_is_a_wait_and_not_a_failure(jobs: PbsHarness, fake_pbs: FakePbs) -> None:
     request, _ = once(jobs)
-    with fake_pbs.switched("full"), pytest.raises(BackendUnavailable, match="Maximum number of jobs"):
+    with fake_pbs.switched("full"), pytest.raises(JobDeferred, match="Maximum number of jobs"):
         submit(jobs, request)
-    assert submit(jobs, request)
+    calls = fake_pbs.calls("qsub")
+    with pytest.raises(JobDeferred, match="Maximum number of jobs"):
+        submit(jobs, request)
+    assert fake_pbs.calls("qsub") == calls, "not asked again at once"
+    assert "Maximum number of jobs" in str(jobs.backend.full(jobs.resources, 0))
+    assert jobs.backend.full(replace(jobs.resources, partition="other"), 0) is None
+    assert submit(jobs, replace(request, resource_requirements=replace(jobs.resources, partition="workq")))
 
 
 def test_what_pbs_says_of_a_refusal(jobs: PbsHarness) -> None:

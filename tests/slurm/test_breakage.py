@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ccat_workflow_manager.core.errors import BackendUnavailable
+from ccat_workflow_manager.core.errors import BackendUnavailable, JobDeferred
 from ccat_workflow_manager.core.jobs import JobStatus
 from ccat_workflow_manager.hpc.batch import doer
 from tests.contract.test_slurm import SlurmHarness, slurm_harness
@@ -109,6 +109,25 @@ def test_the_accounting_is_away_for_the_whole_life_of_a_job(slurm_service: Servi
     assert slurm_service.wait(bad)["status"] == "FAILED"
     step = slurm_service.step(bad, "only")
     assert (step["reason"], step["exit_code"]) == ("program_failed", 4)
+
+
+def test_the_accounting_is_restarted_while_jobs_run(
+    slurm_service: Service, slurm_cluster: Cluster, gate: Path, marks: Path
+) -> None:
+    """Some end while it is away, some after it has come back; what it missed it learns from the controller."""
+    run_id = submit_and_start(slurm_service, gate, marks)
+    slurm_cluster.kill_daemon("slurmdbd")
+    bad = slurm_service.submit({"name": "only", "command": [*SH, "exit 4"], "retry": {"max_attempts": 1}})
+    assert end_of(slurm_service, bad) == "program_failed"
+    slurm_cluster.start()
+    gate.touch()
+    assert slurm_service.wait(run_id)["status"] == "COMPLETED"
+    check_once(marks)
+    steps = slurm_service.run(run_id)["step_runs"]
+    assert {(step["attempt"], step["exit_code"]) for step in steps} == {(1, 0)}
+    number = slurm_service.step(bad, "only")["job_id"].partition(":")[0]
+    listed = ("sacct", "-n", "-X", "-P", "-o", "State", "-j", number)
+    wait_until(lambda: slurm_cluster.ask(*listed) == "FAILED", 60, "the accounting to know of what it missed")
 
 
 def test_a_node_daemon_is_killed_while_jobs_run(
@@ -240,9 +259,9 @@ def test_what_was_never_taken_is_submitted_again_only_when_that_is_certain(
     request = jobs.request("true")
     with monkeypatch.context() as broken:
         broken.setenv("PATH", str(jobs.workdir / "programs"), prepend=":")
-        with pytest.raises(BackendUnavailable, match="looked for again"):
+        with pytest.raises(JobDeferred, match="looked for again"):
             jobs.submit_request(request)
-    with pytest.raises(BackendUnavailable, match="not known yet"):
+    with pytest.raises(JobDeferred, match="not known yet"):
         jobs.submit_request(request)
     wait_for(lambda: jobs.backend.find(request.job_name) is None if _settled(jobs, request.job_name) else None, 30)
     jobs.until(jobs.submit_request(request), JobStatus.COMPLETED)

@@ -92,7 +92,9 @@ def test_partitions_and_budget_are_shown(jobs: SlurmHarness) -> None:
     assert main.details["time_limit"] == "infinite"
     assert main.details["calls_per_minute"] == 100_000
     assert main.details["calls_in_the_last_minute"] >= 1
-    assert main.details["accounting"] == "ok"
+    assert main.details["accounting"] == "not asked yet"
+    jobs.backend.get_status("1:ccat-nobody")
+    assert jobs.backend.queue_status()[0].details["accounting"] == "ok"
 
 
 def test_a_job_limit_is_a_wait_and_lets_through_what_fits(jobs: SlurmHarness, slurm_cluster: Cluster) -> None:

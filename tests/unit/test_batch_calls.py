@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ccat_workflow_manager.core.errors import BackendUnavailable
+from ccat_workflow_manager.core.errors import BackendUnavailable, JobDeferred
 from ccat_workflow_manager.hpc.batch import calls
 from ccat_workflow_manager.hpc.batch.calls import CallBudget, SchedulerCommands
 from ccat_workflow_manager.hpc.batch.store import Member, Submission, SubmissionStore, array_name
@@ -104,10 +104,24 @@ def test_nothing_is_left_of_what_is_forgotten(tmp_path: Path) -> None:
     assert [path for path in tmp_path.rglob("*") if not path.is_dir()] == []
 
 
+def test_what_others_forget_is_not_kept_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ccat_workflow_manager.hpc.batch.store.KEPT_IN_MEMORY", 3)
+    follower, collector = SubmissionStore(tmp_path), SubmissionStore(tmp_path)
+    for number in range(10):
+        name = f"job-{number}"
+        collector.add(submission(name))
+        collector.numbered(submission(name), str(number))
+        assert follower.of_job(name) is not None
+        collector.forget(name)
+        assert follower.of_job(name) is None
+    assert list(follower._known) == ["job-7", "job-8", "job-9"]
+    assert not collector._known
+
+
 def test_a_job_is_in_one_submission_until_that_is_known_to_have_failed(tmp_path: Path) -> None:
     store = SubmissionStore(tmp_path)
     store.add(submission("a", "b"))
-    with pytest.raises(BackendUnavailable, match="another worker"):
+    with pytest.raises(JobDeferred, match="another worker"):
         store.add(submission("a"))
     found = store.of_job("a")
     assert found is not None

@@ -18,7 +18,7 @@ from ccat_workflow_manager.hpc.slurm.listing import (
     parse_sinfo,
     parse_squeue,
 )
-from ccat_workflow_manager.hpc.slurm.refusals import refusal
+from ccat_workflow_manager.hpc.slurm.refusals import is_of_size, never_by_itself, refusal
 from ccat_workflow_manager.hpc.slurm.script import SiteDefaults, output_pattern, render_options, render_sbatch
 from tests.golden_files import check_golden
 
@@ -192,7 +192,13 @@ FAILED = "sbatch: error: Batch job submission failed: "
         (FAILED + "Unable to contact slurm controller (connect failure)", Refusal.UNSURE),
         (FAILED + "Zero Bytes were transmitted or received", Refusal.UNSURE),
         (FAILED + "Protocol authentication error", Refusal.UNSURE),
-        ("sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying", Refusal.UNSURE),
+        ("sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying", Refusal.FULL),
+        ("sbatch: error: Slurm job queue full, sleeping and retrying", Refusal.FULL),
+        (FAILED + "Resource temporarily unavailable", Refusal.FULL),
+        (
+            f"sbatch: error: Slurm temporarily unable to accept job\n{FAILED}Socket timed out on send/recv operation",
+            Refusal.UNSURE,
+        ),
         ("Segmentation fault", Refusal.UNSURE),
         ("it said nothing", Refusal.UNSURE),
         (
@@ -216,6 +222,50 @@ FAILED = "sbatch: error: Batch job submission failed: "
 )
 def test_what_a_refusal_means(words: str, verdict: Refusal) -> None:
     assert refusal(1, words) is verdict
+
+
+OF_ONE_JOB = """
+AssocMaxBBMinutesPerJob AssocMaxBBPerJob AssocMaxBBPerNode AssocMaxBillingMinutesPerJob AssocMaxBillingPerJob
+AssocMaxBillingPerNode AssocMaxCpuMinutesPerJobLimit AssocMaxCpuPerJobLimit AssocMaxCpuPerNode
+AssocMaxEnergyMinutesPerJob AssocMaxEnergyPerJob AssocMaxEnergyPerNode AssocMaxGRESMinutesPerJob AssocMaxGRESPerJob
+AssocMaxGRESPerNode AssocMaxLicenseMinutesPerJob AssocMaxLicensePerJob AssocMaxMemMinutesPerJob AssocMaxMemPerJob
+AssocMaxMemPerNode AssocMaxNodeMinutesPerJob AssocMaxNodePerJobLimit AssocMaxUnknownMinutesPerJob AssocMaxUnknownPerJob
+AssocMaxUnknownPerNode AssocMaxWallDurationPerJobLimit QOSMaxBBPerJob QOSMaxBBPerNode QOSMaxBillingMinutesPerJob
+QOSMaxBillingPerJob QOSMaxBillingPerNode QOSMaxCpuMinutesPerJobLimit QOSMaxCpuPerJobLimit QOSMaxCpuPerNode
+QOSMaxEnergyMinutesPerJob QOSMaxEnergyPerJob QOSMaxEnergyPerNode QOSMaxGRESMinutesPerJob QOSMaxGRESPerJob
+QOSMaxGRESPerNode QOSMaxLicenseMinutesPerJob QOSMaxLicensePerJob QOSMaxMemoryMinutesPerJob QOSMaxMemoryPerJob
+QOSMaxMemoryPerNode QOSMaxNodeMinutesPerJob QOSMaxNodePerJobLimit QOSMaxUnknownMinutesPerJob QOSMaxUnknownPerJob
+QOSMaxUnknownPerNode QOSMaxWallDurationPerJobLimit QOSMinBB QOSMinBilling QOSMinCpuNotSatisfied QOSMinEnergy QOSMinGRES
+QOSMinLicense QOSMinMemory QOSMinNode QOSMinUnknown
+"""
+OF_MANY_JOBS = """
+AssocGrpBB AssocGrpBBMinutes AssocGrpBBRunMinutes AssocGrpBilling AssocGrpBillingMinutes AssocGrpBillingRunMinutes
+AssocGrpCPUMinutesLimit AssocGrpCPURunMinutesLimit AssocGrpCpuLimit AssocGrpEnergy AssocGrpEnergyMinutes AssocGrpGRES
+AssocGrpGRESMinutes AssocGrpGRESRunMinutes AssocGrpLicense AssocGrpMemLimit AssocGrpMemMinutes AssocGrpNodeLimit
+AssocGrpNodeMinutes AssocGrpWallLimit AssocGrpEnergyRunMinutes AssocGrpLicenseMinutes AssocGrpLicenseRunMinutes
+AssocGrpMemRunMinutes AssocGrpNodeRunMinutes AssocGrpUnknown AssocGrpUnknownMinutes AssocGrpUnknownRunMinutes
+QOSGrpBB QOSGrpBBMinutes QOSGrpBBRunMinutes QOSGrpBilling QOSGrpBillingMinutes QOSGrpBillingRunMinutes
+QOSGrpCPUMinutesLimit QOSGrpCPURunMinutesLimit QOSGrpCpuLimit QOSGrpEnergy QOSGrpEnergyMinutes QOSGrpEnergyRunMinutes
+QOSGrpGRES QOSGrpGRESMinutes QOSGrpGRESRunMinutes QOSGrpLicense QOSGrpLicenseMinutes QOSGrpLicenseRunMinutes
+QOSGrpMemLimit QOSGrpMemoryMinutes QOSGrpMemoryRunMinutes QOSGrpNodeLimit QOSGrpNodeMinutes QOSGrpNodeRunMinutes
+QOSGrpUnknown QOSGrpUnknownMinutes QOSGrpUnknownRunMinutes QOSGrpWallLimit QOSMaxBBPerUser
+QOSMaxBillingPerUser QOSMaxCpuPerUserLimit QOSMaxEnergyPerUser QOSMaxGRESPerUser QOSMaxLicensePerUser
+QOSMaxMemoryPerUser QOSMaxNodePerUserLimit QOSMaxUnknownPerUser MaxBBPerAccount MaxCpuPerAccount MaxGRESPerAccount MaxMemoryPerAccount MaxNodePerAccount
+"""
+OF_THEIR_NUMBER = """
+AssocGrpJobsLimit AssocGrpSubmitJobsLimit AssocMaxJobsLimit AssocMaxSubmitJobLimit QOSGrpJobsLimit QOSGrpSubmitJobsLimit
+QOSMaxJobsPerUserLimit QOSMaxSubmitJobPerUserLimit MaxJobsPerAccount MaxSubmitJobsPerAccount
+"""
+"""Every limit of Slurm 22.05, from its library."""
+
+
+@pytest.mark.parametrize("word", f"{OF_ONE_JOB} {OF_MANY_JOBS} {OF_THEIR_NUMBER}".split())
+def test_which_limits_will_never_let_a_job_through(word: str) -> None:
+    words = f"sbatch: error: {word}\n{FAILED}Job violates accounting/QOS policy (job submit limit, user's size ...)"
+    alone = word in OF_ONE_JOB.split()
+    assert refusal(1, words) is (Refusal.NEVER if alone else Refusal.LATER)
+    assert never_by_itself(word) is alone
+    assert alone or is_of_size(words) is (word in OF_MANY_JOBS.split())
 
 
 def test_a_killed_sbatch_may_have_got_through() -> None:

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from ccat_workflow_manager import shell
 from ccat_workflow_manager.core.errors import BackendRejected, BackendUnavailable
 from ccat_workflow_manager.hpc.batch.calls import CallBudget, Refusal, SchedulerCommands
-from ccat_workflow_manager.hpc.batch.doer import COMMAND_SECONDS, BatchBackend, LimitReached
+from ccat_workflow_manager.hpc.batch.doer import COMMAND_SECONDS, BatchBackend
 from ccat_workflow_manager.hpc.batch.files import output_of
+from ccat_workflow_manager.hpc.batch.places import LimitReached
 from ccat_workflow_manager.hpc.batch.remote import SubmitNode
 from ccat_workflow_manager.hpc.batch.store import Submission
 
@@ -46,12 +47,16 @@ class CommandBackend(BatchBackend):
     def _refusal(self, returncode: int, words: str) -> Refusal:
         """What it means that the submit command failed."""
 
+    def _goes_on_trying(self, complaints: str) -> object:
+        """Whether the submit command has been refused and only waits to try again by itself."""
+        return False
+
     def _submitted(self, submission: Submission, options: Sequence[str]) -> Submission:
         """Run the submit command once. Raises what the scheduler meant by its refusal."""
         argv, script = self._submit_command(submission, options, output_of(submission))
         self._store.add(submission)
         try:
-            done = self._commands.run(argv, looking=False, script=script)
+            done = self._commands.run(argv, looking=False, script=script, enough=self._goes_on_trying)
         except shell.CommandError as error:
             return self._look_up(submission, error.message)
         except BackendUnavailable:
@@ -67,6 +72,8 @@ class CommandBackend(BatchBackend):
         verdict = self._refusal(done.returncode, words)
         if verdict is Refusal.UNSURE:
             return self._look_up(submission, words)
+        if verdict is Refusal.FULL and (found := self._found(submission)) is not None:
+            return found
         self._store.drop(submission)
         kind = BackendRejected if verdict is Refusal.NEVER else LimitReached
         text = f"{self.name} does not take this job{'' if kind is BackendRejected else ' now'}: {words}"

@@ -15,7 +15,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import ClassVar
@@ -25,14 +25,16 @@ from ccat_workflow_manager.core.errors import (
     BackendError,
     BackendRejected,
     BackendUnavailable,
+    JobDeferred,
     WorkflowError,
 )
 from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.core.job_script import JobFiles, render_job_script
-from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo
-from ccat_workflow_manager.core.models import JOB_PREFIX
+from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo, JobStatus
+from ccat_workflow_manager.core.models import JOB_PREFIX, Resources
 from ccat_workflow_manager.hpc.base import BulkBackend, JobRequest, JobSeen, LogStream
 from ccat_workflow_manager.hpc.batch.files import claimed, scheduler_words
+from ccat_workflow_manager.hpc.batch.places import Away, FullPlaces, LimitReached, Unsettled
 from ccat_workflow_manager.hpc.batch.store import Member, Submission, SubmissionStore, array_name
 from ccat_workflow_manager.hpc.exit_info import info_of
 from ccat_workflow_manager.hpc.log_files import last_lines, read_end
@@ -45,6 +47,8 @@ SETTLE_SECONDS = 15.0
 """After a submit command has ended without an answer, the scheduler may still take the job for this long."""
 AT_ONCE = 4
 """Submit commands at the same time; more make a scheduler slower."""
+_SLOW_SECONDS = 10.0
+"""A refusal that takes longer is not asked for again with half of the jobs."""
 _JOB_NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}"
 
 
@@ -58,13 +62,6 @@ class JobKey:
     number: str
     index: int | None
     job_name: str
-
-
-@dataclass(slots=True)
-class _Away:
-    """The first error of one `submit_many` that stands for all the rest."""
-
-    error: BackendUnavailable | None = field(default=None)
 
 
 class BatchBackend(BulkBackend):
@@ -81,6 +78,7 @@ class BatchBackend(BulkBackend):
         self._store = SubmissionStore(Path(state_dir) if state_dir is not None else default)
         self._id = re.compile(rf"({self.number_pattern})(?:_(\d{{1,9}}))?:({_JOB_NAME})")
         self._logs = LogWatch(self.name, log_limit_mb)
+        self._full = FullPlaces()
         try:
             self._store.prepare()
         except OSError as error:
@@ -99,6 +97,10 @@ class BatchBackend(BulkBackend):
         Raises BackendRejected if it can never run, LimitReached if a limit of the site keeps it out, and what
         `_look_up` raises if nobody knows whether it was taken.
         """
+
+    def _place(self, options: Sequence[str], words: str) -> Sequence[str]:
+        """The part of the options that a limit with these words is about: all jobs that share it have to wait."""
+        return options
 
     @abstractmethod
     def _largest_array(self) -> int:
@@ -133,7 +135,7 @@ class BatchBackend(BulkBackend):
                     alike.setdefault(self._prepare(request), []).append(Member(request.job_name, request.workspace_dir))
             except BackendError as error:
                 results[request.job_name] = error
-        away = _Away()
+        away = Away()
         with ThreadPoolExecutor(AT_ONCE) as pool:
             tasks = [
                 pool.submit(self._hand_over, options, members, away)
@@ -143,6 +145,20 @@ class BatchBackend(BulkBackend):
             for task in tasks:
                 results |= task.result()
         return [results[request.job_name] for request in requests]
+
+    def full(self, resources: Resources, priority: int) -> JobDeferred | None:
+        if not self._full:
+            return None
+        try:
+            return self._full_for(
+                self._options(JobRequest((), None, None, "", "", "", "", resources, {}, "", priority))
+            )
+        except (BackendError, ValueError):
+            # Submitting will say so, and to whom it belongs.
+            return None
+
+    def _full_for(self, options: tuple[str, ...]) -> LimitReached | None:
+        return self._full.at(options, self._place(options, ""))
 
     def _prepare(self, request: JobRequest) -> tuple[str, ...]:
         """Write the job script; the options of the job. Raises BackendRejected."""
@@ -179,15 +195,16 @@ class BatchBackend(BulkBackend):
         return [members[start : start + size] for start in range(0, len(members), max(1, size))]
 
     def _hand_over(
-        self, options: tuple[str, ...], members: Sequence[Member], away: _Away
+        self, options: tuple[str, ...], members: Sequence[Member], away: Away
     ) -> dict[str, str | BackendError]:
         """Submit alike jobs, as one array if they are more than one."""
-        if away.error is not None:
-            return {member.job_name: away.error for member in members}
-        now = time.time()
+        names = [member.job_name for member in members]
+        if (known := away.error or self._full_for(options)) is not None:
+            return dict.fromkeys(names, known)
+        began, now = time.monotonic(), time.time()
         array = len(members) > 1
         submission = Submission(
-            name=array_name([member.job_name for member in members]) if array else members[0].job_name,
+            name=array_name(names) if array else names[0],
             array=array,
             members=tuple(members),
             tried_at=now,
@@ -198,30 +215,53 @@ class BatchBackend(BulkBackend):
         except OSError as error:
             text = f"the job cannot be written down: {error.strerror}: {error.filename}"
             away.error = BackendUnavailable(text, backend=self.name)
-            return dict.fromkeys((member.job_name for member in members), away.error)
+            return dict.fromkeys(names, away.error)
         except BackendRejected as error:
-            return dict.fromkeys((member.job_name for member in members), error)
-        except (LimitReached, BackendUnavailable, BackendConfused) as error:
-            if isinstance(error, LimitReached) and array:
-                # A part of it may still have room.
+            return dict.fromkeys(names, error)
+        except Unsettled as error:
+            away.count(error)
+            return dict.fromkeys(names, error)
+        except JobDeferred as error:
+            if array and time.monotonic() - began < _SLOW_SECONDS:
+                # A part of it may be free to go.
                 half = len(members) // 2
                 first = self._hand_over(options, members[:half], away)
                 return first | self._hand_over(options, members[half:], away)
+            if isinstance(error, LimitReached):
+                self._full.note(self._place(options, error.message), error)
+            return dict.fromkeys(names, error)
+        except (BackendUnavailable, BackendConfused) as error:
             away.error = BackendUnavailable(
                 error.message, backend=self.name, command=error.command, output_tail=error.output_tail
             )
-            return dict.fromkeys((member.job_name for member in members), away.error)
-        ids = {member.job_name: done.job_id(index) for index, member in enumerate(members)}
+            return dict.fromkeys(names, away.error)
+        ids = {name: done.job_id(index) for index, name in enumerate(names)}
         return {name: job_id for name, job_id in ids.items() if job_id is not None}
 
     def _look_up(self, submission: Submission, words: str) -> Submission:
         """The submit command failed in a way that leaves open whether the scheduler has taken the job."""
-        self._store.unsure(submission, time.time() + SETTLE_SECONDS)
-        numbers = self._numbers_of(submission.name, submission.tried_at)
-        if numbers:
-            return self._store.numbered(submission, numbers[0])
+        found = self._found(submission)
+        if found is not None:
+            return found
         text = f"{self.name} gave no number for the job, which is looked for again before the next try: {words}"
-        raise BackendUnavailable(text, backend=self.name)
+        raise Unsettled(text, backend=self.name)
+
+    def _found(self, submission: Submission) -> Submission | None:
+        """Ask whether the scheduler has taken it after all; what it says now may change until it is settled."""
+        self._store.unsure(submission, time.time() + SETTLE_SECONDS)
+        number = self._chosen(submission, submission.members[0])
+        return self._store.numbered(submission, number) if number is not None else None
+
+    def _chosen(self, submission: Submission, member: Member) -> str | None:
+        """Ask for the number of a submission: of two jobs of one name that of the one that has started something."""
+        numbers = self._numbers_of(submission.name, submission.tried_at)
+        claim = self._claim(member)
+        return claim if claim in numbers else numbers[0] if numbers else None
+
+    def _claim(self, member: Member) -> str | None:
+        """The number of the job that has started the attempt, as it said itself."""
+        claim = "".join(claimed(member))
+        return claim if re.fullmatch(self.number_pattern, claim) else None
 
     # --- finding -----------------------------------------------------------------------------------------------------
 
@@ -237,21 +277,22 @@ class BatchBackend(BulkBackend):
     def find_tried(self, job_name: str) -> str | None:
         """The id of a job that was submitted, or perhaps was. None: it was not, for certain.
 
-        Raises BackendUnavailable while that cannot be known.
+        Raises JobDeferred while that cannot be known, BackendUnavailable if the scheduler cannot be asked.
         """
         known = self._known(job_name)
         if known is None:
             return None
         submission, index = known
         if submission.number is None:
-            numbers = self._numbers_of(submission.name, submission.tried_at) or claimed(submission.members[index])
-            if not numbers:
+            member = submission.members[index]
+            number = self._chosen(submission, member) or self._claim(member)
+            if number is None:
                 if time.time() < submission.settled_at:
                     text = f"whether {self.name} has taken the job {job_name} is not known yet"
-                    raise BackendUnavailable(text, backend=self.name)
+                    raise Unsettled(text, backend=self.name)
                 self._store.drop(submission)
                 return None
-            submission = self._store.numbered(submission, numbers[0])
+            submission = self._store.numbered(submission, number)
         return submission.job_id(index)
 
     def _known(self, job_name: str) -> tuple[Submission, int] | None:
@@ -283,7 +324,11 @@ class BatchBackend(BulkBackend):
 
     def get_statuses(self, job_ids: Sequence[str]) -> dict[str, HPCJobInfo]:
         keys = {job_id: key for job_id in job_ids if (key := self._key(job_id)) is not None}
-        seen = self._observe(list(keys.values())) if keys else {}
+        seen = dict(self._observe(list(keys.values()))) if keys else {}
+        twins = {key: twin for key, info in seen.items() if _may_be_beaten(info) and (twin := self._twin(key))}
+        if twins:
+            told = self._observe(list(twins.values()))
+            seen |= {key: info for key, twin in twins.items() if (info := told.get(twin, UNKNOWN)) != UNKNOWN}
         infos = {job_id: seen.get(keys[job_id], UNKNOWN) if job_id in keys else UNKNOWN for job_id in job_ids}
         return self._logs.heeded(infos, self._files, self.cancel_many)
 
@@ -294,6 +339,12 @@ class BatchBackend(BulkBackend):
     def _member(self, key: JobKey) -> Member | None:
         known = self._known(key.job_name)
         return known[0].members[known[1]] if known is not None else None
+
+    def _twin(self, key: JobKey) -> JobKey | None:
+        """The job of the same name that has taken the attempt, so that this one starts nothing."""
+        member = self._member(key)
+        claim = self._claim(member) if member is not None else None
+        return replace(key, number=claim) if claim is not None and claim != key.number else None
 
     def _recorded(self, member: Member) -> HPCJobInfo | None:
         """What the exit record says, if there is one."""
@@ -346,5 +397,6 @@ class BatchBackend(BulkBackend):
         return member.files if member is not None else None
 
 
-class LimitReached(BackendUnavailable):
-    """A limit of the site is reached; the job was not taken and has to wait."""
+def _may_be_beaten(info: HPCJobInfo) -> bool:
+    """Whether a job may have ended because another one of its name has taken the attempt."""
+    return info.status is JobStatus.FAILED

@@ -10,17 +10,21 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
+from threading import Lock
 
 from ccat_workflow_manager.core import faults
-from ccat_workflow_manager.core.errors import BackendUnavailable
+from ccat_workflow_manager.core.errors import JobDeferred
 from ccat_workflow_manager.core.job_script import JobFiles, job_files
 
 ARRAY_PREFIX = "ccat-array-"
+KEPT_IN_MEMORY = 1000
+"""Submissions that need not be read again."""
 _TAKEN_OVER = "another worker is submitting the job"
 
 
@@ -70,7 +74,8 @@ class SubmissionStore:
         self.directory = directory
         self._submissions = directory / "submissions"
         self._jobs = directory / "jobs"
-        self._known: dict[str, Submission] = {}
+        self._known: OrderedDict[str, Submission] = OrderedDict()
+        self._lock = Lock()
 
     def prepare(self) -> None:
         for path in (self._submissions, self._jobs):
@@ -79,7 +84,7 @@ class SubmissionStore:
     def add(self, submission: Submission) -> None:
         """Before the submit command. What a try has left that is known to have failed is replaced.
 
-        Raises BackendUnavailable if one of the jobs is in the hands of another worker, which took over while this one
+        Raises JobDeferred if one of the jobs is in the hands of another worker, which took over while this one
         was silent: from looking for a job until here, nothing kept it from doing so.
         """
         self.prepare()
@@ -87,7 +92,7 @@ class SubmissionStore:
             before = self._read(submission.name)
             in_hand = before is not None and before.number is None and time.time() < before.settled_at
             if in_hand or any(self.of_job(member.job_name) for member in submission.members):
-                raise BackendUnavailable(_TAKEN_OVER)
+                raise JobDeferred(_TAKEN_OVER)
             self._write(submission)
         for index, member in enumerate(submission.members):
             link = self._jobs / member.job_name
@@ -97,7 +102,7 @@ class SubmissionStore:
             except FileExistsError:
                 if (known := self.of_job(member.job_name)) is not None and known[0].name != submission.name:
                     self._withdraw(submission, index)
-                    raise BackendUnavailable(_TAKEN_OVER) from None
+                    raise JobDeferred(_TAKEN_OVER) from None
                 part = self._jobs / f".{member.job_name}.{os.getpid()}"
                 with suppress(FileNotFoundError):
                     part.unlink()
@@ -167,7 +172,7 @@ class SubmissionStore:
         submission = self._read(name)
         members = () if submission is None else reversed(submission.members)
         if not any(os.path.lexists(self._jobs / each.job_name) for each in members):
-            self._known.pop(name, None)
+            self._forget(name)
             with suppress(FileNotFoundError):
                 self._file(name).unlink()
 
@@ -179,7 +184,7 @@ class SubmissionStore:
         faults.point("files.submission")
         part.replace(self._file(submission.name))
         faults.point("files.submission", faults.AFTER)
-        self._known.pop(submission.name, None)
+        self._forget(submission.name)
 
     def _part(self, submission: Submission) -> Path:
         """The file under a name that nobody reads."""
@@ -196,9 +201,10 @@ class SubmissionStore:
         return part
 
     def _read(self, name: str) -> Submission | None:
-        known = self._known.get(name)
-        if known is not None:
-            return known
+        with self._lock:
+            if name in self._known:
+                self._known.move_to_end(name)
+                return self._known[name]
         try:
             data = json.loads(self._file(name).read_text(encoding="utf-8", errors="surrogateescape"))
         except FileNotFoundError:
@@ -206,6 +212,13 @@ class SubmissionStore:
         data["members"] = tuple(Member(*each) for each in data["members"])
         submission = Submission(**data)
         if submission.number is not None:
-            # From here on it never changes.
-            self._known[name] = submission
+            # From here on it never changes. (Another worker may forget it, which this one never hears of.)
+            with self._lock:
+                self._known[name] = submission
+                while len(self._known) > KEPT_IN_MEMORY:
+                    self._known.popitem(last=False)
         return submission
+
+    def _forget(self, name: str) -> None:
+        with self._lock:
+            self._known.pop(name, None)

@@ -39,7 +39,14 @@ from ccat_workflow_manager.hpc.pbs.listing import (
     sequence,
 )
 from ccat_workflow_manager.hpc.pbs.refusals import only_gone, refusal, without_history
-from ccat_workflow_manager.hpc.pbs.script import Dialect, SiteDefaults, output_path, render_options, render_qsub
+from ccat_workflow_manager.hpc.pbs.script import (
+    Dialect,
+    SiteDefaults,
+    output_path,
+    place_of,
+    render_options,
+    render_qsub,
+)
 from ccat_workflow_manager.hpc.pbs.states import Evidence, merge, over
 
 _PROGRAMS = ("qsub", "qstat", "qdel")
@@ -122,6 +129,9 @@ class PbsBackend(CommandBackend):
 
     def _refusal(self, returncode: int, words: str) -> Refusal:
         return refusal(returncode, words)
+
+    def _place(self, options: Sequence[str], words: str) -> Sequence[str]:
+        return options if "limit of resource" in words else place_of(options)
 
     def _largest_array(self) -> int:
         return 1
@@ -236,7 +246,9 @@ class PbsBackend(CommandBackend):
     # --- stopping ----------------------------------------------------------------------------------------------------
 
     def _stop(self, jobs: Sequence[JobKey]) -> None:
-        numbers = [key.number for key, seen in self._own(jobs).items() if not over(seen)]
+        live = self._live(jobs)
+        live |= self._live([twin for key in jobs if key not in live and (twin := self._twin(key))])
+        numbers = sorted({key.number for key in live}, key=sequence)
         for start in range(0, len(numbers), _AT_A_TIME):
             argv = ["qdel", *numbers[start : start + _AT_A_TIME]]
             try:
@@ -245,6 +257,9 @@ class PbsBackend(CommandBackend):
                 raise BackendUnavailable(error.message, backend=self.name, command=argv) from error
             if done.returncode != 0 and not only_gone(done.returncode, done.stderr):
                 raise self._commands.failed(done)
+
+    def _live(self, jobs: Sequence[JobKey]) -> set[JobKey]:
+        return {key for key, seen in self._own(jobs).items() if not over(seen)} if jobs else set()
 
     # --- for operators -----------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import pairwise
 
 from ccat_workflow_manager.core.models import JSON, Resources
 
@@ -65,6 +66,11 @@ def render_options(resources: Resources, priority: int, site: SiteDefaults, dial
     }
     options = [word for each in wanted for word in ("-l", each)]
     return (*options, *(word for flag, value in flags.items() if value for word in (flag, value)))
+
+
+def place_of(options: Sequence[str]) -> tuple[str, ...]:
+    """The queue, which is where limits are counted."""
+    return tuple(queue for flag, queue in pairwise(options) if flag == "-q")
 
 
 def render_qsub(options: Sequence[str], *, name: str, output: str, script: str) -> list[str]:

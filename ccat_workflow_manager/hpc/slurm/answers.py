@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from ccat_workflow_manager.core.errors import BackendConfused, BackendUnavailable
 from ccat_workflow_manager.hpc.batch.calls import SchedulerCommands
+from ccat_workflow_manager.hpc.slurm.accounting import NONE, OK, AccountingNote
 from ccat_workflow_manager.hpc.slurm.listing import (
     SACCT,
     SINFO,
@@ -53,8 +54,11 @@ class _Snapshot:
 class SlurmAnswers:
     """The controller and the accounting of one cluster."""
 
-    def __init__(self, commands: SchedulerCommands, backend: str, poll_seconds: float) -> None:
+    def __init__(
+        self, commands: SchedulerCommands, accounting: AccountingNote, backend: str, poll_seconds: float
+    ) -> None:
         self._commands = commands
+        self.accounting = accounting
         self._backend = backend
         self._poll_seconds = poll_seconds
         self._listed: _Snapshot | None = None
@@ -145,13 +149,14 @@ class SlurmAnswers:
         try:
             answer = self._asked([*SACCT, *options], parse_sacct)
         except BackendUnavailable as error:
-            if "storage is disabled" in error.message:
+            none = "storage is disabled" in error.message
+            if none:
                 self._no_accounting_until = time.time() + _NO_ACCOUNTING_SECONDS
-                self.accounting_away = ""
-            else:
-                self.accounting_away = error.message
+            self.accounting_away = "" if none else error.message
+            self.accounting.write(NONE if none else error.message)
             return None
         self.accounting_away = ""
+        self.accounting.write(OK)
         return answer
 
     # --- both --------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from ccat_workflow_manager.hpc.batch.files import claimed
 from ccat_workflow_manager.hpc.batch.remote import SubmitNode
 from ccat_workflow_manager.hpc.batch.script import render_batch_script
 from ccat_workflow_manager.hpc.batch.store import ARRAY_PREFIX, Member, Submission
+from ccat_workflow_manager.hpc.slurm.accounting import AccountingNote
 from ccat_workflow_manager.hpc.slurm.answers import SlurmAnswers
 from ccat_workflow_manager.hpc.slurm.listing import (
     TIME_FORMAT,
@@ -32,8 +33,14 @@ from ccat_workflow_manager.hpc.slurm.listing import (
     parse_sbatch,
 )
 from ccat_workflow_manager.hpc.slurm.queues import queue_of
-from ccat_workflow_manager.hpc.slurm.refusals import refusal
-from ccat_workflow_manager.hpc.slurm.script import SiteDefaults, output_pattern, render_options, render_sbatch
+from ccat_workflow_manager.hpc.slurm.refusals import TRIES_AGAIN, is_of_size, refusal
+from ccat_workflow_manager.hpc.slurm.script import (
+    SiteDefaults,
+    output_pattern,
+    place_of,
+    render_options,
+    render_sbatch,
+)
 from ccat_workflow_manager.hpc.slurm.states import FINAL, Evidence, held, merge, told_by_record
 
 _PROGRAMS = ("sbatch", "squeue", "sacct", "scancel", "sinfo", "scontrol")
@@ -89,7 +96,9 @@ class SlurmBackend(CommandBackend):
             node=SubmitNode(ssh_host, ssh_config) if ssh_host else None,
         )
         self._site = SiteDefaults(partition, account, qos, signal_seconds, array_limit)
-        self._answers = SlurmAnswers(self._commands, self.name, poll_seconds)
+        accounting = AccountingNote(self._store.directory, self.name)
+        self._answers = SlurmAnswers(self._commands, accounting, self.name, poll_seconds)
+        self._arrays: dict[JobKey, str] = {}
         self._over: dict[JobKey, HPCJobInfo] = {}
         self._leftover: set[JobKey] = set()
 
@@ -130,6 +139,12 @@ class SlurmBackend(CommandBackend):
     def _refusal(self, returncode: int, words: str) -> Refusal:
         return refusal(returncode, words)
 
+    def _goes_on_trying(self, complaints: str) -> object:
+        return TRIES_AGAIN.search(complaints)
+
+    def _place(self, options: Sequence[str], words: str) -> Sequence[str]:
+        return options if is_of_size(words) else place_of(options)
+
     def _largest_array(self) -> int:
         return max(1, min(self._answers.largest_array(), _LARGEST_SCRIPT_TASKS))
 
@@ -151,7 +166,7 @@ class SlurmBackend(CommandBackend):
         infos: dict[JobKey, HPCJobInfo] = {}
         ended: list[JobKey] = []
         for key in jobs:
-            seen = _own(listed.get((key.number, key.index)), key)
+            seen = self._own(listed.get((key.number, key.index)), key)
             if key in self._over and (seen is None or seen.state in FINAL):
                 infos[key] = self._over[key]
             elif seen is None or seen.state in FINAL or held(seen):
@@ -162,7 +177,7 @@ class SlurmBackend(CommandBackend):
 
     def _ended(self, jobs: Sequence[JobKey], listed: Mapping[Place, Seen]) -> dict[JobKey, HPCJobInfo]:
         """Jobs that are over, or that nobody knows, or that are held."""
-        seen = {key: _own(listed.get((key.number, key.index)), key) for key in jobs}
+        seen = {key: self._own(listed.get((key.number, key.index)), key) for key in jobs}
         members = {key: member for key in jobs if (member := self._member(key)) is not None}
         records = {key: self._recorded(member) for key, member in members.items()}
         sampling = self._answers.sampling_seconds() if any(records.values()) else 0
@@ -173,14 +188,14 @@ class SlurmBackend(CommandBackend):
         }
         over = [key for key in jobs if key not in told]
         accounted = self._answers.accounted(key.number for key in over) if over else {}
-        arrays = {number for (number, _), each in listed.items() if each.name.startswith(ARRAY_PREFIX)}
+        arrays = {number: each for (number, index), each in listed.items() if index is not None}
         return {
             key: self._judge(
                 key,
                 seen[key],
                 _Known(members.get(key), records.get(key), sampling, asked=key not in told),
                 accounted,
-                in_array=key.index is not None and key.number in arrays,
+                in_array=key.index is not None and self._own(arrays.get(key.number), key) is not None,
             )
             for key in jobs
         }
@@ -195,7 +210,7 @@ class SlurmBackend(CommandBackend):
         in_array: bool,
     ) -> HPCJobInfo:
         member = known.member
-        accounting = _own(accounted.get((key.number, key.index)), key) if accounted is not None else None
+        accounting = self._own(accounted.get((key.number, key.index)), key) if accounted is not None else None
         states = [witness.state for witness in (seen, accounting) if witness is not None]
         info = merge(
             Evidence(
@@ -219,15 +234,41 @@ class SlurmBackend(CommandBackend):
                 self._leftover.add(key)
         return info
 
+    def _own(self, seen: Seen | None, key: JobKey) -> Seen | None:
+        """What was seen under a number, if it is the job that is meant."""
+        # Accounting calls a job "allocation" until it is told the name.
+        if seen is None or seen.name in (key.job_name, "allocation"):
+            return seen
+        if key.index is None:
+            return None
+        array = self._array_of(key)
+        mine = seen.name == array if array is not None else seen.name.startswith(ARRAY_PREFIX)
+        return seen if mine else None
+
+    def _array_of(self, key: JobKey) -> str | None:
+        """The name of the array that a task is in, if it is written down."""
+        name = self._arrays.get(key)
+        if name is None and (known := self._known(key.job_name)) is not None and known[0].array:
+            name = known[0].name
+            if known[0].number == key.number:
+                if len(self._arrays) >= _REMEMBERED:
+                    self._arrays.clear()
+                self._arrays[key] = name
+        return name
+
     # --- stopping, forgetting ----------------------------------------------------------------------------------------
 
     def _stop(self, jobs: Sequence[JobKey]) -> None:
         """Only what still bears the right name: a number may have been given to somebody else's job."""
-        listed = self._answers.jobs([(key.number, key.index) for key in jobs])
-        self._cancel(key for key in jobs if (seen := _own(listed.get((key.number, key.index)), key)) and _live(seen))
+        live = self._live(jobs)
+        self._cancel(live | self._live([twin for key in jobs if key not in live and (twin := self._twin(key))]))
+
+    def _live(self, jobs: Sequence[JobKey]) -> set[JobKey]:
+        listed = self._answers.jobs([(key.number, key.index) for key in jobs]) if jobs else {}
+        return {key for key in jobs if (seen := self._own(listed.get((key.number, key.index)), key)) and _live(seen)}
 
     def _cancel(self, jobs: Iterable[JobKey]) -> None:
-        places = [f"{key.number}_{key.index}" if key.index is not None else key.number for key in jobs]
+        places = sorted(f"{key.number}_{key.index}" if key.index is not None else key.number for key in jobs)
         if not places:
             return
         self._answers.outdated()
@@ -247,6 +288,7 @@ class SlurmBackend(CommandBackend):
         self._leftover -= leftover
         for key in keys:
             self._over.pop(key, None)
+            self._arrays.pop(key, None)
         super().cleanup_many(job_ids)
 
     # --- for operators -----------------------------------------------------------------------------------------------
@@ -257,18 +299,9 @@ class SlurmBackend(CommandBackend):
         facts = {
             "calls_per_minute": self._commands.budget.per_minute,
             "calls_in_the_last_minute": self._commands.budget.used(),
-            "accounting": (self._answers.accounting_away or "ok") if self._answers.accounts else "none",
+            **self._answers.accounting.facts(),
         }
         return [queue_of(partition, states, self._site.partition, facts) for partition in partitions]
-
-
-def _own(seen: Seen | None, key: JobKey) -> Seen | None:
-    """What was seen under a number, if it is the job that is meant."""
-    if seen is None or seen.name == key.job_name:
-        return seen
-    # Accounting calls a job "allocation" until it is told the name.
-    array = key.index is not None and seen.name.startswith(ARRAY_PREFIX)
-    return seen if array or seen.name == "allocation" else None
 
 
 def _live(seen: Seen) -> bool:

@@ -8,13 +8,20 @@ from ccat_workflow_manager.hpc.batch.calls import Refusal
 
 _UNSURE = re.compile(
     r"timed? ?out|unable to contact|connect failure|connection (refused|reset|failure)|zero bytes were transmitted"
-    r"|transport endpoint|communication|not responding|authentication|credential|munge|temporarily unable"
-    r"|in standby mode|resource temporarily unavailable|no route to host|unexpected message"
+    r"|transport endpoint|communication|not responding|authentication|credential|munge"
+    r"|in standby mode|no route to host|unexpected message"
     r"|slurmdbd|i/o error|write error",
     re.IGNORECASE,
 )
-_NEVER_LIMIT = re.compile(
-    r"(QOS|Assoc)?\w*(PerJob|PerNode|MaxWall\w*|MinCpu|MinGRES|MinTRES)\w*Limit|MaxWallDuration", re.IGNORECASE
+TRIES_AGAIN = re.compile(
+    r"temporarily unable to accept job|job queue full|job creation temporarily disabled", re.IGNORECASE
+)
+"""What `sbatch` says when the cluster takes no more jobs; it then tries again by itself, for two minutes."""
+_FULL = re.compile(rf"{TRIES_AGAIN.pattern}|resource temporarily unavailable", re.IGNORECASE)
+_NEVER_LIMIT = re.compile(r"\b(QOS|Assoc)(Max\w*Per(Job|Node)(Limit)?|Min\w+)\b|\bMaxWallDuration")
+"""Limits on what one job may ask for."""
+_OF_SIZE = re.compile(
+    r"\b(QOS|Assoc)?(Max|Grp)(CPU|Mem|Node|GRES|BB|Billing|Energy|License|Wall|Unknown)", re.IGNORECASE
 )
 _LATER = re.compile(
     r"accounting/QOS policy|(QOS|Assoc)(Max|Grp)\w+|MaxSubmit|MaxJobs|job submit limit|job queue is full"
@@ -29,7 +36,7 @@ _NEVER = re.compile(
 )
 _HOPELESS = frozenset({
     "BadConstraints", "PartitionConfig", "PartitionTimeLimit", "PartitionNodeLimit", "InvalidAccount", "InvalidQOS",
-    "AccountNotAllowed", "QOSNotAllowed", "ReservationDeleted", "DependencyNeverSatisfied",
+    "AccountNotAllowed", "QOSNotAllowed", "ReservationDeleted", "DependencyNeverSatisfied", "MaxMemPerLimit",
 })  # fmt: skip
 
 
@@ -40,10 +47,19 @@ def never_by_itself(reason: str) -> bool:
 
 def refusal(returncode: int, words: str) -> Refusal:
     """What `sbatch` meant. In doubt it may have been taken: that is looked up before anything is submitted again."""
-    if returncode < 0 or _UNSURE.search(words):
+    if _UNSURE.search(words):
+        return Refusal.UNSURE
+    if _FULL.search(words):
+        return Refusal.FULL
+    if returncode < 0:
         return Refusal.UNSURE
     if _NEVER_LIMIT.search(words):
         return Refusal.NEVER
     if _LATER.search(words):
         return Refusal.LATER
     return Refusal.NEVER if _NEVER.search(words) else Refusal.UNSURE
+
+
+def is_of_size(words: str) -> bool:
+    """Whether a limit counts what jobs ask for, so that a smaller one may still have room."""
+    return bool(_OF_SIZE.search(words))

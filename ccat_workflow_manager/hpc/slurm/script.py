@@ -12,6 +12,7 @@ from ccat_workflow_manager.core.models import JSON, Resources
 SHORTEST_FOR_SIGNAL_MINUTES = 10
 """Slurm may send the signal up to a minute early; a shorter job would lose too much of its time."""
 
+_PLACES = ("--partition=", "--account=", "--qos=", "--reservation=")
 _WORD = re.compile(r"[^\x00-\x1f\x7f]{1,500}")
 
 
@@ -97,6 +98,11 @@ def render_options(resources: Resources, priority: int, site: SiteDefaults) -> t
     flags = [f"--{name}" for name in ("exclusive", "contiguous") if extra.pop(name, "")]
     chosen |= {name.replace("_", "-"): value for name, value in extra.items()}
     return (*(f"--{name}={value}" for name, value in chosen.items() if value), *flags)
+
+
+def place_of(options: Sequence[str]) -> tuple[str, ...]:
+    """Where limits on the number of jobs are counted."""
+    return tuple(option for option in options if option.startswith(_PLACES))
 
 
 def render_sbatch(options: Sequence[str], *, name: str, output: str, tasks: int | None, limit: int = 0) -> list[str]:
