@@ -24,6 +24,7 @@ from rq import Queue, SimpleWorker
 from rq.exceptions import DeserializationError, StopRequested
 from rq.job import Job
 from rq.queue import EnqueueData
+from rq.results import Result
 from rq.serializers import JSONSerializer
 from rq.worker import WorkerStatus
 
@@ -186,6 +187,8 @@ class Doorbell:
             )
             job = faults.doing("bell.ask", enqueue)
             result = job.latest_result(timeout=max(1, int(timeout)))
+            if result is not None:
+                Result.delete_all(job)  # a long log comes in many answers of megabytes
         except RedisError as error:
             raise ServiceUnavailable(f"Redis cannot be used: {error}") from error
         if result is None:

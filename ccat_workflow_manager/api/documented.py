@@ -67,7 +67,24 @@ definition["requestBody"]["content"] |= {
 
 same_run: dict[str, Any] = {"model": models.Run, "description": "The run that the same request made before"}
 same_pipeline: dict[str, Any] = {"model": models.AppliedPipeline, "description": "There already, with equal content"}
-log: dict[str, Any] = {"description": "The text", "content": {"text/plain": {"schema": {"type": "string"}}}}
+log: dict[str, Any] = {
+    "description": "The text",
+    "content": {"text/plain": {"schema": {"type": "string"}}},
+    "headers": {
+        "X-Log-Size": {
+            "description": "How many bytes the log has; not where only the backend has its end.",
+            "schema": {"type": "integer"},
+        },
+        "X-Log-Next-Offset": {
+            "description": "With `tail` or `offset`: the `offset` of what follows.",
+            "schema": {"type": "integer"},
+        },
+        "X-Log-Truncated": {
+            "description": "`true`: there is more before this that was asked for too.",
+            "schema": {"type": "string", "enum": ["true", "false"]},
+        },
+    },
+}
 content: dict[str, Any] = {
     "description": "The file, or a tar archive",
     "content": {

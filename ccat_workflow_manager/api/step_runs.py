@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Query
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from ccat_workflow_manager.api import documented, models
 from ccat_workflow_manager.api.paging import (
@@ -21,16 +21,19 @@ from ccat_workflow_manager.api.paging import (
 )
 from ccat_workflow_manager.api.surroundings import Actor, Ctx, read_one
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.core.errors import NotFound
+from ccat_workflow_manager.core.errors import Fault, Invalid, NotFound
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.db.views import products as product_views
 from ccat_workflow_manager.db.views import step_runs as views
 from ccat_workflow_manager.db.views.sql import Row
+from ccat_workflow_manager.services.logs import LogPiece
 
 router = APIRouter(prefix="/step-runs/{step_run_id}", tags=["step runs"])
 
 _MOST_LINES = 1_000_000
+_MOST_BYTES = 2**63 - 1
 _BIGGEST_ATTEMPT = 32_767
+_PLAIN = "text/plain; charset=utf-8"
 
 
 def _step_run(context: Context, step_run_id: UUID) -> str:
@@ -83,10 +86,26 @@ def get_log(
     attempt: Annotated[int | None, Query(ge=1, le=_BIGGEST_ATTEMPT, description="Default: the newest.")] = None,
     stream: Literal["stdout", "stderr"] = "stdout",
     tail: Annotated[int | None, Query(ge=0, le=_MOST_LINES, description="Only so many of the last lines.")] = None,
+    offset: Annotated[int | None, Query(ge=0, le=_MOST_BYTES, description="Only what follows this byte.")] = None,
 ) -> Response:
-    """What an attempt has printed so far."""
-    text = context.logs.read(context.logs.place(step_run_id, attempt), stream, tail)
-    return Response(text, headers={"X-Content-Type-Options": "nosniff"}, media_type="text/plain; charset=utf-8")
+    """What an attempt has printed so far: all of it, its last lines, or at most 4 MiB from `offset` on."""
+    if tail is not None and offset is not None:
+        raise Invalid(faults=[Fault("offset", "cannot be given together with tail")])
+    place = context.logs.place(step_run_id, attempt)
+    if tail is None and offset is None:
+        piece, texts = context.logs.whole(place, stream)
+        return StreamingResponse(texts, headers=_log_headers(piece, whole=True), media_type=_PLAIN)
+    piece = context.logs.read(place, stream, tail=tail, offset=offset)
+    return Response(piece.text, headers=_log_headers(piece), media_type=_PLAIN)
+
+
+def _log_headers(piece: LogPiece, *, whole: bool = False) -> dict[str, str]:
+    headers = {"X-Content-Type-Options": "nosniff", "X-Log-Truncated": str(piece.truncated).lower()}
+    if piece.size is not None:
+        headers["X-Log-Size"] = str(piece.size)
+    if piece.next_offset is not None and not whole:
+        headers["X-Log-Next-Offset"] = str(piece.next_offset)
+    return headers
 
 
 @router.post("/cancel", status_code=202, response_model=models.StepRunDetail)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx
 import typer
 
 from ccat_workflow_manager.commands.client import ApiRefused, Client
 from ccat_workflow_manager.commands.endings import WrongUsage
+from ccat_workflow_manager.commands.output import print_json
 from ccat_workflow_manager.core.states import FINISHED
 
 _INTERVAL = (0.2, 1.0)
 _TAIL_LINES = 10_000
 _ANCHOR = 4096
-_MOST_BYTES = 4 * 1024**2
 _NAMED = 8
 
 
@@ -45,16 +46,21 @@ def print_log(
     stream: str,
     tail: int | None,
     follow: bool,
+    as_json: bool = False,
     pause: Callable[[float], object] = time.sleep,
 ) -> None:
-    """Print the log to stdout; with `follow`, whatever comes until there is no more to come."""
+    """Print the log to stdout; with `follow`, whatever comes until there is no more to come. JSON comes at the end."""
+    texts: list[str] = []
+    write = texts.append if as_json else _write
+    number = attempt or step_run["attempt"]
     if follow:
-        _follow(client, step_run["id"], attempt, stream, tail, pause)
-        return
-    text = _read(client, step_run["id"], attempt, stream, tail)
-    _write(text)
-    if tail is None and len(text.encode()) > _MOST_BYTES - 8:
-        typer.echo("(this is the beginning of a longer log; --tail 1000 prints its end)", err=True)
+        number = _follow(client, step_run["id"], attempt, stream, tail, pause, write, texts.clear)
+    else:
+        for text in _Reader(client, step_run["id"], number or None, stream, tail).fresh():
+            write(text)
+    if as_json:
+        about = {"step_run_id": step_run["id"], "step": step_run["step"], "key": step_run["key"]}
+        print_json({**about, "attempt": number, "stream": stream, "text": "".join(texts)})
 
 
 def _follow(
@@ -64,27 +70,70 @@ def _follow(
     stream: str,
     tail: int | None,
     pause: Callable[[float], object],
-) -> None:
-    shown, following = "", 0
+    write: Callable[[str], object],
+    begin_again: Callable[[], object],
+) -> int:
+    """Write what comes, and say which attempt was the last."""
+    reader, following = None, 0
     interval, longest = _INTERVAL
     while True:
         # The state is asked for before the log: a log read after the end is complete.
         state = client.get(f"/step-runs/{step_run_id}")
-        attempt = wanted or state["attempt"]
+        attempt: int = wanted or state["attempt"]
         over = state["status"] in FINISHED or attempt < state["attempt"]
         if attempt != following:
             if following:
                 typer.echo(f"(attempt {attempt})", err=True)
-            shown, following = "", attempt
-        text = _read_if_there(client, step_run_id, attempt, stream, _TAIL_LINES if shown else tail)
-        fresh = _new_part(shown, text)
-        if fresh:
-            _write(fresh)
-            shown, interval = text, _INTERVAL[0]
+                begin_again()
+            reader, following = _Reader(client, step_run_id, attempt, stream, tail), attempt
+        for text in _if_there(reader.fresh()) if reader is not None else ():
+            write(text)
+            interval = _INTERVAL[0]
         if over:
-            return
+            return following
         pause(interval)
         interval = min(interval * 1.5, longest)
+
+
+class _Reader:
+    """The log of one attempt, piece by piece: whatever has come since the last time, however much that is."""
+
+    def __init__(self, client: Client, step_run_id: str, attempt: int | None, stream: str, tail: int | None) -> None:
+        self._client = client
+        self._address = f"/step-runs/{step_run_id}/log"
+        self._which = {"attempt": attempt, "stream": stream}
+        self._tail = tail
+        self._offset: int | None = 0 if tail is None else None
+        """Where what is not known yet begins. Where only a backend has the log, it gives no more than its end."""
+        self._shown = ""
+        self._warned = False
+
+    def fresh(self) -> Iterator[str]:
+        while True:
+            answer = self._client.text(self._address, **self._which, **self._next())
+            text = _new_part(self._shown, answer.text) if self._shown else answer.text
+            if answer.headers.get("X-Log-Truncated") == "true" and not self._shown and not self._warned:
+                self._warned = True
+                typer.echo("(this is only the end of what was asked for: the log is too long)", err=True)
+            before, self._offset = self._offset, _number(answer, "X-Log-Next-Offset")
+            self._shown = answer.text if self._offset is None else ""
+            if text:
+                yield text
+            size = _number(answer, "X-Log-Size")
+            if self._offset is None or size is None or self._offset >= size or self._offset == before:
+                return
+
+    def _next(self) -> dict[str, int]:
+        if self._offset is not None:
+            return {"offset": self._offset}
+        if self._shown:
+            return {"tail": _TAIL_LINES}
+        return {"offset": 0} if self._tail is None else {"tail": self._tail}
+
+
+def _number(answer: httpx.Response, header: str) -> int | None:
+    value = answer.headers.get(header, "")
+    return int(value) if value.isdecimal() else None
 
 
 def _new_part(shown: str, text: str) -> str:
@@ -99,18 +148,13 @@ def _new_part(shown: str, text: str) -> str:
     return text
 
 
-def _read(client: Client, step_run_id: str, attempt: int | None, stream: str, tail: int | None) -> str:
-    return client.text(f"/step-runs/{step_run_id}/log", attempt=attempt, stream=stream, tail=tail).text
-
-
-def _read_if_there(client: Client, step_run_id: str, attempt: int, stream: str, tail: int | None) -> str:
-    """Empty as long as nothing has been started."""
+def _if_there(texts: Iterator[str]) -> Iterator[str]:
+    """Nothing as long as nothing has been started."""
     try:
-        return _read(client, step_run_id, attempt, stream, tail) if attempt else ""
+        yield from texts
     except ApiRefused as refusal:
         if refusal.status != 404:
             raise
-        return ""
 
 
 def _write(text: str) -> None:

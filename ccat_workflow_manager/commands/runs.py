@@ -285,8 +285,11 @@ def logs(
     stream: Annotated[str, typer.Option(help="stdout or stderr")] = "stdout",
     tail: Annotated[int | None, typer.Option(min=0, help="The last lines only.")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the step run is finished.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print what a step of a run has printed.
+
+    With --json it is the `text` of one mapping, which --follow prints when the step run is finished.
 
     Example:  ccat-wm run logs latest calibrate/scan-01 --stream stderr --follow
     """
@@ -297,7 +300,7 @@ def logs(
         raise WrongUsage(f"--stream is stdout or stderr, not {stream!r}")
     with connect() as client:
         found = find_step_run(client.run(run_id), step, key)
-        print_log(client, found, attempt=attempt, stream=stream, tail=tail, follow=follow)
+        print_log(client, found, attempt=attempt, stream=stream, tail=tail, follow=follow, as_json=as_json)
 
 
 # --- small words -----------------------------------------------------------------------------------------------------

@@ -31,6 +31,8 @@ class LogChunk:
     offset: int
     next_offset: int
     size: int
+    truncated: bool = False
+    """Of a tail: it has fewer lines than were asked for, though there are more."""
 
 
 def read_log(
@@ -52,10 +54,12 @@ def read_log(
         if file is None:
             return LogChunk("", 0, 0, 0)
         size = os.fstat(file).st_size
-        start = min(max(offset or 0, 0), size) if tail is None else _start_of_tail(file, size, tail, max_bytes)
+        start, truncated = min(max(offset or 0, 0), size), False
+        if tail is not None:
+            start, truncated = _start_of_tail(file, size, tail, max_bytes)
         data = os.pread(file, min(max_bytes, size - start), start)
     complete = _complete(data)
-    return LogChunk(data[:complete].decode("utf-8", "replace"), start, start + complete, size)
+    return LogChunk(data[:complete].decode("utf-8", "replace"), start, start + complete, size, truncated)
 
 
 def tail_text(dirs: AttemptDirs, stream: str = "stderr", *, max_bytes: int = 4096) -> str:
@@ -91,10 +95,10 @@ def _opened(path: str, stream: str) -> Iterator[int | None]:
         yield file
 
 
-def _start_of_tail(file: int, size: int, lines: int, max_bytes: int) -> int:
-    """Where the last `lines` lines begin, reading backwards in blocks."""
+def _start_of_tail(file: int, size: int, lines: int, max_bytes: int) -> tuple[int, bool]:
+    """Where the last `lines` lines begin, reading backwards in blocks; and whether that would be too far back."""
     if lines <= 0:
-        return size
+        return size, False
     floor = max(0, size - max_bytes)
     position = size
     newlines = 0
@@ -107,9 +111,9 @@ def _start_of_tail(file: int, size: int, lines: int, max_bytes: int) -> int:
         while (at := block.rfind(b"\n", 0, at)) >= 0:
             newlines += 1
             if newlines == wanted:
-                return start + at + 1
+                return start + at + 1, False
         position = start
-    return floor
+    return floor, floor > 0
 
 
 def _complete(data: bytes) -> int:

@@ -125,6 +125,9 @@ def test_logs(deployment: Deployment) -> None:
     assert said("run", "logs", "latest", "hello/ada", "--tail", "0", deployment=deployment) == ""
     assert said("run", "logs", "latest", "hello/ada", "--follow", deployment=deployment) == "hello ada\n"
     assert said("run", "logs", "latest", "sum", deployment=deployment) == ""
+    found = answer("run", "logs", "latest", "hello/ada", env=deployment.env)
+    assert (found["step"], found["key"], found["attempt"], found["stream"]) == ("hello", "ada", 1, "stdout")
+    assert found["text"] == "hello ada\n"
     assert "attempt" in refused("run", "logs", "latest", "sum", "--attempt", "7", env=deployment.env)
 
 
@@ -137,6 +140,15 @@ def test_a_log_is_followed_to_its_end(deployment: Deployment, tmp_path: Path) ->
     run = answer("run", "submit", "--spec", str(file), "--backend", "concurrent", env=deployment.env)
     text = said("run", "logs", run["id"], "count", "--follow", deployment=deployment)
     assert text == "1\n2\n3\n4\nend\n"
+
+
+def test_a_log_of_many_megabytes_is_printed_to_its_end(deployment: Deployment, tmp_path: Path) -> None:
+    file = tmp_path / "long.yaml"
+    file.write_text("name: long\nsteps:\n  - name: count\n    command: [seq, '1', '1300000']\n")
+    run = answer("run", "submit", "--spec", str(file), "--backend", "concurrent", env=deployment.env)
+    wanted = "".join(f"{number}\n" for number in range(1, 1_300_001))
+    for more in (["--follow"], []):
+        assert said("run", "logs", run["id"], "count", *more, deployment=deployment) == wanted
 
 
 @pytest.mark.usefixtures("greet")

@@ -54,6 +54,8 @@ def test_the_tail_of_a_huge_log_is_found_at_once(dirs: AttemptDirs) -> None:
     whole = read_log(dirs, tail=10, max_bytes=1000)
     assert len(whole.text) == 1000
     assert whole.next_offset == whole.size
+    assert whole.truncated
+    assert not read_log(dirs, tail=2).truncated
 
 
 def test_following_by_offset_never_cuts_a_character(dirs: AttemptDirs) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import uuid4
 
 import fakeredis
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
+from rq import Queue
+from rq.job import Job
+from rq.results import Result
 
 from ccat_workflow_manager.core.errors import ServiceUnavailable
 from ccat_workflow_manager.doorbell import BATCH, NOTICES, Bell, Doorbell
@@ -40,6 +44,22 @@ def test_a_message_that_nobody_has_taken_yet_stands_for_the_next_one(doorbell: D
     assert doorbell.waiting(Bell.LAUNCH, "local") == 1
     doorbell.ring(Bell.LAUNCH, "slurm", [uuid4()])
     assert doorbell.waiting(Bell.LAUNCH, "slurm") == 1
+
+
+def test_an_answer_is_not_kept_once_it_is_read(
+    doorbell: Doorbell, server: fakeredis.FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    doorbell._patient = fakeredis.FakeRedis(server=server)
+    enqueue = Queue.enqueue
+
+    def answered(self: Queue, *args: Any, **more: Any) -> Job:
+        job = enqueue(self, *args, **more)
+        Result.create(job, Result.Type.SUCCESSFUL, ttl=60, return_value={"said": job.args[0]["asked"]})
+        return job
+
+    monkeypatch.setattr(Queue, "enqueue", answered)
+    assert doorbell.ask("local", {"asked": "x" * 1000}, 5) == {"said": "x" * 1000}
+    assert list(doorbell.redis.scan_iter("rq:results:*")) == []
 
 
 def test_notices_gather_and_are_taken_once(doorbell: Doorbell) -> None:
