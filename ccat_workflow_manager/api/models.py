@@ -296,6 +296,7 @@ class BackendWork(_Shape):
     stray_jobs: int = Field(description="Jobs of attempts that are over, at the last look; they are being stopped.")
     strays_stopped: int = Field(description="Such jobs that have been stopped so far.")
     reaped_at: Time | None = Field(description="When its jobs were last looked through for such ones.")
+    reap_problem: str | None = Field(description="Why they could not be looked through, or such ones not be stopped.")
 
 
 class Backend(BackendWork):

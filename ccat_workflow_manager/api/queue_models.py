@@ -29,7 +29,7 @@ class Queue(_Shape):
 
 
 class Attention(_Shape):
-    """A step run that waits for a person."""
+    """A step run that waits for a person, or that has left a job which only a person can stop."""
 
     id: UUID
     run_id: UUID
@@ -38,7 +38,7 @@ class Attention(_Shape):
     key: str
     backend: str
     job_id: str | None
-    text: str = Field(description="What it waits for, in the words of its backend.")
+    text: str = Field(description="What it waits for: in the words of its backend, or what is to be done.")
     submitted_at: datetime | None
 
 

@@ -136,7 +136,10 @@ def _backend(name: str, context: Context, known: Availability | None, state: Bac
 
 @router.get("/attention", response_model=AttentionPage)
 def list_attention(context: Ctx, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Response:
-    """Step runs that wait for something that only a person can do, such as releasing a held job; the oldest first."""
+    """Step runs that wait for something that only a person can do, such as releasing a held job; the oldest first.
+
+    Also those whose cancel is not confirmed for long, and those that have left a job which does not stop.
+    """
     after = decode("attention", cursor, uuid_key)
     with context.database.read() as unit:
         found = attention_page(unit, after, limit + 1)

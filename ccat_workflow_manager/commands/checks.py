@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from errno import EACCES, ENOTDIR
@@ -19,17 +19,19 @@ from ccat_workflow_manager.core.setting_rules import PREFIX
 from ccat_workflow_manager.db import migrate
 from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.db.views.attention import attention_count, attention_page
-from ccat_workflow_manager.db.views.fleet import backend_states, workers_page
+from ccat_workflow_manager.db.views.fleet import BackendState, backend_states, workers_page
 from ccat_workflow_manager.doorbell import Doorbell
 from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedValkey
 from ccat_workflow_manager.embedded.server import programs_of
 from ccat_workflow_manager.execution import runtime
 from ccat_workflow_manager.hpc import registry
+from ccat_workflow_manager.services.queues import queues_seen
 from ccat_workflow_manager.settings import Settings
 
 _LEAST_FREE_GB = 1.0
 _CLOCK_SECONDS = 2.0
 _MOST_WORKERS = 1000
+_ACCOUNTING_IN_ORDER = {"ok", "none", "not asked yet"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +62,13 @@ def all_checks(settings: Settings) -> Iterator[Check]:
         yield database
         yield _redis(settings)
         yield Check("migrations", None, "cannot be told without PostgreSQL")
-        yield from _machine(settings)
+        yield from _machine(settings, {})
         return
     try:
         yield _postgres(settings, database)
         yield _redis(settings)
         yield _migrations(database)
-        yield from _machine(settings)
+        yield from _machine(settings, _states(database))
         yield _clock(database)
         yield _workers(database, settings)
         yield _strays(database)
@@ -75,9 +77,10 @@ def all_checks(settings: Settings) -> Iterator[Check]:
         database.close()
 
 
-def _machine(settings: Settings) -> Iterator[Check]:
+def _machine(settings: Settings, states: Mapping[str, BackendState]) -> Iterator[Check]:
     yield _runtime(settings)
-    yield from _backends(settings)
+    yield from _backends(settings, states)
+    yield from _accounting(settings, states)
     yield _disk(settings)
 
 
@@ -190,8 +193,20 @@ def _attention(database: Database) -> Check:
     if not oldest:
         return Check(name, True, "nothing waits for a person")
     first = oldest[0]
-    text = f"{first['pipeline']}, {first['step']}/{first['key']}, job {first['job_id']}: {first['text']}"
+    job = f", job {first['job_id']}" if first["job_id"] else ""
+    text = f"{first['pipeline']}, {first['step']}/{first['key']}{job}: {first['text']}"
     return Check(name, None, f"{count} wait for a person; the oldest: {text}", "all of them: GET /api/v1/attention")
+
+
+def _states(database: Database) -> Mapping[str, BackendState]:
+    """What workers have noted about backends; nothing where nobody can tell."""
+    try:
+        if not migrate.state(database).is_current:
+            return {}
+        with database.read() as unit:
+            return backend_states(unit)
+    except WorkflowError:
+        return {}
 
 
 def _strays(database: Database) -> Check:
@@ -204,6 +219,9 @@ def _strays(database: Database) -> Check:
         return Check("jobs", None, "cannot be told without PostgreSQL")
     found, hints = [], []
     for name, state in states.items():
+        if state.reap_problem:
+            found.append(f"{name}: {state.reap_problem}")
+            hints.append("this is tried again every REAPER_SECONDS; if it stays, look at the backend")
         if state.stray_jobs:
             found.append(f"jobs at {name} whose attempts are over: {state.stray_jobs}")
             hints.append("they are being stopped; if they stay, stop them at the backend")
@@ -231,7 +249,8 @@ def _runtime(settings: Settings) -> Check:
     return Check("containers", None, "none: steps run as plain processes", "install Apptainer to run images")
 
 
-def _backends(settings: Settings) -> Iterator[Check]:
+def _backends(settings: Settings, states: Mapping[str, BackendState]) -> Iterator[Check]:
+    """What this machine could use, and what workers have found when they used it."""
     try:
         found = registry.list_backends(settings.for_backend)
     except WorkflowError as error:
@@ -240,7 +259,9 @@ def _backends(settings: Settings) -> Iterator[Check]:
     for name, availability in found.items():
         wanted = name == settings.hpc_backend
         default = "HPC_BACKEND, " if wanted else ""
-        if availability.available:
+        if (state := states.get(name)) is not None and state.problem:
+            yield _away(name, state, default)
+        elif availability.available:
             yield Check(f"backend {name}", True, f"{default}can be used")
         else:
             ok = False if wanted else None
@@ -248,6 +269,32 @@ def _backends(settings: Settings) -> Iterator[Check]:
     if settings.hpc_backend not in found:
         text = f"HPC_BACKEND is {settings.hpc_backend!r}, which is not installed"
         yield Check(f"backend {settings.hpc_backend}", False, text, f"choose one of: {', '.join(found)}")
+    for name in sorted(states.keys() - found.keys() - {settings.hpc_backend}):
+        if states[name].problem:
+            yield _away(name, states[name], "")
+
+
+def _away(name: str, state: BackendState, default: str) -> Check:
+    """A backend that workers could not use. If nobody serves it and nothing waits for it, that is of no importance."""
+    needed = bool(default or state.workers or state.ready or state.live)
+    hint = "its workers try again by themselves; if it stays, look at its service and at the log of a worker"
+    return Check(
+        f"backend {name}", False if needed else None, f"{default}{state.problem} since {state.problem_since}", hint
+    )
+
+
+def _accounting(settings: Settings, states: Mapping[str, BackendState]) -> Iterator[Check]:
+    """Where a backend is told by another service how jobs have ended, and that one is away."""
+    server = EmbeddedValkey(settings.data_dir)
+    url = settings.redis_url or (server.url if server.pid is not None else "")
+    if not url:
+        return
+    doorbell = Doorbell(url)
+    for name in states:
+        words = {str(queue["details"].get("accounting", "ok")) for queue in queues_seen(doorbell, name)}
+        for each in sorted(words - _ACCOUNTING_IN_ORDER):
+            hint = "look at its database (for Slurm: slurmdbd); without it old jobs are taken as lost"
+            yield Check(f"accounting {name}", False, each, hint)
 
 
 def _disk(settings: Settings) -> Check:

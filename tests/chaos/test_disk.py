@@ -77,6 +77,26 @@ def test_a_record_that_says_nothing_is_no_success(context: Context, backend: Exe
     assert tuple(finish(context, backend, prepare)) == ("PENDING", reason, 0)
 
 
+CONTRADICTING: dict[str, tuple[ExitRecord, str, str]] = {
+    "a failure": (ExitRecord("job", exit_code=3), "FAILED", "program_failed"),
+    "a signal": (ExitRecord("job", exit_code=139, signal=11), "FAILED", "killed_by_signal"),
+    "never started": (ExitRecord("job", exit_code=None), "PENDING", "backend_failed"),
+    "stopped": (ExitRecord("job", exit_code=0, stopped_by="log_limit", stopped_text="too long"), "FAILED", "log_limit"),
+}
+
+
+@pytest.mark.parametrize("name", CONTRADICTING)
+def test_a_record_of_a_failure_is_no_success_whatever_the_backend_says(
+    context: Context, backend: Executing, name: str
+) -> None:
+    record, status, reason = CONTRADICTING[name]
+    assert tuple(finish(context, backend, write(record.to_json()))) == (status, reason, 0)
+    with context.database.read() as unit:
+        # What the backend has said is kept where the record knows nothing.
+        code = unit.execute("SELECT exit_code FROM attempts WHERE number = 1").scalar()
+    assert code == (record.exit_code or 0)
+
+
 @pytest.mark.parametrize(
     ("number", "reason"),
     [(errno.ENOSPC, "disk_full"), (errno.EDQUOT, "disk_full"), (errno.EROFS, "staging_failed")],

@@ -25,11 +25,12 @@ SELECT x.id, row_to_json(x)::text FROM (
 _PROBLEMS = f"""
 SELECT n.name, b.problem, {utc("b.problem_since")}, {utc("b.retry_at")},
   (SELECT count(*) FROM workers w WHERE n.name = ANY(w.backends)),
-  COALESCE(b.unknown_jobs, 0), COALESCE(b.stray_jobs, 0), COALESCE(b.strays_stopped, 0), {utc("b.reaped_at")}
+  COALESCE(b.unknown_jobs, 0), COALESCE(b.stray_jobs, 0), COALESCE(b.strays_stopped, 0), {utc("b.reaped_at")},
+  b.reap_problem
 FROM (SELECT name FROM backends UNION SELECT unnest(backends) FROM workers) n LEFT JOIN backends b ON b.name = n.name
 """
 
-_NOTHING_STORED = (None, None, None, 0, 0, 0, 0, None)
+_NOTHING_STORED = (None, None, None, 0, 0, 0, 0, None, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class BackendState:
     stray_jobs: int = 0
     strays_stopped: int = 0
     reaped_at: str | None = None
+    reap_problem: str | None = None
 
 
 def workers_page(unit: UnitOfWork, after: str | None, limit: int) -> list[Row]:
@@ -58,11 +60,9 @@ def backend_states(unit: UnitOfWork) -> Mapping[str, BackendState]:
     waiting = {each.backend: each for each in FleetStore(unit).waiting()}
     states = {}
     for name in sorted(stored.keys() | waiting.keys()):
-        problem, since, retry_at, workers, unknown, strays, stopped, reaped_at = stored.get(name, _NOTHING_STORED)
+        problem, since, retry_at, workers, *jobs = stored.get(name, _NOTHING_STORED)
         work = waiting.get(name, Waiting(name))
-        states[name] = BackendState(
-            problem, since, retry_at, workers, work.ready, work.live, unknown, strays, stopped, reaped_at
-        )
+        states[name] = BackendState(problem, since, retry_at, workers, work.ready, work.live, *jobs)
     return states
 
 
