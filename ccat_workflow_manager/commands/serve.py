@@ -36,6 +36,7 @@ def up(
     Exit codes:  0 stopped by Ctrl-C or SIGTERM,  2 settings with faults,  3 something could not be started.
     """
     settings = _settings(API_PORT=port, DATA_DIR=data_dir, WORKERS=workers)
+    _must_know_its_backend(settings)
     with starting():
         from ccat_workflow_manager import supervise
 
@@ -59,6 +60,7 @@ def manager(
     if not api and not loops:
         raise WrongUsage("a manager without API and without loops would do nothing")
     settings = _settings()
+    _must_know_its_backend(settings)
     with starting():
         from ccat_workflow_manager.commands.servers import reachable
         from ccat_workflow_manager.processes import run_manager
@@ -78,6 +80,7 @@ def worker(
     Exit codes:  0 stopped by a signal,  2 settings with faults or no such backend,  3 a database that cannot be used.
     """
     settings = _settings()
+    _must_know_its_backend(settings)
     names = list(dict.fromkeys(backend or [settings.hpc_backend]))
     _must_exist(names)
     with starting():
@@ -97,6 +100,23 @@ def _end_on_signals() -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
+
+
+def _must_know_its_backend(settings: Settings) -> None:
+    """HPC_BACKEND names one that is registered. Only here, because settings do not know what is installed."""
+    from difflib import get_close_matches
+
+    from ccat_workflow_manager.core.errors import ConfigurationError, Fault
+    from ccat_workflow_manager.core.setting_rules import PREFIX
+    from ccat_workflow_manager.hpc import registry
+
+    name, known = settings.hpc_backend, registry.names()
+    if name in known:
+        return
+    close = get_close_matches(name, known, 1)
+    hint = f"did you mean {close[0]}?" if close else "is the package that brings it installed here?"
+    fault = Fault(f"{PREFIX}HPC_BACKEND", f"{name!r} is not allowed; allowed: {', '.join(known)}; {hint}")
+    raise ConfigurationError(f"The settings cannot be used:\n  {fault}", [fault])
 
 
 def _must_exist(names: list[str]) -> None:

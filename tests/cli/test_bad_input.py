@@ -178,6 +178,15 @@ def test_settings_with_faults_name_them_all(command: tuple[str, ...]) -> None:
     assert "CCAT_WORKFLOW_MANAGER_API_PORT" in text
 
 
+@pytest.mark.parametrize("command", [("up",), ("manager",), ("worker",), ("worker", "--backend", "noop")])
+@pytest.mark.parametrize(("name", "hint"), [("slrum", "did you mean slurm?"), ("nosuch", "installed here?")])
+def test_a_backend_that_does_not_exist(command: tuple[str, ...], name: str, hint: str, tmp_path: Path) -> None:
+    text = refused(*command, env=variables(DATA_DIR=tmp_path, HPC_BACKEND=name))
+    assert f"CCAT_WORKFLOW_MANAGER_HPC_BACKEND: '{name}' is not allowed; allowed: aws_batch, concurrent" in text
+    assert hint in text
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_port_that_is_taken(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
