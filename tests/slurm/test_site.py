@@ -13,9 +13,11 @@ import pytest
 
 from ccat_workflow_manager.core.errors import BackendError
 from ccat_workflow_manager.core.jobs import JobStatus
+from ccat_workflow_manager.hpc.batch.places import LimitReached
 from ccat_workflow_manager.hpc.slurm.backend import SlurmBackend
 from ccat_workflow_manager.testing.harness import Job
 from tests.contract.test_slurm import SlurmHarness, slurm_harness
+from tests.reaper import Reaper
 from tests.slurm.cluster import Cluster
 from tests.slurm.shims import shim
 from tests.waiting import wait_until
@@ -109,6 +111,24 @@ def test_a_job_limit_is_a_wait_and_lets_through_what_fits(jobs: SlurmHarness, sl
         patch.setenv("PATH", str(jobs.workdir / "programs"), prepend=":")
         results = jobs.backend.submit_many([jobs.request("true") for _ in range(16)])
     assert all(isinstance(result, str) for result in results), results
+
+
+def test_a_cluster_that_takes_no_more_jobs(reaper: Reaper, tmp_path: Path) -> None:
+    """`sbatch` is not left to try again for minutes; what fits is taken, and the rest waits with Slurm's words."""
+    cluster = Cluster(reaper, nodes=1, accounting=False, extra=["MaxJobCount=12"])
+    try:
+        cluster.start()
+        jobs = slurm_harness(cluster, tmp_path)
+        endless = [jobs.request("sleep", "1000") for _ in range(20)]
+        results = jobs.backend.submit_many(endless)
+        kinds = [type(result) for result in results]
+        assert kinds == [str] * kinds.count(str) + [LimitReached] * kinds.count(LimitReached)
+        assert len(cluster.ask("squeue", "-h", "-r", "-o", "%i").split()) == kinds.count(str) > 8
+        assert "temporarily unable to accept job" in str(results[-1])
+        assert jobs.backend.full(jobs.resources, 0) is results[-1]
+        jobs.close()
+    finally:
+        cluster.close()
 
 
 KILLED_RUN = """
