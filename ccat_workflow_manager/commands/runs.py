@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -221,7 +222,7 @@ def cancel(ids: Ids, as_json: AsJson = False) -> None:
 
     Example:  ccat-wm run cancel latest
     """
-    _each(ids, "cancel", "is being cancelled", as_json)
+    _each(ids, "cancel", _cancel_said, as_json)
 
 
 @run.command()
@@ -230,7 +231,7 @@ def retry(ids: Ids, as_json: AsJson = False) -> None:
 
     Example:  ccat-wm run retry latest
     """
-    _each(ids, "retry", "is tried again", as_json)
+    _each(ids, "retry", _retry_said, as_json)
 
 
 @run.command()
@@ -239,7 +240,7 @@ def pause(ids: Ids, as_json: AsJson = False) -> None:
 
     Example:  ccat-wm run pause latest
     """
-    _each(ids, "pause", "is paused", as_json)
+    _each(ids, "pause", lambda _: "is paused", as_json)
 
 
 @run.command()
@@ -248,10 +249,21 @@ def resume(ids: Ids, as_json: AsJson = False) -> None:
 
     Example:  ccat-wm run resume latest
     """
-    _each(ids, "resume", "goes on", as_json)
+    _each(ids, "resume", lambda _: "goes on", as_json)
 
 
-def _each(ids: list[str], verb: str, said: str, as_json: bool) -> None:
+def _cancel_said(found: dict[str, Any]) -> str:
+    if not found["finished_at"]:
+        return "is being cancelled"
+    status = found["status"]
+    return "is cancelled" if status == "CANCELLED" else f"is {status}: there is nothing left to cancel"
+
+
+def _retry_said(found: dict[str, Any]) -> str:
+    return f"is {found['status']}: there is nothing to try again" if found["finished_at"] else "is tried again"
+
+
+def _each(ids: list[str], verb: str, said: Callable[[dict[str, Any]], str], as_json: bool) -> None:
     """The same request for each run; one that is refused does not keep the others from it."""
     from urllib.parse import quote
 
@@ -269,7 +281,7 @@ def _each(ids: list[str], verb: str, said: str, as_json: bool) -> None:
                 refused.append(Fault(given, error.message))
                 continue
             if not as_json:
-                typer.echo(f"{run_id} {said}")
+                typer.echo(f"{run_id} {said(answers[-1])}")
     if as_json:
         _print_json(answers)
     if refused:

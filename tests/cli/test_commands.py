@@ -163,6 +163,17 @@ def test_pause_resume_cancel(deployment: Deployment, tmp_path: Path, greet: Path
     assert [one["id"] for one in answer("run", "cancel", run["id"], env=deployment.env)] == [run["id"]]
     ended = answer("run", "watch", run["id"], env=deployment.env, code=WORK_FAILED)
     assert ended["status"] == "CANCELLED"
+    assert said("run", "cancel", run["id"], deployment=deployment) == f"{run['id']} is cancelled\n"
+
+
+@pytest.mark.usefixtures("greet")
+def test_what_has_finished_is_neither_cancelled_nor_tried_again(deployment: Deployment) -> None:
+    run_id = answer("run", "submit", "greet", "--watch", env=deployment.env)["id"]
+    for verb, words in (
+        ("cancel", "is COMPLETED: there is nothing left to cancel"),
+        ("retry", "is COMPLETED: there is nothing to try again"),
+    ):
+        assert said("run", verb, run_id, deployment=deployment) == f"{run_id} {words}\n"
 
 
 @pytest.mark.usefixtures("greet")
