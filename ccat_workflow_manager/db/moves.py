@@ -41,6 +41,10 @@ class LockedRow:
     """There is a breaker for its circuit."""
 
 
+Cause = tuple[LockedRow, Status, str]
+"""What has ended without completing, how, and why: the cause of all that is skipped behind it."""
+
+
 @dataclass(slots=True)
 class Batch:
     """The records of one write, ready for `json_to_recordset`."""
@@ -53,13 +57,15 @@ class Batch:
     started: set[UUID] = field(default_factory=set)
     reasons: dict[UUID, str] = field(default_factory=dict)
     completed: list[LockedRow] = field(default_factory=list)
-    blocked: list[tuple[LockedRow, Status, str]] = field(default_factory=list)
+    blocked: list[Cause] = field(default_factory=list)
     """Finished without completing: what depends on them can no longer run."""
     ways: list[tuple[UUID, str]] = field(default_factory=list)
     """Failures that count for a breaker, and in what way they failed."""
     succeeded: list[LockedRow] = field(default_factory=list)
     reopened: set[UUID] = field(default_factory=set)
     """Runs of which something finished was opened again."""
+    cancelled: set[UUID] = field(default_factory=set)
+    """Runs that somebody wants stopped."""
 
     def add(self, row: LockedRow, move: Move) -> None:
         """Work out one move, or raise IllegalMove. `row` is left as it will be after the write."""
@@ -183,9 +189,13 @@ def _heeding_cancel(row: LockedRow, move: Move) -> Move:
     if not row.cancel_requested:
         return move
     ends = [index for index, note in enumerate(move.notes) if note.event is Event.FAILED]
-    if ends and all(note.event is Event.RETRIED for note in move.notes[ends[-1] + 1 :]):
-        return replace(move, notes=[*move.notes[: ends[-1]], cancelled(move.notes[ends[-1]].actor)])
-    return move
+    if not ends or any(note.event is not Event.RETRIED for note in move.notes[ends[-1] + 1 :]):
+        return move
+    failure = move.notes[ends[-1]]
+    instead = cancelled(failure.actor)
+    if failure.reason is FailureReason.LOST:
+        instead = replace(instead, text=f"cancelled; that it has stopped was not confirmed: {failure.text}")
+    return replace(move, notes=[*move.notes[: ends[-1]], instead])
 
 
 def _heeding_withdrawal(row: LockedRow, move: Move) -> Move:
@@ -247,14 +257,15 @@ def sort_out(rows: Mapping[UUID, LockedRow], moves: Iterable[Move]) -> tuple[Bat
 def delta_records(batch: Batch) -> list[dict[str, Any]]:
     """What changes on the rows of `runs`, in the order in which they are to be locked."""
     records: list[dict[str, Any]] = []
-    for run_id in sorted(batch.deltas):
-        changes = {column: change for column, change in batch.deltas[run_id].items() if change}
-        if changes or run_id in batch.started:
+    for run_id in sorted(batch.deltas.keys() | batch.cancelled):
+        changes = {column: change for column, change in batch.deltas.get(run_id, {}).items() if change}
+        if changes or run_id in batch.started or run_id in batch.cancelled:
             records.append(
                 {
                     "id": str(run_id),
                     "began": run_id in batch.started,
                     "reopened": run_id in batch.reopened,
+                    "cancelled": run_id in batch.cancelled,
                     "status_reason": batch.reasons.get(run_id),
                     **changes,
                 }

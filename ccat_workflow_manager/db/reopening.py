@@ -1,4 +1,8 @@
-"""Which step runs a retry opens again, so that none of them waits for something that will never come."""
+"""Which step runs a retry opens again, so that none of them waits for something that will never come.
+
+Retries, of which there may be several at a time, and the repair by the sweep exclude each other: what one of them opens
+again, and what the other skips, depends on what it has read, and not only on the rows that it has locked.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +21,20 @@ WHERE run_id = ANY(:run_ids) AND status IN ({quoted(RETRYABLE)}) ORDER BY id FOR
 
 _EDGES = "SELECT run_id, position, downstream_key, downstream_all FROM run_steps WHERE run_id = ANY(:run_ids)"
 
+_LOCK = 5_720_191
+
+
+def nobody_reopens(unit: UnitOfWork) -> bool:
+    """Keep others from retrying until this transaction ends; False if somebody is at it."""
+    return bool(unit.execute("SELECT pg_try_advisory_xact_lock(:lock)", {"lock": _LOCK}).scalar_one())
+
 
 def reopenable(unit: UnitOfWork, run_ids: Sequence[UUID], wanted: set[UUID] | None) -> list[UUID]:
     """Lock and choose: all that did not complete (`wanted` None), or the wanted and what was skipped because of them.
 
     A skipped step run is opened only if nothing else it depends on stays behind.
     """
+    unit.execute("SELECT pg_advisory_xact_lock_shared(:lock)", {"lock": _LOCK})
     rows = unit.execute(_BLOCKED, {"run_ids": list(run_ids)}).all()
     if wanted is None:
         return [row[0] for row in rows]

@@ -9,7 +9,7 @@ writers wait for each other but never in a circle.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -20,7 +20,7 @@ from ccat_workflow_manager.core.models import EventNote, Lease, Move, WorkItem
 from ccat_workflow_manager.core.states import Event, Status
 from ccat_workflow_manager.db import write_sql as sql
 from ccat_workflow_manager.db.breakers import BreakerStore
-from ccat_workflow_manager.db.moves import Batch, LockedRow, delta_records, sort_out
+from ccat_workflow_manager.db.moves import Batch, Cause, LockedRow, delta_records, sort_out
 from ccat_workflow_manager.db.reading import load_items
 from ccat_workflow_manager.db.session import UnitOfWork, json_list
 
@@ -77,19 +77,25 @@ class RunStore:
         return load_items(self.unit, done.applied)
 
     def _locked(self, statement: str, parameters: dict[str, Any]) -> list[LockedRow]:
-        found = self.unit.execute(statement, parameters)
-        return [LockedRow(r[0], r[1], r[2], r[3], r[4], r[5], Status(r[6]), *r[7:]) for r in found.all()]
+        return [_locked_row(row) for row in self.unit.execute(statement, parameters).all()]
 
-    def _write(self, rows: dict[UUID, LockedRow], moves: Sequence[Move]) -> Applied:
+    def _write(
+        self, rows: dict[UUID, LockedRow], moves: Sequence[Move], cancelled_runs: Collection[UUID] = ()
+    ) -> Applied:
         batch, applied, refused = sort_out(rows, moves)
+        batch.cancelled.update(cancelled_runs)
         result = Applied(applied, refused)
-        if not batch.rows:
+        if not batch.rows and not batch.cancelled:
             return result
-        self._write_rows(batch)
+        if batch.rows:
+            self._write_rows(batch)
         if batch.completed:
             self._meet(batch.completed, result)
         if batch.blocked:
-            self._skip_behind(batch)
+            behind = self._skip_behind(batch.blocked, sql.LOCK_BLOCKED)
+            batch.blocked = behind.blocked
+            for run_id, delta in behind.deltas.items():
+                batch.deltas.setdefault(run_id, Counter()).update(delta)
         for row in rows.values():
             if row.status is Status.PENDING and row.unmet == 0:
                 result.ready.setdefault(row.backend, []).append(row.id)
@@ -97,12 +103,16 @@ class RunStore:
             for backend, ids in self._breakers.record(batch.ways, [row.id for row in batch.succeeded]).items():
                 result.ready.setdefault(backend, []).extend(ids)
             result.breaker_opened = self._breakers.opened
-        deltas = delta_records(batch)
-        if deltas:
-            for run_id, _, finished in self.unit.execute(sql.COUNT_RUNS, {"deltas": json_list(deltas)}).all():
-                if finished:
-                    result.finished_runs.append(run_id)
+        result.finished_runs += self._count(batch)
+        if batch.blocked or batch.reopened:
+            result.finished_runs += self._look_again(batch)
         return result
+
+    def _count(self, batch: Batch) -> list[UUID]:
+        """Bring the rows of the runs up to date: those that are finished by now."""
+        deltas = delta_records(batch)
+        found = self.unit.execute(sql.COUNT_RUNS, {"deltas": json_list(deltas)}).all() if deltas else []
+        return [run_id for run_id, _, finished in found if finished]
 
     def _write_rows(self, batch: Batch) -> None:
         self.unit.execute(sql.WRITE, {"rows": json_list(batch.rows), "events": json_list(batch.events)})
@@ -136,34 +146,58 @@ class RunStore:
                     if unmet == 0 and status == Status.PENDING and not held:
                         result.ready.setdefault(backend, []).append(step_run_id)
 
-    def _skip_behind(self, batch: Batch) -> None:
-        """Skip what can no longer run because of these ends, and so on down the DAG."""
-        run_ids = list({row.run_id for row, _, _ in batch.blocked})
+    def _skip_behind(self, causes: Sequence[Cause], lock: str) -> Batch:
+        """Skip what can no longer run because of these ends, and so on down the DAG: what was written.
+
+        Its `blocked` are these ends, and all that came of them.
+        """
+        run_ids = list({row.run_id for row, _, _ in causes})
         edges = {(r[0], r[1]): (r[3], r[4]) for r in self.unit.execute(sql.EDGES, {"run_ids": run_ids})}
-        blocked, behind = batch.blocked, Batch()
-        while blocked:
-            causes: dict[tuple[UUID, int, str | None], tuple[LockedRow, Status, str]] = {}
+        behind, done = Batch(blocked=list(causes)), 0
+        while blocked := behind.blocked[done:]:
+            done = len(behind.blocked)
+            because: dict[tuple[UUID, int, str | None], Cause] = {}
             for cause in blocked:
                 row = cause[0]
                 by_key, by_all = edges[row.run_id, row.position]
                 for position in by_key:
-                    causes.setdefault((row.run_id, position, row.key), cause)
+                    because.setdefault((row.run_id, position, row.key), cause)
                 for position in by_all:
-                    causes.setdefault((row.run_id, position, None), cause)
+                    because.setdefault((row.run_id, position, None), cause)
             records = [
                 {"run_id": str(run_id), "position": position, "key": key, "whole": key is None}
-                for run_id, position, key in causes
+                for run_id, position, key in because
             ]
-            behind.blocked = []
-            for row in self._locked(sql.LOCK_BLOCKED, {"blocked": json_list(records)}) if records else []:
-                cause = causes.get((row.run_id, row.position, row.key)) or causes[row.run_id, row.position, None]
+            for row in self._locked(lock, {"blocked": json_list(records)}) if records else []:
+                cause = because.get((row.run_id, row.position, row.key)) or because[row.run_id, row.position, None]
                 behind.add(row, Move(row.id, [_skip_note(*cause)]))
-            blocked = behind.blocked
             if behind.rows:
                 self._write_rows(behind)
                 behind.rows, behind.events = [], []
-        for run_id, delta in behind.deltas.items():
-            batch.deltas.setdefault(run_id, Counter()).update(delta)
+        return behind
+
+    def _look_again(self, batch: Batch) -> list[UUID]:
+        """Skip what was opened again while something before it was ending: the runs that are finished by that.
+
+        A retry and an end that are written at the same time do not see each other's step runs. Both come to the row of
+        their run, where one waits for the other: from here on whoever is second sees all. What is locked by somebody
+        who may be waiting for that run is left to the sweep.
+        """
+        causes = [*batch.blocked, *(self._left_behind(list(batch.reopened)) if batch.reopened else [])]
+        return self._count(self._skip_behind(causes, sql.LOCK_BLOCKED_NOW)) if causes else []
+
+    def _left_behind(self, run_ids: Sequence[UUID]) -> list[Cause]:
+        """Of these runs, what has ended without completing though something is still waiting for it."""
+        found = self.unit.execute(sql.LEFT_BEHIND, {"run_ids": list(run_ids)}).all()
+        return [(_locked_row(row[1:]), Status(row[7]), row[0]) for row in found]
+
+    def skip_left_behind(self, run_ids: Sequence[UUID]) -> list[UUID]:
+        """Skip what waits in these runs for what has ended without completing: the runs that are finished by that.
+
+        Only while nobody retries (`reopening.nobody_reopens`).
+        """
+        causes = self._left_behind(run_ids)
+        return self._count(self._skip_behind(causes, sql.LOCK_BLOCKED)) if causes else []
 
     def note_waits(self, news: Sequence[tuple[UUID, int, str | None, bool]]) -> None:
         """Why jobs wait, and of which nothing is known: (id, token, reason, unknown). No status changes."""
@@ -186,8 +220,8 @@ class RunStore:
 
     # --- requests of people ------------------------------------------------------------------------------------------
 
-    def request_cancel(self, rows: dict[UUID, LockedRow], actor: str) -> Applied:
-        """Note the wish on every row; what nothing has been started for is cancelled at once."""
+    def request_cancel(self, rows: dict[UUID, LockedRow], actor: str, runs: Collection[UUID] = ()) -> Applied:
+        """Note the wish on every row, and on these runs; what nothing has been started for is cancelled at once."""
         if not rows:
             return Applied()
         self.unit.execute(
@@ -197,7 +231,7 @@ class RunStore:
         )
         note = [EventNote(Event.CANCELLED, actor=actor, reason=FailureReason.CANCELLED, text=f"cancelled by {actor}")]
         untouched = [row for row in rows.values() if row.status is Status.PENDING and row.claims == 0]
-        return self._write({row.id: row for row in untouched}, [Move(row.id, note) for row in untouched])
+        return self._write({row.id: row for row in untouched}, [Move(row.id, note) for row in untouched], runs)
 
     def lock_cancellable(self, run_ids: Iterable[UUID]) -> dict[UUID, LockedRow]:
         found = self._locked(sql.LOCK_CANCELLABLE_OF_RUNS, {"run_ids": list(run_ids)})
@@ -205,6 +239,10 @@ class RunStore:
 
     def lock(self, step_run_ids: Iterable[UUID]) -> dict[UUID, LockedRow]:
         return {row.id: row for row in self._locked(sql.LOCK_STEP_RUNS, {"ids": list(step_run_ids)})}
+
+
+def _locked_row(r: Sequence[Any]) -> LockedRow:
+    return LockedRow(r[0], r[1], r[2], r[3], r[4], r[5], Status(r[6]), *r[7:])
 
 
 def _skip_note(row: LockedRow, status: Status, why: str) -> EventNote:

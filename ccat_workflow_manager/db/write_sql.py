@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ccat_workflow_manager.core.states import CANCELLABLE, Status
-from ccat_workflow_manager.db.schema import counter
+from ccat_workflow_manager.core.states import ACTIVE, CANCELLABLE, RETRYABLE, RunStatus, Status
+from ccat_workflow_manager.db.schema import counter, quoted
 
 LOCK_STEP_RUNS = """
 SELECT id, run_id, position, step, key, backend, status, attempt, max_attempts, claims, token, unmet, has_dependents,
@@ -184,6 +184,31 @@ WHERE s.status = 'PENDING'
 ORDER BY s.id FOR NO KEY UPDATE
 """
 
+LOCK_BLOCKED_NOW = f"{LOCK_BLOCKED} SKIP LOCKED"
+
+_BEHIND = f"""
+SELECT 1 FROM run_steps t JOIN step_runs s ON s.run_id = t.run_id AND s.status = '{Status.PENDING}'
+  AND (s.position = ANY(t.downstream_all) OR (s.position = ANY(t.downstream_key) AND s.key = u.key))
+WHERE t.run_id = u.run_id AND t.position = u.position"""
+
+_ENDED_BEFORE_OTHERS = f"u.status IN ({quoted(RETRYABLE)}) AND u.has_dependents AND EXISTS ({_BEHIND})"
+
+LEFT_BEHIND = f"""
+SELECT u.reason, u.id, u.run_id, u.position, u.step, u.key, u.backend, u.status, u.attempt, u.max_attempts, u.claims,
+  u.token, u.unmet, u.has_dependents, u.cancel_requested_at IS NOT NULL, u.withdrawn, false
+FROM step_runs u WHERE u.run_id = ANY(:run_ids) AND {_ENDED_BEFORE_OTHERS} ORDER BY u.id
+"""
+"""What has ended without completing though there is something waiting for it."""
+
+STUCK_RUNS = f"""
+SELECT r.id FROM runs r
+WHERE r.status = '{RunStatus.RUNNING}' AND {" + ".join(f"r.{counter(status)}" for status in sorted(ACTIVE))} = 0
+  AND {" + ".join(f"r.{counter(status)}" for status in sorted(RETRYABLE))} > 0
+  AND EXISTS (SELECT 1 FROM step_runs u WHERE u.run_id = r.id AND {_ENDED_BEFORE_OTHERS})
+ORDER BY r.id LIMIT :limit
+"""
+"""Runs in which nothing goes on and something waits for what will not complete."""
+
 EDGES = """
 SELECT run_id, position, name, downstream_key, downstream_all FROM run_steps WHERE run_id = ANY(:run_ids)
 """
@@ -196,7 +221,7 @@ _OPEN_AFTER = " + ".join(
 COUNT_RUNS = f"""
 WITH d AS MATERIALIZED (
   SELECT * FROM json_to_recordset(CAST(:deltas AS json)) AS d(id uuid, began boolean, reopened boolean,
-    status_reason text,
+    cancelled boolean, status_reason text,
     {", ".join(f"{column} integer" for column in _COLUMNS)})
 ), locked AS (
   SELECT r.id FROM runs r JOIN d ON d.id = r.id ORDER BY r.id FOR NO KEY UPDATE OF r
@@ -204,7 +229,8 @@ WITH d AS MATERIALIZED (
 UPDATE runs r SET
   {", ".join(f"{column} = r.{column} + COALESCE(d.{column}, 0)" for column in _COLUMNS)},
   started_at = COALESCE(r.started_at, CASE WHEN d.began THEN now() END),
-  cancel_requested_at = CASE WHEN d.reopened THEN NULL ELSE r.cancel_requested_at END,
+  cancel_requested_at = CASE WHEN d.cancelled THEN COALESCE(r.cancel_requested_at, now())
+                             WHEN NOT d.reopened THEN r.cancel_requested_at END,
   finished_at = CASE WHEN {_OPEN_AFTER} = 0 THEN COALESCE(r.finished_at, now()) END,
   status_reason = COALESCE(CASE WHEN NOT d.reopened THEN r.status_reason END, d.status_reason)
 FROM d JOIN locked l ON l.id = d.id

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from uuid import UUID
 
 from ccat_workflow_manager.core.models import EventNote, Move
 from ccat_workflow_manager.core.states import Event
 from ccat_workflow_manager.db.fleet import FleetStore, Waiting
-from ccat_workflow_manager.db.reading import Leases
+from ccat_workflow_manager.db.reading import Leases, stuck_runs
+from ccat_workflow_manager.db.reopening import nobody_reopens
 from ccat_workflow_manager.db.runs import RunStore
 from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.doorbell import BATCH, Bell, Doorbell
@@ -62,7 +65,7 @@ def _wanted(waiting: Waiting) -> list[tuple[Bell, str]]:
 
 
 class Sweeper:
-    """Gives back what was claimed by a worker that is no more."""
+    """Gives back what was claimed by a worker that is no more, and skips what waits for something that is over."""
 
     def __init__(self, database: Database, doorbell: Doorbell) -> None:
         self._database = database
@@ -72,15 +75,27 @@ class Sweeper:
         with self._database.begin("commit.silent") as unit:
             for worker in FleetStore(unit).forget_silent(_SILENT_WORKER_SECONDS):
                 log.warning("worker %s has been silent for %d s and is taken as gone", worker, _SILENT_WORKER_SECONDS)
-            expired = Leases(unit).expired_staging(_SWEEP_AT_ONCE)
-        if not expired:
-            return
-        moves = [
-            Move(step_run_id, [EventNote(Event.RELEASED, "sweep", text=f"worker {owner} stopped answering")], token)
-            for step_run_id, token, owner in expired
-        ]
+            expired = Leases(unit).expired_staging(1)
+            stuck = stuck_runs(unit, _SWEEP_AT_ONCE)
+        if expired:
+            self._give_back()
+        if stuck:
+            self._skip(stuck)
 
+    def _give_back(self) -> None:
         with self._database.begin("commit.swept") as unit:
+            moves = [
+                Move(step_run_id, [EventNote(Event.RELEASED, "sweep", text=f"worker {owner} stopped answering")], token)
+                for step_run_id, token, owner in Leases(unit).expired_staging(_SWEEP_AT_ONCE)
+            ]
             done = RunStore(unit).apply(moves)
             unit.after_commit(lambda: self._doorbell.ring_all(Bell.LAUNCH, done.ready))
-        log.warning("%d step runs given back: their workers stopped answering", len(done.applied))
+        if done.applied:
+            log.warning("%d step runs given back: their workers stopped answering", len(done.applied))
+
+    def _skip(self, run_ids: Sequence[UUID]) -> None:
+        with self._database.begin("commit.swept") as unit:
+            if not nobody_reopens(unit):
+                return
+            RunStore(unit).skip_left_behind(run_ids)
+        log.warning("%d runs were waiting for something that is over; what waited was skipped", len(run_ids))

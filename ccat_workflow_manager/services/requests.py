@@ -133,13 +133,7 @@ class Requests:
         def work(unit: UnitOfWork) -> None:
             store = RunStore(unit)
             rows = store.lock_cancellable(run_ids)
-            store.request_cancel(rows, actor)
-            unit.execute(
-                # Those of which nothing had been started are finished by now.
-                "UPDATE runs SET cancel_requested_at = now()"
-                " WHERE id = ANY(:ids) AND cancel_requested_at IS NULL AND (finished_at IS NULL OR id = ANY(:open))",
-                {"ids": list(run_ids), "open": list({row.run_id for row in rows.values()})},
-            )
+            store.request_cancel(rows, actor, {row.run_id for row in rows.values()})
             backends = {row.backend for row in rows.values()}
             unit.after_commit(lambda: self._ring_each(Bell.CANCEL, backends))
 

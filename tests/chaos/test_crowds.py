@@ -124,8 +124,12 @@ def test_every_message_three_times_and_in_any_order(make_context: ContextMaker) 
 
 
 def test_all_buttons_are_pressed_at_once_while_everything_runs(make_context: ContextMaker) -> None:
-    """Cancel against retry against pause against launch against completion, from many sides, without a deadlock."""
-    contexts = [make_context("noop", CANCEL_CONFIRM_SECONDS=0.01) for _ in range(4)]
+    """Cancel against retry against pause against launch against every end, from many sides, without a deadlock.
+
+    And whatever they have done to each other: once nobody presses any more, everything comes to an end.
+    """
+    settings = {"CANCEL_CONFIRM_SECONDS": 0.01, "NOOP_FAILURE_RATE": 0.15, "BREAKER_FAILURES": 0}
+    contexts = [make_context("noop", **settings) for _ in range(4)]
     run_ids = [contexts[0].requests.create(request(), actor="test")[0] for _ in range(8)]
 
     def repeat(seed: int, *actions: Callable[[Context, list[UUID]], object]) -> None:
@@ -162,8 +166,25 @@ def test_all_buttons_are_pressed_at_once_while_everything_runs(make_context: Con
     with ThreadPoolExecutor(len(roles)) as threads:
         for done in [threads.submit(repeat, seed, *role) for seed, role in enumerate(roles)]:
             done.result(100)
-    assert wrong(contexts[0]) == []
-    assert deadlocks(contexts[0]) == 0
+    context = contexts[0]
+    assert wrong(context) == []
+    assert deadlocks(context) == 0
+    context.requests.pause(run_ids, paused=False)
+    come_to_an_end(context, steps=len(run_ids) * (2 * _ITEMS + 1))
+
+
+def come_to_an_end(context: Context, steps: int) -> None:
+    """Nobody asks for anything any more: everything ends, after so many rounds at the latest."""
+    for _ in range(steps):
+        if not unfinished(context):
+            break
+        context.launcher.launch("noop", 1000)
+        context.follower.follow_all("noop")
+        context.canceller.cancel_wanted("noop")
+        Sweeper(context.database, context.doorbell).tick()
+    with context.database.read() as unit:
+        assert [*invariants.while_working(unit), *invariants.at_rest(unit)] == []
+    assert unfinished(context) == 0
 
 
 @pytest.mark.timeout(110)

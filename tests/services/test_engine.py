@@ -9,13 +9,17 @@ from uuid import UUID
 import pytest
 
 from ccat_workflow_manager.context import Context
+from ccat_workflow_manager.core import faults
 from ccat_workflow_manager.core.errors import BackendConfused, BackendRejected, BackendUnavailable
 from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.core.jobs import HPCJobInfo, JobStatus
+from ccat_workflow_manager.db.reading import Leases
+from ccat_workflow_manager.db.runs import RunStore
 from ccat_workflow_manager.managers.workflow_manager import Sweeper
 from ccat_workflow_manager.services import cancel
 from ccat_workflow_manager.services.requests import RunRequest
 from ccat_workflow_manager.testing.fake_backend import FakeBackend
+from ccat_workflow_manager.testing.faults import Plan
 from ccat_workflow_manager.testing.invariants import while_working
 from tests.fixtures_store import ContextMaker
 
@@ -378,6 +382,43 @@ def test_a_worker_that_dies_in_the_middle_leaves_one_job(
     row = look(second)
     assert (row.status, row.job_id, row.attempt) == ("SUBMITTED", "fake-1", 1)
     assert len(fake.jobs) == 1
+
+
+class Between(Plan):
+    """Does something, once, when somebody comes by a point."""
+
+    def __init__(self, name: str, moment: str, action: Callable[[], object]) -> None:
+        super().__init__("")
+        self._where, self._todo = (name, moment), [action]
+
+    def at(self, name: str, moment: str) -> None:
+        if (name, moment) == self._where and self._todo:
+            self._todo.pop()()
+
+
+def test_a_lease_that_was_renewed_at_the_last_moment_is_kept(context: Context) -> None:
+    """The worker was slow, not dead: it renews its lease while the sweep is about to take it."""
+    start(context)
+    with context.database.begin() as unit:
+        [item] = RunStore(unit).claim("noop", "slow", 1, -1)
+
+    def renew() -> None:
+        with context.database.begin() as unit:
+            assert Leases(unit).renew({item.step_run_id: item.token}, "slow", 60).kept == {item.step_run_id}
+
+    faults.arm(Between("commit.silent", faults.AFTER, renew))
+    try:
+        Sweeper(context.database, context.doorbell).tick()
+    finally:
+        faults.arm(None)
+    row = look(context)
+    assert (row.status, row.lease_owner, row.token) == ("STAGING_DATA", "slow", item.token)
+    with context.database.begin() as unit:
+        unit.execute("UPDATE step_runs SET lease_until = now() - interval '1 second'")
+    Sweeper(context.database, context.doorbell).tick()
+    assert look(context).status == "PENDING"
+    with context.database.begin() as unit:
+        assert not Leases(unit).renew({item.step_run_id: item.token}, "slow", 60).kept
 
 
 def test_cancel_between_submit_and_record_stops_the_job(context: Context, fake: FakeBackend) -> None:
