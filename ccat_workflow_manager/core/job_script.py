@@ -20,7 +20,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from posixpath import dirname, join
+from posixpath import join, split
 from shlex import quote
 from typing import Any
 
@@ -28,11 +28,15 @@ VERSION = 1
 CLEAN_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 CGROUP_VARIABLE = "CCAT_WM_CGROUP"
 """For the supervised script: the file of its control group that it writes a 0 to, which stands for itself."""
+WORKSPACE = "workspace"
+"""The name of the directory in that of an attempt which its job works in."""
 STOPPED_BY = ("cancel", "time_limit", "memory_limit", "log_limit")
 
 _LAST_SIGNAL = 64
 _TICKS_PER_SECOND = 100  # what the kernel shows to programs on every architecture that we run on
 _JOB_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}", re.ASCII)
+_OF_SERVICE = re.compile(r"ccat-[0-9a-f]{32}-[1-9][0-9]{0,8}", re.ASCII)
+"""The names that `core.models.job_name` makes, said again because this file also travels to nodes without that one."""
 _SHELL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _READ_ONLY = frozenset({"BASHOPTS", "BASH_VERSINFO", "EUID", "PPID", "SHELLOPTS", "UID"})
 _SHELL_OWN = _READ_ONLY | {"_", "ENV", "IFS", "LINENO", "OLDPWD", "OPTARG", "OPTIND", "PS1", "PS2", "PS4", "PWD"}
@@ -51,12 +55,17 @@ class JobFiles:
 
 
 def job_files(workspace_dir: str, job_name: str) -> JobFiles:
-    """The files of a job: beside its workspace, the logs in `logs`. Raises ValueError if the name is no file name."""
+    """The files of a job: beside its workspace, and its own. Raises ValueError if the name is no file name.
+
+    An attempt of the service has a directory to itself, and its logs are in `logs` there. Workspaces of other jobs may
+    lie side by side, or be one and the same: their logs are told apart by the name of the job.
+    """
     if not _JOB_NAME.fullmatch(job_name):
         raise ValueError(f"{job_name!r} cannot be the name of a job: letters, digits, '.', '_' and '-' are allowed")
-    attempt = dirname(workspace_dir.rstrip("/"))
+    attempt, workspace = split(workspace_dir.rstrip("/"))
     base = join(attempt, job_name)
-    logs = join(attempt, "logs")
+    own_directory = workspace == WORKSPACE and _OF_SERVICE.fullmatch(job_name) is not None
+    logs = join(attempt, "logs") if own_directory else base + ".logs"
     return JobFiles(
         script=base + ".sh",
         record=base + ".exit.json",
@@ -272,6 +281,8 @@ class ExitRecord:
     memory_source: str | None = None
     """Who measured the peak: `cgroup2`, `cgroup1`, or `wait4` (the largest single process)."""
     host: str | None = None
+    left_text: str | None = None
+    """What of the job is still there, because nothing ends it."""
     version: int = VERSION
 
     def to_json(self) -> str:
@@ -291,6 +302,7 @@ class ExitRecord:
                 "stopped_text": self.stopped_text,
                 "memory_source": self.memory_source,
                 "host": self.host,
+                "left_text": self.left_text,
             }
         )
 
@@ -338,6 +350,7 @@ def parse_exit_record(text: str) -> ExitRecord:
         stopped_text=_text(data, "stopped_text"),
         memory_source=_text(data, "memory_source"),
         host=_text(data, "host"),
+        left_text=_text(data, "left_text"),
     )
 
 

@@ -12,12 +12,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from os import PathLike
 from typing import Any, ClassVar
 
-from ccat_workflow_manager.core.errors import BackendError, JobDeferred, WorkflowError
+from ccat_workflow_manager.core.errors import BackendError, BackendRejected, JobDeferred, WorkflowError
 from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo, JobStatus
 from ccat_workflow_manager.core.models import Mount, Resources
 from ccat_workflow_manager.core.queue_hints import QueueLimits
+from ccat_workflow_manager.hpc import arguments
 
 __all__ = [
     "Availability",
@@ -76,7 +78,10 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class JobRequest:
-    """The arguments of `submit` as one value, for `submit_many`."""
+    """The arguments of `submit` as one value, for `submit_many`.
+
+    They may be given as loosely as to `submit` itself (see `arguments.py`), and are then what they say here.
+    """
 
     execution_command: Sequence[str]
     image_ref: str | None
@@ -91,6 +96,22 @@ class JobRequest:
     priority: int = 0
     mounts: Sequence[Mount] = ()
     """For a backend that runs images itself: all that the container is to see."""
+
+    def __post_init__(self) -> None:
+        image = self.sif_path
+        exact = {
+            "execution_command": arguments.command_of(self.execution_command),
+            "sif_path": None if image is None else arguments.path_of("sif_path", image),
+            "input_dir": arguments.path_of("input_dir", self.input_dir),
+            "output_dir": arguments.path_of("output_dir", self.output_dir),
+            "workspace_dir": arguments.path_of("workspace_dir", self.workspace_dir),
+            "manifest_path": arguments.path_of("manifest_path", self.manifest_path),
+            "resource_requirements": arguments.resources_of(self.resource_requirements),
+            "environment_variables": arguments.environment_of(self.environment_variables),
+            "job_name": arguments.name_of(self.job_name),
+        }
+        for name, value in exact.items():
+            object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +192,9 @@ class HPCBackend(ABC):
 
         `execution_command` is the whole argument vector to run on the host (with the container runtime in front, where
         there is one); it reaches the program byte for byte. `job_name` is unique for each attempt, for ever.
+
+        The service gives exactly these types. Ours also take what scripts write: any path-like, a mapping of resources
+        (`{"cpu": 4}`), None for a directory, image or manifest that there is not.
         """
 
     @abstractmethod
@@ -278,34 +302,40 @@ class HPCBackend(ABC):
 
 
 class BulkBackend(HPCBackend):
-    """A backend that takes jobs in batches: one job is a batch of one."""
+    """A backend that takes jobs in batches: one job is a batch of one.
+
+    `submit` takes its arguments as loosely as JobRequest does; `submit_many` sees them as they are to be.
+    """
 
     def submit(
         self,
         *,
-        execution_command: Sequence[str],
+        execution_command: Sequence[str | PathLike[str]],
         image_ref: str | None,
-        sif_path: str | None,
-        input_dir: str,
-        output_dir: str,
-        workspace_dir: str,
-        manifest_path: str,
-        resource_requirements: Resources,
-        environment_variables: Mapping[str, str],
+        sif_path: str | PathLike[str] | None,
+        input_dir: str | PathLike[str] | None,
+        output_dir: str | PathLike[str] | None,
+        workspace_dir: str | PathLike[str],
+        manifest_path: str | PathLike[str] | None,
+        resource_requirements: Resources | Mapping[str, Any] | None,
+        environment_variables: Mapping[str, str] | None,
         job_name: str,
     ) -> str:
-        request = JobRequest(
-            execution_command=execution_command,
-            image_ref=image_ref,
-            sif_path=sif_path,
-            input_dir=input_dir,
-            output_dir=output_dir,
-            workspace_dir=workspace_dir,
-            manifest_path=manifest_path,
-            resource_requirements=resource_requirements,
-            environment_variables=environment_variables,
-            job_name=job_name,
-        )
+        given: dict[str, Any] = {
+            "execution_command": execution_command,
+            "image_ref": image_ref,
+            "sif_path": sif_path,
+            "input_dir": input_dir,
+            "output_dir": output_dir,
+            "workspace_dir": workspace_dir,
+            "manifest_path": manifest_path,
+            "resource_requirements": resource_requirements,
+            "environment_variables": environment_variables,
+            "job_name": job_name,
+        }
+        request = JobRequest(**given)
+        if self.capabilities.executes and not request.workspace_dir:
+            raise BackendRejected("the job has no workspace_dir, and it needs one to run in", backend=self.name)
         [result] = self.submit_many([request])
         if isinstance(result, BackendError):
             raise result

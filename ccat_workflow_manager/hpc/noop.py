@@ -30,7 +30,7 @@ from ccat_workflow_manager.core.errors import BackendError, BackendRejected, Bac
 from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo, JobStatus
 from ccat_workflow_manager.core.models import JSON, Resources
-from ccat_workflow_manager.hpc.base import Capabilities, HPCBackend, JobRequest
+from ccat_workflow_manager.hpc.base import BulkBackend, Capabilities, JobRequest
 
 _PREFIX = "noop"
 _WAITING_SHARE = 0.1
@@ -71,7 +71,7 @@ class _Plan:
     exit_code: int
 
 
-class NoopBackend(HPCBackend):
+class NoopBackend(BulkBackend):
     """Runs nothing. `failure_rate` is the share of jobs that fail; which ones follows from their names alone."""
 
     name = "noop"
@@ -96,22 +96,6 @@ class NoopBackend(HPCBackend):
         self._delay_seconds = delay_seconds
         self._failure_rate = failure_rate
         self._state_dir = Path(state_dir) if state_dir is not None else None
-
-    def submit(
-        self,
-        *,
-        execution_command: Sequence[str],
-        image_ref: str | None,
-        sif_path: str | None,
-        input_dir: str,
-        output_dir: str,
-        workspace_dir: str,
-        manifest_path: str,
-        resource_requirements: Resources,
-        environment_variables: Mapping[str, str],
-        job_name: str,
-    ) -> str:
-        return self._job_id(resource_requirements, job_name, int(time.time() * 1000))
 
     def submit_many(self, requests: Sequence[JobRequest]) -> list[str | BackendError]:
         now = int(time.time() * 1000)

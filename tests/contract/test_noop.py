@@ -39,10 +39,12 @@ class TestNoop(BackendContract):
             "lists_each_of_many",
             "lists_what_has_not_ended",
             "logs_after_the_end",
+            "logs_are_kept_apart",
             "logs_while_running",
             "memory_limit",
             "metrics_are_plausible",
             "missing_program_is_failed",
+            "only_the_workspace_exists",
             "own_variables_win",
             "service_down_is_unavailable",
             "starts_in_workspace",
@@ -61,6 +63,15 @@ class TestNoop(BackendContract):
             config=config,
             endless_extra={"delay_seconds": 3600 * 24},
         )
+
+
+def test_takes_what_scripts_write() -> None:
+    backend = NoopBackend()
+    asked: dict[str, Any] = {"cpu": 1, "memory_gb": 1, "extra": {"outcome": "failed", "exit_code": 3}}
+    where: dict[str, Any] = dict.fromkeys(("image_ref", "sif_path", "input_dir", "output_dir", "manifest_path"))
+    rest: dict[str, Any] = {"workspace_dir": Path("/anywhere"), "environment_variables": None, "job_name": "job"}
+    job_id = backend.submit(execution_command=["true"], resource_requirements=asked, **where, **rest)
+    assert backend.get_status(job_id).exit_code == 3
 
 
 def _request(name: str = "job", **extra: Any) -> JobRequest:

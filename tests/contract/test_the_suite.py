@@ -102,6 +102,14 @@ def _logs_at_the_end_only(sound: type[HPCBackend]) -> Fault:
     return {"get_logs": get_logs}
 
 
+def _one_log_for_all(sound: type[HPCBackend]) -> Fault:
+    return {"get_logs": lambda self, job_id: sound.get_logs(self, list(self._jobs)[-1])}
+
+
+def _wants_an_output(arguments: dict[str, Any]) -> None:
+    os.listdir(arguments["output_dir"])
+
+
 def _all_or_nothing(sound: type[HPCBackend]) -> Fault:
     def submit_many(self: HPCBackend, requests: Sequence[JobRequest]) -> list[str | BackendError]:
         results = sound.submit_many(self, requests)
@@ -137,6 +145,8 @@ FAULTS: dict[str, tuple[Callable[[type[HPCBackend]], Fault], str]] = {
     "complains about a late cancel": (_cancel_complains, "cancel_unknown"),
     "shows logs late": (_logs_at_the_end_only, "logs_while_running"),
     "loses logs": (lambda sound: {"get_logs": lambda self, job_id: ""}, "logs_after_the_end"),
+    "keeps one log for all": (_one_log_for_all, "logs_are_kept_apart"),
+    "wants more directories": (_on_submit(_wants_an_output), "only_the_workspace_exists"),
     "refuses all for one": (_all_or_nothing, "submit_many_errors_one_by_one"),
     "guesses names": (_find_guesses, "find_by_name"),
     "claims a time limit": (_claim(time_limit=True), "time_limit"),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from shlex import quote
 from typing import Any
 
 import kubernetes_validate
 import pytest
 
 from ccat_workflow_manager.core.errors import ConfigurationError
+from ccat_workflow_manager.core.job_script import job_files
 from ccat_workflow_manager.core.models import Mount, Resources
 from ccat_workflow_manager.hpc.base import JobRequest
 from ccat_workflow_manager.hpc.kubernetes.configuration import site_of
@@ -91,6 +93,22 @@ def test_golden_script(native: bool) -> None:
     attempt = AttemptFiles.of(REQUEST.workspace_dir, NAME)
     text = render_pod_script(["grid", "--name", "it's"], environment={"A": "1"}, attempt=attempt, native=native)
     check_golden(f"kubernetes-script-{'native' if native else 'apptainer'}", text.splitlines())
+
+
+@pytest.mark.parametrize("workspace", ["/data/attempt-1/workspace", "/data/ws1", "/data/odd: name/w:s", "/data/x/ws/"])
+@pytest.mark.parametrize("name", [NAME, "mine"])
+def test_an_attempt_is_known_by_a_text(workspace: str, name: str) -> None:
+    attempt = AttemptFiles.of(workspace, name)
+    assert AttemptFiles.parse(str(attempt)) == attempt
+    assert attempt.files == job_files(workspace, name)
+    assert attempt.workspace == workspace.rstrip("/")
+    assert f"cd -- {quote(attempt.workspace)}" in render_pod_script(
+        ["x"], environment={}, attempt=attempt, native=False
+    )
+
+
+def test_the_text_of_an_attempt_of_the_service_is_where_its_files_begin() -> None:
+    assert str(AttemptFiles.of("/data/attempt-1/workspace", NAME)) == f"/data/attempt-1/{NAME}"
 
 
 @pytest.mark.parametrize(

@@ -70,8 +70,7 @@ class Site:
     ) -> JobRequest:
         name = name or f"job-{uuid4().hex}"
         attempt = self.root / directory / name
-        for part in ("workspace", "logs"):
-            (attempt / part).mkdir(parents=True, exist_ok=True)
+        (attempt / "workspace").mkdir(parents=True, exist_ok=True)
         return JobRequest(
             execution_command=command,
             image_ref=None,

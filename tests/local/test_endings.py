@@ -69,7 +69,8 @@ def test_only_the_record_and_the_script_are_left(site: Site) -> None:
     [job_id] = site.submit(request)
     site.ended(job_id)
     left = {path.name for path in Path(request.workspace_dir).parent.iterdir()}
-    assert left == {"workspace", "logs", f"{request.job_name}.sh", f"{request.job_name}.exit.json"}
+    name = request.job_name
+    assert left == {"workspace", f"{name}.logs", f"{name}.sh", f"{name}.exit.json"}
 
 
 def test_what_a_job_leaves_behind_is_ended(either_site: Site, tmp_path: Path) -> None:

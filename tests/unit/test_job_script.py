@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from hypothesis import given, settings
@@ -24,6 +25,7 @@ from ccat_workflow_manager.core.job_script import (
     render_job_script,
     signal_in,
 )
+from ccat_workflow_manager.core.models import job_name
 from tests.waiting import wait_until
 
 SHELLS = [shell for shell in ("dash", "bash", "busybox") if shutil.which(shell)]
@@ -36,7 +38,7 @@ class Attempt:
     def __init__(self, root: Path, shell: str = "/bin/sh") -> None:
         self.workspace = root / "workspace"
         self.workspace.mkdir(parents=True)
-        (root / "logs").mkdir()
+        (root / "job-1.logs").mkdir()
         self.files: JobFiles = job_files(str(self.workspace), "job-1")
         self._shell = {"busybox": ["busybox", "sh"], "bash": ["bash", "--posix"]}.get(shell, [shell])
 
@@ -236,14 +238,26 @@ def test_names_that_are_no_file_names(name: str) -> None:
 
 
 def test_files() -> None:
-    files = job_files("/data/attempt-1/workspace/", "ccat-1")
+    name = job_name(uuid4(), 123_456_789)
+    files = job_files("/data/attempt-1/workspace/", name)
     assert files == JobFiles(
-        "/data/attempt-1/ccat-1.sh",
-        "/data/attempt-1/ccat-1.exit.json",
-        "/data/attempt-1/ccat-1.exit.part",
+        f"/data/attempt-1/{name}.sh",
+        f"/data/attempt-1/{name}.exit.json",
+        f"/data/attempt-1/{name}.exit.part",
         "/data/attempt-1/logs/stdout.log",
         "/data/attempt-1/logs/stderr.log",
     )
+
+
+@pytest.mark.parametrize(
+    ("workspace", "name"),
+    [("/data/ws1", f"ccat-{'0' * 32}-1"), ("/data/workspace", "mine"), ("/data/ws1/", "mine"), ("/ws1", "mine")],
+)
+def test_logs_are_those_of_one_job_where_its_directory_may_not_be(workspace: str, name: str) -> None:
+    parent = "/data" if workspace.startswith("/data") else ""
+    files = job_files(workspace, name)
+    assert files.script == f"{parent}/{name}.sh"
+    assert (files.stdout, files.stderr) == (f"{parent}/{name}.logs/stdout.log", f"{parent}/{name}.logs/stderr.log")
 
 
 def test_record_there_and_back() -> None:

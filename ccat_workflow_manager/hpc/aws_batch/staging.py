@@ -63,7 +63,7 @@ class S3Staging:
                 pack(Path(member.files.script).parent, file)
                 file.seek(0)
                 self._put(self._key(member, _IN), file)
-        table = [[member.job_name, member.files.script] for member in submission.members]
+        table = [[member.job_name, member.files.script, _log_name(member)] for member in submission.members]
         key = f"{self._prefix}{submission.name}/{_TABLE}"
         self._put(key, io.BytesIO(json.dumps(table).encode()))
         packed = base64.b64encode(zlib.compress(STAGER.read_bytes(), 9)).decode()
@@ -121,6 +121,11 @@ class S3Staging:
         except AwsError as error:
             failed: BackendError = error.error
             raise failed from error
+
+
+def _log_name(member: Member) -> str:
+    """The directory of the logs, as it is called in that of the attempt."""
+    return Path(member.files.stdout).parent.name
 
 
 def pack(attempt: Path, file: IO[bytes]) -> None:

@@ -4,9 +4,9 @@ Without the service:
 
     backend = ConcurrentBackend(max_workers=4)
     job_id = backend.submit(
-        execution_command=["sha256sum", "map.fits"], image_ref=None, sif_path=None, input_dir="/data/in",
-        output_dir="/tmp/attempt/output", workspace_dir="/tmp/attempt/workspace", manifest_path="",
-        resource_requirements=Resources(memory_gb=1, time_hours=0.1), environment_variables={}, job_name="checksum-1",
+        execution_command=["sha256sum", "map.fits"], image_ref=None, sif_path=None, input_dir=None, output_dir=None,
+        workspace_dir="/data/in", manifest_path=None, resource_requirements={"memory_gb": 1, "time_hours": 0.1},
+        environment_variables={}, job_name="checksum-1",
     )
     backend.wait(job_id)
     print(backend.get_status(job_id).status, backend.get_logs(job_id))
@@ -28,7 +28,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, Future
 from concurrent.futures import wait as wait_for_futures
 from dataclasses import replace
@@ -37,7 +37,7 @@ from pathlib import Path
 from signal import SIGTERM
 
 from ccat_workflow_manager.core import faults
-from ccat_workflow_manager.core.errors import BackendRejected, BackendUnavailable, ConfigurationError
+from ccat_workflow_manager.core.errors import BackendError, BackendRejected, BackendUnavailable, ConfigurationError
 from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.core.job_script import JobFiles, job_files, render_job_script
 from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo, JobStatus
@@ -45,8 +45,9 @@ from ccat_workflow_manager.core.models import Resources
 from ccat_workflow_manager.hpc import process_tree
 from ccat_workflow_manager.hpc.base import (
     Availability,
+    BulkBackend,
     Capabilities,
-    HPCBackend,
+    JobRequest,
     JobSeen,
     LogStream,
     QueueStatus,
@@ -58,13 +59,14 @@ from ccat_workflow_manager.hpc.concurrent.store import Claim, Claimed, Owner, Ti
 from ccat_workflow_manager.hpc.exit_info import info_of
 from ccat_workflow_manager.hpc.log_files import last_lines, read_end
 from ccat_workflow_manager.hpc.process_tree import Identity
+from ccat_workflow_manager.hpc.script_file import write_script
 
 logger = logging.getLogger(__name__)
 
 _GIB = 1024**3
 
 
-class ConcurrentBackend(HPCBackend):
+class ConcurrentBackend(BulkBackend):
     """Runs jobs in a pool of this process. `max_workers` 0 means one place for each CPU of the machine."""
 
     name = "concurrent"
@@ -100,37 +102,38 @@ class ConcurrentBackend(HPCBackend):
 
     # --- the four ----------------------------------------------------------------------------------------------------
 
-    def submit(
-        self,
-        *,
-        execution_command: Sequence[str],
-        image_ref: str | None,
-        sif_path: str | None,
-        input_dir: str,
-        output_dir: str,
-        workspace_dir: str,
-        manifest_path: str,
-        resource_requirements: Resources,
-        environment_variables: Mapping[str, str],
-        job_name: str,
-    ) -> str:
-        self._check(resource_requirements, job_name)
+    def submit_many(self, requests: Sequence[JobRequest]) -> list[str | BackendError]:
+        results: list[str | BackendError] = []
+        for request in requests:
+            try:
+                results.append(self._submit(request))
+            except BackendError as error:
+                results.append(error)
+        return results
+
+    def _submit(self, request: JobRequest) -> str:
+        resources, job_name = request.resource_requirements, request.job_name
+        self._check(resources, job_name)
         try:
-            files = job_files(workspace_dir, job_name)
-            environment = {**environment_variables, process_tree.MARK: job_name}
+            files = job_files(request.workspace_dir, job_name)
+            environment = {**request.environment_variables, process_tree.MARK: job_name}
             script = render_job_script(
-                execution_command, environment=environment, cwd=workspace_dir, files=files, supervised=True
+                request.execution_command,
+                environment=environment,
+                cwd=request.workspace_dir,
+                files=files,
+                supervised=True,
             )
         except ValueError as error:
             raise self._rejected(str(error)) from error
         ticket = Ticket(
             job_id=job_name,
-            workspace=workspace_dir,
+            workspace=request.workspace_dir,
             script=files.script,
             submitted_at=time.time(),
             owner=self._me,
-            time_limit_seconds=resource_requirements.time_hours * 3600,
-            memory_limit_bytes=int(resource_requirements.memory_gb * _GIB),
+            time_limit_seconds=resources.time_hours * 3600,
+            memory_limit_bytes=int(resources.memory_gb * _GIB),
             log_limit_bytes=self._log_limit_bytes,
             kill_grace_seconds=self._kill_grace_seconds,
         )
@@ -138,7 +141,7 @@ class ConcurrentBackend(HPCBackend):
             # Nobody but the one who has made the ticket writes the script: it might be running already.
             try:
                 faults.point("backend.ticket", faults.AFTER)
-                self._write(files.script, script, job_name)
+                self._write(files, script, job_name)
                 self._pool.submit(ticket)
             except BaseException:
                 # Nobody would ever start it, and everybody would take it for one that waits.
@@ -267,12 +270,13 @@ class ConcurrentBackend(HPCBackend):
     def _rejected(self, why: str) -> BackendRejected:
         return BackendRejected(f"the concurrent backend cannot take this job: {why}", backend=self.name)
 
-    def _write(self, path: str, script: str, job_id: str) -> None:
+    def _write(self, files: JobFiles, script: str, job_id: str) -> None:
         try:
-            Path(path).write_text(script, encoding="utf-8", errors="surrogateescape")
+            write_script(files, script.encode("utf-8", "surrogateescape"))
         except OSError as error:
             self._store.forget(job_id)
-            raise BackendUnavailable(f"cannot write {path}: {error.strerror}", backend=self.name) from error
+            words = f"cannot write {error.filename or files.script}: {error.strerror}"
+            raise BackendUnavailable(words, backend=self.name) from error
 
     def _ticket(self, job_id: str) -> Ticket | None:
         return self._store.ticket(job_id) if self._store.is_job_id(job_id) else None

@@ -250,7 +250,7 @@ class KubernetesBackend(BulkBackend):
 
     def _attempt(self, key: JobKey, job: SeenJob | None) -> AttemptFiles | None:
         if job is not None and job.attempt:
-            return AttemptFiles(job.attempt)
+            return AttemptFiles.parse(job.attempt)
         return self._notes.read(key.name)
 
     def listen(self, on_change: Callable[[Sequence[str]], None]) -> Callable[[], None]:

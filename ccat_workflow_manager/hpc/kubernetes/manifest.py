@@ -9,6 +9,7 @@ from hashlib import blake2b
 from posixpath import dirname, join, relpath
 from typing import Any
 
+from ccat_workflow_manager.core.job_script import job_files
 from ccat_workflow_manager.core.models import JSON, Mount, Resources
 from ccat_workflow_manager.hpc.base import JobRequest
 from ccat_workflow_manager.hpc.kubernetes import site as checks
@@ -51,7 +52,7 @@ def render_job(request: JobRequest, site: Site, version: tuple[int, int]) -> dic
     attempt = AttemptFiles.of(request.workspace_dir, request.job_name)
     limit = math.ceil(request.resource_requirements.time_hours * 3600 + site.margin_seconds)
     own = {MANAGER_LABEL: MANAGER, DEPLOYMENT_LABEL: site.deployment, JOB_LABEL: name}
-    notes = {NAME_ANNOTATION: request.job_name, ATTEMPT_ANNOTATION: attempt.base}
+    notes = {NAME_ANNOTATION: request.job_name, ATTEMPT_ANNOTATION: str(attempt)}
     # A pod that an autoscaler moves would have to begin anew.
     stay = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false"}
     template = merged(
@@ -208,13 +209,13 @@ def _resources(resources: Resources, site: Site, extra: Mapping[str, Any]) -> di
 
 def contract_mounts(request: JobRequest) -> Sequence[Mount]:
     """What a container sees at least, if the service does not say more."""
-    attempt = dirname(request.workspace_dir.rstrip("/"))
+    logs = dirname(job_files(request.workspace_dir, request.job_name).stdout)
     return (
         Mount(request.input_dir, "/workflow/input", False),
         Mount(request.workspace_dir, "/workflow/workspace", True),
         Mount(request.output_dir, "/workflow/output", True),
         Mount(dirname(request.manifest_path), "/workflow/config", False),
-        Mount(join(attempt, "logs"), "/workflow/logs", True),
+        Mount(logs, "/workflow/logs", True),
     )
 
 

@@ -31,18 +31,18 @@ class Notes:
         """Raises OSError."""
         link = self._directory / name
         try:
-            os.symlink(attempt.base, link)
+            os.symlink(str(attempt), link)
         except FileNotFoundError:
             self._directory.mkdir(parents=True, exist_ok=True)
-            os.symlink(attempt.base, link)
+            os.symlink(str(attempt), link)
         except FileExistsError:
-            if os.readlink(link) != attempt.base:
+            if os.readlink(link) != str(attempt):
                 part = self._directory / f".{name}.{os.getpid()}"
-                os.symlink(attempt.base, part)
+                os.symlink(str(attempt), part)
                 part.replace(link)
 
     def read(self, name: str) -> AttemptFiles | None:
-        return _tried(lambda: AttemptFiles(os.readlink(self._directory / name)), f"the note of {name}")
+        return _tried(lambda: AttemptFiles.parse(os.readlink(self._directory / name)), f"the note of {name}")
 
     def forget(self, name: str) -> None:
         _tried(lambda: os.unlink(self._directory / name), f"the note of {name}")

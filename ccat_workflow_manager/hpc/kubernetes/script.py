@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from posixpath import basename, dirname, join
 from shlex import quote
 
-from ccat_workflow_manager.core.job_script import CLEAN_PATH, JobFiles, job_files, render_job_script
+from ccat_workflow_manager.core.job_script import CLEAN_PATH, WORKSPACE, JobFiles, job_files, render_job_script
 
 POD_VARIABLE = "CCAT_WM_POD"
 """Where the pod is told its name; the command does not see it."""
@@ -34,15 +34,32 @@ class AttemptFiles:
 
     base: str
     """The directory of the attempt and the name of the job."""
+    workspace_name: str = WORKSPACE
+    """Of the directory beside them that the job works in."""
 
     @classmethod
     def of(cls, workspace_dir: str, job_name: str) -> AttemptFiles:
         """Raises ValueError if the name of the job cannot be that of a file."""
-        return cls(job_files(workspace_dir, job_name).script.removesuffix(".sh"))
+        base = job_files(workspace_dir, job_name).script.removesuffix(".sh")
+        return cls(base, basename(workspace_dir.rstrip("/")))
+
+    @classmethod
+    def parse(cls, text: str) -> AttemptFiles:
+        """What `str` gave. The name of a job has no colon."""
+        directory, slash, last = text.rpartition("/")
+        name, _, workspace_name = last.partition(":")
+        return cls(directory + slash + name, workspace_name or WORKSPACE)
+
+    def __str__(self) -> str:
+        return self.base if self.workspace_name == WORKSPACE else f"{self.base}:{self.workspace_name}"
+
+    @property
+    def workspace(self) -> str:
+        return join(dirname(self.base), self.workspace_name)
 
     @property
     def files(self) -> JobFiles:
-        return job_files(join(dirname(self.base), "workspace"), basename(self.base))
+        return job_files(self.workspace, basename(self.base))
 
     @property
     def claim(self) -> str:
@@ -59,7 +76,7 @@ def render_pod_script(
     command: Sequence[str], *, environment: Mapping[str, str], attempt: AttemptFiles, native: bool
 ) -> str:
     """The text of the script, with the paths as the pod sees them. Raises ValueError as `render_job_script` does."""
-    files, cwd, claim = attempt.files, join(dirname(attempt.base), "workspace"), attempt.claim
+    files, cwd, claim = attempt.files, attempt.workspace, attempt.claim
     if native:
         name = basename(attempt.base)
         inside = join(ATTEMPT_DIR, name)

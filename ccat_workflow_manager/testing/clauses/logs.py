@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from uuid import uuid4
+
 from ccat_workflow_manager.core.jobs import JobStatus
 from ccat_workflow_manager.testing.harness import BackendHarness, NotClaimed, check
 from ccat_workflow_manager.testing.programs import WAIT_FOR_FILE, sh
@@ -16,6 +19,24 @@ def clause_logs_after_the_end(harness: BackendHarness) -> None:
     check(isinstance(log, str), f"a log is text, not {type(log).__name__}")
     check("to stdout" in log and "to stderr" in log, f"both streams must be in the log, which is {log!r}")
     check("bytes" in log and "end" in log, f"bytes that are no text must not spoil the log, which is {log!r}")
+
+
+def clause_logs_are_kept_apart(harness: BackendHarness) -> None:
+    """Jobs whose workspaces lie side by side, or are the same, each have a log of their own."""
+    harness.needs_programs()
+    attempt = harness.attempt()
+    workspaces = [attempt.root / "first", attempt.root / "second", attempt.root / "second", attempt.workspace]
+    requests = []
+    for number, workspace in enumerate(workspaces):
+        workspace.mkdir(exist_ok=True)
+        request = harness.request(*sh(f"echo this is number {number}"), attempt=attempt)
+        requests.append(replace(request, workspace_dir=str(workspace), job_name=f"apart-{uuid4().hex}"))
+    jobs = [harness.submit_request(request) for request in requests]
+    for job in jobs:
+        harness.until(job, JobStatus.COMPLETED)
+    logs = [harness.backend.get_logs(job.id) for job in jobs]
+    expected = [f"this is number {number}\n" for number in range(len(jobs))]
+    check(logs == expected, f"each job has printed its own number, and the logs are {logs}")
 
 
 def clause_logs_while_running(harness: BackendHarness) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from unittest import mock
+from uuid import uuid4
 
 from ccat_workflow_manager.core.jobs import JobStatus
 from ccat_workflow_manager.testing.harness import BackendHarness, check
-from ccat_workflow_manager.testing.programs import REPORT
+from ccat_workflow_manager.testing.programs import REPORT, sh
 
 AWKWARD = (
     "",
@@ -83,6 +85,27 @@ def clause_starts_in_workspace(harness: BackendHarness) -> None:
     harness.until(job, JobStatus.COMPLETED)
     directory = json.loads(target.read_text())["directory"]
     check(os.path.realpath(directory) == os.path.realpath(attempt.workspace), f"the program started in {directory}")
+
+
+def clause_only_the_workspace_exists(harness: BackendHarness) -> None:
+    """Of the directories that a job is given, only its workspace has to be there; whatever it is called."""
+    harness.needs_programs()
+    root = harness.workdir / "only" / uuid4().hex
+    workspace = root / "place"
+    workspace.mkdir(parents=True)
+    request = replace(
+        harness.request(*sh("echo it runs; echo here > left")),
+        workspace_dir=str(workspace),
+        input_dir=str(root / "input"),
+        output_dir=str(root / "output"),
+        manifest_path=str(root / "manifest.json"),
+        job_name=f"only-{uuid4().hex}",
+    )
+    job = harness.submit_request(request)
+    harness.until(job, JobStatus.COMPLETED)
+    check((workspace / "left").read_text() == "here\n", "the job has not run in its workspace")
+    log = harness.backend.get_logs(job.id)
+    check(log == "it runs\n", f"the log of the job is {log!r}")
 
 
 def check_arrival(

@@ -131,7 +131,7 @@ def main() -> int:
     config = json.loads(sys.argv[1])
     s3 = S3(config)
     table = json.loads(s3.patiently(lambda: s3.get(config["table"])))
-    job_name, script = table[int(os.environ.get("AWS_BATCH_JOB_ARRAY_INDEX", "0"))]
+    job_name, script, log_name = table[int(os.environ.get("AWS_BATCH_JOB_ARRAY_INDEX", "0"))]
     base = config["prefix"] + job_name + "/"
     me = os.environ["AWS_BATCH_JOB_ID"].split(":")[0]
     owner = s3.patiently(lambda: s3.claim(base + "claim", me))
@@ -148,7 +148,7 @@ def main() -> int:
         if os.path.exists(script[:-2] + name):
             os.unlink(script[:-2] + name)
     over = threading.Event()
-    logs = [os.path.join(attempt, "logs", each + ".log") for each in ("stdout", "stderr")]
+    logs = [os.path.join(attempt, log_name, each + ".log") for each in ("stdout", "stderr")]
     follower = threading.Thread(target=follow, args=(logs, over), daemon=True)
     process = subprocess.Popen(["/bin/sh", script], env=config["environment"], cwd="/")
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())
@@ -159,7 +159,7 @@ def main() -> int:
     with tempfile.NamedTemporaryFile(suffix=".tar.gz") as file:
         with tarfile.open(file.name, "w:gz", compresslevel=1) as tar:
             # The record last: where it is, everything else is.
-            for name in ("output.partial", "logs", os.path.basename(script)[:-2] + "exit.json"):
+            for name in ("output.partial", log_name, os.path.basename(script)[:-2] + "exit.json"):
                 if os.path.exists(os.path.join(attempt, name)):
                     tar.add(os.path.join(attempt, name), name)
         s3.patiently(lambda: s3.put(base + "out.tar.gz", file.name))
