@@ -12,7 +12,7 @@ from ccat_workflow_manager.core.models import JSON, Resources
 from ccat_workflow_manager.core.planning import Plan, PlannedStep
 from ccat_workflow_manager.core.states import INITIAL, Event
 from ccat_workflow_manager.core.waiting import WaitFacts, explain
-from ccat_workflow_manager.db.ids import new_id, new_ids
+from ccat_workflow_manager.db.ids import new_ids
 from ccat_workflow_manager.db.session import UnitOfWork, json_list
 from ccat_workflow_manager.db.views.runs import RUN, with_step_runs
 from ccat_workflow_manager.db.views.step_runs import step_run_columns
@@ -28,7 +28,7 @@ WITH r AS (
   FROM json_to_recordset(CAST(:runs AS json)) AS x(id uuid, spec_id uuid, pipeline text, pipeline_version integer,
     parameters jsonb, labels jsonb, priority integer, backend text, created_by text, n_pending integer,
     idempotency_key text, request_hash text)
-  ON CONFLICT (idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
+  ON CONFLICT DO NOTHING
   RETURNING *
 ), t AS (
   INSERT INTO run_steps (run_id, position, name, total, remaining, downstream_key, downstream_all, upstream, image)
@@ -67,8 +67,9 @@ SELECT x.id, row_to_json(x)::text, g.step_runs FROM (SELECT {RUN} FROM r) x LEFT
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
-    """One run to be created."""
+    """One run to be created. Its id is chosen by whoever asks, so that to ask once more does not make another run."""
 
+    run_id: UUID
     spec_id: UUID
     pipeline: str
     pipeline_version: int | None
@@ -85,7 +86,7 @@ class NewRun:
 
 @dataclass(slots=True)
 class Created:
-    """The ids in the order of the requests (None: its idempotency key was taken), and what can be claimed at once."""
+    """The ids in the order of the requests (None: the run or its idempotency key is there), and what can be claimed."""
 
     run_ids: list[UUID | None]
     ready: dict[str, list[UUID]]
@@ -151,10 +152,9 @@ class _Records:
 def _records(new: Sequence[NewRun]) -> _Records:
     records = _Records()
     for run in new:
-        run_id = new_id()
-        records.run_ids.append(run_id)
-        records.runs.append(_run_record(run_id, run))
-        _add_steps(run_id, run, records)
+        records.run_ids.append(run.run_id)
+        records.runs.append(_run_record(run.run_id, run))
+        _add_steps(run.run_id, run, records)
     return records
 
 

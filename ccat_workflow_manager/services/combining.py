@@ -32,7 +32,8 @@ class Combiner(Generic[T, R]):
     """Calls `work` with one or several items; it answers with an outcome for each, in order.
 
     `work` runs in the threads of the callers, in at most `at_once` of them. When it fails for several items, each
-    caller tries again alone, so that nobody is told of another's fault.
+    caller tries again alone, so that nobody is told of another's fault. A try that failed may have been carried out all
+    the same: `work` has to know what an item has led to before.
     """
 
     def __init__(

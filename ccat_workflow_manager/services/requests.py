@@ -12,6 +12,7 @@ from ccat_workflow_manager.db.creation import NewRun, create_runs
 from ccat_workflow_manager.db.reopening import reopenable
 from ccat_workflow_manager.db.runs import Applied, RunStore
 from ccat_workflow_manager.db.session import Database, UnitOfWork
+from ccat_workflow_manager.db.views.runs import run_detail
 from ccat_workflow_manager.doorbell import Bell, Doorbell
 from ccat_workflow_manager.services.catalogue import Catalogue
 from ccat_workflow_manager.services.combining import Combiner
@@ -71,7 +72,7 @@ class Requests:
                     if outcome is None:
                         new[index] = planner.plan(wish)
                     else:
-                        outcomes[index] = (outcome, None)
+                        outcomes[index] = _found(unit, wish, outcome)
                 except RequestError as error:
                     outcomes[index] = error
             if new:
@@ -86,14 +87,17 @@ class Requests:
 
         return self._database.transact("commit.create", work)
 
-    def _made_meanwhile(self, unit: UnitOfWork, wish: Wish) -> tuple[UUID, None] | RequestError:
+    def _made_meanwhile(self, unit: UnitOfWork, wish: Wish) -> tuple[UUID, str | None] | RequestError:
+        """The run of this very wish, if an earlier try has made it without a word, or that of the same key."""
         try:
             made = wish.made_before(self._known(unit, [wish]))
         except RequestError as error:
             return error
+        if made is None and (shown := run_detail(unit, wish.run_id)) is not None:
+            return wish.run_id, shown
         if made is None:
             return Conflict("a run with this Idempotency-Key was made and removed at the same moment; try again")
-        return made, None
+        return _found(unit, wish, made)
 
     def create_many(self, requests: Sequence[RunRequest], *, actor: str) -> list[UUID]:
         """Create all runs or none."""
@@ -219,3 +223,8 @@ class Requests:
     def _ring_each(self, bell: Bell, backends: Iterable[str]) -> None:
         for backend in sorted(backends):
             self._doorbell.ring(bell, backend)
+
+
+def _found(unit: UnitOfWork, wish: Wish, run_id: UUID) -> tuple[UUID, str | None]:
+    """A run that is there already; to the one whose wish has made it, in a try that got no answer, it is new."""
+    return run_id, run_detail(unit, run_id) if run_id == wish.run_id else None

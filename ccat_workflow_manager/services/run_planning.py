@@ -15,6 +15,7 @@ from ccat_workflow_manager.core.json_values import text_problem
 from ccat_workflow_manager.core.planning import plan
 from ccat_workflow_manager.core.spec import canonical, parse_pipeline
 from ccat_workflow_manager.db.creation import NewRun
+from ccat_workflow_manager.db.ids import new_id
 from ccat_workflow_manager.db.pipelines import PipelineStore
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.services.catalogue import Catalogue
@@ -49,6 +50,8 @@ class Wish:
     request: RunRequest
     actor: str
     key: str | None = None
+    run_id: UUID = field(default_factory=new_id, compare=False)
+    """Of the run that it will be. It is known before the first try, so that another try finds what that has made."""
 
     @property
     def digest(self) -> str | None:
@@ -101,6 +104,7 @@ class RunPlanner:
             target = self._target(request)
             parameters = target.compiled.validate_parameters(request.parameters)
             return NewRun(
+                run_id=wish.run_id,
                 spec_id=target.spec_id,
                 pipeline=target.name,
                 pipeline_version=target.version,
