@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ccat_workflow_manager.core.setting_rules import Rule, at_least, between, matching, more_than, one_of
+from ccat_workflow_manager.core.setting_rules import Rule, at_least, between, matching, more_than, one_of, url_of
 
 
 def setting(about: str, rule: Rule | None = None, *, secret: bool = False, group: str = "") -> Any:
@@ -62,7 +62,9 @@ class BackendSettings:
     aws_batch_job_queue: str = setting("Job queue of the AWS Batch jobs whose step names none.")
     aws_batch_region: str = setting("Region of that queue; empty: as AWS's own configuration says.")
     aws_batch_profile: str = setting("Profile of AWS's configuration files to use; empty: the usual credentials.")
-    aws_batch_endpoint_url: str = setting("Where AWS Batch and CloudWatch are asked; empty: at AWS.")
+    aws_batch_endpoint_url: str = setting(
+        "Where AWS Batch is asked, and nothing else; empty: as AWS's own configuration says.", url_of("http", "https")
+    )
     aws_batch_image: str = setting("The image that AWS Batch jobs run in: with Apptainer, or with the programs.")
     aws_batch_job_definition: str = setting("An AWS Batch job definition to use instead of registering one.")
     aws_batch_mode: str = setting(

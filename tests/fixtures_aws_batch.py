@@ -35,8 +35,8 @@ def aws_batch_stand_in(reaper: Reaper) -> Iterator[StandIn]:
 
 @pytest.fixture
 def aws_batch(aws_batch_stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
-    """The stand-in without faults, and credentials in the environment."""
-    for name, value in {**CREDENTIALS, **NO_CONFIGURATION}.items():
+    """The stand-in without faults, and credentials in the environment; its logs and buckets too."""
+    for name, value in {**CREDENTIALS, **NO_CONFIGURATION, "AWS_ENDPOINT_URL": aws_batch_stand_in.url}.items():
         monkeypatch.setenv(name, value)
     yield aws_batch_stand_in
     mend(aws_batch_stand_in)

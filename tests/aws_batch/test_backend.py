@@ -19,7 +19,7 @@ from ccat_workflow_manager.hpc.aws_batch.backend import AwsBatchBackend
 from ccat_workflow_manager.testing.aws_batch_stand_in.server import StandIn
 from ccat_workflow_manager.testing.harness import Job
 from tests.contract.test_aws_batch import AwsBatchHarness
-from tests.fixtures_aws_batch import CREDENTIALS, NO_CONFIGURATION
+from tests.fixtures_aws_batch import CREDENTIALS, NO_CONFIGURATION, aws_batch_config
 from tests.waiting import wait_for, wait_until
 
 MANY = 120
@@ -264,6 +264,63 @@ def test_the_region_of_the_files(nowhere: pytest.MonkeyPatch, tmp_path: Path) ->
     assert here.region() == "eu-west-1"
     nowhere.setenv("AWS_REGION", "us-east-2")
     assert here.region() == "us-east-2"
+
+
+@pytest.fixture
+def profiles(nowhere: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    """Two sites in AWS's own files."""
+    (tmp_path / "config").write_text("[default]\nregion = eu-west-1\n[profile south]\nregion = af-south-1\n")
+    (tmp_path / "keys").write_text("[south]\naws_access_key_id = a\naws_secret_access_key = b\n")
+    nowhere.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    nowhere.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "keys"))
+    return nowhere
+
+
+def test_the_region_of_a_profile(profiles: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert here.region("south") == "af-south-1"
+    backend = AwsBatchBackend(
+        job_queue="main", image="x", profile="south", volumes="/tmp", state_dir=tmp_path / "state"
+    )
+    assert backend._aws.address("batch") == "https://batch.af-south-1.amazonaws.com"
+    profiles.setenv("AWS_PROFILE", "south")
+    assert here.region() == "af-south-1"
+
+
+def test_a_profile_that_is_not_there(profiles: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"AWS_BATCH_PROFILE.*north"):
+        AwsBatchBackend(job_queue="main", image="x", profile="north", volumes="/tmp", state_dir=tmp_path / "state")
+    listed = registry.list_backends(lambda name: {"profile": "north"} if name == "aws_batch" else {})["aws_batch"]
+    assert not listed.available
+    assert "north" in listed.reason
+    profiles.setenv("AWS_PROFILE", "east")
+    assert "east" in registry.list_backends()["aws_batch"].reason
+    assert registry.list_backends(lambda name: {"profile": "south"})["aws_batch"].available
+
+
+def test_the_endpoint_is_that_of_batch_alone(
+    nowhere: pytest.MonkeyPatch, tmp_path: Path, aws_batch_stand_in: StandIn
+) -> None:
+    """A VPC endpoint of AWS Batch knows nothing of logs and buckets; these have AWS's own words for theirs."""
+    config = aws_batch_config(aws_batch_stand_in, tmp_path)
+    aws = AwsBatchBackend(**{**config, "endpoint_url": "https://vpce-1.batch.eu-central-1.vpce.amazonaws.com"})._aws
+    assert [aws.address(service) for service in ("batch", "logs", "s3")] == [
+        "https://vpce-1.batch.eu-central-1.vpce.amazonaws.com",
+        "https://logs.eu-central-1.amazonaws.com",
+        "https://s3.eu-central-1.amazonaws.com",
+    ]
+    nowhere.setenv("AWS_ENDPOINT_URL_S3", "https://minio.example")
+    nowhere.setenv("AWS_ENDPOINT_URL_CLOUDWATCH_LOGS", "https://logs.example")
+    aws = AwsBatchBackend(**config)._aws
+    assert [aws.address(service) for service in ("batch", "logs", "s3")] == [
+        aws_batch_stand_in.url, "https://logs.example", "https://minio.example"
+    ]  # fmt: skip
+
+
+def test_an_address_that_is_none(nowhere: pytest.MonkeyPatch, tmp_path: Path, aws_batch_stand_in: StandIn) -> None:
+    nowhere.setenv("AWS_ENDPOINT_URL_CLOUDWATCH_LOGS", "logs here")
+    aws = AwsBatchBackend(**aws_batch_config(aws_batch_stand_in, tmp_path))._aws
+    with pytest.raises(BackendUnavailable, match="logs here"):
+        aws.look("logs", "get_log_events", logGroupName="g", logStreamName="s")
 
 
 def test_without_boto3(nowhere: pytest.MonkeyPatch) -> None:

@@ -26,14 +26,13 @@ def sh(text: str, name: str = "only", **more: Any) -> dict[str, Any]:
 def deployment(reaper: Reaper, aws_batch_stand_in: StandIn) -> Iterator[Service]:
     """One deployment for all tests; its jobs see what the machine sees."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**CREDENTIALS, **NO_CONFIGURATION}.items():
+        for name, value in {**CREDENTIALS, **NO_CONFIGURATION, "AWS_ENDPOINT_URL": aws_batch_stand_in.url}.items():
             patch.setenv(name, value)
         service = _make(
             reaper,
             HPC_BACKEND="aws_batch",
             AWS_BATCH_JOB_QUEUE="main",
             AWS_BATCH_REGION=REGION,
-            AWS_BATCH_ENDPOINT_URL=aws_batch_stand_in.url,
             AWS_BATCH_IMAGE="launcher:1",
             AWS_BATCH_VOLUMES="/tmp",
             AWS_BATCH_CALLS_PER_MINUTE="5000",

@@ -37,12 +37,11 @@ def moto(reaper: Reaper) -> Iterator[Moto]:
 
 @pytest.fixture
 def jobs(moto: Moto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[BackendHarness]:
-    for name, value in {**CREDENTIALS, **NO_CONFIGURATION}.items():
+    for name, value in {**CREDENTIALS, **NO_CONFIGURATION, "AWS_ENDPOINT_URL": moto.url}.items():
         monkeypatch.setenv(name, value)
     config: dict[str, Any] = {
         "job_queue": "main",
         "region": REGION,
-        "endpoint_url": moto.url,
         "image": IMAGE,
         "volumes": str(tmp_path),
         "calls_per_minute": 10_000,

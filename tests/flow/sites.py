@@ -71,12 +71,11 @@ def _aws_batch(ground: Ground) -> Environment:
     settings = _settings(
         AWS_BATCH_JOB_QUEUE="main",
         AWS_BATCH_REGION=REGION,
-        AWS_BATCH_ENDPOINT_URL=ground.fixture("aws_batch_stand_in").url,
         AWS_BATCH_IMAGE="launcher:1",
         AWS_BATCH_VOLUMES="/tmp",
         AWS_BATCH_CALLS_PER_MINUTE="5000",
     )
-    return {**CREDENTIALS, **NO_CONFIGURATION, **settings}
+    return {**CREDENTIALS, **NO_CONFIGURATION, "AWS_ENDPOINT_URL": ground.fixture("aws_batch_stand_in").url, **settings}
 
 
 def _radical_pilot(ground: Ground) -> Environment:

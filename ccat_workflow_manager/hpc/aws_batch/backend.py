@@ -82,7 +82,7 @@ class AwsBatchBackend(BatchBackend):
         log_limit_mb: float = 512,
         state_dir: str | os.PathLike[str] | None = None,
     ) -> None:
-        region = region or here.region()
+        region = region or here.region(profile)
         if region is None:
             raise ConfigurationError("AWS_BATCH_REGION must name the region of the queue, or AWS_REGION has to")
         try:
@@ -107,9 +107,7 @@ class AwsBatchBackend(BatchBackend):
             endpoint_url=endpoint_url,
         )  # fmt: skip
         try:
-            self._staging = (
-                S3Staging(self.name, self._aws, s3_prefix, region, endpoint_url, self._home()) if s3_prefix else None
-            )
+            self._staging = S3Staging(self.name, self._aws, s3_prefix, region, self._home()) if s3_prefix else None
         except ValueError as error:
             raise ConfigurationError(f"AWS_BATCH_S3_PREFIX cannot be used: {error}") from error
         self._over: dict[JobKey, HPCJobInfo] = {}
@@ -120,8 +118,8 @@ class AwsBatchBackend(BatchBackend):
         return None if self.runs_images else _HOME
 
     @classmethod
-    def is_available(cls) -> Availability:
-        return here.availability()
+    def is_available(cls, profile: str | None = None) -> Availability:
+        return here.availability(profile)
 
     def close(self) -> None:
         self._aws.close()

@@ -130,12 +130,14 @@ class Aws:
         profile: str | None = None,
         endpoint_url: str | None = None,
     ) -> None:
+        """`endpoint_url` is that of AWS Batch; AWS's own configuration has words for those of the other services."""
         self._backend = backend
         self.budget = CallBudget(directory, per_minute)
         throttled = directory / "throttled"
         self._throttled_directory = throttled
         self._throttled = CallBudget(throttled, 1_000_000)
-        self._where = {"region_name": region or None, "endpoint_url": endpoint_url or None}
+        self._region = region or None
+        self._endpoint_url = endpoint_url or None
         self._profile = profile or None
         self._session: boto3.Session | None = None
         self._clients: dict[tuple[str, _Manner], Any] = {}
@@ -192,6 +194,13 @@ class Aws:
             raise self._away("reading an answer", error, Done.NO) from error
         return data
 
+    def address(self, service: str) -> str:
+        """Where a service is asked. Raises BackendUnavailable."""
+        try:
+            return str(self._client(service, _Manner.ACT).meta.endpoint_url)
+        except BotoCoreError as error:
+            raise self._away(f"the address of {service}", error, Done.NO).error from error
+
     @property
     def throttled(self) -> int:
         """How many calls of the last minute the service has sent back."""
@@ -247,7 +256,11 @@ class Aws:
             # Clients may be used by several threads at a time, sessions may not.
             known = self._clients.get((service, manner))
             if known is None:
-                known = self._clients[service, manner] = self._new_client(service, manner)
+                try:
+                    known = self._clients[service, manner] = self._new_client(service, manner)
+                except ValueError as error:
+                    text = f"the configuration of AWS cannot be used for {service}: {error}"
+                    raise BackendUnavailable(text, backend=self._backend) from error
             return known
 
     def _new_client(self, service: str, manner: _Manner) -> Any:
@@ -255,7 +268,8 @@ class Aws:
             self._session = boto3.Session(profile_name=self._profile)
         client: Any = self._session.client(  # type: ignore[call-overload]
             service,
-            **self._where,
+            region_name=self._region,
+            endpoint_url=self._endpoint_url if service == "batch" else None,
             config=Config(
                 connect_timeout=CONNECT_SECONDS,
                 read_timeout=READ_SECONDS,

@@ -35,9 +35,7 @@ _DELETED_AT_ONCE = 300
 class S3Staging:
     """The worker's half."""
 
-    def __init__(
-        self, backend: str, aws: Aws, url: str, region: str, endpoint_url: str | None, home: str | None
-    ) -> None:
+    def __init__(self, backend: str, aws: Aws, url: str, region: str, home: str | None) -> None:
         scheme, _, rest = url.partition("://")
         bucket, _, prefix = rest.partition("/")
         if scheme != "s3" or not bucket:
@@ -47,7 +45,6 @@ class S3Staging:
         self._bucket = bucket
         self._prefix = prefix.strip("/") + "/" if prefix.strip("/") else ""
         self._config = {
-            "endpoint": endpoint_url or f"https://s3.{region}.amazonaws.com",
             "region": region,
             "bucket": bucket,
             "prefix": self._prefix,
@@ -68,7 +65,7 @@ class S3Staging:
         self._put(key, io.BytesIO(json.dumps(table).encode()))
         packed = base64.b64encode(zlib.compress(STAGER.read_bytes(), 9)).decode()
         start = f"import base64,zlib;exec(zlib.decompress(base64.b64decode('{packed}')))"
-        return ["python3", "-c", start, json.dumps({**self._config, "table": key})]
+        return ["python3", "-c", start, json.dumps({**self._config, "endpoint": self._aws.address("s3"), "table": key})]
 
     def _put(self, key: str, body: IO[bytes]) -> None:
         self._act("put_object", Bucket=self._bucket, Key=key, Body=body)
