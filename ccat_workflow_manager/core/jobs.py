@@ -46,6 +46,8 @@ class HPCJobInfo:
     started_at: datetime | None = None
     finished_at: datetime | None = None
     node: str | None = None
+    warning: str | None = None
+    """What operators are to know about the end of the job, however it ended."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "status", JobStatus(self.status))

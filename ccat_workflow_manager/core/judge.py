@@ -136,6 +136,7 @@ def facts_of(info: HPCJobInfo) -> Facts:
         started_at=info.started_at,
         finished_at=info.finished_at,
         node=info.node,
+        warnings=[info.warning] if info.warning else None,
     )
 
 

@@ -37,6 +37,7 @@ def info_of(text: str, cancelled_at: float | None) -> HPCJobInfo:
         started_at=record.started_at,
         finished_at=record.finished_at,
         node=record.host,
+        warning=record.left_text,
     )
 
 

@@ -91,11 +91,10 @@ class Collector:
         except Exception as error:  # one step run fails, the next goes on
             log.exception("the results of %s/%s could not be collected", item.step, item.key)
             return self._failed(item, FailureReason.INTERNAL_ERROR, repr(error))
-        text = f"{len(found.products)} products" + (f", {len(found.warnings)} warnings" if found.warnings else "")
+        warnings = [*([record.left_text] if record.left_text else []), *found.warnings]
+        text = f"{len(found.products)} products" + (f", {len(warnings)} warnings" if warnings else "")
         note = EventNote(Event.RESULTS_COLLECTED, worker, text=text)
-        return Move(
-            item.step_run_id, [note], item.token, Facts(warnings=found.warnings or None), products=found.products
-        )
+        return Move(item.step_run_id, [note], item.token, Facts(warnings=warnings or None), products=found.products)
 
     def _contradicted(self, item: WorkItem, record: ExitRecord) -> Move:
         """The backend says that the job has completed, its own record that it has not: that one was there."""

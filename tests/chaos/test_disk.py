@@ -77,6 +77,14 @@ def test_a_record_that_says_nothing_is_no_success(context: Context, backend: Exe
     assert tuple(finish(context, backend, prepare)) == ("PENDING", reason, 0)
 
 
+def test_what_is_left_of_a_job_that_succeeded_is_a_warning(context: Context, backend: Executing) -> None:
+    words = "2 processes of the job could not be killed: 4242, 4243"
+    found = finish(context, backend, write(ExitRecord("job", exit_code=0, left_text=words).to_json()))
+    assert tuple(found) == ("COMPLETED", None, 1)
+    with context.database.read() as unit:
+        assert unit.execute("SELECT warnings FROM attempts").scalar() == [words]
+
+
 CONTRADICTING: dict[str, tuple[ExitRecord, str, str]] = {
     "a failure": (ExitRecord("job", exit_code=3), "FAILED", "program_failed"),
     "a signal": (ExitRecord("job", exit_code=139, signal=11), "FAILED", "killed_by_signal"),

@@ -93,6 +93,7 @@ class Endings:
             stopped_text=job.stop.text if job.stop is not None else None,
             memory_source=memory.source if memory.peak is not None else None,
             host=self._host,
+            left_text=job.left,
         )
 
     def reconstruct(self, job: Job) -> End | None:

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.core.job_script import CGROUP_VARIABLE, CLEAN_PATH, signal_in
+from ccat_workflow_manager.core.json_values import listed
 from ccat_workflow_manager.hpc import process_tree
 from ccat_workflow_manager.hpc.supervisor import processes
 from ccat_workflow_manager.hpc.supervisor.cgroups import Groups
@@ -30,6 +31,7 @@ from ccat_workflow_manager.hpc.supervisor.queue import Limits, Queue
 _TICK_SECONDS = 1.0
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.01, 0.25
 _GIVE_UP_SECONDS = 30.0
+_NAMED = 10
 _TRY_AGAIN_SECONDS = 1.0
 _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 
@@ -269,6 +271,8 @@ class Engine:
     def _end_rest(self, job: Job, now: float) -> None:
         rest = processes.left_over(job, self._children)
         if rest and now >= job.give_up_at:
+            # Nothing ends what waits in the kernel, for a file server say.
+            job.left = f"{len(rest)} processes of the job could not be killed: {listed(sorted(map(str, rest)), _NAMED)}"
             rest = set()
             if job.group is not None:
                 job.group.tainted = True

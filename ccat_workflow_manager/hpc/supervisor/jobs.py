@@ -107,6 +107,8 @@ class Job:
     memory_used: Memory | None = None
     record: str | None = None
     """The exit record as text."""
+    left: str | None = None
+    """What of it nothing ends."""
     lost: tuple[FailureReason, str] | None = None
     """Why there is no exit record that could be believed."""
 
