@@ -66,6 +66,7 @@ definition["requestBody"]["content"] |= {
 }
 
 same_run: dict[str, Any] = {"model": models.Run, "description": "The run that the same request made before"}
+same_runs: dict[str, Any] = {"model": models.Ids, "description": "The runs that the same request made before"}
 same_pipeline: dict[str, Any] = {"model": models.AppliedPipeline, "description": "There already, with equal content"}
 log: dict[str, Any] = {
     "description": "The text",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
+
+from fastapi import Header
 
 from ccat_workflow_manager.api.body import Fields
 from ccat_workflow_manager.core.errors import Fault, Invalid
@@ -11,6 +13,8 @@ from ccat_workflow_manager.services.requests import BULK_LIMIT, RunRequest
 
 _FIELDS = ("pipeline", "version", "spec", "parameters", "priority", "labels", "backend")
 _LONGEST_KEY = 255
+
+IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", description="Makes the call safe to repeat.")]
 
 
 def run_request(value: dict[str, Any]) -> RunRequest:

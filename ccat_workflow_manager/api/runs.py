@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from ccat_workflow_manager.api import documented, models, run_filters
 from ccat_workflow_manager.api.body import Body
 from ccat_workflow_manager.api.paging import DEFAULT_LIMIT, Cursor, Limit, decode, json_response, page, uuid_key
-from ccat_workflow_manager.api.run_requests import idempotency_key, run_request
+from ccat_workflow_manager.api.run_requests import IdempotencyKey, idempotency_key, run_request
 from ccat_workflow_manager.api.surroundings import PREFIX, Actor, Ctx, read_one
 from ccat_workflow_manager.context import Context
+from ccat_workflow_manager.core.errors import Conflict
 from ccat_workflow_manager.db.views import runs as views
 
 router = APIRouter(prefix="/runs", tags=["runs"])
@@ -32,12 +33,7 @@ def _run(context: Context, run_id: UUID) -> str:
     responses={200: documented.same_run},
     openapi_extra=documented.body("RunRequest", documented.RUN_EXAMPLES),
 )
-def create_run(
-    context: Ctx,
-    actor: Actor,
-    body: Body,
-    key: Annotated[str | None, Header(alias="Idempotency-Key", description="Makes the call safe to repeat.")] = None,
-) -> Response:
+def create_run(context: Ctx, actor: Actor, body: Body, key: IdempotencyKey = None) -> Response:
     """Ask for a run of a pipeline, or of an inline definition.
 
     With an `Idempotency-Key`, the same key and body give the same run (200); the same key with another body, 409.
@@ -86,14 +82,16 @@ def cancel_run(context: Ctx, actor: Actor, run_id: UUID) -> Response:
 @router.post("/{run_id}/retry", status_code=202, response_model=models.Run)
 def retry_run(context: Ctx, actor: Actor, run_id: UUID) -> Response:
     """Start again whatever did not complete."""
-    context.requests.retry([run_id], actor=actor)
+    if not context.requests.retry([run_id], actor=actor):
+        raise Conflict("there is nothing to retry in this run: nothing failed, was cancelled or was skipped")
     return json_response(_run(context, run_id), 202)
 
 
 @router.post("/{run_id}/pause", status_code=202, response_model=models.Run)
 def pause_run(context: Ctx, run_id: UUID) -> Response:
     """Hold back what has not been launched yet."""
-    context.requests.pause([run_id], paused=True)
+    if not context.requests.pause([run_id], paused=True):
+        raise Conflict("this run is finished, so there is nothing to hold back")
     return json_response(_run(context, run_id), 202)
 
 

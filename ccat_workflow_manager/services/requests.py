@@ -16,7 +16,7 @@ from ccat_workflow_manager.db.views.runs import run_detail
 from ccat_workflow_manager.doorbell import Bell, Doorbell
 from ccat_workflow_manager.services.catalogue import Catalogue
 from ccat_workflow_manager.services.combining import Combiner
-from ccat_workflow_manager.services.run_planning import PRIORITIES, RunPlanner, RunRequest, Wish
+from ccat_workflow_manager.services.run_planning import PRIORITIES, RunPlanner, RunRequest, Wish, wishes_together
 
 __all__ = ["BULK_LIMIT", "PRIORITIES", "Requests", "RunRequest"]
 
@@ -101,16 +101,37 @@ class Requests:
 
     def create_many(self, requests: Sequence[RunRequest], *, actor: str) -> list[UUID]:
         """Create all runs or none."""
+        return self.create_many_once(requests, actor=actor)[0]
+
+    def create_many_once(
+        self, requests: Sequence[RunRequest], *, actor: str, idempotency_key: str | None = None
+    ) -> tuple[list[UUID], bool]:
+        """The same, or find those that the same key and requests made before: (their ids, whether they are new)."""
         if len(requests) > BULK_LIMIT:
             raise Invalid(faults=[Fault("runs", f"holds {len(requests)} runs; at most {BULK_LIMIT} at a time")])
         if not requests:
             raise Invalid(faults=[Fault("runs", "is empty")])
+        wishes = wishes_together(requests, actor, idempotency_key)
         with self._database.begin("commit.create-many") as unit:
+            if (made := self._made_together(unit, wishes)) is not None:
+                return made, False
             planner = self._planner(unit)
-            new = [planner.plan(Wish(request, actor), f"runs[{index}]") for index, request in enumerate(requests)]
+            new = [planner.plan(wish, f"runs[{index}]") for index, wish in enumerate(wishes)]
             created = create_runs(unit, new)
+            if None in created.run_ids:  # another call with the key was quicker; with other runs it is refused
+                if (made := self._made_together(unit, wishes)) is None:
+                    raise Conflict("runs with this Idempotency-Key were made and removed at the same moment; try again")
+                return made, False
             unit.after_commit(lambda: self._doorbell.ring_all(Bell.LAUNCH, created.ready))
-        return [run_id for run_id in created.run_ids if run_id is not None]
+        return [run_id for run_id in created.run_ids if run_id is not None], True
+
+    def _made_together(self, unit: UnitOfWork, wishes: Sequence[Wish]) -> list[UUID] | None:
+        known = self._known(unit, wishes)
+        made = [wish.made_before(known) for wish in wishes]
+        found = [run_id for run_id in made if run_id is not None]
+        if found and len(found) < len(made):
+            raise Conflict("some of the runs that were made with this Idempotency-Key have been removed since")
+        return found or None
 
     def _planner(self, unit: UnitOfWork) -> RunPlanner:
         return RunPlanner(
@@ -130,9 +151,9 @@ class Requests:
 
     # --- changes to runs ---------------------------------------------------------------------------------------------
 
-    def cancel(self, run_ids: Sequence[UUID], *, actor: str) -> None:
+    def cancel(self, run_ids: Sequence[UUID], *, actor: str, place: str = "") -> None:
         """Ask for these runs to be stopped. What has a job is CANCELLED when the job is known to be gone."""
-        self._must_exist("runs", run_ids)
+        self._must_exist("runs", run_ids, place)
 
         def work(unit: UnitOfWork) -> None:
             store = RunStore(unit)
@@ -155,12 +176,14 @@ class Requests:
 
         self._database.transact("commit.cancel-step-runs", work)
 
-    def retry(self, run_ids: Sequence[UUID], *, actor: str) -> int:
-        """Start again whatever did not complete in these runs: how many step runs that is."""
-        self._must_exist("runs", run_ids)
+    def retry(self, run_ids: Sequence[UUID], *, actor: str, place: str = "") -> dict[UUID, int]:
+        """Start again whatever did not complete in these runs: how many step runs that is, by run."""
+        self._must_exist("runs", run_ids, place)
 
-        def work(unit: UnitOfWork) -> int:
-            return self._reopen(unit, reopenable(unit, run_ids, None), actor)
+        def work(unit: UnitOfWork) -> dict[UUID, int]:
+            done = self._reopen(unit, reopenable(unit, run_ids, None), actor)
+            counted = "SELECT run_id, count(*) FROM step_runs WHERE id = ANY(:ids) GROUP BY run_id"
+            return {row[0]: row[1] for row in unit.execute(counted, {"ids": done})} if done else {}
 
         return self._database.transact("commit.retry", work)
 
@@ -175,49 +198,65 @@ class Requests:
                     "a step run can be retried when it failed, was cancelled or was skipped,"
                     " and nothing before it is left undone"
                 )
-            return self._reopen(unit, chosen, actor)
+            return len(self._reopen(unit, chosen, actor))
 
         return self._database.transact("commit.retry-step-runs", work)
 
-    def _reopen(self, unit: UnitOfWork, chosen: Sequence[UUID], actor: str) -> int:
+    def _reopen(self, unit: UnitOfWork, chosen: Sequence[UUID], actor: str) -> list[UUID]:
         note = [EventNote(Event.RETRIED, actor, text=f"asked for by {actor}")]
         moves = [Move(step_run_id, note) for step_run_id in chosen]
         done: Applied = RunStore(unit).apply(moves)
         unit.after_commit(lambda: self._doorbell.ring_all(Bell.LAUNCH, done.ready))
-        return len(done.applied)
+        return done.applied
 
-    def pause(self, run_ids: Sequence[UUID], *, paused: bool) -> None:
-        """Hold back (or let go) what has not been launched yet."""
+    def pause(self, run_ids: Sequence[UUID], *, paused: bool) -> list[UUID]:
+        """Hold back (or let go) what has not been launched yet: in which runs. There is nothing in a finished one."""
         self._must_exist("runs", run_ids)
 
-        def work(unit: UnitOfWork) -> None:
+        def work(unit: UnitOfWork) -> list[UUID]:
             # Step runs before runs, as everywhere: locks are taken in one order, or writers wait in a circle.
+            # Whoever has the step runs of a run keeps it from being finished, and from being retried.
+            unit.execute(
+                "SELECT count(*) FROM (SELECT 1 FROM step_runs WHERE run_id = ANY(:ids)"
+                " ORDER BY id FOR NO KEY UPDATE) AS locked",
+                all_of_them,
+            )
+            found = unit.execute(
+                "SELECT id FROM runs WHERE id = ANY(:ids) AND (finished_at IS NULL OR NOT :paused)",
+                {**all_of_them, "paused": paused},
+            )
+            chosen = [row[0] for row in found]
             rows = unit.execute(
-                "UPDATE step_runs SET held = :paused WHERE id IN (SELECT id FROM step_runs WHERE run_id = ANY(:ids)"
-                " ORDER BY id FOR NO KEY UPDATE) AND held <> :paused RETURNING id, backend, unmet, status",
-                {"paused": paused, "ids": list(run_ids)},
+                "UPDATE step_runs SET held = :paused WHERE run_id = ANY(:ids) AND held <> :paused"
+                " RETURNING id, backend, unmet, status",
+                {"paused": paused, "ids": chosen},
             ).all()
             unit.execute(
                 "UPDATE runs SET paused = :paused WHERE id IN"
                 " (SELECT id FROM runs WHERE id = ANY(:ids) ORDER BY id FOR NO KEY UPDATE)",
-                {"paused": paused, "ids": list(run_ids)},
+                {"paused": paused, "ids": chosen},
             )
             ready: dict[str, list[UUID]] = {}
             for step_run_id, backend, unmet, status in rows:
                 if not paused and unmet == 0 and status == "PENDING":
                     ready.setdefault(backend, []).append(step_run_id)
             unit.after_commit(lambda: self._doorbell.ring_all(Bell.LAUNCH, ready))
+            return chosen
 
-        self._database.transact("commit.pause", work)
+        all_of_them = {"ids": list(run_ids)}
+        return self._database.transact("commit.pause", work)
 
-    def _must_exist(self, table: str, ids: Sequence[UUID]) -> dict[UUID, UUID]:
+    def _must_exist(self, table: str, ids: Sequence[UUID], place: str = "") -> dict[UUID, UUID]:
+        """What each of these belongs to; NotFound, with the places in the list `place` if it has a name."""
         column = "id" if table == "runs" else "run_id"
         with self._database.read() as unit:
             rows = unit.execute(f"SELECT id, {column} FROM {table} WHERE id = ANY(:ids)", {"ids": list(ids)})
             found = {row[0]: row[1] for row in rows}
-        missing = [str(each) for each in ids if each not in found]
+        missing = [(index, each) for index, each in enumerate(ids) if each not in found]
         if missing:
-            raise NotFound(f"there is no {table[:-1].replace('_', ' ')} {', '.join(missing[:5])}")
+            what = f"there is no {table[:-1].replace('_', ' ')}"
+            faults = [Fault(f"{place}[{index}]", f"{what} {each}") for index, each in missing[:100] if place]
+            raise NotFound(f"{what} {', '.join(str(each) for _, each in missing[:5])}", faults)
         return found
 
     def _ring_each(self, bell: Bell, backends: Iterable[str]) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
 from ccat_workflow_manager.core.compiled import CompiledPipeline, compile_pipeline
 from ccat_workflow_manager.core.errors import Conflict, Fault, Invalid, NotFound, RequestError
-from ccat_workflow_manager.core.json_values import text_problem
+from ccat_workflow_manager.core.json_values import path_text, text_problem
 from ccat_workflow_manager.core.planning import plan
 from ccat_workflow_manager.core.spec import canonical, parse_pipeline
 from ccat_workflow_manager.db.creation import NewRun
@@ -52,10 +52,12 @@ class Wish:
     key: str | None = None
     run_id: UUID = field(default_factory=new_id, compare=False)
     """Of the run that it will be. It is known before the first try, so that another try finds what that has made."""
+    together: str | None = None
+    """One of many under one key: the digest of all of them."""
 
     @property
     def digest(self) -> str | None:
-        return None if self.key is None else self.request.digest()
+        return None if self.key is None else self.together or self.request.digest()
 
     def made_before(self, known: Mapping[str, tuple[UUID, str]]) -> UUID | None:
         """The run that the same key and request made; Conflict if the key stands for another request."""
@@ -65,6 +67,17 @@ class Wish:
         if digest != self.digest:
             raise Conflict(f"the Idempotency-Key {self.key!r} was used for another request")
         return run_id
+
+
+def wishes_together(requests: Sequence[RunRequest], actor: str, key: str | None) -> list[Wish]:
+    """What is asked for in one call: the first has the key itself, and nobody can give the keys of the others."""
+    if key is None:
+        return [Wish(request, actor) for request in requests]
+    together = hashlib.sha256("".join(request.digest() for request in requests).encode()).hexdigest()
+    return [
+        Wish(request, actor, f"{key}\x1f{index}" if index else key, together=together)
+        for index, request in enumerate(requests)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,10 +208,13 @@ def _below(path: str, faults: Iterable[Fault]) -> list[Fault]:
 def _label_faults(labels: Mapping[str, str]) -> list[Fault]:
     faults = []
     for name, value in labels.items():
+        at = path_text(["labels", name])
         if problem := text_problem(name) or text_problem(value):
-            faults.append(Fault(f"labels.{name}", problem))
+            faults.append(Fault(at, problem))
         elif not 0 < len(name) <= 100 or len(value) > 500:
-            faults.append(Fault(f"labels.{name}", "names have 1 to 100 characters, values at most 500"))
+            faults.append(Fault(at, "names have 1 to 100 characters, values at most 500"))
+        elif ":" in name:
+            faults.append(Fault(at, "contains a colon, which divides name and value where labels are looked for"))
     if len(labels) > _MOST_LABELS:
         faults.append(Fault("labels", f"holds {len(labels)} labels; at most {_MOST_LABELS}"))
     return faults

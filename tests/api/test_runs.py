@@ -6,6 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import UUID
 
+import pytest
+
+from ccat_workflow_manager.context import Context
 from tests.api.rest import CHAIN, ONE, Hand, Rest
 
 RUN_FIELDS = {
@@ -122,7 +125,7 @@ def test_a_run_chooses_the_backend_of_steps_that_name_none(rest: Rest) -> None:
 
 def test_texts_of_all_the_world_arrive_as_they_were_sent(rest: Rest) -> None:
     texts = ["Ωρίων ✨", "日本語", 'quote " and \\ and \n', "\U0001d538 astral", "\u202eright to left", "a:b:c", "\x7f"]
-    labels = {f"name {text}": text for text in texts}
+    labels = {f"name {text}".replace(":", "."): text for text in texts}
     made = rest.run(CHAIN, parameters={"scans": texts}, labels=labels)
     shown = rest.get(f"/runs/{made['id']}")
     assert shown["labels"] == labels
@@ -166,7 +169,31 @@ def test_retry_repeats_only_what_did_not_complete(rest: Rest, hand: Hand) -> Non
     assert again["counts"]["PENDING"] == 3
     done = rest.run()
     hand.complete(next(item for item in hand.claim(10) if str(item.run.run_id) == done["id"]))
-    assert rest.post(f"/runs/{done['id']}/retry")["status"] == "COMPLETED"
+    rest.refused(rest.send("POST", f"/runs/{done['id']}/retry"), 409, "conflict")
+    rest.refused(rest.send("POST", f"/runs/{run_id}/retry"), 409, "conflict")
+    assert rest.post("/runs/retry", {"ids": [done["id"], run_id]})["ids"] == []
+
+
+def test_a_finished_run_is_not_paused(rest: Rest, hand: Hand) -> None:
+    run_id = rest.run()["id"]
+    rest.post(f"/runs/{run_id}/pause")
+    rest.post(f"/runs/{run_id}/cancel")
+    rest.refused(rest.send("POST", f"/runs/{run_id}/pause"), 409, "conflict")
+    assert rest.post(f"/runs/{run_id}/resume")["paused"] is False
+    rest.refused(rest.send("POST", f"/runs/{run_id}/pause"), 409, "conflict")
+    assert rest.get(f"/runs/{run_id}")["paused"] is False
+    rest.post(f"/runs/{run_id}/retry")
+    assert len(hand.claim(5)) == 1
+
+
+def test_what_is_not_there_is_named_by_its_place(rest: Rest) -> None:
+    run_id, nobody = rest.run()["id"], "0197c9a4-5b0e-7cc2-9f57-3f0d6c1a2b3c"
+    for verb in ("cancel", "retry"):
+        response = rest.send("POST", f"/runs/{verb}", json={"ids": [run_id, run_id, nobody]})
+        problem = rest.refused(response, 404, "not_found", "ids[2]")
+        assert len(problem["faults"]) == 1
+        assert nobody in problem["detail"]
+    assert rest.get(f"/runs/{run_id}")["status"] == "PENDING"
 
 
 def test_bulk_is_all_or_nothing_and_in_order(rest: Rest) -> None:
@@ -182,12 +209,39 @@ def test_bulk_is_all_or_nothing_and_in_order(rest: Rest) -> None:
     assert len(rest.items("/runs", 100)) == 20
 
 
+def test_bulk_with_a_key_may_be_repeated(rest: Rest, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = {"Idempotency-Key": "night"}
+    two = {"runs": [{"spec": ONE}, {"spec": ONE, "priority": 3}]}
+    made = rest.post("/runs/bulk", two, headers=key)
+    assert len(set(made["ids"])) == 2
+    assert rest.post("/runs/bulk", two, status=200, headers=key) == made
+    for other in ({"runs": two["runs"][:1]}, {"runs": [*two["runs"], {"spec": ONE}]}, {"runs": two["runs"][::-1]}):
+        rest.refused(rest.send("POST", "/runs/bulk", json=other, headers=key), 409, "conflict")
+    rest.refused(rest.send("POST", "/runs", json=two["runs"][0], headers=key), 409, "conflict")
+    rest.refused(rest.send("POST", "/runs/bulk", json=two, headers={"Idempotency-Key": ""}), 422, "invalid")
+
+    # Another call with the same key has written its runs after this one has looked.
+    look, looks = context.requests._made_together, [0]
+
+    def too_early(*args: Any) -> Any:
+        looks[0] += 1
+        return None if looks[0] == 1 else look(*args)
+
+    monkeypatch.setattr(context.requests, "_made_together", too_early)
+    assert rest.post("/runs/bulk", two, status=200, headers=key) == made
+    assert looks == [2]
+    looks[0] = 0
+    rest.refused(rest.send("POST", "/runs/bulk", json={"runs": [{"spec": ONE}] * 3}, headers=key), 409, "conflict")
+    assert len(rest.items("/runs", 100)) == 2
+    assert rest.post("/runs/bulk", two)["ids"] != made["ids"]
+
+
 def test_bulk_cancel_and_retry(rest: Rest, hand: Hand) -> None:
     ids = rest.post("/runs/bulk", {"runs": [{"spec": ONE, "labels": {"n": str(n % 2)}} for n in range(6)]})["ids"]
     assert rest.post("/runs/cancel", {"ids": [ids[0], ids[0]]})["ids"] == [ids[0]]
     assert sorted(rest.post("/runs/cancel", {"filter": {"label": "n:0"}})["ids"]) == [ids[2], ids[4]]
     assert {run["id"] for run in rest.items("/runs", 2, status="CANCELLED")} == {ids[0], ids[2], ids[4]}
-    assert rest.post("/runs/retry", {"ids": [ids[2]]})["ids"] == [ids[2]]
+    assert rest.post("/runs/retry", {"ids": [ids[1], ids[2], ids[2]]})["ids"] == [ids[2]]
     retried = rest.post("/runs/retry", {"filter": {"pipeline": "one", "label": ["n:0"]}})["ids"]
     assert sorted(retried) == [ids[0], ids[4]]
     assert rest.post("/runs/cancel", {"filter": {"pipeline": "nobody's"}})["ids"] == []
