@@ -19,6 +19,7 @@ from ccat_workflow_manager.doorbell import Doorbell
 from ccat_workflow_manager.execution.layout import AttemptDirs, attempt_dirs
 from ccat_workflow_manager.execution.runtime import BY_BACKEND, Runtime
 from ccat_workflow_manager.hpc.base import HPCBackend
+from ccat_workflow_manager.services.asking import asking
 from ccat_workflow_manager.services.catalogue import Catalogue
 
 
@@ -70,7 +71,8 @@ class Workshop:
     def usable(self, name: str) -> HPCBackend | None:
         """The backend, or None if it cannot be set up here and now, which operators are told."""
         try:
-            return self.backend(name)
+            with asking(name):
+                return self.backend(name)
         except BackendError as error:
             self.note_problem(name, error)
             return None

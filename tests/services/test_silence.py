@@ -12,6 +12,7 @@ from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.core.errors import BackendUnavailable
 from ccat_workflow_manager.core.jobs import HPCJobInfo, JobStatus
 from ccat_workflow_manager.db.views.step_runs import step_run_detail
+from ccat_workflow_manager.hpc import registry
 from tests.services.test_cancel import Noting, rows, start
 
 AWAY = BackendUnavailable("slurmctld is away")
@@ -190,4 +191,18 @@ def test_a_fault_in_a_backend_is_shown(
     monkeypatch.setattr(backend, "get_statuses", broken)
     context.follower.follow_all("noop")
     assert rows(context)[0].status == "SUBMITTED"
+    assert "noop failed in an unexpected way" in shown(context)["waiting_for"]
+
+
+def test_a_backend_that_cannot_even_be_made_is_shown(
+    context: Context, backend: Noting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    start(context)
+    context.alive()
+    context._backends.clear()
+    monkeypatch.setattr(registry, "create_filtered", broken)
+    context.follower.follow_all("noop")
     assert "noop failed in an unexpected way" in shown(context)["waiting_for"]
