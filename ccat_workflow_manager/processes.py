@@ -17,6 +17,7 @@ from ccat_workflow_manager.core.errors import BackendError, WorkflowError
 from ccat_workflow_manager.db.fleet import FleetStore
 from ccat_workflow_manager.db.migrate import require_current
 from ccat_workflow_manager.doorbell import listen
+from ccat_workflow_manager.execution import runtime
 from ccat_workflow_manager.managers.loop import Loop
 from ccat_workflow_manager.managers.result_manager import FollowCaller, QueuesCaller, ReapCaller
 from ccat_workflow_manager.managers.workflow_manager import Dispatcher, Sweeper
@@ -115,7 +116,10 @@ def run_worker(settings: Settings, backends: Sequence[str]) -> None:
     faults.enter("worker")
     context = Context(settings, backends=tuple(backends))
     require_current(context.database)
-    context.runtime  # noqa: B018  a runtime that is configured and not there stops the worker here and not at night
+    # A runtime that is configured and not there stops the worker here and not at night.
+    allow_none = settings.environment == "localdev"
+    if not context.runtime.contained and runtime.falls_back(settings.container_runtime, allow_none=allow_none):
+        log.warning("%s", runtime.FELL_BACK)
     tasks.bind(context)
     context.alive()
     stops = [stop for stop in (_hear(context, name) for name in context.backends) if stop is not None]

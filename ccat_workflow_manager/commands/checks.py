@@ -63,6 +63,7 @@ def all_checks(settings: Settings) -> Iterator[Check]:
         yield _redis(settings)
         yield Check("migrations", None, "cannot be told without PostgreSQL")
         yield from _machine(settings, {})
+        yield Check("clock", None, "cannot be compared without PostgreSQL")
         return
     try:
         yield _postgres(settings, database)

@@ -44,7 +44,11 @@ def up(
 
 
 def _say_where(api_url: str, settings: Settings) -> None:
+    from ccat_workflow_manager.execution import runtime
+
     typer.echo(f"API: {api_url}   data: {settings.data_dir}   Ctrl-C stops everything")
+    if runtime.falls_back(settings.container_runtime, allow_none=settings.environment == "localdev"):
+        typer.echo(f"No containers: {runtime.FELL_BACK}")
 
 
 def manager(

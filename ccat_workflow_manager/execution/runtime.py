@@ -17,7 +17,12 @@ from ccat_workflow_manager.core.errors import ConfigurationError, Fault
 from ccat_workflow_manager.execution import spython_tools
 
 SETTING = "CONTAINER_RUNTIME"
-CHOICES = ("auto", "apptainer", "singularity", "none")
+_PROGRAMS = ("apptainer", "singularity")
+CHOICES = ("auto", *_PROGRAMS, "none")
+FELL_BACK = (
+    "there is neither Apptainer nor Singularity here: steps run as plain processes, without their images; install "
+    "Apptainer, or set CONTAINER_RUNTIME to none if that is what you want"
+)
 
 
 class RuntimeKind(StrEnum):
@@ -56,7 +61,7 @@ def detect(setting: str = "auto", *, allow_none: bool = False, search_path: str 
         raise _fault(f"{setting!r} is not one of {', '.join(CHOICES)}")
     if setting == "none":
         return NO_RUNTIME
-    for name in ("apptainer", "singularity") if setting == "auto" else (setting,):
+    for name in _PROGRAMS if setting == "auto" else (setting,):
         program = shutil.which(name, path=search_path)
         if program is not None:
             return _identify(program)
@@ -64,6 +69,11 @@ def detect(setting: str = "auto", *, allow_none: bool = False, search_path: str 
         return NO_RUNTIME
     wanted = "neither apptainer nor singularity is" if setting == "auto" else f"{setting} is not"
     raise _fault(f"{wanted} on the PATH; install Apptainer or choose another runtime")
+
+
+def falls_back(setting: str, *, allow_none: bool, search_path: str | None = None) -> bool:
+    """Whether `auto` means no container, only because there is no runtime: people are to be told."""
+    return setting == "auto" and allow_none and not any(shutil.which(name, path=search_path) for name in _PROGRAMS)
 
 
 def _fault(message: str) -> ConfigurationError:

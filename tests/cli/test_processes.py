@@ -97,6 +97,27 @@ def test_the_demo_tells_what_it_took_and_where_its_products_are(tmp_path: Path, 
     assert all(path.is_file() for path in products)
 
 
+@pytest.mark.parametrize(("setting", "told"), [("auto", True), ("none", False)])
+def test_people_are_told_that_there_are_no_containers(
+    setting: str, told: bool, postgres_url: str, redis_url: str, tmp_path: Path, reaper: Reaper
+) -> None:
+    servers = variables(DATABASE_URL=postgres_url, REDIS_URL=redis_url)
+    env = variables(CONTAINER_RUNTIME=setting, HPC_BACKEND="noop", WORKERS=1) | servers
+    env["PATH"] = str(tmp_path / "nothing")
+    output = tmp_path / "up.out"
+    log = output.with_suffix(".stderr")
+    with process("up", "--data-dir", str(tmp_path / "data"), "--port", "0", env=env, output=output) as up:
+        reaper.watch(up.pid)
+        wait_until(lambda: "serves noop" in log.read_text() and "Ctrl-C" in output.read_text(), 60, "the worker")
+        up.send_signal(signal.SIGTERM)
+        assert up.wait(40) == 0
+    words = "neither Apptainer nor Singularity here: steps run as plain processes"
+    assert (words in output.read_text()) is told
+    warnings = [line for line in log.read_text().splitlines() if words in line]
+    assert len(warnings) == told
+    assert all("WARNING" in line for line in warnings)
+
+
 def test_processes_of_their_own(postgres_url: str, redis_url: str, tmp_path: Path, reaper: Reaper) -> None:
     env = variables(DATA_DIR=tmp_path, DATABASE_URL=postgres_url, REDIS_URL=redis_url, HPC_BACKEND="noop", API_PORT=0)
     output = tmp_path / "manager.out"

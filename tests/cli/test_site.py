@@ -32,6 +32,7 @@ def test_doctor_where_nothing_has_been_started(tmp_path: Path) -> None:
     assert found["postgres"]["ok"] is None
     assert "not running" in str(found["postgres"]["message"])
     assert "ccat-wm up" in str(found["redis"]["hint"])
+    assert (found["clock"]["ok"], "without PostgreSQL" in str(found["clock"]["message"])) == (None, True)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -35,6 +35,18 @@ def test_a_program_has_the_grace_period_to_tidy_up(site: Site, tmp_path: Path) -
     assert tidy.read_text() == "done\n"
 
 
+def test_the_signal_that_wakes_a_job_is_not_what_it_died_of(site: Site) -> None:
+    """Apptainer ends with 128 and the number of the last signal that it was sent."""
+    script = "trap 'exit 146' TERM; echo on; while :; do sleep 0.01; done"
+    job_id = site.sh(script)
+    wait_until(lambda: "on" in site.backend.get_logs(job_id), what="the program to start")
+    site.backend.cancel(job_id)
+    info = site.ended(job_id)
+    assert (info.status, info.exit_code, info.signal) == (JobStatus.CANCELLED, 143, 15)
+    info = site.ended(site.sh("exit 146"))
+    assert (info.status, info.exit_code) == (JobStatus.FAILED, 146)
+
+
 def test_cancel_of_a_stopped_process(site: Site) -> None:
     job_id = site.sh("kill -STOP $$")
     site.until(job_id, JobStatus.RUNNING)

@@ -6,9 +6,10 @@ import os
 import resource
 import time
 from datetime import UTC, datetime
+from signal import SIGCONT, SIGTERM
 
 from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.job_script import ExitRecord, parse_exit_record
+from ccat_workflow_manager.core.job_script import ExitRecord, parse_exit_record, signal_in
 from ccat_workflow_manager.hpc.supervisor import jobs, processes
 from ccat_workflow_manager.hpc.supervisor.cgroups import Groups
 from ccat_workflow_manager.hpc.supervisor.jobs import End, Job, Memory, State, read_part, read_record
@@ -79,10 +80,14 @@ class Endings:
         end, memory = job.end, job.memory_used
         assert end is not None
         assert memory is not None
+        exit_code, ended_by = end.exit_code, end.signal
+        if job.stop is not None and signal_in(exit_code) == SIGCONT:
+            # Nothing dies of this one. A container runtime passes it on after the one that its program died of.
+            exit_code, ended_by = 128 + SIGTERM, SIGTERM
         return ExitRecord(
             job_name=job.name,
-            exit_code=end.exit_code,
-            signal=end.signal,
+            exit_code=exit_code,
+            signal=ended_by,
             started_at=_time(end.started),
             finished_at=_time(end.finished),
             wall_time_seconds=None if end.wall is None else round(end.wall, 6),
