@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -62,10 +62,30 @@ def read_mapping(file: str, what: str) -> dict[str, Any]:
     return value
 
 
-def parameters(pairs: Iterable[str], file: str | None) -> dict[str, Any]:
-    """The parameters of a run: those of the file, then each `name=value`; a value is JSON if it can be read as JSON."""
+def parameters(pairs: Iterable[str], file: str | None, definition: Callable[[], Any] = lambda: None) -> dict[str, Any]:
+    """The parameters of a run: those of the file, then each `name=value`.
+
+    A value is JSON if it can be read as JSON, and if the definition does not say that it is text. It is asked for only
+    where that matters.
+    """
     found = read_mapping(file, "parameters") if file is not None else {}
-    return found | {name: _value(text) for name, text in _pairs(pairs, "=", "-p").items()}
+    typed = dict(_pairs(pairs, "=", "-p"))
+    values = {name: _value(text) for name, text in typed.items()}
+    if any(not isinstance(value, str) for value in values.values()):
+        texts = _declared_as_text(definition())
+        values |= {name: typed[name] for name, value in values.items() if name in texts and not isinstance(value, str)}
+    return found | values
+
+
+def _declared_as_text(definition: Any) -> set[str]:
+    """The parameters that a definition, right or wrong, declares with `type: string` and no other type."""
+    place = definition
+    for name in ("parameters", "properties"):
+        place = place.get(name) if isinstance(place, dict) else None
+    declared = place.items() if isinstance(place, dict) else ()
+    return {
+        name for name, schema in declared if isinstance(schema, dict) and schema.get("type") in ("string", ["string"])
+    }
 
 
 def labels(pairs: Iterable[str]) -> dict[str, str]:

@@ -42,7 +42,8 @@ def submit(
 ) -> None:
     """Start a run of a pipeline.
 
-    A VALUE that can be read as JSON is taken as JSON, everything else as text:
+    A VALUE that can be read as JSON is taken as JSON, everything else as text, and so is everything that the pipeline
+    declares with type: string:
       -p line=CO43                  text
       -p 'scans=["s1", "s2"]'       a list
       -p threshold=3 -p 'x="3"'     a number, and a text
@@ -55,16 +56,21 @@ def submit(
     from ccat_workflow_manager.commands.client import connect
 
     _check_target(pipeline, spec, version)
-    body = {
-        "pipeline": pipeline,
-        "version": version,
-        "spec": arguments.read_mapping(spec, "a pipeline") if spec is not None else None,
-        "parameters": arguments.parameters(parameter or (), params),
-        "labels": arguments.labels(label or ()),
-        "priority": priority,
-        "backend": backend,
-    }
+    definition = arguments.read_mapping(spec, "a pipeline") if spec is not None else None
     with connect() as client:
+
+        def declared() -> Any:
+            return definition or (_definition(client, pipeline, version) if pipeline is not None else None)
+
+        body = {
+            "pipeline": pipeline,
+            "version": version,
+            "spec": definition,
+            "parameters": arguments.parameters(parameter or (), params, declared),
+            "labels": arguments.labels(label or ()),
+            "priority": priority,
+            "backend": backend,
+        }
         given = {name: value for name, value in body.items() if value is not None}
         made = client.post("/runs", given, idempotency_key=idempotency_key)
         if watch:
@@ -81,6 +87,23 @@ def _check_target(pipeline: str | None, spec: str | None, version: int | None) -
         raise WrongUsage("name a PIPELINE or give a definition with --spec FILE, one of the two")
     if spec is not None and version is not None:
         raise WrongUsage("--version belongs to a PIPELINE; a definition given with --spec has none")
+
+
+def _definition(client: Client, pipeline: str, version: int | None) -> Any:
+    """The definition that a run would have; None if there is none, which the answer to the request will say."""
+    from urllib.parse import quote
+
+    from ccat_workflow_manager.commands.client import ApiRefused
+
+    address = f"/pipelines/{quote(pipeline, safe='')}"
+    try:
+        if version is None:
+            found = client.get(address)
+            return found.get("definition") if isinstance(found, dict) else None
+        versions = client.items(f"{address}/versions", None)
+        return next((each["definition"] for each in versions if each["version"] == version), None)
+    except ApiRefused:
+        return None
 
 
 @run.command("list")
@@ -231,7 +254,7 @@ def retry(ids: Ids, as_json: AsJson = False) -> None:
 
     Example:  ccat-wm run retry latest
     """
-    _each(ids, "retry", _retry_said, as_json)
+    _each(ids, "retry", lambda _: "is tried again", as_json)
 
 
 @run.command()
@@ -257,10 +280,6 @@ def _cancel_said(found: dict[str, Any]) -> str:
         return "is being cancelled"
     status = found["status"]
     return "is cancelled" if status == "CANCELLED" else f"is {status}: there is nothing left to cancel"
-
-
-def _retry_said(found: dict[str, Any]) -> str:
-    return f"is {found['status']}: there is nothing to try again" if found["finished_at"] else "is tried again"
 
 
 def _each(ids: list[str], verb: str, said: Callable[[dict[str, Any]], str], as_json: bool) -> None:

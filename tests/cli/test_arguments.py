@@ -40,6 +40,25 @@ def test_a_value_is_json_if_it_can_be(typed: str, value: Any) -> None:
     assert parameters([typed], None) == {"x": value}
 
 
+@pytest.mark.parametrize("typed", ["345", "true", "null", "[1]", "1e3", "text"])
+def test_what_is_declared_as_text_is_text(typed: str) -> None:
+    properties = {"x": {"type": "string"}, "y": {"type": ["string"]}, "z": {"type": ["string", "null"]}, "a": True}
+    found = parameters(
+        [f"{name}={typed}" for name in "xyzab"], None, lambda: {"parameters": {"properties": properties}}
+    )
+    plain = parameters([f"x={typed}"], None)["x"]
+    assert found == {"x": typed, "y": typed, "z": plain, "a": plain, "b": plain}
+
+
+def test_a_text_in_quotes_is_the_text() -> None:
+    assert parameters(['x="3"'], None, lambda: {"parameters": {"properties": {"x": {"type": "string"}}}}) == {"x": "3"}
+
+
+@pytest.mark.parametrize("definition", [None, 3, {}, {"parameters": []}, {"parameters": {"properties": None}}])
+def test_a_definition_that_declares_nothing(definition: Any) -> None:
+    assert parameters(["x=3"], None, lambda: definition) == {"x": 3}
+
+
 def test_what_is_typed_wins_over_the_file(tmp_path: Path) -> None:
     file = tmp_path / "params.yaml"
     file.write_text("line: CO43\nscans: [a, b]\nwhen: 12:30\n")

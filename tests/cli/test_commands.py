@@ -142,6 +142,19 @@ def test_a_log_is_followed_to_its_end(deployment: Deployment, tmp_path: Path) ->
     assert text == "1\n2\n3\n4\nend\n"
 
 
+def test_a_number_for_a_parameter_that_is_a_text(deployment: Deployment, tmp_path: Path) -> None:
+    file = tmp_path / "texts.yaml"
+    text = "name: texts\nparameters: {properties: {n: {type: TYPE}}}\nsteps: [{name: a, command: [a]}]\n"
+    for kind, given in (("integer", 345), ("string", "345")):
+        file.write_text(text.replace("TYPE", kind))
+        invoke("pipeline", "apply", str(file), env=deployment.env)
+        for target in (["texts"], ["--spec", str(file)]):
+            assert answer("run", "submit", *target, "-p", "n=345", env=deployment.env)["parameters"] == {"n": given}
+    old = answer("run", "submit", "texts", "--version", "1", "-p", "n=345", env=deployment.env)
+    assert old["parameters"] == {"n": 345}
+    assert "nobody" in refused("run", "submit", "nobody", "-p", "n=345", env=deployment.env)
+
+
 def test_a_log_of_many_megabytes_is_printed_to_its_end(deployment: Deployment, tmp_path: Path) -> None:
     file = tmp_path / "long.yaml"
     file.write_text("name: long\nsteps:\n  - name: count\n    command: [seq, '1', '1300000']\n")
@@ -169,11 +182,10 @@ def test_pause_resume_cancel(deployment: Deployment, tmp_path: Path, greet: Path
 @pytest.mark.usefixtures("greet")
 def test_what_has_finished_is_neither_cancelled_nor_tried_again(deployment: Deployment) -> None:
     run_id = answer("run", "submit", "greet", "--watch", env=deployment.env)["id"]
-    for verb, words in (
-        ("cancel", "is COMPLETED: there is nothing left to cancel"),
-        ("retry", "is COMPLETED: there is nothing to try again"),
-    ):
-        assert said("run", verb, run_id, deployment=deployment) == f"{run_id} {words}\n"
+    words = f"{run_id} is COMPLETED: there is nothing left to cancel\n"
+    assert said("run", "cancel", run_id, deployment=deployment) == words
+    assert f"{run_id}: there is nothing to retry" in refused("run", "retry", run_id, env=deployment.env)
+    assert f"{run_id}: this run is finished" in refused("run", "pause", run_id, env=deployment.env)
 
 
 @pytest.mark.usefixtures("greet")
