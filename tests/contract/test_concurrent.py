@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -18,11 +19,11 @@ import pytest
 from ccat_workflow_manager.core.errors import ConfigurationError
 from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.core.job_script import job_files
-from ccat_workflow_manager.core.jobs import JobStatus
+from ccat_workflow_manager.core.jobs import HPCJobInfo, JobStatus
 from ccat_workflow_manager.hpc import process_tree
 from ccat_workflow_manager.hpc.concurrent.backend import ConcurrentBackend
 from ccat_workflow_manager.hpc.concurrent.runner import JobRunner
-from ccat_workflow_manager.hpc.concurrent.store import TicketStore
+from ccat_workflow_manager.hpc.concurrent.store import Claim, Claimed, Owner, Ticket, TicketStore
 from ccat_workflow_manager.testing.backend_contract import BackendContract, BackendHarness
 from ccat_workflow_manager.testing.harness import Job
 from tests.waiting import wait_for, wait_until
@@ -155,11 +156,16 @@ def test_submitting_a_name_again_adopts(jobs: ConcurrentHarness, tmp_path: Path)
     assert (tmp_path / "starts").read_text() == "once\n"
 
 
+def _never_started(info: HPCJobInfo) -> None:
+    assert (info.status, info.reason) == (JobStatus.FAILED, FailureReason.NODE_FAILURE)
+    assert "never started" in str(info.message)
+
+
 def test_close_drops_what_waits_and_lets_go_of_what_runs(jobs: ConcurrentHarness) -> None:
     first, second = _blocked(jobs)
     other = jobs.create()
     jobs.backend.close()
-    assert other.get_status(second.id).status is JobStatus.UNKNOWN
+    _never_started(other.get_status(second.id))
     assert other.get_status(first.id).status is JobStatus.RUNNING
     other.cancel(first.id)
     wait_until(lambda: other.get_status(first.id).status is JobStatus.CANCELLED)
@@ -191,13 +197,57 @@ def test_a_worker_that_dies_loses_what_waits_but_not_what_runs(tmp_path: Path) -
     worker = subprocess.run([sys.executable, "-c", DYING_WORKER, str(tmp_path), str(gate)], timeout=60)
     assert worker.returncode == -9
     backend = ConcurrentBackend(state_dir=tmp_path / "state")
-    assert backend.get_status("second").status is JobStatus.UNKNOWN
+    _never_started(backend.get_status("second"))
     assert backend.get_status("first").status is JobStatus.RUNNING
+    assert [job.job_id for job in backend.list_jobs()] == ["first"]
+    backend.cleanup("second")
+    assert backend.find("second") is None
     gate.touch()
     wait_until(lambda: backend.get_status("first").status is JobStatus.FAILED)
     info = backend.get_status("first")
     assert (info.exit_code, info.reason) == (5, FailureReason.PROGRAM_FAILED)
     backend.close()
+
+
+def _orphaned(directory: Path, **owner: Any) -> str:
+    """The id of a job that waits in the pool of somebody else."""
+    owner = {"host": platform.node(), "boot": process_tree.boot_id(), "pid": 2**22 + 1, "started": 1, **owner}
+    ticket = Ticket("ccat-1", str(directory / "workspace"), "/none", 1.0, Owner(**owner), 60, 1024, 1024, 1)
+    assert TicketStore(directory / "state").add(ticket)
+    return ticket.job_id
+
+
+def test_what_waits_on_another_host_is_left_to_it(tmp_path: Path) -> None:
+    backend = ConcurrentBackend(state_dir=tmp_path / "state")
+    job_id = _orphaned(tmp_path, host="elsewhere")
+    assert backend.get_status(job_id).status is JobStatus.UNKNOWN
+    assert TicketStore(tmp_path / "state").claimed(job_id) is None
+    backend.close()
+
+
+def test_what_waited_before_this_host_was_started_anew_never_starts(tmp_path: Path) -> None:
+    backend = ConcurrentBackend(state_dir=tmp_path / "state")
+    _never_started(backend.get_status(_orphaned(tmp_path, boot="an-older-one", pid=os.getpid())))
+    backend.close()
+
+
+def test_what_is_cancelled_while_it_is_found_to_be_dead_is_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend, other = (ConcurrentBackend(state_dir=tmp_path / "state") for _ in range(2))
+    job_id = _orphaned(tmp_path)
+    really_claim = TicketStore.claim
+
+    def claim(self: TicketStore, name: str, wanted: Claim) -> bool:
+        if wanted.what is Claimed.DROPPED:
+            monkeypatch.undo()
+            other.cancel(job_id)
+        return really_claim(self, name, wanted)
+
+    monkeypatch.setattr(TicketStore, "claim", claim)
+    assert backend.get_status(job_id).status is JobStatus.CANCELLED
+    backend.close()
+    other.close()
 
 
 def test_an_orphan_is_cancelled_by_the_next_worker(tmp_path: Path) -> None:
@@ -249,7 +299,9 @@ def test_a_runner_that_fails_does_not_leave_its_job_running(
 
     monkeypatch.setattr(JobRunner, "_memory", broken)
     job = jobs.submit("sleep", "1000")
-    wait_until(lambda: jobs.backend.get_status(job.id).status is JobStatus.UNKNOWN)
+    wait_until(lambda: jobs.backend.get_status(job.id).finished)
+    info = jobs.backend.get_status(job.id)
+    assert (info.status, info.reason) == (JobStatus.FAILED, FailureReason.BACKEND_FAILED)
     process = TicketStore(jobs.state_dir).process(job.id)
     assert process is not None
     assert not process.running
@@ -272,7 +324,8 @@ def test_a_pool_process_that_is_killed_is_replaced(tmp_path: Path) -> None:
         claim = TicketStore(tmp_path / "state").claimed(job.id)
         assert claim is not None
         os.kill(claim.by.pid, signal.SIGKILL)
-        wait_until(lambda: harness.backend.get_status(waiting.id).status is JobStatus.UNKNOWN)
+        wait_until(lambda: harness.backend.get_status(waiting.id).finished)
+        _never_started(harness.backend.get_status(waiting.id))
         assert harness.backend.get_status(job.id).status is JobStatus.RUNNING
         harness.until(harness.submit("true"), JobStatus.COMPLETED)
 

@@ -13,7 +13,7 @@ Without the service:
     backend.close()
 
 A job takes one place in the pool, however many CPUs it asks for, and waits until one is free. Its limits of memory and
-time are kept by the worker. What is waiting when the worker ends is lost (`unknown`, then tried again by the service);
+time are kept by the worker. What is waiting when the worker ends fails (`node_failure`, which the service tries again);
 what is running goes on without limits and still leaves its exit record.
 
 With `executor="process"` a script of its own needs `if __name__ == "__main__":`, as always with processes in Python.
@@ -154,16 +154,23 @@ class ConcurrentBackend(BulkBackend):
         if ticket is None:
             return UNKNOWN
         claim = self._store.claimed(job_id)
+        if claim is None and self._is_orphaned(ticket):
+            # Nobody is going to start it; from now on nobody can.
+            if self._store.claim(job_id, self._dropped()) and self._ticket(job_id) is None:
+                self._store.forget(job_id)
+            claim = self._store.claimed(job_id)
         submitted = _time(ticket.submitted_at)
         match claim.what if claim is not None else None:
-            case None if self._here(ticket) and ticket.owner.identity.running:
+            case None if self._here(ticket):
                 return HPCJobInfo(JobStatus.PENDING, message="all places of the pool are taken", submitted_at=submitted)
             case Claimed.STARTED if claim is not None:
                 return replace(self._started(ticket, claim), submitted_at=submitted)
             case Claimed.CANCELLED if claim is not None:
                 return replace(_cancelled(claim.at), submitted_at=submitted)
+            case Claimed.DROPPED if claim is not None:
+                return replace(self._given_up(ticket, claim), submitted_at=submitted)
             case _:
-                # It was waiting in a pool that is gone.
+                # It waits on another host, or has just been forgotten.
                 return UNKNOWN
 
     def cancel(self, job_id: str) -> None:
@@ -285,6 +292,10 @@ class ConcurrentBackend(BulkBackend):
         """Whether the processes of this ticket are, or were, on this host since it was started."""
         return (ticket.owner.host, ticket.owner.boot) == (self._me.host, self._me.boot)
 
+    def _is_orphaned(self, ticket: Ticket) -> bool:
+        """Whether the worker in whose pool it waits is known to be gone. Of other hosts nothing is known."""
+        return ticket.owner.host == self._me.host and not (self._here(ticket) and ticket.owner.identity.running)
+
     def _recorded(self, ticket: Ticket, cancelled_at: float | None) -> HPCJobInfo | None:
         """What the exit record says, if there is one."""
         try:
@@ -313,6 +324,16 @@ class ConcurrentBackend(BulkBackend):
         if cancelled_at is not None and self._here(ticket):
             return replace(_cancelled(cancelled_at), started_at=_time(claim.at))
         return UNKNOWN
+
+    def _given_up(self, ticket: Ticket, claim: Claim) -> HPCJobInfo:
+        """A job that was dropped while it waited, or ended because nobody could watch it any more."""
+        if (info := self._recorded(ticket, None)) is not None:
+            return info
+        if self._store.process(ticket.job_id) is None:
+            reason, words = FailureReason.NODE_FAILURE, "it was never started: the worker it waited for has ended"
+        else:
+            reason, words = FailureReason.BACKEND_FAILED, "its worker could not watch over it and has ended it"
+        return HPCJobInfo(JobStatus.FAILED, reason=reason, message=words, finished_at=_time(claim.at))
 
     def _ended(self, job_id: str, future: Future[None]) -> None:
         """The pool is done with a job, one way or another."""
