@@ -174,6 +174,7 @@ class Attempt(_Shape):
     signal: int | None
     wall_time_seconds: float | None
     cpu_hours: float | None
+    cpu_hours_allocated: float | None = Field(description="What was kept for it, used or not; if the backend tells.")
     peak_memory_gb: float | None
     reason: str | None
     reason_text: str | None

@@ -48,6 +48,8 @@ class HPCJobInfo:
     node: str | None = None
     warning: str | None = None
     """What operators are to know about the end of the job, however it ended."""
+    cpu_hours_allocated: float | None = None
+    """What was kept for the job while it ran, used or not: what a site counts."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "status", JobStatus(self.status))

@@ -132,6 +132,7 @@ def facts_of(info: HPCJobInfo) -> Facts:
         signal=info.signal,
         wall_time_seconds=info.wall_time_seconds,
         cpu_hours=info.cpu_hours,
+        cpu_hours_allocated=info.cpu_hours_allocated,
         peak_memory_gb=info.peak_memory_gb,
         started_at=info.started_at,
         finished_at=info.finished_at,

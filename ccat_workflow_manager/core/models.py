@@ -107,6 +107,7 @@ class Facts:
     finished_at: datetime | None = None
     node: str | None = None
     warnings: Sequence[str] | None = None
+    cpu_hours_allocated: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

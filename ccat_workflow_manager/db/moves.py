@@ -227,6 +227,7 @@ def _facts(move: Move) -> Mapping[str, Any]:
         "signal": facts.signal,
         "wall_time_seconds": facts.wall_time_seconds,
         "cpu_hours": facts.cpu_hours,
+        "cpu_hours_allocated": facts.cpu_hours_allocated,
         "peak_memory_gb": facts.peak_memory_gb,
         "job_started_at": facts.started_at.isoformat() if facts.started_at else None,
         "job_finished_at": facts.finished_at.isoformat() if facts.finished_at else None,

@@ -240,6 +240,7 @@ attempts = Table(
     Column("wall_time_seconds", Double),
     Column("cpu_hours", Double),
     Column("peak_memory_gb", Double),
+    Column("cpu_hours_allocated", Double),
     Column("reason", Text),
     Column("reason_text", Text),
     Column("warnings", JSONB),

@@ -74,6 +74,7 @@ WITH m AS MATERIALIZED (
     waiting_for text, reason text, reason_text text, resources jsonb, job_id text, job_state text, exit_code integer,
     signal integer,
     wall_time_seconds double precision, cpu_hours double precision, peak_memory_gb double precision,
+    cpu_hours_allocated double precision,
     job_started_at timestamptz, job_finished_at timestamptz, node text, warnings jsonb)
 ), changed AS (
   UPDATE step_runs s SET
@@ -108,6 +109,7 @@ WITH m AS MATERIALIZED (
     exit_code = COALESCE(m.exit_code, a.exit_code), signal = COALESCE(m.signal, a.signal),
     wall_time_seconds = COALESCE(m.wall_time_seconds, a.wall_time_seconds),
     cpu_hours = COALESCE(m.cpu_hours, a.cpu_hours), peak_memory_gb = COALESCE(m.peak_memory_gb, a.peak_memory_gb),
+    cpu_hours_allocated = COALESCE(m.cpu_hours_allocated, a.cpu_hours_allocated),
     reason = COALESCE(a.reason, m.reason), reason_text = COALESCE(a.reason_text, m.reason_text),
     warnings = COALESCE(m.warnings, a.warnings)
   FROM m WHERE a.step_run_id = m.id AND a.number = m.number AND m.worked_on AND m.new_attempt IS NULL

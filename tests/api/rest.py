@@ -113,7 +113,13 @@ class Hand:
 
     def complete(self, item: WorkItem, *products: NewProduct) -> None:
         notes = [_note(event) for event in (Event.JOB_SUBMITTED, Event.JOB_SUCCEEDED, Event.RESULTS_COLLECTED)]
-        facts = Facts(job_id=f"job {item.job_name}", exit_code=0, wall_time_seconds=1.5, cpu_hours=0.25)
+        facts = Facts(
+            job_id=f"job {item.job_name}",
+            exit_code=0,
+            wall_time_seconds=1.5,
+            cpu_hours=0.25,
+            cpu_hours_allocated=0.5,
+        )
         self.apply(item, *notes, facts=facts, products=products)
 
     def fail(self, item: WorkItem, text: str = "it broke") -> None:

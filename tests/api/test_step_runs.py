@@ -45,6 +45,7 @@ def test_a_life_from_the_first_event_to_the_last(rest: Rest, hand: Hand) -> None
     first, second = rest.get(f"/step-runs/{step_run_id}/attempts")["items"]
     assert (first["reason"], first["reason_text"], first["exit_code"]) == ("program_failed", "no such antenna", 3)
     assert (second["number"], second["reason"], second["worker"]) == (2, None, "by hand")
+    assert (first["cpu_hours_allocated"], second["cpu_hours_allocated"]) == (None, 0.5)
     events = rest.get(f"/step-runs/{step_run_id}/events")["items"]
     assert [(e["event"], e["to_status"]) for e in events][-2:] == [
         ("job_succeeded", "COLLECTING_RESULTS"), ("results_collected", "COMPLETED"),

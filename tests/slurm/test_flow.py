@@ -68,13 +68,17 @@ def test_the_numbers_of_a_step(slurm_service: Service) -> None:
         "import time; b = bytearray(b'x' * (100 << 20)); end = time.process_time() + 3\n"
         "while time.process_time() < end: pass"
     )
-    run_id = slurm_service.submit({"name": "only", "command": [sys.executable, "-S", "-c", program]})
+    run_id = slurm_service.submit(
+        {"name": "only", "command": [sys.executable, "-S", "-c", program], "resources": {"cpu": 2}}
+    )
     assert slurm_service.wait(run_id)["status"] == "COMPLETED"
     step = slurm_service.step(run_id, "only")
     assert step["exit_code"] == 0
     assert 3 <= step["wall_time_seconds"] < 30
     assert 3 <= step["cpu_hours"] * 3600 < 10
     assert 0.09 <= step["peak_memory_gb"] < 0.3
+    [attempt] = slurm_service.call("GET", f"/step-runs/{step['id']}/attempts")["items"]
+    assert 2 * 3 <= attempt["cpu_hours_allocated"] * 3600 < 2 * 40, "of both CPUs, used or not"
 
 
 CASES: list[tuple[dict[str, Any], str, str]] = [

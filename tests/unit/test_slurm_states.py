@@ -174,6 +174,11 @@ def test_numbers() -> None:
     info = merge(Evidence(seen("COMPLETED"), accounting, None, LONG_AFTER))
     assert (info.wall_time_seconds, info.cpu_hours, info.peak_memory_gb) == (3540, 2, 2)
     assert (info.started_at, info.finished_at) == (START, END)
+    assert info.cpu_hours_allocated is None
+    for controller, accounted in ((4, 8), (8, None)):
+        had = replace(accounting, allocated_seconds=accounted and 3600.0 * accounted)
+        both = Evidence(seen("COMPLETED", allocated_seconds=3600.0 * controller), had, OK, LONG_AFTER)
+        assert merge(both).cpu_hours_allocated == 8
     with_record = merge(Evidence(seen("COMPLETED"), accounting, OK, LONG_AFTER))
     assert (with_record.cpu_hours, with_record.peak_memory_gb) == (0.5, 2)
     short = merge(Evidence(seen("COMPLETED"), accounting, OK, LONG_AFTER, sampling_seconds=3600))

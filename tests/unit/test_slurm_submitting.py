@@ -67,7 +67,7 @@ class TextSlurm:
         wanted = [word.removeprefix("--name=") for word in argv if word.startswith("--name=")]
         ended = int(time.time()) - 60
         lines = [
-            f"{place}|{state}|1795261948|1795261949|{ended}|1:00:00|n1|main|None|{self.names[place]}"
+            f"{place}|{state}|1795261948|1795261949|{ended}|1:00:00|n1|main|1|None|{self.names[place]}"
             for place, state in self.states.items()
             if not wanted or self.names[place] in wanted
         ]
@@ -179,7 +179,7 @@ def test_a_cluster_that_takes_no_more_jobs(
     programs = tmp_path / "programs"
     programs.mkdir()
     name = "ccat-a-1"
-    line = f"7|RUNNING|1795261948|1795261949|0|1:00:00|n1|main|None|{name}"
+    line = f"7|RUNNING|1795261948|1795261949|0|1:00:00|n1|main|1|None|{name}"
     words = "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying."
     for program, text in {
         "sbatch": f"echo '{words}' >&2; exec sleep 1000",

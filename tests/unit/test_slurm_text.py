@@ -110,20 +110,20 @@ def test_paths_that_mean_something_to_slurm(path: str, pattern: str) -> None:
 
 
 SQUEUE = """\
-1|COMPLETED|1795261948|1795261949|1795261950|1:00:00|n1|main|None|ccat-aa-1
-2_2|PENDING|1795261948|N/A|N/A|UNLIMITED||main,short|JobArrayTaskLimit|ccat-array-0123
-2_0|RUNNING|1795261948|1795261949|1795265549|1-01:00:00|n[1-2]|main|None|ccat-array-0123
-3+1|RUNNING|1795261948|1795261949|1795265549|1:00:00|n1|main|None|somebody's|odd name
+1|COMPLETED|1795261948|1795261949|1795261950|1:00:00|n1|main|4|None|ccat-aa-1
+2_2|PENDING|1795261948|N/A|N/A|UNLIMITED||main,short|1|JobArrayTaskLimit|ccat-array-0123
+2_0|RUNNING|1795261948|1795261949|1795265549|1-01:00:00|n[1-2]|main|2|None|ccat-array-0123
+3+1|RUNNING|1795261948|1795261949|1795265549|1:00:00|n1|main|1|None|somebody's|odd name
 """
 
 SACCT = """\
-1|FAILED|3:0|1795261948|1795261949|1795261950|1|60|00:03.250||n1|ccat-aa-1
-1.batch|FAILED|3:0|1795261949|1795261949|1795261950|1||00:03.250|70916K|n1|batch
-1.extern|COMPLETED|0:0|1795261949|1795261949|1795261950|1||00:00.001|1M|n1|extern
-1.0|COMPLETED|0:0|1795261949|1795261949|1795261950|1||00:02.000|104857600|n1|srun
-2_1|CANCELLED by 1000|0:0|1795261948|1795261949|1795261950|1||1-00:00:01||None assigned|ccat-array-0123
-2_[2-9]|PENDING|0:0|1795261948|Unknown|Unknown|0|60|00:00:00||None assigned|ccat-array-0123
-3|RUNNING|0:0|1795261948|1795261949|Unknown|2|60|00:00:00||n1|allocation
+1|FAILED|3:0|1795261948|1795261949|1795261950|1|60|00:03.250||8|n1|ccat-aa-1
+1.batch|FAILED|3:0|1795261949|1795261949|1795261950|1||00:03.250|70916K|8|n1|batch
+1.extern|COMPLETED|0:0|1795261949|1795261949|1795261950|1||00:00.001|1M|8|n1|extern
+1.0|COMPLETED|0:0|1795261949|1795261949|1795261950|1||00:02.000|104857600|8|n1|srun
+2_1|CANCELLED by 1000|0:0|1795261948|1795261949|1795261950|1||1-00:00:01||0|None assigned|ccat-array-0123
+2_[2-9]|PENDING|0:0|1795261948|Unknown|Unknown|0|60|00:00:00||0|None assigned|ccat-array-0123
+3|RUNNING|0:0|1795261948|1795261949|Unknown|2|60|00:00:00||2|n1|allocation
 """
 
 
@@ -138,6 +138,7 @@ def test_squeue() -> None:
     assert done.ended_at is not None
     assert (done.ended_at - done.started_at).total_seconds() == 1
     assert (waiting.reason, waiting.started_at, waiting.limit_seconds) == ("JobArrayTaskLimit", None, None)
+    assert (done.allocated_seconds, waiting.allocated_seconds) == (4, None)
     assert (running.limit_seconds, running.node) == (25 * 3600, "n[1-2]")
 
 
@@ -146,6 +147,7 @@ def test_sacct() -> None:
     assert set(jobs) == {("1", None), ("2", 1), ("3", None)}
     failed, cancelled = jobs["1", None], jobs["2", 1]
     assert (failed.exit_code, failed.signal, failed.cpu_seconds, failed.peak_bytes) == (3, None, 3.25, 104857600)
+    assert failed.allocated_seconds == 8
     assert (cancelled.state, cancelled.detail, cancelled.node) == ("CANCELLED", "by 1000", None)
     assert cancelled.cpu_seconds == 86401
     assert jobs["3", None].ended_at is None
@@ -166,7 +168,7 @@ def test_sinfo() -> None:
     assert old.limits == QueueLimits("old", cpus=4, memory_gb=1, gpus=6, hours=120 / 3600)
 
 
-@pytest.mark.parametrize("text", ["<html>out to lunch</html>", "1|RUNNING", "x|" * 9 + "x", "1||||||||||"])
+@pytest.mark.parametrize("text", ["<html>out to lunch</html>", "1|RUNNING", "x|" * 10 + "x", "1|||||||||||"])
 def test_what_cannot_be_read_is_an_error(text: str) -> None:
     for parse in (parse_squeue, parse_sacct, parse_sinfo, parse_config, parse_sbatch):
         with pytest.raises(ValueError):  # noqa: PT011 - each has words of its own

@@ -30,7 +30,8 @@ SELECT row_to_json(x)::text FROM (
 _ATTEMPTS = f"""
 SELECT x.number, row_to_json(x)::text FROM (
   SELECT a.step_run_id, a.number, a.backend, a.job_name, a.job_id, a.job_state, a.worker, a.node, a.resources,
-    a.exit_code, a.signal, a.wall_time_seconds, a.cpu_hours, a.peak_memory_gb, a.reason, a.reason_text, a.warnings,
+    a.exit_code, a.signal, a.wall_time_seconds, a.cpu_hours, a.cpu_hours_allocated, a.peak_memory_gb, a.reason,
+    a.reason_text, a.warnings,
     {times("a", "claimed_at", "submitted_at", "started_at", "finished_at")}
   FROM attempts a WHERE a.step_run_id = :id AND a.number > :after ORDER BY a.number LIMIT :limit
 ) x

@@ -20,10 +20,10 @@ TIME_FORMAT = {"SLURM_TIME_FORMAT": "%s", "TZ": "UTC"}
 
 _SEPARATOR = "|"
 # The name comes last: it is the only field whose content others may choose freely.
-_SQUEUE = ("%i", "%T", "%V", "%S", "%e", "%l", "%N", "%P", "%r", "%j")
+_SQUEUE = ("%i", "%T", "%V", "%S", "%e", "%l", "%N", "%P", "%C", "%r", "%j")
 _SACCT = (
     "JobID", "State", "ExitCode", "Submit", "Start", "End", "ElapsedRaw", "TimelimitRaw", "TotalCPU", "MaxRSS",
-    "NodeList", "JobName",
+    "CPUTimeRAW", "NodeList", "JobName",
 )  # fmt: skip
 _SINFO = ("%P", "%a", "%l", "%F", "%C", "%c", "%m", "%G")
 _PLACE = re.compile(r"(\d+)(?:_(\d+))?")
@@ -58,6 +58,8 @@ class Seen:
     signal: int | None = None
     cpu_seconds: float | None = None
     peak_bytes: int | None = None
+    allocated_seconds: float | None = None
+    """Of all CPUs that it had, used or not, once it has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +95,12 @@ def parse_squeue(text: str) -> dict[Place, Seen]:
     """The jobs that the controller knows."""
     jobs = {}
     for line in text.splitlines():
-        number, state, submit, start, end, limit, nodes, partition, reason, name = _fields(line, len(_SQUEUE))
+        number, state, submit, start, end, limit, nodes, partition, cpus, reason, name = _fields(line, len(_SQUEUE))
         place = _place(number)
         if place is None:
             continue
         word, _, detail = state.partition(" ")
+        started_at, ended_at = _time(start), _time(end)
         jobs[place] = Seen(
             state=_word(word),
             detail=detail,
@@ -105,10 +108,11 @@ def parse_squeue(text: str) -> dict[Place, Seen]:
             reason="" if reason == "None" else reason,
             partition=partition,
             submitted_at=_time(submit),
-            started_at=_time(start),
-            ended_at=_time(end),
+            started_at=started_at,
+            ended_at=ended_at,
             limit_seconds=_limit(limit),
             node=_nodes(nodes),
+            allocated_seconds=_allocated(cpus, started_at, ended_at),
         )
     return jobs
 
@@ -117,7 +121,7 @@ def parse_sacct(text: str) -> dict[Place, Seen]:
     """The jobs that the accounting knows, with the largest memory and the CPU time of their steps."""
     jobs: dict[Place, Seen] = {}
     for line in text.splitlines():
-        number, state, exit_code, submit, start, end, elapsed, limit, cpu, memory, nodes, name = _fields(
+        number, state, exit_code, submit, start, end, elapsed, limit, cpu, memory, allocated, nodes, name = _fields(
             line, len(_SACCT)
         )
         base, dot, _ = number.partition(".")
@@ -148,6 +152,7 @@ def parse_sacct(text: str) -> dict[Place, Seen]:
             signal=int(signal or 0) or None,
             cpu_seconds=cpu_seconds,
             peak_bytes=peak,
+            allocated_seconds=float(allocated) if allocated.isdecimal() else None,
         )
     return jobs
 
@@ -218,6 +223,12 @@ def _word(text: str) -> str:
 
 def _time(text: str) -> datetime | None:
     return datetime.fromtimestamp(int(text), UTC) if text.isdecimal() and int(text) > 0 else None
+
+
+def _allocated(cpus: str, started_at: datetime | None, ended_at: datetime | None) -> float | None:
+    if not cpus.isdecimal() or started_at is None or ended_at is None:
+        return None
+    return int(cpus) * max(0.0, (ended_at - started_at).total_seconds())
 
 
 def _nodes(text: str) -> str | None:

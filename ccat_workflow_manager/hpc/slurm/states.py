@@ -258,6 +258,8 @@ def _measured(info: HPCJobInfo, seen: Seen, evidence: Evidence) -> HPCJobInfo:
     if wall is None and started is not None and seen.ended_at is not None:
         wall = max(0.0, (seen.ended_at - started).total_seconds())
     cpu_hours = record.cpu_hours if record is not None else None
+    told = [each.allocated_seconds for each in (accounting, seen) if each is not None]
+    allocated = next((seconds for seconds in told if seconds is not None), None)
     peak = record.peak_memory_gb if record is not None else None
     if accounting is not None:
         if cpu_hours is None and accounting.cpu_seconds is not None:
@@ -270,6 +272,7 @@ def _measured(info: HPCJobInfo, seen: Seen, evidence: Evidence) -> HPCJobInfo:
         wall_time_seconds=wall,
         cpu_hours=cpu_hours,
         peak_memory_gb=peak,
+        cpu_hours_allocated=None if allocated is None else allocated / 3600,
         submitted_at=seen.submitted_at,
         started_at=started or info.started_at,
         finished_at=seen.ended_at or info.finished_at,
