@@ -15,7 +15,7 @@ from typing import Any
 from uuid import UUID
 
 from ccat_workflow_manager.core.breaker import Breaker, BreakerPolicy, Failure, after_failure, reason_text
-from ccat_workflow_manager.db.session import UnitOfWork
+from ccat_workflow_manager.db.session import UnitOfWork, json_list
 from ccat_workflow_manager.db.write_sql import CLAIMABLE, HELD_BACK
 
 log = logging.getLogger(__name__)
@@ -31,11 +31,17 @@ WHERE s.id = ANY(:ids)
 
 _LOCK = "SELECT circuit FROM breakers WHERE circuit = ANY(:circuits) ORDER BY circuit FOR NO KEY UPDATE"
 
-_OPEN_ROW = """
-INSERT INTO breakers (circuit, pipeline, step, image) VALUES (:circuit, :pipeline, :step, :image)
+_TAKE = """
+INSERT INTO breakers (circuit, pipeline, step, image)
+SELECT * FROM (
+  SELECT circuit, pipeline, step, image
+  FROM json_to_recordset(CAST(:failing AS json)) AS f(circuit uuid, pipeline text, step text, image text)
+  UNION ALL SELECT circuit, pipeline, step, image FROM breakers WHERE circuit = ANY(:well)
+) x ORDER BY circuit
 ON CONFLICT (circuit) DO UPDATE SET updated_at = now()
-RETURNING failures, opened_at, way, probe, probe_at
+RETURNING circuit, failures, opened_at, way, probe, probe_at
 """
+"""Those that fail, whether there are breakers for them or not, and breakers of those that are well: locked in order."""
 
 _UPDATE = """
 UPDATE breakers SET failures = CAST(:failures AS jsonb), opened_at = :opened_at, way = :way, probe = :probe,
@@ -90,21 +96,32 @@ class BreakerStore:
         found = self.unit.execute(_CIRCUITS, {"ids": sorted({*ways, *succeeded})}).all()
         facts = {row[1]: row for row in found}
         well = {row[1] for row in found if row[0] not in ways}
-        self.unit.execute(_LOCK, {"circuits": sorted(facts)})
-        ready = self.close(well, "closed", "success", "a step run has completed")
+        failing = [
+            {"circuit": str(circuit), "pipeline": row[2], "step": row[3], "image": row[4]}
+            for circuit, row in facts.items()
+            if circuit not in well
+        ]
+        taken = self.unit.execute(_TAKE, {"failing": json_list(failing), "well": sorted(well)}).all()
+        breakers = {row[0]: Breaker(_failures(row[1]), *row[2:]) for row in taken}
+        ready = self.close(well & breakers.keys(), "closed", "success", "a step run has completed")
         failures: dict[UUID, list[Failure]] = {}
         for step_run_id, circuit, _, _, _, now in sorted(found):
             if circuit not in well:
                 failures.setdefault(circuit, []).append(Failure(step_run_id, ways[step_run_id], now))
         for circuit in sorted(failures):
-            self._count(circuit, failures[circuit], *facts[circuit][2:5])
+            self._count(circuit, breakers[circuit], failures[circuit], *facts[circuit][2:5])
         return ready
 
-    def _count(self, circuit: UUID, failures: Sequence[Failure], pipeline: str, step: str, image: str | None) -> None:
-        row = self.unit.execute(
-            _OPEN_ROW, {"circuit": circuit, "pipeline": pipeline, "step": step, "image": image}
-        ).one()
-        before = breaker = Breaker(_failures(row[0]), *row[1:])
+    def _count(
+        self,
+        circuit: UUID,
+        before: Breaker,
+        failures: Sequence[Failure],
+        pipeline: str,
+        step: str,
+        image: str | None,
+    ) -> None:
+        breaker = before
         for failure in failures:
             breaker = after_failure(breaker, failure, self._policy)
         if breaker == before:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import UUID
@@ -300,6 +301,27 @@ def test_workers_that_fail_at_the_same_time_open_it_once(make_context: ContextMa
     assert [count for _, count in opened] == [20] * len(opened)
     assert len(opened) >= 1
     assert events(first) == ["opened"] * len(opened)
+
+
+def test_writers_of_the_same_breakers_do_not_wait_in_a_circle(make_context: ContextMaker) -> None:
+    """Breakers come and go while many write several of them at a time; nobody is made to give way."""
+    contexts = [make_context("noop") for _ in range(4)]
+    fan = [{"name": "warm", "image": f"{name}.sif", "command": ["a"], "foreach": list(range(100))} for name in "abcd"]
+    for step in fan:
+        contexts[0].requests.create(RunRequest(spec={"name": "chai", "steps": [step]}), actor="test")
+    by_circuit: dict[str, list[WorkItem]] = {}
+    for item in claim(contexts[0], 400):
+        by_circuit.setdefault(str(item.run.run_id), []).append(item)
+    work = [list(items) for items in zip(*by_circuit.values(), strict=True)]
+
+    def end(number: int) -> None:
+        chance = random.Random(number)
+        moves = [success(item) if chance.random() < 0.4 else failure(item) for item in work[number]]
+        write(contexts[number % 4], *chance.sample(moves, 3), policy=BreakerPolicy(failures=5))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(end, range(len(work))))
+    assert rows(contexts[0], "SELECT DISTINCT status FROM step_runs WHERE status = 'SUBMITTED'") == []
 
 
 def test_claims_and_ends_at_the_same_time_do_not_wait_in_a_circle(make_context: ContextMaker) -> None:
