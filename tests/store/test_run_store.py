@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import UUID
 
@@ -17,6 +18,7 @@ from ccat_workflow_manager.core.states import FINISHED, LIVE, MOVES, Event, Stat
 from ccat_workflow_manager.db.reading import load_items
 from ccat_workflow_manager.db.runs import Applied, RunStore
 from ccat_workflow_manager.services.requests import RunRequest
+from tests.waiting import wait_until
 
 DIAMOND = {
     "name": "diamond",
@@ -241,6 +243,26 @@ def test_a_cancel_asked_for_while_a_retry_is_decided_is_not_forgotten(context: C
     done = apply(context, Move(item.step_run_id, [failure, note(Event.RETRIED)], item.token))
     assert done.applied == [item.step_run_id]
     assert statuses(context, run_id)[f"{item.step}/{item.key}"] == "CANCELLED"
+    check_counters(context)
+
+
+def test_a_cancel_of_several_runs_locks_them_in_the_order_of_their_ids(context: Context) -> None:
+    """While it waits for the first, of which only the wish is noted, it does not hold the second."""
+    first, second = start(context, SINGLE), start(context, SINGLE)
+    claim(context, limit=1)
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with ThreadPoolExecutor(1) as threads:
+        with context.database.begin() as unit:
+            lock = "SELECT 1 FROM runs WHERE id = :id FOR NO KEY UPDATE NOWAIT"
+            unit.execute(lock, {"id": first})
+            done = threads.submit(context.requests.cancel, [second, first], actor="anna")
+            wait_until(lambda: rows(context, waiting) != [])
+            unit.execute(lock, {"id": second})
+        done.result(30)
+    assert rows(context, "SELECT status, cancel_requested_at IS NOT NULL FROM runs ORDER BY id") == [
+        ("RUNNING", True),
+        ("CANCELLED", True),
+    ]
     check_counters(context)
 
 
