@@ -12,7 +12,7 @@ from uuid import UUID
 from ccat_workflow_manager.core.compiled import CompiledPipeline, compile_pipeline
 from ccat_workflow_manager.core.errors import Conflict, Fault, Invalid, NotFound, RequestError
 from ccat_workflow_manager.core.json_values import path_text, text_problem
-from ccat_workflow_manager.core.planning import plan
+from ccat_workflow_manager.core.planning import Plan, plan
 from ccat_workflow_manager.core.spec import canonical, parse_pipeline
 from ccat_workflow_manager.db.creation import NewRun
 from ccat_workflow_manager.db.ids import new_id
@@ -122,7 +122,7 @@ class RunPlanner:
                 pipeline=target.name,
                 pipeline_version=target.version,
                 parameters=parameters,
-                plan=plan(target.compiled, parameters),
+                plan=_planned(target.compiled, parameters, "pipeline" if request.spec is None else "spec"),
                 created_by=wish.actor,
                 default_backend=target.compiled.default_backend or self._default_backend,
                 labels=request.labels,
@@ -199,6 +199,16 @@ def _inline(spec: object) -> CompiledPipeline:
         return compile_pipeline(parse_pipeline(spec))
     except Invalid as error:
         raise Invalid(faults=_below("spec", error.faults)) from None
+
+
+def _planned(compiled: CompiledPipeline, parameters: Mapping[str, Any], definition: str) -> Plan:
+    """The plan; what is wrong with the definition is said of the field of the request that brought it."""
+    try:
+        return plan(compiled, parameters)
+    except Invalid as error:
+        own = [fault for fault in error.faults if fault.path.startswith("steps")]
+        others = [fault for fault in error.faults if not fault.path.startswith("steps")]
+        raise Invalid(faults=[*_below(definition, own), *others]) from None
 
 
 def _below(path: str, faults: Iterable[Fault]) -> list[Fault]:

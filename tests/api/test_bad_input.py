@@ -200,6 +200,12 @@ OTHERS: list[Case] = [
     ("PUT", "/pipelines/p", {"json": steps({**STEP, "command": ["${item}"]})}, 422, "invalid", "steps[0].command[0]"),
     ("PUT", "/pipelines/p", {"json": steps({**STEP, "command": ["a\0"]})}, 422, "invalid", "steps[0].command[0]"),
     ("PUT", "/pipelines/p", {"json": steps({**STEP, "image": "../x\0"})}, 422, "invalid", "steps[0].image"),
+    ("PUT", "/pipelines/p", {"json": steps({**STEP, "image": "../x.sif"})}, 422, "invalid", "steps[0].image"),
+    ("POST", "/runs", run(spec=steps({**STEP, "image": "ftp://x"})), 422, "invalid", "spec.steps[0].image"),
+    (
+        "POST", "/runs", run(spec=steps({**STEP, "image": "docker://${item}", "foreach": ["a", "b c"]})),
+        422, "invalid", "spec.steps[0].foreach[1]",
+    ),
     (
         "PUT", "/pipelines/p", {"json": steps({**STEP, "resources": {"cpu": -1}})},
         422, "invalid", "steps[0].resources.cpu",
