@@ -125,6 +125,7 @@ runs = Table(
     CheckConstraint("(idempotency_key IS NULL) = (request_hash IS NULL)", name="idempotency"),
     Index("ix_runs_status_id", "status", text("id DESC")),
     Index("ix_runs_pipeline_id", "pipeline", text("id DESC")),
+    Index("ix_runs_created_at_status", "created_at", "status"),
     Index("ix_runs_labels", "labels", postgresql_using="gin", postgresql_ops={"labels": "jsonb_path_ops"}),
     Index(
         "uq_runs_idempotency_key", "idempotency_key", unique=True, postgresql_where=text("idempotency_key IS NOT NULL")

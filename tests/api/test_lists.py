@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
+import pytest
+
+from ccat_workflow_manager.context import Context
+from ccat_workflow_manager.db import ids
+from ccat_workflow_manager.db.views import runs
+from ccat_workflow_manager.db.views.filters import RunFilter
 from tests.api.rest import CHAIN, ONE, Hand, Rest
 
 
@@ -78,6 +85,47 @@ def test_created_after(rest: Rest) -> None:
         ("9999-12-31", 0),
     ]:
         assert len(rest.get("/runs", created_after=moment)["items"]) == expected, moment
+
+
+@pytest.mark.parametrize("wrong_by", [-3600, 3600])
+def test_created_after_means_the_clock_of_the_database(
+    rest: Rest, monkeypatch: pytest.MonkeyPatch, wrong_by: int
+) -> None:
+    """Ids are made by the clock of a manager, which may be wrong by an hour."""
+    right = ids.uuid7
+    monkeypatch.setattr(ids, "uuid7", lambda: UUID(int=right().int + (1000 * wrong_by << 80)))
+    run = rest.run()
+    created = datetime.fromisoformat(run["created_at"])
+    assert abs((UUID(run["id"]).int >> 80) / 1000 - created.timestamp()) > 3000
+    for seconds, expected in ((-60, [run["id"]]), (60, [])):
+        after = (created + timedelta(seconds=seconds)).isoformat()
+        assert [each["id"] for each in rest.get("/runs", created_after=after)["items"]] == expected
+        assert rest.post("/runs/cancel", {"filter": {"created_after": after}})["ids"] == expected
+    assert sum(rest.get("/dashboard/summary")["last_24_hours"].values()) == 1
+
+
+def test_runs_since_a_moment_are_found_by_an_index(context: Context, rest: Rest) -> None:
+    """Of many runs, however few or many were made since: nobody goes through all of them."""
+    run_id = rest.run()["id"]
+    columns = "spec_id, pipeline, parameters, labels, priority, created_by, n_completed, finished_at"
+    with context.database.begin() as unit:
+        unit.execute(
+            f"INSERT INTO runs (id, created_at, {columns}) SELECT gen_random_uuid(), now() - n * interval '1 minute',"
+            " spec_id, pipeline, parameters, labels, priority, created_by, 1, now()"
+            " FROM runs, generate_series(1, 20000) n WHERE id = :id",
+            {"id": run_id},
+        )
+        unit.execute("ANALYZE runs")
+        for minutes, index in (
+            (0, "ix_runs_created_at_status"),
+            (20, "ix_runs_created_at_status"),
+            (15_000, "pk_runs"),
+        ):
+            wanted = RunFilter(created_after=datetime.now(UTC) - timedelta(minutes=minutes))
+            sql, values = runs._chosen("r.id", wanted, None, 50)
+            plan = [row[0] for row in unit.execute(f"EXPLAIN {sql}", values)]
+            assert any(index in line for line in plan), plan
+            assert not any("Seq Scan" in line for line in plan), plan
 
 
 def test_every_list_can_be_read_page_by_page(rest: Rest, hand: Hand) -> None:

@@ -6,13 +6,12 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from ccat_workflow_manager.core.states import RunStatus
 
 _ID_PREFIX = re.compile(r"[0-9a-fA-F-]{1,36}")
-_CLOCKS_DIFFER = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +46,9 @@ class RunFilter:
             where.append("r.labels @> CAST(:labels AS jsonb)")
             values["labels"] = json.dumps(dict(self.labels))
         if self.created_after is not None:
-            # Ids begin with the time they were made at, so this bounds the walk along the primary key.
-            where.append("r.created_at > :created_after AND r.id >= CAST(:first_id AS uuid)")
+            # Ids begin with a time as well, but with that of the clock of some manager.
+            where.append("r.created_at > :created_after")
             values["created_after"] = self.created_after
-            values["first_id"] = first_id_of(self.created_after)
         if self.q:
             where.append(f"({' OR '.join(_search(self.q, values))})")
         return where, values
@@ -69,12 +67,3 @@ def _search(words: str, values: dict[str, Any]) -> list[str]:
         found.append("r.id::text LIKE :prefix")
         values["prefix"] = words.lower() + "%"
     return found
-
-
-def first_id_of(moment: datetime) -> str:
-    """The smallest id that a run of this moment could have, were the clock of the API a little behind."""
-    try:
-        milliseconds = int((moment - _CLOCKS_DIFFER).timestamp() * 1000)
-    except OverflowError:
-        milliseconds = 0
-    return f"{max(0, milliseconds):012x}".ljust(32, "0")

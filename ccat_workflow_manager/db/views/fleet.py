@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 
 from ccat_workflow_manager.core.states import RunStatus
 from ccat_workflow_manager.db.fleet import FleetStore, Waiting
 from ccat_workflow_manager.db.session import UnitOfWork
-from ccat_workflow_manager.db.views.filters import first_id_of
 from ccat_workflow_manager.db.views.sql import Row, one, rows, times, utc
 
 _MOST_COUNTED = 100_000
@@ -69,7 +67,7 @@ def backend_states(unit: UnitOfWork) -> Mapping[str, BackendState]:
 # --- at one glance --------------------------------------------------------------------------------------------------
 
 
-def _counts(statuses: list[RunStatus], condition: str) -> str:
+def _counts(statuses: list[RunStatus], condition: str = "") -> str:
     counted = (
         f"'{status}', (SELECT count(*) FROM"
         f" (SELECT 1 FROM runs WHERE status = '{status}'{condition} LIMIT {_MOST_COUNTED}) x)"
@@ -102,8 +100,8 @@ WITH RECURSIVE heads AS (
 )
 SELECT json_build_object(
   'generated_at', {utc("now()")},
-  'last_24_hours', {_counts(list(RunStatus), " AND id >= CAST(:since AS uuid)")},
-  'live', {_counts([RunStatus.PENDING, RunStatus.RUNNING], "")},
+  'last_24_hours', {_counts(list(RunStatus), " AND created_at > now() - interval '24 hours'")},
+  'live', {_counts([RunStatus.PENDING, RunStatus.RUNNING])},
   'workers', (SELECT count(*) FROM workers),
   'oldest_waiting', (SELECT row_to_json(oldest) FROM oldest),
   'recent_failures', COALESCE((SELECT json_agg(row_to_json(failures) ORDER BY id DESC) FROM failures), '[]'::json)
@@ -113,6 +111,6 @@ SELECT json_build_object(
 
 def summary(unit: UnitOfWork) -> str:
     """Runs of the last 24 hours and unfinished ones, what waits longest, what failed last; without the backends."""
-    text = one(unit, _SUMMARY, {"since": first_id_of(datetime.now(UTC) - timedelta(hours=24))})
+    text = one(unit, _SUMMARY, {})
     assert text is not None
     return text
