@@ -23,6 +23,8 @@ from ccat_workflow_manager.execution.layout import (
 )
 from ccat_workflow_manager.execution.runtime import Runtime, RuntimeKind
 
+MOST_PRODUCT_MOUNTS = 64
+_PLAIN = re.compile(r"[A-Za-z0-9=/._-]+")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _SET_BY_RUNTIME = frozenset({"HOME", "UID", "EUID", "GID", "PROMPT_COMMAND", "PREPEND_PATH", "APPEND_PATH"})
 _PREFIX = {RuntimeKind.APPTAINER: "APPTAINERENV_", RuntimeKind.SINGULARITY: "SINGULARITYENV_"}
@@ -98,8 +100,18 @@ def number(value: float) -> str:
 
 def mount(what: Mount) -> str:
     """A `--mount` specification: comma-separated values, so any source path can be quoted, unlike in `--bind`."""
-    quoted = what.source.replace('"', '""')
-    return f'type=bind,"src={quoted}",dst={what.target}' + ("" if what.writable else ",ro")
+    source, target = (text.replace('"', '""') for text in (f"src={what.source}", f"dst={what.target}"))
+    target = target if _PLAIN.fullmatch(target) else f'"{target}"'
+    return f'type=bind,"{source}",{target}' + ("" if what.writable else ",ro")
+
+
+def mounts_products(step: StepLaunch) -> bool:
+    """Whether a container gets the output of each upstream step run as a mount of its own, and no links to them.
+
+    With links, programs that walk through `upstream` find nothing, and copies of it are links. But a mount has its
+    price, and a step may depend on thousands of step runs.
+    """
+    return 0 < len(step.upstream) <= MOST_PRODUCT_MOUNTS
 
 
 def upstream_steps(step: StepLaunch, dirs: AttemptDirs) -> list[str]:
@@ -109,19 +121,27 @@ def upstream_steps(step: StepLaunch, dirs: AttemptDirs) -> list[str]:
 
 
 def _mounts(step: StepLaunch, dirs: AttemptDirs) -> list[Mount]:
-    return [
+    mounted = mounts_products(step)
+    places = [
         Mount(dirs.input, IN_CONTAINER.input, writable=False),
-        Mount(dirs.upstream, IN_CONTAINER.upstream, writable=False),
+        Mount(dirs.places if mounted else dirs.upstream, IN_CONTAINER.upstream, writable=False),
         Mount(dirs.workspace, IN_CONTAINER.workspace, writable=True),
         Mount(dirs.output_partial, IN_CONTAINER.output, writable=True),
         Mount(dirs.config, f"{CONTAINER_ROOT}/config", writable=False),
         Mount(dirs.logs, IN_CONTAINER.logs, writable=True),
+    ]
+    if mounted:
+        products = [
+            Mount(source.directory, f"{IN_CONTAINER.upstream}/{source.step}/{source.key}", writable=False)
+            for source in step.upstream
+        ]
+    else:
         # `upstream` holds links into the run's directory: one mount per upstream step, however many step runs it had.
-        *(
+        products = [
             Mount(f"{dirs.run}/{name}", f"{CONTAINER_ROOT}/{RUN_VIEW}/{name}", writable=False)
             for name in upstream_steps(step, dirs)
-        ),
-    ]
+        ]
+    return places + products
 
 
 def _check_command(step: StepLaunch) -> None:

@@ -26,6 +26,9 @@ class AttemptDirs:
     root: str
     input: str
     upstream: str
+    """Links to the products of upstream steps."""
+    places: str
+    """Empty directories like those links, for a container to mount the products on."""
     workspace: str
     output_partial: str
     output: str
@@ -72,6 +75,7 @@ def attempt_dirs(base_dir: str, pipeline: str, run_id: str, step: str, key: str,
         root=root,
         input=f"{root}/input",
         upstream=f"{root}/upstream",
+        places=f"{root}/upstream.places",
         workspace=f"{root}/workspace",
         output_partial=f"{root}/output.partial",
         output=f"{root}/output",

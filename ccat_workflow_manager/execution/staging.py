@@ -10,7 +10,7 @@ from ccat_workflow_manager.core import faults
 from ccat_workflow_manager.core.errors import StagingError
 from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.execution import layout
-from ccat_workflow_manager.execution.command_builder import build_command
+from ccat_workflow_manager.execution.command_builder import build_command, mounts_products
 from ccat_workflow_manager.execution.images import resolve_image
 from ccat_workflow_manager.execution.launch_spec import (
     Launch,
@@ -64,6 +64,8 @@ def stage(
         faults.doing("files.directories", lambda: layout.create(dirs, contained=runtime.contained))
         if step.upstream:
             faults.doing("files.links", lambda: _link_upstream(step, dirs, progress))
+            if runtime.contained and mounts_products(step):
+                _make_places(step, dirs)
         paths = layout.program_paths(dirs, contained=runtime.contained)
         content = manifest(step, paths, image)
         faults.doing("files.manifest", lambda: write_atomically(dirs.manifest, content))
@@ -76,7 +78,8 @@ def _link_upstream(step: StepLaunch, dirs: AttemptDirs, progress: Progress) -> N
     """Make `upstream/<step>/<key>` links to published outputs.
 
     The links are relative and lead through `.run`, which is a link on the host and a read-only mount in a container, so
-    that one tree serves both, however many step runs a fan-in has.
+    that one tree serves both, however many step runs a fan-in has. A container that sees the products of a small one as
+    mounts does not see the links.
     """
     _link(os.path.relpath(dirs.run, dirs.root), f"{dirs.root}/{RUN_VIEW}")
     steps = set()
@@ -88,11 +91,17 @@ def _link_upstream(step: StepLaunch, dirs: AttemptDirs, progress: Progress) -> N
         _link(f"../../{RUN_VIEW}/{target}", f"{dirs.upstream}/{source.step}/{source.key}")
         if count % _LINKS_PER_PROGRESS == 0:
             progress()
-    for name, target in _workspace_views(step, dirs).items():
-        _link(f"../{RUN_VIEW}/{target}", f"{dirs.workspace}/{name}")
+    for name, key in _workspace_views(step).items():
+        _link(f"../upstream/{name}/{key}", f"{dirs.workspace}/{name}")
 
 
-def _workspace_views(step: StepLaunch, dirs: AttemptDirs) -> dict[str, str]:
+def _make_places(step: StepLaunch, dirs: AttemptDirs) -> None:
+    """The directories that a container's mounts of upstream products need to lie on."""
+    for source in step.upstream:
+        os.makedirs(f"{dirs.places}/{source.step}/{source.key}", exist_ok=True)
+
+
+def _workspace_views(step: StepLaunch) -> dict[str, str]:
     """Where older containers look: `workspace/<step>` is that step's output for the same key, or its only output."""
     by_step: dict[str, list[UpstreamProducts]] = {}
     for source in step.upstream:
@@ -101,7 +110,7 @@ def _workspace_views(step: StepLaunch, dirs: AttemptDirs) -> dict[str, str]:
     for name, sources in by_step.items():
         chosen = sources[0] if len(sources) == 1 else next((s for s in sources if s.key == step.key), None)
         if chosen is not None:
-            views[name] = _inside_run(chosen, dirs)
+            views[name] = chosen.key
     return views
 
 

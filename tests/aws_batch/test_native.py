@@ -53,6 +53,18 @@ def test_links(tmp_path: Path) -> None:
     assert seen_as("/else", mounts) == "/else"
 
 
+def test_links_inside_links(tmp_path: Path) -> None:
+    """Products are put into the directory that holds them all."""
+    places, product = tmp_path / "places", tmp_path / "product"
+    (places / "cal" / "k").mkdir(parents=True)
+    product.mkdir()
+    upstream = tmp_path / "workflow" / "upstream"
+    mounts = [Mount(str(places), str(upstream), False), Mount(str(product), f"{upstream}/cal/k", False)]
+    for _ in range(2):
+        subprocess.run(["/bin/sh", "-c", with_links("exit 0", mounts)], check=True)
+        assert (upstream / "cal" / "k").resolve() == product
+
+
 def test_an_image_that_lets_nobody_write(tmp_path: Path) -> None:
     (tmp_path / "output").mkdir()
     (tmp_path / "output" / "full").touch()

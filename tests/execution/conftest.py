@@ -18,7 +18,7 @@ from ccat_workflow_manager.execution.launch_spec import StepLaunch
 from ccat_workflow_manager.execution.runtime import NO_RUNTIME, Runtime
 from ccat_workflow_manager.execution.staging import Staged, stage
 
-TOOLS = ("sh", "cat", "env", "ls", "true", "printf", "touch", "head", "tr", "readlink")
+TOOLS = ("sh", "cat", "env", "ls", "true", "printf", "touch", "head", "tr", "readlink", "find", "cp")
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.core.models import Resources
+from ccat_workflow_manager.execution import command_builder
 from ccat_workflow_manager.execution.command_builder import interpret_exit
 from ccat_workflow_manager.execution.launch_spec import UpstreamProducts
 from ccat_workflow_manager.execution.layout import attempt_dirs
@@ -103,8 +104,12 @@ def published(site: Site, run_id: str, step: str, key: str, attempt: int = 1) ->
     return UpstreamProducts(step, key, dirs.output)
 
 
+@pytest.mark.parametrize("most", [64, 0], ids=["mounts", "links"])
 @pytest.mark.parametrize("contained", [True, False], ids=["container", "none"])
-def test_upstream_products(site: Site, bare_site: Site, contained: bool) -> None:
+def test_upstream_products(
+    site: Site, bare_site: Site, contained: bool, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command_builder, "MOST_PRODUCT_MOUNTS", most)
     place = site if contained else bare_site
     run_id = str(uuid4())
     upstream = [published(place, run_id, "cal", key, 2) for key in ("k", "l,m", "n o")]
@@ -116,6 +121,22 @@ def test_upstream_products(site: Site, bare_site: Site, contained: bool) -> None
     ended = place.run(["sh", "-c", script], run_id=run_id, key="k", upstream=upstream)
     assert ended.exit_code == 0, ended.stderr
     assert ended.stdout == "cal k\ncal l,m\ncal n o\nsetup only\ncal k\nsetup only\ncal\nsetup\n"
+
+
+def test_programs_that_follow_no_links_find_upstream_products(site: Site) -> None:
+    run_id = str(uuid4())
+    upstream = [published(site, run_id, "cal", key) for key in ("k", 'l,"m')]
+    script = (
+        'find "$WORKFLOW_UPSTREAM_DIR" -type f; find "$WORKFLOW_UPSTREAM_DIR" -type l;'
+        'cp -r "$WORKFLOW_UPSTREAM_DIR/cal/k" "$WORKFLOW_OUTPUT_DIR/copy"; touch "$WORKFLOW_UPSTREAM_DIR/cal/new"'
+    )
+    ended = site.run(["sh", "-c", script], run_id=run_id, key="k", upstream=upstream)
+    assert sorted(ended.stdout.splitlines()) == ["/workflow/upstream/cal/k/data", '/workflow/upstream/cal/l,"m/data']
+    assert "Read-only file system" in ended.stderr
+    copy = Path(ended.staged.dirs.output_partial, "copy")
+    assert not copy.is_symlink()
+    assert (copy / "data").read_text() == "cal k\n"
+    assert sorted(os.listdir(Path(ended.staged.dirs.root, "upstream/cal"))) == ["k", 'l,"m']
 
 
 def test_upstream_products_are_read_only(site: Site) -> None:

@@ -35,17 +35,20 @@ def seen_as(path: str, mounts: Sequence[Mount]) -> str:
 
 def with_links(script: str, mounts: Sequence[Mount]) -> str:
     """The job script with what makes the places that the step knows, in front."""
-    parents = dict.fromkeys(dirname(each.target) for each in mounts)
     lines = [
         "#!/bin/sh",
         "cannot() {",
         '  echo "the directories of the attempt cannot be put into the image" >&2',
         f"  exit {_CANNOT}",
         "}",
-        *(f"mkdir -p {quote(each)} || cannot" for each in parents),
     ]
+    parent = ""
     for each in mounts:
         target = quote(each.target)
+        if dirname(each.target) != parent:
+            # In order: one place may be inside another, which is a link by then.
+            parent = dirname(each.target)
+            lines += [f"mkdir -p {quote(parent)} || cannot"]
         lines += [f"[ ! -d {target} ] || [ -L {target} ] || rmdir {target} || cannot"]
         lines += [f"ln -sfn -- {quote(each.source)} {target} || cannot"]
     return "\n".join(lines) + "\n" + script
