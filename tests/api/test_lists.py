@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
+from uuid_utils.compat import uuid7
 
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db import ids
@@ -92,8 +93,7 @@ def test_created_after_means_the_clock_of_the_database(
     rest: Rest, monkeypatch: pytest.MonkeyPatch, wrong_by: int
 ) -> None:
     """Ids are made by the clock of a manager, which may be wrong by an hour."""
-    right = ids.uuid7
-    monkeypatch.setattr(ids, "uuid7", lambda: UUID(int=right().int + (1000 * wrong_by << 80)))
+    monkeypatch.setattr(ids, "uuid7", lambda: UUID(int=uuid7().int + (1000 * wrong_by << 80)))
     run = rest.run()
     created = datetime.fromisoformat(run["created_at"])
     assert abs((UUID(run["id"]).int >> 80) / 1000 - created.timestamp()) > 3000

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from threading import Event
 from typing import Any
 from uuid import UUID
@@ -52,6 +53,9 @@ def together(
         except (RequestError, ServiceUnavailable) as error:
             return error
 
+    def waits(number: int) -> bool:
+        return len(combiner._waiting) == number
+
     combiner._work, combiner._at_once = work, 1
     with ThreadPoolExecutor(10) as threads:
         first = threads.submit(context.requests.create_shown, RunRequest(spec=SPEC), actor="first")
@@ -59,7 +63,7 @@ def together(
         asked = []
         for number, (request, key) in enumerate(requests, 1):
             asked.append(threads.submit(ask, request, key))
-            wait_until(lambda number=number: len(combiner._waiting) == number)
+            wait_until(partial(waits, number))
         may_go.set()
         first.result(30)
         answers = [each.result(30) for each in asked]
