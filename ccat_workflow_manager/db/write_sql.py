@@ -65,6 +65,23 @@ _KEPT_SQL = ",\n    ".join(
 _VOID = f"(s.withdrawn AND m.status IN ('{Status.COLLECTING_RESULTS}', '{Status.COMPLETED}'))"
 """A job that was to be withdrawn has succeeded before that."""
 
+
+def _among(time: str, created_at: str) -> str:
+    """What the clock of a node says, as far as it can be: not before there was anything to run, and not to come."""
+    return f"CASE WHEN {time} IS NOT NULL THEN LEAST(GREATEST({time}, {created_at}), now()) END"
+
+
+def _started(row: str, created_at: str) -> str:
+    told = _among("m.job_started_at", created_at)
+    return f"COALESCE({told}, {row}.started_at, CASE WHEN m.started THEN now() END)"
+
+
+def _submitted(row: str, created_at: str) -> str:
+    """Noted when `submit` has returned; by then the job may have started."""
+    noted = f"CASE WHEN m.submitted THEN now() ELSE {row}.submitted_at END"
+    return f"LEAST({noted}, {_started(row, created_at)})"
+
+
 WRITE = f"""
 WITH m AS MATERIALIZED (
   SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS m(
@@ -88,12 +105,11 @@ WITH m AS MATERIALIZED (
     withdrawn = s.withdrawn AND NOT COALESCE(m.reset, false) AND NOT {_VOID},
     job_id = CASE WHEN m.reset THEN NULL ELSE COALESCE(m.job_id, s.job_id) END,
     {_KEPT_SQL},
-    submitted_at = CASE WHEN m.reset THEN NULL WHEN m.submitted THEN now() ELSE s.submitted_at END,
-    started_at = CASE WHEN m.reset THEN NULL
-                      ELSE COALESCE(m.job_started_at, s.started_at, CASE WHEN m.started THEN now() END) END,
+    submitted_at = CASE WHEN NOT COALESCE(m.reset, false) THEN {_submitted("s", "s.created_at")} END,
+    started_at = CASE WHEN NOT COALESCE(m.reset, false) THEN {_started("s", "s.created_at")} END,
     finished_at = CASE WHEN m.finished THEN now() END
   FROM m WHERE s.id = m.id
-  RETURNING s.id, s.attempt, s.backend, s.resources
+  RETURNING s.id, s.attempt, s.backend, s.resources, s.created_at
 ), opened AS (
   INSERT INTO attempts (step_run_id, number, backend, job_name, worker, resources)
   SELECT c.id, c.attempt, c.backend, m.new_attempt, m.worker, c.resources
@@ -102,17 +118,20 @@ WITH m AS MATERIALIZED (
   UPDATE attempts a SET
     worker = COALESCE(m.worker, a.worker), job_id = COALESCE(m.job_id, a.job_id),
     job_state = COALESCE(m.job_state, a.job_state), node = COALESCE(m.node, a.node),
-    submitted_at = CASE WHEN m.submitted THEN now() ELSE a.submitted_at END,
-    started_at = COALESCE(m.job_started_at, a.started_at, CASE WHEN m.started THEN now() END),
-    finished_at = CASE WHEN m.finished OR m.reset THEN COALESCE(a.finished_at, m.job_finished_at, now())
-                       ELSE COALESCE(a.finished_at, m.job_finished_at) END,
+    submitted_at = {_submitted("a", "c.created_at")},
+    started_at = {_started("a", "c.created_at")},
+    finished_at = COALESCE(a.finished_at,
+      CASE WHEN m.job_finished_at IS NOT NULL THEN
+        GREATEST({_among("m.job_finished_at", "c.created_at")}, {_started("a", "c.created_at")}) END,
+      CASE WHEN m.finished OR m.reset THEN now() END),
     exit_code = COALESCE(m.exit_code, a.exit_code), signal = COALESCE(m.signal, a.signal),
     wall_time_seconds = COALESCE(m.wall_time_seconds, a.wall_time_seconds),
     cpu_hours = COALESCE(m.cpu_hours, a.cpu_hours), peak_memory_gb = COALESCE(m.peak_memory_gb, a.peak_memory_gb),
     cpu_hours_allocated = COALESCE(m.cpu_hours_allocated, a.cpu_hours_allocated),
     reason = COALESCE(a.reason, m.reason), reason_text = COALESCE(a.reason_text, m.reason_text),
     warnings = COALESCE(m.warnings, a.warnings)
-  FROM m WHERE a.step_run_id = m.id AND a.number = m.number AND m.worked_on AND m.new_attempt IS NULL
+  FROM m JOIN changed c ON c.id = m.id
+  WHERE a.step_run_id = m.id AND a.number = m.number AND m.worked_on AND m.new_attempt IS NULL
 )
 INSERT INTO events (step_run_id, run_id, event, from_status, to_status, attempt, actor, reason, text)
 SELECT step_run_id, run_id, event, from_status, to_status, attempt, actor, reason, text

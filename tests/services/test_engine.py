@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -96,6 +97,41 @@ def test_every_word_of_the_backend_arrives(context: Context, fake: FakeBackend) 
     )  # fmt: skip
     with context.database.read() as unit:
         assert unit.execute("SELECT status FROM runs WHERE id = :id", {"id": run_id}).scalar() == "COMPLETED"
+
+
+@pytest.mark.parametrize("hours", [-48, 0, 48])
+@pytest.mark.parametrize("ends_at_once", [True, False])
+def test_the_times_of_a_step_run_are_in_order(
+    context: Context, fake: FakeBackend, hours: float, ends_at_once: bool
+) -> None:
+    """Whatever the clock of a node says, and though `submit` returns after the job has started."""
+    start(context)
+    before = datetime.now(UTC)
+    assert launch(context) == 1
+    began = before + timedelta(hours=hours)
+    if not ends_at_once:
+        fake.tell("fake-1", HPCJobInfo(JobStatus.RUNNING, started_at=began))
+        context.follower.follow_all("noop")
+        row = look(context)
+        assert row.created_at <= row.submitted_at <= row.started_at
+    fake.tell("fake-1", HPCJobInfo(JobStatus.COMPLETED, 0, 1.0, started_at=began, finished_at=began))
+    context.follower.follow_all("noop")
+    row = look(context)
+    assert row.status == "COMPLETED"
+    assert row.created_at <= row.submitted_at <= row.started_at <= row.finished_at
+    (attempt,) = attempts(context)
+    assert row.created_at <= attempt.submitted_at <= attempt.started_at <= attempt.finished_at <= row.finished_at
+    if hours == 0:
+        assert row.started_at == attempt.started_at == began
+
+
+def test_a_job_of_which_no_times_are_known_has_not_ended_before_it_has(context: Context, fake: FakeBackend) -> None:
+    start(context)
+    assert launch(context) == 1
+    fake.tell("fake-1", HPCJobInfo(JobStatus.RUNNING))
+    context.follower.follow_all("noop")
+    (attempt,) = attempts(context)
+    assert (attempt.started_at is not None, attempt.finished_at) == (True, None)
 
 
 def test_many_jobs_cost_one_status_call(context: Context, fake: FakeBackend) -> None:
