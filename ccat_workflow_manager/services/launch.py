@@ -108,18 +108,13 @@ class Launcher:
         may_have_a_job = item.claims > 1
         try:
             held.check(item)
-            with asking(item.backend):
-                if may_have_a_job:
-                    job_id = faults.doing("backend.find", lambda: backend.find(item.job_name))
-                    if job_id is not None:
-                        batch.moves.append(self._submitted(item, job_id, "found again by its name"))
-                        return
-                    may_have_a_job = False
-                deferred = backend.full(item.resources, item.priority)
-            if deferred is not None:
-                batch.moves.append(self._deferred(item, deferred))
-                return
-            batch.requests.append((item, self._request(item, backend, batch, held)))
+            job_id = self._earlier_job(item, backend) if may_have_a_job else None
+            may_have_a_job = False
+            if job_id is not None:
+                batch.moves.append(self._submitted(item, job_id, "found again by its name"))
+            else:
+                self._require_room(item, backend)
+                batch.requests.append((item, self._request(item, backend, batch, held)))
         except LeaseLost:
             log.info("%s/%s was taken over by another worker", item.step, item.key)
         except CancelRequested:
@@ -140,6 +135,19 @@ class Launcher:
         except Exception as error:  # one step run fails, the next goes on
             log.exception("%s/%s could not be launched", item.step, item.key)
             batch.moves.append(self._failed(item, batch, FailureReason.INTERNAL_ERROR, repr(error)))
+
+    @staticmethod
+    def _earlier_job(item: WorkItem, backend: HPCBackend) -> str | None:
+        with asking(item.backend):
+            return faults.doing("backend.find", lambda: backend.find(item.job_name))
+
+    @staticmethod
+    def _require_room(item: WorkItem, backend: HPCBackend) -> None:
+        """Raises JobDeferred if the backend knows already that the job would have to wait."""
+        with asking(item.backend):
+            deferred = backend.full(item.resources, item.priority)
+        if deferred is not None:
+            raise deferred
 
     def _request(self, item: WorkItem, backend: HPCBackend, batch: _Batch, held: HeldWork) -> JobRequest:
         compiled = batch.compiled[item.run.spec_id]
