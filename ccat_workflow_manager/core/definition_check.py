@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
+from ccat_workflow_manager.core import container_variables
 from ccat_workflow_manager.core.errors import Fault
 from ccat_workflow_manager.core.graph import cycles
 from ccat_workflow_manager.core.json_values import Place, canonical_json, kind, listed, path_text
@@ -77,6 +78,7 @@ def definition_faults(raw: object) -> Iterator[Fault]:
     for step in steps:
         yield from _text_faults(step, schema)
         yield from _variable_name_faults(step)
+        yield from _variable_value_faults(step)
         yield from _foreach_faults(step, schema, check_type=not wrong_schema)
         yield from _policy_faults(step.raw, ("steps", step.index))
     yield from _policy_faults(_dict(raw.get("defaults")), ("defaults",))
@@ -194,6 +196,15 @@ def template_problems(text: str, schema: JSON, with_items: bool) -> list[str]:
     return problems
 
 
+def _variable_value_faults(step: _Step) -> Iterator[Fault]:
+    """What would not arrive; what only becomes such by a substitution is refused when the step is launched."""
+    if step.raw.get("image") is None:
+        return
+    for name, value in _dict(step.raw.get("environment")).items():
+        if isinstance(value, str) and (problem := container_variables.value_problem(value)):
+            yield Fault(step.place("environment", name), problem)
+
+
 def _variable_name_faults(step: _Step) -> Iterator[Fault]:
     for name in _dict(step.raw.get("environment")):
         at = step.place("environment", name)
@@ -201,6 +212,8 @@ def _variable_name_faults(step: _Step) -> Iterator[Fault]:
             yield Fault(at, "is no name for a variable: letters, digits and _ are allowed, and no digit first")
         elif name.startswith(RESERVED_PREFIX):
             yield Fault(at, f"begins with {RESERVED_PREFIX}, a prefix that is reserved for the workflow manager")
+        elif step.raw.get("image") is not None and (problem := container_variables.name_problem(name)):
+            yield Fault(at, problem)
 
 
 def _policy_faults(owner: dict[str, JSON], place: tuple[Place, ...]) -> Iterator[Fault]:

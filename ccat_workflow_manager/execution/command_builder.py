@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from ccat_workflow_manager.core import container_variables
 from ccat_workflow_manager.core.errors import StagingError
 from ccat_workflow_manager.core.failures import FailureReason
 from ccat_workflow_manager.core.json_values import text_problem
@@ -26,7 +27,6 @@ from ccat_workflow_manager.execution.runtime import Runtime, RuntimeKind
 MOST_PRODUCT_MOUNTS = 64
 _PLAIN = re.compile(r"[A-Za-z0-9=/._-]+")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-_SET_BY_RUNTIME = frozenset({"HOME", "UID", "EUID", "GID", "PROMPT_COMMAND", "PREPEND_PATH", "APPEND_PATH"})
 _PREFIX = {RuntimeKind.APPTAINER: "APPTAINERENV_", RuntimeKind.SINGULARITY: "SINGULARITYENV_"}
 
 
@@ -159,14 +159,10 @@ def _check_environment(environment: Mapping[str, str], *, contained: bool) -> No
             raise _rejected(f"{name!r} cannot be the name of an environment variable")
         if problem := text_problem(value):
             raise _rejected(f"the value of {name} {problem}")
-        if contained and name in _SET_BY_RUNTIME:
-            raise _rejected(f"{name} is set by the container runtime and cannot be chosen")
-        if contained and ("\x80" in value or "\x81" in value):
-            # Apptainer reads variables with a shell parser in which these two stand for the end of the file and for an
-            # escaped newline: the first makes it drop every variable there is, the second adds a line break.
-            raise _rejected(f"the value of {name} holds U+0080 or U+0081, control characters that Apptainer changes")
-        if contained and "\r\n" in value:
-            raise _rejected(f"the value of {name} has a line that ends in CR LF, which container runtimes change")
+        if contained and (problem := container_variables.name_problem(name)):
+            raise _rejected(f"{name} {problem}")
+        if contained and (problem := container_variables.value_problem(value)):
+            raise _rejected(f"the value of {name} {problem}")
 
 
 def _rejected(message: str) -> StagingError:

@@ -158,6 +158,9 @@ BAD: list[tuple[str, object, set[str]]] = [
     ("unknown substitution", pipeline(step(command=["x", "${HOME}"])), {"steps[0].command[1]"}),
     ("undeclared parameter", pipeline(step(command=["x", "-${parameters.none}-"])), {"steps[0].command[1]"}),
     ("undeclared part", pipeline(step(command=["${parameters.part.weight}"])), {"steps[0].command[0]"}),
+    ("variable of a runtime", pipeline(step(image="a.sif", environment={"HOME": "/x"})), {"steps[0].environment.HOME"}),
+    ("CR LF in a container", pipeline(step(image="a.sif", environment={"A": "x\r\ny"})), {"steps[0].environment.A"}),
+    ("U+0080 in a container", pipeline(step(image="a.sif", environment={"A": "\x80"})), {"steps[0].environment.A"}),
     ("part of a text", pipeline(step(environment={"A": "${parameters.text.x}"})), {"steps[0].environment.A"}),
     ("no such thing in run", pipeline(step(image="${run.name}.sif")), {"steps[0].image"}),
     ("item without foreach", pipeline(step(command=["x", "${item}"])), {"steps[0].command[1]"}),
@@ -318,3 +321,7 @@ def test_any_json_gives_a_definition_or_invalid(definition: object) -> None:
         assert faults_of(parse_pipeline, definition)
     else:
         assert parse_pipeline(canonical(spec)) == spec
+
+
+def test_without_an_image_any_variable_will_do() -> None:
+    parse_pipeline(pipeline(step(environment={"HOME": "/x", "A": "x\r\ny\x80"})))
