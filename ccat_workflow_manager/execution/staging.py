@@ -65,7 +65,7 @@ def stage(
         if step.upstream:
             faults.doing("files.links", lambda: _link_upstream(step, dirs, progress))
             if runtime.contained and mounts_products(step):
-                _make_places(step, dirs)
+                faults.doing("files.links", lambda: _make_places(step, dirs))
         paths = layout.program_paths(dirs, contained=runtime.contained)
         content = manifest(step, paths, image)
         faults.doing("files.manifest", lambda: write_atomically(dirs.manifest, content))

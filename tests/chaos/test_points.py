@@ -25,6 +25,7 @@ _COVERED_BY_CALLER = {
     "execution/layout.py:create",
     "execution/staging.py:_link_upstream",
     "execution/staging.py:_link",
+    "execution/staging.py:_make_places",
     "execution/manifest.py:write_atomically",
     # Inside of `files.publish` in services/collect.py.
     "execution/outputs.py:publish",
