@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ccat_workflow_manager.core.errors import BackendUnavailable
+from ccat_workflow_manager.core.errors import JobDeferred
 from ccat_workflow_manager.hpc.batch.store import Member, Submission, SubmissionStore
 
 
@@ -38,7 +38,7 @@ def test_a_job_that_another_worker_has_in_hand_is_left_to_it(
         quick.numbered(first, number)
     before = files(quick)
     late = submission("a") if name == "a" else submission("b", "a", "c", name=name)
-    with pytest.raises(BackendUnavailable, match="another worker"):
+    with pytest.raises(JobDeferred, match="another worker"):
         slow.add(late)
     assert files(quick) == before
     found = quick.of_job("a")

@@ -106,7 +106,7 @@ def test_workers_that_died_are_forgotten_by_redis(make_service: ServiceMaker) ->
         def registered() -> set[str]:
             return {key.decode() for key in cast("set[bytes]", client.smembers("rq:workers"))}
 
-        before = wait_for(registered, 20, "workers")
+        before = wait_for(lambda: registered() or None, 20, "workers")
         service.kill()
         # As happens by itself after a while.
         client.delete(*before)
