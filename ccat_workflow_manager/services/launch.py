@@ -283,7 +283,8 @@ class Launcher:
         if orphans:
             log.warning("stopping %d jobs that were submitted too late: %s", len(orphans), ", ".join(orphans[:10]))
             try:
-                faults.doing("backend.undo", lambda: backend.cancel_many(orphans))
+                with asking(late[0].backend):
+                    faults.doing("backend.undo", lambda: backend.cancel_many(orphans))
             except BackendError as error:
                 log.error("jobs run that nobody wants, stop them: %s: %s", ", ".join(orphans), error.message)
 
