@@ -51,7 +51,7 @@ def test_the_calls_do_not_grow_with_the_jobs(jobs: SlurmHarness, slurm_cluster: 
 
 
 def test_tasks_that_wait_are_cancelled_one_by_one(jobs: SlurmHarness, slurm_cluster: Cluster) -> None:
-    """Slurm forgets them at once, and yet they are known to be cancelled; the others go on."""
+    """Slurm forgets them at once, and yet they are known to be cancelled; the others go on, until all are cancelled."""
     later = replace(jobs.resources, extra={"begin": "now+1hour"})
     taken = jobs.submit_all([jobs.request("true", resources=later) for _ in range(6)])
     ids = [job.id for job in taken if isinstance(job, Job)]
@@ -61,6 +61,8 @@ def test_tasks_that_wait_are_cancelled_one_by_one(jobs: SlurmHarness, slurm_clus
     statuses = [info.status for info in jobs.backend.get_statuses(ids).values()]
     assert [statuses[index] for index in (1, 2, 4)] == [JobStatus.CANCELLED] * 3
     assert [statuses[index] for index in (0, 3, 5)] == [JobStatus.PENDING] * 3
+    jobs.backend.cancel_many(ids)
+    assert {info.status for info in jobs.backend.get_statuses(ids).values()} == {JobStatus.CANCELLED}
 
 
 def test_the_budget_is_kept(slurm_cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -188,7 +188,8 @@ class SlurmBackend(CommandBackend):
         }
         over = [key for key in jobs if key not in told]
         accounted = self._answers.accounted(key.number for key in over) if over else {}
-        arrays = {number: each for (number, index), each in listed.items() if index is not None}
+        # Of an array without any task left one row remains, that of the array itself.
+        arrays = {number: each for (number, _), each in listed.items()}
         return {
             key: self._judge(
                 key,
@@ -260,10 +261,10 @@ class SlurmBackend(CommandBackend):
 
     def _stop(self, jobs: Sequence[JobKey]) -> None:
         """Only what still bears the right name: a number may have been given to somebody else's job."""
-        live = self._live(jobs)
-        self._cancel(live | self._live([twin for key in jobs if key not in live and (twin := self._twin(key))]))
+        live = self._still_live(jobs)
+        self._cancel(live | self._still_live([twin for key in jobs if key not in live and (twin := self._twin(key))]))
 
-    def _live(self, jobs: Sequence[JobKey]) -> set[JobKey]:
+    def _still_live(self, jobs: Sequence[JobKey]) -> set[JobKey]:
         listed = self._answers.jobs([(key.number, key.index) for key in jobs]) if jobs else {}
         return {key for key in jobs if (seen := self._own(listed.get((key.number, key.index)), key)) and _live(seen)}
 
