@@ -133,11 +133,12 @@ WITH m AS MATERIALIZED (
   FROM m JOIN changed c ON c.id = m.id
   WHERE a.step_run_id = m.id AND a.number = m.number AND m.worked_on AND m.new_attempt IS NULL
 )
-INSERT INTO events (step_run_id, run_id, event, from_status, to_status, attempt, actor, reason, text)
-SELECT step_run_id, run_id, event, from_status, to_status, attempt, actor, reason, text
+INSERT INTO events (step_run_id, run_id, event, from_status, to_status, attempt, actor, reason, text, at)
+SELECT step_run_id, run_id, event, from_status, to_status, attempt, actor, reason, text, clock_timestamp()
 FROM json_to_recordset(CAST(:events AS json)) AS e(step_run_id uuid, run_id uuid, event text, from_status text,
   to_status text, attempt smallint, actor text, reason text, text text)
 """
+"""Events bear the time at which they are written, with the rows locked: the transaction may be older than that."""
 
 INSERT_PRODUCTS = """
 INSERT INTO products (id, step_run_id, attempt, run_id, name, type, path, size, sha256, is_directory, file_count,

@@ -119,7 +119,9 @@ def test_a_node_that_does_not_see_the_attempt_says_so(ticket: Ticket, start: Sta
     assert "cannot write" in done.stderr
 
 
-STUBBORN = "trap '' TERM; setsid sh -c 'trap \"\" TERM; sleep 1000 & wait' & sleep 1000 & touch up; wait; wait"
+STUBBORN = (
+    "trap '' TERM; setsid sh -c 'trap \"\" TERM; sleep 1000 & wait' & sleep 1000 & touch up; while :; do sleep 1; done"
+)
 
 
 @pytest.mark.parametrize("why", ["cancel", "pilot"])
