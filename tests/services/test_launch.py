@@ -65,6 +65,14 @@ def let_time_pass(context: Context) -> None:
         unit.execute("UPDATE backends SET retry_at = now()")
 
 
+def taken_and_never_told(context: Context, fake: Choosy) -> None:
+    """What is ready gets jobs that nobody here knows of, and may be tried again."""
+    fake.accept_then_fail = BackendUnavailable("timed out")
+    context.launcher.launch("noop", 10)
+    fake.accept_then_fail = None
+    let_time_pass(context)
+
+
 @pytest.mark.parametrize("before", [True, False], ids=["before it is staged", "by the submit command"])
 def test_a_limit_keeps_out_what_it_concerns_and_nothing_else(context: Context, fake: Choosy, before: bool) -> None:
     fake.says_so_before = before
@@ -99,10 +107,7 @@ def test_no_second_attempt_while_a_job_of_the_first_may_be_there(
     """Two jobs were taken and nobody knows; then the one cannot be searched and the other could not be staged."""
     start(context)
     start(context)
-    fake.accept_then_fail = BackendUnavailable("timed out")
-    context.launcher.launch("noop", 10)
-    fake.accept_then_fail = None
-    let_time_pass(context)
+    taken_and_never_told(context, fake)
     with monkeypatch.context() as patch:
         patch.setattr(fake, "find", _raising(BackendUnavailable("no route to host")))
         patch.setattr(context.launcher, "_request", _raising(AttemptError(FailureReason.DISK_FULL, "no space")))
@@ -120,10 +125,7 @@ def test_a_try_that_is_not_settled_concerns_its_own_job_only(
     context: Context, fake: Choosy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start(context)
-    fake.accept_then_fail = BackendUnavailable("timed out")
-    context.launcher.launch("noop", 10)
-    fake.accept_then_fail = None
-    let_time_pass(context)
+    taken_and_never_told(context, fake)
     start(context)
     with monkeypatch.context() as patch:
         patch.setattr(fake, "find", _raising(JobDeferred("whether it was taken is not known yet")))
