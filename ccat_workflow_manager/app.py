@@ -8,11 +8,11 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from ccat_workflow_manager import __version__
-from ccat_workflow_manager.api.documented import DocumentedApp
+from ccat_workflow_manager.api.openapi import DocumentedApp
 from ccat_workflow_manager.api.problems import handle_errors
 from ccat_workflow_manager.api.router import include_api
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.core.errors import ConfigurationError
+from ccat_workflow_manager.errors import ConfigurationError
 
 
 def create_app(context: Context) -> FastAPI:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ccat_workflow_manager.core.setting_rules import Rule, at_least, between, matching, more_than, one_of, url_of
+from ccat_workflow_manager.setting_rules import Rule, at_least, between, matching, more_than, one_of, url_of
 
 
 def setting(about: str, rule: Rule | None = None, *, secret: bool = False, group: str = "") -> Any:

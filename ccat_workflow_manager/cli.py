@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from ccat_workflow_manager import __version__
-from ccat_workflow_manager.commands import endings
+from ccat_workflow_manager.commands import exit_codes as endings
 from ccat_workflow_manager.commands.backends import backend, backends
 from ccat_workflow_manager.commands.breakers import breakers
 from ccat_workflow_manager.commands.demo import demo
@@ -18,7 +18,7 @@ from ccat_workflow_manager.commands.doctor import doctor
 from ccat_workflow_manager.commands.pipelines import pipeline
 from ccat_workflow_manager.commands.runs import run
 from ccat_workflow_manager.commands.serve import db, manager, up, worker
-from ccat_workflow_manager.core.errors import WorkflowError
+from ccat_workflow_manager.errors import WorkflowError
 
 _ORDER = ("demo", "up", "doctor", "pipeline", "run", "manager", "worker", "db", "breakers", "backends", "backend")
 

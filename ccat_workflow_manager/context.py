@@ -10,25 +10,25 @@ from contextlib import contextmanager
 from functools import cached_property
 from uuid import uuid4
 
-from ccat_workflow_manager.core.breaker import BreakerPolicy
-from ccat_workflow_manager.core.errors import BackendError, BackendUnavailable, ConfigurationError
 from ccat_workflow_manager.db.fleet import FleetStore
 from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.doorbell import Doorbell
+from ccat_workflow_manager.errors import BackendError, BackendUnavailable, ConfigurationError
 from ccat_workflow_manager.execution import runtime
 from ccat_workflow_manager.hpc import registry
 from ccat_workflow_manager.hpc.base import HPCBackend
+from ccat_workflow_manager.lifecycle.breaker import BreakerPolicy
 from ccat_workflow_manager.services.breakers import Breakers
 from ccat_workflow_manager.services.cancel import Canceller
 from ccat_workflow_manager.services.catalogue import Catalogue
 from ccat_workflow_manager.services.collect import Collector
-from ccat_workflow_manager.services.follow import Follower
 from ccat_workflow_manager.services.launch import Launcher
 from ccat_workflow_manager.services.logs import Answers, Logs
+from ccat_workflow_manager.services.orphans import OrphanReaper
+from ccat_workflow_manager.services.poll import Poller
 from ccat_workflow_manager.services.queues import QueueHints
-from ccat_workflow_manager.services.reap import Reaper
 from ccat_workflow_manager.services.requests import Requests
-from ccat_workflow_manager.services.workshop import Site, Workshop
+from ccat_workflow_manager.services.worker_context import Site, WorkerContext
 from ccat_workflow_manager.settings import Settings
 
 _RETRY_BACKEND_SECONDS = 10
@@ -87,9 +87,9 @@ class Context:
     # --- of a worker -------------------------------------------------------------------------------------------------
 
     @cached_property
-    def workshop(self) -> Workshop:
+    def worker_context(self) -> WorkerContext:
         settings = self.settings
-        return Workshop(
+        return WorkerContext(
             worker=self.worker,
             database=self.database,
             doorbell=self.doorbell,
@@ -124,24 +124,26 @@ class Context:
 
     @cached_property
     def collector(self) -> Collector:
-        return Collector(self.workshop)
+        return Collector(self.worker_context)
 
     @cached_property
-    def follower(self) -> Follower:
-        return Follower(self.workshop, self.collector)
+    def poller(self) -> Poller:
+        return Poller(self.worker_context, self.collector)
 
     @cached_property
     def launcher(self) -> Launcher:
-        return Launcher(self.workshop, self.follower)
+        return Launcher(self.worker_context, self.poller)
 
     @cached_property
     def canceller(self) -> Canceller:
-        return Canceller(self.workshop)
+        return Canceller(self.worker_context)
 
     @cached_property
-    def reaper(self) -> Reaper:
+    def reaper(self) -> OrphanReaper:
         settings = self.settings
-        return Reaper(self.workshop, every_seconds=settings.reaper_seconds, grace_seconds=settings.reaper_grace_seconds)
+        return OrphanReaper(
+            self.worker_context, every_seconds=settings.reaper_seconds, grace_seconds=settings.reaper_grace_seconds
+        )
 
     @cached_property
     def answers(self) -> Answers:

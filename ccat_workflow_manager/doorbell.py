@@ -28,8 +28,8 @@ from rq.results import Result
 from rq.serializers import JSONSerializer
 from rq.worker import WorkerStatus
 
-from ccat_workflow_manager.core import faults
-from ccat_workflow_manager.core.errors import ServiceUnavailable
+from ccat_workflow_manager import failpoints
+from ccat_workflow_manager.errors import ServiceUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ class Doorbell:
             missing = batches[: max(0, len(batches) - queue.count)]
             if missing:
                 messages = [_message(bell, backend, batch) for batch in missing]
-                faults.doing("bell.ring", lambda: queue.enqueue_many(messages))
+                failpoints.around("bell.ring", lambda: queue.enqueue_many(messages))
         except RedisError as error:
             self._is_down(error)
         else:
@@ -109,7 +109,7 @@ class Doorbell:
         Every worker that listens tells of every end; only the first of them rings.
         """
         try:
-            new = faults.doing("bell.notice", lambda: self.redis.sadd(_notices(backend), *job_ids))
+            new = failpoints.around("bell.notice", lambda: self.redis.sadd(_notices(backend), *job_ids))
         except RedisError as error:
             self._is_down(error)
         else:
@@ -120,7 +120,7 @@ class Doorbell:
         """The jobs that ended, as far as one batch goes; if there are more, somebody is called for them."""
         try:
             spop = partial(self.redis.spop, _notices(backend), NOTICES)
-            taken = cast("list[bytes]", faults.doing("bell.take-notices", spop))
+            taken = cast("list[bytes]", failpoints.around("bell.take-notices", spop))
             if len(taken) == NOTICES:
                 self.ring(Bell.NOTICE, backend)
         except RedisError as error:
@@ -185,7 +185,7 @@ class Doorbell:
                 result_ttl=_ANSWER_LIFE_SECONDS,
                 ttl=int(timeout) + 1,
             )
-            job = faults.doing("bell.ask", enqueue)
+            job = failpoints.around("bell.ask", enqueue)
             result = job.latest_result(timeout=max(1, int(timeout)))
             if result is not None:
                 Result.delete_all(job)  # a long log comes in many answers of megabytes

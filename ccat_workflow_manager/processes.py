@@ -10,17 +10,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-from ccat_workflow_manager import tasks
+from ccat_workflow_manager import failpoints, tasks
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.core import faults
-from ccat_workflow_manager.core.errors import BackendError, WorkflowError
 from ccat_workflow_manager.db.fleet import FleetStore
 from ccat_workflow_manager.db.migrate import require_current
 from ccat_workflow_manager.doorbell import listen
+from ccat_workflow_manager.errors import BackendError, WorkflowError
 from ccat_workflow_manager.execution import runtime
 from ccat_workflow_manager.managers.loop import Loop
-from ccat_workflow_manager.managers.result_manager import FollowCaller, QueuesCaller, ReapCaller
-from ccat_workflow_manager.managers.workflow_manager import Dispatcher, Sweeper
+from ccat_workflow_manager.managers.result_manager import OrphansLoop, PollLoop, QueuesLoop
+from ccat_workflow_manager.managers.workflow_manager import LeaseSweep, RequeueSweep
 from ccat_workflow_manager.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -35,24 +34,24 @@ _GATHER_SECONDS = 0.03
 def loops(context: Context) -> list[Loop]:
     """Every loop of the manager. Any number of managers may run them at the same time."""
     settings, database, doorbell = context.settings, context.database, context.doorbell
-    reaping = [Loop("reap", settings.reaper_seconds, ReapCaller(database, doorbell).tick)]
+    reaping = [Loop("reap", settings.reaper_seconds, OrphansLoop(database, doorbell).tick)]
     return [
         *(reaping if settings.reaper_seconds else ()),
-        Loop("dispatch", settings.dispatch_seconds, Dispatcher(database, doorbell).tick),
-        Loop("sweep", settings.sweep_seconds, Sweeper(database, doorbell).tick),
-        Loop("queues", _QUEUES_SECONDS, QueuesCaller(database, doorbell).tick),
+        Loop("dispatch", settings.dispatch_seconds, RequeueSweep(database, doorbell).tick),
+        Loop("sweep", settings.sweep_seconds, LeaseSweep(database, doorbell).tick),
+        Loop("queues", _QUEUES_SECONDS, QueuesLoop(database, doorbell).tick),
         Loop("breakers", settings.sweep_seconds, context.breakers.sweep),
         Loop(
             "follow",
             min(1.0, settings.follow_seconds),
-            FollowCaller(database, doorbell, settings.follow_seconds).tick,
+            PollLoop(database, doorbell, settings.follow_seconds).tick,
         ),
     ]
 
 
 def run_manager(settings: Settings, *, api: bool = True, with_loops: bool = True) -> None:
     """REST API and control loops until SIGTERM or SIGINT."""
-    faults.enter("manager")
+    failpoints.enter("manager")
     context = Context(settings)
     require_current(context.database)
     running = loops(context) if with_loops else []
@@ -113,7 +112,7 @@ def _wait_for_signal() -> None:
 
 def run_worker(settings: Settings, backends: Sequence[str]) -> None:
     """Answer the doorbell for these backends until SIGTERM or SIGINT; the work in hand is finished first."""
-    faults.enter("worker")
+    failpoints.enter("worker")
     context = Context(settings, backends=tuple(backends))
     require_current(context.database)
     # A runtime that is configured and not there stops the worker here and not at night.

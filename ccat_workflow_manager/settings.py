@@ -17,8 +17,8 @@ from typing import Any, get_type_hints
 from urllib.parse import quote
 
 from ccat_workflow_manager.backend_settings import BackendSettings, setting
-from ccat_workflow_manager.core.errors import ConfigurationError, Fault
-from ccat_workflow_manager.core.setting_rules import (
+from ccat_workflow_manager.errors import ConfigurationError, Fault
+from ccat_workflow_manager.setting_rules import (
     PREFIX,
     SettingSpec,
     at_least,

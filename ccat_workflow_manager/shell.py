@@ -15,7 +15,7 @@ from shlex import join
 from signal import SIGKILL, Signals
 from typing import IO, TypeAlias
 
-from ccat_workflow_manager.core.errors import WorkflowError
+from ccat_workflow_manager.errors import WorkflowError
 
 Process: TypeAlias = "subprocess.Popen[bytes]"
 Stream: TypeAlias = "int | IO[bytes]"

@@ -20,10 +20,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from types import FrameType
 
-from ccat_workflow_manager.core.errors import ConfigurationError, ServiceUnavailable, WorkflowError
 from ccat_workflow_manager.db.migrate import upgrade
 from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedServer, EmbeddedValkey
+from ccat_workflow_manager.errors import ConfigurationError, ServiceUnavailable, WorkflowError
 from ccat_workflow_manager.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.core.errors import ServiceUnavailable
 from ccat_workflow_manager.doorbell import BATCH, Bell
+from ccat_workflow_manager.errors import ServiceUnavailable
 from ccat_workflow_manager.services.queues import look_at_queues
 
 log = logging.getLogger(__name__)
@@ -41,14 +41,14 @@ def notice(backend: str, ids: Sequence[str]) -> None:
     def work(context: Context) -> None:
         job_ids = context.doorbell.take_notices(backend)
         if job_ids:
-            context.follower.follow_jobs(backend, job_ids)
+            context.poller.follow_jobs(backend, job_ids)
 
     _do(f"notice {backend}", work)
 
 
 def follow(backend: str, ids: Sequence[str]) -> None:
     """Ask for all jobs of the backend."""
-    _do(f"follow {backend}", lambda context: context.follower.follow_all(backend))
+    _do(f"follow {backend}", lambda context: context.poller.follow_all(backend))
 
 
 def collect(backend: str, ids: Sequence[str]) -> None:
@@ -73,7 +73,7 @@ def reap(backend: str, ids: Sequence[str]) -> None:
 
 def queues(backend: str, ids: Sequence[str]) -> None:
     """See what the queues of this backend are like."""
-    _do(f"queues {backend}", lambda context: look_at_queues(context.workshop, backend))
+    _do(f"queues {backend}", lambda context: look_at_queues(context.worker_context, backend))
 
 
 def ask(question: Mapping[str, Any]) -> Any:

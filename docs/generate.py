@@ -6,17 +6,17 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from ccat_workflow_manager.core.failures import COMMON, FAILURES, RETRYABLE_BY_DEFAULT, Blame, Retry
-from ccat_workflow_manager.core.retry import NEVER_RETRIED
-from ccat_workflow_manager.core.states import (
+from ccat_workflow_manager.failures import COMMON, FAILURES, RETRYABLE_BY_DEFAULT, Blame, Retry
+from ccat_workflow_manager.lifecycle.retry import NEVER_RETRIED
+from ccat_workflow_manager.lifecycle.states import (
     ACTIVE,
     CANCELLABLE,
     FINISHED,
     INITIAL,
     LEASED,
     LIVE,
-    MOVES,
     RETRYABLE,
+    TRANSITIONS,
     Event,
     Status,
 )
@@ -73,11 +73,11 @@ _RETRIES = {
 
 _STATES_PAGE = """# States and failures
 
-<!-- Written by `make docs` from core/states.py and core/failures.py; do not edit. -->
+<!-- Written by `make docs` from lifecycle/states.py and failures.py; do not edit. -->
 
 Only a step run has states. The status of a run follows from those of its step runs, and an attempt only records
-what happened. All legal moves are in one table, `MOVES` in `core/states.py`; a move that is not there does not exist,
-and the constraints of the database say the same.
+what happened. All legal moves are in one table, `TRANSITIONS` in `lifecycle/states.py`; a move that is not there does
+not exist, and the constraints of the database say the same.
 
 ```mermaid
 {diagram}
@@ -149,7 +149,7 @@ def states_markdown() -> str:
             ("from", "event", "to"),
             [
                 ("", f"`{Event.CREATED}`", INITIAL),
-                *((before, f"`{event}`", to) for (before, event), to in MOVES.items()),
+                *((before, f"`{event}`", to) for (before, event), to in TRANSITIONS.items()),
             ],
         ),
         events=_table(
@@ -170,7 +170,7 @@ def states_markdown() -> str:
 
 def _diagram() -> str:
     left_out = (Event.CANCELLED, Event.RETRIED)
-    drawn = [f"    {before} --> {to}: {event}" for (before, event), to in MOVES.items() if event not in left_out]
+    drawn = [f"    {before} --> {to}: {event}" for (before, event), to in TRANSITIONS.items() if event not in left_out]
     ends = [f"    {status} --> [*]" for status in Status if status in FINISHED and status is not Status.CANCELLED]
     return "\n".join(["stateDiagram-v2", f"    [*] --> {INITIAL}: {Event.CREATED}", *drawn, *ends])
 

@@ -1,4 +1,4 @@
-"""What every test gets: the list of real parts, and all fixtures of `fixtures_*.py` beside this file."""
+"""What every test gets: the list of real parts, and all fixtures of `support/fixtures_*.py`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from hypothesis import settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
-pytest_plugins = ["tests.parts", *sorted(f"tests.{path.stem}" for path in Path(__file__).parent.glob("fixtures_*.py"))]
+pytest_plugins = [
+    "tests.parts",
+    *sorted(f"tests.support.{path.stem}" for path in (Path(__file__).parent / "support").glob("fixtures_*.py")),
+]
 
 # With CI=true the same examples every time, so that a red run is red again; at a desk new ones, to find something new.
 settings.register_profile("reproducible", derandomize=True, database=None)

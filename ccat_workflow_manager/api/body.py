@@ -10,9 +10,9 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 
 from ccat_workflow_manager.api.problems import BodyTooLarge, MalformedBody, UnsupportedMediaType
-from ccat_workflow_manager.core.definition_text import load_text
-from ccat_workflow_manager.core.errors import Fault, Invalid
-from ccat_workflow_manager.core.json_values import kind, text_problem
+from ccat_workflow_manager.definition.text import load_text
+from ccat_workflow_manager.errors import Fault, Invalid
+from ccat_workflow_manager.json_values import kind, text_problem
 
 MOST_BYTES = 32 * 1024 * 1024
 YAML_TYPES = ("application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml")

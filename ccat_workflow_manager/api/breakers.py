@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from ccat_workflow_manager.api import breaker_models as models
+from ccat_workflow_manager.api.dependencies import Actor, Ctx
 from ccat_workflow_manager.api.paging import (
     DEFAULT_LIMIT,
     Cursor,
@@ -19,9 +20,8 @@ from ccat_workflow_manager.api.paging import (
     page,
     uuid_key,
 )
-from ccat_workflow_manager.api.surroundings import Actor, Ctx
-from ccat_workflow_manager.core.errors import NotFound
 from ccat_workflow_manager.db.views import breakers as views
+from ccat_workflow_manager.errors import NotFound
 
 router = APIRouter(prefix="/breakers", tags=["breakers"])
 

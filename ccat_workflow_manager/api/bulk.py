@@ -11,16 +11,17 @@ from uuid import UUID
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from ccat_workflow_manager.api import documented, models, run_filters
+from ccat_workflow_manager.api import models, run_filters
+from ccat_workflow_manager.api import openapi as documented
 from ccat_workflow_manager.api.body import Body, Fields
+from ccat_workflow_manager.api.dependencies import Actor, Ctx
 from ccat_workflow_manager.api.paging import json_response
 from ccat_workflow_manager.api.run_requests import IdempotencyKey, idempotency_key, run_requests
-from ccat_workflow_manager.api.surroundings import Actor, Ctx
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.core.errors import Invalid
-from ccat_workflow_manager.core.json_values import kind
-from ccat_workflow_manager.core.states import RunStatus
 from ccat_workflow_manager.db.views import runs as views
+from ccat_workflow_manager.errors import Invalid
+from ccat_workflow_manager.json_values import kind
+from ccat_workflow_manager.lifecycle.states import RunStatus
 from ccat_workflow_manager.services.requests import BULK_LIMIT
 
 router = APIRouter(prefix="/runs", tags=["runs"])

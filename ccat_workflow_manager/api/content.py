@@ -17,8 +17,8 @@ from urllib.parse import quote
 
 from starlette.responses import Response, StreamingResponse
 
-from ccat_workflow_manager.core.errors import NotFound, OutputError, ServiceUnavailable
 from ccat_workflow_manager.db.products import StoredProduct
+from ccat_workflow_manager.errors import NotFound, OutputError, ServiceUnavailable
 from ccat_workflow_manager.execution.layout import attempt_dirs
 from ccat_workflow_manager.execution.scan import open_directory, open_file, stays_inside
 

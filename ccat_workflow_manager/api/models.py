@@ -9,8 +9,8 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 
 from ccat_workflow_manager.api.queue_models import Queue
-from ccat_workflow_manager.core.models import Resources
-from ccat_workflow_manager.core.states import Event, RunStatus, Status
+from ccat_workflow_manager.lifecycle.models import Resources
+from ccat_workflow_manager.lifecycle.states import Event, RunStatus, Status
 
 Time = datetime
 

@@ -11,9 +11,9 @@ from uuid import UUID
 from fastapi import Query
 from starlette.responses import Response
 
-from ccat_workflow_manager.core.errors import Fault, Invalid
-from ccat_workflow_manager.core.json_values import text_problem
 from ccat_workflow_manager.db.views.sql import Row, array
+from ccat_workflow_manager.errors import Fault, Invalid
+from ccat_workflow_manager.json_values import text_problem
 
 K = TypeVar("K", UUID, int, str)
 

@@ -8,8 +8,10 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 from starlette.responses import Response
 
-from ccat_workflow_manager.api import documented, models
+from ccat_workflow_manager.api import models
+from ccat_workflow_manager.api import openapi as documented
 from ccat_workflow_manager.api.body import Body, Fields
+from ccat_workflow_manager.api.dependencies import PREFIX, Ctx, read_one
 from ccat_workflow_manager.api.paging import (
     DEFAULT_LIMIT,
     Cursor,
@@ -20,11 +22,10 @@ from ccat_workflow_manager.api.paging import (
     page,
     text_key,
 )
-from ccat_workflow_manager.api.surroundings import PREFIX, Ctx, read_one
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.core.errors import NotFound
-from ccat_workflow_manager.core.spec import PIPELINE_NAME
 from ccat_workflow_manager.db.views import pipelines as views
+from ccat_workflow_manager.definition.spec import PIPELINE_NAME
+from ccat_workflow_manager.errors import NotFound
 from ccat_workflow_manager.services.catalogue import PipelineChange
 from ccat_workflow_manager.services.requests import PRIORITIES
 

@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ccat_workflow_manager.core.errors import (
+from ccat_workflow_manager.errors import (
     AttemptError,
     BackendError,
     Fault,
@@ -24,7 +24,7 @@ from ccat_workflow_manager.core.errors import (
     ServiceUnavailable,
     WorkflowError,
 )
-from ccat_workflow_manager.core.json_values import path_text
+from ccat_workflow_manager.json_values import path_text
 
 log = logging.getLogger(__name__)
 

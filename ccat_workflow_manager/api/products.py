@@ -8,13 +8,14 @@ from uuid import UUID
 from fastapi import APIRouter, Header
 from starlette.responses import Response
 
-from ccat_workflow_manager.api import content, documented, models
+from ccat_workflow_manager.api import content, models
+from ccat_workflow_manager.api import openapi as documented
+from ccat_workflow_manager.api.dependencies import Ctx, read_one
 from ccat_workflow_manager.api.paging import json_response
-from ccat_workflow_manager.api.surroundings import Ctx, read_one
-from ccat_workflow_manager.core.errors import NotFound
 from ccat_workflow_manager.db.products import product
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.db.views import products as views
+from ccat_workflow_manager.errors import NotFound
 
 router = APIRouter(prefix="/products/{product_id}", tags=["products"])
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from fastapi import Depends, FastAPI
 
-from ccat_workflow_manager.api import breakers, bulk, documented, pipelines, products, runs, service, step_runs
-from ccat_workflow_manager.api.surroundings import PREFIX, known_parameters
+from ccat_workflow_manager.api import breakers, bulk, pipelines, products, runs, service, step_runs
+from ccat_workflow_manager.api import openapi as documented
+from ccat_workflow_manager.api.dependencies import PREFIX, known_parameters
 
 
 def include_api(app: FastAPI) -> None:

@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ccat_workflow_manager.api.body import Fields
-from ccat_workflow_manager.core.errors import Fault, Invalid
-from ccat_workflow_manager.core.json_values import kind, text_problem
-from ccat_workflow_manager.core.states import RunStatus
 from ccat_workflow_manager.db.views.filters import RunFilter
+from ccat_workflow_manager.errors import Fault, Invalid
+from ccat_workflow_manager.json_values import kind, text_problem
+from ccat_workflow_manager.lifecycle.states import RunStatus
 
 _FIELDS = ("status", "pipeline", "label", "created_after", "q")
 _LONGEST_SEARCH = 200

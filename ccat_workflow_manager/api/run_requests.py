@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from fastapi import Header
 
 from ccat_workflow_manager.api.body import Fields
-from ccat_workflow_manager.core.errors import Fault, Invalid
-from ccat_workflow_manager.core.json_values import kind
+from ccat_workflow_manager.errors import Fault, Invalid
+from ccat_workflow_manager.json_values import kind
 from ccat_workflow_manager.services.requests import BULK_LIMIT, RunRequest
 
 _FIELDS = ("pipeline", "version", "spec", "parameters", "priority", "labels", "backend")

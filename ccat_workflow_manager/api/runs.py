@@ -8,14 +8,15 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from ccat_workflow_manager.api import documented, models, run_filters
+from ccat_workflow_manager.api import models, run_filters
+from ccat_workflow_manager.api import openapi as documented
 from ccat_workflow_manager.api.body import Body
+from ccat_workflow_manager.api.dependencies import PREFIX, Actor, Ctx, read_one
 from ccat_workflow_manager.api.paging import DEFAULT_LIMIT, Cursor, Limit, decode, json_response, page, uuid_key
 from ccat_workflow_manager.api.run_requests import IdempotencyKey, idempotency_key, run_request
-from ccat_workflow_manager.api.surroundings import PREFIX, Actor, Ctx, read_one
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.core.errors import Conflict
 from ccat_workflow_manager.db.views import runs as views
+from ccat_workflow_manager.errors import Conflict
 
 router = APIRouter(prefix="/runs", tags=["runs"])
 

@@ -13,7 +13,9 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from ccat_workflow_manager import __version__
-from ccat_workflow_manager.api import documented, models
+from ccat_workflow_manager.api import models
+from ccat_workflow_manager.api import openapi as documented
+from ccat_workflow_manager.api.dependencies import Ctx
 from ccat_workflow_manager.api.paging import (
     DEFAULT_LIMIT,
     Cursor,
@@ -26,14 +28,13 @@ from ccat_workflow_manager.api.paging import (
 )
 from ccat_workflow_manager.api.problems import RETRY_AFTER_SECONDS, problem
 from ccat_workflow_manager.api.queue_models import AttentionPage
-from ccat_workflow_manager.api.surroundings import Ctx
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.core.errors import WorkflowError
 from ccat_workflow_manager.db.migrate import require_current
 from ccat_workflow_manager.db.views import fleet as views
 from ccat_workflow_manager.db.views.attention import attention_count, attention_page
 from ccat_workflow_manager.db.views.fleet import BackendState
 from ccat_workflow_manager.db.views.sql import Row
+from ccat_workflow_manager.errors import WorkflowError
 from ccat_workflow_manager.hpc import registry
 from ccat_workflow_manager.hpc.base import Availability
 from ccat_workflow_manager.services.queues import queues_seen

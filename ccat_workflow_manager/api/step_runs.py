@@ -8,7 +8,9 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 from starlette.responses import Response, StreamingResponse
 
-from ccat_workflow_manager.api import documented, models
+from ccat_workflow_manager.api import models
+from ccat_workflow_manager.api import openapi as documented
+from ccat_workflow_manager.api.dependencies import Actor, Ctx, read_one
 from ccat_workflow_manager.api.paging import (
     DEFAULT_LIMIT,
     Cursor,
@@ -19,13 +21,12 @@ from ccat_workflow_manager.api.paging import (
     page,
     text_key,
 )
-from ccat_workflow_manager.api.surroundings import Actor, Ctx, read_one
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.core.errors import Fault, Invalid, NotFound
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.db.views import products as product_views
 from ccat_workflow_manager.db.views import step_runs as views
 from ccat_workflow_manager.db.views.sql import Row
+from ccat_workflow_manager.errors import Fault, Invalid, NotFound
 from ccat_workflow_manager.services.logs import LogPiece
 
 router = APIRouter(prefix="/step-runs/{step_run_id}", tags=["step runs"])

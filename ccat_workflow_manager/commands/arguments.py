@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ccat_workflow_manager.commands.endings import WrongUsage
-from ccat_workflow_manager.core.errors import Fault, Invalid
+from ccat_workflow_manager.commands.exit_codes import WrongUsage
+from ccat_workflow_manager.errors import Fault, Invalid
 
 _MAX_BYTES = 16 * 1024 * 1024
 
 
 def read_definition(file: str) -> Any:
     """The value in a YAML or JSON file (`-` is stdin)."""
-    from ccat_workflow_manager.core.definition_text import load_text
+    from ccat_workflow_manager.definition.text import load_text
 
     try:
         return load_text(_text_of(file, _shown(file)))

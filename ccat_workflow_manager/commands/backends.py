@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ccat_workflow_manager.commands.endings import ExitCode, WrongUsage
+from ccat_workflow_manager.commands.exit_codes import ExitCode, WrongUsage
 
 if TYPE_CHECKING:
     from ccat_workflow_manager.settings import Settings
@@ -47,7 +47,7 @@ def backends(as_json: AsJson = False) -> None:
 
 
 def _capabilities(name: str) -> dict[str, bool] | None:
-    from ccat_workflow_manager.core.errors import BackendError, ConfigurationError
+    from ccat_workflow_manager.errors import BackendError, ConfigurationError
     from ccat_workflow_manager.hpc import registry
 
     try:

@@ -14,8 +14,6 @@ from errno import EACCES, ENOTDIR
 from pathlib import Path
 from typing import Any
 
-from ccat_workflow_manager.core.errors import ConfigurationError, WorkflowError
-from ccat_workflow_manager.core.setting_rules import PREFIX
 from ccat_workflow_manager.db import migrate
 from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.db.views.attention import attention_count, attention_page
@@ -23,9 +21,11 @@ from ccat_workflow_manager.db.views.fleet import BackendState, backend_states, w
 from ccat_workflow_manager.doorbell import Doorbell
 from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedValkey
 from ccat_workflow_manager.embedded.server import programs_of
+from ccat_workflow_manager.errors import ConfigurationError, WorkflowError
 from ccat_workflow_manager.execution import runtime
 from ccat_workflow_manager.hpc import registry
 from ccat_workflow_manager.services.queues import queues_seen
+from ccat_workflow_manager.setting_rules import PREFIX
 from ccat_workflow_manager.settings import Settings
 
 _LEAST_FREE_GB = 1.0

@@ -10,8 +10,8 @@ from urllib.parse import quote
 
 import httpx
 
-from ccat_workflow_manager.commands.endings import WrongUsage
-from ccat_workflow_manager.core.errors import Fault, Invalid, NotFound, RequestError, ServiceUnavailable
+from ccat_workflow_manager.commands.exit_codes import WrongUsage
+from ccat_workflow_manager.errors import Fault, Invalid, NotFound, RequestError, ServiceUnavailable
 
 URL_VARIABLE = "CCAT_WM_URL"
 TOKEN_VARIABLE = "CCAT_WM_TOKEN"

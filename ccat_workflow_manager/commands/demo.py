@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ccat_workflow_manager.commands.endings import ExitCode, exit_code, starting
-from ccat_workflow_manager.core.errors import WorkflowError
+from ccat_workflow_manager.commands.exit_codes import ExitCode, exit_code, starting
+from ccat_workflow_manager.errors import WorkflowError
 
 if TYPE_CHECKING:
     from ccat_workflow_manager.commands.client import Client
@@ -37,7 +37,7 @@ def demo(
 
     Exit codes:  0 the run COMPLETED,  1 it did not,  2 wrong usage,  3 something could not be started.
     """
-    from ccat_workflow_manager.commands.log_lines import set_up_log
+    from ccat_workflow_manager.commands.logging_setup import set_up_log
     from ccat_workflow_manager.commands.output import console
     from ccat_workflow_manager.hpc import registry
 

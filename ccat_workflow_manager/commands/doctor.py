@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ccat_workflow_manager.commands.endings import ExitCode
+from ccat_workflow_manager.commands.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from ccat_workflow_manager.commands.checks import Check
@@ -48,7 +48,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON and 
 
 def _checks() -> Iterator[Check]:
     from ccat_workflow_manager.commands.checks import all_checks, settings_fault
-    from ccat_workflow_manager.core.errors import ConfigurationError
+    from ccat_workflow_manager.errors import ConfigurationError
     from ccat_workflow_manager.settings import load_settings
 
     try:

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import typer
 
-from ccat_workflow_manager.core.errors import NotFound
+from ccat_workflow_manager.errors import NotFound
 
 pipeline = typer.Typer(no_args_is_help=True, help="Pipelines as files: apply, compare, show, enable.")
 
@@ -177,8 +177,8 @@ def _name_in(definition: Any, file: str) -> str:
 def _checked_name(definition: Any, file: str) -> str:
     """The same for a definition that seems to have none: says so, and what else is wrong with it."""
     from ccat_workflow_manager.commands.arguments import fault_in_file
-    from ccat_workflow_manager.core.errors import Invalid
-    from ccat_workflow_manager.core.spec import parse_pipeline
+    from ccat_workflow_manager.definition.spec import parse_pipeline
+    from ccat_workflow_manager.errors import Invalid
 
     try:
         return parse_pipeline(definition).name

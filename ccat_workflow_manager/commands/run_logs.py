@@ -11,9 +11,9 @@ import httpx
 import typer
 
 from ccat_workflow_manager.commands.client import ApiRefused, Client
-from ccat_workflow_manager.commands.endings import WrongUsage
+from ccat_workflow_manager.commands.exit_codes import WrongUsage
 from ccat_workflow_manager.commands.output import print_json
-from ccat_workflow_manager.core.states import FINISHED
+from ccat_workflow_manager.lifecycle.states import FINISHED
 
 _INTERVAL = (0.2, 1.0)
 _TAIL_LINES = 10_000

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ccat_workflow_manager.commands.endings import ExitCode, WrongUsage
+from ccat_workflow_manager.commands.exit_codes import ExitCode, WrongUsage
 
 if TYPE_CHECKING:
     from ccat_workflow_manager.commands.client import Client
@@ -287,7 +287,7 @@ def _each(ids: list[str], verb: str, said: Callable[[dict[str, Any]], str], as_j
     from urllib.parse import quote
 
     from ccat_workflow_manager.commands.client import connect
-    from ccat_workflow_manager.core.errors import Fault, RequestError
+    from ccat_workflow_manager.errors import Fault, RequestError
 
     answers: list[Any] = []
     refused: list[Fault] = []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ccat_workflow_manager.commands.endings import ExitCode, WrongUsage, starting
+from ccat_workflow_manager.commands.exit_codes import ExitCode, WrongUsage, starting
 
 if TYPE_CHECKING:
     from ccat_workflow_manager.settings import Settings
@@ -110,9 +110,9 @@ def _must_know_its_backend(settings: Settings) -> None:
     """HPC_BACKEND names one that is registered. Only here, because settings do not know what is installed."""
     from difflib import get_close_matches
 
-    from ccat_workflow_manager.core.errors import ConfigurationError, Fault
-    from ccat_workflow_manager.core.setting_rules import PREFIX
+    from ccat_workflow_manager.errors import ConfigurationError, Fault
     from ccat_workflow_manager.hpc import registry
+    from ccat_workflow_manager.setting_rules import PREFIX
 
     name, known = settings.hpc_backend, registry.names()
     if name in known:
@@ -134,13 +134,13 @@ def _must_exist(names: list[str]) -> None:
 
 def _settings(**overrides: object) -> Settings:
     """The settings of a process that serves, and its log."""
-    from ccat_workflow_manager.commands.log_lines import set_up_log
+    from ccat_workflow_manager.commands.logging_setup import set_up_log
     from ccat_workflow_manager.settings import load_settings
 
     settings = load_settings({name: str(value) for name, value in overrides.items() if value is not None})
     set_up_log(settings.log_level)
     if "CCAT_WM_FAULTS" in os.environ:
-        from ccat_workflow_manager.testing.faults import arm_from_environment
+        from ccat_workflow_manager.testing.failpoints import arm_from_environment
 
         arm_from_environment()
     return settings

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
-from ccat_workflow_manager.core.errors import ServiceUnavailable
-from ccat_workflow_manager.core.setting_rules import PREFIX
 from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedValkey
+from ccat_workflow_manager.errors import ServiceUnavailable
+from ccat_workflow_manager.setting_rules import PREFIX
 from ccat_workflow_manager.settings import Settings
 
 

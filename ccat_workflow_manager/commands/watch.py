@@ -17,9 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ccat_workflow_manager.commands.output import cell, cpu_hours, duration, memory, moment, plain, table
-from ccat_workflow_manager.core.errors import ServiceUnavailable
-from ccat_workflow_manager.core.keys import SINGLE
-from ccat_workflow_manager.core.states import ACTIVE, RunStatus, Status
+from ccat_workflow_manager.definition.keys import SINGLE
+from ccat_workflow_manager.errors import ServiceUnavailable
+from ccat_workflow_manager.lifecycle.states import ACTIVE, RunStatus, Status
 
 Run = dict[str, Any]
 StepRun = Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""Circuit breakers as they are stored. The rule itself is `core.breaker`.
+"""Circuit breakers as they are stored. The rule itself is `lifecycle.breaker`.
 
 They are written by `RunStore` in the same transaction as the end that counts. Whoever needs several of them locks them
 in the order of their ids, after the step runs and before the runs.
@@ -14,9 +14,9 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from ccat_workflow_manager.core.breaker import Breaker, BreakerPolicy, Failure, after_failure, reason_text
 from ccat_workflow_manager.db.session import UnitOfWork, json_list
-from ccat_workflow_manager.db.write_sql import CLAIMABLE, HELD_BACK
+from ccat_workflow_manager.db.statements import CLAIMABLE, HELD_BACK
+from ccat_workflow_manager.lifecycle.breaker import Breaker, BreakerPolicy, Failure, after_failure, reason_text
 
 log = logging.getLogger(__name__)
 

@@ -8,14 +8,15 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 from uuid import UUID
 
-from ccat_workflow_manager.core.models import JSON, Resources
-from ccat_workflow_manager.core.planning import Plan, PlannedStep
-from ccat_workflow_manager.core.states import INITIAL, Event
-from ccat_workflow_manager.core.waiting import WaitFacts, explain
 from ccat_workflow_manager.db.ids import new_ids
 from ccat_workflow_manager.db.session import UnitOfWork, json_list
 from ccat_workflow_manager.db.views.runs import RUN, with_step_runs
 from ccat_workflow_manager.db.views.step_runs import step_run_columns
+from ccat_workflow_manager.definition.planning import Plan, PlannedStep
+from ccat_workflow_manager.json_values import JSON
+from ccat_workflow_manager.lifecycle.models import Resources
+from ccat_workflow_manager.lifecycle.states import INITIAL, Event
+from ccat_workflow_manager.lifecycle.waiting import WaitFacts, explain
 
 _RESOURCES = tuple(each.name for each in fields(Resources))
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from ccat_workflow_manager.core.states import CANCELLABLE, LIVE
 from ccat_workflow_manager.db.schema import quoted
 from ccat_workflow_manager.db.session import UnitOfWork
-from ccat_workflow_manager.db.write_sql import LAUNCHABLE
+from ccat_workflow_manager.db.statements import LAUNCHABLE
+from ccat_workflow_manager.lifecycle.states import CANCELLABLE, LIVE
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class FleetStore:
             {"name": backend, "problem": problem},
         )
 
-    def take_follow(self, backend: str, seconds: float) -> bool:
+    def acquire_poll_lease(self, backend: str, seconds: float) -> bool:
         """Become the one that asks this backend for all its jobs; False while another does."""
         found = self.unit.execute(
             """
@@ -102,13 +102,13 @@ class FleetStore:
         )
         return found.rowcount == 1
 
-    def go_on_following(self, backend: str, seconds: float) -> None:
+    def extend_poll_lease(self, backend: str, seconds: float) -> None:
         self.unit.execute(
             "UPDATE backends SET following_until = now() + :seconds * interval '1 second' WHERE name = :name",
             {"name": backend, "seconds": seconds},
         )
 
-    def pause_silence(self, backend: str, longest: float) -> None:
+    def exclude_unpolled_time(self, backend: str, longest: float) -> None:
         """Of the time since it last answered, no more than this counts as silence about its jobs."""
         more = self.unit.execute(
             "SELECT extract(epoch FROM now() - answered_at)::float8 - :longest FROM backends WHERE name = :name",

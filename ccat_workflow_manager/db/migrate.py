@@ -9,8 +9,8 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from alembic import command
-from ccat_workflow_manager.core.errors import ConfigurationError
 from ccat_workflow_manager.db.session import Database
+from ccat_workflow_manager.errors import ConfigurationError
 from ccat_workflow_manager.settings import migrations_dir
 
 _LOCK = 0x63636174

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from ccat_workflow_manager.core.errors import NotFound
 from ccat_workflow_manager.db.ids import new_id
 from ccat_workflow_manager.db.session import UnitOfWork
+from ccat_workflow_manager.errors import NotFound
 
 
 @dataclass(frozen=True, slots=True)

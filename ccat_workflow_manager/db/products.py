@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from ccat_workflow_manager.core.models import WorkItem
 from ccat_workflow_manager.db.session import UnitOfWork, json_list
+from ccat_workflow_manager.lifecycle.models import WorkItem
 
 
 @dataclass(frozen=True, slots=True)

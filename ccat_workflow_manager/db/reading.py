@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from ccat_workflow_manager.core.models import Resources, RunFacts, WorkItem
-from ccat_workflow_manager.core.states import CANCELLABLE, LIVE, Status
 from ccat_workflow_manager.db.schema import quoted
 from ccat_workflow_manager.db.session import UnitOfWork
-from ccat_workflow_manager.db.write_sql import STUCK_RUNS
+from ccat_workflow_manager.db.statements import STUCK_RUNS
+from ccat_workflow_manager.lifecycle.models import Resources, RunFacts, WorkItem
+from ccat_workflow_manager.lifecycle.states import CANCELLABLE, LIVE, Status
 
 _ITEM = """
 SELECT id, run_id, step, position, key, item, backend, status, attempt, max_attempts, claims, token, job_id, resources,
@@ -86,7 +86,7 @@ class Renewal:
     cancel_requested: frozenset[UUID]
 
 
-class Leases:
+class LeaseStore:
     """Who holds what. A lease never changes a status; its end lets the sweep do so."""
 
     def __init__(self, unit: UnitOfWork) -> None:

@@ -10,9 +10,9 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from uuid import UUID
 
-from ccat_workflow_manager.core.states import RETRYABLE, Status
 from ccat_workflow_manager.db.schema import quoted
 from ccat_workflow_manager.db.session import UnitOfWork
+from ccat_workflow_manager.lifecycle.states import RETRYABLE, Status
 
 _BLOCKED = f"""
 SELECT id, run_id, position, key, status FROM step_runs
@@ -24,7 +24,7 @@ _EDGES = "SELECT run_id, position, downstream_key, downstream_all FROM run_steps
 _LOCK = 5_720_191
 
 
-def nobody_reopens(unit: UnitOfWork) -> bool:
+def try_lock_retries(unit: UnitOfWork) -> bool:
     """Keep others from retrying until this transaction ends; False if somebody is at it."""
     return bool(unit.execute("SELECT pg_try_advisory_xact_lock(:lock)", {"lock": _LOCK}).scalar_one())
 

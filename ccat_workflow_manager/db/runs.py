@@ -1,9 +1,9 @@
 """The one writer of statuses: `RunStore.apply`.
 
-A batch of moves becomes one transaction: statuses, attempt facts, event rows, products, the counters of the runs and
-what the ends of steps mean for the steps behind them. Rows are locked in one order everywhere (step runs by id, which
-is also topological; then the edges; then the step runs behind them; then breakers; last the runs by id), so that
-writers wait for each other but never in a circle.
+A batch of transitions becomes one transaction: statuses, attempt facts, event rows, products, the counters of the
+runs and what the ends of steps mean for the steps behind them. Every writer locks rows in one order (step runs by id,
+which is also topological; then the edges; then the step runs behind them; then breakers; last the runs by id), so
+that writers never wait for each other in a circle.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from ccat_workflow_manager.core.breaker import OFF, BreakerPolicy
-from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.models import EventNote, Lease, Move, WorkItem
-from ccat_workflow_manager.core.states import Event, Status
-from ccat_workflow_manager.db import write_sql as sql
+from ccat_workflow_manager.db import statements as sql
 from ccat_workflow_manager.db.breakers import BreakerStore
-from ccat_workflow_manager.db.moves import Batch, Cause, LockedRow, delta_records, sort_out
 from ccat_workflow_manager.db.reading import load_items
 from ccat_workflow_manager.db.session import UnitOfWork, json_list
+from ccat_workflow_manager.db.transitions import Batch, Cause, LockedRow, delta_records, validate_transitions
+from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.lifecycle.breaker import OFF, BreakerPolicy
+from ccat_workflow_manager.lifecycle.models import Lease, Transition, TransitionEvent, WorkItem
+from ccat_workflow_manager.lifecycle.states import Event, Status
 
 DEPENDENCIES = "dependencies"
 """The actor of what follows from other step runs."""
@@ -50,13 +50,13 @@ class RunStore:
 
     # --- the writer ------------------------------------------------------------------------------------------------
 
-    def apply(self, moves: Sequence[Move]) -> Applied:
-        """Carry out the moves that are still possible; the others are refused with a reason, and change nothing."""
-        if not moves:
+    def apply(self, transitions: Sequence[Transition]) -> Applied:
+        """Apply the transitions that are still legal. The others are refused with a reason and change nothing."""
+        if not transitions:
             return Applied()
-        ids = [move.step_run_id for move in moves]
+        ids = [transition.step_run_id for transition in transitions]
         rows = {row.id: row for row in self._locked(sql.LOCK_STEP_RUNS, {"ids": ids})}
-        return self._write(rows, moves)
+        return self._write(rows, transitions)
 
     def claim(
         self, backend: str, worker: str, limit: int, lease_seconds: float, *, probes: bool = True
@@ -72,17 +72,17 @@ class RunStore:
             rows |= tried
         if not rows:
             return []
-        note, lease = [EventNote(Event.CLAIMED, actor=worker)], Lease(worker, lease_seconds)
-        done = self._write(rows, [Move(step_run_id, note, lease=lease) for step_run_id in rows])
+        note, lease = [TransitionEvent(Event.CLAIMED, actor=worker)], Lease(worker, lease_seconds)
+        done = self._write(rows, [Transition(step_run_id, note, lease=lease) for step_run_id in rows])
         return load_items(self.unit, done.applied)
 
     def _locked(self, statement: str, parameters: dict[str, Any]) -> list[LockedRow]:
         return [_locked_row(row) for row in self.unit.execute(statement, parameters).all()]
 
     def _write(
-        self, rows: dict[UUID, LockedRow], moves: Sequence[Move], cancelled_runs: Collection[UUID] = ()
+        self, rows: dict[UUID, LockedRow], transitions: Sequence[Transition], cancelled_runs: Collection[UUID] = ()
     ) -> Applied:
-        batch, applied, refused = sort_out(rows, moves)
+        batch, applied, refused = validate_transitions(rows, transitions)
         batch.cancelled.update(cancelled_runs)
         result = Applied(applied, refused)
         if not batch.rows and not batch.cancelled:
@@ -90,7 +90,7 @@ class RunStore:
         if batch.rows:
             self._write_rows(batch)
         if batch.completed:
-            self._meet(batch.completed, result)
+            self._release_dependents(batch.completed, result)
         if batch.blocked:
             behind = self._skip_behind(batch.blocked, sql.LOCK_BLOCKED)
             batch.blocked = behind.blocked
@@ -123,7 +123,7 @@ class RunStore:
 
     # --- what the end of a step means for those behind it ------------------------------------------------------------
 
-    def _meet(self, completed: list[LockedRow], result: Applied) -> None:
+    def _release_dependents(self, completed: list[LockedRow], result: Applied) -> None:
         """Count down the dependencies of what waits for these, and note what has become ready."""
         per_step = Counter((row.run_id, row.position) for row in completed)
         done = [{"run_id": str(r), "position": p, "n": n} for (r, p), n in sorted(per_step.items())]
@@ -170,7 +170,7 @@ class RunStore:
             ]
             for row in self._locked(lock, {"blocked": json_list(records)}) if records else []:
                 cause = because.get((row.run_id, row.position, row.key)) or because[row.run_id, row.position, None]
-                behind.add(row, Move(row.id, [_skip_note(*cause)]))
+                behind.add(row, Transition(row.id, [_skip_note(*cause)]))
             if behind.rows:
                 self._write_rows(behind)
                 behind.rows, behind.events = [], []
@@ -191,10 +191,10 @@ class RunStore:
         found = self.unit.execute(sql.LEFT_BEHIND, {"run_ids": list(run_ids)}).all()
         return [(_locked_row(row[1:]), Status(row[7]), row[0]) for row in found]
 
-    def skip_left_behind(self, run_ids: Sequence[UUID]) -> list[UUID]:
+    def skip_orphaned_dependents(self, run_ids: Sequence[UUID]) -> list[UUID]:
         """Skip what waits in these runs for what has ended without completing: the runs that are finished by that.
 
-        Only while nobody retries (`reopening.nobody_reopens`).
+        Only while nobody retries (`reopening.try_lock_retries`).
         """
         causes = self._left_behind(run_ids)
         return self._count(self._skip_behind(causes, sql.LOCK_BLOCKED)) if causes else []
@@ -229,9 +229,11 @@ class RunStore:
             " WHERE id = ANY(:ids) AND (cancel_requested_at IS NULL OR withdrawn)",
             {"ids": list(rows), "actor": actor},
         )
-        note = [EventNote(Event.CANCELLED, actor=actor, reason=FailureReason.CANCELLED, text=f"cancelled by {actor}")]
+        note = [
+            TransitionEvent(Event.CANCELLED, actor=actor, reason=FailureReason.CANCELLED, text=f"cancelled by {actor}")
+        ]
         untouched = [row for row in rows.values() if row.status is Status.PENDING and row.claims == 0]
-        return self._write({row.id: row for row in untouched}, [Move(row.id, note) for row in untouched], runs)
+        return self._write({row.id: row for row in untouched}, [Transition(row.id, note) for row in untouched], runs)
 
     def lock_cancellable(self, run_ids: Iterable[UUID]) -> dict[UUID, LockedRow]:
         found = self._locked(sql.LOCK_CANCELLABLE_OF_RUNS, {"run_ids": list(run_ids)})
@@ -245,7 +247,9 @@ def _locked_row(r: Sequence[Any]) -> LockedRow:
     return LockedRow(r[0], r[1], r[2], r[3], r[4], r[5], Status(r[6]), *r[7:])
 
 
-def _skip_note(row: LockedRow, status: Status, why: str) -> EventNote:
+def _skip_note(row: LockedRow, status: Status, why: str) -> TransitionEvent:
     cancelled = status is Status.CANCELLED or why == FailureReason.UPSTREAM_CANCELLED
     reason = FailureReason.UPSTREAM_CANCELLED if cancelled else FailureReason.UPSTREAM_FAILED
-    return EventNote(Event.SKIPPED, actor=DEPENDENCIES, reason=reason, text=f"{row.step}/{row.key} is {status}: {why}")
+    return TransitionEvent(
+        Event.SKIPPED, actor=DEPENDENCIES, reason=reason, text=f"{row.step}/{row.key} is {status}: {why}"
+    )

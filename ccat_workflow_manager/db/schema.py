@@ -1,4 +1,4 @@
-"""The tables. What the state machine forbids, the constraints here forbid as well, from the same table of moves."""
+"""The tables. The constraints forbid what the state machine forbids; both come from one table of transitions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSON, JSONB
 
-from ccat_workflow_manager.core.states import ACTIVE, CANCELLABLE, FINISHED, LEASED, LIVE, Status
+from ccat_workflow_manager.lifecycle.states import ACTIVE, CANCELLABLE, FINISHED, LEASED, LIVE, Status
 
 metadata = MetaData(
     naming_convention={
@@ -65,7 +65,7 @@ RUN_STATUS_SQL = (
     " CASE WHEN n_failed > 0 THEN 'FAILED' WHEN n_cancelled > 0 THEN 'CANCELLED' ELSE 'COMPLETED' END"
     f" WHEN n_pending = {_ALL} THEN 'PENDING' ELSE 'RUNNING' END"
 )
-"""core.states.run_status in SQL."""
+"""lifecycle.states.run_status in SQL."""
 
 pipelines = Table(
     "pipelines",

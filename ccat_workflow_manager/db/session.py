@@ -12,8 +12,8 @@ from sqlalchemy import Connection, CursorResult, Engine, TextClause, create_engi
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from ccat_workflow_manager.core import faults
-from ccat_workflow_manager.core.errors import ServiceUnavailable
+from ccat_workflow_manager import failpoints
+from ccat_workflow_manager.errors import ServiceUnavailable
 
 T = TypeVar("T")
 
@@ -65,7 +65,7 @@ class Database:
                 unit = UnitOfWork(connection)
                 yield unit
                 if name:
-                    faults.point(name)
+                    failpoints.point(name)
         except (OperationalError, InterfaceError) as error:
             if is_deadlock(error):
                 raise
@@ -73,7 +73,7 @@ class Database:
         except PoolTimeout as error:
             raise ServiceUnavailable("PostgreSQL cannot be used: all connections of this process are busy") from error
         if name:
-            faults.point(name, faults.AFTER)
+            failpoints.point(name, failpoints.AFTER)
         unit.run_after_commit()
 
     @contextmanager

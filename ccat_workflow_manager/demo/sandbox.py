@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ccat_workflow_manager import shell
-from ccat_workflow_manager.core.errors import WorkflowError
+from ccat_workflow_manager.errors import WorkflowError
 from ccat_workflow_manager.execution.runtime import Runtime
 
 _DIRECTORIES = ("dev", "proc", "sys", "tmp", "etc", "root", "home", "var/tmp", "usr/bin", "usr/lib", "workflow")

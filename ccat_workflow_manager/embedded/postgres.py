@@ -13,8 +13,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from ccat_workflow_manager import shell
-from ccat_workflow_manager.core.errors import ConfigurationError, ServiceUnavailable
 from ccat_workflow_manager.embedded.server import ENVIRONMENT, POLL_SECONDS, EmbeddedServer, programs_of
+from ccat_workflow_manager.errors import ConfigurationError, ServiceUnavailable
 
 USER = "ccat"
 DATABASE = "ccat"

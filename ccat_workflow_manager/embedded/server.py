@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ccat_workflow_manager import shell
-from ccat_workflow_manager.core.errors import ConfigurationError, ServiceUnavailable
+from ccat_workflow_manager.errors import ConfigurationError, ServiceUnavailable
 
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "LC_ALL": "C"}
 POLL_SECONDS = 0.01

@@ -8,11 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from ccat_workflow_manager.core import container_variables
-from ccat_workflow_manager.core.errors import StagingError
-from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.json_values import text_problem
-from ccat_workflow_manager.core.models import Mount
+from ccat_workflow_manager.definition import container_variables
+from ccat_workflow_manager.errors import StagingError
 from ccat_workflow_manager.execution.launch_spec import Launch, ResolvedImage, StepLaunch
 from ccat_workflow_manager.execution.layout import (
     CONTAINER_ROOT,
@@ -23,6 +20,9 @@ from ccat_workflow_manager.execution.layout import (
     program_paths,
 )
 from ccat_workflow_manager.execution.runtime import Runtime, RuntimeKind
+from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.json_values import text_problem
+from ccat_workflow_manager.lifecycle.models import Mount
 
 MOST_PRODUCT_MOUNTS = 64
 _PLAIN = re.compile(r"[A-Za-z0-9=/._-]+")

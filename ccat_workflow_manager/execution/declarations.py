@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NoReturn
 
-from ccat_workflow_manager.core.errors import OutputError
-from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.json_values import scan_json
-from ccat_workflow_manager.core.models import JSON
+from ccat_workflow_manager.errors import OutputError
+from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.json_values import JSON, scan_json
 
 PRODUCTS_FILE = "products.json"
 WARNINGS_FILE = "warnings.json"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import time
 
-from ccat_workflow_manager.core.errors import OutputError
-from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.job_script import ExitRecord, job_files, parse_exit_record
+from ccat_workflow_manager.errors import OutputError
 from ccat_workflow_manager.execution.launch_spec import Progress, no_progress
+from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.hpc.attempt.script import ExitRecord, job_files, parse_exit_record
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0
 _MAX_BYTES = 64 * 1024

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from ccat_workflow_manager.core import faults
-from ccat_workflow_manager.core.errors import OutputError, StagingError
-from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.job_script import job_files, render_job_script
-from ccat_workflow_manager.core.jobs import HPCJobInfo, JobStatus
+from ccat_workflow_manager import failpoints
+from ccat_workflow_manager.errors import OutputError, StagingError
 from ccat_workflow_manager.execution.command_builder import fatal_line, interpret_exit
 from ccat_workflow_manager.execution.exit_check import check_exit_record
 from ccat_workflow_manager.execution.launch_spec import Launch
 from ccat_workflow_manager.execution.layout import AttemptDirs
 from ccat_workflow_manager.execution.logs import tail_text
 from ccat_workflow_manager.execution.runtime import Runtime
+from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.hpc.attempt.script import job_files, render_job_script
+from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 
 _OPEN_REASONS = frozenset({None, FailureReason.PROGRAM_FAILED, FailureReason.COMMAND_NOT_FOUND})
 
@@ -27,7 +27,7 @@ def wrapped(launch: Launch, dirs: AttemptDirs, job_name: str) -> list[str]:
     try:
         with open(files.script + ".part", "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(script)
-        faults.doing("files.script", lambda: os.replace(files.script + ".part", files.script))
+        failpoints.around("files.script", lambda: os.replace(files.script + ".part", files.script))
     except OSError as error:
         raise StagingError(
             FailureReason.STAGING_FAILED, f"{files.script} cannot be written: {error.strerror}"
@@ -37,7 +37,7 @@ def wrapped(launch: Launch, dirs: AttemptDirs, job_name: str) -> list[str]:
 
 def read_end(info: HPCJobInfo, dirs: AttemptDirs, job_name: str, runtime: Runtime) -> HPCJobInfo:
     """Complete what a backend says about a finished job with the exit record, and with the runtime's last words."""
-    faults.point("files.end")
+    failpoints.point("files.end")
     if info.wall_time_seconds is None or info.exit_code is None:
         info = _with_record(info, dirs, job_name)
     if info.status is JobStatus.FAILED and info.reason in _OPEN_REASONS:

@@ -14,13 +14,13 @@ import os
 import threading
 import time
 
-from ccat_workflow_manager.core import faults
-from ccat_workflow_manager.core.errors import AttemptError, StagingError
-from ccat_workflow_manager.core.failures import FailureReason
+from ccat_workflow_manager import failpoints
+from ccat_workflow_manager.errors import AttemptError, StagingError
 from ccat_workflow_manager.execution import spython_tools
 from ccat_workflow_manager.execution.launch_spec import Progress, ResolvedImage
 from ccat_workflow_manager.execution.runtime import Runtime
 from ccat_workflow_manager.execution.sif import check_sif, digest_of
+from ccat_workflow_manager.failures import FailureReason
 
 _PROGRESS_SECONDS = 1.0
 _known: dict[tuple[str, str], ResolvedImage] = {}
@@ -83,7 +83,7 @@ def _pull_under_lock(reference: str, cache_dir: str, runtime: Runtime) -> Resolv
         # Only the holder of the lock uses this name: what lies there is left from a pull that was killed.
         partial = f"{stem}.partial.sif"
         try:
-            faults.doing("files.pull", lambda: spython_tools.pull(runtime.program, reference, partial))
+            failpoints.around("files.pull", lambda: spython_tools.pull(runtime.program, reference, partial))
             if not os.path.exists(partial):
                 raise StagingError(FailureReason.IMAGE_PULL, f"the pull of {reference} left no image")
             check_sif(partial)

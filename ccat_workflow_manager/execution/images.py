@@ -9,13 +9,13 @@ import os
 import stat
 from dataclasses import dataclass, replace
 
-from ccat_workflow_manager.core.errors import StagingError
-from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.image_names import image_problem, is_reference, pinned, scheme_of
+from ccat_workflow_manager.definition.image_names import image_problem, is_reference, pinned, scheme_of
+from ccat_workflow_manager.errors import StagingError
 from ccat_workflow_manager.execution.image_cache import pulled_image
 from ccat_workflow_manager.execution.launch_spec import Progress, ResolvedImage, no_progress
 from ccat_workflow_manager.execution.runtime import Runtime
 from ccat_workflow_manager.execution.sif import check_sif, digest_of
+from ccat_workflow_manager.failures import FailureReason
 
 PULL_TIMEOUT_SECONDS = 3600.0
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from ccat_workflow_manager.core.models import JSON, Mount, Resources
+from ccat_workflow_manager.json_values import JSON
+from ccat_workflow_manager.lifecycle.models import Mount, Resources
 
 Progress = Callable[[], None]
 """Called between longer pieces of work; renews a lease, or raises when there is no reason to go on."""

@@ -10,8 +10,8 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass
 
-from ccat_workflow_manager.core.errors import StagingError
-from ccat_workflow_manager.core.failures import FailureReason
+from ccat_workflow_manager.errors import StagingError
+from ccat_workflow_manager.failures import FailureReason
 
 CONTAINER_ROOT = "/workflow"
 RUN_VIEW = ".run"

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ccat_workflow_manager.core import faults
-from ccat_workflow_manager.core.errors import NotFound, OutputError
-from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.log_limit import log_excess
+from ccat_workflow_manager import failpoints
+from ccat_workflow_manager.errors import NotFound, OutputError
 from ccat_workflow_manager.execution.layout import AttemptDirs
 from ccat_workflow_manager.execution.scan import open_file
+from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.hpc.attempt.log_limit import log_excess
 
 MAX_BYTES = 4 * 1024 * 1024
 STREAMS = ("stdout", "stderr")
@@ -47,7 +47,7 @@ def read_log(
 
     A log that does not exist yet is empty. To follow: read a tail, then ask again with its `next_offset`.
     """
-    faults.point("files.log")
+    failpoints.point("files.log")
     if stream not in STREAMS:
         raise NotFound(f"there is no stream {stream!r}; there are {' and '.join(STREAMS)}")
     with _opened(dirs.stdout if stream == "stdout" else dirs.stderr, stream) as file:

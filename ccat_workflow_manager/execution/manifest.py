@@ -6,9 +6,9 @@ import json
 import os
 from typing import Any
 
-from ccat_workflow_manager.core.models import JSON
 from ccat_workflow_manager.execution.launch_spec import ResolvedImage, StepLaunch, UpstreamProducts
 from ccat_workflow_manager.execution.layout import ProgramPaths
+from ccat_workflow_manager.json_values import JSON
 
 MANIFEST_VERSION = 1
 

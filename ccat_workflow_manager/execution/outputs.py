@@ -13,9 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from ccat_workflow_manager.core.errors import OutputError
-from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.models import JSON, NewProduct
+from ccat_workflow_manager.errors import OutputError
 from ccat_workflow_manager.execution.declarations import (
     PRODUCTS_FILE,
     WARNINGS_FILE,
@@ -28,6 +26,9 @@ from ccat_workflow_manager.execution.declarations import (
 from ccat_workflow_manager.execution.launch_spec import Progress, no_progress
 from ccat_workflow_manager.execution.layout import AttemptDirs
 from ccat_workflow_manager.execution.scan import Found, Scanner, open_directory, open_file
+from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.json_values import JSON
+from ccat_workflow_manager.lifecycle.models import NewProduct
 
 NO_PRODUCTS = "the program left no products"
 MAX_FILES = 20_000

@@ -13,7 +13,7 @@ from enum import StrEnum
 from functools import lru_cache
 
 from ccat_workflow_manager import shell
-from ccat_workflow_manager.core.errors import ConfigurationError, Fault
+from ccat_workflow_manager.errors import ConfigurationError, Fault
 from ccat_workflow_manager.execution import spython_tools
 
 SETTING = "CONTAINER_RUNTIME"

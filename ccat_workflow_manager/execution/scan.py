@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ccat_workflow_manager.core.errors import OutputError
-from ccat_workflow_manager.core.failures import FailureReason
+from ccat_workflow_manager.errors import OutputError
 from ccat_workflow_manager.execution.launch_spec import Progress
+from ccat_workflow_manager.failures import FailureReason
 
 MAX_DEPTH = 64
 _CHUNK = 1024 * 1024

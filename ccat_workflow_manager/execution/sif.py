@@ -7,9 +7,9 @@ import os
 import stat
 import struct
 
-from ccat_workflow_manager.core.errors import StagingError
-from ccat_workflow_manager.core.failures import FailureReason
+from ccat_workflow_manager.errors import StagingError
 from ccat_workflow_manager.execution.launch_spec import Progress, no_progress
+from ccat_workflow_manager.failures import FailureReason
 
 _HEADER_BYTES = 128
 _MAGIC_OFFSET, _MAGIC = 32, b"SIF_MAGIC"

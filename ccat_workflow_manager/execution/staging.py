@@ -6,9 +6,8 @@ import errno
 import os
 from dataclasses import dataclass
 
-from ccat_workflow_manager.core import faults
-from ccat_workflow_manager.core.errors import StagingError
-from ccat_workflow_manager.core.failures import FailureReason
+from ccat_workflow_manager import failpoints
+from ccat_workflow_manager.errors import StagingError
 from ccat_workflow_manager.execution import layout
 from ccat_workflow_manager.execution.command_builder import build_command, mounts_products
 from ccat_workflow_manager.execution.images import resolve_image
@@ -23,6 +22,7 @@ from ccat_workflow_manager.execution.launch_spec import (
 from ccat_workflow_manager.execution.layout import RUN_VIEW, AttemptDirs
 from ccat_workflow_manager.execution.manifest import manifest, write_atomically
 from ccat_workflow_manager.execution.runtime import Runtime, RuntimeKind, supports_limits
+from ccat_workflow_manager.failures import FailureReason
 
 _LINKS_PER_PROGRESS = 256
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -61,14 +61,14 @@ def stage(
     limits = step.limits_by_runtime and supports_limits(runtime)
     launch = build_command(step, dirs, runtime, image, limits=limits)
     try:
-        faults.doing("files.directories", lambda: layout.create(dirs, contained=runtime.contained))
+        failpoints.around("files.directories", lambda: layout.create(dirs, contained=runtime.contained))
         if step.upstream:
-            faults.doing("files.links", lambda: _link_upstream(step, dirs, progress))
+            failpoints.around("files.links", lambda: _link_upstream(step, dirs, progress))
             if runtime.contained and mounts_products(step):
-                faults.doing("files.links", lambda: _make_places(step, dirs))
+                failpoints.around("files.links", lambda: _make_places(step, dirs))
         paths = layout.program_paths(dirs, contained=runtime.contained)
         content = manifest(step, paths, image)
-        faults.doing("files.manifest", lambda: write_atomically(dirs.manifest, content))
+        failpoints.around("files.manifest", lambda: write_atomically(dirs.manifest, content))
     except OSError as error:
         raise _staging_error(error) from error
     return Staged(dirs, launch, image)

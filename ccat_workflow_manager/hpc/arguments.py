@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from math import isfinite
 from typing import Any
 
-from ccat_workflow_manager.core.errors import BackendRejected
-from ccat_workflow_manager.core.models import Resources
+from ccat_workflow_manager.errors import BackendRejected
+from ccat_workflow_manager.lifecycle.models import Resources
 
 _NUMBERS = ("cpu", "memory_gb", "time_hours")
 _TEXTS = ("partition", "account")

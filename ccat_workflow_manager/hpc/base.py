@@ -15,11 +15,11 @@ from datetime import datetime
 from os import PathLike
 from typing import Any, ClassVar
 
-from ccat_workflow_manager.core.errors import BackendError, BackendRejected, JobDeferred, WorkflowError
-from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo, JobStatus
-from ccat_workflow_manager.core.models import Mount, Resources
-from ccat_workflow_manager.core.queue_hints import QueueLimits
+from ccat_workflow_manager.errors import BackendError, BackendRejected, JobDeferred, WorkflowError
 from ccat_workflow_manager.hpc import arguments
+from ccat_workflow_manager.hpc.queue_hints import QueueLimits
+from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
+from ccat_workflow_manager.lifecycle.models import Mount, Resources
 
 __all__ = [
     "Availability",
@@ -261,8 +261,8 @@ class HPCBackend(ABC):
         """Every job that has not ended (waiting, running or ending) and was submitted under one of our names.
 
         Only backends with `capabilities.lists` override this. Ours are those whose names begin with
-        `core.models.JOB_PREFIX`, whichever process, worker or deployment has submitted them: telling whose they are is
-        not the business of a backend. One call to the service, or a few, however many jobs there are. The answer may be
+        `lifecycle.models.JOB_PREFIX`, whichever process, worker or deployment has submitted them: a backend does not
+        tell them apart. One call to the service, or a few, however many jobs there are. The answer may be
         as old as that of `get_status`, and may contain a job that ends meanwhile. Raises BackendUnavailable and
         BackendConfused rather than give a part of the list.
         """

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from math import inf
 
-from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.job_script import ExitRecord, parse_exit_record
-from ccat_workflow_manager.core.jobs import HPCJobInfo, JobStatus
+from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.hpc.attempt.script import ExitRecord, parse_exit_record
+from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 
 _GIB = 1024**3
 _STOPPED = {

@@ -31,12 +31,11 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from ccat_workflow_manager.core import faults
-from ccat_workflow_manager.core.errors import BackendConfused, BackendError, BackendRejected, BackendUnavailable
-from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.job_script import JobFiles, job_files, render_job_script
-from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo, JobStatus
-from ccat_workflow_manager.core.models import Resources
+from ccat_workflow_manager import failpoints
+from ccat_workflow_manager.errors import BackendConfused, BackendError, BackendRejected, BackendUnavailable
+from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.hpc.attempt.log_files import last_lines, read_end
+from ccat_workflow_manager.hpc.attempt.script import JobFiles, job_files, render_job_script
 from ccat_workflow_manager.hpc.base import (
     Availability,
     BulkBackend,
@@ -48,9 +47,10 @@ from ccat_workflow_manager.hpc.base import (
     ResourceUsage,
 )
 from ccat_workflow_manager.hpc.exit_info import info_of
-from ccat_workflow_manager.hpc.log_files import last_lines, read_end
 from ccat_workflow_manager.hpc.script_file import write_script
 from ccat_workflow_manager.hpc.supervisor.link import ANSWER_SECONDS, Listener, SupervisorLink
+from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
+from ccat_workflow_manager.lifecycle.models import Resources
 
 if TYPE_CHECKING:
     import redis
@@ -147,7 +147,7 @@ class LocalBackend(BulkBackend):
         except ValueError as error:
             raise self._rejected(str(error)) from error
         try:
-            faults.doing("files.job-script", lambda: write_script(files, script))
+            failpoints.around("files.job-script", lambda: write_script(files, script))
         except OSError as error:
             reason = FailureReason.DISK_FULL if error.errno in _NO_SPACE else FailureReason.STAGING_FAILED
             text = f"its job script cannot be written: {error.strerror}: {error.filename or files.script}"

@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from ccat_workflow_manager.core.errors import BackendError
-from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.job_script import JobFiles
-from ccat_workflow_manager.core.jobs import HPCJobInfo, JobStatus
-from ccat_workflow_manager.hpc.log_files import excess
+from ccat_workflow_manager.errors import BackendError
+from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.hpc.attempt.log_files import excess
+from ccat_workflow_manager.hpc.attempt.script import JobFiles
+from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 
 log = logging.getLogger(__name__)
 

@@ -26,11 +26,12 @@ from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 
-from ccat_workflow_manager.core.errors import BackendError, BackendRejected, BackendUnavailable, ConfigurationError
-from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo, JobStatus
-from ccat_workflow_manager.core.models import JSON, Resources
+from ccat_workflow_manager.errors import BackendError, BackendRejected, BackendUnavailable, ConfigurationError
+from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.base import BulkBackend, Capabilities, JobRequest
+from ccat_workflow_manager.json_values import JSON
+from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
+from ccat_workflow_manager.lifecycle.models import Resources
 
 _PREFIX = "noop"
 _WAITING_SHARE = 0.1

@@ -18,7 +18,7 @@ from difflib import get_close_matches
 from importlib import metadata
 from typing import Any
 
-from ccat_workflow_manager.core.errors import BackendUnavailable, ConfigurationError
+from ccat_workflow_manager.errors import BackendUnavailable, ConfigurationError
 from ccat_workflow_manager.hpc.base import Availability, HPCBackend
 
 SettingsOf = Callable[[str], Mapping[str, Any]]

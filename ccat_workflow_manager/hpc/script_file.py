@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 from uuid import uuid4
 
-from ccat_workflow_manager.core.job_script import JobFiles
+from ccat_workflow_manager.hpc.attempt.script import JobFiles
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from threading import Event, Thread
 
-from ccat_workflow_manager.core.errors import WorkflowError
+from ccat_workflow_manager.errors import WorkflowError
 
 log = logging.getLogger(__name__)
 

@@ -1,16 +1,16 @@
-"""When to ask backends about their jobs. What the answers mean is decided by `core.judge` and `core.retry`."""
+"""When to ask backends about their jobs. `lifecycle.verdict` and `lifecycle.retry` decide what the answers mean."""
 
 from __future__ import annotations
 
 from ccat_workflow_manager.db.fleet import FleetStore
+from ccat_workflow_manager.db.orphans import OrphanStore
 from ccat_workflow_manager.db.session import Database
-from ccat_workflow_manager.db.strays import StrayStore
 from ccat_workflow_manager.doorbell import Bell, Doorbell
 
 _QUEUES_SECONDS = 60
 
 
-class FollowCaller:
+class PollLoop:
     """Has every backend with live jobs asked for all of them once in an interval, by one worker at a time."""
 
     def __init__(self, database: Database, doorbell: Doorbell, follow_seconds: float) -> None:
@@ -27,7 +27,7 @@ class FollowCaller:
                 self._doorbell.ring(Bell.FOLLOW, each.backend)
 
 
-class QueuesCaller:
+class QueuesLoop:
     """Has the queues of every backend that is served looked at, now and then: for hints and for operators."""
 
     def __init__(self, database: Database, doorbell: Doorbell) -> None:
@@ -36,13 +36,13 @@ class QueuesCaller:
 
     def tick(self) -> None:
         with self._database.read() as unit:
-            served = StrayStore(unit).served()
+            served = OrphanStore(unit).served()
         for backend in served:
             if self._doorbell.queues_are_due(backend, _QUEUES_SECONDS):
                 self._doorbell.ring(Bell.QUEUES, backend)
 
 
-class ReapCaller:
+class OrphansLoop:
     """Has the jobs of every backend that is served looked through for those that nobody waits for any more."""
 
     def __init__(self, database: Database, doorbell: Doorbell) -> None:
@@ -51,7 +51,7 @@ class ReapCaller:
 
     def tick(self) -> None:
         with self._database.read() as unit:
-            served = StrayStore(unit).served()
+            served = OrphanStore(unit).served()
         for backend in served:
             if self._doorbell.waiting(Bell.REAP, backend) == 0:
                 self._doorbell.ring(Bell.REAP, backend)

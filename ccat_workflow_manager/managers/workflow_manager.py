@@ -6,14 +6,14 @@ import logging
 from collections.abc import Sequence
 from uuid import UUID
 
-from ccat_workflow_manager.core.models import EventNote, Move
-from ccat_workflow_manager.core.states import Event
 from ccat_workflow_manager.db.fleet import FleetStore, Waiting
-from ccat_workflow_manager.db.reading import Leases, stuck_runs
-from ccat_workflow_manager.db.reopening import nobody_reopens
+from ccat_workflow_manager.db.reading import LeaseStore, stuck_runs
+from ccat_workflow_manager.db.reopening import try_lock_retries
 from ccat_workflow_manager.db.runs import RunStore
 from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.doorbell import BATCH, Bell, Doorbell
+from ccat_workflow_manager.lifecycle.models import Transition, TransitionEvent
+from ccat_workflow_manager.lifecycle.states import Event
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ _SWEEP_AT_ONCE = 1000
 _SILENT_WORKER_SECONDS = 90
 
 
-class Dispatcher:
+class RequeueSweep:
     """Rings for rows that wait although nobody has been called for them.
 
     A row is left alone for one tick: most are on their way to a worker already. Only when the queue is empty and there
@@ -64,7 +64,7 @@ def _wanted(waiting: Waiting) -> list[tuple[Bell, str]]:
     return wanted
 
 
-class Sweeper:
+class LeaseSweep:
     """Gives back what was claimed by a worker that is no more, and skips what waits for something that is over."""
 
     def __init__(self, database: Database, doorbell: Doorbell) -> None:
@@ -75,7 +75,7 @@ class Sweeper:
         with self._database.begin("commit.silent") as unit:
             for worker in FleetStore(unit).forget_silent(_SILENT_WORKER_SECONDS):
                 log.warning("worker %s has been silent for %d s and is taken as gone", worker, _SILENT_WORKER_SECONDS)
-            expired = Leases(unit).expired_staging(1)
+            expired = LeaseStore(unit).expired_staging(1)
             stuck = stuck_runs(unit, _SWEEP_AT_ONCE)
         if expired:
             self._give_back()
@@ -84,18 +84,22 @@ class Sweeper:
 
     def _give_back(self) -> None:
         with self._database.begin("commit.swept") as unit:
-            moves = [
-                Move(step_run_id, [EventNote(Event.RELEASED, "sweep", text=f"worker {owner} stopped answering")], token)
-                for step_run_id, token, owner in Leases(unit).expired_staging(_SWEEP_AT_ONCE)
+            transitions = [
+                Transition(
+                    step_run_id,
+                    [TransitionEvent(Event.RELEASED, "sweep", text=f"worker {owner} stopped answering")],
+                    token,
+                )
+                for step_run_id, token, owner in LeaseStore(unit).expired_staging(_SWEEP_AT_ONCE)
             ]
-            done = RunStore(unit).apply(moves)
+            done = RunStore(unit).apply(transitions)
             unit.after_commit(lambda: self._doorbell.ring_all(Bell.LAUNCH, done.ready))
         if done.applied:
             log.warning("%d step runs given back: their workers stopped answering", len(done.applied))
 
     def _skip(self, run_ids: Sequence[UUID]) -> None:
         with self._database.begin("commit.swept") as unit:
-            if not nobody_reopens(unit):
+            if not try_lock_retries(unit):
                 return
-            RunStore(unit).skip_left_behind(run_ids)
+            RunStore(unit).skip_orphaned_dependents(run_ids)
         log.warning("%d runs were waiting for something that is over; what waited was skipped", len(run_ids))

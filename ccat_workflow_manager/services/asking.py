@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ccat_workflow_manager.core.errors import BackendConfused, WorkflowError
+from ccat_workflow_manager.errors import BackendConfused, WorkflowError
 
 log = logging.getLogger(__name__)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from functools import partial
 from uuid import UUID
 
-from ccat_workflow_manager.core.breaker import OFF, BreakerPolicy
-from ccat_workflow_manager.core.errors import NotFound
 from ccat_workflow_manager.db.breakers import BreakerStore
 from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.db.views.breakers import breaker_detail
 from ccat_workflow_manager.doorbell import Bell, Doorbell
+from ccat_workflow_manager.errors import NotFound
+from ccat_workflow_manager.lifecycle.breaker import OFF, BreakerPolicy
 
 _WITHDRAWN_AT_ONCE = 1000
 

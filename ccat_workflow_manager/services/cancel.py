@@ -9,19 +9,19 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from uuid import UUID
 
-from ccat_workflow_manager.core import faults
-from ccat_workflow_manager.core.errors import BackendError, BackendUnavailable, JobDeferred
-from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo, JobStatus
-from ccat_workflow_manager.core.judge import cancelled, facts_of, unconfirmed
-from ccat_workflow_manager.core.models import Move, WorkItem
-from ccat_workflow_manager.core.states import LIVE, Status
+from ccat_workflow_manager import failpoints
 from ccat_workflow_manager.db.fleet import FleetStore
 from ccat_workflow_manager.db.reading import cancel_items
 from ccat_workflow_manager.db.runs import RunStore
+from ccat_workflow_manager.errors import BackendError, BackendUnavailable, JobDeferred
 from ccat_workflow_manager.hpc.base import HPCBackend
+from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
+from ccat_workflow_manager.lifecycle.models import Transition, WorkItem
+from ccat_workflow_manager.lifecycle.states import LIVE, Status
+from ccat_workflow_manager.lifecycle.verdict import cancelled, facts_of, unconfirmed
 from ccat_workflow_manager.services.asking import asking
 from ccat_workflow_manager.services.cleaning import forget
-from ccat_workflow_manager.services.workshop import Workshop
+from ccat_workflow_manager.services.worker_context import WorkerContext
 
 log = logging.getLogger(__name__)
 
@@ -60,11 +60,11 @@ class Canceller:
 
     def __init__(
         self,
-        workshop: Workshop,
+        worker_context: WorkerContext,
         pause: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._workshop = workshop
+        self._context = worker_context
         self._pause = pause
         self._clock = clock
         self._asked: dict[str, dict[str, _Asked]] = {}
@@ -82,7 +82,7 @@ class Canceller:
         after: UUID | None = None
         confirmed = 0
         while True:
-            with self._workshop.database.read() as unit:
+            with self._context.database.read() as unit:
                 items = cancel_items(unit, backend_name, after, _AT_ONCE)
             if not items:
                 break
@@ -93,7 +93,7 @@ class Canceller:
             asked |= known
             if not due:
                 continue
-            backend = backend or self._workshop.usable(backend_name)
+            backend = backend or self._context.usable(backend_name)
             if backend is None:
                 return confirmed
             batch = self._ask(backend_name, backend, due)
@@ -124,7 +124,7 @@ class Canceller:
         try:
             job_ids = sorted(set(batch.jobs.values()))
             with asking(backend_name):
-                faults.doing("backend.cancel", lambda: backend.cancel_many(job_ids))
+                failpoints.around("backend.cancel", lambda: backend.cancel_many(job_ids))
                 self._confirm(backend, job_ids, batch)
         except BackendError as error:
             batch.trouble = error
@@ -140,7 +140,7 @@ class Canceller:
                 return
             try:
                 with asking(backend_name):
-                    job_id = faults.doing("backend.find-to-cancel", partial(backend.find, item.job_name))
+                    job_id = failpoints.around("backend.find-to-cancel", partial(backend.find, item.job_name))
             except JobDeferred as error:
                 batch.deferred[item.step_run_id] = error.message
             except BackendError as error:
@@ -151,11 +151,11 @@ class Canceller:
 
     def _confirm(self, backend: HPCBackend, job_ids: Sequence[str], batch: _Batch) -> None:
         """Look until all of them are over or the time for that has passed."""
-        deadline = time.monotonic() + self._workshop.cancel_confirm_seconds
+        deadline = time.monotonic() + self._context.cancel_confirm_seconds
         pause, longest = _LOOK_SECONDS
         open_ = list(job_ids)
         while open_:
-            batch.infos |= faults.doing("backend.confirm", partial(backend.get_statuses, open_))
+            batch.infos |= failpoints.around("backend.confirm", partial(backend.get_statuses, open_))
             open_ = [job_id for job_id in open_ if not batch.infos[job_id].finished]
             if not open_ or time.monotonic() >= deadline:
                 break
@@ -170,7 +170,7 @@ class Canceller:
         """CANCELLED where it is a fact, and for the others why not yet: which were cancelled."""
         if batch.trouble is not None:
             self._note_trouble(backend_name, batch, batch.trouble)
-        moves: list[Move] = []
+        transitions: list[Transition] = []
         waits: list[tuple[UUID, int, str | None, bool]] = []
         gone: dict[UUID, str] = {}
         for item in batch.items:
@@ -182,18 +182,18 @@ class Canceller:
             elif self._is_lost(item, batch, known):
                 text = unconfirmed(backend_name, job_id, item.unknown_seconds or 0)
                 facts = replace(facts_of(UNKNOWN), warnings=[text])
-                moves.append(Move(each, [cancelled(backend_name, text)], item.token, facts))
+                transitions.append(Transition(each, [cancelled(backend_name, text)], item.token, facts))
             elif _is_over(item, batch):
-                moves.append(Move(each, [cancelled(backend_name)], item.token, facts_of(batch.info(item))))
+                transitions.append(Transition(each, [cancelled(backend_name)], item.token, facts_of(batch.info(item))))
                 if job_id is not None:
                     gone[each] = job_id
             elif job_id is not None:
                 silent = batch.info(item).status is JobStatus.UNKNOWN and _is_counted(item, known)
                 words = f"asked {backend_name} to stop the job; not confirmed yet"
                 waits.append((each, item.token, words, silent))
-        with self._workshop.database.begin("commit.cancelled") as unit:
+        with self._context.database.begin("commit.cancelled") as unit:
             store = RunStore(unit)
-            done = set(store.apply(moves).applied)
+            done = set(store.apply(transitions).applied)
             store.note_waits(waits)
             if batch.trouble is None and batch.jobs:
                 FleetStore(unit).well(backend_name, self._trouble.get(backend_name))
@@ -206,12 +206,12 @@ class Canceller:
     def _note_trouble(self, backend_name: str, batch: _Batch, error: BackendError) -> None:
         words = f"{backend_name} could not be asked to stop the job; not confirmed yet: {error.message}"
         waits = [
-            # For those that the follower looks after it is the follower that counts how long they have been unknown.
+            # For those that the poller looks after it is the poller that counts how long they have been unknown.
             (i.step_run_id, i.token, words, i.unknown_seconds is not None and i.status in LIVE)
             for i in batch.items
             if i.step_run_id in batch.unasked
         ]
-        self._workshop.note_problem(backend_name, error, waits)
+        self._context.note_problem(backend_name, error, waits)
         self._trouble[backend_name] = error.message
 
     def _is_lost(self, item: WorkItem, batch: _Batch, known: Collection[str]) -> bool:
@@ -222,7 +222,7 @@ class Canceller:
         if item.status in LIVE or item.step_run_id not in batch.jobs or not _is_counted(item, known):
             return False
         silent = item.unknown_seconds if batch.info(item).status is JobStatus.UNKNOWN else None
-        return silent is not None and silent >= self._workshop.grace_seconds
+        return silent is not None and silent >= self._context.grace_seconds
 
 
 def _is_counted(item: WorkItem, known: Collection[str]) -> bool:
@@ -231,7 +231,7 @@ def _is_counted(item: WorkItem, known: Collection[str]) -> bool:
 
 
 def _is_over(item: WorkItem, batch: _Batch) -> bool:
-    """Whether CANCELLED is a fact. A job that completed first is left to the follower: it finished."""
+    """Whether CANCELLED is a fact. A job that completed first is left to the poller: it finished."""
     info = batch.info(item)
     if item.step_run_id not in batch.jobs:
         return item.status in (Status.PENDING, Status.COLLECTING_RESULTS)

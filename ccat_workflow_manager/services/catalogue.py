@@ -10,12 +10,12 @@ from uuid import UUID
 
 import yaml
 
-from ccat_workflow_manager.core.compiled import CompiledPipeline, compile_pipeline
-from ccat_workflow_manager.core.errors import Conflict, Fault, Invalid, NotFound
-from ccat_workflow_manager.core.models import RetryPolicy, WorkItem
-from ccat_workflow_manager.core.spec import PipelineSpec, canonical, content_hash, parse_pipeline, stored_pipeline
 from ccat_workflow_manager.db.pipelines import PipelineStore, StoredSpec
 from ccat_workflow_manager.db.session import Database, UnitOfWork
+from ccat_workflow_manager.definition.compiled import CompiledPipeline, compile_pipeline
+from ccat_workflow_manager.definition.spec import PipelineSpec, canonical, content_hash, parse_pipeline, stored_pipeline
+from ccat_workflow_manager.errors import Conflict, Fault, Invalid, NotFound
+from ccat_workflow_manager.lifecycle.models import RetryPolicy, WorkItem
 
 _KEEP = 1000
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from ccat_workflow_manager.core import faults
-from ccat_workflow_manager.core.errors import BackendError
+from ccat_workflow_manager import failpoints
+from ccat_workflow_manager.errors import BackendError
 from ccat_workflow_manager.hpc.base import HPCBackend
 from ccat_workflow_manager.services.asking import asking
 
@@ -19,6 +19,6 @@ def forget(backend: HPCBackend, job_ids: Sequence[str]) -> None:
         return
     try:
         with asking(backend.name):
-            faults.doing("backend.forget", lambda: backend.cleanup_many(job_ids))
+            failpoints.around("backend.forget", lambda: backend.cleanup_many(job_ids))
     except BackendError as error:
         log.warning("%s keeps %d finished jobs for now: %s", backend.name, len(job_ids), error.message)

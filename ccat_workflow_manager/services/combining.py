@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from threading import Event, Lock
 from typing import Generic, TypeVar
 
-from ccat_workflow_manager.core.errors import RequestError, WorkflowError
+from ccat_workflow_manager.errors import RequestError, WorkflowError
 
 T = TypeVar("T")
 R = TypeVar("R")

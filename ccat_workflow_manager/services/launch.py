@@ -7,9 +7,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from uuid import UUID
 
-from ccat_workflow_manager.core import faults
-from ccat_workflow_manager.core.compiled import CompiledPipeline
-from ccat_workflow_manager.core.errors import (
+from ccat_workflow_manager import failpoints
+from ccat_workflow_manager.db.products import Upstream, upstream_of
+from ccat_workflow_manager.db.reading import load_items
+from ccat_workflow_manager.db.runs import RunStore
+from ccat_workflow_manager.definition.compiled import CompiledPipeline
+from ccat_workflow_manager.definition.substitution import substitute_step
+from ccat_workflow_manager.errors import (
     AttemptError,
     BackendError,
     BackendRejected,
@@ -18,22 +22,18 @@ from ccat_workflow_manager.core.errors import (
     JobDeferred,
     LeaseLost,
 )
-from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.judge import cancelled, failed
-from ccat_workflow_manager.core.models import EventNote, Facts, Move, WorkItem
-from ccat_workflow_manager.core.states import CANCELLABLE, Event, Status
-from ccat_workflow_manager.core.substitution import substitute_step
-from ccat_workflow_manager.db.products import Upstream, upstream_of
-from ccat_workflow_manager.db.reading import load_items
-from ccat_workflow_manager.db.runs import RunStore
 from ccat_workflow_manager.execution.exit_record import wrapped
 from ccat_workflow_manager.execution.launch_spec import StepLaunch, UpstreamProduct, UpstreamProducts
 from ccat_workflow_manager.execution.layout import attempt_dirs
 from ccat_workflow_manager.execution.staging import Staged, stage
+from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.base import HPCBackend, JobRequest
+from ccat_workflow_manager.lifecycle.models import Facts, Transition, TransitionEvent, WorkItem
+from ccat_workflow_manager.lifecycle.states import CANCELLABLE, Event, Status
+from ccat_workflow_manager.lifecycle.verdict import cancelled, failed
 from ccat_workflow_manager.services.asking import asking
-from ccat_workflow_manager.services.follow import Follower, News
-from ccat_workflow_manager.services.workshop import HeldWork, Workshop
+from ccat_workflow_manager.services.poll import Poller, PollResult
+from ccat_workflow_manager.services.worker_context import Leases, WorkerContext
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class _Batch:
     items: list[WorkItem]
     compiled: dict[UUID, CompiledPipeline]
     upstream: dict[UUID, list[Upstream]]
-    moves: list[Move] = field(default_factory=list)
+    transitions: list[Transition] = field(default_factory=list)
     requests: list[tuple[WorkItem, JobRequest]] = field(default_factory=list)
     problem: BackendError | None = None
     after_trouble: bool = False
@@ -64,17 +64,17 @@ class _Batch:
 class Launcher:
     """Brings ready step runs to their backend."""
 
-    def __init__(self, workshop: Workshop, follower: Follower) -> None:
-        self._workshop = workshop
-        self._follower = follower
+    def __init__(self, worker_context: WorkerContext, poller: Poller) -> None:
+        self._context = worker_context
+        self._poller = poller
 
     def launch(self, backend_name: str, limit: int) -> int:
         """Claim up to `limit` step runs and submit them: how many were claimed."""
-        backend = self._workshop.usable(backend_name)
+        backend = self._context.usable(backend_name)
         batch = self._load(backend, backend_name, limit) if backend is not None else None
         if backend is None or batch is None or not batch.items:
             return 0
-        held = HeldWork(self._workshop, batch.items)
+        held = Leases(self._context, batch.items)
         for item in batch.items:
             self._prepare(item, backend, batch, held)
         self._submit(backend_name, backend, batch, held)
@@ -84,15 +84,15 @@ class Launcher:
     # --- load --------------------------------------------------------------------------------------------------------
 
     def _load(self, backend: HPCBackend, backend_name: str, limit: int) -> _Batch:
-        with self._workshop.database.begin("commit.claim") as unit:
+        with self._context.database.begin("commit.claim") as unit:
             trouble, probes = unit.execute(_BEFORE_CLAIM, {"name": backend_name}).one()
             if trouble:
                 return _Batch([], {}, {})
             items = RunStore(unit).claim(
-                backend_name, self._workshop.worker, limit, self._workshop.lease_seconds, probes=probes
+                backend_name, self._context.worker, limit, self._context.lease_seconds, probes=probes
             )
             compiled = {
-                spec_id: self._workshop.catalogue.compiled(unit, spec_id)
+                spec_id: self._context.catalogue.compiled(unit, spec_id)
                 for spec_id in {item.run.spec_id for item in items}
             }
             upstream = upstream_of(unit, items) if backend.capabilities.executes else {}
@@ -100,10 +100,10 @@ class Launcher:
 
     # --- act ---------------------------------------------------------------------------------------------------------
 
-    def _prepare(self, item: WorkItem, backend: HPCBackend, batch: _Batch, held: HeldWork) -> None:
+    def _prepare(self, item: WorkItem, backend: HPCBackend, batch: _Batch, held: Leases) -> None:
         """Adopt the job of an earlier, interrupted try, or put everything in place for a new one."""
         if batch.problem is not None:
-            batch.moves.append(self._released(item, batch.problem))
+            batch.transitions.append(self._released(item, batch.problem))
             return
         may_have_a_job = item.claims > 1
         try:
@@ -111,7 +111,7 @@ class Launcher:
             job_id = self._earlier_job(item, backend) if may_have_a_job else None
             may_have_a_job = False
             if job_id is not None:
-                batch.moves.append(self._submitted(item, job_id, "found again by its name"))
+                batch.transitions.append(self._submitted(item, job_id, "found again by its name"))
             else:
                 self._require_room(item, backend)
                 batch.requests.append((item, self._request(item, backend, batch, held)))
@@ -120,26 +120,26 @@ class Launcher:
         except CancelRequested:
             # Where an earlier try may have left a job, the canceller looks for it before it says CANCELLED.
             if may_have_a_job:
-                batch.moves.append(self._given_back(item, "to be cancelled", 0))
+                batch.transitions.append(self._given_back(item, "to be cancelled", 0))
             else:
-                batch.moves.append(Move(item.step_run_id, [cancelled(self._workshop.worker)], item.token))
+                batch.transitions.append(Transition(item.step_run_id, [cancelled(self._context.worker)], item.token))
         except JobDeferred as error:
-            batch.moves.append(self._deferred(item, error))
+            batch.transitions.append(self._deferred(item, error))
         except AttemptError as error:
-            batch.moves.append(self._failed(item, batch, error.reason, error.message))
+            batch.transitions.append(self._failed(item, batch, error.reason, error.message))
         except Invalid as error:
-            batch.moves.append(self._failed(item, batch, FailureReason.REJECTED, error.message))
+            batch.transitions.append(self._failed(item, batch, FailureReason.REJECTED, error.message))
         except BackendError as error:
             batch.problem = error
-            batch.moves.append(self._released(item, error))
+            batch.transitions.append(self._released(item, error))
         except Exception as error:  # one step run fails, the next goes on
             log.exception("%s/%s could not be launched", item.step, item.key)
-            batch.moves.append(self._failed(item, batch, FailureReason.INTERNAL_ERROR, repr(error)))
+            batch.transitions.append(self._failed(item, batch, FailureReason.INTERNAL_ERROR, repr(error)))
 
     @staticmethod
     def _earlier_job(item: WorkItem, backend: HPCBackend) -> str | None:
         with asking(item.backend):
-            return faults.doing("backend.find", lambda: backend.find(item.job_name))
+            return failpoints.around("backend.find", lambda: backend.find(item.job_name))
 
     @staticmethod
     def _require_room(item: WorkItem, backend: HPCBackend) -> None:
@@ -149,11 +149,11 @@ class Launcher:
         if deferred is not None:
             raise deferred
 
-    def _request(self, item: WorkItem, backend: HPCBackend, batch: _Batch, held: HeldWork) -> JobRequest:
+    def _request(self, item: WorkItem, backend: HPCBackend, batch: _Batch, held: Leases) -> JobRequest:
         compiled = batch.compiled[item.run.spec_id]
         if not backend.capabilities.executes:
             return _empty_request(item)
-        site = self._workshop.site
+        site = self._context.site
         step = substitute_step(
             compiled.step(item.step).spec, item.run.parameters, item.item, str(item.run.run_id), item.step
         )
@@ -183,36 +183,36 @@ class Launcher:
     def _upstream(self, item: WorkItem, upstream: Upstream) -> UpstreamProducts:
         run = item.run
         dirs = attempt_dirs(
-            self._workshop.site.base_dir, run.pipeline, str(run.run_id), upstream.step, upstream.key, upstream.attempt
+            self._context.site.base_dir, run.pipeline, str(run.run_id), upstream.step, upstream.key, upstream.attempt
         )
         products = [
             UpstreamProduct(p.id, p.name, p.type, p.path, p.size, p.sha256, p.is_directory) for p in upstream.products
         ]
         return UpstreamProducts(upstream.step, upstream.key, dirs.output, products)
 
-    def _submit(self, backend_name: str, backend: HPCBackend, batch: _Batch, held: HeldWork) -> None:
+    def _submit(self, backend_name: str, backend: HPCBackend, batch: _Batch, held: Leases) -> None:
         if not batch.requests:
             return
         if batch.problem is not None:
-            batch.moves += [self._released(item, batch.problem) for item, _ in batch.requests]
+            batch.transitions += [self._released(item, batch.problem) for item, _ in batch.requests]
             return
         slow = backend.submit_seconds
-        if slow or held.age > self._workshop.lease_seconds / 4:
+        if slow or held.age > self._context.lease_seconds / 4:
             held.renew(silent_seconds=slow)
             batch.requests = [(item, each) for item, each in batch.requests if self._still_wanted(item, batch, held)]
         results = self._submit_all(backend_name, backend, [request for _, request in batch.requests])
         for (item, _), result in zip(batch.requests, results, strict=True):
             if isinstance(result, str):
-                batch.moves.append(self._submitted(item, result))
+                batch.transitions.append(self._submitted(item, result))
             elif isinstance(result, BackendRejected):
-                batch.moves.append(self._failed(item, batch, result.reason, result.message))
+                batch.transitions.append(self._failed(item, batch, result.reason, result.message))
             elif isinstance(result, JobDeferred):
-                batch.moves.append(self._deferred(item, result))
+                batch.transitions.append(self._deferred(item, result))
             else:
                 batch.problem = result
-                batch.moves.append(self._released(item, result))
+                batch.transitions.append(self._released(item, result))
 
-    def _still_wanted(self, item: WorkItem, batch: _Batch, held: HeldWork) -> bool:
+    def _still_wanted(self, item: WorkItem, batch: _Batch, held: Leases) -> bool:
         """Whether it is still held and still to be launched, as was seen when the leases were renewed."""
         try:
             held.check(item)
@@ -220,7 +220,7 @@ class Launcher:
             log.info("%s/%s was taken over by another worker", item.step, item.key)
             return False
         except CancelRequested:
-            batch.moves.append(Move(item.step_run_id, [cancelled(self._workshop.worker)], item.token))
+            batch.transitions.append(Transition(item.step_run_id, [cancelled(self._context.worker)], item.token))
             return False
         return True
 
@@ -230,7 +230,7 @@ class Launcher:
     ) -> Sequence[str | BackendError]:
         try:
             with asking(backend_name):
-                return faults.doing("backend.submit", lambda: backend.submit_many(requests)) if requests else []
+                return failpoints.around("backend.submit", lambda: backend.submit_many(requests)) if requests else []
         except BackendError as error:
             return [error] * len(requests)
 
@@ -238,7 +238,11 @@ class Launcher:
 
     def _record(self, backend_name: str, backend: HPCBackend, batch: _Batch) -> None:
         """Write down what happened; then look once at jobs that may have ended before anybody could know of them."""
-        jobs = {move.step_run_id: move.facts.job_id for move in batch.moves if move.facts is not None}
+        jobs = {
+            transition.step_run_id: transition.facts.job_id
+            for transition in batch.transitions
+            if transition.facts is not None
+        }
         submitted = [
             replace(item, status=Status.SUBMITTED, job_id=jobs[item.step_run_id], waiting_for=None)
             for item in batch.items
@@ -247,21 +251,21 @@ class Launcher:
         # A job that runs nothing has ended by now, which is written in one go; of others this would tell nothing yet.
         news = None
         if submitted and not backend.capabilities.executes:
-            news = self._follower.ask(backend_name, backend, submitted)
-        with self._workshop.database.begin("commit.launched") as unit:
-            written = self._follower.write(unit, news or News(backend_name, backend, ()), batch.moves)
+            news = self._poller.ask(backend_name, backend, submitted)
+        with self._context.database.begin("commit.launched") as unit:
+            written = self._poller.write(unit, news or PollResult(backend_name, backend, ()), batch.transitions)
         done = written.done
         for step_run_id, why in done.refused.items():
             log.info("launch of %s not recorded: %s", step_run_id, why)
         if batch.problem is not None:
-            self._workshop.note_problem(backend_name, batch.problem)
+            self._context.note_problem(backend_name, batch.problem)
         elif batch.after_trouble:
-            self._workshop.note_well(backend_name)
+            self._context.note_well(backend_name)
         self._undo(backend, batch, done.refused)
-        self._follower.finish(written)
+        self._poller.finish(written)
         if backend.capabilities.notifies:
             applied = set(done.applied)
-            self._follower.follow_items(backend_name, [item for item in submitted if item.step_run_id in applied])
+            self._poller.follow_items(backend_name, [item for item in submitted if item.step_run_id in applied])
 
     def _undo(self, backend: HPCBackend, batch: _Batch, refused: Collection[UUID]) -> None:
         """Stop the jobs that came too late and that nobody else will look for.
@@ -269,11 +273,11 @@ class Launcher:
         While this worker was silent its step runs may have been cancelled, or have been given another attempt. As long
         as they are still in the same attempt, whoever has them now finds the job by its name.
         """
-        jobs = {m.step_run_id: m.facts.job_id for m in batch.moves if m.facts is not None and m.facts.job_id}
+        jobs = {m.step_run_id: m.facts.job_id for m in batch.transitions if m.facts is not None and m.facts.job_id}
         late = [item for item in batch.items if item.step_run_id in refused and item.step_run_id in jobs]
         if not late or not backend.capabilities.executes:
             return
-        with self._workshop.database.read() as unit:
+        with self._context.database.read() as unit:
             now = {item.step_run_id: item for item in load_items(unit, [item.step_run_id for item in late])}
         orphans = [
             jobs[item.step_run_id]
@@ -284,33 +288,33 @@ class Launcher:
             log.warning("stopping %d jobs that were submitted too late: %s", len(orphans), ", ".join(orphans[:10]))
             try:
                 with asking(late[0].backend):
-                    faults.doing("backend.undo", lambda: backend.cancel_many(orphans))
+                    failpoints.around("backend.undo", lambda: backend.cancel_many(orphans))
             except BackendError as error:
                 log.error("jobs run that nobody wants, stop them: %s: %s", ", ".join(orphans), error.message)
 
-    def _submitted(self, item: WorkItem, job_id: str, text: str | None = None) -> Move:
-        note = EventNote(Event.JOB_SUBMITTED, self._workshop.worker, text=text)
-        return Move(item.step_run_id, [note], item.token, Facts(job_id=job_id))
+    def _submitted(self, item: WorkItem, job_id: str, text: str | None = None) -> Transition:
+        note = TransitionEvent(Event.JOB_SUBMITTED, self._context.worker, text=text)
+        return Transition(item.step_run_id, [note], item.token, Facts(job_id=job_id))
 
-    def _released(self, item: WorkItem, error: BackendError) -> Move:
+    def _released(self, item: WorkItem, error: BackendError) -> Transition:
         return self._given_back(item, f"{item.backend} cannot be used: {error.message}")
 
-    def _deferred(self, item: WorkItem, error: JobDeferred) -> Move:
+    def _deferred(self, item: WorkItem, error: JobDeferred) -> Transition:
         """One that waits while others go on, longer each time: the places of those behind it are not taken for long."""
-        delay = self._workshop.retry_backend_seconds * min(item.claims, _MOST_DELAYS)
+        delay = self._context.retry_backend_seconds * min(item.claims, _MOST_DELAYS)
         return self._given_back(item, error.message, delay)
 
-    def _given_back(self, item: WorkItem, text: str, delay_seconds: float | None = None) -> Move:
-        delay = self._workshop.retry_backend_seconds if delay_seconds is None else delay_seconds
-        note = EventNote(Event.RELEASED, self._workshop.worker, text=text, delay_seconds=delay)
-        return Move(item.step_run_id, [note], item.token)
+    def _given_back(self, item: WorkItem, text: str, delay_seconds: float | None = None) -> Transition:
+        delay = self._context.retry_backend_seconds if delay_seconds is None else delay_seconds
+        note = TransitionEvent(Event.RELEASED, self._context.worker, text=text, delay_seconds=delay)
+        return Transition(item.step_run_id, [note], item.token)
 
-    def _failed(self, item: WorkItem, batch: _Batch, reason: FailureReason, text: str) -> Move:
+    def _failed(self, item: WorkItem, batch: _Batch, reason: FailureReason, text: str) -> Transition:
         policy = batch.compiled[item.run.spec_id].step(item.step).retry
-        worker = self._workshop.worker
-        return Move(
+        worker = self._context.worker
+        return Transition(
             item.step_run_id,
-            failed(item, policy, reason, text, actor=worker, jitter=self._workshop.jitter()),
+            failed(item, policy, reason, text, actor=worker, jitter=self._context.jitter()),
             item.token,
         )
 

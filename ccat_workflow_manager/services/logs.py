@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import UUID
 
-from ccat_workflow_manager.core.errors import BackendError, NotFound, ServiceUnavailable
 from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.doorbell import Doorbell
+from ccat_workflow_manager.errors import BackendError, NotFound, ServiceUnavailable
 from ccat_workflow_manager.execution.layout import AttemptDirs, attempt_dirs
 from ccat_workflow_manager.execution.logs import read_log
 from ccat_workflow_manager.hpc.base import HPCBackend

@@ -8,24 +8,24 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from ccat_workflow_manager.core.compiled import compile_pipeline
-from ccat_workflow_manager.core.errors import BackendError
-from ccat_workflow_manager.core.queue_hints import Asked, QueueLimits, hints
-from ccat_workflow_manager.core.spec import parse_pipeline
+from ccat_workflow_manager.definition.compiled import compile_pipeline
+from ccat_workflow_manager.definition.spec import parse_pipeline
 from ccat_workflow_manager.doorbell import Doorbell
-from ccat_workflow_manager.services.workshop import Workshop
+from ccat_workflow_manager.errors import BackendError
+from ccat_workflow_manager.hpc.queue_hints import Asked, QueueLimits, hints
+from ccat_workflow_manager.services.worker_context import WorkerContext
 
 log = logging.getLogger(__name__)
 
 
-def look_at_queues(workshop: Workshop, backend_name: str) -> None:
+def look_at_queues(worker_context: WorkerContext, backend_name: str) -> None:
     """Ask a backend for its queues. One that does not answer keeps those that are remembered."""
     try:
-        found = workshop.backend(backend_name).queue_status()
+        found = worker_context.backend(backend_name).queue_status()
     except BackendError as error:
         log.info("the queues of %s are not known now: %s", backend_name, error.message)
         return
-    workshop.doorbell.remember_queues(backend_name, json.dumps([asdict(queue) for queue in found], default=str))
+    worker_context.doorbell.remember_queues(backend_name, json.dumps([asdict(queue) for queue in found], default=str))
 
 
 def queues_seen(doorbell: Doorbell, backend_name: str) -> list[dict[str, Any]]:

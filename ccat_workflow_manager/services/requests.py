@@ -5,18 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from uuid import UUID
 
-from ccat_workflow_manager.core.errors import Conflict, Fault, Invalid, NotFound, RequestError
-from ccat_workflow_manager.core.models import EventNote, Move
-from ccat_workflow_manager.core.states import RETRYABLE, Event
 from ccat_workflow_manager.db.creation import NewRun, create_runs
 from ccat_workflow_manager.db.reopening import reopenable
 from ccat_workflow_manager.db.runs import Applied, RunStore
 from ccat_workflow_manager.db.session import Database, UnitOfWork
 from ccat_workflow_manager.db.views.runs import run_detail
 from ccat_workflow_manager.doorbell import Bell, Doorbell
+from ccat_workflow_manager.errors import Conflict, Fault, Invalid, NotFound, RequestError
+from ccat_workflow_manager.lifecycle.models import Transition, TransitionEvent
+from ccat_workflow_manager.lifecycle.states import RETRYABLE, Event
 from ccat_workflow_manager.services.catalogue import Catalogue
 from ccat_workflow_manager.services.combining import Combiner
-from ccat_workflow_manager.services.run_planning import PRIORITIES, RunPlanner, RunRequest, Wish, wishes_together
+from ccat_workflow_manager.services.run_planning import (
+    PRIORITIES,
+    RunPlanner,
+    RunRequest,
+    RunSubmission,
+    submissions_of_bulk,
+)
 
 __all__ = ["BULK_LIMIT", "PRIORITIES", "Requests", "RunRequest"]
 
@@ -40,7 +46,7 @@ class Requests:
         self._catalogue = catalogue
         self._default_backend = default_backend
         self._known_backends = known_backends
-        self._together: Combiner[Wish, tuple[UUID, str | None]] = Combiner(self._create_together)
+        self._together: Combiner[RunSubmission, tuple[UUID, str | None]] = Combiner(self._create_together)
 
     # --- new runs --------------------------------------------------------------------------------------------------
 
@@ -53,9 +59,9 @@ class Requests:
         self, request: RunRequest, *, actor: str, idempotency_key: str | None = None
     ) -> tuple[UUID, str | None]:
         """The same: (its id, the run as JSON if it is new)."""
-        return self._together.do(Wish(request, actor, idempotency_key))
+        return self._together.do(RunSubmission(request, actor, idempotency_key))
 
-    def _create_together(self, wishes: Sequence[Wish]) -> list[tuple[UUID, str | None] | RequestError]:
+    def _create_together(self, wishes: Sequence[RunSubmission]) -> list[tuple[UUID, str | None] | RequestError]:
         """Create each of these runs for itself, in one transaction: for each what `create_shown` says."""
         # In the order of their keys, so that transactions with the same keys do not wait for each other in a circle.
         order = sorted(range(len(wishes)), key=lambda index: wishes[index].key or "")
@@ -87,7 +93,7 @@ class Requests:
 
         return self._database.transact("commit.create", work)
 
-    def _made_meanwhile(self, unit: UnitOfWork, wish: Wish) -> tuple[UUID, str | None] | RequestError:
+    def _made_meanwhile(self, unit: UnitOfWork, wish: RunSubmission) -> tuple[UUID, str | None] | RequestError:
         """The run of this very wish, if an earlier try has made it without a word, or that of the same key."""
         try:
             made = wish.made_before(self._known(unit, [wish]))
@@ -111,7 +117,7 @@ class Requests:
             raise Invalid(faults=[Fault("runs", f"holds {len(requests)} runs; at most {BULK_LIMIT} at a time")])
         if not requests:
             raise Invalid(faults=[Fault("runs", "is empty")])
-        wishes = wishes_together(requests, actor, idempotency_key)
+        wishes = submissions_of_bulk(requests, actor, idempotency_key)
         with self._database.begin("commit.create-many") as unit:
             if (made := self._made_together(unit, wishes)) is not None:
                 return made, False
@@ -125,7 +131,7 @@ class Requests:
             unit.after_commit(lambda: self._doorbell.ring_all(Bell.LAUNCH, created.ready))
         return [run_id for run_id in created.run_ids if run_id is not None], True
 
-    def _made_together(self, unit: UnitOfWork, wishes: Sequence[Wish]) -> list[UUID] | None:
+    def _made_together(self, unit: UnitOfWork, wishes: Sequence[RunSubmission]) -> list[UUID] | None:
         known = self._known(unit, wishes)
         made = [wish.made_before(known) for wish in wishes]
         found = [run_id for run_id in made if run_id is not None]
@@ -139,7 +145,7 @@ class Requests:
         )
 
     @staticmethod
-    def _known(unit: UnitOfWork, wishes: Sequence[Wish]) -> dict[str, tuple[UUID, str]]:
+    def _known(unit: UnitOfWork, wishes: Sequence[RunSubmission]) -> dict[str, tuple[UUID, str]]:
         """By idempotency key, the id and the digest of what was asked for before."""
         keys = [wish.key for wish in wishes if wish.key is not None]
         if not keys:
@@ -203,9 +209,9 @@ class Requests:
         return self._database.transact("commit.retry-step-runs", work)
 
     def _reopen(self, unit: UnitOfWork, chosen: Sequence[UUID], actor: str) -> list[UUID]:
-        note = [EventNote(Event.RETRIED, actor, text=f"asked for by {actor}")]
-        moves = [Move(step_run_id, note) for step_run_id in chosen]
-        done: Applied = RunStore(unit).apply(moves)
+        note = [TransitionEvent(Event.RETRIED, actor, text=f"asked for by {actor}")]
+        transitions = [Transition(step_run_id, note) for step_run_id in chosen]
+        done: Applied = RunStore(unit).apply(transitions)
         unit.after_commit(lambda: self._doorbell.ring_all(Bell.LAUNCH, done.ready))
         return done.applied
 
@@ -264,6 +270,6 @@ class Requests:
             self._doorbell.ring(bell, backend)
 
 
-def _found(unit: UnitOfWork, wish: Wish, run_id: UUID) -> tuple[UUID, str | None]:
+def _found(unit: UnitOfWork, wish: RunSubmission, run_id: UUID) -> tuple[UUID, str | None]:
     """A run that is there already; to the one whose wish has made it, in a try that got no answer, it is new."""
     return run_id, run_detail(unit, run_id) if run_id == wish.run_id else None

@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from ccat_workflow_manager.core.compiled import CompiledPipeline, compile_pipeline
-from ccat_workflow_manager.core.errors import Conflict, Fault, Invalid, NotFound, RequestError
-from ccat_workflow_manager.core.json_values import path_text, text_problem
-from ccat_workflow_manager.core.planning import Plan, plan
-from ccat_workflow_manager.core.spec import canonical, parse_pipeline
 from ccat_workflow_manager.db.creation import NewRun
 from ccat_workflow_manager.db.ids import new_id
 from ccat_workflow_manager.db.pipelines import PipelineStore
 from ccat_workflow_manager.db.session import UnitOfWork
+from ccat_workflow_manager.definition.compiled import CompiledPipeline, compile_pipeline
+from ccat_workflow_manager.definition.planning import Plan, plan
+from ccat_workflow_manager.definition.spec import canonical, parse_pipeline
+from ccat_workflow_manager.errors import Conflict, Fault, Invalid, NotFound, RequestError
+from ccat_workflow_manager.json_values import path_text, text_problem
 from ccat_workflow_manager.services.catalogue import Catalogue
 
 PRIORITIES = range(-1000, 1001)
@@ -44,7 +44,7 @@ class RunRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class RunSubmission:
     """A request with who made it, and under which idempotency key."""
 
     request: RunRequest
@@ -69,13 +69,13 @@ class Wish:
         return run_id
 
 
-def wishes_together(requests: Sequence[RunRequest], actor: str, key: str | None) -> list[Wish]:
+def submissions_of_bulk(requests: Sequence[RunRequest], actor: str, key: str | None) -> list[RunSubmission]:
     """What is asked for in one call: the first has the key itself, and nobody can give the keys of the others."""
     if key is None:
-        return [Wish(request, actor) for request in requests]
+        return [RunSubmission(request, actor) for request in requests]
     together = hashlib.sha256("".join(request.digest() for request in requests).encode()).hexdigest()
     return [
-        Wish(request, actor, f"{key}\x1f{index}" if index else key, together=together)
+        RunSubmission(request, actor, f"{key}\x1f{index}" if index else key, together=together)
         for index, request in enumerate(requests)
     ]
 
@@ -109,7 +109,7 @@ class RunPlanner:
         self._known_backends = known_backends
         self._targets: dict[object, _Target] = {}
 
-    def plan(self, wish: Wish, path: str = "") -> NewRun:
+    def plan(self, wish: RunSubmission, path: str = "") -> NewRun:
         """What is to be written. Raises RequestError; its faults are told with `path` in front."""
         request = wish.request
         try:

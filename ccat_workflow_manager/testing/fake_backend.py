@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import ClassVar
 
-from ccat_workflow_manager.core.errors import BackendError
-from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo, JobStatus
-from ccat_workflow_manager.core.models import Resources
+from ccat_workflow_manager.errors import BackendError
 from ccat_workflow_manager.hpc.base import Capabilities, HPCBackend, JobSeen
+from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
+from ccat_workflow_manager.lifecycle.models import Resources
 
 
 @dataclass

@@ -19,10 +19,10 @@ from unittest import mock
 from uuid import uuid4
 
 from ccat_workflow_manager import shell
-from ccat_workflow_manager.core.errors import BackendError
-from ccat_workflow_manager.core.jobs import HPCJobInfo, JobStatus
-from ccat_workflow_manager.core.models import Resources
+from ccat_workflow_manager.errors import BackendError
 from ccat_workflow_manager.hpc.base import HPCBackend, JobRequest
+from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
+from ccat_workflow_manager.lifecycle.models import Resources
 
 T = TypeVar("T")
 

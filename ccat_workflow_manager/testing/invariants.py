@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
 
-from ccat_workflow_manager.core.errors import WorkflowError
-from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.models import job_name, parse_job_name
-from ccat_workflow_manager.core.states import FINISHED, INITIAL, MOVES, Event, Status, run_status
 from ccat_workflow_manager.db.schema import counter
 from ccat_workflow_manager.db.session import Database, UnitOfWork
+from ccat_workflow_manager.errors import WorkflowError
 from ccat_workflow_manager.execution.layout import AttemptDirs, attempt_dirs
 from ccat_workflow_manager.execution.outputs import collect
+from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.base import HPCBackend, JobStatus
+from ccat_workflow_manager.lifecycle.models import job_name, parse_job_name
+from ccat_workflow_manager.lifecycle.states import FINISHED, INITIAL, TRANSITIONS, Event, Status, run_status
 
 STARTS = "starts"
 """Programs of tests add a line to this file in their workspace when they start: two, and something ran twice."""
@@ -126,7 +126,7 @@ def _history(unit: UnitOfWork) -> Iterator[str]:
         "SELECT step_run_id, event, from_status, to_status FROM events ORDER BY id"
     ):
         known = last.get(step_run_id)
-        legal = INITIAL if before is None else MOVES.get((Status(before), Event(event)))
+        legal = INITIAL if before is None else TRANSITIONS.get((Status(before), Event(event)))
         if known != before or legal != after:
             yield f"{step_run_id}: {event} led from {before} to {after}; it was {known}"
         last[step_run_id] = after

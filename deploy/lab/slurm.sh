@@ -2,7 +2,7 @@
 # Slurm with accounting from Debian's own packages: controller, compute daemon, slurmdbd with MariaDB, client commands, munge;
 # and an SSH server, for workers that reach a submit node through it.
 #
-# Only the programs are wanted: tests start private clusters of their own (tests/slurm), so no service of the machine may
+# Only the programs are wanted: tests start private clusters of their own (tests/backends/slurm), so no service of the machine may
 # run. The packages are kept in the cache of the lab and come from there the next time, without the network.
 set -eEuo pipefail
 trap 'echo "lab: slurm: line $LINENO failed" >&2' ERR

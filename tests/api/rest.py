@@ -1,4 +1,4 @@
-"""A client that knows what an answer of this API looks like, and the moves of a worker as single calls."""
+"""A client that knows what an answer of this API looks like, and the transitions of a worker as single calls."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from fastapi.testclient import TestClient
 from httpx import Response
 
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.core.breaker import BreakerPolicy
-from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.models import EventNote, Facts, Move, NewProduct, WorkItem
-from ccat_workflow_manager.core.states import Event
 from ccat_workflow_manager.db.runs import RunStore
+from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.lifecycle.breaker import BreakerPolicy
+from ccat_workflow_manager.lifecycle.models import Facts, NewProduct, Transition, TransitionEvent, WorkItem
+from ccat_workflow_manager.lifecycle.states import Event
 from ccat_workflow_manager.services.requests import RunRequest
 
 V1 = "/api/v1"
@@ -103,9 +103,9 @@ class Hand:
         with self._context.database.begin() as unit:
             return RunStore(unit).claim("noop", "by hand", limit, 60)
 
-    def apply(self, item: WorkItem, *notes: EventNote, **more: Any) -> None:
+    def apply(self, item: WorkItem, *notes: TransitionEvent, **more: Any) -> None:
         with self._context.database.begin() as unit:
-            done = RunStore(unit).apply([Move(item.step_run_id, notes, item.token, **more)])
+            done = RunStore(unit).apply([Transition(item.step_run_id, notes, item.token, **more)])
         assert done.refused == {}
 
     def submit(self, item: WorkItem) -> None:
@@ -123,7 +123,7 @@ class Hand:
         self.apply(item, *notes, facts=facts, products=products)
 
     def fail(self, item: WorkItem, text: str = "it broke") -> None:
-        note = EventNote(Event.FAILED, "test", FailureReason.PROGRAM_FAILED, text)
+        note = TransitionEvent(Event.FAILED, "test", FailureReason.PROGRAM_FAILED, text)
         self.apply(item, _note(Event.JOB_SUBMITTED), note, facts=Facts(job_id=f"job {item.job_name}", exit_code=3))
 
     def open_breaker(self, step_runs: int = 3) -> str:
@@ -133,12 +133,12 @@ class Hand:
             "steps": [{"name": "out", "image": "a.sif", "foreach": list(range(10)), "command": ["a"]}],
         }
         run_id, _ = self._context.requests.create(RunRequest(spec=spec, priority=1000), actor="test")
-        failed = EventNote(Event.FAILED, "test", FailureReason.PROGRAM_FAILED, "it broke")
+        failed = TransitionEvent(Event.FAILED, "test", FailureReason.PROGRAM_FAILED, "it broke")
         for item in self.claim(step_runs):
             facts = Facts(job_id=f"job {item.job_name}", exit_code=3)
-            move = Move(item.step_run_id, [_note(Event.JOB_SUBMITTED), failed], item.token, facts)
+            transition = Transition(item.step_run_id, [_note(Event.JOB_SUBMITTED), failed], item.token, facts)
             with self._context.database.begin() as unit:
-                RunStore(unit, BreakerPolicy(failures=step_runs)).apply([move])
+                RunStore(unit, BreakerPolicy(failures=step_runs)).apply([transition])
         found = self.execute("SELECT DISTINCT circuit FROM step_runs WHERE run_id = :id", id=run_id)
         return str(found[0][0])
 
@@ -152,5 +152,5 @@ class Hand:
         return {row[0]: row[1] for row in found}
 
 
-def _note(event: Event) -> EventNote:
-    return EventNote(event, "test")
+def _note(event: Event) -> TransitionEvent:
+    return TransitionEvent(event, "test")

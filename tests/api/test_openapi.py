@@ -6,7 +6,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
-from ccat_workflow_manager.core.models import NewProduct
+from ccat_workflow_manager.lifecycle.models import NewProduct
 from tests.api.rest import CHAIN, ONE, Hand, Rest
 
 

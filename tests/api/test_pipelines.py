@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.core.queue_hints import QueueLimits
 from ccat_workflow_manager.doorbell import connect
+from ccat_workflow_manager.hpc.queue_hints import QueueLimits
 from tests.api.rest import CHAIN, ONE, Rest
 
 

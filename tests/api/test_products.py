@@ -12,7 +12,7 @@ from uuid import UUID
 
 import pytest
 
-from ccat_workflow_manager.core.models import NewProduct, WorkItem
+from ccat_workflow_manager.lifecycle.models import NewProduct, WorkItem
 from tests.api.rest import CHAIN, Hand, Rest
 
 

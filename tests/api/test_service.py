@@ -10,10 +10,10 @@ from fastapi.testclient import TestClient
 from ccat_workflow_manager import __version__
 from ccat_workflow_manager.app import create_app
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.core.attention import asking_for_a_person
 from ccat_workflow_manager.db.fleet import FleetStore
+from ccat_workflow_manager.lifecycle.attention import asking_for_a_person
 from tests.api.rest import ONE, Hand, Rest
-from tests.fixtures_store import ContextMaker
+from tests.support.fixtures_store import ContextMaker
 
 
 def test_alive_and_ready(rest: Rest) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.models import EventNote
-from ccat_workflow_manager.core.states import Event
 from ccat_workflow_manager.db.fleet import FleetStore
 from ccat_workflow_manager.execution.logs import MAX_BYTES
+from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.lifecycle.models import TransitionEvent
+from ccat_workflow_manager.lifecycle.states import Event
 from ccat_workflow_manager.testing.fake_backend import FakeBackend
 from tests.api.rest import CHAIN, Hand, Rest
 
@@ -78,7 +78,7 @@ def test_every_wait_has_its_reason(rest: Rest, hand: Hand, context: Context) -> 
         "the backend noop is not available: the scheduler is down for maintenance"
     )
     first, second = hand.claim(2)
-    hand.apply(first, EventNote(Event.RELEASED, "w", text="the disk is full", delay_seconds=3600))
+    hand.apply(first, TransitionEvent(Event.RELEASED, "w", text="the disk is full", delay_seconds=3600))
     hand.submit(second)
     hand.execute("UPDATE step_runs SET waiting_for = 'Priority' WHERE id = :id", id=second.step_run_id)
     found = waits(rest, run_id)
@@ -114,7 +114,7 @@ def test_an_upstream_step_is_named_only_where_that_is_certain(rest: Rest, hand: 
 def test_a_finished_step_run_waits_for_nothing(rest: Rest, hand: Hand) -> None:
     run_id = rest.run()["id"]
     (item,) = hand.claim()
-    hand.apply(item, EventNote(Event.FAILED, "w", FailureReason.DISK_FULL, "the disk is full"))
+    hand.apply(item, TransitionEvent(Event.FAILED, "w", FailureReason.DISK_FULL, "the disk is full"))
     assert waits(rest, run_id) == {"only/main": None}
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ccat_workflow_manager.core.errors import ConfigurationError
+from ccat_workflow_manager.errors import ConfigurationError
 from ccat_workflow_manager.execution import runtime
 from tests.bench.bench_backends import backends
 from tests.bench.bench_containers import containers

@@ -18,22 +18,22 @@ from unittest import mock
 
 from ccat_workflow_manager import shell
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.core.errors import BackendError
-from ccat_workflow_manager.core.models import Resources
+from ccat_workflow_manager.errors import BackendError
 from ccat_workflow_manager.hpc.base import HPCBackend, JobRequest
 from ccat_workflow_manager.hpc.dask.link import DaskLink
 from ccat_workflow_manager.hpc.kubernetes.calls import Calls
 from ccat_workflow_manager.hpc.supervisor.link import Conversation
+from ccat_workflow_manager.lifecycle.models import Resources
 from ccat_workflow_manager.settings import load_settings
-from ccat_workflow_manager.testing.aws_batch_stand_in.server import StandIn
+from tests.backends.dask.cluster import DaskCluster
+from tests.backends.slurm.cluster import Cluster
 from tests.bench.figures import Figure, middle, ratio_at_most, told
 from tests.bench.sizes import Sizes
-from tests.dask.cluster import DaskCluster
 from tests.flow.sites import SITES, Ground, Site
 from tests.parts import found
-from tests.reaper import Reaper
-from tests.slurm.cluster import Cluster
-from tests.waiting import wait_until
+from tests.stand_ins.aws_batch.server import StandIn
+from tests.support.reaper import Reaper
+from tests.support.waiting import wait_until
 
 LOOKS_PER_MINUTE = 12
 """With FOLLOW_SECONDS = 5."""

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from threading import Event
 
-from ccat_workflow_manager.core.models import Resources
 from ccat_workflow_manager.hpc.base import JobRequest
 from ccat_workflow_manager.hpc.local import LocalBackend
+from ccat_workflow_manager.lifecycle.models import Resources
 
 _RESOURCES = Resources(cpu=0.25, memory_gb=0.05, time_hours=1)
 

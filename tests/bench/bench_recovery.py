@@ -16,7 +16,7 @@ from tests.bench.client import Refused
 from tests.bench.deployment import Deployment
 from tests.bench.figures import Figure, at_most
 from tests.bench.sizes import Sizes
-from tests.waiting import wait_for, wait_until
+from tests.support.waiting import wait_for, wait_until
 
 _LOOK_SECONDS = 0.01
 _PATIENCE_SECONDS = 100

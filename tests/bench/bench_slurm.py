@@ -14,21 +14,21 @@ from pathlib import Path
 from threading import Event
 from unittest import mock
 
-from ccat_workflow_manager.core.job_script import render_job_script
-from ccat_workflow_manager.core.models import Resources
 from ccat_workflow_manager.hpc import registry
+from ccat_workflow_manager.hpc.attempt.script import render_job_script
 from ccat_workflow_manager.hpc.base import HPCBackend, JobRequest
 from ccat_workflow_manager.hpc.batch.script import render_batch_script
-from ccat_workflow_manager.hpc.batch.store import Member
+from ccat_workflow_manager.hpc.batch.store import ArrayTask
 from ccat_workflow_manager.hpc.script_file import write_script
+from ccat_workflow_manager.lifecycle.models import Resources
+from tests.backends.slurm.cluster import Cluster
+from tests.backends.slurm.shims import noting_calls
 from tests.bench.bench_running import to_the_end
 from tests.bench.deployment import Deployment, deployment
 from tests.bench.figures import Figure, middle, ratio_at_least, ratio_at_most, told
 from tests.bench.sizes import Sizes
-from tests.reaper import Reaper
-from tests.slurm.cluster import Cluster
-from tests.slurm.shims import noting_calls
-from tests.waiting import wait_for
+from tests.support.reaper import Reaper
+from tests.support.waiting import wait_for
 
 AT_ONCE = 4
 _LOOK_SECONDS = 0.2
@@ -151,7 +151,7 @@ def _settings(cluster: Cluster) -> dict[str, str]:
 
 def _bare(cluster: Cluster, directory: Path, count: int, *, array: bool) -> float:
     """Jobs a second of what the service would submit, without the service, from the scripts to the empty queue."""
-    members = [Member(f"bare-{n}", str(directory / str(n) / "workspace")) for n in range(count)]
+    members = [ArrayTask(f"bare-{n}", str(directory / str(n) / "workspace")) for n in range(count)]
     for member in members:
         Path(member.workspace).mkdir(parents=True)
         text = render_job_script(["/bin/true"], environment={}, cwd=member.workspace, files=member.files)
@@ -173,7 +173,7 @@ def _bare(cluster: Cluster, directory: Path, count: int, *, array: bool) -> floa
     return count / seconds
 
 
-def _script(path: Path, members: Sequence[Member], *, array: bool) -> str:
+def _script(path: Path, members: Sequence[ArrayTask], *, array: bool) -> str:
     text = render_batch_script(
         members,
         number="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}",

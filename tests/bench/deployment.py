@@ -19,7 +19,7 @@ import psycopg
 
 from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedValkey
 from tests.bench.client import Connection, message
-from tests.waiting import wait_for
+from tests.support.waiting import wait_for
 
 PREFIX = "CCAT_WORKFLOW_MANAGER_"
 _UP = """

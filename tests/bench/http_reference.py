@@ -20,7 +20,7 @@ from starlette.responses import Response
 from ccat_workflow_manager.db.ids import new_id
 from tests.bench.client import Connection
 from tests.bench.deployment import Deployment, free_port
-from tests.waiting import wait_for
+from tests.support.waiting import wait_for
 
 _TABLE = "CREATE TABLE IF NOT EXISTS bare (id uuid PRIMARY KEY, body jsonb, at timestamptz DEFAULT now())"
 _INSERT = text("INSERT INTO bare (id, body) VALUES (:id, :body)")

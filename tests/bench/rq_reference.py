@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from redis import Redis
 from rq import Queue, SimpleWorker, Worker
 
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
 
 _QUEUE = "bench"
 _COMMAND = ["/bin/true"]

@@ -13,8 +13,8 @@ from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedValkey
 from ccat_workflow_manager.settings import load_settings
 from ccat_workflow_manager.testing import invariants
-from tests.fixtures_service import Service
-from tests.waiting import wait_until
+from tests.support.fixtures_service import Service
+from tests.support.waiting import wait_until
 
 
 @contextmanager

@@ -8,14 +8,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ccat_workflow_manager.core.faults import AFTER, BEFORE
 from ccat_workflow_manager.demo.sandbox import Sandbox, which_all
 from ccat_workflow_manager.execution import runtime as runtimes
-from ccat_workflow_manager.testing.faults import AROUND, RECORD, Action, Fault
+from ccat_workflow_manager.failpoints import AFTER, BEFORE
+from ccat_workflow_manager.testing.failpoints import AROUND, RECORD, Action, Fault
 from tests.chaos.scenarios import PREFERRED, SCENARIOS, Scenario
 from tests.chaos.site import Site
 from tests.parts import PARTS, found
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
 
 _TOOLS = ("sh", "sleep", "test")
 _LATE_SECONDS = 8

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from ccat_workflow_manager.core.jobs import JobStatus
-from ccat_workflow_manager.core.models import Resources, job_name
 from ccat_workflow_manager.hpc.base import JobRequest
-from ccat_workflow_manager.testing.faults import Action, Fault
+from ccat_workflow_manager.lifecycle.job_info import JobStatus
+from ccat_workflow_manager.lifecycle.models import Resources, job_name
+from ccat_workflow_manager.testing.failpoints import Action, Fault
 from ccat_workflow_manager.testing.invariants import STARTS
 from tests.chaos.site import Site
-from tests.waiting import wait_for, wait_until
+from tests.support.waiting import wait_for, wait_until
 
 _START = f'echo started >> "$WORKFLOW_WORKSPACE_DIR/{STARTS}"'
 _WORK = f'{_START}; sleep 0.2; echo "$WORKFLOW_KEY" > "$WORKFLOW_OUTPUT_DIR/x"'

@@ -23,15 +23,15 @@ from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.migrate import upgrade
 from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedValkey
-from ccat_workflow_manager.hpc.batch import doer
+from ccat_workflow_manager.hpc.batch import scheduler_backend as doer
 from ccat_workflow_manager.processes import run_manager, run_worker
 from ccat_workflow_manager.settings import load_settings
 from ccat_workflow_manager.testing import invariants
-from ccat_workflow_manager.testing.faults import VARIABLE, Fault, arm_from_environment
-from tests import leftovers
-from tests.reaper import Reaper
-from tests.slurm.cluster import Cluster
-from tests.waiting import wait_for, wait_until
+from ccat_workflow_manager.testing.failpoints import VARIABLE, Fault, arm_from_environment
+from tests.backends.slurm.cluster import Cluster
+from tests.support import leftovers
+from tests.support.reaper import Reaper
+from tests.support.waiting import wait_for, wait_until
 
 FAST = {
     "LEASE_SECONDS": 1,

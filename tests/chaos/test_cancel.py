@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from ccat_workflow_manager.core.states import Status
+from ccat_workflow_manager.lifecycle.states import Status
 from tests.chaos.judging import require_all_is_well
-from tests.fixtures_service import Service, ServiceMaker
-from tests.waiting import wait_for, wait_until
+from tests.support.fixtures_service import Service, ServiceMaker
+from tests.support.waiting import wait_for, wait_until
 
 START = 'echo started >> "$WORKFLOW_WORKSPACE_DIR/starts"'
 FOR_EVER = "while :; do sleep 0.1; done"

@@ -9,13 +9,13 @@ from uuid import UUID
 import pytest
 
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.core.errors import BackendUnavailable
-from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo, JobStatus
-from ccat_workflow_manager.core.states import CANCELLABLE, Status
+from ccat_workflow_manager.errors import BackendUnavailable
+from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
+from ccat_workflow_manager.lifecycle.states import CANCELLABLE, Status
 from ccat_workflow_manager.services import cancel
 from ccat_workflow_manager.testing import invariants
 from tests.chaos.test_late import Executing, row, start
-from tests.fixtures_store import ContextMaker
+from tests.support.fixtures_store import ContextMaker
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def submitted(context: Context, backend: Executing, run_id: UUID) -> None:
 def running(context: Context, backend: Executing, run_id: UUID) -> None:
     context.launcher.launch("noop", 1)
     backend.tell("fake-1", HPCJobInfo(JobStatus.RUNNING))
-    context.follower.follow_all("noop")
+    context.poller.follow_all("noop")
     press_twice(context, run_id)
 
 
@@ -62,8 +62,8 @@ def collecting(context: Context, backend: Executing, run_id: UUID) -> None:
     """The job is over; whoever was collecting its results is no more."""
     context.launcher.launch("noop", 1)
     backend.tell("fake-1", HPCJobInfo(JobStatus.COMPLETED, 0))
-    context.follower._collector.collect_items = lambda *_: None  # type: ignore[method-assign]
-    context.follower.follow_all("noop")
+    context.poller._collector.collect_items = lambda *_: None  # type: ignore[method-assign]
+    context.poller.follow_all("noop")
     with context.database.begin() as unit:
         unit.execute("UPDATE step_runs SET lease_until = now() - interval '1 s'")
     press_twice(context, run_id)
@@ -145,7 +145,7 @@ def test_a_job_that_came_to_its_end_before_it_could_be_stopped_has_ended(context
     run_id = start(context)
     running(context, backend, run_id)
     backend.tell("fake-1", HPCJobInfo(JobStatus.FAILED, 3))
-    context.follower.follow_all("noop")
+    context.poller.follow_all("noop")
     context.canceller.cancel_wanted("noop")
     # A cancelled job never comes back as FAILED, and is never retried.
     assert (row(context).status, row(context).attempt, len(backend.jobs)) == ("CANCELLED", 1, 1)
@@ -157,7 +157,7 @@ def test_a_job_that_nobody_knows_any_more_is_cancelled_when_the_grace_is_over(
     run_id = start(context)
     running(context, backend, run_id)
     backend.forget("fake-1")
-    context.follower.follow_all("noop")
+    context.poller.follow_all("noop")
     since = row(context).unknown_since
     assert since is not None
     context.canceller.cancel_wanted("noop")
@@ -165,7 +165,7 @@ def test_a_job_that_nobody_knows_any_more_is_cancelled_when_the_grace_is_over(
     with context.database.begin() as unit:
         unit.execute("UPDATE step_runs SET unknown_since = now() - interval '1 hour'")
     context.canceller.cancel_wanted("noop")
-    context.follower.follow_all("noop")
+    context.poller.follow_all("noop")
     assert (row(context).status, row(context).attempt) == ("CANCELLED", 1)
 
 

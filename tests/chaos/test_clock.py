@@ -13,9 +13,9 @@ import psycopg
 
 from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedValkey
 from tests.chaos.judging import require_all_is_well
-from tests.fixtures_service import PROGRAM, Service, ServiceMaker
-from tests.reaper import Reaper
-from tests.waiting import wait_until
+from tests.support.fixtures_service import PROGRAM, Service, ServiceMaker
+from tests.support.reaper import Reaper
+from tests.support.waiting import wait_until
 
 _OFF = """
 import os, time

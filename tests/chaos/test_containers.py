@@ -12,8 +12,8 @@ import pytest
 from ccat_workflow_manager.demo.sandbox import Sandbox, which_all
 from ccat_workflow_manager.execution import runtime as runtimes
 from tests.chaos.judging import require_all_is_well
-from tests.fixtures_service import ServiceMaker
-from tests.waiting import wait_until
+from tests.support.fixtures_service import ServiceMaker
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.needs("apptainer")
 

@@ -14,17 +14,17 @@ import psycopg
 import pytest
 
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.core.errors import RequestError
 from ccat_workflow_manager.doorbell import Bell
 from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedValkey
-from ccat_workflow_manager.managers.workflow_manager import Dispatcher, Sweeper
+from ccat_workflow_manager.errors import RequestError
+from ccat_workflow_manager.managers.workflow_manager import LeaseSweep, RequeueSweep
 from ccat_workflow_manager.services.requests import RunRequest
 from ccat_workflow_manager.testing import invariants
 from tests.chaos.judging import require_all_is_well
-from tests.fixtures_service import PROGRAM, ServiceMaker
-from tests.fixtures_store import ContextMaker
-from tests.reaper import Reaper
-from tests.waiting import wait_until
+from tests.support.fixtures_service import PROGRAM, ServiceMaker
+from tests.support.fixtures_store import ContextMaker
+from tests.support.reaper import Reaper
+from tests.support.waiting import wait_until
 
 SPEC: dict[str, Any] = {
     "name": "crowd",
@@ -97,7 +97,7 @@ def answer(context: Context, bell: Bell, backend: str) -> None:
         case Bell.CANCEL:
             context.canceller.cancel_wanted(backend)
         case _:
-            context.follower.follow_all(backend)
+            context.poller.follow_all(backend)
 
 
 def test_every_message_three_times_and_in_any_order(make_context: ContextMaker) -> None:
@@ -145,7 +145,7 @@ def test_all_buttons_are_pressed_at_once_while_everything_runs(make_context: Con
         context.launcher.launch("noop", 15)
 
     def follow(context: Context, _: list[UUID]) -> None:
-        context.follower.follow_all("noop")
+        context.poller.follow_all("noop")
 
     def cancel(context: Context, some: list[UUID]) -> None:
         context.requests.cancel(some, actor="anna")
@@ -159,8 +159,8 @@ def test_all_buttons_are_pressed_at_once_while_everything_runs(make_context: Con
         context.requests.pause(some, paused=False)
 
     def sweep(context: Context, _: list[UUID]) -> None:
-        Sweeper(context.database, context.doorbell).tick()
-        Dispatcher(context.database, context.doorbell).tick()
+        LeaseSweep(context.database, context.doorbell).tick()
+        RequeueSweep(context.database, context.doorbell).tick()
 
     roles = [(launch,), (launch, follow), (follow,), (cancel, retry), (retry, pause), (pause, cancel, sweep)]
     with ThreadPoolExecutor(len(roles)) as threads:
@@ -179,9 +179,9 @@ def come_to_an_end(context: Context, steps: int) -> None:
         if not unfinished(context):
             break
         context.launcher.launch("noop", 1000)
-        context.follower.follow_all("noop")
+        context.poller.follow_all("noop")
         context.canceller.cancel_wanted("noop")
-        Sweeper(context.database, context.doorbell).tick()
+        LeaseSweep(context.database, context.doorbell).tick()
     with context.database.read() as unit:
         assert [*invariants.while_working(unit), *invariants.at_rest(unit)] == []
     assert unfinished(context) == 0
@@ -195,9 +195,9 @@ def test_three_managers_and_many_workers_claim_nothing_twice(make_context: Conte
     managers[0].requests.create_many([request()] * 50, actor="test")
 
     def manage(context: Context) -> None:
-        loops: list[Dispatcher | Sweeper] = [
-            Dispatcher(context.database, context.doorbell),
-            Sweeper(context.database, context.doorbell),
+        loops: list[RequeueSweep | LeaseSweep] = [
+            RequeueSweep(context.database, context.doorbell),
+            LeaseSweep(context.database, context.doorbell),
         ]
         while unfinished(context):
             for loop in loops:
@@ -206,7 +206,7 @@ def test_three_managers_and_many_workers_claim_nothing_twice(make_context: Conte
     def work(context: Context) -> None:
         while unfinished(context):
             context.launcher.launch("noop", 50)
-            context.follower.follow_all("noop")
+            context.poller.follow_all("noop")
 
     with ThreadPoolExecutor(len(managers) + len(workers)) as threads:
         done = [threads.submit(manage, context) for context in managers]

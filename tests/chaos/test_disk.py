@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.core.job_script import ExitRecord, job_files
-from ccat_workflow_manager.core.jobs import HPCJobInfo, JobStatus
+from ccat_workflow_manager.hpc.attempt.script import ExitRecord, job_files
+from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 from ccat_workflow_manager.testing import invariants
 from tests.chaos.test_late import Executing, start
 
@@ -24,7 +24,7 @@ GOOD = ExitRecord("job", exit_code=0).to_json()
 def backend(context: Context) -> Executing:
     backend = Executing()
     context._backends["noop"] = backend
-    object.__setattr__(context.workshop.site, "exit_record_wait_seconds", 0.0)
+    object.__setattr__(context.worker_context.site, "exit_record_wait_seconds", 0.0)
     return backend
 
 
@@ -36,7 +36,7 @@ def finish(context: Context, backend: Executing, prepare: Callable[[Path, str], 
     prepare(Path(job_files(job.workspace_dir, job.name).record), job.name)
     (Path(job.workspace_dir).parent / "output.partial" / "x").write_text("data")
     backend.tell("fake-1", HPCJobInfo(JobStatus.COMPLETED, 0))
-    context.follower.follow_all("noop")
+    context.poller.follow_all("noop")
     with context.database.read() as unit:
         assert list(invariants.while_working(unit)) == []
         return unit.execute(

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-import tests.fixtures_service
-from tests.fixtures_service import Service, ServiceMaker
-from tests.waiting import wait_for, wait_until
+import tests.support.fixtures_service
+from tests.support.fixtures_service import Service, ServiceMaker
+from tests.support.waiting import wait_for, wait_until
 
 pytestmark = pytest.mark.needs("root")
 
@@ -55,12 +55,12 @@ def on_small_disk(
     mount_point.mkdir()
     wrapper = tmp_path / "ccat-wm"
     mount = f"mount -t tmpfs -o size={_MEGABYTES}m none '{mount_point}'"
-    program = tests.fixtures_service.PROGRAM
+    program = tests.support.fixtures_service.PROGRAM
     wrapper.write_text(f'#!/bin/sh\nexec unshare --mount sh -c "{mount} && exec \\"\\$@\\"" sh {program} "$@"\n')
     wrapper.chmod(0o755)
 
     def make() -> tuple[Service, SmallDisk]:
-        monkeypatch.setattr(tests.fixtures_service, "PROGRAM", str(wrapper))
+        monkeypatch.setattr(tests.support.fixtures_service, "PROGRAM", str(wrapper))
         service = make_service(PIPELINE_BASE_DIR=str(mount_point))
         return service, SmallDisk(service, mount_point)
 

@@ -9,13 +9,13 @@ from uuid import UUID
 import pytest
 
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.core.errors import BackendError, BackendUnavailable
-from ccat_workflow_manager.core.jobs import HPCJobInfo, JobStatus
+from ccat_workflow_manager.errors import BackendError, BackendUnavailable
 from ccat_workflow_manager.hpc.base import Capabilities, JobRequest
-from ccat_workflow_manager.managers.workflow_manager import Sweeper
+from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
+from ccat_workflow_manager.managers.workflow_manager import LeaseSweep
 from ccat_workflow_manager.services.requests import RunRequest
 from ccat_workflow_manager.testing.fake_backend import FakeBackend
-from tests.fixtures_store import ContextMaker
+from tests.support.fixtures_store import ContextMaker
 
 SPEC: dict[str, Any] = {"name": "late", "steps": [{"name": "only", "command": ["a"], "retry": {"backoff_seconds": 0}}]}
 
@@ -54,7 +54,7 @@ def expire(context: Context) -> None:
     """The lease of whoever holds something is over, and the sweep notices."""
     with context.database.begin() as unit:
         unit.execute("UPDATE step_runs SET lease_until = now() - interval '1 s', not_before = NULL")
-    Sweeper(context.database, context.doorbell).tick()
+    LeaseSweep(context.database, context.doorbell).tick()
 
 
 def test_a_job_submitted_after_the_cancel_was_carried_out_is_stopped(
@@ -143,7 +143,7 @@ def test_a_cancel_while_the_job_is_being_looked_for_stops_it(
     run_id = start(context)
     with_unknown_job(context, backend)
     # The wish comes between the claim and the first look, and every look renews the lease.
-    object.__setattr__(context.workshop, "lease_seconds", 1e-6)
+    object.__setattr__(context.worker_context, "lease_seconds", 1e-6)
     prepare = context.launcher._prepare
 
     def wished(*args: Any) -> None:
@@ -176,11 +176,11 @@ def test_a_backend_that_works_again_has_no_problem_any_more(context: Context) ->
     context.launcher.launch("noop", 1)
     assert problem() is None
     backend.status_error = BackendUnavailable("still no route")
-    context.follower.follow_all("noop")
+    context.poller.follow_all("noop")
     assert problem() == "still no route"
     backend.status_error = None
     backend.tell("fake-1", HPCJobInfo(JobStatus.RUNNING))
-    context.follower.follow_all("noop")
+    context.poller.follow_all("noop")
     assert problem() is None
 
 
@@ -196,10 +196,10 @@ def test_a_worker_that_dies_while_it_follows_is_replaced_when_its_lease_is_over(
     def dead(*_: object) -> bool:
         raise SystemExit
 
-    first.follower._look = dead  # type: ignore[assignment,method-assign]
+    first.poller._look = dead  # type: ignore[assignment,method-assign]
     first.database.begin = _only_once(first.database.begin)  # type: ignore[method-assign]
     with pytest.raises((SystemExit, RuntimeError)):
-        first.follower.follow_all("noop")
+        first.poller.follow_all("noop")
     with second.database.read() as unit:
         left = unit.execute("SELECT extract(epoch FROM following_until - now()) FROM backends").scalar()
     assert left is None or left <= 2

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.core.errors import BackendUnavailable
-from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.jobs import HPCJobInfo, JobStatus
-from ccat_workflow_manager.managers.workflow_manager import Sweeper
+from ccat_workflow_manager.errors import BackendUnavailable
+from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
+from ccat_workflow_manager.managers.workflow_manager import LeaseSweep
 from ccat_workflow_manager.services.requests import RunRequest
 from ccat_workflow_manager.testing import invariants
 from ccat_workflow_manager.testing.fake_backend import FakeBackend
-from tests.fixtures_store import ContextMaker
+from tests.support.fixtures_store import ContextMaker
 
 SPEC: dict[str, Any] = {
     "name": "lives",
@@ -123,7 +123,7 @@ class Lives(RuleBasedStateMachine):
 
     @rule(who=st.sampled_from([0, 1]))
     def follow(self, who: int) -> None:
-        self.contexts[who].follower.follow_all("noop")
+        self.contexts[who].poller.follow_all("noop")
 
     @rule()
     def carry_out_cancels(self) -> None:
@@ -136,7 +136,7 @@ class Lives(RuleBasedStateMachine):
             unit.execute(
                 "UPDATE step_runs SET unknown_since = now() - interval '1 hour' WHERE unknown_since IS NOT NULL"
             )
-        Sweeper(self.contexts[0].database, self.contexts[0].doorbell).tick()
+        LeaseSweep(self.contexts[0].database, self.contexts[0].doorbell).tick()
 
     def _hurry(self) -> None:
         """Let every back-off be over."""

@@ -13,8 +13,8 @@ from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.testing import invariants
 from tests.chaos.proxy import Proxy
 from tests.chaos.test_servers import create
-from tests.fixtures_service import ServiceMaker
-from tests.waiting import wait_until
+from tests.support.fixtures_service import ServiceMaker
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture

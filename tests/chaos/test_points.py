@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from ccat_workflow_manager.core import faults
-from ccat_workflow_manager.core.errors import BackendUnavailable, ConfigurationError, ServiceUnavailable
-from ccat_workflow_manager.testing.faults import Action, Fault, Injected, Plan, parse
+from ccat_workflow_manager import failpoints
+from ccat_workflow_manager.errors import BackendUnavailable, ConfigurationError, ServiceUnavailable
+from ccat_workflow_manager.testing.failpoints import Action, Fault, Injected, Plan, parse
 from tests.chaos.points import PACKAGE, called, calls, modules, point_of, points
 
 PAGE = PACKAGE.parent / "docs" / "reliability.md"
@@ -85,12 +85,12 @@ def bare(path: Path, text: str) -> set[str]:
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_every_side_effect_has_a_point(path: Path) -> None:
-    assert bare(path, path.read_text(encoding="utf-8")) == set(), "without a fault point: see core/faults.py"
+    assert bare(path, path.read_text(encoding="utf-8")) == set(), "without a fault point: see failpoints.py"
 
 
 @pytest.mark.parametrize(
     "name",
-    ["services/launch.py", "services/cancel.py", "services/reap.py", "execution/image_cache.py", "doorbell.py",
+    ["services/launch.py", "services/cancel.py", "services/orphans.py", "execution/image_cache.py", "doorbell.py",
      "hpc/batch/store.py"],
 )  # fmt: skip
 def test_a_side_effect_whose_point_is_taken_away_is_noticed(name: str) -> None:
@@ -121,12 +121,12 @@ def test_every_point_is_in_the_table_of_the_documentation() -> None:
 @pytest.fixture
 def armed() -> Iterator[None]:
     yield
-    faults.arm(None)
+    failpoints.arm(None)
 
 
 def test_nothing_happens_where_nothing_is_armed() -> None:
-    faults.point("files.publish")
-    assert faults.doing("backend.submit", lambda: 5) == 5
+    failpoints.point("files.publish")
+    assert failpoints.around("backend.submit", lambda: 5) == 5
 
 
 def test_a_plan_is_one_line_for_each_fault() -> None:
@@ -146,25 +146,25 @@ def test_a_plan_is_one_line_for_each_fault() -> None:
 
 @pytest.mark.usefixtures("armed")
 def test_each_fault_happens_the_nth_time_in_its_process() -> None:
-    faults.arm(Plan("worker files.manifest before raise nth=2"))
-    faults.point("files.manifest")
-    faults.point("files.manifest")
-    faults.enter("worker")
-    faults.point("files.manifest")
+    failpoints.arm(Plan("worker files.manifest before raise nth=2"))
+    failpoints.point("files.manifest")
+    failpoints.point("files.manifest")
+    failpoints.enter("worker")
+    failpoints.point("files.manifest")
     with pytest.raises(Injected):
-        faults.point("files.manifest")
-    faults.point("files.manifest")
+        failpoints.point("files.manifest")
+    failpoints.point("files.manifest")
 
 
 @pytest.mark.usefixtures("armed")
 def test_a_timeout_is_the_error_of_what_is_asked_and_comes_when_it_was_done() -> None:
     done: list[str] = []
-    faults.arm(Plan("* backend.submit after timeout; * commit.claim after timeout; * backend.cancel before twice"))
+    failpoints.arm(Plan("* backend.submit after timeout; * commit.claim after timeout; * backend.cancel before twice"))
     with pytest.raises(BackendUnavailable):
-        faults.doing("backend.submit", lambda: done.append("submitted"))
+        failpoints.around("backend.submit", lambda: done.append("submitted"))
     with pytest.raises(ServiceUnavailable):
-        faults.point("commit.claim", faults.AFTER)
-    faults.doing("backend.cancel", lambda: done.append("cancelled"))
+        failpoints.point("commit.claim", failpoints.AFTER)
+    failpoints.around("backend.cancel", lambda: done.append("cancelled"))
     assert done == ["submitted", "cancelled", "cancelled"]
 
 

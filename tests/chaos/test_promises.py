@@ -10,12 +10,12 @@ from uuid import uuid4
 
 import pytest
 
-from ccat_workflow_manager.testing.faults import VARIABLE
+from ccat_workflow_manager.testing.failpoints import VARIABLE
 from tests.chaos.judging import require_all_is_well
 from tests.chaos.test_servers import create
-from tests.fixtures_service import Service
-from tests.reaper import Reaper
-from tests.waiting import wait_until
+from tests.support.fixtures_service import Service
+from tests.support.reaper import Reaper
+from tests.support.waiting import wait_until
 
 _CLIENTS = 50
 _PATIENCE_SECONDS = 0.1

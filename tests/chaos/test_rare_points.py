@@ -7,32 +7,32 @@ from pathlib import Path
 
 import pytest
 
+from ccat_workflow_manager import failpoints
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.core import faults
-from ccat_workflow_manager.core.errors import AttemptError, ServiceUnavailable
-from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.jobs import HPCJobInfo, JobStatus
 from ccat_workflow_manager.db.migrate import state, upgrade
 from ccat_workflow_manager.db.session import Database
+from ccat_workflow_manager.errors import AttemptError, ServiceUnavailable
 from ccat_workflow_manager.execution.image_cache import pulled_image
 from ccat_workflow_manager.execution.launch_spec import no_progress
 from ccat_workflow_manager.execution.runtime import Runtime, RuntimeKind
-from ccat_workflow_manager.managers.workflow_manager import Sweeper
-from ccat_workflow_manager.services import follow
+from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
+from ccat_workflow_manager.managers.workflow_manager import LeaseSweep
+from ccat_workflow_manager.services import poll as follow
+from ccat_workflow_manager.testing.failpoints import Injected, Plan
 from ccat_workflow_manager.testing.fake_backend import FakeBackend
-from ccat_workflow_manager.testing.faults import Injected, Plan
 from tests.chaos.test_late import Executing, start
 
 
 @pytest.fixture(autouse=True)
 def disarmed() -> Iterator[None]:
     yield
-    faults.arm(None)
+    failpoints.arm(None)
 
 
 def test_a_migration_that_breaks_off_is_done_again(postgres_url: str) -> None:
     database = Database(postgres_url)
-    faults.arm(Plan("* commit.migrate before raise; * commit.migrate after timeout nth=1"))
+    failpoints.arm(Plan("* commit.migrate before raise; * commit.migrate after timeout nth=1"))
     with pytest.raises(Injected):
         upgrade(database)
     assert not state(database).is_current
@@ -48,7 +48,7 @@ def test_a_job_script_that_cannot_be_written_is_written_by_another_attempt(conte
     backend = Executing()
     context._backends["noop"] = backend
     start(context)
-    faults.arm(Plan(f"* files.script {fault}"))
+    failpoints.arm(Plan(f"* files.script {fault}"))
     while context.launcher.launch("noop", 1):
         pass
     [job] = backend.jobs.values()
@@ -58,7 +58,7 @@ def test_a_job_script_that_cannot_be_written_is_written_by_another_attempt(conte
 @pytest.mark.parametrize("fault", ["before raise", "before timeout"])
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_pull_that_breaks_off_leaves_nothing_but_its_lock(tmp_path: Path, fault: str) -> None:
-    faults.arm(Plan(f"* files.pull {fault}"))
+    failpoints.arm(Plan(f"* files.pull {fault}"))
     with pytest.raises(AttemptError) as caught:
         pulled_image(
             "docker://nowhere.invalid/image",
@@ -82,10 +82,10 @@ def test_following_goes_on_after_it_broke_off_between_two_pages(
     context.launcher.launch("noop", 5)
     for job_id in backend.jobs:
         backend.tell(job_id, HPCJobInfo(JobStatus.COMPLETED, 0))
-    faults.arm(Plan("* commit.go-on-following before raise"))
+    failpoints.arm(Plan("* commit.go-on-following before raise"))
     with pytest.raises(Injected):
-        context.follower.follow_all("noop")
-    context.follower.follow_all("noop")
+        context.poller.follow_all("noop")
+    context.poller.follow_all("noop")
     with context.database.read() as unit:
         assert unit.execute("SELECT DISTINCT status FROM runs").scalars().all() == ["COMPLETED"]
 
@@ -101,10 +101,10 @@ def test_a_late_job_that_cannot_be_stopped_is_named_in_the_log(
         with context.database.begin() as unit:
             unit.execute("UPDATE step_runs SET lease_until = now() - interval '1 s'")
         context.requests.cancel([run_id], actor="anna")
-        Sweeper(context.database, context.doorbell).tick()
+        LeaseSweep(context.database, context.doorbell).tick()
         context.canceller.cancel_wanted("noop")
 
     backend.meanwhile = cancelled_elsewhere
-    faults.arm(Plan("* backend.undo before timeout"))
+    failpoints.arm(Plan("* backend.undo before timeout"))
     assert context.launcher.launch("noop", 1) == 1
     assert "jobs run that nobody wants, stop them: fake-1" in caplog.text

@@ -13,8 +13,8 @@ import pytest
 
 from ccat_workflow_manager.embedded import EmbeddedPostgres
 from tests.chaos.judging import require_all_is_well
-from tests.fixtures_service import Service, ServiceMaker
-from tests.waiting import wait_until
+from tests.support.fixtures_service import Service, ServiceMaker
+from tests.support.waiting import wait_until
 
 ONLY = {"name": "only", "command": ["a"], "backend": "noop"}
 _NOOP_SPEC = {"name": "flow", "steps": [ONLY]}

@@ -10,7 +10,7 @@ import pytest
 from tests.chaos.matrix import ROWS, Row
 
 SHORT = [row for row in ROWS if row.runtime == "none" and row.backend != "slurm"]
-"""Not Slurm: `tests/slurm/test_breakage.py` breaks a cluster that is there already."""
+"""Not Slurm: `tests/backends/slurm/test_breakage.py` breaks a cluster that is there already."""
 
 
 @pytest.mark.parametrize("row", SHORT, ids=[row.name for row in SHORT])

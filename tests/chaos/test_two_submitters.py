@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from ccat_workflow_manager.core.errors import JobDeferred
-from ccat_workflow_manager.hpc.batch.store import Member, Submission, SubmissionStore
+from ccat_workflow_manager.errors import JobDeferred
+from ccat_workflow_manager.hpc.batch.store import ArrayTask, Submission, SubmissionStore
 
 
 def submission(*names: str, name: str = "", settled_in: float = 60) -> Submission:
-    members = tuple(Member(each, f"/nowhere/{each}") for each in names)
+    members = tuple(ArrayTask(each, f"/nowhere/{each}") for each in names)
     now = time.time()
     return Submission(name or names[0], len(names) > 1, members, now, now + settled_in)
 

@@ -15,8 +15,8 @@ import redis
 from ccat_workflow_manager.embedded import EmbeddedValkey
 from tests.chaos.judging import require_all_is_well
 from tests.chaos.test_servers import create
-from tests.fixtures_service import Service, ServiceMaker
-from tests.waiting import wait_until
+from tests.support.fixtures_service import Service, ServiceMaker
+from tests.support.waiting import wait_until
 
 _BACK_SECONDS = 40
 _HANGS_SECONDS = 60

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.commands import invoke, process, variables
-from tests.reaper import Reaper
-from tests.waiting import wait_for
+from tests.support.reaper import Reaper
+from tests.support.waiting import wait_for
 
 _URL = re.compile(r"API: (http://\S+)")
 

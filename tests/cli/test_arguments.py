@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ccat_workflow_manager.commands.arguments import labels, parameters
-from ccat_workflow_manager.commands.endings import WrongUsage
+from ccat_workflow_manager.commands.exit_codes import WrongUsage
 from ccat_workflow_manager.commands.run_logs import _new_part
 
 

@@ -14,8 +14,8 @@ from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedValkey
 from tests.cli.commands import PROGRAM, QUIET, process, variables
 from tests.cli.conftest import Deployment
 from tests.cli.fake_api import fake_api
-from tests.reaper import Reaper
-from tests.waiting import wait_until
+from tests.support.reaper import Reaper
+from tests.support.waiting import wait_until
 
 HEAVY = ("fastapi", "uvicorn", "sqlalchemy", "alembic", "redis", "rq", "dynaconf", "psycopg")
 LISTING = "import sys; sys.argv = {argv!r}\n{body}\nprint(sorted(set(sys.modules) & set({names!r})))"

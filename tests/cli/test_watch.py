@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from ccat_workflow_manager.commands.watch import progress, steps_of, steps_table, summary, watch_run
-from ccat_workflow_manager.core.errors import ServiceUnavailable
+from ccat_workflow_manager.errors import ServiceUnavailable
 
 RUN = "01990000-0000-7000-8000-000000000001"
 

@@ -15,8 +15,8 @@ import typer.main
 import yaml
 
 from ccat_workflow_manager.cli import app
-from ccat_workflow_manager.core.setting_rules import PREFIX
-from ccat_workflow_manager.core.spec import parse_pipeline_text
+from ccat_workflow_manager.definition.spec import parse_pipeline_text
+from ccat_workflow_manager.setting_rules import PREFIX
 from ccat_workflow_manager.settings import specs
 
 REPOSITORY = Path(__file__).parents[2]
@@ -171,10 +171,12 @@ def test_there_are_pipelines() -> None:
 
 
 def test_the_example_backend_is_the_one_that_is_tested() -> None:
-    tested = (REPOSITORY / "tests" / "plugin_package" / "ccat_wm_example_backend.py").read_text(encoding="utf-8")
+    tested = (REPOSITORY / "tests" / "support" / "plugin_package" / "ccat_wm_example_backend.py").read_text(
+        encoding="utf-8"
+    )
     shown = next(text for text in blocks(DOCS / "writing-a-backend.md", "python") if "class ExampleBackend" in text)
     assert shown.strip() in tested
-    project = (REPOSITORY / "tests" / "plugin_package" / "pyproject.toml").read_text(encoding="utf-8")
+    project = (REPOSITORY / "tests" / "support" / "plugin_package" / "pyproject.toml").read_text(encoding="utf-8")
     [entry_point] = blocks(DOCS / "writing-a-backend.md", "toml")
     assert entry_point.strip() in project
 

@@ -17,10 +17,10 @@ import psycopg
 import pytest
 import redis
 
-from ccat_workflow_manager.core.errors import ConfigurationError, ServiceUnavailable
 from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedValkey, postgres
-from tests.reaper import Reaper
-from tests.waiting import wait_until
+from ccat_workflow_manager.errors import ConfigurationError, ServiceUnavailable
+from tests.support.reaper import Reaper
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.needs("postgresql", "valkey")
 

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.reaper import born
-from tests.waiting import wait_until
+from tests.support.reaper import born
+from tests.support.waiting import wait_until
 
 REPOSITORY = Path(__file__).parents[2]
 KILLED_RUN = """
 import os, signal, sys, tempfile
 from pathlib import Path
 from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedValkey
-from tests.reaper import Reaper
+from tests.support.reaper import Reaper
 reaper, place = Reaper(), Path(tempfile.mkdtemp(prefix="ccat-wm-tests-"))
 reaper.remove(place)
 print(place)

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.models import Resources
 from ccat_workflow_manager.execution import command_builder
 from ccat_workflow_manager.execution.command_builder import interpret_exit
 from ccat_workflow_manager.execution.launch_spec import UpstreamProducts
 from ccat_workflow_manager.execution.layout import attempt_dirs
 from ccat_workflow_manager.execution.outputs import publish
 from ccat_workflow_manager.execution.runtime import supports_limits
+from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.lifecycle.models import Resources
 from tests.execution.conftest import Site
 
 pytestmark = pytest.mark.needs("apptainer")

@@ -14,16 +14,16 @@ from uuid import uuid4
 
 import pytest
 
-from ccat_workflow_manager.core.compiled import compile_pipeline, validate_parameters
-from ccat_workflow_manager.core.models import NewProduct
-from ccat_workflow_manager.core.planning import plan
-from ccat_workflow_manager.core.spec import parse_pipeline, parse_pipeline_text
-from ccat_workflow_manager.core.substitution import substitute_step
+from ccat_workflow_manager.definition.compiled import compile_pipeline, validate_parameters
+from ccat_workflow_manager.definition.planning import plan
+from ccat_workflow_manager.definition.spec import parse_pipeline, parse_pipeline_text
+from ccat_workflow_manager.definition.substitution import substitute_step
 from ccat_workflow_manager.demo import PIPELINE_FILE, demo_pipeline, ensure_demo_image
 from ccat_workflow_manager.demo.image import LATEST, PROGRAM
 from ccat_workflow_manager.execution.launch_spec import UpstreamProduct, UpstreamProducts
 from ccat_workflow_manager.execution.outputs import Collected, collect, publish
 from ccat_workflow_manager.execution.runtime import Runtime
+from ccat_workflow_manager.lifecycle.models import NewProduct
 from tests.execution.conftest import Site
 
 SCANS = ["scan-01", "scan-02", "scan 3"]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from ccat_workflow_manager.core.errors import LeaseLost, OutputError
-from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.job_script import ExitRecord, job_files
+from ccat_workflow_manager.errors import LeaseLost, OutputError
 from ccat_workflow_manager.execution.exit_check import check_exit_record
+from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.hpc.attempt.script import ExitRecord, job_files
 
 JOB = "ccat-1"
 

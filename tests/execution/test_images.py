@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from ccat_workflow_manager.core.errors import ConfigurationError, LeaseLost, StagingError
-from ccat_workflow_manager.core.failures import FailureReason
+from ccat_workflow_manager.errors import ConfigurationError, LeaseLost, StagingError
 from ccat_workflow_manager.execution import runtime as runtimes
 from ccat_workflow_manager.execution import sif, spython_tools
 from ccat_workflow_manager.execution.images import resolve_image
 from ccat_workflow_manager.execution.launch_spec import ResolvedImage
 from ccat_workflow_manager.execution.runtime import NO_RUNTIME, Runtime, RuntimeKind
-from tests.waiting import wait_until
+from ccat_workflow_manager.failures import FailureReason
+from tests.support.waiting import wait_until
 
 HEADER = (b"#!run\n".ljust(32, b"\0") + b"SIF_MAGIC\0").ljust(112, b"\0")
 SMALL_SIF = HEADER + (128).to_bytes(8, "little") + (4).to_bytes(8, "little") + b"data"

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ccat_workflow_manager.core.errors import NotFound, OutputError
-from ccat_workflow_manager.core.failures import FailureReason
+from ccat_workflow_manager.errors import NotFound, OutputError
 from ccat_workflow_manager.execution import logs
 from ccat_workflow_manager.execution.layout import AttemptDirs, attempt_dirs, create
 from ccat_workflow_manager.execution.logs import LogChunk, check_log_limit, read_log, tail_text
+from ccat_workflow_manager.failures import FailureReason
 
 LINES = st.lists(st.text("aé\n", max_size=9), max_size=9)
 

@@ -16,15 +16,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ccat_workflow_manager.core.errors import LeaseLost, OutputError
-from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.models import NewProduct
+from ccat_workflow_manager.errors import LeaseLost, OutputError
 from ccat_workflow_manager.execution import scan
 from ccat_workflow_manager.execution.launch_spec import StepLaunch, UpstreamProduct, UpstreamProducts
 from ccat_workflow_manager.execution.layout import AttemptDirs, attempt_dirs
 from ccat_workflow_manager.execution.outputs import NO_PRODUCTS, Collected, collect, publish
 from ccat_workflow_manager.execution.runtime import NO_RUNTIME
 from ccat_workflow_manager.execution.staging import stage
+from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.lifecycle.models import NewProduct
 
 RUN = str(uuid4())
 STEP = StepLaunch("p", RUN, "grid", "k", 1, ["true"])

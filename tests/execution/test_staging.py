@@ -11,12 +11,12 @@ from uuid import uuid4
 
 import pytest
 
-from ccat_workflow_manager.core.errors import LeaseLost, StagingError
-from ccat_workflow_manager.core.failures import FailureReason
+from ccat_workflow_manager.errors import LeaseLost, StagingError
 from ccat_workflow_manager.execution import staging
 from ccat_workflow_manager.execution.launch_spec import Progress, StepLaunch, UpstreamProducts, no_progress
 from ccat_workflow_manager.execution.layout import attempt_dirs
 from ccat_workflow_manager.execution.runtime import NO_RUNTIME
+from ccat_workflow_manager.failures import FailureReason
 from tests.execution.conftest import Site
 
 RUN = str(uuid4())

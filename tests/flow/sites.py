@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from ccat_workflow_manager.testing.kubernetes_stand_in import ApiServer, Image, Node
-from tests.fixtures_aws_batch import CREDENTIALS, NO_CONFIGURATION, REGION
-from tests.fixtures_radical import START_SECONDS
-from tests.pbs.fake_pbs import FakePbs
-from tests.reaper import Reaper
+from tests.backends.pbs.fake_pbs import FakePbs
+from tests.stand_ins.kubernetes import ApiServer, Image, Node
+from tests.support.fixtures_aws_batch import CREDENTIALS, NO_CONFIGURATION, REGION
+from tests.support.fixtures_radical import START_SECONDS
+from tests.support.reaper import Reaper
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.fixtures_service import Service
+from tests.support.fixtures_service import Service
 
 PROGRAM = """
 echo x >> "$1"; n=$(($(wc -l < "$1")))

@@ -11,8 +11,8 @@ import psutil
 from redis import Redis
 
 from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedValkey
-from tests.fixtures_service import Service, ServiceMaker
-from tests.waiting import wait_for, wait_until
+from tests.support.fixtures_service import Service, ServiceMaker
+from tests.support.waiting import wait_for, wait_until
 
 SH = ["/bin/sh", "-c"]
 

@@ -8,8 +8,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tests.fixtures_service import PROGRAM, Service, ServiceMaker
-from tests.waiting import wait_for, wait_until
+from tests.support.fixtures_service import PROGRAM, Service, ServiceMaker
+from tests.support.waiting import wait_for, wait_until
 
 ITEMS = 100
 BROKEN = 'test -e "$1" || { sleep 0.2; exit 3; }'

@@ -10,8 +10,8 @@ import pytest
 
 from ccat_workflow_manager.demo.sandbox import Sandbox, which_all
 from ccat_workflow_manager.execution import runtime as runtimes
-from tests.fixtures_service import Service, _make
-from tests.reaper import Reaper
+from tests.support.fixtures_service import Service, _make
+from tests.support.reaper import Reaper
 
 pytestmark = pytest.mark.needs("apptainer")
 

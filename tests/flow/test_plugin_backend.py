@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import plugin
-from tests.fixtures_service import Service, ServiceMaker
+from tests.support import plugin
+from tests.support.fixtures_service import Service, ServiceMaker
 
 SH = ["/bin/sh", "-c"]
 

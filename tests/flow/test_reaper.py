@@ -9,12 +9,12 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from ccat_workflow_manager.core.jobs import JobStatus
-from ccat_workflow_manager.core.models import Resources, job_name
 from ccat_workflow_manager.hpc import registry
 from ccat_workflow_manager.hpc.base import HPCBackend
-from tests.fixtures_service import Service, ServiceMaker
-from tests.waiting import wait_until
+from ccat_workflow_manager.lifecycle.job_info import JobStatus
+from ccat_workflow_manager.lifecycle.models import Resources, job_name
+from tests.support.fixtures_service import Service, ServiceMaker
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.fixtures_service import Service
-from tests.waiting import wait_until
+from tests.support.fixtures_service import Service
+from tests.support.waiting import wait_until
 
 SH = ["/bin/sh", "-c"]
 

@@ -15,11 +15,11 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.fixtures_service import PROGRAM, Service, _make
 from tests.flow.sites import SITES, Ground, parameters
 from tests.parts import found
-from tests.reaper import Reaper
-from tests.waiting import wait_for, wait_until
+from tests.support.fixtures_service import PROGRAM, Service, _make
+from tests.support.reaper import Reaper
+from tests.support.waiting import wait_for, wait_until
 
 SH = ["/bin/sh", "-c"]
 ONCE = {"max_attempts": 1}

@@ -26,7 +26,7 @@ HEAVY = ("kubernetes", "distributed", "dask", "radical.pilot", "radical.utils")
 ASK = """
 import json, os, sys
 sys.path.insert(0, sys.argv[1])
-from ccat_workflow_manager.core.errors import BackendUnavailable
+from ccat_workflow_manager.errors import BackendUnavailable
 from ccat_workflow_manager.hpc import registry
 
 listed = {name: [one.available, one.reason, one.installation_hint] for name, one in registry.list_backends().items()}

@@ -10,14 +10,14 @@ import pytest
 
 from ccat_workflow_manager.commands import checks
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.core.errors import BackendUnavailable
-from ccat_workflow_manager.core.jobs import HPCJobInfo, JobStatus
 from ccat_workflow_manager.db.views.attention import attention_count, attention_page
 from ccat_workflow_manager.db.views.fleet import backend_states
+from ccat_workflow_manager.errors import BackendUnavailable
+from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 from ccat_workflow_manager.services.requests import RunRequest
 from ccat_workflow_manager.testing.fake_backend import FakeBackend
-from tests.fixtures_store import ContextMaker
 from tests.services.test_cancel import SPEC, Noting, start
+from tests.support.fixtures_store import ContextMaker
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_what_only_a_person_releases(context: Context, backend: FakeBackend) -> 
     for number in (1, 2):
         context.launcher.launch("noop", 1)
         backend.tell(f"fake-{number}", HPCJobInfo(JobStatus.FAILED, 3))
-        context.follower.follow_all("noop")
+        context.poller.follow_all("noop")
     assert context.launcher.launch("noop", 10) == 0
     found = listed(context)
     assert [job_id for job_id, _ in found] == [None, None]
@@ -77,7 +77,7 @@ def test_what_only_a_person_releases(context: Context, backend: FakeBackend) -> 
 def leave_a_stray(context: Context, backend: Noting) -> None:
     start(context)
     backend.tell("fake-1", HPCJobInfo(JobStatus.COMPLETED, 0))
-    context.follower.follow_all("noop")
+    context.poller.follow_all("noop")
     backend.tell("fake-1", HPCJobInfo(JobStatus.RUNNING))
     backend.forgotten.clear()
 

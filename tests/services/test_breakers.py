@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
+from ccat_workflow_manager import failpoints
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.core import faults
-from ccat_workflow_manager.core.errors import NotFound, ServiceUnavailable
-from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.jobs import HPCJobInfo, JobStatus
 from ccat_workflow_manager.db.reading import live_items_by_job
+from ccat_workflow_manager.errors import NotFound, ServiceUnavailable
+from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 from ccat_workflow_manager.services.requests import RunRequest
+from ccat_workflow_manager.testing.failpoints import Injected, Plan
 from ccat_workflow_manager.testing.fake_backend import FakeBackend
-from ccat_workflow_manager.testing.faults import Injected, Plan
 from ccat_workflow_manager.testing.invariants import while_working
-from tests.fixtures_store import ContextMaker
+from tests.support.fixtures_store import ContextMaker
 
 SPEC: dict[str, Any] = {
     "name": "fan",
@@ -44,10 +44,10 @@ def start(context: Context, fake: FakeBackend, failing: int = 3) -> None:
     context.requests.create(RunRequest(spec=SPEC), actor="test")
     assert context.launcher.launch("noop", 10) == 10
     fake.tell("fake-5", HPCJobInfo(JobStatus.RUNNING))
-    context.follower.follow_all("noop")
+    context.poller.follow_all("noop")
     for number in range(1, failing + 1):
         fake.tell(f"fake-{number}", FAILED)
-    context.follower.follow_all("noop")
+    context.poller.follow_all("noop")
 
 
 def step_runs(context: Context, columns: str = "status") -> list[Any]:
@@ -69,7 +69,7 @@ def test_what_waits_at_the_backend_is_withdrawn_and_what_runs_goes_on(context: C
     assert {row[0] for row in step_runs(context, "withdrawn OR cancel_requested_at IS NOT NULL")} == {False}
     # What is running succeeds, and everything goes on, in another attempt, of which it has as many as before.
     fake.tell("fake-5", HPCJobInfo(JobStatus.COMPLETED, 0))
-    context.follower.follow_all("noop")
+    context.poller.follow_all("noop")
     assert context.launcher.launch("noop", 10) == 6
     assert {tuple(row) for row in step_runs(context, "attempt, max_attempts") if row[0] == 2} == {(2, 3)}
     with context.database.read() as unit:
@@ -88,7 +88,7 @@ def test_a_cancel_of_a_person_wins(context: Context, fake: FakeBackend) -> None:
 def test_a_job_that_succeeds_before_it_is_withdrawn_has_succeeded(context: Context, fake: FakeBackend) -> None:
     start(context, fake)
     fake.tell("fake-7", HPCJobInfo(JobStatus.COMPLETED, 0))
-    context.follower.follow_all("noop")
+    context.poller.follow_all("noop")
     assert statuses(context)["COMPLETED"] == 1
     context.canceller.cancel_wanted("noop")
     assert statuses(context) == {"COMPLETED": 1, "FAILED": 3, "PENDING": 5, "RUNNING": 1}
@@ -116,13 +116,13 @@ def test_a_withdrawal_that_the_follower_has_not_read_is_heeded(
             fake.tell("fake-3", FAILED)
             with other.database.read() as unit:
                 items = live_items_by_job(unit, "noop", ["fake-3"])
-            other.follower.follow_items("noop", items)
+            other.poller.follow_items("noop", items)
             assert step_runs(context, "withdrawn")[6][0]
             fake.tell("fake-7", info)
         return answer(job_ids)
 
     monkeypatch.setattr(fake, "get_statuses", interrupted)
-    context.follower.follow_all("noop")
+    context.poller.follow_all("noop")
     assert tuple(step_runs(context, "status, withdrawn, attempt, max_attempts")[6]) == ("PENDING", False, 1, 3)
     assert statuses(context) == {"FAILED": 3, "PENDING": 1, "RUNNING": 1, "SUBMITTED": 5}
     with context.database.read() as unit:
@@ -160,7 +160,7 @@ def test_failures_of_the_site_hold_back_nobody(context: Context, fake: FakeBacke
     context.launcher.launch("noop", 10)
     for number in range(1, 6):
         fake.tell(f"fake-{number}", HPCJobInfo(JobStatus.FAILED, reason=FailureReason.NODE_FAILURE))
-    context.follower.follow_all("noop")
+    context.poller.follow_all("noop")
     context.breakers.sweep()
     context.canceller.cancel_wanted("noop")
     assert statuses(context) == {"PENDING": 5, "SUBMITTED": 5}
@@ -174,11 +174,11 @@ def test_whoever_breaks_off_leaves_nothing_half_done(
     make_context: ContextMaker, context: Context, fake: FakeBackend, point: str, moment: str, action: str
 ) -> None:
     off = make_context("noop", BREAKER_FAILURES=0)
-    faults.arm(Plan(f"* {point} {moment} {action}"))
+    failpoints.arm(Plan(f"* {point} {moment} {action}"))
     try:
         for work in (
             lambda: start(context, fake),
-            lambda: context.follower.follow_all("noop"),
+            lambda: context.poller.follow_all("noop"),
             context.breakers.sweep,
             lambda: context.breakers.release(step_runs(context, "circuit")[0][0], actor="operator"),
             off.breakers.sweep,
@@ -186,10 +186,10 @@ def test_whoever_breaks_off_leaves_nothing_half_done(
             with suppress(Injected, ServiceUnavailable, NotFound):
                 work()
     finally:
-        faults.arm(None)
+        failpoints.arm(None)
     off.breakers.sweep()
     for _ in range(2):
-        context.follower.follow_all("noop")
+        context.poller.follow_all("noop")
         context.canceller.cancel_wanted("noop")
     context.launcher.launch("noop", 10)
     found = statuses(context)

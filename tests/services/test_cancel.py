@@ -9,12 +9,12 @@ from uuid import UUID
 import pytest
 
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.core.errors import BackendError, BackendUnavailable, JobDeferred
-from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo, JobStatus
+from ccat_workflow_manager.errors import BackendError, BackendUnavailable, JobDeferred
+from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
 from ccat_workflow_manager.services import cancel
 from ccat_workflow_manager.services.requests import RunRequest
 from ccat_workflow_manager.testing.fake_backend import FakeBackend
-from tests.fixtures_store import ContextMaker
+from tests.support.fixtures_store import ContextMaker
 
 SPEC: dict[str, Any] = {"name": "one", "steps": [{"name": "only", "command": ["a"], "retry": {"backoff_seconds": 0}}]}
 
@@ -255,5 +255,5 @@ def test_the_follower_leaves_the_words_of_a_cancel(context: Context, backend: No
         HPCJobInfo(JobStatus.RUNNING),
     ):  # fmt: skip
         backend.tell("fake-1", info)
-        context.follower.follow_all("noop")
+        context.poller.follow_all("noop")
         assert rows(context)[0].waiting_for == words

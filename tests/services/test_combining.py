@@ -8,9 +8,9 @@ from threading import Event, Lock
 
 import pytest
 
-from ccat_workflow_manager.core.errors import Invalid, RequestError, ServiceUnavailable
+from ccat_workflow_manager.errors import Invalid, RequestError, ServiceUnavailable
 from ccat_workflow_manager.services.combining import Combiner
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
 
 
 class Work:

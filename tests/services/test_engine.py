@@ -9,20 +9,20 @@ from uuid import UUID
 
 import pytest
 
+from ccat_workflow_manager import failpoints
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.core import faults
-from ccat_workflow_manager.core.errors import BackendConfused, BackendRejected, BackendUnavailable
-from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.jobs import HPCJobInfo, JobStatus
-from ccat_workflow_manager.db.reading import Leases
+from ccat_workflow_manager.db.reading import LeaseStore
 from ccat_workflow_manager.db.runs import RunStore
-from ccat_workflow_manager.managers.workflow_manager import Sweeper
+from ccat_workflow_manager.errors import BackendConfused, BackendRejected, BackendUnavailable
+from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
+from ccat_workflow_manager.managers.workflow_manager import LeaseSweep
 from ccat_workflow_manager.services import cancel
 from ccat_workflow_manager.services.requests import RunRequest
+from ccat_workflow_manager.testing.failpoints import Plan
 from ccat_workflow_manager.testing.fake_backend import FakeBackend
-from ccat_workflow_manager.testing.faults import Plan
 from ccat_workflow_manager.testing.invariants import while_working
-from tests.fixtures_store import ContextMaker
+from tests.support.fixtures_store import ContextMaker
 
 SPEC: dict[str, Any] = {
     "name": "one",
@@ -82,15 +82,15 @@ def test_every_word_of_the_backend_arrives(context: Context, fake: FakeBackend) 
     assert launch(context) == 1
     assert look(context).status == "SUBMITTED"
     fake.tell("fake-1", HPCJobInfo(JobStatus.PENDING, message="Priority"))
-    context.follower.follow_all("noop")
+    context.poller.follow_all("noop")
     assert look(context).waiting_for == "Priority"
     fake.tell("fake-1", HPCJobInfo(JobStatus.RUNNING))
-    context.follower.follow_all("noop")
+    context.poller.follow_all("noop")
     row = look(context)
     assert (row.status, row.waiting_for) == ("RUNNING", None)
     assert row.started_at is not None
     fake.tell("fake-1", HPCJobInfo(JobStatus.COMPLETED, 0, 12.5, 0.25, 1.5))
-    context.follower.follow_all("noop")
+    context.poller.follow_all("noop")
     row = look(context)
     assert (row.status, row.exit_code, row.wall_time_seconds, row.cpu_hours, row.peak_memory_gb) == (
         "COMPLETED", 0, 12.5, 0.25, 1.5,
@@ -111,11 +111,11 @@ def test_the_times_of_a_step_run_are_in_order(
     began = before + timedelta(hours=hours)
     if not ends_at_once:
         fake.tell("fake-1", HPCJobInfo(JobStatus.RUNNING, started_at=began))
-        context.follower.follow_all("noop")
+        context.poller.follow_all("noop")
         row = look(context)
         assert row.created_at <= row.submitted_at <= row.started_at
     fake.tell("fake-1", HPCJobInfo(JobStatus.COMPLETED, 0, 1.0, started_at=began, finished_at=began))
-    context.follower.follow_all("noop")
+    context.poller.follow_all("noop")
     row = look(context)
     assert row.status == "COMPLETED"
     assert row.created_at <= row.submitted_at <= row.started_at <= row.finished_at
@@ -129,7 +129,7 @@ def test_a_job_of_which_no_times_are_known_has_not_ended_before_it_has(context: 
     start(context)
     assert launch(context) == 1
     fake.tell("fake-1", HPCJobInfo(JobStatus.RUNNING))
-    context.follower.follow_all("noop")
+    context.poller.follow_all("noop")
     (attempt,) = attempts(context)
     assert (attempt.started_at is not None, attempt.finished_at) == (True, None)
 
@@ -138,7 +138,7 @@ def test_many_jobs_cost_one_status_call(context: Context, fake: FakeBackend) -> 
     context.requests.create_many([RunRequest(spec=SPEC)] * 50, actor="test")
     assert context.launcher.launch("noop", 50) == 50
     fake.status_calls = 0
-    context.follower.follow_all("noop")
+    context.poller.follow_all("noop")
     assert fake.status_calls == 1
 
 
@@ -148,7 +148,7 @@ def test_out_of_memory_gets_more_memory_up_to_the_cap(context: Context, fake: Fa
         launch(context)
         assert fake.jobs[f"fake-{number}"].resources.memory_gb == memory
         end(fake, f"fake-{number}", reason=FailureReason.OUT_OF_MEMORY, exit_code=137)
-        context.follower.follow_all("noop")
+        context.poller.follow_all("noop")
     row = look(context)
     assert (row.status, row.reason, row.attempt) == ("FAILED", "out_of_memory", 3)
     assert [(a.number, a.reason, a.resources["memory_gb"]) for a in attempts(context)] == [
@@ -170,7 +170,7 @@ def test_at_the_cap_it_says_so_and_keeps_its_attempts(context: Context, fake: Fa
         run_id, _ = context.requests.create(RunRequest(spec=spec), actor="test")
         launch(context)
         end(fake, list(fake.jobs)[-1], reason=kind)
-        context.follower.follow_all("noop")
+        context.poller.follow_all("noop")
         with context.database.read() as unit:
             found = unit.execute("SELECT * FROM step_runs WHERE run_id = :id", {"id": run_id}).one()
         assert (found.status, found.attempt) == ("FAILED", 1)
@@ -181,7 +181,7 @@ def test_time_limit_gets_more_time(context: Context, fake: FakeBackend) -> None:
     start(context)
     launch(context)
     end(fake, "fake-1", reason=FailureReason.TIME_LIMIT)
-    context.follower.follow_all("noop")
+    context.poller.follow_all("noop")
     assert "attempt 2 of 3" in look(context).waiting_for
     assert attempts(context)[0].reason_text.endswith("(next: attempt 2 of 3 at once with 3 h instead of 1 h)")
     launch(context)
@@ -192,7 +192,7 @@ def test_a_user_error_is_not_retried(context: Context, fake: FakeBackend) -> Non
     start(context)
     launch(context)
     end(fake, "fake-1", exit_code=3)
-    context.follower.follow_all("noop")
+    context.poller.follow_all("noop")
     row = look(context)
     assert (row.status, row.reason, row.exit_code) == ("FAILED", "program_failed", 3)
     assert "exit code 3" in row.reason_text
@@ -202,13 +202,13 @@ def test_silence_is_neither_success_nor_failure_until_the_grace_is_over(context:
     start(context)
     launch(context)
     fake.forget("fake-1")
-    context.follower.follow_all("noop")
+    context.poller.follow_all("noop")
     row = look(context)
     assert row.status == "SUBMITTED"
     assert "does not know the job" in row.waiting_for
     with context.database.begin() as unit:
         unit.execute("UPDATE step_runs SET unknown_since = now() - interval '10 minutes'")
-    context.follower.follow_all("noop")
+    context.poller.follow_all("noop")
     row = look(context)
     assert (row.status, row.attempt) == ("PENDING", 1)
     assert attempts(context)[0].reason == "lost"
@@ -219,11 +219,11 @@ def test_a_job_that_comes_back_goes_on(context: Context, fake: FakeBackend) -> N
     launch(context)
     job = fake.jobs["fake-1"]
     fake.forget("fake-1")
-    context.follower.follow_all("noop")
+    context.poller.follow_all("noop")
     assert look(context).unknown_since is not None
     fake.jobs["fake-1"] = job
     fake.tell("fake-1", HPCJobInfo(JobStatus.RUNNING))
-    context.follower.follow_all("noop")
+    context.poller.follow_all("noop")
     row = look(context)
     assert (row.status, row.unknown_since) == ("RUNNING", None)
 
@@ -235,7 +235,7 @@ def test_a_backend_that_is_away_changes_nothing_and_is_shown(
     start(context)
     launch(context)
     fake.status_error = error
-    context.follower.follow_all("noop")
+    context.poller.follow_all("noop")
     assert look(context).status == "SUBMITTED"
     with context.database.read() as unit:
         assert unit.execute("SELECT problem FROM backends WHERE name = 'noop'").scalar() == error.message
@@ -279,8 +279,8 @@ def test_cancel_waits_for_the_fact(context: Context, fake: FakeBackend, monkeypa
     run_id = start(context)
     launch(context)
     fake.stubborn = True
-    context.canceller._workshop = context.workshop
-    object.__setattr__(context.workshop, "cancel_confirm_seconds", 0.0)
+    context.canceller._context = context.worker_context
+    object.__setattr__(context.worker_context, "cancel_confirm_seconds", 0.0)
     context.requests.cancel([run_id], actor="anna")
     context.canceller.cancel_wanted("noop")
     row = look(context)
@@ -297,13 +297,13 @@ def test_a_job_that_fails_while_it_is_cancelled_is_cancelled(context: Context, f
     launch(context)
     context.requests.cancel([run_id], actor="anna")
     end(fake, "fake-1", exit_code=143, signal=15)
-    context.follower.follow_all("noop")
+    context.poller.follow_all("noop")
     row = look(context)
     assert (row.status, row.attempt) == ("CANCELLED", 1)
 
 
 def while_asked(fake: FakeBackend, monkeypatch: pytest.MonkeyPatch, action: Callable[[], object]) -> None:
-    """Have this happen after the follower has read its step runs, and before the backend answers, once."""
+    """Have this happen after the poller has read its step runs, and before the backend answers, once."""
     answer, todo = fake.get_statuses, [action]
 
     def interrupted(job_ids: Sequence[str]) -> dict[str, HPCJobInfo]:
@@ -336,14 +336,14 @@ def test_a_cancel_that_the_follower_has_not_read_is_heeded(
     launch(first)
     if running:
         fake.tell("fake-1", HPCJobInfo(JobStatus.RUNNING))
-        first.follower.follow_all("noop")
+        first.poller.follow_all("noop")
 
     def cancel() -> None:
         second.requests.cancel([run_id], actor="anna")
         fake.tell("fake-1", info)
 
     while_asked(fake, monkeypatch, cancel)
-    first.follower.follow_all("noop")
+    first.poller.follow_all("noop")
     row = look(first)
     assert (row.status, row.reason, row.attempt, row.cancel_requested_by) == ("CANCELLED", "cancelled", 1, "anna")
     assert [(each.reason, each.exit_code, each.signal) for each in attempts(first)] == [
@@ -364,7 +364,7 @@ def test_a_job_that_succeeds_while_it_is_cancelled_has_succeeded(
         fake.tell("fake-1", HPCJobInfo(JobStatus.COMPLETED, 0))
 
     while_asked(fake, monkeypatch, cancel)
-    context.follower.follow_all("noop")
+    context.poller.follow_all("noop")
     assert look(context).status == "COMPLETED"
 
 
@@ -374,7 +374,7 @@ def test_a_job_that_finished_first_has_finished(context: Context, fake: FakeBack
     context.requests.cancel([run_id], actor="anna")
     fake.tell("fake-1", HPCJobInfo(JobStatus.COMPLETED, 0))
     context.canceller.cancel_wanted("noop")
-    context.follower.follow_all("noop")
+    context.poller.follow_all("noop")
     assert look(context).status == "COMPLETED"
 
 
@@ -382,7 +382,7 @@ def test_somebody_else_stopping_the_job_is_told(context: Context, fake: FakeBack
     start(context)
     launch(context)
     fake.tell("fake-1", HPCJobInfo(JobStatus.CANCELLED, message="CANCELLED by 1000"))
-    context.follower.follow_all("noop")
+    context.poller.follow_all("noop")
     row = look(context)
     assert (row.status, row.reason) == ("FAILED", "stopped_outside")
     assert "1000" in row.reason_text
@@ -407,7 +407,7 @@ def test_a_worker_that_dies_in_the_middle_leaves_one_job(
     with pytest.raises(Dead):
         first.launcher.launch("noop", 10)
     assert look(second).status == "STAGING_DATA"
-    sweeper = Sweeper(second.database, second.doorbell)
+    sweeper = LeaseSweep(second.database, second.doorbell)
     sweeper.tick()
     assert look(second).status == "STAGING_DATA"
     with second.database.begin() as unit:
@@ -440,21 +440,21 @@ def test_a_lease_that_was_renewed_at_the_last_moment_is_kept(context: Context) -
 
     def renew() -> None:
         with context.database.begin() as unit:
-            assert Leases(unit).renew({item.step_run_id: item.token}, "slow", 60).kept == {item.step_run_id}
+            assert LeaseStore(unit).renew({item.step_run_id: item.token}, "slow", 60).kept == {item.step_run_id}
 
-    faults.arm(Between("commit.silent", faults.AFTER, renew))
+    failpoints.arm(Between("commit.silent", failpoints.AFTER, renew))
     try:
-        Sweeper(context.database, context.doorbell).tick()
+        LeaseSweep(context.database, context.doorbell).tick()
     finally:
-        faults.arm(None)
+        failpoints.arm(None)
     row = look(context)
     assert (row.status, row.lease_owner, row.token) == ("STAGING_DATA", "slow", item.token)
     with context.database.begin() as unit:
         unit.execute("UPDATE step_runs SET lease_until = now() - interval '1 second'")
-    Sweeper(context.database, context.doorbell).tick()
+    LeaseSweep(context.database, context.doorbell).tick()
     assert look(context).status == "PENDING"
     with context.database.begin() as unit:
-        assert not Leases(unit).renew({item.step_run_id: item.token}, "slow", 60).kept
+        assert not LeaseStore(unit).renew({item.step_run_id: item.token}, "slow", 60).kept
 
 
 def test_cancel_between_submit_and_record_stops_the_job(context: Context, fake: FakeBackend) -> None:

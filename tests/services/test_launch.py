@@ -9,10 +9,10 @@ from uuid import UUID
 import pytest
 
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.core.errors import AttemptError, BackendError, BackendUnavailable, JobDeferred
-from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.models import Resources
+from ccat_workflow_manager.errors import AttemptError, BackendError, BackendUnavailable, JobDeferred
+from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.base import JobRequest
+from ccat_workflow_manager.lifecycle.models import Resources
 from ccat_workflow_manager.services.requests import RunRequest
 from ccat_workflow_manager.testing.fake_backend import FakeBackend
 

@@ -12,14 +12,14 @@ from uuid import UUID
 
 import pytest
 
+from ccat_workflow_manager import failpoints
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.core import faults
-from ccat_workflow_manager.core.errors import Invalid, RequestError, ServiceUnavailable
+from ccat_workflow_manager.errors import Invalid, RequestError, ServiceUnavailable
 from ccat_workflow_manager.services.requests import RunRequest
-from ccat_workflow_manager.services.run_planning import Wish
-from ccat_workflow_manager.testing.faults import Plan
+from ccat_workflow_manager.services.run_planning import RunSubmission
+from ccat_workflow_manager.testing.failpoints import Plan
 from ccat_workflow_manager.testing.invariants import while_working
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
 
 SPEC: dict[str, Any] = {"name": "one", "steps": [{"name": "only", "command": ["a"]}]}
 
@@ -27,7 +27,7 @@ SPEC: dict[str, Any] = {"name": "one", "steps": [{"name": "only", "command": ["a
 @pytest.fixture
 def disarmed() -> Iterator[None]:
     yield
-    faults.arm(None)
+    failpoints.arm(None)
 
 
 def together(
@@ -38,13 +38,13 @@ def together(
     create, held, may_go = combiner._work, Event(), Event()
     batches: list[int] = []
 
-    def work(wishes: Sequence[Wish]) -> Sequence[tuple[UUID, str | None] | RequestError]:
+    def work(wishes: Sequence[RunSubmission]) -> Sequence[tuple[UUID, str | None] | RequestError]:
         batches.append(len(wishes))
         if wishes[0].actor == "first":
             held.set()
             may_go.wait(30)
         elif len(wishes) > 1:
-            faults.arm(Plan(plan))
+            failpoints.arm(Plan(plan))
         return create(wishes)
 
     def ask(request: RunRequest, key: str | None) -> tuple[UUID, str | None] | RequestError | ServiceUnavailable:
@@ -113,8 +113,8 @@ def test_two_with_one_key_get_one_run(context: Context) -> None:
 
 @pytest.mark.usefixtures("disarmed")
 def test_who_is_told_nothing_may_ask_again_with_the_same_wish(context: Context) -> None:
-    wish = Wish(RunRequest(spec=SPEC), "test")
-    faults.arm(Plan("* commit.create after timeout"))
+    wish = RunSubmission(RunRequest(spec=SPEC), "test")
+    failpoints.arm(Plan("* commit.create after timeout"))
     with pytest.raises(ServiceUnavailable):
         context.requests._create_together([wish])
     [again] = context.requests._create_together([wish])

@@ -8,20 +8,20 @@ from uuid import uuid4
 
 import pytest
 
+from ccat_workflow_manager import failpoints
 from ccat_workflow_manager.commands import checks
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.core import faults
-from ccat_workflow_manager.core.errors import BackendUnavailable, ServiceUnavailable
-from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.jobs import HPCJobInfo, JobStatus
-from ccat_workflow_manager.core.models import Resources, job_name, parse_job_name
 from ccat_workflow_manager.db.views.fleet import BackendState, backend_states
 from ccat_workflow_manager.doorbell import Bell
-from ccat_workflow_manager.managers.result_manager import ReapCaller
+from ccat_workflow_manager.errors import BackendUnavailable, ServiceUnavailable
+from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
+from ccat_workflow_manager.lifecycle.models import Resources, job_name, parse_job_name
+from ccat_workflow_manager.managers.result_manager import OrphansLoop
 from ccat_workflow_manager.services.requests import RunRequest
+from ccat_workflow_manager.testing.failpoints import Injected, Plan
 from ccat_workflow_manager.testing.fake_backend import FakeBackend
-from ccat_workflow_manager.testing.faults import Injected, Plan
-from tests.fixtures_store import ContextMaker
+from tests.support.fixtures_store import ContextMaker
 
 RUNNING = HPCJobInfo(JobStatus.RUNNING)
 SPEC: dict[str, Any] = {
@@ -80,7 +80,7 @@ def test_a_name_says_which_attempt_it_is_of() -> None:
 def test_a_job_whose_attempt_is_over_is_stopped_and_said(context: Context, fake: FakeBackend) -> None:
     start(context)
     fake.tell("fake-1", HPCJobInfo(JobStatus.COMPLETED, 0))
-    context.follower.follow_all("noop")
+    context.poller.follow_all("noop")
     # It comes back, or was never gone.
     fake.tell("fake-1", RUNNING)
     assert reap(context, later_seconds=60) == 0
@@ -100,7 +100,7 @@ def test_what_does_not_stop_is_asked_again_and_told_once(context: Context, fake:
     fake.stubborn = True
     start(context)
     fake.tell("fake-1", HPCJobInfo(JobStatus.COMPLETED, 0))
-    context.follower.follow_all("noop")
+    context.poller.follow_all("noop")
     fake.tell("fake-1", RUNNING)
     assert [reap(context), reap(context)] == [1, 1]
     assert fake.cancelled == ["fake-1", "fake-1"]
@@ -111,7 +111,7 @@ def test_the_job_of_an_attempt_that_was_followed_by_another(context: Context, fa
     """A job is lost, the step run is tried again, and the first job turns up after all."""
     start(context)
     fake.tell("fake-1", HPCJobInfo(JobStatus.FAILED, reason=FailureReason.NODE_FAILURE))
-    context.follower.follow_all("noop")
+    context.poller.follow_all("noop")
     fake.tell("fake-1", RUNNING)
     # Waiting for its next attempt ...
     assert reap(context, later_seconds=60) == 0
@@ -138,7 +138,7 @@ def test_what_is_live_or_sought_is_left_alone(context: Context, fake: FakeBacken
 def test_jobs_of_strangers_are_counted_and_left_alone(context: Context, fake: FakeBackend) -> None:
     start(context)
     fake.tell("fake-1", HPCJobInfo(JobStatus.COMPLETED, 0))
-    context.follower.follow_all("noop")
+    context.poller.follow_all("noop")
     ours = parse_job_name(fake.jobs["fake-1"].name)
     assert ours is not None
     # Another deployment's, an attempt that was never made here, an array whose members nobody knows.
@@ -153,7 +153,7 @@ def test_jobs_of_strangers_are_counted_and_left_alone(context: Context, fake: Fa
 def test_a_job_at_another_backend_is_not_meant(context: Context, fake: FakeBackend) -> None:
     start(context)
     fake.tell("fake-1", HPCJobInfo(JobStatus.COMPLETED, 0))
-    context.follower.follow_all("noop")
+    context.poller.follow_all("noop")
     elsewhere = FakeBackend()
     context._backends["concurrent"] = elsewhere
     by_hand(elsewhere, fake.jobs["fake-1"].name)
@@ -170,7 +170,7 @@ def test_one_looks_at_a_time_and_silence_is_no_answer(make_context: ContextMaker
         context._backends["noop"] = fake
     start(first)
     fake.tell("fake-1", HPCJobInfo(JobStatus.COMPLETED, 0))
-    first.follower.follow_all("noop")
+    first.poller.follow_all("noop")
     fake.tell("fake-1", RUNNING)
     fake.status_error = BackendUnavailable("Socket timed out", backend="noop")
     assert reap(first) == 0
@@ -191,14 +191,14 @@ def test_a_reaper_that_breaks_off_goes_on_the_next_time(
 ) -> None:
     start(context)
     fake.tell("fake-1", HPCJobInfo(JobStatus.COMPLETED, 0))
-    context.follower.follow_all("noop")
+    context.poller.follow_all("noop")
     fake.tell("fake-1", RUNNING)
-    faults.arm(Plan(f"* {point} {moment} {action}"))
+    failpoints.arm(Plan(f"* {point} {moment} {action}"))
     try:
         with suppress(Injected, ServiceUnavailable):
             reap(context)
     finally:
-        faults.arm(None)
+        failpoints.arm(None)
     reap(context)
     assert set(fake.cancelled) == {"fake-1"}
     assert fake.jobs["fake-1"].info.status is JobStatus.CANCELLED
@@ -207,7 +207,7 @@ def test_a_reaper_that_breaks_off_goes_on_the_next_time(
 
 
 def test_every_backend_that_is_served_is_looked_at(context: Context) -> None:
-    caller = ReapCaller(context.database, context.doorbell)
+    caller = OrphansLoop(context.database, context.doorbell)
     caller.tick()
     assert [context.doorbell.waiting(Bell.REAP, name) for name in ("noop", "local")] == [0, 0]
     context.alive()

@@ -10,17 +10,17 @@ from uuid import UUID
 import pytest
 
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.core.breaker import BreakerPolicy
-from ccat_workflow_manager.core.errors import NotFound
-from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.models import EventNote, Facts, Move, Resources, WorkItem
-from ccat_workflow_manager.core.states import Event
 from ccat_workflow_manager.db.fleet import FleetStore
 from ccat_workflow_manager.db.runs import Applied, RunStore
 from ccat_workflow_manager.db.views.runs import run_detail
+from ccat_workflow_manager.errors import NotFound
+from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.lifecycle.breaker import BreakerPolicy
+from ccat_workflow_manager.lifecycle.models import Facts, Resources, Transition, TransitionEvent, WorkItem
+from ccat_workflow_manager.lifecycle.states import Event
 from ccat_workflow_manager.services.breakers import Breakers
 from ccat_workflow_manager.services.requests import RunRequest
-from tests.fixtures_store import ContextMaker
+from tests.support.fixtures_store import ContextMaker
 
 POLICY = BreakerPolicy(failures=3, window_seconds=600, probe_seconds=900)
 
@@ -36,22 +36,26 @@ def claim(context: Context, limit: int = 1) -> list[WorkItem]:
         return RunStore(unit).claim("noop", "w1", limit, 20)
 
 
-def write(context: Context, *moves: Move, policy: BreakerPolicy = POLICY) -> Applied:
+def write(context: Context, *transitions: Transition, policy: BreakerPolicy = POLICY) -> Applied:
     with context.database.begin() as unit:
-        return RunStore(unit, policy).apply(moves)
+        return RunStore(unit, policy).apply(transitions)
 
 
 def failure(
-    item: WorkItem, exit_code: int = 3, reason: FailureReason = FailureReason.PROGRAM_FAILED, *more: EventNote
-) -> Move:
-    notes = [EventNote(Event.JOB_SUBMITTED, "test"), EventNote(Event.FAILED, "test", reason, "it failed"), *more]
-    return Move(item.step_run_id, notes, item.token, Facts(job_id=f"job {item.job_name}", exit_code=exit_code))
+    item: WorkItem, exit_code: int = 3, reason: FailureReason = FailureReason.PROGRAM_FAILED, *more: TransitionEvent
+) -> Transition:
+    notes = [
+        TransitionEvent(Event.JOB_SUBMITTED, "test"),
+        TransitionEvent(Event.FAILED, "test", reason, "it failed"),
+        *more,
+    ]
+    return Transition(item.step_run_id, notes, item.token, Facts(job_id=f"job {item.job_name}", exit_code=exit_code))
 
 
-def success(item: WorkItem) -> Move:
+def success(item: WorkItem) -> Transition:
     events = (Event.JOB_SUBMITTED, Event.JOB_SUCCEEDED, Event.RESULTS_COLLECTED)
-    return Move(
-        item.step_run_id, [EventNote(event, "test") for event in events], item.token, Facts(job_id=item.job_name)
+    return Transition(
+        item.step_run_id, [TransitionEvent(event, "test") for event in events], item.token, Facts(job_id=item.job_name)
     )
 
 
@@ -115,7 +119,7 @@ def test_attempts_of_one_step_run_count_once(context: Context) -> None:
     start(context, items=2, retry={"max_attempts": 9, "on": ["program_failed"]})
     for _ in range(4):
         (item,) = claim(context)
-        write(context, failure(item, 3, FailureReason.PROGRAM_FAILED, EventNote(Event.RETRIED, "policy")))
+        write(context, failure(item, 3, FailureReason.PROGRAM_FAILED, TransitionEvent(Event.RETRIED, "policy")))
     assert breaker(context).opened_at is None
     assert len(breaker(context).failures) == 1
 
@@ -143,7 +147,7 @@ def test_what_says_nothing_about_the_step_is_not_counted(context: Context, reaso
 
 def test_out_of_memory_counts_once_there_is_no_more_memory(context: Context) -> None:
     start(context)
-    more = EventNote(Event.RETRIED, "retry policy", resources=Resources(memory_gb=8))
+    more = TransitionEvent(Event.RETRIED, "retry policy", resources=Resources(memory_gb=8))
     for item in claim(context, 5):
         write(context, failure(item, 137, FailureReason.OUT_OF_MEMORY, more))
     assert breaker(context) is None
@@ -231,11 +235,16 @@ def test_a_probe_that_comes_to_nothing_is_followed_by_another(context: Context) 
     let_probe(context)
     (probe,) = claim(context, 10)
     # Given back, it is still the probe.
-    write(context, Move(probe.step_run_id, [EventNote(Event.RELEASED, "sweep", delay_seconds=0)], probe.token))
+    write(
+        context, Transition(probe.step_run_id, [TransitionEvent(Event.RELEASED, "sweep", delay_seconds=0)], probe.token)
+    )
     (again,) = claim(context, 10)
     assert again.step_run_id == probe.step_run_id
     # A node that dies says nothing; cancelled, it will never say anything.
-    write(context, Move(again.step_run_id, [EventNote(Event.CANCELLED, "test", FailureReason.CANCELLED)], again.token))
+    write(
+        context,
+        Transition(again.step_run_id, [TransitionEvent(Event.CANCELLED, "test", FailureReason.CANCELLED)], again.token),
+    )
     (other,) = claim(context, 10)
     assert other.step_run_id != probe.step_run_id
     assert breaker(context).probe == other.step_run_id
@@ -316,8 +325,8 @@ def test_writers_of_the_same_breakers_do_not_wait_in_a_circle(make_context: Cont
 
     def end(number: int) -> None:
         chance = random.Random(number)
-        moves = [success(item) if chance.random() < 0.4 else failure(item) for item in work[number]]
-        write(contexts[number % 4], *chance.sample(moves, 3), policy=BreakerPolicy(failures=5))
+        transitions = [success(item) if chance.random() < 0.4 else failure(item) for item in work[number]]
+        write(contexts[number % 4], *chance.sample(transitions, 3), policy=BreakerPolicy(failures=5))
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(end, range(len(work))))

@@ -13,16 +13,16 @@ from uuid import UUID
 import pytest
 
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.models import EventNote, Facts, Move, WorkItem
-from ccat_workflow_manager.core.states import Event
-from ccat_workflow_manager.db import write_sql as sql
+from ccat_workflow_manager.db import statements as sql
 from ccat_workflow_manager.db.runs import RunStore
 from ccat_workflow_manager.db.session import UnitOfWork
-from ccat_workflow_manager.managers.workflow_manager import Sweeper
+from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.lifecycle.models import Facts, Transition, TransitionEvent, WorkItem
+from ccat_workflow_manager.lifecycle.states import Event
+from ccat_workflow_manager.managers.workflow_manager import LeaseSweep
 from ccat_workflow_manager.services.requests import RunRequest
 from ccat_workflow_manager.testing.invariants import at_rest, while_working
-from tests.fixtures_store import ContextMaker
+from tests.support.fixtures_store import ContextMaker
 
 SPEC: dict[str, Any] = {
     "name": "two-before-one",
@@ -60,22 +60,22 @@ class Race:
             self.items |= {item.step: item for item in RunStore(unit).claim("noop", "w", 10, 60)}
 
     def fail(self, step: str) -> None:
-        failure = EventNote(Event.FAILED, "test", FailureReason.PROGRAM_FAILED, "exit code 3")
+        failure = TransitionEvent(Event.FAILED, "test", FailureReason.PROGRAM_FAILED, "exit code 3")
         self.write(step, failure)
 
     def complete(self, step: str) -> None:
         events = (Event.JOB_SUBMITTED, Event.JOB_SUCCEEDED, Event.RESULTS_COLLECTED)
-        self.write(step, *(EventNote(event, "test") for event in events))
+        self.write(step, *(TransitionEvent(event, "test") for event in events))
 
-    def write(self, step: str, *notes: EventNote) -> None:
+    def write(self, step: str, *notes: TransitionEvent) -> None:
         item = self.items[step]
         with self.other.database.begin() as unit:
-            done = RunStore(unit).apply([Move(item.step_run_id, notes, item.token, Facts(job_id=item.job_name))])
+            done = RunStore(unit).apply([Transition(item.step_run_id, notes, item.token, Facts(job_id=item.job_name))])
         assert done.refused == {}
 
     def cancel(self, step: str) -> None:
         self.other.requests.cancel_step_runs([self.items[step].step_run_id], actor="anna")
-        self.write(step, EventNote(Event.CANCELLED, "noop", FailureReason.CANCELLED))
+        self.write(step, TransitionEvent(Event.CANCELLED, "noop", FailureReason.CANCELLED))
 
     def retry(self) -> None:
         self.context.requests.retry([self.run_id], actor="otto")
@@ -200,7 +200,7 @@ def test_what_is_locked_at_that_moment_is_left_to_the_sweep(race: Race, monkeypa
     assert race.statuses() == {"u": "FAILED", "v": "COMPLETED", "d": "PENDING", "e": "PENDING"}
     assert race.run() == ("RUNNING", True)
     assert len(race.wrong()) == 1
-    Sweeper(race.context.database, race.context.doorbell).tick()
+    LeaseSweep(race.context.database, race.context.doorbell).tick()
     assert race.statuses() == {"u": "FAILED", "v": "COMPLETED", "d": "SKIPPED", "e": "SKIPPED"}
     assert race.run() == ("FAILED", False)
     assert race.wrong() == []
@@ -213,7 +213,7 @@ def test_the_sweep_and_a_retry_do_not_cross(race: Race, monkeypatch: pytest.Monk
     retried: list[str] = []
 
     def sweep() -> None:
-        Sweeper(race.other.database, race.other.doorbell).tick()
+        LeaseSweep(race.other.database, race.other.doorbell).tick()
         retried.extend(race.statuses().values())
 
     before(monkeypatch, sql.LOCK_STEP_RUNS, sweep)

@@ -1,4 +1,4 @@
-"""RunStore against a real PostgreSQL: every move, every refusal, every counter."""
+"""RunStore against a real PostgreSQL: every transition, every refusal, every counter."""
 
 from __future__ import annotations
 
@@ -12,13 +12,21 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.models import EventNote, Facts, Lease, Move, NewProduct, Resources, WorkItem
-from ccat_workflow_manager.core.states import FINISHED, LIVE, MOVES, Event, Status, next_status, run_status
 from ccat_workflow_manager.db.reading import load_items
 from ccat_workflow_manager.db.runs import Applied, RunStore
+from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.lifecycle.models import (
+    Facts,
+    Lease,
+    NewProduct,
+    Resources,
+    Transition,
+    TransitionEvent,
+    WorkItem,
+)
+from ccat_workflow_manager.lifecycle.states import FINISHED, LIVE, TRANSITIONS, Event, Status, next_status, run_status
 from ccat_workflow_manager.services.requests import RunRequest
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
 
 DIAMOND = {
     "name": "diamond",
@@ -44,20 +52,20 @@ def claim(context: Context, limit: int = 100, worker: str = "w1", seconds: float
         return RunStore(unit).claim("noop", worker, limit, seconds)
 
 
-def apply(context: Context, *moves: Move) -> Applied:
+def apply(context: Context, *transitions: Transition) -> Applied:
     with context.database.begin() as unit:
-        return RunStore(unit).apply(moves)
+        return RunStore(unit).apply(transitions)
 
 
-def note(event: Event, **more: Any) -> EventNote:
+def note(event: Event, **more: Any) -> TransitionEvent:
     if event in (Event.FAILED, Event.SKIPPED):
         more.setdefault("reason", FailureReason.PROGRAM_FAILED)
-    return EventNote(event, actor="test", **more)
+    return TransitionEvent(event, actor="test", **more)
 
 
 def complete(context: Context, item: WorkItem) -> Applied:
     events = [note(Event.JOB_SUBMITTED), note(Event.JOB_SUCCEEDED), note(Event.RESULTS_COLLECTED)]
-    return apply(context, Move(item.step_run_id, events, item.token, Facts(job_id=f"job-{item.job_name}")))
+    return apply(context, Transition(item.step_run_id, events, item.token, Facts(job_id=f"job-{item.job_name}")))
 
 
 def rows(context: Context, sql: str, **parameters: Any) -> list[Any]:
@@ -109,7 +117,7 @@ def test_a_failure_skips_what_is_behind_it_and_nothing_else(context: Context) ->
     run_id = start(context, scans=["x", "y"])
     by_name = {(item.step, item.key): item for item in claim(context)}
     bad = by_name["first", "x"]
-    apply(context, Move(bad.step_run_id, [note(Event.FAILED, text="no such file")], bad.token))
+    apply(context, Transition(bad.step_run_id, [note(Event.FAILED, text="no such file")], bad.token))
     complete(context, by_name["first", "y"])
     assert statuses(context, run_id) == {
         "first/x": "FAILED", "first/y": "COMPLETED", "second/x": "SKIPPED", "second/y": "PENDING",
@@ -133,7 +141,7 @@ def test_a_retry_opens_what_was_skipped_and_the_run_completes(context: Context) 
     run_id = start(context, scans=["x", "y"])
     items = claim(context)
     for item in items:
-        apply(context, Move(item.step_run_id, [note(Event.FAILED)], item.token))
+        apply(context, Transition(item.step_run_id, [note(Event.FAILED)], item.token))
     assert context.requests.retry([run_id], actor="test") == {run_id: 6}
     check_counters(context)
     while items := claim(context):
@@ -149,7 +157,7 @@ def test_retrying_one_of_two_failures_leaves_the_fan_in_skipped_until_both_are(c
     failed = {}
     for item in claim(context):
         if item.step == "first":
-            apply(context, Move(item.step_run_id, [note(Event.FAILED)], item.token))
+            apply(context, Transition(item.step_run_id, [note(Event.FAILED)], item.token))
             failed[item.key] = item.step_run_id
     context.requests.retry_step_runs([failed["x"]], actor="test")
     now = statuses(context, run_id)
@@ -164,10 +172,10 @@ def test_retrying_one_of_two_failures_leaves_the_fan_in_skipped_until_both_are(c
 def test_a_late_writer_is_refused(context: Context) -> None:
     start(context, scans=["x"])
     item = claim(context, limit=1)[0]
-    apply(context, Move(item.step_run_id, [note(Event.RELEASED, text="gone")], item.token))
+    apply(context, Transition(item.step_run_id, [note(Event.RELEASED, text="gone")], item.token))
     again = claim(context, limit=1, worker="w2")[0]
     assert (again.step_run_id, again.attempt, again.claims) == (item.step_run_id, 1, 2)
-    late = apply(context, Move(item.step_run_id, [note(Event.JOB_SUBMITTED)], item.token, Facts(job_id="late")))
+    late = apply(context, Transition(item.step_run_id, [note(Event.JOB_SUBMITTED)], item.token, Facts(job_id="late")))
     assert late.applied == []
     assert late.refused == {item.step_run_id: "another worker has taken it over"}
     check_counters(context)
@@ -198,7 +206,8 @@ def test_backoff_is_counted_by_the_database(context: Context) -> None:
     item = claim(context)[0]
     retried = note(Event.RETRIED, text="again", delay_seconds=3600, resources=Resources(memory_gb=8))
     apply(
-        context, Move(item.step_run_id, [note(Event.FAILED, reason=FailureReason.OUT_OF_MEMORY), retried], item.token)
+        context,
+        Transition(item.step_run_id, [note(Event.FAILED, reason=FailureReason.OUT_OF_MEMORY), retried], item.token),
     )
     assert claim(context) == []
     with context.database.begin() as unit:
@@ -216,11 +225,11 @@ def test_products_come_with_the_move_or_not_at_all(context: Context) -> None:
     start(context, SINGLE)
     item = claim(context)[0]
     product = NewProduct("map.png", "PLOT", "plots/map.png", 10, "0" * 64)
-    late = Move(item.step_run_id, [note(Event.RESULTS_COLLECTED)], item.token, products=[product])
+    late = Transition(item.step_run_id, [note(Event.RESULTS_COLLECTED)], item.token, products=[product])
     assert apply(context, late).applied == []
     assert rows(context, "SELECT 1 FROM products") == []
     events = [note(Event.JOB_SUBMITTED), note(Event.JOB_SUCCEEDED), note(Event.RESULTS_COLLECTED)]
-    apply(context, Move(item.step_run_id, events, item.token, Facts(job_id="j"), products=[product]))
+    apply(context, Transition(item.step_run_id, events, item.token, Facts(job_id="j"), products=[product]))
     assert rows(context, "SELECT name, attempt FROM products") == [("map.png", 1)]
 
 
@@ -237,10 +246,10 @@ def test_cancel_is_immediate_only_where_nothing_was_started(context: Context) ->
 def test_a_cancel_asked_for_while_a_retry_is_decided_is_not_forgotten(context: Context) -> None:
     run_id = start(context, scans=["x"])
     [item] = claim(context, limit=1)
-    apply(context, Move(item.step_run_id, [note(Event.JOB_SUBMITTED)], item.token, Facts(job_id="1")))
+    apply(context, Transition(item.step_run_id, [note(Event.JOB_SUBMITTED)], item.token, Facts(job_id="1")))
     context.requests.cancel([run_id], actor="anna")
     failure = note(Event.FAILED, reason=FailureReason.NODE_FAILURE, text="the node is gone")
-    done = apply(context, Move(item.step_run_id, [failure, note(Event.RETRIED)], item.token))
+    done = apply(context, Transition(item.step_run_id, [failure, note(Event.RETRIED)], item.token))
     assert done.applied == [item.step_run_id]
     assert statuses(context, run_id)[f"{item.step}/{item.key}"] == "CANCELLED"
     check_counters(context)
@@ -280,10 +289,10 @@ def test_the_database_moves_exactly_as_the_table_says(context: Context) -> None:
         for event in set(Event) - {Event.CREATED}:
             item = _bring_to(context, start(context, SINGLE), status)
             facts = Facts(job_id=f"job-{item.step_run_id}")
-            done = apply(context, Move(item.step_run_id, [note(event)], item.token, facts, Lease("w", 10)))
+            done = apply(context, Transition(item.step_run_id, [note(event)], item.token, facts, Lease("w", 10)))
             with context.database.read() as unit:
                 (after,) = load_items(unit, [item.step_run_id])
-            if (status, event) in MOVES:
+            if (status, event) in TRANSITIONS:
                 assert done.applied == [item.step_run_id], (status, event)
                 assert after.status is next_status(status, event)
             else:
@@ -309,8 +318,8 @@ def _bring_to(context: Context, run_id: UUID, status: Status) -> WorkItem:
     ((step_run_id,),) = rows(context, "SELECT id FROM step_runs WHERE run_id = :id", id=run_id)
     if _WAY[status]:
         facts = Facts(job_id=f"job-{step_run_id}")
-        move = Move(step_run_id, [note(event) for event in _WAY[status]], facts=facts, lease=Lease("w", 10))
-        assert apply(context, move).applied
+        transition = Transition(step_run_id, [note(event) for event in _WAY[status]], facts=facts, lease=Lease("w", 10))
+        assert apply(context, transition).applied
     with context.database.read() as unit:
         (item,) = load_items(unit, [step_run_id])
     assert item.status is status
@@ -333,9 +342,9 @@ def test_the_database_refuses_what_the_table_forbids(context: Context) -> None:
 def test_one_job_belongs_to_one_attempt(context: Context) -> None:
     start(context, scans=["x", "y"])
     first, second, *_ = claim(context)
-    apply(context, Move(first.step_run_id, [note(Event.JOB_SUBMITTED)], first.token, Facts(job_id="same")))
+    apply(context, Transition(first.step_run_id, [note(Event.JOB_SUBMITTED)], first.token, Facts(job_id="same")))
     with pytest.raises(IntegrityError):
-        apply(context, Move(second.step_run_id, [note(Event.JOB_SUBMITTED)], second.token, Facts(job_id="same")))
+        apply(context, Transition(second.step_run_id, [note(Event.JOB_SUBMITTED)], second.token, Facts(job_id="same")))
 
 
 def test_random_histories_keep_every_counter(context: Context) -> None:
@@ -347,7 +356,7 @@ def test_random_histories_keep_every_counter(context: Context) -> None:
     for turn in range(150):
         ids = [row[0] for row in rows(context, "SELECT id FROM step_runs WHERE unmet = 0 OR status = 'PENDING'")]
         chosen = randomness.sample(ids, 5)
-        moves = []
+        transitions = []
         for step_run_id in chosen:
             event = randomness.choice(events)
             if event is Event.CLAIMED and rows(
@@ -355,8 +364,8 @@ def test_random_histories_keep_every_counter(context: Context) -> None:
             ):
                 continue
             facts = Facts(job_id=f"job-{turn}-{step_run_id}") if event is Event.JOB_SUBMITTED else None
-            moves.append(Move(step_run_id, [note(event)], facts=facts, lease=Lease("w", 5)))
-        apply(context, *moves)
+            transitions.append(Transition(step_run_id, [note(event)], facts=facts, lease=Lease("w", 5)))
+        apply(context, *transitions)
         if turn % 10 == 0:
             check_counters(context)
     check_counters(context)

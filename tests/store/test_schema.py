@@ -9,11 +9,11 @@ from sqlalchemy import create_engine, text
 
 from alembic import command
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.core.errors import ConfigurationError
-from ccat_workflow_manager.core.states import Status, run_status
 from ccat_workflow_manager.db import migrate
 from ccat_workflow_manager.db.schema import RUN_STATUS_SQL, counter, metadata
 from ccat_workflow_manager.db.session import Database
+from ccat_workflow_manager.errors import ConfigurationError
+from ccat_workflow_manager.lifecycle.states import Status, run_status
 from ccat_workflow_manager.services.requests import RunRequest
 
 _CATALOG = {

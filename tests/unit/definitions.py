@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ccat_workflow_manager.core.errors import Fault, Invalid
+from ccat_workflow_manager.errors import Fault, Invalid
 
 CONTRACT_EXAMPLE = """
 name: chai-map

@@ -6,7 +6,7 @@ import pytest
 
 from ccat_workflow_manager.app import create_app
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.core.errors import ConfigurationError
+from ccat_workflow_manager.errors import ConfigurationError
 from ccat_workflow_manager.settings import load_settings
 
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccat_workflow_manager.core.breaker import (
+from ccat_workflow_manager.failures import COMMON, FailureReason
+from ccat_workflow_manager.lifecycle.breaker import (
     OFF,
     Breaker,
     BreakerPolicy,
@@ -20,8 +21,7 @@ from ccat_workflow_manager.core.breaker import (
     reason_text,
     way,
 )
-from ccat_workflow_manager.core.failures import COMMON, FailureReason
-from ccat_workflow_manager.core.retry import NEVER_RETRIED
+from ccat_workflow_manager.lifecycle.retry import NEVER_RETRIED
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 THREE = BreakerPolicy(failures=3, window_seconds=600, probe_seconds=900)

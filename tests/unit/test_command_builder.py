@@ -7,15 +7,15 @@ from uuid import UUID
 
 import pytest
 
-from ccat_workflow_manager.core.errors import StagingError
-from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.models import Mount, Resources
+from ccat_workflow_manager.errors import StagingError
 from ccat_workflow_manager.execution.command_builder import build_command, interpret_exit, mount
 from ccat_workflow_manager.execution.launch_spec import ResolvedImage, StepLaunch, UpstreamProduct, UpstreamProducts
 from ccat_workflow_manager.execution.layout import AttemptDirs, attempt_dirs, program_paths
 from ccat_workflow_manager.execution.manifest import manifest
 from ccat_workflow_manager.execution.runtime import BY_BACKEND, NO_RUNTIME, Runtime, RuntimeKind
-from tests.golden_files import check_golden
+from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.lifecycle.models import Mount, Resources
+from tests.support.golden_files import check_golden
 
 APPTAINER = Runtime(RuntimeKind.APPTAINER, "/usr/bin/apptainer", "1.4.5")
 SINGULARITY = Runtime(RuntimeKind.SINGULARITY, "/usr/bin/singularity", "4.1.0")

@@ -12,8 +12,8 @@ from rq import Queue
 from rq.job import Job
 from rq.results import Result
 
-from ccat_workflow_manager.core.errors import ServiceUnavailable
 from ccat_workflow_manager.doorbell import BATCH, NOTICES, Bell, Doorbell
+from ccat_workflow_manager.errors import ServiceUnavailable
 
 
 @pytest.fixture

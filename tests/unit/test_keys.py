@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccat_workflow_manager.core.json_values import canonical_json
-from ccat_workflow_manager.core.keys import first_duplicate, item_keys
+from ccat_workflow_manager.definition.keys import first_duplicate, item_keys
+from ccat_workflow_manager.json_values import canonical_json
 
 SAFE_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,79}")
 

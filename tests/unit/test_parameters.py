@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccat_workflow_manager.core.compiled import validate_parameters
-from ccat_workflow_manager.core.errors import Invalid
-from ccat_workflow_manager.core.spec import parse_pipeline
+from ccat_workflow_manager.definition.compiled import validate_parameters
+from ccat_workflow_manager.definition.spec import parse_pipeline
+from ccat_workflow_manager.errors import Invalid
 from tests.unit.definitions import faults_of, pipeline
 
 NODE = {"type": "object", "properties": {"size": {"default": 1}, "child": {"$ref": "#/$defs/node"}}}

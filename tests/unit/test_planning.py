@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from ccat_workflow_manager.core.compiled import CompiledPipeline, compile_pipeline
-from ccat_workflow_manager.core.planning import MAX_STEP_RUNS, Plan, plan
-from ccat_workflow_manager.core.spec import parse_pipeline, parse_pipeline_text
+from ccat_workflow_manager.definition.compiled import CompiledPipeline, compile_pipeline
+from ccat_workflow_manager.definition.planning import MAX_STEP_RUNS, Plan, plan
+from ccat_workflow_manager.definition.spec import parse_pipeline, parse_pipeline_text
 from tests.unit.definitions import CONTRACT_EXAMPLE, faults_of, pipeline, step
 
 

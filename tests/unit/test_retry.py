@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccat_workflow_manager.core.failures import FAILURES, RETRYABLE_BY_DEFAULT, FailureReason, Retry
-from ccat_workflow_manager.core.models import Resources, RetryPolicy
-from ccat_workflow_manager.core.retry import (
+from ccat_workflow_manager.failures import FAILURES, RETRYABLE_BY_DEFAULT, FailureReason, Retry
+from ccat_workflow_manager.lifecycle.models import Resources, RetryPolicy
+from ccat_workflow_manager.lifecycle.retry import (
     JITTER,
     MAX_DELAY_SECONDS,
     MAX_MEMORY_GB,

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from ccat_workflow_manager.core.errors import ConfigurationError
-from ccat_workflow_manager.core.setting_rules import PREFIX, converted, masked_url
+from ccat_workflow_manager.errors import ConfigurationError
+from ccat_workflow_manager.setting_rules import PREFIX, converted, masked_url
 from ccat_workflow_manager.settings import (
     BACKEND_GROUP,
     Settings,

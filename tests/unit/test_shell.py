@@ -10,7 +10,7 @@ from signal import SIGKILL
 import pytest
 
 from ccat_workflow_manager import shell
-from tests.waiting import wait_for, wait_until
+from tests.support.waiting import wait_for, wait_until
 
 
 def _alive(pid: int) -> bool:

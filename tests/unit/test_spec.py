@@ -8,11 +8,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from ccat_workflow_manager.core.definition_text import load_text
-from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.json_values import MAX_DEPTH
-from ccat_workflow_manager.core.models import Resources, RetryPolicy
-from ccat_workflow_manager.core.spec import (
+from ccat_workflow_manager.definition.spec import (
     canonical,
     content_hash,
     effective_resources,
@@ -22,6 +18,10 @@ from ccat_workflow_manager.core.spec import (
     pipeline_json_schema,
     stored_pipeline,
 )
+from ccat_workflow_manager.definition.text import load_text
+from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.json_values import MAX_DEPTH
+from ccat_workflow_manager.lifecycle.models import Resources, RetryPolicy
 from tests.unit.definitions import CONTRACT_EXAMPLE, faults_of, nested, pipeline, step, with_schema
 
 

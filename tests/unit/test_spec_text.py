@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccat_workflow_manager.core.definition_text import MAX_TEXT, MAX_YAML, load_text
-from ccat_workflow_manager.core.errors import Invalid
-from ccat_workflow_manager.core.spec import content_hash, parse_pipeline, parse_pipeline_text
+from ccat_workflow_manager.definition.spec import content_hash, parse_pipeline, parse_pipeline_text
+from ccat_workflow_manager.definition.text import MAX_TEXT, MAX_YAML, load_text
+from ccat_workflow_manager.errors import Invalid
 from tests.unit.definitions import faults_of, pipeline, step
 
 

@@ -1,4 +1,4 @@
-"""The table of moves and everything that is derived from it."""
+"""The table of transitions and everything that is derived from it."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from itertools import combinations
 
 import pytest
 
-from ccat_workflow_manager.core.errors import Conflict
-from ccat_workflow_manager.core.failures import FAILURES, FailureReason
-from ccat_workflow_manager.core.states import (
+from ccat_workflow_manager.errors import Conflict
+from ccat_workflow_manager.failures import FAILURES, FailureReason
+from ccat_workflow_manager.lifecycle.states import (
     ACTIVE,
     CANCELLABLE,
     FINISHED,
     INITIAL,
     LEASED,
     LIVE,
-    MOVES,
     RETRYABLE,
+    TRANSITIONS,
     Event,
-    IllegalMove,
+    IllegalTransition,
     RunStatus,
     Status,
     next_status,
@@ -42,7 +42,7 @@ def test_every_status_is_reachable_and_can_reach_an_end() -> None:
         found, waiting = {start}, [start]
         while waiting:
             here = waiting.pop()
-            new = {after for (before, _), after in MOVES.items() if before is here} - found
+            new = {after for (before, _), after in TRANSITIONS.items() if before is here} - found
             found |= new
             waiting += new
         return found
@@ -53,22 +53,22 @@ def test_every_status_is_reachable_and_can_reach_an_end() -> None:
 
 
 def test_only_a_retry_leads_out_of_an_end() -> None:
-    assert {event for before, event in MOVES if before in FINISHED} == {Event.RETRIED}
-    assert all(MOVES[status, Event.RETRIED] is INITIAL for status in RETRYABLE)
-    assert not any(before is S.COMPLETED for before, _ in MOVES)
+    assert {event for before, event in TRANSITIONS if before in FINISHED} == {Event.RETRIED}
+    assert all(TRANSITIONS[status, Event.RETRIED] is INITIAL for status in RETRYABLE)
+    assert not any(before is S.COMPLETED for before, _ in TRANSITIONS)
 
 
 def test_every_event_but_the_first_is_in_the_table() -> None:
-    assert {event for _, event in MOVES} == set(Event) - {Event.CREATED}
+    assert {event for _, event in TRANSITIONS} == set(Event) - {Event.CREATED}
 
 
 @pytest.mark.parametrize("event", Event)
 @pytest.mark.parametrize("status", S)
 def test_a_move_that_is_not_in_the_table_does_not_exist(status: Status, event: Event) -> None:
-    if (status, event) in MOVES:
-        assert next_status(status, event) is MOVES[status, event]
+    if (status, event) in TRANSITIONS:
+        assert next_status(status, event) is TRANSITIONS[status, event]
     else:
-        with pytest.raises(IllegalMove) as caught:
+        with pytest.raises(IllegalTransition) as caught:
             next_status(status, event)
         assert isinstance(caught.value, Conflict)
         assert status in caught.value.message

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccat_workflow_manager.core.spec import parse_pipeline
-from ccat_workflow_manager.core.substitution import SubstitutedStep, substitute_step
+from ccat_workflow_manager.definition.spec import parse_pipeline
+from ccat_workflow_manager.definition.substitution import SubstitutedStep, substitute_step
 from tests.unit.definitions import faults_of, pipeline, step
 
 

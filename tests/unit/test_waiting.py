@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from ccat_workflow_manager.core.waiting import WaitFacts, explain
+from ccat_workflow_manager.lifecycle.waiting import WaitFacts, explain
 
 NOW = datetime(2025, 3, 4, 5, 6, 7, tzinfo=UTC)
 FREE = WaitFacts(backend="local")

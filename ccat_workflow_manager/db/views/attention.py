@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from ccat_workflow_manager.core.attention import MARK
-from ccat_workflow_manager.core.states import CANCELLABLE, LIVE
 from ccat_workflow_manager.db.schema import quoted
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.db.views.sql import Row, rows, times
+from ccat_workflow_manager.lifecycle.attention import MARK
+from ccat_workflow_manager.lifecycle.states import CANCELLABLE, LIVE
 
 _CANCEL_MINUTES = 10
 """A cancel that is not confirmed after so long will hardly be so by itself."""

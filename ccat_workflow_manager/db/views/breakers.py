@@ -5,8 +5,8 @@ from __future__ import annotations
 from uuid import UUID
 
 from ccat_workflow_manager.db.session import UnitOfWork
+from ccat_workflow_manager.db.statements import CLAIMABLE
 from ccat_workflow_manager.db.views.sql import Row, one, rows, times
-from ccat_workflow_manager.db.write_sql import CLAIMABLE
 
 _BREAKER = f"""
 b.circuit AS id,

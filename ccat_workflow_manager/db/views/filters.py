@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from ccat_workflow_manager.core.states import RunStatus
+from ccat_workflow_manager.lifecycle.states import RunStatus
 
 _ID_PREFIX = re.compile(r"[0-9a-fA-F-]{1,36}")
 

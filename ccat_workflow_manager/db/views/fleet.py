@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ccat_workflow_manager.core.states import RunStatus
 from ccat_workflow_manager.db.fleet import FleetStore, Waiting
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.db.views.sql import Row, one, rows, times, utc
+from ccat_workflow_manager.lifecycle.states import RunStatus
 
 _MOST_COUNTED = 100_000
 _RECENT = 10

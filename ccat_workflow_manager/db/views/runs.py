@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from ccat_workflow_manager.core.states import Status
 from ccat_workflow_manager.db.schema import counter
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.db.views.filters import RunFilter
 from ccat_workflow_manager.db.views.sql import Row, rows, times
 from ccat_workflow_manager.db.views.step_runs import STEP_RUN
 from ccat_workflow_manager.db.views.waits import waits_of_run
+from ccat_workflow_manager.lifecycle.states import Status
 
 _COUNTS = ", ".join(f"'{status}', r.{counter(status)}" for status in Status)
 

@@ -1,4 +1,4 @@
-"""Why the step runs of a run do not get on, in the words of core.waiting.
+"""Why the step runs of a run do not get on, in the words of lifecycle.waiting.
 
 A run of 10,000 step runs has only a handful of different reasons. So the different sets of facts are fetched, put into
 words here, and handed to the statement that builds the JSON, by the key of the set. Of step runs that are not PENDING
@@ -11,13 +11,13 @@ import json
 from typing import Any
 from uuid import UUID
 
-from ccat_workflow_manager.core.attention import MARK
-from ccat_workflow_manager.core.breaker import held_text
-from ccat_workflow_manager.core.states import LIVE, Status
-from ccat_workflow_manager.core.waiting import WaitFacts, explain, unattended, uncollected
 from ccat_workflow_manager.db.schema import counter, quoted
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.db.views.sql import utc
+from ccat_workflow_manager.lifecycle.attention import MARK
+from ccat_workflow_manager.lifecycle.breaker import held_text
+from ccat_workflow_manager.lifecycle.states import LIVE, Status
+from ccat_workflow_manager.lifecycle.waiting import WaitFacts, explain, unattended, uncollected
 
 _BREAKER = """CASE WHEN s.circuit IN (SELECT b.circuit FROM breakers b WHERE b.opened_at IS NOT NULL)
   AND s.id NOT IN (SELECT b.probe FROM breakers b WHERE b.probe IS NOT NULL) THEN s.circuit END"""

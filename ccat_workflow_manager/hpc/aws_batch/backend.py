@@ -15,15 +15,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from ccat_workflow_manager.core.errors import BackendRejected, BackendUnavailable, ConfigurationError
-from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.job_script import JobFiles, render_job_script
-from ccat_workflow_manager.core.jobs import HPCJobInfo
-from ccat_workflow_manager.hpc.aws_batch import here
+from ccat_workflow_manager.errors import BackendRejected, BackendUnavailable, ConfigurationError
+from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.hpc.attempt.script import JobFiles, render_job_script
+from ccat_workflow_manager.hpc.aws_batch import credentials as here
 from ccat_workflow_manager.hpc.aws_batch.client import Aws, AwsError, Done
 from ccat_workflow_manager.hpc.aws_batch.definition import Mode, Platform, make_shape, render_definition
+from ccat_workflow_manager.hpc.aws_batch.job_queries import JobQueries, aws_id
 from ccat_workflow_manager.hpc.aws_batch.logs import DEFAULT_GROUP, read_stream
-from ccat_workflow_manager.hpc.aws_batch.looking import Looker, aws_id
 from ccat_workflow_manager.hpc.aws_batch.native import oci_image, seen_as, with_links
 from ccat_workflow_manager.hpc.aws_batch.request import (
     CANCEL_REASON,
@@ -37,9 +36,10 @@ from ccat_workflow_manager.hpc.aws_batch.request import (
 from ccat_workflow_manager.hpc.aws_batch.staging import S3Staging
 from ccat_workflow_manager.hpc.aws_batch.states import STARTED, Evidence, Seen, merge
 from ccat_workflow_manager.hpc.base import Availability, Capabilities, JobRequest, LogStream, QueueStatus
-from ccat_workflow_manager.hpc.batch.doer import SETTLE_SECONDS, BatchBackend, JobKey
+from ccat_workflow_manager.hpc.batch.scheduler_backend import SETTLE_SECONDS, BatchBackend, JobKey
 from ccat_workflow_manager.hpc.batch.script import render_batch_script
 from ccat_workflow_manager.hpc.batch.store import Submission
+from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo
 
 _HOME = "/tmp"
 _REMEMBERED = 50_000
@@ -111,7 +111,7 @@ class AwsBatchBackend(BatchBackend):
         except ValueError as error:
             raise ConfigurationError(f"AWS_BATCH_S3_PREFIX cannot be used: {error}") from error
         self._over: dict[JobKey, HPCJobInfo] = {}
-        self._looker = Looker(self.name, self._aws)
+        self._looker = JobQueries(self.name, self._aws)
 
     def _home(self) -> str | None:
         """Of what runs without a shared filesystem; None: the environment is that of the image."""

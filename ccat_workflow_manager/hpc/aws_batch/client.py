@@ -32,7 +32,7 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
-from ccat_workflow_manager.core.errors import BackendConfused, BackendError, BackendUnavailable
+from ccat_workflow_manager.errors import BackendConfused, BackendError, BackendUnavailable
 from ccat_workflow_manager.hpc.batch.calls import CallBudget
 
 logging.getLogger("botocore.credentials").setLevel(logging.WARNING)  # it says for each client where they come from

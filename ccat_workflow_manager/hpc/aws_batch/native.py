@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from posixpath import dirname
 from shlex import quote
 
-from ccat_workflow_manager.core.models import Mount
+from ccat_workflow_manager.lifecycle.models import Mount
 
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*")
 _CANNOT = 125

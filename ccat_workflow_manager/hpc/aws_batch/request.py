@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from typing import Any
 
-from ccat_workflow_manager.core.models import JSON, Resources
 from ccat_workflow_manager.hpc.aws_batch.definition import Platform
+from ccat_workflow_manager.json_values import JSON
+from ccat_workflow_manager.lifecycle.models import Resources
 
 LARGEST_ARRAY = 10_000
 SHORTEST_SECONDS = 60

@@ -20,10 +20,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from ccat_workflow_manager.core.errors import BackendError, BackendUnavailable
-from ccat_workflow_manager.core.job_script import CLEAN_PATH
+from ccat_workflow_manager.errors import BackendError, BackendUnavailable
+from ccat_workflow_manager.hpc.attempt.script import CLEAN_PATH
 from ccat_workflow_manager.hpc.aws_batch.client import Aws, AwsError
-from ccat_workflow_manager.hpc.batch.store import Member, Submission
+from ccat_workflow_manager.hpc.batch.store import ArrayTask, Submission
 
 STAGER = Path(__file__).parent / "stand-alone" / "stager.py"
 _BLOCK = 1024 * 1024
@@ -72,7 +72,7 @@ class S3Staging:
 
     # --- and back ----------------------------------------------------------------------------------------------------
 
-    def fetch(self, member: Member) -> None:
+    def fetch(self, member: ArrayTask) -> None:
         """Bring back what a job that is over has left, if it has; once, however many workers look."""
         files = member.files
         attempt = Path(files.script).parent
@@ -109,7 +109,7 @@ class S3Staging:
             objects = [{"Key": key} for key in keys[start : start + _DELETED_AT_ONCE]]
             self._act("delete_objects", Bucket=self._bucket, Delete={"Objects": objects, "Quiet": True})
 
-    def _key(self, member: Member, name: str) -> str:
+    def _key(self, member: ArrayTask, name: str) -> str:
         return f"{self._prefix}{member.job_name}/{name}"
 
     def _act(self, operation: str, **arguments: Any) -> None:
@@ -120,7 +120,7 @@ class S3Staging:
             raise failed from error
 
 
-def _log_name(member: Member) -> str:
+def _log_name(member: ArrayTask) -> str:
     """The directory of the logs, as it is called in that of the attempt."""
     return Path(member.files.stdout).parent.name
 

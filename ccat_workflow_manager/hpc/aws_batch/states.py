@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.job_script import signal_in
-from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo, JobStatus
+from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.hpc.attempt.script import signal_in
 from ccat_workflow_manager.hpc.aws_batch.request import CANCEL_REASON
+from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
 
 RECORD_SECONDS = 10
 """How long an end waits for its exit record, which a network filesystem may show late."""

@@ -11,10 +11,9 @@ from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 
-from ccat_workflow_manager import shell
-from ccat_workflow_manager.core import faults
-from ccat_workflow_manager.core.errors import BackendConfused, BackendUnavailable
-from ccat_workflow_manager.core.job_script import CLEAN_PATH
+from ccat_workflow_manager import failpoints, shell
+from ccat_workflow_manager.errors import BackendConfused, BackendUnavailable
+from ccat_workflow_manager.hpc.attempt.script import CLEAN_PATH
 from ccat_workflow_manager.hpc.batch.remote import SubmitNode
 
 WINDOW_SECONDS = 60.0
@@ -127,13 +126,13 @@ class SchedulerCommands:
         self.budget.wait_for_one(argv[0], looking=looking, backend=self._backend)
         environment = {"LC_ALL": "C.UTF-8", **self._environment, **(self._looking_environment if looking else {})}
         if not looking:
-            faults.point("command.run")
+            failpoints.point("command.run")
         try:
             done = self._run(argv if self._node is not None else [program, *argv[1:]], environment, script, enough)
         except shell.CommandMissing as error:
             raise BackendUnavailable(error.message, backend=self._backend) from error
         if not looking:
-            faults.point("command.run", faults.AFTER)
+            failpoints.point("command.run", failpoints.AFTER)
         return done
 
     def _run(

@@ -7,12 +7,12 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 
 from ccat_workflow_manager import shell
-from ccat_workflow_manager.core.errors import BackendRejected, BackendUnavailable
+from ccat_workflow_manager.errors import BackendRejected, BackendUnavailable
 from ccat_workflow_manager.hpc.batch.calls import CallBudget, Refusal, SchedulerCommands
-from ccat_workflow_manager.hpc.batch.doer import COMMAND_SECONDS, BatchBackend
 from ccat_workflow_manager.hpc.batch.files import output_of
 from ccat_workflow_manager.hpc.batch.places import LimitReached
 from ccat_workflow_manager.hpc.batch.remote import SubmitNode
+from ccat_workflow_manager.hpc.batch.scheduler_backend import COMMAND_SECONDS, BatchBackend
 from ccat_workflow_manager.hpc.batch.store import Submission
 
 

@@ -6,14 +6,14 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from ccat_workflow_manager.hpc.attempt.log_files import read_end
 from ccat_workflow_manager.hpc.batch.script import claim_file
-from ccat_workflow_manager.hpc.batch.store import Member, Submission
-from ccat_workflow_manager.hpc.log_files import read_end
+from ccat_workflow_manager.hpc.batch.store import ArrayTask, Submission
 
 _LOG_BYTES = 4096
 
 
-def claimed(member: Member) -> list[str]:
+def claimed(member: ArrayTask) -> list[str]:
     """The number of the job that has started the attempt, though nobody else may remember it."""
     with suppress(OSError):
         number = Path(claim_file(member)).read_text(encoding="utf-8").strip()

@@ -6,7 +6,7 @@ import time
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-from ccat_workflow_manager.core.errors import BackendUnavailable, JobDeferred
+from ccat_workflow_manager.errors import BackendUnavailable, JobDeferred
 
 FULL_SECONDS = 15.0
 """What has just said that it is full is not asked again for so long."""
@@ -18,24 +18,24 @@ class LimitReached(JobDeferred):
     """A limit of the site is reached; the job was not taken and has to wait."""
 
 
-class Unsettled(JobDeferred):
+class SubmissionUnconfirmed(JobDeferred):
     """The scheduler may have taken the job; that has to be known before anything else is done."""
 
 
 @dataclass(slots=True)
-class Away:
+class SubmitAborted:
     """The first error of one `submit_many` that stands for all the rest."""
 
     error: BackendUnavailable | None = None
     unsettled: int = 0
 
-    def count(self, error: Unsettled) -> None:
+    def count(self, error: SubmissionUnconfirmed) -> None:
         self.unsettled += 1
         if self.unsettled >= _UNSETTLED_AT_MOST:
             self.error = BackendUnavailable(error.message, backend=error.backend)
 
 
-class FullPlaces:
+class LimitCache:
     """What takes no more jobs, for a moment."""
 
     def __init__(self) -> None:

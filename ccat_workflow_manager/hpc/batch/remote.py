@@ -16,7 +16,7 @@ from pathlib import Path
 from shlex import join, quote
 
 from ccat_workflow_manager import shell
-from ccat_workflow_manager.core.errors import BackendUnavailable
+from ccat_workflow_manager.errors import BackendUnavailable
 from ccat_workflow_manager.hpc.base import Availability
 
 CONNECT_SECONDS = 10

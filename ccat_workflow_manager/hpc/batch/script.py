@@ -10,20 +10,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from shlex import quote
 
-from ccat_workflow_manager.core.job_script import CLEAN_PATH
-from ccat_workflow_manager.hpc.batch.store import Member
+from ccat_workflow_manager.hpc.attempt.script import CLEAN_PATH
+from ccat_workflow_manager.hpc.batch.store import ArrayTask
 
 NOT_STARTED = 75
 """The exit code of a job that found its attempt in the hands of another."""
 
 
-def claim_file(member: Member) -> str:
+def claim_file(member: ArrayTask) -> str:
     """Holds the number of the job that runs, or ran, the attempt."""
     return member.files.script.removesuffix(".sh") + ".claim"
 
 
 def render_batch_script(
-    members: Sequence[Member], *, number: str, index: str | None, home: str, own_path: bool = False
+    members: Sequence[ArrayTask], *, number: str, index: str | None, home: str, own_path: bool = False
 ) -> str:
     """The text for one job, or for an array of them.
 
@@ -53,5 +53,5 @@ exec /bin/sh "$attempt.sh"
 """
 
 
-def _base(member: Member) -> str:
+def _base(member: ArrayTask) -> str:
     return member.files.script.removesuffix(".sh")

@@ -18,9 +18,9 @@ from hashlib import blake2b
 from pathlib import Path
 from threading import Lock
 
-from ccat_workflow_manager.core import faults
-from ccat_workflow_manager.core.errors import JobDeferred
-from ccat_workflow_manager.core.job_script import JobFiles, job_files
+from ccat_workflow_manager import failpoints
+from ccat_workflow_manager.errors import JobDeferred
+from ccat_workflow_manager.hpc.attempt.script import JobFiles, job_files
 
 ARRAY_PREFIX = "ccat-array-"
 KEPT_IN_MEMORY = 1000
@@ -29,7 +29,7 @@ _TAKEN_OVER = "another worker is submitting the job"
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class ArrayTask:
     """One job of a submission."""
 
     job_name: str
@@ -47,7 +47,7 @@ class Submission:
     name: str
     """Under which the scheduler knows it."""
     array: bool
-    members: tuple[Member, ...]
+    members: tuple[ArrayTask, ...]
     tried_at: float
     settled_at: float
     """From then on the scheduler either knows the submission or never will."""
@@ -112,14 +112,14 @@ class SubmissionStore:
     def _publish(self, submission: Submission) -> bool:
         """Write down a submission that nobody has written down; False if somebody has."""
         part = self._part(submission)
-        faults.point("files.submission")
+        failpoints.point("files.submission")
         try:
             os.link(part, self._file(submission.name))
         except FileExistsError:
             return False
         finally:
             part.unlink()
-        faults.point("files.submission", faults.AFTER)
+        failpoints.point("files.submission", failpoints.AFTER)
         return True
 
     def _withdraw(self, submission: Submission, linked: int) -> None:
@@ -156,7 +156,7 @@ class SubmissionStore:
             return None
         return submission, int(index)
 
-    def in_array(self, name: str, index: int) -> Member | None:
+    def in_array(self, name: str, index: int) -> ArrayTask | None:
         """A task of an array, by the name that the scheduler knows."""
         submission = self._read(name) if name.startswith(ARRAY_PREFIX) and "/" not in name else None
         return submission.members[index] if submission is not None and index < len(submission.members) else None
@@ -181,9 +181,9 @@ class SubmissionStore:
 
     def _write(self, submission: Submission) -> None:
         part = self._part(submission)
-        faults.point("files.submission")
+        failpoints.point("files.submission")
         part.replace(self._file(submission.name))
-        faults.point("files.submission", faults.AFTER)
+        failpoints.point("files.submission", failpoints.AFTER)
         self._forget(submission.name)
 
     def _part(self, submission: Submission) -> Path:
@@ -209,7 +209,7 @@ class SubmissionStore:
             data = json.loads(self._file(name).read_text(encoding="utf-8", errors="surrogateescape"))
         except FileNotFoundError:
             return None
-        data["members"] = tuple(Member(*each) for each in data["members"])
+        data["members"] = tuple(ArrayTask(*each) for each in data["members"])
         submission = Submission(**data)
         if submission.number is not None:
             # From here on it never changes. (Another worker may forget it, which this one never hears of.)

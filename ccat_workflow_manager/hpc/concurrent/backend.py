@@ -36,13 +36,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from signal import SIGTERM
 
-from ccat_workflow_manager.core import faults
-from ccat_workflow_manager.core.errors import BackendError, BackendRejected, BackendUnavailable, ConfigurationError
-from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.job_script import JobFiles, job_files, render_job_script
-from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo, JobStatus
-from ccat_workflow_manager.core.models import Resources
-from ccat_workflow_manager.hpc import process_tree
+from ccat_workflow_manager import failpoints
+from ccat_workflow_manager.errors import BackendError, BackendRejected, BackendUnavailable, ConfigurationError
+from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.hpc.attempt import process_tree
+from ccat_workflow_manager.hpc.attempt.log_files import last_lines, read_end
+from ccat_workflow_manager.hpc.attempt.process_tree import Identity
+from ccat_workflow_manager.hpc.attempt.script import JobFiles, job_files, render_job_script
 from ccat_workflow_manager.hpc.base import (
     Availability,
     BulkBackend,
@@ -57,9 +57,9 @@ from ccat_workflow_manager.hpc.concurrent import runner
 from ccat_workflow_manager.hpc.concurrent.pool import KINDS, Pool
 from ccat_workflow_manager.hpc.concurrent.store import Claim, Claimed, Owner, Ticket, TicketStore
 from ccat_workflow_manager.hpc.exit_info import info_of
-from ccat_workflow_manager.hpc.log_files import last_lines, read_end
-from ccat_workflow_manager.hpc.process_tree import Identity
 from ccat_workflow_manager.hpc.script_file import write_script
+from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
+from ccat_workflow_manager.lifecycle.models import Resources
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ class ConcurrentBackend(BulkBackend):
         if self._store.add(ticket):
             # Nobody but the one who has made the ticket writes the script: it might be running already.
             try:
-                faults.point("backend.ticket", faults.AFTER)
+                failpoints.point("backend.ticket", failpoints.AFTER)
                 self._write(files, script, job_name)
                 self._pool.submit(ticket)
             except BaseException:

@@ -21,7 +21,10 @@ from signal import SIGKILL, SIGTERM
 from typing import Protocol
 
 from ccat_workflow_manager import shell
-from ccat_workflow_manager.core.job_script import (
+from ccat_workflow_manager.hpc.attempt import process_tree
+from ccat_workflow_manager.hpc.attempt.log_files import excess
+from ccat_workflow_manager.hpc.attempt.process_tree import Identity, Process
+from ccat_workflow_manager.hpc.attempt.script import (
     CLEAN_PATH,
     ExitRecord,
     JobFiles,
@@ -29,10 +32,7 @@ from ccat_workflow_manager.core.job_script import (
     parse_exit_record,
     signal_in,
 )
-from ccat_workflow_manager.hpc import process_tree
 from ccat_workflow_manager.hpc.concurrent.store import Claim, Claimed, Ticket, TicketStore
-from ccat_workflow_manager.hpc.log_files import excess
-from ccat_workflow_manager.hpc.process_tree import Identity, Process
 
 _FIRST_LOOK_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 0.5

@@ -23,8 +23,8 @@ from pathlib import Path
 from tempfile import mkstemp
 from typing import Any, TypeVar
 
-from ccat_workflow_manager.core.errors import BackendConfused, BackendUnavailable, ConfigurationError
-from ccat_workflow_manager.hpc.process_tree import Identity
+from ccat_workflow_manager.errors import BackendConfused, BackendUnavailable, ConfigurationError
+from ccat_workflow_manager.hpc.attempt.process_tree import Identity
 
 T = TypeVar("T")
 

@@ -24,19 +24,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ccat_workflow_manager.core import faults
-from ccat_workflow_manager.core.errors import (
+from ccat_workflow_manager import failpoints
+from ccat_workflow_manager.errors import (
     BackendConfused,
     BackendError,
     BackendRejected,
     BackendUnavailable,
     ConfigurationError,
 )
-from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.job_script import JobFiles, job_files, render_job_script
-from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo
-from ccat_workflow_manager.core.models import parse_job_name
-from ccat_workflow_manager.hpc import process_tree
+from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.hpc.attempt import process_tree
+from ccat_workflow_manager.hpc.attempt.log_files import last_lines, read_end
+from ccat_workflow_manager.hpc.attempt.script import JobFiles, job_files, render_job_script
 from ccat_workflow_manager.hpc.base import (
     Availability,
     BulkBackend,
@@ -47,15 +46,16 @@ from ccat_workflow_manager.hpc.base import (
     QueueStatus,
 )
 from ccat_workflow_manager.hpc.dask import claims
-from ccat_workflow_manager.hpc.dask.asking import NAMED, Wishes, wishes_of
 from ccat_workflow_manager.hpc.dask.claims import Claim, What
 from ccat_workflow_manager.hpc.dask.evidence import FORGOTTEN, RESTARTED, Evidence, forgotten, judge
 from ccat_workflow_manager.hpc.dask.link import ANSWER_SECONDS, Batch, DaskLink, SchedulerSeen
 from ccat_workflow_manager.hpc.dask.notes import Note, NoteStore
 from ccat_workflow_manager.hpc.dask.own_cluster import START_SECONDS, OwnCluster, Shape
+from ccat_workflow_manager.hpc.dask.resources import NAMED, ResourceRequest, request_of
 from ccat_workflow_manager.hpc.dask.watcher import Order
-from ccat_workflow_manager.hpc.log_files import last_lines, read_end
 from ccat_workflow_manager.hpc.script_file import write_script
+from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo
+from ccat_workflow_manager.lifecycle.models import parse_job_name
 
 T = TypeVar("T")
 
@@ -72,7 +72,7 @@ class _Prepared:
 
     note: Note
     order: Order
-    wishes: Wishes
+    wishes: ResourceRequest
 
 
 class DaskBackend(BulkBackend):
@@ -144,7 +144,7 @@ class DaskBackend(BulkBackend):
     def _submit_chunk(self, requests: Sequence[JobRequest]) -> list[str | BackendError]:
         scheduler = self._link.scheduler()
         results: dict[str, str | BackendError] = {}
-        alike: dict[Wishes, list[_Prepared]] = {}
+        alike: dict[ResourceRequest, list[_Prepared]] = {}
         for request in requests:
             try:
                 prepared = self._prepare(request, scheduler)
@@ -164,7 +164,7 @@ class DaskBackend(BulkBackend):
         """Write the job script. Raises BackendRejected."""
         resources, name = request.resource_requirements, request.job_name
         try:
-            wishes = wishes_of(resources, self._named, self._shape, request.priority)
+            wishes = request_of(resources, self._named, self._shape, request.priority)
             files = job_files(request.workspace_dir, name)
             script = render_job_script(
                 request.execution_command,
@@ -173,7 +173,7 @@ class DaskBackend(BulkBackend):
                 files=files,
                 supervised=True,
             ).encode("utf-8", "surrogateescape")
-            faults.doing("files.job-script", lambda: write_script(files, script))
+            failpoints.around("files.job-script", lambda: write_script(files, script))
         except ValueError as error:
             raise BackendRejected(f"the dask backend cannot take this job: {error}", backend=self.name) from error
         except OSError as error:
@@ -375,7 +375,7 @@ class DaskBackend(BulkBackend):
             raise BackendConfused(f"the claim of the attempt cannot be read: {error}", backend=self.name) from error
 
 
-def _batch(wishes: Wishes, members: Sequence[_Prepared]) -> Batch:
+def _batch(wishes: ResourceRequest, members: Sequence[_Prepared]) -> Batch:
     orders: dict[str, Mapping[str, Any]] = {each.note.job_name: asdict(each.order) for each in members}
     return Batch(orders, wishes.priority, dict(wishes.resources), wishes.workers)
 

@@ -12,10 +12,10 @@ from typing import Any
 _PACKAGE = Path(__file__).parents[2]
 _NAME = _PACKAGE.name
 _MODULES = (
-    "core/job_script.py",
-    "core/log_limit.py",
-    "hpc/process_tree.py",
-    "hpc/log_files.py",
+    "hpc/attempt/script.py",
+    "hpc/attempt/log_limit.py",
+    "hpc/attempt/process_tree.py",
+    "hpc/attempt/log_files.py",
     "hpc/dask/claims.py",
     "hpc/dask/watcher.py",
 )

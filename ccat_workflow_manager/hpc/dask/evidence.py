@@ -10,10 +10,10 @@ import json
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo, JobStatus
+from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.dask.claims import Claim, What
 from ccat_workflow_manager.hpc.exit_info import info_of
+from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
 
 _WAITS = {
     "released": "on its way to a Dask worker",

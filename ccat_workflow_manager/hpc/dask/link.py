@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from ccat_workflow_manager.core.errors import BackendConfused, BackendUnavailable
+from ccat_workflow_manager.errors import BackendConfused, BackendUnavailable
 from ccat_workflow_manager.hpc.dask.bundle import on_scheduler, on_worker
 from ccat_workflow_manager.hpc.dask.evidence import STATES, DaskError
 from ccat_workflow_manager.hpc.dask.own_cluster import Address, OwnCluster

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from ccat_workflow_manager.core.errors import BackendConfused, BackendUnavailable
-from ccat_workflow_manager.core.job_script import JobFiles, job_files
+from ccat_workflow_manager.errors import BackendConfused, BackendUnavailable
+from ccat_workflow_manager.hpc.attempt.script import JobFiles, job_files
 from ccat_workflow_manager.hpc.dask.watcher import base_of
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}", re.ASCII)

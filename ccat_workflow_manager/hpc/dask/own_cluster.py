@@ -20,9 +20,9 @@ from threading import Event
 from typing import Any
 
 from ccat_workflow_manager import shell
-from ccat_workflow_manager.core.errors import BackendUnavailable
-from ccat_workflow_manager.hpc import process_tree
-from ccat_workflow_manager.hpc.process_tree import Identity
+from ccat_workflow_manager.errors import BackendUnavailable
+from ccat_workflow_manager.hpc.attempt import process_tree
+from ccat_workflow_manager.hpc.attempt.process_tree import Identity
 
 START_SECONDS = 90.0
 IDLE_SECONDS = 60.0

@@ -23,7 +23,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from signal import SIGKILL, SIGTERM
 
-from ccat_workflow_manager.core.job_script import (
+from ccat_workflow_manager.hpc.attempt import process_tree
+from ccat_workflow_manager.hpc.attempt.log_files import excess
+from ccat_workflow_manager.hpc.attempt.script import (
     CLEAN_PATH,
     ExitRecord,
     JobFiles,
@@ -31,10 +33,8 @@ from ccat_workflow_manager.core.job_script import (
     parse_exit_record,
     signal_in,
 )
-from ccat_workflow_manager.hpc import process_tree
 from ccat_workflow_manager.hpc.dask import claims
 from ccat_workflow_manager.hpc.dask.claims import Claim, What
-from ccat_workflow_manager.hpc.log_files import excess
 
 TAKEN = 75
 """The exit code of a watcher that found the attempt in other hands."""

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from ccat_workflow_manager.core.errors import (
+from ccat_workflow_manager.errors import (
     BackendConfused,
     BackendError,
     BackendRejected,

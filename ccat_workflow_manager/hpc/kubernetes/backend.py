@@ -16,17 +16,16 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from ccat_workflow_manager.core.errors import (
+from ccat_workflow_manager.errors import (
     BackendConfused,
     BackendError,
     BackendRejected,
     BackendUnavailable,
     JobDeferred,
 )
-from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.job_script import JobFiles
-from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo, JobStatus
-from ccat_workflow_manager.core.models import JOB_PREFIX
+from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.hpc.attempt.log_files import last_lines, read_end
+from ccat_workflow_manager.hpc.attempt.script import JobFiles
 from ccat_workflow_manager.hpc.base import (
     Availability,
     BulkBackend,
@@ -49,9 +48,10 @@ from ccat_workflow_manager.hpc.kubernetes.script import AttemptFiles, render_pod
 from ccat_workflow_manager.hpc.kubernetes.site import LABEL, Mode
 from ccat_workflow_manager.hpc.kubernetes.states import Evidence, merge
 from ccat_workflow_manager.hpc.kubernetes.view import View
-from ccat_workflow_manager.hpc.log_files import last_lines, read_end
 from ccat_workflow_manager.hpc.log_watch import LogWatch
 from ccat_workflow_manager.hpc.script_file import write_script
+from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
+from ccat_workflow_manager.lifecycle.models import JOB_PREFIX
 
 _ID = re.compile(rf"({LABEL.pattern})/({LABEL.pattern})")
 _AT_ONCE = 8

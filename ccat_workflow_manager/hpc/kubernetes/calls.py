@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 from yaml import YAMLError
 
-from ccat_workflow_manager.core.errors import BackendConfused, BackendError, BackendUnavailable
+from ccat_workflow_manager.errors import BackendConfused, BackendError, BackendUnavailable
 from ccat_workflow_manager.hpc.kubernetes.answers import (
     TRIED_AGAIN,
     Answer,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from ccat_workflow_manager.core.errors import ConfigurationError
+from ccat_workflow_manager.errors import ConfigurationError
 from ccat_workflow_manager.hpc.kubernetes.patch import merged
 from ccat_workflow_manager.hpc.kubernetes.site import (
     LABEL,

@@ -9,13 +9,14 @@ from hashlib import blake2b
 from posixpath import dirname, join, relpath
 from typing import Any
 
-from ccat_workflow_manager.core.job_script import job_files
-from ccat_workflow_manager.core.models import JSON, Mount, Resources
+from ccat_workflow_manager.hpc.attempt.script import job_files
 from ccat_workflow_manager.hpc.base import JobRequest
 from ccat_workflow_manager.hpc.kubernetes import site as checks
 from ccat_workflow_manager.hpc.kubernetes.patch import merged
 from ccat_workflow_manager.hpc.kubernetes.script import ATTEMPT_DIR, POD_VARIABLE, AttemptFiles
 from ccat_workflow_manager.hpc.kubernetes.site import Mode, Site, Volume
+from ccat_workflow_manager.json_values import JSON
+from ccat_workflow_manager.lifecycle.models import Mount, Resources
 
 MANAGER = "ccat-workflow-manager"
 MANAGER_LABEL = "app.kubernetes.io/managed-by"

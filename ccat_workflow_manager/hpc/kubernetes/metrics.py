@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ccat_workflow_manager.core.errors import BackendConfused
+from ccat_workflow_manager.errors import BackendConfused
 from ccat_workflow_manager.hpc.base import ResourceUsage
 from ccat_workflow_manager.hpc.kubernetes.manifest import CONTAINER
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from ccat_workflow_manager.core.errors import BackendUnavailable
+from ccat_workflow_manager.errors import BackendUnavailable
 from ccat_workflow_manager.hpc.kubernetes.script import NOBODY, AttemptFiles
 
 T = TypeVar("T")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from posixpath import basename, dirname, join
 from shlex import quote
 
-from ccat_workflow_manager.core.job_script import CLEAN_PATH, WORKSPACE, JobFiles, job_files, render_job_script
+from ccat_workflow_manager.hpc.attempt.script import CLEAN_PATH, WORKSPACE, JobFiles, job_files, render_job_script
 
 POD_VARIABLE = "CCAT_WM_POD"
 """Where the pod is told its name; the command does not see it."""

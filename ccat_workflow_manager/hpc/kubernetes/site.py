@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from ccat_workflow_manager.core.errors import ConfigurationError
+from ccat_workflow_manager.errors import ConfigurationError
 
 T = TypeVar("T")
 

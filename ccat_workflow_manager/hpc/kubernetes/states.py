@@ -1,5 +1,6 @@
-"""What became of a job, from everything that is known of it. One pure function; tests/kubernetes/test_states.py has the
-table of cases.
+"""What became of a job, from everything that is known of it. One pure function.
+
+tests/backends/kubernetes/test_states.py has the table of cases.
 
 Witnesses are the Job, its pods, and the files in the attempt's directory: the exit record, who claimed the attempt, and
 whether a cancel was asked for. Positive evidence counts, silence proves nothing.
@@ -13,12 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.job_script import signal_in
-from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo, JobStatus
+from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.hpc.attempt.script import signal_in
 from ccat_workflow_manager.hpc.exit_info import info_of
 from ccat_workflow_manager.hpc.kubernetes.observed import Condition, SeenJob, SeenPod
 from ccat_workflow_manager.hpc.kubernetes.script import NOBODY, NOT_STARTED
+from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
 
 IMAGE_TROUBLE = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "ImageInspectError", "RegistryUnavailable",

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeAlias
 
-from ccat_workflow_manager.core.errors import BackendConfused, BackendError
+from ccat_workflow_manager.errors import BackendConfused, BackendError
 from ccat_workflow_manager.hpc.kubernetes.answers import Expired
 from ccat_workflow_manager.hpc.kubernetes.calls import Calls, Watching
 from ccat_workflow_manager.hpc.kubernetes.manifest import SELECTOR

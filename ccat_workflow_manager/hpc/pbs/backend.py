@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from ccat_workflow_manager import shell
-from ccat_workflow_manager.core.errors import BackendConfused, BackendUnavailable, ConfigurationError
-from ccat_workflow_manager.core.jobs import HPCJobInfo
+from ccat_workflow_manager.errors import BackendConfused, BackendUnavailable, ConfigurationError
 from ccat_workflow_manager.hpc.base import Availability, Capabilities, JobRequest, QueueLimits, QueueStatus
 from ccat_workflow_manager.hpc.batch.calls import Refusal
 from ccat_workflow_manager.hpc.batch.command_line import CommandBackend
-from ccat_workflow_manager.hpc.batch.doer import JobKey
+from ccat_workflow_manager.hpc.batch.scheduler_backend import JobKey
 from ccat_workflow_manager.hpc.batch.script import render_batch_script
 from ccat_workflow_manager.hpc.batch.store import Submission
 from ccat_workflow_manager.hpc.pbs.listing import (
@@ -48,6 +47,7 @@ from ccat_workflow_manager.hpc.pbs.script import (
     render_qsub,
 )
 from ccat_workflow_manager.hpc.pbs.states import Evidence, merge, over
+from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo
 
 _PROGRAMS = ("qsub", "qstat", "qdel")
 _PASSED_ON = ("PBS_DEFAULT", "PBS_SERVER", "PBS_CONF_FILE", "PERL5LIB", "LD_LIBRARY_PATH", "SLURM_CONF")

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from enum import Enum
 from itertools import pairwise
 
-from ccat_workflow_manager.core.models import JSON, Resources
+from ccat_workflow_manager.json_values import JSON
+from ccat_workflow_manager.lifecycle.models import Resources
 
 LOWEST_PRIORITY = -1024
 HIGHEST_PRIORITY = 1023

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.job_script import signal_in
-from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo, JobStatus
+from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.hpc.attempt.script import signal_in
 from ccat_workflow_manager.hpc.pbs.listing import Seen
 from ccat_workflow_manager.hpc.pbs.script import Dialect
+from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
 
 _GIB = 1024**3
 RECORD_SECONDS = 10

@@ -24,13 +24,12 @@ from importlib.util import find_spec
 from math import ceil
 from pathlib import Path
 
-from ccat_workflow_manager.core import faults
-from ccat_workflow_manager.core.errors import BackendError, BackendRejected, BackendUnavailable, ConfigurationError
-from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.job_script import JobFiles, job_files, render_job_script
-from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo, JobStatus
-from ccat_workflow_manager.core.models import JOB_PREFIX, Resources
-from ccat_workflow_manager.hpc import process_tree
+from ccat_workflow_manager import failpoints
+from ccat_workflow_manager.errors import BackendError, BackendRejected, BackendUnavailable, ConfigurationError
+from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.hpc.attempt import process_tree
+from ccat_workflow_manager.hpc.attempt.log_files import last_lines, read_end
+from ccat_workflow_manager.hpc.attempt.script import JobFiles, job_files, render_job_script
 from ccat_workflow_manager.hpc.base import (
     Availability,
     BulkBackend,
@@ -40,7 +39,6 @@ from ccat_workflow_manager.hpc.base import (
     LogStream,
     QueueStatus,
 )
-from ccat_workflow_manager.hpc.log_files import last_lines, read_end
 from ccat_workflow_manager.hpc.log_watch import LogWatch
 from ccat_workflow_manager.hpc.radical_pilot import link as links
 from ccat_workflow_manager.hpc.radical_pilot import pilot_dir
@@ -58,6 +56,8 @@ from ccat_workflow_manager.hpc.radical_pilot.store import (
     stopped_of,
 )
 from ccat_workflow_manager.hpc.script_file import write_script
+from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
+from ccat_workflow_manager.lifecycle.models import JOB_PREFIX, Resources
 
 _HARMLESS = re.compile(r"[A-Za-z0-9_./+@=:,-]+")
 _RESOURCE = re.compile(r"[A-Za-z0-9_]+\.[A-Za-z0-9_]+")
@@ -189,7 +189,7 @@ class RadicalPilotBackend(BulkBackend):
             ) from error
         if not self._store.add(ticket):
             return None
-        faults.point("backend.ticket", faults.AFTER)
+        failpoints.point("backend.ticket", failpoints.AFTER)
         return ticket
 
     def _ticket_for(self, request: JobRequest) -> Ticket:

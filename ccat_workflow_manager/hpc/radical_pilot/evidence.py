@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from signal import SIGKILL, SIGTERM
 
-from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.job_script import parse_exit_record
-from ccat_workflow_manager.core.jobs import UNKNOWN, HPCJobInfo, JobStatus
+from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.hpc.attempt.script import parse_exit_record
 from ccat_workflow_manager.hpc.exit_info import info_of
 from ccat_workflow_manager.hpc.radical_pilot.store import NOBODY, Claim, End
+from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
 
 SETTLE_SECONDS = 10.0
 """A shared filesystem may show an exit record later than RADICAL-Pilot tells the end."""

@@ -20,8 +20,8 @@ from pathlib import Path
 from uuid import uuid4
 
 from ccat_workflow_manager import shell
-from ccat_workflow_manager.core.errors import BackendConfused, BackendUnavailable
-from ccat_workflow_manager.core.job_script import CLEAN_PATH
+from ccat_workflow_manager.errors import BackendConfused, BackendUnavailable
+from ccat_workflow_manager.hpc.attempt.script import CLEAN_PATH
 from ccat_workflow_manager.hpc.radical_pilot import pilot_dir
 from ccat_workflow_manager.hpc.radical_pilot.options import PilotOptions
 from ccat_workflow_manager.hpc.radical_pilot.pilot_dir import PilotDir

@@ -18,10 +18,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ccat_workflow_manager.core.errors import BackendConfused, BackendUnavailable
-from ccat_workflow_manager.hpc import process_tree
-from ccat_workflow_manager.hpc.log_files import last_lines
-from ccat_workflow_manager.hpc.process_tree import Identity
+from ccat_workflow_manager.errors import BackendConfused, BackendUnavailable
+from ccat_workflow_manager.hpc.attempt import process_tree
+from ccat_workflow_manager.hpc.attempt.log_files import last_lines
+from ccat_workflow_manager.hpc.attempt.process_tree import Identity
 from ccat_workflow_manager.hpc.radical_pilot.store import BACKEND
 
 T = TypeVar("T")

@@ -12,8 +12,8 @@ from __future__ import annotations
 from math import ceil
 from shlex import quote
 
-from ccat_workflow_manager.core.job_script import CLEAN_PATH
-from ccat_workflow_manager.hpc.process_tree import MARK
+from ccat_workflow_manager.hpc.attempt.process_tree import MARK
+from ccat_workflow_manager.hpc.attempt.script import CLEAN_PATH
 from ccat_workflow_manager.hpc.radical_pilot.store import Ticket
 
 NOT_MINE = 75

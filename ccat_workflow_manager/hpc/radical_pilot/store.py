@@ -26,8 +26,8 @@ from pathlib import Path
 from tempfile import mkstemp
 from typing import Any, TypeVar
 
-from ccat_workflow_manager.core.errors import BackendConfused, BackendUnavailable
-from ccat_workflow_manager.core.job_script import JobFiles, job_files
+from ccat_workflow_manager.errors import BackendConfused, BackendUnavailable
+from ccat_workflow_manager.hpc.attempt.script import JobFiles, job_files
 
 T = TypeVar("T")
 

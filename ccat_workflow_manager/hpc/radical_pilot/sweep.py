@@ -21,7 +21,7 @@ _ROUNDS = 100
 def main() -> int:
     # Last, because nothing of ours may hide a module of the standard library.
     sys.path.append(str(Path(__file__).resolve().parents[3]))
-    from ccat_workflow_manager.hpc import process_tree
+    from ccat_workflow_manager.hpc.attempt import process_tree
 
     bridge = process_tree.Identity(int(sys.argv[1]), int(sys.argv[2]))
     try:

@@ -6,7 +6,7 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ccat_workflow_manager.core.errors import BackendUnavailable
+from ccat_workflow_manager.errors import BackendUnavailable
 
 OK = "ok"
 NONE = "none"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from ccat_workflow_manager.core.errors import BackendConfused, BackendUnavailable
+from ccat_workflow_manager.errors import BackendConfused, BackendUnavailable
 from ccat_workflow_manager.hpc.batch.calls import SchedulerCommands
 from ccat_workflow_manager.hpc.slurm.accounting import NONE, OK, AccountingNote
 from ccat_workflow_manager.hpc.slurm.listing import (

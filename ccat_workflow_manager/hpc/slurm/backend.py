@@ -14,16 +14,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from ccat_workflow_manager import shell
-from ccat_workflow_manager.core.errors import BackendUnavailable, ConfigurationError
-from ccat_workflow_manager.core.jobs import HPCJobInfo
+from ccat_workflow_manager.errors import BackendUnavailable, ConfigurationError
 from ccat_workflow_manager.hpc.base import Availability, Capabilities, JobRequest, QueueStatus
 from ccat_workflow_manager.hpc.batch.calls import Refusal
 from ccat_workflow_manager.hpc.batch.command_line import CommandBackend
-from ccat_workflow_manager.hpc.batch.doer import JobKey
 from ccat_workflow_manager.hpc.batch.files import claimed
 from ccat_workflow_manager.hpc.batch.remote import SubmitNode
+from ccat_workflow_manager.hpc.batch.scheduler_backend import JobKey
 from ccat_workflow_manager.hpc.batch.script import render_batch_script
-from ccat_workflow_manager.hpc.batch.store import ARRAY_PREFIX, Member, Submission
+from ccat_workflow_manager.hpc.batch.store import ARRAY_PREFIX, ArrayTask, Submission
 from ccat_workflow_manager.hpc.slurm.accounting import AccountingNote
 from ccat_workflow_manager.hpc.slurm.answers import SlurmAnswers
 from ccat_workflow_manager.hpc.slurm.listing import (
@@ -42,6 +41,7 @@ from ccat_workflow_manager.hpc.slurm.script import (
     render_sbatch,
 )
 from ccat_workflow_manager.hpc.slurm.states import FINAL, Evidence, held, merge, told_by_record
+from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo
 
 _PROGRAMS = ("sbatch", "squeue", "sacct", "scancel", "sinfo", "scontrol")
 _PASSED_ON = ("SLURM_CONF", "SLURM_JWT", "LD_LIBRARY_PATH")
@@ -55,7 +55,7 @@ _CLOCKS_APART = 3600
 class _Known:
     """What is known here about a job that has ended."""
 
-    member: Member | None
+    member: ArrayTask | None
     record: HPCJobInfo | None
     sampling_seconds: float
     asked: bool

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from ccat_workflow_manager.core.queue_hints import QueueLimits
+from ccat_workflow_manager.hpc.queue_hints import QueueLimits
 
 _N = TypeVar("_N", int, float)
 

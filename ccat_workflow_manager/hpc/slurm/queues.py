@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from ccat_workflow_manager.core.models import JSON
 from ccat_workflow_manager.hpc.base import QueueStatus
 from ccat_workflow_manager.hpc.slurm.listing import Partition, Seen
+from ccat_workflow_manager.json_values import JSON
 
 _GIB_MB = 1024
 

@@ -7,7 +7,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ccat_workflow_manager.core.models import JSON, Resources
+from ccat_workflow_manager.json_values import JSON
+from ccat_workflow_manager.lifecycle.models import Resources
 
 SHORTEST_FOR_SIGNAL_MINUTES = 10
 """Slurm may send the signal up to a minute early; a shorter job would lose too much of its time."""

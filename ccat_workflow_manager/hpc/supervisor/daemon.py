@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ccat_workflow_manager.hpc import process_tree
+from ccat_workflow_manager.hpc.attempt import process_tree
 from ccat_workflow_manager.hpc.supervisor import cgroups
 from ccat_workflow_manager.hpc.supervisor.engine import Engine
 from ccat_workflow_manager.hpc.supervisor.index import Index

@@ -16,10 +16,9 @@ from contextlib import suppress
 from math import inf
 from typing import Any, Protocol
 
-from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.job_script import CGROUP_VARIABLE, CLEAN_PATH, signal_in
-from ccat_workflow_manager.core.json_values import listed
-from ccat_workflow_manager.hpc import process_tree
+from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.hpc.attempt import process_tree
+from ccat_workflow_manager.hpc.attempt.script import CGROUP_VARIABLE, CLEAN_PATH, signal_in
 from ccat_workflow_manager.hpc.supervisor import processes
 from ccat_workflow_manager.hpc.supervisor.cgroups import Groups
 from ccat_workflow_manager.hpc.supervisor.ending import Endings, disk_full
@@ -27,6 +26,7 @@ from ccat_workflow_manager.hpc.supervisor.index import Index
 from ccat_workflow_manager.hpc.supervisor.jobs import End, Job, Part, State, Stop, claim, new_job, read_part
 from ccat_workflow_manager.hpc.supervisor.limits import broken_limits
 from ccat_workflow_manager.hpc.supervisor.queue import Limits, Queue
+from ccat_workflow_manager.json_values import listed
 
 _TICK_SECONDS = 1.0
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.01, 0.25

@@ -16,9 +16,9 @@ from enum import Enum, auto
 from math import inf
 from typing import Any
 
-from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.job_script import JobFiles, job_files
-from ccat_workflow_manager.hpc.process_tree import Identity
+from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.hpc.attempt.process_tree import Identity
+from ccat_workflow_manager.hpc.attempt.script import JobFiles, job_files
 from ccat_workflow_manager.hpc.supervisor.cgroups import Group
 
 

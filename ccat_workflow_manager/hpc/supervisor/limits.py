@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ccat_workflow_manager.hpc import process_tree
-from ccat_workflow_manager.hpc.log_files import excess
-from ccat_workflow_manager.hpc.process_tree import Process
+from ccat_workflow_manager.hpc.attempt import process_tree
+from ccat_workflow_manager.hpc.attempt.log_files import excess
+from ccat_workflow_manager.hpc.attempt.process_tree import Process
 from ccat_workflow_manager.hpc.supervisor.jobs import Job, Stop
 
 _GIB = 1024**3

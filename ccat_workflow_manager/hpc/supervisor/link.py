@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ccat_workflow_manager import shell
-from ccat_workflow_manager.core.errors import BackendConfused, BackendUnavailable
+from ccat_workflow_manager.errors import BackendConfused, BackendUnavailable
 from ccat_workflow_manager.hpc.supervisor import wire
 from ccat_workflow_manager.hpc.supervisor.wire import PROTOCOL, Unpacker, WireError, pack
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from ccat_workflow_manager.hpc import process_tree
-from ccat_workflow_manager.hpc.process_tree import Identity
+from ccat_workflow_manager.hpc.attempt import process_tree
+from ccat_workflow_manager.hpc.attempt.process_tree import Identity
 from ccat_workflow_manager.hpc.supervisor.jobs import Job
 
 _TICKS = os.sysconf("SC_CLK_TCK")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from threading import Event
 
-from ccat_workflow_manager.core.errors import BackendError
-from ccat_workflow_manager.core.jobs import JobStatus
+from ccat_workflow_manager.errors import BackendError
+from ccat_workflow_manager.lifecycle.job_info import JobStatus
 from ccat_workflow_manager.testing.harness import BackendHarness, ClauseFailed, Job, NotClaimed, check
 
 _MANY = 50

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ccat_workflow_manager.core.jobs import JobStatus
+from ccat_workflow_manager.lifecycle.job_info import JobStatus
 from ccat_workflow_manager.testing.clauses.identity import STRANGE_IDS, endless
 from ccat_workflow_manager.testing.harness import BackendHarness, NotClaimed, check
 from ccat_workflow_manager.testing.programs import FAMILY, sh

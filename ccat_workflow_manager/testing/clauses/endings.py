@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ccat_workflow_manager.core.errors import BackendRejected
-from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.job_script import job_files, parse_exit_record
-from ccat_workflow_manager.core.jobs import HPCJobInfo, JobStatus
+from ccat_workflow_manager.errors import BackendRejected
+from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.hpc.attempt.script import job_files, parse_exit_record
+from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 from ccat_workflow_manager.testing.harness import BackendHarness, ClauseFailed, Job, NotClaimed, check
 from ccat_workflow_manager.testing.programs import BURN, sh
 

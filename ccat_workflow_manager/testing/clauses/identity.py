@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ccat_workflow_manager.core.jobs import JobStatus
+from ccat_workflow_manager.lifecycle.job_info import JobStatus
 from ccat_workflow_manager.testing.harness import BackendHarness, Job, NotClaimed, check
 from ccat_workflow_manager.testing.programs import WAIT_FOR_FILE, sh
 

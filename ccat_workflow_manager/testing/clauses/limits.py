@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ccat_workflow_manager.core.errors import BackendRejected
-from ccat_workflow_manager.core.failures import FailureReason
-from ccat_workflow_manager.core.jobs import JobStatus
+from ccat_workflow_manager.errors import BackendRejected
+from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.lifecycle.job_info import JobStatus
 from ccat_workflow_manager.testing.harness import BackendHarness, ClauseFailed, NotClaimed, check
 from ccat_workflow_manager.testing.programs import HOG, sh
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ccat_workflow_manager.core.errors import BackendError
-from ccat_workflow_manager.core.jobs import JobStatus
+from ccat_workflow_manager.errors import BackendError
 from ccat_workflow_manager.hpc.base import HPCBackend
+from ccat_workflow_manager.lifecycle.job_info import JobStatus
 from ccat_workflow_manager.testing.clauses.identity import endless
 from ccat_workflow_manager.testing.harness import BackendHarness, ClauseFailed, Job, NotClaimed, check
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from uuid import uuid4
 
-from ccat_workflow_manager.core.jobs import JobStatus
+from ccat_workflow_manager.lifecycle.job_info import JobStatus
 from ccat_workflow_manager.testing.harness import BackendHarness, NotClaimed, check
 from ccat_workflow_manager.testing.programs import WAIT_FOR_FILE, sh
 

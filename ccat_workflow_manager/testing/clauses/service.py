@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ccat_workflow_manager.core.errors import BackendConfused, BackendUnavailable
-from ccat_workflow_manager.core.jobs import JobStatus
+from ccat_workflow_manager.errors import BackendConfused, BackendUnavailable
+from ccat_workflow_manager.lifecycle.job_info import JobStatus
 from ccat_workflow_manager.testing.harness import BackendHarness, ClauseFailed, check
 
 

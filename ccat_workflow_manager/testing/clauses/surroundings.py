@@ -10,7 +10,7 @@ from typing import Any
 from unittest import mock
 from uuid import uuid4
 
-from ccat_workflow_manager.core.jobs import JobStatus
+from ccat_workflow_manager.lifecycle.job_info import JobStatus
 from ccat_workflow_manager.testing.harness import BackendHarness, check
 from ccat_workflow_manager.testing.programs import REPORT, sh
 

@@ -1,0 +1,151 @@
+"""A definition made ready for planning: everything that is the same for all its runs, worked out once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+from ccat_workflow_manager.definition.checks import same_items
+from ccat_workflow_manager.definition.graph import topological_order
+from ccat_workflow_manager.definition.parameters import ParameterSchema
+from ccat_workflow_manager.definition.spec import (
+    Dependency,
+    Match,
+    PipelineSpec,
+    StepSpec,
+    effective_resources,
+    effective_retry,
+)
+from ccat_workflow_manager.definition.substitution import PARAMETERS, parse_template, whole_parameter
+from ccat_workflow_manager.errors import Fault
+from ccat_workflow_manager.json_values import JSON, invalid
+from ccat_workflow_manager.lifecycle.models import Resources, RetryPolicy
+
+
+class Edge(NamedTuple):
+    """What a step waits for: another step by its position, and whether each item waits for its own item only."""
+
+    upstream: int
+    match: Match
+
+
+class ParameterUse(NamedTuple):
+    """A place in the definition that cannot do without a parameter."""
+
+    names: tuple[str, ...]
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledStep:
+    """A step with its position in the order of execution, and with everything merged and resolved."""
+
+    position: int
+    index: int
+    """Where it stands in the definition, for the paths of faults."""
+    spec: StepSpec
+    resources: Resources
+    retry: RetryPolicy
+    backend: str | None
+    """As the step itself says, which a run cannot change."""
+    dependencies: tuple[Edge, ...]
+    items: Sequence[JSON] | ParameterUse | None
+    """The literal list of foreach, the parameter that holds it, or None."""
+    uses: tuple[ParameterUse, ...]
+    program: Mapping[str, JSON]
+    """What its definition says about what a step run does, and not about on what and after what."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledPipeline:
+    """A definition and what follows from it. `steps` are in topological order; the place there is the position."""
+
+    spec: PipelineSpec
+    content_hash: str
+    schema: ParameterSchema
+    steps: tuple[CompiledStep, ...]
+
+    @property
+    def default_backend(self) -> str | None:
+        """For steps that name none, in runs that name none."""
+        return self.spec.defaults.backend
+
+    def step(self, name: str) -> CompiledStep:
+        """The step with this name."""
+        return next(step for step in self.steps if step.spec.name == name)
+
+    def validate_parameters(self, parameters: Mapping[str, JSON]) -> dict[str, JSON]:
+        """The parameters of a run with defaults filled in; Invalid with faults under `parameters`."""
+        return self.schema.validate(parameters)
+
+
+_NOT_THE_PROGRAM = {"description", "foreach", "depends_on", "image"}
+
+
+@lru_cache(maxsize=512)
+def compile_pipeline(spec: PipelineSpec) -> CompiledPipeline:
+    """The door to planning. Quick for a definition it has seen lately."""
+    position_of = _positions(spec)
+    by_name = {step.name: step for step in spec.steps}
+    steps = []
+    for index, step in enumerate(spec.steps):
+        edges = tuple(
+            Edge(position_of[wanted.step], _match(wanted, step, by_name[wanted.step])) for wanted in step.depends_on
+        )
+        compiled = CompiledStep(
+            position=position_of[step.name],
+            index=index,
+            spec=step,
+            resources=effective_resources(spec, step),
+            retry=effective_retry(spec, step),
+            backend=step.backend,
+            dependencies=edges,
+            items=_items(step, index),
+            uses=tuple(_uses(step, index)),
+            program={
+                "step": step.model_dump(mode="json", exclude_defaults=True, exclude=_NOT_THE_PROGRAM),
+                "defaults": spec.defaults.model_dump(mode="json", exclude_defaults=True),
+            },
+        )
+        steps.append(compiled)
+    steps.sort(key=lambda compiled: compiled.position)
+    return CompiledPipeline(spec, spec.content_hash, ParameterSchema(spec.parameters), tuple(steps))
+
+
+def validate_parameters(spec: PipelineSpec, parameters: Mapping[str, JSON]) -> dict[str, JSON]:
+    """The same as `compile_pipeline(spec).validate_parameters(parameters)`."""
+    return compile_pipeline(spec).validate_parameters(parameters)
+
+
+def _positions(spec: PipelineSpec) -> dict[str, int]:
+    index_of = {step.name: index for index, step in enumerate(spec.steps)}
+    order = topological_order([[index_of[wanted.step] for wanted in step.depends_on] for step in spec.steps])
+    if len(order) < len(spec.steps):
+        raise invalid([Fault("steps", "depend on each other in a circle")])
+    return {spec.steps[index].name: position for position, index in enumerate(order)}
+
+
+def _match(wanted: Dependency, step: StepSpec, upstream: StepSpec) -> Match:
+    if wanted.match is not None:
+        return wanted.match
+    return "key" if same_items(step.foreach, upstream.foreach) else "all"
+
+
+def _items(step: StepSpec, index: int) -> Sequence[JSON] | ParameterUse | None:
+    if isinstance(step.foreach, str):
+        return ParameterUse(whole_parameter(step.foreach) or (), f"steps[{index}].foreach")
+    return step.foreach  # type: ignore[no-any-return]
+
+
+def _uses(step: StepSpec, index: int) -> list[ParameterUse]:
+    places = [(f"steps[{index}].command[{number}]", text) for number, text in enumerate(step.command)]
+    places += [(f"steps[{index}].environment.{name}", text) for name, text in step.environment.items()]
+    places.append((f"steps[{index}].image", step.image or ""))
+    return [
+        ParameterUse(reference.names[1:], place)
+        for place, text in places
+        for reference in parse_template(text).references
+        if reference.names[0] == PARAMETERS
+    ]

@@ -1,0 +1,240 @@
+"""The parameters of a run: defaults filled in, checked against the schema of the pipeline, faults in plain words."""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from jsonschema import Draft202012Validator, validators
+from jsonschema.exceptions import ValidationError
+
+from ccat_workflow_manager.definition.schema_check import Schema, empty_registry, resolved
+from ccat_workflow_manager.errors import Fault
+from ccat_workflow_manager.json_values import (
+    JSON,
+    MAX_FAULTS,
+    Place,
+    canonical_json,
+    invalid,
+    kind,
+    listed,
+    path_text,
+    scan_json,
+    shown,
+)
+
+ROOT = "parameters"
+_TYPE_WORDS = {
+    "array": "a list",
+    "boolean": "true or false",
+    "integer": "a whole number",
+    "null": "null",
+    "number": "a number",
+    "object": "a mapping",
+    "string": "a string",
+}
+
+
+@dataclass
+class _Defaults:
+    """What to fill in below one schema. Not frozen, because a recursive schema refers to itself."""
+
+    values: dict[str, JSON] = field(default_factory=dict)
+    inside: dict[str, _Defaults] = field(default_factory=dict)
+    items: _Defaults | None = None
+    finished: bool = False
+
+    def fill(self, value: JSON) -> JSON:
+        """A copy with the defaults in it; what needs none is passed on as it is."""
+        if isinstance(value, dict):
+            inside = self.inside
+            filled = {name: inside[name].fill(one) if name in inside else one for name, one in value.items()}
+            for name, default in self.values.items():
+                if name not in filled:
+                    filled[name] = copy.deepcopy(default)
+            return filled
+        if isinstance(value, list) and self.items is not None:
+            return [self.items.fill(one) for one in value]
+        return value
+
+
+class ParameterSchema:
+    """The schema of a pipeline's parameters, made ready to check many runs. The schema itself must be sound."""
+
+    def __init__(self, schema: Schema) -> None:
+        self._open = not set(schema) - {"type", "description", "title", "$schema", "$id", "$comment"}
+        self._defaults = _read_defaults(schema)
+        self._validator = _Validator(schema, registry=empty_registry())
+
+    def validate(self, parameters: object) -> dict[str, JSON]:
+        """The parameters of a run with defaults filled in. Raises Invalid with paths like `parameters.scans[3]`."""
+        if not isinstance(parameters, dict):
+            raise invalid([Fault(ROOT, f"must be a mapping of names to values, not {kind(parameters)}")])
+        if parameters and (found := scan_json(parameters, (ROOT,))).faults:
+            raise invalid(found.faults)
+        if self._open:
+            return dict(parameters)
+        filled: dict[str, JSON] = self._defaults.fill(parameters) if self._defaults else dict(parameters)
+        try:
+            faults = list(islice(_faults(self._validator.iter_errors(filled)), MAX_FAULTS))
+        except RecursionError:
+            faults = [Fault(ROOT, "are nested too deeply for the schema of this pipeline")]
+        if faults:
+            raise invalid(faults)
+        return filled
+
+
+def default_faults(schema: Schema) -> list[Fault]:
+    """Defaults that the schema itself would refuse."""
+    faults: list[Fault] = []
+    waiting: list[tuple[tuple[Place, ...], JSON]] = [((ROOT,), schema)]
+    validator = _Validator(schema, registry=empty_registry())
+    while waiting:
+        place, node = waiting.pop()
+        if not isinstance(node, dict):
+            continue
+        if "default" in node:
+            for error in islice(validator.evolve(schema=node).iter_errors(node["default"]), 1):
+                message = f"is refused by its own schema: {_sentence(error)}"
+                faults.append(Fault(path_text([*place, "default", *error.absolute_path]), message))
+        for keyword in ("properties", "$defs"):
+            if isinstance(named := node.get(keyword), dict):
+                waiting += [((*place, keyword, name), inner) for name, inner in named.items()]
+        if "items" in node:
+            waiting.append(((*place, "items"), node["items"]))
+    return faults
+
+
+# --- defaults -------------------------------------------------------------------------------------------------------
+
+
+def _read_defaults(schema: Schema) -> _Defaults | None:
+    known: dict[int, _Defaults] = {}
+    defaults = _defaults_of(schema, schema, known)
+    return defaults if any(one.values for one in known.values()) else None
+
+
+def _defaults_of(node: JSON, root: Schema, known: dict[int, _Defaults]) -> _Defaults | None:
+    node = resolved(node, root)
+    if not isinstance(node, dict):
+        return None
+    if id(node) in known:
+        return known[id(node)]
+    found = known[id(node)] = _Defaults()
+    for name, inner in node.get("properties", {}).items():
+        below = _defaults_of(inner, root, known)
+        if below is not None:
+            found.inside[name] = below
+        for candidate in (inner, resolved(inner, root)):
+            if isinstance(candidate, dict) and "default" in candidate and name not in found.values:
+                found.values[name] = below.fill(candidate["default"]) if below else candidate["default"]
+        if name not in found.values and below is not None and _complete(resolved(inner, root), below):
+            found.values[name] = below.fill({})
+    if "items" in node:
+        found.items = _defaults_of(node["items"], root, known)
+    found.finished = True
+    return found
+
+
+def _complete(node: Schema, defaults: _Defaults) -> bool:
+    """Whether an object that was not given at all can be made of the defaults of its parts."""
+    return (
+        defaults.finished  # otherwise this is the object itself again, inside itself
+        and bool(defaults.values)
+        and node.get("type", "object") == "object"
+        and set(node.get("required", ())) <= set(defaults.values)
+    )
+
+
+# --- faults ---------------------------------------------------------------------------------------------------------
+
+
+def _faults(errors: Iterator[ValidationError]) -> Iterator[Fault]:
+    for error in errors:
+        limit: Any = error.validator_value
+        value: Any = error.instance
+        schema: Any = error.schema
+        place: list[Place] = [ROOT, *error.absolute_path]
+        if error.validator == "required":
+            missing = [name for name in limit if name not in value]
+            yield from (Fault(path_text([*place, name]), "is required") for name in missing)
+        elif error.validator == "additionalProperties" and limit is False:
+            known = schema.get("properties", {})
+            patterns = schema.get("patternProperties", {})
+            hint = f"; there are {listed(known)}" if known else ""
+            for name in value:
+                if name not in known and not any(re.search(pattern, name) for pattern in patterns):
+                    yield Fault(path_text([*place, name]), f"is not a parameter of this pipeline{hint}")
+        else:
+            yield Fault(path_text(place), _sentence(error))
+
+
+def _sentence(error: ValidationError) -> str:
+    limit: Any = error.validator_value
+    value: Any = error.instance
+    rule = str(error.validator)
+    match rule:
+        case "type":
+            wanted = [limit] if isinstance(limit, str) else limit
+            what = f"the number {value:g}" if isinstance(value, float) else kind(value)
+            return f"must be {' or '.join(_TYPE_WORDS[one] for one in wanted)}, not {what}"
+        case "enum":
+            return f"must be one of {listed(shown(one, 40) for one in limit)}; not {shown(value)}"
+        case "const":
+            return f"must be {shown(limit)}, not {shown(value)}"
+        case "minimum" | "exclusiveMinimum" | "maximum" | "exclusiveMaximum":
+            words = {"minimum": "at least", "exclusiveMinimum": "more than", "maximum": "at most"}
+            return f"must be {words.get(rule, 'less than')} {shown(limit)}, not {shown(value)}"
+        case "multipleOf":
+            return f"must be a multiple of {shown(limit)}, not {shown(value)}"
+        case "minLength" | "maxLength":
+            words = {"minLength": "at least", "maxLength": "at most"}
+            return f"must have {words[rule]} {limit} characters; it has {len(value)}"
+        case "minItems" | "maxItems" | "minProperties" | "maxProperties":
+            word = "at least" if rule.startswith("min") else "at most"
+            return f"must have {word} {limit} entries; it has {len(value)}"
+        case "pattern":
+            return f"must match the pattern {limit}; {shown(value)} does not"
+        case "uniqueItems":
+            return "must not hold the same value twice"
+        case "anyOf" | "oneOf":
+            return f"fits none of the forms that are allowed here, or more than one: {shown(value)}"
+        case "None":
+            return f"holds {shown(value)}, which the schema of this pipeline does not allow"
+        case _:
+            text = error.message
+            return f"is refused: {text if len(text) <= 200 else text[:197] + '...'}"
+
+
+# --- the validator --------------------------------------------------------------------------------------------------
+
+
+def _unique_items(_: Any, wanted: bool, instance: JSON, __: Mapping[str, Any]) -> Iterator[ValidationError]:
+    """As the standard says, but in one pass: the library compares every pair of objects."""
+    if not wanted or not isinstance(instance, list):
+        return
+    if len({canonical_json(_whole_numbers(one)) for one in instance}) < len(instance):
+        yield ValidationError("has non-unique elements")
+
+
+def _whole_numbers(value: JSON) -> JSON:
+    """1.0 and 1 are the same value to a JSON Schema."""
+    match value:
+        case float() if math.isfinite(value) and value.is_integer():
+            return int(value)
+        case list():
+            return [_whole_numbers(one) for one in value]
+        case dict():
+            return {name: _whole_numbers(one) for name, one in value.items()}
+        case _:
+            return value
+
+
+_Validator: Any = validators.extend(  # type: ignore[no-untyped-call]
+    Draft202012Validator, {"uniqueItems": _unique_items}
+)

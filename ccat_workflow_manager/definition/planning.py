@@ -1,0 +1,201 @@
+"""From a definition and the parameters of a run to its step runs: what there is to do, and what each waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
+from uuid import UUID
+
+from ccat_workflow_manager.definition.compiled import CompiledPipeline, CompiledStep, Edge, ParameterUse
+from ccat_workflow_manager.definition.keys import SINGLE, first_duplicate, item_keys
+from ccat_workflow_manager.definition.substitution import (
+    ITEM_TEXT,
+    PARAMETERS,
+    NoValue,
+    image_template_problem,
+    look_up,
+    partly_substituted,
+)
+from ccat_workflow_manager.errors import Fault
+from ccat_workflow_manager.json_values import JSON, MAX_FAULTS, Place, canonical_json, invalid, kind, path_text
+from ccat_workflow_manager.lifecycle.breaker import circuit
+from ccat_workflow_manager.lifecycle.models import Resources, RetryPolicy
+
+MAX_STEP_RUNS = 100_000
+
+
+class PlannedStepRun(NamedTuple):
+    """One step run to be. `unmet` counts the steps (not step runs) it has to wait for."""
+
+    key: str
+    item: JSON
+    unmet: int
+    circuit: UUID | None = None
+    """If it is not that of the step: its image depends on the item."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedStep:
+    """One step of a run, at its position in topological order."""
+
+    position: int
+    name: str
+    resources: Resources
+    retry: RetryPolicy
+    backend: str | None
+    dependencies: tuple[Edge, ...]
+    step_runs: tuple[PlannedStepRun, ...]
+    image: str | None
+    """With the parameters put in."""
+    circuit: UUID
+    """What its circuit breaker belongs to (`lifecycle.breaker`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All of a run."""
+
+    steps: tuple[PlannedStep, ...]
+
+    @property
+    def total(self) -> int:
+        """The number of step runs."""
+        return sum(len(step.step_runs) for step in self.steps)
+
+
+def plan(compiled: CompiledPipeline, parameters: Mapping[str, JSON]) -> Plan:
+    """The step runs of a run with these parameters, which `validate_parameters` has passed.
+
+    Raises Invalid when a parameter that is needed has no value, when a list holds an item twice, and when there would
+    be no step run at all or more than MAX_STEP_RUNS, and when an image could not be one.
+    """
+    faults: list[Fault] = []
+    known: dict[str, Sequence[tuple[str, JSON]]] = {}
+    items = [_items_of(step, parameters, known, faults) for step in compiled.steps]
+    total = sum(map(len, items))
+    if not faults:
+        faults += _missing(compiled, parameters, items)
+        if total == 0:
+            faults.append(Fault(_where(compiled), "gives no item to any step, so there is nothing to run"))
+        elif total > MAX_STEP_RUNS:
+            faults.append(Fault(_where(compiled), f"makes {total} step runs; one run may have {MAX_STEP_RUNS}"))
+        else:
+            faults += islice(_image_faults(compiled, parameters, items), MAX_FAULTS + 1)
+    if faults:
+        raise invalid(faults)
+    return Plan(tuple(_planned(compiled, step, parameters, items) for step in compiled.steps))
+
+
+def _planned(
+    compiled: CompiledPipeline,
+    step: CompiledStep,
+    parameters: Mapping[str, JSON],
+    items: Sequence[Sequence[tuple[str, JSON]]],
+) -> PlannedStep:
+    unmet = sum(1 for edge in step.dependencies if items[edge.upstream])
+    image = step.spec.image
+
+    def circuit_of(image: str | None) -> UUID:
+        return circuit(compiled.spec.name, step.program, image)
+
+    def planned(key: str, item: JSON) -> PlannedStepRun:
+        if image is None or ITEM_TEXT not in image:
+            return PlannedStepRun(key, item, unmet)
+        return PlannedStepRun(key, item, unmet, circuit_of(partly_substituted(image, parameters, item)))
+
+    common = None if image is None else partly_substituted(image, parameters, None)
+    return PlannedStep(
+        position=step.position,
+        name=step.spec.name,
+        resources=step.resources,
+        retry=step.retry,
+        backend=step.backend,
+        dependencies=step.dependencies,
+        step_runs=tuple([planned(key, item) for key, item in items[step.position]]),
+        image=common,
+        circuit=circuit_of(common),
+    )
+
+
+def _items_of(
+    step: CompiledStep,
+    parameters: Mapping[str, JSON],
+    known: dict[str, Sequence[tuple[str, JSON]]],
+    faults: list[Fault],
+) -> Sequence[tuple[str, JSON]]:
+    """The items of a step with their keys; steps with the same foreach share them."""
+    if step.items is None:
+        return [(SINGLE, None)]
+    identity = step.spec.foreach if isinstance(step.spec.foreach, str) else canonical_json(step.spec.foreach)
+    if identity not in known:
+        known[identity] = _keyed(step, step.items, parameters, faults)
+    return known[identity]
+
+
+def _keyed(
+    step: CompiledStep, source: Sequence[JSON] | ParameterUse, parameters: Mapping[str, JSON], faults: list[Fault]
+) -> Sequence[tuple[str, JSON]]:
+    place: tuple[Place, ...] = ("steps", step.index, "foreach")
+    values: JSON = source
+    if isinstance(source, ParameterUse):
+        place = (PARAMETERS, *source.names)
+        try:
+            values = look_up(parameters, source.names)
+        except NoValue:
+            faults.append(Fault(path_text(place), f"has no value, but {source.place} needs one"))
+            return []
+    if not isinstance(values, list):
+        message = f"must be a list, because {step.spec.name} runs once for each item; not {kind(values)}"
+        faults.append(Fault(path_text(place), message))
+        return []
+    if len(values) > MAX_STEP_RUNS:
+        faults.append(Fault(path_text(place), f"has {len(values)} items; one run may have {MAX_STEP_RUNS} step runs"))
+        return []
+    if (twice := first_duplicate(values)) is not None:
+        faults.append(Fault(path_text([*place, twice]), "is the same as an item before it; every item may occur once"))
+        return []
+    return list(zip(item_keys(values), values, strict=True))
+
+
+def _missing(
+    compiled: CompiledPipeline, parameters: Mapping[str, JSON], items: Sequence[Sequence[tuple[str, JSON]]]
+) -> list[Fault]:
+    """Parameters that a step run would look for in vain once it is launched."""
+    faults = []
+    for step in compiled.steps:
+        for use in step.uses if items[step.position] else ():
+            try:
+                look_up(parameters, use.names)
+            except NoValue:
+                faults.append(Fault(path_text([PARAMETERS, *use.names]), f"has no value, but {use.place} needs one"))
+    return faults
+
+
+def _image_faults(
+    compiled: CompiledPipeline, parameters: Mapping[str, JSON], items: Sequence[Sequence[tuple[str, JSON]]]
+) -> Iterator[Fault]:
+    """Images that no step run could be given, found before there is one."""
+    for step in compiled.steps:
+        image, at = step.spec.image, f"steps[{step.index}].image"
+        if image is None or not items[step.position]:
+            continue
+        if ITEM_TEXT not in image:
+            if problem := image_template_problem(image, parameters):
+                yield Fault(at, f"with these parameters {problem}" if "${" in image else problem)
+            continue
+        where: tuple[Place, ...] = ("steps", step.index, "foreach")
+        if isinstance(step.items, ParameterUse):
+            where = (PARAMETERS, *step.items.names)
+        for index, (_, item) in enumerate(items[step.position]):
+            if problem := image_template_problem(image, parameters, item):
+                yield Fault(path_text([*where, index]), f"makes an image of {at} that {problem}")
+
+
+def _where(compiled: CompiledPipeline) -> str:
+    """The parameter that decides how many step runs there are, if it is one."""
+    used = {
+        path_text([PARAMETERS, *step.items.names]) for step in compiled.steps if isinstance(step.items, ParameterUse)
+    }
+    return used.pop() if len(used) == 1 else PARAMETERS

@@ -1,0 +1,248 @@
+"""Whether `parameters` of a definition is a JSON Schema that can be used, and what it says about a parameter.
+
+Only references inside the schema are allowed: nothing is ever fetched, and a schema cannot send its reader in circles.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import islice
+from typing import Any
+from urllib.parse import unquote
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
+from referencing import Registry
+
+from ccat_workflow_manager.errors import Fault
+from ccat_workflow_manager.json_values import JSON, MAX_DEPTH, MAX_FAULTS, Place, kind, listed, path_text, shown
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
+
+Schema = Mapping[str, JSON]
+
+_MAPS_OF_SCHEMAS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+_LISTS_OF_SCHEMAS = ("allOf", "anyOf", "oneOf", "prefixItems")
+_ONE_SCHEMA = (
+    "items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames", "unevaluatedItems",
+    "unevaluatedProperties",
+)  # fmt: skip
+_SAME_INSTANCE = frozenset({"allOf", "anyOf", "oneOf", "not", "if", "then", "else", "dependentSchemas"})
+"""Keywords that apply a schema to the very value their own schema is applied to: a circle through these never ends."""
+_NOT_HERE = ("$dynamicRef", "$recursiveRef")
+
+
+def subschemas(node: Schema) -> Iterator[tuple[tuple[Place, ...], JSON]]:
+    """The schemas directly inside a schema, with their place in it."""
+    for keyword in _MAPS_OF_SCHEMAS:
+        if isinstance(inner := node.get(keyword), dict):
+            yield from (((keyword, name), value) for name, value in inner.items())
+    for keyword in _LISTS_OF_SCHEMAS:
+        if isinstance(inner := node.get(keyword), list):
+            yield from (((keyword, index), value) for index, value in enumerate(inner))
+    for keyword in _ONE_SCHEMA:
+        if keyword in node:
+            yield (keyword,), node[keyword]
+
+
+def resolved(node: JSON, root: Schema) -> JSON:
+    """The schema that `node` is or, through one or more local references, points to."""
+    for _ in range(MAX_DEPTH):
+        if not isinstance(node, dict) or not isinstance(node.get("$ref"), str):
+            return node
+        found, node = _target(node["$ref"], root)
+        if not found:
+            return True
+    return True
+
+
+def _target(reference: str, root: Schema) -> tuple[bool, JSON]:
+    """Follow a JSON Pointer such as `#/$defs/position`."""
+    node: JSON = root
+    for part in unquote(reference).split("/")[1:] if reference.startswith("#/") else []:
+        name = part.replace("~1", "/").replace("~0", "~")
+        if isinstance(node, dict) and name in node:
+            node = node[name]
+        elif isinstance(node, list) and name.isdecimal() and int(name) < len(node):
+            node = node[int(name)]
+        else:
+            return False, None
+    return reference == "#" or reference.startswith("#/"), node
+
+
+# --- is it a schema? ------------------------------------------------------------------------------------------------
+
+
+def schema_faults(schema: object, place: Sequence[Place] = ("parameters",)) -> list[Fault]:
+    """Everything that is wrong with a JSON Schema for parameters."""
+    if not isinstance(schema, dict):
+        return [Fault(path_text(place), f"must be a JSON Schema (a mapping with `type: object`), not {kind(schema)}")]
+    faults = []
+    if schema.get("type", "object") != "object":
+        message = f"must be object, because parameters always have names; not {shown(schema['type'])}"
+        faults.append(Fault(path_text([*place, "type"]), message))
+    walk = _Walk(schema, tuple(place))
+    walk.visit(schema, ())
+    walk.check_references()
+    faults += walk.faults
+    for error in islice(_metaschema().iter_errors(schema), MAX_FAULTS):
+        faults.append(Fault(path_text([*place, *error.absolute_path]), _schema_message(error)))
+    return faults
+
+
+@lru_cache(maxsize=1)
+def _metaschema() -> Draft202012Validator:
+    return Draft202012Validator(Draft202012Validator.META_SCHEMA)
+
+
+def _schema_message(error: ValidationError) -> str:
+    last = error.absolute_path[-1] if error.absolute_path else ""
+    if last == "type":
+        return f"must be one of {', '.join(TYPES)}, or a list of these; not {shown(error.instance)}"
+    if error.validator == "type":
+        wanted = error.validator_value
+        names = {"object": "a mapping", "array": "a list", "integer": "a whole number", "number": "a number"}
+        if wanted == ["object", "boolean"]:
+            return f"must be a schema (a mapping, or true or false), not {kind(error.instance)}"
+        if isinstance(wanted, str):
+            return f"must be {names.get(wanted, f'a {wanted}')}, not {kind(error.instance)}"
+    return f"is not allowed in a JSON Schema: {error.message[:200]}"
+
+
+@dataclass
+class _Walk:
+    """One visit to every schema inside a schema: what the metaschema cannot see."""
+
+    root: Schema
+    place: tuple[Place, ...]
+    faults: list[Fault] = field(default_factory=list)
+    schemas: dict[int, tuple[Place, ...]] = field(default_factory=dict)
+    circles: dict[int, list[int]] = field(default_factory=dict)
+    references: list[tuple[int, tuple[Place, ...], str]] = field(default_factory=list)
+
+    def visit(self, node: JSON, at: tuple[Place, ...]) -> None:
+        if not isinstance(node, dict):
+            return
+        self.schemas[id(node)] = at
+        self.circles[id(node)] = []
+        self._check_keywords(node, at)
+        for where, inner in subschemas(node):
+            if where[0] in _SAME_INSTANCE:
+                self.circles[id(node)].append(id(inner))
+            self.visit(inner, (*at, *where))
+
+    def _check_keywords(self, node: Schema, at: tuple[Place, ...]) -> None:
+        if isinstance(reference := node.get("$ref"), str):
+            self.references.append((id(node), (*at, "$ref"), reference))
+        for keyword in _NOT_HERE:
+            if keyword in node:
+                self._fault((*at, keyword), "is not supported; use $ref with #/$defs/NAME")
+        if node.get("$schema", DIALECT) not in (DIALECT, DIALECT + "#"):
+            self._fault((*at, "$schema"), f"must be {DIALECT}, the only dialect that is understood here")
+        if "$id" in node and at:
+            self._fault((*at, "$id"), "is not supported inside a schema")
+        patterns: list[tuple[tuple[Place, ...], object]] = [((*at, "pattern"), node.get("pattern"))]
+        if isinstance(named := node.get("patternProperties"), dict):
+            patterns += [((*at, "patternProperties", name), name) for name in named]
+        for where, pattern in patterns:
+            if isinstance(pattern, str) and (problem := _pattern_problem(pattern)):
+                self._fault(where, f"is not a regular expression: {problem}")
+
+    def check_references(self) -> None:
+        for owner, at, reference in self.references:
+            found, target = _target(reference, self.root)
+            if not reference.startswith("#"):
+                self._fault(
+                    at, "must point inside this schema, such as #/$defs/NAME; nothing is fetched from elsewhere"
+                )
+            elif not found or (id(target) not in self.schemas and not isinstance(target, bool)):
+                self._fault(at, f"points to no schema in here: {shown(reference)}; write it as #/$defs/NAME")
+            else:
+                self.circles[owner].append(id(target))
+        endless = self._endless()
+        for owner, at, _ in self.references:
+            if owner in endless:
+                self._fault(at, f"leads in a circle, or through more than {MAX_DEPTH} schemas for one value")
+
+    def _endless(self) -> set[int]:
+        """The schemas that lead to a circle, or too far: what is left when all that come to an end are taken away."""
+        leads_to = {
+            node: {target for target in targets if target in self.circles} for node, targets in self.circles.items()
+        }
+        led_from: dict[int, list[int]] = {}
+        for node, targets in leads_to.items():
+            for target in targets:
+                led_from.setdefault(target, []).append(node)
+        done = [node for node, targets in leads_to.items() if not targets]
+        for _ in range(MAX_DEPTH):
+            before_done: list[int] = []
+            for node in done:
+                del leads_to[node]
+                for before in led_from.get(node, ()):
+                    leads_to[before].discard(node)
+                    if not leads_to[before]:
+                        before_done.append(before)
+            done = before_done
+        return set(leads_to)
+
+    def _fault(self, at: tuple[Place, ...], message: str) -> None:
+        self.faults.append(Fault(path_text([*self.place, *at]), message))
+
+
+def _pattern_problem(pattern: str) -> str | None:
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        return str(error)
+    return None
+
+
+# --- what it says about one parameter -------------------------------------------------------------------------------
+
+
+def reference_problem(schema: object, names: Sequence[str]) -> str | None:
+    """Why `${parameters.<names>}` cannot be meant, as far as the schema tells."""
+    node: Any = schema
+    for depth, name in enumerate(names):
+        node = resolved(node, schema if isinstance(schema, dict) else {})
+        if not isinstance(node, dict):
+            node = {}
+        properties = node.get("properties")
+        text = "${parameters." + ".".join(names[: depth + 1]) + "}"
+        if depth and "object" not in _types(node):
+            return f"uses {text}, but {'.'.join(names[:depth])} is declared as {listed(_types(node))} and has no parts"
+        if not isinstance(properties, dict) or name not in properties:
+            if depth and (not isinstance(properties, dict) or any(keyword in node for keyword in _SAME_INSTANCE)):
+                return None  # an object whose parts are not spelled out here
+            if not isinstance(properties, dict) or not properties:
+                return f"uses {text}, but this pipeline declares no parameters"
+            return f"uses {text}, which is not declared under `parameters.properties`; there are {listed(properties)}"
+        node = properties[name]
+    return None
+
+
+def declared_types(schema: Schema, names: Sequence[str]) -> Sequence[str] | None:
+    """The types a declared parameter may have; None when its schema does not say."""
+    node: Any = schema
+    for name in names:
+        node = resolved(node, schema)
+        properties = node.get("properties") if isinstance(node, dict) else None
+        if not isinstance(properties, dict) or name not in properties:
+            return None
+        node = properties[name]
+    node = resolved(node, schema)
+    return _types(node) if isinstance(node, dict) and "type" in node else None
+
+
+def _types(node: Schema) -> Sequence[str]:
+    declared = node.get("type", TYPES)
+    return [declared] if isinstance(declared, str) else [str(one) for one in declared] if declared else []
+
+
+def empty_registry() -> Registry[Any]:
+    """For validators: without one, the library would fetch references from the network."""
+    return Registry()

@@ -1,0 +1,273 @@
+"""Pipeline definitions: the fields, what they may hold, and the one door through which every definition comes in.
+
+spec = parse_pipeline_text(Path("chai-map.yaml").read_text())   # or Invalid, with every fault and its path
+spec.content_hash                                               # the same for equal content
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import cached_property, lru_cache
+from hashlib import sha256
+from itertools import islice
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError, WithJsonSchema, field_validator
+from pydantic import model_validator as validator_of_all
+
+from ccat_workflow_manager.definition.checks import MAX_ITEMS, MAX_STEPS, RESERVED_PREFIX, definition_faults
+from ccat_workflow_manager.definition.messages import is_genuine, message_of, place_of
+from ccat_workflow_manager.definition.schema_check import DIALECT
+from ccat_workflow_manager.definition.text import load_text, with_on
+from ccat_workflow_manager.errors import Fault
+from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.json_values import JSON, MAX_FAULTS, canonical_json, invalid, path_text, scan_json
+from ccat_workflow_manager.lifecycle.models import Resources, RetryPolicy
+from ccat_workflow_manager.lifecycle.retry import MAX_DELAY_SECONDS, MAX_MEMORY_GB, MAX_TIME_HOURS
+
+PIPELINE_NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
+STEP_NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+BACKEND_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+
+Match = Literal["key", "all"]
+"""Whether a step run waits for the upstream step run of its own item, or for all of them."""
+
+
+_Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+_Cpu = Annotated[_Number, Field(gt=0, le=10_000)]
+_Memory = Annotated[_Number, Field(gt=0, le=MAX_MEMORY_GB)]
+_Hours = Annotated[_Number, Field(gt=0, le=MAX_TIME_HOURS)]
+_Factor = Annotated[_Number, Field(ge=1, le=100)]
+_Backend = Annotated[StrictStr, Field(pattern=BACKEND_NAME)]
+_Word = Annotated[StrictStr, Field(min_length=1, max_length=200)]
+_Text = Annotated[StrictStr, Field(max_length=10_000)]
+_Foreach = Annotated[
+    Any,
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": r"^\$\{parameters\.[^{}]+\}$"},
+                {"type": "array", "maxItems": MAX_ITEMS, "uniqueItems": True},
+            ],
+            "description": "A list, or a list parameter: one step run for each item.",
+        }
+    ),
+]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @validator_of_all(mode="before")
+    @classmethod
+    def _null_is_not_given(cls, data: Any) -> Any:
+        """`environment:` with nothing after it is null in YAML and means the same as no such line."""
+        if not isinstance(data, dict):
+            return data
+        return {name: value for name, value in data.items() if value is not None or name not in cls.model_fields}
+
+
+class ResourceSpec(_Part):
+    """What a step asks for; what it does not say comes from `defaults`, then from the built-in values."""
+
+    cpu: _Cpu | None = None
+    memory_gb: _Memory | None = None
+    time_hours: _Hours | None = None
+    gpu: Annotated[int, Field(strict=True, ge=0, le=1000)] | None = None
+    partition: _Word | None = None
+    account: _Word | None = None
+    extra: dict[str, Any] = Field(default_factory=dict)
+
+
+class RetrySpec(_Part):
+    """When a step is tried again; merged like resources."""
+
+    max_attempts: Annotated[int, Field(strict=True, ge=1, le=100)] | None = None
+    backoff_seconds: Annotated[_Number, Field(ge=0, le=MAX_DELAY_SECONDS)] | None = None
+    on: tuple[FailureReason, ...] | None = None
+    memory_factor: _Factor | None = None
+    memory_cap_gb: _Memory | None = None
+    time_factor: _Factor | None = None
+    time_cap_hours: _Hours | None = None
+
+    @field_validator("on")
+    @classmethod
+    def _order_does_not_matter(cls, reasons: tuple[FailureReason, ...] | None) -> tuple[FailureReason, ...] | None:
+        return None if reasons is None else tuple(sorted(set(reasons)))
+
+
+class DefaultsSpec(_Part):
+    """What holds for every step that does not say otherwise."""
+
+    backend: _Backend | None = None
+    resources: ResourceSpec = ResourceSpec()
+    retry: RetrySpec = RetrySpec()
+
+
+def _or_name_alone(schema: dict[str, Any]) -> None:
+    mapping = dict(schema)
+    schema.clear()
+    schema["anyOf"] = [{"type": "string", "description": "The name of a step."}, mapping]
+
+
+class Dependency(_Part):
+    """Another step that has to be completed before; a plain name stands for `{step: name}`."""
+
+    model_config = ConfigDict(json_schema_extra=_or_name_alone)
+
+    step: StrictStr
+    match: Match | None = None
+    """None: key where both steps have the same foreach, otherwise all."""
+
+    @validator_of_all(mode="before")
+    @classmethod
+    def _name_alone(cls, data: Any) -> Any:
+        return {"step": data} if isinstance(data, str) else data
+
+
+class StepSpec(_Part):
+    """One step: a command in an image, once or for each of several items."""
+
+    name: Annotated[StrictStr, Field(pattern=STEP_NAME)]
+    description: _Text = ""
+    image: StrictStr | None = None
+    command: Annotated[tuple[StrictStr, ...], Field(min_length=1, max_length=10_000)]
+    foreach: _Foreach = None
+    environment: dict[str, StrictStr] = Field(
+        default_factory=dict,
+        max_length=1000,
+        json_schema_extra={"propertyNames": {"pattern": rf"^(?!{RESERVED_PREFIX})[A-Za-z_][A-Za-z0-9_]*$"}},
+    )
+    depends_on: tuple[Dependency, ...] = ()
+    resources: ResourceSpec = ResourceSpec()
+    retry: RetrySpec = RetrySpec()
+    backend: _Backend | None = None
+
+
+class PipelineSpec(_Part):
+    """A pipeline definition. Make one with `parse_pipeline`: the constructor alone checks only the shape."""
+
+    name: Annotated[StrictStr, Field(pattern=PIPELINE_NAME)]
+    description: _Text = ""
+    parameters: Annotated[
+        dict[str, Any],
+        Field(
+            default_factory=dict,
+            description="JSON Schema of type object; checks the parameters of runs and draws the form.",
+            json_schema_extra={"$ref": DIALECT},
+        ),
+    ]
+    defaults: DefaultsSpec = DefaultsSpec()
+    steps: Annotated[tuple[StepSpec, ...], Field(min_length=1, max_length=MAX_STEPS)]
+
+    @cached_property
+    def content_hash(self) -> str:
+        return sha256(canonical_json(canonical(self)).encode()).hexdigest()
+
+    def __hash__(self) -> int:
+        return hash(self.content_hash)
+
+
+def canonical(spec: PipelineSpec) -> dict[str, JSON]:
+    """The definition as JSON without what only repeats a default, so that equal content is equal.
+
+    Leaving defaults out, not filling them in, keeps the hash of an unchanged file the same when a later release adds a
+    field. `parse_pipeline(canonical(spec)) == spec`.
+    """
+    return spec.model_dump(mode="json", exclude_defaults=True)
+
+
+def content_hash(spec: PipelineSpec) -> str:
+    """SHA-256 of the canonical JSON."""
+    return spec.content_hash
+
+
+# --- the door -------------------------------------------------------------------------------------------------------
+
+
+_REMEMBERED_SIZE = 64 * 1024
+
+
+def parse_pipeline(data: object) -> PipelineSpec:
+    """A definition as it came over REST or out of a file. Raises Invalid with every fault that was found."""
+    data, twice = with_on(data)
+    scan = scan_json(data)
+    if scan.faults or twice:
+        raise invalid([*twice, *scan.faults, *(_faults(data) if scan.readable else ())])
+    text = json.dumps(data)
+    return _remembered(text) if len(text) <= _REMEMBERED_SIZE else _parse(text)
+
+
+def parse_pipeline_text(text: str) -> PipelineSpec:
+    """A definition as YAML or JSON text. Raises Invalid; for what cannot be read at all, with line and column."""
+    return parse_pipeline(load_text(text))
+
+
+def stored_pipeline(content: object) -> PipelineSpec:
+    """A definition that has come through the door before. What is refused since then must still be readable."""
+    return PipelineSpec.model_validate(content)
+
+
+def _parse(text: str) -> PipelineSpec:
+    data = json.loads(text)  # a copy of its own: nobody can change the definition through what they passed in
+    if faults := _faults(data):
+        raise invalid(faults)
+    return PipelineSpec.model_validate(data)
+
+
+_remembered = lru_cache(maxsize=256)(_parse)
+"""Thousands of runs in one request often carry the same definition."""
+
+
+def _faults(data: object) -> list[Fault]:
+    return list(islice(_all_faults(data), MAX_FAULTS + 1))
+
+
+def _all_faults(data: object) -> Iterator[Fault]:
+    try:
+        spec = PipelineSpec.model_validate(data)
+    except ValidationError as error:
+        for detail in filter(is_genuine, error.errors(include_url=False)):
+            yield Fault(path_text(place_of(detail)), message_of(detail, PipelineSpec))
+    else:
+        yield from _cap_faults(spec)
+    yield from definition_faults(data)
+
+
+def _cap_faults(spec: PipelineSpec) -> Iterator[Fault]:
+    for index, step in enumerate(spec.steps):
+        asked, retry = effective_resources(spec, step), effective_retry(spec, step)
+        caps = [
+            ("memory_cap_gb", retry.memory_cap_gb, "memory_gb", asked.memory_gb),
+            ("time_cap_hours", retry.time_cap_hours, "time_hours", asked.time_hours),
+        ]
+        for name, cap, field, value in caps:
+            if cap is not None and cap < value:
+                message = f"must be at least {value:g}, the {field} that the first attempt asks for; it is {cap:g}"
+                yield Fault(path_text(["steps", index, "retry", name]), message)
+
+
+# --- what holds for a step ------------------------------------------------------------------------------------------
+
+
+def effective_resources(spec: PipelineSpec, step: StepSpec) -> Resources:
+    """What the step asks for, else what `defaults` say, else the built-in value; field by field, `extra` key by key."""
+    merged = {**_said(spec.defaults.resources), **_said(step.resources)}
+    return Resources(**{**merged, "extra": {**spec.defaults.resources.extra, **step.resources.extra}})
+
+
+def effective_retry(spec: PipelineSpec, step: StepSpec) -> RetryPolicy:
+    """The retry policy of the step, merged in the same way."""
+    merged = {**_said(spec.defaults.retry), **_said(step.retry)}
+    reasons = merged.pop("on", None)
+    return RetryPolicy(**merged, on=None if reasons is None else frozenset(reasons))
+
+
+def _said(part: BaseModel) -> dict[str, Any]:
+    return {name: value for name, value in part if value is not None}
+
+
+def pipeline_json_schema() -> dict[str, JSON]:
+    """The JSON Schema of a definition, for editors and forms."""
+    return {"$schema": DIALECT, **PipelineSpec.model_json_schema()}

@@ -1,0 +1,166 @@
+"""JSON values as they come from outside: what may be stored, how a place in them is named, how a value is shown."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ccat_workflow_manager.errors import Fault, Invalid
+
+JSON = Any
+"""A value that JSON can express."""
+
+MAX_DEPTH = 32
+MAX_VALUES = 1_000_000
+MAX_FAULTS = 100
+_BIGGEST_INTEGER = 10**100
+
+Place = str | int
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_$-]+")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+# A place is a chain (parent, name) while walking, because nearly all places are never shown to anybody.
+_Chain = tuple["_Chain | None", Place]
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What a walk through a value found."""
+
+    faults: Sequence[Fault]
+    readable: bool
+    """False: this is no JSON value at all, or too big or too deep to look at it further."""
+
+
+def path_text(places: Iterable[Place]) -> str:
+    """`("steps", 1, "depends_on", 0)` as `steps[1].depends_on[0]`."""
+    text = ""
+    for place in places:
+        if isinstance(place, int):
+            text += f"[{place}]"
+        elif _PLAIN_NAME.fullmatch(place):
+            text += f".{place}" if text else place
+        else:
+            text += f"[{json.dumps(place)}]"
+    return text
+
+
+def kind(value: object) -> str:
+    """What sort of value this is, in the words of people who write YAML."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return f"a boolean ({str(value).lower()})"
+        case int() | float():
+            return "a number"
+        case str():
+            return "a string"
+        case list():
+            return "a list"
+        case dict():
+            return "a mapping"
+        case _:
+            return f"a {type(value).__name__}"
+
+
+def shown(value: object, length: int = 60) -> str:
+    """A value as JSON, cut to a readable length."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def listed(names: Iterable[str], most: int = 20) -> str:
+    """Names for a sentence, at most so many."""
+    known = list(names)
+    text = ", ".join(known[:most])
+    return f"{text} and {len(known) - most} more" if len(known) > most else text
+
+
+def canonical_json(value: JSON) -> str:
+    """One text for equal values, whatever the order of their keys."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def invalid(faults: Iterable[Fault]) -> Invalid:
+    """An Invalid with one fault for each place, and not more faults than anybody reads."""
+    first_of_place: dict[str, Fault] = {}
+    for fault in faults:
+        first_of_place.setdefault(fault.path, fault)
+        if len(first_of_place) > MAX_FAULTS:
+            break
+    found = list(first_of_place.values())
+    if len(found) > MAX_FAULTS:
+        found[MAX_FAULTS:] = [Fault("", "there are more faults than are listed here")]
+    return Invalid(faults=found)
+
+
+def text_problem(text: str) -> str | None:
+    """Why PostgreSQL, or a program's arguments, could not hold this text."""
+    if "\0" in text:
+        return "contains a NUL character (U+0000), which is not allowed"
+    if not text.isascii() and _SURROGATE.search(text):
+        return "contains half of a surrogate pair, which is no valid Unicode"
+    return None
+
+
+def scan_json(value: object, root: Sequence[Place] = ()) -> Scan:
+    """Find everything in a value that cannot be stored as JSON. Never recurses, so no input can exhaust the stack."""
+    faults: list[Fault] = []
+    readable = True
+    seen = 0
+    level: list[tuple[object, _Chain | None]] = [(value, None)]
+    for _ in range(MAX_DEPTH):
+        below: list[tuple[object, _Chain | None]] = []
+        for one, chain in level:
+            seen += 1
+            if isinstance(one, dict):
+                for name, inner in one.items():
+                    if not isinstance(name, str):
+                        readable = False
+                        faults.append(
+                            _fault(root, chain, f"has the key {name!r}; keys must be strings, write it in quotes")
+                        )
+                        continue
+                    if problem := text_problem(name):
+                        faults.append(_fault(root, chain, f"has a key that {problem}"))
+                    below.append((inner, (chain, name)))
+            elif isinstance(one, list):
+                below.extend([(inner, (chain, index)) for index, inner in enumerate(one)])
+            elif problem := _scalar_problem(one):
+                readable = readable and isinstance(one, str | float)
+                faults.append(_fault(root, chain, problem))
+            if len(faults) > MAX_FAULTS:
+                return Scan(faults, False)
+        if not below:
+            return Scan(faults, readable)
+        if seen + len(below) > MAX_VALUES:
+            return Scan([*faults, Fault(path_text(root), f"holds more than {MAX_VALUES} values")], False)
+        level = below
+    return Scan([*faults, _fault(root, level[0][1], f"is nested more than {MAX_DEPTH} levels deep")], False)
+
+
+def _scalar_problem(value: object) -> str | None:
+    match value:
+        case None | bool():
+            return None
+        case str():
+            return text_problem(value)
+        case int():
+            return None if abs(value) < _BIGGEST_INTEGER else "is a number of more than 100 digits"
+        case float():
+            return None if math.isfinite(value) else "is not a finite number; NaN and Infinity are not allowed"
+        case _:
+            return f"is {kind(value)}, which JSON cannot express"
+
+
+def _fault(root: Sequence[Place], chain: _Chain | None, message: str) -> Fault:
+    places: list[Place] = []
+    while chain is not None:
+        chain, place = chain
+        places.append(place)
+    return Fault(path_text([*root, *reversed(places)]), message)

@@ -1,0 +1,236 @@
+"""From a request to the Job that is sent: golden files, the official schemas, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from shlex import quote
+from typing import Any
+
+import kubernetes_validate
+import pytest
+
+from ccat_workflow_manager.errors import ConfigurationError
+from ccat_workflow_manager.hpc.attempt.script import job_files
+from ccat_workflow_manager.hpc.base import JobRequest
+from ccat_workflow_manager.hpc.kubernetes.configuration import site_of
+from ccat_workflow_manager.hpc.kubernetes.manifest import object_name, oci_image, render_job
+from ccat_workflow_manager.hpc.kubernetes.patch import merged
+from ccat_workflow_manager.hpc.kubernetes.script import AttemptFiles, render_pod_script
+from ccat_workflow_manager.hpc.kubernetes.site import Site
+from ccat_workflow_manager.lifecycle.models import Mount, Resources
+from tests.support.golden_files import check_golden
+
+CURRENT = (1, 37)
+ATTEMPT = "/data/pipelines/map/0190/grid/main/attempt-1"
+NAME = "ccat-0190f2a4c0de7000800000000000abcd-1"
+
+REQUEST = JobRequest(
+    execution_command=["grid", "--all"],
+    image_ref="docker://registry.example.org/ccat/grid:2.1",
+    sif_path=None,
+    input_dir=f"{ATTEMPT}/input",
+    output_dir=f"{ATTEMPT}/output.partial",
+    workspace_dir=f"{ATTEMPT}/workspace",
+    manifest_path=f"{ATTEMPT}/config/manifest.json",
+    resource_requirements=Resources(cpu=1.5, memory_gb=2.5, time_hours=0.5),
+    environment_variables={"A": "1"},
+    job_name=NAME,
+)
+
+
+def site(**texts: Any) -> Site:
+    known: dict[str, Any] = {
+        "namespace": "ccat", "deployment": "ccat-wm", "mode": "apptainer", "base_dir": "/data/pipelines",
+        "volume": "pvc:pipelines", "image_dir": "/data/sif-cache", "image_volume": "pvc:images/sif",
+        "launcher_image": "registry.example.org/ccat/launcher:1", "run_as": "1000:100", "privileged": False,
+        "service_account": "", "pull_secrets": "", "priority_class": "", "node_selector": "", "tolerations": "",
+        "gpu_resource": "nvidia.com/gpu", "pod_patch": "", "margin_seconds": 120, "pending_hours": 168,
+        "ttl_seconds": 604_800, "grace_seconds": 5,
+    }  # fmt: skip
+    return site_of(**{**known, **texts})
+
+
+RICH = {
+    "service_account": "steps", "pull_secrets": "one, two", "priority_class": "science", "privileged": True,
+    "node_selector": "{disk: ssd}", "tolerations": "[{key: ccat, operator: Exists}]",
+    "volume": "nfs:nfs.example.org:/export/pipelines", "image_volume": "hostpath:/opt/images",
+    "pod_patch": "spec: {hostUsers: false, volumes: [{name: fuse, hostPath: {path: /dev/fuse}}], "
+                 "containers: [{name: step, volumeMounts: [{name: fuse, mountPath: /dev/fuse}]}]}",
+}  # fmt: skip
+RESOURCES = Resources(
+    cpu=8, memory_gb=64, time_hours=12, gpu=2,
+    extra={"resources": {"ephemeral-storage": "10Gi", "vendor.example/fpga": 1}, "node_selector": {"zone": "a"},
+           "tolerations": [{"key": "gpu", "operator": "Exists"}], "priority_class": "urgent"},
+)  # fmt: skip
+MOUNTS = (
+    Mount(f"{ATTEMPT}/input", "/workflow/input", False),
+    Mount(f"{ATTEMPT}/workspace", "/workflow/workspace", True),
+    Mount("/data/pipelines/map/0190/calibrate", "/workflow/.run/calibrate", False),
+)
+CASES = {
+    "apptainer": (REQUEST, site(), CURRENT),
+    "old-server": (REQUEST, site(), (1, 20)),
+    "rich": (replace(REQUEST, resource_requirements=RESOURCES), site(**RICH), CURRENT),
+    "native": (REQUEST, site(mode="native", volume="pvc:data/pipelines"), CURRENT),
+    "native-upstream": (replace(REQUEST, mounts=MOUNTS), site(mode="native", run_as="image"), CURRENT),
+    "defaults": (REQUEST, site(volume="", image_volume="", image_dir="/data/pipelines/images"), CURRENT),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_golden(name: str) -> None:
+    check_golden(f"kubernetes-job-{name}", render_job(*CASES[name]))
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != "old-server"])
+@pytest.mark.parametrize("version", ["1.31", "1.37"])
+def test_the_official_schema_takes_it(name: str, version: str) -> None:
+    kubernetes_validate.validate(render_job(*CASES[name]), version, strict=True)
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_golden_script(native: bool) -> None:
+    attempt = AttemptFiles.of(REQUEST.workspace_dir, NAME)
+    text = render_pod_script(["grid", "--name", "it's"], environment={"A": "1"}, attempt=attempt, native=native)
+    check_golden(f"kubernetes-script-{'native' if native else 'apptainer'}", text.splitlines())
+
+
+@pytest.mark.parametrize("workspace", ["/data/attempt-1/workspace", "/data/ws1", "/data/odd: name/w:s", "/data/x/ws/"])
+@pytest.mark.parametrize("name", [NAME, "mine"])
+def test_an_attempt_is_known_by_a_text(workspace: str, name: str) -> None:
+    attempt = AttemptFiles.of(workspace, name)
+    assert AttemptFiles.parse(str(attempt)) == attempt
+    assert attempt.files == job_files(workspace, name)
+    assert attempt.workspace == workspace.rstrip("/")
+    assert f"cd -- {quote(attempt.workspace)}" in render_pod_script(
+        ["x"], environment={}, attempt=attempt, native=False
+    )
+
+
+def test_the_text_of_an_attempt_of_the_service_is_where_its_files_begin() -> None:
+    assert str(AttemptFiles.of("/data/attempt-1/workspace", NAME)) == f"/data/attempt-1/{NAME}"
+
+
+@pytest.mark.parametrize(
+    ("job_name", "expected"),
+    [
+        (NAME, NAME),
+        ("CCAT-Upper.case_1", "ccat-upper-case-1-8a7fbd17e2a4a4c7"),
+        ("_", "job-"),
+        ("x" * 64, "x" * 46 + "-"),
+        ("trailing-", "trailing-"),
+    ],
+)
+def test_names(job_name: str, expected: str) -> None:
+    name = object_name(job_name)
+    assert len(name) <= 63
+    assert name.rpartition("-")[0] == expected.rpartition("-")[0]
+    kubernetes_validate.validate(render_job(replace(REQUEST, job_name=job_name), site(), CURRENT), "1.37", strict=True)
+
+
+def test_names_that_are_alike_stay_apart() -> None:
+    names = {object_name(name) for name in ("a.b", "a_b", "A-b", "a-B", "a-b", "x" * 63, "x" * 64, "x" * 65)}
+    assert len(names) == 8
+
+
+def test_a_dollar_in_a_path_is_not_a_variable_of_kubernetes() -> None:
+    odd = replace(REQUEST, workspace_dir="/data/pipelines/$(HOME)/attempt-1/workspace")
+    container = render_job(odd, site(), CURRENT)["spec"]["template"]["spec"]["containers"][0]
+    assert container["command"][1].startswith("/data/pipelines/$$(HOME)/attempt-1/")
+
+
+@pytest.mark.parametrize(
+    ("resources", "words"),
+    [
+        (Resources(partition="science"), "no partitions"),
+        (Resources(account="ccat"), "no accounts"),
+        (Resources(extra={"qos": "long"}), "known are"),
+        (Resources(extra={"resources": {"memory": "1Gi"}}), "cannot be asked for"),
+        (Resources(extra={"resources": {"a b": "1"}}), "cannot be asked for"),
+        (Resources(extra={"resources": {"vendor.example/fpga": "many"}}), "no quantity"),
+        (Resources(extra={"resources": {"vendor.example/fpga": True}}), "no quantity"),
+        (Resources(extra={"resources": 1}), "shape"),
+        (Resources(extra={"node_selector": {"disk": 1}}), "shape"),
+        (Resources(extra={"tolerations": "all"}), "shape"),
+        (Resources(extra={"priority_class": 5}), "PriorityClass"),
+    ],
+)
+def test_refused(resources: Resources, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        render_job(replace(REQUEST, resource_requirements=resources), site(), CURRENT)
+
+
+@pytest.mark.parametrize("mode", ["apptainer", "native"])
+def test_nothing_outside_of_the_volume_is_mounted(mode: str) -> None:
+    outside = replace(REQUEST, workspace_dir="/home/me/attempt-1/workspace", input_dir="/home/me/attempt-1/input")
+    with pytest.raises(ValueError, match="is not below /data/pipelines"):
+        render_job(outside, site(mode=mode), CURRENT)
+
+
+@pytest.mark.parametrize("image", [None, "", "grid.sif", "/data/grid.sif", "oras://registry/grid:1", "-flag", "a b"])
+def test_no_oci_image(image: str | None) -> None:
+    with pytest.raises(ValueError, match="image"):
+        oci_image(image)
+
+
+def test_oci_images() -> None:
+    for image in ("docker://debian:12", "ghcr.io/ccat/grid@sha256:" + "0" * 64, "localhost:5000/x/y"):
+        assert oci_image(image) == image.removeprefix("docker://")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"mode": "docker"}, "KUBERNETES_MODE"),
+        ({"namespace": "Ccat"}, "KUBERNETES_NAMESPACE"),
+        ({"launcher_image": ""}, "KUBERNETES_LAUNCHER_IMAGE"),
+        ({"base_dir": "/data:x"}, "PIPELINE_BASE_DIR"),
+        ({"volume": "pipelines"}, "KUBERNETES_VOLUME"),
+        ({"volume": "pvc:../x"}, "KUBERNETES_VOLUME"),
+        ({"volume": "nfs:/export"}, "KUBERNETES_VOLUME"),
+        ({"image_volume": "pvc:UPPER"}, "KUBERNETES_SIF_VOLUME"),
+        ({"run_as": "root"}, "KUBERNETES_RUN_AS"),
+        ({"node_selector": "disk"}, "KUBERNETES_NODE_SELECTOR"),
+        ({"node_selector": "{disk: 1}"}, "KUBERNETES_NODE_SELECTOR"),
+        ({"tolerations": "[1]"}, "KUBERNETES_TOLERATIONS"),
+        ({"pod_patch": "[1]"}, "KUBERNETES_POD_PATCH"),
+        ({"pod_patch": "{a: ["}, "no YAML"),
+        ({"pod_patch": "spec: {containers: [{image: x}]}"}, "has no name"),
+        ({"deployment": "-"}, "KUBERNETES_DEPLOYMENT"),
+    ],
+)
+def test_faults_of_settings_are_named(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        site(**settings)
+
+
+POD = {"spec": {"containers": [{"name": "step", "env": [{"name": "A", "value": "1"}]}], "nodeSelector": {"a": "1"}}}
+
+
+@pytest.mark.parametrize(
+    ("patch", "expected"),
+    [
+        ({}, POD),
+        (
+            {"spec": {"nodeSelector": {"b": "2"}}},
+            {"spec": {"containers": POD["spec"]["containers"], "nodeSelector": {"a": "1", "b": "2"}}},
+        ),
+        ({"spec": {"nodeSelector": None}}, {"spec": {"containers": POD["spec"]["containers"]}}),
+        (
+            {"spec": {"nodeSelector": {"$patch": "replace", "c": "3"}}},
+            {"spec": {"containers": POD["spec"]["containers"], "nodeSelector": {"c": "3"}}},
+        ),
+        (
+            {"spec": {"containers": [{"name": "step", "env": [{"name": "A", "$patch": "delete"}]}, {"name": "side"}]}},
+            {"spec": {"containers": [{"name": "step", "env": []}, {"name": "side"}], "nodeSelector": {"a": "1"}}},
+        ),
+        (
+            {"spec": {"containers": [{"$patch": "replace"}, {"name": "only"}]}},
+            {"spec": {"containers": [{"name": "only"}], "nodeSelector": {"a": "1"}}},
+        ),
+        ({"spec": {"tolerations": [{"key": "x"}]}}, {"spec": {**POD["spec"], "tolerations": [{"key": "x"}]}}),
+    ],
+)
+def test_strategic_merge(patch: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert merged(POD, patch) == expected
+    assert POD["spec"]["nodeSelector"] == {"a": "1"}

@@ -1,0 +1,118 @@
+"""What a view of a namespace does when its watches or its lists meet something unforeseen."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any, cast
+
+import pytest
+import yaml
+
+from ccat_workflow_manager.hpc.kubernetes.calls import Calls, Listed, Watching
+from ccat_workflow_manager.hpc.kubernetes.view import View
+from tests.support.waiting import wait_until
+
+
+class _Scripted:
+    """The API server of an empty namespace; its watches stand until they are cut, or raise what they are told to."""
+
+    def __init__(self) -> None:
+        self.lists = 0
+        self.trouble: BaseException | None = None
+        self.met = threading.Semaphore(0)
+        self._end = threading.Event()
+
+    def list(self, kind: str, namespace: str, selector: str) -> Listed:
+        self.lists += 1
+        return Listed([], "1")
+
+    def watch(
+        self, kind: str, namespace: str, selector: str, version: str, opened: Watching
+    ) -> Iterator[dict[str, Any]]:
+        self._release_dependents()
+        opened.connected()
+        self._end.wait(60)
+        self._end.clear()
+        self._release_dependents()
+        yield from ()
+
+    def _release_dependents(self) -> None:
+        if self.trouble is not None:
+            self.met.release()
+            raise self.trouble
+
+    def fail(self, trouble: BaseException) -> None:
+        """Both watches meet it."""
+        self.trouble = trouble
+        for _ in range(2):
+            self._end.set()
+            assert self.met.acquire(timeout=10)
+
+    def end(self) -> None:
+        self._end.set()
+
+
+@pytest.fixture
+def server() -> Iterator[_Scripted]:
+    scripted = _Scripted()
+    yield scripted
+    scripted.trouble = None
+    scripted.end()
+
+
+def view_on(server: _Scripted, *, watch: bool = True, poll_seconds: float = 3600) -> View:
+    return View(cast("Calls", server), "ns", poll_seconds=poll_seconds, watch=watch)
+
+
+def watched_view(server: _Scripted) -> View:
+    view = view_on(server, poll_seconds=0)
+    view.refresh()
+    view.begin_watching()
+    wait_until(lambda: view.watched, 10, "the watches to stand")
+    return view
+
+
+def test_a_watch_that_meets_something_unforeseen_goes_on(server: _Scripted) -> None:
+    view = watched_view(server)
+    server.fail(yaml.YAMLError("the kubeconfig is being rewritten"))
+    wait_until(lambda: not view.watched, 10, "the watches to be given up")
+    before = server.lists
+    view.look([])
+    assert server.lists > before
+    server.trouble = None
+    wait_until(lambda: view.watched, 20, "the watches to stand again")
+    view.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_the_thread_of_a_watch_that_has_died_is_started_again(server: _Scripted) -> None:
+    class Deadly(BaseException):
+        """What no thread survives."""
+
+    view = watched_view(server)
+    server.fail(Deadly())
+    wait_until(lambda: not view.watched, 10, "the watches to be given up")
+    assert not view.is_recent
+    server.trouble = None
+
+    def looked() -> bool:
+        view.look([])
+        return view.watched
+
+    wait_until(looked, 20, "the watches to stand again")
+    view.close()
+
+
+def test_what_a_fresh_list_does_not_have_is_not_listed_again(server: _Scripted) -> None:
+    view = view_on(server, watch=False)
+    for _ in range(10):
+        view.look(["gone"])
+    assert server.lists == 2  # Jobs and pods
+
+
+def test_what_a_list_does_not_have_is_listed_again_when_that_has_grown_old(server: _Scripted) -> None:
+    view = view_on(server, watch=False, poll_seconds=0)
+    for _ in range(3):
+        view.look(["gone"])
+    assert server.lists == 6

@@ -1,0 +1,28 @@
+"""One private Dask cluster per test process, started when a test first wants it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.backends.dask.cluster import DaskCluster
+from tests.support.reaper import Reaper
+
+
+@pytest.fixture(scope="session")
+def standing_dask_cluster(reaper: Reaper) -> Iterator[DaskCluster]:
+    """For tests that break nothing."""
+    cluster = DaskCluster(reaper)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.close()
+
+
+@pytest.fixture
+def dask_cluster(standing_dask_cluster: DaskCluster) -> DaskCluster:
+    """Whatever the test before has broken is whole again."""
+    standing_dask_cluster.restart()
+    return standing_dask_cluster

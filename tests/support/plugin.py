@@ -1,0 +1,27 @@
+"""The example plug-in, installed with pip as anybody would install it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+SOURCE = Path(__file__).parent / "plugin_package"
+
+
+def install(target: Path) -> None:
+    """Install the package of `tests/support/plugin_package` into a directory that is to be put on PYTHONPATH."""
+    # pip builds inside the source directory, so it gets a copy.
+    copy = target.parent / f"{target.name}-source"
+    shutil.copytree(SOURCE, copy)
+    completed = subprocess.run(
+        [
+            *(sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
+            *("--no-index", "--no-deps", "--no-build-isolation", "--target", str(target), str(copy)),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert completed.returncode == 0, completed.stdout + completed.stderr
