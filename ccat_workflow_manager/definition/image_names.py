@@ -17,6 +17,7 @@ _MAX_LENGTH = 4095
 """PATH_MAX of Linux, without the final NUL; no registry takes as much."""
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]*\Z")
+_OCI = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*")
 _PINNED = re.compile(r"(?P<name>.+)@(?P<digest>sha256:[0-9a-f]{64})\Z")
 _DIGEST = re.compile(r"@(sha256:[^/]*)\Z")
 
@@ -74,3 +75,16 @@ def _problem(image: str, *, in_part: bool) -> str | None:
     if all(part in ("", ".") for part in location.split("/")):
         return "names a directory, not an image"
     return None
+
+
+def oci_image(reference: str | None, setting: str) -> str:
+    """The image of a step as a container service takes it. Raises ValueError for any other image.
+
+    `setting` is the setting that makes the image of the step that of the job.
+    """
+    if not reference:
+        raise ValueError(f"the step names no image, and {setting} runs every step in its own image")
+    name = reference.removeprefix("docker://")
+    if "://" in name or name.endswith(".sif") or not _OCI.fullmatch(name):
+        raise ValueError(f"{reference} is no OCI image, which {setting} needs (registry/name:tag)")
+    return name

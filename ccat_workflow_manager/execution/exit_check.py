@@ -1,17 +1,16 @@
-"""The exit record of a finished job: without it nobody knows that the program came to its own end."""
+"""The exit record of a finished job: the proof that the program came to its own end."""
 
 from __future__ import annotations
 
-import os
 import time
 
 from ccat_workflow_manager.errors import OutputError
 from ccat_workflow_manager.execution.launch_spec import Progress, no_progress
 from ccat_workflow_manager.failures import FailureReason
-from ccat_workflow_manager.hpc.attempt.script import ExitRecord, job_files, parse_exit_record
+from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
+from ccat_workflow_manager.hpc.attempt.record import ExitRecord, parse_exit_record, read_record
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0
-_MAX_BYTES = 64 * 1024
 
 
 def check_exit_record(
@@ -22,11 +21,12 @@ def check_exit_record(
     A shared filesystem may show the record to another machine only after a while: `patience_seconds` is how long to
     wait for it. Raises OutputError with EXIT_RECORD_MISSING or EXIT_RECORD_UNREADABLE.
     """
-    path = job_files(workspace_dir, job_name).record
+    files = AttemptFiles.of(workspace_dir, job_name)
+    path = files.record
     deadline = time.monotonic() + patience_seconds
     pause = _FIRST_PAUSE
     while True:
-        text = _read(path)
+        text = _read(files)
         if text is not None:
             break
         left = deadline - time.monotonic()
@@ -45,13 +45,9 @@ def check_exit_record(
     return record
 
 
-def _read(path: str) -> str | None:
+def _read(files: AttemptFiles) -> str | None:
     try:
-        # Network filesystems look again at what a directory holds when it is opened.
-        os.close(os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-        with open(path, encoding="utf-8") as file:
-            return file.read(_MAX_BYTES)
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise OutputError(FailureReason.EXIT_RECORD_UNREADABLE, f"{path} cannot be read: {error}") from error
+        return read_record(files)
+    except OSError as error:
+        message = f"{files.record} cannot be read: {error.strerror}"
+        raise OutputError(FailureReason.EXIT_RECORD_UNREADABLE, message) from error

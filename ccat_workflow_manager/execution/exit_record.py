@@ -1,8 +1,7 @@
-"""The exit-record wrapper for backends that do not bring their own, and what the record adds to a backend's words."""
+"""The job script for backends that do not write one, and the exit record as a source of missing metrics."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 
 from ccat_workflow_manager import failpoints
@@ -14,20 +13,19 @@ from ccat_workflow_manager.execution.layout import AttemptDirs
 from ccat_workflow_manager.execution.logs import tail_text
 from ccat_workflow_manager.execution.runtime import Runtime
 from ccat_workflow_manager.failures import FailureReason
-from ccat_workflow_manager.hpc.attempt.script import job_files, render_job_script
+from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
+from ccat_workflow_manager.hpc.attempt.script import render_job_script, write_script
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 
 _OPEN_REASONS = frozenset({None, FailureReason.PROGRAM_FAILED, FailureReason.COMMAND_NOT_FOUND})
 
 
 def wrapped(launch: Launch, dirs: AttemptDirs, job_name: str) -> list[str]:
-    """Write the job script of this attempt and return the vector that runs it."""
-    files = job_files(dirs.workspace, job_name)
+    """Write the job script of this attempt. Returns the argument vector that runs it."""
+    files = AttemptFiles.of(dirs.workspace, job_name)
     script = render_job_script(launch.vector, environment=launch.environment, cwd=dirs.workspace, files=files)
     try:
-        with open(files.script + ".part", "w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(script)
-        failpoints.around("files.script", lambda: os.replace(files.script + ".part", files.script))
+        failpoints.around("files.script", lambda: write_script(files, script))
     except OSError as error:
         raise StagingError(
             FailureReason.STAGING_FAILED, f"{files.script} cannot be written: {error.strerror}"
@@ -36,7 +34,7 @@ def wrapped(launch: Launch, dirs: AttemptDirs, job_name: str) -> list[str]:
 
 
 def read_end(info: HPCJobInfo, dirs: AttemptDirs, job_name: str, runtime: Runtime) -> HPCJobInfo:
-    """Complete what a backend says about a finished job with the exit record, and with the runtime's last words."""
+    """Complete the state of a finished job from its exit record and from the last words of the container runtime."""
     failpoints.point("files.end")
     if info.wall_time_seconds is None or info.exit_code is None:
         info = _with_record(info, dirs, job_name)
@@ -52,7 +50,7 @@ def _with_record(info: HPCJobInfo, dirs: AttemptDirs, job_name: str) -> HPCJobIn
     try:
         record = check_exit_record(dirs.workspace, job_name)
     except OutputError:
-        # Without a record the backend's word stands; for a success the collector insists on the record.
+        # Without a record the state from the backend stands; for a success the collector insists on the record.
         return info
     gigabytes = None if record.peak_memory_bytes is None else record.peak_memory_bytes / 2**30
     hours = None if record.cpu_seconds is None else record.cpu_seconds / 3600

@@ -1,22 +1,21 @@
 """Reading the logs of an attempt, however large, while they grow.
 
-The program can write to its log directory, so what stands there under the log's name may be anything: only a regular
-file is read, and no link is followed.
+The program can write to its log directory and replace it: logs are read through `attempt.opener`.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from ccat_workflow_manager import failpoints
 from ccat_workflow_manager.errors import NotFound, OutputError
 from ccat_workflow_manager.execution.layout import AttemptDirs
-from ccat_workflow_manager.execution.scan import open_file
 from ccat_workflow_manager.failures import FailureReason
-from ccat_workflow_manager.hpc.attempt.log_limit import log_excess
+from ccat_workflow_manager.hpc.attempt.logs import log_excess
+from ccat_workflow_manager.hpc.attempt.opener import UnsafeFile, opened
 
 MAX_BYTES = 4 * 1024 * 1024
 STREAMS = ("stdout", "stderr")
@@ -50,7 +49,7 @@ def read_log(
     failpoints.point("files.log")
     if stream not in STREAMS:
         raise NotFound(f"there is no stream {stream!r}; there are {' and '.join(STREAMS)}")
-    with _opened(dirs.stdout if stream == "stdout" else dirs.stderr, stream) as file:
+    with _opened(dirs, stream) as file:
         if file is None:
             return LogChunk("", 0, 0, 0)
         size = os.fstat(file).st_size
@@ -65,7 +64,7 @@ def read_log(
 def tail_text(dirs: AttemptDirs, stream: str = "stderr", *, max_bytes: int = 4096) -> str:
     """The end of a log, for an error text; empty if there is none or it cannot be read."""
     try:
-        with _opened(dirs.stdout if stream == "stdout" else dirs.stderr, stream) as file:
+        with _opened(dirs, stream) as file:
             if file is None:
                 return ""
             size = os.fstat(file).st_size
@@ -76,22 +75,22 @@ def tail_text(dirs: AttemptDirs, stream: str = "stderr", *, max_bytes: int = 409
 
 def check_log_limit(dirs: AttemptDirs, limit_mb: float) -> None:
     """Raise OutputError(LOG_LIMIT) if the logs are too long; for backends that do not watch this themselves."""
-    total = 0
-    for path in (dirs.stdout, dirs.stderr):
-        try:
-            total += os.lstat(path).st_size
-        except FileNotFoundError:
-            continue
-    if (message := log_excess(total, limit_mb * 1024**2)) is not None:
+    if (message := log_excess(dirs, limit_mb * 1024**2)) is not None:
         raise OutputError(FailureReason.LOG_LIMIT, message)
 
 
 @contextmanager
-def _opened(path: str, stream: str) -> Iterator[int | None]:
-    if not os.path.lexists(path):
-        yield None
-        return
-    with open_file(path, f"{stream}.log") as file:
+def _opened(dirs: AttemptDirs, stream: str) -> Iterator[int | None]:
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(opened(dirs.stdout if stream == "stdout" else dirs.stderr, root=dirs.root))
+        except FileNotFoundError:
+            file = None
+        except UnsafeFile as error:
+            raise OutputError(FailureReason.OUTPUT_INVALID, f"{stream}.log cannot be read: {error.strerror}") from error
+        except OSError as error:
+            message = f"{stream}.log cannot be read: {error.strerror}"
+            raise OutputError(FailureReason.OUTPUT_UNREADABLE, message) from error
         yield file
 
 

@@ -1,11 +1,11 @@
-"""From an exit record to what a backend says about a job that is over."""
+"""From an exit record to the state of a finished job."""
 
 from __future__ import annotations
 
 from math import inf
 
 from ccat_workflow_manager.failures import FailureReason
-from ccat_workflow_manager.hpc.attempt.script import ExitRecord, parse_exit_record
+from ccat_workflow_manager.hpc.attempt.record import ExitRecord, parse_exit_record
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 
 _GIB = 1024**3
@@ -13,13 +13,14 @@ _STOPPED = {
     "time_limit": FailureReason.TIME_LIMIT,
     "memory_limit": FailureReason.OUT_OF_MEMORY,
     "log_limit": FailureReason.LOG_LIMIT,
+    "carrier_lost": FailureReason.NODE_FAILURE,
 }
 _NOT_STARTED = (126, 127)
-"""What a shell says of a program that cannot be executed or does not exist."""
+"""The exit codes of a shell for a program that cannot be executed or does not exist."""
 
 
 def info_of(text: str, cancelled_at: float | None) -> HPCJobInfo:
-    """The state of a job that has left this exit record; `cancelled_at` is when somebody asked to cancel it."""
+    """The state of a job from the text of its exit record; `cancelled_at` is the time of the cancel request."""
     try:
         record = parse_exit_record(text)
     except ValueError as error:

@@ -34,8 +34,9 @@ from uuid import uuid4
 from ccat_workflow_manager import failpoints
 from ccat_workflow_manager.errors import BackendConfused, BackendError, BackendRejected, BackendUnavailable
 from ccat_workflow_manager.failures import FailureReason
-from ccat_workflow_manager.hpc.attempt.log_files import last_lines, read_end
-from ccat_workflow_manager.hpc.attempt.script import JobFiles, job_files, render_job_script
+from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
+from ccat_workflow_manager.hpc.attempt.logs import read_logs, tail_log
+from ccat_workflow_manager.hpc.attempt.script import render_job_script, write_script
 from ccat_workflow_manager.hpc.base import (
     Availability,
     BulkBackend,
@@ -47,7 +48,6 @@ from ccat_workflow_manager.hpc.base import (
     ResourceUsage,
 )
 from ccat_workflow_manager.hpc.exit_info import info_of
-from ccat_workflow_manager.hpc.script_file import write_script
 from ccat_workflow_manager.hpc.supervisor.link import ANSWER_SECONDS, Listener, SupervisorLink
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
 from ccat_workflow_manager.lifecycle.models import Resources
@@ -136,14 +136,14 @@ class LocalBackend(BulkBackend):
         resources = request.resource_requirements
         self._check(resources)
         try:
-            files = job_files(request.workspace_dir, request.job_name)
+            files = AttemptFiles.of(request.workspace_dir, request.job_name)
             script = render_job_script(
                 request.execution_command,
                 environment=request.environment_variables,
                 cwd=request.workspace_dir,
                 files=files,
                 supervised=True,
-            ).encode("utf-8", "surrogateescape")
+            )
         except ValueError as error:
             raise self._rejected(str(error)) from error
         try:
@@ -293,18 +293,18 @@ class LocalBackend(BulkBackend):
 
     def get_logs(self, job_id: str) -> str:
         files = self._files(job_id)
-        return "" if files is None else read_end(files.stdout) + read_end(files.stderr)
+        return "" if files is None else read_logs(files)
 
     def tail_logs(self, job_id: str, *, stream: LogStream = "stdout", lines: int = 200) -> str:
         files = self._files(job_id)
-        return "" if files is None else last_lines(files.stderr if stream == "stderr" else files.stdout, lines)
+        return "" if files is None else tail_log(files, stream, lines)
 
-    def _files(self, job_id: str) -> JobFiles | None:
+    def _files(self, job_id: str) -> AttemptFiles | None:
         if not _JOB_ID.fullmatch(job_id):
             return None
         match self._ask(object, do="files", id=job_id):
             case [str(workspace), str(job_name)]:
-                return job_files(workspace, job_name)
+                return AttemptFiles.of(workspace, job_name)
             case None:
                 return self._table.get([job_id]).get(job_id) if self._table is not None else None
             case answer:
@@ -342,14 +342,14 @@ class _JobTable:
         with self._away():
             self._client.hset(self._key, mapping={job_id: json.dumps(place) for job_id, place in jobs.items()})
 
-    def get(self, job_ids: Sequence[str]) -> dict[str, JobFiles]:
+    def get(self, job_ids: Sequence[str]) -> dict[str, AttemptFiles]:
         """The files of those that are known."""
-        found: dict[str, JobFiles] = {}
+        found: dict[str, AttemptFiles] = {}
         with self._away():
             values: Any = self._client.hmget(self._key, list(job_ids))
             for job_id, value in zip(job_ids, values, strict=True):
                 with suppress(TypeError, ValueError):
-                    found[job_id] = job_files(*json.loads(value))
+                    found[job_id] = AttemptFiles.of(*json.loads(value))
         return found
 
     def remove(self, job_ids: Sequence[str]) -> None:
@@ -361,7 +361,7 @@ class _JobTable:
         self._client.close()
 
 
-def _recorded(files: JobFiles) -> HPCJobInfo:
+def _recorded(files: AttemptFiles) -> HPCJobInfo:
     """What the exit record alone says about a job that the supervisor does not know."""
     try:
         with open(files.record, encoding="utf-8", errors="replace") as file:

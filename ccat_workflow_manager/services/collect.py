@@ -14,7 +14,7 @@ from ccat_workflow_manager.execution.exit_check import check_exit_record
 from ccat_workflow_manager.execution.logs import check_log_limit
 from ccat_workflow_manager.execution.outputs import collect, publish
 from ccat_workflow_manager.failures import FailureReason
-from ccat_workflow_manager.hpc.attempt.script import ExitRecord
+from ccat_workflow_manager.hpc.attempt.record import ExitRecord
 from ccat_workflow_manager.hpc.exit_info import info_of
 from ccat_workflow_manager.lifecycle.models import Facts, Transition, TransitionEvent, WorkItem
 from ccat_workflow_manager.lifecycle.states import Event

@@ -11,7 +11,7 @@ import pytest
 from ccat_workflow_manager.errors import BackendUnavailable
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc import log_watch
-from ccat_workflow_manager.hpc.attempt.script import JobFiles, job_files
+from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
 from ccat_workflow_manager.hpc.log_watch import LogWatch
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
 
@@ -32,12 +32,12 @@ class Jobs:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(bytes(int(megabytes * 1024**2)))
 
-    def files(self, job: str) -> JobFiles | None:
+    def files(self, job: str) -> AttemptFiles | None:
         self.looked.append(job)
         return None if job == "unknown" else self._files(job)
 
-    def _files(self, job: str) -> JobFiles:
-        return job_files(str(self.directory / job / "workspace"), job)
+    def _files(self, job: str) -> AttemptFiles:
+        return AttemptFiles.of(str(self.directory / job / "workspace"), job)
 
     def stop(self, jobs: Sequence[str]) -> None:
         self.stopped += jobs
@@ -54,14 +54,14 @@ def test_a_running_job_is_stopped_and_says_why_when_it_has_ended(jobs: Jobs) -> 
     jobs.write("short", 0.9)
     watch = LogWatch("batch", 1)
     infos = {"long": RUNNING, "short": RUNNING, "silent": RUNNING, "unknown": UNKNOWN}
-    assert watch.heeded(infos, jobs.files, jobs.stop) == infos
+    assert watch.apply(infos, jobs.files, jobs.stop) == infos
     assert jobs.stopped == ["long"]
     # By then it may be another process that asks.
     ended = {
         "long": HPCJobInfo(JobStatus.CANCELLED, 143, reason=FailureReason.CANCELLED, cpu_hours=1),
         "short": HPCJobInfo(JobStatus.CANCELLED, 143, reason=FailureReason.CANCELLED),
     }
-    told = LogWatch("batch", 1).heeded(ended, jobs.files, jobs.stop)
+    told = LogWatch("batch", 1).apply(ended, jobs.files, jobs.stop)
     assert told["long"] == HPCJobInfo(JobStatus.FAILED, 143, reason=FailureReason.LOG_LIMIT, message=WORDS, cpu_hours=1)
     assert told["short"] == ended["short"]
 
@@ -69,7 +69,7 @@ def test_a_running_job_is_stopped_and_says_why_when_it_has_ended(jobs: Jobs) -> 
 @pytest.mark.parametrize("status", [JobStatus.COMPLETED, JobStatus.PENDING, JobStatus.UNKNOWN])
 def test_other_jobs_are_not_looked_at(jobs: Jobs, status: JobStatus) -> None:
     infos = {"one": HPCJobInfo(status)}
-    assert LogWatch("batch", 1).heeded(infos, jobs.files, jobs.stop) == infos
+    assert LogWatch("batch", 1).apply(infos, jobs.files, jobs.stop) == infos
     assert not jobs.looked
 
 
@@ -78,11 +78,11 @@ def test_many_jobs_take_turns(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> No
     watch = LogWatch("batch", 1)
     infos = dict.fromkeys("abcde", RUNNING)
     for turns in ("ab", "cd", "e", ""):
-        watch.heeded(infos, jobs.files, jobs.stop)
+        watch.apply(infos, jobs.files, jobs.stop)
         assert "".join(jobs.looked) == turns
         jobs.looked.clear()
     monkeypatch.setattr(log_watch, "_EVERY_SECONDS", 0)
-    watch.heeded(infos, jobs.files, jobs.stop)
+    watch.apply(infos, jobs.files, jobs.stop)
     assert jobs.looked == ["a", "b"]
 
 
@@ -97,7 +97,7 @@ def test_a_backend_that_is_away_is_asked_again(
 
     watch = LogWatch("batch", 1)
     with caplog.at_level(logging.WARNING):
-        assert watch.heeded({"long": RUNNING}, jobs.files, away) == {"long": RUNNING}
+        assert watch.apply({"long": RUNNING}, jobs.files, away) == {"long": RUNNING}
     assert "could not be stopped yet: the controller is silent" in caplog.text
-    watch.heeded({"long": RUNNING}, jobs.files, jobs.stop)
+    watch.apply({"long": RUNNING}, jobs.files, jobs.stop)
     assert jobs.stopped == ["long"]

@@ -20,7 +20,7 @@ from ccat_workflow_manager import shell
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.errors import BackendError
 from ccat_workflow_manager.hpc.base import HPCBackend, JobRequest
-from ccat_workflow_manager.hpc.dask.link import DaskLink
+from ccat_workflow_manager.hpc.dask.client import SchedulerClient
 from ccat_workflow_manager.hpc.kubernetes.calls import Calls
 from ccat_workflow_manager.hpc.supervisor.link import Conversation
 from ccat_workflow_manager.lifecycle.models import Resources
@@ -84,7 +84,7 @@ def _plan() -> dict[str, Measured]:
         "pbs": partial(_calls_of, shell, "run"),
         "kubernetes": partial(_calls_of, Calls, "_ask"),
         "aws_batch": _requests_to_aws,
-        "dask": partial(_calls_of, DaskLink, "ask"),
+        "dask": partial(_calls_of, SchedulerClient, "ask"),
     }
     most = {"pbs": 50}  # each job of the fake is a Python of its own
     # Looks follow each other without a pause here: none is to be answered from the one before.

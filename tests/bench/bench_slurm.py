@@ -15,11 +15,10 @@ from threading import Event
 from unittest import mock
 
 from ccat_workflow_manager.hpc import registry
-from ccat_workflow_manager.hpc.attempt.script import render_job_script
+from ccat_workflow_manager.hpc.attempt.script import render_job_script, write_script
 from ccat_workflow_manager.hpc.base import HPCBackend, JobRequest
 from ccat_workflow_manager.hpc.batch.script import render_batch_script
 from ccat_workflow_manager.hpc.batch.store import ArrayTask
-from ccat_workflow_manager.hpc.script_file import write_script
 from ccat_workflow_manager.lifecycle.models import Resources
 from tests.backends.slurm.cluster import Cluster
 from tests.backends.slurm.shims import noting_calls
@@ -155,7 +154,7 @@ def _bare(cluster: Cluster, directory: Path, count: int, *, array: bool) -> floa
     for member in members:
         Path(member.workspace).mkdir(parents=True)
         text = render_job_script(["/bin/true"], environment={}, cwd=member.workspace, files=member.files)
-        write_script(member.files, text.encode())
+        write_script(member.files, text)
     common = ("sbatch", "--parsable", "--no-requeue", "-o", "/dev/null", "-c", "1", "--mem", "103M")
     scripts = [_script(directory / "array.sh", members, array=True)] if array else [
         _script(directory / f"{n}.sh", [member], array=False) for n, member in enumerate(members)

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.hpc.attempt.script import ExitRecord, job_files
+from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
+from ccat_workflow_manager.hpc.attempt.record import ExitRecord
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 from ccat_workflow_manager.testing import invariants
 from tests.chaos.test_late import Executing, start
@@ -33,7 +34,7 @@ def finish(context: Context, backend: Executing, prepare: Callable[[Path, str], 
     start(context)
     context.launcher.launch("noop", 1)
     [job] = backend.jobs.values()
-    prepare(Path(job_files(job.workspace_dir, job.name).record), job.name)
+    prepare(Path(AttemptFiles.of(job.workspace_dir, job.name).record), job.name)
     (Path(job.workspace_dir).parent / "output.partial" / "x").write_text("data")
     backend.tell("fake-1", HPCJobInfo(JobStatus.COMPLETED, 0))
     context.poller.follow_all("noop")

@@ -10,7 +10,8 @@ import pytest
 from ccat_workflow_manager.errors import LeaseLost, OutputError
 from ccat_workflow_manager.execution.exit_check import check_exit_record
 from ccat_workflow_manager.failures import FailureReason
-from ccat_workflow_manager.hpc.attempt.script import ExitRecord, job_files
+from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
+from ccat_workflow_manager.hpc.attempt.record import ExitRecord
 
 JOB = "ccat-1"
 
@@ -22,7 +23,7 @@ def workspace(tmp_path: Path) -> str:
 
 
 def write(workspace: str, text: str) -> None:
-    Path(job_files(workspace, JOB).record).write_text(text)
+    Path(AttemptFiles.of(workspace, JOB).record).write_text(text)
 
 
 def failure(workspace: str) -> FailureReason:
@@ -48,7 +49,7 @@ def test_what_is_no_record_of_this_job(workspace: str, text: str) -> None:
 
 
 def test_a_record_that_cannot_be_opened(workspace: str) -> None:
-    os.mkdir(job_files(workspace, JOB).record)
+    os.mkdir(AttemptFiles.of(workspace, JOB).record)
     assert failure(workspace) is FailureReason.EXIT_RECORD_UNREADABLE
 
 

@@ -1,6 +1,6 @@
 """The processes of a job, found in /proc: descendants, those in its session, and those that carry its mark.
 
-A job's processes inherit the environment variable `CCAT_WM_JOB`. By it even a process is found that has left the
+A job's processes inherit the environment variable `CCAT_WM_JOB`. Through it, even a process is found that has left the
 session and whose parent is gone.
 """
 
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +20,12 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICKS = os.sysconf("SC_CLK_TCK")
 _GONE = (FileNotFoundError, ProcessLookupError)
 _DEAD_STATES = frozenset("ZXx")
+_KILL_ROUNDS = 50
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """One process for ever: a pid alone is given to another one later. `started` is in ticks since boot."""
+    """One process for ever; the kernel gives its pid to another one later. `started` is in ticks since boot."""
 
     pid: int
     started: int
@@ -73,12 +75,12 @@ def look(pid: int) -> Process | None:
 
 
 def table() -> dict[int, Process]:
-    """All processes there are now."""
+    """All processes of the machine."""
     return {process.pid: process for pid in _pids() if (process := look(pid)) is not None}
 
 
 def identity(pid: int) -> Identity | None:
-    """Who has this pid now."""
+    """The process that has this pid now."""
     process = look(pid)
     return Identity(pid, process.started) if process is not None else None
 
@@ -92,7 +94,7 @@ def related(root: Identity, processes: dict[int, Process]) -> set[int]:
     """The living processes that descend from `root` or belong to its session, itself included."""
     first = processes.get(root.pid)
     if first is not None and first.started != root.started:
-        # The pid has been given away, which happens only when nobody is left in the session either.
+        # The kernel has reused the pid, which it does only when no process is left in the session either.
         return set()
     children: dict[int, list[int]] = {}
     for process in processes.values():
@@ -134,14 +136,38 @@ def send(number: signal.Signals, pids: Iterable[int]) -> None:
             os.kill(pid, number)
 
 
+def kill_all(job_id: str, root: Identity | None) -> None:
+    """Kill all processes of a job, again and again until there are none: while some are killed others may fork."""
+    for _ in range(_KILL_ROUNDS):
+        pids = members(job_id, root)
+        if not pids:
+            return
+        send(signal.SIGKILL, pids)
+        time.sleep(0.01)
+
+
+def end_all(job_id: str, root: Identity | None, grace_seconds: float) -> None:
+    """Wait until all processes of a job have ended by themselves; kill what is left when the grace is over."""
+    deadline = time.monotonic() + grace_seconds
+    while members(job_id, root) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    kill_all(job_id, root)
+
+
 def memory(processes: Iterable[Process]) -> int:
-    """Resident memory in bytes; what processes share counts for each of them."""
+    """Resident memory in bytes; memory that processes share counts for each of them."""
     return sum(process.rss for process in processes)
 
 
 def fair_memory(pids: Iterable[int]) -> int:
-    """Resident memory in bytes; what processes share is divided among them. Slower than `memory`, and right."""
+    """Resident memory in bytes; memory that processes share is divided among them. Slow: it reads a file for each."""
     return sum(_proportional(pid) for pid in pids)
+
+
+def memory_against(limit: float, processes: Collection[Process]) -> int:
+    """Resident memory in bytes, precise only where it decides: above the limit, shared memory is counted once."""
+    used = memory(processes)
+    return used if used <= limit else fair_memory(process.pid for process in processes)
 
 
 def _proportional(pid: int) -> int:

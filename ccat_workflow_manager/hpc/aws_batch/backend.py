@@ -15,15 +15,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
+from ccat_workflow_manager.definition.image_names import oci_image
 from ccat_workflow_manager.errors import BackendRejected, BackendUnavailable, ConfigurationError
 from ccat_workflow_manager.failures import FailureReason
-from ccat_workflow_manager.hpc.attempt.script import JobFiles, render_job_script
+from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
+from ccat_workflow_manager.hpc.attempt.script import render_job_script
 from ccat_workflow_manager.hpc.aws_batch import credentials as here
 from ccat_workflow_manager.hpc.aws_batch.client import Aws, AwsError, Done
 from ccat_workflow_manager.hpc.aws_batch.definition import Mode, Platform, make_shape, render_definition
 from ccat_workflow_manager.hpc.aws_batch.job_queries import JobQueries, aws_id
 from ccat_workflow_manager.hpc.aws_batch.logs import DEFAULT_GROUP, read_stream
-from ccat_workflow_manager.hpc.aws_batch.native import oci_image, seen_as, with_links
+from ccat_workflow_manager.hpc.aws_batch.native import seen_as, with_links
 from ccat_workflow_manager.hpc.aws_batch.request import (
     CANCEL_REASON,
     LARGEST_ARRAY,
@@ -131,10 +133,10 @@ class AwsBatchBackend(BatchBackend):
         shared = not self._given_definition and self._staging is None
         if shared and not any(mount.holds(workspace) for mount in self._shape.mounts):
             raise ValueError(f"jobs do not see {workspace}: no volume of AWS_BATCH_VOLUMES holds it")
-        image = oci_image(request.image_ref) if self.runs_images else ""
+        image = oci_image(request.image_ref, "AWS_BATCH_MODE=native") if self.runs_images else ""
         return (render_ask(request.resource_requirements, request.priority, self._site, image).as_option(),)
 
-    def _job_script(self, request: JobRequest, files: JobFiles) -> str:
+    def _job_script(self, request: JobRequest, files: AttemptFiles) -> str:
         if not self.runs_images:
             return super()._job_script(request, files)
         inside = seen_as(request.workspace_dir, request.mounts)

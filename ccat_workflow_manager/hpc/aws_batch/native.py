@@ -6,26 +6,14 @@ places in the container by links that are made when it starts: what may only be 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from posixpath import dirname
 from shlex import quote
 
 from ccat_workflow_manager.lifecycle.models import Mount
 
-_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*")
 _CANNOT = 125
 """The exit code of a job whose image lets nobody make the links."""
-
-
-def oci_image(reference: str | None) -> str:
-    """The image of a step as a job definition may name it. Raises ValueError for what is no OCI image."""
-    if not reference:
-        raise ValueError("the step names no image, and with AWS_BATCH_MODE=native its image is that of the job")
-    name = reference.removeprefix("docker://")
-    if "://" in name or name.endswith(".sif") or not _IMAGE.fullmatch(name):
-        raise ValueError(f"{reference} is no OCI image, which AWS_BATCH_MODE=native needs (registry/name:tag)")
-    return name
 
 
 def seen_as(path: str, mounts: Sequence[Mount]) -> str:

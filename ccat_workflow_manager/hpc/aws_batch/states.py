@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ccat_workflow_manager.failures import FailureReason
-from ccat_workflow_manager.hpc.attempt.script import signal_in
+from ccat_workflow_manager.hpc.attempt.record import signal_in
 from ccat_workflow_manager.hpc.aws_batch.request import CANCEL_REASON
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
 

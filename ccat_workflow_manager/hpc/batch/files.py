@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from ccat_workflow_manager.hpc.attempt.log_files import read_end
+from ccat_workflow_manager.hpc.attempt.logs import read_end
 from ccat_workflow_manager.hpc.batch.script import claim_file
 from ccat_workflow_manager.hpc.batch.store import ArrayTask, Submission
 
@@ -33,7 +33,8 @@ def scheduler_words(submission: Submission, index: int) -> str:
     """The end of what the scheduler itself has written about one member."""
     output = _output(submission)
     with suppress(OSError):
-        return read_end(os.path.join(output, str(index)) if submission.array else output, _LOG_BYTES)
+        path = os.path.join(output, str(index)) if submission.array else output
+        return read_end(path, root=submission.members[0].files.directory, limit=_LOG_BYTES)
     return ""
 
 

@@ -29,15 +29,15 @@ from ccat_workflow_manager.errors import (
     WorkflowError,
 )
 from ccat_workflow_manager.failures import FailureReason
-from ccat_workflow_manager.hpc.attempt.log_files import last_lines, read_end
-from ccat_workflow_manager.hpc.attempt.script import JobFiles, render_job_script
+from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
+from ccat_workflow_manager.hpc.attempt.logs import read_logs, tail_log
+from ccat_workflow_manager.hpc.attempt.script import render_job_script, write_script
 from ccat_workflow_manager.hpc.base import BulkBackend, JobRequest, JobSeen, LogStream
 from ccat_workflow_manager.hpc.batch.files import claimed, scheduler_words
 from ccat_workflow_manager.hpc.batch.places import LimitCache, LimitReached, SubmissionUnconfirmed, SubmitAborted
 from ccat_workflow_manager.hpc.batch.store import ArrayTask, Submission, SubmissionStore, array_name
 from ccat_workflow_manager.hpc.exit_info import info_of
 from ccat_workflow_manager.hpc.log_watch import LogWatch
-from ccat_workflow_manager.hpc.script_file import write_script
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
 from ccat_workflow_manager.lifecycle.models import JOB_PREFIX, Resources
 
@@ -168,7 +168,7 @@ class BatchBackend(BulkBackend):
         try:
             options = self._options(request)
             script = self._job_script(request, member.files)
-            write_script(member.files, script.encode("utf-8", "surrogateescape"))
+            write_script(member.files, script)
         except ValueError as error:
             raise BackendRejected(f"{self.name} cannot take this job: {error}", backend=self.name) from error
         except OSError as error:
@@ -176,7 +176,7 @@ class BatchBackend(BulkBackend):
             raise BackendRejected(text, backend=self.name, reason=FailureReason.STAGING_FAILED) from error
         return options
 
-    def _job_script(self, request: JobRequest, files: JobFiles) -> str:
+    def _job_script(self, request: JobRequest, files: AttemptFiles) -> str:
         """Raises ValueError."""
         return render_job_script(
             request.execution_command,
@@ -332,7 +332,7 @@ class BatchBackend(BulkBackend):
             told = self._observe(list(twins.values()))
             seen |= {key: info for key, twin in twins.items() if (info := told.get(twin, UNKNOWN)) != UNKNOWN}
         infos = {job_id: seen.get(keys[job_id], UNKNOWN) if job_id in keys else UNKNOWN for job_id in job_ids}
-        return self._logs.heeded(infos, self._files, self.cancel_many)
+        return self._logs.apply(infos, self._files, self.cancel_many)
 
     def _key(self, job_id: str) -> JobKey | None:
         match = self._id.fullmatch(job_id)
@@ -387,13 +387,13 @@ class BatchBackend(BulkBackend):
 
     def get_logs(self, job_id: str) -> str:
         files = self._files(job_id)
-        return "" if files is None else read_end(files.stdout) + read_end(files.stderr)
+        return "" if files is None else read_logs(files)
 
     def tail_logs(self, job_id: str, *, stream: LogStream = "stdout", lines: int = 200) -> str:
         files = self._files(job_id)
-        return "" if files is None else last_lines(files.stderr if stream == "stderr" else files.stdout, lines)
+        return "" if files is None else tail_log(files, stream, lines)
 
-    def _files(self, job_id: str) -> JobFiles | None:
+    def _files(self, job_id: str) -> AttemptFiles | None:
         key = self._key(job_id)
         member = self._member(key) if key is not None else None
         return member.files if member is not None else None

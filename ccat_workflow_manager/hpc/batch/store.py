@@ -20,7 +20,7 @@ from threading import Lock
 
 from ccat_workflow_manager import failpoints
 from ccat_workflow_manager.errors import JobDeferred
-from ccat_workflow_manager.hpc.attempt.script import JobFiles, job_files
+from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
 
 ARRAY_PREFIX = "ccat-array-"
 KEPT_IN_MEMORY = 1000
@@ -36,8 +36,8 @@ class ArrayTask:
     workspace: str
 
     @property
-    def files(self) -> JobFiles:
-        return job_files(self.workspace, self.job_name)
+    def files(self) -> AttemptFiles:
+        return AttemptFiles.of(self.workspace, self.job_name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,9 +40,10 @@ from ccat_workflow_manager import failpoints
 from ccat_workflow_manager.errors import BackendError, BackendRejected, BackendUnavailable, ConfigurationError
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.attempt import process_tree
-from ccat_workflow_manager.hpc.attempt.log_files import last_lines, read_end
+from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
+from ccat_workflow_manager.hpc.attempt.logs import read_logs, tail_log
 from ccat_workflow_manager.hpc.attempt.process_tree import Identity
-from ccat_workflow_manager.hpc.attempt.script import JobFiles, job_files, render_job_script
+from ccat_workflow_manager.hpc.attempt.script import render_job_script, write_script
 from ccat_workflow_manager.hpc.base import (
     Availability,
     BulkBackend,
@@ -57,7 +58,6 @@ from ccat_workflow_manager.hpc.concurrent import runner
 from ccat_workflow_manager.hpc.concurrent.pool import KINDS, Pool
 from ccat_workflow_manager.hpc.concurrent.store import Claim, Claimed, Owner, Ticket, TicketStore
 from ccat_workflow_manager.hpc.exit_info import info_of
-from ccat_workflow_manager.hpc.script_file import write_script
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
 from ccat_workflow_manager.lifecycle.models import Resources
 
@@ -115,7 +115,7 @@ class ConcurrentBackend(BulkBackend):
         resources, job_name = request.resource_requirements, request.job_name
         self._check(resources, job_name)
         try:
-            files = job_files(request.workspace_dir, job_name)
+            files = AttemptFiles.of(request.workspace_dir, job_name)
             environment = {**request.environment_variables, process_tree.MARK: job_name}
             script = render_job_script(
                 request.execution_command,
@@ -195,7 +195,7 @@ class ConcurrentBackend(BulkBackend):
         if ticket is None:
             return ""
         files = _files(ticket)
-        return read_end(files.stdout) + read_end(files.stderr)
+        return read_logs(files)
 
     # --- more --------------------------------------------------------------------------------------------------------
 
@@ -215,7 +215,7 @@ class ConcurrentBackend(BulkBackend):
         if ticket is None:
             return ""
         files = _files(ticket)
-        return last_lines(files.stderr if stream == "stderr" else files.stdout, lines)
+        return tail_log(files, stream, lines)
 
     def queue_status(self) -> list[QueueStatus]:
         running, pending = self._pool.counts()
@@ -277,9 +277,9 @@ class ConcurrentBackend(BulkBackend):
     def _rejected(self, why: str) -> BackendRejected:
         return BackendRejected(f"the concurrent backend cannot take this job: {why}", backend=self.name)
 
-    def _write(self, files: JobFiles, script: str, job_id: str) -> None:
+    def _write(self, files: AttemptFiles, script: str, job_id: str) -> None:
         try:
-            write_script(files, script.encode("utf-8", "surrogateescape"))
+            write_script(files, script)
         except OSError as error:
             self._store.forget(job_id)
             words = f"cannot write {error.filename or files.script}: {error.strerror}"
@@ -371,8 +371,8 @@ def _cancelled(at: float) -> HPCJobInfo:
     return HPCJobInfo(JobStatus.CANCELLED, reason=FailureReason.CANCELLED, finished_at=_time(at))
 
 
-def _files(ticket: Ticket) -> JobFiles:
-    return job_files(ticket.workspace, ticket.job_id)
+def _files(ticket: Ticket) -> AttemptFiles:
+    return AttemptFiles.of(ticket.workspace, ticket.job_id)
 
 
 def _time(seconds: float) -> datetime:

@@ -22,16 +22,11 @@ from typing import Protocol
 
 from ccat_workflow_manager import shell
 from ccat_workflow_manager.hpc.attempt import process_tree
-from ccat_workflow_manager.hpc.attempt.log_files import excess
+from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
+from ccat_workflow_manager.hpc.attempt.logs import log_excess
 from ccat_workflow_manager.hpc.attempt.process_tree import Identity, Process
-from ccat_workflow_manager.hpc.attempt.script import (
-    CLEAN_PATH,
-    ExitRecord,
-    JobFiles,
-    job_files,
-    parse_exit_record,
-    signal_in,
-)
+from ccat_workflow_manager.hpc.attempt.record import ExitRecord, parse_exit_record, signal_in
+from ccat_workflow_manager.hpc.attempt.script import CLEAN_PATH
 from ccat_workflow_manager.hpc.concurrent.store import Claim, Claimed, Ticket, TicketStore
 
 _FIRST_LOOK_SECONDS = 0.05
@@ -89,7 +84,7 @@ class JobRunner:
         self.ticket = ticket
         self.store = store
         self.stopping = stopping
-        self.files: JobFiles = job_files(ticket.workspace, ticket.job_id)
+        self.files: AttemptFiles = AttemptFiles.of(ticket.workspace, ticket.job_id)
         self.stopped_by: str | None = None
         self.stopped_text: str | None = None
         self.kill_at = float("inf")
@@ -167,7 +162,7 @@ class JobRunner:
         elif memory > ticket.memory_limit_bytes:
             self._stop("memory_limit", f"its processes held {memory} bytes, {ticket.memory_limit_bytes} were asked for")
             self._kill_everything()
-        elif (words := excess(self.files, ticket.log_limit_bytes)) is not None:
+        elif (words := log_excess(self.files, ticket.log_limit_bytes)) is not None:
             self._stop("log_limit", words)
 
     def _memory(self) -> int:

@@ -5,26 +5,21 @@ Without the service:
     backend = DaskBackend(scheduler_address="tcp://head:8786")
     job_id = backend.submit(execution_command=["sha256sum", "map.fits"], ...)
 
-Each job is one Dask task, whose key is the job's name; the task starts the job as a process of its own under a watcher
-(`watcher.py`) and waits for it. See docs/backends/dask.md.
+Each job is one Dask task, whose key is the job's name. The task starts a job process (`job_process.py`), which runs the
+job, and waits for it. See docs/backends/dask.md.
 """
 
 from __future__ import annotations
 
 import os
-import platform
 import shutil
-import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from ccat_workflow_manager import failpoints
 from ccat_workflow_manager.errors import (
     BackendConfused,
     BackendError,
@@ -32,50 +27,54 @@ from ccat_workflow_manager.errors import (
     BackendUnavailable,
     ConfigurationError,
 )
-from ccat_workflow_manager.failures import FailureReason
-from ccat_workflow_manager.hpc.attempt import process_tree
-from ccat_workflow_manager.hpc.attempt.log_files import last_lines, read_end
-from ccat_workflow_manager.hpc.attempt.script import JobFiles, job_files, render_job_script
-from ccat_workflow_manager.hpc.base import (
-    Availability,
-    BulkBackend,
-    Capabilities,
-    JobRequest,
-    JobSeen,
-    LogStream,
-    QueueStatus,
-)
-from ccat_workflow_manager.hpc.dask import claims
-from ccat_workflow_manager.hpc.dask.claims import Claim, What
-from ccat_workflow_manager.hpc.dask.evidence import FORGOTTEN, RESTARTED, Evidence, forgotten, judge
-from ccat_workflow_manager.hpc.dask.link import ANSWER_SECONDS, Batch, DaskLink, SchedulerSeen
-from ccat_workflow_manager.hpc.dask.notes import Note, NoteStore
+from ccat_workflow_manager.hpc.attempt import claim as claims
+from ccat_workflow_manager.hpc.attempt.claim import Claim
+from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
+from ccat_workflow_manager.hpc.attempt.record import utc
+from ccat_workflow_manager.hpc.attempt.runner import Limits
+from ccat_workflow_manager.hpc.base import Availability, Capabilities, JobRequest, JobSeen, QueueStatus
+from ccat_workflow_manager.hpc.dask.client import ANSWER_SECONDS, SchedulerClient, SchedulerInfo, TaskGroup
 from ccat_workflow_manager.hpc.dask.own_cluster import START_SECONDS, OwnCluster, Shape
 from ccat_workflow_manager.hpc.dask.resources import NAMED, ResourceRequest, request_of
-from ccat_workflow_manager.hpc.dask.watcher import Order
-from ccat_workflow_manager.hpc.script_file import write_script
+from ccat_workflow_manager.hpc.dask.status import (
+    CANCELLED,
+    FORGOTTEN,
+    RESTARTED,
+    Evidence,
+    is_forgotten,
+    resolve_status,
+)
+from ccat_workflow_manager.hpc.file_backend import GIB, BoundedCache, FileBackend, default_state_dir
+from ccat_workflow_manager.hpc.note_store import NoteStore
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo
 from ccat_workflow_manager.lifecycle.models import parse_job_name
 
-T = TypeVar("T")
-
-_GIB = 1024**3
 _CHUNK = 1000
 _JOBS_PER_CPU = 4
 _ENDED = ("memory", "erred", "forgotten")
-_REMEMBERED = 20_000
 
 
 @dataclass(frozen=True, slots=True)
-class _Prepared:
-    """A job whose script is written."""
+class DaskJob:
+    """A job that was, or is about to be, submitted to Dask."""
 
-    note: Note
-    order: Order
-    wishes: ResourceRequest
+    job_name: str
+    workspace: str
+    scheduler: str
+    """The id that the scheduler gave itself when it started."""
+    submitted_at: float
+
+    @property
+    def files(self) -> AttemptFiles:
+        return AttemptFiles.of(self.workspace, self.job_name)
 
 
-class DaskBackend(BulkBackend):
+def job_store(state_dir: Path) -> NoteStore[DaskJob]:
+    """The submitted jobs, for all workers that share the directory."""
+    return NoteStore("dask", state_dir / "jobs", asdict, lambda data: DaskJob(**data))
+
+
+class DaskBackend(FileBackend):
     """Runs jobs as tasks of a Dask cluster."""
 
     name = "dask"
@@ -95,13 +94,10 @@ class DaskBackend(BulkBackend):
         log_limit_mb: float = 512,
     ) -> None:
         """Without `scheduler_address` the other settings of Dask shape the cluster of our own."""
-        directory = Path(state_dir) if state_dir is not None else _default_state_dir()
-        self._kill_grace_seconds = kill_grace_seconds
-        self._log_limit_bytes = int(log_limit_mb * 1024 * 1024)
-        self._notes = NoteStore(directory)
-        self._remembered: dict[str, Note] = {}
-        """The notes of the jobs that were asked for, the last of them last."""
-        self._remembering = threading.Lock()
+        directory = Path(state_dir) if state_dir is not None else default_state_dir(self.name)
+        self._limits = Limits(log_bytes=int(log_limit_mb * 1024 * 1024), kill_grace_seconds=kill_grace_seconds)
+        self._store = job_store(directory)
+        self._jobs: BoundedCache[str, DaskJob] = BoundedCache()
         self._shape: Shape | None = None
         if scheduler_address:
             named = frozenset(resources.replace(",", " ").split())
@@ -116,7 +112,7 @@ class DaskBackend(BulkBackend):
             self._shape = _shape(workers, jobs_per_worker, idle_seconds)
         self._named = named
         own = OwnCluster(directory, self._shape) if self._shape is not None else None
-        self._link = DaskLink(scheduler_address, own)
+        self._client = SchedulerClient(scheduler_address, own)
 
     @classmethod
     def is_available(cls, scheduler_address: str = "") -> Availability:
@@ -142,253 +138,187 @@ class DaskBackend(BulkBackend):
         return results
 
     def _submit_chunk(self, requests: Sequence[JobRequest]) -> list[str | BackendError]:
-        scheduler = self._link.scheduler()
+        scheduler = self._client.scheduler()
         results: dict[str, str | BackendError] = {}
-        alike: dict[ResourceRequest, list[_Prepared]] = {}
+        groups: dict[ResourceRequest, dict[str, Mapping[str, Any]]] = {}
         for request in requests:
+            name = request.job_name
             try:
-                prepared = self._prepare(request, scheduler)
+                asked = self._resources(request)
+                self.prepare(request, supervised=True)
             except BackendRejected as error:
-                results[request.job_name] = error
+                results[name] = error
             else:
-                results[request.job_name] = request.job_name
-                alike.setdefault(prepared.wishes, []).append(prepared)
-        for members in alike.values():
-            for member in members:
-                self._notes.write(member.note)
-        if alike:
-            self._link.hand_over([_batch(wishes, members) for wishes, members in alike.items()])
+                results[name] = name
+                groups.setdefault(asked, {})[name] = self._order(request)
+        for request in requests:
+            if results[request.job_name] == request.job_name:
+                job = DaskJob(request.job_name, request.workspace_dir, scheduler.id, time.time())
+                self._store.put(job.job_name, job)
+        if groups:
+            self._client.submit(
+                [
+                    TaskGroup(orders, asked.priority, dict(asked.resources), asked.workers)
+                    for asked, orders in groups.items()
+                ]
+            )
         return [results[request.job_name] for request in requests]
 
-    def _prepare(self, request: JobRequest, scheduler: SchedulerSeen) -> _Prepared:
-        """Write the job script. Raises BackendRejected."""
-        resources, name = request.resource_requirements, request.job_name
+    def _resources(self, request: JobRequest) -> ResourceRequest:
+        """Raises BackendRejected."""
         try:
-            wishes = request_of(resources, self._named, self._shape, request.priority)
-            files = job_files(request.workspace_dir, name)
-            script = render_job_script(
-                request.execution_command,
-                environment={**request.environment_variables, process_tree.MARK: name},
-                cwd=request.workspace_dir,
-                files=files,
-                supervised=True,
-            ).encode("utf-8", "surrogateescape")
-            failpoints.around("files.job-script", lambda: write_script(files, script))
+            return request_of(request.resource_requirements, self._named, self._shape, request.priority)
         except ValueError as error:
-            raise BackendRejected(f"the dask backend cannot take this job: {error}", backend=self.name) from error
-        except OSError as error:
-            text = f"its job script cannot be written: {error.strerror}: {error.filename}"
-            raise BackendRejected(text, backend=self.name, reason=FailureReason.STAGING_FAILED) from error
-        order = Order(
-            job_name=name,
-            workspace=request.workspace_dir,
-            time_limit_seconds=resources.time_hours * 3600,
-            memory_limit_bytes=int(resources.memory_gb * _GIB),
-            log_limit_bytes=self._log_limit_bytes,
-            kill_grace_seconds=self._kill_grace_seconds,
+            raise self.rejected(str(error)) from error
+
+    def _order(self, request: JobRequest) -> dict[str, Any]:
+        """The argument of the job process."""
+        resources = request.resource_requirements
+        limits = replace(
+            self._limits, time_seconds=resources.time_hours * 3600, memory_bytes=int(resources.memory_gb * GIB)
         )
-        return _Prepared(Note(name, request.workspace_dir, scheduler.id, time.time()), order, wishes)
+        return {"job_name": request.job_name, "workspace": request.workspace_dir, "limits": asdict(limits)}
 
     def find(self, job_name: str) -> str | None:
-        note = self._notes.read(job_name)
-        if note is None:
+        job = self._store.get(job_name)
+        if job is None:
             return None
-        if self._read(lambda: claims.read(note.base)) is not None or _exists(note.files.record):
+        if self._claim(job) is not None or os.path.lexists(job.files.record):
             return job_name
-        # A note alone says only that somebody was about to submit. If the job is on its way all the same, a second one
-        # of this name is the same task for Dask, and whichever claims the attempt first is the only one to run it.
-        return job_name if self._link.states([job_name])[job_name] not in (None, "forgotten") else None
+        # A stored job may not have been submitted. If it was, a second task of this name is the same one for Dask, and
+        # of two starts only the one that takes the claim runs the command.
+        return job_name if self._client.states([job_name])[job_name] not in (None, "forgotten") else None
 
     # --- following ---------------------------------------------------------------------------------------------------
 
-    def get_status(self, job_id: str) -> HPCJobInfo:
-        return self.get_statuses([job_id])[job_id]
-
     def get_statuses(self, job_ids: Sequence[str]) -> dict[str, HPCJobInfo]:
         infos = dict.fromkeys(job_ids, UNKNOWN)
-        notes = [note for job_id in infos if (note := self._note(job_id)) is not None]
-        if not notes:
+        known = [job for job_id in infos if (job := self._job(job_id)) is not None]
+        if not known:
             return infos
-        scheduler = self._link.scheduler()
-        notes = [current for note in notes if (current := self._current(note, scheduler.id)) is not None]
-        now = time.time()
-        # Both before Dask is asked: each proves what has been true until then. Without a claim there is no record.
-        claimed = {note.job_name: self._claim(note) for note in notes}
-        seen = {
-            note.job_name: (self._record(note) if claimed[note.job_name] else None, claimed[note.job_name])
-            for note in notes
-        }
-        asked = [name for name, (record, _) in seen.items() if record is None]
-        states = self._link.states(asked)
-        errors = self._link.errors([name for name, state in states.items() if state == "erred"])
-        for note in notes:
-            record, claim = seen[note.job_name]
-            state = states.get(note.job_name)
+        scheduler = self._client.scheduler()
+        jobs = [job for each in known if (job := self._current(each, scheduler.id)) is not None]
+        # The files before the scheduler: what they prove holds when it answers.
+        files = {job.job_name: self._files_of(job) for job in jobs}
+        states = self._client.states([name for name, (_, record) in files.items() if record is None])
+        errors = self._client.errors([name for name, state in states.items() if state == "erred"])
+        for job in jobs:
+            name, state = job.job_name, states.get(job.job_name)
+            claim, record = files[name]
             if record is None and state in (None, *_ENDED):
-                # It may have started, and even ended, since.
-                claim, record = self._claim(note), self._record(note)
+                # The job may have started, and even ended, since its files were read.
+                claim, record = self._files_of(job)
             evidence = Evidence(
                 record=record,
                 claim=claim,
                 state=state,
-                same_scheduler=note.scheduler == scheduler.id,
+                same_scheduler=job.scheduler == scheduler.id,
                 workers=len(scheduler.workers),
-                now=now,
-                error=errors.get(note.job_name),
+                now=time.time(),
+                error=errors.get(name),
             )
-            info = judge(self._settled(note, evidence))
-            infos[note.job_name] = replace(info, submitted_at=datetime.fromtimestamp(note.submitted_at, UTC))
+            info = resolve_status(self._settled(job, evidence))
+            infos[name] = replace(info, submitted_at=utc(job.submitted_at))
             if info.finished:
-                # Whichever worker cleans it up, the others shall not keep it for ever.
-                self._forget(note.job_name)
+                self._jobs.pop(name)
         return infos
 
-    def _note(self, job_id: str) -> Note | None:
-        """The note of a job, read once; it is shown to `get_statuses` again and again."""
-        note = self._forget(job_id) or self._notes.read(job_id)
-        if note is not None:
-            with self._remembering:
-                self._remembered[job_id] = note
-                if len(self._remembered) > _REMEMBERED:
-                    del self._remembered[next(iter(self._remembered))]
-        return note
+    def _job(self, job_id: str) -> DaskJob | None:
+        job = self._jobs.get(job_id) or self._store.get(job_id)
+        if job is not None:
+            self._jobs.put(job_id, job)
+        return job
 
-    def _current(self, note: Note, scheduler: str) -> Note | None:
-        """What is remembered may be of a try that came to nothing, with the scheduler before this one."""
-        if note.scheduler == scheduler:
-            return note
-        self._forget(note.job_name)
-        return self._note(note.job_name)
+    def _current(self, job: DaskJob, scheduler: str) -> DaskJob | None:
+        """A cached job may stem from an earlier submission, at the scheduler before this one: then read it again."""
+        if job.scheduler == scheduler:
+            return job
+        self._jobs.pop(job.job_name)
+        return self._job(job.job_name)
 
-    def _forget(self, job_id: str) -> Note | None:
-        with self._remembering:
-            return self._remembered.pop(job_id, None)
+    def _files_of(self, job: DaskJob) -> tuple[Claim | None, str | None]:
+        """Claim and record. Without a claim there is no record."""
+        claim = self._claim(job)
+        return claim, self.record_of(job.files) if claim is not None else None
 
-    def _settled(self, note: Note, evidence: Evidence) -> Evidence:
-        """A job that nobody is going to start is made sure of never starting."""
-        if not forgotten(evidence):
+    def _claim(self, job: DaskJob) -> Claim | None:
+        return self.on_files(lambda: claims.read(job.files))
+
+    def _settled(self, job: DaskJob, evidence: Evidence) -> Evidence:
+        """Block the attempt of a job that will never start by itself."""
+        if not is_forgotten(evidence):
             return evidence
         text = FORGOTTEN if evidence.same_scheduler else RESTARTED
-        self._take(note, What.DROPPED, text)
-        return replace(evidence, claim=self._claim(note), record=self._record(note))
+        self.on_files(lambda: claims.block(job.files, text))
+        claim, record = self._files_of(job)
+        return replace(evidence, claim=claim, record=record)
 
     def list_jobs(self) -> Iterable[JobSeen]:
-        names = [key for key in self._link.names() if parse_job_name(key) is not None]
-        states = self._link.states(names)
-        seen = []
-        for name, state in states.items():
+        names = [key for key in self._client.names() if parse_job_name(key) is not None]
+        jobs = []
+        for name, state in self._client.states(names).items():
             if state is None or state in _ENDED:
                 continue
-            note = self._notes.read(name)
-            # Dask runs a task again whose result was on a worker that has left; its job is over all the same.
-            if note is None or not _exists(note.files.record):
-                since = datetime.fromtimestamp(note.submitted_at, UTC) if note is not None else None
-                seen.append(JobSeen(name, name, since))
-        return seen
+            job = self._store.get(name)
+            # Dask runs a task again if its result was on a worker that has left; the job is over all the same.
+            if job is None or not os.path.lexists(job.files.record):
+                jobs.append(JobSeen(name, name, utc(job.submitted_at) if job is not None else None))
+        return jobs
 
     def queue_status(self) -> list[QueueStatus]:
-        scheduler = self._link.scheduler()
+        scheduler = self._client.scheduler()
+        threads, running = self._counts(scheduler)
+        details = {"workers": len(scheduler.workers), "places": threads, "scheduler": scheduler.id}
+        return [QueueStatus(self.name, bool(scheduler.workers), running=running, details=details)]
+
+    def _counts(self, scheduler: SchedulerInfo) -> tuple[int, int]:
+        """Threads and running tasks of all workers."""
         workers = scheduler.workers.values()
         try:
             threads = sum(int(worker["nthreads"]) for worker in workers)
             running = sum(int(worker["metrics"].get("executing", 0)) for worker in workers if "metrics" in worker)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            text = f"the Dask scheduler describes its workers in a way that means nothing: {error!r}"
+            text = f"the Dask scheduler describes its workers in an unexpected way: {error!r}"
             raise BackendConfused(text, backend=self.name) from error
-        details = {"workers": len(scheduler.workers), "places": threads, "scheduler": scheduler.id}
-        return [QueueStatus(self.name, bool(scheduler.workers), running=running, details=details)]
+        return threads, running
 
     # --- stopping and forgetting -------------------------------------------------------------------------------------
-
-    def cancel(self, job_id: str) -> None:
-        self.cancel_many([job_id])
 
     def cancel_many(self, job_ids: Sequence[str]) -> None:
         never_started = []
         for job_id in job_ids:
-            note = self._notes.read(job_id)
-            if note is None or _exists(note.files.record):
+            job = self._store.get(job_id)
+            if job is None or os.path.lexists(job.files.record):
                 continue
-            if self._take(note, What.CANCELLED):
+            if self._block(job):
                 never_started.append(job_id)
-            elif (claim := self._claim(note)) is not None and claim.what is What.STARTED:
-                self._ask_to_stop(note)
-        self._link.release(never_started)
+            else:
+                self._request_cancel(job)
+        self._client.release(never_started)
 
-    def cleanup(self, job_id: str) -> None:
-        self.cleanup_many([job_id])
+    def _block(self, job: DaskJob) -> bool:
+        return self.on_files(lambda: claims.block(job.files, CANCELLED))
+
+    def _request_cancel(self, job: DaskJob) -> None:
+        self.on_files(lambda: claims.request_cancel(job.files, time.time()))
 
     def cleanup_many(self, job_ids: Sequence[str]) -> None:
         infos = self.get_statuses(job_ids)
         over = [job_id for job_id, info in infos.items() if info.finished]
-        self._link.release(over)
+        self._client.release(over)
         for job_id in over:
-            self._notes.forget(job_id)
-            self._forget(job_id)
+            self._store.remove(job_id)
+            self._jobs.pop(job_id)
+
+    def attempt_files(self, job_id: str) -> AttemptFiles | None:
+        job = self._store.get(job_id)
+        return None if job is None else job.files
 
     def close(self) -> None:
-        self._link.close()
-
-    # --- logs --------------------------------------------------------------------------------------------------------
-
-    def get_logs(self, job_id: str) -> str:
-        files = self._files(job_id)
-        return "" if files is None else read_end(files.stdout) + read_end(files.stderr)
-
-    def tail_logs(self, job_id: str, *, stream: LogStream = "stdout", lines: int = 200) -> str:
-        files = self._files(job_id)
-        return "" if files is None else last_lines(files.stderr if stream == "stderr" else files.stdout, lines)
-
-    # --- inside ------------------------------------------------------------------------------------------------------
-
-    def _files(self, job_id: str) -> JobFiles | None:
-        note = self._notes.read(job_id)
-        return None if note is None else note.files
-
-    def _take(self, note: Note, what: What, text: str = "") -> bool:
-        claim = Claim(what, time.time(), platform.node(), text=text)
-        return self._read(lambda: claims.take(note.base, claim))
-
-    def _ask_to_stop(self, note: Note) -> None:
-        self._read(lambda: claims.ask_to_stop(note.base))
-
-    def _claim(self, note: Note) -> Claim | None:
-        return self._read(lambda: claims.read(note.base))
-
-    def _record(self, note: Note) -> str | None:
-        def read() -> str | None:
-            try:
-                return Path(note.files.record).read_text(encoding="utf-8", errors="replace")
-            except FileNotFoundError:
-                return None
-
-        return self._read(read)
-
-    def _read(self, what: Callable[[], T]) -> T:
-        """Do something with the files of an attempt."""
-        try:
-            return what()
-        except OSError as error:
-            text = f"the files of the attempt cannot be used: {error.strerror}: {error.filename}"
-            raise BackendUnavailable(text, backend=self.name) from error
-        except ValueError as error:
-            raise BackendConfused(f"the claim of the attempt cannot be read: {error}", backend=self.name) from error
-
-
-def _batch(wishes: ResourceRequest, members: Sequence[_Prepared]) -> Batch:
-    orders: dict[str, Mapping[str, Any]] = {each.note.job_name: asdict(each.order) for each in members}
-    return Batch(orders, wishes.priority, dict(wishes.resources), wishes.workers)
+        self._client.close()
 
 
 def _shape(workers: int, jobs_per_worker: int, idle_seconds: float) -> Shape:
     cpus = os.cpu_count() or 1
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / _GIB
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
     return Shape(workers, jobs_per_worker or _JOBS_PER_CPU * cpus, float(cpus), 0.9 * memory, idle_seconds)
-
-
-def _exists(path: str) -> bool:
-    return os.path.exists(path)
-
-
-def _default_state_dir() -> Path:
-    return Path(tempfile.gettempdir()) / f"ccat-wm-dask-{os.geteuid()}"

@@ -1,4 +1,4 @@
-"""The functions that Dask ships to its scheduler and its workers, and the sources of the watcher inside of one."""
+"""The functions that Dask ships to its scheduler and its workers, with the sources of the job process inside of one."""
 
 from __future__ import annotations
 
@@ -9,41 +9,16 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-_PACKAGE = Path(__file__).parents[2]
-_NAME = _PACKAGE.name
-_MODULES = (
-    "hpc/attempt/script.py",
-    "hpc/attempt/log_limit.py",
-    "hpc/attempt/process_tree.py",
-    "hpc/attempt/log_files.py",
-    "hpc/dask/claims.py",
-    "hpc/dask/watcher.py",
-)
-_RUN = f"""\
-import sys
+from ccat_workflow_manager.hpc.attempt.bundle import sources
 
-sys.path.insert(0, __file__.rpartition("/")[0])
-
-from {_NAME}.hpc.dask.watcher import main
-
-sys.exit(main())
-"""
 _NOWHERE = "ccat_workflow_manager_inside_dask"
-"""The module that the functions say they are from: what cannot be imported is sent by value."""
-
-
-def sources() -> dict[str, str]:
-    """File name -> content: what a watcher is started from, nothing beyond the standard library needed."""
-    files = {f"{_NAME}/{name}": (_PACKAGE / name).read_text(encoding="utf-8") for name in _MODULES}
-    for package in {name.rpartition("/")[0] for name in files} | {_NAME, f"{_NAME}/hpc"}:
-        files[f"{package}/__init__.py"] = ""
-    return {**files, "run.py": _RUN}
+"""The module name of these functions: Dask sends functions by value if it cannot import their module."""
 
 
 @cache
 def on_worker() -> Callable[[dict[str, Any]], None]:
     """`run_attempt` of on_worker.py."""
-    bundle = sources()
+    bundle = sources("hpc/dask/job_process.py")
     digest = sha256(json.dumps(bundle, sort_keys=True).encode()).hexdigest()[:16]
     function: Callable[[dict[str, Any]], None] = _compiled("on_worker", BUNDLE=bundle, DIGEST=digest)["run_attempt"]
     return function

@@ -1,7 +1,7 @@
-"""What runs inside a Dask worker: a function that starts the watcher of one job and waits for it.
+"""The task inside a Dask worker: it starts the job process of one job and waits for it.
 
-Dask workers need not have our package: this source is compiled where jobs are submitted, under a name that nobody can
-import, so that Dask ships the function itself (`bundle.py`). Standard library and Dask only.
+Dask workers need not have our package: this source is compiled where jobs are submitted, under a module name that
+cannot be imported, so that Dask ships the function itself (`bundle.py`). Standard library and Dask only.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from contextlib import suppress
 from typing import Any
 
 BUNDLE: dict[str, str] = {}
-"""File name -> source of what a watcher is made of; filled in by `bundle.py`."""
+"""File name -> source of the job process; filled in by `bundle.py`."""
 DIGEST = ""
-TAKEN = 75
+NOT_STARTED = 75
 LOOK_MILLISECONDS = 500
 
 
 def run_attempt(order: dict[str, Any]) -> None:
-    """Run one attempt to its end. How it ended is in its exit record; an exception means that Dask failed us."""
+    """Run one attempt to its end, which its exit record describes. Raises if the attempt could not be run."""
     from distributed import get_worker
 
     worker = get_worker()
     program = os.path.join(unpacked(worker.local_directory), "run.py")
-    code = watched(program, {**order, "worker": worker.address}, worker)
-    if code == TAKEN:
+    code = run_process(program, {**order, "worker": worker.address}, worker)
+    if code == NOT_STARTED:
         raise RuntimeError(f"the attempt {order['job_name']} was started before, by a Dask worker that was lost since")
     if code != 0:
-        watched(program, {**order, "worker": worker.address, "abandoned": True}, worker)
-        raise RuntimeError(f"the watcher of {order['job_name']} ended with {code}")
+        run_process(program, {**order, "worker": worker.address, "abandoned": True}, worker)
+        raise RuntimeError(f"the job process of {order['job_name']} ended with {code}")
 
 
-def watched(program: str, order: dict[str, Any], worker: Any) -> int:
-    """Start a watcher and wait for it; when this process dies, the pipe closes and the watcher knows."""
+def run_process(program: str, order: dict[str, Any], worker: Any) -> int:
+    """Start a job process and wait for it; it notices by the closing pipe that this process has died."""
     argv = [sys.executable, "-I", "-S", program, json.dumps(order)]
     with subprocess.Popen(
         argv, stdin=subprocess.PIPE, env={"LANG": "C.UTF-8"}, cwd="/", start_new_session=True
@@ -48,7 +48,7 @@ def watched(program: str, order: dict[str, Any], worker: Any) -> int:
             poller = select.poll()
             poller.register(end, select.POLLIN)
             while not poller.poll(LOOK_MILLISECONDS):
-                # A worker that is closing waits for its tasks, for a while; it is to find this one over.
+                # A worker that is closing waits some time for its tasks: end this one.
                 if worker.status.name not in ("init", "running", "paused") and process.stdin is not None:
                     process.stdin.close()
                     process.stdin = None
@@ -58,7 +58,7 @@ def watched(program: str, order: dict[str, Any], worker: Any) -> int:
 
 
 def unpacked(directory: str) -> str:
-    """The directory with the files of the bundle, made by whichever job on this worker comes first."""
+    """The directory with the files of the bundle, made by the first job on this worker."""
     target = os.path.join(directory, f"ccat-workflow-manager-{DIGEST}")
     if os.path.isdir(target):
         return target
@@ -70,6 +70,6 @@ def unpacked(directory: str) -> str:
             file.write(source)
     with suppress(OSError):
         os.rename(part, target)
-    # Another thread was faster; the two are alike.
+    # Only if another thread was faster is something left; the two directories are alike.
     shutil.rmtree(part, ignore_errors=True)
     return target

@@ -1,9 +1,8 @@
 """A Dask cluster on this machine, for a deployment that names no scheduler: one per `state_dir`, shared by all workers.
 
-It is a process of its own (`python -m ccat_workflow_manager.hpc.dask.own_cluster`), started by whichever worker first
-needs it, so it outlives that worker, and it ends by itself when it has had nothing to do for a while. Whoever can talk
-to a Dask scheduler can run anything as its user, so this one listens on loopback and talks only to those who can read
-its key.
+It is a process of its own (`python -m ccat_workflow_manager.hpc.dask.own_cluster`), started by the first worker that
+needs it. It outlives that worker and ends by itself after some time without tasks. A client of a Dask scheduler can run
+anything as its user, so this one listens on loopback and accepts only clients that can read its key.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class Tls:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a scheduler listens, and how to be let in."""
+    """The address of a scheduler and the certificate for it."""
 
     address: str
     tls: Tls | None = None
@@ -47,18 +46,18 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What the cluster is made of."""
+    """The size of the cluster."""
 
     workers: int
     threads: int
-    """Of each worker: so many jobs at once, if there is room for them."""
+    """Threads of each worker: the most jobs at once."""
     cpu: float
     memory_gb: float
     idle_seconds: float = IDLE_SECONDS
 
 
 class OwnCluster:
-    """Finds the cluster of this directory, or starts it."""
+    """The cluster of one directory."""
 
     def __init__(self, state_dir: Path, shape: Shape) -> None:
         self.directory = state_dir / "cluster"
@@ -66,7 +65,7 @@ class OwnCluster:
         self.tls = Tls(str(self.directory / "certificate.pem"), str(self.directory / "key.pem"))
 
     def address(self) -> Address:
-        """Where it listens; it is started if need be. Raises BackendUnavailable."""
+        """The address of the cluster, which is started if need be. Raises BackendUnavailable."""
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             with _Locked(self.directory / "starting"):
@@ -81,9 +80,9 @@ class OwnCluster:
 
     def _running(self) -> str | None:
         try:
-            told = json.loads((self.directory / "address.json").read_text(encoding="utf-8"))
-            process = Identity(**told["process"])
-            address = told["address"]
+            found = json.loads((self.directory / "address.json").read_text(encoding="utf-8"))
+            process = Identity(**found["process"])
+            address = found["address"]
         except (FileNotFoundError, ValueError, TypeError, LookupError):
             return None
         return address if isinstance(address, str) and process.running else None

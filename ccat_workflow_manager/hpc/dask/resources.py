@@ -1,4 +1,4 @@
-"""What a step asks for, in Dask's words. Pure."""
+"""The resources of a step as Dask resources. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _EXTRA = ("resources", "workers")
 
 @dataclass(frozen=True, slots=True)
 class ResourceRequest:
-    """Jobs with the same wishes travel together."""
+    """What a task asks of its worker; jobs with equal requests are submitted together."""
 
     resources: tuple[tuple[str, float], ...] = ()
     workers: tuple[str, ...] = ()
@@ -23,7 +23,7 @@ class ResourceRequest:
 
 
 def request_of(resources: Resources, named: frozenset[str], shape: Shape | None, priority: int) -> ResourceRequest:
-    """Raises ValueError for what cannot be given: nothing that is asked for is left out silently."""
+    """Translate the resources of a step. Raises ValueError for every resource that Dask cannot give."""
     if resources.partition is not None:
         raise ValueError(f"Dask has no partitions, so not {resources.partition!r} either")
     if resources.account is not None:

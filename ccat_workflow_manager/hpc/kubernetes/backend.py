@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from ccat_workflow_manager.definition.image_names import oci_image
 from ccat_workflow_manager.errors import (
     BackendConfused,
     BackendError,
@@ -24,8 +25,9 @@ from ccat_workflow_manager.errors import (
     JobDeferred,
 )
 from ccat_workflow_manager.failures import FailureReason
-from ccat_workflow_manager.hpc.attempt.log_files import last_lines, read_end
-from ccat_workflow_manager.hpc.attempt.script import JobFiles
+from ccat_workflow_manager.hpc.attempt import files as shared
+from ccat_workflow_manager.hpc.attempt.logs import read_logs, tail_log
+from ccat_workflow_manager.hpc.attempt.script import write_script
 from ccat_workflow_manager.hpc.base import (
     Availability,
     BulkBackend,
@@ -39,7 +41,7 @@ from ccat_workflow_manager.hpc.base import (
 from ccat_workflow_manager.hpc.kubernetes import calls, notes
 from ccat_workflow_manager.hpc.kubernetes.calls import Calls
 from ccat_workflow_manager.hpc.kubernetes.configuration import site_of
-from ccat_workflow_manager.hpc.kubernetes.manifest import object_name, oci_image, render_job
+from ccat_workflow_manager.hpc.kubernetes.manifest import NATIVE_SETTING, object_name, render_job
 from ccat_workflow_manager.hpc.kubernetes.metrics import usage_of
 from ccat_workflow_manager.hpc.kubernetes.notes import Notes
 from ccat_workflow_manager.hpc.kubernetes.notices import Notices
@@ -49,7 +51,6 @@ from ccat_workflow_manager.hpc.kubernetes.site import LABEL, Mode
 from ccat_workflow_manager.hpc.kubernetes.states import Evidence, merge
 from ccat_workflow_manager.hpc.kubernetes.view import View
 from ccat_workflow_manager.hpc.log_watch import LogWatch
-from ccat_workflow_manager.hpc.script_file import write_script
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
 from ccat_workflow_manager.lifecycle.models import JOB_PREFIX
 
@@ -169,7 +170,7 @@ class KubernetesBackend(BulkBackend):
                 attempt=attempt,
                 native=self.runs_images,
             )
-            write_script(attempt.files, script.encode("utf-8", "surrogateescape"))
+            write_script(attempt.files, script)
         except ValueError as error:
             raise self._rejected(request, error) from error
         except OSError as error:
@@ -193,7 +194,7 @@ class KubernetesBackend(BulkBackend):
         reason = FailureReason.REJECTED
         if self.runs_images:
             try:
-                oci_image(request.image_ref)
+                oci_image(request.image_ref, NATIVE_SETTING)
             except ValueError:
                 reason = FailureReason.IMAGE_INVALID
         return BackendRejected(f"kubernetes cannot take this job: {error}", backend=self.name, reason=reason)
@@ -225,7 +226,7 @@ class KubernetesBackend(BulkBackend):
             wanted = [key.name for key in keys.values() if key.namespace == namespace and key not in self._over]
             self._view(namespace).look(wanted)
         infos = {job_id: self._info(keys[job_id]) if job_id in keys else UNKNOWN for job_id in job_ids}
-        return self._logs.heeded(infos, self._files, self.cancel_many)
+        return self._logs.apply(infos, self._files, self.cancel_many)
 
     def _info(self, key: JobKey) -> HPCJobInfo:
         known = self._over.get(key)
@@ -328,16 +329,16 @@ class KubernetesBackend(BulkBackend):
         files = self._files(job_id)
         if files is None:
             return ""
-        text = read_end(files.stdout) + read_end(files.stderr)
+        text = read_logs(files)
         return text or self._pod_log(job_id, _LOG_LINES)
 
     def tail_logs(self, job_id: str, *, stream: LogStream = "stdout", lines: int = 200) -> str:
         files = self._files(job_id)
         if files is None or lines <= 0:
             return ""
-        return last_lines(files.stderr if stream == "stderr" else files.stdout, lines)
+        return tail_log(files, stream, lines)
 
-    def _files(self, job_id: str) -> JobFiles | None:
+    def _files(self, job_id: str) -> shared.AttemptFiles | None:
         key = _key(job_id)
         attempt = self._attempt(key, self._view(key.namespace).of(key.name)[0]) if key is not None else None
         return attempt.files if attempt is not None else None

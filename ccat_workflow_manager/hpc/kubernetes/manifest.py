@@ -9,7 +9,8 @@ from hashlib import blake2b
 from posixpath import dirname, join, relpath
 from typing import Any
 
-from ccat_workflow_manager.hpc.attempt.script import job_files
+from ccat_workflow_manager.definition.image_names import oci_image
+from ccat_workflow_manager.hpc.attempt import files as shared
 from ccat_workflow_manager.hpc.base import JobRequest
 from ccat_workflow_manager.hpc.kubernetes import site as checks
 from ccat_workflow_manager.hpc.kubernetes.patch import merged
@@ -33,9 +34,9 @@ _DAY_OF_POD_FAILURE_POLICY = (1, 26)
 _NAME_LENGTH = 63
 _DIGEST = 16
 _QUANTITY = re.compile(r"\d+(\.\d+)?([KMGTPE]i?|k|m)?")
+NATIVE_SETTING = "KUBERNETES_MODE=native"
 _RESOURCE = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?")
 _EXTRA = ("node_selector", "priority_class", "resources", "tolerations")
-_IMAGE = re.compile(r"[a-z0-9][A-Za-z0-9._:/@-]*")
 
 
 def object_name(job_name: str) -> str:
@@ -123,7 +124,7 @@ def _container(
     script = join(ATTEMPT_DIR, attempt.files.script.rpartition("/")[2]) if native else attempt.files.script
     container: dict[str, Any] = {
         "name": CONTAINER,
-        "image": oci_image(request.image_ref) if native else site.launcher_image,
+        "image": oci_image(request.image_ref, NATIVE_SETTING) if native else site.launcher_image,
         # Kubernetes puts variables into what looks like $(NAME); `$$` stands for a plain `$`.
         "command": ["/bin/sh", script.replace("$", "$$")],
         "env": [{"name": POD_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
@@ -152,16 +153,6 @@ def _container_security(site: Site) -> dict[str, Any]:
     if site.mode is Mode.NATIVE:
         return {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
     return {"privileged": True} if site.privileged else {}
-
-
-def oci_image(reference: str | None) -> str:
-    """The image of a step as a pod may name it. Raises ValueError for what is no OCI image."""
-    if not reference:
-        raise ValueError("the step names no image, and with KUBERNETES_MODE=native its image is that of the pod")
-    name = reference.removeprefix("docker://")
-    if "://" in name or name.endswith(".sif") or not _IMAGE.fullmatch(name):
-        raise ValueError(f"{reference} is no OCI image, which KUBERNETES_MODE=native needs (registry/name:tag)")
-    return name
 
 
 # --- resources -------------------------------------------------------------------------------------------------------
@@ -210,7 +201,7 @@ def _resources(resources: Resources, site: Site, extra: Mapping[str, Any]) -> di
 
 def contract_mounts(request: JobRequest) -> Sequence[Mount]:
     """What a container sees at least, if the service does not say more."""
-    logs = dirname(job_files(request.workspace_dir, request.job_name).stdout)
+    logs = shared.AttemptFiles.of(request.workspace_dir, request.job_name).logs
     return (
         Mount(request.input_dir, "/workflow/input", False),
         Mount(request.workspace_dir, "/workflow/workspace", True),

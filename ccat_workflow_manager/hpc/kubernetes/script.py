@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from posixpath import basename, dirname, join
 from shlex import quote
 
-from ccat_workflow_manager.hpc.attempt.script import CLEAN_PATH, WORKSPACE, JobFiles, job_files, render_job_script
+from ccat_workflow_manager.hpc.attempt import files as shared
+from ccat_workflow_manager.hpc.attempt.files import WORKSPACE
+from ccat_workflow_manager.hpc.attempt.script import CLEAN_PATH, render_job_script
 
 POD_VARIABLE = "CCAT_WM_POD"
 """Where the pod is told its name; the command does not see it."""
@@ -40,7 +42,7 @@ class AttemptFiles:
     @classmethod
     def of(cls, workspace_dir: str, job_name: str) -> AttemptFiles:
         """Raises ValueError if the name of the job cannot be that of a file."""
-        base = job_files(workspace_dir, job_name).script.removesuffix(".sh")
+        base = shared.AttemptFiles.of(workspace_dir, job_name).base
         return cls(base, basename(workspace_dir.rstrip("/")))
 
     @classmethod
@@ -58,8 +60,8 @@ class AttemptFiles:
         return join(dirname(self.base), self.workspace_name)
 
     @property
-    def files(self) -> JobFiles:
-        return job_files(self.workspace, basename(self.base))
+    def files(self) -> shared.AttemptFiles:
+        return shared.AttemptFiles.of(self.workspace, basename(self.base))
 
     @property
     def claim(self) -> str:
@@ -80,13 +82,7 @@ def render_pod_script(
     if native:
         name = basename(attempt.base)
         inside = join(ATTEMPT_DIR, name)
-        files = JobFiles(
-            script=inside + ".sh",
-            record=inside + ".exit.json",
-            record_part=inside + ".exit.part",
-            stdout=f"{_LOGS}/stdout.log",
-            stderr=f"{_LOGS}/stderr.log",
-        )
+        files = shared.AttemptFiles(inside, _WORKSPACE, _LOGS)
         cwd, claim = _WORKSPACE, inside + ".claim"
     job = render_job_script(command, environment=environment, cwd=cwd, files=files, own_cgroup=True)
     # An image of the step brings its own PATH, as it does with Apptainer.

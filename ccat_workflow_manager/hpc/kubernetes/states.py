@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from ccat_workflow_manager.failures import FailureReason
-from ccat_workflow_manager.hpc.attempt.script import signal_in
+from ccat_workflow_manager.hpc.attempt.record import signal_in
 from ccat_workflow_manager.hpc.exit_info import info_of
 from ccat_workflow_manager.hpc.kubernetes.observed import Condition, SeenJob, SeenPod
 from ccat_workflow_manager.hpc.kubernetes.script import NOBODY, NOT_STARTED

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from ccat_workflow_manager.failures import FailureReason
-from ccat_workflow_manager.hpc.attempt.script import signal_in
+from ccat_workflow_manager.hpc.attempt.record import signal_in
 from ccat_workflow_manager.hpc.pbs.listing import Seen
 from ccat_workflow_manager.hpc.pbs.script import Dialect
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus

@@ -28,8 +28,9 @@ from ccat_workflow_manager import failpoints
 from ccat_workflow_manager.errors import BackendError, BackendRejected, BackendUnavailable, ConfigurationError
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.attempt import process_tree
-from ccat_workflow_manager.hpc.attempt.log_files import last_lines, read_end
-from ccat_workflow_manager.hpc.attempt.script import JobFiles, job_files, render_job_script
+from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
+from ccat_workflow_manager.hpc.attempt.logs import read_logs, tail_log
+from ccat_workflow_manager.hpc.attempt.script import render_job_script, write_script
 from ccat_workflow_manager.hpc.base import (
     Availability,
     BulkBackend,
@@ -55,7 +56,6 @@ from ccat_workflow_manager.hpc.radical_pilot.store import (
     record_of,
     stopped_of,
 )
-from ccat_workflow_manager.hpc.script_file import write_script
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
 from ccat_workflow_manager.lifecycle.models import JOB_PREFIX, Resources
 
@@ -174,7 +174,7 @@ class RadicalPilotBackend(BulkBackend):
                 cwd=request.workspace_dir,
                 files=ticket.files,
             )
-            write_script(ticket.files, script.encode("utf-8", "surrogateescape"))
+            write_script(ticket.files, script)
         except ValueError as error:
             raise self._rejected(str(error)) from error
         except OSError as error:
@@ -196,7 +196,7 @@ class RadicalPilotBackend(BulkBackend):
         resources = request.resource_requirements
         self._check(resources, request.job_name)
         try:
-            job_files(request.workspace_dir, request.job_name)
+            AttemptFiles.of(request.workspace_dir, request.job_name)
         except ValueError as error:
             raise self._rejected(str(error)) from error
         return Ticket(
@@ -260,7 +260,7 @@ class RadicalPilotBackend(BulkBackend):
         if homeless:
             text = self._hand_over_again(homeless)
             infos |= {ticket.job_id: HPCJobInfo(JobStatus.PENDING, message=text) for ticket in homeless}
-        return self._logs.heeded(infos, self._files, self.cancel_many)
+        return self._logs.apply(infos, self._files, self.cancel_many)
 
     def _hand_over_again(self, tickets: Sequence[Ticket]) -> str:
         """Their pilot ended before they were started; their claims see to it that none of them runs twice."""
@@ -334,13 +334,13 @@ class RadicalPilotBackend(BulkBackend):
 
     def get_logs(self, job_id: str) -> str:
         files = self._files(job_id)
-        return read_end(files.stdout) + read_end(files.stderr) if files is not None else ""
+        return read_logs(files) if files is not None else ""
 
     def tail_logs(self, job_id: str, *, stream: LogStream = "stdout", lines: int = 200) -> str:
         files = self._files(job_id)
-        return last_lines(files.stderr if stream == "stderr" else files.stdout, lines) if files is not None else ""
+        return tail_log(files, stream, lines) if files is not None else ""
 
-    def _files(self, job_id: str) -> JobFiles | None:
+    def _files(self, job_id: str) -> AttemptFiles | None:
         ticket = self._store.ticket(job_id)
         return ticket.files if ticket is not None else None
 

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from signal import SIGKILL, SIGTERM
 
 from ccat_workflow_manager.failures import FailureReason
-from ccat_workflow_manager.hpc.attempt.script import parse_exit_record
+from ccat_workflow_manager.hpc.attempt.record import parse_exit_record
 from ccat_workflow_manager.hpc.exit_info import info_of
 from ccat_workflow_manager.hpc.radical_pilot.store import NOBODY, Claim, End
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus

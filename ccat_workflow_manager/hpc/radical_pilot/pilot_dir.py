@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from ccat_workflow_manager.errors import BackendConfused, BackendUnavailable
 from ccat_workflow_manager.hpc.attempt import process_tree
-from ccat_workflow_manager.hpc.attempt.log_files import last_lines
+from ccat_workflow_manager.hpc.attempt.logs import last_lines
 from ccat_workflow_manager.hpc.attempt.process_tree import Identity
 from ccat_workflow_manager.hpc.radical_pilot.store import BACKEND
 
@@ -112,7 +112,8 @@ class PilotDir:
 
     def last_words(self) -> str:
         """The end of what the bridge has printed: the line that says most about why it has ended."""
-        lines = [line.strip() for line in last_lines(self.log, 20).splitlines() if line.strip()]
+        text = last_lines(str(self.log), 20, root=str(self.log.parent))
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
         return lines[-1][-500:] if lines else "it has printed nothing"
 
     def age(self) -> float:

@@ -27,7 +27,7 @@ from tempfile import mkstemp
 from typing import Any, TypeVar
 
 from ccat_workflow_manager.errors import BackendConfused, BackendUnavailable
-from ccat_workflow_manager.hpc.attempt.script import JobFiles, job_files
+from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
 
 T = TypeVar("T")
 
@@ -53,8 +53,8 @@ class Ticket:
     pilot: str
 
     @property
-    def files(self) -> JobFiles:
-        return job_files(self.workspace, self.job_id)
+    def files(self) -> AttemptFiles:
+        return AttemptFiles.of(self.workspace, self.job_id)
 
     @property
     def base(self) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from ccat_workflow_manager.failures import FailureReason
-from ccat_workflow_manager.hpc.attempt.script import signal_in
+from ccat_workflow_manager.hpc.attempt.record import signal_in
 from ccat_workflow_manager.hpc.slurm.listing import Seen
 from ccat_workflow_manager.hpc.slurm.refusals import never_by_itself
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from signal import SIGCONT, SIGTERM
 
 from ccat_workflow_manager.failures import FailureReason
-from ccat_workflow_manager.hpc.attempt.script import ExitRecord, parse_exit_record, signal_in
+from ccat_workflow_manager.hpc.attempt.record import ExitRecord, parse_exit_record, signal_in
 from ccat_workflow_manager.hpc.supervisor import jobs, processes
 from ccat_workflow_manager.hpc.supervisor.cgroups import Groups
 from ccat_workflow_manager.hpc.supervisor.jobs import End, Job, Memory, State, read_part, read_record

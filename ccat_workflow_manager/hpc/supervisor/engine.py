@@ -18,7 +18,8 @@ from typing import Any, Protocol
 
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.attempt import process_tree
-from ccat_workflow_manager.hpc.attempt.script import CGROUP_VARIABLE, CLEAN_PATH, signal_in
+from ccat_workflow_manager.hpc.attempt.record import signal_in
+from ccat_workflow_manager.hpc.attempt.script import CGROUP_VARIABLE, CLEAN_PATH
 from ccat_workflow_manager.hpc.supervisor import processes
 from ccat_workflow_manager.hpc.supervisor.cgroups import Groups
 from ccat_workflow_manager.hpc.supervisor.ending import Endings, disk_full

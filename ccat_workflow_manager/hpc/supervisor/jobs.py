@@ -17,8 +17,8 @@ from math import inf
 from typing import Any
 
 from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
 from ccat_workflow_manager.hpc.attempt.process_tree import Identity
-from ccat_workflow_manager.hpc.attempt.script import JobFiles, job_files
 from ccat_workflow_manager.hpc.supervisor.cgroups import Group
 
 
@@ -73,7 +73,7 @@ class Job:
     priority: int
     submitted: float
     boot: str
-    files: JobFiles
+    files: AttemptFiles
     state: State = State.QUEUED
 
     # --- while it runs
@@ -125,7 +125,7 @@ def new_job(item: dict[str, Any], boot: str) -> Job:
         priority=int(item["priority"]),
         submitted=float(item.get("submitted") or time.time()),
         boot=str(item.get("boot", boot)),
-        files=job_files(item["workspace"], item["name"]),
+        files=AttemptFiles.of(item["workspace"], item["name"]),
     )
 
 
@@ -147,7 +147,7 @@ class Part:
         return self.exit_code is not None
 
 
-def read_part(files: JobFiles) -> Part | None:
+def read_part(files: AttemptFiles) -> Part | None:
     """None if no job script has ever claimed this attempt. Raises OSError if that cannot be told."""
     try:
         with open(files.record_part, encoding="utf-8") as file:
@@ -164,7 +164,7 @@ def read_part(files: JobFiles) -> Part | None:
     return Part(None, None, None, modified)
 
 
-def claim(files: JobFiles) -> bool:
+def claim(files: AttemptFiles) -> bool:
     """Claim the attempt, so that no job script will ever run its command; False if one has done so. Raises OSError."""
     try:
         os.close(os.open(files.record_part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
@@ -173,7 +173,7 @@ def claim(files: JobFiles) -> bool:
     return True
 
 
-def publish(files: JobFiles, text: str) -> None:
+def publish(files: AttemptFiles, text: str) -> None:
     """Make the part the record, whole and at once. Raises OSError.
 
     The part is overwritten, not replaced: that takes a single write, also on a disk that has become full, and neither a
@@ -188,7 +188,7 @@ def publish(files: JobFiles, text: str) -> None:
     os.rename(files.record_part, files.record)
 
 
-def read_record(files: JobFiles) -> tuple[str, float] | None:
+def read_record(files: AttemptFiles) -> tuple[str, float] | None:
     """The text of the record and when it was written; None if there is none. Raises OSError and UnicodeDecodeError."""
     try:
         with open(files.record, encoding="utf-8") as file:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ccat_workflow_manager.hpc.attempt import process_tree
-from ccat_workflow_manager.hpc.attempt.log_files import excess
+from ccat_workflow_manager.hpc.attempt.logs import log_excess
 from ccat_workflow_manager.hpc.attempt.process_tree import Process
 from ccat_workflow_manager.hpc.supervisor.jobs import Job, Stop
 
@@ -16,7 +16,7 @@ def broken_limits(jobs: Sequence[Job], log_limit: int) -> Iterator[tuple[Job, St
     """The jobs that are to be stopped, and why."""
     processes = process_tree.table() if any(job.group is None for job in jobs) else {}
     for job in jobs:
-        words = excess(job.files, log_limit)
+        words = log_excess(job.files, log_limit)
         stop = Stop("log_limit", words) if words is not None else None
         if stop is None and job.group is None:
             stop = _memory(job, processes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from ccat_workflow_manager.failures import FailureReason
-from ccat_workflow_manager.hpc.attempt.script import parse_exit_record
+from ccat_workflow_manager.hpc.attempt.record import parse_exit_record
 from ccat_workflow_manager.hpc.supervisor.engine import Engine
 from ccat_workflow_manager.hpc.supervisor.index import Index
 from ccat_workflow_manager.hpc.supervisor.jobs import Job, State, read_part, read_record

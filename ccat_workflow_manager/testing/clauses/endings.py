@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ccat_workflow_manager.errors import BackendRejected
 from ccat_workflow_manager.failures import FailureReason
-from ccat_workflow_manager.hpc.attempt.script import job_files, parse_exit_record
+from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
+from ccat_workflow_manager.hpc.attempt.record import parse_exit_record
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 from ccat_workflow_manager.testing.harness import BackendHarness, ClauseFailed, Job, NotClaimed, check
 from ccat_workflow_manager.testing.programs import BURN, sh
@@ -69,7 +70,8 @@ def clause_exit_record_is_there(harness: BackendHarness) -> None:
         job = harness.submit(*sh(f"exit {code}"))
         harness.until(job, status)
         try:
-            with open(job_files(job.request.workspace_dir, job.request.job_name).record, encoding="utf-8") as file:
+            files = AttemptFiles.of(job.request.workspace_dir, job.request.job_name)
+            with open(files.record, encoding="utf-8") as file:
                 record = parse_exit_record(file.read())
         except (OSError, ValueError) as error:
             raise ClauseFailed(f"the exit record of a job that is over cannot be read: {error}") from error

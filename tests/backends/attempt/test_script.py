@@ -16,15 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ccat_workflow_manager.hpc.attempt.script import (
-    CLEAN_PATH,
-    ExitRecord,
-    JobFiles,
-    job_files,
-    parse_exit_record,
-    render_job_script,
-    signal_in,
-)
+from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
+from ccat_workflow_manager.hpc.attempt.record import ExitRecord, parse_exit_record, signal_in
+from ccat_workflow_manager.hpc.attempt.script import CLEAN_PATH, render_job_script
 from ccat_workflow_manager.lifecycle.models import job_name
 from tests.support.waiting import wait_until
 
@@ -39,7 +33,7 @@ class Attempt:
         self.workspace = root / "workspace"
         self.workspace.mkdir(parents=True)
         (root / "job-1.logs").mkdir()
-        self.files: JobFiles = job_files(str(self.workspace), "job-1")
+        self.files: AttemptFiles = AttemptFiles.of(str(self.workspace), "job-1")
         self._shell = {"busybox": ["busybox", "sh"], "bash": ["bash", "--posix"]}.get(shell, [shell])
 
     def start(
@@ -228,25 +222,23 @@ def test_supervised_it_publishes_when_its_parent_is_gone(make_attempt: Callable[
 )
 def test_what_cannot_be_run(command: list[str], environment: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=r"command|environment|NUL"):
-        render_job_script(command, environment=environment, cwd="/", files=job_files("/a/workspace", "x"))
+        render_job_script(command, environment=environment, cwd="/", files=AttemptFiles.of("/a/workspace", "x"))
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "a b", "a\n", "-a", "a\0", "x" * 300])
 def test_names_that_are_no_file_names(name: str) -> None:
     with pytest.raises(ValueError, match="cannot be the name of a job"):
-        job_files("/a/workspace", name)
+        AttemptFiles.of("/a/workspace", name)
 
 
 def test_files() -> None:
     name = job_name(uuid4(), 123_456_789)
-    files = job_files("/data/attempt-1/workspace/", name)
-    assert files == JobFiles(
-        f"/data/attempt-1/{name}.sh",
-        f"/data/attempt-1/{name}.exit.json",
-        f"/data/attempt-1/{name}.exit.part",
-        "/data/attempt-1/logs/stdout.log",
-        "/data/attempt-1/logs/stderr.log",
-    )
+    files = AttemptFiles.of("/data/attempt-1/workspace/", name)
+    base = f"/data/attempt-1/{name}"
+    assert (files.directory, files.job_name, files.base) == ("/data/attempt-1", name, base)
+    assert (files.script, files.record, files.record_part) == (f"{base}.sh", f"{base}.exit.json", f"{base}.exit.part")
+    assert (files.claim, files.cancel) == (f"{base}.claim", f"{base}.cancel")
+    assert (files.stdout, files.stderr) == ("/data/attempt-1/logs/stdout.log", "/data/attempt-1/logs/stderr.log")
 
 
 @pytest.mark.parametrize(
@@ -255,7 +247,7 @@ def test_files() -> None:
 )
 def test_logs_are_those_of_one_job_where_its_directory_may_not_be(workspace: str, name: str) -> None:
     parent = "/data" if workspace.startswith("/data") else ""
-    files = job_files(workspace, name)
+    files = AttemptFiles.of(workspace, name)
     assert files.script == f"{parent}/{name}.sh"
     assert (files.stdout, files.stderr) == (f"{parent}/{name}.logs/stdout.log", f"{parent}/{name}.logs/stderr.log")
 

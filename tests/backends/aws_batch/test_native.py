@@ -10,7 +10,7 @@ import pytest
 
 from ccat_workflow_manager.errors import BackendRejected, ConfigurationError
 from ccat_workflow_manager.hpc.aws_batch.backend import AwsBatchBackend
-from ccat_workflow_manager.hpc.aws_batch.native import oci_image, seen_as, with_links
+from ccat_workflow_manager.hpc.aws_batch.native import seen_as, with_links
 from ccat_workflow_manager.hpc.base import JobRequest
 from ccat_workflow_manager.lifecycle.job_info import JobStatus
 from ccat_workflow_manager.lifecycle.models import Mount
@@ -30,14 +30,6 @@ def native(harness: BackendHarness, image: str, attempt: Attempt, places: Path, 
             Mount(str(attempt.output), f"{places}/output", writable=True),
         ],
     )
-
-
-def test_images() -> None:
-    assert oci_image("docker://registry.io/a/b:1") == "registry.io/a/b:1"
-    assert oci_image("a@sha256:0123") == "a@sha256:0123"
-    for wrong in (None, "", "x.sif", "oras://a/b", "/images/x", "a b"):
-        with pytest.raises(ValueError, match="AWS_BATCH_MODE=native"):
-            oci_image(wrong)
 
 
 def test_links(tmp_path: Path) -> None:

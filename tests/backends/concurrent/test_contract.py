@@ -19,7 +19,7 @@ import pytest
 from ccat_workflow_manager.errors import ConfigurationError
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.attempt import process_tree
-from ccat_workflow_manager.hpc.attempt.script import job_files
+from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
 from ccat_workflow_manager.hpc.concurrent.backend import ConcurrentBackend
 from ccat_workflow_manager.hpc.concurrent.runner import JobRunner
 from ccat_workflow_manager.hpc.concurrent.store import Claim, Claimed, Owner, Ticket, TicketStore
@@ -310,7 +310,7 @@ def test_a_runner_that_fails_does_not_leave_its_job_running(
 def test_damaged_exit_record_is_named(jobs: ConcurrentHarness) -> None:
     job = jobs.submit("true")
     jobs.until(job, JobStatus.COMPLETED)
-    Path(job_files(job.request.workspace_dir, job.id).record).write_text('{"version": 1')
+    Path(AttemptFiles.of(job.request.workspace_dir, job.id).record).write_text('{"version": 1')
     info = jobs.backend.get_status(job.id)
     assert (info.status, info.reason) == (JobStatus.FAILED, FailureReason.EXIT_RECORD_UNREADABLE)
 

@@ -1,19 +1,18 @@
-"""What the Dask backend does without any scheduler: what it needs, what it remembers."""
+"""The Dask backend without any scheduler: its requirements and its store."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from ccat_workflow_manager.errors import BackendUnavailable
-from ccat_workflow_manager.hpc.dask import backend as module
-from ccat_workflow_manager.hpc.dask.backend import DaskBackend
-from ccat_workflow_manager.hpc.dask.link import DaskLink, SchedulerSeen
-from ccat_workflow_manager.hpc.dask.notes import Note, NoteStore
+from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.hpc.attempt import claim
+from ccat_workflow_manager.hpc.dask.backend import DaskBackend, DaskJob, job_store
+from ccat_workflow_manager.hpc.dask.client import SchedulerClient, SchedulerInfo
 from ccat_workflow_manager.hpc.dask.own_cluster import OwnCluster, Shape
-from ccat_workflow_manager.lifecycle.job_info import UNKNOWN
+from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, JobStatus
 
 SOMEWHERE = "tcp://127.0.0.1:1"
 
@@ -43,53 +42,25 @@ def test_without_openssl_the_cluster_is_unavailable(nothing_installed: Path, tmp
         OwnCluster(tmp_path / "state", Shape(1, 1, 1, 1)).address()
 
 
-def note(number: int, tmp_path: Path, scheduler: str = "before") -> Note:
-    return Note(f"ccat-{number}", str(tmp_path), scheduler, 1.0)
-
-
-def test_only_so_many_jobs_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_REMEMBERED", 10)
+def test_a_job_that_another_worker_has_cleaned_up_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    monkeypatch.setattr(SchedulerClient, "scheduler", lambda self: SchedulerInfo("one", {}))
+    monkeypatch.setattr(SchedulerClient, "states", lambda self, keys: dict.fromkeys(keys, "processing"))
     backend = DaskBackend(scheduler_address=SOMEWHERE, state_dir=tmp_path)
-    others = NoteStore(tmp_path)
-    read: list[str] = []
-    really_read = NoteStore.read
-
-    def counted(self: NoteStore, job_name: str) -> Note | None:
-        read.append(job_name)
-        return really_read(self, job_name)
-
-    monkeypatch.setattr(NoteStore, "read", counted)
-    for number in range(30):
-        others.write(note(number, tmp_path))
-        assert backend._note(f"ccat-{number}") == note(number, tmp_path)
-        backend._note("ccat-0")
-        others.forget(f"ccat-{number}")
-    assert len(backend._remembered) == 10
-    assert read.count("ccat-0") == 1  # what is asked for again and again stays
-
-
-def test_a_job_that_somebody_else_has_cleaned_up_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def states(self: DaskLink, keys: Sequence[str]) -> dict[str, str | None]:
-        return dict.fromkeys(keys)
-
-    monkeypatch.setattr(DaskLink, "scheduler", lambda self: SchedulerSeen("after", {}))
-    monkeypatch.setattr(DaskLink, "states", states)
-    backend = DaskBackend(scheduler_address=SOMEWHERE, state_dir=tmp_path)
-    others = NoteStore(tmp_path)
-    others.write(note(1, tmp_path))
-    assert backend._note("ccat-1") is not None
-    others.forget("ccat-1")
+    store = job_store(tmp_path)
+    store.put("ccat-1", DaskJob("ccat-1", str(workspace), "one", 1.0))
+    assert backend.get_status("ccat-1").status is JobStatus.PENDING
+    store.remove("ccat-1")
+    monkeypatch.setattr(SchedulerClient, "scheduler", lambda self: SchedulerInfo("two", {}))
     assert backend.get_status("ccat-1") == UNKNOWN
-    assert not backend._remembered
 
 
-def test_a_job_that_is_over_need_not_be_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may be another worker that cleans it up."""
-    monkeypatch.setattr(DaskLink, "scheduler", lambda self: SchedulerSeen("before", {}))
-    monkeypatch.setattr(DaskLink, "states", lambda self, keys: dict.fromkeys(keys))
-    backend = DaskBackend(scheduler_address=SOMEWHERE, state_dir=tmp_path)
-    (tmp_path / "workspace").mkdir()
-    (tmp_path / "logs").mkdir()
-    NoteStore(tmp_path).write(Note("ccat-1", str(tmp_path / "workspace"), "before", 1.0))
-    assert backend.get_status("ccat-1").finished  # no scheduler knows it
-    assert not backend._remembered
+def test_a_job_that_the_scheduler_has_forgotten_never_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SchedulerClient, "scheduler", lambda self: SchedulerInfo("one", {}))
+    monkeypatch.setattr(SchedulerClient, "states", lambda self, keys: dict.fromkeys(keys))
+    job = DaskJob("ccat-1", str(tmp_path / "workspace"), "one", 1.0)
+    job_store(tmp_path).put("ccat-1", job)
+    info = DaskBackend(scheduler_address=SOMEWHERE, state_dir=tmp_path).get_status("ccat-1")
+    assert (info.status, info.reason) == (JobStatus.FAILED, FailureReason.STOPPED_OUTSIDE)
+    assert not claim.take(job.files, "tcp://node7:1")

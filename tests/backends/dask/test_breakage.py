@@ -15,17 +15,16 @@ import pytest
 from distributed import Client
 
 from ccat_workflow_manager.failures import FailureReason
-from ccat_workflow_manager.hpc.attempt.script import job_files
-from ccat_workflow_manager.hpc.dask import claims
+from ccat_workflow_manager.hpc.attempt.claim import STALE_SECONDS
+from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
 from ccat_workflow_manager.hpc.dask.backend import DaskBackend
 from ccat_workflow_manager.hpc.dask.on_scheduler import HOLDER
-from ccat_workflow_manager.hpc.dask.watcher import base_of
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 from ccat_workflow_manager.lifecycle.models import Resources
 from ccat_workflow_manager.testing.harness import BackendHarness, Job
 from ccat_workflow_manager.testing.programs import FAMILY, WAIT_FOR_FILE, sh
 from tests.backends.dask.cluster import RESOURCES, DaskCluster
-from tests.backends.dask.test_contract import dask_harness
+from tests.backends.dask.test_contract import dask_client, dask_harness
 from tests.support.reaper import Reaper
 from tests.support.waiting import wait_for, wait_until
 
@@ -54,7 +53,7 @@ def failed(jobs: BackendHarness, job: Job) -> HPCJobInfo:
     return wait_for(lambda: info if (info := jobs.backend.get_status(job.id)).finished else None, 30, "the end")
 
 
-def nobody_left(job: Job) -> bool:
+def no_process_left(job: Job) -> bool:
     """Whether no process carries the mark of the job."""
     for process in psutil.process_iter():
         try:
@@ -65,14 +64,14 @@ def nobody_left(job: Job) -> bool:
     return True
 
 
-def watcher_of(job: Job) -> psutil.Process:
+def job_process_of(job: Job) -> psutil.Process:
     lines = {process: " ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])}
-    [watcher] = [process for process, line in lines.items() if "run.py" in line and job.id in line]
-    return watcher
+    [found] = [process for process, line in lines.items() if "run.py" in line and job.id in line]
+    return found
 
 
-def base(job: Job) -> str:
-    return base_of(job_files(job.request.workspace_dir, job.id))
+def claim_of(job: Job) -> str:
+    return AttemptFiles.of(job.request.workspace_dir, job.id).claim
 
 
 def test_workers_know_nothing_of_this_project(jobs: BackendHarness, dask_cluster: DaskCluster) -> None:
@@ -99,7 +98,7 @@ def test_a_worker_is_killed_while_another_could_run_the_task_again(
     assert (info.status, info.reason) == (JobStatus.FAILED, FailureReason.NODE_FAILURE)
     assert "Dask worker tcp://127.0.0.1" in (info.message or "")
     assert starts.read_text() == "once\n"
-    wait_until(lambda: nobody_left(job), 10, "the end of its processes")
+    wait_until(lambda: no_process_left(job), 10, "the end of its processes")
 
 
 def test_the_only_worker_is_killed_with_a_family_of_stubborn_processes(
@@ -111,7 +110,7 @@ def test_the_only_worker_is_killed_with_a_family_of_stubborn_processes(
     dask_cluster.workers[0].kill()
     info = failed(jobs, job)
     assert (info.status, info.reason) == (JobStatus.FAILED, FailureReason.NODE_FAILURE)
-    wait_until(lambda: nobody_left(job), 10, "the end of its processes")
+    wait_until(lambda: no_process_left(job), 10, "the end of its processes")
 
 
 def test_a_worker_that_ends_in_order_ends_its_jobs(jobs: BackendHarness, dask_cluster: DaskCluster) -> None:
@@ -119,7 +118,7 @@ def test_a_worker_that_ends_in_order_ends_its_jobs(jobs: BackendHarness, dask_cl
     jobs.until(job, JobStatus.RUNNING)
     dask_cluster.workers[0].terminate()
     assert failed(jobs, job).reason is FailureReason.NODE_FAILURE
-    wait_until(lambda: nobody_left(job), 10, "the end of its processes")
+    wait_until(lambda: no_process_left(job), 10, "the end of its processes")
 
 
 def test_the_scheduler_is_killed_while_one_runs_and_one_waits(
@@ -135,7 +134,7 @@ def test_the_scheduler_is_killed_while_one_runs_and_one_waits(
         assert (info.status, info.reason) == (JobStatus.FAILED, FailureReason.BACKEND_FAILED), info
         assert "scheduler was restarted" in (info.message or "")
     assert starts.read_text() == "once\n"
-    wait_until(lambda: nobody_left(job), 10, "the end of its processes")
+    wait_until(lambda: no_process_left(job), 10, "the end of its processes")
     # Whoever submits it again, not knowing, starts nothing.
     jobs.submit_request(waiting.request)
     jobs.until(jobs.submit("true"), JobStatus.COMPLETED)
@@ -160,7 +159,7 @@ def test_workers_that_die_before_the_job_starts(
     """Dask's own verdict: KilledWorker."""
     backend = jobs.backend
     assert isinstance(backend, DaskBackend)
-    backend._link._connected().run_on_scheduler(_give_up_at_once)
+    dask_client(backend).run_on_scheduler(_give_up_at_once)
     worker = dask_cluster.workers[0]
     worker.send_signal(signal.SIGSTOP)
     job = jobs.submit(*sh('echo once >> "$1"', str(tmp_path / "never")))
@@ -171,17 +170,17 @@ def test_workers_that_die_before_the_job_starts(
     assert not (tmp_path / "never").exists()
 
 
-def test_the_watcher_of_a_job_is_killed(jobs: BackendHarness, tmp_path: Path) -> None:
+def test_the_job_process_is_killed(jobs: BackendHarness, tmp_path: Path) -> None:
     job, starts = running(jobs, tmp_path)
-    watcher_of(job).kill()
+    job_process_of(job).kill()
     info = failed(jobs, job)
     assert (info.status, info.reason) == (JobStatus.FAILED, FailureReason.BACKEND_FAILED)
     assert "watched" in (info.message or "")
     assert starts.read_text() == "once\n"
-    wait_until(lambda: nobody_left(job), 10, "the end of its processes")
+    wait_until(lambda: no_process_left(job), 10, "the end of its processes")
 
 
-def test_a_task_that_somebody_drops_while_its_job_runs_goes_on(
+def test_a_task_that_is_dropped_while_its_job_runs_goes_on(
     jobs: BackendHarness, dask_cluster: DaskCluster, tmp_path: Path
 ) -> None:
     gate = tmp_path / "go"
@@ -193,14 +192,12 @@ def test_a_task_that_somebody_drops_while_its_job_runs_goes_on(
     assert failed(jobs, job).exit_code == 4
 
 
-def test_a_task_that_somebody_drops_before_it_starts_never_starts(
-    jobs: BackendHarness, dask_cluster: DaskCluster
-) -> None:
+def test_a_task_that_is_dropped_before_it_starts_never_starts(jobs: BackendHarness, dask_cluster: DaskCluster) -> None:
     job = jobs.submit("true", resources=_too_much(jobs))
     _drop(dask_cluster, job)
     info = failed(jobs, job)
     assert info.reason is FailureReason.STOPPED_OUTSIDE
-    assert "somebody cancelled it there" in (info.message or "")
+    assert "cancelled it there" in (info.message or "")
 
 
 def _drop(cluster: DaskCluster, job: Job) -> None:
@@ -212,18 +209,18 @@ def _drop(cluster: DaskCluster, job: Job) -> None:
 
 
 def test_a_host_that_is_gone_with_everything(jobs: BackendHarness, tmp_path: Path, reaper: Reaper) -> None:
-    """No record will ever come: what counts is that nobody has given a sign of life, and that Dask has moved on."""
+    """Without a record the job has failed once its claim is stale and Dask has lost the worker."""
     job, _ = running(jobs, tmp_path)
     backend = jobs.backend
     assert isinstance(backend, DaskBackend)
-    frozen = watcher_of(job)
+    frozen = job_process_of(job)
     reaper.watch(frozen.pid)
     frozen.suspend()
     try:
-        long_ago = os.stat(base(job) + ".claim").st_mtime - 2 * claims.STALE_SECONDS
-        os.utime(base(job) + ".claim", (long_ago, long_ago))
+        long_ago = os.stat(claim_of(job)).st_mtime - 2 * STALE_SECONDS
+        os.utime(claim_of(job), (long_ago, long_ago))
         assert backend.get_status(job.id).status is JobStatus.RUNNING, "Dask says that its worker is there"
-        backend._link._connected().run_on_scheduler(_forget_workers)
+        dask_client(backend).run_on_scheduler(_forget_workers)
         info = failed(jobs, job)
     finally:
         frozen.resume()

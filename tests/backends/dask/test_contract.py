@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 from unittest import mock
 
+import distributed
 import pytest
 
 from ccat_workflow_manager.hpc.dask.backend import DaskBackend
-from ccat_workflow_manager.hpc.dask.link import DaskLink
+from ccat_workflow_manager.hpc.dask.client import SchedulerClient
 from ccat_workflow_manager.testing.backend_contract import BackendContract, BackendHarness
 from ccat_workflow_manager.testing.harness import Job
 from tests.backends.dask.cluster import DaskCluster
@@ -33,7 +34,7 @@ class DaskHarness(BackendHarness):
         """The scheduler itself is made to talk nonsense."""
         backend = self.backend
         assert isinstance(backend, DaskBackend)
-        client = backend._link._connected()
+        client = dask_client(backend)
         client.run_on_scheduler(_babble)
         try:
             yield
@@ -43,15 +44,20 @@ class DaskHarness(BackendHarness):
     @contextmanager
     def count_status_calls(self) -> Iterator[Callable[[], int]]:
         calls = 0
-        ask = DaskLink.ask
+        ask = SchedulerClient.ask
 
-        def counted(self: DaskLink, method: str, **arguments: Any) -> Any:
+        def counted(self: SchedulerClient, method: str, **arguments: Any) -> Any:
             nonlocal calls
             calls += 1
             return ask(self, method, **arguments)
 
-        with mock.patch.object(DaskLink, "ask", counted):
+        with mock.patch.object(SchedulerClient, "ask", counted):
             yield lambda: calls
+
+
+def dask_client(backend: DaskBackend) -> distributed.Client:
+    """The connection of a backend to its scheduler."""
+    return backend._client._connected()
 
 
 _BABBLE = """

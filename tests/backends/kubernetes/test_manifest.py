@@ -10,10 +10,10 @@ import kubernetes_validate
 import pytest
 
 from ccat_workflow_manager.errors import ConfigurationError
-from ccat_workflow_manager.hpc.attempt.script import job_files
+from ccat_workflow_manager.hpc.attempt import files as shared
 from ccat_workflow_manager.hpc.base import JobRequest
 from ccat_workflow_manager.hpc.kubernetes.configuration import site_of
-from ccat_workflow_manager.hpc.kubernetes.manifest import object_name, oci_image, render_job
+from ccat_workflow_manager.hpc.kubernetes.manifest import object_name, render_job
 from ccat_workflow_manager.hpc.kubernetes.patch import merged
 from ccat_workflow_manager.hpc.kubernetes.script import AttemptFiles, render_pod_script
 from ccat_workflow_manager.hpc.kubernetes.site import Site
@@ -100,7 +100,7 @@ def test_golden_script(native: bool) -> None:
 def test_an_attempt_is_known_by_a_text(workspace: str, name: str) -> None:
     attempt = AttemptFiles.of(workspace, name)
     assert AttemptFiles.parse(str(attempt)) == attempt
-    assert attempt.files == job_files(workspace, name)
+    assert attempt.files == shared.AttemptFiles.of(workspace, name)
     assert attempt.workspace == workspace.rstrip("/")
     assert f"cd -- {quote(attempt.workspace)}" in render_pod_script(
         ["x"], environment={}, attempt=attempt, native=False
@@ -165,17 +165,6 @@ def test_nothing_outside_of_the_volume_is_mounted(mode: str) -> None:
     outside = replace(REQUEST, workspace_dir="/home/me/attempt-1/workspace", input_dir="/home/me/attempt-1/input")
     with pytest.raises(ValueError, match="is not below /data/pipelines"):
         render_job(outside, site(mode=mode), CURRENT)
-
-
-@pytest.mark.parametrize("image", [None, "", "grid.sif", "/data/grid.sif", "oras://registry/grid:1", "-flag", "a b"])
-def test_no_oci_image(image: str | None) -> None:
-    with pytest.raises(ValueError, match="image"):
-        oci_image(image)
-
-
-def test_oci_images() -> None:
-    for image in ("docker://debian:12", "ghcr.io/ccat/grid@sha256:" + "0" * 64, "localhost:5000/x/y"):
-        assert oci_image(image) == image.removeprefix("docker://")
 
 
 @pytest.mark.parametrize(

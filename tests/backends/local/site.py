@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from ccat_workflow_manager.errors import BackendError
 from ccat_workflow_manager.hpc.attempt import process_tree
-from ccat_workflow_manager.hpc.attempt.script import JobFiles, job_files
+from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
 from ccat_workflow_manager.hpc.base import JobRequest
 from ccat_workflow_manager.hpc.local import LocalBackend
 from ccat_workflow_manager.hpc.supervisor.link import SupervisorLink
@@ -123,8 +123,8 @@ class Site:
 
         return wait_for(look, 20, f"{job_id} to become {status}")
 
-    def files(self, request: JobRequest) -> JobFiles:
-        return job_files(request.workspace_dir, request.job_name)
+    def files(self, request: JobRequest) -> AttemptFiles:
+        return AttemptFiles.of(request.workspace_dir, request.job_name)
 
     # --- the supervisor ----------------------------------------------------------------------------------------------
 

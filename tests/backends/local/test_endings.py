@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from ccat_workflow_manager.failures import FailureReason
-from ccat_workflow_manager.hpc.attempt.script import parse_exit_record
+from ccat_workflow_manager.hpc.attempt.record import parse_exit_record
 from ccat_workflow_manager.hpc.base import ResourceUsage
 from ccat_workflow_manager.lifecycle.job_info import JobStatus
 from tests.backends.local.site import Site, is_alive

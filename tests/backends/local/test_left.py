@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ccat_workflow_manager.hpc.attempt import process_tree
-from ccat_workflow_manager.hpc.attempt.script import parse_exit_record
+from ccat_workflow_manager.hpc.attempt.record import parse_exit_record
 from ccat_workflow_manager.hpc.exit_info import info_of
 from ccat_workflow_manager.hpc.supervisor import engine, processes
 from ccat_workflow_manager.hpc.supervisor.engine import Engine

@@ -17,7 +17,7 @@ import pytest
 from ccat_workflow_manager.errors import BackendUnavailable
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.attempt import process_tree
-from ccat_workflow_manager.hpc.attempt.script import parse_exit_record
+from ccat_workflow_manager.hpc.attempt.record import parse_exit_record
 from ccat_workflow_manager.hpc.supervisor.index import INDEX_NAME
 from ccat_workflow_manager.hpc.supervisor.wire import PROTOCOL
 from ccat_workflow_manager.lifecycle.job_info import JobStatus

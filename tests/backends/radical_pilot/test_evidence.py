@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from ccat_workflow_manager.failures import FailureReason
-from ccat_workflow_manager.hpc.attempt.script import ExitRecord
+from ccat_workflow_manager.hpc.attempt.record import ExitRecord
 from ccat_workflow_manager.hpc.radical_pilot.evidence import SETTLE_SECONDS, Evidence, judged
 from ccat_workflow_manager.hpc.radical_pilot.store import NOBODY, Claim, End
 from ccat_workflow_manager.lifecycle.job_info import JobStatus

@@ -13,11 +13,11 @@ import psutil
 import pytest
 
 from ccat_workflow_manager.hpc import radical_pilot
-from ccat_workflow_manager.hpc.attempt.script import parse_exit_record, render_job_script
+from ccat_workflow_manager.hpc.attempt.record import parse_exit_record
+from ccat_workflow_manager.hpc.attempt.script import render_job_script, write_script
 from ccat_workflow_manager.hpc.radical_pilot import start_script
 from ccat_workflow_manager.hpc.radical_pilot.start_script import NOT_MINE, NOT_VISIBLE, render_start_script
 from ccat_workflow_manager.hpc.radical_pilot.store import Ticket, ask_to_stop, claim_for_nobody, claim_of, stopped_of
-from ccat_workflow_manager.hpc.script_file import write_script
 from tests.support.reaper import Reaper
 from tests.support.waiting import wait_until
 
@@ -46,7 +46,7 @@ def start(ticket: Ticket, tmp_path: Path, reaper: Reaper) -> Iterator[Start]:
     def run(text: str, ticket: Ticket = ticket) -> subprocess.Popen[bytes]:
         command = ["/bin/sh", "-c", text]
         script = render_job_script(command, environment={}, cwd=ticket.workspace, files=ticket.files)
-        write_script(ticket.files, script.encode())
+        write_script(ticket.files, script)
         program = tmp_path / "job.start"
         program.write_text(render_start_script(ticket, home="/nowhere", grace_seconds=0.5))
         process = subprocess.Popen(

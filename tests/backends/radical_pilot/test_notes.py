@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ccat_workflow_manager.errors import BackendRejected, BackendUnavailable
-from ccat_workflow_manager.hpc.attempt.script import ExitRecord
+from ccat_workflow_manager.hpc.attempt.record import ExitRecord
 from ccat_workflow_manager.hpc.radical_pilot import link as links
 from ccat_workflow_manager.hpc.radical_pilot import pilot_dir
 from ccat_workflow_manager.hpc.radical_pilot.backend import RadicalPilotBackend

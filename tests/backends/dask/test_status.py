@@ -1,43 +1,51 @@
-"""What the three witnesses together mean."""
+"""The status that record, claim and scheduler together give."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import pytest
 
 from ccat_workflow_manager.failures import FailureReason
-from ccat_workflow_manager.hpc.attempt.script import ExitRecord
-from ccat_workflow_manager.hpc.dask.claims import STALE_SECONDS, Claim, What
-from ccat_workflow_manager.hpc.dask.evidence import FORGOTTEN, RESTARTED, DaskError, Evidence, forgotten, judge
+from ccat_workflow_manager.hpc.attempt.claim import STALE_SECONDS, Claim
+from ccat_workflow_manager.hpc.attempt.record import ExitRecord
+from ccat_workflow_manager.hpc.dask.status import (
+    FORGOTTEN,
+    RESTARTED,
+    DaskError,
+    Evidence,
+    is_forgotten,
+    resolve_status,
+)
 from ccat_workflow_manager.lifecycle.job_info import JobStatus
 
 NOW = 1_000_000.0
 NOTHING = Evidence(record=None, claim=None, state=None, same_scheduler=True, workers=1, now=NOW)
-STARTED = Claim(What.STARTED, NOW - 100, "node7", "tcp://node7:1", touched=NOW - 1)
+STARTED = Claim("tcp://node7:1", "node7", NOW - 100, touched=NOW - 1)
 STALE = replace(STARTED, touched=NOW - STALE_SECONDS - 1)
 KILLED = DaskError("Dask gave up (KilledWorker)", killed_workers=True)
 TAKEN = DaskError("Dask could not run the task: started before")
 
 
-def record(exit_code: int | None, *, lost: bool = False, **more: object) -> str:
-    data = json.loads(ExitRecord("j", exit_code=exit_code, stopped_text="its worker ended" if lost else None).to_json())
-    return json.dumps({**data, **more, "lost": lost})
+def record(exit_code: int | None, stopped_by: str | None = None) -> str:
+    text = "its worker ended" if stopped_by == "carrier_lost" else None
+    return ExitRecord("j", exit_code=exit_code, stopped_by=stopped_by, stopped_text=text).to_json()
 
+
+LOST = record(None, "carrier_lost")
 
 CASES: list[tuple[str, Evidence, JobStatus, FailureReason | None, str]] = [
     # The record decides, whatever Dask says.
     ("ended well", replace(NOTHING, record=record(0), state="erred", error=KILLED), JobStatus.COMPLETED, None, ""),
     ("ended badly", replace(NOTHING, record=record(3)), JobStatus.FAILED, FailureReason.PROGRAM_FAILED, ""),
-    ("cancelled", replace(NOTHING, record=record(143, stopped_by="cancel")), JobStatus.CANCELLED,
+    ("cancelled", replace(NOTHING, record=record(143, "cancel")), JobStatus.CANCELLED,
      FailureReason.CANCELLED, ""),
     ("unreadable", replace(NOTHING, record="{"), JobStatus.FAILED, FailureReason.EXIT_RECORD_UNREADABLE, ""),
-    ("its worker ended", replace(NOTHING, record=record(None, lost=True)), JobStatus.FAILED,
+    ("its worker ended", replace(NOTHING, record=LOST), JobStatus.FAILED,
      FailureReason.NODE_FAILURE, "its worker ended"),
-    ("killed workers", replace(NOTHING, record=record(None, lost=True), error=KILLED), JobStatus.FAILED,
+    ("killed workers", replace(NOTHING, record=LOST, error=KILLED), JobStatus.FAILED,
      FailureReason.NODE_FAILURE, "KilledWorker"),
-    ("the scheduler was restarted", replace(NOTHING, record=record(None, lost=True), same_scheduler=False),
+    ("the scheduler was restarted", replace(NOTHING, record=LOST, same_scheduler=False),
      JobStatus.FAILED, FailureReason.BACKEND_FAILED, RESTARTED),
     # Not started.
     ("queued", replace(NOTHING, state="queued"), JobStatus.PENDING, None, "busy"),
@@ -49,11 +57,11 @@ CASES: list[tuple[str, Evidence, JobStatus, FailureReason | None, str]] = [
     ("Dask failed", replace(NOTHING, state="erred", error=TAKEN), JobStatus.FAILED, FailureReason.BACKEND_FAILED, ""),
     ("done without a trace", replace(NOTHING, state="memory"), JobStatus.UNKNOWN, None, ""),
     ("forgotten", NOTHING, JobStatus.UNKNOWN, None, ""),
-    ("cancelled before", replace(NOTHING, claim=Claim(What.CANCELLED, NOW), state="processing"), JobStatus.CANCELLED,
-     FailureReason.CANCELLED, ""),
-    ("dropped", replace(NOTHING, claim=Claim(What.DROPPED, NOW, text=FORGOTTEN)), JobStatus.FAILED,
+    ("cancelled before", replace(NOTHING, claim=Claim("nobody: cancelled", at=NOW), state="processing"),
+     JobStatus.CANCELLED, FailureReason.CANCELLED, ""),
+    ("dropped", replace(NOTHING, claim=Claim(f"nobody: {FORGOTTEN}")), JobStatus.FAILED,
      FailureReason.STOPPED_OUTSIDE, FORGOTTEN),
-    ("dropped by a restart", replace(NOTHING, claim=Claim(What.DROPPED, NOW, text=RESTARTED)), JobStatus.FAILED,
+    ("dropped by a restart", replace(NOTHING, claim=Claim(f"nobody: {RESTARTED}")), JobStatus.FAILED,
      FailureReason.BACKEND_FAILED, RESTARTED),
     # Started, and no record yet.
     ("runs", replace(NOTHING, claim=STARTED, state="processing"), JobStatus.RUNNING, None, ""),
@@ -75,17 +83,17 @@ CASES: list[tuple[str, Evidence, JobStatus, FailureReason | None, str]] = [
 @pytest.mark.parametrize(
     ("evidence", "status", "reason", "words"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
 )
-def test_verdict(evidence: Evidence, status: JobStatus, reason: FailureReason | None, words: str) -> None:
-    info = judge(evidence)
+def test_status(evidence: Evidence, status: JobStatus, reason: FailureReason | None, words: str) -> None:
+    info = resolve_status(evidence)
     assert (info.status, info.reason) == (status, reason)
     assert words in (info.message or "")
 
 
-def test_only_what_nobody_will_start_is_forgotten() -> None:
-    assert forgotten(NOTHING)
+def test_a_job_with_a_trace_is_not_forgotten() -> None:
+    assert is_forgotten(NOTHING)
     for other in (
         replace(NOTHING, state="processing"),
         replace(NOTHING, claim=STARTED),
         replace(NOTHING, record=record(0)),
     ):
-        assert not forgotten(other)
+        assert not is_forgotten(other)

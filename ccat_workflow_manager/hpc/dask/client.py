@@ -1,4 +1,4 @@
-"""The connection to a Dask scheduler: everything that this backend asks of Dask is asked here."""
+"""The connection to a Dask scheduler: every call of this backend to Dask."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ from typing import TYPE_CHECKING, Any
 
 from ccat_workflow_manager.errors import BackendConfused, BackendUnavailable
 from ccat_workflow_manager.hpc.dask.bundle import on_scheduler, on_worker
-from ccat_workflow_manager.hpc.dask.evidence import STATES, DaskError
 from ccat_workflow_manager.hpc.dask.own_cluster import Address, OwnCluster
+from ccat_workflow_manager.hpc.dask.status import STATES, DaskError
 
 if TYPE_CHECKING:
     import distributed
 
 ANSWER_SECONDS = 15.0
-"""A scheduler that says nothing for so long is not there."""
+"""The longest wait for an answer of the scheduler."""
 CONNECT_SECONDS = 5.0
 NAME = "ccat-workflow-manager"
 _PAUSE = Event()
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """Jobs that ask for the same."""
+class TaskGroup:
+    """Jobs with the same resource request."""
 
     orders: Mapping[str, Mapping[str, Any]]
-    """What each job, by its name, tells its watcher."""
+    """The argument of the job process, by job name."""
     priority: int = 0
     resources: Mapping[str, float] = field(default_factory=dict)
     workers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class SchedulerSeen:
-    """What a scheduler says about itself."""
+class SchedulerInfo:
+    """The identity of a scheduler, new with each start, and its workers."""
 
     id: str
     workers: Mapping[str, Mapping[str, Any]]
 
 
-class DaskLink:
+class SchedulerClient:
     """One connection, made when first needed and again when it is lost."""
 
     def __init__(self, address: str, own: OwnCluster | None) -> None:
@@ -59,14 +59,14 @@ class DaskLink:
         try:
             return client.sync(getattr(client.scheduler, method), callback_timeout=ANSWER_SECONDS, **arguments)
         except (OSError, TimeoutError) as error:
-            raise self._away(error) from error
+            raise self._unavailable(error) from error
 
-    def scheduler(self) -> SchedulerSeen:
+    def scheduler(self) -> SchedulerInfo:
         match self.ask("identity"):
             case {"id": str(scheduler_id), "workers": dict(workers)}:
-                return SchedulerSeen(scheduler_id, workers)
+                return SchedulerInfo(scheduler_id, workers)
             case answer:
-                raise _confused(answer)
+                raise _unexpected(answer)
 
     def states(self, keys: Sequence[str]) -> dict[str, str | None]:
         """The state of each task; None for one that the scheduler does not know."""
@@ -74,35 +74,35 @@ class DaskLink:
             return {}
         answer = self.ask("get_task_status", keys=list(keys))
         if not isinstance(answer, dict) or any(answer.get(key) not in STATES | {None} for key in keys):
-            raise _confused(answer)
+            raise _unexpected(answer)
         return {key: answer.get(key) for key in keys}
 
     def names(self) -> list[str]:
-        """The names of all tasks, those of others as well."""
+        """The names of all tasks, also of other users of the scheduler."""
         answer = self.ask("who_has")
         if not isinstance(answer, dict):
-            raise _confused(answer)
+            raise _unexpected(answer)
         return [key for key in answer if isinstance(key, str)]
 
     def errors(self, keys: Sequence[str]) -> dict[str, DaskError]:
-        """Why Dask could not carry these tasks to their ends."""
+        """Why Dask could not finish these tasks."""
         if not keys:
             return {}
         answer = self._run_on_scheduler("errors", list(keys))
         if not isinstance(answer, dict):
-            raise _confused(answer)
+            raise _unexpected(answer)
         return {key: _error(text) for key, text in answer.items()}
 
     # --- doing -------------------------------------------------------------------------------------------------------
 
-    def hand_over(self, batches: Sequence[Batch]) -> None:
-        """Give the jobs to the scheduler; it knows them all when this returns."""
+    def submit(self, groups: Sequence[TaskGroup]) -> None:
+        """Submit jobs; the scheduler knows them all when this returns."""
         client = self._connected()
-        keys = [key for batch in batches for key in batch.orders]
+        keys = [key for group in groups for key in group.orders]
         try:
-            futures = [future for batch in batches for future in self._mapped(client, batch)]
+            futures = [future for group in groups for future in self._mapped(client, group)]
             deadline, pause = time.monotonic() + ANSWER_SECONDS, 0.002
-            # The graph and this question take different ways.
+            # The graph and the status call travel on different connections.
             while None in self.states(keys).values():
                 if time.monotonic() > deadline:
                     raise BackendUnavailable("the Dask scheduler does not take the jobs", backend="dask")
@@ -110,12 +110,12 @@ class DaskLink:
                 pause = min(pause * 2, 0.2)
             self._run_on_scheduler("hold", keys)
         except (OSError, TimeoutError) as error:
-            raise self._away(error) from error
+            raise self._unavailable(error) from error
         for future in futures:
             future.release()
 
     def release(self, keys: Collection[str]) -> None:
-        """The scheduler may forget these tasks; one that has not started never will."""
+        """Release tasks at the scheduler; one that has not started never will."""
         if keys:
             self._run_on_scheduler("release", list(keys))
 
@@ -132,17 +132,17 @@ class DaskLink:
         try:
             return client.sync(client._run_on_scheduler, on_scheduler(name), keys, callback_timeout=ANSWER_SECONDS)
         except (OSError, TimeoutError) as error:
-            raise self._away(error) from error
+            raise self._unavailable(error) from error
 
     @staticmethod
-    def _mapped(client: distributed.Client, batch: Batch) -> Sequence[distributed.Future[None]]:
+    def _mapped(client: distributed.Client, group: TaskGroup) -> Sequence[distributed.Future[None]]:
         futures: Sequence[distributed.Future[None]] = client.map(
             on_worker(),
-            list(batch.orders.values()),
-            key=list(batch.orders),
-            workers=list(batch.workers) or None,
-            resources=dict(batch.resources) or None,
-            priority=batch.priority,
+            list(group.orders.values()),
+            key=list(group.orders),
+            workers=list(group.workers) or None,
+            resources=dict(group.resources) or None,
+            priority=group.priority,
             retries=0,
             pure=False,
         )
@@ -183,7 +183,7 @@ class DaskLink:
             text = f"the Dask scheduler at {where.address} does not answer: {error}"
             raise BackendUnavailable(text, backend="dask") from error
 
-    def _away(self, error: Exception) -> BackendUnavailable:
+    def _unavailable(self, error: Exception) -> BackendUnavailable:
         self.close()
         words = str(error) or type(error).__name__
         return BackendUnavailable(f"the Dask scheduler does not answer: {words}", backend="dask")
@@ -195,6 +195,6 @@ def _error(text: object) -> DaskError:
     return DaskError(f"Dask could not run the task: {text!s:.500}" if text else "Dask gives no reason")
 
 
-def _confused(answer: object) -> BackendConfused:
-    text = f"the Dask scheduler gave an answer that means nothing: {answer!r:.200}"
+def _unexpected(answer: object) -> BackendConfused:
+    text = f"the Dask scheduler gave an unexpected answer: {answer!r:.200}"
     return BackendConfused(text, backend="dask", output_tail=repr(answer)[-2000:])

@@ -1,0 +1,96 @@
+"""Reads files that a job may have replaced.
+
+A job can write into the directory of its attempt, so a log or a record may be a link to any file of the host, a FIFO, a
+device, or huge. Every component below a trusted root is opened relative to the one before, without following links.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+SMALL = 64 * 1024
+"""The size that exit records, claims and the like never exceed."""
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_REFUSED = (errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.ENODEV)
+"""The errors of a link, of a file in place of a directory, and of a socket or a device without a driver."""
+
+
+class UnsafeFile(OSError):
+    """The file must not be read: reached through a link, not a regular file, or too large."""
+
+    def __init__(self, why: str, path: str) -> None:
+        super().__init__(errno.EINVAL, why, path)
+
+
+@dataclass(frozen=True, slots=True)
+class SmallFile:
+    """The content of a small file and the time of its last change."""
+
+    data: bytes
+    modified: float
+
+    @property
+    def text(self) -> str:
+        return self.data.decode("utf-8", "replace")
+
+
+@contextmanager
+def opened(path: str, *, root: str) -> Iterator[int]:
+    """A descriptor of a regular file below `root`. Raises UnsafeFile, and OSError as `open` does.
+
+    Links in `root` itself are followed. Opening directories also makes network filesystems look again for new files.
+    """
+    *directories, name = _components(path, root)
+    held = os.open(root, _DIRECTORY)
+    try:
+        for each in directories:
+            below = _open(each, _DIRECTORY | os.O_NOFOLLOW, held, path)
+            os.close(held)
+            held = below
+        file = _open(name, _FILE, held, path)
+    finally:
+        os.close(held)
+    try:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise UnsafeFile("not a regular file", path)
+        yield file
+    finally:
+        os.close(file)
+
+
+def read_small(path: str, *, root: str, limit: int = SMALL) -> SmallFile | None:
+    """The whole of a file below `root`; None if there is none. Raises UnsafeFile, also above `limit`, and OSError."""
+    try:
+        with opened(path, root=root) as file:
+            data = b""
+            while len(data) <= limit and (block := os.read(file, limit + 1 - len(data))):
+                data += block
+            if len(data) > limit:
+                raise UnsafeFile(f"larger than {limit} bytes", path)
+            return SmallFile(data, os.fstat(file).st_mtime)
+    except FileNotFoundError:
+        return None
+
+
+def _components(path: str, root: str) -> list[str]:
+    relative = path.removeprefix(root.rstrip("/") + "/")
+    components = [each for each in relative.split("/") if each not in ("", ".")]
+    if relative == path or not components or ".." in components:
+        raise ValueError(f"{path} is not below {root}")
+    return components
+
+
+def _open(name: str, flags: int, directory: int, path: str) -> int:
+    try:
+        return os.open(name, flags, dir_fd=directory)
+    except OSError as error:
+        if error.errno in _REFUSED:
+            raise UnsafeFile(f"{name} is a link or not a regular file", path) from error
+        raise OSError(error.errno, error.strerror, path) from error
