@@ -44,7 +44,8 @@ class AttemptFiles:
         directory, workspace = split(workspace_dir.rstrip("/"))
         base = join(directory, job_name)
         own_directory = workspace == WORKSPACE and _OF_SERVICE.fullmatch(job_name) is not None
-        return cls(base, workspace_dir, join(directory, "logs") if own_directory else base + ".logs")
+        logs = join(directory, "logs") if own_directory else base + ".logs"
+        return cls(base, join(directory, workspace), logs)
 
     @property
     def directory(self) -> str:
