@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "ccat_workflow_manager"
-_NAMED_BY_FIRST_ARGUMENT = ("point", "doing", "begin", "transact")
+_NAMED_BY_FIRST_ARGUMENT = ("point", "around", "begin", "transact")
 
 
 def modules() -> list[Path]:

@@ -96,7 +96,7 @@ def test_every_side_effect_has_a_point(path: Path) -> None:
 def test_a_side_effect_whose_point_is_taken_away_is_noticed(name: str) -> None:
     path = PACKAGE / name
     text = path.read_text(encoding="utf-8")
-    without = re.sub(r"faults\.(doing|point)\(", r"faults.gone(", text)
+    without = re.sub(r"failpoints\.(around|point)\(", r"failpoints.gone(", text)
     assert without != text
     assert bare(path, without) != set()
 
