@@ -1,4 +1,4 @@
-"""The composition root: from settings to everything that a process works with, each part made when first needed."""
+"""The composition root: builds every part of a process from the settings, when the part is first used."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from ccat_workflow_manager.execution import runtime
 from ccat_workflow_manager.hpc import registry
 from ccat_workflow_manager.hpc.base import HPCBackend
 from ccat_workflow_manager.lifecycle.breaker import BreakerPolicy
+from ccat_workflow_manager.services.backend_handle import BackendHandle
 from ccat_workflow_manager.services.breakers import Breakers
 from ccat_workflow_manager.services.cancel import Canceller
 from ccat_workflow_manager.services.catalogue import Catalogue
@@ -28,16 +29,17 @@ from ccat_workflow_manager.services.orphans import OrphanReaper
 from ccat_workflow_manager.services.poll import Poller
 from ccat_workflow_manager.services.queues import QueueHints
 from ccat_workflow_manager.services.requests import Requests
-from ccat_workflow_manager.services.worker_context import Site, WorkerContext
+from ccat_workflow_manager.services.status_updater import StatusUpdater
+from ccat_workflow_manager.services.worker_context import WorkerContext, WorkerHost
 from ccat_workflow_manager.settings import Settings
 
 _RETRY_BACKEND_SECONDS = 10
-_TELL_SECONDS = 5.0
+_ALIVE_SECONDS = 5.0
 _EXIT_RECORD_WAIT_SECONDS = 5
 
 
 class Context:
-    """One process's view of the deployment. Nothing connects before it is used, so a process may fork before."""
+    """The parts of one process. None of them connects before it is used, so a process may fork before that."""
 
     def __init__(self, settings: Settings, *, backends: tuple[str, ...] = ()) -> None:
         self.settings = settings
@@ -45,7 +47,7 @@ class Context:
         self.worker = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:6]}"
         self._backends: dict[str, HPCBackend] = {}
         self._completed = 0
-        self._told = -_TELL_SECONDS
+        self._reported_alive = -_ALIVE_SECONDS
 
     # --- shared by manager and worker --------------------------------------------------------------------------------
 
@@ -94,14 +96,14 @@ class Context:
             database=self.database,
             doorbell=self.doorbell,
             catalogue=self.catalogue,
-            site=Site(
+            host=WorkerHost(
                 base_dir=str(settings.pipeline_base_dir),
                 sif_cache_dir=str(settings.sif_cache_dir),
                 runtime=self.runtime,
                 log_limit_mb=settings.log_limit_mb,
                 exit_record_wait_seconds=_EXIT_RECORD_WAIT_SECONDS,
             ),
-            backend=self.backend,
+            backend_handle=self.backend_handle,
             lease_seconds=settings.lease_seconds,
             grace_seconds=settings.unknown_grace_seconds,
             cancel_confirm_seconds=settings.cancel_confirm_seconds,
@@ -127,12 +129,16 @@ class Context:
         return Collector(self.worker_context)
 
     @cached_property
+    def status_updater(self) -> StatusUpdater:
+        return StatusUpdater(self.worker_context, self.collector)
+
+    @cached_property
     def poller(self) -> Poller:
-        return Poller(self.worker_context, self.collector)
+        return Poller(self.worker_context, self.status_updater)
 
     @cached_property
     def launcher(self) -> Launcher:
-        return Launcher(self.worker_context, self.poller)
+        return Launcher(self.worker_context, self.status_updater)
 
     @cached_property
     def canceller(self) -> Canceller:
@@ -147,7 +153,15 @@ class Context:
 
     @cached_property
     def answers(self) -> Answers:
-        return Answers(str(self.settings.pipeline_base_dir), self.backend)
+        return Answers(str(self.settings.pipeline_base_dir), self.backend_handle)
+
+    def backend_handle(self, name: str) -> BackendHandle:
+        """The backend with this name, for services. Raises BackendError."""
+        return BackendHandle.create(name, self.backend)
+
+    def use_backend(self, name: str, backend: HPCBackend) -> None:
+        """Take this object as the backend `name`, in place of the one that the settings describe."""
+        self._backends[name] = backend
 
     def backend(self, name: str) -> HPCBackend:
         """The backend with this name, configured by the settings."""
@@ -174,28 +188,28 @@ class Context:
         return known
 
     def _runs_images(self, name: str) -> bool:
-        """Whether a backend needs no container runtime beside it. One that cannot be used now may need one later."""
+        """Whether the backend starts containers itself. False if it cannot be set up now."""
         try:
             return self.backend(name).runs_images
         except BackendError:
             return False
 
-    # --- signs of life -----------------------------------------------------------------------------------------------
+    # --- heartbeat ---------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def busy(self, what: str) -> Iterator[None]:
-        """One piece of work: counted when it is done, told with the next sign of life."""
+    def busy(self) -> Iterator[None]:
+        """Counts one task. The next heartbeat reports the count."""
         try:
             yield
         finally:
             self._completed += 1
 
     def alive(self) -> None:
-        """Called by the main loop of a worker whenever it comes around; written down every few seconds."""
+        """Record a heartbeat, at most once in a few seconds. The main loop of a worker calls this in every turn."""
         now = time.monotonic()
-        if now - self._told < _TELL_SECONDS:
+        if now - self._reported_alive < _ALIVE_SECONDS:
             return
-        self._told = now
+        self._reported_alive = now
         completed, self._completed = self._completed, 0
         with self.database.begin("commit.alive") as unit:
             fleet = FleetStore(unit)
@@ -203,7 +217,7 @@ class Context:
                 fleet.register(self.worker, socket.gethostname(), os.getpid(), self.backends)
 
     def close(self) -> None:
-        """Give back what this process holds."""
+        """Close the backends and the connections to the database."""
         for backend in self._backends.values():
             backend.close()
         if "database" in self.__dict__:

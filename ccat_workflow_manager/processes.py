@@ -17,9 +17,7 @@ from ccat_workflow_manager.db.migrate import require_current
 from ccat_workflow_manager.doorbell import listen
 from ccat_workflow_manager.errors import BackendError, WorkflowError
 from ccat_workflow_manager.execution import runtime
-from ccat_workflow_manager.managers.loop import Loop
-from ccat_workflow_manager.managers.result_manager import OrphansLoop, PollLoop, QueuesLoop
-from ccat_workflow_manager.managers.workflow_manager import LeaseSweep, RequeueSweep
+from ccat_workflow_manager.managers.loops import LeaseSweep, Loop, OrphansLoop, PollLoop, QueuesLoop, RequeueSweep
 from ccat_workflow_manager.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""What RQ calls. A message names a backend and rows to look at; the database knows what there is to do with them."""
+"""The functions that RQ calls. A message names a backend and step runs; the database holds what is to be done."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import Any
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.doorbell import BATCH, Bell
 from ccat_workflow_manager.errors import ServiceUnavailable
-from ccat_workflow_manager.services.queues import look_at_queues
+from ccat_workflow_manager.services.queues import poll_queues
 
 log = logging.getLogger(__name__)
 
 COLLECT_BATCH = 50
-"""Results that one worker holds at a time: collecting can take long, and others may be free."""
+"""Results that one worker collects at a time: it can take long, and other workers may be idle."""
 
 _context: Context | None = None
 
 
 def bind(context: Context) -> None:
-    """Give the tasks of this process what they work with."""
-    global _context  # noqa: PLW0603  RQ calls functions by name: they find their context here
+    """Set the context of all tasks of this process."""
+    global _context  # noqa: PLW0603  RQ calls functions by name, so their context is global
     _context = context
 
 
 def launch(backend: str, ids: Sequence[str]) -> None:
-    """Launch a batch of ready step runs, the most urgent first: those of the message, or more urgent ones."""
+    """Launch up to BATCH ready step runs, the most urgent first. They need not be those of the message."""
 
     def work(context: Context) -> None:
         if context.launcher.launch(backend, BATCH) == BATCH:
@@ -36,23 +36,23 @@ def launch(backend: str, ids: Sequence[str]) -> None:
 
 
 def notice(backend: str, ids: Sequence[str]) -> None:
-    """Look at the jobs whose ends were noticed."""
+    """Poll the jobs whose ends the backend has reported."""
 
     def work(context: Context) -> None:
         job_ids = context.doorbell.take_notices(backend)
         if job_ids:
-            context.poller.follow_jobs(backend, job_ids)
+            context.poller.poll_jobs(backend, job_ids)
 
     _do(f"notice {backend}", work)
 
 
 def follow(backend: str, ids: Sequence[str]) -> None:
-    """Ask for all jobs of the backend."""
-    _do(f"follow {backend}", lambda context: context.poller.follow_all(backend))
+    """Poll all live jobs of the backend."""
+    _do(f"follow {backend}", lambda context: context.poller.poll_all(backend))
 
 
 def collect(backend: str, ids: Sequence[str]) -> None:
-    """Collect a batch of results that wait for it."""
+    """Collect up to COLLECT_BATCH results."""
 
     def work(context: Context) -> None:
         if context.collector.collect_waiting(backend, COLLECT_BATCH) == COLLECT_BATCH:
@@ -67,13 +67,13 @@ def cancel(backend: str, ids: Sequence[str]) -> None:
 
 
 def reap(backend: str, ids: Sequence[str]) -> None:
-    """Look for jobs of this backend that nobody waits for any more."""
+    """Stop the orphans of this backend."""
     _do(f"reap {backend}", lambda context: context.reaper.reap(backend))
 
 
 def queues(backend: str, ids: Sequence[str]) -> None:
-    """See what the queues of this backend are like."""
-    _do(f"queues {backend}", lambda context: look_at_queues(context.worker_context, backend))
+    """Poll the queues of this backend."""
+    _do(f"queues {backend}", lambda context: poll_queues(context.worker_context, backend))
 
 
 def ask(question: Mapping[str, Any]) -> Any:
@@ -82,11 +82,11 @@ def ask(question: Mapping[str, Any]) -> Any:
 
 
 def _do(what: str, work: Callable[[Context], Any]) -> Any:
-    """The task entry: whatever goes wrong is logged here, and what was in hand is found again by the sweep."""
+    """Log every error of a task. The sweep finds its step runs again when their leases have expired."""
     if _context is None:
         raise RuntimeError("tasks.bind was not called in this process")
     try:
-        with _context.busy(what):
+        with _context.busy():
             return work(_context)
     except ServiceUnavailable as error:
         log.warning("%s: %s", what, error.message)

@@ -37,7 +37,7 @@ from ccat_workflow_manager.db.views.sql import Row
 from ccat_workflow_manager.errors import WorkflowError
 from ccat_workflow_manager.hpc import registry
 from ccat_workflow_manager.hpc.base import Availability
-from ccat_workflow_manager.services.queues import queues_seen
+from ccat_workflow_manager.services.queues import stored_queues
 from ccat_workflow_manager.settings import Settings
 
 health = APIRouter(tags=["service"])
@@ -131,7 +131,7 @@ def _backend(name: str, context: Context, known: Availability | None, state: Bac
         "reason": known.reason,
         "installation_hint": known.installation_hint,
         **asdict(state or BackendState()),
-        "queues": queues_seen(context.doorbell, name),
+        "queues": stored_queues(context.doorbell, name),
     }
 
 

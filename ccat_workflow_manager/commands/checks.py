@@ -24,7 +24,7 @@ from ccat_workflow_manager.embedded.server import programs_of
 from ccat_workflow_manager.errors import ConfigurationError, WorkflowError
 from ccat_workflow_manager.execution import runtime
 from ccat_workflow_manager.hpc import registry
-from ccat_workflow_manager.services.queues import queues_seen
+from ccat_workflow_manager.services.queues import stored_queues
 from ccat_workflow_manager.setting_rules import PREFIX
 from ccat_workflow_manager.settings import Settings
 
@@ -292,7 +292,7 @@ def _accounting(settings: Settings, states: Mapping[str, BackendState]) -> Itera
         return
     doorbell = Doorbell(url)
     for name in states:
-        words = {str(queue["details"].get("accounting", "ok")) for queue in queues_seen(doorbell, name)}
+        words = {str(queue["details"].get("accounting", "ok")) for queue in stored_queues(doorbell, name)}
         for each in sorted(words - _ACCOUNTING_IN_ORDER):
             hint = "look at its database (for Slurm: slurmdbd); without it old jobs are taken as lost"
             yield Check(f"accounting {name}", False, each, hint)

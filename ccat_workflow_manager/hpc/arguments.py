@@ -1,6 +1,7 @@
-"""The arguments of `submit` as scripts write them: paths as `Path`, resources as a mapping, None for what is not there.
+"""Convert the arguments of `submit` from what scripts pass to the exact types that backends get.
 
-Backends see one form only. What means nothing is refused here in a sentence, not as an AttributeError further inside.
+A script may pass a `Path` for a path, a mapping for resources, and None for what does not exist. Every function raises
+BackendRejected with a readable sentence for a value that has no meaning.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ _KNOWN = (*_NUMBERS, "gpu", *_TEXTS, "extra")
 
 
 def command_of(value: object) -> tuple[str, ...]:
-    """The argument vector; a single text is none, for nobody takes it apart."""
+    """Validate the argument vector. A single text is rejected: it is never split."""
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
         raise _rejected(f"execution_command is a list of arguments, one text each, not {value!r:.200}")
     return tuple(word if isinstance(word, str) else _path("an argument of the command", word) for word in value)
 
 
 def path_of(name: str, value: object) -> str:
-    """A path as absolute text; None is an empty one."""
+    """A path as absolute text; empty for None."""
     if value is None:
         return ""
     path = value if isinstance(value, str) else _path(name, value)
@@ -51,7 +52,7 @@ def environment_of(value: object) -> Mapping[str, str]:
 
 
 def resources_of(value: object) -> Resources:
-    """None and missing fields stand for what a step gets that asks for nothing."""
+    """Resources from a mapping. None and missing fields stand for the defaults of a step."""
     if isinstance(value, Resources):
         return value
     if value is None:
@@ -61,23 +62,23 @@ def resources_of(value: object) -> Resources:
     unknown = [str(name) for name in value if name not in _KNOWN]
     if unknown:
         raise _rejected(f"there are no resources {', '.join(unknown)}; known are {', '.join(_KNOWN)}")
-    said: dict[str, Any] = {name: each for name, each in value.items() if each is not None}
+    given: dict[str, Any] = {name: each for name, each in value.items() if each is not None}
     for name in (*_NUMBERS, "gpu"):
-        if name in said:
-            _check_number(name, said[name])
+        if name in given:
+            _check_number(name, given[name])
     for name in _TEXTS:
-        if not isinstance(said.get(name, ""), str):
-            raise _rejected(f"{name} is a text, not {said[name]!r:.200}")
-    if not isinstance(said.get("extra", {}), Mapping):
-        raise _rejected(f"extra is a mapping, not {said['extra']!r:.200}")
-    return Resources(**said)
+        if not isinstance(given.get(name, ""), str):
+            raise _rejected(f"{name} is a text, not {given[name]!r:.200}")
+    if not isinstance(given.get("extra", {}), Mapping):
+        raise _rejected(f"extra is a mapping, not {given['extra']!r:.200}")
+    return Resources(**given)
 
 
 def _check_number(name: str, value: object) -> None:
     kinds = int if name == "gpu" else int | float
     if isinstance(value, bool) or not isinstance(value, kinds) or not isfinite(value):
-        what = "a whole number" if name == "gpu" else "a number"
-        raise _rejected(f"{name} is {what}, not {value!r:.200}")
+        kind = "a whole number" if name == "gpu" else "a number"
+        raise _rejected(f"{name} is {kind}, not {value!r:.200}")
     if value < 0 or (value == 0 and name != "gpu"):
         raise _rejected(f"{name} cannot be {value!r}")
 
@@ -89,4 +90,4 @@ def _path(name: str, value: object) -> str:
 
 
 def _rejected(why: str) -> BackendRejected:
-    return BackendRejected(f"this job cannot be taken as it was asked for: {why}")
+    return BackendRejected(f"this job has an invalid argument: {why}")

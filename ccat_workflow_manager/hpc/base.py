@@ -1,18 +1,12 @@
-"""The interface of a backend: four methods that every one has, and more that have a working default.
-
-A backend is created with keyword settings, keeps no state that another process would need, and may be used from one
-thread at a time. It raises `BackendUnavailable` when its service cannot be reached, `BackendConfused` when an answer
-cannot be read, `BackendRejected` when a job can never run and `JobDeferred` when one job has to wait while others need
-not; it never turns any of these into the state of a job.
-"""
+"""The interface of a backend: four methods that every one has, and more that have a working default."""
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
-from os import PathLike
 from typing import Any, ClassVar
 
 from ccat_workflow_manager.errors import BackendError, BackendRejected, JobDeferred, WorkflowError
@@ -54,7 +48,7 @@ class Capabilities:
     """What a backend does beyond the four methods. The contract suite proves each claim."""
 
     bulk_status: bool = False
-    """`get_statuses` costs one call to the scheduler however many ids it is given."""
+    """`get_statuses` costs one call to the scheduler, however many ids it gets."""
     bulk_submit: bool = False
     """`submit_many` costs (much) less than its jobs submitted one by one."""
     find: bool = False
@@ -70,7 +64,7 @@ class Capabilities:
     live_logs: bool = True
     """Logs can be read while the job runs."""
     lists: bool = False
-    """`list_jobs` names every job that has not ended, so that jobs that nobody waits for any more are noticed."""
+    """`list_jobs` names every job that has not ended, so that the service finds orphans."""
     time_limit: bool = True
     memory_limit: bool = True
     gpu: bool = False
@@ -80,32 +74,30 @@ class Capabilities:
 class JobRequest:
     """The arguments of `submit` as one value, for `submit_many`.
 
-    They may be given as loosely as to `submit` itself (see `arguments.py`), and are then what they say here.
+    The constructor takes them as loosely as `BulkBackend.submit` (see `arguments.py`); the fields have exactly the
+    types that are written here.
     """
 
-    execution_command: Sequence[str]
-    image_ref: str | None
-    sif_path: str | None
-    input_dir: str
-    output_dir: str
-    workspace_dir: str
-    manifest_path: str
-    resource_requirements: Resources
-    environment_variables: Mapping[str, str]
-    job_name: str
+    execution_command: Sequence[str] = ()
+    image_ref: str | None = None
+    sif_path: str | None = None
+    input_dir: str = ""
+    output_dir: str = ""
+    workspace_dir: str = ""
+    manifest_path: str = ""
+    resource_requirements: Resources = field(default_factory=Resources)
+    environment_variables: Mapping[str, str] = field(default_factory=dict)
+    job_name: str = ""
     priority: int = 0
+    """Not an argument of `submit`, like `mounts`."""
     mounts: Sequence[Mount] = ()
-    """For a backend that runs images itself: all that the container is to see."""
+    """Everything that the container is to see, for a backend that runs images itself."""
 
     def __post_init__(self) -> None:
-        image = self.sif_path
-        exact = {
+        paths = ("input_dir", "output_dir", "workspace_dir", "manifest_path")
+        exact = {name: arguments.path_of(name, getattr(self, name)) for name in paths} | {
             "execution_command": arguments.command_of(self.execution_command),
-            "sif_path": None if image is None else arguments.path_of("sif_path", image),
-            "input_dir": arguments.path_of("input_dir", self.input_dir),
-            "output_dir": arguments.path_of("output_dir", self.output_dir),
-            "workspace_dir": arguments.path_of("workspace_dir", self.workspace_dir),
-            "manifest_path": arguments.path_of("manifest_path", self.manifest_path),
+            "sif_path": arguments.path_of("sif_path", self.sif_path) or None,
             "resource_requirements": arguments.resources_of(self.resource_requirements),
             "environment_variables": arguments.environment_of(self.environment_variables),
             "job_name": arguments.name_of(self.job_name),
@@ -113,17 +105,31 @@ class JobRequest:
         for name, value in exact.items():
             object.__setattr__(self, name, value)
 
+    @classmethod
+    def of_submit(cls, keywords: Mapping[str, Any]) -> JobRequest:
+        """The request of one call of `submit`. Raises TypeError unless exactly its arguments are given."""
+        if wrong := keywords.keys() ^ _SUBMIT_ARGUMENTS:
+            raise TypeError(f"submit() lacks, or does not take, the arguments {', '.join(sorted(wrong))}")
+        return cls(**keywords)
+
+    def for_submit(self) -> dict[str, Any]:
+        """The keyword arguments of `submit`."""
+        return {name: getattr(self, name) for name in _SUBMIT_ARGUMENTS}
+
+
+_SUBMIT_ARGUMENTS = frozenset(each.name for each in fields(JobRequest)) - {"priority", "mounts"}
+
 
 @dataclass(frozen=True, slots=True)
 class JobSeen:
     """A job that has not ended, as a listing shows it."""
 
     job_id: str
-    """The id as `submit` gave it: `cancel` takes it."""
+    """The id that `submit` returned and that `cancel` takes."""
     job_name: str
-    """The name as `submit` was given it."""
+    """The name that `submit` was given."""
     since: datetime | None = None
-    """When the backend took it, if the listing says so."""
+    """When the backend accepted the job, if the listing shows that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +145,7 @@ class QueueStatus:
     memory_total_gb: float | None = None
     memory_used_gb: float | None = None
     limits: QueueLimits | None = None
-    """For queues that `resources.partition` can name: what one job may ask of them."""
+    """The most that one job may ask for, if `resources.partition` can name this queue."""
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -154,21 +160,53 @@ class ResourceUsage:
 
 
 class HPCBackend(ABC):
-    """Where jobs run."""
+    """Where jobs run: the interface between the service and one scheduler.
+
+    The life of a job. The service calls `submit` once for an attempt, with a job name that no other attempt ever has.
+    It records the returned id and calls `get_statuses` for all live jobs, until the job has ended. A job `completed`
+    only if its own process ended with 0; the service then reads its exit record and its outputs. `cleanup` ends the
+    life of a job: the backend may forget it, but keeps logs and outputs.
+
+    One job for one attempt. A worker can die before it has recorded the id, and an answer can be lost. So the service
+    calls `find` with the job name before it submits an attempt again. A backend that claims `capabilities.find` knows
+    the job from the moment `submit` was called. If it cannot tell yet whether the scheduler has accepted the job, it
+    raises JobDeferred, and the service tries again later.
+
+    States. `unknown` means that the backend does not know the id, or not any more. It is never a guess: the service
+    takes a job as lost only after it was unknown for a whole grace period, and takes it back if it reappears.
+
+    Errors. `BackendUnavailable`: the scheduler cannot be reached. `BackendConfused`: its answer cannot be read.
+    `BackendRejected`: this job can never run as it was requested. `JobDeferred`: this job has to wait, while others
+    need not. None of them changes the state of a job, and no method returns a state in place of one of them. Any other
+    exception counts as BackendConfused.
+
+    Cancelling. `cancel` asks for the end of the job and of all its processes, and may return before they have ended.
+    The service records CANCELLED when `get_statuses` shows the end.
+
+    Many jobs. `submit_many`, `get_statuses`, `cancel_many` and `cleanup_many` have defaults that go job by job. A
+    scheduler that takes many jobs in one call overrides them; `BulkBackend` then supplies `submit`.
+
+    Workers. Any worker on any machine may ask for any job, so the object keeps no state that another process would
+    need. Its settings are the keywords of its constructor. One thread at a time uses it.
+
+    What a backend does beyond the four abstract methods it claims in `capabilities`; what it does not claim, the
+    service does itself or does without. `ccat-wm backend check NAME` proves the claims.
+    """
 
     name: ClassVar[str] = ""
     capabilities: ClassVar[Capabilities] = Capabilities()
     runs_images: bool = False
-    """The backend starts the container itself, from `image_ref` as the step names it: the command is that of the step
-    alone, with the paths as the container sees them, and `mounts` says what is where. It may depend on settings."""
+    """The backend starts the container itself, from `image_ref` as the step names it. `execution_command` is then the
+    command of the step alone, with the paths that the container sees, and `JobRequest.mounts` says what is mounted
+    where. May depend on settings."""
     submit_seconds: ClassVar[float] = 0
-    """How long `submit` or `submit_many` may stay silent at worst; leases are held that much longer meanwhile."""
+    """The longest time that `submit` or `submit_many` takes. Leases are extended by as much before the call."""
     start_seconds: ClassVar[float] = 0
-    """How long the first job may wait for what it is to run in."""
+    """The longest time that the first job waits for its pilot, cluster or node."""
 
     @classmethod
     def is_available(cls) -> Availability:
-        """Whether this backend can be used here. Must not need configuration and must be quick."""
+        """Whether this backend can be used here. Must be quick, and must not need configuration."""
         return Availability(True)
 
     # --- the four that every backend has ---------------------------------------------------------------------------
@@ -190,16 +228,16 @@ class HPCBackend(ABC):
     ) -> str:
         """Start a job and return its id.
 
-        `execution_command` is the whole argument vector to run on the host (with the container runtime in front, where
-        there is one); it reaches the program byte for byte. `job_name` is unique for each attempt, for ever.
+        `execution_command` is the whole argument vector to run on the host, with the container runtime in front where
+        there is one. It reaches the program byte for byte.
 
-        The service gives exactly these types. Ours also take what scripts write: any path-like, a mapping of resources
-        (`{"cpu": 4}`), None for a directory, image or manifest that there is not.
+        The service passes exactly these types. Our backends also take any path-like, a mapping of resources
+        (`{"cpu": 4}`), and None for a directory, an image or a manifest that does not exist.
         """
 
     @abstractmethod
     def get_status(self, job_id: str) -> HPCJobInfo:
-        """The job as it is now; status `unknown` for an id that the backend does not know (any more)."""
+        """The present state of the job; `unknown` for an id that the backend does not know (any more)."""
 
     @abstractmethod
     def cancel(self, job_id: str) -> None:
@@ -212,40 +250,27 @@ class HPCBackend(ABC):
     # --- with defaults ---------------------------------------------------------------------------------------------
 
     def submit_many(self, requests: Sequence[JobRequest]) -> list[str | BackendError]:
-        """Submit several jobs; for each its id or the error that it met, in order.
+        """Submit several jobs. Returns the id or the error of each, in order.
 
-        When the service itself is away, the first BackendUnavailable stands for all the rest.
+        If the scheduler becomes unavailable, its error may stand for all jobs that were not submitted yet.
         """
         results: list[str | BackendError] = []
         for request in requests:
             try:
-                results.append(
-                    self.submit(
-                        execution_command=request.execution_command,
-                        image_ref=request.image_ref,
-                        sif_path=request.sif_path,
-                        input_dir=request.input_dir,
-                        output_dir=request.output_dir,
-                        workspace_dir=request.workspace_dir,
-                        manifest_path=request.manifest_path,
-                        resource_requirements=request.resource_requirements,
-                        environment_variables=request.environment_variables,
-                        job_name=request.job_name,
-                    )
-                )
+                results.append(self.submit(**request.for_submit()))
             except BackendError as error:
                 results.append(error)
         return results
 
     def full(self, resources: Resources, priority: int) -> JobDeferred | None:
-        """Why a job that asks for this would have to wait, if that is known without asking anybody.
+        """The JobDeferred that such a job would meet, if the backend knows of it without asking its scheduler.
 
-        Asked before anything is staged for a job. None: submit it and see. Must be quick and must not raise.
+        The service calls this before it stages a job. None: submit it and see. Must be quick and must not raise.
         """
         return None
 
     def get_statuses(self, job_ids: Sequence[str]) -> dict[str, HPCJobInfo]:
-        """The state of many jobs; every id that was asked for is in the answer."""
+        """The state of each of these jobs, without exception."""
         return {job_id: self.get_status(job_id) for job_id in job_ids}
 
     def cancel_many(self, job_ids: Sequence[str]) -> None:
@@ -258,13 +283,12 @@ class HPCBackend(ABC):
         return None
 
     def list_jobs(self) -> Iterable[JobSeen]:
-        """Every job that has not ended (waiting, running or ending) and was submitted under one of our names.
+        """Every job that has not ended (waiting, running or ending) and whose name begins with JOB_PREFIX.
 
-        Only backends with `capabilities.lists` override this. Ours are those whose names begin with
-        `lifecycle.models.JOB_PREFIX`, whichever process, worker or deployment has submitted them: a backend does not
-        tell them apart. One call to the service, or a few, however many jobs there are. The answer may be
-        as old as that of `get_status`, and may contain a job that ends meanwhile. Raises BackendUnavailable and
-        BackendConfused rather than give a part of the list.
+        Only backends with `capabilities.lists` override this. The jobs of other workers and of other deployments are in
+        the list too: a backend cannot distinguish them. It makes one call to its scheduler, or a few, however many jobs
+        there are. The answer may be as old as that of `get_status`, and may contain a job that ends meanwhile. Raises
+        BackendUnavailable or BackendConfused rather than return a part of the list.
         """
         raise WorkflowError(f"the backend {self.name} does not list its jobs")
 
@@ -273,7 +297,7 @@ class HPCBackend(ABC):
         return []
 
     def get_resource_usage(self, job_id: str) -> ResourceUsage | None:
-        """What a running job uses now, if the backend can tell."""
+        """What a running job uses now, if the backend knows that."""
         return None
 
     def cleanup(self, job_id: str) -> None:  # noqa: B027  doing nothing is a good default
@@ -291,49 +315,21 @@ class HPCBackend(ABC):
         return "".join(self.get_logs(job_id).splitlines(keepends=True)[-lines:])
 
     def listen(self, on_change: Callable[[Sequence[str]], None]) -> Callable[[], None]:
-        """Call `on_change(job_ids)` from another thread when jobs end, until the returned function is called.
+        """Call `on_change(job_ids)` from another thread when jobs end. Returns a function that ends this.
 
-        Only backends with `capabilities.notifies` override this; polling finds everything as well, only later.
+        Only backends with `capabilities.notifies` override this. Without it the next poll finds the same ends.
         """
         raise WorkflowError(f"the backend {self.name} does not notify")
 
     def close(self) -> None:  # noqa: B027  doing nothing is a good default
-        """Give back what this object holds (connections, threads); jobs go on."""
+        """Release connections and threads of this object. Jobs go on."""
 
 
 class BulkBackend(HPCBackend):
-    """A backend that takes jobs in batches: one job is a batch of one.
+    """A backend whose own call submits many jobs. `submit` calls `submit_many` with one request."""
 
-    `submit` takes its arguments as loosely as JobRequest does; `submit_many` sees them as they are to be.
-    """
-
-    def submit(
-        self,
-        *,
-        execution_command: Sequence[str | PathLike[str]],
-        image_ref: str | None,
-        sif_path: str | PathLike[str] | None,
-        input_dir: str | PathLike[str] | None,
-        output_dir: str | PathLike[str] | None,
-        workspace_dir: str | PathLike[str],
-        manifest_path: str | PathLike[str] | None,
-        resource_requirements: Resources | Mapping[str, Any] | None,
-        environment_variables: Mapping[str, str] | None,
-        job_name: str,
-    ) -> str:
-        given: dict[str, Any] = {
-            "execution_command": execution_command,
-            "image_ref": image_ref,
-            "sif_path": sif_path,
-            "input_dir": input_dir,
-            "output_dir": output_dir,
-            "workspace_dir": workspace_dir,
-            "manifest_path": manifest_path,
-            "resource_requirements": resource_requirements,
-            "environment_variables": environment_variables,
-            "job_name": job_name,
-        }
-        request = JobRequest(**given)
+    def submit(self, **keywords: Any) -> str:
+        request = JobRequest.of_submit(keywords)
         if self.capabilities.executes and not request.workspace_dir:
             raise BackendRejected("the job has no workspace_dir, and it needs one to run in", backend=self.name)
         [result] = self.submit_many([request])
@@ -341,11 +337,14 @@ class BulkBackend(HPCBackend):
             raise result
         return result
 
+    # `help` and editors show the arguments of the interface.
+    submit.__signature__ = inspect.signature(HPCBackend.submit)  # type: ignore[attr-defined]
+
     @abstractmethod
     def submit_many(self, requests: Sequence[JobRequest]) -> list[str | BackendError]:
-        """Submit several jobs; for each its id or the error that it met, in order."""
+        """Submit several jobs. Returns the id or the error of each, in order."""
 
 
 def unknown(job_ids: Sequence[str]) -> dict[str, HPCJobInfo]:
-    """The honest answer when nothing is known."""
+    """`unknown` for each of these jobs."""
     return dict.fromkeys(job_ids, UNKNOWN)

@@ -1,4 +1,4 @@
-"""Breakers as operators and the sweep see them: releasing one, and forgetting what is long over."""
+"""Circuit breakers: withdrawing queued jobs when one opens, releasing one, and removing those that are over."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ccat_workflow_manager.lifecycle.breaker import OFF, BreakerPolicy
 _WITHDRAWN_AT_ONCE = 1000
 
 
-def withdraw(database: Database, doorbell: Doorbell) -> int:
-    """Take back the jobs that still wait at their backends though a breaker holds their like back: how many.
+def withdraw_queued(database: Database, doorbell: Doorbell) -> int:
+    """Cancel the jobs that are still queued at a backend and whose breaker is open. Returns how many.
 
-    Their step runs go back to PENDING when the jobs are known to be gone. What runs already goes on: it may succeed.
+    Their step runs return to PENDING when the jobs have ended. Running jobs go on: they may succeed.
     """
     with database.read() as unit:
         if not unit.execute("SELECT EXISTS (SELECT 1 FROM breakers WHERE opened_at IS NOT NULL)").scalar():
@@ -39,7 +39,7 @@ class Breakers:
         self._policy = policy
 
     def release(self, breaker_id: UUID, *, actor: str) -> str:
-        """Let go what it holds back, and begin to count anew: the breaker as it was, as JSON."""
+        """Close a breaker and ring for the step runs it kept back. Returns the breaker as it was, as JSON."""
         with self._database.begin("commit.breaker-release") as unit:
             store = BreakerStore(unit, self._policy)
             store.lock(breaker_id)
@@ -51,18 +51,18 @@ class Breakers:
         return text
 
     def sweep(self) -> None:
-        """Forget failures that were followed by nothing, and all there is once breakers are switched off.
+        """Remove breakers whose failures are out of date, or all of them if breakers are switched off.
 
-        What slipped through while a breaker opened is withdrawn.
+        Withdraw jobs that were launched while their breaker opened.
         """
-        withdraw(self._database, self._doorbell)
+        withdraw_queued(self._database, self._doorbell)
         with self._database.read() as unit:
             old = BreakerStore(unit, self._policy).old()
         if not old:
             return
         with self._database.begin("commit.breakers-swept") as unit:
             store = BreakerStore(unit, self._policy)
-            # Anew, and locked: one of them may have failed meanwhile.
+            # Read again under the lock: a step run may have failed meanwhile.
             old = [breaker_id for breaker_id in old if store.lock(breaker_id)]
             ready = store.close(set(store.old()) & set(old), "released", "sweep", "breakers are switched off")
             unit.after_commit(lambda: self._doorbell.ring_all(Bell.LAUNCH, ready))

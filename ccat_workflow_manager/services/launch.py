@@ -1,18 +1,16 @@
-"""Launching: claim, stage, submit, record. Whatever dies in between is found again by the job's name."""
+"""Launching: claim, stage, submit, record. If a worker dies in between, the next one finds the job by its name."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from uuid import UUID
 
-from ccat_workflow_manager import failpoints
 from ccat_workflow_manager.db.products import Upstream, upstream_of
 from ccat_workflow_manager.db.reading import load_items
 from ccat_workflow_manager.db.runs import RunStore
 from ccat_workflow_manager.definition.compiled import CompiledPipeline
-from ccat_workflow_manager.definition.substitution import substitute_step
 from ccat_workflow_manager.errors import (
     AttemptError,
     BackendError,
@@ -22,18 +20,16 @@ from ccat_workflow_manager.errors import (
     JobDeferred,
     LeaseLost,
 )
-from ccat_workflow_manager.execution.exit_record import wrapped
-from ccat_workflow_manager.execution.launch_spec import StepLaunch, UpstreamProduct, UpstreamProducts
-from ccat_workflow_manager.execution.layout import attempt_dirs
-from ccat_workflow_manager.execution.staging import Staged, stage
 from ccat_workflow_manager.failures import FailureReason
-from ccat_workflow_manager.hpc.base import HPCBackend, JobRequest
+from ccat_workflow_manager.hpc.base import JobRequest
 from ccat_workflow_manager.lifecycle.models import Facts, Transition, TransitionEvent, WorkItem
 from ccat_workflow_manager.lifecycle.states import CANCELLABLE, Event, Status
-from ccat_workflow_manager.lifecycle.verdict import cancelled, failed
-from ccat_workflow_manager.services.asking import asking
-from ccat_workflow_manager.services.poll import Poller, PollResult
-from ccat_workflow_manager.services.worker_context import Leases, WorkerContext
+from ccat_workflow_manager.lifecycle.verdict import cancelled
+from ccat_workflow_manager.services.backend_handle import BackendHandle
+from ccat_workflow_manager.services.job_requests import build_request
+from ccat_workflow_manager.services.leases import Leases
+from ccat_workflow_manager.services.status_updater import StatusUpdater
+from ccat_workflow_manager.services.worker_context import WorkerContext
 
 log = logging.getLogger(__name__)
 
@@ -44,307 +40,238 @@ SELECT (SELECT retry_at > now() FROM backends WHERE name = :name AND problem IS 
 """
 """Whether the backend is not to be tried now (null: it is well), and whether a breaker may be due for a probe."""
 _MOST_DELAYS = 6
-"""What is kept out by a limit again and again is tried less often: this many times the delay between two tries."""
+"""The delay between two tries of a step run that a limit keeps out grows up to this many times the shortest one."""
 
 
 @dataclass(slots=True)
-class _Batch:
-    """What becomes of the step runs of one claim."""
+class _Claim:
+    """The step runs of one claim, and what becomes of each."""
 
-    items: list[WorkItem]
+    backend: BackendHandle
+    items: Sequence[WorkItem]
+    leases: Leases
     compiled: dict[UUID, CompiledPipeline]
     upstream: dict[UUID, list[Upstream]]
-    transitions: list[Transition] = field(default_factory=list)
-    requests: list[tuple[WorkItem, JobRequest]] = field(default_factory=list)
-    problem: BackendError | None = None
-    after_trouble: bool = False
+    after_problem: bool
     """The backend could not be used the last time."""
+    requests: list[tuple[WorkItem, JobRequest]] = field(default_factory=list)
+    transitions: list[Transition] = field(default_factory=list)
+    problem: BackendError | None = None
+    """Why the backend cannot be used. The rest of the claim is then released."""
+
+    def job_ids(self) -> dict[UUID, str]:
+        """The jobs that were submitted or found, by their step runs."""
+        facts = {each.step_run_id: each.facts for each in self.transitions}
+        return {key: each.job_id for key, each in facts.items() if each is not None and each.job_id}
 
 
 class Launcher:
     """Brings ready step runs to their backend."""
 
-    def __init__(self, worker_context: WorkerContext, poller: Poller) -> None:
-        self._context = worker_context
-        self._poller = poller
+    def __init__(self, context: WorkerContext, updater: StatusUpdater) -> None:
+        self._context = context
+        self._updater = updater
 
     def launch(self, backend_name: str, limit: int) -> int:
-        """Claim up to `limit` step runs and submit them: how many were claimed."""
-        backend = self._context.usable(backend_name)
-        batch = self._load(backend, backend_name, limit) if backend is not None else None
-        if backend is None or batch is None or not batch.items:
+        """Claim up to `limit` step runs and submit them. Returns how many were claimed."""
+        backend = self._context.usable_backend(backend_name)
+        claim = self._claim(backend, limit) if backend is not None else None
+        if claim is None:
             return 0
-        held = Leases(self._context, batch.items)
-        for item in batch.items:
-            self._prepare(item, backend, batch, held)
-        self._submit(backend_name, backend, batch, held)
-        self._record(backend_name, backend, batch)
-        return len(batch.items)
+        for item in claim.items:
+            self._prepare(item, claim)
+        self._submit(claim)
+        self._record(claim)
+        return len(claim.items)
 
-    # --- load --------------------------------------------------------------------------------------------------------
+    # --- claim -------------------------------------------------------------------------------------------------------
 
-    def _load(self, backend: HPCBackend, backend_name: str, limit: int) -> _Batch:
-        with self._context.database.begin("commit.claim") as unit:
-            trouble, probes = unit.execute(_BEFORE_CLAIM, {"name": backend_name}).one()
+    def _claim(self, backend: BackendHandle, limit: int) -> _Claim | None:
+        """None if the backend is not to be tried now, or if nothing is ready."""
+        context = self._context
+        with context.database.begin("commit.claim") as unit:
+            trouble, probes = unit.execute(_BEFORE_CLAIM, {"name": backend.name}).one()
             if trouble:
-                return _Batch([], {}, {})
-            items = RunStore(unit).claim(
-                backend_name, self._context.worker, limit, self._context.lease_seconds, probes=probes
-            )
-            compiled = {
-                spec_id: self._context.catalogue.compiled(unit, spec_id)
-                for spec_id in {item.run.spec_id for item in items}
-            }
+                return None
+            items = RunStore(unit).claim(backend.name, context.worker, limit, context.lease_seconds, probes=probes)
+            spec_ids = {item.run.spec_id for item in items}
+            compiled = {spec_id: context.catalogue.compiled(unit, spec_id) for spec_id in spec_ids}
             upstream = upstream_of(unit, items) if backend.capabilities.executes else {}
-            return _Batch(items, compiled, upstream, after_trouble=trouble is not None)
+        if not items:
+            return None
+        return _Claim(backend, items, Leases(context, items), compiled, upstream, after_problem=trouble is not None)
 
-    # --- act ---------------------------------------------------------------------------------------------------------
+    # --- prepare -----------------------------------------------------------------------------------------------------
 
-    def _prepare(self, item: WorkItem, backend: HPCBackend, batch: _Batch, held: Leases) -> None:
-        """Adopt the job of an earlier, interrupted try, or put everything in place for a new one."""
-        if batch.problem is not None:
-            batch.transitions.append(self._released(item, batch.problem))
+    def _prepare(self, item: WorkItem, claim: _Claim) -> None:
+        """Adopt the job of an earlier, interrupted try, or stage a new one."""
+        if claim.problem is not None:
+            claim.transitions.append(self._unusable(item, claim.problem))
             return
         may_have_a_job = item.claims > 1
         try:
-            held.check(item)
-            job_id = self._earlier_job(item, backend) if may_have_a_job else None
-            may_have_a_job = False
-            if job_id is not None:
-                batch.transitions.append(self._submitted(item, job_id, "found again by its name"))
-            else:
-                self._require_room(item, backend)
-                batch.requests.append((item, self._request(item, backend, batch, held)))
-        except LeaseLost:
-            log.info("%s/%s was taken over by another worker", item.step, item.key)
-        except CancelRequested:
-            # Where an earlier try may have left a job, the canceller looks for it before it says CANCELLED.
+            claim.leases.check(item)
             if may_have_a_job:
-                batch.transitions.append(self._given_back(item, "to be cancelled", 0))
-            else:
-                batch.transitions.append(Transition(item.step_run_id, [cancelled(self._context.worker)], item.token))
+                job_id = claim.backend.find(item.job_name, point="backend.find")
+                may_have_a_job = False
+                if job_id is not None:
+                    claim.transitions.append(self._submitted(item, job_id, "found again by its name"))
+                    return
+            claim.requests.append((item, self._request(item, claim)))
+        except LeaseLost:
+            _log_lost(item)
+        except CancelRequested:
+            # Where an earlier try may have left a job, the canceller looks for it before the step run is CANCELLED.
+            claim.transitions.append(
+                self._released(item, "to be cancelled", 0) if may_have_a_job else self._cancelled(item)
+            )
         except JobDeferred as error:
-            batch.transitions.append(self._deferred(item, error))
+            claim.transitions.append(self._deferred(item, error))
         except AttemptError as error:
-            batch.transitions.append(self._failed(item, batch, error.reason, error.message))
+            claim.transitions.append(self._failed(item, claim, error.reason, error.message))
         except Invalid as error:
-            batch.transitions.append(self._failed(item, batch, FailureReason.REJECTED, error.message))
+            claim.transitions.append(self._failed(item, claim, FailureReason.REJECTED, error.message))
         except BackendError as error:
-            batch.problem = error
-            batch.transitions.append(self._released(item, error))
+            claim.problem = error
+            claim.transitions.append(self._unusable(item, error))
         except Exception as error:  # one step run fails, the next goes on
             log.exception("%s/%s could not be launched", item.step, item.key)
-            batch.transitions.append(self._failed(item, batch, FailureReason.INTERNAL_ERROR, repr(error)))
+            claim.transitions.append(self._failed(item, claim, FailureReason.INTERNAL_ERROR, repr(error)))
 
-    @staticmethod
-    def _earlier_job(item: WorkItem, backend: HPCBackend) -> str | None:
-        with asking(item.backend):
-            return failpoints.around("backend.find", lambda: backend.find(item.job_name))
-
-    @staticmethod
-    def _require_room(item: WorkItem, backend: HPCBackend) -> None:
-        """Raises JobDeferred if the backend knows already that the job would have to wait."""
-        with asking(item.backend):
-            deferred = backend.full(item.resources, item.priority)
+    def _request(self, item: WorkItem, claim: _Claim) -> JobRequest:
+        """Raises JobDeferred before anything is staged if the backend knows already that the job would have to wait."""
+        deferred = claim.backend.full(item.resources, item.priority)
         if deferred is not None:
             raise deferred
-
-    def _request(self, item: WorkItem, backend: HPCBackend, batch: _Batch, held: Leases) -> JobRequest:
-        compiled = batch.compiled[item.run.spec_id]
-        if not backend.capabilities.executes:
-            return _empty_request(item)
-        site = self._context.site
-        step = substitute_step(
-            compiled.step(item.step).spec, item.run.parameters, item.item, str(item.run.run_id), item.step
+        return build_request(
+            item,
+            claim.compiled[item.run.spec_id],
+            claim.upstream.get(item.step_run_id, ()),
+            backend=claim.backend,
+            host=self._context.host,
+            progress=claim.leases.progress_for(item),
         )
-        staged = stage(
-            StepLaunch(
-                pipeline=item.run.pipeline,
-                run_id=str(item.run.run_id),
-                step=item.step,
-                key=item.key,
-                attempt=item.attempt,
-                command=step.command,
-                image=step.image,
-                environment=step.environment,
-                resources=item.resources,
-                parameters=item.run.parameters,
-                item=item.item,
-                upstream=[self._upstream(item, each) for each in batch.upstream.get(item.step_run_id, ())],
-                limits_by_runtime=not backend.capabilities.memory_limit,
-            ),
-            base_dir=site.base_dir,
-            sif_cache_dir=site.sif_cache_dir,
-            runtime=site.runtime_of(backend),
-            progress=held.progress_for(item),
-        )
-        return _request(item, staged, wrap=not backend.capabilities.exit_record)
 
-    def _upstream(self, item: WorkItem, upstream: Upstream) -> UpstreamProducts:
-        run = item.run
-        dirs = attempt_dirs(
-            self._context.site.base_dir, run.pipeline, str(run.run_id), upstream.step, upstream.key, upstream.attempt
-        )
-        products = [
-            UpstreamProduct(p.id, p.name, p.type, p.path, p.size, p.sha256, p.is_directory) for p in upstream.products
-        ]
-        return UpstreamProducts(upstream.step, upstream.key, dirs.output, products)
+    # --- submit ------------------------------------------------------------------------------------------------------
 
-    def _submit(self, backend_name: str, backend: HPCBackend, batch: _Batch, held: Leases) -> None:
-        if not batch.requests:
+    def _submit(self, claim: _Claim) -> None:
+        if not claim.requests:
             return
-        if batch.problem is not None:
-            batch.transitions += [self._released(item, batch.problem) for item, _ in batch.requests]
+        if claim.problem is not None:
+            claim.transitions += [self._unusable(item, claim.problem) for item, _ in claim.requests]
             return
-        slow = backend.submit_seconds
-        if slow or held.age > self._context.lease_seconds / 4:
-            held.renew(silent_seconds=slow)
-            batch.requests = [(item, each) for item, each in batch.requests if self._still_wanted(item, batch, held)]
-        results = self._submit_all(backend_name, backend, [request for _, request in batch.requests])
-        for (item, _), result in zip(batch.requests, results, strict=True):
+        slow = claim.backend.submit_seconds
+        if slow or claim.leases.due:
+            claim.leases.renew(silent_seconds=slow)
+            claim.requests = [(item, request) for item, request in claim.requests if self._is_wanted(item, claim)]
+        results = claim.backend.submit_many([request for _, request in claim.requests])
+        for (item, _), result in zip(claim.requests, results, strict=True):
             if isinstance(result, str):
-                batch.transitions.append(self._submitted(item, result))
+                claim.transitions.append(self._submitted(item, result))
             elif isinstance(result, BackendRejected):
-                batch.transitions.append(self._failed(item, batch, result.reason, result.message))
+                claim.transitions.append(self._failed(item, claim, result.reason, result.message))
             elif isinstance(result, JobDeferred):
-                batch.transitions.append(self._deferred(item, result))
+                claim.transitions.append(self._deferred(item, result))
             else:
-                batch.problem = result
-                batch.transitions.append(self._released(item, result))
+                claim.problem = result
+                claim.transitions.append(self._unusable(item, result))
 
-    def _still_wanted(self, item: WorkItem, batch: _Batch, held: Leases) -> bool:
-        """Whether it is still held and still to be launched, as was seen when the leases were renewed."""
+    def _is_wanted(self, item: WorkItem, claim: _Claim) -> bool:
+        """Whether, after the renewal of the leases, the step run is still this worker's and still to be launched."""
         try:
-            held.check(item)
+            claim.leases.check(item)
         except LeaseLost:
-            log.info("%s/%s was taken over by another worker", item.step, item.key)
+            _log_lost(item)
             return False
         except CancelRequested:
-            batch.transitions.append(Transition(item.step_run_id, [cancelled(self._context.worker)], item.token))
+            claim.transitions.append(self._cancelled(item))
             return False
         return True
 
-    @staticmethod
-    def _submit_all(
-        backend_name: str, backend: HPCBackend, requests: Sequence[JobRequest]
-    ) -> Sequence[str | BackendError]:
-        try:
-            with asking(backend_name):
-                return failpoints.around("backend.submit", lambda: backend.submit_many(requests)) if requests else []
-        except BackendError as error:
-            return [error] * len(requests)
+    # --- record ------------------------------------------------------------------------------------------------------
 
-    # --- apply -------------------------------------------------------------------------------------------------------
-
-    def _record(self, backend_name: str, backend: HPCBackend, batch: _Batch) -> None:
-        """Write down what happened; then look once at jobs that may have ended before anybody could know of them."""
-        jobs = {
-            transition.step_run_id: transition.facts.job_id
-            for transition in batch.transitions
-            if transition.facts is not None
-        }
+    def _record(self, claim: _Claim) -> None:
+        """Apply the transitions, then poll once: a job may have been reported as ended before its id was stored."""
+        backend, context = claim.backend, self._context
+        jobs = claim.job_ids()
         submitted = [
             replace(item, status=Status.SUBMITTED, job_id=jobs[item.step_run_id], waiting_for=None)
-            for item in batch.items
+            for item in claim.items
             if item.step_run_id in jobs
         ]
-        # A job that runs nothing has ended by now, which is written in one go; of others this would tell nothing yet.
-        news = None
+        # A job that runs nothing has ended by now: its launch and its end are one transition.
+        judged = None
         if submitted and not backend.capabilities.executes:
-            news = self._poller.ask(backend_name, backend, submitted)
-        with self._context.database.begin("commit.launched") as unit:
-            written = self._poller.write(unit, news or PollResult(backend_name, backend, ()), batch.transitions)
-        done = written.done
-        for step_run_id, why in done.refused.items():
+            judged = self._updater.fetch_verdicts(backend, submitted)
+        with context.database.begin("commit.launched") as unit:
+            result = self._updater.apply(unit, backend, judged or (), claim.transitions)
+        refused = result.applied.refused
+        for step_run_id, why in refused.items():
             log.info("launch of %s not recorded: %s", step_run_id, why)
-        if batch.problem is not None:
-            self._context.note_problem(backend_name, batch.problem)
-        elif batch.after_trouble:
-            self._context.note_well(backend_name)
-        self._undo(backend, batch, done.refused)
-        self._poller.finish(written)
+        if claim.problem is not None:
+            context.record_problem(backend.name, claim.problem)
+        elif claim.after_problem:
+            context.record_recovery(backend.name)
+        if backend.capabilities.executes:
+            self._stop_late_jobs(backend, [item for item in submitted if item.step_run_id in refused])
+        self._updater.finish(result)
         if backend.capabilities.notifies:
-            applied = set(done.applied)
-            self._poller.follow_items(backend_name, [item for item in submitted if item.step_run_id in applied])
+            applied = set(result.applied.applied)
+            if launched := [item for item in submitted if item.step_run_id in applied]:
+                self._updater.update(backend, launched)
 
-    def _undo(self, backend: HPCBackend, batch: _Batch, refused: Collection[UUID]) -> None:
-        """Stop the jobs that came too late and that nobody else will look for.
+    def _stop_late_jobs(self, backend: BackendHandle, late: Sequence[WorkItem]) -> None:
+        """Stop the jobs that could not be recorded and that no other worker will look for.
 
-        While this worker was silent its step runs may have been cancelled, or have been given another attempt. As long
-        as they are still in the same attempt, whoever has them now finds the job by its name.
+        While this worker was silent, their step runs may have been cancelled or given another attempt. If they are
+        still in the same attempt, the worker that has them now finds the job by its name.
         """
-        jobs = {m.step_run_id: m.facts.job_id for m in batch.transitions if m.facts is not None and m.facts.job_id}
-        late = [item for item in batch.items if item.step_run_id in refused and item.step_run_id in jobs]
-        if not late or not backend.capabilities.executes:
+        if not late:
             return
         with self._context.database.read() as unit:
             now = {item.step_run_id: item for item in load_items(unit, [item.step_run_id for item in late])}
-        orphans = [
-            jobs[item.step_run_id]
-            for item in late
-            if not _is_sought(jobs[item.step_run_id], item, now.get(item.step_run_id))
-        ]
-        if orphans:
-            log.warning("stopping %d jobs that were submitted too late: %s", len(orphans), ", ".join(orphans[:10]))
-            try:
-                with asking(late[0].backend):
-                    failpoints.around("backend.undo", lambda: backend.cancel_many(orphans))
-            except BackendError as error:
-                log.error("jobs run that nobody wants, stop them: %s: %s", ", ".join(orphans), error.message)
+        orphans = [item.job_id for item in late if item.job_id and not _is_sought(item, now.get(item.step_run_id))]
+        if not orphans:
+            return
+        log.warning("stopping %d jobs that were submitted too late: %s", len(orphans), ", ".join(orphans[:10]))
+        try:
+            backend.cancel_many(orphans, point="backend.undo")
+        except BackendError as error:
+            log.error("stop these jobs by hand, they belong to no attempt: %s: %s", ", ".join(orphans), error.message)
+
+    # --- transitions -------------------------------------------------------------------------------------------------
 
     def _submitted(self, item: WorkItem, job_id: str, text: str | None = None) -> Transition:
-        note = TransitionEvent(Event.JOB_SUBMITTED, self._context.worker, text=text)
-        return Transition(item.step_run_id, [note], item.token, Facts(job_id=job_id))
+        event = TransitionEvent(Event.JOB_SUBMITTED, self._context.worker, text=text)
+        return Transition(item.step_run_id, [event], item.token, Facts(job_id=job_id))
 
-    def _released(self, item: WorkItem, error: BackendError) -> Transition:
-        return self._given_back(item, f"{item.backend} cannot be used: {error.message}")
+    def _unusable(self, item: WorkItem, error: BackendError) -> Transition:
+        text = f"{item.backend} cannot be used: {error.message}"
+        return self._released(item, text, self._context.retry_backend_seconds)
 
     def _deferred(self, item: WorkItem, error: JobDeferred) -> Transition:
-        """One that waits while others go on, longer each time: the places of those behind it are not taken for long."""
+        """The step run waits longer each time, so that it does not long take the turn of those behind it."""
         delay = self._context.retry_backend_seconds * min(item.claims, _MOST_DELAYS)
-        return self._given_back(item, error.message, delay)
+        return self._released(item, error.message, delay)
 
-    def _given_back(self, item: WorkItem, text: str, delay_seconds: float | None = None) -> Transition:
-        delay = self._context.retry_backend_seconds if delay_seconds is None else delay_seconds
-        note = TransitionEvent(Event.RELEASED, self._context.worker, text=text, delay_seconds=delay)
-        return Transition(item.step_run_id, [note], item.token)
+    def _released(self, item: WorkItem, text: str, delay_seconds: float) -> Transition:
+        event = TransitionEvent(Event.RELEASED, self._context.worker, text=text, delay_seconds=delay_seconds)
+        return Transition(item.step_run_id, [event], item.token)
 
-    def _failed(self, item: WorkItem, batch: _Batch, reason: FailureReason, text: str) -> Transition:
-        policy = batch.compiled[item.run.spec_id].step(item.step).retry
-        worker = self._context.worker
-        return Transition(
-            item.step_run_id,
-            failed(item, policy, reason, text, actor=worker, jitter=self._context.jitter()),
-            item.token,
-        )
+    def _cancelled(self, item: WorkItem) -> Transition:
+        return Transition(item.step_run_id, [cancelled(self._context.worker)], item.token)
+
+    def _failed(self, item: WorkItem, claim: _Claim, reason: FailureReason, text: str) -> Transition:
+        policy = claim.compiled[item.run.spec_id].step(item.step).retry
+        return self._context.failure(item, policy, reason, text)
 
 
-def _is_sought(job_id: str, then: WorkItem, now: WorkItem | None) -> bool:
-    """Whether somebody still asks for this job of this attempt."""
-    if now is None or now.attempt != then.attempt or now.cancel_requested:
+def _is_sought(late: WorkItem, now: WorkItem | None) -> bool:
+    """Whether a worker still looks for this job, whose step run is `now` in this state."""
+    if now is None or now.attempt != late.attempt or now.cancel_requested:
         return False
-    return now.job_id == job_id if now.job_id is not None else now.status in CANCELLABLE and now.claims > 0
+    return now.job_id == late.job_id if now.job_id is not None else now.status in CANCELLABLE and now.claims > 0
 
 
-def _request(item: WorkItem, staged: Staged, *, wrap: bool) -> JobRequest:
-    dirs, launch = staged.dirs, staged.launch
-    command = wrapped(launch, dirs, item.job_name) if wrap else launch.vector
-    return JobRequest(
-        execution_command=command,
-        image_ref=staged.image.reference if staged.image else None,
-        sif_path=(staged.image.path or None) if staged.image else None,
-        input_dir=dirs.input,
-        output_dir=dirs.output_partial,
-        workspace_dir=dirs.workspace,
-        manifest_path=dirs.manifest,
-        resource_requirements=item.resources,
-        environment_variables=launch.environment,
-        job_name=item.job_name,
-        priority=item.priority,
-        mounts=launch.mounts,
-    )
-
-
-def _empty_request(item: WorkItem) -> JobRequest:
-    """For backends that run nothing: no directory is made for them."""
-    return JobRequest((), None, None, "", "", "", "", item.resources, {}, item.job_name, item.priority)
+def _log_lost(item: WorkItem) -> None:
+    log.info("%s/%s was taken over by another worker", item.step, item.key)

@@ -13,7 +13,7 @@ from ccat_workflow_manager.doorbell import Doorbell
 from ccat_workflow_manager.errors import BackendError, NotFound, ServiceUnavailable
 from ccat_workflow_manager.execution.layout import AttemptDirs, attempt_dirs
 from ccat_workflow_manager.execution.logs import read_log
-from ccat_workflow_manager.hpc.base import HPCBackend
+from ccat_workflow_manager.services.backend_handle import BackendHandle
 
 _ANSWER_SECONDS = 10
 _MOST_LINES = 10_000
@@ -101,7 +101,7 @@ class Logs:
 class Answers:
     """What a worker answers when it is asked for files that only it can see."""
 
-    def __init__(self, base_dir: str, backend: Callable[[str], HPCBackend]) -> None:
+    def __init__(self, base_dir: str, backend: Callable[[str], BackendHandle]) -> None:
         self._base_dir = base_dir
         self._backend = backend
 

@@ -1,4 +1,4 @@
-"""The queues of backends: looked at by workers now and then, remembered in Redis, used for hints about pipelines."""
+"""The queues of backends: polled by workers, stored in Redis, used for hints about pipelines."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ from ccat_workflow_manager.services.worker_context import WorkerContext
 log = logging.getLogger(__name__)
 
 
-def look_at_queues(worker_context: WorkerContext, backend_name: str) -> None:
-    """Ask a backend for its queues. One that does not answer keeps those that are remembered."""
+def poll_queues(context: WorkerContext, backend_name: str) -> None:
+    """Store the present queues of a backend. If it does not answer, the stored ones stay."""
     try:
-        found = worker_context.backend(backend_name).queue_status()
+        found = context.backend_handle(backend_name).queue_status()
     except BackendError as error:
         log.info("the queues of %s are not known now: %s", backend_name, error.message)
         return
-    worker_context.doorbell.remember_queues(backend_name, json.dumps([asdict(queue) for queue in found], default=str))
+    context.doorbell.remember_queues(backend_name, json.dumps([asdict(queue) for queue in found], default=str))
 
 
-def queues_seen(doorbell: Doorbell, backend_name: str) -> list[dict[str, Any]]:
-    """The queues of a backend as a worker saw them last; none if nobody has, or if Redis is away."""
+def stored_queues(doorbell: Doorbell, backend_name: str) -> list[dict[str, Any]]:
+    """The queues of a backend at its last poll. Empty if it was never polled, or if Redis is away."""
     found: list[dict[str, Any]] = json.loads(doorbell.remembered_queues(backend_name) or "[]")
     return found
 
 
 class QueueHints:
-    """Asks nobody but Redis, and without it knows nothing: a hint is not worth a wait."""
+    """Hints about definitions, from the queues in Redis. Without Redis there are none: a hint is not worth a wait."""
 
     def __init__(self, doorbell: Doorbell, default_backend: str) -> None:
         self._doorbell = doorbell
         self._default_backend = default_backend
 
     def about(self, definition: object) -> list[str]:
-        """What is doubtful about a definition that has been accepted."""
+        """Texts about resources that no queue of a step's backend offers, for a valid definition."""
         pipeline = compile_pipeline(parse_pipeline(definition))
         default = pipeline.default_backend or self._default_backend
         steps = [Asked(step.spec.name, step.backend or default, step.resources) for step in pipeline.steps]
         return hints(steps, {name: self._known(name) for name in {step.backend for step in steps}})
 
     def _known(self, backend: str) -> Sequence[QueueLimits]:
-        return [QueueLimits(**queue["limits"]) for queue in queues_seen(self._doorbell, backend) if queue["limits"]]
+        return [QueueLimits(**queue["limits"]) for queue in stored_queues(self._doorbell, backend) if queue["limits"]]

@@ -1,33 +1,28 @@
-"""A backend whose jobs do what a test tells them: for the cases that a real backend cannot be brought into at will."""
+"""A backend whose jobs a test controls, for states that no real backend can be brought into at will."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import ClassVar
 
 from ccat_workflow_manager.errors import BackendError
-from ccat_workflow_manager.hpc.base import Capabilities, HPCBackend, JobSeen
+from ccat_workflow_manager.hpc.base import BulkBackend, Capabilities, JobRequest, JobSeen
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
-from ccat_workflow_manager.lifecycle.models import Resources
 
 
 @dataclass
 class FakeJob:
-    """A job as the fake keeps it."""
+    """A submitted job and its present state."""
 
-    name: str
+    request: JobRequest
     info: HPCJobInfo
-    resources: Resources
-    command: Sequence[str]
-    environment: Mapping[str, str]
-    workspace_dir: str
 
 
 @dataclass
-class FakeBackend(HPCBackend):
-    """Jobs stay pending until `tell` says what has become of them."""
+class FakeBackend(BulkBackend):
+    """Jobs stay pending until `set_state` changes that."""
 
     name: ClassVar[str] = "fake"
     capabilities: ClassVar[Capabilities] = Capabilities(find=True, bulk_status=True, executes=False, lists=True)
@@ -36,39 +31,29 @@ class FakeBackend(HPCBackend):
     submit_error: BackendError | None = None
     status_error: BackendError | None = None
     accept_then_fail: BackendError | None = None
-    """Take the job and answer with this error all the same, as a scheduler does that times out."""
+    """Accept the job and answer with this error all the same, like a scheduler whose answer times out."""
     stubborn: bool = False
-    """Do not stop on `cancel`."""
+    """Do not stop jobs on `cancel`."""
     status_calls: int = 0
     cancelled: list[str] = field(default_factory=list)
     _numbers: Iterator[int] = field(default_factory=lambda: count(1))
-    """Ids are not given out again, not even after `forget`."""
+    """Ids are never reused, not even after `drop`."""
 
-    def submit(
-        self,
-        *,
-        execution_command: Sequence[str],
-        image_ref: str | None,
-        sif_path: str | None,
-        input_dir: str,
-        output_dir: str,
-        workspace_dir: str,
-        manifest_path: str,
-        resource_requirements: Resources,
-        environment_variables: Mapping[str, str],
-        job_name: str,
-    ) -> str:
+    def submit_many(self, requests: Sequence[JobRequest]) -> list[str | BackendError]:
+        results: list[str | BackendError] = []
+        for request in requests:
+            try:
+                results.append(self.accept(request))
+            except BackendError as error:
+                results.append(error)
+        return results
+
+    def accept(self, request: JobRequest) -> str:
+        """Take one job."""
         if self.submit_error is not None:
             raise self.submit_error
         job_id = f"fake-{next(self._numbers)}"
-        self.jobs[job_id] = FakeJob(
-            job_name,
-            HPCJobInfo(JobStatus.PENDING),
-            resource_requirements,
-            execution_command,
-            environment_variables,
-            workspace_dir,
-        )
+        self.jobs[job_id] = FakeJob(request, HPCJobInfo(JobStatus.PENDING))
         if self.accept_then_fail is not None:
             raise self.accept_then_fail
         return job_id
@@ -92,19 +77,18 @@ class FakeBackend(HPCBackend):
         return ""
 
     def find(self, job_name: str) -> str | None:
-        return next((job_id for job_id, job in self.jobs.items() if job.name == job_name), None)
+        return next((job_id for job_id, job in self.jobs.items() if job.request.job_name == job_name), None)
 
     def list_jobs(self) -> list[JobSeen]:
         if self.status_error is not None:
             raise self.status_error
-        return [JobSeen(job_id, job.name) for job_id, job in self.jobs.items() if not job.info.finished]
+        return [JobSeen(job_id, job.request.job_name) for job_id, job in self.jobs.items() if not job.info.finished]
 
-    # --- what a test says --------------------------------------------------------------------------------------------
+    # --- called by tests ---------------------------------------------------------------------------------------------
 
-    def tell(self, job_id: str, info: HPCJobInfo) -> None:
-        """From now on the job is in this state."""
+    def set_state(self, job_id: str, info: HPCJobInfo) -> None:
         self.jobs[job_id].info = info
 
-    def forget(self, job_id: str) -> None:
-        """From now on nobody here has heard of the job."""
+    def drop(self, job_id: str) -> None:
+        """The backend does not know this job any more."""
         del self.jobs[job_id]

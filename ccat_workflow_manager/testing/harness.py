@@ -306,7 +306,7 @@ class BackendHarness:
         if not self.factory:
             raise NotClaimed("nobody has said how to make this backend in another process (`factory` of the harness)")
         completed = shell.run(
-            [sys.executable, "-m", "ccat_workflow_manager.testing.elsewhere", self.factory, method, argument],
+            [sys.executable, "-m", "ccat_workflow_manager.testing.backend_process", self.factory, method, argument],
             input=json.dumps(dict(self.config)),
             env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
             timeout=self.patience_seconds,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "ccat_workflow_manager"
-_NAMED_BY_FIRST_ARGUMENT = ("point", "doing", "begin", "transact")
+_NAMED_BY_FIRST_ARGUMENT = ("point", "around", "begin", "transact", "_call")
 
 
 def modules() -> list[Path]:
@@ -42,8 +42,8 @@ def called(call: ast.Call) -> str:
 
 def point_of(call: ast.Call) -> str | None:
     """The name of the point that this call is, if it is one."""
-    if called(call) in _NAMED_BY_FIRST_ARGUMENT and call.args:
-        match call.args[0]:
-            case ast.Constant(value=str(name)) if "." in name:
-                return name
-    return None
+    candidates = [each.value for each in call.keywords if each.arg == "point"]
+    if called(call) in _NAMED_BY_FIRST_ARGUMENT:
+        candidates += call.args[:1]
+    names = [each.value for each in candidates if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+    return next((name for name in names if "." in name), None)

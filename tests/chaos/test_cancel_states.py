@@ -25,7 +25,7 @@ def backend() -> Executing:
 
 @pytest.fixture
 def context(make_context: ContextMaker, backend: Executing, monkeypatch: pytest.MonkeyPatch) -> Context:
-    monkeypatch.setattr(cancel, "_AGAIN_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr(cancel, "RETRY_SECONDS", (0.0, 0.0))
     context = make_context("noop", CANCEL_CONFIRM_SECONDS=0.01)
     context._backends["noop"] = backend
     return context
@@ -53,17 +53,17 @@ def submitted(context: Context, backend: Executing, run_id: UUID) -> None:
 
 def running(context: Context, backend: Executing, run_id: UUID) -> None:
     context.launcher.launch("noop", 1)
-    backend.tell("fake-1", HPCJobInfo(JobStatus.RUNNING))
-    context.poller.follow_all("noop")
+    backend.set_state("fake-1", HPCJobInfo(JobStatus.RUNNING))
+    context.poller.poll_all("noop")
     press_twice(context, run_id)
 
 
 def collecting(context: Context, backend: Executing, run_id: UUID) -> None:
     """The job is over; whoever was collecting its results is no more."""
     context.launcher.launch("noop", 1)
-    backend.tell("fake-1", HPCJobInfo(JobStatus.COMPLETED, 0))
-    context.poller._collector.collect_items = lambda *_: None  # type: ignore[method-assign]
-    context.poller.follow_all("noop")
+    backend.set_state("fake-1", HPCJobInfo(JobStatus.COMPLETED, 0))
+    context.collector.collect_items = lambda *_: None  # type: ignore[method-assign]
+    context.poller.poll_all("noop")
     with context.database.begin() as unit:
         unit.execute("UPDATE step_runs SET lease_until = now() - interval '1 s'")
     press_twice(context, run_id)
@@ -144,8 +144,8 @@ def test_a_job_that_does_not_obey_is_asked_again_and_is_shown_until_it_is_gone(
 def test_a_job_that_came_to_its_end_before_it_could_be_stopped_has_ended(context: Context, backend: Executing) -> None:
     run_id = start(context)
     running(context, backend, run_id)
-    backend.tell("fake-1", HPCJobInfo(JobStatus.FAILED, 3))
-    context.poller.follow_all("noop")
+    backend.set_state("fake-1", HPCJobInfo(JobStatus.FAILED, 3))
+    context.poller.poll_all("noop")
     context.canceller.cancel_wanted("noop")
     # A cancelled job never comes back as FAILED, and is never retried.
     assert (row(context).status, row(context).attempt, len(backend.jobs)) == ("CANCELLED", 1, 1)
@@ -156,8 +156,8 @@ def test_a_job_that_nobody_knows_any_more_is_cancelled_when_the_grace_is_over(
 ) -> None:
     run_id = start(context)
     running(context, backend, run_id)
-    backend.forget("fake-1")
-    context.poller.follow_all("noop")
+    backend.drop("fake-1")
+    context.poller.poll_all("noop")
     since = row(context).unknown_since
     assert since is not None
     context.canceller.cancel_wanted("noop")
@@ -165,7 +165,7 @@ def test_a_job_that_nobody_knows_any_more_is_cancelled_when_the_grace_is_over(
     with context.database.begin() as unit:
         unit.execute("UPDATE step_runs SET unknown_since = now() - interval '1 hour'")
     context.canceller.cancel_wanted("noop")
-    context.poller.follow_all("noop")
+    context.poller.poll_all("noop")
     assert (row(context).status, row(context).attempt) == ("CANCELLED", 1)
 
 
@@ -176,7 +176,7 @@ def test_a_job_that_is_found_and_not_known_is_cancelled_when_the_grace_is_over(
     run_id = start(context)
     backend.accept_then_fail = BackendUnavailable("the answer was lost")
     context.launcher.launch("noop", 1)
-    backend.tell("fake-1", UNKNOWN)
+    backend.set_state("fake-1", UNKNOWN)
     backend.stubborn = True
     context.requests.cancel([run_id], actor="anna")
     for _ in range(2):

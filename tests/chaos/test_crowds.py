@@ -17,7 +17,7 @@ from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.doorbell import Bell
 from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedValkey
 from ccat_workflow_manager.errors import RequestError
-from ccat_workflow_manager.managers.workflow_manager import LeaseSweep, RequeueSweep
+from ccat_workflow_manager.managers.loops import LeaseSweep, RequeueSweep
 from ccat_workflow_manager.services.requests import RunRequest
 from ccat_workflow_manager.testing import invariants
 from tests.chaos.judging import require_all_is_well
@@ -97,7 +97,7 @@ def answer(context: Context, bell: Bell, backend: str) -> None:
         case Bell.CANCEL:
             context.canceller.cancel_wanted(backend)
         case _:
-            context.poller.follow_all(backend)
+            context.poller.poll_all(backend)
 
 
 def test_every_message_three_times_and_in_any_order(make_context: ContextMaker) -> None:
@@ -145,7 +145,7 @@ def test_all_buttons_are_pressed_at_once_while_everything_runs(make_context: Con
         context.launcher.launch("noop", 15)
 
     def follow(context: Context, _: list[UUID]) -> None:
-        context.poller.follow_all("noop")
+        context.poller.poll_all("noop")
 
     def cancel(context: Context, some: list[UUID]) -> None:
         context.requests.cancel(some, actor="anna")
@@ -179,7 +179,7 @@ def come_to_an_end(context: Context, steps: int) -> None:
         if not unfinished(context):
             break
         context.launcher.launch("noop", 1000)
-        context.poller.follow_all("noop")
+        context.poller.poll_all("noop")
         context.canceller.cancel_wanted("noop")
         LeaseSweep(context.database, context.doorbell).tick()
     with context.database.read() as unit:
@@ -206,7 +206,7 @@ def test_three_managers_and_many_workers_claim_nothing_twice(make_context: Conte
     def work(context: Context) -> None:
         while unfinished(context):
             context.launcher.launch("noop", 50)
-            context.poller.follow_all("noop")
+            context.poller.poll_all("noop")
 
     with ThreadPoolExecutor(len(managers) + len(workers)) as threads:
         done = [threads.submit(manage, context) for context in managers]

@@ -25,7 +25,7 @@ GOOD = ExitRecord("job", exit_code=0).to_json()
 def backend(context: Context) -> Executing:
     backend = Executing()
     context._backends["noop"] = backend
-    object.__setattr__(context.worker_context.site, "exit_record_wait_seconds", 0.0)
+    object.__setattr__(context.worker_context.host, "exit_record_wait_seconds", 0.0)
     return backend
 
 
@@ -34,10 +34,11 @@ def finish(context: Context, backend: Executing, prepare: Callable[[Path, str], 
     start(context)
     context.launcher.launch("noop", 1)
     [job] = backend.jobs.values()
-    prepare(Path(AttemptFiles.of(job.workspace_dir, job.name).record), job.name)
-    (Path(job.workspace_dir).parent / "output.partial" / "x").write_text("data")
-    backend.tell("fake-1", HPCJobInfo(JobStatus.COMPLETED, 0))
-    context.poller.follow_all("noop")
+    request = job.request
+    prepare(Path(AttemptFiles.of(request.workspace_dir, request.job_name).record), request.job_name)
+    (Path(request.workspace_dir).parent / "output.partial" / "x").write_text("data")
+    backend.set_state("fake-1", HPCJobInfo(JobStatus.COMPLETED, 0))
+    context.poller.poll_all("noop")
     with context.database.read() as unit:
         assert list(invariants.while_working(unit)) == []
         return unit.execute(

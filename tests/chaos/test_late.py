@@ -12,7 +12,7 @@ from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.errors import BackendError, BackendUnavailable
 from ccat_workflow_manager.hpc.base import Capabilities, JobRequest
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
-from ccat_workflow_manager.managers.workflow_manager import LeaseSweep
+from ccat_workflow_manager.managers.loops import LeaseSweep
 from ccat_workflow_manager.services.requests import RunRequest
 from ccat_workflow_manager.testing.fake_backend import FakeBackend
 from tests.support.fixtures_store import ContextMaker
@@ -176,11 +176,11 @@ def test_a_backend_that_works_again_has_no_problem_any_more(context: Context) ->
     context.launcher.launch("noop", 1)
     assert problem() is None
     backend.status_error = BackendUnavailable("still no route")
-    context.poller.follow_all("noop")
+    context.poller.poll_all("noop")
     assert problem() == "still no route"
     backend.status_error = None
-    backend.tell("fake-1", HPCJobInfo(JobStatus.RUNNING))
-    context.poller.follow_all("noop")
+    backend.set_state("fake-1", HPCJobInfo(JobStatus.RUNNING))
+    context.poller.poll_all("noop")
     assert problem() is None
 
 
@@ -196,10 +196,10 @@ def test_a_worker_that_dies_while_it_follows_is_replaced_when_its_lease_is_over(
     def dead(*_: object) -> bool:
         raise SystemExit
 
-    first.poller._look = dead  # type: ignore[assignment,method-assign]
+    first.poller._update = dead  # type: ignore[assignment,method-assign]
     first.database.begin = _only_once(first.database.begin)  # type: ignore[method-assign]
     with pytest.raises((SystemExit, RuntimeError)):
-        first.poller.follow_all("noop")
+        first.poller.poll_all("noop")
     with second.database.read() as unit:
         left = unit.execute("SELECT extract(epoch FROM following_until - now()) FROM backends").scalar()
     assert left is None or left <= 2

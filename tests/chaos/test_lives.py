@@ -14,7 +14,7 @@ from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.errors import BackendUnavailable
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
-from ccat_workflow_manager.managers.workflow_manager import LeaseSweep
+from ccat_workflow_manager.managers.loops import LeaseSweep
 from ccat_workflow_manager.services.requests import RunRequest
 from ccat_workflow_manager.testing import invariants
 from ccat_workflow_manager.testing.fake_backend import FakeBackend
@@ -114,16 +114,16 @@ class Lives(RuleBasedStateMachine):
     def job_ends(self, info: HPCJobInfo, which: int) -> None:
         going = [job_id for job_id, job in self.fake.jobs.items() if not job.info.finished]
         if going:
-            self.fake.tell(going[which % len(going)], info)
+            self.fake.set_state(going[which % len(going)], info)
 
     @rule(which=st.integers(0, 100))
     def job_is_forgotten(self, which: int) -> None:
         if self.fake.jobs:
-            self.fake.forget(list(self.fake.jobs)[which % len(self.fake.jobs)])
+            self.fake.drop(list(self.fake.jobs)[which % len(self.fake.jobs)])
 
     @rule(who=st.sampled_from([0, 1]))
     def follow(self, who: int) -> None:
-        self.contexts[who].poller.follow_all("noop")
+        self.contexts[who].poller.poll_all("noop")
 
     @rule()
     def carry_out_cancels(self) -> None:
@@ -150,7 +150,7 @@ class Lives(RuleBasedStateMachine):
     def nothing_is_wrong(self) -> None:
         with self.contexts[0].database.read() as unit:
             assert list(invariants.while_working(unit)) == []
-        names = [job.name for job in self.fake.jobs.values()]
+        names = [job.request.job_name for job in self.fake.jobs.values()]
         assert len(names) == len(set(names)), "an attempt has two jobs"
 
     def teardown(self) -> None:
@@ -163,7 +163,7 @@ class Lives(RuleBasedStateMachine):
             self.launch(50, 0)
             for job_id, job in self.fake.jobs.items():
                 if not job.info.finished:
-                    self.fake.tell(job_id, HPCJobInfo(JobStatus.COMPLETED, 0))
+                    self.fake.set_state(job_id, HPCJobInfo(JobStatus.COMPLETED, 0))
             self.follow(1)
             with self.contexts[0].database.read() as unit:
                 if not unit.execute("SELECT 1 FROM runs WHERE finished_at IS NULL LIMIT 1").first():

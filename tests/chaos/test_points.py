@@ -15,6 +15,7 @@ from ccat_workflow_manager.testing.failpoints import Action, Fault, Injected, Pl
 from tests.chaos.points import PACKAGE, called, calls, modules, point_of, points
 
 PAGE = PACKAGE.parent / "docs" / "reliability.md"
+_HANDLE = PACKAGE / "services" / "backend_handle.py"
 
 _BACKEND_CALLS = {"submit_many", "get_statuses", "cancel_many", "cleanup_many", "find", "list_jobs"}
 _FILE_CALLS = {"mkdir", "makedirs", "rename", "replace", "unlink", "symlink", "write", "rmtree"}
@@ -58,7 +59,9 @@ def functions(path: Path, text: str) -> Iterator[tuple[str, ast.AST]]:
 def effects(path: Path, text: str) -> Iterator[tuple[str, ast.Call]]:
     """Calls in this module that change something outside of the process, or ask a backend."""
     folder = path.relative_to(PACKAGE).parts[0]
-    wanted = {"services": _BACKEND_CALLS, "execution": _FILE_CALLS, "doorbell.py": _REDIS_CALLS}.get(folder, set())
+    wanted = {"execution": _FILE_CALLS, "doorbell.py": _REDIS_CALLS}.get(folder, set())
+    if path == _HANDLE:
+        wanted = _BACKEND_CALLS
     if path.parent == PACKAGE / "hpc" / "batch":
         wanted = _SCHEDULER_CALLS
     for where, function in functions(path, text):
@@ -71,7 +74,7 @@ def _is_harmless(call: ast.Call) -> bool:
     """`text.replace` and `text.find` have the names of effects."""
     owner = call.func.value if isinstance(call.func, ast.Attribute) else None
     name = owner.id if isinstance(owner, ast.Name) else owner.attr if isinstance(owner, ast.Attribute) else ""
-    return name not in ("os", "shutil", "backend", "redis", "queue", "file") and called(call) in (
+    return name not in ("os", "shutil", "_backend", "redis", "queue", "file") and called(call) in (
         *_FILE_CALLS,
         "find",
     )
@@ -79,8 +82,14 @@ def _is_harmless(call: ast.Call) -> bool:
 
 def bare(path: Path, text: str) -> set[str]:
     """The functions with a side effect and without a point."""
-    with_points = {where for where, function in functions(path, text) if any(map(point_of, calls(function)))}
+    with_points = {where for where, function in functions(path, text) if any(map(_passes_a_point, calls(function)))}
     return {where for where, _ in effects(path, text)} - with_points - _COVERED_BY_CALLER
+
+
+def _passes_a_point(call: ast.Call) -> bool:
+    """A constant name, or in `BackendHandle` the argument `point`, for which every caller gives one."""
+    by_caller = called(call) == "_call" and isinstance(call.args[0], ast.Name) and call.args[0].id == "point"
+    return by_caller or point_of(call) is not None
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: path.relative_to(PACKAGE).as_posix())
@@ -90,15 +99,19 @@ def test_every_side_effect_has_a_point(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["services/launch.py", "services/cancel.py", "services/orphans.py", "execution/image_cache.py", "doorbell.py",
-     "hpc/batch/store.py"],
-)  # fmt: skip
+    ["services/backend_handle.py", "execution/image_cache.py", "doorbell.py", "hpc/batch/store.py"],
+)
 def test_a_side_effect_whose_point_is_taken_away_is_noticed(name: str) -> None:
     path = PACKAGE / name
     text = path.read_text(encoding="utf-8")
-    without = re.sub(r"faults\.(doing|point)\(", r"faults.gone(", text)
+    without = re.sub(r"\b(around|point|_call)\(", r"gone(", text)
     assert without != text
     assert bare(path, without) != set()
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "services").glob("*.py")), ids=lambda path: path.name)
+def test_services_call_backends_through_their_handle(path: Path) -> None:
+    assert (path == _HANDLE) == ("HPCBackend" in path.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: path.relative_to(PACKAGE).as_posix())

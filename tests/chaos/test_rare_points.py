@@ -17,7 +17,7 @@ from ccat_workflow_manager.execution.launch_spec import no_progress
 from ccat_workflow_manager.execution.runtime import Runtime, RuntimeKind
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
-from ccat_workflow_manager.managers.workflow_manager import LeaseSweep
+from ccat_workflow_manager.managers.loops import LeaseSweep
 from ccat_workflow_manager.services import poll as follow
 from ccat_workflow_manager.testing.failpoints import Injected, Plan
 from ccat_workflow_manager.testing.fake_backend import FakeBackend
@@ -52,7 +52,7 @@ def test_a_job_script_that_cannot_be_written_is_written_by_another_attempt(conte
     while context.launcher.launch("noop", 1):
         pass
     [job] = backend.jobs.values()
-    assert Path(job.command[1]).read_text().startswith("#!/bin/sh")
+    assert Path(job.request.execution_command[1]).read_text().startswith("#!/bin/sh")
 
 
 @pytest.mark.parametrize("fault", ["before raise", "before timeout"])
@@ -81,11 +81,11 @@ def test_following_goes_on_after_it_broke_off_between_two_pages(
         start(context)
     context.launcher.launch("noop", 5)
     for job_id in backend.jobs:
-        backend.tell(job_id, HPCJobInfo(JobStatus.COMPLETED, 0))
+        backend.set_state(job_id, HPCJobInfo(JobStatus.COMPLETED, 0))
     failpoints.arm(Plan("* commit.go-on-following before raise"))
     with pytest.raises(Injected):
-        context.poller.follow_all("noop")
-    context.poller.follow_all("noop")
+        context.poller.poll_all("noop")
+    context.poller.poll_all("noop")
     with context.database.read() as unit:
         assert unit.execute("SELECT DISTINCT status FROM runs").scalars().all() == ["COMPLETED"]
 
@@ -107,4 +107,5 @@ def test_a_late_job_that_cannot_be_stopped_is_named_in_the_log(
     backend.meanwhile = cancelled_elsewhere
     failpoints.arm(Plan("* backend.undo before timeout"))
     assert context.launcher.launch("noop", 1) == 1
-    assert "jobs run that nobody wants, stop them: fake-1" in caplog.text
+    assert "stop these jobs by hand" in caplog.text
+    assert "fake-1" in caplog.text

@@ -58,8 +58,8 @@ def test_what_only_a_person_releases(context: Context, backend: FakeBackend) -> 
     context.requests.create_many([RunRequest(spec=SPEC)] * 4, actor="test")
     for number in (1, 2):
         context.launcher.launch("noop", 1)
-        backend.tell(f"fake-{number}", HPCJobInfo(JobStatus.FAILED, 3))
-        context.poller.follow_all("noop")
+        backend.set_state(f"fake-{number}", HPCJobInfo(JobStatus.FAILED, 3))
+        context.poller.poll_all("noop")
     assert context.launcher.launch("noop", 10) == 0
     found = listed(context)
     assert [job_id for job_id, _ in found] == [None, None]
@@ -76,9 +76,9 @@ def test_what_only_a_person_releases(context: Context, backend: FakeBackend) -> 
 
 def leave_a_stray(context: Context, backend: Noting) -> None:
     start(context)
-    backend.tell("fake-1", HPCJobInfo(JobStatus.COMPLETED, 0))
-    context.poller.follow_all("noop")
-    backend.tell("fake-1", HPCJobInfo(JobStatus.RUNNING))
+    backend.set_state("fake-1", HPCJobInfo(JobStatus.COMPLETED, 0))
+    context.poller.poll_all("noop")
+    backend.set_state("fake-1", HPCJobInfo(JobStatus.RUNNING))
     backend.forgotten.clear()
 
 
@@ -103,7 +103,7 @@ def test_a_stray_that_cannot_be_stopped(context: Context, backend: Noting) -> No
     leave_a_stray(context, backend)
     backend.cancel_error = BackendUnavailable("slurmctld does not answer")
     assert reap(context) == 1
-    words = "1 jobs that nobody waits for could not be stopped: slurmctld does not answer"
+    words = "1 jobs of attempts that are over could not be stopped: slurmctld does not answer"
     assert problem(context) == words
     assert listed(context) == [
         (

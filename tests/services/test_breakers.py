@@ -43,11 +43,11 @@ def start(context: Context, fake: FakeBackend, failing: int = 3) -> None:
     """Ten jobs are at the backend, so many of them fail, and the fifth runs."""
     context.requests.create(RunRequest(spec=SPEC), actor="test")
     assert context.launcher.launch("noop", 10) == 10
-    fake.tell("fake-5", HPCJobInfo(JobStatus.RUNNING))
-    context.poller.follow_all("noop")
+    fake.set_state("fake-5", HPCJobInfo(JobStatus.RUNNING))
+    context.poller.poll_all("noop")
     for number in range(1, failing + 1):
-        fake.tell(f"fake-{number}", FAILED)
-    context.poller.follow_all("noop")
+        fake.set_state(f"fake-{number}", FAILED)
+    context.poller.poll_all("noop")
 
 
 def step_runs(context: Context, columns: str = "status") -> list[Any]:
@@ -68,8 +68,8 @@ def test_what_waits_at_the_backend_is_withdrawn_and_what_runs_goes_on(context: C
     assert context.launcher.launch("noop", 10) == 0
     assert {row[0] for row in step_runs(context, "withdrawn OR cancel_requested_at IS NOT NULL")} == {False}
     # What is running succeeds, and everything goes on, in another attempt, of which it has as many as before.
-    fake.tell("fake-5", HPCJobInfo(JobStatus.COMPLETED, 0))
-    context.poller.follow_all("noop")
+    fake.set_state("fake-5", HPCJobInfo(JobStatus.COMPLETED, 0))
+    context.poller.poll_all("noop")
     assert context.launcher.launch("noop", 10) == 6
     assert {tuple(row) for row in step_runs(context, "attempt, max_attempts") if row[0] == 2} == {(2, 3)}
     with context.database.read() as unit:
@@ -87,8 +87,8 @@ def test_a_cancel_of_a_person_wins(context: Context, fake: FakeBackend) -> None:
 
 def test_a_job_that_succeeds_before_it_is_withdrawn_has_succeeded(context: Context, fake: FakeBackend) -> None:
     start(context, fake)
-    fake.tell("fake-7", HPCJobInfo(JobStatus.COMPLETED, 0))
-    context.poller.follow_all("noop")
+    fake.set_state("fake-7", HPCJobInfo(JobStatus.COMPLETED, 0))
+    context.poller.poll_all("noop")
     assert statuses(context)["COMPLETED"] == 1
     context.canceller.cancel_wanted("noop")
     assert statuses(context) == {"COMPLETED": 1, "FAILED": 3, "PENDING": 5, "RUNNING": 1}
@@ -113,16 +113,16 @@ def test_a_withdrawal_that_the_follower_has_not_read_is_heeded(
     def interrupted(job_ids: Sequence[str]) -> dict[str, HPCJobInfo]:
         if todo:
             todo.pop()
-            fake.tell("fake-3", FAILED)
+            fake.set_state("fake-3", FAILED)
             with other.database.read() as unit:
                 items = live_items_by_job(unit, "noop", ["fake-3"])
-            other.poller.follow_items("noop", items)
+            other.status_updater.update(other.backend_handle("noop"), items)
             assert step_runs(context, "withdrawn")[6][0]
-            fake.tell("fake-7", info)
+            fake.set_state("fake-7", info)
         return answer(job_ids)
 
     monkeypatch.setattr(fake, "get_statuses", interrupted)
-    context.poller.follow_all("noop")
+    context.poller.poll_all("noop")
     assert tuple(step_runs(context, "status, withdrawn, attempt, max_attempts")[6]) == ("PENDING", False, 1, 3)
     assert statuses(context) == {"FAILED": 3, "PENDING": 1, "RUNNING": 1, "SUBMITTED": 5}
     with context.database.read() as unit:
@@ -159,8 +159,8 @@ def test_failures_of_the_site_hold_back_nobody(context: Context, fake: FakeBacke
     context.requests.create(RunRequest(spec=SPEC), actor="test")
     context.launcher.launch("noop", 10)
     for number in range(1, 6):
-        fake.tell(f"fake-{number}", HPCJobInfo(JobStatus.FAILED, reason=FailureReason.NODE_FAILURE))
-    context.poller.follow_all("noop")
+        fake.set_state(f"fake-{number}", HPCJobInfo(JobStatus.FAILED, reason=FailureReason.NODE_FAILURE))
+    context.poller.poll_all("noop")
     context.breakers.sweep()
     context.canceller.cancel_wanted("noop")
     assert statuses(context) == {"PENDING": 5, "SUBMITTED": 5}
@@ -178,7 +178,7 @@ def test_whoever_breaks_off_leaves_nothing_half_done(
     try:
         for work in (
             lambda: start(context, fake),
-            lambda: context.poller.follow_all("noop"),
+            lambda: context.poller.poll_all("noop"),
             context.breakers.sweep,
             lambda: context.breakers.release(step_runs(context, "circuit")[0][0], actor="operator"),
             off.breakers.sweep,
@@ -189,7 +189,7 @@ def test_whoever_breaks_off_leaves_nothing_half_done(
         failpoints.arm(None)
     off.breakers.sweep()
     for _ in range(2):
-        context.poller.follow_all("noop")
+        context.poller.poll_all("noop")
         context.canceller.cancel_wanted("noop")
     context.launcher.launch("noop", 10)
     found = statuses(context)

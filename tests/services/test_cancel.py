@@ -146,7 +146,7 @@ def test_a_backend_that_raises_what_it_may_not_is_shown(context: Context, backen
 def test_those_that_do_not_stop_keep_no_newer_one_from_being_asked(
     context: Context, backend: Noting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cancel, "_AT_ONCE", 2)
+    monkeypatch.setattr(cancel, "PAGE", 2)
     backend.stubborn = True
     context.requests.cancel(start(context, 5), actor="anna")
     context.canceller.cancel_wanted("noop")
@@ -212,7 +212,7 @@ def age(context: Context) -> None:
 def test_an_end_that_was_not_confirmed_says_so(context: Context, backend: Noting, clock: Clock) -> None:
     runs = start_unsettled(context, backend)
     backend.stubborn = True
-    backend.tell("fake-1", UNKNOWN)
+    backend.set_state("fake-1", UNKNOWN)
     context.requests.cancel(runs, actor="anna")
     for clock.now in (0.0, 10.0):
         assert context.canceller.cancel_wanted("noop") == 0
@@ -231,7 +231,7 @@ def test_the_grace_of_a_cancel_begins_when_somebody_asks(context: Context, backe
     """A worker that has only just come looks twice before it takes a job as gone."""
     runs = start_unsettled(context, backend)
     backend.stubborn = True
-    backend.tell("fake-1", UNKNOWN)
+    backend.set_state("fake-1", UNKNOWN)
     context.requests.cancel(runs, actor="anna")
     age(context)
     assert context.canceller.cancel_wanted("noop") == 0
@@ -254,6 +254,6 @@ def test_the_follower_leaves_the_words_of_a_cancel(context: Context, backend: No
         HPCJobInfo(JobStatus.PENDING, message="Priority"), HPCJobInfo(JobStatus.RUNNING), UNKNOWN,
         HPCJobInfo(JobStatus.RUNNING),
     ):  # fmt: skip
-        backend.tell("fake-1", info)
-        context.poller.follow_all("noop")
+        backend.set_state("fake-1", info)
+        context.poller.poll_all("noop")
         assert rows(context)[0].waiting_for == words

@@ -16,7 +16,7 @@ from ccat_workflow_manager.db.runs import RunStore
 from ccat_workflow_manager.errors import BackendConfused, BackendRejected, BackendUnavailable
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
-from ccat_workflow_manager.managers.workflow_manager import LeaseSweep
+from ccat_workflow_manager.managers.loops import LeaseSweep
 from ccat_workflow_manager.services import cancel
 from ccat_workflow_manager.services.requests import RunRequest
 from ccat_workflow_manager.testing.failpoints import Plan
@@ -74,23 +74,23 @@ def launch(context: Context) -> int:
 
 
 def end(fake: FakeBackend, job_id: str, **info: Any) -> None:
-    fake.tell(job_id, HPCJobInfo(**{"status": JobStatus.FAILED, **info}))
+    fake.set_state(job_id, HPCJobInfo(**{"status": JobStatus.FAILED, **info}))
 
 
 def test_every_word_of_the_backend_arrives(context: Context, fake: FakeBackend) -> None:
     run_id = start(context)
     assert launch(context) == 1
     assert look(context).status == "SUBMITTED"
-    fake.tell("fake-1", HPCJobInfo(JobStatus.PENDING, message="Priority"))
-    context.poller.follow_all("noop")
+    fake.set_state("fake-1", HPCJobInfo(JobStatus.PENDING, message="Priority"))
+    context.poller.poll_all("noop")
     assert look(context).waiting_for == "Priority"
-    fake.tell("fake-1", HPCJobInfo(JobStatus.RUNNING))
-    context.poller.follow_all("noop")
+    fake.set_state("fake-1", HPCJobInfo(JobStatus.RUNNING))
+    context.poller.poll_all("noop")
     row = look(context)
     assert (row.status, row.waiting_for) == ("RUNNING", None)
     assert row.started_at is not None
-    fake.tell("fake-1", HPCJobInfo(JobStatus.COMPLETED, 0, 12.5, 0.25, 1.5))
-    context.poller.follow_all("noop")
+    fake.set_state("fake-1", HPCJobInfo(JobStatus.COMPLETED, 0, 12.5, 0.25, 1.5))
+    context.poller.poll_all("noop")
     row = look(context)
     assert (row.status, row.exit_code, row.wall_time_seconds, row.cpu_hours, row.peak_memory_gb) == (
         "COMPLETED", 0, 12.5, 0.25, 1.5,
@@ -110,12 +110,12 @@ def test_the_times_of_a_step_run_are_in_order(
     assert launch(context) == 1
     began = before + timedelta(hours=hours)
     if not ends_at_once:
-        fake.tell("fake-1", HPCJobInfo(JobStatus.RUNNING, started_at=began))
-        context.poller.follow_all("noop")
+        fake.set_state("fake-1", HPCJobInfo(JobStatus.RUNNING, started_at=began))
+        context.poller.poll_all("noop")
         row = look(context)
         assert row.created_at <= row.submitted_at <= row.started_at
-    fake.tell("fake-1", HPCJobInfo(JobStatus.COMPLETED, 0, 1.0, started_at=began, finished_at=began))
-    context.poller.follow_all("noop")
+    fake.set_state("fake-1", HPCJobInfo(JobStatus.COMPLETED, 0, 1.0, started_at=began, finished_at=began))
+    context.poller.poll_all("noop")
     row = look(context)
     assert row.status == "COMPLETED"
     assert row.created_at <= row.submitted_at <= row.started_at <= row.finished_at
@@ -128,8 +128,8 @@ def test_the_times_of_a_step_run_are_in_order(
 def test_a_job_of_which_no_times_are_known_has_not_ended_before_it_has(context: Context, fake: FakeBackend) -> None:
     start(context)
     assert launch(context) == 1
-    fake.tell("fake-1", HPCJobInfo(JobStatus.RUNNING))
-    context.poller.follow_all("noop")
+    fake.set_state("fake-1", HPCJobInfo(JobStatus.RUNNING))
+    context.poller.poll_all("noop")
     (attempt,) = attempts(context)
     assert (attempt.started_at is not None, attempt.finished_at) == (True, None)
 
@@ -138,7 +138,7 @@ def test_many_jobs_cost_one_status_call(context: Context, fake: FakeBackend) -> 
     context.requests.create_many([RunRequest(spec=SPEC)] * 50, actor="test")
     assert context.launcher.launch("noop", 50) == 50
     fake.status_calls = 0
-    context.poller.follow_all("noop")
+    context.poller.poll_all("noop")
     assert fake.status_calls == 1
 
 
@@ -146,9 +146,9 @@ def test_out_of_memory_gets_more_memory_up_to_the_cap(context: Context, fake: Fa
     start(context)
     for number, memory in ((1, 2), (2, 4), (3, 6)):
         launch(context)
-        assert fake.jobs[f"fake-{number}"].resources.memory_gb == memory
+        assert fake.jobs[f"fake-{number}"].request.resource_requirements.memory_gb == memory
         end(fake, f"fake-{number}", reason=FailureReason.OUT_OF_MEMORY, exit_code=137)
-        context.poller.follow_all("noop")
+        context.poller.poll_all("noop")
     row = look(context)
     assert (row.status, row.reason, row.attempt) == ("FAILED", "out_of_memory", 3)
     assert [(a.number, a.reason, a.resources["memory_gb"]) for a in attempts(context)] == [
@@ -170,7 +170,7 @@ def test_at_the_cap_it_says_so_and_keeps_its_attempts(context: Context, fake: Fa
         run_id, _ = context.requests.create(RunRequest(spec=spec), actor="test")
         launch(context)
         end(fake, list(fake.jobs)[-1], reason=kind)
-        context.poller.follow_all("noop")
+        context.poller.poll_all("noop")
         with context.database.read() as unit:
             found = unit.execute("SELECT * FROM step_runs WHERE run_id = :id", {"id": run_id}).one()
         assert (found.status, found.attempt) == ("FAILED", 1)
@@ -181,18 +181,18 @@ def test_time_limit_gets_more_time(context: Context, fake: FakeBackend) -> None:
     start(context)
     launch(context)
     end(fake, "fake-1", reason=FailureReason.TIME_LIMIT)
-    context.poller.follow_all("noop")
+    context.poller.poll_all("noop")
     assert "attempt 2 of 3" in look(context).waiting_for
     assert attempts(context)[0].reason_text.endswith("(next: attempt 2 of 3 at once with 3 h instead of 1 h)")
     launch(context)
-    assert fake.jobs["fake-2"].resources.time_hours == 3
+    assert fake.jobs["fake-2"].request.resource_requirements.time_hours == 3
 
 
 def test_a_user_error_is_not_retried(context: Context, fake: FakeBackend) -> None:
     start(context)
     launch(context)
     end(fake, "fake-1", exit_code=3)
-    context.poller.follow_all("noop")
+    context.poller.poll_all("noop")
     row = look(context)
     assert (row.status, row.reason, row.exit_code) == ("FAILED", "program_failed", 3)
     assert "exit code 3" in row.reason_text
@@ -201,14 +201,14 @@ def test_a_user_error_is_not_retried(context: Context, fake: FakeBackend) -> Non
 def test_silence_is_neither_success_nor_failure_until_the_grace_is_over(context: Context, fake: FakeBackend) -> None:
     start(context)
     launch(context)
-    fake.forget("fake-1")
-    context.poller.follow_all("noop")
+    fake.drop("fake-1")
+    context.poller.poll_all("noop")
     row = look(context)
     assert row.status == "SUBMITTED"
     assert "does not know the job" in row.waiting_for
     with context.database.begin() as unit:
         unit.execute("UPDATE step_runs SET unknown_since = now() - interval '10 minutes'")
-    context.poller.follow_all("noop")
+    context.poller.poll_all("noop")
     row = look(context)
     assert (row.status, row.attempt) == ("PENDING", 1)
     assert attempts(context)[0].reason == "lost"
@@ -218,12 +218,12 @@ def test_a_job_that_comes_back_goes_on(context: Context, fake: FakeBackend) -> N
     start(context)
     launch(context)
     job = fake.jobs["fake-1"]
-    fake.forget("fake-1")
-    context.poller.follow_all("noop")
+    fake.drop("fake-1")
+    context.poller.poll_all("noop")
     assert look(context).unknown_since is not None
     fake.jobs["fake-1"] = job
-    fake.tell("fake-1", HPCJobInfo(JobStatus.RUNNING))
-    context.poller.follow_all("noop")
+    fake.set_state("fake-1", HPCJobInfo(JobStatus.RUNNING))
+    context.poller.poll_all("noop")
     row = look(context)
     assert (row.status, row.unknown_since) == ("RUNNING", None)
 
@@ -235,7 +235,7 @@ def test_a_backend_that_is_away_changes_nothing_and_is_shown(
     start(context)
     launch(context)
     fake.status_error = error
-    context.poller.follow_all("noop")
+    context.poller.poll_all("noop")
     assert look(context).status == "SUBMITTED"
     with context.database.read() as unit:
         assert unit.execute("SELECT problem FROM backends WHERE name = 'noop'").scalar() == error.message
@@ -275,7 +275,7 @@ def test_a_refused_job_fails_with_the_words_of_the_backend(context: Context, fak
 
 
 def test_cancel_waits_for_the_fact(context: Context, fake: FakeBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cancel, "_AGAIN_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr(cancel, "RETRY_SECONDS", (0.0, 0.0))
     run_id = start(context)
     launch(context)
     fake.stubborn = True
@@ -297,7 +297,7 @@ def test_a_job_that_fails_while_it_is_cancelled_is_cancelled(context: Context, f
     launch(context)
     context.requests.cancel([run_id], actor="anna")
     end(fake, "fake-1", exit_code=143, signal=15)
-    context.poller.follow_all("noop")
+    context.poller.poll_all("noop")
     row = look(context)
     assert (row.status, row.attempt) == ("CANCELLED", 1)
 
@@ -335,15 +335,15 @@ def test_a_cancel_that_the_follower_has_not_read_is_heeded(
     run_id = start(first)
     launch(first)
     if running:
-        fake.tell("fake-1", HPCJobInfo(JobStatus.RUNNING))
-        first.poller.follow_all("noop")
+        fake.set_state("fake-1", HPCJobInfo(JobStatus.RUNNING))
+        first.poller.poll_all("noop")
 
     def cancel() -> None:
         second.requests.cancel([run_id], actor="anna")
-        fake.tell("fake-1", info)
+        fake.set_state("fake-1", info)
 
     while_asked(fake, monkeypatch, cancel)
-    first.poller.follow_all("noop")
+    first.poller.poll_all("noop")
     row = look(first)
     assert (row.status, row.reason, row.attempt, row.cancel_requested_by) == ("CANCELLED", "cancelled", 1, "anna")
     assert [(each.reason, each.exit_code, each.signal) for each in attempts(first)] == [
@@ -361,10 +361,10 @@ def test_a_job_that_succeeds_while_it_is_cancelled_has_succeeded(
 
     def cancel() -> None:
         context.requests.cancel([run_id], actor="anna")
-        fake.tell("fake-1", HPCJobInfo(JobStatus.COMPLETED, 0))
+        fake.set_state("fake-1", HPCJobInfo(JobStatus.COMPLETED, 0))
 
     while_asked(fake, monkeypatch, cancel)
-    context.poller.follow_all("noop")
+    context.poller.poll_all("noop")
     assert look(context).status == "COMPLETED"
 
 
@@ -372,17 +372,17 @@ def test_a_job_that_finished_first_has_finished(context: Context, fake: FakeBack
     run_id = start(context)
     launch(context)
     context.requests.cancel([run_id], actor="anna")
-    fake.tell("fake-1", HPCJobInfo(JobStatus.COMPLETED, 0))
+    fake.set_state("fake-1", HPCJobInfo(JobStatus.COMPLETED, 0))
     context.canceller.cancel_wanted("noop")
-    context.poller.follow_all("noop")
+    context.poller.poll_all("noop")
     assert look(context).status == "COMPLETED"
 
 
 def test_somebody_else_stopping_the_job_is_told(context: Context, fake: FakeBackend) -> None:
     start(context)
     launch(context)
-    fake.tell("fake-1", HPCJobInfo(JobStatus.CANCELLED, message="CANCELLED by 1000"))
-    context.poller.follow_all("noop")
+    fake.set_state("fake-1", HPCJobInfo(JobStatus.CANCELLED, message="CANCELLED by 1000"))
+    context.poller.poll_all("noop")
     row = look(context)
     assert (row.status, row.reason) == ("FAILED", "stopped_outside")
     assert "1000" in row.reason_text

@@ -28,11 +28,10 @@ class Choosy(FakeBackend):
     def full(self, resources: Resources, priority: int) -> JobDeferred | None:
         return self._limit(resources) if self.says_so_before else None
 
-    def submit(self, **words: Any) -> str:
-        limit = self._limit(words["resource_requirements"])
-        if limit is not None:
+    def accept(self, request: JobRequest) -> str:
+        if (limit := self._limit(request.resource_requirements)) is not None:
             raise limit
-        return super().submit(**words)
+        return super().accept(request)
 
 
 @pytest.fixture

@@ -15,9 +15,10 @@ from ccat_workflow_manager.db.views.fleet import BackendState, backend_states
 from ccat_workflow_manager.doorbell import Bell
 from ccat_workflow_manager.errors import BackendUnavailable, ServiceUnavailable
 from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.hpc.base import JobRequest
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
-from ccat_workflow_manager.lifecycle.models import Resources, job_name, parse_job_name
-from ccat_workflow_manager.managers.result_manager import OrphansLoop
+from ccat_workflow_manager.lifecycle.models import job_name, parse_job_name
+from ccat_workflow_manager.managers.loops import OrphansLoop
 from ccat_workflow_manager.services.requests import RunRequest
 from ccat_workflow_manager.testing.failpoints import Injected, Plan
 from ccat_workflow_manager.testing.fake_backend import FakeBackend
@@ -43,11 +44,8 @@ def start(context: Context) -> None:
 
 def by_hand(fake: FakeBackend, name: str) -> str:
     """A job that nobody here has asked for, or not any more."""
-    job_id = fake.submit(
-        execution_command=("a",), image_ref=None, sif_path=None, input_dir="", output_dir="", workspace_dir="",
-        manifest_path="", resource_requirements=Resources(), environment_variables={}, job_name=name,
-    )  # fmt: skip
-    fake.tell(job_id, RUNNING)
+    job_id = fake.accept(JobRequest(job_name=name))
+    fake.set_state(job_id, RUNNING)
     return job_id
 
 
@@ -79,10 +77,10 @@ def test_a_name_says_which_attempt_it_is_of() -> None:
 
 def test_a_job_whose_attempt_is_over_is_stopped_and_said(context: Context, fake: FakeBackend) -> None:
     start(context)
-    fake.tell("fake-1", HPCJobInfo(JobStatus.COMPLETED, 0))
-    context.poller.follow_all("noop")
+    fake.set_state("fake-1", HPCJobInfo(JobStatus.COMPLETED, 0))
+    context.poller.poll_all("noop")
     # It comes back, or was never gone.
-    fake.tell("fake-1", RUNNING)
+    fake.set_state("fake-1", RUNNING)
     assert reap(context, later_seconds=60) == 0
     assert fake.cancelled == []
     assert reap(context, later_seconds=120) == 1
@@ -99,9 +97,9 @@ def test_a_job_whose_attempt_is_over_is_stopped_and_said(context: Context, fake:
 def test_what_does_not_stop_is_asked_again_and_told_once(context: Context, fake: FakeBackend) -> None:
     fake.stubborn = True
     start(context)
-    fake.tell("fake-1", HPCJobInfo(JobStatus.COMPLETED, 0))
-    context.poller.follow_all("noop")
-    fake.tell("fake-1", RUNNING)
+    fake.set_state("fake-1", HPCJobInfo(JobStatus.COMPLETED, 0))
+    context.poller.poll_all("noop")
+    fake.set_state("fake-1", RUNNING)
     assert [reap(context), reap(context)] == [1, 1]
     assert fake.cancelled == ["fake-1", "fake-1"]
     assert (state(context).stray_jobs, state(context).strays_stopped) == (1, 1)
@@ -110,9 +108,9 @@ def test_what_does_not_stop_is_asked_again_and_told_once(context: Context, fake:
 def test_the_job_of_an_attempt_that_was_followed_by_another(context: Context, fake: FakeBackend) -> None:
     """A job is lost, the step run is tried again, and the first job turns up after all."""
     start(context)
-    fake.tell("fake-1", HPCJobInfo(JobStatus.FAILED, reason=FailureReason.NODE_FAILURE))
-    context.poller.follow_all("noop")
-    fake.tell("fake-1", RUNNING)
+    fake.set_state("fake-1", HPCJobInfo(JobStatus.FAILED, reason=FailureReason.NODE_FAILURE))
+    context.poller.poll_all("noop")
+    fake.set_state("fake-1", RUNNING)
     # Waiting for its next attempt ...
     assert reap(context, later_seconds=60) == 0
     with context.database.begin() as unit:
@@ -126,7 +124,7 @@ def test_the_job_of_an_attempt_that_was_followed_by_another(context: Context, fa
 
 def test_what_is_live_or_sought_is_left_alone(context: Context, fake: FakeBackend) -> None:
     start(context)
-    fake.tell("fake-1", RUNNING)
+    fake.set_state("fake-1", RUNNING)
     assert reap(context) == 0
     # Submitted, and the worker died before it could say so: the next one will look for it.
     with context.database.begin() as unit:
@@ -137,9 +135,9 @@ def test_what_is_live_or_sought_is_left_alone(context: Context, fake: FakeBacken
 
 def test_jobs_of_strangers_are_counted_and_left_alone(context: Context, fake: FakeBackend) -> None:
     start(context)
-    fake.tell("fake-1", HPCJobInfo(JobStatus.COMPLETED, 0))
-    context.poller.follow_all("noop")
-    ours = parse_job_name(fake.jobs["fake-1"].name)
+    fake.set_state("fake-1", HPCJobInfo(JobStatus.COMPLETED, 0))
+    context.poller.poll_all("noop")
+    ours = parse_job_name(fake.jobs["fake-1"].request.job_name)
     assert ours is not None
     # Another deployment's, an attempt that was never made here, an array whose members nobody knows.
     by_hand(fake, job_name(uuid4(), 1))
@@ -152,11 +150,11 @@ def test_jobs_of_strangers_are_counted_and_left_alone(context: Context, fake: Fa
 
 def test_a_job_at_another_backend_is_not_meant(context: Context, fake: FakeBackend) -> None:
     start(context)
-    fake.tell("fake-1", HPCJobInfo(JobStatus.COMPLETED, 0))
-    context.poller.follow_all("noop")
+    fake.set_state("fake-1", HPCJobInfo(JobStatus.COMPLETED, 0))
+    context.poller.poll_all("noop")
     elsewhere = FakeBackend()
     context._backends["concurrent"] = elsewhere
-    by_hand(elsewhere, fake.jobs["fake-1"].name)
+    by_hand(elsewhere, fake.jobs["fake-1"].request.job_name)
     with context.database.begin() as unit:
         unit.execute("UPDATE events SET at = at - interval '1 hour'")
     assert context.reaper.reap("concurrent") == 0
@@ -169,9 +167,9 @@ def test_one_looks_at_a_time_and_silence_is_no_answer(make_context: ContextMaker
     for context in (first, second):
         context._backends["noop"] = fake
     start(first)
-    fake.tell("fake-1", HPCJobInfo(JobStatus.COMPLETED, 0))
-    first.poller.follow_all("noop")
-    fake.tell("fake-1", RUNNING)
+    fake.set_state("fake-1", HPCJobInfo(JobStatus.COMPLETED, 0))
+    first.poller.poll_all("noop")
+    fake.set_state("fake-1", RUNNING)
     fake.status_error = BackendUnavailable("Socket timed out", backend="noop")
     assert reap(first) == 0
     fake.status_error = None
@@ -190,9 +188,9 @@ def test_a_reaper_that_breaks_off_goes_on_the_next_time(
     context: Context, fake: FakeBackend, point: str, moment: str, action: str
 ) -> None:
     start(context)
-    fake.tell("fake-1", HPCJobInfo(JobStatus.COMPLETED, 0))
-    context.poller.follow_all("noop")
-    fake.tell("fake-1", RUNNING)
+    fake.set_state("fake-1", HPCJobInfo(JobStatus.COMPLETED, 0))
+    context.poller.poll_all("noop")
+    fake.set_state("fake-1", RUNNING)
     failpoints.arm(Plan(f"* {point} {moment} {action}"))
     try:
         with suppress(Injected, ServiceUnavailable):
@@ -219,7 +217,7 @@ def test_every_backend_that_is_served_is_looked_at(context: Context) -> None:
 def test_doctor_tells_what_was_found(context: Context, fake: FakeBackend) -> None:
     assert checks._strays(context.database).ok is None
     start(context)
-    fake.tell("fake-1", RUNNING)
+    fake.set_state("fake-1", RUNNING)
     reap(context)
     assert checks._strays(context.database).ok is True
     by_hand(fake, job_name(uuid4(), 1))

@@ -50,35 +50,35 @@ def unknown_seconds(context: Context) -> float:
 def test_while_nobody_could_ask_nobody_was_silent(context: Context, backend: Noting) -> None:
     """Unknown once, ten minutes without an answer, unknown once more: that is no silence of ten minutes."""
     start(context)
-    backend.forget("fake-1")
-    context.poller.follow_all("noop")
+    backend.drop("fake-1")
+    context.poller.poll_all("noop")
     backend.status_error = AWAY
-    context.poller.follow_all("noop")
+    context.poller.poll_all("noop")
     pass_minutes(context, 10)
-    context.poller.follow_all("noop")
+    context.poller.poll_all("noop")
     backend.status_error = None
-    context.poller.follow_all("noop")
+    context.poller.poll_all("noop")
     assert rows(context)[0].status == "SUBMITTED"
     assert 30 < unknown_seconds(context) < 50
 
 
 def test_without_a_worker_nobody_was_silent_either(context: Context, backend: Noting) -> None:
     start(context)
-    backend.forget("fake-1")
-    context.poller.follow_all("noop")
+    backend.drop("fake-1")
+    context.poller.poll_all("noop")
     pass_minutes(context, 10)
-    context.poller.follow_all("noop")
+    context.poller.poll_all("noop")
     assert rows(context)[0].status == "SUBMITTED"
 
 
 def test_silence_adds_up_to_the_grace_however_seldom_somebody_asks(context: Context, backend: Noting) -> None:
     start(context)
-    backend.forget("fake-1")
+    backend.drop("fake-1")
     for _ in range(4):
         assert rows(context)[0].status == "SUBMITTED"
-        context.poller.follow_all("noop")
+        context.poller.poll_all("noop")
         pass_minutes(context, 10)
-    context.poller.follow_all("noop")
+    context.poller.poll_all("noop")
     with context.database.read() as unit:
         found = unit.execute("SELECT reason, reason_text FROM attempts").one()
     assert found.reason == "lost"
@@ -88,11 +88,11 @@ def test_silence_adds_up_to_the_grace_however_seldom_somebody_asks(context: Cont
 def test_a_job_that_is_taken_as_lost_stays_known_to_its_backend(context: Context, backend: Noting) -> None:
     """It may come back, and whose it is must be told then."""
     start(context)
-    backend.forget("fake-1")
-    context.poller.follow_all("noop")
+    backend.drop("fake-1")
+    context.poller.poll_all("noop")
     with context.database.begin() as unit:
         unit.execute("UPDATE step_runs SET unknown_since = now() - interval '10 minutes'")
-    context.poller.follow_all("noop")
+    context.poller.poll_all("noop")
     with context.database.read() as unit:
         assert unit.execute("SELECT reason FROM attempts").scalar() == "lost"
     assert backend.forgotten == []
@@ -100,19 +100,19 @@ def test_a_job_that_is_taken_as_lost_stays_known_to_its_backend(context: Context
 
 def test_a_job_that_failed_is_forgotten(context: Context, backend: Noting) -> None:
     start(context)
-    backend.tell("fake-1", HPCJobInfo(JobStatus.FAILED, 3))
-    context.poller.follow_all("noop")
+    backend.set_state("fake-1", HPCJobInfo(JobStatus.FAILED, 3))
+    context.poller.poll_all("noop")
     assert backend.forgotten == ["fake-1"]
 
 
 def test_a_cancel_that_ends_with_the_grace_says_that_it_was_not_confirmed(context: Context, backend: Noting) -> None:
     runs = start(context)
-    backend.forget("fake-1")
+    backend.drop("fake-1")
     context.requests.cancel(runs, actor="anna")
-    context.poller.follow_all("noop")
+    context.poller.poll_all("noop")
     with context.database.begin() as unit:
         unit.execute("UPDATE step_runs SET unknown_since = now() - interval '150 seconds'")
-    context.poller.follow_all("noop")
+    context.poller.poll_all("noop")
     [row] = rows(context, "status, reason_text")
     words = "cancelled; noop has not known the job fake-1 for 150 s, that it has stopped was not confirmed"
     assert tuple(row) == ("CANCELLED", words)
@@ -127,28 +127,28 @@ def test_a_cancel_that_ends_with_the_grace_says_that_it_was_not_confirmed(contex
 def test_a_job_whose_backend_is_away_says_so_until_it_answers(context: Context, backend: Noting) -> None:
     start(context)
     context.alive()
-    backend.tell("fake-1", HPCJobInfo(JobStatus.RUNNING))
-    context.poller.follow_all("noop")
+    backend.set_state("fake-1", HPCJobInfo(JobStatus.RUNNING))
+    context.poller.poll_all("noop")
     assert shown(context)["waiting_for"] is None
     backend.status_error = AWAY
-    context.poller.follow_all("noop")
+    context.poller.poll_all("noop")
     assert (shown(context)["status"], shown(context)["waiting_for"]) == (
         "RUNNING", "the backend noop is not available: slurmctld is away",
     )  # fmt: skip
     backend.status_error = None
     pass_minutes(context, 0)
-    context.poller.follow_all("noop")
+    context.poller.poll_all("noop")
     assert shown(context)["waiting_for"] is None
 
 
 def test_what_was_known_before_the_backend_went_away_is_shown_as_such(context: Context, backend: Noting) -> None:
     start(context)
     context.alive()
-    backend.tell("fake-1", HPCJobInfo(JobStatus.PENDING, message="Priority"))
-    context.poller.follow_all("noop")
+    backend.set_state("fake-1", HPCJobInfo(JobStatus.PENDING, message="Priority"))
+    context.poller.poll_all("noop")
     assert shown(context)["waiting_for"] == "Priority"
     backend.status_error = AWAY
-    context.poller.follow_all("noop")
+    context.poller.poll_all("noop")
     assert (
         shown(context)["waiting_for"] == "the backend noop is not available: slurmctld is away; before that: Priority"
     )
@@ -157,8 +157,8 @@ def test_what_was_known_before_the_backend_went_away_is_shown_as_such(context: C
 def test_a_job_that_no_worker_looks_after_says_so(context: Context, backend: Noting) -> None:
     start(context)
     assert shown(context)["waiting_for"] == "no worker serves the backend noop; before that: queued at noop"
-    backend.tell("fake-1", HPCJobInfo(JobStatus.RUNNING))
-    context.poller.follow_all("noop")
+    backend.set_state("fake-1", HPCJobInfo(JobStatus.RUNNING))
+    context.poller.poll_all("noop")
     assert shown(context)["waiting_for"] == "no worker serves the backend noop"
 
 
@@ -189,7 +189,7 @@ def test_a_fault_in_a_backend_is_shown(
     start(context)
     context.alive()
     monkeypatch.setattr(backend, "get_statuses", broken)
-    context.poller.follow_all("noop")
+    context.poller.poll_all("noop")
     assert rows(context)[0].status == "SUBMITTED"
     assert "noop failed in an unexpected way" in shown(context)["waiting_for"]
 
@@ -204,5 +204,5 @@ def test_a_backend_that_cannot_even_be_made_is_shown(
     context.alive()
     context._backends.clear()
     monkeypatch.setattr(registry, "create_filtered", broken)
-    context.poller.follow_all("noop")
+    context.poller.poll_all("noop")
     assert "noop failed in an unexpected way" in shown(context)["waiting_for"]

@@ -19,7 +19,7 @@ from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.models import Facts, Transition, TransitionEvent, WorkItem
 from ccat_workflow_manager.lifecycle.states import Event
-from ccat_workflow_manager.managers.workflow_manager import LeaseSweep
+from ccat_workflow_manager.managers.loops import LeaseSweep
 from ccat_workflow_manager.services.requests import RunRequest
 from ccat_workflow_manager.testing.invariants import at_rest, while_working
 from tests.support.fixtures_store import ContextMaker

@@ -153,7 +153,7 @@ class BatchBackend(BulkBackend):
             return None
         try:
             return self._full_for(
-                self._options(JobRequest((), None, None, "", "", "", "", resources, {}, "", priority))
+                self._options(JobRequest(resource_requirements=resources, priority=priority))
             )
         except (BackendError, ValueError):
             # Submitting will say so, and to whom it belongs.

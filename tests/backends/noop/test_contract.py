@@ -75,7 +75,7 @@ def test_takes_what_scripts_write() -> None:
 
 
 def _request(name: str = "job", **extra: Any) -> JobRequest:
-    return JobRequest(["true"], None, None, "", "", "", "", Resources(extra=extra), {}, name)
+    return JobRequest(["true"], resource_requirements=Resources(extra=extra), job_name=name)
 
 
 def _submit(backend: NoopBackend, name: str = "job", **extra: Any) -> str:

@@ -1,4 +1,4 @@
-"""Ask a fresh backend object in a process of its own: `python -m ... FACTORY METHOD ARGUMENT`, configuration on stdin.
+"""Call a new backend object in this process: `python -m ... FACTORY METHOD ARGUMENT`, with its settings on stdin.
 
 Prints the answer as JSON.
 """
@@ -23,22 +23,23 @@ def make(factory: str, config: dict[str, Any]) -> HPCBackend:
     return backend
 
 
-def answer(backend: HPCBackend, method: str, argument: str) -> Any:
-    if method == "status":
-        info = backend.get_status(argument)
-        return {"status": info.status, "exit_code": info.exit_code}
-    if method == "logs":
-        return backend.get_logs(argument)
-    if method == "find":
-        return backend.find(argument)
-    backend.cancel(argument)
-    return None
+def call(backend: HPCBackend, method: str, argument: str) -> Any:
+    match method:
+        case "status":
+            info = backend.get_status(argument)
+            return {"status": info.status, "exit_code": info.exit_code}
+        case "logs":
+            return backend.get_logs(argument)
+        case "find":
+            return backend.find(argument)
+        case _:
+            return backend.cancel(argument)
 
 
 def main() -> None:
     factory, method, argument = sys.argv[1:]
     backend = make(factory, json.load(sys.stdin))
-    json.dump(answer(backend, method, argument), sys.stdout)
+    json.dump(call(backend, method, argument), sys.stdout)
     backend.close()
 
 

@@ -1,0 +1,209 @@
+"""The loops of the manager. Each has one duty, and any number of managers may run them at the same time."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+from uuid import UUID
+
+from ccat_workflow_manager.db.fleet import FleetStore, Waiting
+from ccat_workflow_manager.db.orphans import OrphanStore
+from ccat_workflow_manager.db.reading import LeaseStore, stuck_runs
+from ccat_workflow_manager.db.reopening import try_lock_retries
+from ccat_workflow_manager.db.runs import RunStore
+from ccat_workflow_manager.db.session import Database
+from ccat_workflow_manager.doorbell import BATCH, Bell, Doorbell
+from ccat_workflow_manager.errors import WorkflowError
+from ccat_workflow_manager.lifecycle.models import Transition, TransitionEvent
+from ccat_workflow_manager.lifecycle.states import Event
+
+log = logging.getLogger(__name__)
+
+_RING_AT_MOST = 10 * BATCH
+_SWEEP_AT_MOST = 1000
+_SILENT_WORKER_SECONDS = 90
+_QUEUES_SECONDS = 60
+
+
+class Loop:
+    """Calls `tick` every `seconds` in a thread. It logs a tick that fails, and goes on with the next one."""
+
+    def __init__(self, name: str, seconds: float, tick: Callable[[], None]) -> None:
+        self.name = name
+        self._seconds = seconds
+        self._tick = tick
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"loop {name}", daemon=True)
+        self._trouble = ""
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask the loop to end after the present tick."""
+        self._stop.set()
+
+    def join(self, seconds: float) -> None:
+        self._thread.join(seconds)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self.tick_once()
+            self._stop.wait(self._seconds)
+
+    def tick_once(self) -> None:
+        """Catches every exception: a tick that fails must not end the loop."""
+        try:
+            self._tick()
+        except WorkflowError as error:
+            # Trouble that lasts is one line in the log, and one more when it is over.
+            if error.message != self._trouble:
+                log.warning("%s: %s", self.name, error.message)
+            self._trouble = error.message
+        except Exception:
+            log.exception("%s failed", self.name)
+        else:
+            if self._trouble:
+                log.info("%s: works again", self.name)
+            self._trouble = ""
+
+
+class RequeueSweep:
+    """Rings again for work whose message was lost or whose back-off is over.
+
+    Work that was waiting at the last tick and still is, although the queue of its backend is empty, has no message.
+    Work that is new at this tick is left alone: its message is usually on its way.
+    """
+
+    def __init__(self, database: Database, doorbell: Doorbell) -> None:
+        self._database = database
+        self._doorbell = doorbell
+        self._before: set[tuple[Bell, str]] = set()
+
+    def tick(self) -> None:
+        with self._database.read() as unit:
+            waiting = FleetStore(unit).waiting()
+        now = {(bell, each.backend) for each in waiting for bell in _bells(each)}
+        for bell, backend in sorted(now & self._before):
+            if self._doorbell.waiting(bell, backend) == 0:
+                self._ring(bell, backend)
+        self._before = now
+
+    def _ring(self, bell: Bell, backend: str) -> None:
+        if bell is not Bell.LAUNCH:
+            self._doorbell.ring(bell, backend)
+            return
+        with self._database.read() as unit:
+            ready = FleetStore(unit).ready(backend, _RING_AT_MOST)
+        if ready:
+            self._doorbell.ring(bell, backend, ready)
+
+
+def _bells(waiting: Waiting) -> list[Bell]:
+    bells = []
+    if waiting.cancels:
+        bells.append(Bell.CANCEL)
+    if waiting.uncollected:
+        bells.append(Bell.COLLECT)
+    if waiting.ready and not waiting.retry_in:
+        bells.append(Bell.LAUNCH)
+    return bells
+
+
+class LeaseSweep:
+    """Releases step runs whose lease has expired, and skips those behind a step run that can never complete."""
+
+    def __init__(self, database: Database, doorbell: Doorbell) -> None:
+        self._database = database
+        self._doorbell = doorbell
+
+    def tick(self) -> None:
+        with self._database.begin("commit.silent") as unit:
+            for worker in FleetStore(unit).forget_silent(_SILENT_WORKER_SECONDS):
+                log.warning("worker %s has been silent for %d s and is taken as gone", worker, _SILENT_WORKER_SECONDS)
+            expired = LeaseStore(unit).expired_staging(1)
+            stuck = stuck_runs(unit, _SWEEP_AT_MOST)
+        if expired:
+            self._release()
+        if stuck:
+            self._skip(stuck)
+
+    def _release(self) -> None:
+        with self._database.begin("commit.swept") as unit:
+            transitions = [
+                Transition(
+                    step_run_id,
+                    [TransitionEvent(Event.RELEASED, "sweep", text=f"worker {owner} stopped answering")],
+                    token,
+                )
+                for step_run_id, token, owner in LeaseStore(unit).expired_staging(_SWEEP_AT_MOST)
+            ]
+            done = RunStore(unit).apply(transitions)
+            unit.after_commit(lambda: self._doorbell.ring_all(Bell.LAUNCH, done.ready))
+        if done.applied:
+            log.warning("%d step runs released: their workers stopped answering", len(done.applied))
+
+    def _skip(self, run_ids: Sequence[UUID]) -> None:
+        with self._database.begin("commit.swept") as unit:
+            if not try_lock_retries(unit):
+                return
+            RunStore(unit).skip_orphaned_dependents(run_ids)
+        log.warning("%d runs had step runs behind one that can never complete; these were skipped", len(run_ids))
+
+
+class PollLoop:
+    """Rings for every backend with live jobs that was not polled for `seconds`. One worker then polls them all."""
+
+    def __init__(self, database: Database, doorbell: Doorbell, seconds: float) -> None:
+        self._database = database
+        self._doorbell = doorbell
+        self._seconds = seconds
+
+    def tick(self) -> None:
+        with self._database.read() as unit:
+            waiting = FleetStore(unit).waiting()
+        for each in waiting:
+            due = each.followed_seconds is None or each.followed_seconds >= self._seconds
+            if each.live and due and not each.retry_in and self._doorbell.waiting(Bell.FOLLOW, each.backend) == 0:
+                self._doorbell.ring(Bell.FOLLOW, each.backend)
+
+
+class _ServedBackendsLoop(ABC):
+    """Rings one bell for every backend that a worker serves, when it is due."""
+
+    bell: ClassVar[Bell]
+
+    def __init__(self, database: Database, doorbell: Doorbell) -> None:
+        self._database = database
+        self._doorbell = doorbell
+
+    def tick(self) -> None:
+        with self._database.read() as unit:
+            served = OrphanStore(unit).served()
+        for backend in served:
+            if self._is_due(backend):
+                self._doorbell.ring(self.bell, backend)
+
+    @abstractmethod
+    def _is_due(self, backend: str) -> bool: ...
+
+
+class QueuesLoop(_ServedBackendsLoop):
+    """Has the queues of every backend polled, for operators and for hints about definitions."""
+
+    bell = Bell.QUEUES
+
+    def _is_due(self, backend: str) -> bool:
+        return self._doorbell.queues_are_due(backend, _QUEUES_SECONDS)
+
+
+class OrphansLoop(_ServedBackendsLoop):
+    """Has the jobs of every backend searched for orphans."""
+
+    bell = Bell.REAP
+
+    def _is_due(self, backend: str) -> bool:
+        return self._doorbell.waiting(Bell.REAP, backend) == 0
