@@ -126,10 +126,10 @@ class Doorbell:
 
     def queues_are_due(self, backend: str, seconds: float) -> bool:
         """True at most once per `seconds`. The caller that gets True has the queues of the backend looked at."""
-        first = False
+        was_set: object = None
         with self._best_effort():
-            first = bool(self.redis.set(f"ccat:queues-due:{backend}", b"", ex=max(1, int(seconds)), nx=True))
-        return first
+            was_set = self.redis.set(f"ccat:queues-due:{backend}", b"", ex=max(1, int(seconds)), nx=True)
+        return bool(was_set)
 
     def remember_queues(self, backend: str, text: str) -> None:
         """Keep the last known state of the queues of a backend. It is a hint and may be lost."""
