@@ -17,7 +17,7 @@ export PYTHONUNBUFFERED := 1
 .DELETE_ON_ERROR:
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
 
 demo: $(RUNTIME) ## run the demo pipeline, from nothing; ARGS="--keep" leaves the service up
 	@$(BIN)/ccat-wm demo $(ARGS)
@@ -45,6 +45,10 @@ format: $(DEV) ## put the code into shape
 
 docs: $(DEV) ## write the generated pages of docs/
 	@$(BIN)/python docs/generate.py
+
+.PHONY: release-check
+release-check: $(DEV) ## everything a release needs, except publishing it
+	@$(BIN)/python deploy/release_check.py
 
 # The lock files hold names, versions and hashes only. They keep what they have; ARGS=--upgrade takes the newest.
 lock: $(DEV) ## bring the lock files in line with requirements/*.in

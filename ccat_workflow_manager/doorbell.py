@@ -1,14 +1,15 @@
-"""The doorbell: Redis and RQ, and nothing else here knows of them.
+"""The doorbell: messages through Redis and RQ. No other module of the service uses either.
 
-A message says "look at these rows", no more. It may be lost, doubled or late: PostgreSQL knows what there is to do, the
-loops of the manager ring again for whatever nobody answered, and every task is safe to run twice.
+A message names rows to look at. It may be lost, doubled or late: PostgreSQL holds the work, the loops of the manager
+ring again for rows that still wait, and every task is safe to run twice.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from functools import partial
 from types import FrameType
@@ -37,7 +38,7 @@ BATCH = 200
 """Ids in one message: enough to share the cost of a transaction, few enough for several workers to share the work."""
 
 NOTICES = 500
-"""Ended jobs that are looked at together."""
+"""Ended jobs that one task takes."""
 
 _MESSAGE_LIFE_SECONDS = 3600
 _ANSWER_LIFE_SECONDS = 60
@@ -45,11 +46,11 @@ _QUEUES_LIFE_SECONDS = 7 * 86_400
 _LISTEN_SECONDS = 15
 _RING_SECONDS = 2.0
 _QUIET_SECONDS = 5.0
-_TELL_SECONDS = 5.0
+_HEARTBEAT_SECONDS = 5.0
 
 
 class Bell(StrEnum):
-    """The kinds of work a worker is called for, the most pressing first."""
+    """Kinds of work for a worker, the most urgent first."""
 
     ASK = "ask"
     CANCEL = "cancel"
@@ -62,7 +63,7 @@ class Bell(StrEnum):
 
 
 def connect(url: str, *, answer_seconds: float | None = None) -> Redis:
-    """A client that fails at once instead of waiting for a server that is away."""
+    """A client that fails at once when the server is down."""
     return Redis.from_url(
         url,
         socket_connect_timeout=5,
@@ -73,7 +74,7 @@ def connect(url: str, *, answer_seconds: float | None = None) -> Redis:
 
 
 class Doorbell:
-    """Rings for work."""
+    """Sends messages to workers, and keeps hints in Redis that may be lost."""
 
     def __init__(self, url: str) -> None:
         self.redis = connect(url, answer_seconds=_RING_SECONDS)
@@ -83,100 +84,75 @@ class Doorbell:
         self._quiet_until = 0.0
 
     def ring(self, bell: Bell, backend: str, ids: Sequence[UUID | str] = ()) -> None:
-        """Call workers of this backend. A Redis that is away is no error: the loops of the manager ring again.
+        """Call workers of this backend. Does not fail without Redis: the loops of the manager ring again.
 
-        Whoever answers takes a whole batch of whatever is there, so messages that nobody has taken yet count: many
-        small requests in a short time become few messages.
+        A worker that answers claims a full batch of ready rows, whichever ids the message names. Messages that still
+        wait in the queue therefore count: many small requests in a short time become few messages.
         """
         if time.monotonic() < self._quiet_until:
             return
         texts = [str(each) for each in ids]
         batches = [texts[i : i + BATCH] for i in range(0, len(texts), BATCH)] or [[]]
-        try:
+        with self._best_effort():
             queue = self._queue(bell, backend)
             missing = batches[: max(0, len(batches) - queue.count)]
             if missing:
                 messages = [_message(bell, backend, batch) for batch in missing]
                 failpoints.around("bell.ring", lambda: queue.enqueue_many(messages))
-        except RedisError as error:
-            self._is_down(error)
-        else:
             self._down = False
-
-    def notice(self, backend: str, job_ids: Sequence[str]) -> None:
-        """Jobs have ended. Notices gather in a set while nobody has come for them: one look then serves them all.
-
-        Every worker that listens tells of every end; only the first of them rings.
-        """
-        try:
-            new = failpoints.around("bell.notice", lambda: self.redis.sadd(_notices(backend), *job_ids))
-        except RedisError as error:
-            self._is_down(error)
-        else:
-            if new:
-                self.ring(Bell.NOTICE, backend)
-
-    def take_notices(self, backend: str) -> list[str]:
-        """The jobs that ended, as far as one batch goes; if there are more, somebody is called for them."""
-        try:
-            spop = partial(self.redis.spop, _notices(backend), NOTICES)
-            taken = cast("list[bytes]", failpoints.around("bell.take-notices", spop))
-            if len(taken) == NOTICES:
-                self.ring(Bell.NOTICE, backend)
-        except RedisError as error:
-            self._is_down(error)
-            return []
-        return [each.decode() for each in taken]
-
-    def queues_are_due(self, backend: str, seconds: float) -> bool:
-        """Whether nobody has asked for the queues of this backend for so long; whoever is told so sees to it."""
-        try:
-            return bool(self.redis.set(f"ccat:queues-due:{backend}", b"", ex=max(1, int(seconds)), nx=True))
-        except RedisError as error:
-            self._is_down(error)
-            return False
-
-    def remember_queues(self, backend: str, text: str) -> None:
-        """What was last seen of the queues of a backend. To lose it does no harm."""
-        try:
-            self.redis.set(_queues(backend), text, ex=_QUEUES_LIFE_SECONDS)
-        except RedisError as error:
-            self._is_down(error)
-
-    def remembered_queues(self, backend: str) -> str | None:
-        if time.monotonic() < self._quiet_until:
-            return None
-        try:
-            text = cast("bytes | None", self.redis.get(_queues(backend)))
-        except RedisError as error:
-            self._is_down(error)
-            return None
-        return None if text is None else text.decode()
-
-    def _is_down(self, error: RedisError) -> None:
-        if not self._down:
-            log.warning("the doorbell does not ring, Redis says: %s; the loops of the manager will repeat it", error)
-        self._down = True
-        if isinstance(error, RedisTimeout):
-            # A server that hangs costs the time of one call; nobody is to pay it for every request.
-            self._quiet_until = time.monotonic() + _QUIET_SECONDS
 
     def ring_all(self, bell: Bell, ready: Mapping[str, Sequence[UUID]]) -> None:
         for backend, ids in ready.items():
             self.ring(bell, backend, ids)
 
+    def notice(self, backend: str, job_ids: Sequence[str]) -> None:
+        """Record in a set that these jobs have ended, and ring if one of them is new there.
+
+        Notices gather in the set until a task takes them. Several workers may report the same end.
+        """
+        with self._best_effort():
+            if failpoints.around("bell.notice", lambda: self.redis.sadd(_notices(backend), *job_ids)):
+                self.ring(Bell.NOTICE, backend)
+
+    def take_notices(self, backend: str) -> list[str]:
+        """Remove up to NOTICES jobs from the set and return them. Rings again if more may be left."""
+        taken: list[bytes] = []
+        with self._best_effort():
+            spop = partial(self.redis.spop, _notices(backend), NOTICES)
+            taken = cast("list[bytes]", failpoints.around("bell.take-notices", spop))
+            if len(taken) == NOTICES:
+                self.ring(Bell.NOTICE, backend)
+        return [each.decode() for each in taken]
+
+    def queues_are_due(self, backend: str, seconds: float) -> bool:
+        """True at most once per `seconds`. The caller that gets True has the queues of the backend looked at."""
+        was_set: object = None
+        with self._best_effort():
+            was_set = self.redis.set(f"ccat:queues-due:{backend}", b"", ex=max(1, int(seconds)), nx=True)
+        return bool(was_set)
+
+    def remember_queues(self, backend: str, text: str) -> None:
+        """Keep the last known state of the queues of a backend. It is a hint and may be lost."""
+        with self._best_effort():
+            self.redis.set(_queues(backend), text, ex=_QUEUES_LIFE_SECONDS)
+
+    def remembered_queues(self, backend: str) -> str | None:
+        text: bytes | None = None
+        if time.monotonic() >= self._quiet_until:
+            with self._best_effort():
+                text = cast("bytes | None", self.redis.get(_queues(backend)))
+        return None if text is None else text.decode()
+
     def waiting(self, bell: Bell, backend: str) -> int:
-        """How many messages nobody has taken yet."""
-        try:
+        """Number of messages that no worker has taken yet. Raises ServiceUnavailable."""
+        with _required():
             count = self._queue(bell, backend).count
-        except RedisError as error:
-            raise ServiceUnavailable(f"Redis cannot be used: {error}") from error
         self._quiet_until = 0.0
         return count
 
     def ask(self, backend: str, question: Mapping[str, Any], timeout: float) -> Any:
-        """Have a worker of this backend answer a question that only a worker can answer; None if it said nothing."""
-        try:
+        """Send a question to a worker of this backend and return its answer. Raises ServiceUnavailable."""
+        with _required():
             enqueue = partial(
                 Queue(_queue_name(Bell.ASK, backend), connection=self._patient, serializer=JSONSerializer).enqueue,
                 _task(Bell.ASK),
@@ -189,8 +165,6 @@ class Doorbell:
             result = job.latest_result(timeout=max(1, int(timeout)))
             if result is not None:
                 Result.delete_all(job)  # a long log comes in many answers of megabytes
-        except RedisError as error:
-            raise ServiceUnavailable(f"Redis cannot be used: {error}") from error
         if result is None:
             raise ServiceUnavailable(f"no worker of the backend {backend} answered within {timeout:g} s")
         if result.type.name != "SUCCESSFUL":
@@ -198,10 +172,9 @@ class Doorbell:
         return result.return_value
 
     def ping(self) -> None:
-        try:
+        """Raises ServiceUnavailable if Redis does not answer."""
+        with _required():
             self.redis.ping()
-        except RedisError as error:
-            raise ServiceUnavailable(f"Redis cannot be used: {error}") from error
 
     def _queue(self, bell: Bell, backend: str) -> Queue:
         queue = self._queues.get((bell, backend))
@@ -210,66 +183,87 @@ class Doorbell:
             self._queues[bell, backend] = queue
         return queue
 
+    @contextmanager
+    def _best_effort(self) -> Iterator[None]:
+        """Log the first of a series of errors of Redis and go on."""
+        try:
+            yield
+        except RedisError as error:
+            if not self._down:
+                log.warning("Redis cannot be used: %s; the loops of the manager will send the message again", error)
+            self._down = True
+            if isinstance(error, RedisTimeout):
+                # A hanging server costs the time of one call, and not that of every request.
+                self._quiet_until = time.monotonic() + _QUIET_SECONDS
+
+
+@contextmanager
+def _required() -> Iterator[None]:
+    try:
+        yield
+    except RedisError as error:
+        raise ServiceUnavailable(f"Redis cannot be used: {error}") from error
+
 
 class _Listener(SimpleWorker):
-    """RQ's worker without fork, without remote commands and without a life of its own between messages."""
+    """RQ's worker without fork, remote commands and records of its jobs."""
 
     max_connection_wait_time = 2.0
     log_result_lifespan = False
     on_alive: Callable[[], None] = staticmethod(lambda: None)
     asked_to_stop = False
-    _told = -_TELL_SECONDS
+    _last_heartbeat = -_HEARTBEAT_SECONDS
 
     def execute_job(self, job: Job, queue: Queue) -> None:
-        """Do what a message says, and throw it away.
+        """Run the task of a message and delete the message.
 
-        RQ's own way takes twenty round trips to Redis for the records of a job. They are worth it for a question, whose
-        answer is such a record; whether a call was answered is seen in PostgreSQL.
+        RQ makes twenty round trips to Redis for the records of a job. Only a question needs them: its answer is such a
+        record. The outcome of every other task is in PostgreSQL.
         """
         if job.result_ttl != 0:
             super().execute_job(job, queue)
             return
-        self._state = WorkerStatus.BUSY  # so that a signal lets the work in hand come to its end
+        self._state = WorkerStatus.BUSY  # so that a signal does not interrupt the task
         try:
             job.func(*job.args)
         except (ImportError, AttributeError, ValueError, DeserializationError) as error:
-            log.warning("a message that cannot be understood is thrown away: %s", error)
+            log.warning("a message that cannot be read is dropped: %s", error)
         finally:
             self._state = WorkerStatus.IDLE
         self.connection.delete(job.key)
 
     def set_state(self, state: str, pipeline: Any = None) -> None:
-        """Whether a worker is busy is its own business."""
+        """Keep the state in this process: Redis need not know it."""
         self._state = state
 
     def subscribe(self) -> None:
-        """No remote commands: one thread and one connection less."""
+        """No remote commands, which saves a thread and a connection."""
 
     def unsubscribe(self) -> None:
         """See `subscribe`."""
 
     def check_for_suspension(self, burst: bool) -> None:
-        """Workers are stopped by a signal, not through Redis."""
+        """Only signals stop a worker."""
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
-        """SIGTERM or SIGINT: what is in hand is finished, nothing new is taken."""
+        """On SIGTERM or SIGINT, finish the task and take no other."""
         self.asked_to_stop = True
         super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
 
     def procline(self, message: str) -> None:
-        """Keep the name of the process."""
+        """Do not change the title of the process."""
 
     def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
-        """Called by the main loop before and after it waits: the one honest sign of life."""
+        """RQ's main loop calls this before and after it waits, so a worker that hangs gives no sign of life."""
         now = time.monotonic()
-        if pipeline is not None or now - self._told >= _TELL_SECONDS:
-            self._told = now
+        if pipeline is not None or now - self._last_heartbeat >= _HEARTBEAT_SECONDS:
+            self._last_heartbeat = now
             super().heartbeat(timeout, pipeline)
         if pipeline is None:
-            self._tell()
+            self._report_alive()
 
-    def _tell(self) -> None:
-        """A signal waits until this is over: it would tear up a transaction, and the request would be lost with it."""
+    def _report_alive(self) -> None:
+        """Call `on_alive`. A signal waits until it has returned, because it would interrupt a transaction."""
         before, self._state = self._state, WorkerStatus.BUSY
         try:
             self.on_alive()
@@ -286,7 +280,7 @@ def listen(
     name: str,
     on_alive: Callable[[], None],
 ) -> None:
-    """Answer the bell until the process is asked to stop (SIGTERM or SIGINT finish the work in hand first)."""
+    """Run the tasks of messages until SIGTERM or SIGINT. The current task is finished first."""
     names = list(backends)
     queues = [_queue_name(bell, backend) for bell in Bell for backend in names]
     while True:
@@ -303,7 +297,7 @@ def listen(
         try:
             worker.work(logging_level="WARNING")
         except RedisError as error:
-            log.warning("Redis went away: %s", error)
+            log.warning("the connection to Redis was lost: %s", error)
         finally:
             connection.close()
         if worker.asked_to_stop:

@@ -1,4 +1,4 @@
-"""The two kinds of process of a deployment, and what each does from its start to its orderly end."""
+"""The two processes of a deployment, manager and worker, from start to orderly end."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 
 from ccat_workflow_manager import failpoints, tasks
@@ -24,26 +25,22 @@ log = logging.getLogger(__name__)
 
 _JOIN_SECONDS = 10
 _QUEUES_SECONDS = 10
-"""How soon a backend that begins to be served is asked for its queues."""
-_STREAM_SECONDS = 0.01
+"""A new backend is asked for its queues within so many seconds."""
+_BURST_SECONDS = 0.01
 _GATHER_SECONDS = 0.03
 
 
 def loops(context: Context) -> list[Loop]:
-    """Every loop of the manager. Any number of managers may run them at the same time."""
+    """All loops of a manager. Any number of managers may run them at the same time."""
     settings, database, doorbell = context.settings, context.database, context.doorbell
-    reaping = [Loop("reap", settings.reaper_seconds, OrphansLoop(database, doorbell).tick)]
+    reap = [Loop("reap", settings.reaper_seconds, OrphansLoop(database, doorbell).tick)]
     return [
-        *(reaping if settings.reaper_seconds else ()),
+        *(reap if settings.reaper_seconds else ()),
         Loop("dispatch", settings.dispatch_seconds, RequeueSweep(database, doorbell).tick),
         Loop("sweep", settings.sweep_seconds, LeaseSweep(database, doorbell).tick),
         Loop("queues", _QUEUES_SECONDS, QueuesLoop(database, doorbell).tick),
         Loop("breakers", settings.sweep_seconds, context.breakers.sweep),
-        Loop(
-            "follow",
-            min(1.0, settings.follow_seconds),
-            PollLoop(database, doorbell, settings.follow_seconds).tick,
-        ),
+        Loop("follow", min(1.0, settings.follow_seconds), PollLoop(database, doorbell, settings.follow_seconds).tick),
     ]
 
 
@@ -74,7 +71,7 @@ def _serve(context: Context) -> None:
     from ccat_workflow_manager.app import create_app
 
     class Server(uvicorn.Server):
-        """uvicorn's server, but a signal that ended it is not raised again: the loops are still to be stopped."""
+        """uvicorn's server, which does not raise the signal again that ended it: the loops are stopped afterwards."""
 
         @contextmanager
         def capture_signals(self) -> Iterator[None]:
@@ -109,25 +106,20 @@ def _wait_for_signal() -> None:
 
 
 def run_worker(settings: Settings, backends: Sequence[str]) -> None:
-    """Answer the doorbell for these backends until SIGTERM or SIGINT; the work in hand is finished first."""
+    """Serve these backends until SIGTERM or SIGINT. The current task is finished first."""
     failpoints.enter("worker")
     context = Context(settings, backends=tuple(backends))
     require_current(context.database)
-    # A runtime that is configured and not there stops the worker here and not at night.
+    # A configured container runtime that is missing stops the worker here, and not at the first launch.
     allow_none = settings.environment == "localdev"
     if not context.runtime.contained and runtime.falls_back(settings.container_runtime, allow_none=allow_none):
         log.warning("%s", runtime.FELL_BACK)
     tasks.bind(context)
     context.alive()
-    stops = [stop for stop in (_hear(context, name) for name in context.backends) if stop is not None]
+    stops = [stop for stop in (_subscribe(context, name) for name in context.backends) if stop is not None]
     log.info("worker %s serves %s", context.worker, ", ".join(context.backends))
     try:
-        listen(
-            settings.redis_url,
-            context.backends,
-            name=context.worker,
-            on_alive=_tolerant(context),
-        )
+        listen(settings.redis_url, context.backends, name=context.worker, on_alive=partial(_report_alive, context))
     finally:
         for stop in stops:
             stop()
@@ -140,45 +132,41 @@ def run_worker(settings: Settings, backends: Sequence[str]) -> None:
 
 
 class _Notices:
-    """Rings for the ends of jobs: at once for one that comes alone, a few dozen times a second for a stream of them.
+    """Reports ended jobs to the doorbell, and slows down the thread of the backend during a burst.
 
-    While it holds up the backend's thread, further ends gather there.
+    Further ends gather in the backend meanwhile and are reported together.
     """
 
-    def __init__(self, ring: Callable[[Sequence[str]], None]) -> None:
-        self._ring = ring
-        self._rang = 0.0
+    def __init__(self, report: Callable[[Sequence[str]], None]) -> None:
+        self._report = report
+        self._last = 0.0
 
     def __call__(self, job_ids: Sequence[str]) -> None:
         try:
-            self._ring(job_ids)
+            self._report(job_ids)
         except Exception:
-            # Without this thread nothing would be heard of this backend any more, and nobody would notice.
-            log.exception("the end of %d jobs could not be told", len(job_ids))
-        if time.monotonic() - self._rang < _STREAM_SECONDS:
+            # The thread of the backend must survive: it would report no further job.
+            log.exception("the end of %d jobs could not be reported", len(job_ids))
+        if time.monotonic() - self._last < _BURST_SECONDS:
             time.sleep(_GATHER_SECONDS)
-        self._rang = time.monotonic()
+        self._last = time.monotonic()
 
 
-def _hear(context: Context, name: str) -> Callable[[], None] | None:
-    """Have the ends of jobs rung for as soon as the backend knows of them, where it can tell."""
+def _subscribe(context: Context, name: str) -> Callable[[], None] | None:
+    """Have the backend report ended jobs. Returns a function that ends this, or None if the backend cannot report."""
     try:
         backend = context.backend(name)
         if not backend.capabilities.notifies:
             return None
-        return backend.listen(_Notices(lambda job_ids: context.doorbell.notice(name, job_ids)))
+        return backend.listen(_Notices(partial(context.doorbell.notice, name)))
     except BackendError as error:
         log.warning("%s cannot be used now: %s", name, error.message)
         return None
 
 
-def _tolerant(context: Context) -> Callable[[], None]:
-    """A sign of life that a database which is away for a moment does not turn into the death of the worker."""
-
-    def alive() -> None:
-        try:
-            context.alive()
-        except WorkflowError as error:
-            log.warning("no sign of life could be given: %s", error.message)
-
-    return alive
+def _report_alive(context: Context) -> None:
+    """Record a sign of life. The worker survives a database that is down."""
+    try:
+        context.alive()
+    except WorkflowError as error:
+        log.warning("no sign of life could be recorded: %s", error.message)

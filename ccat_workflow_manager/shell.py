@@ -1,10 +1,11 @@
-"""Running other programs: the only module that imports `subprocess`.
+"""Run other programs: the only module that imports `subprocess`.
 
 A command is an argument vector, never a shell line. `run` waits, with a time limit; `spawn` starts and returns.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import subprocess
@@ -25,11 +26,11 @@ PIPE = subprocess.PIPE
 STDOUT = subprocess.STDOUT
 
 OUTPUT_LIMIT = 64 * 1024 * 1024
-"""How many bytes of each stream `run` keeps; the rest is read and dropped, and `Completed.truncated` says so."""
+"""`run` keeps so many bytes of each stream, drops the rest and sets `Completed.truncated`."""
 
 _CHUNK = 64 * 1024
 _TAIL = 2000
-_LOOK_AGAIN_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 
 
 class CommandError(WorkflowError):
@@ -50,7 +51,7 @@ class CommandMissing(CommandError):
 
 
 class CommandTimeout(CommandError):
-    """A program did not end in time and was killed with everything it had started in its process group."""
+    """A program did not end in time and was killed with its process group."""
 
     code = "command_timeout"
 
@@ -68,11 +69,11 @@ class Completed:
     stdout: str
     stderr: str
     truncated: bool = False
-    """More was printed than `OUTPUT_LIMIT`: what is here is the beginning, and must not be read as all of it."""
+    """The output exceeded OUTPUT_LIMIT: `stdout` and `stderr` hold only its beginning."""
 
     @property
     def output_tail(self) -> str:
-        """The end of what was printed, for an error message; stderr if there is any."""
+        """The end of stderr, or of stdout if stderr is empty, for an error message."""
         return (self.stderr.strip() or self.stdout.strip())[-_TAIL:]
 
 
@@ -83,30 +84,27 @@ def run(
     env: Mapping[str, str] | None = None,
     cwd: str | os.PathLike[str] | None = None,
     input: str | bytes | None = None,  # noqa: A002 - the name that subprocess.run has
-    enough: Callable[[str], object] | None = None,
+    stop_when: Callable[[str], object] | None = None,
 ) -> Completed:
-    """Run a program to its end. Raises CommandMissing and CommandTimeout; a bad exit code is the caller's to judge.
+    """Run a program to its end. Raises CommandMissing and CommandTimeout, and no error for a bad exit code.
 
-    `env` None inherits the environment of this process. The output is decoded as UTF-8, whatever cannot be is replaced.
-    A program that leaves a child behind which holds its pipes open is not waited for longer than itself. One whose
-    complaints are `enough` is killed: it would only go on trying.
+    `env` None inherits the environment of this process. Output is decoded as UTF-8 with replacement characters.
+    A child of the program that keeps the pipes open is not waited for. The program is killed as soon as `stop_when`
+    returns true for what it has written to stderr: sbatch, for one, retries for minutes after it has reported a full
+    queue.
     """
-    data = input.encode() if isinstance(input, str) else input or b""
-    process = spawn(argv, env=env, cwd=cwd, stdin=PIPE if data else DEVNULL, stdout=PIPE, stderr=PIPE)
-    with _Conversation(process, data, enough) as conversation:
-        ended = conversation.hold(time.monotonic() + timeout)
+    with _in_memory(input) if input else contextlib.nullcontext(DEVNULL) as stdin:
+        process = spawn(argv, env=env, cwd=cwd, stdin=stdin, stdout=PIPE, stderr=PIPE)
+    out, err = _Captured(), _Captured()
+    with process:
+        try:
+            ended = _collect(process, out, err, time.monotonic() + timeout, stop_when)
+        finally:
+            _kill(process)
         if not ended:
-            kill_group(process.pid, SIGKILL)
-            process.wait()
-            conversation.drain()
-            raise CommandTimeout(argv, timeout, (conversation.stderr.text or conversation.stdout.text)[-_TAIL:])
-        return Completed(
-            argv=tuple(argv),
-            returncode=process.wait(),
-            stdout=conversation.stdout.text,
-            stderr=conversation.stderr.text,
-            truncated=conversation.stdout.truncated or conversation.stderr.truncated,
-        )
+            _collect(process, out, err, time.monotonic() + _POLL_SECONDS)
+            raise CommandTimeout(argv, timeout, (err.text or out.text)[-_TAIL:])
+    return Completed(tuple(argv), process.returncode, out.text, err.text, out.truncated or err.truncated)
 
 
 def spawn(
@@ -120,7 +118,7 @@ def spawn(
     new_session: bool = True,
     pass_fds: Sequence[int] = (),
 ) -> Process:
-    """Start a program and return at once; the caller waits for it. Raises CommandMissing."""
+    """Start a program and return at once. The caller must wait for it. Raises CommandMissing."""
     try:
         return subprocess.Popen(
             list(argv),
@@ -139,7 +137,7 @@ def spawn(
 
 
 def kill_group(pid: int, number: Signals) -> None:
-    """Send a signal to the process group that `pid` leads; one that is gone already is fine."""
+    """Send a signal to the process group that `pid` leads, if it still exists."""
     try:
         os.killpg(pid, number)
     except ProcessLookupError:
@@ -148,113 +146,60 @@ def kill_group(pid: int, number: Signals) -> None:
 
 @dataclass(slots=True)
 class _Captured:
-    """The beginning of one output stream."""
+    """The first OUTPUT_LIMIT bytes of one stream."""
 
-    chunks: list[bytes] = field(default_factory=list)
-    size: int = 0
+    data: bytearray = field(default_factory=bytearray)
     truncated: bool = False
 
     def add(self, chunk: bytes) -> None:
-        room = OUTPUT_LIMIT - self.size
-        if len(chunk) > room:
-            self.truncated = True
-            chunk = chunk[:room]
-        if chunk:
-            self.chunks.append(chunk)
-            self.size += len(chunk)
+        room = OUTPUT_LIMIT - len(self.data)
+        self.data += chunk[:room]
+        self.truncated |= len(chunk) > room
 
     @property
     def text(self) -> str:
-        return b"".join(self.chunks).decode("utf-8", "replace")
+        return self.data.decode("utf-8", "replace")
 
 
-class _Conversation:
-    """Feeds a program its input and reads its output, without ever blocking on one pipe."""
-
-    def __init__(self, process: Process, data: bytes, enough: Callable[[str], object] | None) -> None:
-        self.process = process
-        self._enough = enough
-        self.stdout = _Captured()
-        self.stderr = _Captured()
-        self._data = memoryview(data)
-        self._selector = selectors.DefaultSelector()
-        for pipe, captured in ((process.stdout, self.stdout), (process.stderr, self.stderr)):
+def _collect(
+    process: Process,
+    out: _Captured,
+    err: _Captured,
+    deadline: float,
+    stop_when: Callable[[str], object] | None = None,
+) -> bool:
+    """Read both streams until the program has ended. Returns False if the deadline came first."""
+    with selectors.DefaultSelector() as selector:
+        for pipe, captured in ((process.stdout, out), (process.stderr, err)):
             if pipe is not None:
-                os.set_blocking(pipe.fileno(), False)
-                self._selector.register(pipe, selectors.EVENT_READ, captured)
-        if process.stdin is not None:
-            os.set_blocking(process.stdin.fileno(), False)
-            self._selector.register(process.stdin, selectors.EVENT_WRITE)
-
-    def __enter__(self) -> _Conversation:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """On the way out by an unexpected error (or Ctrl-C) the program is not left behind."""
-        self._end()
-        self._selector.close()
-        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
-            if pipe is not None and not pipe.closed:
-                pipe.close()
-
-    def _end(self) -> None:
-        if self.process.poll() is None:
-            kill_group(self.process.pid, SIGKILL)
-            self.process.wait()
-
-    def hold(self, deadline: float) -> bool:
-        """Exchange until the program has ended; False if the deadline comes first."""
-        while self._selector.get_map():
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return False
-            ready = self._selector.select(min(left, _LOOK_AGAIN_SECONDS))
-            self._serve(ready)
-            if not ready and self.process.poll() is not None:
+                selector.register(pipe, selectors.EVENT_READ, captured)
+        while selector.get_map() and (left := deadline - time.monotonic()) > 0:
+            ready = selector.select(min(left, _POLL_SECONDS))
+            for key, _ in ready:
+                chunk = os.read(key.fd, _CHUNK)
+                key.data.add(chunk)
+                if not chunk:
+                    selector.unregister(key.fileobj)
+                elif key.data is err and stop_when is not None and stop_when(err.text):
+                    _kill(process)
+            if not ready and process.poll() is not None:
                 break
-        return self._ended(deadline)
+    try:
+        process.wait(max(0.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
-    def drain(self) -> None:
-        """Read what is in the pipes now."""
-        while ready := [entry for entry in self._selector.select(0) if entry[1] & selectors.EVENT_READ]:
-            self._serve(ready)
 
-    def _ended(self, deadline: float) -> bool:
-        try:
-            self.process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            return False
-        return True
+def _kill(process: Process) -> None:
+    if process.poll() is None:
+        kill_group(process.pid, SIGKILL)
+        process.wait()
 
-    def _serve(self, ready: Sequence[tuple[selectors.SelectorKey, int]]) -> None:
-        for key, _ in ready:
-            if isinstance(key.data, _Captured):
-                self._read(key, key.data)
-            else:
-                self._write(key)
 
-    def _read(self, key: selectors.SelectorKey, captured: _Captured) -> None:
-        chunk = os.read(key.fd, _CHUNK)
-        if chunk:
-            captured.add(chunk)
-            if captured is self.stderr and self._enough is not None and self._enough(captured.text):
-                self._end()
-        else:
-            self._finish(key)
-
-    def _write(self, key: selectors.SelectorKey) -> None:
-        try:
-            written = os.write(key.fd, self._data[:_CHUNK])
-        except BrokenPipeError:
-            # The program does not want the rest, which is its right.
-            self._finish(key)
-            return
-        self._data = self._data[written:]
-        if not self._data:
-            self._finish(key)
-
-    def _finish(self, key: selectors.SelectorKey) -> None:
-        pipe = key.fileobj
-        self._selector.unregister(pipe)
-        if not isinstance(pipe, int):
-            pipe.close()  # type: ignore[attr-defined]
+def _in_memory(content: str | bytes) -> IO[bytes]:
+    """A file without a name that holds the content: a program can read it slowly or not at all."""
+    file = os.fdopen(os.memfd_create("input"), "w+b")
+    file.write(content.encode() if isinstance(content, str) else content)
+    file.seek(0)
+    return file

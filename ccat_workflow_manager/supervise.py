@@ -1,11 +1,12 @@
-"""Everything on one machine: embedded servers, one manager, some workers, each started, watched and ended.
+"""A deployment on one machine: starts, watches and stops embedded servers, a manager and workers.
 
-The children are forked from this process after everything has been imported once, so they start in milliseconds and
-share its memory. This process itself stays small: one thread, no connection to anything.
+The children are forked after all imports, so they start in milliseconds and share memory (docs/decisions/0014). This
+process keeps one thread and opens no connection.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import importlib
@@ -33,26 +34,24 @@ _PR_SET_PDEATHSIG = 1
 _RESTART_SECONDS = (0.5, 30.0)
 _HEALTHY_SECONDS = 60.0
 _DRAIN_SECONDS = 30.0
-_LOOK_SECONDS = 10.0
+_CHECK_SERVERS_SECONDS = 10.0
 _READY_SECONDS = 60.0
 ALWAYS_SERVED = ("local", "noop", "concurrent")
-"""Backends that need nothing but this machine."""
+"""Backends that need only this machine."""
 
 
 @dataclass(slots=True)
 class _Child:
     name: str
-    work: Callable[[], None]
+    run: Callable[[], None]
     pid: int = 0
     started: float = 0.0
     failures: int = 0
-    due: float = 0.0
+    restart_at: float = 0.0
 
 
 @dataclass(slots=True)
 class Deployment:
-    """One deployment on this machine."""
-
     settings: Settings
     _children: list[_Child] = field(default_factory=list)
     _servers: list[EmbeddedServer] = field(default_factory=list)
@@ -66,23 +65,23 @@ class Deployment:
 
     @property
     def stopping(self) -> bool:
-        """Whether somebody asked this process to stop."""
+        """True after SIGTERM or SIGINT."""
         return self._stopping
 
     def start(self) -> None:
-        """Start the servers that are not given, bring the database up to date, start manager and workers."""
+        """Start servers that the settings do not name, migrate the database, start manager and workers."""
         if self.settings.api_port == 0:
             self.settings = replace(self.settings, api_port=_free_port(self.settings.api_host))
         _require_free(self.settings.api_host, self.settings.api_port)
         try:
             self._start_servers()
-            _preload()
+            preload()
             database = Database(self.settings.database_url)
             upgrade(database)
             database.close()
             self._signals = _wakeup_pipe()
-            self._children = [_Child("manager", self._manager)]
-            self._children += [_Child(f"worker {n + 1}", self._worker) for n in range(self.settings.workers)]
+            self._children = [_Child("manager", self._run_manager)]
+            self._children += [_Child(f"worker {n + 1}", self._run_worker) for n in range(self.settings.workers)]
             for child in self._children:
                 self._spawn(child)
         except BaseException:
@@ -100,21 +99,21 @@ class Deployment:
             settings = replace(settings, redis_url=self._servers[-1].start())
         self.settings = settings
 
-    def _revive_servers(self) -> None:
-        """Start an embedded server again that has died; everybody who uses it waits and goes on."""
+    def _restart_servers(self) -> None:
+        """Start embedded servers that have died. Manager and workers wait for them."""
         for server in self._servers:
             if server.pid is None:
-                log.warning("the embedded %s is gone and is started again", server.name)
+                log.warning("the embedded %s has died and is started again", server.name)
                 server.start()
 
     # --- children ----------------------------------------------------------------------------------------------------
 
-    def _manager(self) -> None:
+    def _run_manager(self) -> None:
         from ccat_workflow_manager.processes import run_manager
 
         run_manager(self.settings)
 
-    def _worker(self) -> None:
+    def _run_worker(self) -> None:
         from ccat_workflow_manager.processes import run_worker
 
         run_worker(self.settings, list(dict.fromkeys((self.settings.hpc_backend, *ALWAYS_SERVED))))
@@ -129,39 +128,38 @@ class Deployment:
         log.debug("%s is process %d", child.name, child.pid)
 
     def watch(self, seconds: float | None = None) -> None:
-        """Restart what dies, until `seconds` have passed or this process is asked to stop."""
+        """Restart children and servers that die, until `seconds` have passed or a signal comes."""
         until = None if seconds is None else time.monotonic() + seconds
         while not self._stopping:
             self._reap()
             now = time.monotonic()
             if until is not None and now >= until:
                 return
-            due = [child.due for child in self._children if child.pid == 0]
-            for child in self._children:
-                if child.pid == 0 and child.due <= now:
+            dead = [child for child in self._children if child.pid == 0]
+            for child in dead:
+                if child.restart_at <= now:
                     self._spawn(child)
-            moments = [moment for moment in (*due, until, now + _LOOK_SECONDS) if moment is not None]
-            ready, _, _ = select.select([self._signals], [], [], max(0.0, min(moments) - time.monotonic()))
-            if ready:
+            times = [child.restart_at for child in dead] + [now + _CHECK_SERVERS_SECONDS]
+            wake_up = min(times) if until is None else min(*times, until)
+            if select.select([self._signals], [], [], max(0.0, wake_up - time.monotonic()))[0]:
                 numbers = os.read(self._signals, 64)
                 self._stopping = signal.SIGTERM in numbers or signal.SIGINT in numbers
             if not self._stopping:
-                self._revive_servers()
+                self._restart_servers()
 
     def _reap(self) -> None:
         for child in self._children:
-            if child.pid == 0:
-                continue
-            pid, status = os.waitpid(child.pid, os.WNOHANG)
-            if pid:
-                self._ended(child, os.waitstatus_to_exitcode(status))
+            if child.pid:
+                pid, status = os.waitpid(child.pid, os.WNOHANG)
+                if pid:
+                    self._plan_restart(child, os.waitstatus_to_exitcode(status))
 
-    def _ended(self, child: _Child, code: int) -> None:
+    def _plan_restart(self, child: _Child, code: int) -> None:
         now = time.monotonic()
         child.pid = 0
         child.failures = 0 if now - child.started > _HEALTHY_SECONDS else child.failures + 1
         pause = min(_RESTART_SECONDS[0] * 2 ** max(0, child.failures - 1), _RESTART_SECONDS[1])
-        child.due = now + pause
+        child.restart_at = now + pause
         if not self._stopping:
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
             log.warning("%s ended (%s) and is started again in %.1f s", child.name, how, pause)
@@ -169,7 +167,7 @@ class Deployment:
     # --- end ---------------------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """Let every process finish what it has in hand, then end the servers. Running jobs go on without us."""
+        """Let every child finish its current task, then stop the servers. Running jobs go on."""
         self._stopping = True
         living = [child for child in self._children if child.pid]
         for child in living:
@@ -182,7 +180,8 @@ class Deployment:
             living = [child for child in living if child.pid]
             if living:
                 select.select([self._signals], [], [], 0.05)
-                _drain(self._signals)
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._signals, 64)
         for child in living:
             log.warning("%s did not end within %.0f s and is killed", child.name, _DRAIN_SECONDS)
             os.kill(child.pid, signal.SIGKILL)
@@ -192,7 +191,7 @@ class Deployment:
             self._servers.pop().stop()
 
     def wait_ready(self) -> None:
-        """Until the API accepts connections."""
+        """Return when the API accepts connections. Raises ServiceUnavailable."""
         deadline = time.monotonic() + _READY_SECONDS
         while not self._stopping:
             if _accepts(self.settings.api_host, self.settings.api_port):
@@ -215,15 +214,15 @@ def up(settings: Settings, on_ready: Callable[[Deployment], None] = lambda deplo
 
 
 def _run_child(child: _Child) -> int:
-    """The life of a forked child: its own signals, its own exit code, and never the parent's clean-up."""
+    """Run a forked child with signals of its own. Returns its exit code."""
     try:
         signal.set_wakeup_fd(-1)
-        _die_with_parent()
+        die_with_parent()
         for number in (signal.SIGTERM, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         # Ctrl-C in a terminal reaches the whole group; only the parent acts on it and ends the children in order.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        child.work()
+        child.run()
         return 0
     except WorkflowError as error:
         log.error("%s: %s", child.name, error.message)
@@ -238,15 +237,15 @@ def _run_child(child: _Child) -> int:
         sys.stderr.flush()
 
 
-def _die_with_parent() -> None:
-    """Linux: be asked to stop when the parent is killed, or its next start would find the port taken."""
+def die_with_parent() -> None:
+    """Have the kernel send SIGTERM when the parent dies: an orphan would keep the port of the API."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() == 1:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _preload() -> None:
-    """Import once what every child needs, and keep the garbage collector from touching (and so copying) it."""
+def preload() -> None:
+    """Import what every child needs, and freeze it, so that garbage collection does not copy shared pages."""
     for name in _PRELOADED:
         importlib.import_module(name)
     gc.collect()
@@ -254,7 +253,7 @@ def _preload() -> None:
 
 
 def _wakeup_pipe() -> int:
-    """A descriptor that becomes readable with the number of each signal, so that waiting needs no polling."""
+    """Returns a descriptor from which the number of each signal can be read, so that waiting needs no polling."""
     reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def on_signal(number: int, frame: FrameType | None) -> None:
@@ -264,13 +263,6 @@ def _wakeup_pipe() -> int:
         signal.signal(number, on_signal)
     signal.set_wakeup_fd(writer)
     return reader
-
-
-def _drain(descriptor: int) -> None:
-    try:
-        os.read(descriptor, 64)
-    except BlockingIOError:
-        return
 
 
 def _free_port(host: str) -> int:

@@ -1,7 +1,7 @@
-"""The image of the demo: this machine's own Python, the demo program, and a shell to look around with.
+"""The container image of the demo: the Python of this machine, the demo program, and a shell.
 
-Of Python only what the program imports goes in, so the image has a few megabytes and is built in a second or two. Its
-name holds a digest of all that decides its content; a changed program or another Python make another image.
+It holds only the modules that the program imports, so it has a few megabytes and is built in a second or two. Its name
+contains a digest of everything that determines its content: another program or Python makes another image.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PROGRAM = Path(__file__).parent / "stand-alone" / "reduce.py"
 PROGRAM_IN_IMAGE = "/opt/demo/reduce.py"
 INTERPRETER_IN_IMAGE = "python3"
 LATEST = "ccat-demo.sif"
-"""A link to the newest demo image, so that the pipeline file can be applied as it is."""
+"""A link to the newest demo image: the name in pipeline.yaml."""
 
 _PREFIX = "/opt/python"
 _LAYOUT = "1"
@@ -41,7 +41,7 @@ print(json.dumps(sorted({{file for file in files if file}})))
 
 
 def ensure_demo_image(cache_dir: str, runtime: Runtime) -> str:
-    """The file name of the demo image in `cache_dir`, built now if it is not there yet."""
+    """Build the demo image in `cache_dir` unless it exists. Returns its file name."""
     cache = Path(cache_dir)
     cache.mkdir(parents=True, exist_ok=True)
     identity = hashlib.sha256(f"{_LAYOUT} {sys.version} {sys.platform} {os.uname().machine}".encode())
@@ -65,30 +65,30 @@ def _fill(sandbox: Sandbox) -> None:
     (sandbox.root / "usr/bin/python3").symlink_to(f"{_PREFIX}/bin/python3")
     standard_library = os.path.dirname(os.path.realpath(os.__file__))
     home = f"{_PREFIX}/{sys.platlibdir}/{os.path.basename(standard_library)}"
-    extensions = f"{home}/lib-dynload"  # Python also looks for this directory to find out where it is
+    extensions = f"{home}/lib-dynload"  # Python finds its home by this directory
     (sandbox.root / extensions.lstrip("/")).mkdir(parents=True)
     for module in _modules(interpreter):
         if not module.endswith(".py"):
             sandbox.copy(module, f"{extensions}/{os.path.basename(module)}")
             sandbox.add_libraries_of(module)
             continue
-        place = f"{home}/{os.path.relpath(module, standard_library)}"
-        sandbox.copy(module, place)
+        target = f"{home}/{os.path.relpath(module, standard_library)}"
+        sandbox.copy(module, target)
         if os.path.exists(compiled := cache_from_source(module)):
-            sandbox.copy(compiled, f"{os.path.dirname(place)}/__pycache__/{os.path.basename(compiled)}")
+            sandbox.copy(compiled, f"{os.path.dirname(target)}/__pycache__/{os.path.basename(compiled)}")
     for source in _program_files():
-        place = f"{os.path.dirname(PROGRAM_IN_IMAGE)}/{source.name}"
-        sandbox.copy(str(source), place)
-        # The image is read-only, so Python could not keep what it compiled at the first start.
-        compiled = cache_from_source(str(sandbox.root / place.lstrip("/")))
+        target = f"{os.path.dirname(PROGRAM_IN_IMAGE)}/{source.name}"
+        sandbox.copy(str(source), target)
+        # The image is read-only, so Python could not store what it compiles at the first start.
+        compiled = cache_from_source(str(sandbox.root / target.lstrip("/")))
         mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
-        py_compile.compile(str(source), compiled, dfile=place, doraise=True, invalidation_mode=mode)
+        py_compile.compile(str(source), compiled, dfile=target, doraise=True, invalidation_mode=mode)
     for tool in which_all(_TOOLS):
         sandbox.add_program(tool)
 
 
 def _modules(interpreter: str) -> list[str]:
-    """The files of all modules that are loaded once the program has done its imports."""
+    """Files of all modules that are loaded after the imports of the program."""
     argv = [interpreter, "-B", "-I", "-S", "-c", _LIST_MODULES.format(also=_ALSO_IMPORTED), str(PROGRAM)]
     done = shell.run(argv, timeout=60)
     if done.returncode != 0:

@@ -14,7 +14,7 @@ PIPELINE_FILE = Path(__file__).parent / "pipeline.yaml"
 
 
 def demo_pipeline(image: str | None) -> dict[str, Any]:
-    """The definition in `pipeline.yaml` with this image; with None for a site that runs commands without containers."""
+    """The definition in `pipeline.yaml` with this image, or without containers if `image` is None."""
     definition: dict[str, Any] = yaml.safe_load(PIPELINE_FILE.read_text(encoding="utf-8"))
     for step in definition["steps"]:
         step["image"] = image

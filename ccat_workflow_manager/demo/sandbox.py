@@ -1,4 +1,4 @@
-"""Making a small container image from programs of this machine: no registry, no package manager, no network."""
+"""Make a small container image from programs of this machine, without registry, package manager or network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DIRECTORIES = ("dev", "proc", "sys", "tmp", "etc", "root", "home", "var/tmp", "
 _LIBRARY = re.compile(r"(?:(?P<name>\S+) => )?(?P<path>/\S+) \(0x[0-9a-f]+\)")
 _BUILD_SECONDS = 300.0
 _COMPRESSIONS: tuple[list[str], ...] = (["--mksquashfs-args", "-comp zstd -Xcompression-level 3"], [])
-"""The first is six times faster than gzip and as small, but not known to every mksquashfs."""
+"""zstd is six times faster than gzip and as small, but not every mksquashfs has it."""
 
 
 class ImageBuildFailed(WorkflowError):
@@ -44,23 +44,23 @@ class Sandbox:
         self.add_libraries_of(program)
 
     def add_libraries_of(self, binary: str) -> None:
-        """Copy what the loader would load for `binary`, to where the loader looks first."""
+        """Copy the shared libraries of `binary` to a directory that the loader searches first."""
         listing = shell.run(["ldd", binary], timeout=30).stdout
         libraries = {match["name"]: match["path"] for match in _LIBRARY.finditer(listing)}
-        # Beside libc is a directory that the loader of this machine searches without being told.
+        # The loader of this machine searches the directory of libc by default.
         trusted = next((os.path.dirname(path) for name, path in libraries.items() if name == "libc.so.6"), "/usr/lib")
         for name, path in libraries.items():
             self.copy(path, f"{trusted}/{name}" if name else path)
 
     def copy(self, source: str, at: str) -> None:
-        """Copy one file, what links mean and not the links, keeping its time (Python's caches depend on it)."""
+        """Copy one file and follow links. Its time is kept, because Python's caches depend on it."""
         target = self.root / at.lstrip("/")
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target)
 
     def build(self, runtime: Runtime, target: Path) -> None:
-        """Make a SIF image of the directory under a name that appears only when it is complete."""
+        """Make a SIF image of the directory. `target` appears only when it is complete."""
         partial = target.with_name(f".{target.name}.{os.getpid()}.sif")
         failure = ""
         try:
@@ -77,5 +77,5 @@ class Sandbox:
 
 
 def which_all(names: Iterable[str]) -> list[str]:
-    """The paths of those programs that this machine has."""
+    """Paths of those programs that exist on this machine."""
     return [path for path in map(shutil.which, names) if path is not None]

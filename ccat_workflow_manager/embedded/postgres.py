@@ -7,13 +7,12 @@ import os
 import pwd
 import shutil
 import signal
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
 from ccat_workflow_manager import shell
-from ccat_workflow_manager.embedded.server import ENVIRONMENT, POLL_SECONDS, EmbeddedServer, programs_of
+from ccat_workflow_manager.embedded.server import ENVIRONMENT, EmbeddedServer, programs_of, wait_until
 from ccat_workflow_manager.errors import ConfigurationError, ServiceUnavailable
 
 USER = "ccat"
@@ -21,10 +20,10 @@ DATABASE = "ccat"
 _UNPRIVILEGED_USER = "nobody"
 _STATUS_LINE = 7
 NAMESPACE = ("unshare", "--user", "--map-user=1000", "--map-group=1000", "--")
-"""Runs a program in a namespace of users in which the caller is called 1000."""
+"""Runs a program in a user namespace in which the caller has the id 1000."""
 
-# Small when idle, quick to commit, safe when the power fails. Given on the command line, so that a new release of ours
-# applies to directories made by an old one.
+# Small when idle, quick to commit, safe when the power fails. They are given on the command line, so that a new release
+# also applies to directories that an older one made.
 _SETTINGS: Mapping[str, str] = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
@@ -47,7 +46,7 @@ _SETTINGS: Mapping[str, str] = {
 
 
 class EmbeddedPostgres(EmbeddedServer):
-    """PostgreSQL in `<data_dir>/postgres`. `fsync=False` is for tests: faster, and lost when the machine crashes."""
+    """PostgreSQL in `<data_dir>/postgres`. `fsync=False` is for tests: a crash of the machine would lose data."""
 
     name = "postgres"
     _socket_name = ".s.PGSQL.5432"
@@ -68,7 +67,7 @@ class EmbeddedPostgres(EmbeddedServer):
         return self._postmaster() if len(lines) > _STATUS_LINE and lines[_STATUS_LINE].strip() == "ready" else None
 
     def _postmaster(self) -> int | None:
-        """The server process, even while it recovers or stops."""
+        """Process id of the server, even while it recovers or stops."""
         lines = self._pid_file()
         return int(lines[0]) if lines and self._serves(int(lines[0])) else None
 
@@ -78,8 +77,11 @@ class EmbeddedPostgres(EmbeddedServer):
         except OSError:
             return []
 
+    def _processes(self) -> list[int]:
+        return [int(name) for name in os.listdir("/proc") if name.isdecimal() and self._serves(int(name))]
+
     def _serves(self, pid: int) -> bool:
-        """Whether that process is one of this cluster: all of them work in its directory, and nobody else does."""
+        """True if the process belongs to this cluster: only those have its directory as working directory."""
         try:
             return os.readlink(f"/proc/{pid}/cwd") == str(self.cluster.resolve())
         except OSError:
@@ -94,8 +96,8 @@ class EmbeddedPostgres(EmbeddedServer):
             os.chown(self.socket_dir, self.home.stat().st_uid, self.home.stat().st_gid)
         if not self.cluster.exists():
             self._create(owner, programs)
-        self._must_be_of_this_version(programs, owner)
-        self._clear_what_a_crash_left()
+        self._check_version(programs, owner)
+        self._remove_leftovers()
         settings = dict(_SETTINGS, unix_socket_directories=_listed(self.socket_dir))
         if not self._fsync:
             settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
@@ -105,9 +107,9 @@ class EmbeddedPostgres(EmbeddedServer):
         self._make_database()
 
     def _create(self, owner: list[str], programs: Path) -> None:
-        # Made beside its place and moved there, so that a cluster is whole or absent. Its first half minute is not safe
-        # from a crash of the whole machine (--no-sync): it holds nothing yet, and waiting for a slow disk could take
-        # longer than all the rest of the first start.
+        # initdb writes to another name, so that `cluster` is complete or absent. --no-sync: a crash of the machine in
+        # the first half minute loses a cluster that holds nothing yet, and syncing a slow disk would take longer than
+        # all the rest of the first start.
         partial = self.home / "cluster.partial"
         if partial.exists():
             shutil.rmtree(partial)
@@ -118,7 +120,7 @@ class EmbeddedPostgres(EmbeddedServer):
             raise ServiceUnavailable(f"{self.name}: the database could not be made in {self.home}: {done.output_tail}")
         partial.rename(self.cluster)
 
-    def _must_be_of_this_version(self, programs: Path, owner: list[str]) -> None:
+    def _check_version(self, programs: Path, owner: list[str]) -> None:
         made_by = (self.cluster / "PG_VERSION").read_text().strip()
         printed = shell.run([*owner, str(programs / "postgres"), "--version"], timeout=10, env=ENVIRONMENT).stdout
         ours = printed.rpartition(" ")[2].partition(".")[0].strip()
@@ -129,25 +131,17 @@ class EmbeddedPostgres(EmbeddedServer):
             )
 
     def _becomes_ready(self) -> bool:
-        """Wait for a server that somebody else has started; False if it is on its way out."""
-        deadline = time.monotonic() + self._timeout
-        while self.pid is None:
-            if self._postmaster() is None:
-                return False
-            if time.monotonic() > deadline:
-                raise ServiceUnavailable(f"{self.name} did not answer within {self._timeout:g} s; see {self.log_file}")
-            time.sleep(POLL_SECONDS)
-        return True
+        """Wait for a server that another process has started. Returns False if it stops."""
+        if not wait_until(lambda: self.pid is not None or self._postmaster() is None, self._timeout):
+            raise self._silent()
+        return self.pid is not None
 
-    def _clear_what_a_crash_left(self) -> None:
-        """After a kill -9 of the server its children end by themselves; starting before they have would be refused."""
-        deadline = time.monotonic() + self._timeout
-        while orphans := [int(name) for name in os.listdir("/proc") if name.isdecimal() and self._serves(int(name))]:
-            if time.monotonic() > deadline:
-                raise ServiceUnavailable(f"{self.name}: processes of an earlier server do not end: {orphans}")
-            time.sleep(POLL_SECONDS)
-        # The number in these files may meanwhile be that of a stranger, or of a dead child that its parent has not yet
-        # taken notice of: PostgreSQL would take either for a living server.
+    def _remove_leftovers(self) -> None:
+        """Wait for the children of a killed server, beside which no new one starts, and remove its lock files."""
+        if not wait_until(lambda: not self._processes(), self._timeout):
+            raise ServiceUnavailable(f"{self.name}: processes of an earlier server do not end: {self._processes()}")
+        # The process id in these files may now belong to another program or to a zombie. PostgreSQL would take either
+        # for a running server.
         (self.cluster / "postmaster.pid").unlink(missing_ok=True)
         (self.socket_dir / f"{self._socket_name}.lock").unlink(missing_ok=True)
 
@@ -161,7 +155,7 @@ class EmbeddedPostgres(EmbeddedServer):
     def _shut_down(self) -> None:
         if (pid := self.pid) is None:
             return
-        # Fast (ends the sessions), immediate (recovers at the next start), and what no process can refuse.
+        # Fast shutdown (ends the sessions), immediate shutdown (recovers at the next start), kill.
         for number, patience in ((signal.SIGINT, 15), (signal.SIGQUIT, 5), (signal.SIGKILL, 5)):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
@@ -169,14 +163,11 @@ class EmbeddedPostgres(EmbeddedServer):
                 return
 
 
-# --- as whom it runs ---
-
-
 def _as_owner(home: Path, programs: Path) -> list[str]:
-    """What to put before a PostgreSQL command, which refuses to run as root, so that it runs as the owner of `home`.
+    """Prefix of PostgreSQL commands that makes them run as the owner of `home`: PostgreSQL refuses to run as root.
 
-    Root's own directory is used from a user namespace in which root is called 1000: the files stay root's, and nothing
-    need be readable to anybody else. Where such a namespace is not allowed, the directory is given to `nobody`.
+    A directory of root is used from a user namespace in which root has the id 1000: the files stay root's and private.
+    Where such namespaces are forbidden, the directory is given to `nobody`.
     """
     if os.geteuid() != 0:
         return []
@@ -204,5 +195,5 @@ def _give_to(user: pwd.struct_passwd, home: Path) -> None:
 
 
 def _listed(path: Path) -> str:
-    """The path as an item of a list of directories, whatever commas and quotes are in it."""
+    """The path quoted as one item of a list of directories."""
     return '"' + str(path).replace('"', '""') + '"'

@@ -1,4 +1,4 @@
-"""What the embedded servers have in common: a directory, its users, a socket whose path is short enough, a log."""
+"""Base of the embedded servers: directory, locks, a socket path that is short enough, log."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from ccat_workflow_manager import shell
 from ccat_workflow_manager.errors import ConfigurationError, ServiceUnavailable
 
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "LC_ALL": "C"}
-POLL_SECONDS = 0.01
+_POLL_SECONDS = 0.01
 _SOCKET_PATH_LIMIT = 107
 _LOG_LIMIT_BYTES = 10 * 1024 * 1024
 
 
 class EmbeddedServer(ABC):
-    """One server of one directory, shared by its users through two lock files.
+    """The server of one directory, shared between processes through two lock files.
 
-    `change.lock` is held while a server is being started or stopped. `users.lock` is held (shared) by every user for as
-    long as it uses the server; the kernel lets go of it when the user dies, however it dies.
+    A process holds `change.lock` while it starts or stops the server, and a shared lock on `users.lock` for as long as
+    it uses the server. The kernel releases the locks of a process that dies.
     """
 
     name: str
@@ -40,9 +40,9 @@ class EmbeddedServer(ABC):
         self._child: shell.Process | None = None
 
     def start(self) -> str:
-        """Make sure that the server runs and answers, and return its URL. Raises ServiceUnavailable.
+        """Start the server unless it runs, and return its URL. Raises ServiceUnavailable.
 
-        Asked again, it starts a server that has died meanwhile.
+        A second call starts a server that has died.
         """
         self._make_home()
         with self._changing():
@@ -53,7 +53,7 @@ class EmbeddedServer(ABC):
         return self.url
 
     def stop(self) -> None:
-        """Let go of the server, and stop it if nobody else uses it."""
+        """Stop the server, unless another process uses it."""
         if self._in_use is None:
             return
         with self._changing():
@@ -77,12 +77,12 @@ class EmbeddedServer(ABC):
     @property
     @abstractmethod
     def url(self) -> str:
-        """How clients reach it."""
+        """URL for clients."""
 
     @property
     @abstractmethod
     def pid(self) -> int | None:
-        """The process of the server that runs for this directory, whoever started it."""
+        """Process id of the server of this directory, whichever process started it."""
 
     @abstractmethod
     def _launch(self) -> None:
@@ -94,9 +94,9 @@ class EmbeddedServer(ABC):
 
     @property
     def socket_dir(self) -> Path:
-        """A directory for the socket whose path fits into a socket address; below the home if that is short enough.
+        """Directory of the socket: below `home`, or in the temporary directory if that path is too long.
 
-        PostgreSQL's clients take a comma for the end of one of several hosts.
+        A path with a comma cannot be used either: PostgreSQL's clients read it as a list of hosts.
         """
         wanted = self.home / "socket"
         if len(os.fsencode(wanted / self._socket_name)) <= _SOCKET_PATH_LIMIT and "," not in str(wanted):
@@ -113,10 +113,10 @@ class EmbeddedServer(ABC):
         except OSError as error:
             raise ConfigurationError(f"{self.name}: {error.filename} cannot be made: {error.strerror}") from error
         found = self.socket_dir.lstat()
-        # A directory of temporary files is open to everyone: somebody else may have been there before us.
+        # Any user may have made this name in the temporary directory.
         if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (os.geteuid(), self.home.stat().st_uid):
             raise ConfigurationError(
-                f"{self.name}: {self.socket_dir} belongs to somebody else; use a shorter data directory"
+                f"{self.name}: {self.socket_dir} belongs to another user; use a shorter data directory"
             )
         self.socket_dir.chmod(0o700)
 
@@ -129,7 +129,7 @@ class EmbeddedServer(ABC):
             os.close(lock)
 
     def _spawn(self, argv: list[str]) -> shell.Process:
-        """Start the program in a session of its own, so that Ctrl-C does not reach it before its users."""
+        """Start the program in a new session, so that Ctrl-C does not reach it before the processes that use it."""
         if self.log_file.exists() and self.log_file.stat().st_size > _LOG_LIMIT_BYTES:
             self.log_file.replace(self.log_file.with_suffix(".log.old"))
         with self.log_file.open("ab") as log:
@@ -139,14 +139,14 @@ class EmbeddedServer(ABC):
         return self._child
 
     def _wait_for_answer(self, process: shell.Process, answers: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + self._timeout
-        while not answers():
-            if process.poll() is not None:
-                raise ServiceUnavailable(f"{self.name} did not start; the end of {self.log_file}:\n{self._log_tail()}")
-            if time.monotonic() > deadline:
-                process.terminate()
-                raise ServiceUnavailable(f"{self.name} did not answer within {self._timeout:g} s; see {self.log_file}")
-            time.sleep(POLL_SECONDS)
+        if not wait_until(lambda: answers() or process.poll() is not None, self._timeout):
+            process.terminate()
+            raise self._silent()
+        if process.returncode is not None and not answers():
+            raise ServiceUnavailable(f"{self.name} did not start; the end of {self.log_file}:\n{self._log_tail()}")
+
+    def _silent(self) -> ServiceUnavailable:
+        return ServiceUnavailable(f"{self.name} did not answer within {self._timeout:g} s; see {self.log_file}")
 
     def _log_tail(self) -> str:
         with contextlib.suppress(OSError):
@@ -154,18 +154,25 @@ class EmbeddedServer(ABC):
         return ""
 
     def _ended(self, pid: int, timeout: float) -> bool:
-        """Wait for the end of the process; True if it came in time."""
-        deadline = time.monotonic() + timeout
-        while _runs(pid):
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(POLL_SECONDS)
+        """Wait for the end of the process. Returns False after `timeout`."""
+        ended = wait_until(lambda: not _runs(pid), timeout)
         if self._child is not None:
             self._child.poll()
-        return True
+        return ended
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
+    """Poll the condition. Returns False if it has not become true in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_SECONDS)
+    return True
 
 
 def programs_of(package: str, where: str, program: str) -> Path:
+    """The directory of the programs in an installed wheel. Raises ConfigurationError if `program` is not in it."""
     spec = find_spec(package)
     found = Path(spec.origin).parent / where if spec and spec.origin else None
     if found is None or not os.access(found / program, os.X_OK):
@@ -177,7 +184,7 @@ def programs_of(package: str, where: str, program: str) -> Path:
 
 
 def _locked(path: Path, how: int) -> int:
-    """An open file that holds the lock until it is closed."""
+    """Lock the file and return its descriptor. Closing that releases the lock."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(handle, how)
@@ -188,7 +195,7 @@ def _locked(path: Path, how: int) -> int:
 
 
 def _runs(pid: int) -> bool:
-    """Whether the process exists and is more than an entry that its parent has yet to read."""
+    """True if the process exists and is not a zombie."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:

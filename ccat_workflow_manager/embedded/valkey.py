@@ -12,7 +12,7 @@ from ccat_workflow_manager.embedded.server import EmbeddedServer, programs_of
 
 
 class EmbeddedValkey(EmbeddedServer):
-    """Valkey in `<data_dir>/valkey`. It keeps nothing on disk: PostgreSQL is the truth, this is the doorbell."""
+    """Valkey in `<data_dir>/valkey`. It keeps nothing on disk: it is only the doorbell."""
 
     name = "valkey"
     _socket_name = "valkey.sock"
@@ -53,7 +53,10 @@ class EmbeddedValkey(EmbeddedServer):
             self._ended(pid, 5)
 
     def _ask(self, command: bytes) -> bytes:
-        """The answer to one command, or nothing if nobody answers. (The client library belongs to the doorbell.)"""
+        """Send one command without the client library, which only the doorbell may import.
+
+        Returns b"" if the server does not answer.
+        """
         with socket.socket(socket.AF_UNIX) as connection, contextlib.suppress(OSError):
             connection.settimeout(5)
             connection.connect(str(self.socket_dir / self._socket_name))

@@ -130,7 +130,7 @@ class Site:
     # --- processes ---------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        supervise._preload()
+        supervise.preload()
         settings, backend = self.settings, self.backend
         self._processes = [_Process("manager", lambda: run_manager(settings))]
         self._processes += [
@@ -155,7 +155,7 @@ class Site:
         log = os.open(self.log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         for number in (1, 2):
             os.dup2(log, number)
-        supervise._die_with_parent()
+        supervise.die_with_parent()
         os.environ.update({VARIABLE: f"@{self.faults}", "TMPDIR": str(self.temporary)})
         tempfile.tempdir = None
         logging.basicConfig(

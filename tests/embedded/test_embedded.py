@@ -1,4 +1,4 @@
-"""The embedded servers: started by anybody, found again, stopped by the last, and never in need of a port."""
+"""The embedded servers: start, adoption, sharing, stop, and recovery after a kill."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def place() -> Iterator[Path]:
 
 @pytest.fixture
 def server_at(reaper: Reaper) -> Iterator[Servers]:
-    """Starts PostgreSQL in a directory and stops it after the test, whatever the test did to it."""
+    """Starts PostgreSQL in a directory and stops it after the test."""
     started: list[EmbeddedPostgres] = []
 
     def start(path: Path) -> EmbeddedPostgres:
@@ -71,7 +71,7 @@ def ask(server: EmbeddedPostgres, question: str) -> object:
     return row[0] if row else None
 
 
-def test_it_answers_on_a_socket_only_and_is_safe_by_default(place: Path, reaper: Reaper) -> None:
+def test_it_listens_on_a_private_socket_only_and_syncs(place: Path, reaper: Reaper) -> None:
     server = EmbeddedPostgres(place)
     with server:
         assert server.pid is not None
@@ -84,14 +84,14 @@ def test_it_answers_on_a_socket_only_and_is_safe_by_default(place: Path, reaper:
     assert server.pid is None
 
 
-def test_what_was_written_is_there_after_a_restart(place: Path, server_at: Servers) -> None:
+def test_data_survive_a_restart(place: Path, server_at: Servers) -> None:
     server = server_at(place)
     ask(server, "CREATE TABLE kept AS SELECT 42 AS answer")
     server.stop()
     assert ask(server_at(place), "SELECT answer FROM kept") == 42
 
 
-def test_it_starts_again_after_it_was_killed(place: Path, server_at: Servers) -> None:
+def test_it_recovers_after_a_kill(place: Path, server_at: Servers) -> None:
     server = server_at(place)
     ask(server, "CREATE TABLE kept AS SELECT 42 AS answer")
     assert server.pid is not None
@@ -106,7 +106,7 @@ def test_it_starts_again_after_it_was_killed(place: Path, server_at: Servers) ->
     assert ask(again, "SELECT answer FROM kept") == 42
 
 
-def test_a_process_number_that_now_belongs_to_a_stranger_does_not_hinder_it(place: Path, server_at: Servers) -> None:
+def test_a_reused_process_id_in_the_pid_file_is_ignored(place: Path, server_at: Servers) -> None:
     server = server_at(place)
     pid_file = server.cluster / "postmaster.pid"
     stranger = pid_file.read_text().splitlines()
@@ -116,7 +116,7 @@ def test_a_process_number_that_now_belongs_to_a_stranger_does_not_hinder_it(plac
     assert ask(server_at(place), "SELECT 1") == 1
 
 
-def test_two_at_once_start_one_server_and_the_last_stops_it(place: Path, server_at: Servers) -> None:
+def test_two_users_share_one_server_and_the_last_stops_it(place: Path, server_at: Servers) -> None:
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(server_at, [place, place])
     assert first.pid == second.pid
@@ -126,7 +126,7 @@ def test_two_at_once_start_one_server_and_the_last_stops_it(place: Path, server_
     assert second.pid is None
 
 
-def test_a_server_whose_user_was_killed_is_adopted(place: Path, server_at: Servers) -> None:
+def test_a_server_of_a_killed_process_is_adopted(place: Path, server_at: Servers) -> None:
     code = (
         "import os, signal; from pathlib import Path; from ccat_workflow_manager.embedded import EmbeddedPostgres; "
         f"EmbeddedPostgres(Path({str(place)!r}), fsync=False).start(); os.kill(os.getpid(), signal.SIGKILL)"
@@ -142,28 +142,28 @@ def test_a_server_whose_user_was_killed_is_adopted(place: Path, server_at: Serve
 
 
 @pytest.mark.parametrize("name", ["d" * 120, "with space, comma and 'quotes\""])
-def test_any_directory_will_do(place: Path, server_at: Servers, name: str) -> None:
+def test_any_data_directory_works(place: Path, server_at: Servers, name: str) -> None:
     server = server_at(place / name)
     assert ask(server, "SELECT 1") == 1
     shutil.rmtree(server.socket_dir)
 
 
-def test_a_socket_directory_that_somebody_else_made_is_not_used(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_foreign_socket_directory_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(place))
     server = EmbeddedPostgres(place / ("d" * 120))
     server.socket_dir.symlink_to(place)
-    with pytest.raises(ConfigurationError, match=r"cannot be made|belongs to somebody else"):
+    with pytest.raises(ConfigurationError, match=r"cannot be made|belongs to another user"):
         server.start()
 
 
-def test_an_interrupted_first_start_leaves_nothing_that_hinders_the_next(place: Path, server_at: Servers) -> None:
+def test_an_interrupted_first_start_can_be_repeated(place: Path, server_at: Servers) -> None:
     half = place / "postgres" / "cluster.partial"
     half.mkdir(parents=True)
     (half / "PG_VERSION").write_text("18\n")
     assert ask(server_at(place), "SELECT 1") == 1
 
 
-def test_a_directory_of_another_release_is_refused(place: Path, server_at: Servers) -> None:
+def test_a_cluster_of_another_major_version_is_refused(place: Path, server_at: Servers) -> None:
     server = server_at(place)
     server.stop()
     (server.cluster / "PG_VERSION").write_text("9\n")
@@ -171,7 +171,7 @@ def test_a_directory_of_another_release_is_refused(place: Path, server_at: Serve
         server.start()
 
 
-def test_a_server_that_does_not_start_says_why(place: Path, server_at: Servers) -> None:
+def test_a_failed_start_shows_the_log(place: Path, server_at: Servers) -> None:
     server = server_at(place)
     server.stop()
     (server.cluster / "global" / "pg_control").unlink()
@@ -180,10 +180,8 @@ def test_a_server_that_does_not_start_says_why(place: Path, server_at: Servers) 
 
 
 @pytest.mark.needs("root")
-def test_as_root_where_namespaces_are_not_allowed(
-    place: Path, server_at: Servers, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The directory is given to `nobody`, who must be able to reach it and the programs."""
+def test_root_without_user_namespaces(place: Path, server_at: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The directory is given to `nobody`, which must be able to reach it and the programs."""
     monkeypatch.setattr(postgres, "NAMESPACE", ["false"])
     nobody = pwd.getpwnam("nobody").pw_uid
     with pytest.raises(ConfigurationError, match=f"user {nobody} cannot use"):
@@ -193,7 +191,7 @@ def test_as_root_where_namespaces_are_not_allowed(
     assert ask(server, "SELECT 1") == 1
     assert os.stat(f"/proc/{server.pid}").st_uid == nobody
     server.stop()
-    # From now on it is theirs, namespaces or not.
+    # The directory now belongs to `nobody`, with or without namespaces.
     monkeypatch.undo()
     assert ask(server_at(place), "SELECT 1") == 1
 
@@ -215,7 +213,7 @@ def test_as_an_ordinary_user(place: Path) -> None:
     assert done.stdout.startswith("42 unix://"), done.stderr
 
 
-def test_valkey_answers_and_keeps_nothing(valkey: EmbeddedValkey) -> None:
+def test_valkey_answers_and_keeps_nothing_on_disk(valkey: EmbeddedValkey) -> None:
     with redis.Redis.from_url(valkey.url) as client:
         assert client.ping()
         assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
@@ -227,7 +225,7 @@ def test_valkey_answers_and_keeps_nothing(valkey: EmbeddedValkey) -> None:
         assert client.get("bell") is None
 
 
-def test_valkey_starts_again_after_it_was_killed(place: Path, valkey: EmbeddedValkey, reaper: Reaper) -> None:
+def test_valkey_starts_again_after_a_kill(place: Path, valkey: EmbeddedValkey, reaper: Reaper) -> None:
     assert valkey.pid is not None
     os.kill(valkey.pid, signal.SIGKILL)
     wait_until(lambda: valkey.pid is None, what="the death of the server")

@@ -1,4 +1,4 @@
-"""A test run that is killed leaves nothing behind."""
+"""A killed test run leaves neither servers nor files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.needs("postgresql", "valkey")
-def test_servers_and_files_of_a_killed_run_go_with_it() -> None:
+def test_servers_and_files_of_a_killed_run_are_removed() -> None:
     done = subprocess.run(
         [sys.executable, "-c", KILLED_RUN], cwd=REPOSITORY, capture_output=True, text=True, check=False
     )

@@ -1,76 +1,47 @@
-"""A wheel built from the checkout and installed somewhere else is the whole product."""
+"""A wheel that is built from the checkout and installed elsewhere works."""
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
-import sys
-import sysconfig
 import tomllib
-import venv
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from deploy import release_check
+from deploy.release_check import PACKAGE
+
 REPOSITORY = Path(__file__).parents[2]
-PACKAGE = "ccat_workflow_manager"
-WASTE = shutil.ignore_patterns("__pycache__")
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy: what a build leaves behind in its place would creep into the next one."""
-    place = tmp_path_factory.mktemp("wheel")
-    source = place / "source"
-    shutil.copytree(REPOSITORY / PACKAGE, source / PACKAGE, ignore=WASTE)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(REPOSITORY / name, source)
-    argv = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(place), str(source)]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    (built,) = place.glob("*.whl")
+    directory = tmp_path_factory.mktemp("wheel")
+    built, _ = release_check.build(REPOSITORY, directory / "dist", directory / "source")
     return built
 
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The programs of an environment that has the wheel, and of this one only what the wheel depends on.
-
-    The libraries are borrowed through a .pth file. Those of this environment are not read through it, so the editable
-    checkout is not on the path.
-    """
-    place = tmp_path_factory.mktemp("elsewhere") / "environment"
-    venv.create(place, symlinks=True)
-    programs = place / "bin"
-    paths = sysconfig.get_paths(vars={"base": str(place), "platbase": str(place)})
-    (Path(paths["purelib"]) / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    argv = [sys.executable, "-m", "pip", "--python", str(programs / "python"), "install", "--quiet", "--no-index"]
-    subprocess.run([*argv, "--no-deps", "--disable-pip-version-check", str(wheel)], check=True)
-    return programs
+    """The programs of an environment that has the wheel, and borrows the libraries of this one."""
+    return release_check.install(wheel, tmp_path_factory.mktemp("elsewhere") / "environment")
 
 
 def run(*argv: str | Path, cwd: Path, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-    """In an environment with nothing in it that could lead back here."""
+    """Run without environment variables that could lead back to the checkout."""
     environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
     environment |= {"XDG_DATA_HOME": str(cwd / "share"), "NO_COLOR": "1"}
     return subprocess.run(argv, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
 
 
-def test_every_file_of_the_package_is_in_the_wheel(wheel: Path) -> None:
-    here = {
-        path.relative_to(REPOSITORY).as_posix()
-        for path in (REPOSITORY / PACKAGE).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
-    }
-    with zipfile.ZipFile(wheel) as archive:
-        there = {name for name in archive.namelist() if ".dist-info/" not in name}
-    assert there == here
+def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(wheel: Path) -> None:
+    assert release_check.check_contents(REPOSITORY, wheel) == []
 
 
-def test_what_is_not_code_is_among_them(wheel: Path) -> None:
+def test_files_that_are_not_code_are_in_the_wheel(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     assert {f"{PACKAGE}/settings.toml", f"{PACKAGE}/py.typed", f"{PACKAGE}/db/migrations/env.py"} <= names
@@ -91,7 +62,7 @@ def test_the_installed_package_finds_its_files_and_backends(installed: Path, tmp
     assert found == "local True True True"
 
 
-def test_the_command_explains_itself(installed: Path, tmp_path: Path) -> None:
+def test_the_command_prints_its_help(installed: Path, tmp_path: Path) -> None:
     done = run(installed / "ccat-wm", "--help", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "demo" in done.stdout
@@ -104,7 +75,7 @@ def test_the_demo_runs_from_the_wheel(installed: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
 
 
-def test_dependencies_are_the_same_in_both_places() -> None:
+def test_requirements_and_project_name_the_same_dependencies() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     wanted = (REPOSITORY / "requirements" / "runtime.in").read_text().splitlines()
     assert project["dependencies"] == [line for line in wanted if line and not line.startswith(("#", "-"))]

@@ -1,4 +1,4 @@
-"""The doorbell on fakeredis: how messages gather, and that a Redis which is away costs nothing but time."""
+"""The doorbell on fakeredis: how messages gather, and what happens without Redis."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_ids_go_in_batches(doorbell: Doorbell) -> None:
     assert {job.timeout for job in jobs} == {-1}
 
 
-def test_a_message_that_nobody_has_taken_yet_stands_for_the_next_one(doorbell: Doorbell) -> None:
+def test_a_waiting_message_stands_for_the_next_one(doorbell: Doorbell) -> None:
     for _ in range(10):
         doorbell.ring(Bell.LAUNCH, "local", [uuid4()])
     assert doorbell.waiting(Bell.LAUNCH, "local") == 1
@@ -46,7 +46,7 @@ def test_a_message_that_nobody_has_taken_yet_stands_for_the_next_one(doorbell: D
     assert doorbell.waiting(Bell.LAUNCH, "slurm") == 1
 
 
-def test_an_answer_is_not_kept_once_it_is_read(
+def test_an_answer_is_deleted_after_it_was_read(
     doorbell: Doorbell, server: fakeredis.FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     doorbell._patient = fakeredis.FakeRedis(server=server)
@@ -54,11 +54,11 @@ def test_an_answer_is_not_kept_once_it_is_read(
 
     def answered(self: Queue, *args: Any, **more: Any) -> Job:
         job = enqueue(self, *args, **more)
-        Result.create(job, Result.Type.SUCCESSFUL, ttl=60, return_value={"said": job.args[0]["asked"]})
+        Result.create(job, Result.Type.SUCCESSFUL, ttl=60, return_value={"text": job.args[0]["echo"]})
         return job
 
     monkeypatch.setattr(Queue, "enqueue", answered)
-    assert doorbell.ask("local", {"asked": "x" * 1000}, 5) == {"said": "x" * 1000}
+    assert doorbell.ask("local", {"echo": "x" * 1000}, 5) == {"text": "x" * 1000}
     assert list(doorbell.redis.scan_iter("rq:results:*")) == []
 
 
@@ -70,7 +70,7 @@ def test_notices_gather_and_are_taken_once(doorbell: Doorbell) -> None:
     assert doorbell.take_notices("local") == []
 
 
-def test_more_notices_than_a_batch_call_for_another(doorbell: Doorbell) -> None:
+def test_taking_a_full_batch_of_notices_rings_again(doorbell: Doorbell) -> None:
     doorbell.notice("local", [str(number) for number in range(NOTICES + 5)])
     doorbell.redis.delete(doorbell._queue(Bell.NOTICE, "local").key)
     assert len(doorbell.take_notices("local")) == NOTICES

@@ -1,4 +1,4 @@
-"""Running programs: what comes back, and that nothing hangs or is left behind."""
+"""shell: results, limits, and that no process is left behind."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _alive(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
-def test_gives_exit_code_and_both_streams() -> None:
+def test_returns_exit_code_and_both_streams() -> None:
     completed = shell.run(["sh", "-c", "echo out; echo err >&2; exit 3"], timeout=10)
     assert (completed.returncode, completed.stdout, completed.stderr) == (3, "out\n", "err\n")
     assert completed.output_tail == "err"
@@ -37,11 +37,11 @@ def test_input_larger_than_a_pipe_comes_back() -> None:
     assert shell.run(["cat"], input=text, timeout=10).stdout == text
 
 
-def test_input_that_nobody_reads_is_no_error() -> None:
+def test_unread_input_is_no_error() -> None:
     assert shell.run(["true"], input="x" * 1_000_000, timeout=10).returncode == 0
 
 
-def test_bytes_that_are_no_text_are_replaced() -> None:
+def test_invalid_utf8_is_replaced() -> None:
     assert shell.run(["printf", r"a\377b"], timeout=10).stdout == "a\ufffdb"
 
 
@@ -52,7 +52,7 @@ def test_environment_and_directory(tmp_path: Path) -> None:
     assert completed.stdout == f"{tmp_path}\nb\n"
 
 
-def test_missing_program_is_told_apart_from_missing_directory(tmp_path: Path) -> None:
+def test_missing_program_and_missing_directory_have_different_messages(tmp_path: Path) -> None:
     with pytest.raises(shell.CommandMissing, match="no-such-program") as missing:
         shell.run(["no-such-program", "-x"], timeout=1)
     assert missing.value.argv == ("no-such-program", "-x")
@@ -64,7 +64,7 @@ def test_missing_program_is_told_apart_from_missing_directory(tmp_path: Path) ->
         shell.run([str(not_executable)], timeout=1)
 
 
-def test_time_out_kills_the_whole_group_and_keeps_the_output(tmp_path: Path) -> None:
+def test_timeout_kills_the_group_and_keeps_the_output(tmp_path: Path) -> None:
     script = 'echo so far; sleep 1000 & echo $! > "$1"; wait'
     with pytest.raises(shell.CommandTimeout) as late:
         shell.run(["sh", "-c", script, "sh", str(tmp_path / "pid")], timeout=0.5)
@@ -74,16 +74,16 @@ def test_time_out_kills_the_whole_group_and_keeps_the_output(tmp_path: Path) -> 
     wait_until(lambda: not _alive(pid), what="the end of the child")
 
 
-def test_a_program_that_goes_on_trying_is_ended() -> None:
+def test_stop_when_kills_the_program() -> None:
     done = shell.run(
         ["/bin/sh", "-c", "echo once >&2; echo full, trying again >&2; exec sleep 1000"],
         timeout=60,
-        enough=lambda words: "trying again" in words,
+        stop_when=lambda words: "trying again" in words,
     )
     assert (done.returncode, done.stderr) == (-9, "once\nfull, trying again\n")
 
 
-def test_a_child_that_holds_the_pipes_is_not_waited_for() -> None:
+def test_a_child_that_keeps_the_pipes_open_is_not_waited_for() -> None:
     completed = shell.run(["sh", "-c", "sleep 1000 & echo $!"], timeout=20)
     os.kill(int(completed.stdout), 9)
     assert completed.returncode == 0
@@ -97,14 +97,14 @@ def test_output_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert completed.stderr == "end\n"
 
 
-def test_spawn_starts_in_a_session_of_its_own(tmp_path: Path) -> None:
+def test_spawn_starts_a_new_session(tmp_path: Path) -> None:
     with open(tmp_path / "out", "wb") as out:
         process = shell.spawn([sys.executable, "-c", "import os; print(os.getsid(0))"], stdout=out)
     assert process.wait() == 0
     assert int((tmp_path / "out").read_text()) == process.pid
 
 
-def test_kill_group_of_one_that_is_gone() -> None:
+def test_kill_group_ignores_a_group_that_has_ended() -> None:
     process = shell.spawn(["sleep", "1000"])
     shell.kill_group(process.pid, SIGKILL)
     assert wait_for(process.poll) == -9

@@ -14,6 +14,7 @@ import font
 
 Colour = tuple[int, int, int]
 Mask = dict[tuple[int, int], float]
+"""How much of each pixel is covered, from 0 to 1."""
 
 BACKGROUND: Colour = (13, 16, 23)
 INK: Colour = (226, 232, 240)
@@ -29,24 +30,22 @@ SPEED: Sequence[Colour] = (
 )  # fmt: skip
 
 
-def palette(anchors: Sequence[Colour], steps: int = 256) -> list[bytes]:
-    """Colours in between, as bytes of pixels."""
+def palette(anchors: Sequence[Colour]) -> list[bytes]:
+    """256 pixels from the first colour to the last."""
     colours = []
-    for step in range(steps):
-        place = step * (len(anchors) - 1) / (steps - 1)
-        index = min(int(place), len(anchors) - 2)
-        part = place - index
-        pair = zip(anchors[index], anchors[index + 1], strict=True)
-        colours.append(bytes(round(a + part * (b - a)) for a, b in pair))
+    for step in range(256):
+        index, rest = divmod(step * (len(anchors) - 1), 255)
+        pair = zip(anchors[index], anchors[min(index + 1, len(anchors) - 1)], strict=True)
+        colours.append(bytes(round(a + rest / 255 * (b - a)) for a, b in pair))
     return colours
 
 
 class Canvas:
     """An RGB picture with the origin at its upper left."""
 
-    def __init__(self, width: int, height: int, background: Colour = BACKGROUND) -> None:
+    def __init__(self, width: int, height: int) -> None:
         self.width, self.height = width, height
-        self._pixels = bytearray(bytes(background) * (width * height))
+        self._pixels = bytearray(bytes(BACKGROUND) * (width * height))
 
     def save(self, path: str) -> None:
         stride = self.width * 3
@@ -55,7 +54,9 @@ class Canvas:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "wb") as file:
             file.write(b"\x89PNG\r\n\x1a\n")
-            file.write(_chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(rows, 5)) + _chunk(b"IEND", b""))
+            for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(rows, 5)), (b"IEND", b"")):
+                checksum = zlib.crc32(kind + data)
+                file.write(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum))
 
     def row(self, x: int, y: int, pixels: bytes) -> None:
         """Put a row of finished pixels."""
@@ -63,98 +64,60 @@ class Canvas:
         self._pixels[start : start + len(pixels)] = pixels
 
     def fill(self, x: int, y: int, width: int, height: int, colour: Colour, alpha: float = 1.0) -> None:
-        for line in range(y, y + height):
-            if alpha >= 1:
-                self.row(x, line, bytes(colour) * width)
-            else:
-                for column in range(x, x + width):
-                    self.blend(column, line, colour, alpha)
-
-    def blend(self, x: int, y: int, colour: Colour, alpha: float) -> None:
-        if not (0 <= x < self.width and 0 <= y < self.height):
-            return
-        at = (y * self.width + x) * 3
-        pixels = self._pixels
-        for index in (0, 1, 2):
-            old = pixels[at + index]
-            pixels[at + index] = int(old + (colour[index] - old) * alpha + 0.5)
+        self.stamp({(column, line): 1.0 for line in range(height) for column in range(width)}, x, y, colour, alpha)
 
     def frame(self, x: int, y: int, width: int, height: int, colour: Colour = FAINT) -> None:
-        self.fill(x, y, width, 1, colour)
-        self.fill(x, y + height - 1, width, 1, colour)
-        self.fill(x, y, 1, height, colour)
-        self.fill(x + width - 1, y, 1, height, colour)
+        for line in (y, y + height - 1):
+            self.fill(x, line, width, 1, colour)
+        for column in (x, x + width - 1):
+            self.fill(column, y, 1, height, colour)
 
-    def line(self, points: Iterable[font.Point], colour: Colour, width: float = 1.3, alpha: float = 1.0) -> None:
-        """A row of connected lines, drawn as one: where they meet nothing is drawn twice."""
+    def line(self, points: Iterable[font.Point], colour: Colour, width: float = 1.3) -> None:
+        """Connected lines in one mask, so that the pixels where they meet are not drawn twice."""
         mask: Mask = {}
-        add_stroke(mask, list(points), width / 2)
-        self.stamp(mask, 0, 0, colour, alpha)
+        add_stroke(mask, points, width / 2)
+        self.stamp(mask, 0, 0, colour)
 
     def stamp(self, mask: Mask, x: int, y: int, colour: Colour, alpha: float = 1.0) -> None:
+        pixels = self._pixels
         for (column, line), cover in mask.items():
-            self.blend(x + column, y + line, colour, cover * alpha)
+            if 0 <= x + column < self.width and 0 <= y + line < self.height:
+                start = ((y + line) * self.width + x + column) * 3
+                for at, new in enumerate(colour, start):
+                    pixels[at] = int(pixels[at] + (new - pixels[at]) * cover * alpha + 0.5)
 
     def text(
-        self,
-        x: float,
-        y: float,
-        text: str,
-        size: float = 9,
-        colour: Colour = INK,
-        anchor: str = "left",
-        up: bool = False,
+        self, x: float, y: float, text: str, size: float = 9, colour: Colour = INK, anchor: float = 0, up: bool = False
     ) -> None:
-        """Text whose baseline begins, has its middle or ends at a point; `up`: reading upwards."""
-        length = font.width(text, size) - size / font.CAPITAL
-        along = {"left": 0.0, "middle": -length / 2, "right": -length}[anchor]
+        """Text whose baseline has the point (x, y) at its start (anchor 0), middle (0.5) or end (1). `up`: upwards."""
+        scale = size / font.CAPITAL
+        along = -anchor * (sum(font.glyph(character)[0] for character in text) - 1) * scale
         for character in text:
-            mask, advance = _glyph_mask(character, size, up)
             dx, dy = (0.0, -along) if up else (along, 0.0)
-            self.stamp(mask, round(x + dx), round(y + dy), colour)
-            along += advance
+            self.stamp(_glyph_mask(character, size, up), round(x + dx), round(y + dy), colour)
+            along += font.glyph(character)[0] * scale
 
 
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def add_stroke(mask: Mask, points: Sequence[font.Point], radius: float) -> None:
-    """Add lines of a given half width to a mask of coverages, with soft edges."""
-    if len(points) == 1 or (len(points) == 2 and points[0] == points[1]):
-        _add_line(mask, points[0], points[0], radius * 1.35)
-        return
-    for start, end in pairwise(points):
-        _add_line(mask, start, end, radius)
-
-
-def _add_line(mask: Mask, start: font.Point, end: font.Point, radius: float) -> None:
-    (x0, y0), (x1, y1) = start, end
-    dx, dy = x1 - x0, y1 - y0
-    length = dx * dx + dy * dy
-    reach = radius + 0.5
-    columns = range(math.floor(min(x0, x1) - reach), math.ceil(max(x0, x1) + reach) + 1)
-    steep = abs(dy) > abs(dx)
-    for y in range(math.floor(min(y0, y1) - reach), math.ceil(max(y0, y1) + reach) + 1):
-        near = columns
-        if steep and length:
-            # Only a few pixels of each row are near a steep line.
-            middle, spread = x0 + dx * (y - y0) / dy, reach * math.sqrt(length) / abs(dy) + 1
-            near = range(max(columns.start, int(middle - spread)), min(columns.stop, int(middle + spread) + 2))
-        for x in near:
-            part = ((x - x0) * dx + (y - y0) * dy) / length if length else 0.0
-            part = 0.0 if part < 0 else 1.0 if part > 1 else part
-            cover = reach - math.hypot(x - x0 - part * dx, y - y0 - part * dy)
-            if cover > 0 and mask.get((x, y), 0.0) < cover:
-                mask[x, y] = cover if cover < 1 else 1.0
+def add_stroke(mask: Mask, points: Iterable[font.Point], radius: float) -> None:
+    """Add connected lines of a given half width, with soft edges. A line of length 0 is a dot, drawn larger."""
+    for (x0, y0), (x1, y1) in pairwise(points):
+        dx, dy = x1 - x0, y1 - y0
+        length = dx * dx + dy * dy
+        reach = 0.5 + (radius if length else radius * 1.35)
+        columns = range(math.floor(min(x0, x1) - reach), math.ceil(max(x0, x1) + reach) + 1)
+        for y in range(math.floor(min(y0, y1) - reach), math.ceil(max(y0, y1) + reach) + 1):
+            for x in columns:
+                part = min(1.0, max(0.0, ((x - x0) * dx + (y - y0) * dy) / (length or 1)))
+                cover = min(1.0, reach - math.hypot(x - x0 - part * dx, y - y0 - part * dy))
+                if cover > mask.get((x, y), 0.0):
+                    mask[x, y] = cover
 
 
 @lru_cache(maxsize=512)
-def _glyph_mask(character: str, size: float, up: bool) -> tuple[Mask, float]:
+def _glyph_mask(character: str, size: float, up: bool) -> Mask:
     scale = size / font.CAPITAL
-    advance, strokes = font.glyph(character)
     mask: Mask = {}
-    for stroke in strokes:
+    for stroke in font.glyph(character)[1]:
         points = [(-y * scale, -x * scale) if up else (x * scale, -y * scale) for x, y in stroke]
         add_stroke(mask, points, max(0.55, size * 0.062))
-    return mask, advance * scale
+    return mask

@@ -1,4 +1,4 @@
-"""Reading and writing what passes between the steps: Zarr groups, FITS images, JSON. Standard library only."""
+"""Zarr groups, FITS images and JSON, with the standard library only."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from typing import Any
 
 _CARD, _BLOCK = 80, 2880
+_FLOAT32 = "<f4" if sys.byteorder == "little" else ">f4"
 
 
 def write_json(path: str, content: Any) -> None:
-    """A JSON file that people can read."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, "w", encoding="utf-8") as file:
         json.dump(content, file, indent=1)
@@ -35,28 +35,23 @@ def write_zarr(path: str, attributes: Mapping[str, Any], arrays: Arrays) -> None
     write_json(f"{path}/.zgroup", {"zarr_format": 2})
     write_json(f"{path}/.zattrs", attributes)
     for name, (shape, values) in arrays.items():
-        layout = {"zarr_format": 2, "shape": shape, "chunks": shape, "dtype": "<f4", "compressor": None}
+        layout = {"zarr_format": 2, "shape": shape, "chunks": shape, "dtype": _FLOAT32, "compressor": None}
         write_json(f"{path}/{name}/.zarray", {**layout, "fill_value": 0.0, "order": "C", "filters": None})
-        data = array.array("f", values)
-        if sys.byteorder == "big":
-            data.byteswap()
         with open(f"{path}/{name}/{'.'.join('0' * len(shape))}", "wb") as file:
-            data.tofile(file)
+            values.tofile(file)
 
 
 def read_zarr(path: str, name: str) -> tuple[list[int], array.array[float]]:
-    """One array of such a group: its shape and its values."""
+    """Returns shape and values of one array that `write_zarr` has written on a machine like this."""
     shape: list[int] = read_json(f"{path}/{name}/.zarray")["shape"]
     data = array.array("f")
     with open(f"{path}/{name}/{'.'.join('0' * len(shape))}", "rb") as file:
         data.frombytes(file.read())
-    if sys.byteorder == "big":
-        data.byteswap()
     return shape, data
 
 
 def write_fits(path: str, rows: list[list[float]], cards: dict[str, tuple[str | float, str]]) -> None:
-    """A FITS image of 32-bit floats; `rows` from south to north, `cards` are value and comment by keyword."""
+    """A FITS image of 32-bit floats. `rows` run from south to north; `cards` has value and comment by keyword."""
     header = [
         _card("SIMPLE", True, "conforms to FITS"),
         _card("BITPIX", -32, "32-bit floating point"),

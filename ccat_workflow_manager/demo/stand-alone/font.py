@@ -7,6 +7,7 @@ point to the last, `o` a closed one; curves are drawn towards their inner points
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import pairwise
 
 Point = tuple[float, float]
@@ -27,49 +28,36 @@ a 7 o00505606 5650|b 7 0900 o00505606|c 6 ~545606005052|d 7 5950 o00505606|e 7 0
 g 7 o00505606 ~565a5c0c0b|h 7 0900 ~0406565350|i 3 1610 1818|j 4 ~262a2c0c 2828|k 6 0900 5602 2450|l 3 1910
 m 10 0600 ~0406464340 ~4446868380|n 7 0600 ~0406565350|o 8 o00606606|p 7 060c o00505606|q 7 565c o00505606
 r 5 0600 ~030646|s 6 ~4546060343400001|t 6 ~19121040 0646|u 7 ~0602005053 5650|v 7 063066|w 9 0620466086|x 7 0650 0056
-y 7 0630 662b|z 7 06560050|\N{DEGREE SIGN} 5 o06363909|\N{PLUS-MINUS SIGN} 8 0565 3238 0060
-\N{GREEK SMALL LETTER SIGMA} 8 o00505606 2676|\N{MULTIPLICATION SIGN} 7 0156 0651
+y 7 0630 662b|z 7 06560050|\N{GREEK SMALL LETTER SIGMA} 8 o00505606 2676
 """
 
 
-def _point(text: str) -> Point:
-    return float(text[0]), float(_BELOW.get(text[1]) or int(text[1]))
+def _stroke(text: str) -> list[Point]:
+    curved, closed = text[0] in "~o", text[0] == "o"
+    body = text[1:] if curved else text
+    points = [(float(x), float(_BELOW.get(y) or int(y))) for x, y in zip(body[::2], body[1::2], strict=True)]
+    return _curve([points[-1], *points, points[0]] if closed else points, closed) if curved else points
 
 
 def _curve(points: list[Point], closed: bool) -> list[Point]:
     """A quadratic spline through the middles of the polygon's edges."""
-    if closed:
-        points = [points[-1], *points, points[0]]
     middles = [((a[0] + b[0]) / 2, (a[1] + b[1]) / 2) for a, b in pairwise(points)]
     if not closed:
         middles[0], middles[-1] = points[0], points[-1]
     line = [middles[0]]
-    for start, (x, y), end in zip(middles, points[1:], middles[1:], strict=False):
+    for (x0, y0), (x1, y1), (x2, y2) in zip(middles, points[1:], middles[1:], strict=False):
         for part in (0.2, 0.4, 0.6, 0.8, 1.0):
-            rest = 1 - part
-            a, b, c = rest * rest, 2 * rest * part, part * part
-            line.append((a * start[0] + b * x + c * end[0], a * start[1] + b * y + c * end[1]))
+            a, b, c = (1 - part) ** 2, 2 * (1 - part) * part, part * part
+            line.append((a * x0 + b * x1 + c * x2, a * y0 + b * y1 + c * y2))
     return line
-
-
-def _stroke(text: str) -> list[Point]:
-    kind = text[0] if text[0] in "~o" else ""
-    body = text[len(kind) :]
-    points = [_point(body[index : index + 2]) for index in range(0, len(body), 2)]
-    return _curve(points, kind == "o") if kind else points
 
 
 _GLYPHS = {row[0]: row[2:].split() for line in _TABLE.strip().splitlines() for row in line.split("|")}
 _GLYPHS[" "] = ["4"]
 
 
+@cache
 def glyph(character: str) -> tuple[float, list[list[Point]]]:
-    """The advance and the strokes of a character, a question mark for those that are not there."""
+    """The advance and the strokes of a character. Unknown ones are a question mark."""
     advance, *strokes = _GLYPHS.get(character) or _GLYPHS["?"]
     return int(advance) + _TRACKING, [_stroke(stroke) for stroke in strokes]
-
-
-def width(text: str, size: float) -> float:
-    """How wide a text is in pixels when capitals are `size` pixels high."""
-    advances = (int((_GLYPHS.get(character) or _GLYPHS["?"])[0]) + _TRACKING for character in text)
-    return sum(advances) * size / CAPITAL

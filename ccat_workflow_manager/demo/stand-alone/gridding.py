@@ -1,4 +1,4 @@
-"""From scattered samples to a regular map, and from a map to smooth pixels and contours."""
+"""Grid scattered samples, interpolate a map to pixels, and find its contours."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Gridder:
         self._narrowness = 4 * math.log(2) * (cell / kernel) ** 2
 
     def add(self, x: float, y: float, values: Sequence[float], weight: float = 1.0) -> None:
-        """One sample: its offsets on the sky and a value for each plane."""
+        """Add one sample: its offsets on the sky and a value for each plane."""
         column, row = self.cells / 2 - 0.5 - x / self.cell, self.cells / 2 - 0.5 + y / self.cell
         left, right = max(0, math.ceil(column - self._reach)), min(self.cells - 1, math.floor(column + self._reach))
         low, high = max(0, math.ceil(row - self._reach)), min(self.cells - 1, math.floor(row + self._reach))
@@ -40,13 +40,13 @@ class Gridder:
                     target[at] += share * value
 
     def mean(self, plane: int) -> Rows:
-        """The weighted mean in each cell; zero where there was no sample."""
+        """The weighted mean in each cell, zero where there is no sample."""
         pairs = zip(self.planes[plane], self.weights, strict=True)
         return [[v / w if w > 1e-9 else 0.0 for v, w in zip(values, ws, strict=True)] for values, ws in pairs]
 
 
 def enlarge(rows: Rows, size: int) -> Rows:
-    """A smooth (Catmull-Rom) interpolation to `size` x `size`, in one direction after the other."""
+    """Interpolate (Catmull-Rom) to `size` x `size`, one direction after the other."""
     wide = _transposed(_stretched(_transposed(rows), size))
     return _stretched(wide, size)
 
@@ -72,7 +72,7 @@ def _transposed(rows: Rows) -> Rows:
 
 
 def contours(rows: Rows, level: float) -> list[Line]:
-    """Short lines (in cells) along which the map has one value: marching squares."""
+    """Short lines (in cells) at which the map has this value, by marching squares."""
     lines: list[Line] = []
     for y, (low, high) in enumerate(pairwise(rows)):
         for x in range(len(low) - 1):

@@ -1,4 +1,4 @@
-"""The last step: all scans into maps, pictures and numbers."""
+"""The last step: combine all scans into maps, pictures and statistics."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SOURCE = "Demo galaxy"
 
 
 class Sums:
-    """What is added up over all spectra."""
+    """Sums over all spectra."""
 
     def __init__(self) -> None:
         window = [index for index, v in enumerate(VELOCITIES) if abs(v) <= LINE_WINDOW]
@@ -30,7 +30,7 @@ class Sums:
         self.brightest = [0.0] * CHANNELS
 
     def add(self, source: str) -> None:
-        """All spectra of one scan, weighted with its noise."""
+        """Add all spectra of one scan, weighted by its noise."""
         rms: float = read_json(f"{source}/.zattrs")["rms_kelvin"]
         self.worst_rms = max(self.worst_rms, rms)
         (spectra, _), temperatures = read_zarr(source, "temperature")
@@ -51,7 +51,7 @@ class Sums:
 
 
 def grid(work: Workspace, line: str) -> None:
-    """All scans into maps of integrated intensity and velocity."""
+    """Make maps of integrated intensity and velocity from all scans."""
     name, gigahertz = LINES[line]
     sources = sorted(work.manifest["upstream"], key=lambda source: source["key"])
     sums = Sums()
@@ -90,17 +90,16 @@ def grid(work: Workspace, line: str) -> None:
 def _pictures(work: Workspace, name: str, intensity: Rows, moment: Rows, noise: float, counted: str) -> None:
     peak = max(map(max, intensity))
     foot = f"{counted}   peak {peak:.0f} K km/s, noise {noise:.2f} K km/s   contours 5, 10, 20, 40, 80 \u03c3"
-    title = f"{name} integrated intensity"
-    figures.integrated_map(work.path("plots/map.png"), intensity, EXTENT, noise, SOURCE, title, foot)
+    texts = SOURCE, f"{name} integrated intensity", foot
+    figures.integrated_map(work.path("plots/map.png"), intensity, EXTENT, noise, texts)
     work.describe("plots/map.png", "picture of the map")
     velocity = [
         [m / i if i > 3 * noise else 0.0 for m, i in zip(moments, values, strict=True)]
         for moments, values in zip(moment, intensity, strict=True)
     ]
     light = [[min(1.0, max(0.0, (value / noise - 3) / 9)) for value in values] for values in intensity]
-    foot = f"{counted}   brightness follows the integrated intensity"
-    title = f"{name} mean velocity"
-    figures.velocity_map(work.path("plots/velocity.png"), velocity, light, EXTENT, 90, SOURCE, title, foot)
+    texts = SOURCE, f"{name} mean velocity", f"{counted}   brightness follows the integrated intensity"
+    figures.velocity_map(work.path("plots/velocity.png"), velocity, light, EXTENT, 90, texts)
     work.describe("plots/velocity.png", "velocity field")
 
 
@@ -126,7 +125,7 @@ def _image(work: Workspace, name: str, gigahertz: float, intensity: Rows, qualit
 
 
 def _noise(rows: list[list[float]]) -> float:
-    """The noise of a map from its negative values, which no emission can have."""
+    """Estimate the noise of a map from its negative values, which no emission has."""
     negative = sorted(-value for row in rows for value in row if value < 0)
     return negative[len(negative) * 68 // 100] if negative else 1e-6
 

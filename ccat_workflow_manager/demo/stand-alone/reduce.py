@@ -5,7 +5,7 @@
     reduce.py baseline  --scan NAME
     reduce.py grid      --line NAME
 
-It finds its inputs and outputs in the WORKFLOW_* variables, so it runs in a container and without one.
+Inputs and outputs come from the WORKFLOW_* variables, so it runs with and without a container.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from workspace import Workspace
 
 
 def main(arguments: list[str]) -> int:
-    """Run one step; 2 is the exit code for a command line that is not understood."""
+    """Run one step. Returns exit code 2 for a wrong command line."""
     if not arguments or len(arguments) % 2 == 0:
         sys.stderr.write(__doc__ or "")
         return 2

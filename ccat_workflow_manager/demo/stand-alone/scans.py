@@ -1,4 +1,4 @@
-"""The steps for each scan: observe (invent), calibrate, baseline."""
+"""The steps that run for each scan: observe (which invents the data), calibrate, baseline."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from workspace import Workspace, say
 HOT_LOAD, SKY, RECEIVER = 293.0, 262.0, 118.0
 """Temperatures (K): the load, the atmosphere, the receiver."""
 INTEGRATION = 10_000
-"""The square root of bandwidth times time: noise is the system's temperature divided by it."""
+"""Square root of bandwidth times time: the noise is the system temperature divided by it."""
 POOR_WEATHER = 1.25
-"""A scan whose system temperature exceeds the expected one by this factor gets a warning."""
+"""A scan gets a warning if its system temperature exceeds the expected one by this factor."""
 
 
 def observe(work: Workspace, scan: str, seed: int) -> None:
-    """Invent the counts of one scan: a block of rows across the source, with loads, drifts and noise."""
+    """Invent the counts of one scan: a block of rows of the map, with loads, drifts and noise."""
     scans = work.manifest["parameters"]["scans"]
     number, rows = scans.index(scan), POINTS / len(scans)
     first, last = round(number * rows), round((number + 1) * rows)
     dice = random.Random(f"{seed} {scan}")
     galaxy = Galaxy(seed)
-    depth = 0.42 + 0.05 * math.sin(number) + (0.55 if number % 7 == 4 else 0.0)  # now and then a cloud passes
+    depth = 0.42 + 0.05 * math.sin(number) + (0.55 if number % 7 == 4 else 0.0)  # every seventh scan has a cloud
     through = math.exp(-depth)
     off_sky = RECEIVER + SKY * (1 - through)
     gains = [900 * (1 + 0.25 * math.sin(channel / 9 + 1) + 0.1 * math.cos(channel / 3)) for channel in range(CHANNELS)]
@@ -62,7 +62,7 @@ def observe(work: Workspace, scan: str, seed: int) -> None:
 
 
 def calibrate(work: Workspace, scan: str, key: str) -> None:
-    """Counts to temperatures, with the chopper wheel: hot load and empty sky."""
+    """Convert counts to temperatures by the chopper wheel method: hot load and empty sky."""
     source = f"{work.upstream}/observe/{key}/raw.zarr"
     hot, off = (read_zarr(source, name)[1] for name in ("hot", "off"))
     (spectra, _), counts = read_zarr(source, "counts")
@@ -87,7 +87,7 @@ def calibrate(work: Workspace, scan: str, key: str) -> None:
 
 
 def baseline(work: Workspace, scan: str, key: str) -> None:
-    """Take off what the instrument left: a polynomial and a standing wave, fitted outside the line."""
+    """Subtract a line and a standing wave, fitted outside the emission."""
     source = f"{work.upstream}/calibrate/{key}/calibrated.zarr"
     (spectra, _), temperatures = read_zarr(source, "temperature")
     _, positions = read_zarr(source, "position")
@@ -123,7 +123,7 @@ def baseline(work: Workspace, scan: str, key: str) -> None:
 
 
 def _least_squares(shapes: list[list[float]]) -> list[list[float]]:
-    """For each shape the weights that give its coefficient: (A A^T)^-1 A by elimination."""
+    """Returns for each shape the weights that give its coefficient: (A A^T)^-1 A by elimination."""
     size = len(shapes)
     normal = [[sum(map(float.__mul__, a, b)) for b in shapes] for a in shapes]
     rows = [left + right for left, right in zip(normal, [list(shape) for shape in shapes], strict=True)]

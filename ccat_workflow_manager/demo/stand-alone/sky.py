@@ -1,6 +1,6 @@
-"""The source that the demo observes: a small spiral galaxy with a companion, rotating, in one submillimetre line.
+"""The invented source of the demo: a rotating spiral galaxy with a companion, in one submillimetre line.
 
-All of it is invented, and all of it follows from the seed.
+The seed determines all of it.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ CHANNEL_WIDTH = 5.0
 """km/s."""
 VELOCITIES = [(channel - (CHANNELS - 1) / 2) * CHANNEL_WIDTH for channel in range(CHANNELS)]
 LINE_WINDOW = 105.0
-"""No emission is expected beyond this velocity (km/s); baselines are fitted there."""
+"""Beyond this velocity (km/s) there is no emission, and baselines are fitted."""
 
 BEAM = 16.0
 """Full width at half maximum, in arcseconds like all positions here."""
 SPACING = 8.0
 POINTS = 72
-"""Samples along a row; a map has as many rows."""
+"""Samples in a row of the map, and rows."""
 
 _INCLINATION = math.radians(33)
 _POSITION_ANGLE = math.radians(28)
@@ -29,7 +29,7 @@ _CLUMPS = 170
 
 
 class Galaxy:
-    """What the telescope would see without noise."""
+    """The sky without noise."""
 
     def __init__(self, seed: int) -> None:
         dice = random.Random(f"galaxy {seed}")

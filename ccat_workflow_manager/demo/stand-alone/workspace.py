@@ -1,4 +1,4 @@
-"""The container contract as the demo uses it: where things are, and what the products are called."""
+"""The part of the container contract that the demo uses: directories, manifest, products."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from files import read_json, write_json
 
 
 class Workspace:
-    """The places of the container contract, from the environment."""
+    """Directories and manifest, from the environment; collects what goes into products.json."""
 
     def __init__(self) -> None:
         self.output = os.environ["WORKFLOW_OUTPUT_DIR"]
@@ -23,14 +23,14 @@ class Workspace:
         return f"{self.output}/{name}"
 
     def describe(self, path: str, name: str, parents: Sequence[str] | None = None, **quality: float) -> None:
-        """Enter a product with its quality metrics in products.json."""
+        """Add a product with its quality metrics to products.json."""
         entry: dict[str, Any] = {"path": path, "name": name, "quality": quality}
         if parents is not None:
             entry["parents"] = list(parents)
         self.products.append(entry)
 
     def write(self, path: str, content: Any, name: str, parents: Sequence[str] | None = None) -> None:
-        """A JSON product."""
+        """Write a JSON product."""
         write_json(self.path(path), content)
         self.describe(path, name, parents)
 
@@ -41,6 +41,6 @@ class Workspace:
 
 
 def say(text: str) -> None:
-    """A line in the log, at once."""
+    """Write a line to the log at once."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()

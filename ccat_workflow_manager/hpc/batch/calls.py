@@ -145,7 +145,7 @@ class SchedulerCommands:
         here = {"PATH": CLEAN_PATH, "HOME": os.path.expanduser("~")}
         if self._node is None:
             given = {**here, **environment}
-            return shell.run(argv, timeout=self.timeout, env=given, cwd="/", input=script, enough=enough)
+            return shell.run(argv, timeout=self.timeout, env=given, cwd="/", input=script, stop_when=enough)
         agent = {name: value for name in ("SSH_AUTH_SOCK", "USER") if (value := os.environ.get(name))}
         there = self._node.argv(argv, environment, self.timeout)
         done = shell.run(there, timeout=self.timeout, env={**here, **agent}, cwd="/", input=script)
