@@ -1,24 +1,25 @@
-"""The web application: the API, and whatever else is served over HTTP, around one context."""
+"""The web application."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from ccat_workflow_manager import __version__
-from ccat_workflow_manager.api.openapi import DocumentedApp
+from ccat_workflow_manager.api import breakers, pipelines, products, runs, service, step_runs
+from ccat_workflow_manager.api.dependencies import PREFIX, known_parameters
+from ccat_workflow_manager.api.openapi import PROBLEMS, DocumentedApp
 from ccat_workflow_manager.api.problems import handle_errors
-from ccat_workflow_manager.api.router import include_api
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.errors import ConfigurationError
 
 
 def create_app(context: Context) -> FastAPI:
-    """The application for this context, which it closes when it ends."""
+    """The application for this context, which it closes at shutdown."""
     if context.settings.auth_required:
-        # Serving without a check what the operator wants checked would be worse than not serving.
+        # The operator wants tokens to be checked: do not serve without the check.
         raise ConfigurationError(
             "AUTH_REQUIRED is true, but this version cannot check tokens: let the API listen on loopback behind a proxy"
             " that does, and set CCAT_WORKFLOW_MANAGER_AUTH_REQUIRED=false; or start it with --no-api"
@@ -29,7 +30,7 @@ def create_app(context: Context) -> FastAPI:
         yield
         context.close()
 
-    # The interactive pages of FastAPI load their scripts from a server far away; /openapi.json is there for tools.
+    # The interactive pages of FastAPI load scripts from the internet, so there is only /openapi.json.
     app = DocumentedApp(
         title="CCAT workflow manager",
         version=__version__,
@@ -40,5 +41,8 @@ def create_app(context: Context) -> FastAPI:
     )
     app.state.context = context
     handle_errors(app)
-    include_api(app)
+    checked = [Depends(known_parameters)]
+    for resource in (runs, step_runs, pipelines, products, breakers, service):
+        app.include_router(resource.router, prefix=PREFIX, dependencies=checked, responses=PROBLEMS)
+    app.include_router(service.health, dependencies=checked)
     return app

@@ -30,6 +30,7 @@ from ccat_workflow_manager.services.poll import Poller
 from ccat_workflow_manager.services.queues import QueueHints
 from ccat_workflow_manager.services.requests import Requests
 from ccat_workflow_manager.services.status_updater import StatusUpdater
+from ccat_workflow_manager.services.submit import Submitter
 from ccat_workflow_manager.services.worker_context import WorkerContext, WorkerHost
 from ccat_workflow_manager.settings import Settings
 
@@ -64,15 +65,18 @@ class Context:
         return Catalogue(self.database)
 
     @cached_property
-    def requests(self) -> Requests:
-        known = frozenset(registry.names())
-        return Requests(
+    def submitter(self) -> Submitter:
+        return Submitter(
             self.database,
             self.doorbell,
             self.catalogue,
             default_backend=self.settings.hpc_backend,
-            known_backends=lambda: known,
+            known_backends=frozenset(registry.names()),
         )
+
+    @cached_property
+    def requests(self) -> Requests:
+        return Requests(self.database, self.doorbell)
 
     @cached_property
     def breakers(self) -> Breakers:

@@ -1,1 +1,1 @@
-"""The REST API of contract section 3. Each module owns the calls of one resource; `router.py` puts them together."""
+"""The REST API of contract section 3: one module for each resource, with its models and its routes."""

@@ -1,15 +1,16 @@
-"""Circuit breakers: what is held back because its like has failed, and letting it go."""
+"""Circuit breakers: lists them and their events, and releases one."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Query
+from pydantic import Field
 from starlette.responses import Response
 
-from ccat_workflow_manager.api import breaker_models as models
 from ccat_workflow_manager.api.dependencies import Actor, Ctx
+from ccat_workflow_manager.api.openapi import Page, Shape, Time
 from ccat_workflow_manager.api.paging import (
     DEFAULT_LIMIT,
     Cursor,
@@ -25,25 +26,61 @@ from ccat_workflow_manager.errors import NotFound
 
 router = APIRouter(prefix="/breakers", tags=["breakers"])
 
-Counting = Annotated[bool, Query(description="Also those that have counted failures and are not open.")]
+Counting = Annotated[bool, Query(description="Include breakers that count failures but are not open.")]
 
 
-@router.get("", response_model=models.BreakerPage)
+class Breaker(Shape):
+    id: UUID
+    state: Literal["counting", "open", "probing"]
+    pipeline: str
+    step: str
+    image: str | None
+    reason_text: str | None = Field(description="Why it opened.")
+    failures: int = Field(description="Step runs that failed since the last success.")
+    way: str | None = Field(description="Reason, exit code and signal of the failures that opened it.")
+    held_back: int = Field(description="Step runs that are ready except for the breaker, counted up to 10,000.")
+    probe: UUID | None = Field(description="The step run that runs as a test while the breaker is open.")
+    opened_at: Time | None
+    probe_at: Time | None = Field(description="Time of the next probe; null: an operator has to release it.")
+    updated_at: Time
+
+
+class BreakerEvent(Shape):
+    id: int
+    breaker_id: UUID
+    pipeline: str
+    step: str
+    image: str | None
+    at: Time
+    event: Literal["opened", "probed", "closed", "released"]
+    actor: str
+    text: str
+
+
+class BreakerPage(Page):
+    items: list[Breaker]
+
+
+class BreakerEventPage(Page):
+    items: list[BreakerEvent]
+
+
+@router.get("", response_model=BreakerPage)
 def list_breakers(
     context: Ctx, counting: Counting = False, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
 ) -> Response:
-    """What holds back the step runs of a step with an image, and why."""
+    """Open breakers. Each holds back the step runs of one step with one image."""
     after = decode("breakers", cursor, uuid_key)
     with context.database.read() as unit:
         found = views.breakers_page(unit, after, limit + 1, counting=counting)
     return page("breakers", found, limit)
 
 
-@router.get("/{breaker_id}/events", response_model=models.BreakerEventPage)
+@router.get("/{breaker_id}/events", response_model=BreakerEventPage)
 def list_breaker_events(
     context: Ctx, breaker_id: UUID, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
 ) -> Response:
-    """When it has opened, what was tried, and why it has closed; also when there is no such breaker any more."""
+    """When a breaker opened, probed and closed, and why; also of a breaker that no longer exists."""
     after = decode("breaker events", cursor, number_key)
     with context.database.read() as unit:
         found = views.breaker_events_page(unit, breaker_id, after or 0, limit + 1)
@@ -52,7 +89,7 @@ def list_breaker_events(
     return page("breaker events", found, limit)
 
 
-@router.post("/{breaker_id}/release", response_model=models.Breaker)
+@router.post("/{breaker_id}/release", response_model=Breaker)
 def release_breaker(context: Ctx, actor: Actor, breaker_id: UUID) -> Response:
-    """Let go what it holds back, and begin to count anew: the breaker as it was."""
+    """Close a breaker and restart its count. Returns the breaker as it was before."""
     return json_response(context.breakers.release(breaker_id, actor=actor))

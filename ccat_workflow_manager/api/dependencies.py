@@ -1,22 +1,31 @@
-"""What every call has: the context, who is asking, and no parameter that it does not know."""
+"""What handlers receive: context, actor and body, and the check of the query parameters."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Callable
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
 
-from fastapi import Depends, Request
+from fastapi import Depends, Header, Request
 from fastapi.routing import APIRoute
+from pydantic import AfterValidator, BaseModel
 
+from ccat_workflow_manager.api.problems import BodyTooLarge, MalformedBody, UnsupportedMediaType
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.db.session import UnitOfWork
-from ccat_workflow_manager.db.views.sql import snapshot
-from ccat_workflow_manager.errors import Fault, Invalid, NotFound
+from ccat_workflow_manager.definition.messages import refuse_if, validated
+from ccat_workflow_manager.definition.text import load_text
+from ccat_workflow_manager.errors import Fault, Invalid
 
 PREFIX = "/api/v1"
 ANONYMOUS = "anonymous"
+MOST_BYTES = 32 * 1024 * 1024
+YAML_TYPES = ("application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml")
+
+M = TypeVar("M", bound=BaseModel)
+
 _REPEATABLE = ("status", "label")
+_LONGEST_KEY = 255
 
 
 async def _context(request: Request) -> Context:
@@ -25,19 +34,19 @@ async def _context(request: Request) -> Context:
 
 
 async def actor(request: Request) -> str:
-    """Who is asking, as events record it."""
+    """The user that events record."""
     return ANONYMOUS
 
 
 async def known_parameters(request: Request) -> None:
-    """Refuse query parameters that the call does not have, and one that is given twice: both are mistakes."""
+    """Refuse unknown query parameters, and repeated ones that take a single value."""
     if not request.scope["query_string"]:
         return
     route: APIRoute = request.scope["route"]
     known = [field.alias for field in route.dependant.query_params]
     given = Counter(name for name, _ in request.query_params.multi_items())
-    hint = f"; there are {', '.join(known)}" if known else "; it has none"
-    faults = [Fault(name, f"is not a parameter of this call{hint}") for name in given if name not in known]
+    hint = f"; known: {', '.join(known)}" if known else "; this call has none"
+    faults = [Fault(name, f"unknown parameter{hint}") for name in given if name not in known]
     faults += [
         Fault(name, "is given more than once") for name, count in given.items() if count > 1 and name not in _REPEATABLE
     ]
@@ -45,15 +54,86 @@ async def known_parameters(request: Request) -> None:
         raise Invalid(faults=faults)
 
 
+def _storable_key(key: str) -> str:
+    fits = 0 < len(key) <= _LONGEST_KEY and key.isascii() and key.isprintable()
+    refuse_if(None if fits else f"must have 1 to {_LONGEST_KEY} printable ASCII characters")
+    return key
+
+
 Ctx = Annotated[Context, Depends(_context)]
 Actor = Annotated[str, Depends(actor)]
+IdempotencyKey = Annotated[
+    Annotated[str, AfterValidator(_storable_key)] | None,
+    Header(alias="Idempotency-Key", description="Makes the call safe to repeat."),
+]
 
 
-def read_one(context: Context, what: str, view: Callable[[UnitOfWork, Any], str | None], key: object) -> str:
-    """The JSON text of one thing, or NotFound."""
-    with context.database.read() as unit:
-        snapshot(unit)
-        text = view(unit, key)
-    if text is None:
-        raise NotFound(f"there is no {what} {key}")
-    return text
+# --- the body -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RawBody:
+    """The bytes of a body. Handlers parse them in their own thread, outside the event loop."""
+
+    data: bytes
+    media_type: str
+
+    def parse(self, model: type[M]) -> M:
+        """A JSON body as a model."""
+        return validated(model, self._json())
+
+    def definition(self) -> Any:
+        """A pipeline definition in JSON or YAML, not validated."""
+        if self.media_type not in YAML_TYPES:
+            return self._json()
+        try:
+            return load_text(self.data.decode())
+        except UnicodeDecodeError as error:
+            raise MalformedBody(f"the body is not UTF-8: {error}") from None
+
+    def _json(self) -> Any:
+        if self.media_type not in ("", "application/json") and not self.media_type.endswith("+json"):
+            raise UnsupportedMediaType(f"unsupported media type {self.media_type}; send application/json")
+        if not self.data.strip():
+            raise MalformedBody("the body is empty; send a JSON object")
+        try:
+            return json.loads(self.data.decode(), object_pairs_hook=_without_duplicates, parse_constant=_no_constant)
+        except RecursionError:
+            raise MalformedBody("the body is nested too deeply") from None
+        except ValueError as error:  # also raised for bytes that are not UTF-8
+            raise MalformedBody(f"the body is not JSON: {error}") from None
+
+
+async def read_body(request: Request) -> RawBody:
+    """Read the body. Raises BodyTooLarge before more than the limit is in memory."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > MOST_BYTES:
+        raise _too_large()
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > MOST_BYTES:
+            raise _too_large()
+        chunks.append(chunk)
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return RawBody(b"".join(chunks), media_type)
+
+
+Body = Annotated[RawBody, Depends(read_body)]
+
+
+def _too_large() -> BodyTooLarge:
+    return BodyTooLarge(f"the body may have at most {MOST_BYTES // 1024**2} MB")
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = Counter(name for name, _ in pairs)
+        raise ValueError(f"the name {json.dumps(names.most_common(1)[0][0])} is given twice in one object")
+    return found
+
+
+def _no_constant(word: str) -> Any:
+    raise ValueError(f"{word} is not a JSON value")

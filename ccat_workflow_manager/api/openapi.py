@@ -1,19 +1,54 @@
-"""What OpenAPI says beyond the models: bodies, examples and problems."""
+"""What OpenAPI needs beyond the routes: base models, bodies that handlers parse themselves, examples, problems.
+
+Responses are JSON text from PostgreSQL. The models of the resources describe them; nothing is serialised through them.
+"""
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from fastapi import FastAPI
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import models_json_schema
 
-from ccat_workflow_manager.api import models
-from ccat_workflow_manager.api.body import YAML_TYPES
+from ccat_workflow_manager.api.dependencies import YAML_TYPES
 from ccat_workflow_manager.api.problems import MEDIA_TYPE
 from ccat_workflow_manager.definition.spec import PipelineSpec
 
+Time = datetime
+
+
+class Shape(BaseModel):
+    """Base of all models."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Page(Shape):
+    """Base of all lists."""
+
+    next_cursor: str | None = Field(description="The `cursor` of the next page; null on the last page.")
+
+
+class ProblemFault(Shape):
+    path: str = Field(description="Where, like `steps[1].depends_on[0]`; empty for the whole.")
+    message: str
+
+
+class Problem(BaseModel):
+    """RFC 9457. `code` is stable; `detail` and the messages are for people."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    faults: list[ProblemFault]
+
+
 _REFERENCE = "#/components/schemas/{model}"
+_BODIES: list[type[BaseModel]] = []
 _ID = "0197c9a4-5b0e-7cc2-9f57-3f0d6c1a2b3c"
 
 _DEFINITION = {
@@ -54,34 +89,32 @@ CHOICE_EXAMPLES = {
 PATCH_EXAMPLES = {"disable": {"value": {"enabled": False}}, "more urgent": {"value": {"priority": 100}}}
 
 
-def body(schema: str, examples: dict[str, Any]) -> dict[str, Any]:
-    """The body of a call that parses it by hand."""
-    content = {"schema": {"$ref": _REFERENCE.format(model=schema)}, "examples": examples}
+def body(model: type[BaseModel], examples: dict[str, Any]) -> dict[str, Any]:
+    """The JSON body of a call. `DocumentedApp` adds the schema of the model."""
+    _BODIES.append(model)
+    content = {"schema": {"$ref": _REFERENCE.format(model=model.__name__)}, "examples": examples}
     return {"requestBody": {"required": True, "content": {"application/json": content}}}
 
 
-definition: dict[str, Any] = body("PipelineSpec", {"two steps": {"value": _DEFINITION}})
+definition: dict[str, Any] = body(PipelineSpec, {"two steps": {"value": _DEFINITION}})
 definition["requestBody"]["content"] |= {
     YAML_TYPES[0]: {"schema": {"type": "string", "description": "The same as YAML."}}
 }
 
-same_run: dict[str, Any] = {"model": models.Run, "description": "The run that the same request made before"}
-same_runs: dict[str, Any] = {"model": models.Ids, "description": "The runs that the same request made before"}
-same_pipeline: dict[str, Any] = {"model": models.AppliedPipeline, "description": "There already, with equal content"}
 log: dict[str, Any] = {
     "description": "The text",
     "content": {"text/plain": {"schema": {"type": "string"}}},
     "headers": {
         "X-Log-Size": {
-            "description": "How many bytes the log has; not where only the backend has its end.",
+            "description": "Length of the log in bytes; missing where only the backend has the log.",
             "schema": {"type": "integer"},
         },
         "X-Log-Next-Offset": {
-            "description": "With `tail` or `offset`: the `offset` of what follows.",
+            "description": "With `tail` or `offset`: the `offset` of the next piece.",
             "schema": {"type": "integer"},
         },
         "X-Log-Truncated": {
-            "description": "`true`: there is more before this that was asked for too.",
+            "description": "`true`: the text begins later than requested.",
             "schema": {"type": "string", "enum": ["true", "false"]},
         },
     },
@@ -112,24 +145,24 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         _example(422, "Unprocessable Content", "invalid", "parameters.scans: is required", _FAULT),
     ),
     "5XX": _problem(
-        "The service cannot answer now",
+        "The service cannot answer at present",
         _example(503, "Service Unavailable", "service_unavailable", "PostgreSQL cannot be used: connection refused"),
     ),
 }
 not_ready: dict[str, Any] = _problem(
-    "Something that the service needs is not there",
+    "A dependency of the service is unavailable",
     _example(503, "Service Unavailable", "not_ready", "redis: Redis cannot be used: connection refused")
     | {"ready": False, "dependencies": {"redis": {"ok": False, "latency": 0.002, "message": "connection refused"}}},
 )
 
 
 class DocumentedApp(FastAPI):
-    """FastAPI, with the schemas of the bodies that are parsed by hand."""
+    """FastAPI with the schemas of the bodies that handlers parse themselves."""
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
-            wanted: list[type[BaseModel]] = [*models.BODIES, models.Problem, PipelineSpec]
-            _, found = models_json_schema([(each, "validation") for each in wanted], ref_template=_REFERENCE)
+            wanted: list[type[BaseModel]] = [*dict.fromkeys(_BODIES), Problem]
+            _, found = models_json_schema([(model, "validation") for model in wanted], ref_template=_REFERENCE)
             schema = super().openapi()
             schema.setdefault("components", {}).setdefault("schemas", {}).update(found["$defs"])
         return self.openapi_schema or {}

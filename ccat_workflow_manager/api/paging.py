@@ -1,4 +1,7 @@
-"""Lists in pages, by opaque cursors: the key of the last item shown, so a list that grows meanwhile repeats nothing."""
+"""JSON responses: single resources, and lists in pages with opaque cursors.
+
+A cursor holds the key of the last item of a page, so a list that grows between two calls repeats no item.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,33 @@ from uuid import UUID
 from fastapi import Query
 from starlette.responses import Response
 
-from ccat_workflow_manager.db.views.sql import Row, array
-from ccat_workflow_manager.errors import Fault, Invalid
+from ccat_workflow_manager.context import Context
+from ccat_workflow_manager.db.session import UnitOfWork
+from ccat_workflow_manager.db.views.sql import Row, array, snapshot
+from ccat_workflow_manager.errors import Fault, Invalid, NotFound
 from ccat_workflow_manager.json_values import text_problem
 
 K = TypeVar("K", UUID, int, str)
 
 DEFAULT_LIMIT = 100
-Limit = Annotated[int, Query(ge=1, le=1000, description="How many items at most.")]
-Cursor = Annotated[str | None, Query(max_length=1000, description="`next_cursor` of the page before.")]
+Limit = Annotated[int, Query(ge=1, le=1000, description="Largest number of items.")]
+Cursor = Annotated[str | None, Query(max_length=1000, description="`next_cursor` of the previous page.")]
 
 _BIGGEST = 2**63
+
+
+def read_one(context: Context, what: str, view: Callable[[UnitOfWork, Any], str | None], key: object) -> str:
+    """The JSON text of one resource. Raises NotFound."""
+    with context.database.read() as unit:
+        snapshot(unit)
+        text = view(unit, key)
+    if text is None:
+        raise NotFound(f"there is no {what} {key}")
+    return text
+
+
+def json_response(text: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(text, status, headers, "application/json")
 
 
 def page(kind: str, rows: Sequence[Row], limit: int) -> Response:
@@ -31,19 +50,14 @@ def page(kind: str, rows: Sequence[Row], limit: int) -> Response:
     return json_response(f'{{"items":{array(row.json for row in shown)},"next_cursor":{cursor}}}')
 
 
-def json_response(text: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """JSON text as a response."""
-    return Response(text, status, headers, "application/json")
-
-
 def encode(kind: str, key: UUID | int | str) -> str:
-    """The cursor that stands for this key in a list of this kind."""
+    """The cursor for this key in a list of this kind."""
     text = json.dumps([kind, key if isinstance(key, int) else str(key)])
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
 def decode(kind: str, cursor: str | None, key_of: Callable[[Any], K]) -> K | None:
-    """The key in a cursor, or Invalid if it is none of ours or belongs to another list."""
+    """The key in a cursor. Raises Invalid for a malformed cursor and for the cursor of another list."""
     if cursor is None:
         return None
     try:

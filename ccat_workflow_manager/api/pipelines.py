@@ -1,17 +1,18 @@
-"""Pipelines: registering, changing and reading definitions."""
+"""Pipelines: registers, changes and lists definitions."""
 
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from dataclasses import asdict
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
+from pydantic import Field, StrictBool
 from starlette.responses import Response
 
-from ccat_workflow_manager.api import models
-from ccat_workflow_manager.api import openapi as documented
-from ccat_workflow_manager.api.body import Body, Fields
-from ccat_workflow_manager.api.dependencies import PREFIX, Ctx, read_one
+from ccat_workflow_manager.api import openapi
+from ccat_workflow_manager.api.dependencies import PREFIX, Body, Ctx
+from ccat_workflow_manager.api.openapi import Page, Shape, Time
 from ccat_workflow_manager.api.paging import (
     DEFAULT_LIMIT,
     Cursor,
@@ -20,18 +21,63 @@ from ccat_workflow_manager.api.paging import (
     json_response,
     number_key,
     page,
+    read_one,
     text_key,
 )
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.views import pipelines as views
 from ccat_workflow_manager.definition.spec import PIPELINE_NAME
-from ccat_workflow_manager.errors import NotFound
+from ccat_workflow_manager.errors import Fault, Invalid, NotFound
 from ccat_workflow_manager.services.catalogue import PipelineChange
-from ccat_workflow_manager.services.requests import PRIORITIES
+from ccat_workflow_manager.services.run_request import Priority
 
 router = APIRouter(prefix="/pipelines", tags=["pipelines"])
 
 Name = Annotated[str, Path(pattern=PIPELINE_NAME)]
+
+
+class PipelinePatch(Shape):
+    enabled: StrictBool | None = None
+    priority: Priority | None = None
+
+
+class PipelineItem(Shape):
+    name: str
+    version: int
+    description: str
+    enabled: bool
+    priority: int
+    content_hash: str
+    created_at: Time
+    updated_at: Time
+
+
+class Pipeline(PipelineItem):
+    definition: dict[str, Any]
+
+
+class AppliedPipeline(Pipeline):
+    warnings: list[str] = Field(description="Resources that no queue seems to offer. It is applied all the same.")
+
+
+class PipelineVersion(Shape):
+    name: str
+    version: int
+    description: str
+    content_hash: str
+    created_at: Time
+    definition: dict[str, Any]
+
+
+class PipelinePage(Page):
+    items: list[PipelineItem]
+
+
+class VersionPage(Page):
+    items: list[PipelineVersion]
+
+
+_SAME: dict[str, Any] = {"model": AppliedPipeline, "description": "It exists already, with equal content"}
 
 
 def _changed(context: Context, change: PipelineChange, definition: object) -> Response:
@@ -45,12 +91,12 @@ def _changed(context: Context, change: PipelineChange, definition: object) -> Re
 @router.post(
     "",
     status_code=201,
-    response_model=models.AppliedPipeline,
-    responses={200: documented.same_pipeline},
-    openapi_extra=documented.definition,
+    response_model=AppliedPipeline,
+    responses={200: _SAME},
+    openapi_extra=openapi.definition,
 )
 def create_pipeline(context: Ctx, body: Body) -> Response:
-    """Register a pipeline: 201 if it is new, 200 if it is there with equal content, 409 with other content."""
+    """Register a pipeline: 201 if it is new, 200 if it exists with equal content, 409 if with other content."""
     definition = body.definition()
     return _changed(context, context.catalogue.apply(definition, create_only=True), definition)
 
@@ -58,25 +104,24 @@ def create_pipeline(context: Ctx, body: Body) -> Response:
 @router.put(
     "/{name}",
     status_code=201,
-    response_model=models.AppliedPipeline,
-    responses={200: documented.same_pipeline},
-    openapi_extra=documented.definition,
+    response_model=AppliedPipeline,
+    responses={200: _SAME},
+    openapi_extra=openapi.definition,
 )
 def put_pipeline(context: Ctx, name: Name, body: Body, dry_run: bool = False) -> Response:
-    """Make this the newest version (201); with equal content nothing changes (200).
+    """Add a version of a pipeline (201); equal content changes nothing (200).
 
-    With `dry_run=true` nothing changes in any case, and the answer says what would:
+    With `dry_run=true` nothing changes in any case. The response is the change that would be made:
     `{name, version, changed, diff, warnings}`.
     """
     definition = body.definition()
     if dry_run:
         plan = context.catalogue.plan(definition, name=name)
-        said = {"name": plan.name, "version": plan.version, "changed": plan.changed, "diff": plan.diff}
-        return json_response(json.dumps({**said, "warnings": context.queue_hints.about(definition)}))
+        return json_response(json.dumps({**asdict(plan), "warnings": context.queue_hints.about(definition)}))
     return _changed(context, context.catalogue.apply(definition, name=name), definition)
 
 
-@router.get("", response_model=models.PipelinePage)
+@router.get("", response_model=PipelinePage)
 def list_pipelines(context: Ctx, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Response:
     """Pipelines by name, without their definitions."""
     after = decode("pipelines", cursor, text_key)
@@ -85,13 +130,13 @@ def list_pipelines(context: Ctx, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = 
     return page("pipelines", found, limit)
 
 
-@router.get("/{name}", response_model=models.Pipeline)
+@router.get("/{name}", response_model=Pipeline)
 def get_pipeline(context: Ctx, name: Name) -> Response:
     """A pipeline with its newest definition."""
     return json_response(read_one(context, "pipeline", views.pipeline_detail, name))
 
 
-@router.get("/{name}/versions", response_model=models.VersionPage)
+@router.get("/{name}/versions", response_model=VersionPage)
 def list_versions(context: Ctx, name: Name, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Response:
     """Every version with its definition, newest first."""
     after = decode("versions", cursor, number_key)
@@ -104,18 +149,13 @@ def list_versions(context: Ctx, name: Name, limit: Limit = DEFAULT_LIMIT, cursor
 
 @router.patch(
     "/{name}",
-    response_model=models.Pipeline,
-    openapi_extra=documented.body("PipelinePatch", documented.PATCH_EXAMPLES),
+    response_model=Pipeline,
+    openapi_extra=openapi.body(PipelinePatch, openapi.PATCH_EXAMPLES),
 )
 def change_pipeline(context: Ctx, name: Name, body: Body) -> Response:
     """Enable or disable a pipeline, or set the priority of its future runs."""
-    value = body.json_object()
-    fields = Fields(value, ("enabled", "priority"))
-    enabled, priority = fields.truth("enabled"), fields.whole("priority")
-    if enabled is None and priority is None and not fields.faults:
-        fields.fault("", "say what to change: `enabled`, `priority` or both")
-    if priority is not None and priority not in PRIORITIES:
-        fields.fault("priority", f"is {priority}; allowed are {PRIORITIES.start} to {PRIORITIES.stop - 1}")
-    fields.check()
-    context.catalogue.change(name, enabled=enabled, priority=priority)
+    patch = body.parse(PipelinePatch)
+    if patch.enabled is None and patch.priority is None:
+        raise Invalid(faults=[Fault("", "give `enabled`, `priority` or both")])
+    context.catalogue.change(name, enabled=patch.enabled, priority=patch.priority)
     return json_response(read_one(context, "pipeline", views.pipeline_detail, name))

@@ -1,4 +1,4 @@
-"""Every error as a problem document (RFC 9457), and the edge at which an unexpected exception becomes one too."""
+"""Turns every error into a problem document (RFC 9457), unexpected exceptions included."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ccat_workflow_manager.definition.messages import message_of
 from ccat_workflow_manager.errors import (
     AttemptError,
     BackendError,
@@ -49,7 +50,7 @@ class BodyTooLarge(RequestError):
 
 
 class UnsupportedMediaType(RequestError):
-    """The body is of a type that this call does not take."""
+    """Unsupported media type."""
 
     code = "unsupported_media_type"
     http_status = 415
@@ -73,12 +74,12 @@ def problem(
         "faults": [{"path": fault.path, "message": fault.message} for fault in faults],
         **more,
     }
-    # Escaped to ASCII, because a message may quote half of a surrogate pair.
+    # json.dumps escapes to ASCII: a message may quote half of a surrogate pair, which UTF-8 cannot encode.
     return Response(json.dumps(document), status, headers, MEDIA_TYPE)
 
 
 def of_error(error: WorkflowError) -> Response:
-    """The problem document of one of our errors."""
+    """The problem document of an error of this package."""
     match error:
         case RequestError():
             return problem(error.http_status, error.code, error.message, error.faults)
@@ -93,7 +94,7 @@ def of_error(error: WorkflowError) -> Response:
 def _unexpected(error: Exception) -> Response:
     incident = uuid4().hex[:12]
     log.error("incident %s", incident, exc_info=error)
-    return problem(500, "internal_error", f"something went wrong in the service; its log has it as incident {incident}")
+    return problem(500, "internal_error", f"internal error; the log of the service has it as incident {incident}")
 
 
 # --- handlers -------------------------------------------------------------------------------------------------------
@@ -109,7 +110,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     if error.status_code == HTTPStatus.NOT_FOUND:
         detail = f"there is nothing at {request.url.path}"
     elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        detail = f"{request.method} is not possible here"
+        detail = f"{request.method} is not allowed here"
     else:
         detail = str(error.detail)
     headers = dict(error.headers) if error.headers else None
@@ -118,20 +119,20 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 
 async def _on_validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    faults = [Fault(path_text(each["loc"][1:]), str(each["msg"])) for each in error.errors()]
+    faults = [Fault(path_text(detail["loc"][1:]), message_of(detail)) for detail in error.errors()]
     return problem(422, "invalid", "; ".join(map(str, faults)), faults)
 
 
 def handle_errors(app: FastAPI) -> None:
-    """Let no error leave the application in another form than a problem document."""
+    """Install the handlers that turn errors into problem documents."""
     app.add_exception_handler(WorkflowError, _on_workflow_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
-    app.add_middleware(Edge)
+    app.add_middleware(CatchAll)
 
 
-class Edge:
-    """The outermost of our code: one request fails, the next goes on."""
+class CatchAll:
+    """Outermost middleware: answers an unexpected exception, so that the server goes on."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -142,17 +143,17 @@ class Edge:
             return
         started = False
 
-        async def noted(message: Message) -> None:
+        async def send_and_record(message: Message) -> None:
             nonlocal started
             started = True
             await send(message)
 
         try:
-            await self._app(scope, receive, noted)
+            await self._app(scope, receive, send_and_record)
         except ClientDisconnect:
-            log.debug("a client left before its request was complete")
+            log.debug("a client disconnected before its request was complete")
         except Exception as error:
             response = _unexpected(error)
             if started:
-                raise  # the server cuts the connection, so that half an answer is not taken for a whole one
+                raise  # the server cuts the connection, so that the client sees an incomplete response
             await response(scope, receive, send)

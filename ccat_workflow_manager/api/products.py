@@ -1,39 +1,95 @@
-"""Products: what they are, what is in them, where they come from."""
+"""Products: their metadata, lineage and content.
+
+A file is sent as it is, a directory as a tar archive that is made while it is sent. Programs that the service does not
+trust have written these files. So every component of a path is opened relative to the one before, and no link is
+followed: neither a `..` in a name nor a link that is placed there later leads out of the output directory.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+import mimetypes
+import os
+import stat
+import tarfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Annotated, Any, BinaryIO
+from urllib.parse import quote
 from uuid import UUID
 
 from fastapi import APIRouter, Header
-from starlette.responses import Response
+from pydantic import Field
+from starlette.responses import Response, StreamingResponse
 
-from ccat_workflow_manager.api import content, models
-from ccat_workflow_manager.api import openapi as documented
-from ccat_workflow_manager.api.dependencies import Ctx, read_one
-from ccat_workflow_manager.api.paging import json_response
-from ccat_workflow_manager.db.products import product
+from ccat_workflow_manager.api import openapi
+from ccat_workflow_manager.api.dependencies import Ctx
+from ccat_workflow_manager.api.openapi import Page, Shape, Time
+from ccat_workflow_manager.api.paging import json_response, read_one
+from ccat_workflow_manager.db.products import StoredProduct, product
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.db.views import products as views
-from ccat_workflow_manager.errors import NotFound
+from ccat_workflow_manager.errors import NotFound, OutputError, ServiceUnavailable
+from ccat_workflow_manager.execution.layout import attempt_dirs
+from ccat_workflow_manager.execution.scan import open_directory, open_file, stays_inside
 
 router = APIRouter(prefix="/products/{product_id}", tags=["products"])
 
 MOST_RELATIVES = 1000
+_CHUNK = 1024 * 1024
+_SHOWN_IN_BROWSERS = (
+    "image/png", "image/jpeg", "image/gif", "image/webp", "application/json", "text/plain", "text/csv",
+)  # fmt: skip
 
 
-@router.get("", response_model=models.Product)
+class Product(Shape):
+    id: UUID
+    run_id: UUID
+    step_run_id: UUID
+    pipeline: str
+    step: str
+    key: str
+    attempt: int
+    name: str
+    type: str
+    path: str = Field(description="Below the output directory of the attempt.")
+    size: int
+    sha256: str
+    is_directory: bool
+    file_count: int
+    metadata: dict[str, Any]
+    created_at: Time
+
+
+class ProductPage(Page):
+    items: list[Product]
+
+
+class LineageEdge(Shape):
+    parent: UUID
+    child: UUID
+    declared: bool = Field(description="False: derived from the order of the steps.")
+
+
+class Lineage(Shape):
+    product: Product
+    ancestors: list[Product]
+    descendants: list[Product]
+    edges: list[LineageEdge]
+    truncated: bool
+
+
+@router.get("", response_model=Product)
 def get_product(context: Ctx, product_id: UUID) -> Response:
     """A product: type, size, checksum, metadata."""
     return json_response(read_one(context, "product", views.product_detail, product_id))
 
 
-@router.get("/lineage", response_model=models.Lineage)
+@router.get("/lineage", response_model=Lineage)
 def get_lineage(context: Ctx, product_id: UUID) -> Response:
-    """What it was made of and what was made of it.
+    """The products that it was made from, and those that were made from it.
 
-    Parents are those that the program declared; where it declared none, all products of the step runs before it.
-    Up to 1000 products in each direction; `truncated` says that there are more.
+    Parents are those that the program declared, by default all products of the step runs before it.
+    Up to 1000 products in each direction; `truncated` is true if there are more.
     """
 
     def view(unit: UnitOfWork, key: UUID) -> str | None:
@@ -42,7 +98,7 @@ def get_lineage(context: Ctx, product_id: UUID) -> Response:
     return json_response(read_one(context, "product", view, product_id))
 
 
-@router.get("/content", response_class=Response, responses={200: documented.content})
+@router.get("/content", response_class=Response, responses={200: openapi.content})
 def get_content(
     context: Ctx, product_id: UUID, known: Annotated[str | None, Header(alias="If-None-Match")] = None
 ) -> Response:
@@ -51,4 +107,112 @@ def get_content(
         found = product(unit, product_id)
     if found is None:
         raise NotFound(f"there is no product {product_id}")
-    return content.respond(found, str(context.settings.pipeline_base_dir), known)
+    return _content(found, str(context.settings.pipeline_base_dir), known)
+
+
+# --- content ---------------------------------------------------------------------------------------------------------
+
+
+def _content(product: StoredProduct, base_dir: str, known: str | None) -> Response:
+    """The content, or 304 if the client has it (`known` is the If-None-Match of the request)."""
+    etag = f'"{product.sha256}"'
+    if known is not None and etag in known:
+        return Response(status_code=304, headers={"ETag": etag})
+    opened = _open(product, base_dir)
+    name = product.path.rpartition("/")[2]
+    if product.is_directory:
+        os.close(opened)  # it exists; `_archive` opens it again, since a client that disconnects now would keep it open
+        return StreamingResponse(
+            _archive(product, base_dir),
+            media_type="application/x-tar",
+            headers=_headers(f"{name}.tar", etag, "attachment"),
+        )
+    media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
+    headers = _headers(name, etag, "inline" if media_type in _SHOWN_IN_BROWSERS else "attachment")
+    file = os.fdopen(opened, "rb", buffering=0)
+    return StreamingResponse(
+        _chunks(file, product.size), media_type=media_type, headers={**headers, "Content-Length": str(product.size)}
+    )
+
+
+def _headers(name: str, etag: str, disposition: str) -> dict[str, str]:
+    # The content is untrusted and is served from the same origin as the dashboard: the browser must not run it.
+    return {
+        "ETag": etag,
+        "Content-Disposition": f"{disposition}; filename*=UTF-8''{quote(name, safe='')}",
+        "Content-Security-Policy": "sandbox; default-src 'none'; img-src 'self'; style-src 'unsafe-inline'",
+        "X-Content-Type-Options": "nosniff",
+    }
+
+
+def _open(product: StoredProduct, base_dir: str) -> int:
+    """Open the file or directory without following links below the directory of the run. Returns a descriptor."""
+    dirs = attempt_dirs(base_dir, product.pipeline, str(product.run_id), product.step, product.key, product.attempt)
+    if not os.path.isdir(dirs.run):
+        raise ServiceUnavailable(f"the files of the run {product.run_id} are removed or out of sight of this process")
+    parts = product.path.split("/")
+    if any(part in ("", ".", "..") for part in parts):
+        raise NotFound(f"the path {product.path!r} of this product is not valid")
+    opener = open_directory if product.is_directory else open_file
+    try:
+        with ExitStack() as stack:
+            directory = stack.enter_context(open_directory(dirs.output, "output"))
+            for depth, part in enumerate(parts[:-1]):
+                directory = stack.enter_context(open_directory(part, product.path, directory, depth))
+            found = stack.enter_context(opener(parts[-1], product.path, directory))
+            if not product.is_directory and (size := os.fstat(found).st_size) != product.size:
+                raise NotFound(f"{product.path} now has {size} bytes; it had {product.size} when it was collected")
+            return os.dup(found)
+    except OutputError as error:
+        raise NotFound(f"the content of this product is gone: {error.message}") from error
+
+
+def _chunks(file: BinaryIO, size: int) -> Iterator[bytes]:
+    """Yields exactly `size` bytes. Raises OSError if the file has become shorter, which cuts the connection."""
+    with file:
+        left = size
+        while left:
+            chunk = file.read(min(_CHUNK, left))
+            if not chunk:
+                raise OSError("a file has become shorter while it was sent")
+            left -= len(chunk)
+            yield chunk
+
+
+def _archive(product: StoredProduct, base_dir: str) -> Iterator[bytes]:
+    """A tar archive of a directory."""
+    directory = _open(product, base_dir)
+    try:
+        yield from _members(directory, product.path.rpartition("/")[2], "")
+        yield bytes(2 * tarfile.BLOCKSIZE)
+    finally:
+        os.close(directory)
+
+
+def _members(directory: int, top: str, prefix: str) -> Iterator[bytes]:
+    depth = prefix.count("/")
+    yield _header(f"{top}/{prefix}".rstrip("/"), os.fstat(directory), tarfile.DIRTYPE)
+    for name in sorted(os.listdir(directory)):
+        path = prefix + name
+        about = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        if stat.S_ISDIR(about.st_mode):
+            with open_directory(name, path, directory, depth) as inner:
+                yield from _members(inner, top, f"{path}/")
+        elif stat.S_ISREG(about.st_mode):
+            with open_file(name, path, directory) as found:
+                about = os.fstat(found)
+                yield _header(f"{top}/{path}", about, tarfile.REGTYPE)
+                yield from _chunks(os.fdopen(os.dup(found), "rb", buffering=0), about.st_size)
+                yield bytes(-about.st_size % tarfile.BLOCKSIZE)
+        elif stat.S_ISLNK(about.st_mode) and stays_inside(path, target := os.readlink(name, dir_fd=directory)):
+            yield _header(f"{top}/{path}", about, tarfile.SYMTYPE, target)
+
+
+def _header(path: str, about: os.stat_result, kind: bytes, target: str = "") -> bytes:
+    info = tarfile.TarInfo(path)
+    info.type = kind
+    info.size = about.st_size if kind == tarfile.REGTYPE else 0
+    info.mtime = int(about.st_mtime)
+    info.mode = stat.S_IMODE(about.st_mode) & 0o755
+    info.linkname = target
+    return info.tobuf(tarfile.PAX_FORMAT)

@@ -1,26 +1,166 @@
-"""Runs: asking for one, looking at them, and changing one."""
+"""Runs: creates, lists, cancels, retries, pauses and resumes them, one at a time or in bulk."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Query
+from pydantic import AfterValidator, BeforeValidator, Field, StrictStr
 from starlette.responses import Response
 
-from ccat_workflow_manager.api import models, run_filters
-from ccat_workflow_manager.api import openapi as documented
-from ccat_workflow_manager.api.body import Body
-from ccat_workflow_manager.api.dependencies import PREFIX, Actor, Ctx, read_one
-from ccat_workflow_manager.api.paging import DEFAULT_LIMIT, Cursor, Limit, decode, json_response, page, uuid_key
-from ccat_workflow_manager.api.run_requests import IdempotencyKey, idempotency_key, run_request
+from ccat_workflow_manager.api import openapi
+from ccat_workflow_manager.api.dependencies import PREFIX, Actor, Body, Ctx, IdempotencyKey
+from ccat_workflow_manager.api.openapi import Page, Shape, Time
+from ccat_workflow_manager.api.paging import (
+    DEFAULT_LIMIT,
+    Cursor,
+    Limit,
+    decode,
+    json_response,
+    page,
+    read_one,
+    uuid_key,
+)
+from ccat_workflow_manager.api.step_runs import StepRun
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.views import runs as views
-from ccat_workflow_manager.errors import Conflict
+from ccat_workflow_manager.db.views.filters import RunFilter
+from ccat_workflow_manager.definition.messages import refuse_if, validated
+from ccat_workflow_manager.errors import Conflict, Fault, Invalid
+from ccat_workflow_manager.json_values import kind
+from ccat_workflow_manager.lifecycle.states import RunStatus
+from ccat_workflow_manager.services.run_request import RunRequest, Text, storable
 
 router = APIRouter(prefix="/runs", tags=["runs"])
 
 _KIND = "runs"
+_AT_ONCE = 1000
+"""A bulk change by filter has one transaction for this many runs."""
+
+
+# --- models of requests ---------------------------------------------------------------------------------------------
+
+
+def _as_list(value: object) -> object:
+    return value if value is None or isinstance(value, list) else [value]
+
+
+def _label(text: str) -> str:
+    name, colon, _ = text.partition(":")
+    refuse_if(None if name and colon else "must be written name:value")
+    return storable(text)
+
+
+def _moment(value: object) -> datetime:
+    refuse_if(None if isinstance(value, str) else f"must be a string, not {kind(value)}")
+    try:
+        moment = datetime.fromisoformat(str(value))
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        refuse_if("must be a time like 2026-01-31T12:00:00Z (in a URL, write + as %2B)")
+        raise
+
+
+class BulkRequest(Shape):
+    runs: list[RunRequest] = Field(min_length=1, max_length=5000)
+
+
+class RunFilterBody(Shape):
+    """All conditions hold together; at least one is needed."""
+
+    status: Annotated[
+        list[RunStatus] | None, BeforeValidator(_as_list, json_schema_input_type=RunStatus | list[RunStatus] | None)
+    ] = None
+    pipeline: Text | None = None
+    label: Annotated[
+        list[Annotated[StrictStr, AfterValidator(_label)]] | None,
+        BeforeValidator(_as_list, json_schema_input_type=str | list[str] | None),
+    ] = Field(default=None, description="`name:value`")
+    created_after: Annotated[Time, BeforeValidator(_moment)] | None = None
+    q: Annotated[StrictStr, Field(max_length=200), AfterValidator(storable)] | None = None
+
+    def filter(self) -> RunFilter:
+        return RunFilter(
+            status=tuple(dict.fromkeys(self.status or ())),
+            pipeline=self.pipeline,
+            labels=dict(_divided(label) for label in self.label or ()),
+            created_after=self.created_after,
+            q=self.q or None,
+        )
+
+
+def _divided(label: str) -> tuple[str, str]:
+    name, _, value = label.partition(":")
+    return name, value
+
+
+class RunChoice(Shape):
+    """Either ids or a filter."""
+
+    ids: list[UUID] | None = Field(default=None, min_length=1, max_length=5000)
+    filter: RunFilterBody | None = None
+
+
+# --- models of responses --------------------------------------------------------------------------------------------
+
+
+class Counts(Shape):
+    """Step runs by status."""
+
+    PENDING: int
+    STAGING_DATA: int
+    SUBMITTED: int
+    RUNNING: int
+    COLLECTING_RESULTS: int
+    COMPLETED: int
+    FAILED: int
+    CANCELLED: int
+    SKIPPED: int
+
+
+class RunItem(Shape):
+    """A run as lists show it."""
+
+    id: UUID
+    pipeline: str
+    pipeline_version: int | None = Field(description="null: an inline definition.")
+    status: RunStatus
+    status_reason: str | None
+    cancel_requested_at: Time | None
+    paused: bool
+    parameters: dict[str, Any]
+    labels: dict[str, str]
+    priority: int
+    backend: str | None
+    created_by: str
+    created_at: Time
+    started_at: Time | None
+    finished_at: Time | None
+    counts: Counts
+
+
+class Run(RunItem):
+    step_runs: list[StepRun]
+
+
+class Ids(Shape):
+    ids: list[UUID]
+
+
+class RunPage(Page):
+    items: list[RunItem]
+
+
+_SAME_RUN: dict[str, Any] = {"model": Run, "description": "The run that the same request created before"}
+_SAME_RUNS: dict[str, Any] = {"model": Ids, "description": "The runs that the same request created before"}
+
+
+# --- one run --------------------------------------------------------------------------------------------------------
 
 
 def _run(context: Context, run_id: UUID) -> str:
@@ -30,25 +170,21 @@ def _run(context: Context, run_id: UUID) -> str:
 @router.post(
     "",
     status_code=202,
-    response_model=models.Run,
-    responses={200: documented.same_run},
-    openapi_extra=documented.body("RunRequest", documented.RUN_EXAMPLES),
+    response_model=Run,
+    responses={200: _SAME_RUN},
+    openapi_extra=openapi.body(RunRequest, openapi.RUN_EXAMPLES),
 )
 def create_run(context: Ctx, actor: Actor, body: Body, key: IdempotencyKey = None) -> Response:
-    """Ask for a run of a pipeline, or of an inline definition.
+    """Create a run of a pipeline, or of an inline definition.
 
     With an `Idempotency-Key`, the same key and body give the same run (200); the same key with another body, 409.
     """
-    run_id, shown = context.requests.create_shown(
-        run_request(body.json_object()), actor=actor, idempotency_key=idempotency_key(key)
-    )
-    address = {"Location": f"{PREFIX}/runs/{run_id}"}
-    if shown is None:
-        return json_response(_run(context, run_id), 200, address)
-    return json_response(shown, 202, address)
+    made = context.submitter.submit(body.parse(RunRequest), actor=actor, idempotency_key=key)
+    status = 202 if made.is_new else 200
+    return json_response(made.shown or _run(context, made.run_id), status, {"Location": f"{PREFIX}/runs/{made.run_id}"})
 
 
-@router.get("", response_model=models.RunPage)
+@router.get("", response_model=RunPage)
 def list_runs(
     context: Ctx,
     status: Annotated[list[str], Query(description="PENDING, RUNNING, ... May be repeated.")] = [],  # noqa: B006
@@ -60,44 +196,132 @@ def list_runs(
     cursor: Cursor = None,
 ) -> Response:
     """Runs without their step runs, newest first."""
-    wanted = run_filters.from_query(status, pipeline, label, created_after, q)
+    query = {"status": _one_or_all(status), "label": _one_or_all(label), "created_after": created_after}
+    wanted = validated(RunFilterBody, {**query, "pipeline": pipeline, "q": q}).filter()
     after = decode(_KIND, cursor, uuid_key)
     with context.database.read() as unit:
         found = views.runs_page(unit, wanted, after, limit + 1)
     return page(_KIND, found, limit)
 
 
-@router.get("/{run_id}", response_model=models.Run)
+def _one_or_all(values: list[str]) -> str | list[str]:
+    # The path of a fault has an index only if the parameter is repeated.
+    return values[0] if len(values) == 1 else values
+
+
+@router.get("/{run_id}", response_model=Run)
 def get_run(context: Ctx, run_id: UUID) -> Response:
     """A run with its step runs."""
     return json_response(_run(context, run_id))
 
 
-@router.post("/{run_id}/cancel", status_code=202, response_model=models.Run)
+@router.post("/{run_id}/cancel", status_code=202, response_model=Run)
 def cancel_run(context: Ctx, actor: Actor, run_id: UUID) -> Response:
-    """Ask for a run to be stopped. Its step runs are CANCELLED when their jobs are known to be gone."""
+    """Request the cancellation of a run. A step run is CANCELLED once its job is known to be gone."""
     context.requests.cancel([run_id], actor=actor)
     return json_response(_run(context, run_id), 202)
 
 
-@router.post("/{run_id}/retry", status_code=202, response_model=models.Run)
+@router.post("/{run_id}/retry", status_code=202, response_model=Run)
 def retry_run(context: Ctx, actor: Actor, run_id: UUID) -> Response:
-    """Start again whatever did not complete."""
+    """Retry the step runs that did not complete."""
     if not context.requests.retry([run_id], actor=actor):
-        raise Conflict("there is nothing to retry in this run: nothing failed, was cancelled or was skipped")
+        raise Conflict("nothing to retry: no step run of this run failed, was cancelled or was skipped")
     return json_response(_run(context, run_id), 202)
 
 
-@router.post("/{run_id}/pause", status_code=202, response_model=models.Run)
+@router.post("/{run_id}/pause", status_code=202, response_model=Run)
 def pause_run(context: Ctx, run_id: UUID) -> Response:
-    """Hold back what has not been launched yet."""
+    """Hold back the step runs that are not launched yet."""
     if not context.requests.pause([run_id], paused=True):
-        raise Conflict("this run is finished, so there is nothing to hold back")
+        raise Conflict("this run is finished and cannot be paused")
     return json_response(_run(context, run_id), 202)
 
 
-@router.post("/{run_id}/resume", status_code=202, response_model=models.Run)
+@router.post("/{run_id}/resume", status_code=202, response_model=Run)
 def resume_run(context: Ctx, run_id: UUID) -> Response:
-    """Let go what was held back."""
+    """Release the step runs of a paused run."""
     context.requests.pause([run_id], paused=False)
     return json_response(_run(context, run_id), 202)
+
+
+# --- many runs ------------------------------------------------------------------------------------------------------
+
+
+@router.post(
+    "/bulk",
+    status_code=202,
+    response_model=Ids,
+    responses={200: _SAME_RUNS},
+    openapi_extra=openapi.body(BulkRequest, openapi.BULK_EXAMPLES),
+)
+def create_runs(context: Ctx, actor: Actor, body: Body, key: IdempotencyKey = None) -> Response:
+    """Create up to 5000 runs, all or none. The response has their ids in order.
+
+    With an `Idempotency-Key`, the same key and body give the same ids (200); the same key with another body, 409.
+    """
+    ids, are_new = context.submitter.submit_bulk(body.parse(BulkRequest).runs, actor=actor, idempotency_key=key)
+    return _ids(ids, 202 if are_new else 200)
+
+
+@router.post(
+    "/cancel",
+    status_code=202,
+    response_model=Ids,
+    openapi_extra=openapi.body(RunChoice, openapi.CHOICE_EXAMPLES),
+)
+def cancel_runs(context: Ctx, actor: Actor, body: Body) -> Response:
+    """Cancel runs by `ids`, or all unfinished ones that match a `filter`."""
+
+    def cancel(ids: list[UUID]) -> list[UUID]:
+        context.requests.cancel(ids, actor=actor, path="ids")
+        return ids
+
+    return _for_chosen(context, body.parse(RunChoice), (RunStatus.PENDING, RunStatus.RUNNING), cancel)
+
+
+@router.post(
+    "/retry",
+    status_code=202,
+    response_model=Ids,
+    openapi_extra=openapi.body(RunChoice, openapi.CHOICE_EXAMPLES),
+)
+def retry_runs(context: Ctx, actor: Actor, body: Body) -> Response:
+    """Retry runs by `ids`, or all failed and cancelled ones that match a `filter`.
+
+    The response has the ids of the runs in which something is retried.
+    """
+
+    def retry(ids: list[UUID]) -> list[UUID]:
+        done = context.requests.retry(ids, actor=actor, path="ids")
+        return [each for each in ids if each in done]
+
+    return _for_chosen(context, body.parse(RunChoice), (RunStatus.FAILED, RunStatus.CANCELLED), retry)
+
+
+def _for_chosen(
+    context: Context, choice: RunChoice, default: tuple[RunStatus, ...], act: Callable[[list[UUID]], list[UUID]]
+) -> Response:
+    """Apply a change to the chosen runs; with a filter, to portions of them in one transaction each."""
+    if (choice.ids is None) == (choice.filter is None):
+        raise Invalid(faults=[Fault("ids", "give either `ids` or a `filter`")])
+    if choice.filter is None:
+        return _ids(act(choice.ids or []))
+    wanted = choice.filter.filter()
+    if wanted.empty:
+        raise Invalid(faults=[Fault("filter", "is empty, which would match every run; give at least one condition")])
+    if not wanted.status:
+        wanted = replace(wanted, status=default)
+    done: list[UUID] = []
+    ids: list[UUID] = []
+    while True:
+        with context.database.read() as unit:
+            ids = views.run_ids(unit, wanted, ids[-1] if ids else None, _AT_ONCE)
+        if ids:
+            done += act(ids)
+        if len(ids) < _AT_ONCE:
+            return _ids(done)
+
+
+def _ids(ids: Sequence[UUID], status: int = 202) -> Response:
+    return json_response(json.dumps({"ids": [str(each) for each in dict.fromkeys(ids)]}), status)

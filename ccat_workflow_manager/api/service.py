@@ -1,4 +1,4 @@
-"""The service itself: whether it is well, what it works with, and everything at one glance."""
+"""The service: health, backends with their queues, workers, what needs an operator, and the summary."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from collections.abc import Callable
 from dataclasses import asdict
 from threading import Lock
 from typing import Any
+from uuid import UUID
 
 from fastapi import APIRouter
+from pydantic import Field
 from starlette.responses import Response
 
 from ccat_workflow_manager import __version__
-from ccat_workflow_manager.api import models
-from ccat_workflow_manager.api import openapi as documented
+from ccat_workflow_manager.api import openapi
 from ccat_workflow_manager.api.dependencies import Ctx
+from ccat_workflow_manager.api.openapi import Page, Shape, Time
 from ccat_workflow_manager.api.paging import (
     DEFAULT_LIMIT,
     Cursor,
@@ -27,7 +29,6 @@ from ccat_workflow_manager.api.paging import (
     uuid_key,
 )
 from ccat_workflow_manager.api.problems import RETRY_AFTER_SECONDS, problem
-from ccat_workflow_manager.api.queue_models import AttentionPage
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.migrate import require_current
 from ccat_workflow_manager.db.views import fleet as views
@@ -46,15 +47,153 @@ router = APIRouter(tags=["service"])
 _AVAILABILITY_SECONDS = 60
 
 
-@health.get("/healthz", response_model=models.Health)
+class Queue(Shape):
+    """A queue (partition, node, pool) of a backend."""
+
+    name: str
+    available: bool
+    running: int = Field(description="Jobs of this service, where the backend can tell.")
+    pending: int
+    cpus_total: float | None
+    cpus_used: float | None
+    memory_total_gb: float | None
+    memory_used_gb: float | None
+    limits: dict[str, Any] | None = Field(description="Largest request of one job.")
+    details: dict[str, Any] = Field(description="Further facts from the backend.")
+
+
+class Attention(Shape):
+    """A step run that needs an operator."""
+
+    id: UUID
+    run_id: UUID
+    pipeline: str
+    step: str
+    key: str
+    backend: str
+    job_id: str | None
+    text: str = Field(description="The reason in the words of its backend, or what to do.")
+    submitted_at: Time | None
+
+
+class Health(Shape):
+    status: str
+    version: str
+
+
+class DependencyCheck(Shape):
+    ok: bool
+    latency: float = Field(description="Seconds.")
+    message: str
+
+
+class Readiness(Shape):
+    ready: bool
+    dependencies: dict[str, DependencyCheck]
+
+
+class BackendWork(Shape):
+    name: str
+    problem: str | None = Field(description="Why workers cannot use it at present.")
+    problem_since: Time | None
+    retry_at: Time | None
+    workers: int
+    ready: int = Field(description="Step runs that could start now.")
+    live: int = Field(description="Step runs that have a job.")
+    unknown_jobs: int = Field(description="Jobs named like ours but not in this database, at the last search.")
+    stray_jobs: int = Field(description="Jobs of attempts that are over, at the last search; they are being stopped.")
+    strays_stopped: int = Field(description="Jobs of attempts that are over, stopped so far.")
+    reaped_at: Time | None = Field(description="Time of the last search for such jobs.")
+    reap_problem: str | None = Field(description="Why the last search failed, or such a job could not be stopped.")
+
+
+class Backend(BackendWork):
+    default: bool
+    queues: list[Queue] = Field(description="As a worker saw them in the last minutes.")
+    available: bool = Field(description="Whether this process could use it.")
+    reason: str
+    installation_hint: str
+
+
+class Worker(Shape):
+    id: str
+    host: str
+    pid: int
+    backends: list[str]
+    started_at: Time
+    seen_at: Time
+    last_completed_at: Time | None
+    completed: int
+
+
+class RecentCounts(Shape):
+    PENDING: int
+    RUNNING: int
+    COMPLETED: int
+    FAILED: int
+    CANCELLED: int
+
+
+class LiveCounts(Shape):
+    PENDING: int
+    RUNNING: int
+
+
+class OldestWaiting(Shape):
+    id: UUID
+    run_id: UUID
+    pipeline: str
+    step: str
+    key: str
+    backend: str
+    created_at: Time
+    waiting_seconds: float
+
+
+class RecentFailure(Shape):
+    id: UUID
+    pipeline: str
+    pipeline_version: int | None
+    status_reason: str | None
+    created_at: Time
+    finished_at: Time | None
+
+
+class Summary(Shape):
+    generated_at: Time
+    last_24_hours: RecentCounts
+    live: LiveCounts
+    workers: int
+    oldest_waiting: OldestWaiting | None
+    recent_failures: list[RecentFailure]
+    attention: int = Field(description="Number of step runs that need an operator.")
+    backends: list[BackendWork]
+
+
+class BackendPage(Page):
+    items: list[Backend]
+
+
+class WorkerPage(Page):
+    items: list[Worker]
+
+
+class AttentionPage(Page):
+    items: list[Attention]
+
+
+# --- health ---------------------------------------------------------------------------------------------------------
+
+
+@health.get("/healthz", response_model=Health)
 async def healthz() -> Response:
-    """The process is alive."""
+    """The process answers."""
     return json_response(json.dumps({"status": "ok", "version": __version__}))
 
 
-@health.get("/readyz", response_model=models.Readiness, responses={503: documented.not_ready})
+@health.get("/readyz", response_model=Readiness, responses={503: openapi.not_ready})
 def readyz(context: Ctx) -> Response:
-    """Each thing that the service needs: whether it is well, how long its answer took, what is wrong."""
+    """The state of each dependency, with its latency and error; 503 if one is unavailable."""
     checks = {
         "postgres": lambda: _ask_postgres(context),
         "redis": context.doorbell.ping,
@@ -89,7 +228,7 @@ def _checked(check: Callable[[], None]) -> dict[str, Any]:
 
 
 class _Availabilities:
-    """Whether backends can be used in this process, asked for once a minute at most: it imports their libraries."""
+    """Caches for a minute which backends this process can use; finding out imports their libraries."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -107,9 +246,9 @@ class _Availabilities:
 _availabilities = _Availabilities()
 
 
-@router.get("/backends", response_model=models.BackendPage)
+@router.get("/backends", response_model=BackendPage)
 def list_backends(context: Ctx, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Response:
-    """Every backend: whether it can be used, who serves it, what waits for it, what is wrong."""
+    """Every backend: availability, workers, queues, waiting and live step runs, and its last problem."""
     after = decode("backends", cursor, text_key)
     with context.database.read() as unit:
         states = views.backend_states(unit)
@@ -123,7 +262,7 @@ def list_backends(context: Ctx, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = N
 
 
 def _backend(name: str, context: Context, known: Availability | None, state: BackendState | None) -> dict[str, Any]:
-    known = known or Availability(False, "is not installed where this process runs")
+    known = known or Availability(False, "is not installed in the environment of this process")
     return {
         "name": name,
         "default": name == context.settings.hpc_backend,
@@ -137,9 +276,9 @@ def _backend(name: str, context: Context, known: Availability | None, state: Bac
 
 @router.get("/attention", response_model=AttentionPage)
 def list_attention(context: Ctx, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Response:
-    """Step runs that wait for something that only a person can do, such as releasing a held job; the oldest first.
+    """Step runs that need an operator, for example to release a job that is held at the scheduler; oldest first.
 
-    Also those whose cancel is not confirmed for long, and those that have left a job which does not stop.
+    Also those whose cancellation stays unconfirmed, and those that left a job which does not stop.
     """
     after = decode("attention", cursor, uuid_key)
     with context.database.read() as unit:
@@ -147,18 +286,18 @@ def list_attention(context: Ctx, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = 
     return page("attention", found, limit)
 
 
-@router.get("/workers", response_model=models.WorkerPage)
+@router.get("/workers", response_model=WorkerPage)
 def list_workers(context: Ctx, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Response:
-    """Every worker that has given a sign of life lately."""
+    """The workers that have reported recently."""
     after = decode("workers", cursor, text_key)
     with context.database.read() as unit:
         found = views.workers_page(unit, after, limit + 1)
     return page("workers", found, limit)
 
 
-@router.get("/dashboard/summary", response_model=models.Summary)
+@router.get("/dashboard/summary", response_model=Summary)
 def get_summary(context: Ctx) -> Response:
-    """Runs of the last 24 hours, what is going on, what waits longest, what failed last."""
+    """Runs of the last 24 hours, live runs, the oldest waiting step run and the latest failures."""
     with context.database.read() as unit:
         text = views.summary(unit)
         states = views.backend_states(unit)

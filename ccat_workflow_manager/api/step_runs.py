@@ -1,16 +1,17 @@
-"""Step runs: their state, their history, their logs, and changing one."""
+"""Step runs: their state, attempts, events, products and logs; cancel and retry."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Query
+from pydantic import Field
 from starlette.responses import Response, StreamingResponse
 
-from ccat_workflow_manager.api import models
-from ccat_workflow_manager.api import openapi as documented
-from ccat_workflow_manager.api.dependencies import Actor, Ctx, read_one
+from ccat_workflow_manager.api import openapi
+from ccat_workflow_manager.api.dependencies import Actor, Ctx
+from ccat_workflow_manager.api.openapi import Page, Shape, Time
 from ccat_workflow_manager.api.paging import (
     DEFAULT_LIMIT,
     Cursor,
@@ -19,14 +20,18 @@ from ccat_workflow_manager.api.paging import (
     json_response,
     number_key,
     page,
+    read_one,
     text_key,
 )
+from ccat_workflow_manager.api.products import ProductPage
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.db.views import products as product_views
 from ccat_workflow_manager.db.views import step_runs as views
 from ccat_workflow_manager.db.views.sql import Row
 from ccat_workflow_manager.errors import Fault, Invalid, NotFound
+from ccat_workflow_manager.lifecycle.models import Resources
+from ccat_workflow_manager.lifecycle.states import Event, Status
 from ccat_workflow_manager.services.logs import LogPiece
 
 router = APIRouter(prefix="/step-runs/{step_run_id}", tags=["step runs"])
@@ -35,6 +40,88 @@ _MOST_LINES = 1_000_000
 _MOST_BYTES = 2**63 - 1
 _BIGGEST_ATTEMPT = 32_767
 _PLAIN = "text/plain; charset=utf-8"
+
+
+class StepRun(Shape):
+    id: UUID
+    run_id: UUID
+    step: str
+    key: str
+    status: Status
+    reason: str | None = Field(description="Why it did not complete: one of a fixed list.")
+    reason_text: str | None
+    waiting_for: str | None = Field(description="What it waits for; always given while it is PENDING.")
+    backend: str
+    attempt: int = Field(description="0 before the first attempt.")
+    max_attempts: int
+    job_id: str | None
+    exit_code: int | None
+    wall_time_seconds: float | None
+    cpu_hours: float | None
+    peak_memory_gb: float | None
+    cancel_requested_at: Time | None
+    created_at: Time
+    submitted_at: Time | None
+    started_at: Time | None
+    finished_at: Time | None
+
+
+class StepRunDetail(StepRun):
+    pipeline: str
+    pipeline_version: int | None
+    item: Any = Field(description="Its item of `foreach`.")
+    resources: Resources
+    priority: int
+
+
+class Attempt(Shape):
+    step_run_id: UUID
+    number: int
+    backend: str
+    job_name: str
+    job_id: str | None
+    job_state: str | None
+    worker: str
+    node: str | None
+    resources: Resources
+    exit_code: int | None
+    signal: int | None
+    wall_time_seconds: float | None
+    cpu_hours: float | None
+    cpu_hours_allocated: float | None = Field(description="CPU hours reserved, used or not, if the backend reports it.")
+    peak_memory_gb: float | None
+    reason: str | None
+    reason_text: str | None
+    warnings: list[str] | None
+    claimed_at: Time
+    submitted_at: Time | None
+    started_at: Time | None
+    finished_at: Time | None
+
+
+class EventItem(Shape):
+    id: int
+    step_run_id: UUID
+    run_id: UUID
+    at: Time
+    event: Event
+    from_status: Status | None
+    to_status: Status
+    attempt: int
+    actor: str
+    reason: str | None
+    text: str | None
+
+
+class AttemptPage(Page):
+    items: list[Attempt]
+
+
+class EventPage(Page):
+    items: list[EventItem]
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
 
 
 def _step_run(context: Context, step_run_id: UUID) -> str:
@@ -47,56 +134,56 @@ def _page_of(unit: UnitOfWork, step_run_id: UUID, kind: str, found: list[Row], l
     return page(kind, found, limit)
 
 
-@router.get("", response_model=models.StepRunDetail)
+@router.get("", response_model=StepRunDetail)
 def get_step_run(context: Ctx, step_run_id: UUID) -> Response:
-    """A step run, with what it works on and what it asks for."""
+    """A step run with its item, resources and priority."""
     return json_response(_step_run(context, step_run_id))
 
 
-@router.get("/attempts", response_model=models.AttemptPage)
+@router.get("/attempts", response_model=AttemptPage)
 def list_attempts(context: Ctx, step_run_id: UUID, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Response:
-    """What is known about each try."""
+    """The attempts, oldest first."""
     after = decode("attempts", cursor, number_key)
     with context.database.read() as unit:
         found = views.attempts_page(unit, step_run_id, after or 0, limit + 1)
         return _page_of(unit, step_run_id, "attempts", found, limit)
 
 
-@router.get("/events", response_model=models.EventPage)
+@router.get("/events", response_model=EventPage)
 def list_events(context: Ctx, step_run_id: UUID, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Response:
-    """Everything that happened to it, in order."""
+    """The events, in the order of their times."""
     after = decode("events", cursor, number_key)
     with context.database.read() as unit:
         found = views.events_page(unit, step_run_id, after or 0, limit + 1)
         return _page_of(unit, step_run_id, "events", found, limit)
 
 
-@router.get("/products", response_model=models.ProductPage)
+@router.get("/products", response_model=ProductPage)
 def list_products(context: Ctx, step_run_id: UUID, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Response:
-    """What it has published, by name."""
+    """The published products, by name."""
     after = decode("products", cursor, text_key)
     with context.database.read() as unit:
         found = product_views.products_page(unit, step_run_id, after, limit + 1)
         return _page_of(unit, step_run_id, "products", found, limit)
 
 
-@router.get("/log", response_class=Response, responses={200: documented.log})
+@router.get("/log", response_class=Response, responses={200: openapi.log})
 def get_log(
     context: Ctx,
     step_run_id: UUID,
     attempt: Annotated[int | None, Query(ge=1, le=_BIGGEST_ATTEMPT, description="Default: the newest.")] = None,
     stream: Literal["stdout", "stderr"] = "stdout",
-    tail: Annotated[int | None, Query(ge=0, le=_MOST_LINES, description="Only so many of the last lines.")] = None,
-    offset: Annotated[int | None, Query(ge=0, le=_MOST_BYTES, description="Only what follows this byte.")] = None,
+    tail: Annotated[int | None, Query(ge=0, le=_MOST_LINES, description="Only this many lines at the end.")] = None,
+    offset: Annotated[int | None, Query(ge=0, le=_MOST_BYTES, description="Only the text after this byte.")] = None,
 ) -> Response:
-    """What an attempt has printed so far: all of it, its last lines, or at most 4 MiB from `offset` on."""
+    """The output of an attempt so far: all of it, its last lines, or at most 4 MiB from `offset` on."""
     if tail is not None and offset is not None:
         raise Invalid(faults=[Fault("offset", "cannot be given together with tail")])
-    place = context.logs.place(step_run_id, attempt)
+    log = context.logs.locate(step_run_id, attempt)
     if tail is None and offset is None:
-        piece, texts = context.logs.whole(place, stream)
+        piece, texts = context.logs.whole(log, stream)
         return StreamingResponse(texts, headers=_log_headers(piece, whole=True), media_type=_PLAIN)
-    piece = context.logs.read(place, stream, tail=tail, offset=offset)
+    piece = context.logs.read(log, stream, tail=tail, offset=offset)
     return Response(piece.text, headers=_log_headers(piece), media_type=_PLAIN)
 
 
@@ -109,15 +196,18 @@ def _log_headers(piece: LogPiece, *, whole: bool = False) -> dict[str, str]:
     return headers
 
 
-@router.post("/cancel", status_code=202, response_model=models.StepRunDetail)
+# --- changes ---------------------------------------------------------------------------------------------------------
+
+
+@router.post("/cancel", status_code=202, response_model=StepRunDetail)
 def cancel_step_run(context: Ctx, actor: Actor, step_run_id: UUID) -> Response:
-    """Ask for it to be stopped; what depends on it is skipped."""
+    """Request the cancellation of a step run. The step runs that depend on it are skipped."""
     context.requests.cancel_step_runs([step_run_id], actor=actor)
     return json_response(_step_run(context, step_run_id), 202)
 
 
-@router.post("/retry", status_code=202, response_model=models.StepRunDetail)
+@router.post("/retry", status_code=202, response_model=StepRunDetail)
 def retry_step_run(context: Ctx, actor: Actor, step_run_id: UUID) -> Response:
-    """Start it again, and what was skipped only because of it."""
+    """Retry a step run, and the step runs that were skipped only because of it."""
     context.requests.retry_step_runs([step_run_id], actor=actor)
     return json_response(_step_run(context, step_run_id), 202)

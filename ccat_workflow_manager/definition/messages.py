@@ -1,25 +1,31 @@
-"""What a user reads when a field of a definition has the wrong shape."""
+"""Validates input by a pydantic model, and says in plain words what is wrong with which field."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
 
-from ccat_workflow_manager.failures import FailureReason
-from ccat_workflow_manager.json_values import kind, shown
+from ccat_workflow_manager.errors import Fault
+from ccat_workflow_manager.json_values import invalid, kind, path_text, shown, text_problem
 
+M = TypeVar("M", bound=BaseModel)
+
+_MOST_ERRORS = 20_000
+"""Pydantic lists its errors all or none, at some 5 microseconds each."""
 _TYPES = {
     "string_type": "a string",
     "float_type": "a number",
     "int_type": "a whole number",
     "dict_type": "a mapping",
     "model_type": "a mapping",
+    "list_type": "a list",
     "tuple_type": "a list",
     "bool_type": "true or false",
+    "uuid_type": "a UUID",
 }
 _LIMITS = {
     "greater_than": ("more than", "gt"),
@@ -40,19 +46,37 @@ _NAMES = {
 }
 
 
-def is_genuine(detail: ErrorDetails) -> bool:
-    """False when pydantic calls a list too short only because some of its entries are wrong."""
-    value = detail["input"]
-    return detail["type"] != "too_short" or not isinstance(value, list) or len(value) < detail["ctx"]["min_length"]
+def validated(model: type[M], data: object) -> M:
+    """The data as an instance of the model. Raises Invalid with the path and message of every fault."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise invalid(faults_of(error, data, model)) from None
 
 
-def message_of(detail: ErrorDetails, root: type[BaseModel]) -> str:
-    """One sentence for one finding of pydantic."""
+def refuse_if(problem: str | None) -> None:
+    """For validators of fields: fail with this message."""
+    if problem is not None:
+        raise PydanticCustomError("refused", "{problem}", {"problem": problem})
+
+
+def faults_of(error: ValidationError, data: object, model: type[BaseModel]) -> Iterator[Fault]:
+    """The errors that pydantic found in `data`."""
+    if error.error_count() > _MOST_ERRORS:
+        yield Fault("", f"has {error.error_count()} faults, too many to list")
+        return
+    for detail in error.errors(include_url=False):
+        if _is_genuine(detail):
+            yield Fault(path_text(_path(detail, data)), message_of(detail, model))
+
+
+def message_of(detail: ErrorDetails, model: type[BaseModel] = BaseModel) -> str:
+    """One sentence for one error of pydantic."""
     sort, value, context = detail["type"], detail["input"], detail.get("ctx", {})
     if sort == "missing":
         return "is required"
     if sort == "extra_forbidden":
-        return _unknown_field(detail["loc"], root)
+        return _unknown_field(detail["loc"], model)
     if sort in _TYPES:
         return _wrong_type(_TYPES[sort], detail["loc"], value)
     if sort in _LIMITS:
@@ -63,25 +87,41 @@ def message_of(detail: ErrorDetails, root: type[BaseModel]) -> str:
     if sort == "string_pattern_mismatch":
         signs = str(context["pattern"]).split("[")[2].split("]")[0].removeprefix("a-z0-9").removeprefix("A-Za-z0-9")
         return f"must be made of {_NAMES[signs]}, not {shown(value)}"
+    if sort == "string_unicode":
+        return text_problem(str(value)) or detail["msg"]
     if sort == "finite_number":
         return "must be a finite number"
-    if sort == "enum":
-        return f"is no failure reason ({shown(value)}); there are {', '.join(FailureReason)}"
-    if sort == "literal_error":
+    if sort == "uuid_parsing":
+        return f"must be a UUID, not {shown(value)}"
+    if sort in ("enum", "literal_error"):
         return f"must be {str(context['expected']).replace(chr(39), '')}, not {shown(value)}"
     return detail["msg"]
 
 
-def place_of(detail: ErrorDetails) -> tuple[int | str, ...]:
-    """Where it is, without what pydantic adds for the keys of a mapping."""
-    return tuple(part for part in detail["loc"] if part != "[key]")
+def _is_genuine(detail: ErrorDetails) -> bool:
+    """False if pydantic calls a list too short only because some of its entries are wrong."""
+    value = detail["input"]
+    return detail["type"] != "too_short" or not isinstance(value, list) or len(value) < detail["ctx"]["min_length"]
 
 
-def _wrong_type(wanted: str, place: tuple[int | str, ...], value: object) -> str:
-    if len(place) > 1 and place[-2] == "depends_on":
+def _path(detail: ErrorDetails, data: Any) -> list[int | str]:
+    """The path as the sender of `data` knows it, without the parts that pydantic and validators add to it."""
+    path: list[int | str] = []
+    missing = detail["loc"][-1:] if detail["type"] == "missing" else ()
+    for part in detail["loc"][: len(detail["loc"]) - len(missing)]:
+        if part in data if isinstance(data, dict) else isinstance(data, list) and isinstance(part, int):
+            path.append(part)
+            data = data[part]
+    if detail["type"] == "string_unicode" and isinstance(data, dict):
+        path.append(detail["input"])  # a key that pydantic cannot put into `loc`
+    return [*path, *missing]
+
+
+def _wrong_type(wanted: str, path: tuple[int | str, ...], value: object) -> str:
+    if len(path) > 1 and path[-2] == "depends_on":
         return f"must be the name of a step, or {{step: NAME, match: key or all}}; not {kind(value)}"
     sentence = f"must be {wanted}, not {shown(value) if isinstance(value, float) else kind(value)}"
-    match place[-1] if place else "", value:
+    match path[-1] if path else "", value:
         case "command", str():
             vector = ", ".join(value.split()[:4]) or "program, argument"
             return f"{sentence}; write the argument vector, such as [{vector}]"
@@ -89,7 +129,7 @@ def _wrong_type(wanted: str, place: tuple[int | str, ...], value: object) -> str
             return f"{sentence}; write [{value}]"
     if wanted == "a string" and isinstance(value, bool | int | float):
         return f'{sentence}; write it in quotes: "{shown(value)}"'
-    if place and place[-1] == "environment" and isinstance(value, list):
+    if path and path[-1] == "environment" and isinstance(value, list):
         return f"{sentence}; write NAME: value"
     return sentence
 
@@ -102,15 +142,13 @@ def _wrong_length(sort: str, context: Mapping[str, Any]) -> str:
     return f"must have {word} {limit} {one if limit == 1 else many}{found}"
 
 
-def _unknown_field(place: tuple[int | str, ...], root: type[BaseModel]) -> str:
-    model = root
-    for part in place[:-1]:
+def _unknown_field(path: tuple[int | str, ...], model: type[BaseModel]) -> str:
+    for part in path[:-1]:
         if isinstance(part, str) and part in model.model_fields:
             model = _model_in(model.model_fields[part].annotation) or model
     known = list(model.model_fields)
-    close = get_close_matches(str(place[-1]), known, 1)
-    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
-    return f"is no field that is known here; {hint}"
+    close = get_close_matches(str(path[-1]), known, 1)
+    return f"unknown field; did you mean {close[0]}?" if close else f"unknown field; known: {', '.join(known)}"
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

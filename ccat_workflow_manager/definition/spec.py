@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError, W
 from pydantic import model_validator as validator_of_all
 
 from ccat_workflow_manager.definition.checks import MAX_ITEMS, MAX_STEPS, RESERVED_PREFIX, definition_faults
-from ccat_workflow_manager.definition.messages import is_genuine, message_of, place_of
+from ccat_workflow_manager.definition.messages import faults_of
 from ccat_workflow_manager.definition.schema_check import DIALECT
 from ccat_workflow_manager.definition.text import load_text, with_on
 from ccat_workflow_manager.errors import Fault
@@ -228,8 +228,7 @@ def _all_faults(data: object) -> Iterator[Fault]:
     try:
         spec = PipelineSpec.model_validate(data)
     except ValidationError as error:
-        for detail in filter(is_genuine, error.errors(include_url=False)):
-            yield Fault(path_text(place_of(detail)), message_of(detail, PipelineSpec))
+        yield from faults_of(error, data, PipelineSpec)
     else:
         yield from _cap_faults(spec)
     yield from definition_faults(data)

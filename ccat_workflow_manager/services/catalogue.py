@@ -1,4 +1,4 @@
-"""Pipeline definitions: applying, comparing, and the compiled form that everything else works with."""
+"""Pipeline definitions: stores and compares versions, and caches their compiled form."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ccat_workflow_manager.definition.spec import PipelineSpec, canonical, conte
 from ccat_workflow_manager.errors import Conflict, Fault, Invalid, NotFound
 from ccat_workflow_manager.lifecycle.models import RetryPolicy, WorkItem
 
-_KEEP = 1000
+_MOST_COMPILED = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class PipelineChange:
-    """What applying a definition did, or would do."""
+    """The change that a definition makes, or would make."""
 
     name: str
     version: int
@@ -31,7 +31,7 @@ class PipelineChange:
 
 
 class Catalogue:
-    """The definitions of one deployment. A version never changes, so its compiled form is kept."""
+    """The definitions of one deployment. Versions never change, so their compiled form is cached."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -39,24 +39,24 @@ class Catalogue:
         self._lock = Lock()
 
     def apply(self, definition: object, *, name: str | None = None, create_only: bool = False) -> PipelineChange:
-        """Make this the newest version of its pipeline; with equal content, change nothing."""
+        """Store a new version of a pipeline. Equal content changes nothing."""
         spec = parse_pipeline(definition)
         self._check_name(spec, name)
         content = canonical(spec)
         with self._database.begin("commit.pipeline") as unit:
             store = PipelineStore(unit)
-            before = self._newest_or_none(store, spec.name)
+            before = self._newest(store, spec.name)
             stored, changed = store.save(spec.name, content, content_hash(spec))
             if create_only and changed and stored.version != 1:
-                raise Conflict(f"the pipeline {spec.name} exists with other content; PUT makes a new version of it")
+                raise Conflict(f"the pipeline {spec.name} exists with other content; use PUT to add a version")
         return PipelineChange(spec.name, stored.version or 0, changed, _diff(before, content if changed else None))
 
     def plan(self, definition: object, *, name: str | None = None) -> PipelineChange:
-        """What `apply` would do, without doing it."""
+        """Returns what `apply` would change."""
         spec = parse_pipeline(definition)
         self._check_name(spec, name)
         with self._database.read() as unit:
-            before = self._newest_or_none(PipelineStore(unit), spec.name)
+            before = self._newest(PipelineStore(unit), spec.name)
         if before is not None and before.content_hash == content_hash(spec):
             return PipelineChange(spec.name, before.version or 0, False, "")
         return PipelineChange(
@@ -70,19 +70,15 @@ class Catalogue:
     # --- compiled definitions --------------------------------------------------------------------------------------
 
     def compiled(self, unit: UnitOfWork, spec_id: UUID) -> CompiledPipeline:
-        """The definition with this id, ready for planning and launching."""
+        """The compiled definition with this id."""
         known = self._compiled.get(spec_id)
-        return known if known is not None else self.keep(PipelineStore(unit).by_id(spec_id))
-
-    def keep(self, stored: StoredSpec) -> CompiledPipeline:
-        known = self._compiled.get(stored.id)
         if known is not None:
             return known
-        compiled = compile_pipeline(stored_pipeline(stored.content))
+        compiled = compile_pipeline(stored_pipeline(PipelineStore(unit).by_id(spec_id).content))
         with self._lock:
-            if len(self._compiled) >= _KEEP:
+            if len(self._compiled) >= _MOST_COMPILED:
                 self._compiled.clear()
-            self._compiled[stored.id] = compiled
+            self._compiled[spec_id] = compiled
         return compiled
 
     def policies(self, unit: UnitOfWork, items: Sequence[WorkItem]) -> dict[UUID, RetryPolicy]:
@@ -92,10 +88,10 @@ class Catalogue:
     @staticmethod
     def _check_name(spec: PipelineSpec, name: str | None) -> None:
         if name is not None and name != spec.name:
-            raise Invalid(faults=[Fault("name", f"is {spec.name!r}, but the address says {name!r}")])
+            raise Invalid(faults=[Fault("name", f"must be {name!r} as in the URL, not {spec.name!r}")])
 
     @staticmethod
-    def _newest_or_none(store: PipelineStore, name: str) -> StoredSpec | None:
+    def _newest(store: PipelineStore, name: str) -> StoredSpec | None:
         try:
             return store.newest(name)
         except NotFound:

@@ -1,7 +1,7 @@
-"""Requests that come at the same time, carried out together: one transaction for all of them instead of one each.
+"""Combines concurrent calls into batches: one transaction for several requests.
 
-Nobody waits for company: a request that comes alone is carried out alone, at once. Those that come while others are
-being carried out gather meanwhile, and the first of them takes them all. The busier it gets, the cheaper each becomes.
+A call never waits for others to arrive. While `at_once` batches are in progress, further calls queue up; the thread
+that finishes a batch hands all queued calls to the first of them as the next batch. Decision 0017 has the figures.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ R = TypeVar("R")
 
 
 @dataclass(slots=True)
-class _Place(Generic[T, R]):
-    """One request in the queue."""
+class _Call(Generic[T, R]):
+    """One call of `do`."""
 
     item: T
-    called: Event = field(default_factory=Event)
-    """Set when the outcome is there, or when it is the turn of this request to lead."""
-    batch: Sequence[_Place[T, R]] = ()
+    wake: Event = field(default_factory=Event)
+    """Set when the outcome is known, or when this call has to carry out `batch`."""
+    batch: Sequence[_Call[T, R]] = ()
     outcome: R | RequestError | None = None
 
 
 class Combiner(Generic[T, R]):
-    """Calls `work` with one or several items; it answers with an outcome for each, in order.
+    """Calls `work` with one or several items. `work` returns an outcome for each item, in order.
 
-    `work` runs in the threads of the callers, in at most `at_once` of them. When it fails for several items, each
-    caller tries again alone, so that nobody is told of another's fault. A try that failed may have been carried out all
-    the same: `work` has to know what an item has led to before.
+    `work` runs in the threads of the callers, in at most `at_once` of them at a time. If it raises for several items,
+    each caller repeats its item alone, so that no caller gets the error of another. The failed batch may have been
+    committed all the same: `work` must recognise an item that it has processed before.
     """
 
     def __init__(
@@ -43,48 +43,50 @@ class Combiner(Generic[T, R]):
         self._at_once = at_once
         self._most = most
         self._lock = Lock()
-        self._waiting: list[_Place[T, R]] = []
-        self._leaders = 0
+        self._queue: list[_Call[T, R]] = []
+        self._in_progress = 0
+
+    @property
+    def queued(self) -> int:
+        """How many calls wait for the next batch."""
+        return len(self._queue)
 
     def do(self, item: T) -> R:
-        """Have one item carried out: its outcome, or the error that it met."""
-        place: _Place[T, R] = _Place(item)
+        """Process one item. Returns its outcome, or raises it if it is an error."""
+        call: _Call[T, R] = _Call(item)
         with self._lock:
-            if self._leaders < self._at_once:
-                self._leaders += 1
-                place.batch = (place,)
+            if self._in_progress < self._at_once:
+                self._in_progress += 1
+                call.batch = (call,)
             else:
-                self._waiting.append(place)
-        if not place.batch:
-            place.called.wait()
-        if place.batch:
-            self._lead(place.batch)
-        outcome = self._work([item])[0] if place.outcome is None else place.outcome
+                self._queue.append(call)
+        if not call.batch:
+            call.wake.wait()
+        if call.batch:
+            self._run(call.batch)
+        outcome = self._work([item])[0] if call.outcome is None else call.outcome
         if isinstance(outcome, RequestError):
             raise outcome
         return outcome
 
-    def _lead(self, batch: Sequence[_Place[T, R]]) -> None:
+    def _run(self, batch: Sequence[_Call[T, R]]) -> None:
         try:
-            if len(batch) > 1:
-                outcomes = self._work([place.item for place in batch])
-                for place, outcome in zip(batch, outcomes, strict=True):
-                    place.outcome = outcome
-            else:
-                batch[0].outcome = self._work([batch[0].item])[0]
+            outcomes = self._work([call.item for call in batch])
+            for call, outcome in zip(batch, outcomes, strict=True):
+                call.outcome = outcome
         except WorkflowError:
             if len(batch) == 1:
                 raise
         finally:
-            for place in batch[1:]:
-                place.called.set()
+            for call in batch[1:]:
+                call.wake.set()
             self._hand_on()
 
     def _hand_on(self) -> None:
         with self._lock:
-            batch, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
+            batch, self._queue = self._queue[: self._most], self._queue[self._most :]
             if not batch:
-                self._leaders -= 1
+                self._in_progress -= 1
                 return
         batch[0].batch = batch
-        batch[0].called.set()
+        batch[0].wake.set()

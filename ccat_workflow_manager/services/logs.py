@@ -1,4 +1,4 @@
-"""Logs for whoever asks: read here where the files can be seen, asked of a worker where they cannot."""
+"""Reads the logs of attempts: from the files, or through a worker where this process cannot see the files."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ccat_workflow_manager.services.backend_handle import BackendHandle
 
 _ANSWER_SECONDS = 10
 _MOST_LINES = 10_000
-"""Asked of a backend for a whole log."""
+"""Requested from a backend for a whole log."""
 
 
 @dataclass(frozen=True, slots=True)
-class LogPlace:
-    """Where the log of one attempt is."""
+class LogLocation:
+    """Identifies the log of one attempt, for its files and for its backend."""
 
     pipeline: str
     run_id: str
@@ -38,28 +38,28 @@ class LogPlace:
 
 @dataclass(frozen=True, slots=True)
 class LogPiece:
-    """A piece of a log; where the following one begins and how long the log is, both in bytes, where that is known.
+    """A piece of a log. `next_offset` is the offset of the next piece, `size` the length of the log, both in bytes.
 
-    It is not where the files cannot be seen by a worker either, and only the backend has the end of the log.
+    Both are None if the text comes from the backend, which has only the end of the log.
     """
 
     text: str
     next_offset: int | None = None
     size: int | None = None
     truncated: bool = False
-    """There is more before it that was asked for too."""
+    """True if the text begins later than requested."""
 
 
 class Logs:
-    """Reads the log of any attempt."""
+    """Reads logs in the manager."""
 
     def __init__(self, database: Database, doorbell: Doorbell, base_dir: str) -> None:
         self._database = database
         self._doorbell = doorbell
         self._base_dir = base_dir
 
-    def place(self, step_run_id: UUID, attempt: int | None = None) -> LogPlace:
-        """Where the log of this (or the latest) attempt is."""
+    def locate(self, step_run_id: UUID, attempt: int | None = None) -> LogLocation:
+        """The location of the log of an attempt, by default the newest."""
         with self._database.read() as unit:
             row = unit.execute(
                 "SELECT r.pipeline, s.run_id, s.step, s.key, COALESCE(a.number, 0), s.backend, a.job_id"
@@ -70,36 +70,36 @@ class Logs:
         if row is None:
             raise NotFound(f"there is no step run {step_run_id}")
         if row[4] == 0:
-            raise NotFound(f"there is no attempt {attempt}" if attempt else "nothing has been started yet")
-        return LogPlace(row[0], str(row[1]), row[2], row[3], row[4], row[5], row[6])
+            raise NotFound(f"there is no attempt {attempt}" if attempt else "no attempt has been started yet")
+        return LogLocation(row[0], str(row[1]), row[2], row[3], row[4], row[5], row[6])
 
-    def read(self, place: LogPlace, stream: str, *, tail: int | None = None, offset: int | None = None) -> LogPiece:
-        """The last lines of the log, or what follows `offset`, or its beginning."""
-        dirs = place.dirs(self._base_dir)
+    def read(self, log: LogLocation, stream: str, *, tail: int | None = None, offset: int | None = None) -> LogPiece:
+        """Read the last `tail` lines, or the text after `offset`, or the beginning."""
+        dirs = log.dirs(self._base_dir)
         if os.path.isdir(dirs.logs):
-            return _seen(dirs, stream, tail, offset)
-        question = {"place": asdict(place), "stream": stream, "lines": tail, "offset": offset}
-        return LogPiece(**self._doorbell.ask(place.backend, question, _ANSWER_SECONDS))
+            return _read_files(dirs, stream, tail, offset)
+        question = {"place": asdict(log), "stream": stream, "lines": tail, "offset": offset}
+        return LogPiece(**self._doorbell.ask(log.backend, question, _ANSWER_SECONDS))
 
-    def whole(self, place: LogPlace, stream: str) -> tuple[LogPiece, Iterator[str]]:
-        """All of the log as it is now: its first piece, and the texts of all pieces, read as they are asked for."""
-        first = self.read(place, stream, offset=0)
-        return first, self._texts(place, stream, first)
+    def whole(self, log: LogLocation, stream: str) -> tuple[LogPiece, Iterator[str]]:
+        """Read the whole log up to its present end. Returns its first piece, and an iterator that reads all texts."""
+        first = self.read(log, stream, offset=0)
+        return first, self._texts(log, stream, first)
 
-    def _texts(self, place: LogPlace, stream: str, first: LogPiece) -> Iterator[str]:
+    def _texts(self, log: LogLocation, stream: str, first: LogPiece) -> Iterator[str]:
         yield first.text
         piece, at = first, 0
-        # The end of a log may be half of a character, which is no progress.
+        # `next_offset` stays the same if the log ends within a multi-byte character.
         while piece.next_offset is not None and at < piece.next_offset < (first.size or 0):
             at = piece.next_offset
-            piece = self.read(place, stream, offset=at)
+            piece = self.read(log, stream, offset=at)
             if piece.next_offset is None:
-                raise ServiceUnavailable("the log was taken away while it was being read")
+                raise ServiceUnavailable("the log was removed while it was being read")
             yield piece.text
 
 
 class Answers:
-    """What a worker answers when it is asked for files that only it can see."""
+    """Answers the log requests of managers in a worker, which sees the files or asks the backend."""
 
     def __init__(self, base_dir: str, backend: Callable[[str], BackendHandle]) -> None:
         self._base_dir = base_dir
@@ -107,23 +107,22 @@ class Answers:
 
     def answer(self, question: Mapping[str, Any]) -> dict[str, Any]:
         """The fields of a LogPiece."""
-        place, stream, lines = LogPlace(**question["place"]), question["stream"], question["lines"]
-        dirs = place.dirs(self._base_dir)
+        log, stream, lines = LogLocation(**question["place"]), question["stream"], question["lines"]
+        dirs = log.dirs(self._base_dir)
         if os.path.isdir(dirs.logs):
-            return asdict(_seen(dirs, stream, lines, question["offset"]))
-        return asdict(self._told(place, stream, _MOST_LINES if lines is None else lines))
+            return asdict(_read_files(dirs, stream, lines, question["offset"]))
+        return asdict(self._read_backend(log, stream, _MOST_LINES if lines is None else lines))
 
-    def _told(self, place: LogPlace, stream: str, lines: int) -> LogPiece:
-        """What the backend has of it, which is the end."""
-        if place.job_id is None:
+    def _read_backend(self, log: LogLocation, stream: str, lines: int) -> LogPiece:
+        if log.job_id is None:
             return LogPiece("")
         try:
-            text = self._backend(place.backend).tail_logs(place.job_id, stream=stream, lines=lines)
+            text = self._backend(log.backend).tail_logs(log.job_id, stream=stream, lines=lines)
         except BackendError as error:
             return LogPiece(f"(the log cannot be read now: {error.message})\n")
         return LogPiece(text, truncated=lines == _MOST_LINES and text.count("\n") >= lines)
 
 
-def _seen(dirs: AttemptDirs, stream: str, tail: int | None, offset: int | None) -> LogPiece:
+def _read_files(dirs: AttemptDirs, stream: str, tail: int | None, offset: int | None) -> LogPiece:
     chunk = read_log(dirs, stream, tail=tail, offset=offset)
     return LogPiece(chunk.text, chunk.next_offset, chunk.size, chunk.truncated)

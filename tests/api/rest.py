@@ -14,7 +14,7 @@ from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.breaker import BreakerPolicy
 from ccat_workflow_manager.lifecycle.models import Facts, NewProduct, Transition, TransitionEvent, WorkItem
 from ccat_workflow_manager.lifecycle.states import Event
-from ccat_workflow_manager.services.requests import RunRequest
+from ccat_workflow_manager.services.run_request import RunRequest
 
 V1 = "/api/v1"
 
@@ -132,7 +132,7 @@ class Hand:
             "name": "fan",
             "steps": [{"name": "out", "image": "a.sif", "foreach": list(range(10)), "command": ["a"]}],
         }
-        run_id, _ = self._context.requests.create(RunRequest(spec=spec, priority=1000), actor="test")
+        run_id, *_ = self._context.submitter.submit(RunRequest(spec=spec, priority=1000), actor="test")
         failed = TransitionEvent(Event.FAILED, "test", FailureReason.PROGRAM_FAILED, "it broke")
         for item in self.claim(step_runs):
             facts = Facts(job_id=f"job {item.job_name}", exit_code=3)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ccat_workflow_manager.api.body import MOST_BYTES
+from ccat_workflow_manager.api.dependencies import MOST_BYTES
 from ccat_workflow_manager.api.paging import encode
 from tests.api.rest import CHAIN, ONE, Rest
 
@@ -79,7 +79,7 @@ RUNS: list[Case] = [
     ("POST", "/runs", run(pipeline="one", backend="nonesuch"), 422, "invalid", "backend"),
     ("POST", "/runs", run(pipeline="one", backend={}), 422, "invalid", "backend"),
     ("POST", "/runs", run(pipeline="one", parameter={}), 422, "invalid", "parameter"),
-    ("POST", "/runs", run(pipeline="one", **{"\ud800": 1}), 422, "invalid", '"\\ud800"'),
+    ("POST", "/runs", run(pipeline="one", **{"\ud800": 1}), 422, "invalid", '["\\ud800"]'),
     ("POST", "/runs", run(pipeline="chain", parameters=[]), 422, "invalid", "parameters"),
     ("POST", "/runs", run(pipeline="chain"), 422, "invalid", "parameters.scans"),
     ("POST", "/runs", run(pipeline="chain", parameters={"scans": 1}), 422, "invalid", "parameters.scans"),

@@ -221,13 +221,13 @@ def test_bulk_with_a_key_may_be_repeated(rest: Rest, context: Context, monkeypat
     rest.refused(rest.send("POST", "/runs/bulk", json=two, headers={"Idempotency-Key": ""}), 422, "invalid")
 
     # Another call with the same key has written its runs after this one has looked.
-    look, looks = context.requests._made_together, [0]
+    look, looks = context.submitter._bulk_made_before, [0]
 
     def too_early(*args: Any) -> Any:
         looks[0] += 1
         return None if looks[0] == 1 else look(*args)
 
-    monkeypatch.setattr(context.requests, "_made_together", too_early)
+    monkeypatch.setattr(context.submitter, "_bulk_made_before", too_early)
     assert rest.post("/runs/bulk", two, status=200, headers=key) == made
     assert looks == [2]
     looks[0] = 0

@@ -18,7 +18,7 @@ from ccat_workflow_manager.doorbell import Bell
 from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedValkey
 from ccat_workflow_manager.errors import RequestError
 from ccat_workflow_manager.managers.loops import LeaseSweep, RequeueSweep
-from ccat_workflow_manager.services.requests import RunRequest
+from ccat_workflow_manager.services.run_request import RunRequest
 from ccat_workflow_manager.testing import invariants
 from tests.chaos.judging import require_all_is_well
 from tests.support.fixtures_service import PROGRAM, ServiceMaker
@@ -67,7 +67,7 @@ def test_fifty_threads_with_one_key_make_one_run(make_context: ContextMaker) -> 
 
     def ask(number: int) -> tuple[UUID, bool]:
         barrier.wait(30)
-        return contexts[number % 3].requests.create(request(), actor="test", idempotency_key=key)
+        return contexts[number % 3].submitter.submit(request(), actor="test", idempotency_key=key)[:2]
 
     with ThreadPoolExecutor(50) as threads:
         answers = list(threads.map(ask, range(50)))
@@ -107,7 +107,7 @@ def test_every_message_three_times_and_in_any_order(make_context: ContextMaker) 
         context.__dict__["doorbell"] = heard
     chance = random.Random(1)
     for _ in range(6):
-        contexts[0].requests.create(request(), actor="test")
+        contexts[0].submitter.submit(request(), actor="test")
     with ThreadPoolExecutor(3) as workers:
         for _ in range(200):
             calls, heard.calls = [*heard.calls, (Bell.LAUNCH, "noop"), (Bell.FOLLOW, "noop")] * 3, []
@@ -130,7 +130,7 @@ def test_all_buttons_are_pressed_at_once_while_everything_runs(make_context: Con
     """
     settings = {"CANCEL_CONFIRM_SECONDS": 0.01, "NOOP_FAILURE_RATE": 0.15, "BREAKER_FAILURES": 0}
     contexts = [make_context("noop", **settings) for _ in range(4)]
-    run_ids = [contexts[0].requests.create(request(), actor="test")[0] for _ in range(8)]
+    run_ids = [contexts[0].submitter.submit(request(), actor="test")[0] for _ in range(8)]
 
     def repeat(seed: int, *actions: Callable[[Context, list[UUID]], object]) -> None:
         chance = random.Random(seed)
@@ -192,7 +192,7 @@ def test_three_managers_and_many_workers_claim_nothing_twice(make_context: Conte
     """The loops of three managers and eight workers on two thousand step runs, in threads of their own."""
     managers = [make_context("noop") for _ in range(3)]
     workers = [make_context("noop") for _ in range(8)]
-    managers[0].requests.create_many([request()] * 50, actor="test")
+    managers[0].submitter.submit_bulk([request()] * 50, actor="test")
 
     def manage(context: Context) -> None:
         loops: list[RequeueSweep | LeaseSweep] = [

@@ -13,7 +13,7 @@ from ccat_workflow_manager.errors import BackendError, BackendUnavailable
 from ccat_workflow_manager.hpc.base import Capabilities, JobRequest
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 from ccat_workflow_manager.managers.loops import LeaseSweep
-from ccat_workflow_manager.services.requests import RunRequest
+from ccat_workflow_manager.services.run_request import RunRequest
 from ccat_workflow_manager.testing.fake_backend import FakeBackend
 from tests.support.fixtures_store import ContextMaker
 
@@ -41,7 +41,7 @@ def workers(make_context: ContextMaker) -> tuple[Context, Context, Executing]:
 
 
 def start(context: Context) -> UUID:
-    run_id, _ = context.requests.create(RunRequest(spec=SPEC), actor="test")
+    run_id, *_ = context.submitter.submit(RunRequest(spec=SPEC), actor="test")
     return run_id
 
 

@@ -15,7 +15,7 @@ from ccat_workflow_manager.errors import BackendUnavailable
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 from ccat_workflow_manager.managers.loops import LeaseSweep
-from ccat_workflow_manager.services.requests import RunRequest
+from ccat_workflow_manager.services.run_request import RunRequest
 from ccat_workflow_manager.testing import invariants
 from ccat_workflow_manager.testing.fake_backend import FakeBackend
 from tests.support.fixtures_store import ContextMaker
@@ -63,7 +63,7 @@ class Lives(RuleBasedStateMachine):
     @rule(target=runs, items=st.integers(0, 3))
     def create(self, items: int) -> UUID:
         request = RunRequest(spec=SPEC, parameters={"items": list(range(items))})
-        run_id, _ = self.contexts[0].requests.create(request, actor="test")
+        run_id, *_ = self.contexts[0].submitter.submit(request, actor="test")
         self.known.append(run_id)
         return run_id
 

@@ -14,7 +14,7 @@ from ccat_workflow_manager.db.views.attention import attention_count, attention_
 from ccat_workflow_manager.db.views.fleet import backend_states
 from ccat_workflow_manager.errors import BackendUnavailable
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
-from ccat_workflow_manager.services.requests import RunRequest
+from ccat_workflow_manager.services.run_request import RunRequest
 from ccat_workflow_manager.testing.fake_backend import FakeBackend
 from tests.services.test_cancel import SPEC, Noting, start
 from tests.support.fixtures_store import ContextMaker
@@ -55,7 +55,7 @@ def test_a_cancel_that_nobody_confirms_for_long(context: Context, backend: Notin
 
 
 def test_what_only_a_person_releases(context: Context, backend: FakeBackend) -> None:
-    context.requests.create_many([RunRequest(spec=SPEC)] * 4, actor="test")
+    context.submitter.submit_bulk([RunRequest(spec=SPEC)] * 4, actor="test")
     for number in (1, 2):
         context.launcher.launch("noop", 1)
         backend.set_state(f"fake-{number}", HPCJobInfo(JobStatus.FAILED, 3))

@@ -14,7 +14,7 @@ from ccat_workflow_manager.db.reading import live_items_by_job
 from ccat_workflow_manager.errors import NotFound, ServiceUnavailable
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
-from ccat_workflow_manager.services.requests import RunRequest
+from ccat_workflow_manager.services.run_request import RunRequest
 from ccat_workflow_manager.testing.failpoints import Injected, Plan
 from ccat_workflow_manager.testing.fake_backend import FakeBackend
 from ccat_workflow_manager.testing.invariants import while_working
@@ -41,7 +41,7 @@ def fake(context: Context) -> FakeBackend:
 
 def start(context: Context, fake: FakeBackend, failing: int = 3) -> None:
     """Ten jobs are at the backend, so many of them fail, and the fifth runs."""
-    context.requests.create(RunRequest(spec=SPEC), actor="test")
+    context.submitter.submit(RunRequest(spec=SPEC), actor="test")
     assert context.launcher.launch("noop", 10) == 10
     fake.set_state("fake-5", HPCJobInfo(JobStatus.RUNNING))
     context.poller.poll_all("noop")
@@ -156,7 +156,7 @@ def test_the_probe_is_not_withdrawn(context: Context, fake: FakeBackend) -> None
 
 
 def test_failures_of_the_site_hold_back_nobody(context: Context, fake: FakeBackend) -> None:
-    context.requests.create(RunRequest(spec=SPEC), actor="test")
+    context.submitter.submit(RunRequest(spec=SPEC), actor="test")
     context.launcher.launch("noop", 10)
     for number in range(1, 6):
         fake.set_state(f"fake-{number}", HPCJobInfo(JobStatus.FAILED, reason=FailureReason.NODE_FAILURE))

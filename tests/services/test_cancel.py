@@ -12,7 +12,7 @@ from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.errors import BackendError, BackendUnavailable, JobDeferred
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
 from ccat_workflow_manager.services import cancel
-from ccat_workflow_manager.services.requests import RunRequest
+from ccat_workflow_manager.services.run_request import RunRequest
 from ccat_workflow_manager.testing.fake_backend import FakeBackend
 from tests.support.fixtures_store import ContextMaker
 
@@ -73,7 +73,7 @@ def context(make_context: ContextMaker, backend: Noting, clock: Clock) -> Contex
 
 
 def start(context: Context, count: int = 1) -> list[UUID]:
-    runs = context.requests.create_many([RunRequest(spec=SPEC)] * count, actor="test")
+    runs, _ = context.submitter.submit_bulk([RunRequest(spec=SPEC)] * count, actor="test")
     with context.database.begin() as unit:
         unit.execute("UPDATE backends SET retry_at = now()")
     context.launcher.launch("noop", count)

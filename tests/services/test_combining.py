@@ -49,7 +49,7 @@ def test_those_who_come_meanwhile_go_together() -> None:
         first = pool.submit(combiner.do, 0)
         wait_until(lambda: work.batches == [[0]])
         others = [pool.submit(combiner.do, number) for number in range(1, 16)]
-        wait_until(lambda: len(combiner._waiting) == 15)
+        wait_until(lambda: combiner.queued == 15)
         work.may_go.set()
         assert first.result(10) == 0
         for number, other in enumerate(others, 1):
@@ -69,7 +69,7 @@ def test_the_fault_of_one_does_not_reach_the_others() -> None:
         first = pool.submit(combiner.do, 2)
         wait_until(lambda: work.batches == [[2]])
         others = {number: pool.submit(combiner.do, number) for number in (4, 6, 8, 10)}
-        wait_until(lambda: len(combiner._waiting) == 4)
+        wait_until(lambda: combiner.queued == 4)
         work.may_go.set()
         assert first.result(10) == 4
         assert [others[number].result(10) for number in (4, 6, 10)] == [8, 12, 20]

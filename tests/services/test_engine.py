@@ -18,7 +18,7 @@ from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 from ccat_workflow_manager.managers.loops import LeaseSweep
 from ccat_workflow_manager.services import cancel
-from ccat_workflow_manager.services.requests import RunRequest
+from ccat_workflow_manager.services.run_request import RunRequest
 from ccat_workflow_manager.testing.failpoints import Plan
 from ccat_workflow_manager.testing.fake_backend import FakeBackend
 from ccat_workflow_manager.testing.invariants import while_working
@@ -51,7 +51,7 @@ def fake(context: Context) -> FakeBackend:
 
 
 def start(context: Context, **request: Any) -> UUID:
-    run_id, _ = context.requests.create(RunRequest(spec=SPEC, **request), actor="test")
+    run_id, *_ = context.submitter.submit(RunRequest(spec=SPEC, **request), actor="test")
     return run_id
 
 
@@ -135,7 +135,7 @@ def test_a_job_of_which_no_times_are_known_has_not_ended_before_it_has(context: 
 
 
 def test_many_jobs_cost_one_status_call(context: Context, fake: FakeBackend) -> None:
-    context.requests.create_many([RunRequest(spec=SPEC)] * 50, actor="test")
+    context.submitter.submit_bulk([RunRequest(spec=SPEC)] * 50, actor="test")
     assert context.launcher.launch("noop", 50) == 50
     fake.status_calls = 0
     context.poller.poll_all("noop")
@@ -167,7 +167,7 @@ def test_at_the_cap_it_says_so_and_keeps_its_attempts(context: Context, fake: Fa
         (FailureReason.TIME_LIMIT, {"time_cap_hours": 1}, "more time than 1 h is not allowed (time_cap_hours)"),
     ):
         spec = {**SPEC, "steps": [{**step, "retry": {"max_attempts": 3, **caps}}]}
-        run_id, _ = context.requests.create(RunRequest(spec=spec), actor="test")
+        run_id, *_ = context.submitter.submit(RunRequest(spec=spec), actor="test")
         launch(context)
         end(fake, list(fake.jobs)[-1], reason=kind)
         context.poller.poll_all("noop")

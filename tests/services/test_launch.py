@@ -13,7 +13,7 @@ from ccat_workflow_manager.errors import AttemptError, BackendError, BackendUnav
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.base import JobRequest
 from ccat_workflow_manager.lifecycle.models import Resources
-from ccat_workflow_manager.services.requests import RunRequest
+from ccat_workflow_manager.services.run_request import RunRequest
 from ccat_workflow_manager.testing.fake_backend import FakeBackend
 
 
@@ -43,7 +43,7 @@ def fake(context: Context) -> Choosy:
 
 def start(context: Context, memory_gb: float = 1, **request: Any) -> UUID:
     step = {"name": "only", "command": ["a"], "resources": {"memory_gb": memory_gb}, "retry": {"max_attempts": 3}}
-    run_id, _ = context.requests.create(RunRequest(spec={"name": "one", "steps": [step]}, **request), actor="test")
+    run_id, *_ = context.submitter.submit(RunRequest(spec={"name": "one", "steps": [step]}, **request), actor="test")
     return run_id
 
 

@@ -14,9 +14,10 @@ import pytest
 
 from ccat_workflow_manager import failpoints
 from ccat_workflow_manager.context import Context
+from ccat_workflow_manager.db.views.runs import run_detail
 from ccat_workflow_manager.errors import Invalid, RequestError, ServiceUnavailable
-from ccat_workflow_manager.services.requests import RunRequest
-from ccat_workflow_manager.services.run_planning import RunSubmission
+from ccat_workflow_manager.services.run_request import RunRequest, RunSubmission
+from ccat_workflow_manager.services.submit import Submitted
 from ccat_workflow_manager.testing.failpoints import Plan
 from ccat_workflow_manager.testing.invariants import while_working
 from tests.support.waiting import wait_until
@@ -32,33 +33,33 @@ def disarmed() -> Iterator[None]:
 
 def together(
     context: Context, requests: Sequence[tuple[RunRequest, str | None]], plan: str
-) -> list[tuple[UUID, str | None] | RequestError | ServiceUnavailable]:
-    """Have these carried out in one transaction, to which this happens: what each caller is told."""
-    combiner = context.requests._together
+) -> list[Submitted | RequestError | ServiceUnavailable]:
+    """Submit these requests in one transaction with this failpoint. Returns the outcome of each caller."""
+    combiner = context.submitter._combiner
     create, held, may_go = combiner._work, Event(), Event()
     batches: list[int] = []
 
-    def work(wishes: Sequence[RunSubmission]) -> Sequence[tuple[UUID, str | None] | RequestError]:
-        batches.append(len(wishes))
-        if wishes[0].actor == "first":
+    def work(submissions: Sequence[RunSubmission]) -> Sequence[Submitted | RequestError]:
+        batches.append(len(submissions))
+        if submissions[0].actor == "first":
             held.set()
             may_go.wait(30)
-        elif len(wishes) > 1:
+        elif len(submissions) > 1:
             failpoints.arm(Plan(plan))
-        return create(wishes)
+        return create(submissions)
 
-    def ask(request: RunRequest, key: str | None) -> tuple[UUID, str | None] | RequestError | ServiceUnavailable:
+    def ask(request: RunRequest, key: str | None) -> Submitted | RequestError | ServiceUnavailable:
         try:
-            return context.requests.create_shown(request, actor="test", idempotency_key=key)
+            return context.submitter.submit(request, actor="test", idempotency_key=key)
         except (RequestError, ServiceUnavailable) as error:
             return error
 
     def waits(number: int) -> bool:
-        return len(combiner._waiting) == number
+        return combiner.queued == number
 
     combiner._work, combiner._at_once = work, 1
     with ThreadPoolExecutor(10) as threads:
-        first = threads.submit(context.requests.create_shown, RunRequest(spec=SPEC), actor="first")
+        first = threads.submit(context.submitter.submit, RunRequest(spec=SPEC), actor="first")
         assert held.wait(30)
         asked = []
         for number, (request, key) in enumerate(requests, 1):
@@ -84,12 +85,12 @@ def test_each_request_makes_one_run_and_is_told_of_it(context: Context, moment: 
     answers = together(context, requests, f"* commit.create {moment} timeout")
     made = []
     for number, answer in enumerate(answers):
-        assert isinstance(answer, tuple)
-        run_id, shown = answer
-        assert shown is not None, "it is new"
-        run = json.loads(shown)
-        assert (run["id"], run["labels"], len(run["step_runs"])) == (str(run_id), {"n": str(number)}, 1)
-        made.append(run_id)
+        assert isinstance(answer, Submitted)
+        assert answer.is_new
+        with context.database.read() as unit:
+            run = json.loads(run_detail(unit, answer.run_id) or "null")
+        assert (run["id"], run["labels"], len(run["step_runs"])) == (str(answer.run_id), {"n": str(number)}, 1)
+        made.append(answer.run_id)
     assert runs(context) == set(made)
     assert len(set(made)) == 5
 
@@ -98,25 +99,25 @@ def test_each_request_makes_one_run_and_is_told_of_it(context: Context, moment: 
 def test_the_fault_of_one_is_told_to_that_one(context: Context) -> None:
     requests = [(RunRequest(spec=SPEC), None), (RunRequest(), None), (RunRequest(spec=SPEC), None)]
     answers = together(context, requests, "* commit.create after timeout")
-    assert [type(answer) for answer in answers] == [tuple, Invalid, tuple]
+    assert [type(answer) for answer in answers] == [Submitted, Invalid, Submitted]
     assert len(runs(context)) == 2
 
 
 @pytest.mark.usefixtures("disarmed")
 def test_two_with_one_key_get_one_run(context: Context) -> None:
     answers = together(context, [(RunRequest(spec=SPEC), "key")] * 3, "* commit.create after timeout")
-    made = {answer[0] for answer in answers if isinstance(answer, tuple)}
+    made = {answer.run_id for answer in answers if isinstance(answer, Submitted)}
     assert (len(answers), len(made)) == (3, 1)
     assert runs(context) == made
-    assert sum(isinstance(answer, tuple) and answer[1] is not None for answer in answers) == 1
+    assert sum(isinstance(answer, Submitted) and answer.is_new for answer in answers) == 1
 
 
 @pytest.mark.usefixtures("disarmed")
-def test_who_is_told_nothing_may_ask_again_with_the_same_wish(context: Context) -> None:
-    wish = RunSubmission(RunRequest(spec=SPEC), "test")
+def test_a_submission_without_an_answer_can_be_repeated(context: Context) -> None:
+    submission = RunSubmission(RunRequest(spec=SPEC), "test")
     failpoints.arm(Plan("* commit.create after timeout"))
     with pytest.raises(ServiceUnavailable):
-        context.requests._create_together([wish])
-    [again] = context.requests._create_together([wish])
-    assert isinstance(again, tuple)
-    assert runs(context) == {again[0]}
+        context.submitter._create([submission])
+    [again] = context.submitter._create([submission])
+    assert isinstance(again, Submitted)
+    assert runs(context) == {again.run_id}

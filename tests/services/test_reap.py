@@ -19,7 +19,7 @@ from ccat_workflow_manager.hpc.base import JobRequest
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 from ccat_workflow_manager.lifecycle.models import job_name, parse_job_name
 from ccat_workflow_manager.managers.loops import OrphansLoop
-from ccat_workflow_manager.services.requests import RunRequest
+from ccat_workflow_manager.services.run_request import RunRequest
 from ccat_workflow_manager.testing.failpoints import Injected, Plan
 from ccat_workflow_manager.testing.fake_backend import FakeBackend
 from tests.support.fixtures_store import ContextMaker
@@ -38,7 +38,7 @@ def fake(context: Context) -> FakeBackend:
 
 
 def start(context: Context) -> None:
-    context.requests.create(RunRequest(spec=SPEC), actor="test")
+    context.submitter.submit(RunRequest(spec=SPEC), actor="test")
     assert context.launcher.launch("noop", 10) == 1
 
 

@@ -19,7 +19,7 @@ from ccat_workflow_manager.lifecycle.breaker import BreakerPolicy
 from ccat_workflow_manager.lifecycle.models import Facts, Resources, Transition, TransitionEvent, WorkItem
 from ccat_workflow_manager.lifecycle.states import Event
 from ccat_workflow_manager.services.breakers import Breakers
-from ccat_workflow_manager.services.requests import RunRequest
+from ccat_workflow_manager.services.run_request import RunRequest
 from tests.support.fixtures_store import ContextMaker
 
 POLICY = BreakerPolicy(failures=3, window_seconds=600, probe_seconds=900)
@@ -27,7 +27,7 @@ POLICY = BreakerPolicy(failures=3, window_seconds=600, probe_seconds=900)
 
 def start(context: Context, items: int = 10, image: str = "calib-1.sif", **step: Any) -> UUID:
     fan = {"name": "calibrate", "foreach": list(range(items)), "image": image, "command": ["calibrate"], **step}
-    run_id, _ = context.requests.create(RunRequest(spec={"name": "chai", "steps": [fan]}), actor="test")
+    run_id, *_ = context.submitter.submit(RunRequest(spec={"name": "chai", "steps": [fan]}), actor="test")
     return run_id
 
 
@@ -203,7 +203,7 @@ def test_an_image_may_depend_on_parameters_and_items(context: Context) -> None:
         ],
     }
     for version in (1, 1, 2):
-        context.requests.create(RunRequest(spec=spec, parameters={"v": version}), actor="test")
+        context.submitter.submit(RunRequest(spec=spec, parameters={"v": version}), actor="test")
     circuits = rows(context, "SELECT step, count(*), count(DISTINCT circuit) FROM step_runs GROUP BY 1 ORDER BY 1")
     assert circuits == [("a", 3, 2), ("b", 6, 2)]
     images = rows(context, "SELECT image FROM run_steps ORDER BY image")
@@ -317,7 +317,7 @@ def test_writers_of_the_same_breakers_do_not_wait_in_a_circle(make_context: Cont
     contexts = [make_context("noop") for _ in range(4)]
     fan = [{"name": "warm", "image": f"{name}.sif", "command": ["a"], "foreach": list(range(100))} for name in "abcd"]
     for step in fan:
-        contexts[0].requests.create(RunRequest(spec={"name": "chai", "steps": [step]}), actor="test")
+        contexts[0].submitter.submit(RunRequest(spec={"name": "chai", "steps": [step]}), actor="test")
     by_circuit: dict[str, list[WorkItem]] = {}
     for item in claim(contexts[0], 400):
         by_circuit.setdefault(str(item.run.run_id), []).append(item)

@@ -20,7 +20,7 @@ from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.models import Facts, Transition, TransitionEvent, WorkItem
 from ccat_workflow_manager.lifecycle.states import Event
 from ccat_workflow_manager.managers.loops import LeaseSweep
-from ccat_workflow_manager.services.requests import RunRequest
+from ccat_workflow_manager.services.run_request import RunRequest
 from ccat_workflow_manager.testing.invariants import at_rest, while_working
 from tests.support.fixtures_store import ContextMaker
 
@@ -49,7 +49,7 @@ class Race:
 
     def __init__(self, context: Context, other: Context, spec: dict[str, Any]) -> None:
         self.context, self.other = context, other
-        self.run_id, _ = context.requests.create(RunRequest(spec=spec), actor="test")
+        self.run_id, *_ = context.submitter.submit(RunRequest(spec=spec), actor="test")
         self.items: dict[str, WorkItem] = {}
         self.claim()
         self.fail("v")

@@ -25,7 +25,7 @@ from ccat_workflow_manager.lifecycle.models import (
     WorkItem,
 )
 from ccat_workflow_manager.lifecycle.states import FINISHED, LIVE, TRANSITIONS, Event, Status, next_status, run_status
-from ccat_workflow_manager.services.requests import RunRequest
+from ccat_workflow_manager.services.run_request import RunRequest
 from tests.support.waiting import wait_until
 
 DIAMOND = {
@@ -43,7 +43,7 @@ SINGLE = {"name": "single", "steps": [{"name": "only", "command": ["a"]}]}
 
 
 def start(context: Context, spec: dict[str, Any] = DIAMOND, **parameters: Any) -> UUID:
-    run_id, _ = context.requests.create(RunRequest(spec=spec, parameters=parameters), actor="test")
+    run_id, *_ = context.submitter.submit(RunRequest(spec=spec, parameters=parameters), actor="test")
     return run_id
 
 
@@ -192,9 +192,9 @@ def test_a_move_twice_happens_once(context: Context) -> None:
 
 
 def test_claims_go_by_priority_and_skip_what_waits(context: Context) -> None:
-    low, _ = context.requests.create(RunRequest(spec=SINGLE, priority=-5), actor="t")
-    high, _ = context.requests.create(RunRequest(spec=SINGLE, priority=5), actor="t")
-    held, _ = context.requests.create(RunRequest(spec=SINGLE, priority=9), actor="t")
+    low, *_ = context.submitter.submit(RunRequest(spec=SINGLE, priority=-5), actor="t")
+    high, *_ = context.submitter.submit(RunRequest(spec=SINGLE, priority=5), actor="t")
+    held, *_ = context.submitter.submit(RunRequest(spec=SINGLE, priority=9), actor="t")
     context.requests.pause([held], paused=True)
     assert [item.run.run_id for item in claim(context)] == [high, low]
     context.requests.pause([held], paused=False)

@@ -14,7 +14,7 @@ from ccat_workflow_manager.db.schema import RUN_STATUS_SQL, counter, metadata
 from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.errors import ConfigurationError
 from ccat_workflow_manager.lifecycle.states import Status, run_status
-from ccat_workflow_manager.services.requests import RunRequest
+from ccat_workflow_manager.services.run_request import RunRequest
 
 _CATALOG = {
     "columns": """
@@ -53,7 +53,7 @@ def test_migrations_and_description_agree(databases: Any, migrated_url: str) -> 
 
 def test_migrations_go_back_and_forth_with_what_is_stored(context: Context, migrated_url: str) -> None:
     steps = [{"name": name, "foreach": [1, 2], "command": ["a"]} for name in ("first", "second")]
-    context.requests.create(RunRequest(spec={"name": "two", "steps": steps}), actor="test")
+    context.submitter.submit(RunRequest(spec={"name": "two", "steps": steps}), actor="test")
     before = catalog(migrated_url)
     with context.database.begin() as unit:
         config = migrate._config()

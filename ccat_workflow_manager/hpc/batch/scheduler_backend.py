@@ -152,9 +152,7 @@ class BatchBackend(BulkBackend):
         if not self._full:
             return None
         try:
-            return self._full_for(
-                self._options(JobRequest(resource_requirements=resources, priority=priority))
-            )
+            return self._full_for(self._options(JobRequest(resource_requirements=resources, priority=priority)))
         except (BackendError, ValueError):
             # Submitting will say so, and to whom it belongs.
             return None

@@ -1,0 +1,145 @@
+"""Creates runs: one at a time, or many all or none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Set
+from typing import NamedTuple
+from uuid import UUID
+
+from ccat_workflow_manager.db.creation import NewRun, create_runs
+from ccat_workflow_manager.db.session import Database, UnitOfWork
+from ccat_workflow_manager.doorbell import Bell, Doorbell
+from ccat_workflow_manager.errors import Conflict, RequestError
+from ccat_workflow_manager.services.catalogue import Catalogue
+from ccat_workflow_manager.services.combining import Combiner
+from ccat_workflow_manager.services.run_planning import RunPlanner
+from ccat_workflow_manager.services.run_request import RunRequest, RunSubmission, submissions_of_bulk
+
+
+class Submitted(NamedTuple):
+    """The run of a request."""
+
+    run_id: UUID
+    is_new: bool
+    """False if an earlier request with the same idempotency key created it."""
+    shown: str | None = None
+    """The run as JSON, where the statement that created it has returned it."""
+
+
+class Submitter:
+    """Creates the runs of one deployment."""
+
+    def __init__(
+        self,
+        database: Database,
+        doorbell: Doorbell,
+        catalogue: Catalogue,
+        *,
+        default_backend: str,
+        known_backends: Set[str],
+    ) -> None:
+        self._database = database
+        self._doorbell = doorbell
+        self._catalogue = catalogue
+        self._default_backend = default_backend
+        self._known_backends = known_backends
+        self._combiner: Combiner[RunSubmission, Submitted] = Combiner(self._create)
+
+    def submit(self, request: RunRequest, *, actor: str, idempotency_key: str | None = None) -> Submitted:
+        """Create one run, or find the run that the same request with the same key created before."""
+        return self._combiner.do(RunSubmission(request, actor, idempotency_key))
+
+    def submit_bulk(
+        self, requests: Sequence[RunRequest], *, actor: str, idempotency_key: str | None = None
+    ) -> tuple[list[UUID], bool]:
+        """Create all runs or none, or find those that the same requests with the same key created before.
+
+        Returns their ids in order, and whether they are new.
+        """
+        submissions = submissions_of_bulk(requests, actor, idempotency_key)
+        with self._database.begin("commit.create-many") as unit:
+            if (made := self._bulk_made_before(unit, submissions)) is not None:
+                return made, False
+            planner = self._planner(unit)
+            new = [planner.plan(submission, f"runs[{index}]") for index, submission in enumerate(submissions)]
+            created = create_runs(unit, new)
+            if None in created.run_ids:  # a concurrent call with the same key has committed first
+                if (made := self._bulk_made_before(unit, submissions)) is None:
+                    raise Conflict("runs with this Idempotency-Key were created and removed meanwhile; try again")
+                return made, False
+            unit.after_commit(lambda: self._doorbell.ring_all(Bell.LAUNCH, created.ready))
+        return [run_id for run_id in created.run_ids if run_id is not None], True
+
+    # --- single runs, several of them in one transaction -------------------------------------------------------------
+
+    def _create(self, submissions: Sequence[RunSubmission]) -> list[Submitted | RequestError]:
+        """Create a run for each submission that is valid, in one transaction. Returns one outcome each."""
+        # In the order of their keys, or two transactions with the same keys could wait for each other.
+        order = sorted(range(len(submissions)), key=lambda index: submissions[index].key or "")
+
+        def work(unit: UnitOfWork) -> list[Submitted | RequestError]:
+            outcomes: dict[int, Submitted | RequestError] = {}
+            new: dict[int, NewRun] = {}
+            known = _known(unit, submissions)
+            planner = self._planner(unit)
+            for index in order:
+                try:
+                    if (run_id := submissions[index].made_before(known)) is None:
+                        new[index] = planner.plan(submissions[index])
+                    else:
+                        outcomes[index] = _found(submissions[index], run_id)
+                except RequestError as error:
+                    outcomes[index] = error
+            if new:
+                created = create_runs(unit, list(new.values()), shown=True)
+                unit.after_commit(lambda: self._doorbell.ring_all(Bell.LAUNCH, created.ready))
+                for index, run_id in zip(new, created.run_ids, strict=True):
+                    if run_id is None:
+                        outcomes[index] = _made_meanwhile(unit, submissions[index])
+                    else:
+                        outcomes[index] = Submitted(run_id, True, created.shown[run_id])
+            return [outcomes[index] for index in range(len(submissions))]
+
+        return self._database.transact("commit.create", work)
+
+    def _bulk_made_before(self, unit: UnitOfWork, submissions: Sequence[RunSubmission]) -> list[UUID] | None:
+        known = _known(unit, submissions)
+        made = [submission.made_before(known) for submission in submissions]
+        found = [run_id for run_id in made if run_id is not None]
+        if found and len(found) < len(made):
+            raise Conflict("some of the runs that were created with this Idempotency-Key have been removed since")
+        return found or None
+
+    def _planner(self, unit: UnitOfWork) -> RunPlanner:
+        return RunPlanner(
+            unit, self._catalogue, default_backend=self._default_backend, known_backends=self._known_backends
+        )
+
+
+def _known(unit: UnitOfWork, submissions: Sequence[RunSubmission]) -> dict[str, tuple[UUID, str]]:
+    """The run and the request digest of each idempotency key that is in use."""
+    keys = [submission.key for submission in submissions if submission.key is not None]
+    if not keys:
+        return {}
+    found = unit.execute(
+        "SELECT idempotency_key, id, request_hash FROM runs WHERE idempotency_key = ANY(:keys)", {"keys": keys}
+    )
+    return {row[0]: (row[1], row[2]) for row in found}
+
+
+def _found(submission: RunSubmission, run_id: UUID) -> Submitted:
+    # A run with the id of this submission comes from its first try, whose answer was lost: to the client it is new.
+    return Submitted(run_id, run_id == submission.run_id)
+
+
+def _made_meanwhile(unit: UnitOfWork, submission: RunSubmission) -> Submitted | RequestError:
+    """The run whose id or idempotency key kept the run of this submission from being inserted."""
+    try:
+        run_id = submission.made_before(_known(unit, [submission]))
+    except RequestError as error:
+        return error
+    if run_id is None and unit.execute("SELECT 1 FROM runs WHERE id = :id", {"id": submission.run_id}).first():
+        run_id = submission.run_id
+    if run_id is None:
+        return Conflict("a run with this Idempotency-Key was created and removed meanwhile; try again")
+    return _found(submission, run_id)
