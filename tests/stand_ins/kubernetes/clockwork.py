@@ -1,4 +1,4 @@
-"""One thread for everything that controllers and kubelets do, so that they never meet each other half-way."""
+"""Time in the cluster: one thread for all controllers and kubelets, and the times that objects carry."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable
+from datetime import UTC, datetime
 from itertools import count
 from typing import TypeAlias
 
@@ -37,18 +38,26 @@ class Clockwork:
             self._thread.join()
 
     def soon(self, key: Hashable, action: Action) -> None:
-        """Run it; what waits under the same key already is not put there twice."""
+        """Run the action, unless one with the same key is already waiting."""
         with self._changed:
             if key not in self._pending:
                 self._pending.add(key)
                 self._now.append((key, action))
                 self._changed.notify()
 
+    def run(self, action: Action) -> None:
+        """Run the action, whatever else is waiting."""
+        self.soon(object(), action)
+
     def after(self, seconds: float, action: Action) -> None:
-        """Run it in so many seconds of the cluster."""
+        """Run the action in so many seconds of the cluster."""
         with self._changed:
-            heapq.heappush(self._later, (time.monotonic() + seconds / self.scale, next(self._numbers), action))
+            heapq.heappush(self._later, (self.deadline(seconds), next(self._numbers), action))
             self._changed.notify()
+
+    def deadline(self, seconds: float) -> float:
+        """Monotonic time in so many seconds of the cluster."""
+        return time.monotonic() + seconds / self.scale
 
     def _run(self) -> None:
         while (action := self._next()) is not None:
@@ -67,3 +76,17 @@ class Clockwork:
                     return action
                 self._changed.wait(left)
             return None
+
+
+def stamp(seconds: float | None = None) -> str:
+    """A time to the second, as most of the API has it."""
+    return _utc(seconds).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def fine_stamp(seconds: float | None = None) -> str:
+    """A time to the microsecond, as eventTime has it."""
+    return _utc(seconds).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _utc(seconds: float | None) -> datetime:
+    return datetime.fromtimestamp(time.time() if seconds is None else seconds, UTC)

@@ -4,43 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tests.stand_ins.kubernetes.clock import stamp
-from tests.stand_ins.kubernetes.models import Object
+from tests.stand_ins.kubernetes.clockwork import stamp
+from tests.stand_ins.kubernetes.objects import Object, is_being_deleted
 
 _ORDER = ("DisruptionTarget", "PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled")
 
 
 def condition(status: Object, kind: str, value: str, reason: str | None = None, message: str | None = None) -> Object:
-    """The status with one condition set; its time changes only when its value does."""
-    before = {one["type"]: one for one in status.get("conditions", ())}
-    old = before.get(kind)
-    new: Object = {"type": kind, "status": value, "lastProbeTime": None}
-    same = old is not None and old["status"] == value
-    new["lastTransitionTime"] = old["lastTransitionTime"] if same and old is not None else stamp()
+    """The status with one condition set. The time of a condition changes only when its value does."""
+    conditions = {one["type"]: one for one in status.get("conditions", ())}
+    before = conditions.get(kind)
+    when = before["lastTransitionTime"] if before is not None and before["status"] == value else stamp()
+    new: Object = {"type": kind, "status": value, "lastProbeTime": None, "lastTransitionTime": when}
     new |= {"reason": reason} if reason else {}
     new |= {"message": message} if message else {}
-    before[kind] = new
-    return {**status, "conditions": sorted(before.values(), key=lambda one: _ORDER.index(one["type"]))}
+    conditions[kind] = new
+    return {**status, "conditions": sorted(conditions.values(), key=lambda one: _ORDER.index(one["type"]))}
 
 
-def with_containers(
-    status: Object, containers: Sequence[Object], inits: Sequence[Object], phase: str, *, initialized: bool = True
-) -> Object:
+def with_containers(status: Object, containers: Sequence[Object], phase: str) -> Object:
     """The status after a look at the containers."""
     status = {**status, "phase": phase, "containerStatuses": list(containers)}
-    if inits:
-        status["initContainerStatuses"] = list(inits)
     if phase == "Succeeded":
         for kind, value in (("Initialized", "True"), ("Ready", "False"), ("ContainersReady", "False")):
             status = condition(status, kind, value, "PodCompleted")
         return status
+    status = condition(status, "Initialized", "True")
     unready = [one["name"] for one in containers if not one["ready"]]
-    if initialized:
-        status = condition(status, "Initialized", "True")
-    else:
-        waiting = " ".join(one["name"] for one in inits if not one["ready"])
-        message = f"containers with incomplete status: [{waiting}]"
-        status = condition(status, "Initialized", "False", "ContainersNotInitialized", message)
     for kind in ("Ready", "ContainersReady"):
         if unready:
             message = f"containers with unready status: [{' '.join(unready)}]"
@@ -50,24 +40,20 @@ def with_containers(
     return status
 
 
-def container_status(
-    name: str, image: str, state: Object, *, last: Object | None = None, restarts: int = 0, ran: str | None = None
-) -> Object:
-    """One container. `ran`: the id of the container that it has or had."""
+def container_status(name: str, image: str, state: Object, ran: str | None) -> Object:
+    """One container. `ran`: the id that it got when it was created, if it was."""
     running = "running" in state
     status: Object = {
         "name": name,
         "state": state,
-        "lastState": last or {},
+        "lastState": {},
         "ready": running,
-        "restartCount": restarts,
+        "restartCount": 0,
         "image": image,
         "imageID": f"docker.io/{image}" if ran else "",
         "started": running,
     }
-    if ran:
-        status["containerID"] = ran
-    return status
+    return status | ({"containerID": ran} if ran else {})
 
 
 def terminated(code: int, reason: str, started: float, ended: float, ran: str, message: str | None = None) -> Object:
@@ -78,13 +64,11 @@ def terminated(code: int, reason: str, started: float, ended: float, ran: str, m
         "finishedAt": stamp(ended),
         "containerID": ran,
     }
-    if message:
-        state["message"] = message
-    return {"terminated": state}
+    return {"terminated": state | ({"message": message} if message else {})}
 
 
 def waiting(reason: str, message: str | None = None) -> Object:
-    return {"waiting": {"reason": reason, "message": message} if message else {"reason": reason}}
+    return {"waiting": {"reason": reason} | ({"message": message} if message else {})}
 
 
 def is_over(pod: Object) -> bool:
@@ -92,5 +76,13 @@ def is_over(pod: Object) -> bool:
 
 
 def is_active(pod: Object) -> bool:
-    """What a job controller counts as active."""
-    return not is_over(pod) and "deletionTimestamp" not in pod["metadata"]
+    """Whether a job controller counts it as active."""
+    return not is_over(pod) and not is_being_deleted(pod)
+
+
+def is_ending(pod: Object) -> bool:
+    return not is_over(pod) and is_being_deleted(pod)
+
+
+def is_ready(pod: Object) -> bool:
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in pod["status"].get("conditions", ()))

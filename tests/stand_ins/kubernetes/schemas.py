@@ -1,98 +1,67 @@
-"""The official schemas of Kubernetes, from the package kubernetes-validate: they check types and drop the unknown."""
+"""The official schemas of Kubernetes, from the package kubernetes-validate: types, required and unknown fields.
+
+`kubernetes_validate.validate` reads all schemas anew for each object; here they are read once.
+"""
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Iterator
 from functools import cache
 from importlib import resources
 from typing import Any
 
 from jsonschema import Draft202012Validator
-from jsonschema.exceptions import ValidationError
-from referencing import Registry, Resource
+from referencing import Registry
+from referencing import Resource as Document
 
-from ccat_workflow_manager.errors import ConfigurationError
-from tests.stand_ins.kubernetes.models import Object
+from tests.stand_ins.kubernetes.errors import Cause, bad_request, invalid
+from tests.stand_ins.kubernetes.objects import Object, Resource
 
-SCHEMA_VERSION = "v1.37.0"
-
-_DEFINITIONS = {"Job": "io.k8s.api.batch.v1.Job", "Pod": "io.k8s.api.core.v1.Pod",
-                "Namespace": "io.k8s.api.core.v1.Namespace", "Event": "io.k8s.api.core.v1.Event",
-                "DeleteOptions": "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions"}  # fmt: skip
+_FOLDER = "v1.37.0-local-strict"
+_DEFINITIONS = {"Job": "io.k8s.api.batch.v1.Job", "Pod": "io.k8s.api.core.v1.Pod", "Event": "io.k8s.api.core.v1.Event"}
 _SINCE_1_20 = {
-    "JobSpec": {"backoffLimitPerIndex", "completionMode", "managedBy", "maxFailedIndexes", "podFailurePolicy",
-                "podReplacementPolicy", "successPolicy", "suspend"},
+    "backoffLimitPerIndex", "completionMode", "managedBy", "maxFailedIndexes", "podFailurePolicy",
+    "podReplacementPolicy", "successPolicy", "suspend",
 }  # fmt: skip
-"""Fields that a 1.20 does not know."""
+"""Fields of a Job's spec that a 1.20 does not know."""
 
 
-def type_faults(item: Object) -> list[ValidationError]:
-    """What the schema of the object's kind says against it."""
-    return sorted(_validator(item["kind"]).iter_errors(item), key=lambda error: [str(part) for part in error.path])
+@cache
+def validator(kind: str) -> Draft202012Validator:
+    """For Job, Pod and Event. It is strict: unknown fields are errors."""
+    path = resources.files("kubernetes_validate") / "kubernetes-json-schema" / _FOLDER / "_definitions.json"
+    definitions = json.loads(path.read_text(encoding="utf-8"))
+    registry: Registry[Any] = Document.from_contents(definitions) @ Registry()
+    return Draft202012Validator({"$ref": f"{definitions['$id']}#/$defs/{_DEFINITIONS[kind]}"}, registry=registry)
 
 
-def prune(item: Object, *, old: bool = False) -> tuple[Object, list[str]]:
-    """The object without the fields that its kind does not have, and where those were."""
-    unknown: list[str] = []
-    kept = _prune(item, _DEFINITIONS[item["kind"]], "", old, unknown)
-    return kept, unknown
-
-
-def definition(name: str) -> Object:
-    """One definition, by its full name."""
-    found: Object = _definitions()["$defs"][name]
-    return found
-
-
-def definition_of(kind: str) -> str:
-    return _DEFINITIONS[kind]
-
-
-def reference(schema: Object) -> str | None:
-    """The definition that a property refers to, itself or in one of its alternatives."""
-    candidates: Iterator[Object] = iter([schema, *schema.get("oneOf", ()), *schema.get("anyOf", ())])
-    return next((str(one["$ref"]).rpartition("/")[2] for one in candidates if "$ref" in one), None)
-
-
-def _prune(value: Any, name: str, path: str, old: bool, unknown: list[str]) -> Any:
-    properties = definition(name).get("properties")
-    if not isinstance(value, dict) or properties is None:
-        return value
-    newer = _SINCE_1_20.get(name.rpartition(".")[2], set()) if old else set()
-    kept = {}
-    for key, part in value.items():
-        place = f"{path}.{key}" if path else key
-        if key not in properties or key in newer:
-            unknown.append(place)
+def read(resource: Resource, data: Any, *, old: bool) -> Object:
+    """The object of a request body, without the fields that the server does not know. Raises BadRequest, Invalid."""
+    if not isinstance(data, dict):
+        raise bad_request("couldn't get version/kind; json parse error: json: cannot unmarshal into Go value")
+    kind, version = data.get("kind") or resource.kind, data.get("apiVersion") or resource.api_version
+    where = f'{kind} in version "{version.rpartition("/")[2]}" cannot be handled as a {resource.kind}'
+    if (kind, version) != (resource.kind, resource.api_version):
+        why = f'no kind "{kind}" is registered for version "{version}" in scheme'
+        raise bad_request(f'{where}: {why} "k8s.io/kubernetes/pkg/api/legacyscheme/scheme.go:30"')
+    item = copy.deepcopy({**data, "kind": kind, "apiVersion": version})
+    for error in list(validator(kind).iter_errors(item)):
+        path = error.json_path.removeprefix("$.")
+        if error.validator == "additionalProperties":
+            for unknown in error.instance.keys() - error.schema["properties"].keys():
+                del error.instance[unknown]
+        elif error.validator == "required":
+            raise _required(resource, item, f"{path}.{error.message.split(chr(39))[1]}")
         else:
-            kept[key] = _prune_part(part, properties[key], place, old, unknown)
-    return kept
+            raise bad_request(f"{where}: json: cannot unmarshal into Go struct field {path}: {error.message}")
+    if not isinstance((item.get("spec") or {}).get("template"), dict):
+        raise _required(resource, item, "spec.template")
+    if old:
+        item["spec"] = {key: value for key, value in item["spec"].items() if key not in _SINCE_1_20}
+    return item
 
 
-def _prune_part(part: Any, schema: Object, place: str, old: bool, unknown: list[str]) -> Any:
-    if name := reference(schema):
-        return _prune(part, name, place, old, unknown)
-    if isinstance(part, list) and (name := reference(schema.get("items") or {})):
-        return [_prune(one, name, f"{place}[{index}]", old, unknown) for index, one in enumerate(part)]
-    return part
-
-
-@cache
-def _definitions() -> Object:
-    try:
-        package = resources.files("kubernetes_validate")
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            "the stand-in Kubernetes server needs the Python package kubernetes-validate"
-        ) from error
-    path = package / "kubernetes-json-schema" / f"{SCHEMA_VERSION}-local" / "_definitions.json"
-    found: Object = json.loads(path.read_text(encoding="utf-8"))
-    return found
-
-
-@cache
-def _validator(kind: str) -> Draft202012Validator:
-    registry: Registry[Any] = Resource.from_contents(_definitions()) @ Registry()
-    base = _definitions()["$id"]
-    return Draft202012Validator({"$ref": f"{base}#/$defs/{_DEFINITIONS[kind]}"}, registry=registry)
+def _required(resource: Resource, item: Object, field: str) -> Exception:
+    name = (item.get("metadata") or {}).get("name", "")
+    return invalid(resource, name, [Cause("FieldValueRequired", "Required value", field)])

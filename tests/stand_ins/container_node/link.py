@@ -1,4 +1,4 @@
-"""The way to the process that runs the containers."""
+"""The way from the server to the process that runs the containers."""
 
 from __future__ import annotations
 
@@ -7,28 +7,29 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ccat_workflow_manager import shell
-from ccat_workflow_manager.hpc.supervisor.cgroups import Groups
-from tests.stand_ins.kubernetes.models import Object
 
-_PROGRAM = Path(__file__).parents[1] / "container_node" / "start.py"
+# The project is last in the path, so that none of its modules can hide one of the standard library.
+_PROGRAM = "import sys; sys.path.append(sys.argv[1]); from tests.stand_ins.container_node.node import run; run()"
+_PROJECT = str(Path(__file__).resolve().parents[3])
 _STOP_SECONDS = 30
 
 
 class NodeLink:
-    """Sends orders, hands on news. The process and all containers end with `stop` or with this process."""
+    """Sends orders and hands on reports. The process and all containers end with `stop` or with this process."""
 
-    def __init__(self, directory: Path, hear: Callable[[Object], None], groups: Groups | None) -> None:
-        self._hear = hear
+    def __init__(self, directory: Path, on_report: Callable[[dict[str, Any]], None], control_group: str | None) -> None:
+        self._on_report = on_report
         self._lock = threading.Lock()
         self._errors = (directory / "node.log").open("ab")
-        argv = [sys.executable, "-I", "-S", str(_PROGRAM), *([groups.base] if groups else [])]
+        argv = [sys.executable, "-I", "-S", "-c", _PROGRAM, _PROJECT, *([control_group] if control_group else [])]
         self._process = shell.spawn(argv, stdin=shell.PIPE, stdout=shell.PIPE, stderr=self._errors)
         self._reader = threading.Thread(target=self._read, name="stand-in node", daemon=True)
         self._reader.start()
 
-    def send(self, order: Object) -> None:
+    def send(self, order: dict[str, Any]) -> None:
         line = json.dumps(order).encode() + b"\n"
         with self._lock:
             if self._process.stdin is not None and not self._process.stdin.closed:
@@ -49,4 +50,4 @@ class NodeLink:
     def _read(self) -> None:
         if self._process.stdout is not None:
             for line in self._process.stdout:
-                self._hear(json.loads(line))
+                self._on_report(json.loads(line))

@@ -1,52 +1,11 @@
-"""The errors of the API: a Status each, with the reasons, codes and messages that a real server gives."""
+"""The errors of the API: a Status each, with the reasons, codes and messages of a real server."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tests.stand_ins.kubernetes.models import Object
-
-
-@dataclass(frozen=True, slots=True)
-class Resource:
-    """One kind of object, by the names that it has in paths, messages and bodies."""
-
-    plural: str
-    kind: str
-    group: str = ""
-    version: str = "v1"
-    namespaced: bool = True
-    short_names: tuple[str, ...] = ()
-
-    @property
-    def api_version(self) -> str:
-        return f"{self.group}/{self.version}" if self.group else self.version
-
-    @property
-    def qualified(self) -> str:
-        """`jobs.batch`, `pods`."""
-        return f"{self.plural}.{self.group}" if self.group else self.plural
-
-    @property
-    def qualified_kind(self) -> str:
-        """`Job.batch`, `Pod`."""
-        return f"{self.kind}.{self.group}" if self.group else self.kind
-
-    def details(self, name: str, *, kind: bool = False) -> Object:
-        details: Object = {"name": name}
-        if self.group:
-            details["group"] = self.group
-        details["kind"] = self.kind if kind else self.plural
-        return details
-
-
-JOBS = Resource("jobs", "Job", "batch")
-PODS = Resource("pods", "Pod", short_names=("po",))
-EVENTS = Resource("events", "Event", short_names=("ev",))
-NAMESPACES = Resource("namespaces", "Namespace", namespaced=False, short_names=("ns",))
-NODES = Resource("nodes", "Node", namespaced=False, short_names=("no",))
-RESOURCES = (JOBS, PODS, EVENTS, NAMESPACES, NODES)
+from tests.stand_ins.kubernetes.objects import Object, Resource
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +20,15 @@ class Cause:
 class ApiError(Exception):
     """An answer other than success."""
 
-    def __init__(self, code: int, reason: str, message: str, details: Object | None = None, **metadata: str) -> None:
+    def __init__(
+        self, code: int, reason: str, message: str, details: Object | None = None, metadata: Object | None = None
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.reason = reason
         self.message = message
         self.details = details
-        self.metadata: Object = dict(metadata)
+        self.metadata = metadata or {}
 
     @property
     def body(self) -> Object:
@@ -92,15 +53,14 @@ def unauthorized() -> ApiError:
     return ApiError(401, "Unauthorized", "Unauthorized")
 
 
-def forbidden(resource: Resource, subresource: str, verb: str, namespace: str, name: str, user: str) -> ApiError:
-    plural = f"{resource.plural}/{subresource}" if subresource else resource.plural
-    where = f' in the namespace "{namespace}"' if namespace else " at the cluster scope"
+def forbidden(resource: Resource, plural: str, verb: str, namespace: str, name: str, user: str) -> ApiError:
+    """`plural`: with its subresource, as `pods/log`."""
     quoted = f' "{name}"' if name else ""
     return ApiError(
         403,
         "Forbidden",
         f'{resource.qualified}{quoted} is forbidden: User "{user}" cannot {verb} resource "{plural}" '
-        f'in API group "{resource.group}"{where}',
+        f'in API group "{resource.group}" in the namespace "{namespace}"',
         {key: value for key, value in resource.details(name).items() if value},
     )
 
@@ -123,12 +83,8 @@ def already_exists(resource: Resource, name: str) -> ApiError:
 
 def conflict(resource: Resource, name: str, why: str, *, kind: bool = False) -> ApiError:
     what = resource.qualified_kind if kind else resource.qualified
-    return ApiError(
-        409,
-        "Conflict",
-        f'Operation cannot be fulfilled on {what} "{name}": {why}',
-        resource.details(name, kind=kind),
-    )
+    message = f'Operation cannot be fulfilled on {what} "{name}": {why}'
+    return ApiError(409, "Conflict", message, resource.details(name, kind=kind))
 
 
 def stale(resource: Resource, name: str) -> ApiError:
@@ -137,11 +93,11 @@ def stale(resource: Resource, name: str) -> ApiError:
 
 
 def invalid(resource: Resource, name: str, causes: Sequence[Cause]) -> ApiError:
-    faults = [f"{cause.field}: {cause.message}" for cause in causes]
-    told = faults[0] if len(faults) == 1 else f"[{', '.join(faults)}]"
+    lines = [f"{cause.field}: {cause.message}" for cause in causes]
+    summary = lines[0] if len(lines) == 1 else f"[{', '.join(lines)}]"
     details = resource.details(name, kind=True)
     details["causes"] = [{"reason": cause.reason, "message": cause.message, "field": cause.field} for cause in causes]
-    return ApiError(422, "Invalid", f'{resource.qualified_kind} "{name}" is invalid: {told}', details)
+    return ApiError(422, "Invalid", f'{resource.qualified_kind} "{name}" is invalid: {summary}', details)
 
 
 def expired_version(asked: int, oldest: int) -> ApiError:
@@ -155,17 +111,13 @@ def expired_continue(token: str) -> ApiError:
         "results. Continuing with the provided token results in an inconsistent list - objects that were created, "
         "modified, or deleted between the time the first chunk was returned and now may show up in the list."
     )
-    error = ApiError(410, "Expired", message)
-    error.metadata = {"continue": token}
-    return error
+    return ApiError(410, "Expired", message, metadata={"continue": token})
 
 
-def success(resource: Resource, name: str, uid: str) -> Object:
-    """What a deletion in the background answers."""
-    return {
-        "kind": "Status",
-        "apiVersion": "v1",
-        "metadata": {},
-        "status": "Success",
-        "details": {**resource.details(name), "uid": uid},
-    }
+def unavailable(status: int) -> ApiError:
+    """An answer of the 5xx kind."""
+    if status == 503:
+        return ApiError(503, "ServiceUnavailable", "the server is currently unable to handle the request", {})
+    if status == 504:
+        return ApiError(504, "Timeout", "Timeout: request did not complete within the allotted timeout", {})
+    return ApiError(status, "InternalError", "Internal error occurred: etcdserver: request timed out", {})

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import time
 
-from tests.stand_ins.kubernetes.answers import EVENTS
-from tests.stand_ins.kubernetes.clock import fine_stamp, stamp
-from tests.stand_ins.kubernetes.defaults import new_metadata
-from tests.stand_ins.kubernetes.models import Object
-from tests.stand_ins.kubernetes.store import Key, Store
+from tests.stand_ins.kubernetes.admission import new_metadata
+from tests.stand_ins.kubernetes.clockwork import fine_stamp, stamp
+from tests.stand_ins.kubernetes.objects import EVENTS, Key, Object
+from tests.stand_ins.kubernetes.store import Store
 
 
 class Recorder:
-    """Writes events; one that repeats itself is counted up."""
+    """Writes events. One that repeats itself is counted up."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._seen: dict[tuple[str, ...], Key] = {}
+        self._written: dict[tuple[str, ...], Key] = {}
 
-    def tell(
+    def record(
         self,
         about: Object,
         kind: str,
@@ -26,41 +25,34 @@ class Recorder:
         message: str,
         *,
         component: str,
-        host: str | None = None,
+        host: str = "",
         container: str | None = None,
     ) -> None:
         """`kind` is Normal or Warning."""
-        uid = about["metadata"]["uid"]
-        same = (uid, kind, reason, message, component, container or "")
-        if (key := self._seen.get(same)) and self.store.change(EVENTS, key, _again) is not None:
-            return
         metadata = about["metadata"]
+        same = (metadata["uid"], kind, reason, message, component, container or "")
+        if (key := self._written.get(same)) and self.store.change(EVENTS, key, _again) is not None:
+            return
         involved: Object = {
             "kind": about["kind"],
-            "namespace": metadata.get("namespace", ""),
+            "namespace": metadata["namespace"],
             "name": metadata["name"],
-            "uid": uid,
+            "uid": metadata["uid"],
             "apiVersion": about["apiVersion"],
             "resourceVersion": metadata["resourceVersion"],
         }
         if container:
             involved["fieldPath"] = f"spec.containers{{{container}}}"
-        namespace = metadata.get("namespace", "default")
-        name = f"{metadata['name']}.{time.time_ns():x}"
-        event: Object = {"kind": "Event", "apiVersion": "v1", "metadata": {"name": name}}
-        event = new_metadata(event, namespace) | {
-            "involvedObject": involved,
-            "reason": reason,
-            "message": message,
-            "type": kind,
-        }
-        event |= _scheduled(kind) if component == "default-scheduler" else _reported(component, host)
-        self._seen[same] = (namespace, name)
+        key = (metadata["namespace"], f"{metadata['name']}.{time.time_ns():x}")
+        event: Object = {"kind": "Event", "apiVersion": "v1", "metadata": {"name": key[1]}}
+        event = new_metadata(event, key[0]) | {"involvedObject": involved, "reason": reason, "message": message}
+        event |= {"type": kind} | (_of_scheduler(kind) if component == "default-scheduler" else _of(component, host))
+        self._written[same] = key
         self.store.create(EVENTS, event)
 
 
-def _scheduled(kind: str) -> Object:
-    """How the scheduler tells it, in the newer way."""
+def _of_scheduler(kind: str) -> Object:
+    """Times and source in the newer form, which only the scheduler uses."""
     return {
         "source": {},
         "firstTimestamp": None,
@@ -72,8 +64,7 @@ def _scheduled(kind: str) -> Object:
     }
 
 
-def _reported(component: str, host: str | None) -> Object:
-    """How all others tell it."""
+def _of(component: str, host: str) -> Object:
     now = stamp()
     return {
         "source": {"component": component} | ({"host": host} if host else {}),
@@ -82,7 +73,7 @@ def _reported(component: str, host: str | None) -> Object:
         "count": 1,
         "eventTime": None,
         "reportingComponent": component,
-        "reportingInstance": host or "",
+        "reportingInstance": host,
     }
 
 
