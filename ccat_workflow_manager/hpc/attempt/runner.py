@@ -13,6 +13,7 @@ import resource
 import select
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import inf
 from signal import SIGPIPE, SIGTERM, SIGXFSZ
@@ -28,6 +29,7 @@ from ccat_workflow_manager.hpc.attempt.script import clean_environment
 IGNORED_BY_PYTHON = (SIGPIPE, SIGXFSZ)
 """Signals that a job gets back."""
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.05, 0.5
+_NO_STREAMS = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ class JobRunner:
             "/bin/sh",
             ["/bin/sh", self.files.script],
             self._environment,
-            file_actions=[(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)],
+            file_actions=[*_NO_STREAMS, *((os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable())],
             setsid=True,
             setsigdef=IGNORED_BY_PYTHON,
             setsigmask=(),
@@ -204,3 +206,13 @@ def end_abandoned(files: AttemptFiles, why: str) -> None:
     process_tree.kill_all(files.job_name, None)
     if not os.path.lexists(files.record):
         publish(files, ExitRecord(files.job_name, exit_code=None, stopped_text=why))
+
+
+def _inheritable() -> list[int]:
+    """The descriptors that a job would inherit: a process of a pool has some from its own start."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):  # the descriptor of the listing itself is closed by now
+            if int(name) > 2 and os.get_inheritable(int(name)):
+                found.append(int(name))
+    return found

@@ -9,13 +9,13 @@ from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExec
 from pathlib import Path
 
 from ccat_workflow_manager.hpc.concurrent import runner
-from ccat_workflow_manager.hpc.concurrent.store import Ticket
+from ccat_workflow_manager.hpc.concurrent.tickets import Ticket
 
 KINDS = ("thread", "process")
 
 
 class Pool:
-    """Runs tickets, and remembers which have not ended. The executor is made when the first job comes."""
+    """Runs tickets, and knows which have not ended. The first job makes the executor."""
 
     def __init__(self, kind: str, places: int, directory: Path, on_end: Callable[[str, Future[None]], None]) -> None:
         self.kind = kind
@@ -43,13 +43,13 @@ class Pool:
         return self._futures.get(job_id)
 
     def counts(self) -> tuple[int, int]:
-        """How many jobs run and how many wait."""
+        """The numbers of running and of waiting jobs."""
         futures = list(self._futures.values())
         running = sum(future.running() for future in futures)
         return running, sum(not future.done() for future in futures) - running
 
     def close(self) -> list[str]:
-        """Give back threads and processes; the jobs that were still waiting and will never run."""
+        """Give back threads and processes. Returns the jobs that were still waiting and will never run."""
         if self._executor is None:
             return []
         self._let_go()

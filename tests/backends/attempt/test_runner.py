@@ -56,6 +56,17 @@ def test_an_ordinary_job(files: AttemptFiles) -> None:
     assert Path(files.stdout).read_text() == f"{files.workspace}\n"
 
 
+def test_a_job_inherits_no_descriptor(files: AttemptFiles) -> None:
+    reading, writing = os.pipe()
+    os.set_inheritable(writing, True)
+    try:
+        run(files, "ls -l /proc/self/fd")
+        assert os.readlink(f"/proc/self/fd/{writing}") not in Path(files.stdout).read_text()
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
 def test_signals_that_python_ignores_reach_the_job(files: AttemptFiles) -> None:
     assert run(files, "kill -PIPE $$; exit 0").signal == 13
 
