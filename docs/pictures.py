@@ -1,7 +1,7 @@
 """Draw the pictures of the README from a real run of the demo: `python docs/pictures.py`, about ten seconds.
 
-Starts the demo in a directory of its own, watches its run as `ccat-wm run watch` does, and keeps one moment of the
-progress, the bill at the end and the map.
+It starts the demo in a temporary directory, watches its run as `ccat-wm run watch` does, and draws the progress at one
+moment, the table at the end, and the map.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _THEME = TerminalTheme(
     [(72, 79, 88), (255, 123, 114), (63, 185, 80), (210, 153, 34),
      (88, 166, 255), (188, 140, 255), (57, 197, 207), (177, 186, 196)],
 )  # fmt: skip
-# Rich's own picture loads a font from a server far away; the reader's own will do.
+# Rich's own template loads a font from a server; this one uses the fonts of the reader.
 _SVG = """<svg class="rich-terminal" viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
 <style>
 .{unique_id}-matrix {{ font-family: ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; \
@@ -80,7 +80,7 @@ def draw() -> None:
 
 
 def _watch(client: Client, definition: dict[str, Any]) -> dict[str, Any]:
-    """Draw the run when a third of its third step is done, and return it as it is at its end."""
+    """Draw the run when a third of its third step is done. Returns the run at its end."""
     client.put(f"/pipelines/{definition['name']}", definition)
     scans = [f"scan-{number:02}" for number in range(1, SCANS + 1)]
     run_id = client.post("/runs", {"pipeline": definition["name"], "parameters": {"scans": scans}})["id"]

@@ -1,11 +1,13 @@
-"""What the documentation says is there: generated pages, links, commands, settings, pipelines, the units of systemd."""
+"""The documentation is true: generated pages, links, commands, settings, pipelines, code that pages name, units."""
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -168,6 +170,62 @@ def test_there_are_pipelines() -> None:
     assert len(list(blocks(DOCS / "pipelines.md", "yaml"))) >= 4
     [first] = blocks(REPOSITORY / "README.md", "yaml")
     assert len(first.splitlines()) <= 25
+
+
+# --- code that pages name --------------------------------------------------------------------------------------------
+
+ROOTS = (REPOSITORY, REPOSITORY / "ccat_workflow_manager")
+_CODE = re.compile(r"`([\w./-]+\.(?:py|sh))(?:::([\w.]+))?`")
+
+
+def missing(page: Path) -> Iterator[str]:
+    """Files, and names in files, that this page mentions and that do not exist."""
+    for path, name in _CODE.findall(page.read_text(encoding="utf-8")):
+        if "/" not in path and not name:
+            continue
+        files = [root / path for root in ROOTS if (root / path).is_file()]
+        if not files:
+            yield path
+        elif name and not defines(ast.parse(files[0].read_text(encoding="utf-8")).body, name.split(".")):
+            yield f"{path}::{name}"
+
+
+def defines(body: list[ast.stmt], names: list[str]) -> bool:
+    """True if the statements define this name, or this member of a class."""
+    for node in body:
+        match node:
+            case ast.ClassDef(name=name, body=members) if name == names[0]:
+                return not names[1:] or defines(members, names[1:])
+            case ast.FunctionDef(name=name) | ast.AnnAssign(target=ast.Name(id=name)) if [name] == names:
+                return True
+            case ast.Assign(targets=[ast.Name(id=name)]) if [name] == names:
+                return True
+    return False
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_file_and_name_exists(page: Path) -> None:
+    assert set(missing(page)) == set()
+
+
+def test_a_missing_name_is_noticed(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("`doorbell.py::Doorbell.ring`, `doorbell.py::Doorbell.rang`, `hpc/none.py`, `doorbell.py::BATCH`")
+    assert list(missing(page)) == ["doorbell.py::Doorbell.rang", "hpc/none.py"]
+
+
+def test_the_layers_are_those_of_the_import_contract() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = {each["name"]: each for each in project["tool"]["importlinter"]["contracts"]}
+    text = (DOCS / "contributing" / "architecture.md").read_text(encoding="utf-8")
+    shown = text.partition("<!-- layers")[2].split("```")[1].split("\n")
+    assert [line for line in shown if line] == contracts["layers"]["layers"]
+
+
+def test_the_ten_things_a_newcomer_looks_for_are_listed() -> None:
+    text = (DOCS / "contributing" / "architecture.md").read_text(encoding="utf-8")
+    table = text.partition("## Where to find")[2].partition("Also:")[0]
+    assert len(re.findall(r"^\| (?!\||-).+ \| .+ \|$", table, re.MULTILINE)) == 10
 
 
 def test_the_example_backend_is_the_one_that_is_tested() -> None:

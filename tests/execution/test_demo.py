@@ -1,4 +1,4 @@
-"""The demo reduction from end to end: planned, staged, run, collected and published, with containers and without."""
+"""The demo from end to end: planned, staged, run, collected and published, with and without containers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def demo_images(runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) -> t
 
 
 def run_demo(site: Site, image: str | None, **parameters: Any) -> tuple[Results, Path]:
-    """All step runs, one after the other, as the service would do them."""
+    """Run all step runs in order, as the service does."""
     definition = demo_pipeline(image)
     items = definition["parameters"]["properties"]["scans"]["items"]
     items["pattern"] = "^[A-Za-z0-9. _-]{1,40}$"
@@ -115,7 +115,7 @@ def check_fits(path: Path) -> None:
     assert max(pixels) > 20
 
 
-def test_the_pipeline_file_can_be_applied_as_it_is() -> None:
+def test_the_pipeline_file_is_valid() -> None:
     spec = parse_pipeline_text(PIPELINE_FILE.read_text())
     assert {step.image for step in spec.steps} == {LATEST}
     steps = plan(compile_pipeline(spec), validate_parameters(spec, {})).steps
@@ -133,11 +133,11 @@ def test_a_cloudy_scan_gets_a_warning(bare_site: Site) -> None:
     warned = [key for (_, key), collected in results.items() if collected.warnings]
     assert warned == ["s4"]
     (warning,) = results["calibrate", "s4"].warnings
-    assert "a cloud passed" in warning
+    assert warning.startswith("s4: Tsys")
 
 
 @pytest.mark.needs("apptainer")
-def test_in_containers_with_the_same_result(site: Site, bare_site: Site, demo_images: tuple[Path, str]) -> None:
+def test_containers_give_the_same_result(site: Site, bare_site: Site, demo_images: tuple[Path, str]) -> None:
     directory, image = demo_images
     contained, output = run_demo(replace(site, images=directory), image, scans=SCANS)
     check_map(contained, output, 3)
