@@ -1,1 +1,1 @@
-"""What happens on the filesystem around one attempt: directories, images, the argument vector, logs and products."""
+"""The filesystem side of one attempt: directories, images, the argument vector, logs and products."""

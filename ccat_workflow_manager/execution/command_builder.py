@@ -1,6 +1,6 @@
-"""The argument vector and the environment of one attempt: values in, values out.
+"""Build the argument vector and the environment of one attempt, and explain the exit of a runtime. No I/O.
 
-What is known of the runtimes' traps is in docs/container-contract.md; each has a test with the real runtime.
+docs/container-contract.md describes the traps of the runtimes; each has a test with the real runtime.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _PREFIX = {RuntimeKind.APPTAINER: "APPTAINERENV_", RuntimeKind.SINGULARITY: "SIN
 def build_command(
     step: StepLaunch, dirs: AttemptDirs, runtime: Runtime, image: ResolvedImage | None, *, limits: bool = False
 ) -> Launch:
-    """What the backend is to run. `limits`: let the runtime limit memory and CPU as well.
+    """The command for the backend. With `limits` the runtime limits memory and CPU.
 
-    Limits are off where the backend enforces them: the runtime would put the job into a cgroup of its own that is gone
-    when the job ends, and with it the peak of memory and the only way to tell an out-of-memory kill from another one.
+    Leave `limits` off if the backend enforces them: the runtime would put the job into a cgroup of its own, which is
+    removed when the job ends, with the peak of memory and the only evidence of an out-of-memory kill.
     """
     _check_command(step)
     environment = {**step.environment, **contract_environment(step, program_paths(dirs, contained=runtime.contained))}
@@ -59,8 +59,8 @@ def build_command(
         "exec",
         "--containall",  # nothing of the host, a clean environment, and a PID namespace: one kill ends the whole tree
         "--no-eval",  # values and arguments are not evaluated by a shell in the container
-        "--no-privs",  # a worker that runs as root does not lend that power to the programs
-        *(word for each in _mounts(step, dirs) for word in ("--mount", mount(each))),
+        "--no-privs",  # programs get no privileges from a worker that runs as root
+        *(word for each in _mounts(step, dirs) for word in ("--mount", mount_option(each))),
         "--workdir",
         dirs.scratch,
         "--pwd",
@@ -76,7 +76,7 @@ def build_command(
 
 
 def contract_environment(step: StepLaunch, paths: ProgramPaths) -> dict[str, str]:
-    """The variables every program may rely on."""
+    """The variables that every program gets."""
     return {
         "WORKFLOW_INPUT_DIR": paths.input,
         "WORKFLOW_UPSTREAM_DIR": paths.upstream,
@@ -98,33 +98,33 @@ def number(value: float) -> str:
     return format(value, ".10g")
 
 
-def mount(what: Mount) -> str:
-    """A `--mount` specification: comma-separated values, so any source path can be quoted, unlike in `--bind`."""
-    source, target = (text.replace('"', '""') for text in (f"src={what.source}", f"dst={what.target}"))
+def mount_option(mount: Mount) -> str:
+    """A `--mount` specification. Unlike `--bind` it can quote any source path."""
+    source, target = (text.replace('"', '""') for text in (f"src={mount.source}", f"dst={mount.target}"))
     target = target if _PLAIN.fullmatch(target) else f'"{target}"'
-    return f'type=bind,"{source}",{target}' + ("" if what.writable else ",ro")
+    return f'type=bind,"{source}",{target}' + ("" if mount.writable else ",ro")
 
 
 def mounts_products(step: StepLaunch) -> bool:
-    """Whether a container gets the output of each upstream step run as a mount of its own, and no links to them.
+    """Whether the container gets the output of each upstream step run as a mount, not as a link.
 
-    With links, programs that walk through `upstream` find nothing, and copies of it are links. But a mount has its
-    price, and a step may depend on thousands of step runs.
+    A program that walks through `upstream` without following links finds only mounts. But every mount costs time at the
+    start, and a step may depend on thousands of step runs.
     """
     return 0 < len(step.upstream) <= MOST_PRODUCT_MOUNTS
 
 
 def upstream_steps(step: StepLaunch, dirs: AttemptDirs) -> list[str]:
-    """The directories directly under the run's that hold upstream products, each once."""
+    """The names of the upstream steps, which are directories of the run."""
     start = len(dirs.run) + 1
     return list(dict.fromkeys(source.directory[start:].split("/", 1)[0] for source in step.upstream))
 
 
 def _mounts(step: StepLaunch, dirs: AttemptDirs) -> list[Mount]:
     mounted = mounts_products(step)
-    places = [
+    own = [
         Mount(dirs.input, IN_CONTAINER.input, writable=False),
-        Mount(dirs.places if mounted else dirs.upstream, IN_CONTAINER.upstream, writable=False),
+        Mount(dirs.mount_points if mounted else dirs.upstream, IN_CONTAINER.upstream, writable=False),
         Mount(dirs.workspace, IN_CONTAINER.workspace, writable=True),
         Mount(dirs.output_partial, IN_CONTAINER.output, writable=True),
         Mount(dirs.config, f"{CONTAINER_ROOT}/config", writable=False),
@@ -136,12 +136,12 @@ def _mounts(step: StepLaunch, dirs: AttemptDirs) -> list[Mount]:
             for source in step.upstream
         ]
     else:
-        # `upstream` holds links into the run's directory: one mount per upstream step, however many step runs it had.
+        # The links in `upstream` lead into the run's directory: one mount for each upstream step is enough.
         products = [
             Mount(f"{dirs.run}/{name}", f"{CONTAINER_ROOT}/{RUN_VIEW}/{name}", writable=False)
             for name in upstream_steps(step, dirs)
         ]
-    return places + products
+    return own + products
 
 
 def _check_command(step: StepLaunch) -> None:
@@ -153,7 +153,7 @@ def _check_command(step: StepLaunch) -> None:
 
 
 def _check_environment(environment: Mapping[str, str], *, contained: bool) -> None:
-    """Refuse what would not arrive, instead of letting the program find something else than was written."""
+    """Reject variables that the runtime would drop or change."""
     for name, value in environment.items():
         if not _VARIABLE.match(name):
             raise _rejected(f"{name!r} cannot be the name of an environment variable")
@@ -169,7 +169,7 @@ def _rejected(message: str) -> StagingError:
     return StagingError(FailureReason.REJECTED, message)
 
 
-# --- reading the end --------------------------------------------------------------------------------------------------
+# --- explaining an exit -----------------------------------------------------------------------------------------------
 
 _FATAL = "FATAL:   "
 _FATAL_TEXTS = (
@@ -181,11 +181,11 @@ _FATAL_TEXTS = (
     (r"could not open image .*no such file or directory", FailureReason.IMAGE_MISSING),
     (r"image format not recognized|system partition|bad superblock", FailureReason.IMAGE_INVALID),
 )
-"""What the runtimes say, recorded from real ones; anything else is CONTAINER_FAILED."""
+"""Messages of real runtimes. Any other message is CONTAINER_FAILED."""
 
 
 def fatal_line(stderr_tail: str) -> str | None:
-    """The runtime's last words; only the end of the log counts, for a program that began may print FATAL too."""
+    """The last message of the runtime. Only the last line of the log counts: a program may print FATAL too."""
     last = stderr_tail.rstrip().rpartition("\n")[2]
     return last[len(_FATAL) :].strip() if last.startswith(_FATAL) else None
 
@@ -203,7 +203,7 @@ def interpret_exit(runtime: Runtime, exit_code: int | None, stderr_tail: str) ->
 
 
 def _interpret_uncontained(exit_code: int, stderr_tail: str) -> FailureReason | None:
-    """127 and 126 are what the shell of the job script ends with when it cannot start the program."""
+    """The shell of the job script exits with 127 or 126 if it cannot start the program."""
     last = stderr_tail.rstrip().rpartition("\n")[2]
     if exit_code == 127 and last.endswith(("not found", "No such file or directory")):
         return FailureReason.COMMAND_NOT_FOUND

@@ -1,4 +1,4 @@
-"""What a program says about its own outputs: `products.json` and `warnings.json`, read with suspicion."""
+"""Parse `products.json` and `warnings.json`, in which a program describes its outputs. The content is not trusted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FIELDS = frozenset({"path", "name", "type", "quality", "quality_metrics", "meta
 
 
 class ProductType(StrEnum):
-    """What a product is good for."""
+    """The purpose of a product."""
 
     SCIENCE = "SCIENCE"
     QA_METRIC = "QA_METRIC"
@@ -40,24 +40,25 @@ TYPE_OF_FOLDER: Mapping[str, ProductType] = {
 
 
 def type_of(path: str) -> ProductType:
-    """The type of a product that nobody declared, by its top folder."""
+    """The type of an undeclared product, from its top folder."""
     return TYPE_OF_FOLDER.get(path.partition("/")[0], ProductType.INTERMEDIATE)
 
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """One entry of products.json; `parents` is None when it does not say, `by_name` if its name stands for its path."""
+    """One entry of products.json. `by_name`: it has no `path`, so its name is its path."""
 
     path: str
     name: str
     type: ProductType
     metadata: Mapping[str, JSON] = field(default_factory=dict)
     parents: Sequence[str] | None = None
+    """None: the entry does not list them."""
     by_name: bool = False
 
 
 def parse_products(data: bytes) -> dict[str, Declaration]:
-    """The entries of products.json by path; OutputError with the place of the fault."""
+    """The entries of products.json by path. Raises OutputError with the JSON path of the fault."""
     content = _parse(PRODUCTS_FILE, data)
     if isinstance(content, dict) and set(content) <= {"products"}:
         content = content.get("products", [])
@@ -67,14 +68,13 @@ def parse_products(data: bytes) -> dict[str, Declaration]:
     for index, entry in enumerate(content):
         declaration = _declaration(f"{PRODUCTS_FILE}[{index}]", entry)
         if declaration.path in declarations:
-            said = "name" if declaration.by_name else "path"
-            _fault(f"{PRODUCTS_FILE}[{index}].{said}", f"{declaration.path!r} is declared twice")
+            key = "name" if declaration.by_name else "path"
+            _fault(f"{PRODUCTS_FILE}[{index}].{key}", f"{declaration.path!r} is declared twice")
         declarations[declaration.path] = declaration
     return declarations
 
 
 def parse_warnings(data: bytes) -> list[str]:
-    """The texts of warnings.json."""
     content = _parse(WARNINGS_FILE, data)
     if isinstance(content, dict) and set(content) <= {"warnings"}:
         content = content.get("warnings", [])
@@ -86,52 +86,52 @@ def parse_warnings(data: bytes) -> list[str]:
     return warnings
 
 
-def _declaration(place: str, entry: Any) -> Declaration:
+def _declaration(at: str, entry: Any) -> Declaration:
     if not isinstance(entry, dict):
-        _fault(place, "must be an object")
+        _fault(at, "must be an object")
     unknown = sorted(set(entry) - _FIELDS)
     if unknown:
-        _fault(f"{place}.{unknown[0]}", f"is not a known field; known are {', '.join(sorted(_FIELDS))}")
+        _fault(f"{at}.{unknown[0]}", f"is not a known field; known are {', '.join(sorted(_FIELDS))}")
     by_name = entry.get("path") is None and "name" in entry
-    said = f"{place}.name" if by_name else f"{place}.path"
-    path = _text(said, entry["name"] if by_name else entry.get("path"))
+    path_at = f"{at}.name" if by_name else f"{at}.path"
+    path = _text(path_at, entry["name"] if by_name else entry.get("path"))
     if path.startswith("/") or any(part in ("", ".", "..") for part in path.split("/")):
         why = " and there is no 'path'" if by_name else ""
-        _fault(said, f"{path!r} is not a plain path inside the output directory{why}")
-    metadata = dict(_object(f"{place}.metadata", entry.get("metadata", {})))
-    if quality := _quality(place, entry):
+        _fault(path_at, f"{path!r} is not a plain path inside the output directory{why}")
+    metadata = dict(_object(f"{at}.metadata", entry.get("metadata", {})))
+    if quality := _quality(at, entry):
         metadata["quality"] = quality
     parents = entry.get("parents")
     if parents is not None and not (isinstance(parents, list) and all(isinstance(name, str) for name in parents)):
-        _fault(f"{place}.parents", "must be a list of texts")
-    name = _text(f"{place}.name", entry.get("name", path))
-    return Declaration(path, name, _type(place, entry, path), metadata, parents, by_name)
+        _fault(f"{at}.parents", "must be a list of texts")
+    name = _text(f"{at}.name", entry.get("name", path))
+    return Declaration(path, name, _type(at, entry, path), metadata, parents, by_name)
 
 
-def _type(place: str, entry: Mapping[str, Any], path: str) -> ProductType:
+def _type(at: str, entry: Mapping[str, Any], path: str) -> ProductType:
     kind = entry.get("type", type_of(path))
     if not isinstance(kind, str) or kind.upper() not in set(ProductType):
-        _fault(f"{place}.type", f"{kind!r} is not one of {', '.join(ProductType)}")
+        _fault(f"{at}.type", f"{kind!r} is not one of {', '.join(ProductType)}")
     return ProductType(kind.upper())
 
 
-def _quality(place: str, entry: Mapping[str, Any]) -> dict[str, JSON]:
-    """`quality` and `quality_metrics` are the same field, by its short and by its long name."""
+def _quality(at: str, entry: Mapping[str, Any]) -> dict[str, JSON]:
+    """The field `quality`, which may also be written `quality_metrics`."""
     if "quality" in entry and "quality_metrics" in entry:
-        _fault(f"{place}.quality_metrics", "is the same as quality, which is there too; give one of them")
+        _fault(f"{at}.quality_metrics", "is the same as quality, which is there too; give one of them")
     name = "quality_metrics" if "quality_metrics" in entry else "quality"
-    return _object(f"{place}.{name}", entry.get(name, {}))
+    return _object(f"{at}.{name}", entry.get(name, {}))
 
 
-def _text(place: str, value: Any) -> str:
+def _text(at: str, value: Any) -> str:
     if not isinstance(value, str) or not value or len(value) > _MAX_TEXT:
-        _fault(place, f"must be a text of 1 to {_MAX_TEXT} characters")
+        _fault(at, f"must be a text of 1 to {_MAX_TEXT} characters")
     return value
 
 
-def _object(place: str, value: Any) -> dict[str, JSON]:
+def _object(at: str, value: Any) -> dict[str, JSON]:
     if not isinstance(value, dict):
-        _fault(place, "must be an object")
+        _fault(at, "must be an object")
     return value
 
 
@@ -148,5 +148,5 @@ def _parse(name: str, data: bytes) -> Any:
     return content
 
 
-def _fault(place: str, message: str) -> NoReturn:
-    raise OutputError(FailureReason.OUTPUT_INVALID, f"{place} {message}")
+def _fault(at: str, message: str) -> NoReturn:
+    raise OutputError(FailureReason.OUTPUT_INVALID, f"{at} {message}")

@@ -1,8 +1,8 @@
-"""Registry images, pulled once: `sha256-<digest>.sif` beside a note of which reference it was pulled for.
+"""The cache of registry images: `sha256-<digest>.sif`, and for each reference an entry that names its file.
 
-One process pulls, under a file lock, to a temporary name; the others wait and find the result. The pull runs in a
-thread of its own, so that the caller can renew its lease meanwhile, and goes on when the caller gives up: the next
-attempt will want the same image.
+One process pulls an image under a file lock to a temporary name, and the others wait for the result. The pull runs in a
+thread, so that the caller renews its lease meanwhile. It goes on when the caller gives up, because the next attempt
+needs the same image.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _known: dict[tuple[str, str], ResolvedImage] = {}
 def pulled_image(
     reference: str, *, cache_dir: str, runtime: Runtime, progress: Progress, timeout: float
 ) -> ResolvedImage:
-    """The cached image of a registry reference, pulled now if it never was."""
-    known = _known.get((cache_dir, reference)) or _read_note(cache_dir, reference)
+    """The cached image of a registry reference. Pulls it if it is not in the cache."""
+    known = _known.get((cache_dir, reference)) or _read_entry(cache_dir, reference)
     if known is not None and os.path.exists(known.path):
         _known[cache_dir, reference] = known
         return known
@@ -51,7 +51,7 @@ def pulled_image(
 
 
 class _Pull(threading.Thread):
-    """One pull, in the background of the process: it does not keep a worker from ending."""
+    """One pull, in a daemon thread: a worker does not wait for it when it ends."""
 
     def __init__(self, reference: str, cache_dir: str, runtime: Runtime) -> None:
         super().__init__(name=f"pull {reference}", daemon=True)
@@ -72,15 +72,14 @@ class _Pull(threading.Thread):
 
 
 def _pull_under_lock(reference: str, cache_dir: str, runtime: Runtime) -> ResolvedImage:
-    notes = os.path.join(cache_dir, "references")
-    os.makedirs(notes, exist_ok=True)
-    stem = os.path.join(notes, _name(reference))
+    stem = _entry(cache_dir, reference)
+    os.makedirs(os.path.dirname(stem), exist_ok=True)
     with open(f"{stem}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        known = _read_note(cache_dir, reference)
+        known = _read_entry(cache_dir, reference)
         if known is not None and os.path.exists(known.path):
             return known
-        # Only the holder of the lock uses this name: what lies there is left from a pull that was killed.
+        # Only the holder of the lock uses this name, so a file that exists is left from a killed pull.
         partial = f"{stem}.partial.sif"
         try:
             failpoints.around("files.pull", lambda: spython_tools.pull(runtime.program, reference, partial))
@@ -94,27 +93,27 @@ def _pull_under_lock(reference: str, cache_dir: str, runtime: Runtime) -> Resolv
         finally:
             if os.path.lexists(partial):
                 os.unlink(partial)
-        _write_note(f"{stem}.json", reference, digest, path)
+        _write_entry(f"{stem}.json", reference, digest, path)
         return ResolvedImage(reference, path, digest)
 
 
-def _name(reference: str) -> str:
-    return hashlib.sha256(reference.encode()).hexdigest()[:32]
+def _entry(cache_dir: str, reference: str) -> str:
+    """The path of the entry, without its suffix."""
+    return os.path.join(cache_dir, "references", hashlib.sha256(reference.encode()).hexdigest()[:32])
 
 
-def _write_note(note: str, reference: str, digest: str, path: str) -> None:
-    with open(f"{note}.part", "w", encoding="utf-8") as file:
+def _write_entry(entry: str, reference: str, digest: str, path: str) -> None:
+    with open(f"{entry}.part", "w", encoding="utf-8") as file:
         json.dump({"reference": reference, "digest": digest, "file": os.path.basename(path)}, file)
-    os.rename(f"{note}.part", note)
+    os.rename(f"{entry}.part", entry)
 
 
-def _read_note(cache_dir: str, reference: str) -> ResolvedImage | None:
-    note = os.path.join(cache_dir, "references", f"{_name(reference)}.json")
+def _read_entry(cache_dir: str, reference: str) -> ResolvedImage | None:
     try:
-        with open(note, encoding="utf-8") as file:
+        with open(f"{_entry(cache_dir, reference)}.json", encoding="utf-8") as file:
             content = json.load(file)
         return ResolvedImage(reference, os.path.join(cache_dir, content["file"]), content["digest"])
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # an unreadable note costs one more pull, no more
+        return None  # an unreadable entry costs one more pull

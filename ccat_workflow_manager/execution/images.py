@@ -1,6 +1,6 @@
-"""From what a pipeline calls an image to a file on this machine.
+"""Resolve the name of an image to a file on this machine.
 
-A path is looked up; a registry reference is pulled once into the cache. Asking again costs one `stat`.
+A path is searched for; a registry reference is pulled once into the cache. A repeated call costs one `stat`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ PULL_TIMEOUT_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
-    """A file that was looked into before; it is looked into again when it has changed."""
+class _CheckedFile:
+    """A file that was checked; it is checked again when it has changed."""
 
     modified_ns: int
     size: int
@@ -30,7 +30,7 @@ class _Seen:
     digest: str | None = None
 
 
-_seen: dict[str, _Seen] = {}
+_checked: dict[str, _CheckedFile] = {}
 
 
 def resolve_image(
@@ -42,7 +42,7 @@ def resolve_image(
     progress: Progress = no_progress,
     pull_timeout: float = PULL_TIMEOUT_SECONDS,
 ) -> ResolvedImage:
-    """The image file that `reference` means, or StagingError with the reason."""
+    """The image file of `reference`. Raises StagingError."""
     if problem := image_problem(reference):
         raise _invalid(f"{reference!r} cannot be the name of an image: it {problem}")
     if scheme_of(reference) is None:
@@ -67,28 +67,28 @@ def _find(name: str, directories: list[str]) -> str | None:
 
 
 def _check(path: str, directories: list[str], wanted: str | None, progress: Progress) -> None:
-    """See that the runtime will recognize the image and, where it is pinned, that it is the right one."""
+    """Raise StagingError unless the file is an image and, if it is pinned, has the digest `wanted`."""
     try:
         status = os.stat(path)
-        now = _Seen(status.st_mtime_ns, status.st_size, status.st_ino)
-        seen = _seen.get(path)
-        if seen is None or replace(seen, digest=None) != now:
-            _look_into(path, status, directories)
-            seen = now
-        if wanted is not None and seen.digest is None:
-            seen = replace(seen, digest=digest_of(path, progress))
+        now = _CheckedFile(status.st_mtime_ns, status.st_size, status.st_ino)
+        checked = _checked.get(path)
+        if checked is None or replace(checked, digest=None) != now:
+            _check_content(path, status, directories)
+            checked = now
+        if wanted is not None and checked.digest is None:
+            checked = replace(checked, digest=digest_of(path, progress))
     except OSError as error:
         raise _invalid(f"{path} cannot be read: {error.strerror}") from error
-    _seen[path] = seen
-    if wanted is not None and seen.digest != wanted:
-        raise _invalid(f"{path} is not the pinned image: it has {seen.digest}, wanted is {wanted}")
+    _checked[path] = checked
+    if wanted is not None and checked.digest != wanted:
+        raise _invalid(f"{path} is not the pinned image: it has {checked.digest}, wanted is {wanted}")
 
 
-def _look_into(path: str, status: os.stat_result, directories: list[str]) -> None:
+def _check_content(path: str, status: os.stat_result, directories: list[str]) -> None:
     if not stat.S_ISDIR(status.st_mode):
         check_sif(path)
         return
-    # An unpacked image. Only where operators keep images: else `image: /` would show the whole host to a program.
+    # An unpacked image is allowed only in an image directory: `image: /` would show the whole host to a program.
     real = os.path.realpath(path)
     if not any(real.startswith(os.path.realpath(directory) + "/") for directory in directories):
         raise _invalid(f"{path} is a directory; image directories are allowed only among the images")

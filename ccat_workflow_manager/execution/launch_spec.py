@@ -1,4 +1,4 @@
-"""What is to be launched: one attempt of one step run, as plain values."""
+"""One attempt of a step run and the command that launches it, as plain values."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from ccat_workflow_manager.json_values import JSON
 from ccat_workflow_manager.lifecycle.models import Mount, Resources
 
 Progress = Callable[[], None]
-"""Called between longer pieces of work; renews a lease, or raises when there is no reason to go on."""
+"""Called between long pieces of work. It renews the lease; it raises LeaseLost or CancelRequested to end the work."""
 
 
 def no_progress() -> None:
-    """For callers that hold no lease."""
+    """For callers without a lease."""
 
 
 @dataclass(frozen=True, slots=True)
 class UpstreamProduct:
-    """A product that an earlier step has published; `path` is relative to that step run's output directory."""
+    """A published product of an upstream step run; `path` is relative to the output directory of that step run."""
 
     id: UUID
     name: str
@@ -32,7 +32,7 @@ class UpstreamProduct:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamProducts:
-    """All products of one step run that this one depends on; `directory` is its published output on the host."""
+    """All products of one upstream step run; `directory` is its published output on the host."""
 
     step: str
     key: str
@@ -57,25 +57,25 @@ class StepLaunch:
     item: JSON = None
     upstream: Sequence[UpstreamProducts] = ()
     limits_by_runtime: bool = False
-    """Ask the container runtime to limit memory and CPU, because the backend cannot."""
+    """The container runtime limits memory and CPU, because the backend cannot."""
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What a backend is given: the argument vector, and the variables that go with it."""
+    """The command of an attempt, for its backend."""
 
     vector: list[str]
     environment: dict[str, str]
     mounts: tuple[Mount, ...] = ()
-    """What the container sees, where the backend itself makes it."""
+    """The mounts of the container, if the backend starts it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedImage:
-    """An image that lies on this machine's filesystem, or that the backend will fetch."""
+    """An image on this machine's filesystem, or one that the backend pulls."""
 
     reference: str
     path: str
     """Empty if the backend runs the image by its reference."""
     digest: str | None = None
-    """`sha256:...` of the file, where it was pulled or pinned."""
+    """`sha256:...` of the file, if it was pulled or pinned."""

@@ -1,7 +1,7 @@
-"""Where everything of one attempt lies: `base/<pipeline>/<run>/<step>/<key>/attempt-<n>/`.
+"""The directories of one attempt: `base/<pipeline>/<run>/<step>/<key>/attempt-<n>/`.
 
-Paths are plain strings and directories are made with bare `os.mkdir`: this runs once for each of thousands of step runs
-per second. Nothing here is ever shared by two attempts, and nothing is overwritten.
+No two attempts share a directory, and nothing is overwritten. Paths are plain strings, and `os.mkdir` makes the
+directories one by one: this runs for thousands of step runs per second.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ccat_workflow_manager.failures import FailureReason
 
 CONTAINER_ROOT = "/workflow"
 RUN_VIEW = ".run"
-"""The run's directory as the links under `upstream` and `workspace` see it, on the host and in the container alike."""
+"""The link to the run's directory that the links in `upstream` and `workspace` lead through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +27,8 @@ class AttemptDirs:
     input: str
     upstream: str
     """Links to the products of upstream steps."""
-    places: str
-    """Empty directories like those links, for a container to mount the products on."""
+    mount_points: str
+    """Empty directories with the names of those links, on which a container mounts the products."""
     workspace: str
     output_partial: str
     output: str
@@ -38,12 +38,12 @@ class AttemptDirs:
     stdout: str
     stderr: str
     scratch: str
-    """/tmp and $HOME of a container: on disk, because the runtime's own are in memory and may end at 64 MB."""
+    """/tmp and $HOME of a container, on disk: those of the runtime are in memory, and may end at 64 MB."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProgramPaths:
-    """The same places as the program sees them."""
+    """The same directories as the program sees them."""
 
     input: str
     upstream: str
@@ -64,7 +64,7 @@ IN_CONTAINER = ProgramPaths(
 
 
 def attempt_dirs(base_dir: str, pipeline: str, run_id: str, step: str, key: str, attempt: int) -> AttemptDirs:
-    """The paths of one attempt. No name may lead out of `base_dir`, wherever it was checked before."""
+    """The paths of one attempt. Raises StagingError for a name that would lead out of `base_dir`."""
     for name in (pipeline, run_id, step, key):
         if not name or "/" in name or "\0" in name or name == "." or name == "..":
             raise StagingError(FailureReason.STAGING_FAILED, f"{name!r} cannot be the name of a directory")
@@ -75,7 +75,7 @@ def attempt_dirs(base_dir: str, pipeline: str, run_id: str, step: str, key: str,
         root=root,
         input=f"{root}/input",
         upstream=f"{root}/upstream",
-        places=f"{root}/upstream.places",
+        mount_points=f"{root}/upstream.places",
         workspace=f"{root}/workspace",
         output_partial=f"{root}/output.partial",
         output=f"{root}/output",
@@ -89,7 +89,7 @@ def attempt_dirs(base_dir: str, pipeline: str, run_id: str, step: str, key: str,
 
 
 def program_paths(dirs: AttemptDirs, *, contained: bool) -> ProgramPaths:
-    """What the program is told: fixed paths in a container, host paths without one."""
+    """Fixed paths in a container, host paths without one."""
     if contained:
         return IN_CONTAINER
     return ProgramPaths(
@@ -103,7 +103,7 @@ def program_paths(dirs: AttemptDirs, *, contained: bool) -> ProgramPaths:
 
 
 def create(dirs: AttemptDirs, *, contained: bool) -> None:
-    """Make the directories; those that an earlier, interrupted try has made stay as they are."""
+    """Make the directories. Those that an interrupted try has made stay as they are."""
     try:
         os.mkdir(dirs.root)
     except FileNotFoundError:

@@ -1,6 +1,6 @@
-"""Reading the logs of an attempt, however large, while they grow.
+"""Read the logs of an attempt, of any size, while they grow.
 
-The program can write to its log directory and replace it: logs are read through `attempt.opener`.
+A program can write to its log directory and replace it, so logs are read through `attempt.opener`.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _BLOCK = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class LogChunk:
-    """A piece of a log. `next_offset` is where the following piece begins; `size` is how long the log is now."""
+    """A piece of a log. `next_offset` is where the next piece begins; `size` is the present size of the log."""
 
     text: str
     offset: int
     next_offset: int
     size: int
     truncated: bool = False
-    """Of a tail: it has fewer lines than were asked for, though there are more."""
+    """A tail has fewer lines than requested, although the log has more."""
 
 
 def read_log(
@@ -42,9 +42,9 @@ def read_log(
     offset: int | None = None,
     max_bytes: int = MAX_BYTES,
 ) -> LogChunk:
-    """The last `tail` lines, or what follows `offset`, or the beginning; never more than `max_bytes`.
+    """The last `tail` lines, or what follows `offset`, or the beginning; at most `max_bytes`.
 
-    A log that does not exist yet is empty. To follow: read a tail, then ask again with its `next_offset`.
+    A log that does not exist yet is empty. To follow a log, read its tail, then read from its `next_offset`.
     """
     failpoints.point("files.log")
     if stream not in STREAMS:
@@ -62,7 +62,7 @@ def read_log(
 
 
 def tail_text(dirs: AttemptDirs, stream: str = "stderr", *, max_bytes: int = 4096) -> str:
-    """The end of a log, for an error text; empty if there is none or it cannot be read."""
+    """The end of a log, for an error text. Empty if it does not exist or cannot be read."""
     try:
         with _opened(dirs, stream) as file:
             if file is None:
@@ -74,7 +74,7 @@ def tail_text(dirs: AttemptDirs, stream: str = "stderr", *, max_bytes: int = 409
 
 
 def check_log_limit(dirs: AttemptDirs, limit_mb: float) -> None:
-    """Raise OutputError(LOG_LIMIT) if the logs are too long; for backends that do not watch this themselves."""
+    """Raise OutputError(LOG_LIMIT) if the logs are too long, for backends that do not enforce the limit."""
     if (message := log_excess(dirs, limit_mb * 1024**2)) is not None:
         raise OutputError(FailureReason.LOG_LIMIT, message)
 
@@ -95,13 +95,13 @@ def _opened(dirs: AttemptDirs, stream: str) -> Iterator[int | None]:
 
 
 def _start_of_tail(file: int, size: int, lines: int, max_bytes: int) -> tuple[int, bool]:
-    """Where the last `lines` lines begin, reading backwards in blocks; and whether that would be too far back."""
+    """The offset of the last `lines` lines, found block by block from the end, and whether `max_bytes` cut them."""
     if lines <= 0:
         return size, False
     floor = max(0, size - max_bytes)
     position = size
     newlines = 0
-    # A newline at the very end closes the last line; it does not begin another one.
+    # A newline at the end of the file ends the last line; it does not begin another one.
     wanted = lines + 1 if size and os.pread(file, 1, size - 1) == b"\n" else lines
     while position > floor:
         start = max(floor, position - _BLOCK)
@@ -116,7 +116,7 @@ def _start_of_tail(file: int, size: int, lines: int, max_bytes: int) -> tuple[in
 
 
 def _complete(data: bytes) -> int:
-    """How many bytes end with a whole character: the rest of the last one may not have been written yet."""
+    """The number of bytes up to the last complete UTF-8 character: the program may still write the rest of one."""
     for back in range(1, min(4, len(data)) + 1):
         byte = data[-back]
         if byte < 0x80:

@@ -1,4 +1,4 @@
-"""`config/manifest.json`: what the program may know about its own launch."""
+"""`config/manifest.json`: the description of an attempt for its program."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MANIFEST_VERSION = 1
 
 
 def manifest(step: StepLaunch, paths: ProgramPaths, image: ResolvedImage | None) -> dict[str, JSON]:
-    """The content. All paths are as the program sees them. The environment is left out: it may hold secrets."""
+    """The content. All paths are those that the program sees. The environment is left out: it may hold secrets."""
     resources = step.resources
     return {
         "manifest_version": MANIFEST_VERSION,
@@ -66,7 +66,7 @@ def _upstream(source: UpstreamProducts, paths: ProgramPaths) -> dict[str, Any]:
 
 
 def write_atomically(path: str, content: dict[str, JSON]) -> None:
-    """Complete or not there: a job that was adopted may read the file while it is written again."""
+    """Write a temporary file and rename it: an adopted job may read the file while it is staged again."""
     partial = f"{path}.part"
     data = json.dumps(content).encode()
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)

@@ -1,7 +1,7 @@
-"""From an output directory to products: collect (scan and checksum), then publish (rename), then the database.
+"""From an output directory to products: collect (scan and checksum), then publish (rename).
 
-Whatever dies in between, the same is done again: a published directory is scanned like an unpublished one and gives the
-same products, and publishing twice is publishing once.
+A worker may die at any point, and the next one repeats both: a published directory gives the same products as before,
+and publishing it again changes nothing.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ MAX_FILES = 20_000
 _MAX_DECLARATION_BYTES = 16 * 1024 * 1024
 _DECLARATION_FILES = frozenset({PRODUCTS_FILE, WARNINGS_FILE})
 _TREE_SUFFIX = ".zarr"
-_NAMED = 8
-"""So many of the products that could be meant are named."""
+_LISTED = 8
+"""The most candidates that an error text lists."""
 
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What a finished attempt has left."""
+    """The outputs of a finished attempt."""
 
     products: list[NewProduct]
     warnings: list[str]
 
 
 def collect(dirs: AttemptDirs, *, progress: Progress = no_progress, max_files: int = MAX_FILES) -> Collected:
-    """The products and warnings in the output directory, published or not."""
+    """The products and warnings in the output directory, whether it is published or not."""
     with open_directory(_current(dirs), "output") as root:
         names = os.listdir(root)
         if not names:
@@ -67,8 +67,8 @@ def collect(dirs: AttemptDirs, *, progress: Progress = no_progress, max_files: i
     return Collected(products, warnings)
 
 
-def publish(dirs: AttemptDirs, *, sync: bool = False) -> None:
-    """Make the output visible under its final name. With `sync` it also survives a power failure."""
+def publish(dirs: AttemptDirs) -> None:
+    """Rename the output to its final name."""
     try:
         os.rename(dirs.output_partial, dirs.output)
     except FileNotFoundError:
@@ -76,12 +76,9 @@ def publish(dirs: AttemptDirs, *, sync: bool = False) -> None:
             raise OutputError(FailureReason.OUTPUT_UNREADABLE, "the output directory is gone") from None
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-            message = "there is published output already, and more beside it"
+            message = "the output is already published, and there is more beside it"
             raise OutputError(FailureReason.OUTPUT_INVALID, message) from error
         raise OutputError(FailureReason.OUTPUT_UNREADABLE, f"output cannot be published: {error.strerror}") from error
-    if sync:
-        with open_directory(dirs.root, "attempt") as root:
-            os.fsync(root)
 
 
 def _current(dirs: AttemptDirs) -> str:
@@ -134,7 +131,7 @@ def _products(found: Sequence[Found], declared: Mapping[str, Declaration], paren
 
 
 class _Parents:
-    """The products this attempt was given, as its manifest lists them: the only ones it can have been made from."""
+    """The possible parents of the products of an attempt: the upstream products that its manifest lists."""
 
     def __init__(self, manifest: str) -> None:
         self._manifest = manifest
@@ -143,7 +140,7 @@ class _Parents:
         self._by_bare_name: dict[str, list[str]] = {}
 
     def of(self, declaration: Declaration) -> tuple[UUID, ...]:
-        """All of them, unless the program says which."""
+        """The declared parents, or all possible ones if none are declared."""
         if self._by_name is None:
             self._by_name = self._load()
         if declaration.parents is None:
@@ -154,14 +151,16 @@ class _Parents:
         return tuple(ids)
 
     def _named(self, by_name: Mapping[str, tuple[UUID, ...]], name: str, child: str) -> tuple[UUID, ...]:
-        """A name is an id, `step/key/product`, `step/key`, or that of a product where no other one has the same."""
+        """A name is an id, `step/key/product`, `step/key`, or the name of a product that is unique upstream."""
         if name in by_name:
             return by_name[name]
-        meant = self._by_bare_name.get(name, [])
-        if len(meant) == 1:
-            return by_name[meant[0]]
-        why = f"which may be {' or '.join(meant[:_NAMED])}: say which" if meant else "no such product was given"
-        message = f"{PRODUCTS_FILE} names {name!r} as a parent of {child}{',' if meant else ';'} {why}"
+        candidates = self._by_bare_name.get(name, [])
+        if len(candidates) == 1:
+            return by_name[candidates[0]]
+        why = "; no such product was given"
+        if candidates:
+            why = f", which may be {' or '.join(candidates[:_LISTED])}: say which"
+        message = f"{PRODUCTS_FILE} names {name!r} as a parent of {child}{why}"
         raise OutputError(FailureReason.OUTPUT_INVALID, message)
 
     def _load(self) -> dict[str, tuple[UUID, ...]]:

@@ -1,6 +1,6 @@
-"""Which container runtime this machine has, and what it can do.
+"""Detect the container runtime of this machine and what it supports.
 
-spython does the questions and the pulls; it cannot launch for us (docs/decisions/0006-spython-does-not-launch.md).
+spython asks for versions and pulls images; it does not launch (docs/decisions/0006-spython-does-not-launch.md).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FELL_BACK = (
 
 
 class RuntimeKind(StrEnum):
-    """The two families differ in the prefix of their variables; `none` runs the command as it is.
+    """The two runtimes differ in the prefix of their variables. `none` runs the command without a container.
 
     `backend` is for backends that start the container themselves.
     """
@@ -39,7 +39,7 @@ class RuntimeKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """A container runtime, found once per process."""
+    """A container runtime."""
 
     kind: RuntimeKind
     program: str = ""
@@ -56,7 +56,7 @@ BY_BACKEND = Runtime(RuntimeKind.BACKEND)
 
 @lru_cache(maxsize=16)
 def detect(setting: str = "auto", *, allow_none: bool = False, search_path: str | None = None) -> Runtime:
-    """The runtime that `CONTAINER_RUNTIME` asks for. `auto` falls back to no container only if `allow_none` says so."""
+    """The runtime of the setting CONTAINER_RUNTIME. With `allow_none`, `auto` falls back to no container."""
     if setting not in CHOICES:
         raise _fault(f"{setting!r} is not one of {', '.join(CHOICES)}")
     if setting == "none":
@@ -72,7 +72,7 @@ def detect(setting: str = "auto", *, allow_none: bool = False, search_path: str 
 
 
 def falls_back(setting: str, *, allow_none: bool, search_path: str | None = None) -> bool:
-    """Whether `auto` means no container, only because there is no runtime: people are to be told."""
+    """Whether `auto` has fallen back to no container, which the log has to show."""
     return setting == "auto" and allow_none and not any(shutil.which(name, path=search_path) for name in _PROGRAMS)
 
 
@@ -81,7 +81,7 @@ def _fault(message: str) -> ConfigurationError:
 
 
 def _identify(program: str) -> Runtime:
-    """Ask the program who it is: Apptainer also answers to the name `singularity`."""
+    """Ask the program for its kind: `singularity` may be Apptainer."""
     try:
         text = spython_tools.version(program)
     except spython_tools.SpythonFailed as error:
@@ -97,8 +97,8 @@ def _identify(program: str) -> Runtime:
 def supports_limits(runtime: Runtime) -> bool:
     """Whether `--memory` and `--cpus` work here: it depends on user, cgroup version, systemd and configuration.
 
-    Nothing but a try tells. A container without any program is enough: with working limits the runtime gets as far as
-    missing the program.
+    Only a trial shows that. The trial starts a program that does not exist: with working limits, that is what the
+    runtime complains of.
     """
     if not runtime.program:
         return False

@@ -1,7 +1,7 @@
-"""Reading a directory that a program of a stranger has filled.
+"""Scan an output directory, whose content is not trusted.
 
-Nothing is followed and nothing is trusted: directories are opened relative to their parent's descriptor, files with
-O_NOFOLLOW, and what is not a file, a directory or a link that stays inside is refused by name.
+No link is followed: directories are opened relative to the descriptor of their parent, files with O_NOFOLLOW. Anything
+but a file, a directory, or a link that stays inside raises OutputError.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A product on disk: a file, or a directory that counts as one."""
+    """A product on disk: a file, or a directory that is one product."""
 
     path: str
     size: int
@@ -44,11 +44,9 @@ class Scanner:
         self._progress = progress
         self._max_files = max_files
         self._unreported = 0
-        self.links: list[str] = []
-        """The symbolic links that were seen; they are no products of their own."""
 
     def scan(self, root: int) -> list[Found]:
-        """Everything below the open directory `root`, in the order of its paths."""
+        """The products below the open directory `root`, sorted by path."""
         found = list(self._walk(root, "", 0))
         found.sort(key=lambda product: product.path)
         return found
@@ -74,7 +72,7 @@ class Scanner:
                 self._link(name, path, directory, mode)
 
     def _tree(self, directory: int, path: str) -> Found:
-        """One directory product: the digest of its sorted list of names, sizes and digests, whatever their dates."""
+        """A directory as one product. Its digest is that of the sorted list of its names, sizes and digests."""
         lines: list[tuple[str, str]] = []
         total = files = 0
 
@@ -101,23 +99,23 @@ class Scanner:
         return Found(path, total, tree.hexdigest(), is_directory=True, file_count=files)
 
     def _hash(self, name: str, path: str, directory: int) -> tuple[int, str]:
-        """Size and SHA-256 of a file that must not change meanwhile."""
+        """Size and SHA-256 of a file. Raises OutputError if it changes meanwhile."""
         with open_file(name, path, directory) as file:
             before = os.fstat(file)
             digest = hashlib.sha256()
             try:
                 while chunk := os.read(file, _CHUNK):
                     digest.update(chunk)
-                    self._read(len(chunk))
+                    self._count(len(chunk))
             except OSError as error:
                 raise _unreadable(path, error) from error
             after = os.fstat(file)
         if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
             raise OutputError(FailureReason.OUTPUT_UNREADABLE, f"{path} was still being written when it was collected")
-        self._read(4096)  # many small files are work too
+        self._count(4096)  # opening a file takes time too
         return after.st_size, digest.hexdigest()
 
-    def _read(self, amount: int) -> None:
+    def _count(self, amount: int) -> None:
         self._unreported += amount
         if self._unreported >= _BYTES_PER_PROGRESS:
             self._unreported = 0
@@ -129,15 +127,14 @@ class Scanner:
         target = os.readlink(name, dir_fd=directory)
         if not stays_inside(path, target):
             raise _invalid(f"{path} is a link to {target!r}, which leads out of the output directory")
-        self.links.append(path)
         return target
 
 
 def stays_inside(path: str, target: str) -> bool:
     """Whether a link at `path` (relative to the root) stays below the root.
 
-    `..` counts only at the start: the directory of the link is real, so those steps are exact. After a name, `..` could
-    start from wherever another link leads.
+    `..` is allowed only at the start: the directory of the link is real, so each `..` leads to its parent. After a name
+    that may be another link, `..` could lead anywhere.
     """
     parts = [part for part in target.split("/") if part not in ("", ".")]
     if target.startswith("/") or not target:
@@ -169,7 +166,7 @@ def _stat(name: str, path: str, directory: int) -> os.stat_result:
 
 @contextmanager
 def open_directory(name: str, path: str, parent: int | None = None, depth: int = 0) -> Iterator[int]:
-    """A descriptor of a directory that is not a link."""
+    """The descriptor of a directory. Raises OutputError for a link."""
     if depth >= MAX_DEPTH:
         raise _invalid(f"{path} is more than {MAX_DEPTH} directories deep")
     with _opened(name, path, _OPEN_DIRECTORY, parent) as descriptor:
@@ -178,7 +175,7 @@ def open_directory(name: str, path: str, parent: int | None = None, depth: int =
 
 @contextmanager
 def open_file(name: str, path: str, parent: int | None = None) -> Iterator[int]:
-    """A descriptor of a regular file that is not a link."""
+    """The descriptor of a regular file. Raises OutputError for a link."""
     with _opened(name, path, _OPEN_FILE, parent) as descriptor:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise _invalid(f"{path} is not a regular file")

@@ -1,4 +1,4 @@
-"""Telling a SIF image from anything else without starting a container runtime."""
+"""Check the header of a SIF image without a container runtime."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HEADER_BYTES = 128
 _MAGIC_OFFSET, _MAGIC = 32, b"SIF_MAGIC"
 _DATA_OFFSET = 112
 _DATA = struct.Struct("<qq")
-"""Where the data section begins and how long it is: together they show a file that was cut short."""
+"""Offset and length of the data section: a file that ends before it is truncated."""
 _CHUNK = 4 * 1024 * 1024
 _CHUNKS_PER_PROGRESS = 16
 

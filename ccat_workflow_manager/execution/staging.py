@@ -1,4 +1,4 @@
-"""Putting everything of one attempt in place, from its directories to the argument vector."""
+"""Stage one attempt: its directories, links, image, manifest and command."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def stage(
     images_dir: str | None = None,
     progress: Progress = no_progress,
 ) -> Staged:
-    """Make the directories, link the upstream products, find the image, write the manifest, build the vector.
+    """Make the directories, link the upstream products, find the image, write the manifest, build the command.
 
-    Safe to repeat for the same attempt: what is there stays, the manifest is replaced atomically.
+    Safe to repeat for the same attempt: directories and links stay, the manifest is replaced atomically.
     """
     dirs = layout.attempt_dirs(base_dir, step.pipeline, step.run_id, step.step, step.key, step.attempt)
     image: ResolvedImage | None = None
@@ -65,7 +65,7 @@ def stage(
         if step.upstream:
             failpoints.around("files.links", lambda: _link_upstream(step, dirs, progress))
             if runtime.contained and mounts_products(step):
-                failpoints.around("files.links", lambda: _make_places(step, dirs))
+                failpoints.around("files.links", lambda: _make_mount_points(step, dirs))
         paths = layout.program_paths(dirs, contained=runtime.contained)
         content = manifest(step, paths, image)
         failpoints.around("files.manifest", lambda: write_atomically(dirs.manifest, content))
@@ -75,11 +75,10 @@ def stage(
 
 
 def _link_upstream(step: StepLaunch, dirs: AttemptDirs, progress: Progress) -> None:
-    """Make `upstream/<step>/<key>` links to published outputs.
+    """Make the links `upstream/<step>/<key>` to published outputs.
 
     The links are relative and lead through `.run`, which is a link on the host and a read-only mount in a container, so
-    that one tree serves both, however many step runs a fan-in has. A container that sees the products of a small one as
-    mounts does not see the links.
+    the same links work in both. A container that gets the products of a small fan-in as mounts does not see the links.
     """
     _link(os.path.relpath(dirs.run, dirs.root), f"{dirs.root}/{RUN_VIEW}")
     steps = set()
@@ -95,14 +94,14 @@ def _link_upstream(step: StepLaunch, dirs: AttemptDirs, progress: Progress) -> N
         _link(f"../upstream/{name}/{key}", f"{dirs.workspace}/{name}")
 
 
-def _make_places(step: StepLaunch, dirs: AttemptDirs) -> None:
-    """The directories that a container's mounts of upstream products need to lie on."""
+def _make_mount_points(step: StepLaunch, dirs: AttemptDirs) -> None:
+    """Make the directories on which the container mounts upstream products."""
     for source in step.upstream:
-        os.makedirs(f"{dirs.places}/{source.step}/{source.key}", exist_ok=True)
+        os.makedirs(f"{dirs.mount_points}/{source.step}/{source.key}", exist_ok=True)
 
 
 def _workspace_views(step: StepLaunch) -> dict[str, str]:
-    """Where older containers look: `workspace/<step>` is that step's output for the same key, or its only output."""
+    """For older containers: `workspace/<step>` is the output of that step for the same key, or its only output."""
     by_step: dict[str, list[UpstreamProducts]] = {}
     for source in step.upstream:
         by_step.setdefault(source.step, []).append(source)
@@ -131,7 +130,7 @@ def _link(target: str, path: str) -> None:
         if not os.path.islink(path):
             raise
         if os.readlink(path) != target:
-            # An upstream step run was repeated while this attempt waited to be staged again.
+            # An upstream step run was repeated before this attempt is staged again.
             os.unlink(path)
             os.symlink(target, path)
 

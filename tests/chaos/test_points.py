@@ -26,7 +26,7 @@ _COVERED_BY_CALLER = {
     "execution/layout.py:create",
     "execution/staging.py:_link_upstream",
     "execution/staging.py:_link",
-    "execution/staging.py:_make_places",
+    "execution/staging.py:_make_mount_points",
     "execution/manifest.py:write_atomically",
     # Inside of `files.publish` in services/collect.py.
     "execution/outputs.py:publish",
@@ -44,7 +44,7 @@ _COVERED_BY_CALLER = {
     # Beside the points of `_publish` and `_write`: a link without its file means nothing.
     "hpc/batch/store.py:add",
     # The cache of images: a pull that broke off is begun anew under the same lock.
-    "execution/image_cache.py:_write_note",
+    "execution/image_cache.py:_write_entry",
 }
 
 

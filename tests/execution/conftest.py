@@ -1,4 +1,4 @@
-"""A real runtime and a small real image; attempts below a temporary directory."""
+"""A real container runtime, a small real image, and attempts below a temporary directory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def runtime() -> Runtime:
 
 @pytest.fixture(scope="session")
 def images(runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory of images with one in it, `tools.sif`: a shell and a few tools of this machine."""
+    """A directory with one image, `tools.sif`: a shell and a few tools of this machine."""
     directory = tmp_path_factory.mktemp("images")
     sandbox = Sandbox(tmp_path_factory.mktemp("sandbox"))
     for tool in which_all(TOOLS):
@@ -46,8 +46,8 @@ class Ended:
 
 
 @dataclass(frozen=True)
-class Site:
-    """A place where steps run, with or without containers."""
+class StepRunner:
+    """Stages and runs steps, with or without containers."""
 
     base: Path
     images: Path
@@ -74,18 +74,18 @@ class Site:
 
 
 @pytest.fixture
-def site(tmp_path: Path, images: Path, runtime: Runtime) -> Site:
-    return Site(tmp_path / "base", images, runtime)
+def runner(tmp_path: Path, images: Path, runtime: Runtime) -> StepRunner:
+    return StepRunner(tmp_path / "base", images, runtime)
 
 
 @pytest.fixture
-def bare_site(tmp_path: Path) -> Site:
-    return Site(tmp_path / "base", tmp_path, NO_RUNTIME)
+def bare_runner(tmp_path: Path) -> StepRunner:
+    return StepRunner(tmp_path / "base", tmp_path, NO_RUNTIME)
 
 
 @pytest.fixture
 def fake_program(tmp_path: Path) -> Callable[[str, str], Runtime]:
-    """Make an executable shell script that stands for a container runtime."""
+    """Make a shell script that is called in place of a container runtime."""
 
     def make(name: str, script: str) -> Runtime:
         path = tmp_path / "bin" / name

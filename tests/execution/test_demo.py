@@ -24,7 +24,7 @@ from ccat_workflow_manager.execution.launch_spec import UpstreamProduct, Upstrea
 from ccat_workflow_manager.execution.outputs import Collected, collect, publish
 from ccat_workflow_manager.execution.runtime import Runtime
 from ccat_workflow_manager.lifecycle.models import NewProduct
-from tests.execution.conftest import Site
+from tests.execution.conftest import StepRunner
 
 SCANS = ["scan-01", "scan-02", "scan 3"]
 Results = dict[tuple[str, str], Collected]
@@ -36,7 +36,7 @@ def demo_images(runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) -> t
     return directory, ensure_demo_image(str(directory), runtime)
 
 
-def run_demo(site: Site, image: str | None, **parameters: Any) -> tuple[Results, Path]:
+def run_demo(runner: StepRunner, image: str | None, **parameters: Any) -> tuple[Results, Path]:
     """Run all step runs in order, as the service does."""
     definition = demo_pipeline(image)
     items = definition["parameters"]["properties"]["scans"]["items"]
@@ -56,7 +56,7 @@ def run_demo(site: Site, image: str | None, **parameters: Any) -> tuple[Results,
             above = [source for needed in step.depends_on for source in published[needed.step]]
             upstream = [source for source in above if source.key == key] or above
             names = {"pipeline": spec.name, "run_id": run_id, "step": step.name, "key": key}
-            ended = site.run(
+            ended = runner.run(
                 list(texts.command), image=texts.image, parameters=filled, item=item, upstream=upstream, **names
             )
             assert ended.exit_code == 0, ended.stderr
@@ -122,14 +122,14 @@ def test_the_pipeline_file_is_valid() -> None:
     assert [len(step.step_runs) for step in steps] == [12, 12, 12, 1]
 
 
-def test_without_containers(bare_site: Site) -> None:
-    results, output = run_demo(bare_site, None, scans=SCANS)
+def test_without_containers(bare_runner: StepRunner) -> None:
+    results, output = run_demo(bare_runner, None, scans=SCANS)
     check_map(results, output, 3)
 
 
-def test_a_cloudy_scan_gets_a_warning(bare_site: Site) -> None:
+def test_a_cloudy_scan_gets_a_warning(bare_runner: StepRunner) -> None:
     scans = [f"s{number}" for number in range(6)]
-    results, _ = run_demo(bare_site, None, scans=scans)
+    results, _ = run_demo(bare_runner, None, scans=scans)
     warned = [key for (_, key), collected in results.items() if collected.warnings]
     assert warned == ["s4"]
     (warning,) = results["calibrate", "s4"].warnings
@@ -137,11 +137,13 @@ def test_a_cloudy_scan_gets_a_warning(bare_site: Site) -> None:
 
 
 @pytest.mark.needs("apptainer")
-def test_containers_give_the_same_result(site: Site, bare_site: Site, demo_images: tuple[Path, str]) -> None:
+def test_containers_give_the_same_result(
+    runner: StepRunner, bare_runner: StepRunner, demo_images: tuple[Path, str]
+) -> None:
     directory, image = demo_images
-    contained, output = run_demo(replace(site, images=directory), image, scans=SCANS)
+    contained, output = run_demo(replace(runner, images=directory), image, scans=SCANS)
     check_map(contained, output, 3)
-    bare, _ = run_demo(bare_site, None, scans=SCANS)
+    bare, _ = run_demo(bare_runner, None, scans=SCANS)
     assert digests(contained) == digests(bare)
 
 

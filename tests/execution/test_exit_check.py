@@ -1,4 +1,4 @@
-"""Waiting for the exit record of a finished job, and refusing what is none."""
+"""Waiting for the exit record of a finished job, and rejecting unreadable ones."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_no_record(workspace: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", ExitRecord("other-job", 0).to_json(), ExitRecord(JOB, 0).to_json()[:-9]])
-def test_what_is_no_record_of_this_job(workspace: str, text: str) -> None:
+def test_content_that_is_not_the_record_of_this_job(workspace: str, text: str) -> None:
     write(workspace, text)
     assert failure(workspace) is FailureReason.EXIT_RECORD_UNREADABLE
 
@@ -53,19 +53,19 @@ def test_a_record_that_cannot_be_opened(workspace: str) -> None:
     assert failure(workspace) is FailureReason.EXIT_RECORD_UNREADABLE
 
 
-def test_a_slow_filesystem_is_given_time(workspace: str) -> None:
-    looks: list[int] = []
+def test_a_record_may_appear_late(workspace: str) -> None:
+    calls: list[int] = []
 
     def appear() -> None:
-        looks.append(1)
-        if len(looks) == 3:
+        calls.append(1)
+        if len(calls) == 3:
             write(workspace, ExitRecord(JOB, 0).to_json())
 
     assert check_exit_record(workspace, JOB, patience_seconds=10, progress=appear).exit_code == 0
-    assert len(looks) == 3
+    assert len(calls) == 3
 
 
-def test_patience_ends_and_so_may_the_lease(workspace: str) -> None:
+def test_the_wait_ends_with_the_patience_or_with_the_lease(workspace: str) -> None:
     with pytest.raises(OutputError):
         check_exit_record(workspace, JOB, patience_seconds=0.05)
 

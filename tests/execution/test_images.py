@@ -1,4 +1,4 @@
-"""Finding images: by path, by reference, and what is none."""
+"""Images by path and by reference, and names and files that are not images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from ccat_workflow_manager.errors import ConfigurationError, LeaseLost, StagingError
 from ccat_workflow_manager.execution import runtime as runtimes
-from ccat_workflow_manager.execution import sif, spython_tools
+from ccat_workflow_manager.execution import sif
 from ccat_workflow_manager.execution.images import resolve_image
 from ccat_workflow_manager.execution.launch_spec import ResolvedImage
 from ccat_workflow_manager.execution.runtime import NO_RUNTIME, Runtime, RuntimeKind
@@ -22,7 +22,7 @@ from tests.support.waiting import wait_until
 
 HEADER = (b"#!run\n".ljust(32, b"\0") + b"SIF_MAGIC\0").ljust(112, b"\0")
 SMALL_SIF = HEADER + (128).to_bytes(8, "little") + (4).to_bytes(8, "little") + b"data"
-"""A header that says: 4 bytes of data from byte 128 on."""
+"""Its header declares 4 bytes of data from byte 128 on."""
 FakeProgram = Callable[[str, str], Runtime]
 
 
@@ -75,12 +75,12 @@ def test_by_name_and_by_path(cache: Path, tmp_path: Path) -> None:
         (f"a b@sha256:{'0' * 64}", FailureReason.IMAGE_INVALID),
     ],
 )
-def test_what_is_no_image(cache: Path, reference: str, reason: FailureReason) -> None:
+def test_names_that_are_not_images(cache: Path, reference: str, reason: FailureReason) -> None:
     assert failure(reference, cache) is reason
 
 
 @pytest.mark.parametrize("content", [b"", b"hello" * 100, SMALL_SIF[:-1], SMALL_SIF[:120], SMALL_SIF[:40]])
-def test_files_that_only_look_like_images(cache: Path, content: bytes) -> None:
+def test_truncated_and_other_files(cache: Path, content: bytes) -> None:
     (cache / "bad.sif").write_bytes(content)
     assert failure("bad.sif", cache) is FailureReason.IMAGE_INVALID
 
@@ -90,7 +90,7 @@ def test_a_pipe_does_not_hang_the_worker(cache: Path) -> None:
     assert failure("pipe.sif", cache) is FailureReason.IMAGE_INVALID
 
 
-def test_directories_are_images_only_among_the_images(cache: Path, tmp_path: Path) -> None:
+def test_a_directory_is_an_image_only_in_an_image_directory(cache: Path, tmp_path: Path) -> None:
     (cache / "sandbox").mkdir()
     (cache / "out").symlink_to("/etc")
     assert resolve("sandbox", cache).path == f"{cache}/sandbox"
@@ -106,7 +106,7 @@ def test_a_pinned_image_is_checked_against_its_digest_and_again_when_it_changes(
     assert failure(f"a.sif@{digest}", cache) is FailureReason.IMAGE_INVALID
 
 
-def test_asking_again_does_not_read_the_file_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unchanged_file_is_read_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     resolve("a.sif", cache)
     monkeypatch.setattr(sif, "_MAGIC", b"something else")
     assert resolve("a.sif", cache).path == f"{cache}/a.sif"
@@ -122,7 +122,7 @@ def test_a_real_image(images: Path, runtime: Runtime, tmp_path: Path) -> None:
     assert failure("cut.sif", tmp_path, runtime) is FailureReason.IMAGE_INVALID
 
 
-# --- pulls: no registry can be reached from a test, so a script stands for the runtime ----------------------
+# --- pulls, with a script in place of the runtime, because tests reach no registry ------------------------------------
 
 PULL = 'echo "$@" >> {log}\n[ "$1 $2 $3" = "pull --force --name" ] || exit 9\ncp {image} "$4"'
 
@@ -179,12 +179,12 @@ def test_a_fake_pull_that_fails_says_why(cache: Path, fake_program: FakeProgram)
     assert [path.suffix for path in (cache / "references").iterdir()] == [".lock"]
 
 
-def test_a_fake_pull_that_brings_rubbish(cache: Path, fake_program: FakeProgram) -> None:
+def test_a_fake_pull_that_leaves_no_image(cache: Path, fake_program: FakeProgram) -> None:
     assert failure("docker://chai", cache, fake_program("apptainer", 'echo x > "$4"')) is FailureReason.IMAGE_INVALID
     assert failure("docker://chai", cache, fake_program("apptainer", "exit 0")) is FailureReason.IMAGE_PULL
 
 
-def test_a_lease_can_be_lost_and_patience_can_end_during_a_fake_pull(
+def test_a_lost_lease_and_a_timeout_end_the_wait_for_a_fake_pull(
     cache: Path, tmp_path: Path, fake_program: FakeProgram
 ) -> None:
     gate, opened = tmp_path / "gate", tmp_path / "opened"
@@ -200,22 +200,20 @@ def test_a_lease_can_be_lost_and_patience_can_end_during_a_fake_pull(
     opened.touch()
     gate.write_text("go\n")
     pulls = [thread for thread in threading.enumerate() if thread.name == "pull docker://slow"]
-    wait_until(lambda: not any(thread.is_alive() for thread in pulls), what="the end of the pulls left behind")
+    wait_until(lambda: not any(thread.is_alive() for thread in pulls), what="the end of the abandoned pulls")
 
 
-# --- runtimes -----------------------------------------------------------------------------------------------
+# --- runtimes ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.needs("apptainer")
-def test_the_real_runtime(runtime: Runtime, images: Path) -> None:
+def test_the_real_runtime(runtime: Runtime) -> None:
     assert runtime.kind is RuntimeKind.APPTAINER
     assert runtime.version[0].isdigit()
     assert os.path.isabs(runtime.program)
-    assert "labels" in spython_tools.inspect(runtime.program, str(images / "tools.sif"))
-    assert spython_tools.inspect(runtime.program, "/nosuch.sif") == {}
 
 
-def test_apptainer_is_known_by_what_it_says_not_by_its_name(fake_program: FakeProgram, tmp_path: Path) -> None:
+def test_a_runtime_is_identified_by_its_version_text(fake_program: FakeProgram, tmp_path: Path) -> None:
     fake_program("singularity", "echo apptainer version 1.3.6")
     assert runtimes.detect("auto", search_path=str(tmp_path / "bin")).kind is RuntimeKind.APPTAINER
     fake_program("apptainer", "echo singularity-ce version 4.1.0")

@@ -1,4 +1,4 @@
-"""From whatever a program leaves in its output directory to products, or to a clear refusal."""
+"""From the content of an output directory to products, or to an error that names the fault."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_products_are_sorted_into_types_by_their_top_folder(dirs: AttemptDirs, o
     assert collected.warnings == []
 
 
-def test_nothing_is_a_warning(dirs: AttemptDirs) -> None:
+def test_no_output_is_a_warning(dirs: AttemptDirs) -> None:
     assert collect(dirs) == Collected([], [NO_PRODUCTS])
 
 
@@ -85,7 +85,7 @@ def test_collecting_again_after_publishing_gives_the_same(dirs: AttemptDirs, out
     write(output, {"science/a": "1", "x.zarr/0": "2", "warnings.json": ["careful"]})
     before = collect(dirs)
     publish(dirs)
-    publish(dirs, sync=True)
+    publish(dirs)
     assert not output.exists()
     assert collect(dirs) == before
     assert before.warnings == ["careful"]
@@ -100,7 +100,7 @@ def test_publishing_never_overwrites(dirs: AttemptDirs, output: Path) -> None:
     assert os.listdir(dirs.output) == ["old"]
 
 
-def test_an_output_directory_that_is_gone(dirs: AttemptDirs, output: Path) -> None:
+def test_a_missing_output_directory(dirs: AttemptDirs, output: Path) -> None:
     output.rmdir()
     for act in (collect, publish):
         with pytest.raises(OutputError) as failed:
@@ -110,7 +110,7 @@ def test_an_output_directory_that_is_gone(dirs: AttemptDirs, output: Path) -> No
     assert "link" in refusal(dirs)
 
 
-# --- directory products ------------------------------------------------------------------------------------
+# --- directory products -----------------------------------------------------------------------------------------------
 
 
 def test_a_directory_product_is_one_product(dirs: AttemptDirs, output: Path) -> None:
@@ -143,11 +143,11 @@ def test_a_declared_directory_is_one_product_too(dirs: AttemptDirs, output: Path
     assert product.metadata == {"quality": {"rms": 0.1}}
 
 
-# --- what the program declares -----------------------------------------------------------------------------
+# --- declarations -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "fault"),
     [
         ("{", "products.json is not valid JSON"),
         ("[" * 100_000, "products.json is nested too deeply"),
@@ -180,12 +180,12 @@ def test_a_declared_directory_is_one_product_too(dirs: AttemptDirs, output: Path
         ('[{"path": "x", "metadata": {"a": "\\ud800"}}]', "surrogate"),
     ],
 )
-def test_a_declaration_that_cannot_be_meant(dirs: AttemptDirs, output: Path, content: Any, words: str) -> None:
+def test_invalid_declarations(dirs: AttemptDirs, output: Path, content: Any, fault: str) -> None:
     write(output, {"x": "1", "d.zarr/0": "1", "products.json": content})
-    assert words in refusal(dirs)
+    assert fault in refusal(dirs)
 
 
-def test_the_short_way_to_declare_a_product(dirs: AttemptDirs, output: Path) -> None:
+def test_a_declaration_by_name_only(dirs: AttemptDirs, output: Path) -> None:
     declared = [
         {"name": "science/map.fits", "type": "SCIENCE", "quality_metrics": {"rms": 1.0}, "parents": []},
         {"name": "cal", "type": "qa_metric"},
@@ -198,12 +198,12 @@ def test_the_short_way_to_declare_a_product(dirs: AttemptDirs, output: Path) -> 
 
 
 @pytest.mark.parametrize("content", ["x", {"a": 1}, [1], "3"])
-def test_warnings_that_are_none(dirs: AttemptDirs, output: Path, content: Any) -> None:
+def test_invalid_warnings(dirs: AttemptDirs, output: Path, content: Any) -> None:
     write(output, {"warnings.json": content})
     assert refusal(dirs).startswith("warnings.json ")
 
 
-def test_many_and_long_warnings_are_cut(dirs: AttemptDirs, output: Path) -> None:
+def test_many_and_long_warnings_are_truncated(dirs: AttemptDirs, output: Path) -> None:
     write(output, {"x": "", "warnings.json": {"warnings": ["w" * 5000] * 150}})
     warnings = collect(dirs).warnings
     assert len(warnings) == 101
@@ -234,7 +234,7 @@ def test_parents(tmp_path: Path) -> None:
         {"path": "by-bare-name", "parents": ["x3"]},
         {"path": "none", "parents": []},
     ]
-    names = ["by-id", "by-name", "by-group", "by-bare-name", "none", "unsaid", "logs/l"]
+    names = ["by-id", "by-name", "by-group", "by-bare-name", "none", "undeclared", "logs/l"]
     write(Path(dirs.output_partial), {"products.json": declared, **dict.fromkeys(names, "")})
     found = {path: set(product.parents) for path, product in by_path(collect(dirs)).items()}
     assert found == {
@@ -243,12 +243,12 @@ def test_parents(tmp_path: Path) -> None:
         "by-group": {one, two},
         "by-bare-name": {three},
         "none": set(),
-        "unsaid": {one, two, three},
+        "undeclared": {one, two, three},
         "logs/l": set(),
     }
 
 
-def test_a_bare_name_that_several_parents_have(tmp_path: Path) -> None:
+def test_a_name_that_several_parents_have(tmp_path: Path) -> None:
     sources = []
     for key in "ab":
         directory = attempt_dirs(str(tmp_path), "p", RUN, "cal", key, 1).output
@@ -262,7 +262,7 @@ def test_a_bare_name_that_several_parents_have(tmp_path: Path) -> None:
     assert "names 'map' as a parent of x, which may be cal/a/map or cal/b/map: say which" in refusal(dirs)
 
 
-# --- what no program should leave --------------------------------------------------------------------------
+# --- hostile outputs --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("target", ["/etc/passwd", "../config/manifest.json", "a/../../x", "..", "b/.."])
@@ -291,12 +291,12 @@ def test_no_allowed_set_of_links_leads_out(
 ) -> None:
     root = tmp_path_factory.mktemp("links") / "x" / "y"
     (root / "d").mkdir(parents=True)
-    for place, parts in links.items():
-        if scan.stays_inside(place, "/".join(parts)):
-            os.symlink("/".join(parts), root / place)
-    for place in links:
-        if (root / place).is_symlink():
-            assert os.path.realpath(root / place).startswith(os.path.realpath(root))
+    for path, parts in links.items():
+        if scan.stays_inside(path, "/".join(parts)):
+            os.symlink("/".join(parts), root / path)
+    for path in links:
+        if (root / path).is_symlink():
+            assert os.path.realpath(root / path).startswith(os.path.realpath(root))
 
 
 def test_special_files(dirs: AttemptDirs, output: Path) -> None:
@@ -317,15 +317,15 @@ def test_names_that_are_not_utf8_are_shown_escaped(dirs: AttemptDirs, output: Pa
     assert r"bad\xff.txt" in refusal(dirs)
 
 
-def test_directories_without_end(dirs: AttemptDirs, output: Path) -> None:
+def test_directories_too_deep(dirs: AttemptDirs, output: Path) -> None:
     os.makedirs(output / "/".join("d" * 80))
     assert "directories deep" in refusal(dirs)
 
 
 def test_too_many_files(dirs: AttemptDirs, output: Path) -> None:
     write(output, {f"{folder}/{index}": "" for folder in "ab" for index in range(6)})
-    for limit, words in ((5, "more than 5 files in a/"), (10, "more than 10 products")):
-        with pytest.raises(OutputError, match=words):
+    for limit, fault in ((5, "more than 5 files in a/"), (10, "more than 10 products")):
+        with pytest.raises(OutputError, match=fault):
             collect(dirs, max_files=limit)
     assert len(collect(dirs, max_files=12).products) == 12
 
@@ -342,7 +342,7 @@ def test_a_file_that_cannot_be_read(dirs: AttemptDirs, output: Path, monkeypatch
     assert failed.value.reason is FailureReason.OUTPUT_UNREADABLE
 
 
-def test_a_file_that_is_still_written(dirs: AttemptDirs, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_changes_while_it_is_read(dirs: AttemptDirs, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(output, {"x": "1"})
     read: Callable[[int, int], bytes] = os.read
 

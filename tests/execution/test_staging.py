@@ -17,7 +17,7 @@ from ccat_workflow_manager.execution.launch_spec import Progress, StepLaunch, Up
 from ccat_workflow_manager.execution.layout import attempt_dirs
 from ccat_workflow_manager.execution.runtime import NO_RUNTIME
 from ccat_workflow_manager.failures import FailureReason
-from tests.execution.conftest import Site
+from tests.execution.conftest import StepRunner
 
 RUN = str(uuid4())
 STEP = StepLaunch("p", RUN, "grid", "k", 1, ["true"])
@@ -34,7 +34,7 @@ def upstream(base: Path, key: str, attempt: int = 1) -> UpstreamProducts:
     return UpstreamProducts("cal", key, dirs.output)
 
 
-def test_what_is_there_afterwards(tmp_path: Path) -> None:
+def test_the_staged_directories(tmp_path: Path) -> None:
     staged = stage(replace(STEP, parameters={"a": 1}), tmp_path)
     assert staged.dirs.root == f"{tmp_path}/p/{RUN}/grid/k/attempt-1"
     expected = ["config", "input", "logs", "output.partial", "upstream", "workspace"]
@@ -81,7 +81,7 @@ def test_progress_is_reported_during_a_wide_fan_in_and_may_stop_it(tmp_path: Pat
         stage(replace(STEP, attempt=2, upstream=sources), tmp_path, progress=lost)
 
 
-def test_upstream_products_that_are_gone(tmp_path: Path) -> None:
+def test_missing_upstream_products(tmp_path: Path) -> None:
     missing = UpstreamProducts("cal", "k", f"{tmp_path}/p/{RUN}/cal/k/attempt-1/output")
     elsewhere = UpstreamProducts("cal", "k", "/etc")
     for source in (missing, elsewhere):
@@ -98,9 +98,7 @@ def test_upstream_products_that_are_gone(tmp_path: Path) -> None:
         (errno.EIO, FailureReason.STAGING_FAILED),
     ],
 )
-def test_trouble_with_the_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, reason: FailureReason
-) -> None:
+def test_disk_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, reason: FailureReason) -> None:
     def fail(path: str, mode: int = 0o777) -> None:
         raise OSError(number, os.strerror(number), path)
 
@@ -120,13 +118,13 @@ def test_a_base_directory_that_is_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs("apptainer")
-def test_a_missing_image_stops_before_anything_is_made(site: Site) -> None:
+def test_a_missing_image_fails_before_any_directory_is_made(runner: StepRunner) -> None:
     with pytest.raises(StagingError) as failed:
         staging.stage(
             replace(STEP, image="nosuch.sif"),
-            base_dir=str(site.base),
-            sif_cache_dir=str(site.images),
-            runtime=site.runtime,
+            base_dir=str(runner.base),
+            sif_cache_dir=str(runner.images),
+            runtime=runner.runtime,
         )
     assert failed.value.reason is FailureReason.IMAGE_MISSING
-    assert not site.base.exists()
+    assert not runner.base.exists()

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from ccat_workflow_manager.errors import StagingError
-from ccat_workflow_manager.execution.command_builder import build_command, interpret_exit, mount
+from ccat_workflow_manager.execution.command_builder import build_command, interpret_exit, mount_option
 from ccat_workflow_manager.execution.launch_spec import ResolvedImage, StepLaunch, UpstreamProduct, UpstreamProducts
 from ccat_workflow_manager.execution.layout import AttemptDirs, attempt_dirs, program_paths
 from ccat_workflow_manager.execution.manifest import manifest
@@ -104,7 +104,7 @@ def test_a_backend_that_runs_images_gets_the_plain_command_and_the_mounts() -> N
 
 
 def test_any_source_path_can_be_mounted() -> None:
-    assert mount(Mount('/odd: "a", b', "/workflow/input", writable=False)) == (
+    assert mount_option(Mount('/odd: "a", b', "/workflow/input", writable=False)) == (
         'type=bind,"src=/odd: ""a"", b",dst=/workflow/input,ro'
     )
 
