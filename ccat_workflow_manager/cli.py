@@ -1,4 +1,4 @@
-"""`ccat-wm`: the commands, put together. Each imports what it needs when it runs, so that `--help` is there at once."""
+"""`ccat-wm`: the commands of `commands/`. Each imports what it needs when it runs, so that `--help` is fast."""
 
 from __future__ import annotations
 
@@ -10,24 +10,33 @@ import typer
 from typer.core import TyperGroup
 
 from ccat_workflow_manager import __version__
-from ccat_workflow_manager.commands import exit_codes as endings
 from ccat_workflow_manager.commands.backends import backend, backends
 from ccat_workflow_manager.commands.breakers import breakers
 from ccat_workflow_manager.commands.demo import demo
 from ccat_workflow_manager.commands.doctor import doctor
+from ccat_workflow_manager.commands.exit_codes import ExitCode, drop_stdout, exit_code, report
 from ccat_workflow_manager.commands.pipelines import pipeline
 from ccat_workflow_manager.commands.runs import run
 from ccat_workflow_manager.commands.serve import db, manager, up, worker
 from ccat_workflow_manager.errors import WorkflowError
 
-_ORDER = ("demo", "up", "doctor", "pipeline", "run", "manager", "worker", "db", "breakers", "backends", "backend")
+_PANELS: dict[str, tuple[Any, ...]] = {
+    "Start": (demo, up, doctor),
+    "Work": (pipeline, run),
+    "Site": (manager, worker, db, breakers, backends, backend),
+}
+"""The commands in the order of `ccat-wm --help`: a function is a command, a `Typer` is a group of commands."""
+
+
+def _name(command: Any) -> str:
+    return str(command.info.name if isinstance(command, typer.Typer) else command.__name__)
 
 
 class _Commands(TyperGroup):
-    """All commands end here: with an exit code, and never with a traceback for what can be expected."""
+    """Ends every command with an exit code, and without a traceback for expected errors."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return sorted(super().list_commands(ctx), key=_ORDER.index)
+        return [_name(command) for commands in _PANELS.values() for command in commands]
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -35,11 +44,11 @@ class _Commands(TyperGroup):
             sys.stdout.flush()
             return result
         except BrokenPipeError:
-            endings.drop_stdout()
-            raise typer.Exit(endings.ExitCode.BROKEN_PIPE) from None
+            drop_stdout()
+            raise typer.Exit(ExitCode.BROKEN_PIPE) from None
         except WorkflowError as error:
-            endings.report(error)
-            raise typer.Exit(endings.exit_code(error)) from None
+            report(error)
+            raise typer.Exit(exit_code(error)) from None
 
 
 app = typer.Typer(
@@ -48,22 +57,16 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Durable pipelines of containers on whatever computes at your site.",
+    help="Durable pipelines of containers on the compute resources of your site.",
     epilog="Exit codes: 0 ok, 1 the work failed, 2 wrong usage or bad input, 3 cannot reach or use a service.",
 )
 
-_START, _WORK, _SITE = "Start", "Work", "Site"
-app.command(rich_help_panel=_START)(demo)
-app.command(rich_help_panel=_START)(up)
-app.command(rich_help_panel=_START)(doctor)
-app.add_typer(pipeline, name="pipeline", rich_help_panel=_WORK)
-app.add_typer(run, name="run", rich_help_panel=_WORK)
-app.command(rich_help_panel=_SITE)(manager)
-app.command(rich_help_panel=_SITE)(worker)
-app.add_typer(db, name="db", rich_help_panel=_SITE)
-app.add_typer(breakers, name="breakers", rich_help_panel=_SITE)
-app.command(rich_help_panel=_SITE)(backends)
-app.add_typer(backend, name="backend", rich_help_panel=_SITE)
+for _panel, _commands in _PANELS.items():
+    for _command in _commands:
+        if isinstance(_command, typer.Typer):
+            app.add_typer(_command, rich_help_panel=_panel)
+        else:
+            app.command(rich_help_panel=_panel)(_command)
 
 
 def _print_version(wanted: bool) -> None:
@@ -78,7 +81,7 @@ def _options(
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Durable pipelines of containers on whatever computes at your site."""
+    """Durable pipelines of containers on the compute resources of your site."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

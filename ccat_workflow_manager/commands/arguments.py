@@ -1,4 +1,4 @@
-"""What people type, as values: parameters, labels, files."""
+"""Values from the command line: parameters, labels, files."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
+
+import typer
 
 from ccat_workflow_manager.commands.exit_codes import WrongUsage
 from ccat_workflow_manager.errors import Fault, Invalid
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 _MAX_BYTES = 16 * 1024 * 1024
 
@@ -25,7 +29,7 @@ def read_definition(file: str) -> Any:
 
 
 def fault_in_file(file: str, error: Invalid) -> WrongUsage:
-    """What is wrong with the content of a file, each fault with the name of the file before its path."""
+    """The error for the content of a file: each fault begins with the name of the file."""
     name = _shown(file)
     faults = tuple(Fault(f"{name}: {fault.path}" if fault.path else name, fault.message) for fault in error.faults)
     return WrongUsage("; ".join(map(str, faults)) or f"{name}: {error.message}", faults)
@@ -45,7 +49,7 @@ def _text_of(file: str, name: str) -> str:
     except OSError as error:
         raise WrongUsage(f"{name} cannot be read: {error.strerror}") from None
     except ValueError as error:  # a NUL in the name
-        raise WrongUsage(f"{name!r} cannot be the name of a file: {error}") from None
+        raise WrongUsage(f"{name!r} is not the name of a file: {error}") from None
     if len(data) > _MAX_BYTES:
         raise WrongUsage(f"{name} is larger than {_MAX_BYTES // 1024**2} MB")
     try:
@@ -55,7 +59,7 @@ def _text_of(file: str, name: str) -> str:
 
 
 def read_mapping(file: str, what: str) -> dict[str, Any]:
-    """A file whose outermost level is a mapping."""
+    """The mapping in a YAML or JSON file."""
     value = read_definition(file)
     if not isinstance(value, dict):
         raise WrongUsage(f"{file}: {what} must be a mapping of names to values, not {json.dumps(value)[:60]}")
@@ -63,10 +67,10 @@ def read_mapping(file: str, what: str) -> dict[str, Any]:
 
 
 def parameters(pairs: Iterable[str], file: str | None, definition: Callable[[], Any] = lambda: None) -> dict[str, Any]:
-    """The parameters of a run: those of the file, then each `name=value`.
+    """The parameters of a run: those of the file, overridden by each `name=value`.
 
-    A value is JSON if it can be read as JSON, and if the definition does not say that it is text. It is asked for only
-    where that matters.
+    A value that is valid JSON is parsed, unless the definition declares the parameter as text. `definition` is called
+    only if that makes a difference.
     """
     found = read_mapping(file, "parameters") if file is not None else {}
     typed = dict(_pairs(pairs, "=", "-p"))
@@ -78,18 +82,19 @@ def parameters(pairs: Iterable[str], file: str | None, definition: Callable[[], 
 
 
 def _declared_as_text(definition: Any) -> set[str]:
-    """The parameters that a definition, right or wrong, declares with `type: string` and no other type."""
-    place = definition
+    """The parameters that a definition, valid or not, declares with `type: string` and no other type."""
+    declared = definition
     for name in ("parameters", "properties"):
-        place = place.get(name) if isinstance(place, dict) else None
-    declared = place.items() if isinstance(place, dict) else ()
+        declared = declared.get(name) if isinstance(declared, dict) else None
     return {
-        name for name, schema in declared if isinstance(schema, dict) and schema.get("type") in ("string", ["string"])
+        name
+        for name, schema in (declared.items() if isinstance(declared, dict) else ())
+        if isinstance(schema, dict) and schema.get("type") in ("string", ["string"])
     }
 
 
 def labels(pairs: Iterable[str]) -> dict[str, str]:
-    """Labels from `name:value`."""
+    """Labels written `name:value`."""
     return dict(_pairs(pairs, ":", "--label"))
 
 
@@ -117,4 +122,4 @@ def _value(text: str) -> Any:
 
 
 def _no_constant(word: str) -> NoReturn:
-    raise ValueError(f"{word} is a word, not JSON")
+    raise ValueError(f"{word} is not JSON")

@@ -1,4 +1,4 @@
-"""`ccat-wm backends` and `ccat-wm backend`: what this machine can use. No service need be running."""
+"""`ccat-wm backends` and `ccat-wm backend`: the backends of this machine. They need no running service."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ccat_workflow_manager.commands.arguments import AsJson
 from ccat_workflow_manager.commands.exit_codes import ExitCode, WrongUsage
 
 if TYPE_CHECKING:
     from ccat_workflow_manager.settings import Settings
     from ccat_workflow_manager.testing.harness import BackendHarness
 
-backend = typer.Typer(no_args_is_help=True, help="One backend: check it against the contract, or find the best one.")
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+backend = typer.Typer(
+    name="backend", no_args_is_help=True, help="Check one backend against the contract, or find the best one."
+)
 
 _ENDLESS_EXTRA: Mapping[str, Mapping[str, Any]] = {"noop": {"delay_seconds": 3600}}
 
 
 def backends(as_json: AsJson = False) -> None:
-    """List the backends: which can be used here, why not, what to install, what they can do.
+    """List the backends: availability, capabilities, and what to install.
 
     Example:  ccat-wm backends
     """
@@ -43,7 +44,7 @@ def backends(as_json: AsJson = False) -> None:
          "; ".join(filter(None, (one["reason"], one["installation_hint"] if not one["available"] else ""))))
         for one in found
     ]  # fmt: skip
-    console().print(table(("backend", "available", "capabilities", "why not, and what to do"), rows))
+    console().print(table(("backend", "available", "capabilities", "reason and what to do"), rows))
 
 
 def _capabilities(name: str) -> dict[str, bool] | None:
@@ -62,11 +63,11 @@ def _capability_words(capabilities: dict[str, bool] | None) -> str:
 
 @backend.command()
 def detect(as_json: AsJson = False) -> None:
-    """Print the name of the best backend that can be used here: slurm, pbs, kubernetes, local, in this order.
+    """Print the first backend that can be used here, in the order slurm, pbs, kubernetes, local.
 
     Example:  CCAT_WORKFLOW_MANAGER_HPC_BACKEND=$(ccat-wm backend detect) ccat-wm up
 
-    Exit codes:  0 found,  3 none can be used.
+    Exit codes:  0 found,  3 no backend can be used.
     """
     from ccat_workflow_manager.commands.output import print_json
     from ccat_workflow_manager.hpc import registry
@@ -83,16 +84,16 @@ def detect(as_json: AsJson = False) -> None:
 def check(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a backend (`ccat-wm backends`).")],
     workdir: Annotated[
-        Path | None, typer.Option(help="A directory that the jobs see under the same path; else PIPELINE_BASE_DIR.")
+        Path | None, typer.Option(help="A directory that jobs see under the same path (default: PIPELINE_BASE_DIR).")
     ] = None,
     clause: Annotated[list[str] | None, typer.Option(help="Only this clause. May be repeated.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run the contract suite against a backend as it is configured here. It submits real, tiny jobs.
+    """Run the contract suite against a backend with the present settings. It submits small real jobs.
 
     Example:  ccat-wm backend check slurm --workdir /data/contract-check
 
-    Exit codes:  0 every clause is kept or not claimed,  1 one is broken,  2 no such backend,  3 it cannot be used.
+    Exit codes:  0 no clause failed,  1 a clause failed,  2 no such backend,  3 the backend cannot be used.
     """
     import shutil
     from tempfile import mkdtemp
@@ -102,7 +103,7 @@ def check(
 
     known = [each.name for each in CLAUSES]
     if unknown := [each for each in clause or () if each not in known]:
-        raise WrongUsage(f"there is no clause {unknown[0]!r}; there are: {', '.join(known)}")
+        raise WrongUsage(f"there is no clause {unknown[0]!r}; known: {', '.join(known)}")
     settings = load_settings()
     parent = workdir or settings.pipeline_base_dir
     try:
@@ -143,7 +144,7 @@ def _run_clauses(name: str, settings: Settings, directory: Path, only: list[str]
 
 
 def _endless(name: str) -> Callable[[BackendHarness], None]:
-    """Tell the harness how to ask for a job without end where no program is run."""
+    """Configures how the harness requests an endless job from a backend that runs no programs."""
 
     def adjust(harness: BackendHarness) -> None:
         harness.endless_extra = _ENDLESS_EXTRA.get(name, {})
@@ -152,7 +153,7 @@ def _endless(name: str) -> Callable[[BackendHarness], None]:
 
 
 def _config(name: str, settings: Settings, directory: Path) -> dict[str, Any]:
-    """What the service would create this backend with, but with a state of its own."""
+    """The arguments of the backend as in the service, with a separate state directory."""
     import inspect
 
     from ccat_workflow_manager.hpc import registry

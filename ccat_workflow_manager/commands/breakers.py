@@ -1,4 +1,4 @@
-"""`ccat-wm breakers`: what circuit breakers hold back, through the REST API."""
+"""`ccat-wm breakers`: circuit breakers, through the REST API."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ from typing import Annotated
 
 import typer
 
+from ccat_workflow_manager.commands.arguments import AsJson
+
 breakers = typer.Typer(
-    invoke_without_command=True, help="Circuit breakers: what is held back because its like has failed; let it go."
+    name="breakers", invoke_without_command=True, help="Circuit breakers: list and release what they hold back."
 )
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 Id = Annotated[str, typer.Argument(metavar="ID", help="Id of a breaker (`ccat-wm breakers`).")]
 
 
 @breakers.callback()
 def list_(
     context: typer.Context,
-    everything: Annotated[bool, typer.Option("--all", help="Also those that only count so far.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Include breakers that only count failures.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the open circuit breakers: which step with which image is held back, why, and how much.
+    """List the open circuit breakers: the step and image that each holds back, how many step runs, and why.
 
     Example:  ccat-wm breakers
     """
@@ -42,13 +43,13 @@ def list_(
          when(one["opened_at"]), when(one["probe_at"]), one["reason_text"] or f"{one['failures']} failures so far")
         for one in found
     ]  # fmt: skip
-    columns = ("breaker", "state", "step", "image", "held back", "opened (UTC)", "next try (UTC)", "why")
+    columns = ("breaker", "state", "step", "image", "held back", "opened (UTC)", "next try (UTC)", "reason")
     console().print(table(columns, rows, right=("held back",)))
 
 
 @breakers.command()
 def release(breaker_id: Id, as_json: AsJson = False) -> None:
-    """Let go what a breaker holds back; it begins to count anew.
+    """Close a breaker: the step runs that it holds back can start, and its count begins again.
 
     Example:  ccat-wm breakers release 0197c9a4-5b0e-7cc2-9f57-3f0d6c1a2b3c
 
@@ -65,12 +66,12 @@ def release(breaker_id: Id, as_json: AsJson = False) -> None:
         print_json(found)
     else:
         step = plain(f"{found['pipeline']}/{found['step']}")
-        typer.echo(f"{found['id']} released: {found['held_back']} step runs of {step} may go on")
+        typer.echo(f"{found['id']} released: {found['held_back']} step runs of {step} can start")
 
 
 @breakers.command()
 def events(breaker_id: Id, as_json: AsJson = False) -> None:
-    """Show what happened to a breaker, also to one that has closed.
+    """Show the events of a breaker, also of one that no longer exists.
 
     Example:  ccat-wm breakers events 0197c9a4-5b0e-7cc2-9f57-3f0d6c1a2b3c
     """
@@ -85,4 +86,4 @@ def events(breaker_id: Id, as_json: AsJson = False) -> None:
         print_json(found)
         return
     rows = [(when(one["at"]), one["event"], one["actor"], one["text"]) for one in found]
-    console().print(table(("at (UTC)", "event", "by", "what"), rows))
+    console().print(table(("at (UTC)", "event", "by", "text"), rows))

@@ -1,4 +1,4 @@
-"""What `ccat-wm doctor` looks at, one function per dependency."""
+"""The checks of `ccat-wm doctor`, one function for each dependency."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _ACCOUNTING_IN_ORDER = {"ok", "none", "not asked yet"}
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What was found about one dependency. `ok` None: not needed, or not to be told now."""
+    """The state of one dependency. `ok` is None if it is not needed, or cannot be determined at present."""
 
     name: str
     ok: bool | None
@@ -53,7 +53,7 @@ def settings_fault(error: ConfigurationError) -> Check:
 
 
 def all_checks(settings: Settings) -> Iterator[Check]:
-    """Everything, in the order in which it is needed."""
+    """All checks, in the order in which the service needs the dependencies."""
     count = len(settings.backend_extras)
     extras = f", {count} for backends" if count else ""
     yield Check("settings", True, f"{settings.environment}{extras}, data in {settings.data_dir}")
@@ -61,9 +61,9 @@ def all_checks(settings: Settings) -> Iterator[Check]:
     if isinstance(database, Check):
         yield database
         yield _redis(settings)
-        yield Check("migrations", None, "cannot be told without PostgreSQL")
+        yield Check("migrations", None, "unknown without PostgreSQL")
         yield from _machine(settings, {})
-        yield Check("clock", None, "cannot be compared without PostgreSQL")
+        yield Check("clock", None, "unknown without PostgreSQL")
         return
     try:
         yield _postgres(settings, database)
@@ -72,8 +72,8 @@ def all_checks(settings: Settings) -> Iterator[Check]:
         yield from _machine(settings, _states(database))
         yield _clock(database)
         yield _workers(database, settings)
-        yield _strays(database)
-        yield _attention(database)
+        yield orphan_jobs(database)
+        yield attention(database)
     finally:
         database.close()
 
@@ -89,7 +89,7 @@ def _machine(settings: Settings, states: Mapping[str, BackendState]) -> Iterator
 
 
 def _database(settings: Settings) -> Database | Check:
-    """The database, or why there is none to ask."""
+    """The database, or the check that explains why there is none."""
     if settings.database_url:
         return Database(settings.database_url)
     server = EmbeddedPostgres(settings.data_dir)
@@ -137,10 +137,10 @@ def _migrations(database: Database) -> Check:
     try:
         state = migrate.state(database)
     except WorkflowError:
-        return Check("migrations", None, "cannot be told without PostgreSQL")
+        return Check("migrations", None, "unknown without PostgreSQL")
     if state.is_current:
         return Check("migrations", True, f"current: {state.wanted}")
-    text = f"at {state.current or 'nothing'}, needed is {state.wanted}"
+    text = f"at {state.current or 'nothing'}, needs {state.wanted}"
     return Check("migrations", False, text, "ccat-wm db upgrade")
 
 
@@ -153,7 +153,7 @@ def _clock(database: Database) -> Check:
             there: datetime = unit.execute("SELECT clock_timestamp()").scalar_one()
             after = datetime.now(UTC)
     except WorkflowError:
-        return Check("clock", None, "cannot be compared without PostgreSQL")
+        return Check("clock", None, "unknown without PostgreSQL")
     difference = (there - before - (after - before) / 2).total_seconds()
     text = f"this machine and the database differ by {abs(difference):.3f} s"
     if abs(difference) <= _CLOCK_SECONDS:
@@ -164,43 +164,43 @@ def _clock(database: Database) -> Check:
 def _workers(database: Database, settings: Settings) -> Check:
     try:
         if not migrate.state(database).is_current:
-            return Check("workers", None, "cannot be told before the migrations")
+            return Check("workers", None, "unknown before the migrations")
         with database.read() as unit:
             workers = [json.loads(row.json) for row in workers_page(unit, None, _MOST_WORKERS)]
     except WorkflowError:
-        return Check("workers", None, "cannot be told without PostgreSQL")
+        return Check("workers", None, "unknown without PostgreSQL")
     serving = [each for each in workers if settings.hpc_backend in each["backends"]]
     start = f"ccat-wm worker --backend {settings.hpc_backend}"
     if not serving:
-        seen = f"{len(workers)} seen, none serves" if workers else "none seen for"
-        return Check("workers", None, f"{seen} {settings.hpc_backend}", f"start one: {start}")
+        known = f"{len(workers)} known, none serves" if workers else "none known for"
+        return Check("workers", None, f"{known} {settings.hpc_backend}", f"start one: {start}")
     last = max(datetime.fromisoformat(each["seen_at"]) for each in serving)
     ago = max(0.0, (datetime.now(UTC) - last).total_seconds())
     names = sorted({name for each in workers for name in each["backends"]})
-    return Check("workers", True, f"{len(workers)} seen, the last {ago:.0f} s ago, for {', '.join(names)}")
+    return Check("workers", True, f"{len(workers)} known, the last report {ago:.0f} s ago, for {', '.join(names)}")
 
 
-def _attention(database: Database) -> Check:
-    """Jobs that nothing but a person gets going again. They are no fault of the service."""
+def attention(database: Database) -> Check:
+    """Step runs that need an operator. They do not make the service unhealthy."""
     name = "attention"
     try:
         if not migrate.state(database).is_current:
-            return Check(name, None, "cannot be told before the migrations")
+            return Check(name, None, "unknown before the migrations")
         with database.read() as unit:
             count = attention_count(unit)
             oldest = [json.loads(row.json) for row in attention_page(unit, None, 1)]
     except WorkflowError:
-        return Check(name, None, "cannot be told without PostgreSQL")
+        return Check(name, None, "unknown without PostgreSQL")
     if not oldest:
-        return Check(name, True, "nothing waits for a person")
+        return Check(name, True, "no step run needs an operator")
     first = oldest[0]
     job = f", job {first['job_id']}" if first["job_id"] else ""
     text = f"{first['pipeline']}, {first['step']}/{first['key']}{job}: {first['text']}"
-    return Check(name, None, f"{count} wait for a person; the oldest: {text}", "all of them: GET /api/v1/attention")
+    return Check(name, None, f"{count} need an operator; the oldest: {text}", "all of them: GET /api/v1/attention")
 
 
 def _states(database: Database) -> Mapping[str, BackendState]:
-    """What workers have noted about backends; nothing where nobody can tell."""
+    """The states that workers have stored about backends; empty if the database cannot be read."""
     try:
         if not migrate.state(database).is_current:
             return {}
@@ -210,31 +210,31 @@ def _states(database: Database) -> Mapping[str, BackendState]:
         return {}
 
 
-def _strays(database: Database) -> Check:
+def orphan_jobs(database: Database) -> Check:
     try:
         if not migrate.state(database).is_current:
-            return Check("jobs", None, "cannot be told before the migrations")
+            return Check("jobs", None, "unknown before the migrations")
         with database.read() as unit:
             states = backend_states(unit)
     except WorkflowError:
-        return Check("jobs", None, "cannot be told without PostgreSQL")
+        return Check("jobs", None, "unknown without PostgreSQL")
     found, hints = [], []
     for name, state in states.items():
         if state.reap_problem:
             found.append(f"{name}: {state.reap_problem}")
-            hints.append("this is tried again every REAPER_SECONDS; if it stays, look at the backend")
+            hints.append("the search is repeated every REAPER_SECONDS; if it keeps failing, look at the backend")
         if state.stray_jobs:
-            found.append(f"jobs at {name} whose attempts are over: {state.stray_jobs}")
-            hints.append("they are being stopped; if they stay, stop them at the backend")
+            found.append(f"{state.stray_jobs} jobs at {name} whose attempts are over")
+            hints.append("they are being stopped; if they remain, stop them at the backend")
         if state.unknown_jobs:
-            found.append(f"jobs at {name} with names like ours that this database does not know: {state.unknown_jobs}")
-            hints.append("they are left alone; another deployment may have started them")
+            found.append(f"{state.unknown_jobs} jobs at {name} named like ours but not in this database")
+            hints.append("they are not touched; another deployment may have started them")
     if found:
         return Check("jobs", None, "; ".join(found), "; ".join(dict.fromkeys(hints)))
     if not any(state.reaped_at for state in states.values()):
-        return Check("jobs", None, "no backend has been searched for jobs that nobody waits for")
+        return Check("jobs", None, "no backend has been searched for orphan jobs")
     stopped = sum(state.strays_stopped for state in states.values())
-    return Check("jobs", True, f"none that nobody waits for; {stopped} such jobs were stopped so far")
+    return Check("jobs", True, f"no orphan jobs; {stopped} have been stopped so far")
 
 
 # --- this machine ----------------------------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ def _runtime(settings: Settings) -> Check:
 
 
 def _backends(settings: Settings, states: Mapping[str, BackendState]) -> Iterator[Check]:
-    """What this machine could use, and what workers have found when they used it."""
+    """The backends that this machine can use, with the problems that workers have had with them."""
     try:
         found = registry.list_backends(settings.for_backend)
     except WorkflowError as error:
@@ -261,7 +261,7 @@ def _backends(settings: Settings, states: Mapping[str, BackendState]) -> Iterato
         wanted = name == settings.hpc_backend
         default = "HPC_BACKEND, " if wanted else ""
         if (state := states.get(name)) is not None and state.problem:
-            yield _away(name, state, default)
+            yield _unavailable(name, state, default)
         elif availability.available:
             yield Check(f"backend {name}", True, f"{default}can be used")
         else:
@@ -272,20 +272,20 @@ def _backends(settings: Settings, states: Mapping[str, BackendState]) -> Iterato
         yield Check(f"backend {settings.hpc_backend}", False, text, f"choose one of: {', '.join(found)}")
     for name in sorted(states.keys() - found.keys() - {settings.hpc_backend}):
         if states[name].problem:
-            yield _away(name, states[name], "")
+            yield _unavailable(name, states[name], "")
 
 
-def _away(name: str, state: BackendState, default: str) -> Check:
-    """A backend that workers could not use. If nobody serves it and nothing waits for it, that is of no importance."""
+def _unavailable(name: str, state: BackendState, default: str) -> Check:
+    """A backend that workers could not use. It is needed if it is the default, has workers, or has work to do."""
     needed = bool(default or state.workers or state.ready or state.live)
-    hint = "its workers try again by themselves; if it stays, look at its service and at the log of a worker"
+    hint = "its workers keep trying; if it persists, look at its service and at the log of a worker"
     return Check(
         f"backend {name}", False if needed else None, f"{default}{state.problem} since {state.problem_since}", hint
     )
 
 
 def _accounting(settings: Settings, states: Mapping[str, BackendState]) -> Iterator[Check]:
-    """Where a backend is told by another service how jobs have ended, and that one is away."""
+    """The accounting of backends that look up in another service how jobs ended."""
     server = EmbeddedValkey(settings.data_dir)
     url = settings.redis_url or (server.url if server.pid is not None else "")
     if not url:
@@ -294,22 +294,22 @@ def _accounting(settings: Settings, states: Mapping[str, BackendState]) -> Itera
     for name in states:
         words = {str(queue["details"].get("accounting", "ok")) for queue in stored_queues(doorbell, name)}
         for each in sorted(words - _ACCOUNTING_IN_ORDER):
-            hint = "look at its database (for Slurm: slurmdbd); without it old jobs are taken as lost"
+            hint = "look at its database (for Slurm: slurmdbd); without it, old jobs count as lost"
             yield Check(f"accounting {name}", False, each, hint)
 
 
 def _disk(settings: Settings) -> Check:
-    place = settings.pipeline_base_dir
+    directory = settings.pipeline_base_dir
     try:
-        nearest = next(each for each in (place, *place.parents) if each.exists())
+        nearest = next(each for each in (directory, *directory.parents) if each.exists())
         free = shutil.disk_usage(nearest).free / 1e9
-        _must_be_writable(nearest, exists=nearest == place)
+        _must_be_writable(nearest, exists=nearest == directory)
     except OSError as error:
-        text = f"{place} cannot be written: {error.strerror}"
+        text = f"{directory} cannot be written: {error.strerror}"
         return Check("disk", False, text, f"correct {PREFIX}PIPELINE_BASE_DIR")
-    text = f"{free:.1f} GB free in {place}" + ("" if nearest == place else ", which will be made")
+    text = f"{free:.1f} GB free in {directory}" + ("" if nearest == directory else ", which will be created")
     if free < _LEAST_FREE_GB:
-        return Check("disk", False, text, "make room")
+        return Check("disk", False, text, "free some space")
     return Check("disk", True, text)
 
 

@@ -1,4 +1,4 @@
-"""The REST API as the commands use it."""
+"""The client of the REST API that the commands use."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class ApiRefused(Invalid):
 
 
 class Client:
-    """A connection to one API."""
+    """Calls one API."""
 
     def __init__(self, url: str, token: str = "") -> None:
         parsed = _parsed(url)
         self.url = url.rstrip("/")
         local = parsed.host in _LOOPBACK
         headers = {"Authorization": f"Bearer {_header(token, TOKEN_VARIABLE)}"} if token else {}
-        # A proxy of the site is not for this machine; certificates, which take a while to load, are for https only.
+        # No proxy for this machine. Certificates take a while to load, so only https loads them.
         self._http = httpx.Client(
             base_url=self.url, headers=headers, timeout=_TIMEOUT, trust_env=not local, verify=parsed.scheme == "https"
         )
@@ -57,11 +57,11 @@ class Client:
     # --- calls -------------------------------------------------------------------------------------------------------
 
     def get(self, path: str, **query: Any) -> Any:
-        """The JSON answer to GET; a query value None is left out."""
+        """GET a JSON response. Query values that are None are left out."""
         return _json(self._send("GET", path, query=query))
 
     def text(self, path: str, **query: Any) -> httpx.Response:
-        """The answer to GET that is not JSON."""
+        """GET a response that is not JSON."""
         return self._send("GET", path, query=query)
 
     def post(self, path: str, body: Any = None, *, idempotency_key: str | None = None) -> Any:
@@ -69,7 +69,7 @@ class Client:
         return _json(self._send("POST", path, body=body, headers=headers))
 
     def put(self, path: str, body: Any, **query: Any) -> tuple[Any, bool]:
-        """The answer, and whether something was made."""
+        """PUT a body. Returns the response, and whether something was created."""
         response = self._send("PUT", path, body=body, query=query)
         return _json(response), response.status_code == httpx.codes.CREATED
 
@@ -77,14 +77,14 @@ class Client:
         return _json(self._send("PATCH", path, body=body))
 
     def items(self, path: str, limit: int | None, **query: Any) -> Iterator[dict[str, Any]]:
-        """The items of a list, page after page, at most `limit` of them."""
+        """Up to `limit` items of a list, page by page."""
         cursor, left = None, limit
         while left is None or left > 0:
             size = _PAGE if left is None else min(left, _PAGE)
             response = self._send("GET", path, query={**query, "limit": size, "cursor": cursor})
             page = _json(response)
             if not isinstance(page, dict) or not isinstance(page.get("items"), list):
-                raise _stranger(response)
+                raise _not_this_service(response)
             yield from page["items"]
             cursor = page.get("next_cursor")
             if cursor is None:
@@ -99,12 +99,12 @@ class Client:
         return found
 
     def run_id(self, given: str) -> str:
-        """The id that is meant."""
+        """The id itself, or the id of the newest run for `latest`."""
         if given != "latest":
             return given
         newest = next(self.items("/runs", 1), None)
         if newest is None:
-            raise NotFound("there is no run yet; `ccat-wm run submit PIPELINE` makes one")
+            raise NotFound("there is no run yet; create one with `ccat-wm run submit PIPELINE`")
         return str(newest["id"])
 
     # --- below -------------------------------------------------------------------------------------------------------
@@ -119,7 +119,7 @@ class Client:
         headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
         given = {name: value for name, value in (query or {}).items() if value is not None}
-        # ASCII, because a parameter may hold half of a surrogate pair; the service is to say so.
+        # As ASCII: a parameter may hold half of a surrogate pair, which the service refuses.
         content = None if body is None else json.dumps(body)
         all_headers = {**({"Content-Type": "application/json"} if content else {}), **(headers or {})}
         try:
@@ -129,7 +129,7 @@ class Client:
         except httpx.TransportError as error:
             raise ServiceUnavailable(
                 f"no service answers at {self.url} ({str(error) or type(error).__name__}): "
-                f"start one with `ccat-wm up`, or say in {URL_VARIABLE} where it is"
+                f"start one with `ccat-wm up`, or set {URL_VARIABLE} to its URL"
             ) from None
         if response.is_success:
             return response
@@ -137,7 +137,7 @@ class Client:
 
 
 def connect() -> Client:
-    """The API that the environment names."""
+    """A client for the API in CCAT_WM_URL."""
     return Client(os.environ.get(URL_VARIABLE) or DEFAULT_URL, os.environ.get(TOKEN_VARIABLE, "").strip())
 
 
@@ -163,31 +163,31 @@ def _json(response: httpx.Response) -> Any:
     try:
         return response.json()
     except ValueError:
-        raise _stranger(response) from None
+        raise _not_this_service(response) from None
 
 
-def _stranger(response: httpx.Response) -> ServiceUnavailable:
+def _not_this_service(response: httpx.Response) -> ServiceUnavailable:
     url = f"{response.url.scheme}://{response.url.netloc.decode()}"
     return ServiceUnavailable(
-        f"what answers at {url} is not this service (HTTP {response.status_code}, "
+        f"the server at {url} is not this service (HTTP {response.status_code}, "
         f"{response.headers.get('content-type', 'no content type')}); check {URL_VARIABLE}"
     )
 
 
 def _refusal(response: httpx.Response, url: str) -> RequestError | ServiceUnavailable:
-    """The problem document as an error whose kind says who must act."""
+    """The error for a problem document: the user has to act, or the service is unavailable."""
     status = response.status_code
     try:
         problem = response.json()
     except ValueError:
         problem = None
     if not isinstance(problem, dict) or "code" not in problem:
-        return _stranger(response)
+        return _not_this_service(response)
     message = str(problem.get("detail") or problem.get("title") or f"HTTP {status}")
     if status in (401, 403):
-        return ServiceUnavailable(f"{url} does not let you in: {message}; give a token in {TOKEN_VARIABLE}")
+        return ServiceUnavailable(f"{url} refuses access: {message}; set a token in {TOKEN_VARIABLE}")
     if status >= 500:
-        return ServiceUnavailable(f"{url} cannot do this now: {message}")
+        return ServiceUnavailable(f"{url} is unavailable: {message}")
     return ApiRefused(status, message, _faults(problem))
 
 

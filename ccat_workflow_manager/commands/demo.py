@@ -1,4 +1,4 @@
-"""`ccat-wm demo`: a whole deployment, a real pipeline, and where to look afterwards."""
+"""`ccat-wm demo`: starts a deployment, runs a pipeline, and prints where its products are."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ccat_workflow_manager.commands.exit_codes import ExitCode, exit_code, starting
+from ccat_workflow_manager.commands.exit_codes import ExitCode, exit_code
+from ccat_workflow_manager.commands.startup import set_up_log, starting
 from ccat_workflow_manager.errors import WorkflowError
 
 if TYPE_CHECKING:
@@ -23,26 +24,25 @@ _BEST_FIRST = ("PLOT", "SCIENCE", "STATISTICS", "QA_METRIC")
 
 
 def demo(
-    data_dir: Annotated[Path | None, typer.Option(help="Else `ccat-wm-demo` below $XDG_DATA_HOME.")] = None,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave the service up until Ctrl-C.")] = False,
-    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port of the API; else any free one.")] = None,
-    scans: Annotated[int | None, typer.Option(min=1, help="How many scans to invent and reduce.")] = None,
-    backend: Annotated[str | None, typer.Option(help="Where the steps run; else HPC_BACKEND.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Default: `ccat-wm-demo` below $XDG_DATA_HOME.")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the service running until Ctrl-C.")] = False,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port of the API (default: a free one).")] = None,
+    scans: Annotated[int | None, typer.Option(min=1, help="Number of scans to simulate and reduce.")] = None,
+    backend: Annotated[str | None, typer.Option(help="Backend of the steps (default: HPC_BACKEND).")] = None,
 ) -> None:
-    """Start everything, run a small observatory reduction, and print where its results are.
+    """Start a deployment, run a small observatory reduction, and print where its products are.
 
-    The first time takes longer: databases and, where there is Apptainer, the container image are made and kept.
+    The first run takes longer: it creates the databases and, with Apptainer, the container image.
 
     Example:  ccat-wm demo --scans 24 --keep
 
-    Exit codes:  0 the run COMPLETED,  1 it did not,  2 wrong usage,  3 something could not be started.
+    Exit codes:  0 the run COMPLETED,  1 it did not,  2 wrong usage,  3 a service could not be started.
     """
-    from ccat_workflow_manager.commands.logging_setup import set_up_log
     from ccat_workflow_manager.commands.output import console
     from ccat_workflow_manager.hpc import registry
 
     settings = _settings(data_dir, port, backend)
-    registry.get_class(settings.hpc_backend)  # says at once that there is no such backend, or what it lacks
+    registry.get_class(settings.hpc_backend)  # raises if there is no such backend, or names what it lacks
     log_file = settings.data_dir / "demo.log"
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     set_up_log(settings.log_level, log_file)
@@ -57,7 +57,7 @@ def demo(
             deployment.start()
             completed = _run(deployment, scans)
             if keep:
-                out.print(f"The service stays up at {deployment.api_url}; Ctrl-C ends it.")
+                out.print(f"The service keeps running at {deployment.api_url}; Ctrl-C stops it.")
                 deployment.watch()
         except WorkflowError as error:
             if exit_code(error) is ExitCode.NO_SERVICE:
@@ -98,7 +98,7 @@ def _run(deployment: Deployment, scans: int | None) -> bool:
 
     out = console()
     definition = demo_pipeline(_image(deployment.settings, out.print))
-    pause = _attentive(deployment)
+    pause = _watchful_pause(deployment)
     deployment.wait_ready()
     pause(0.001)
     with Client(deployment.api_url, os.environ.get(TOKEN_VARIABLE, "")) as client:
@@ -115,22 +115,22 @@ def _run(deployment: Deployment, scans: int | None) -> bool:
     return completed
 
 
-def _image(settings: Settings, say: Callable[[str], object]) -> str | None:
-    """The container image of the steps, made now if need be; None where there is nothing to run containers with."""
+def _image(settings: Settings, inform: Callable[[str], object]) -> str | None:
+    """The container image of the steps, built if needed; None without a container runtime."""
     from ccat_workflow_manager.demo import ensure_demo_image
     from ccat_workflow_manager.execution import runtime
 
     found = runtime.detect(settings.container_runtime, allow_none=settings.environment == "localdev")
     if not found.contained:
-        why = "No containers are wanted" if settings.container_runtime == "none" else "No Apptainer here"
-        say(f"{why}: the steps run as plain processes.")
+        why = "Containers are switched off" if settings.container_runtime == "none" else "No Apptainer found"
+        inform(f"{why}: the steps run as plain processes.")
         return None
-    say(f"The steps run in containers of {found.kind} {found.version}.")
+    inform(f"The steps run in containers of {found.kind} {found.version}.")
     return ensure_demo_image(str(settings.sif_cache_dir), found)
 
 
-def _attentive(deployment: Deployment) -> Callable[[float], None]:
-    """Pauses that look after the processes meanwhile, and end when this one is asked to stop."""
+def _watchful_pause(deployment: Deployment) -> Callable[[float], None]:
+    """Returns a function that watches the processes while it waits. It raises KeyboardInterrupt on a stop signal."""
 
     def pause(seconds: float) -> None:
         deployment.watch(seconds)
@@ -144,7 +144,7 @@ def _attentive(deployment: Deployment) -> Callable[[float], None]:
 
 
 def _where(client: Client, run: dict[str, Any], settings: Settings) -> list[str]:
-    """The products of the last step, the picture first, and where the others are."""
+    """Lines with the products of the last step, images first, and the directory of the run."""
     from ccat_workflow_manager.commands.watch import steps_of
     from ccat_workflow_manager.execution.layout import attempt_dirs
 

@@ -1,12 +1,13 @@
-"""`ccat-wm doctor`: is everything there, and if not, what to do."""
+"""`ccat-wm doctor`: the state of every dependency."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
+from ccat_workflow_manager.commands.arguments import AsJson
 from ccat_workflow_manager.commands.exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -15,14 +16,14 @@ if TYPE_CHECKING:
 _WORDS = {True: ("ok", "green"), False: ("not ok", "bold red"), None: ("-", "dim")}
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False) -> None:
-    """Check everything that the service needs: one line each, ok or what to do.
+def doctor(as_json: AsJson = False) -> None:
+    """Check each dependency of the service: one line each, ok or what to do.
 
-    A line with `-` is about something that is not needed, or not running now.
+    A line with `-` is about a dependency that is not needed or not running.
 
     Example:  ccat-wm doctor
 
-    Exit codes:  0 nothing that is needed is broken,  3 something is.
+    Exit codes:  0 all needed dependencies are ok,  3 one is not.
     """
     from rich.text import Text
 

@@ -1,4 +1,4 @@
-"""How things are printed: tables for people, JSON for programs, nothing else on stdout."""
+"""Prints tables for people and JSON for programs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _STYLES = {
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Where people read. Nothing is cut off when no terminal says how wide it is."""
+    """A console for people. Without a terminal, lines have no maximum width."""
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else _NO_WIDTH
     return Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
@@ -43,7 +43,7 @@ def print_json(value: Any) -> None:
 
 
 def plain(value: object) -> str:
-    """Text of strangers without what a terminal would take for a command."""
+    """Untrusted text, with control characters escaped."""
     text = "" if value is None else str(value)
     return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text.encode("utf-8", "replace").decode())
 
@@ -69,7 +69,7 @@ def table(
 
 
 def facts(pairs: Iterable[tuple[str, object]]) -> Table:
-    """Names and values below each other; what is empty is left out."""
+    """Names and values below each other, without empty values."""
     made = Table.grid(padding=(0, 2))
     made.add_column(style="dim")
     made.add_column(overflow="fold")
@@ -110,13 +110,13 @@ def moment(text: str | None) -> datetime | None:
 
 
 def when(text: str | None) -> str:
-    """The same time as people read it: UTC, to the second."""
+    """A time of the API for people: UTC, to the second."""
     found = moment(text)
     return f"{found.astimezone(UTC):%Y-%m-%d %H:%M:%S}" if found else ""
 
 
 def pairs_text(mapping: dict[str, Any], separator: str = "=") -> str:
-    """Parameters or labels on one line, as they would be typed."""
+    """Parameters or labels on one line, as on the command line."""
     words = (
         f"{name}{separator}{value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
         for name, value in mapping.items()

@@ -8,24 +8,24 @@ from urllib.parse import quote
 
 import typer
 
+from ccat_workflow_manager.commands.arguments import AsJson
 from ccat_workflow_manager.errors import NotFound
 
-pipeline = typer.Typer(no_args_is_help=True, help="Pipelines as files: apply, compare, show, enable.")
+pipeline = typer.Typer(name="pipeline", no_args_is_help=True, help="Pipelines as files: apply, compare, show, enable.")
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="YAML or JSON; - is standard input.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a pipeline.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
 @pipeline.command()
 def apply(file: File, as_json: AsJson = False) -> None:
-    """Make the definition in a file the newest version of its pipeline.
+    """Add the definition in a file as a version of its pipeline.
 
-    With equal content nothing changes. Versions are never overwritten: runs keep the one they were started with.
+    Equal content changes nothing. Versions are never overwritten: a run keeps the version it was created with.
 
     Example:  ccat-wm pipeline apply chai-map.yaml
 
-    Exit codes:  0 applied or unchanged,  2 a fault in the file,  3 no service.
+    Exit codes:  0 applied or unchanged,  2 the file has a fault,  3 no service.
     """
     from ccat_workflow_manager.commands.arguments import fault_in_file, read_definition
     from ccat_workflow_manager.commands.client import ApiRefused, connect
@@ -37,7 +37,7 @@ def apply(file: File, as_json: AsJson = False) -> None:
         try:
             answer, changed = client.put(_path(name), definition)
         except ApiRefused as refusal:
-            _checked_name(definition, file)  # an unfit name alone is refused before the rest is looked at
+            _checked_name(definition, file)  # the service refuses an invalid name before it checks the rest
             raise fault_in_file(file, refusal) from None
     if as_json:
         print_json(answer)
@@ -61,7 +61,7 @@ def list_(as_json: AsJson = False) -> None:
         print_json(found)
         return
     if not found:
-        typer.echo("There is no pipeline yet; `ccat-wm pipeline apply FILE` makes one.", err=True)
+        typer.echo("There is no pipeline yet; create one with `ccat-wm pipeline apply FILE`.", err=True)
         return
     rows = [
         (one["name"], one["version"], "yes" if one["enabled"] else "no", one["priority"], when(one["updated_at"]),
@@ -75,10 +75,10 @@ def list_(as_json: AsJson = False) -> None:
 @pipeline.command()
 def show(
     name: Name,
-    version: Annotated[int | None, typer.Option(min=1, help="An older version; the newest if left out.")] = None,
+    version: Annotated[int | None, typer.Option(min=1, help="An older version (default: the newest).")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print the definition of a pipeline as YAML that can be applied again.
+    """Print the definition of a pipeline as YAML, ready to be applied.
 
     Example:  ccat-wm pipeline show chai-map --version 2 > old.yaml
     """
@@ -104,7 +104,7 @@ def plan(file: File, as_json: AsJson = False) -> None:
 
     Example:  ccat-wm pipeline plan chai-map.yaml
 
-    Exit codes:  0 whether or not there are differences,  2 a fault in the file,  3 no service.
+    Exit codes:  0 with or without differences,  2 the file has a fault,  3 no service.
     """
     from ccat_workflow_manager.commands.arguments import fault_in_file, read_definition
     from ccat_workflow_manager.commands.client import ApiRefused, connect
@@ -116,7 +116,7 @@ def plan(file: File, as_json: AsJson = False) -> None:
         try:
             planned, _ = client.put(_path(name), definition, dry_run=True)
         except ApiRefused as refusal:
-            _checked_name(definition, file)  # an unfit name alone is refused before the rest is looked at
+            _checked_name(definition, file)  # the service refuses an invalid name before it checks the rest
             raise fault_in_file(file, refusal) from None
     if as_json:
         print_json(planned)
@@ -130,7 +130,7 @@ def plan(file: File, as_json: AsJson = False) -> None:
 
 @pipeline.command()
 def enable(name: Name, as_json: AsJson = False) -> None:
-    """Let a pipeline take new runs again.
+    """Accept new runs of a pipeline again.
 
     Example:  ccat-wm pipeline enable chai-map
     """
@@ -139,7 +139,7 @@ def enable(name: Name, as_json: AsJson = False) -> None:
 
 @pipeline.command()
 def disable(name: Name, as_json: AsJson = False) -> None:
-    """Refuse new runs of a pipeline; runs that exist go on.
+    """Refuse new runs of a pipeline; existing runs continue.
 
     Example:  ccat-wm pipeline disable chai-map
     """
@@ -168,14 +168,14 @@ def _path(name: str) -> str:
 
 
 def _name_in(definition: Any, file: str) -> str:
-    """The name that the address of the pipeline is made of; every other fault is found by the service."""
+    """The name for the URL of the pipeline. The service finds all other faults."""
     name = definition.get("name") if isinstance(definition, dict) else None
     fits = isinstance(name, str) and "/" not in name and name.strip(". ")
     return str(name) if fits else _checked_name(definition, file)
 
 
 def _checked_name(definition: Any, file: str) -> str:
-    """The same for a definition that seems to have none: says so, and what else is wrong with it."""
+    """The name of a valid definition. Raises WrongUsage with every fault otherwise."""
     from ccat_workflow_manager.commands.arguments import fault_in_file
     from ccat_workflow_manager.definition.spec import parse_pipeline
     from ccat_workflow_manager.errors import Invalid

@@ -1,4 +1,4 @@
-"""The log of a step run: printed once, or followed until the step run is finished."""
+"""Prints the log of a step run once, or follows it until the step run is finished."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NAMED = 8
 
 
 def find_step_run(run: dict[str, Any], step: str, key: str | None) -> dict[str, Any]:
-    """The step run that `step`, or `step/key`, stands for."""
+    """The step run with this step and key; `step` may be written `step/key`."""
     if key is None and "/" in step:
         step, _, key = step.partition("/")
     of_step = [each for each in run["step_runs"] if each["step"] == step]
@@ -34,8 +34,8 @@ def find_step_run(run: dict[str, Any], step: str, key: str | None) -> dict[str, 
         return dict(found[0])
     keys = ", ".join(each["key"] for each in of_step[:_NAMED]) + (", ..." if len(of_step) > _NAMED else "")
     if found:
-        raise WrongUsage(f"the step {step} has {len(found)} step runs; say which with --key: {keys}")
-    raise WrongUsage(f"the step {step} has no step run with the key {key!r}; there are: {keys}")
+        raise WrongUsage(f"the step {step} has {len(found)} step runs; choose one with --key: {keys}")
+    raise WrongUsage(f"the step {step} has no step run with the key {key!r}; it has: {keys}")
 
 
 def print_log(
@@ -49,7 +49,7 @@ def print_log(
     as_json: bool = False,
     pause: Callable[[float], object] = time.sleep,
 ) -> None:
-    """Print the log to stdout; with `follow`, whatever comes until there is no more to come. JSON comes at the end."""
+    """Print the log to stdout; with `follow`, until the step run is finished. JSON is printed at the end."""
     texts: list[str] = []
     write = texts.append if as_json else _write
     number = attempt or step_run["attempt"]
@@ -73,11 +73,11 @@ def _follow(
     write: Callable[[str], object],
     begin_again: Callable[[], object],
 ) -> int:
-    """Write what comes, and say which attempt was the last."""
+    """Write the log as it grows, over all attempts unless one is wanted. Returns the number of the last attempt."""
     reader, following = None, 0
     interval, longest = _INTERVAL
     while True:
-        # The state is asked for before the log: a log read after the end is complete.
+        # The state is read before the log: a log that is read after the end is complete.
         state = client.get(f"/step-runs/{step_run_id}")
         attempt: int = wanted or state["attempt"]
         over = state["status"] in FINISHED or attempt < state["attempt"]
@@ -86,7 +86,7 @@ def _follow(
                 typer.echo(f"(attempt {attempt})", err=True)
                 begin_again()
             reader, following = _Reader(client, step_run_id, attempt, stream, tail), attempt
-        for text in _if_there(reader.fresh()) if reader is not None else ():
+        for text in _or_nothing(reader.fresh()) if reader is not None else ():
             write(text)
             interval = _INTERVAL[0]
         if over:
@@ -96,7 +96,7 @@ def _follow(
 
 
 class _Reader:
-    """The log of one attempt, piece by piece: whatever has come since the last time, however much that is."""
+    """Reads the log of one attempt piece by piece. Each call of `fresh` yields what is new."""
 
     def __init__(self, client: Client, step_run_id: str, attempt: int | None, stream: str, tail: int | None) -> None:
         self._client = client
@@ -104,7 +104,7 @@ class _Reader:
         self._which = {"attempt": attempt, "stream": stream}
         self._tail = tail
         self._offset: int | None = 0 if tail is None else None
-        """Where what is not known yet begins. Where only a backend has the log, it gives no more than its end."""
+        """Offset of the unread part; None if only a backend has the log, which gives just its end."""
         self._shown = ""
         self._warned = False
 
@@ -114,7 +114,7 @@ class _Reader:
             text = _new_part(self._shown, answer.text) if self._shown else answer.text
             if answer.headers.get("X-Log-Truncated") == "true" and not self._shown and not self._warned:
                 self._warned = True
-                typer.echo("(this is only the end of what was asked for: the log is too long)", err=True)
+                typer.echo("(the log is too long: this is only its end)", err=True)
             before, self._offset = self._offset, _number(answer, "X-Log-Next-Offset")
             self._shown = answer.text if self._offset is None else ""
             if text:
@@ -137,19 +137,19 @@ def _number(answer: httpx.Response, header: str) -> int | None:
 
 
 def _new_part(shown: str, text: str) -> str:
-    """What of `text`, the end of a log, has come after `shown`, what was its end before."""
+    """The part of `text`, the end of a log, that follows `shown`, its end at the previous call."""
     if text.startswith(shown):
         return text[len(shown) :]
     anchor = shown[-_ANCHOR:]
     at = text.rfind(anchor)
     if at >= 0:
         return text[at + len(anchor) :]
-    typer.echo("(the log grew so fast that a part of it is left out here)", err=True)
+    typer.echo("(the log grew too fast: a part of it is missing here)", err=True)
     return text
 
 
-def _if_there(texts: Iterator[str]) -> Iterator[str]:
-    """Nothing as long as nothing has been started."""
+def _or_nothing(texts: Iterator[str]) -> Iterator[str]:
+    """The texts, or nothing while no attempt has been started."""
     try:
         yield from texts
     except ApiRefused as refusal:

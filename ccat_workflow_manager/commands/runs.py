@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ccat_workflow_manager.commands.arguments import AsJson
 from ccat_workflow_manager.commands.exit_codes import ExitCode, WrongUsage
 
 if TYPE_CHECKING:
     from ccat_workflow_manager.commands.client import Client
 
-run = typer.Typer(no_args_is_help=True, help="Runs: submit, watch, cancel, retry, read logs. ID may be 'latest'.")
+run = typer.Typer(
+    name="run", no_args_is_help=True, help="Runs: submit, watch, cancel, retry, read logs. ID may be 'latest'."
+)
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="Id of a run, or 'latest'.")]
 Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of runs; 'latest' is the newest.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 Labels = Annotated[list[str] | None, typer.Option("--label", metavar="NAME:VALUE", help="May be repeated.")]
 
 _SHOWN = 50
@@ -28,22 +30,24 @@ def submit(
     parameter: Annotated[
         list[str] | None, typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="May be repeated.")
     ] = None,
-    params: Annotated[str | None, typer.Option(metavar="FILE", help="Parameters as YAML or JSON; -p wins.")] = None,
+    params: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Parameters as YAML or JSON; -p overrides.")
+    ] = None,
     label: Labels = None,
     version: Annotated[int | None, typer.Option(min=1, help="An older version of the pipeline.")] = None,
-    priority: Annotated[int | None, typer.Option(help="The higher, the sooner.")] = None,
-    backend: Annotated[str | None, typer.Option(help="For the steps that name none.")] = None,
+    priority: Annotated[int | None, typer.Option(help="A higher priority runs first.")] = None,
+    backend: Annotated[str | None, typer.Option(help="For steps that name no backend.")] = None,
     spec: Annotated[str | None, typer.Option(metavar="FILE", help="Run this definition without applying it.")] = None,
     idempotency_key: Annotated[
-        str | None, typer.Option(metavar="KEY", help="The same key and request again: the same run.")
+        str | None, typer.Option(metavar="KEY", help="The same key and request give the same run.")
     ] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Show its progress until it is finished.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show the progress until the run is finished.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Start a run of a pipeline.
 
-    A VALUE that can be read as JSON is taken as JSON, everything else as text, and so is everything that the pipeline
-    declares with type: string:
+    A VALUE that is valid JSON is parsed as JSON; any other value is text. So is the value of a parameter that the
+    pipeline declares with type: string:
       -p line=CO43                  text
       -p 'scans=["s1", "s2"]'       a list
       -p threshold=3 -p 'x="3"'     a number, and a text
@@ -84,13 +88,13 @@ def submit(
 
 def _check_target(pipeline: str | None, spec: str | None, version: int | None) -> None:
     if (pipeline is None) == (spec is None):
-        raise WrongUsage("name a PIPELINE or give a definition with --spec FILE, one of the two")
+        raise WrongUsage("give either a PIPELINE or a definition with --spec FILE")
     if spec is not None and version is not None:
-        raise WrongUsage("--version belongs to a PIPELINE; a definition given with --spec has none")
+        raise WrongUsage("--version cannot be given with --spec: only registered pipelines have versions")
 
 
 def _definition(client: Client, pipeline: str, version: int | None) -> Any:
-    """The definition that a run would have; None if there is none, which the answer to the request will say."""
+    """The definition of the run; None if there is none, which the service then refuses."""
     from urllib.parse import quote
 
     from ccat_workflow_manager.commands.client import ApiRefused
@@ -115,8 +119,8 @@ def list_(
     label: Labels = None,
     created_after: Annotated[str | None, typer.Option(metavar="TIME", help="RFC 3339: 2026-01-31T12:00:00Z")] = None,
     query: Annotated[str | None, typer.Option("-q", "--query", help="Part of a name, label, reason or id.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
-    everything: Annotated[bool, typer.Option("--all", help="All of them, however many.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Largest number of runs.")] = 20,
+    everything: Annotated[bool, typer.Option("--all", help="List all of them.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """List runs, newest first.
@@ -139,7 +143,7 @@ def list_(
         _print_json(found)
         return
     if not found:
-        typer.echo("There are no such runs.", err=True)
+        typer.echo("No runs match.", err=True)
         return
     rows = [
         (one["id"], one["pipeline"], one["status"], _done(one), when(one["created_at"]), _took(one),
@@ -199,11 +203,11 @@ def _print_step_runs(found: dict[str, Any]) -> None:
          cpu_hours(each["cpu_hours"]), memory(each["peak_memory_gb"]), each["waiting_for"] or each["reason_text"])
         for each in listed
     ]  # fmt: skip
-    columns = ("step run", "status", "attempt", "wall time", "CPU hours", "peak memory", "why")
+    columns = ("step run", "status", "attempt", "wall time", "CPU hours", "peak memory", "reason")
     if rows:
         console().print(table(columns, rows, right=("attempt", "wall time", "CPU hours", "peak memory")))
     if left := len(found["step_runs"]) - len(rows):
-        typer.echo(f"{left} more step runs are not shown; --json has all of them", err=True)
+        typer.echo(f"{left} more step runs; --json lists all of them", err=True)
 
 
 @run.command()
@@ -239,27 +243,27 @@ def _watch(client: Client, run_id: str, as_json: bool) -> None:
 
 @run.command()
 def cancel(ids: Ids, as_json: AsJson = False) -> None:
-    """Ask for runs to be stopped, with everything that they have started.
+    """Cancel runs and their jobs.
 
-    A run is CANCELLED once its jobs are known to be gone; what finishes before that has finished.
+    A run is CANCELLED once its jobs are known to be gone; step runs that finish before that stay finished.
 
     Example:  ccat-wm run cancel latest
     """
-    _each(ids, "cancel", _cancel_said, as_json)
+    _each(ids, "cancel", _cancel_outcome, as_json)
 
 
 @run.command()
 def retry(ids: Ids, as_json: AsJson = False) -> None:
-    """Repeat what did not complete in runs; what is completed stays as it is.
+    """Retry the step runs that did not complete; completed ones stay as they are.
 
     Example:  ccat-wm run retry latest
     """
-    _each(ids, "retry", lambda _: "is tried again", as_json)
+    _each(ids, "retry", lambda _: "is retried", as_json)
 
 
 @run.command()
 def pause(ids: Ids, as_json: AsJson = False) -> None:
-    """Hold back what has not been launched yet; what runs goes on.
+    """Hold back the step runs that are not launched yet; running ones continue.
 
     Example:  ccat-wm run pause latest
     """
@@ -268,22 +272,22 @@ def pause(ids: Ids, as_json: AsJson = False) -> None:
 
 @run.command()
 def resume(ids: Ids, as_json: AsJson = False) -> None:
-    """Let paused runs go on.
+    """Resume paused runs.
 
     Example:  ccat-wm run resume latest
     """
-    _each(ids, "resume", lambda _: "goes on", as_json)
+    _each(ids, "resume", lambda _: "is resumed", as_json)
 
 
-def _cancel_said(found: dict[str, Any]) -> str:
+def _cancel_outcome(found: dict[str, Any]) -> str:
     if not found["finished_at"]:
         return "is being cancelled"
     status = found["status"]
-    return "is cancelled" if status == "CANCELLED" else f"is {status}: there is nothing left to cancel"
+    return "is cancelled" if status == "CANCELLED" else f"is {status}: nothing to cancel"
 
 
-def _each(ids: list[str], verb: str, said: Callable[[dict[str, Any]], str], as_json: bool) -> None:
-    """The same request for each run; one that is refused does not keep the others from it."""
+def _each(ids: list[str], verb: str, outcome: Callable[[dict[str, Any]], str], as_json: bool) -> None:
+    """Change each run. A refusal of one does not stop the others."""
     from urllib.parse import quote
 
     from ccat_workflow_manager.commands.client import connect
@@ -300,7 +304,7 @@ def _each(ids: list[str], verb: str, said: Callable[[dict[str, Any]], str], as_j
                 refused.append(Fault(given, error.message))
                 continue
             if not as_json:
-                typer.echo(f"{run_id} {said(answers[-1])}")
+                typer.echo(f"{run_id} {outcome(answers[-1])}")
     if as_json:
         _print_json(answers)
     if refused:
@@ -311,16 +315,16 @@ def _each(ids: list[str], verb: str, said: Callable[[dict[str, Any]], str], as_j
 def logs(
     run_id: Id,
     step: Annotated[str, typer.Argument(metavar="STEP", help="Name of a step, or STEP/KEY.")],
-    key: Annotated[str | None, typer.Option(help="Which one, where a step has one step run for each item.")] = None,
-    attempt: Annotated[int | None, typer.Option(min=1, help="An earlier attempt; the latest if left out.")] = None,
+    key: Annotated[str | None, typer.Option(help="Key of the step run, if the step has several.")] = None,
+    attempt: Annotated[int | None, typer.Option(min=1, help="An earlier attempt (default: the latest).")] = None,
     stream: Annotated[str, typer.Option(help="stdout or stderr")] = "stdout",
-    tail: Annotated[int | None, typer.Option(min=0, help="The last lines only.")] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the step run is finished.")] = False,
+    tail: Annotated[int | None, typer.Option(min=0, help="Number of lines from the end (default: all).")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Continue until the step run is finished.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Print what a step of a run has printed.
+    """Print the log of a step run.
 
-    With --json it is the `text` of one mapping, which --follow prints when the step run is finished.
+    With --json, the log is the `text` of one mapping; with --follow, it is printed when the step run is finished.
 
     Example:  ccat-wm run logs latest calibrate/scan-01 --stream stderr --follow
     """
@@ -328,13 +332,13 @@ def logs(
     from ccat_workflow_manager.commands.run_logs import find_step_run, print_log
 
     if stream not in ("stdout", "stderr"):
-        raise WrongUsage(f"--stream is stdout or stderr, not {stream!r}")
+        raise WrongUsage(f"--stream must be stdout or stderr, not {stream!r}")
     with connect() as client:
         found = find_step_run(client.run(run_id), step, key)
         print_log(client, found, attempt=attempt, stream=stream, tail=tail, follow=follow, as_json=as_json)
 
 
-# --- small words -----------------------------------------------------------------------------------------------------
+# --- helpers ---------------------------------------------------------------------------------------------------------
 
 
 def _print_json(value: Any) -> None:

@@ -10,40 +10,41 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ccat_workflow_manager.commands.exit_codes import ExitCode, WrongUsage, starting
+from ccat_workflow_manager.commands.arguments import AsJson
+from ccat_workflow_manager.commands.exit_codes import ExitCode, WrongUsage
+from ccat_workflow_manager.commands.startup import reachable, set_up_log, starting
 
 if TYPE_CHECKING:
     from ccat_workflow_manager.settings import Settings
 
-db = typer.Typer(no_args_is_help=True, help="The database: bring it up to date, or see whether it is.")
+db = typer.Typer(name="db", no_args_is_help=True, help="The database: apply or check its migrations.")
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
-DataDir = Annotated[Path | None, typer.Option(help="Where everything is kept; else DATA_DIR of the settings.")]
+DataDir = Annotated[Path | None, typer.Option(help="Directory of all data (default: DATA_DIR).")]
 
 
 def up(
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port of the API; 0 takes a free one.")] = None,
     data_dir: DataDir = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="How many workers to start.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Number of workers to start.")] = None,
 ) -> None:
     """Run everything on this machine: PostgreSQL, Valkey, the manager with the API, and workers.
 
-    The embedded servers are used where DATABASE_URL and REDIS_URL name none. Ctrl-C stops all of it; running jobs
-    go on and are found again by the next `up`.
+    Embedded servers are used where DATABASE_URL and REDIS_URL are empty. Ctrl-C stops everything except running
+    jobs; the next `up` continues to follow them.
 
     Example:  ccat-wm up --port 8080 --data-dir ~/ccat
 
-    Exit codes:  0 stopped by Ctrl-C or SIGTERM,  2 settings with faults,  3 something could not be started.
+    Exit codes:  0 stopped by Ctrl-C or SIGTERM,  2 settings with faults,  3 a service could not be started.
     """
     settings = _settings(API_PORT=port, DATA_DIR=data_dir, WORKERS=workers)
-    _must_know_its_backend(settings)
+    _check_default_backend(settings)
     with starting():
         from ccat_workflow_manager import supervise
 
-        supervise.up(settings, lambda deployment: _say_where(deployment.api_url, settings))
+        supervise.up(settings, lambda deployment: _print_addresses(deployment.api_url, settings))
 
 
-def _say_where(api_url: str, settings: Settings) -> None:
+def _print_addresses(api_url: str, settings: Settings) -> None:
     from ccat_workflow_manager.execution import runtime
 
     typer.echo(f"API: {api_url}   data: {settings.data_dir}   Ctrl-C stops everything")
@@ -55,18 +56,17 @@ def manager(
     api: Annotated[bool, typer.Option("--api/--no-api", help="Serve the REST API.")] = True,
     loops: Annotated[bool, typer.Option("--loops/--no-loops", help="Run the control loops.")] = True,
 ) -> None:
-    """Run a manager: the REST API and the control loops. Any number may run at the same time.
+    """Run a manager: the REST API and the control loops. Several may run at the same time.
 
     Example:  ccat-wm manager --no-loops
 
-    Exit codes:  0 stopped by a signal,  2 settings with faults,  3 a database that cannot be used or is not current.
+    Exit codes:  0 stopped by a signal,  2 settings with faults,  3 the database cannot be used or is not current.
     """
     if not api and not loops:
-        raise WrongUsage("a manager without API and without loops would do nothing")
+        raise WrongUsage("--no-api and --no-loops together leave a manager nothing to do")
     settings = _settings()
-    _must_know_its_backend(settings)
+    _check_default_backend(settings)
     with starting():
-        from ccat_workflow_manager.commands.servers import reachable
         from ccat_workflow_manager.processes import run_manager
 
         _end_on_signals()
@@ -75,20 +75,19 @@ def manager(
 
 
 def worker(
-    backend: Annotated[list[str] | None, typer.Option(help="Serve it; else HPC_BACKEND. May be repeated.")] = None,
+    backend: Annotated[list[str] | None, typer.Option(help="Default: HPC_BACKEND. May be repeated.")] = None,
 ) -> None:
-    """Run a worker: it launches, follows, cancels and collects jobs where scheduler and files are.
+    """Run a worker: it launches, polls, cancels and collects jobs, on a machine with the scheduler and the files.
 
     Example:  ccat-wm worker --backend slurm --backend local
 
-    Exit codes:  0 stopped by a signal,  2 settings with faults or no such backend,  3 a database that cannot be used.
+    Exit codes:  0 stopped by a signal,  2 settings with faults or no such backend,  3 the database cannot be used.
     """
     settings = _settings()
-    _must_know_its_backend(settings)
+    _check_default_backend(settings)
     names = list(dict.fromkeys(backend or [settings.hpc_backend]))
-    _must_exist(names)
+    _check_backends(names)
     with starting():
-        from ccat_workflow_manager.commands.servers import reachable
         from ccat_workflow_manager.processes import run_worker
 
         _end_on_signals()
@@ -97,7 +96,7 @@ def worker(
 
 
 def _end_on_signals() -> None:
-    """Leave through every clean-up, also when the signal comes before anything is served."""
+    """Exit with all clean-up on a signal, also one that arrives before anything is served."""
 
     def end(number: int, frame: FrameType | None) -> None:
         raise typer.Exit(ExitCode.OK)
@@ -106,8 +105,8 @@ def _end_on_signals() -> None:
         signal.signal(number, end)
 
 
-def _must_know_its_backend(settings: Settings) -> None:
-    """HPC_BACKEND names one that is registered. Only here, because settings do not know what is installed."""
+def _check_default_backend(settings: Settings) -> None:
+    """Check that HPC_BACKEND is registered. The settings cannot: they do not know what is installed."""
     from difflib import get_close_matches
 
     from ccat_workflow_manager.errors import ConfigurationError, Fault
@@ -118,23 +117,22 @@ def _must_know_its_backend(settings: Settings) -> None:
     if name in known:
         return
     close = get_close_matches(name, known, 1)
-    hint = f"did you mean {close[0]}?" if close else "is the package that brings it installed here?"
+    hint = f"did you mean {close[0]}?" if close else "is its package installed here?"
     fault = Fault(f"{PREFIX}HPC_BACKEND", f"{name!r} is not allowed; allowed: {', '.join(known)}; {hint}")
     raise ConfigurationError(f"The settings cannot be used:\n  {fault}", [fault])
 
 
-def _must_exist(names: list[str]) -> None:
+def _check_backends(names: list[str]) -> None:
     from ccat_workflow_manager.hpc import registry
 
     known = registry.names()
     for name in names:
         if name not in known:
-            raise WrongUsage(f"there is no backend {name!r}; there are: {', '.join(known)}")
+            raise WrongUsage(f"there is no backend {name!r}; known: {', '.join(known)}")
 
 
 def _settings(**overrides: object) -> Settings:
-    """The settings of a process that serves, and its log."""
-    from ccat_workflow_manager.commands.logging_setup import set_up_log
+    """Load the settings of a server process and set up its log."""
     from ccat_workflow_manager.settings import load_settings
 
     settings = load_settings({name: str(value) for name, value in overrides.items() if value is not None})
@@ -151,7 +149,7 @@ def _settings(**overrides: object) -> Settings:
 
 @db.command()
 def upgrade() -> None:
-    """Bring the database to the schema of this program. `ccat-wm up` does it by itself.
+    """Apply all migrations. `ccat-wm up` does so itself.
 
     Example:  ccat-wm db upgrade
 
@@ -159,7 +157,6 @@ def upgrade() -> None:
     """
     settings = _settings()
     with starting():
-        from ccat_workflow_manager.commands.servers import reachable
         from ccat_workflow_manager.db import migrate
         from ccat_workflow_manager.db.session import Database
 
@@ -170,12 +167,12 @@ def upgrade() -> None:
     if before.is_current:
         typer.echo(f"the database is current: {before.wanted}")
     else:
-        typer.echo(f"the database went from {before.current or 'nothing'} to {before.wanted}")
+        typer.echo(f"the database was upgraded from {before.current or 'nothing'} to {before.wanted}")
 
 
 @db.command()
 def check(as_json: AsJson = False) -> None:
-    """Say whether the database has the schema that this program needs.
+    """Check whether all migrations are applied.
 
     Example:  ccat-wm db check && ccat-wm manager
 
@@ -185,7 +182,6 @@ def check(as_json: AsJson = False) -> None:
 
     settings = _settings()
     with starting():
-        from ccat_workflow_manager.commands.servers import reachable
         from ccat_workflow_manager.db import migrate
         from ccat_workflow_manager.db.session import Database
 
@@ -198,7 +194,7 @@ def check(as_json: AsJson = False) -> None:
     elif state.is_current:
         typer.echo(f"the database is current: {state.wanted}")
     else:
-        at = f"the database is at {state.current or 'nothing'}, this program needs {state.wanted}"
+        at = f"the database is at {state.current or 'nothing'}, this version needs {state.wanted}"
         typer.echo(f"{at}; run: ccat-wm db upgrade")
     if not state.is_current:
         raise typer.Exit(ExitCode.NO_SERVICE)

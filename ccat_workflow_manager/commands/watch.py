@@ -1,4 +1,4 @@
-"""A run while it runs: one line per step, what waits and what failed in words, and the bill at the end."""
+"""Shows the progress of a run, and the resources it used at the end."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ FINISHED = frozenset({RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED
 
 _INTERVAL = (0.1, 1.0)
 _PATIENCE_SECONDS = 60.0
-_SHARE_OF_THE_TIME = 5
-"""A question that takes long (a run of many thousand step runs) is asked accordingly less often."""
+_PAUSE_PER_CALL = 5
+"""Shortest pause, in durations of the last call: runs of many thousand step runs are read less often."""
 _BAR_WIDTH = 28
 _NAMED = 5
 _WAITING = frozenset({Status.PENDING, Status.SUBMITTED})
@@ -44,14 +44,14 @@ _WORDS = (
 
 
 class RunSource(Protocol):
-    """Whoever knows the present state of a run."""
+    """Reads the present state of a run."""
 
     def run(self, run_id: str) -> Run: ...
 
 
 @dataclass(frozen=True, slots=True)
 class StepView:
-    """One step of a run: its step runs, counted."""
+    """The step runs of one step, counted by status."""
 
     name: str
     step_runs: Sequence[StepRun]
@@ -67,18 +67,18 @@ class StepView:
 
     @property
     def over(self) -> int:
-        """Nothing more happens to these."""
+        """Number of finished step runs."""
         return self.total - self.counts.get(Status.PENDING, 0) - sum(self.counts.get(status, 0) for status in ACTIVE)
 
     @property
     def words(self) -> str:
-        """`2 running, 9 queued, 1 waiting`; what is completed shows in the bar."""
+        """`2 running, 9 queued, 1 waiting`. The bar shows the completed ones."""
         numbers = ((sum(self.counts.get(status, 0) for status in statuses), word) for word, statuses in _WORDS)
         return ", ".join(f"{number} {word}" for number, word in numbers if number)
 
     @property
     def wait(self) -> str:
-        """What most of those that wait are waiting for."""
+        """The most frequent reason for waiting."""
         reasons = Counter(
             each["waiting_for"] for each in self.step_runs if each["status"] in _WAITING and each["waiting_for"]
         )
@@ -96,7 +96,7 @@ def steps_of(run: Run) -> list[StepView]:
 def watch_run(
     client: RunSource, run_id: str, console: Console, *, pause: Callable[[float], object] = time.sleep
 ) -> Run:
-    """Show the run until it is finished, and return it as it then is."""
+    """Show the progress of a run until it is finished. Returns the finished run."""
     run = client.run(run_id)
     display = _Live(console) if console.is_terminal else _Lines(console)
     started = answered = time.monotonic()
@@ -108,10 +108,10 @@ def watch_run(
             try:
                 run = client.run(run["id"])
             except ServiceUnavailable as error:
-                # A manager that is restarted is no reason to stop looking.
+                # The manager may be restarting.
                 if asked - answered > _PATIENCE_SECONDS:
                     raise
-                display.note(f"{error.message}; trying again")
+                display.message(f"{error.message}; trying again")
                 continue
             answered = time.monotonic()
             display.show(run)
@@ -120,17 +120,17 @@ def watch_run(
 
 def _interval(age: float, cost: float) -> float:
     shortest, longest = _INTERVAL
-    return max(min(shortest + age / 20, longest), min(cost, longest) * _SHARE_OF_THE_TIME)
+    return max(min(shortest + age / 20, longest), min(cost, longest) * _PAUSE_PER_CALL)
 
 
 # --- the two displays ------------------------------------------------------------------------------------------------
 
 
 class _Live:
-    """For a terminal: drawn again in place."""
+    """For a terminal: redraws in place."""
 
     def __init__(self, console: Console) -> None:
-        # No thread of its own: the demo forks processes while this is open.
+        # No refresh thread: the demo forks processes while the display is open.
         self._live = Live(console=console, auto_refresh=False, transient=True)
 
     def open(self, run: Run) -> AbstractContextManager[object]:
@@ -140,16 +140,16 @@ class _Live:
     def show(self, run: Run) -> None:
         self._live.update(progress(run), refresh=True)
 
-    def note(self, text: str) -> None:
+    def message(self, text: str) -> None:
         self._live.update(Text(text, style="yellow"), refresh=True)
 
 
 class _Lines:
-    """For a file or a pipe: one line for each change of a step."""
+    """For a file or a pipe: prints a line for each change of a step."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._said: dict[str, str] = {}
+        self._printed: dict[str, str] = {}
         self._started = time.monotonic()
 
     def open(self, run: Run) -> AbstractContextManager[object]:
@@ -157,23 +157,23 @@ class _Lines:
         return nullcontext()
 
     def show(self, run: Run) -> None:
-        self._say("", f"{run['pipeline']} {run['id']}: {run['status']}{_condition(run)}")
+        self._print("", f"{run['pipeline']} {run['id']}: {run['status']}{_condition(run)}")
         for step in steps_of(run):
             wait = f" ({step.wait})" if step.wait else ""
             words = f", {step.words}" if step.words else ""
-            self._say(step.name, f"{step.name}: {step.done}/{step.total} completed{words}{wait}")
+            self._print(step.name, f"{step.name}: {step.done}/{step.total} completed{words}{wait}")
 
-    def note(self, text: str) -> None:
-        self._say("note", text)
+    def message(self, text: str) -> None:
+        self._print("message", text)
 
-    def _say(self, about: str, text: str) -> None:
-        if self._said.get(about) != text:
-            self._said[about] = text
+    def _print(self, about: str, text: str) -> None:
+        if self._printed.get(about) != text:
+            self._printed[about] = text
             self._console.print(f"{time.monotonic() - self._started:7.1f} s  {plain(text)}", soft_wrap=True)
 
 
 def progress(run: Run) -> Group:
-    """The picture of a run at one moment."""
+    """The progress of a run as a picture."""
     lines = Table.grid(padding=(0, 2))
     for step in steps_of(run):
         going, done = ("red", "red") if step.counts.get(Status.FAILED) else ("cyan", "green")
@@ -216,19 +216,19 @@ def _failure(step_run: StepRun) -> str:
     return f"{label(step_run)} failed: {plain(step_run['reason_text'] or step_run['reason'])}"
 
 
-# --- the bill --------------------------------------------------------------------------------------------------------
+# --- resources used --------------------------------------------------------------------------------------------------
 
 
 def steps_table(run: Run) -> Table:
-    """What each step took: time from its first start to its last end, CPU of all its step runs, the largest memory."""
-    rows: list[Sequence[object]] = [(step.name, _verdict(step), *_spent(step.step_runs)) for step in steps_of(run)]
+    """The resources of each step: time from first start to last end, sum of CPU hours, largest memory."""
+    rows: list[Sequence[object]] = [(step.name, _outcome(step), *_spent(step.step_runs)) for step in steps_of(run)]
     if len(rows) > 1:
         rows.append((Text("run", style="bold"), run["status"], *_spent(run["step_runs"])))
     columns = ("step", "outcome", "wall time", "CPU hours", "peak memory")
     return table(columns, rows, right=("wall time", "CPU hours", "peak memory"))
 
 
-def _verdict(step: StepView) -> Text:
+def _outcome(step: StepView) -> Text:
     if step.done == step.total:
         return Text(f"{step.total} completed" if step.total > 1 else "completed", style="green")
     done = f"{step.done} of {step.total} completed, " if step.total > 1 and step.done else ""
@@ -253,7 +253,7 @@ def _moment(text: str) -> datetime:
 
 
 def summary(run: Run, console: Console) -> None:
-    """What is said at the end: the bill, and each failure in words."""
+    """Print the resources used by each step, and the failures."""
     console.print(steps_table(run))
     for line in _failures(run):
         console.print(line, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Validates input by a pydantic model, and says in plain words what is wrong with which field."""
+"""Validates input by pydantic models, and words their errors."""
 
 from __future__ import annotations
 

@@ -73,9 +73,7 @@ class RunRequest(BaseModel):
 
     pipeline: Text | None = Field(default=None, description="Name of a registered pipeline.")
     version: _Version | None = Field(default=None, description="Default: its newest version.")
-    spec: dict[str, Any] | None = Field(
-        default=None, description="An inline definition instead of a name (PipelineSpec)."
-    )
+    spec: dict[str, Any] | None = Field(default=None, description="An inline PipelineSpec instead of a name.")
     parameters: Annotated[dict[str, Any], BeforeValidator(_null_is_empty)] = Field(
         default={}, description="Checked by the JSON Schema of the pipeline."
     )

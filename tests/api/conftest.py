@@ -1,4 +1,4 @@
-"""The API over a real PostgreSQL and a real Valkey, and a hand that transitions step runs on where no worker is."""
+"""The API over a real PostgreSQL and a real Valkey, and a hand that plays the worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A client that knows what an answer of this API looks like, and the transitions of a worker as single calls."""
+"""A client that checks the form of responses, and the transitions of a worker as single calls."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Rest:
 
 
 class Hand:
-    """Does to step runs what workers would do."""
+    """Applies the transitions of a worker to step runs."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -127,7 +127,7 @@ class Hand:
         self.apply(item, _note(Event.JOB_SUBMITTED), note, facts=Facts(job_id=f"job {item.job_name}", exit_code=3))
 
     def open_breaker(self, step_runs: int = 3) -> str:
-        """Let so many step runs of one step fail the same way, that the rest has to wait: the id of the breaker."""
+        """Open a breaker: this many step runs of a step fail the same way. Returns the id of the breaker."""
         spec = {
             "name": "fan",
             "steps": [{"name": "out", "image": "a.sif", "foreach": list(range(10)), "command": ["a"]}],

@@ -1,4 +1,4 @@
-"""Whatever JSON arrives: it is carried out, or refused with a problem document. Nothing else ever happens."""
+"""Any JSON is either accepted or refused with a problem document."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ values = st.recursive(
 
 @st.composite
 def nearly(draw: st.DrawFn, good: st.SearchStrategy[Any]) -> Any:
-    """A document that is right, or has up to two things wrong with it."""
+    """A valid document, or one with up to two faults."""
     document = draw(good)
     for _ in range(draw(st.integers(0, 2))):
         document = _spoilt(draw, document)
@@ -41,7 +41,7 @@ def nearly(draw: st.DrawFn, good: st.SearchStrategy[Any]) -> Any:
 
 
 def _spoilt(draw: st.DrawFn, node: Any) -> Any:
-    """A copy in which one place is replaced, removed or added."""
+    """A copy in which one value is replaced, removed or added."""
     places: list[Any] = (
         list(node) if isinstance(node, dict) else list(range(len(node))) if isinstance(node, list) else []
     )

@@ -1,4 +1,4 @@
-"""What is refused: with which status, which code, and where the fault is. Never a 500, never half a run."""
+"""Refusals: status, code and path of each fault. A refused request changes nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ccat_workflow_manager.api.dependencies import MOST_BYTES
 from ccat_workflow_manager.api.paging import encode
 from tests.api.rest import CHAIN, ONE, Rest
 
-NOBODY = "0197c9a4-5b0e-7cc2-9f57-3f0d6c1a2b3c"
+UNKNOWN = "0197c9a4-5b0e-7cc2-9f57-3f0d6c1a2b3c"
 STEP = {"name": "s", "command": ["x"]}
 
 Case = tuple[str, str, dict[str, Any], int, str, str | None]
@@ -105,8 +105,8 @@ RUNS: list[Case] = [
     ("POST", "/runs/cancel", run(ids=[], filter={"q": "x"}), 422, "invalid", "ids"),
     ("POST", "/runs/cancel", run(ids=[]), 422, "invalid", "ids"),
     ("POST", "/runs/cancel", run(ids="all"), 422, "invalid", "ids"),
-    ("POST", "/runs/cancel", run(ids=[NOBODY, 1]), 422, "invalid", "ids[1]"),
-    ("POST", "/runs/cancel", run(ids=[NOBODY]), 404, "not_found", "ids[0]"),
+    ("POST", "/runs/cancel", run(ids=[UNKNOWN, 1]), 422, "invalid", "ids[1]"),
+    ("POST", "/runs/cancel", run(ids=[UNKNOWN]), 404, "not_found", "ids[0]"),
     ("POST", "/runs/cancel", run(filter={}), 422, "invalid", "filter"),
     ("POST", "/runs/cancel", run(filter={"status": None, "q": ""}), 422, "invalid", "filter"),
     ("POST", "/runs/cancel", run(filter=[]), 422, "invalid", "filter"),
@@ -140,37 +140,37 @@ RUNS: list[Case] = [
     ("GET", "/runs", cursor('{"runs": 1}'), 422, "invalid", "cursor"),
     ("GET", "/runs", cursor("[" * 700), 422, "invalid", "cursor"),
     ("GET", "/runs/nothing", {}, 422, "invalid", "run_id"),
-    ("GET", f"/runs/{NOBODY}", {}, 404, "not_found", None),
-    ("GET", f"/runs/{NOBODY}", query(full=1), 422, "invalid", "full"),
-    ("POST", f"/runs/{NOBODY}/cancel", {}, 404, "not_found", None),
-    ("POST", f"/runs/{NOBODY}/retry", {}, 404, "not_found", None),
-    ("POST", f"/runs/{NOBODY}/pause", {}, 404, "not_found", None),
-    ("POST", f"/runs/{NOBODY}/resume", {}, 404, "not_found", None),
-    ("DELETE", f"/runs/{NOBODY}", {}, 405, "method_not_allowed", None),
+    ("GET", f"/runs/{UNKNOWN}", {}, 404, "not_found", None),
+    ("GET", f"/runs/{UNKNOWN}", query(full=1), 422, "invalid", "full"),
+    ("POST", f"/runs/{UNKNOWN}/cancel", {}, 404, "not_found", None),
+    ("POST", f"/runs/{UNKNOWN}/retry", {}, 404, "not_found", None),
+    ("POST", f"/runs/{UNKNOWN}/pause", {}, 404, "not_found", None),
+    ("POST", f"/runs/{UNKNOWN}/resume", {}, 404, "not_found", None),
+    ("DELETE", f"/runs/{UNKNOWN}", {}, 405, "method_not_allowed", None),
     ("GET", "/rums", {}, 404, "not_found", None),
     ("GET", "/runs/", {}, 404, "not_found", None),
 ]
 
 OTHERS: list[Case] = [
     ("GET", "/step-runs/1", {}, 422, "invalid", "step_run_id"),
-    ("GET", f"/step-runs/{NOBODY}", {}, 404, "not_found", None),
-    ("GET", f"/step-runs/{NOBODY}/attempts", {}, 404, "not_found", None),
-    ("GET", f"/step-runs/{NOBODY}/events", {}, 404, "not_found", None),
-    ("GET", f"/step-runs/{NOBODY}/products", {}, 404, "not_found", None),
-    ("GET", f"/step-runs/{NOBODY}/log", {}, 404, "not_found", None),
-    ("GET", f"/step-runs/{NOBODY}/log", query(stream="stdin"), 422, "invalid", "stream"),
-    ("GET", f"/step-runs/{NOBODY}/log", query(tail=-1), 422, "invalid", "tail"),
-    ("GET", f"/step-runs/{NOBODY}/log", query(attempt=10**9), 422, "invalid", "attempt"),
-    ("POST", f"/step-runs/{NOBODY}/cancel", {}, 404, "not_found", None),
-    ("POST", f"/step-runs/{NOBODY}/retry", {}, 404, "not_found", None),
-    ("GET", f"/step-runs/{NOBODY}/events", cursor('["events", -1]'), 422, "invalid", "cursor"),
-    ("GET", f"/step-runs/{NOBODY}/events", cursor('["events", true]'), 422, "invalid", "cursor"),
-    ("GET", f"/step-runs/{NOBODY}/events", cursor(f'["events", {2**63}]'), 422, "invalid", "cursor"),
-    ("GET", f"/step-runs/{NOBODY}/products", cursor('["products", "\\u0000"]'), 422, "invalid", "cursor"),
+    ("GET", f"/step-runs/{UNKNOWN}", {}, 404, "not_found", None),
+    ("GET", f"/step-runs/{UNKNOWN}/attempts", {}, 404, "not_found", None),
+    ("GET", f"/step-runs/{UNKNOWN}/events", {}, 404, "not_found", None),
+    ("GET", f"/step-runs/{UNKNOWN}/products", {}, 404, "not_found", None),
+    ("GET", f"/step-runs/{UNKNOWN}/log", {}, 404, "not_found", None),
+    ("GET", f"/step-runs/{UNKNOWN}/log", query(stream="stdin"), 422, "invalid", "stream"),
+    ("GET", f"/step-runs/{UNKNOWN}/log", query(tail=-1), 422, "invalid", "tail"),
+    ("GET", f"/step-runs/{UNKNOWN}/log", query(attempt=10**9), 422, "invalid", "attempt"),
+    ("POST", f"/step-runs/{UNKNOWN}/cancel", {}, 404, "not_found", None),
+    ("POST", f"/step-runs/{UNKNOWN}/retry", {}, 404, "not_found", None),
+    ("GET", f"/step-runs/{UNKNOWN}/events", cursor('["events", -1]'), 422, "invalid", "cursor"),
+    ("GET", f"/step-runs/{UNKNOWN}/events", cursor('["events", true]'), 422, "invalid", "cursor"),
+    ("GET", f"/step-runs/{UNKNOWN}/events", cursor(f'["events", {2**63}]'), 422, "invalid", "cursor"),
+    ("GET", f"/step-runs/{UNKNOWN}/products", cursor('["products", "\\u0000"]'), 422, "invalid", "cursor"),
     ("GET", "/products/x", {}, 422, "invalid", "product_id"),
-    ("GET", f"/products/{NOBODY}", {}, 404, "not_found", None),
-    ("GET", f"/products/{NOBODY}/content", {}, 404, "not_found", None),
-    ("GET", f"/products/{NOBODY}/lineage", {}, 404, "not_found", None),
+    ("GET", f"/products/{UNKNOWN}", {}, 404, "not_found", None),
+    ("GET", f"/products/{UNKNOWN}/content", {}, 404, "not_found", None),
+    ("GET", f"/products/{UNKNOWN}/lineage", {}, 404, "not_found", None),
     ("GET", "/pipelines/unknown", {}, 404, "not_found", None),
     ("GET", "/pipelines/unknown/versions", {}, 404, "not_found", None),
     ("GET", "/pipelines/NOT%20A%20NAME", {}, 422, "invalid", "name"),
@@ -230,7 +230,7 @@ OTHERS: list[Case] = [
 
 
 @pytest.mark.parametrize("cases", [RUNS, OTHERS], ids=["runs", "others"])
-def test_each_fault_is_refused_where_it_is(rest: Rest, cases: list[Case]) -> None:
+def test_each_fault_is_reported_at_its_path(rest: Rest, cases: list[Case]) -> None:
     rest.put("/pipelines/one", ONE)
     rest.put("/pipelines/chain", CHAIN)
     wrong = []
@@ -248,7 +248,7 @@ def test_each_fault_is_refused_where_it_is(rest: Rest, cases: list[Case]) -> Non
     assert [each["version"] for each in rest.get("/pipelines")["items"]] == [1, 1]
 
 
-def test_all_faults_are_told_at_once(rest: Rest) -> None:
+def test_all_faults_are_reported_together(rest: Rest) -> None:
     body = {"pipeline": 1, "labels": {"a": 1, "b": []}, "priority": "high", "extra": None, "parameters": 3}
     problem = rest.refused(rest.send("POST", "/runs", json=body), 422, "invalid")
     assert {fault["path"] for fault in problem["faults"]} == {
@@ -256,7 +256,7 @@ def test_all_faults_are_told_at_once(rest: Rest) -> None:
     }  # fmt: skip
 
 
-def test_a_body_that_is_too_large_is_not_read_to_its_end(rest: Rest) -> None:
+def test_an_oversized_body_is_refused_before_it_is_read(rest: Rest) -> None:
     kind = {"Content-Type": "application/json"}
     big = b" " * (MOST_BYTES + 1)
     rest.refused(rest.send("POST", "/runs", content=big, headers=kind), 413, "body_too_large")
@@ -265,7 +265,7 @@ def test_a_body_that_is_too_large_is_not_read_to_its_end(rest: Rest) -> None:
     rest.refused(rest.send("POST", "/runs", content=big[:-1], headers=kind), 400, "malformed_body")
 
 
-def test_a_bad_header_does_not_hide_behind_its_encoding(rest: Rest) -> None:
+def test_a_header_that_is_not_ascii_is_refused(rest: Rest) -> None:
     headers = {"Content-Type": "application/json", "Idempotency-Key": b"caf\xe9"}
     response = rest.client.post("/api/v1/runs", content=b'{"pipeline": "one"}', headers=headers)
     rest.refused(response, 422, "invalid", "Idempotency-Key")

@@ -22,7 +22,7 @@ def test_an_open_breaker_is_listed_with_what_it_holds_back(rest: Rest, hand: Han
     assert (event["event"], event["text"]) == ("opened", found["reason_text"])
 
 
-def test_one_that_is_released_lets_all_go(rest: Rest, hand: Hand) -> None:
+def test_a_release_makes_all_step_runs_ready(rest: Rest, hand: Hand) -> None:
     breaker_id = hand.open_breaker()
     assert hand.claim(10) == []
     released = rest.post(f"/breakers/{breaker_id}/release", status=200)
@@ -33,7 +33,7 @@ def test_one_that_is_released_lets_all_go(rest: Rest, hand: Hand) -> None:
     rest.refused(rest.send("POST", f"/breakers/{breaker_id}/release"), 404, "not_found")
 
 
-def test_those_that_only_count_are_shown_on_request(rest: Rest, hand: Hand) -> None:
+def test_counting_breakers_are_listed_on_request(rest: Rest, hand: Hand) -> None:
     breaker_id = hand.open_breaker()
     hand.execute(
         "UPDATE breakers SET opened_at = NULL, way = NULL, reason_text = NULL, probe_at = NULL WHERE circuit = :id",
@@ -56,7 +56,7 @@ def test_lists_come_in_pages(rest: Rest, hand: Hand) -> None:
     assert len({each["id"] for each in rest.items("/breakers", 1)}) == 4
 
 
-def test_what_is_not_there_or_not_understood_is_refused(rest: Rest) -> None:
+def test_unknown_and_malformed_ids_are_refused(rest: Rest) -> None:
     rest.refused(rest.send("GET", f"/breakers/{uuid4()}/events"), 404, "not_found")
     rest.refused(rest.send("POST", f"/breakers/{uuid4()}/release"), 404, "not_found")
     rest.refused(rest.send("POST", "/breakers/one/release"), 422, "invalid")

@@ -89,10 +89,10 @@ def test_created_after(rest: Rest) -> None:
 
 
 @pytest.mark.parametrize("wrong_by", [-3600, 3600])
-def test_created_after_means_the_clock_of_the_database(
+def test_created_after_uses_the_clock_of_the_database(
     rest: Rest, monkeypatch: pytest.MonkeyPatch, wrong_by: int
 ) -> None:
-    """Ids are made by the clock of a manager, which may be wrong by an hour."""
+    """Ids hold the time of the clock of a manager, which may be wrong."""
     monkeypatch.setattr(ids, "uuid7", lambda: UUID(int=uuid7().int + (1000 * wrong_by << 80)))
     run = rest.run()
     created = datetime.fromisoformat(run["created_at"])
@@ -105,7 +105,7 @@ def test_created_after_means_the_clock_of_the_database(
 
 
 def test_runs_since_a_moment_are_found_by_an_index(context: Context, rest: Rest) -> None:
-    """Of many runs, however few or many were made since: nobody goes through all of them."""
+    """The query does not scan all runs, whether few or many match."""
     run_id = rest.run()["id"]
     columns = "spec_id, pipeline, parameters, labels, priority, created_by, n_completed, finished_at"
     with context.database.begin() as unit:

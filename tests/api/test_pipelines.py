@@ -35,7 +35,7 @@ def test_post_registers_once(rest: Rest) -> None:
 
 
 @pytest.mark.parametrize("kind", ["application/yaml", "text/yaml; charset=utf-8", "application/x-yaml"])
-def test_yaml_is_taken_as_well(rest: Rest, kind: str) -> None:
+def test_yaml_is_accepted(rest: Rest, kind: str) -> None:
     text = yaml.safe_dump({**CHAIN, "description": "für Örion ✨"}, allow_unicode=True)
     response = rest.send("PUT", "/pipelines/chain", content=text.encode(), headers={"Content-Type": kind})
     assert response.status_code == 201, response.text
@@ -44,7 +44,7 @@ def test_yaml_is_taken_as_well(rest: Rest, kind: str) -> None:
     rest.put("/pipelines/chain", {**CHAIN, "description": "für Örion ✨"}, status=200)
 
 
-def test_what_no_queue_can_give_is_a_warning(rest: Rest, context: Context) -> None:
+def test_resources_that_no_queue_offers_give_a_warning(rest: Rest, context: Context) -> None:
     assert rest.put("/pipelines/one", ONE)["warnings"] == []
     queues = [{"name": "pool", "limits": None}, {"name": "main", "limits": asdict(QueueLimits("main", True, cpus=4))}]
     context.doorbell.remember_queues(context.settings.hpc_backend, json.dumps(queues))

@@ -1,4 +1,4 @@
-"""Products: their description, their content, their lineage."""
+"""Products: metadata, content, lineage."""
 
 from __future__ import annotations
 
@@ -124,14 +124,14 @@ def test_nothing_leads_out_of_the_output_directory(place: Place) -> None:
         assert "secret" not in place.content(product_id).text.replace(name, ""), name
 
 
-def test_a_file_that_changed_is_not_passed_off_as_the_product(place: Place) -> None:
+def test_a_changed_file_is_not_served(place: Place) -> None:
     (place.output / "data").write_bytes(b"longer than it was")
     ids = place.publish(made("data", b"short"))
     problem = place.rest.refused(place.content(ids["data"]), 404, "not_found")
     assert {"18", "5"} <= set(problem["detail"].split())
 
 
-def test_files_that_cannot_be_seen_from_here_are_no_fault_of_the_client(place: Place) -> None:
+def test_invisible_files_give_503(place: Place) -> None:
     ids = place.publish(made("data", b"x"))
     place.output.rmdir()
     place.output.parents[3].rename(place.output.parents[4] / "elsewhere")
@@ -174,7 +174,7 @@ def test_lineage(rest: Rest, hand: Hand) -> None:
     assert rest.get(f"/runs/{run['id']}")["status"] == "COMPLETED"
 
 
-def test_a_wide_lineage_is_cut_and_says_so(rest: Rest, hand: Hand) -> None:
+def test_a_wide_lineage_is_truncated(rest: Rest, hand: Hand) -> None:
     rest.run(CHAIN, parameters={"scans": list(range(3))})
     for item in hand.claim(3):
         hand.complete(item, *(made(f"{number:04}") for number in range(500)))

@@ -1,4 +1,4 @@
-"""Runs: asking for them, looking at them, changing them."""
+"""Runs: creating, reading and changing them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STEP_RUN_FIELDS = {
 }  # fmt: skip
 
 
-def test_the_answer_to_a_request_is_the_run_as_it_is_shown_later(rest: Rest) -> None:
+def test_the_response_to_post_equals_a_later_get(rest: Rest) -> None:
     rest.put("/pipelines/chain", CHAIN)
     made = rest.post("/runs", {"pipeline": "chain", "parameters": {"scans": [1, "é 2"]}, "labels": {"a": "b:c"}})
     assert made.keys() >= RUN_FIELDS
@@ -44,7 +44,7 @@ def test_the_answer_to_a_request_is_the_run_as_it_is_shown_later(rest: Rest) -> 
     assert shown == made
 
 
-def test_a_run_says_where_it_is(rest: Rest) -> None:
+def test_a_new_run_has_a_location_header(rest: Rest) -> None:
     response = rest.send("POST", "/runs", json={"spec": ONE})
     assert response.status_code == 202
     assert rest.client.get(response.headers["location"]).json()["id"] == response.json()["id"]
@@ -74,7 +74,7 @@ def test_fifty_threads_with_one_key_make_one_run(rest: Rest) -> None:
     assert len({run_id for _, run_id in answers}) == len(rest.get("/runs")["items"]) == 2
 
 
-def test_requests_that_come_together_are_each_answered_for_themselves(rest: Rest) -> None:
+def test_concurrent_requests_get_their_own_responses(rest: Rest) -> None:
     rest.put("/pipelines/chain", CHAIN)
 
     def ask(number: int) -> tuple[int, Any]:
@@ -93,7 +93,7 @@ def test_requests_that_come_together_are_each_answered_for_themselves(rest: Rest
     assert len(rest.get("/runs")["items"]) == 48
 
 
-def test_an_inline_definition_is_kept_once_and_leaves_the_registered_one_alone(rest: Rest, hand: Hand) -> None:
+def test_an_inline_definition_is_stored_once_beside_the_registered_one(rest: Rest, hand: Hand) -> None:
     rest.put("/pipelines/one", ONE)
     other = {**ONE, "description": "another"}
     for _ in range(2):
@@ -111,7 +111,7 @@ def test_priority_comes_from_the_pipeline_unless_given(rest: Rest) -> None:
     assert rest.post("/runs", {"pipeline": "one", "priority": -3})["priority"] == -3
 
 
-def test_a_named_version_is_taken(rest: Rest) -> None:
+def test_a_run_uses_the_requested_version(rest: Rest) -> None:
     rest.put("/pipelines/one", ONE)
     rest.put("/pipelines/one", {**ONE, "description": "newer"})
     assert rest.post("/runs", {"pipeline": "one"})["pipeline_version"] == 2
@@ -123,7 +123,7 @@ def test_a_run_chooses_the_backend_of_steps_that_name_none(rest: Rest) -> None:
     assert (made["backend"], made["step_runs"][0]["backend"]) == ("concurrent", "concurrent")
 
 
-def test_texts_of_all_the_world_arrive_as_they_were_sent(rest: Rest) -> None:
+def test_unicode_text_is_kept(rest: Rest) -> None:
     texts = ["Ωρίων ✨", "日本語", 'quote " and \\ and \n', "\U0001d538 astral", "\u202eright to left", "a:b:c", "\x7f"]
     labels = {f"name {text}".replace(":", "."): text for text in texts}
     made = rest.run(CHAIN, parameters={"scans": texts}, labels=labels)
@@ -174,7 +174,7 @@ def test_retry_repeats_only_what_did_not_complete(rest: Rest, hand: Hand) -> Non
     assert rest.post("/runs/retry", {"ids": [done["id"], run_id]})["ids"] == []
 
 
-def test_a_finished_run_is_not_paused(rest: Rest, hand: Hand) -> None:
+def test_a_finished_run_cannot_be_paused(rest: Rest, hand: Hand) -> None:
     run_id = rest.run()["id"]
     rest.post(f"/runs/{run_id}/pause")
     rest.post(f"/runs/{run_id}/cancel")
@@ -186,13 +186,13 @@ def test_a_finished_run_is_not_paused(rest: Rest, hand: Hand) -> None:
     assert len(hand.claim(5)) == 1
 
 
-def test_what_is_not_there_is_named_by_its_place(rest: Rest) -> None:
-    run_id, nobody = rest.run()["id"], "0197c9a4-5b0e-7cc2-9f57-3f0d6c1a2b3c"
+def test_unknown_ids_are_reported_at_their_paths(rest: Rest) -> None:
+    run_id, unknown = rest.run()["id"], "0197c9a4-5b0e-7cc2-9f57-3f0d6c1a2b3c"
     for verb in ("cancel", "retry"):
-        response = rest.send("POST", f"/runs/{verb}", json={"ids": [run_id, run_id, nobody]})
+        response = rest.send("POST", f"/runs/{verb}", json={"ids": [run_id, run_id, unknown]})
         problem = rest.refused(response, 404, "not_found", "ids[2]")
         assert len(problem["faults"]) == 1
-        assert nobody in problem["detail"]
+        assert unknown in problem["detail"]
     assert rest.get(f"/runs/{run_id}")["status"] == "PENDING"
 
 
@@ -244,7 +244,7 @@ def test_bulk_cancel_and_retry(rest: Rest, hand: Hand) -> None:
     assert rest.post("/runs/retry", {"ids": [ids[1], ids[2], ids[2]]})["ids"] == [ids[2]]
     retried = rest.post("/runs/retry", {"filter": {"pipeline": "one", "label": ["n:0"]}})["ids"]
     assert sorted(retried) == [ids[0], ids[4]]
-    assert rest.post("/runs/cancel", {"filter": {"pipeline": "nobody's"}})["ids"] == []
+    assert rest.post("/runs/cancel", {"filter": {"pipeline": "absent"}})["ids"] == []
     (item,) = hand.claim(1)
     hand.fail(item)
     failed = str(item.run.run_id)

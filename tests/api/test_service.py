@@ -1,4 +1,4 @@
-"""The service itself: health, backends, workers, the summary, and what it says when something is away."""
+"""The service: health, backends, workers, the summary, and missing dependencies."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_alive_and_ready(rest: Rest) -> None:
     assert all(each["ok"] and each["latency"] >= 0 for each in ready["dependencies"].values())
 
 
-def test_not_ready_without_redis_but_still_taking_runs(make_context: ContextMaker) -> None:
+def test_without_redis_it_is_not_ready_but_accepts_runs(make_context: ContextMaker) -> None:
     with TestClient(create_app(make_context("noop", REDIS_URL="unix:///nowhere/at/all.sock?db=0"))) as client:
         rest = Rest(client)
         response = rest.send("GET", "/readyz")
@@ -36,7 +36,7 @@ def test_not_ready_without_redis_but_still_taking_runs(make_context: ContextMake
         assert rest.run()["status"] == "PENDING"
 
 
-def test_without_postgres_every_call_says_so(make_context: ContextMaker) -> None:
+def test_without_postgres_every_call_gives_503(make_context: ContextMaker) -> None:
     away = make_context("noop", DATABASE_URL="postgresql://ccat@127.0.0.1:1/ccat")
     with TestClient(create_app(away)) as client:
         rest = Rest(client)
@@ -89,7 +89,7 @@ def test_backends_and_workers(rest: Rest, hand: Hand, context: Context) -> None:
     assert (worker["id"], worker["backends"], worker["completed"]) == ("host:1", ["noop", "strange"], 0)
 
 
-def test_what_only_a_person_can_help_on(rest: Rest, hand: Hand) -> None:
+def test_attention_lists_what_needs_an_operator(rest: Rest, hand: Hand) -> None:
     assert rest.get("/attention") == {"items": [], "next_cursor": None}
     rest.post("/runs/bulk", {"runs": [{"spec": ONE}] * 4})
     for _ in range(4):

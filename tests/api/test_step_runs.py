@@ -19,7 +19,7 @@ from tests.api.rest import CHAIN, Hand, Rest
 
 
 def waits(rest: Rest, run_id: str) -> dict[str, str | None]:
-    """What each step run says it waits for, in the run and by itself."""
+    """What each step run waits for, in the run and in its own resource."""
     found = {f"{s['step']}/{s['key']}": s for s in rest.get(f"/runs/{run_id}")["step_runs"]}
     for step_run in found.values():
         assert rest.get(f"/step-runs/{step_run['id']}")["waiting_for"] == step_run["waiting_for"]
@@ -159,7 +159,7 @@ def long_log(
     context: Context,
     monkeypatch: pytest.MonkeyPatch,
 ) -> tuple[str, bytes]:
-    """The address of a log of more than two pieces, and what it holds."""
+    """The URL and content of a log of more than two pieces."""
     run = rest.run()
     (item,) = hand.claim()
     hand.fail(item)
@@ -179,7 +179,7 @@ def long_log(
     return f"/step-runs/{run['step_runs'][0]['id']}/log", data
 
 
-def test_all_of_a_long_log_comes(rest: Rest, long_log: tuple[str, bytes]) -> None:
+def test_a_long_log_is_served_completely(rest: Rest, long_log: tuple[str, bytes]) -> None:
     address, data = long_log
     whole = rest.send("GET", address)
     assert whole.content == data
@@ -200,7 +200,7 @@ def test_a_long_log_is_read_by_offset(rest: Rest, long_log: tuple[str, bytes]) -
     rest.refused(rest.send("GET", address, params={"offset": 1, "tail": 1}), 422, "invalid", "offset")
 
 
-def test_a_tail_that_is_too_long_says_so(rest: Rest, long_log: tuple[str, bytes]) -> None:
+def test_a_long_tail_is_marked_as_truncated(rest: Rest, long_log: tuple[str, bytes]) -> None:
     address, data = long_log
     few, many = (rest.send("GET", address, params={"tail": lines}) for lines in (2, 500_000))
     assert (few.text, few.headers["X-Log-Truncated"]) == (_LINE * 2, "false")

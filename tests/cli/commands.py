@@ -1,4 +1,4 @@
-"""Running `ccat-wm` in a test: in this process, or as a process of its own."""
+"""Runs `ccat-wm` in this process or in a separate one."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ QUIET = {"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "200"}
 
 
 def invoke(*arguments: str, env: Mapping[str, str] | None = None, stdin: str | bytes | None = None) -> Result:
-    """Run a command here."""
+    """Run a command in this process."""
     return CliRunner().invoke(app, list(arguments), env={**QUIET, **(env or {})}, input=stdin)
 
 
 def answer(*arguments: str, env: Mapping[str, str] | None = None, code: int = 0) -> Any:
-    """What a command prints with --json; that is all it prints to stdout."""
+    """The JSON that a command prints with --json; stdout has nothing else."""
     result = invoke(*arguments, "--json", env=env)
     assert result.exit_code == code, result.output
     return json.loads(result.stdout)
 
 
 def refused(*arguments: str, env: Mapping[str, str] | None = None, code: int = 2) -> str:
-    """What a command says on stderr that ends with this code and prints nothing else."""
+    """The stderr of a command that ends with this code and prints nothing to stdout."""
     result = invoke(*arguments, env=env)
     assert result.exit_code == code, result.output
     assert result.stdout == ""
@@ -49,7 +49,7 @@ def variables(**settings: object) -> dict[str, str]:
 
 @contextmanager
 def process(*arguments: str, env: Mapping[str, str], output: Path) -> Iterator[subprocess.Popen[str]]:
-    """A command as a process of its own that is ended at the end. Its stderr goes to `output`.stderr."""
+    """A command as a separate process, ended on leaving. Its stderr goes to `output`.stderr."""
     with output.open("w") as stdout, output.with_suffix(".stderr").open("w") as stderr:
         started = subprocess.Popen(
             [*PROGRAM, *arguments], env={**os.environ, **QUIET, **env}, stdout=stdout, stderr=stderr, text=True

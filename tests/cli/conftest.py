@@ -1,4 +1,4 @@
-"""A whole deployment for the tests of this directory: `ccat-wm up` in a process of its own."""
+"""A deployment for the tests of this directory: `ccat-wm up` in a separate process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _URL = re.compile(r"API: (http://\S+)")
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """What is running, and the environment variables with which commands find it."""
+    """A running deployment, and the environment variables with which commands find it."""
 
     url: str
     data_dir: Path
@@ -66,7 +66,7 @@ steps:
 
 @pytest.fixture
 def greet(deployment: Deployment, tmp_path: Path) -> Path:
-    """The file of a pipeline that has been applied."""
+    """The file of an applied pipeline."""
     file = tmp_path / "greet.yaml"
     file.write_text(PIPELINE)
     applied = invoke("pipeline", "apply", str(file), env=deployment.env)

@@ -1,4 +1,4 @@
-"""A fake of an HTTP server, for answers that the real service does not give: wrong, broken or none at all."""
+"""A fake HTTP server for responses that the real service does not give."""
 
 from __future__ import annotations
 
@@ -12,15 +12,19 @@ from typing import Any
 
 @contextmanager
 def fake_api(
-    body: Any, *, status: int = 200, content_type: str = "application/json", seen: list[dict[str, str]] | None = None
+    body: Any,
+    *,
+    status: int = 200,
+    content_type: str = "application/json",
+    received: list[dict[str, str]] | None = None,
 ) -> Iterator[str]:
-    """The URL of a server that gives the same answer to everything, and notes the headers of each request."""
+    """The URL of a server that sends one response to every request and records the headers of the requests."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
 
     class Handler(BaseHTTPRequestHandler):
         def _answer(self) -> None:
-            if seen is not None:
-                seen.append(dict(self.headers))
+            if received is not None:
+                received.append(dict(self.headers))
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
             self.send_response(status)
             self.send_header("Content-Type", content_type)
@@ -31,7 +35,7 @@ def fake_api(
         do_GET = do_POST = do_PUT = do_PATCH = _answer  # noqa: N815 - the names that the base class looks for
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-            """Say nothing."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})

@@ -1,4 +1,4 @@
-"""Parameters and labels as people type them."""
+"""Parameters and labels on the command line."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_value_is_json_if_it_can_be(typed: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("typed", ["345", "true", "null", "[1]", "1e3", "text"])
-def test_what_is_declared_as_text_is_text(typed: str) -> None:
+def test_a_parameter_declared_as_text_is_text(typed: str) -> None:
     properties = {"x": {"type": "string"}, "y": {"type": ["string"]}, "z": {"type": ["string", "null"]}, "a": True}
     found = parameters(
         [f"{name}={typed}" for name in "xyzab"], None, lambda: {"parameters": {"properties": properties}}
@@ -59,7 +59,7 @@ def test_a_definition_that_declares_nothing(definition: Any) -> None:
     assert parameters(["x=3"], None, lambda: definition) == {"x": 3}
 
 
-def test_what_is_typed_wins_over_the_file(tmp_path: Path) -> None:
+def test_p_overrides_the_file(tmp_path: Path) -> None:
     file = tmp_path / "params.yaml"
     file.write_text("line: CO43\nscans: [a, b]\nwhen: 12:30\n")
     assert parameters(["line=CI21"], str(file)) == {"line": "CI21", "scans": ["a", "b"], "when": "12:30"}
@@ -88,5 +88,5 @@ def test_any_text_is_a_value_or_refused(name: str, value: str) -> None:
         ("x" * 9000 + "end\n", "x" * 5000 + "end\nnew\n", "new\n"),
     ],
 )
-def test_only_what_is_new_of_a_log_is_printed(shown: str, text: str, fresh: str) -> None:
+def test_only_the_new_part_of_a_log_is_printed(shown: str, text: str, fresh: str) -> None:
     assert _new_part(shown, text) == fresh

@@ -16,13 +16,13 @@ BREAKER = {
 }  # fmt: skip
 
 
-def test_where_nothing_is_held_back_it_says_so(deployment: Deployment) -> None:
+def test_no_open_breaker(deployment: Deployment) -> None:
     shown = invoke("breakers", env=deployment.env)
     assert (shown.exit_code, shown.stdout, shown.stderr) == (0, "", "Nothing is held back.\n")
     assert answer("breakers", "--all", env=deployment.env) == []
 
 
-def test_one_that_is_not_there_cannot_be_released(deployment: Deployment) -> None:
+def test_an_unknown_breaker(deployment: Deployment) -> None:
     for given in (str(uuid4()), "nonsense"):
         refused = invoke("breakers", "release", given, env=deployment.env)
         assert (refused.exit_code, refused.stdout) == (2, "")
@@ -30,7 +30,7 @@ def test_one_that_is_not_there_cannot_be_released(deployment: Deployment) -> Non
         assert shown.exit_code == 2
 
 
-def test_what_is_held_back_is_a_line_of_a_table() -> None:
+def test_breakers_are_a_table() -> None:
     with fake_api({"items": [BREAKER], "next_cursor": None}) as url:
         shown = invoke("breakers", env=variables() | {"CCAT_WM_URL": url})
     assert shown.exit_code == 0
@@ -38,13 +38,13 @@ def test_what_is_held_back_is_a_line_of_a_table() -> None:
         assert str(word) in shown.stdout
 
 
-def test_a_release_says_how_much_may_go_on() -> None:
+def test_a_release_prints_the_number_of_step_runs() -> None:
     with fake_api(BREAKER) as url:
-        said = invoke("breakers", "release", str(BREAKER["id"]), env=variables() | {"CCAT_WM_URL": url})
-    assert said.stdout == f"{BREAKER['id']} released: 80 step runs of chai/calibrate may go on\n"
+        text = invoke("breakers", "release", str(BREAKER["id"]), env=variables() | {"CCAT_WM_URL": url})
+    assert text.stdout == f"{BREAKER['id']} released: 80 step runs of chai/calibrate can start\n"
 
 
-def test_what_happened_to_one_is_a_table() -> None:
+def test_events_are_a_table() -> None:
     event = {"at": "2026-01-31T12:00:00Z", "event": "opened", "actor": "breaker", "text": "20 of the last 20"}
     with fake_api({"items": [event], "next_cursor": None}) as url:
         shown = invoke("breakers", "events", str(BREAKER["id"]), env=variables() | {"CCAT_WM_URL": url})

@@ -1,4 +1,4 @@
-"""Commands as processes: how they start, what they import, how they end when somebody stops them."""
+"""Commands as processes: what they import, how they start, and how they end on a signal."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_a_reader_that_goes_away_is_no_error(deployment: Deployment) -> None:
+def test_a_closed_stdout_is_no_error(deployment: Deployment) -> None:
     env = {**os.environ, **QUIET, **deployment.env}
     reader, writer = os.pipe()
     os.close(reader)
@@ -48,7 +48,7 @@ def test_a_reader_that_goes_away_is_no_error(deployment: Deployment) -> None:
         )
     finally:
         os.close(writer)
-    assert done.stderr in ("", "There are no such runs.\n")
+    assert done.stderr in ("", "No runs match.\n")
     assert (listed.returncode, listed.stderr) == (141, "")
 
 
@@ -80,7 +80,7 @@ def test_ctrl_c_during_the_demo_leaves_nothing_behind(tmp_path: Path, reaper: Re
     assert EmbeddedValkey(tmp_path / "data").pid is None
 
 
-def test_the_demo_tells_what_it_took_and_where_its_products_are(tmp_path: Path, reaper: Reaper) -> None:
+def test_the_demo_prints_resources_and_products(tmp_path: Path, reaper: Reaper) -> None:
     output = tmp_path / "demo.out"
     arguments = ("demo", "--data-dir", str(tmp_path / "data"), "--backend", "concurrent", "--port", "0", "--scans", "2")
     with process(*arguments, env=variables(CONTAINER_RUNTIME="none"), output=output) as demo:
@@ -97,9 +97,9 @@ def test_the_demo_tells_what_it_took_and_where_its_products_are(tmp_path: Path, 
     assert all(path.is_file() for path in products)
 
 
-@pytest.mark.parametrize(("setting", "told"), [("auto", True), ("none", False)])
-def test_people_are_told_that_there_are_no_containers(
-    setting: str, told: bool, postgres_url: str, redis_url: str, tmp_path: Path, reaper: Reaper
+@pytest.mark.parametrize(("setting", "warned"), [("auto", True), ("none", False)])
+def test_up_warns_that_there_are_no_containers(
+    setting: str, warned: bool, postgres_url: str, redis_url: str, tmp_path: Path, reaper: Reaper
 ) -> None:
     servers = variables(DATABASE_URL=postgres_url, REDIS_URL=redis_url)
     env = variables(CONTAINER_RUNTIME=setting, HPC_BACKEND="noop", WORKERS=1) | servers
@@ -112,9 +112,9 @@ def test_people_are_told_that_there_are_no_containers(
         up.send_signal(signal.SIGTERM)
         assert up.wait(40) == 0
     words = "neither Apptainer nor Singularity here: steps run as plain processes"
-    assert (words in output.read_text()) is told
+    assert (words in output.read_text()) is warned
     warnings = [line for line in log.read_text().splitlines() if words in line]
-    assert len(warnings) == told
+    assert len(warnings) == warned
     assert all("WARNING" in line for line in warnings)
 
 

@@ -1,4 +1,4 @@
-"""Reading the log of a step run piece by piece, from a log that grows at moments that the test chooses."""
+"""Following a log that grows while it is read."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Grow = Callable[["GrowingLog"], None]
 
 
 class GrowingLog:
-    """Stands for the API: a log of which a call gives at most PIECE bytes, or (`told`) only its last lines."""
+    """Stands in for the API. A call gives at most PIECE bytes of the log, or the last lines if `only_tail`."""
 
-    def __init__(self, data: bytes, *later: Grow, told: bool = False) -> None:
+    def __init__(self, data: bytes, *later: Grow, only_tail: bool = False) -> None:
         self.data = data
         self.later = list(later)
-        self.told = told
+        self.only_tail = only_tail
         self.attempt = 1
         self.asked: list[dict[str, Any]] = []
 
@@ -32,7 +32,7 @@ class GrowingLog:
 
     def text(self, path: str, **query: Any) -> httpx.Response:
         self.asked.append(query)
-        if self.told:
+        if self.only_tail:
             lines = self.data.splitlines(keepends=True)
             return httpx.Response(200, content=b"".join(lines[-query["tail"] :] if query.get("tail") else lines))
         start = len(self.data) - PIECE if query.get("tail") is not None else query["offset"]
@@ -64,11 +64,11 @@ def again(log: GrowingLog) -> None:
     log.attempt, log.data = 2, b"second\n"
 
 
-@pytest.mark.parametrize("told", [False, True])
-def test_following_prints_everything_however_much_comes_at_once(capsys: pytest.CaptureFixture[str], told: bool) -> None:
+@pytest.mark.parametrize("only_tail", [False, True])
+def test_following_prints_the_whole_log(capsys: pytest.CaptureFixture[str], only_tail: bool) -> None:
     lines = [f"line {number}\n".encode() for number in range(200)]
     parts = [b"".join(lines[:90]), b"".join(lines[90:91]), b"", b"".join(lines[91:])]
-    out, err = printed(GrowingLog(parts[0], *map(added, parts[1:]), told=told), capsys)
+    out, err = printed(GrowingLog(parts[0], *map(added, parts[1:]), only_tail=only_tail), capsys)
     assert (out, err) == (b"".join(lines).decode(), "")
 
 
@@ -85,12 +85,12 @@ def test_a_tail_is_followed_from_its_end(capsys: pytest.CaptureFixture[str]) -> 
     assert [query.get("offset") for query in log.asked] == [None, 500, 600, 700]
 
 
-def test_the_next_attempt_begins_at_its_beginning(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_next_attempt_is_read_from_its_beginning(capsys: pytest.CaptureFixture[str]) -> None:
     out, err = printed(GrowingLog(b"first\n" * 50, again), capsys)
     assert (out, err) == ("first\n" * 50 + "second\n", "(attempt 2)\n")
 
 
-def test_half_of_a_character_at_the_end_is_not_asked_for_forever(capsys: pytest.CaptureFixture[str]) -> None:
+def test_half_a_character_at_the_end_stops_reading(capsys: pytest.CaptureFixture[str]) -> None:
     class Cut(GrowingLog):
         def text(self, path: str, **query: Any) -> httpx.Response:
             self.asked.append(query)

@@ -1,4 +1,4 @@
-"""What needs no service: doctor, backends, and the database by itself."""
+"""Commands without a service: doctor, backends and db."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_every_command_has_an_example() -> None:
     assert [each.__name__ for each in callbacks if each and "Example:  " not in (each.__doc__ or "")] == []
 
 
-def test_doctor_where_nothing_has_been_started(tmp_path: Path) -> None:
+def test_doctor_before_the_first_start(tmp_path: Path) -> None:
     found = checks(variables(DATA_DIR=tmp_path, HPC_BACKEND="noop", CONTAINER_RUNTIME="none"), 0)
     assert found["postgres"]["ok"] is None
     assert "not running" in str(found["postgres"]["message"])
@@ -37,7 +37,7 @@ def test_doctor_where_nothing_has_been_started(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "name", "said"),
+    ("settings", "name", "expected"),
     [
         ({"DATABASE_URL": "postgresql://127.0.0.1:1/x"}, "postgres", "refused"),
         ({"REDIS_URL": "redis://127.0.0.1:1/0"}, "redis", "refused"),
@@ -47,31 +47,31 @@ def test_doctor_where_nothing_has_been_started(tmp_path: Path) -> None:
         ({"API_PORT": "x"}, "settings", "API_PORT"),
     ],
 )
-def test_doctor_says_what_is_broken(
-    settings: dict[str, str], name: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_doctor_reports_what_is_broken(
+    settings: dict[str, str], name: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if path := settings.pop("PATH", None):
         monkeypatch.setenv("PATH", path)
     given = {"DATA_DIR": tmp_path, "HPC_BACKEND": "noop", "CONTAINER_RUNTIME": "none", **settings}
     found = checks(variables(**given), 3)
     assert found[name]["ok"] is False
-    assert said in str(found[name]["message"])
+    assert expected in str(found[name]["message"])
     assert found[name]["hint"]
 
 
-def test_doctor_names_migrations_that_are_missing(postgres_url: str, redis_url: str, tmp_path: Path) -> None:
+def test_doctor_reports_missing_migrations(postgres_url: str, redis_url: str, tmp_path: Path) -> None:
     env = variables(DATA_DIR=tmp_path, DATABASE_URL=postgres_url, REDIS_URL=redis_url, HPC_BACKEND="noop")
     assert checks(env, 3)["migrations"]["hint"] == "ccat-wm db upgrade"
     assert "ccat-wm db upgrade" in invoke("db", "check", env=env).stdout
     assert invoke("db", "check", env=env).exit_code == 3
-    assert "went from nothing to" in invoke("db", "upgrade", env=env).stdout
+    assert "from nothing to" in invoke("db", "upgrade", env=env).stdout
     assert invoke("db", "check", env=env).exit_code == 0
     found = checks(env, 0)
     assert found["migrations"]["ok"] is True
-    assert "none seen for noop" in str(found["workers"]["message"])
+    assert "none known for noop" in str(found["workers"]["message"])
 
 
-def test_a_database_that_cannot_be_reached() -> None:
+def test_an_unreachable_database() -> None:
     env = variables(DATABASE_URL="postgresql://127.0.0.1:1/x")
     assert "PostgreSQL cannot be used" in refused("db", "check", env=env, code=3)
 

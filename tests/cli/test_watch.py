@@ -1,4 +1,4 @@
-"""The picture of a run and the bill at its end, from runs as the API tells them."""
+"""The progress of a run and the table of resources at its end."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def a_run(status: str, *step_runs: dict[str, Any], **facts: Any) -> dict[str, An
 
 
 class FakeSource:
-    """Tells one state of a run after the other; an error among them is raised."""
+    """Returns one state of a run after the other; raises those that are errors."""
 
     def __init__(self, states: Iterable[dict[str, Any] | Exception]) -> None:
         self._states: Iterator[dict[str, Any] | Exception] = iter(states)
@@ -90,19 +90,19 @@ def test_without_a_terminal_each_change_is_one_line() -> None:
     ]
 
 
-def test_a_service_that_is_away_for_a_moment_is_waited_for() -> None:
+def test_watching_survives_a_short_outage() -> None:
     out = console()
     states: list[dict[str, Any] | Exception] = [PENDING, *[ServiceUnavailable("gone") for _ in range(2)], DONE]
     assert watch_run(FakeSource(states), RUN, out, pause=lambda seconds: None) is DONE
     assert printed(out).count("gone; trying again") == 1
 
 
-def test_a_service_that_is_away_from_the_start_is_an_error() -> None:
+def test_watching_needs_a_service_at_the_start() -> None:
     with pytest.raises(ServiceUnavailable):
         watch_run(FakeSource([ServiceUnavailable("gone")]), RUN, console(), pause=lambda seconds: None)
 
 
-def test_the_picture_counts_and_says_what_failed_and_what_waits() -> None:
+def test_the_progress_shows_counts_failures_and_waits() -> None:
     failed = step_run("hello", "FAILED", "b", reason="program_failed", reason_text="It ended badly.", exit_code=3)
     text = drawn(
         progress(
@@ -119,21 +119,21 @@ def test_the_picture_counts_and_says_what_failed_and_what_waits() -> None:
     assert "hello/b failed: It ended badly.\n" in text
 
 
-def test_thousands_of_failures_are_a_few_lines() -> None:
+def test_the_progress_shows_few_of_many_failures() -> None:
     many = [step_run("hello", "FAILED", str(n), reason_text="no") for n in range(4000)]
     text = drawn(progress(a_run("FAILED", *many)))
     assert len(text.splitlines()) < 12
     assert "and 3995 more failed" in text
 
 
-def test_text_of_strangers_cannot_command_the_terminal() -> None:
+def test_control_characters_are_escaped() -> None:
     evil = step_run("hello", "FAILED", "k", reason_text="\x1b]0;title\x07 [red]x[/red]")
     text = drawn(progress(a_run("FAILED", evil)))
     assert "\x1b" not in text
     assert "\\x1b]0;title\\x07 [red]x[/red]" in text
 
 
-def test_the_bill() -> None:
+def test_the_table_of_resources() -> None:
     first = {"started_at": "2026-01-31T12:00:00Z", "finished_at": "2026-01-31T12:00:10Z"}
     second = {"started_at": "2026-01-31T12:00:05Z", "finished_at": "2026-01-31T12:02:05Z"}
     run = a_run(
@@ -148,7 +148,7 @@ def test_the_bill() -> None:
     assert ["run", "COMPLETED", "2", "min", "05", "s", "2.50", "1.2", "GB"] in lines
 
 
-def test_the_summary_of_a_failed_run_says_where_its_log_is() -> None:
+def test_the_summary_of_a_failed_run_names_its_log() -> None:
     out = console()
     summary(a_run("FAILED", step_run("hello", "FAILED", "b", reason_text="no"), step_run("sum", "SKIPPED")), out)
     assert f"ccat-wm run logs {RUN} hello/b --stream stderr" in printed(out)

@@ -49,7 +49,7 @@ def test_a_cancel_that_nobody_confirms_for_long(context: Context, backend: Notin
     assert listed(context) == [
         ("fake-1", "its cancel has not been confirmed for 25 min: asked noop to stop the job; not confirmed yet")
     ]
-    told = checks._attention(context.database)
+    told = checks.attention(context.database)
     assert told.ok is None
     assert "job fake-1: its cancel has not been confirmed" in told.message
 
@@ -64,7 +64,7 @@ def test_what_only_a_person_releases(context: Context, backend: FakeBackend) -> 
     found = listed(context)
     assert [job_id for job_id, _ in found] == [None, None]
     assert all("failed the same way" in text and "ccat-wm breakers release" in text for _, text in found)
-    assert "job None" not in checks._attention(context.database).message
+    assert "job None" not in checks.attention(context.database).message
     # With a try in sight it waits for that.
     with context.database.begin() as unit:
         unit.execute("UPDATE breakers SET probe_at = now() + interval '1 minute'")
@@ -111,7 +111,7 @@ def test_a_stray_that_cannot_be_stopped(context: Context, backend: Noting) -> No
             f"the job fake-1 of its attempt 1 does not stop, though that attempt is over: stop it at noop; {words}",
         )
     ]
-    told = checks._strays(context.database)
+    told = checks.orphan_jobs(context.database)
     assert (told.ok, words in told.message) == (None, True)
     assert warnings(context) == [
         "the job fake-1 was still there after this attempt was over, and could not be stopped at once"
@@ -156,7 +156,7 @@ def test_a_search_that_fails_is_told(
     with monkeypatch.context() as patch:
         patch.setattr(backend, "list_jobs", broken)
         assert reap(context) == 0
-    told = checks._strays(context.database)
+    told = checks.orphan_jobs(context.database)
     assert told.ok is None
     assert "its jobs cannot be listed" in told.message
     assert str(error.args[0]) in told.message

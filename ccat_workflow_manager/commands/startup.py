@@ -1,0 +1,68 @@
+"""What commands that start processes share: their log, their databases, and the errors of their start."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ccat_workflow_manager.errors import ConfigurationError, ServiceUnavailable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedValkey
+    from ccat_workflow_manager.settings import Settings
+
+_FORMAT = "%(asctime)s %(levelname)-7s [%(process)d] %(message)s"
+_CHATTY = ("httpx", "httpcore", "alembic", "rq.worker", "uvicorn.access")
+
+
+def set_up_log(level: str, file: Path | None = None) -> None:
+    """Log to stderr, or to a file where a display uses the terminal. Forked children inherit the handlers."""
+    handler = logging.StreamHandler(sys.stderr) if file is None else logging.FileHandler(file, encoding="utf-8")
+    handler.setFormatter(logging.Formatter(_FORMAT))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    quiet = max(logging.WARNING, logging.getLevelName(level))
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(quiet)
+
+
+@contextmanager
+def starting() -> Iterator[None]:
+    """Turn configuration errors into unavailable services: the command line and the settings have been checked."""
+    try:
+        yield
+    except ConfigurationError as error:
+        raise ServiceUnavailable(error.message) from error
+
+
+@contextmanager
+def reachable(settings: Settings, *, redis: bool = True) -> Iterator[Settings]:
+    """The settings with the URLs of running embedded servers where they name no server; keeps those servers up."""
+    from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedValkey
+
+    with ExitStack() as used:
+        if not settings.database_url:
+            url = _joined(EmbeddedPostgres(settings.data_dir), "DATABASE_URL", used)
+            settings = replace(settings, database_url=url)
+        if redis and not settings.redis_url:
+            url = _joined(EmbeddedValkey(settings.data_dir), "REDIS_URL", used)
+            settings = replace(settings, redis_url=url)
+        yield settings
+
+
+def _joined(server: EmbeddedPostgres | EmbeddedValkey, setting: str, used: ExitStack) -> str:
+    from ccat_workflow_manager.setting_rules import PREFIX
+
+    if server.pid is None:
+        raise ServiceUnavailable(
+            f"{PREFIX}{setting} is empty and no embedded {server.name} is running in {server.home.parent}: "
+            f"start everything with `ccat-wm up`, or set {PREFIX}{setting}"
+        )
+    url = server.start()
+    used.callback(server.stop)
+    return url
