@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 
 from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedValkey
 from ccat_workflow_manager.errors import ServiceUnavailable
-from ccat_workflow_manager.setting_rules import PREFIX
-from ccat_workflow_manager.settings import Settings
+from ccat_workflow_manager.settings import PREFIX, Settings
 
 
 @contextmanager
@@ -18,10 +16,10 @@ def reachable(settings: Settings, *, redis: bool = True) -> Iterator[Settings]:
     with ExitStack() as used:
         if not settings.database_url:
             url = _joined(EmbeddedPostgres(settings.data_dir), "DATABASE_URL", used)
-            settings = replace(settings, database_url=url)
+            settings = settings.model_copy(update={"database_url": url})
         if redis and not settings.redis_url:
             url = _joined(EmbeddedValkey(settings.data_dir), "REDIS_URL", used)
-            settings = replace(settings, redis_url=url)
+            settings = settings.model_copy(update={"redis_url": url})
         yield settings
 
 

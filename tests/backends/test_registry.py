@@ -12,6 +12,7 @@ import pytest
 from ccat_workflow_manager.errors import BackendUnavailable, ConfigurationError
 from ccat_workflow_manager.hpc import registry
 from ccat_workflow_manager.hpc.base import Availability
+from ccat_workflow_manager.settings import BACKEND_GROUP
 
 PREAMBLE = "from ccat_workflow_manager.hpc.base import Availability, HPCBackend\n"
 FOUR = "submit = get_status = cancel = get_logs = lambda self, *a, **k: None"
@@ -46,7 +47,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
         if requires:
             headers += f"Requires-Dist: {requires}\n"
         (information / "METADATA").write_text(headers)
-        (information / "entry_points.txt").write_text(f"[{registry.GROUP}]\n{name} = {value or module + ':Backend'}\n")
+        (information / "entry_points.txt").write_text(f"[{BACKEND_GROUP}]\n{name} = {value or module + ':Backend'}\n")
         installed.add(distribution)
         sys.modules.pop(module, None)
 

@@ -16,8 +16,7 @@ import yaml
 
 from ccat_workflow_manager.cli import app
 from ccat_workflow_manager.definition.spec import parse_pipeline_text
-from ccat_workflow_manager.setting_rules import PREFIX
-from ccat_workflow_manager.settings import specs
+from ccat_workflow_manager.settings import PREFIX, specs
 
 REPOSITORY = Path(__file__).parents[2]
 DOCS = REPOSITORY / "docs"

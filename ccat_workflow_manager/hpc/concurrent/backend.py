@@ -35,9 +35,10 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from signal import SIGTERM
+from typing import Any
 
 from ccat_workflow_manager import failpoints
-from ccat_workflow_manager.errors import BackendError, BackendRejected, BackendUnavailable, ConfigurationError
+from ccat_workflow_manager.errors import BackendError, BackendRejected, BackendUnavailable
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.attempt import process_tree
 from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
@@ -55,11 +56,13 @@ from ccat_workflow_manager.hpc.base import (
     ResourceUsage,
 )
 from ccat_workflow_manager.hpc.concurrent import runner
-from ccat_workflow_manager.hpc.concurrent.pool import KINDS, Pool
+from ccat_workflow_manager.hpc.concurrent.pool import Pool
+from ccat_workflow_manager.hpc.concurrent.settings import ConcurrentSettings
 from ccat_workflow_manager.hpc.concurrent.store import Claim, Claimed, Owner, Ticket, TicketStore
 from ccat_workflow_manager.hpc.exit_info import info_of
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
 from ccat_workflow_manager.lifecycle.models import Resources
+from ccat_workflow_manager.settings import settings_of
 
 logger = logging.getLogger(__name__)
 
@@ -71,27 +74,17 @@ class ConcurrentBackend(BulkBackend):
 
     name = "concurrent"
     capabilities = Capabilities(find=True, exit_record=True, survives_worker=False, notifies=True, lists=True)
+    settings = ConcurrentSettings
 
-    def __init__(
-        self,
-        *,
-        max_workers: int = 0,
-        executor: str = "thread",
-        state_dir: str | os.PathLike[str] | None = None,
-        kill_grace_seconds: float = 5,
-        log_limit_mb: float = 512,
-    ) -> None:
-        if executor not in KINDS:
-            raise ConfigurationError(f"CONCURRENT_EXECUTOR must be one of {', '.join(KINDS)}, not {executor!r}")
-        if max_workers < 0:
-            raise ConfigurationError(f"CONCURRENT_MAX_WORKERS must be 0 or more, not {max_workers}")
+    def __init__(self, *, kill_grace_seconds: float = 5, log_limit_mb: float = 512, **settings: Any) -> None:
+        site = settings_of(ConcurrentSettings, self.name, settings)
         self._kill_grace_seconds = kill_grace_seconds
         self._log_limit_bytes = int(log_limit_mb * 1024 * 1024)
-        self._store = TicketStore(Path(state_dir) if state_dir is not None else _default_state_dir())
+        self._store = TicketStore(Path(site.state_dir) if site.state_dir else _default_state_dir())
         me = process_tree.identity(os.getpid())
         assert me is not None, "this process is in the process table"
         self._me = Owner(platform.node(), process_tree.boot_id(), me.pid, me.started)
-        self._pool = Pool(executor, max_workers or os.cpu_count() or 1, self._store.directory, self._ended)
+        self._pool = Pool(site.executor, site.max_workers or os.cpu_count() or 1, self._store.directory, self._ended)
         self._listeners: list[Callable[[Sequence[str]], None]] = []
 
     @classmethod

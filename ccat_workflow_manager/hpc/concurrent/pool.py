@@ -11,8 +11,6 @@ from pathlib import Path
 from ccat_workflow_manager.hpc.concurrent import runner
 from ccat_workflow_manager.hpc.concurrent.store import Ticket
 
-KINDS = ("thread", "process")
-
 
 class Pool:
     """Runs tickets, and remembers which have not ended. The executor is made when the first job comes."""
