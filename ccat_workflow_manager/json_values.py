@@ -1,4 +1,4 @@
-"""JSON values as they come from outside: what may be stored, how a place in them is named, how a value is shown."""
+"""JSON values from outside: which can be stored, how a path in them is written, how a value is shown."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ MAX_VALUES = 1_000_000
 MAX_FAULTS = 100
 _BIGGEST_INTEGER = 10**100
 
-Place = str | int
+PathPart = str | int
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_$-]+")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
-# A place is a chain (parent, name) while walking, because nearly all places are never shown to anybody.
-_Chain = tuple["_Chain | None", Place]
+# While walking, a path is a chain (parent, part): almost no path is ever written out.
+_Chain = tuple["_Chain | None", PathPart]
 
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What a walk through a value found."""
+    """The result of a walk through a value."""
 
     faults: Sequence[Fault]
     readable: bool
-    """False: this is no JSON value at all, or too big or too deep to look at it further."""
+    """False: the value is no JSON, or too big or too deep to be checked further."""
 
 
-def path_text(places: Iterable[Place]) -> str:
+def path_text(path: Iterable[PathPart]) -> str:
     """`("steps", 1, "depends_on", 0)` as `steps[1].depends_on[0]`."""
     text = ""
-    for place in places:
-        if isinstance(place, int):
-            text += f"[{place}]"
-        elif _PLAIN_NAME.fullmatch(place):
-            text += f".{place}" if text else place
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif _PLAIN_NAME.fullmatch(part):
+            text += f".{part}" if text else part
         else:
-            text += f"[{json.dumps(place)}]"
+            text += f"[{json.dumps(part)}]"
     return text
 
 
 def kind(value: object) -> str:
-    """What sort of value this is, in the words of people who write YAML."""
+    """The type of a value, in the words of people who write YAML."""
     match value:
         case None:
             return "null"
@@ -75,32 +75,32 @@ def shown(value: object, length: int = 60) -> str:
 
 
 def listed(names: Iterable[str], most: int = 20) -> str:
-    """Names for a sentence, at most so many."""
+    """Names for a sentence: the first `most`, and how many more there are."""
     known = list(names)
     text = ", ".join(known[:most])
     return f"{text} and {len(known) - most} more" if len(known) > most else text
 
 
 def canonical_json(value: JSON) -> str:
-    """One text for equal values, whatever the order of their keys."""
+    """The same text for equal values; the order of keys does not matter."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def invalid(faults: Iterable[Fault]) -> Invalid:
-    """An Invalid with one fault for each place, and not more faults than anybody reads."""
-    first_of_place: dict[str, Fault] = {}
+    """An Invalid with the first fault of each path, and at most MAX_FAULTS of them."""
+    first_of_path: dict[str, Fault] = {}
     for fault in faults:
-        first_of_place.setdefault(fault.path, fault)
-        if len(first_of_place) > MAX_FAULTS:
+        first_of_path.setdefault(fault.path, fault)
+        if len(first_of_path) > MAX_FAULTS:
             break
-    found = list(first_of_place.values())
+    found = list(first_of_path.values())
     if len(found) > MAX_FAULTS:
         found[MAX_FAULTS:] = [Fault("", "there are more faults than are listed here")]
     return Invalid(faults=found)
 
 
 def text_problem(text: str) -> str | None:
-    """Why PostgreSQL, or a program's arguments, could not hold this text."""
+    """Why neither PostgreSQL nor the arguments of a program can hold this text; None if they can."""
     if "\0" in text:
         return "contains a NUL character (U+0000), which is not allowed"
     if not text.isascii() and _SURROGATE.search(text):
@@ -108,16 +108,16 @@ def text_problem(text: str) -> str | None:
     return None
 
 
-def scan_json(value: object, root: Sequence[Place] = ()) -> Scan:
-    """Find everything in a value that cannot be stored as JSON. Never recurses, so no input can exhaust the stack."""
+def scan_json(value: object, root: Sequence[PathPart] = ()) -> Scan:
+    """Find everything in a value that cannot be stored as JSON. It does not recurse, so no input exhausts the stack."""
     faults: list[Fault] = []
     readable = True
-    seen = 0
+    count = 0
     level: list[tuple[object, _Chain | None]] = [(value, None)]
     for _ in range(MAX_DEPTH):
         below: list[tuple[object, _Chain | None]] = []
         for one, chain in level:
-            seen += 1
+            count += 1
             if isinstance(one, dict):
                 for name, inner in one.items():
                     if not isinstance(name, str):
@@ -138,7 +138,7 @@ def scan_json(value: object, root: Sequence[Place] = ()) -> Scan:
                 return Scan(faults, False)
         if not below:
             return Scan(faults, readable)
-        if seen + len(below) > MAX_VALUES:
+        if count + len(below) > MAX_VALUES:
             return Scan([*faults, Fault(path_text(root), f"holds more than {MAX_VALUES} values")], False)
         level = below
     return Scan([*faults, _fault(root, level[0][1], f"is nested more than {MAX_DEPTH} levels deep")], False)
@@ -158,9 +158,9 @@ def _scalar_problem(value: object) -> str | None:
             return f"is {kind(value)}, which JSON cannot express"
 
 
-def _fault(root: Sequence[Place], chain: _Chain | None, message: str) -> Fault:
-    places: list[Place] = []
+def _fault(root: Sequence[PathPart], chain: _Chain | None, message: str) -> Fault:
+    path: list[PathPart] = []
     while chain is not None:
-        chain, place = chain
-        places.append(place)
-    return Fault(path_text([*root, *reversed(places)]), message)
+        chain, part = chain
+        path.append(part)
+    return Fault(path_text([*root, *reversed(path)]), message)

@@ -18,7 +18,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import FrameType
 
 from ccat_workflow_manager.db.migrate import upgrade
@@ -71,7 +71,7 @@ class Deployment:
     def start(self) -> None:
         """Start servers that the settings do not name, migrate the database, start manager and workers."""
         if self.settings.api_port == 0:
-            self.settings = replace(self.settings, api_port=_free_port(self.settings.api_host))
+            self.settings = self.settings.model_copy(update={"api_port": _free_port(self.settings.api_host)})
         _require_free(self.settings.api_host, self.settings.api_port)
         try:
             self._start_servers()
@@ -93,10 +93,10 @@ class Deployment:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         if not settings.database_url:
             self._servers.append(EmbeddedPostgres(settings.data_dir))
-            settings = replace(settings, database_url=self._servers[-1].start())
+            settings = settings.model_copy(update={"database_url": self._servers[-1].start()})
         if not settings.redis_url:
             self._servers.append(EmbeddedValkey(settings.data_dir))
-            settings = replace(settings, redis_url=self._servers[-1].start())
+            settings = settings.model_copy(update={"redis_url": self._servers[-1].start()})
         self.settings = settings
 
     def _restart_servers(self) -> None:

@@ -20,7 +20,42 @@ from ccat_workflow_manager.lifecycle.states import (
     Event,
     Status,
 )
-from ccat_workflow_manager.settings import settings_markdown
+from ccat_workflow_manager.settings import PREFIX, Settings
+from ccat_workflow_manager.settings.backends import declared, prefix_of
+from ccat_workflow_manager.settings.loader import ENVIRONMENTS, from_files
+from ccat_workflow_manager.settings.model import specs_of
+
+_SETTINGS_PAGE = """# Settings
+
+<!-- Written by `make docs` from the declarations in settings/service.py and hpc/*/settings.py; do not edit. -->
+
+A setting `X` is given, the later winning, in
+
+1. the shipped defaults: `settings.toml`, and for a backend its declaration;
+2. the site's own file of the same shape, named by the environment variable `{prefix}SETTINGS_FILE`;
+3. the environment variable `{prefix}X`.
+
+`ENV_FOR_DYNACONF` chooses between `localdev` (which it is when unset), `staging` and `production`; the files have a
+section for each, and `[default]` for all. Where defaults differ, the table names those of the three in this order.
+
+Every process validates all settings when it starts and refuses to run with any fault, naming all faults at once.
+
+A name that is none of those below is a fault too, unless it is a setting of a backend that a plug-in brought. Such a
+name begins with the name of the backend; the rest, in lower case, is an argument of that backend. Passwords are never
+shown.
+{tables}"""
+
+_HEADINGS = {
+    "HPC_BACKEND": "Where work runs",
+    "DATA_DIR": "Directories",
+    "DATABASE_URL": "Databases",
+    "API_HOST": "API and log",
+    "WORKERS": "Pace and patience",
+    "BREAKER_FAILURES": "Circuit breakers",
+    "KILL_GRACE_SECONDS": "Jobs",
+    "AWS_BATCH_JOB_QUEUE": "Backends",
+}
+"""Above which settings a new table begins."""
 
 _STATUSES = {
     Status.PENDING: "Waits: for steps before it, for a back-off to end, for a worker, or because its run is paused. "
@@ -135,6 +170,29 @@ Whose doing it is tells whom to ask: {blames}.
 What counts for the [circuit breaker](concepts.md#when-a-step-fails-for-everybody) lies in the step, its image or what
 it asks for. A failure that is followed by an attempt with more memory or time does not count.
 """
+
+
+def settings_markdown() -> str:
+    """docs/settings.md."""
+    backends = {prefix_of(backend): model for backend, model in sorted(declared().items()) if model is not None}
+    ours = {each: model for each, model in backends.items() if model.__module__.startswith("ccat_workflow_manager.")}
+    shipped = [from_files(environment, []) for environment in ENVIRONMENTS]
+    lines = []
+    for spec in (spec for prefix, model in {"": Settings, **ours}.items() for spec in specs_of(model, prefix)):
+        if spec.name in _HEADINGS:
+            lines += [
+                f"\n## {_HEADINGS[spec.name]}\n",
+                "| setting | default | allowed | meaning |",
+                "|---|---|---|---|",
+            ]
+        defaults = [_toml_text(values.get(spec.name, spec.field.default)) for values in shipped]
+        shown = [f"`{value}`" if value else "empty" for value in (defaults if len(set(defaults)) > 1 else defaults[:1])]
+        lines.append(f"| `{spec.name}` | {' / '.join(shown)} | {spec.allowed} | {spec.field.description} |")
+    return _SETTINGS_PAGE.format(prefix=PREFIX, tables="\n".join(lines) + "\n")
+
+
+def _toml_text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def states_markdown() -> str:

@@ -10,7 +10,6 @@ import io
 import shutil
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +63,7 @@ def draw() -> None:
     """Run the demo and write all pictures."""
     IMAGES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="ccat-pictures-") as directory:
-        settings = replace(load_settings({"DATA_DIR": directory}), api_port=0)
+        settings = load_settings({"DATA_DIR": directory}).model_copy(update={"api_port": 0})
         found = runtime.detect(settings.container_runtime, allow_none=True)
         image = ensure_demo_image(str(settings.sif_cache_dir), found) if found.contained else None
         deployment = Deployment(settings)

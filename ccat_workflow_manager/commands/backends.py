@@ -154,8 +154,6 @@ def _endless(name: str) -> Callable[[BackendHarness], None]:
 
 def _config(name: str, settings: Settings, directory: Path) -> dict[str, Any]:
     """The arguments of the backend as in the service, with a separate state directory."""
-    import inspect
-
     from ccat_workflow_manager.hpc import registry
 
     offered: dict[str, Any] = {
@@ -167,8 +165,4 @@ def _config(name: str, settings: Settings, directory: Path) -> dict[str, Any]:
         "log_limit_mb": settings.log_limit_mb,
         **settings.for_backend(name),
     }
-    parameters = inspect.signature(registry.get_class(name)).parameters.values()
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
-        return offered
-    accepted = {parameter.name for parameter in parameters}
-    return {key: value for key, value in offered.items() if key in accepted}
+    return registry.filtered(name, offered)

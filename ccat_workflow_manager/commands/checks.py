@@ -25,8 +25,7 @@ from ccat_workflow_manager.errors import ConfigurationError, WorkflowError
 from ccat_workflow_manager.execution import runtime
 from ccat_workflow_manager.hpc import registry
 from ccat_workflow_manager.services.queues import stored_queues
-from ccat_workflow_manager.setting_rules import PREFIX
-from ccat_workflow_manager.settings import Settings
+from ccat_workflow_manager.settings import PREFIX, Settings
 
 _LEAST_FREE_GB = 1.0
 _CLOCK_SECONDS = 2.0

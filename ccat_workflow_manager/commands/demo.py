@@ -70,7 +70,6 @@ def demo(
 
 
 def _settings(data_dir: Path | None, port: int | None, backend: str | None) -> Settings:
-    from dataclasses import replace
 
     from ccat_workflow_manager.settings import load_settings
 
@@ -78,7 +77,7 @@ def _settings(data_dir: Path | None, port: int | None, backend: str | None) -> S
     overrides = {"DATA_DIR": str(data_dir or home / "ccat-wm-demo"), "API_PORT": port, "HPC_BACKEND": backend}
     settings = load_settings(overrides)
     if port is None and not _is_free(settings.api_host, settings.api_port):
-        return replace(settings, api_port=0)
+        return settings.model_copy(update={"api_port": 0})
     return settings
 
 

@@ -111,7 +111,7 @@ def _check_default_backend(settings: Settings) -> None:
 
     from ccat_workflow_manager.errors import ConfigurationError, Fault
     from ccat_workflow_manager.hpc import registry
-    from ccat_workflow_manager.setting_rules import PREFIX
+    from ccat_workflow_manager.settings import PREFIX
 
     name, known = settings.hpc_backend, registry.names()
     if name in known:

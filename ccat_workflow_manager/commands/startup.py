@@ -6,7 +6,6 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ccat_workflow_manager.errors import ConfigurationError, ServiceUnavailable
@@ -48,15 +47,15 @@ def reachable(settings: Settings, *, redis: bool = True) -> Iterator[Settings]:
     with ExitStack() as used:
         if not settings.database_url:
             url = _joined(EmbeddedPostgres(settings.data_dir), "DATABASE_URL", used)
-            settings = replace(settings, database_url=url)
+            settings = settings.model_copy(update={"database_url": url})
         if redis and not settings.redis_url:
             url = _joined(EmbeddedValkey(settings.data_dir), "REDIS_URL", used)
-            settings = replace(settings, redis_url=url)
+            settings = settings.model_copy(update={"redis_url": url})
         yield settings
 
 
 def _joined(server: EmbeddedPostgres | EmbeddedValkey, setting: str, used: ExitStack) -> str:
-    from ccat_workflow_manager.setting_rules import PREFIX
+    from ccat_workflow_manager.settings import PREFIX
 
     if server.pid is None:
         raise ServiceUnavailable(

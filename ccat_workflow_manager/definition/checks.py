@@ -1,17 +1,16 @@
-"""What a pipeline definition must get right beyond the shape of its fields: graph, substitutions, parameters, items.
+"""Checks of a pipeline definition beyond the types of its fields: graph, substitutions, parameters, items.
 
-It works on the raw definition and passes over what is misshapen, so that one reading reports every fault there is.
+They work on the raw definition and skip fields of the wrong type, so that all faults are reported at once.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
-from ccat_workflow_manager.definition import container_variables
+from ccat_workflow_manager.definition import variables
 from ccat_workflow_manager.definition.graph import cycles
 from ccat_workflow_manager.definition.keys import first_duplicate
 from ccat_workflow_manager.definition.parameters import default_faults
@@ -25,16 +24,14 @@ from ccat_workflow_manager.definition.substitution import (
     whole_parameter,
 )
 from ccat_workflow_manager.errors import Fault
-from ccat_workflow_manager.json_values import JSON, Place, canonical_json, kind, listed, path_text
+from ccat_workflow_manager.json_values import JSON, PathPart, canonical_json, kind, listed, path_text
 from ccat_workflow_manager.lifecycle.retry import NEVER_RETRIED
 
-RESERVED_PREFIX = "WORKFLOW_"
 MAX_STEPS = 1000
 MAX_DEPENDENCIES = 20_000
 MAX_ITEMS = 100_000
 _SEARCHED = 100
-"""Among so many names one is looked for that was perhaps meant."""
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+"""Among this many names a similar one is looked for."""
 
 
 @dataclass(slots=True)
@@ -43,12 +40,12 @@ class _Edge:
 
     upstream: str
     match: JSON
-    place: tuple[Place, ...]
+    path: tuple[PathPart, ...]
 
 
 @dataclass(slots=True)
 class _Step:
-    """What is needed of a step, wherever it could be read."""
+    """A step, as far as it can be read."""
 
     index: int
     raw: dict[str, JSON]
@@ -59,12 +56,12 @@ class _Step:
         name = self.raw.get("name")
         return name if isinstance(name, str) else None
 
-    def place(self, *more: Place) -> str:
+    def path(self, *more: PathPart) -> str:
         return path_text(["steps", self.index, *more])
 
 
 def definition_faults(raw: object) -> Iterator[Fault]:
-    """Every fault of a raw definition that is not a matter of one field's type or range; found as far as asked for."""
+    """Every fault of a raw definition except wrong types and ranges of single fields; found lazily."""
     if not isinstance(raw, dict):
         return
     schema = {} if raw.get("parameters") is None else raw["parameters"]
@@ -76,8 +73,7 @@ def definition_faults(raw: object) -> Iterator[Fault]:
     yield from _graph_faults(steps)
     for step in steps:
         yield from _text_faults(step, schema)
-        yield from _variable_name_faults(step)
-        yield from _variable_value_faults(step)
+        yield from _variable_faults(step)
         yield from _foreach_faults(step, schema, check_type=not wrong_schema)
         yield from _policy_faults(step.raw, ("steps", step.index))
     yield from _policy_faults(_dict(raw.get("defaults")), ("defaults",))
@@ -94,11 +90,11 @@ def _dict(value: object) -> dict[str, Any]:
 def _read(index: int, raw: dict[str, JSON]) -> _Step:
     step = _Step(index, raw)
     for number, entry in enumerate(_list(raw.get("depends_on"))):
-        place: tuple[Place, ...] = ("steps", index, "depends_on", number)
+        path: tuple[PathPart, ...] = ("steps", index, "depends_on", number)
         if isinstance(entry, str):
-            step.edges.append(_Edge(entry, None, place))
+            step.edges.append(_Edge(entry, None, path))
         elif isinstance(entry, dict) and isinstance(entry.get("step"), str):
-            step.edges.append(_Edge(entry["step"], entry.get("match"), place))
+            step.edges.append(_Edge(entry["step"], entry.get("match"), path))
     return step
 
 
@@ -112,34 +108,34 @@ def _graph_faults(steps: Sequence[_Step]) -> Iterator[Fault]:
     by_name: dict[str, _Step] = {}
     for step in steps:
         if step.name is not None and by_name.setdefault(step.name, step) is not step:
-            first = by_name[step.name].place()
-            yield Fault(step.place("name"), f"is the name of {first} too; every step needs a name of its own")
+            first = by_name[step.name].path()
+            yield Fault(step.path("name"), f"is the name of {first} too; every step needs a name of its own")
     for step in steps:
         yield from _edge_faults(step, by_name)
     yield from _cycle_faults(steps, by_name)
 
 
 def _edge_faults(step: _Step, by_name: dict[str, _Step]) -> Iterator[Fault]:
-    before: set[str] = set()
+    named: set[str] = set()
     for edge in step.edges:
-        at = path_text(edge.place)
+        at = path_text(edge.path)
         if edge.upstream == step.name:
             yield Fault(at, f"makes {step.name} depend on itself")
         elif edge.upstream not in by_name:
             close = get_close_matches(edge.upstream, list(by_name)[:_SEARCHED], 1)
             hint = f"did you mean {close[0]}?" if close else f"there are {listed(by_name)}"
             yield Fault(at, f"names no step of this pipeline ({edge.upstream!r}); {hint}")
-        elif edge.upstream in before:
+        elif edge.upstream in named:
             yield Fault(at, f"names {edge.upstream} a second time")
         elif edge.match == "key" and not same_items(step.raw.get("foreach"), by_name[edge.upstream].raw.get("foreach")):
             both = f"{step.name or 'this step'} and in {edge.upstream}"
             message = f"needs the same foreach in {both}; write all, or leave it out"
-            yield Fault(path_text([*edge.place, "match"]), message)
-        before.add(edge.upstream)
+            yield Fault(path_text([*edge.path, "match"]), message)
+        named.add(edge.upstream)
 
 
 def same_items(one: JSON, other: JSON) -> bool:
-    """Whether two values of foreach stand for the same items, so that each item can wait for its own."""
+    """Whether two values of foreach have the same items, so that each item can wait for its own."""
     return one is not None and other is not None and canonical_json(one) == canonical_json(other)
 
 
@@ -156,7 +152,7 @@ def _cycle_faults(steps: Sequence[_Step], by_name: dict[str, _Step]) -> Iterator
     for cycle in cycles(upstreams):
         names = [steps[number].name or "" for number in cycle]
         edge = next(edge for edge in steps[cycle[0]].edges if edge.upstream == names[1 % len(names)])
-        yield Fault(path_text(edge.place), f"closes a cycle: {' -> '.join([*names, names[0]])}")
+        yield Fault(path_text(edge.path), f"closes a cycle: {' -> '.join([*names, names[0]])}")
 
 
 # --- texts ----------------------------------------------------------------------------------------------------------
@@ -164,10 +160,10 @@ def _cycle_faults(steps: Sequence[_Step], by_name: dict[str, _Step]) -> Iterator
 
 def _text_faults(step: _Step, schema: JSON) -> Iterator[Fault]:
     texts: list[tuple[str, object]] = [
-        (step.place("command", number), text) for number, text in enumerate(_list(step.raw.get("command")))
+        (step.path("command", number), text) for number, text in enumerate(_list(step.raw.get("command")))
     ]
-    texts += [(step.place("environment", name), text) for name, text in _dict(step.raw.get("environment")).items()]
-    texts.append((step.place("image"), step.raw.get("image")))
+    texts += [(step.path("environment", name), text) for name, text in _dict(step.raw.get("environment")).items()]
+    texts.append((step.path("image"), step.raw.get("image")))
     for at, text in texts:
         if isinstance(text, str):
             problems = template_problems(text, schema, with_items=step.raw.get("foreach") is not None)
@@ -176,9 +172,9 @@ def _text_faults(step: _Step, schema: JSON) -> Iterator[Fault]:
                 yield Fault(at, too_long)
     command, image = _list(step.raw.get("command")), step.raw.get("image")
     if command and command[0] == "":
-        yield Fault(step.place("command", 0), "is empty; it must name a program")
+        yield Fault(step.path("command", 0), "is empty; it must name a program")
     if isinstance(image, str) and (problem := image_template_problem(image)):
-        yield Fault(step.place("image"), problem)
+        yield Fault(step.path("image"), problem)
 
 
 def template_problems(text: str, schema: JSON, with_items: bool) -> list[str]:
@@ -195,37 +191,28 @@ def template_problems(text: str, schema: JSON, with_items: bool) -> list[str]:
     return problems
 
 
-def _variable_value_faults(step: _Step) -> Iterator[Fault]:
-    """What would not arrive; what only becomes such by a substitution is refused when the step is launched."""
-    if step.raw.get("image") is None:
-        return
+def _variable_faults(step: _Step) -> Iterator[Fault]:
+    """Faults of the environment. A value that a substitution spoils is refused when the step is launched."""
+    in_container = step.raw.get("image") is not None
     for name, value in _dict(step.raw.get("environment")).items():
-        if isinstance(value, str) and (problem := container_variables.value_problem(value)):
-            yield Fault(step.place("environment", name), problem)
+        problem = variables.name_problem(name) or (variables.container_name_problem(name) if in_container else None)
+        if problem is None and in_container and isinstance(value, str):
+            problem = variables.container_value_problem(value)
+        if problem:
+            yield Fault(step.path("environment", name), problem)
 
 
-def _variable_name_faults(step: _Step) -> Iterator[Fault]:
-    for name in _dict(step.raw.get("environment")):
-        at = step.place("environment", name)
-        if not _VARIABLE.fullmatch(name):
-            yield Fault(at, "is no name for a variable: letters, digits and _ are allowed, and no digit first")
-        elif name.startswith(RESERVED_PREFIX):
-            yield Fault(at, f"begins with {RESERVED_PREFIX}, a prefix that is reserved for the workflow manager")
-        elif step.raw.get("image") is not None and (problem := container_variables.name_problem(name)):
-            yield Fault(at, problem)
-
-
-def _policy_faults(owner: dict[str, JSON], place: tuple[Place, ...]) -> Iterator[Fault]:
-    yield from _literal_faults(owner.get("resources"), (*place, "resources"))
+def _policy_faults(owner: dict[str, JSON], path: tuple[PathPart, ...]) -> Iterator[Fault]:
+    yield from _literal_faults(owner.get("resources"), (*path, "resources"))
     for number, reason in enumerate(_list(_dict(owner.get("retry")).get("on"))):
         if isinstance(reason, str) and reason in NEVER_RETRIED:
-            at = path_text([*place, "retry", "on", number])
+            at = path_text([*path, "retry", "on", number])
             yield Fault(at, f"is {reason}, which is never retried by a policy, only by a person")
 
 
-def _literal_faults(value: object, place: tuple[Place, ...]) -> Iterator[Fault]:
-    """A `${...}` where nothing is substituted is a mistake that would otherwise reach the scheduler as it stands."""
-    waiting: list[tuple[tuple[Place, ...], object]] = [(place, value)]
+def _literal_faults(value: object, path: tuple[PathPart, ...]) -> Iterator[Fault]:
+    """Every `${...}` where nothing is substituted: it would reach the scheduler as text."""
+    waiting: list[tuple[tuple[PathPart, ...], object]] = [(path, value)]
     while waiting:
         at, one = waiting.pop()
         if isinstance(one, str) and "${" in one:
@@ -242,14 +229,14 @@ def _literal_faults(value: object, place: tuple[Place, ...]) -> Iterator[Fault]:
 
 def _foreach_faults(step: _Step, schema: JSON, check_type: bool) -> Iterator[Fault]:
     foreach = step.raw.get("foreach")
-    at = step.place("foreach")
+    at = step.path("foreach")
     if foreach is None:
         return
     if isinstance(foreach, list):
         if len(foreach) > MAX_ITEMS:
             yield Fault(at, f"has {len(foreach)} items; at most {MAX_ITEMS} are allowed")
         if (twice := first_duplicate(foreach)) is not None:
-            yield Fault(step.place("foreach", twice), "is the same as an item before it; every item may occur once")
+            yield Fault(step.path("foreach", twice), "is the same as an item before it; every item may occur once")
         yield from _literal_faults(foreach, ("steps", step.index, "foreach"))
     elif not isinstance(foreach, str):
         yield Fault(at, f"must be a list, or ${{parameters.NAME}} as a whole; not {kind(foreach)}")

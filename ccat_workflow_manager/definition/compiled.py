@@ -1,4 +1,4 @@
-"""A definition made ready for planning: everything that is the same for all its runs, worked out once."""
+"""A definition prepared for planning: everything that is the same for all its runs, computed once."""
 
 from __future__ import annotations
 
@@ -25,42 +25,43 @@ from ccat_workflow_manager.lifecycle.models import Resources, RetryPolicy
 
 
 class Edge(NamedTuple):
-    """What a step waits for: another step by its position, and whether each item waits for its own item only."""
+    """A dependency of a step: the position of the other step, and whether each item waits for its own item only."""
 
     upstream: int
     match: Match
 
 
 class ParameterUse(NamedTuple):
-    """A place in the definition that cannot do without a parameter."""
+    """A text in the definition that needs a parameter."""
 
     names: tuple[str, ...]
-    place: str
+    path: str
+    """Of the text."""
 
 
 @dataclass(frozen=True, slots=True)
 class CompiledStep:
-    """A step with its position in the order of execution, and with everything merged and resolved."""
+    """A step with its position in the order of execution, its defaults merged and its dependencies resolved."""
 
     position: int
     index: int
-    """Where it stands in the definition, for the paths of faults."""
+    """Its number in the definition, for the paths of faults."""
     spec: StepSpec
     resources: Resources
     retry: RetryPolicy
     backend: str | None
-    """As the step itself says, which a run cannot change."""
+    """The backend that the step itself names; a run cannot change it."""
     dependencies: tuple[Edge, ...]
     items: Sequence[JSON] | ParameterUse | None
     """The literal list of foreach, the parameter that holds it, or None."""
     uses: tuple[ParameterUse, ...]
     program: Mapping[str, JSON]
-    """What its definition says about what a step run does, and not about on what and after what."""
+    """The part of its definition that decides what a step run does: without items, dependencies and image."""
 
 
 @dataclass(frozen=True, slots=True)
 class CompiledPipeline:
-    """A definition and what follows from it. `steps` are in topological order; the place there is the position."""
+    """A definition and what follows from it. `steps` are in topological order: the index is the position."""
 
     spec: PipelineSpec
     content_hash: str
@@ -69,7 +70,7 @@ class CompiledPipeline:
 
     @property
     def default_backend(self) -> str | None:
-        """For steps that name none, in runs that name none."""
+        """The backend of steps that name none, in runs that name none."""
         return self.spec.defaults.backend
 
     def step(self, name: str) -> CompiledStep:
@@ -77,7 +78,7 @@ class CompiledPipeline:
         return next(step for step in self.steps if step.spec.name == name)
 
     def validate_parameters(self, parameters: Mapping[str, JSON]) -> dict[str, JSON]:
-        """The parameters of a run with defaults filled in; Invalid with faults under `parameters`."""
+        """The parameters of a run with defaults filled in. Raises Invalid with paths under `parameters`."""
         return self.schema.validate(parameters)
 
 
@@ -86,7 +87,7 @@ _NOT_THE_PROGRAM = {"description", "foreach", "depends_on", "image"}
 
 @lru_cache(maxsize=512)
 def compile_pipeline(spec: PipelineSpec) -> CompiledPipeline:
-    """The door to planning. Quick for a definition it has seen lately."""
+    """The compiled form of a definition. The last 512 are cached."""
     position_of = _positions(spec)
     by_name = {step.name: step for step in spec.steps}
     steps = []
@@ -114,11 +115,6 @@ def compile_pipeline(spec: PipelineSpec) -> CompiledPipeline:
     return CompiledPipeline(spec, spec.content_hash, ParameterSchema(spec.parameters), tuple(steps))
 
 
-def validate_parameters(spec: PipelineSpec, parameters: Mapping[str, JSON]) -> dict[str, JSON]:
-    """The same as `compile_pipeline(spec).validate_parameters(parameters)`."""
-    return compile_pipeline(spec).validate_parameters(parameters)
-
-
 def _positions(spec: PipelineSpec) -> dict[str, int]:
     index_of = {step.name: index for index, step in enumerate(spec.steps)}
     order = topological_order([[index_of[wanted.step] for wanted in step.depends_on] for step in spec.steps])
@@ -140,12 +136,12 @@ def _items(step: StepSpec, index: int) -> Sequence[JSON] | ParameterUse | None:
 
 
 def _uses(step: StepSpec, index: int) -> list[ParameterUse]:
-    places = [(f"steps[{index}].command[{number}]", text) for number, text in enumerate(step.command)]
-    places += [(f"steps[{index}].environment.{name}", text) for name, text in step.environment.items()]
-    places.append((f"steps[{index}].image", step.image or ""))
+    texts = [(f"steps[{index}].command[{number}]", text) for number, text in enumerate(step.command)]
+    texts += [(f"steps[{index}].environment.{name}", text) for name, text in step.environment.items()]
+    texts.append((f"steps[{index}].image", step.image or ""))
     return [
-        ParameterUse(reference.names[1:], place)
-        for place, text in places
+        ParameterUse(reference.names[1:], path)
+        for path, text in texts
         for reference in parse_template(text).references
         if reference.names[0] == PARAMETERS
     ]

@@ -1,43 +1,42 @@
-"""Steps and what they wait for, as positions in a list: order and cycles."""
+"""Steps and the steps they wait for, as positions in a list: order and cycles."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from graphlib import CycleError, TopologicalSorter
 from heapq import heapify, heappop, heappush
 
 
 def topological_order(upstreams: Sequence[Sequence[int]]) -> list[int]:
-    """Everything after what it waits for, otherwise in the order given. What lies on or behind a cycle is left out."""
-    left = [len(set(waits_for)) for waits_for in upstreams]
-    downstream: list[list[int]] = [[] for _ in upstreams]
-    for node, waits_for in enumerate(upstreams):
-        for upstream in set(waits_for):
-            downstream[upstream].append(node)
-    ready = [node for node, count in enumerate(left) if count == 0]
+    """Each node after those it waits for, otherwise in the order given, without the nodes on or behind a cycle."""
+    sorter = TopologicalSorter(dict(enumerate(upstreams)))
+    with suppress(CycleError):  # the sorter still gives the nodes that no cycle blocks
+        sorter.prepare()
+    ready = list(sorter.get_ready())
     heapify(ready)
     order = []
     while ready:
         node = heappop(ready)
         order.append(node)
-        for after in downstream[node]:
-            left[after] -= 1
-            if left[after] == 0:
-                heappush(ready, after)
+        sorter.done(node)
+        for after in sorter.get_ready():
+            heappush(ready, after)
     return order
 
 
 def cycles(upstreams: Sequence[Sequence[int]], most: int = 20) -> list[list[int]]:
-    """Cycles that share no node, each beginning with its first node; at most so many."""
+    """At most `most` cycles that share no node, each from its first node on."""
     found: list[list[int]] = []
     edges = [set(waits_for) for waits_for in upstreams]
     while len(found) < most:
-        stuck = set(range(len(edges))) - set(topological_order([sorted(waits_for) for waits_for in edges]))
-        if not stuck:
+        blocked = set(range(len(edges))) - set(topological_order([sorted(waits_for) for waits_for in edges]))
+        if not blocked:
             break
-        path = [min(stuck)]
-        while (after := min(edges[path[-1]] & stuck)) not in path:
-            path.append(after)
-        cycle = path[path.index(after) :]
+        walk = [min(blocked)]
+        while (after := min(edges[walk[-1]] & blocked)) not in walk:
+            walk.append(after)
+        cycle = walk[walk.index(after) :]
         first = cycle.index(min(cycle))
         cycle = cycle[first:] + cycle[:first]
         found.append(cycle)

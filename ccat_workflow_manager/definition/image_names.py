@@ -1,6 +1,6 @@
-"""What can name a container image, as far as the text alone can tell.
+"""Syntax check of container image names, without asking a registry.
 
-So that it is said to whoever applies a definition or asks for a run, and not found out when a step run is staged.
+A wrong name is refused when a definition is applied or a run is requested, not when a step run is staged.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from ccat_workflow_manager.json_values import text_problem
 
 SCHEMES = ("docker", "oras", "library")
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
-"""Stands in a name for what is not known yet."""
+"""Placeholder in a name for a value that is not known yet."""
 
 _MAX_LENGTH = 4095
 """PATH_MAX of Linux, without the final NUL; no registry takes as much."""
@@ -29,23 +29,23 @@ def scheme_of(image: str) -> str | None:
 
 
 def pinned(image: str) -> tuple[str, str | None]:
-    """The name and the digest that it is pinned to, if it is."""
+    """The name, and the digest that it is pinned to or None."""
     found = _PINNED.match(image)
     return (found["name"], found["digest"]) if found else (image, None)
 
 
 def image_problem(image: str) -> str | None:
-    """Why this cannot name an image."""
+    """Why this cannot name an image; None if it can."""
     return _problem(image, in_part=False)
 
 
 def partial_image_problem(image: str) -> str | None:
-    """Why this cannot name an image, whatever is put in for each UNKNOWN in it."""
+    """Why this cannot name an image for any value of its UNKNOWN parts; None if it can."""
     return _problem(image, in_part=True)
 
 
 def is_reference(location: str) -> bool:
-    """Whether this could be what follows `docker://`."""
+    """Whether this can follow `docker://`."""
     return _REFERENCE.match(location) is not None and ".." not in location.split("/")
 
 

@@ -1,7 +1,7 @@
 """The key of a step run: its item as a name that any file system, scheduler or shell takes as it is.
 
 A text that is such a name already is its own key. Everything else is made readable and gets a hash of the item, so the
-same item has the same key in every run, whatever stands beside it in the list.
+same item has the same key in every run, whatever the other items are.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+", re.ASCII)
 
 
 def first_duplicate(items: Sequence[JSON]) -> int | None:
-    """The place of the first item that has occurred before; 1, 1.0, true and "1" are four different items."""
+    """The index of the first item that repeats an earlier one; 1, 1.0, true and "1" are four different items."""
     seen: set[str] = set()
     for index, item in enumerate(items):
         identity = "'" + item if isinstance(item, str) else canonical_json(item)
@@ -35,7 +35,7 @@ def first_duplicate(items: Sequence[JSON]) -> int | None:
 
 
 def item_keys(items: Sequence[JSON]) -> list[str]:
-    """A key for each of these items, which are all different."""
+    """A key for each of these items, which must all be different."""
     names = [_own_name(item) for item in items]
     texts = {name for name, item in zip(names, items, strict=True) if name is not None and isinstance(item, str)}
     keys: list[str] = []
@@ -53,7 +53,7 @@ def item_keys(items: Sequence[JSON]) -> list[str]:
 
 
 def _own_name(item: JSON) -> str | None:
-    """The item itself, if it is a fit name; never one that looks as if it carried a hash."""
+    """The item itself if it is a safe name that does not look as if it ended in a hash, else None."""
     if isinstance(item, dict | list):
         return None
     name = item if isinstance(item, str) else canonical_json(item)

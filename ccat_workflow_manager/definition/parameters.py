@@ -1,4 +1,4 @@
-"""The parameters of a run: defaults filled in, checked against the schema of the pipeline, faults in plain words."""
+"""The parameters of a run: filled in with defaults, checked against the schema of the pipeline."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ccat_workflow_manager.errors import Fault
 from ccat_workflow_manager.json_values import (
     JSON,
     MAX_FAULTS,
-    Place,
+    PathPart,
     canonical_json,
     invalid,
     kind,
@@ -42,7 +42,7 @@ _TYPE_WORDS = {
 
 @dataclass
 class _Defaults:
-    """What to fill in below one schema. Not frozen, because a recursive schema refers to itself."""
+    """The defaults below one schema. Not frozen, because a recursive schema refers to itself."""
 
     values: dict[str, JSON] = field(default_factory=dict)
     inside: dict[str, _Defaults] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class _Defaults:
     finished: bool = False
 
     def fill(self, value: JSON) -> JSON:
-        """A copy with the defaults in it; what needs none is passed on as it is."""
+        """The value with the defaults filled in; parts without defaults are shared with it, not copied."""
         if isinstance(value, dict):
             inside = self.inside
             filled = {name: inside[name].fill(one) if name in inside else one for name, one in value.items()}
@@ -64,7 +64,7 @@ class _Defaults:
 
 
 class ParameterSchema:
-    """The schema of a pipeline's parameters, made ready to check many runs. The schema itself must be sound."""
+    """The parameter schema of a pipeline, prepared to check many runs; `schema_faults` found no fault in it."""
 
     def __init__(self, schema: Schema) -> None:
         self._open = not set(schema) - {"type", "description", "title", "$schema", "$id", "$comment"}
@@ -90,23 +90,23 @@ class ParameterSchema:
 
 
 def default_faults(schema: Schema) -> list[Fault]:
-    """Defaults that the schema itself would refuse."""
+    """Defaults that the schema itself refuses."""
     faults: list[Fault] = []
-    waiting: list[tuple[tuple[Place, ...], JSON]] = [((ROOT,), schema)]
+    waiting: list[tuple[tuple[PathPart, ...], JSON]] = [((ROOT,), schema)]
     validator = _Validator(schema, registry=empty_registry())
     while waiting:
-        place, node = waiting.pop()
+        path, node = waiting.pop()
         if not isinstance(node, dict):
             continue
         if "default" in node:
             for error in islice(validator.evolve(schema=node).iter_errors(node["default"]), 1):
                 message = f"is refused by its own schema: {_sentence(error)}"
-                faults.append(Fault(path_text([*place, "default", *error.absolute_path]), message))
+                faults.append(Fault(path_text([*path, "default", *error.absolute_path]), message))
         for keyword in ("properties", "$defs"):
             if isinstance(named := node.get(keyword), dict):
-                waiting += [((*place, keyword, name), inner) for name, inner in named.items()]
+                waiting += [((*path, keyword, name), inner) for name, inner in named.items()]
         if "items" in node:
-            waiting.append(((*place, "items"), node["items"]))
+            waiting.append(((*path, "items"), node["items"]))
     return faults
 
 
@@ -142,9 +142,9 @@ def _defaults_of(node: JSON, root: Schema, known: dict[int, _Defaults]) -> _Defa
 
 
 def _complete(node: Schema, defaults: _Defaults) -> bool:
-    """Whether an object that was not given at all can be made of the defaults of its parts."""
+    """Whether the defaults of its parts make a complete object if none is given."""
     return (
-        defaults.finished  # otherwise this is the object itself again, inside itself
+        defaults.finished  # otherwise the object would contain itself
         and bool(defaults.values)
         and node.get("type", "object") == "object"
         and set(node.get("required", ())) <= set(defaults.values)
@@ -159,19 +159,19 @@ def _faults(errors: Iterator[ValidationError]) -> Iterator[Fault]:
         limit: Any = error.validator_value
         value: Any = error.instance
         schema: Any = error.schema
-        place: list[Place] = [ROOT, *error.absolute_path]
+        path: list[PathPart] = [ROOT, *error.absolute_path]
         if error.validator == "required":
             missing = [name for name in limit if name not in value]
-            yield from (Fault(path_text([*place, name]), "is required") for name in missing)
+            yield from (Fault(path_text([*path, name]), "is required") for name in missing)
         elif error.validator == "additionalProperties" and limit is False:
             known = schema.get("properties", {})
             patterns = schema.get("patternProperties", {})
             hint = f"; there are {listed(known)}" if known else ""
             for name in value:
                 if name not in known and not any(re.search(pattern, name) for pattern in patterns):
-                    yield Fault(path_text([*place, name]), f"is not a parameter of this pipeline{hint}")
+                    yield Fault(path_text([*path, name]), f"is not a parameter of this pipeline{hint}")
         else:
-            yield Fault(path_text(place), _sentence(error))
+            yield Fault(path_text(path), _sentence(error))
 
 
 def _sentence(error: ValidationError) -> str:
@@ -215,7 +215,7 @@ def _sentence(error: ValidationError) -> str:
 
 
 def _unique_items(_: Any, wanted: bool, instance: JSON, __: Mapping[str, Any]) -> Iterator[ValidationError]:
-    """As the standard says, but in one pass: the library compares every pair of objects."""
+    """`uniqueItems` of the standard in one pass: the library compares every pair of objects."""
     if not wanted or not isinstance(instance, list):
         return
     if len({canonical_json(_whole_numbers(one)) for one in instance}) < len(instance):
@@ -223,7 +223,7 @@ def _unique_items(_: Any, wanted: bool, instance: JSON, __: Mapping[str, Any]) -
 
 
 def _whole_numbers(value: JSON) -> JSON:
-    """1.0 and 1 are the same value to a JSON Schema."""
+    """The value with 1.0 as 1: JSON Schema treats them as equal."""
     match value:
         case float() if math.isfinite(value) and value.is_integer():
             return int(value)

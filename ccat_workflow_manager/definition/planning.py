@@ -1,4 +1,4 @@
-"""From a definition and the parameters of a run to its step runs: what there is to do, and what each waits for."""
+"""From a definition and the parameters of a run to its step runs, and what each of them waits for."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ccat_workflow_manager.definition.substitution import (
     partly_substituted,
 )
 from ccat_workflow_manager.errors import Fault
-from ccat_workflow_manager.json_values import JSON, MAX_FAULTS, Place, canonical_json, invalid, kind, path_text
+from ccat_workflow_manager.json_values import JSON, MAX_FAULTS, PathPart, canonical_json, invalid, kind, path_text
 from ccat_workflow_manager.lifecycle.breaker import circuit
 from ccat_workflow_manager.lifecycle.models import Resources, RetryPolicy
 
@@ -27,13 +27,13 @@ MAX_STEP_RUNS = 100_000
 
 
 class PlannedStepRun(NamedTuple):
-    """One step run to be. `unmet` counts the steps (not step runs) it has to wait for."""
+    """A step run to create. `unmet` counts the steps (not step runs) that it waits for."""
 
     key: str
     item: JSON
     unmet: int
     circuit: UUID | None = None
-    """If it is not that of the step: its image depends on the item."""
+    """Set if it differs from that of the step, because the image depends on the item."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,28 +48,28 @@ class PlannedStep:
     dependencies: tuple[Edge, ...]
     step_runs: tuple[PlannedStepRun, ...]
     image: str | None
-    """With the parameters put in."""
+    """With the parameters substituted."""
     circuit: UUID
-    """What its circuit breaker belongs to (`lifecycle.breaker`)."""
+    """The key of its circuit breaker (`lifecycle.breaker`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All of a run."""
+    """All steps of a run."""
 
     steps: tuple[PlannedStep, ...]
 
     @property
     def total(self) -> int:
-        """The number of step runs."""
+        """Number of step runs."""
         return sum(len(step.step_runs) for step in self.steps)
 
 
 def plan(compiled: CompiledPipeline, parameters: Mapping[str, JSON]) -> Plan:
-    """The step runs of a run with these parameters, which `validate_parameters` has passed.
+    """The step runs of a run with these parameters, which come from `validate_parameters`.
 
-    Raises Invalid when a parameter that is needed has no value, when a list holds an item twice, and when there would
-    be no step run at all or more than MAX_STEP_RUNS, and when an image could not be one.
+    Raises Invalid if a parameter that is needed has no value, if a list holds an item twice, if there would be no step
+    run or more than MAX_STEP_RUNS, or if an image name is impossible.
     """
     faults: list[Fault] = []
     known: dict[str, Sequence[tuple[str, JSON]]] = {}
@@ -78,9 +78,9 @@ def plan(compiled: CompiledPipeline, parameters: Mapping[str, JSON]) -> Plan:
     if not faults:
         faults += _missing(compiled, parameters, items)
         if total == 0:
-            faults.append(Fault(_where(compiled), "gives no item to any step, so there is nothing to run"))
+            faults.append(Fault(_decisive_path(compiled), "gives no item to any step, so there is nothing to run"))
         elif total > MAX_STEP_RUNS:
-            faults.append(Fault(_where(compiled), f"makes {total} step runs; one run may have {MAX_STEP_RUNS}"))
+            faults.append(Fault(_decisive_path(compiled), f"makes {total} step runs; one run may have {MAX_STEP_RUNS}"))
         else:
             faults += islice(_image_faults(compiled, parameters, items), MAX_FAULTS + 1)
     if faults:
@@ -137,24 +137,24 @@ def _items_of(
 def _keyed(
     step: CompiledStep, source: Sequence[JSON] | ParameterUse, parameters: Mapping[str, JSON], faults: list[Fault]
 ) -> Sequence[tuple[str, JSON]]:
-    place: tuple[Place, ...] = ("steps", step.index, "foreach")
+    path: tuple[PathPart, ...] = ("steps", step.index, "foreach")
     values: JSON = source
     if isinstance(source, ParameterUse):
-        place = (PARAMETERS, *source.names)
+        path = (PARAMETERS, *source.names)
         try:
             values = look_up(parameters, source.names)
         except NoValue:
-            faults.append(Fault(path_text(place), f"has no value, but {source.place} needs one"))
+            faults.append(Fault(path_text(path), f"has no value, but {source.path} needs one"))
             return []
     if not isinstance(values, list):
         message = f"must be a list, because {step.spec.name} runs once for each item; not {kind(values)}"
-        faults.append(Fault(path_text(place), message))
+        faults.append(Fault(path_text(path), message))
         return []
     if len(values) > MAX_STEP_RUNS:
-        faults.append(Fault(path_text(place), f"has {len(values)} items; one run may have {MAX_STEP_RUNS} step runs"))
+        faults.append(Fault(path_text(path), f"has {len(values)} items; one run may have {MAX_STEP_RUNS} step runs"))
         return []
     if (twice := first_duplicate(values)) is not None:
-        faults.append(Fault(path_text([*place, twice]), "is the same as an item before it; every item may occur once"))
+        faults.append(Fault(path_text([*path, twice]), "is the same as an item before it; every item may occur once"))
         return []
     return list(zip(item_keys(values), values, strict=True))
 
@@ -162,21 +162,21 @@ def _keyed(
 def _missing(
     compiled: CompiledPipeline, parameters: Mapping[str, JSON], items: Sequence[Sequence[tuple[str, JSON]]]
 ) -> list[Fault]:
-    """Parameters that a step run would look for in vain once it is launched."""
+    """Parameters without a value that some step run needs."""
     faults = []
     for step in compiled.steps:
         for use in step.uses if items[step.position] else ():
             try:
                 look_up(parameters, use.names)
             except NoValue:
-                faults.append(Fault(path_text([PARAMETERS, *use.names]), f"has no value, but {use.place} needs one"))
+                faults.append(Fault(path_text([PARAMETERS, *use.names]), f"has no value, but {use.path} needs one"))
     return faults
 
 
 def _image_faults(
     compiled: CompiledPipeline, parameters: Mapping[str, JSON], items: Sequence[Sequence[tuple[str, JSON]]]
 ) -> Iterator[Fault]:
-    """Images that no step run could be given, found before there is one."""
+    """Image names that are impossible with these parameters and items."""
     for step in compiled.steps:
         image, at = step.spec.image, f"steps[{step.index}].image"
         if image is None or not items[step.position]:
@@ -185,16 +185,16 @@ def _image_faults(
             if problem := image_template_problem(image, parameters):
                 yield Fault(at, f"with these parameters {problem}" if "${" in image else problem)
             continue
-        where: tuple[Place, ...] = ("steps", step.index, "foreach")
+        path: tuple[PathPart, ...] = ("steps", step.index, "foreach")
         if isinstance(step.items, ParameterUse):
-            where = (PARAMETERS, *step.items.names)
+            path = (PARAMETERS, *step.items.names)
         for index, (_, item) in enumerate(items[step.position]):
             if problem := image_template_problem(image, parameters, item):
-                yield Fault(path_text([*where, index]), f"makes an image of {at} that {problem}")
+                yield Fault(path_text([*path, index]), f"makes an image of {at} that {problem}")
 
 
-def _where(compiled: CompiledPipeline) -> str:
-    """The parameter that decides how many step runs there are, if it is one."""
+def _decisive_path(compiled: CompiledPipeline) -> str:
+    """The path of the one parameter that decides how many step runs there are, else that of all parameters."""
     used = {
         path_text([PARAMETERS, *step.items.names]) for step in compiled.steps if isinstance(step.items, ParameterUse)
     }

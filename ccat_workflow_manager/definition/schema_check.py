@@ -1,6 +1,6 @@
-"""Whether `parameters` of a definition is a JSON Schema that can be used, and what it says about a parameter.
+"""Check of the JSON Schema in `parameters` of a definition, and what the schema says about a parameter.
 
-Only references inside the schema are allowed: nothing is ever fetched, and a schema cannot send its reader in circles.
+Only references inside the schema are allowed: nothing is ever fetched, and no chain of references is endless.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jsonschema.exceptions import ValidationError
 from referencing import Registry
 
 from ccat_workflow_manager.errors import Fault
-from ccat_workflow_manager.json_values import JSON, MAX_DEPTH, MAX_FAULTS, Place, kind, listed, path_text, shown
+from ccat_workflow_manager.json_values import JSON, MAX_DEPTH, MAX_FAULTS, PathPart, kind, listed, path_text, shown
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
@@ -32,12 +32,12 @@ _ONE_SCHEMA = (
     "unevaluatedProperties",
 )  # fmt: skip
 _SAME_INSTANCE = frozenset({"allOf", "anyOf", "oneOf", "not", "if", "then", "else", "dependentSchemas"})
-"""Keywords that apply a schema to the very value their own schema is applied to: a circle through these never ends."""
+"""Keywords that apply a schema to the same value as the schema around it: a cycle through these never ends."""
 _NOT_HERE = ("$dynamicRef", "$recursiveRef")
 
 
-def subschemas(node: Schema) -> Iterator[tuple[tuple[Place, ...], JSON]]:
-    """The schemas directly inside a schema, with their place in it."""
+def subschemas(node: Schema) -> Iterator[tuple[tuple[PathPart, ...], JSON]]:
+    """The schemas directly inside a schema, with their paths."""
     for keyword in _MAPS_OF_SCHEMAS:
         if isinstance(inner := node.get(keyword), dict):
             yield from (((keyword, name), value) for name, value in inner.items())
@@ -50,7 +50,7 @@ def subschemas(node: Schema) -> Iterator[tuple[tuple[Place, ...], JSON]]:
 
 
 def resolved(node: JSON, root: Schema) -> JSON:
-    """The schema that `node` is or, through one or more local references, points to."""
+    """`node`, or the schema that its local references lead to."""
     for _ in range(MAX_DEPTH):
         if not isinstance(node, dict) or not isinstance(node.get("$ref"), str):
             return node
@@ -61,7 +61,7 @@ def resolved(node: JSON, root: Schema) -> JSON:
 
 
 def _target(reference: str, root: Schema) -> tuple[bool, JSON]:
-    """Follow a JSON Pointer such as `#/$defs/position`."""
+    """Follow a JSON Pointer such as `#/$defs/position`. Returns whether it leads anywhere, and where."""
     node: JSON = root
     for part in unquote(reference).split("/")[1:] if reference.startswith("#/") else []:
         name = part.replace("~1", "/").replace("~0", "~")
@@ -77,20 +77,20 @@ def _target(reference: str, root: Schema) -> tuple[bool, JSON]:
 # --- is it a schema? ------------------------------------------------------------------------------------------------
 
 
-def schema_faults(schema: object, place: Sequence[Place] = ("parameters",)) -> list[Fault]:
-    """Everything that is wrong with a JSON Schema for parameters."""
+def schema_faults(schema: object, path: Sequence[PathPart] = ("parameters",)) -> list[Fault]:
+    """All faults of a JSON Schema for parameters."""
     if not isinstance(schema, dict):
-        return [Fault(path_text(place), f"must be a JSON Schema (a mapping with `type: object`), not {kind(schema)}")]
+        return [Fault(path_text(path), f"must be a JSON Schema (a mapping with `type: object`), not {kind(schema)}")]
     faults = []
     if schema.get("type", "object") != "object":
         message = f"must be object, because parameters always have names; not {shown(schema['type'])}"
-        faults.append(Fault(path_text([*place, "type"]), message))
-    walk = _Walk(schema, tuple(place))
+        faults.append(Fault(path_text([*path, "type"]), message))
+    walk = _Walk(schema, tuple(path))
     walk.visit(schema, ())
     walk.check_references()
     faults += walk.faults
     for error in islice(_metaschema().iter_errors(schema), MAX_FAULTS):
-        faults.append(Fault(path_text([*place, *error.absolute_path]), _schema_message(error)))
+        faults.append(Fault(path_text([*path, *error.absolute_path]), _schema_message(error)))
     return faults
 
 
@@ -115,27 +115,26 @@ def _schema_message(error: ValidationError) -> str:
 
 @dataclass
 class _Walk:
-    """One visit to every schema inside a schema: what the metaschema cannot see."""
+    """Visits every schema inside a schema and finds the faults that the metaschema cannot express."""
 
     root: Schema
-    place: tuple[Place, ...]
+    path: tuple[PathPart, ...]
     faults: list[Fault] = field(default_factory=list)
-    schemas: dict[int, tuple[Place, ...]] = field(default_factory=dict)
-    circles: dict[int, list[int]] = field(default_factory=dict)
-    references: list[tuple[int, tuple[Place, ...], str]] = field(default_factory=list)
+    same_value: dict[int, list[int]] = field(default_factory=dict)
+    """For each schema those that are applied to the same value because of it, by id."""
+    references: list[tuple[int, tuple[PathPart, ...], str]] = field(default_factory=list)
 
-    def visit(self, node: JSON, at: tuple[Place, ...]) -> None:
+    def visit(self, node: JSON, at: tuple[PathPart, ...]) -> None:
         if not isinstance(node, dict):
             return
-        self.schemas[id(node)] = at
-        self.circles[id(node)] = []
+        self.same_value[id(node)] = []
         self._check_keywords(node, at)
         for where, inner in subschemas(node):
             if where[0] in _SAME_INSTANCE:
-                self.circles[id(node)].append(id(inner))
+                self.same_value[id(node)].append(id(inner))
             self.visit(inner, (*at, *where))
 
-    def _check_keywords(self, node: Schema, at: tuple[Place, ...]) -> None:
+    def _check_keywords(self, node: Schema, at: tuple[PathPart, ...]) -> None:
         if isinstance(reference := node.get("$ref"), str):
             self.references.append((id(node), (*at, "$ref"), reference))
         for keyword in _NOT_HERE:
@@ -145,7 +144,7 @@ class _Walk:
             self._fault((*at, "$schema"), f"must be {DIALECT}, the only dialect that is understood here")
         if "$id" in node and at:
             self._fault((*at, "$id"), "is not supported inside a schema")
-        patterns: list[tuple[tuple[Place, ...], object]] = [((*at, "pattern"), node.get("pattern"))]
+        patterns: list[tuple[tuple[PathPart, ...], object]] = [((*at, "pattern"), node.get("pattern"))]
         if isinstance(named := node.get("patternProperties"), dict):
             patterns += [((*at, "patternProperties", name), name) for name in named]
         for where, pattern in patterns:
@@ -159,38 +158,24 @@ class _Walk:
                 self._fault(
                     at, "must point inside this schema, such as #/$defs/NAME; nothing is fetched from elsewhere"
                 )
-            elif not found or (id(target) not in self.schemas and not isinstance(target, bool)):
+            elif not found or (id(target) not in self.same_value and not isinstance(target, bool)):
                 self._fault(at, f"points to no schema in here: {shown(reference)}; write it as #/$defs/NAME")
             else:
-                self.circles[owner].append(id(target))
+                self.same_value[owner].append(id(target))
         endless = self._endless()
         for owner, at, _ in self.references:
             if owner in endless:
                 self._fault(at, f"leads in a circle, or through more than {MAX_DEPTH} schemas for one value")
 
     def _endless(self) -> set[int]:
-        """The schemas that lead to a circle, or too far: what is left when all that come to an end are taken away."""
-        leads_to = {
-            node: {target for target in targets if target in self.circles} for node, targets in self.circles.items()
-        }
-        led_from: dict[int, list[int]] = {}
-        for node, targets in leads_to.items():
-            for target in targets:
-                led_from.setdefault(target, []).append(node)
-        done = [node for node, targets in leads_to.items() if not targets]
+        """The schemas that start a chain of more than MAX_DEPTH schemas for one value, or an endless one."""
+        deep = set(self.same_value)
         for _ in range(MAX_DEPTH):
-            before_done: list[int] = []
-            for node in done:
-                del leads_to[node]
-                for before in led_from.get(node, ()):
-                    leads_to[before].discard(node)
-                    if not leads_to[before]:
-                        before_done.append(before)
-            done = before_done
-        return set(leads_to)
+            deep = {node for node in deep if any(target in deep for target in self.same_value[node])}
+        return deep
 
-    def _fault(self, at: tuple[Place, ...], message: str) -> None:
-        self.faults.append(Fault(path_text([*self.place, *at]), message))
+    def _fault(self, at: tuple[PathPart, ...], message: str) -> None:
+        self.faults.append(Fault(path_text([*self.path, *at]), message))
 
 
 def _pattern_problem(pattern: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Pipeline definitions: the fields, what they may hold, and the one door through which every definition comes in.
+"""Pipeline definitions: their fields and the limits of these, and the parser for every definition.
 
 spec = parse_pipeline_text(Path("chai-map.yaml").read_text())   # or Invalid, with every fault and its path
 spec.content_hash                                               # the same for equal content
@@ -16,10 +16,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError, WithJsonSchema, field_validator
 from pydantic import model_validator as validator_of_all
 
-from ccat_workflow_manager.definition.checks import MAX_ITEMS, MAX_STEPS, RESERVED_PREFIX, definition_faults
+from ccat_workflow_manager.definition.checks import MAX_ITEMS, MAX_STEPS, definition_faults
 from ccat_workflow_manager.definition.messages import faults_of
 from ccat_workflow_manager.definition.schema_check import DIALECT
 from ccat_workflow_manager.definition.text import load_text, with_on
+from ccat_workflow_manager.definition.variables import RESERVED_PREFIX
 from ccat_workflow_manager.errors import Fault
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.json_values import JSON, MAX_FAULTS, canonical_json, invalid, path_text, scan_json
@@ -69,7 +70,7 @@ class _Part(BaseModel):
 
 
 class ResourceSpec(_Part):
-    """What a step asks for; what it does not say comes from `defaults`, then from the built-in values."""
+    """Resources of a step; missing fields come from `defaults`, then from the built-in values."""
 
     cpu: _Cpu | None = None
     memory_gb: _Memory | None = None
@@ -81,7 +82,7 @@ class ResourceSpec(_Part):
 
 
 class RetrySpec(_Part):
-    """When a step is tried again; merged like resources."""
+    """Retry policy of a step; merged like resources."""
 
     max_attempts: Annotated[int, Field(strict=True, ge=1, le=100)] | None = None
     backoff_seconds: Annotated[_Number, Field(ge=0, le=MAX_DELAY_SECONDS)] | None = None
@@ -98,7 +99,7 @@ class RetrySpec(_Part):
 
 
 class DefaultsSpec(_Part):
-    """What holds for every step that does not say otherwise."""
+    """Values for every step that does not set its own."""
 
     backend: _Backend | None = None
     resources: ResourceSpec = ResourceSpec()
@@ -112,13 +113,13 @@ def _or_name_alone(schema: dict[str, Any]) -> None:
 
 
 class Dependency(_Part):
-    """Another step that has to be completed before; a plain name stands for `{step: name}`."""
+    """Another step that must be completed before; a plain name means `{step: name}`."""
 
     model_config = ConfigDict(json_schema_extra=_or_name_alone)
 
     step: StrictStr
     match: Match | None = None
-    """None: key where both steps have the same foreach, otherwise all."""
+    """None: `key` if both steps have the same foreach, otherwise `all`."""
 
     @validator_of_all(mode="before")
     @classmethod
@@ -146,7 +147,7 @@ class StepSpec(_Part):
 
 
 class PipelineSpec(_Part):
-    """A pipeline definition. Make one with `parse_pipeline`: the constructor alone checks only the shape."""
+    """A pipeline definition. Use `parse_pipeline`: the constructor alone checks only types and ranges."""
 
     name: Annotated[StrictStr, Field(pattern=PIPELINE_NAME)]
     description: _Text = ""
@@ -163,6 +164,7 @@ class PipelineSpec(_Part):
 
     @cached_property
     def content_hash(self) -> str:
+        """SHA-256 of the canonical JSON."""
         return sha256(canonical_json(canonical(self)).encode()).hexdigest()
 
     def __hash__(self) -> int:
@@ -170,7 +172,7 @@ class PipelineSpec(_Part):
 
 
 def canonical(spec: PipelineSpec) -> dict[str, JSON]:
-    """The definition as JSON without what only repeats a default, so that equal content is equal.
+    """The definition as JSON without fields that equal their default, so that equal content has equal JSON.
 
     Leaving defaults out, not filling them in, keeps the hash of an unchanged file the same when a later release adds a
     field. `parse_pipeline(canonical(spec)) == spec`.
@@ -178,19 +180,14 @@ def canonical(spec: PipelineSpec) -> dict[str, JSON]:
     return spec.model_dump(mode="json", exclude_defaults=True)
 
 
-def content_hash(spec: PipelineSpec) -> str:
-    """SHA-256 of the canonical JSON."""
-    return spec.content_hash
-
-
-# --- the door -------------------------------------------------------------------------------------------------------
+# --- parsing ---------------------------------------------------------------------------------------------------------
 
 
 _REMEMBERED_SIZE = 64 * 1024
 
 
 def parse_pipeline(data: object) -> PipelineSpec:
-    """A definition as it came over REST or out of a file. Raises Invalid with every fault that was found."""
+    """Parse a definition from REST or from a file. Raises Invalid with every fault that is found."""
     data, twice = with_on(data)
     scan = scan_json(data)
     if scan.faults or twice:
@@ -200,24 +197,24 @@ def parse_pipeline(data: object) -> PipelineSpec:
 
 
 def parse_pipeline_text(text: str) -> PipelineSpec:
-    """A definition as YAML or JSON text. Raises Invalid; for what cannot be read at all, with line and column."""
+    """Parse a definition from YAML or JSON text. Raises Invalid, with line and column if the text cannot be read."""
     return parse_pipeline(load_text(text))
 
 
 def stored_pipeline(content: object) -> PipelineSpec:
-    """A definition that has come through the door before. What is refused since then must still be readable."""
+    """A definition that was accepted before, perhaps by a release with fewer checks."""
     return PipelineSpec.model_validate(content)
 
 
 def _parse(text: str) -> PipelineSpec:
-    data = json.loads(text)  # a copy of its own: nobody can change the definition through what they passed in
+    data = json.loads(text)  # a copy, so that the caller cannot change the definition afterwards
     if faults := _faults(data):
         raise invalid(faults)
     return PipelineSpec.model_validate(data)
 
 
 _remembered = lru_cache(maxsize=256)(_parse)
-"""Thousands of runs in one request often carry the same definition."""
+"""A request for thousands of runs often repeats one definition."""
 
 
 def _faults(data: object) -> list[Fault]:
@@ -251,22 +248,17 @@ def _cap_faults(spec: PipelineSpec) -> Iterator[Fault]:
 
 
 def effective_resources(spec: PipelineSpec, step: StepSpec) -> Resources:
-    """What the step asks for, else what `defaults` say, else the built-in value; field by field, `extra` key by key."""
-    merged = {**_said(spec.defaults.resources), **_said(step.resources)}
+    """The resources of the step, else of `defaults`, else built in: field by field, `extra` key by key."""
+    merged = {**_given(spec.defaults.resources), **_given(step.resources)}
     return Resources(**{**merged, "extra": {**spec.defaults.resources.extra, **step.resources.extra}})
 
 
 def effective_retry(spec: PipelineSpec, step: StepSpec) -> RetryPolicy:
     """The retry policy of the step, merged in the same way."""
-    merged = {**_said(spec.defaults.retry), **_said(step.retry)}
+    merged = {**_given(spec.defaults.retry), **_given(step.retry)}
     reasons = merged.pop("on", None)
     return RetryPolicy(**merged, on=None if reasons is None else frozenset(reasons))
 
 
-def _said(part: BaseModel) -> dict[str, Any]:
+def _given(part: BaseModel) -> dict[str, Any]:
     return {name: value for name, value in part if value is not None}
-
-
-def pipeline_json_schema() -> dict[str, JSON]:
-    """The JSON Schema of a definition, for editors and forms."""
-    return {"$schema": DIALECT, **PipelineSpec.model_json_schema()}

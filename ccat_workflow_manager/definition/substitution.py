@@ -1,4 +1,4 @@
-"""`${...}` in a step: which ones exist, how they are found in a text, and what is put in their place."""
+"""`${...}` in a step: which ones exist, how they are found in a text, and the values that replace them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _WHOLE = re.compile(r"\$\{parameters\.([^{}]+)\}")
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """One `${...}`; `names` is what stands between the braces, divided at its dots."""
+    """One `${...}`; `names` is the text between the braces, split at its dots."""
 
     names: tuple[str, ...]
 
@@ -41,7 +41,7 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A text taken apart."""
+    """A text split into literal parts and references."""
 
     parts: tuple[str | Reference, ...]
     problems: tuple[str, ...] = ()
@@ -53,7 +53,7 @@ class Template:
 
 @dataclass(frozen=True, slots=True)
 class SubstitutedStep:
-    """What one step run executes, with every `${...}` replaced."""
+    """Command, environment and image of one step run, with every `${...}` replaced."""
 
     command: list[str]
     environment: dict[str, str]
@@ -72,12 +72,12 @@ class StepTexts(Protocol):
 
 
 class NoValue(LookupError):
-    """A parameter that is referred to has no value in this run."""
+    """A parameter that a text uses has no value in this run."""
 
 
 @lru_cache(maxsize=8192)
 def parse_template(text: str) -> Template:
-    """Take a text apart; what is wrong with its `${...}` is in `problems`."""
+    """Split a text. Faults of its `${...}` are listed in `problems`."""
     parts: list[str | Reference] = []
     problems: list[str] = []
     literal = ""
@@ -119,7 +119,7 @@ def whole_parameter(text: str) -> tuple[str, ...] | None:
 
 
 def look_up(parameters: Mapping[str, JSON], names: tuple[str, ...]) -> JSON:
-    """The value of a parameter; NoValue when it has none."""
+    """The value of a parameter. Raises NoValue if it has none."""
     value: JSON = parameters
     for name in names:
         if not isinstance(value, Mapping) or name not in value:
@@ -136,7 +136,7 @@ def rendered(value: JSON) -> str:
 def substitute_step(
     step: StepTexts, parameters: Mapping[str, JSON], item: JSON, run_id: str, step_name: str
 ) -> SubstitutedStep:
-    """The command, environment and image of one step run. Raises Invalid with all that is wrong with the result."""
+    """The command, environment and image of one step run. Raises Invalid with all faults of the result."""
     values = {ITEM: item, RUN_ID: run_id, STEP_NAME: step_name}
     faults: list[Fault] = []
 
@@ -166,7 +166,7 @@ def substitute_step(
 
 
 def partly_substituted(text: str, parameters: Mapping[str, JSON], item: JSON) -> str:
-    """A text with what is known before there is a run; `${item}` stays without an item, and so does the rest."""
+    """A text with the values that are known before there is a run; without an item `${item}` stays as it is."""
     if "${" not in text:
         return text
     template = parse_template(text)
@@ -174,12 +174,12 @@ def partly_substituted(text: str, parameters: Mapping[str, JSON], item: JSON) ->
     try:
         return _filled(template, parameters, values if item is None else {**values, ITEM: item})
     except NoValue:
-        # Of a step without step runs nobody asks for its parameters.
+        # A step without step runs does not need its parameters.
         return text
 
 
 def image_template_problem(text: str, parameters: Mapping[str, JSON] | None = None, item: JSON = None) -> str | None:
-    """Why no image could be named by this text, whatever is put in for what is not given."""
+    """Why this text cannot name an image for any value of what is not given; None if it can."""
     template = parse_template(text)
     filled, complete = "", True
     for part in template.parts:
@@ -218,7 +218,7 @@ def _filled(template: Template, parameters: Mapping[str, JSON], values: Mapping[
 
 
 def argument_problem(text: str) -> str | None:
-    """Why no program could be given this text."""
+    """Why this text cannot be an argument of a program; None if it can."""
     if len(text) * 4 > MAX_ARGUMENT_BYTES and len(text.encode(errors="replace")) > MAX_ARGUMENT_BYTES:
         return "is longer than 128 KiB, the most that Linux passes to a program in one piece"
     return text_problem(text)

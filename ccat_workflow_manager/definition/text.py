@@ -1,4 +1,4 @@
-"""Pipeline definitions as text: YAML or JSON, and nothing a file could do to the process that reads it.
+"""Pipeline definitions as text: YAML or JSON, read so that no input can harm the reading process.
 
 YAML is read by the rules of version 1.2, where `on` and `no` are plain words, `010` is ten and `12:30` is text. By
 those of 1.1, which the library follows, the key `on` of a retry policy would become `true`, and a date among the
@@ -22,13 +22,13 @@ from ccat_workflow_manager.json_values import JSON, MAX_DEPTH, MAX_VALUES
 
 MAX_TEXT = 4 * 1024 * 1024
 MAX_YAML = 512 * 1024
-"""YAML is read ten times more slowly than JSON."""
+"""Reading YAML takes ten times as long as JSON."""
 
 _TAG = "tag:yaml.org,2002:"
 
 
 def load_text(text: str) -> JSON:
-    """The value that a YAML or JSON text stands for; Invalid with line and column when it stands for none."""
+    """The value of a YAML or JSON text. Raises Invalid with line and column if it has none."""
     if len(text) > MAX_TEXT:
         raise _invalid("", f"the text is longer than {MAX_TEXT} characters")
     if text.lstrip().startswith(("{", "[")):
@@ -53,32 +53,33 @@ def load_text(text: str) -> JSON:
 
 
 def with_on(data: Any) -> tuple[Any, list[Fault]]:
-    """A definition in which the `on` of a retry policy has its name again, where a reader of YAML 1.1 took it for true.
+    """Rename the key `true` of retry policies back to `on`, which YAML 1.1 reads as true.
 
-    Most libraries are such readers, so definitions that were read by one and sent as JSON are common.
+    Most libraries read YAML 1.1, so definitions that were read by one and sent as JSON are common. Returns the
+    definition and the faults.
     """
     if not isinstance(data, dict):
         return data, []
     faults: list[Fault] = []
-    mended = dict(data)
+    renamed = dict(data)
     if "defaults" in data:
-        mended["defaults"] = _with_on(data["defaults"], "defaults.retry.on", faults)
+        renamed["defaults"] = _with_on(data["defaults"], "defaults.retry.on", faults)
     if isinstance(data.get("steps"), list):
-        mended["steps"] = [_with_on(step, f"steps[{n}].retry.on", faults) for n, step in enumerate(data["steps"])]
-    return mended, faults
+        renamed["steps"] = [_with_on(step, f"steps[{n}].retry.on", faults) for n, step in enumerate(data["steps"])]
+    return renamed, faults
 
 
-def _with_on(owner: Any, place: str, faults: list[Fault]) -> Any:
+def _with_on(owner: Any, path: str, faults: list[Fault]) -> Any:
     retry = owner.get("retry") if isinstance(owner, dict) else None
     if not isinstance(retry, dict):
         return owner
-    mended: dict[Any, Any] = {}
+    renamed: dict[Any, Any] = {}
     for name, value in retry.items():
         known = "on" if name is True or name == "true" else name
-        if known in mended:
-            faults.append(Fault(place, "is given twice: `true` is what a reader of YAML 1.1 makes of `on`"))
-        mended[known] = value
-    return {**owner, "retry": mended}
+        if known in renamed:
+            faults.append(Fault(path, "is given twice: `true` is what a reader of YAML 1.1 makes of `on`"))
+        renamed[known] = value
+    return {**owner, "retry": renamed}
 
 
 def _load_yaml(text: str) -> JSON:
@@ -103,7 +104,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _expanded_size(node: Node, known: dict[int, int]) -> int:
-    """How many values there are with each alias replaced by what it stands for; a few bytes may mean billions."""
+    """Number of values after expansion of all aliases: a few bytes may expand to billions of values."""
     if id(node) in known:
         size = known[id(node)]
         if size == 0:
@@ -124,7 +125,7 @@ def _expanded_size(node: Node, known: dict[int, int]) -> int:
 class _Loader(yaml.SafeLoader):
     """The safe loader with the scalars of YAML 1.2 and no others, without duplicate keys, without deep nesting."""
 
-    # The class variables of the base class, replaced: nothing of it is to remain.
+    # Replaces the class variables of the base class, so that none of its resolvers and constructors remain.
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - declared like this by the base class
     yaml_constructors: ClassVar[dict[Any, Any]] = {}
 
@@ -143,7 +144,7 @@ class _Loader(yaml.SafeLoader):
 
     def mapping(self, node: MappingNode) -> dict[Hashable, Any]:
         if not isinstance(node, MappingNode):
-            raise self.misfit(node, "a mapping")
+            raise self.mismatch(node, "a mapping")
         given: set[str] = set()
         for key, _ in node.value:
             name = self.key(key)
@@ -160,7 +161,7 @@ class _Loader(yaml.SafeLoader):
 
     def sequence(self, node: SequenceNode) -> list[Any]:
         if not isinstance(node, SequenceNode):
-            raise self.misfit(node, "a list")
+            raise self.mismatch(node, "a list")
         return [self.construct_object(inner, deep=True) for inner in node.value]
 
     def text(self, node: ScalarNode) -> str:
@@ -172,7 +173,7 @@ class _Loader(yaml.SafeLoader):
     def boolean(self, node: ScalarNode) -> bool:
         word = self.text(node).lower()
         if word not in ("true", "false"):
-            raise self.misfit(node, "a boolean")
+            raise self.mismatch(node, "a boolean")
         return word == "true"
 
     def integer(self, node: ScalarNode) -> int:
@@ -180,19 +181,19 @@ class _Loader(yaml.SafeLoader):
         try:
             return int(word, {"0o": 8, "0x": 16}.get(word[:2], 10))
         except ValueError:
-            raise self.misfit(node, "a whole number") from None
+            raise self.mismatch(node, "a whole number") from None
 
     def number(self, node: ScalarNode) -> float:
         word = self.text(node).lower()
         try:
             return float(word.replace(".inf", "inf").replace(".nan", "nan"))
         except ValueError:
-            raise self.misfit(node, "a number") from None
+            raise self.mismatch(node, "a number") from None
 
-    def stranger(self, node: Node) -> None:
+    def unknown_tag(self, node: Node) -> None:
         raise ConstructorError(None, None, f"the tag {node.tag} is not allowed", node.start_mark)
 
-    def misfit(self, node: Node, wanted: str) -> ConstructorError:
+    def mismatch(self, node: Node, wanted: str) -> ConstructorError:
         what = repr(node.value[:40]) if isinstance(node, ScalarNode) else "this"
         return ConstructorError(None, None, f"{what} cannot be read as {wanted}", node.start_mark)
 
@@ -209,7 +210,7 @@ def _register() -> None:
     }
     for tag, constructor in constructors.items():
         _Loader.add_constructor(_TAG + tag, constructor)
-    _Loader.add_constructor(None, _Loader.stranger)
+    _Loader.add_constructor(None, _Loader.unknown_tag)
     plain: list[tuple[str, str, list[str] | None]] = [
         ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
         ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),

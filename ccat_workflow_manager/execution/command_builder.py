@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from ccat_workflow_manager.definition import container_variables
+from ccat_workflow_manager.definition.variables import container_name_problem, container_value_problem
 from ccat_workflow_manager.errors import StagingError
 from ccat_workflow_manager.execution.launch_spec import Launch, ResolvedImage, StepLaunch
 from ccat_workflow_manager.execution.layout import (
@@ -159,9 +159,9 @@ def _check_environment(environment: Mapping[str, str], *, contained: bool) -> No
             raise _rejected(f"{name!r} cannot be the name of an environment variable")
         if problem := text_problem(value):
             raise _rejected(f"the value of {name} {problem}")
-        if contained and (problem := container_variables.name_problem(name)):
+        if contained and (problem := container_name_problem(name)):
             raise _rejected(f"{name} {problem}")
-        if contained and (problem := container_variables.value_problem(value)):
+        if contained and (problem := container_value_problem(value)):
             raise _rejected(f"the value of {name} {problem}")
 
 

@@ -7,13 +7,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ccat_workflow_manager.errors import BackendError, BackendRejected, JobDeferred, WorkflowError
 from ccat_workflow_manager.hpc import arguments
 from ccat_workflow_manager.hpc.queue_hints import QueueLimits
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
 from ccat_workflow_manager.lifecycle.models import Mount, Resources
+
+if TYPE_CHECKING:
+    from ccat_workflow_manager.settings import BackendSettings
 
 __all__ = [
     "Availability",
@@ -195,6 +198,8 @@ class HPCBackend(ABC):
 
     name: ClassVar[str] = ""
     capabilities: ClassVar[Capabilities] = Capabilities()
+    settings: ClassVar[type[BackendSettings] | None] = None
+    """The declaration of this backend's settings, which are keywords of its constructor."""
     runs_images: bool = False
     """The backend starts the container itself, from `image_ref` as the step names it. `execution_command` is then the
     command of the step alone, with the paths that the container sees, and `JobRequest.mounts` says what is mounted

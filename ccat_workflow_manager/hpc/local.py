@@ -31,6 +31,8 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from pydantic import Field
+
 from ccat_workflow_manager import failpoints
 from ccat_workflow_manager.errors import BackendConfused, BackendError, BackendRejected, BackendUnavailable
 from ccat_workflow_manager.failures import FailureReason
@@ -51,6 +53,7 @@ from ccat_workflow_manager.hpc.exit_info import info_of
 from ccat_workflow_manager.hpc.supervisor.link import ANSWER_SECONDS, Listener, SupervisorLink
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
 from ccat_workflow_manager.lifecycle.models import Resources
+from ccat_workflow_manager.settings import BackendSettings, settings_of
 
 if TYPE_CHECKING:
     import redis
@@ -62,32 +65,42 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _JOB_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 
 
+class LocalSettings(BackendSettings):
+    """`LOCAL_...`: what all local jobs together may use."""
+
+    max_cpu: float = Field(default=0, ge=0, description="Cores for all local jobs together; 0: all.")
+    max_memory_gb: float = Field(default=0, ge=0, description="Memory for all local jobs together; 0: 90 % of it.")
+    state_dir: str = Field(
+        default="", description="Directory of the supervisor, on a disk of the machine; empty: under `DATA_DIR`."
+    )
+
+
 class LocalBackend(BulkBackend):
-    """Runs jobs on this machine. `max_cpu` and `max_memory_gb` 0 mean: what the machine has (90 % of its memory)."""
+    """Runs jobs on this machine."""
 
     name = "local"
     capabilities = Capabilities(
         bulk_status=True, bulk_submit=True, find=True, exit_record=True, survives_worker=True, notifies=True, lists=True
     )
+    settings = LocalSettings
     submit_seconds = ANSWER_SECONDS
 
     def __init__(
         self,
         *,
-        state_dir: str | None = None,
-        max_cpu: float = 0,
-        max_memory_gb: float = 0,
         redis_url: str | None = None,
         kill_grace_seconds: float = 5,
         log_limit_mb: float = 512,
+        **settings: Any,
     ) -> None:
+        site = settings_of(LocalSettings, self.name, settings)
         limits = {
-            "cpu": max_cpu,
-            "memory": int(max_memory_gb * _GIB),
+            "cpu": site.max_cpu,
+            "memory": int(site.max_memory_gb * _GIB),
             "kill_grace": kill_grace_seconds,
             "log_limit": int(log_limit_mb * 1024**2),
         }
-        self._link = SupervisorLink(state_dir or _default_state_dir(), limits)
+        self._link = SupervisorLink(site.state_dir or _default_state_dir(), limits)
         self._table = _JobTable(redis_url, self._link.state_dir) if redis_url else None
         self._node = socket.gethostname()
 

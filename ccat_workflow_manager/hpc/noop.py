@@ -25,6 +25,9 @@ from enum import StrEnum
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
+
+from pydantic import Field
 
 from ccat_workflow_manager.errors import BackendError, BackendRejected, BackendUnavailable, ConfigurationError
 from ccat_workflow_manager.failures import FailureReason
@@ -32,6 +35,7 @@ from ccat_workflow_manager.hpc.base import BulkBackend, Capabilities, JobRequest
 from ccat_workflow_manager.json_values import JSON
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
 from ccat_workflow_manager.lifecycle.models import Resources
+from ccat_workflow_manager.settings import BackendSettings, settings_of
 
 _PREFIX = "noop"
 _WAITING_SHARE = 0.1
@@ -72,6 +76,13 @@ class _Plan:
     exit_code: int
 
 
+class NoopSettings(BackendSettings):
+    """`NOOP_...`: how noop jobs end."""
+
+    delay_seconds: float = Field(default=0, ge=0, description="How long a job of the noop backend pretends to run.")
+    failure_rate: float = Field(default=0, ge=0, le=1, description="Share of noop jobs that fail.")
+
+
 class NoopBackend(BulkBackend):
     """Runs nothing. `failure_rate` is the share of jobs that fail; which ones follows from their names alone."""
 
@@ -86,16 +97,14 @@ class NoopBackend(BulkBackend):
         memory_limit=False,
         gpu=True,
     )
+    settings = NoopSettings
 
-    def __init__(
-        self, *, delay_seconds: float = 0.0, failure_rate: float = 0.0, state_dir: str | os.PathLike[str] | None = None
-    ) -> None:
-        if not 0 <= delay_seconds <= _LONGEST_DELAY_SECONDS:
-            raise ConfigurationError(f"NOOP_DELAY_SECONDS must be 0 or more, not {delay_seconds}")
-        if not 0 <= failure_rate <= 1:
-            raise ConfigurationError(f"NOOP_FAILURE_RATE must be between 0 and 1, not {failure_rate}")
-        self._delay_seconds = delay_seconds
-        self._failure_rate = failure_rate
+    def __init__(self, *, state_dir: str | os.PathLike[str] | None = None, **settings: Any) -> None:
+        given = settings_of(NoopSettings, self.name, settings)
+        if given.delay_seconds > _LONGEST_DELAY_SECONDS:
+            raise ConfigurationError(f"NOOP_DELAY_SECONDS must be at most {_LONGEST_DELAY_SECONDS}")
+        self._delay_seconds = given.delay_seconds
+        self._failure_rate = given.failure_rate
         self._state_dir = Path(state_dir) if state_dir is not None else None
 
     def submit_many(self, requests: Sequence[JobRequest]) -> list[str | BackendError]:

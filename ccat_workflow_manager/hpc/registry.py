@@ -20,26 +20,15 @@ from typing import Any
 
 from ccat_workflow_manager.errors import BackendUnavailable, ConfigurationError
 from ccat_workflow_manager.hpc.base import Availability, HPCBackend
+from ccat_workflow_manager.settings.backends import IMPORT_ERRORS, distribution_name, registered
+from ccat_workflow_manager.settings.model import specs_of
 
 SettingsOf = Callable[[str], Mapping[str, Any]]
 """The settings of the backend with this name: some make a backend usable from afar."""
 
-GROUP = "ccat_workflow_manager.backends"
 DETECTION_ORDER = ("slurm", "pbs", "kubernetes", "local")
 
 _REQUIRED = ("submit", "get_status", "cancel", "get_logs")
-_IMPORT_FAULTS = (
-    ImportError,
-    AttributeError,
-    SyntaxError,
-    NameError,
-    TypeError,
-    ValueError,
-    LookupError,
-    OSError,
-    RuntimeError,
-)
-"""What the module of a plug-in raises when it, or a library under it, is broken."""
 
 
 class UnknownBackend(ConfigurationError):
@@ -65,12 +54,12 @@ class UnusableBackend(BackendUnavailable):
 
 def names() -> list[str]:
     """The names of all registered backends."""
-    return sorted(_entry_points())
+    return sorted(registered())
 
 
 def list_backends(settings: SettingsOf = lambda name: {}) -> dict[str, Availability]:
     """Every registered backend, and whether it can be used here; a broken one is listed with what is wrong with it."""
-    return {name: _availability(entry, settings(name)) for name, entry in sorted(_entry_points().items())}
+    return {name: _availability(entry, settings(name)) for name, entry in sorted(registered().items())}
 
 
 def get_class(name: str) -> type[HPCBackend]:
@@ -86,22 +75,24 @@ def create(name: str, **config: Any) -> HPCBackend:
 
 
 def create_filtered(name: str, **config: Any) -> HPCBackend:
-    """Like `create`, but only with those keywords that the backend knows: for settings that are offered to all."""
-    backend_class = _usable_class(name, config)
-    accepted, takes_all = _keywords(backend_class)
-    known = config if takes_all else {key: value for key, value in config.items() if key in accepted}
-    _check_keywords(name, backend_class, known)
-    return backend_class(**known)
+    """Like `create`, but only with those keywords that the backend has: for settings that are offered to all."""
+    return create(name, **filtered(name, config))
+
+
+def filtered(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the keywords that the backend with this name has."""
+    accepted, _, takes_all = _keywords(get_class(name))
+    return {key: value for key, value in config.items() if takes_all or key in accepted}
 
 
 def detect(settings: SettingsOf = lambda name: {}) -> str:
     """The name of the best backend that can be used here: slurm, pbs, kubernetes, local, in this order."""
-    registered = _entry_points()
+    entries = registered()
     reasons = []
     for name in DETECTION_ORDER:
-        if name not in registered:
+        if name not in entries:
             continue
-        availability = _availability(registered[name], settings(name))
+        availability = _availability(entries[name], settings(name))
         if availability.available:
             return name
         reasons.append(f"{name}: {availability.reason}")
@@ -111,25 +102,13 @@ def detect(settings: SettingsOf = lambda name: {}) -> str:
 # --- entry points ----------------------------------------------------------------------------------------------------
 
 
-def _entry_points() -> dict[str, metadata.EntryPoint]:
-    found: dict[str, metadata.EntryPoint] = {}
-    for entry in metadata.entry_points(group=GROUP):
-        first = found.setdefault(entry.name, entry)
-        if first.value != entry.value:
-            raise ConfigurationError(
-                f"the backend {entry.name} is registered twice: as {first.value} by {_distribution_name(first)} "
-                f"and as {entry.value} by {_distribution_name(entry)}; uninstall one of them"
-            )
-    return found
-
-
 def _entry_point(name: str) -> metadata.EntryPoint:
-    registered = _entry_points()
+    entries = registered()
     try:
-        return registered[name]
+        return entries[name]
     except KeyError:
-        known = ", ".join(sorted(registered)) or "none (is the package installed?)"
-        raise UnknownBackend(f"unknown backend {name!r}{_did_you_mean(name, registered)}; known are: {known}") from None
+        known = ", ".join(sorted(entries)) or "none (is the package installed?)"
+        raise UnknownBackend(f"unknown backend {name!r}{_did_you_mean(name, entries)}; known are: {known}") from None
 
 
 def _load(entry: metadata.EntryPoint) -> type[HPCBackend]:
@@ -139,7 +118,7 @@ def _load(entry: metadata.EntryPoint) -> type[HPCBackend]:
         raise UnusableBackend(entry.name, Availability(False, reason, _installation_hint(entry)))
     try:
         loaded = entry.load()
-    except _IMPORT_FAULTS as error:
+    except IMPORT_ERRORS as error:
         reason = f"cannot be imported: {error}"
         raise UnusableBackend(entry.name, Availability(False, reason, _installation_hint(entry))) from error
     _check_class(entry, loaded)
@@ -151,7 +130,7 @@ def _load(entry: metadata.EntryPoint) -> type[HPCBackend]:
 
 
 def _check_class(entry: metadata.EntryPoint, loaded: object) -> None:
-    label = f"the backend {entry.name} ({entry.value}, from {_distribution_name(entry)})"
+    label = f"the backend {entry.name} ({entry.value}, from {distribution_name(entry)})"
     if not isinstance(loaded, type):
         raise InvalidBackend(f"{label} is not a class")
     lacking = [method for method in _REQUIRED if not callable(getattr(loaded, method, None))]
@@ -169,7 +148,7 @@ def _availability(entry: metadata.EntryPoint, config: Mapping[str, Any] | None =
         return error.availability
     except InvalidBackend as error:
         return Availability(False, error.message)
-    except _IMPORT_FAULTS as error:
+    except IMPORT_ERRORS as error:
         return Availability(False, f"is_available failed: {error}", _installation_hint(entry))
 
 
@@ -188,10 +167,6 @@ def _usable_class(name: str, config: Mapping[str, Any]) -> type[HPCBackend]:
 
 
 # --- what a distribution says about itself ---------------------------------------------------------------------------
-
-
-def _distribution_name(entry: metadata.EntryPoint) -> str:
-    return entry.dist.name if entry.dist is not None else "an unnamed distribution"
 
 
 def _extras(entry: metadata.EntryPoint) -> list[str]:
@@ -239,27 +214,27 @@ def _normal(name: str) -> str:
 # --- configuration and messages --------------------------------------------------------------------------------------
 
 
-def _keywords(backend_class: type[HPCBackend]) -> tuple[dict[str, inspect.Parameter], bool]:
-    """The keywords that a backend is created with, and whether it takes any keyword at all."""
+def _keywords(backend_class: type[HPCBackend]) -> tuple[set[str], set[str], bool]:
+    """The keywords that a backend is created with, the required ones, and whether it takes any keyword at all."""
     parameters = inspect.signature(backend_class).parameters.values()
     by_keyword = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    takes_all = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
-    return {parameter.name: parameter for parameter in parameters if parameter.kind in by_keyword}, takes_all
+    named = [parameter for parameter in parameters if parameter.kind in by_keyword]
+    required = {parameter.name for parameter in named if parameter.default is inspect.Parameter.empty}
+    declared = {spec.keyword for spec in specs_of(backend_class.settings)} if backend_class.settings else set()
+    catches_all = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
+    return {parameter.name for parameter in named} | declared, required, catches_all and not declared
 
 
 def _check_keywords(name: str, backend_class: type[HPCBackend], config: Mapping[str, Any]) -> None:
-    accepted, takes_all = _keywords(backend_class)
+    accepted, required, takes_all = _keywords(backend_class)
     unknown = [] if takes_all else [key for key in config if key not in accepted]
     if unknown:
         known = ", ".join(sorted(accepted)) or "none"
         raise ConfigurationError(
             f"the backend {name} has no setting {unknown[0]!r}{_did_you_mean(unknown[0], accepted)}; it has: {known}"
         )
-    needed = [
-        key for key, parameter in accepted.items() if parameter.default is inspect.Parameter.empty and key not in config
-    ]
-    if needed:
-        raise ConfigurationError(f"the backend {name} cannot be created without the setting {', '.join(needed)}")
+    if missing := sorted(required - config.keys()):
+        raise ConfigurationError(f"the backend {name} cannot be created without the setting {', '.join(missing)}")
 
 
 def _did_you_mean(word: str, known: Iterable[str]) -> str:

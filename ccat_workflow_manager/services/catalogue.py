@@ -13,7 +13,7 @@ import yaml
 from ccat_workflow_manager.db.pipelines import PipelineStore, StoredSpec
 from ccat_workflow_manager.db.session import Database, UnitOfWork
 from ccat_workflow_manager.definition.compiled import CompiledPipeline, compile_pipeline
-from ccat_workflow_manager.definition.spec import PipelineSpec, canonical, content_hash, parse_pipeline, stored_pipeline
+from ccat_workflow_manager.definition.spec import PipelineSpec, canonical, parse_pipeline, stored_pipeline
 from ccat_workflow_manager.errors import Conflict, Fault, Invalid, NotFound
 from ccat_workflow_manager.lifecycle.models import RetryPolicy, WorkItem
 
@@ -46,7 +46,7 @@ class Catalogue:
         with self._database.begin("commit.pipeline") as unit:
             store = PipelineStore(unit)
             before = self._newest(store, spec.name)
-            stored, changed = store.save(spec.name, content, content_hash(spec))
+            stored, changed = store.save(spec.name, content, spec.content_hash)
             if create_only and changed and stored.version != 1:
                 raise Conflict(f"the pipeline {spec.name} exists with other content; use PUT to add a version")
         return PipelineChange(spec.name, stored.version or 0, changed, _diff(before, content if changed else None))
@@ -57,7 +57,7 @@ class Catalogue:
         self._check_name(spec, name)
         with self._database.read() as unit:
             before = self._newest(PipelineStore(unit), spec.name)
-        if before is not None and before.content_hash == content_hash(spec):
+        if before is not None and before.content_hash == spec.content_hash:
             return PipelineChange(spec.name, before.version or 0, False, "")
         return PipelineChange(
             spec.name, (before.version or 0) + 1 if before else 1, True, _diff(before, canonical(spec))

@@ -12,10 +12,15 @@ import pytest
 from ccat_workflow_manager.errors import BackendUnavailable, ConfigurationError
 from ccat_workflow_manager.hpc import registry
 from ccat_workflow_manager.hpc.base import Availability
+from ccat_workflow_manager.settings import BACKEND_GROUP
+from ccat_workflow_manager.settings.backends import registered
+from tests.backends import OURS
 
 PREAMBLE = "from ccat_workflow_manager.hpc.base import Availability, HPCBackend\n"
 FOUR = "submit = get_status = cancel = get_logs = lambda self, *a, **k: None"
 GOOD = f"class Backend(HPCBackend):\n    {FOUR}\n"
+
+REPOSITORY = Path(__file__).parents[2]
 
 Install = Callable[..., None]
 
@@ -46,7 +51,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
         if requires:
             headers += f"Requires-Dist: {requires}\n"
         (information / "METADATA").write_text(headers)
-        (information / "entry_points.txt").write_text(f"[{registry.GROUP}]\n{name} = {value or module + ':Backend'}\n")
+        (information / "entry_points.txt").write_text(f"[{BACKEND_GROUP}]\n{name} = {value or module + ':Backend'}\n")
         installed.add(distribution)
         sys.modules.pop(module, None)
 
@@ -188,3 +193,12 @@ def test_two_packages_with_one_name(install: Install) -> None:
     install("same", GOOD, distribution="second")
     with pytest.raises(ConfigurationError, match="registered twice"):
         registry.list_backends()
+
+
+@pytest.mark.parametrize("backend", OURS)
+def test_each_of_ours_has_what_contributing_backends_lists(backend: str) -> None:
+    assert registered()[backend].module.startswith(f"ccat_workflow_manager.hpc.{backend}")
+    assert registered()[backend].load().name == backend
+    assert (REPOSITORY / "docs" / "backends" / f"{backend}.md").exists()
+    tests = (REPOSITORY / "tests" / "backends" / backend).glob("test_contract*.py")
+    assert any("(BackendContract)" in path.read_text(encoding="utf-8") for path in tests)

@@ -15,7 +15,7 @@ from typing import Any
 from typer.testing import CliRunner, Result
 
 from ccat_workflow_manager.cli import app
-from ccat_workflow_manager.setting_rules import PREFIX
+from ccat_workflow_manager.settings import PREFIX
 
 PROGRAM = (sys.executable, "-c", "from ccat_workflow_manager.cli import main; main()")
 QUIET = {"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "200"}

@@ -18,8 +18,7 @@ import yaml
 
 from ccat_workflow_manager.cli import app
 from ccat_workflow_manager.definition.spec import parse_pipeline_text
-from ccat_workflow_manager.setting_rules import PREFIX
-from ccat_workflow_manager.settings import specs
+from ccat_workflow_manager.settings import PREFIX, specs
 
 REPOSITORY = Path(__file__).parents[2]
 DOCS = REPOSITORY / "docs"
@@ -32,7 +31,7 @@ _INLINE = re.compile(r"`([^`\n]+)`")
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 _COMMAND = re.compile(r"(?:^|[\s(=/])ccat-wm(?=\s|$)(.*)")
 _PLACEHOLDER = re.compile(r"[A-Z][A-Z_/-]*\Z")
-_EXAMPLE_BACKEND = PREFIX + "EXAMPLE_"
+_EXAMPLE_BACKEND = PREFIX + "SAMPLE_"
 
 
 def name_of(path: Path) -> str:
@@ -229,14 +228,13 @@ def test_the_ten_things_a_newcomer_looks_for_are_listed() -> None:
 
 
 def test_the_example_backend_is_the_one_that_is_tested() -> None:
-    tested = (REPOSITORY / "tests" / "support" / "plugin_package" / "ccat_wm_example_backend.py").read_text(
-        encoding="utf-8"
-    )
-    shown = next(text for text in blocks(DOCS / "writing-a-backend.md", "python") if "class ExampleBackend" in text)
-    assert shown.strip() in tested
-    project = (REPOSITORY / "tests" / "support" / "plugin_package" / "pyproject.toml").read_text(encoding="utf-8")
-    [entry_point] = blocks(DOCS / "writing-a-backend.md", "toml")
-    assert entry_point.strip() in project
+    sample, page = REPOSITORY / "examples" / "sample-backend", DOCS / "writing-a-backend.md"
+    package = sample / "ccat_wm_sample_backend"
+    for name, file in {"SampleBackend": "backend.py", "SampleSettings": "settings.py"}.items():
+        shown = next(text for text in blocks(page, "python") if text.startswith(f"class {name}"))
+        assert shown.strip() in (package / file).read_text(encoding="utf-8")
+    [entry_point] = blocks(page, "toml")
+    assert entry_point.strip() in (sample / "pyproject.toml").read_text(encoding="utf-8")
 
 
 def test_every_dependency_has_its_reason() -> None:

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import pytest
 
-from ccat_workflow_manager.definition.compiled import compile_pipeline, validate_parameters
+from ccat_workflow_manager.definition.compiled import compile_pipeline
 from ccat_workflow_manager.definition.planning import plan
 from ccat_workflow_manager.definition.spec import parse_pipeline, parse_pipeline_text
 from ccat_workflow_manager.definition.substitution import substitute_step
@@ -42,7 +42,7 @@ def run_demo(runner: StepRunner, image: str | None, **parameters: Any) -> tuple[
     items = definition["parameters"]["properties"]["scans"]["items"]
     items["pattern"] = "^[A-Za-z0-9. _-]{1,40}$"
     spec = parse_pipeline(definition)
-    filled = validate_parameters(spec, parameters)
+    filled = compile_pipeline(spec).validate_parameters(parameters)
     run_id = str(uuid4())
     results: Results = {}
     published: dict[str, list[UpstreamProducts]] = {}
@@ -118,7 +118,7 @@ def check_fits(path: Path) -> None:
 def test_the_pipeline_file_is_valid() -> None:
     spec = parse_pipeline_text(PIPELINE_FILE.read_text())
     assert {step.image for step in spec.steps} == {LATEST}
-    steps = plan(compile_pipeline(spec), validate_parameters(spec, {})).steps
+    steps = plan(compile_pipeline(spec), compile_pipeline(spec).validate_parameters({})).steps
     assert [len(step.step_runs) for step in steps] == [12, 12, 12, 1]
 
 

@@ -1,4 +1,4 @@
-"""Every backend that tests can have, each with a site of its own: a further one is one line in SITES.
+"""Every backend that runs programs, each with a site of its own. One that needs nothing started needs no line here.
 
 A site says what its worker finds in its environment. What has to be started for it is started when it is first wanted,
 on the ground that a test module provides.
@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.backends import OURS
 from tests.backends.pbs.fake_pbs import FakePbs
 from tests.stand_ins.kubernetes import ApiServer, Image, Node
 from tests.support.fixtures_aws_batch import CREDENTIALS, NO_CONFIGURATION, REGION
@@ -95,9 +96,7 @@ class Site:
     patience_seconds: float = 120
 
 
-SITES: dict[str, Site] = {
-    "local": Site(),
-    "concurrent": Site(),
+_SITES = {
     "slurm": Site(_slurm, needs=("slurm",)),
     "pbs": Site(_pbs),
     "kubernetes": Site(_kubernetes),
@@ -105,6 +104,7 @@ SITES: dict[str, Site] = {
     "dask": Site(_dask),
     "radical_pilot": Site(_radical_pilot, needs=("radical",), patience_seconds=2 * START_SECONDS),
 }
+SITES = {name: _SITES.get(name, Site()) for name in OURS if name != "noop"}
 """All backends that run programs; `noop` has tests of its own."""
 
 

@@ -17,12 +17,12 @@ def stranger(make_service: ServiceMaker, tmp_path: Path, monkeypatch: pytest.Mon
     target = tmp_path / "site-packages"
     plugin.install(target)
     monkeypatch.setenv("PYTHONPATH", str(target))
-    return make_service(HPC_BACKEND="example", WORKERS="1")
+    return make_service(HPC_BACKEND="sample", WORKERS="1")
 
 
 def test_four_methods_are_enough(stranger: Service) -> None:
     listed = {item["name"]: item for item in stranger.call("GET", "/backends")["items"]}
-    assert listed["example"]["available"]
+    assert listed["sample"]["available"]
     run_id = stranger.submit(
         {
             "name": "first",
@@ -34,7 +34,7 @@ def test_four_methods_are_enough(stranger: Service) -> None:
     run = stranger.wait(run_id)
     assert run["status"] == "COMPLETED", (run, stranger.log())
     second = stranger.step(run_id, "second")
-    assert (second["backend"], second["exit_code"]) == ("example", 0)
+    assert (second["backend"], second["exit_code"]) == ("sample", 0)
     assert second["wall_time_seconds"] is not None
     assert stranger.client.get(f"/step-runs/{second['id']}/log?stream=stdout").text == "a\nb\n"
 

@@ -1,4 +1,4 @@
-"""The example plug-in, installed with pip as anybody would install it."""
+"""The sample plug-in of `examples/sample-backend`, built and installed with pip as a site installs a plug-in."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-SOURCE = Path(__file__).parent / "plugin_package"
+SOURCE = Path(__file__).parents[2] / "examples" / "sample-backend"
 
 
 def install(target: Path) -> None:
-    """Install the package of `tests/support/plugin_package` into a directory that is to be put on PYTHONPATH."""
+    """Install the sample package into a directory that is to be put on PYTHONPATH, without the network."""
     # pip builds inside the source directory, so it gets a copy.
     copy = target.parent / f"{target.name}-source"
     shutil.copytree(SOURCE, copy)

@@ -9,10 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccat_workflow_manager.definition.compiled import validate_parameters
-from ccat_workflow_manager.definition.spec import parse_pipeline
+from ccat_workflow_manager.definition.compiled import compile_pipeline
+from ccat_workflow_manager.definition.spec import PipelineSpec, parse_pipeline
 from ccat_workflow_manager.errors import Invalid
 from tests.unit.definitions import faults_of, pipeline
+
+
+def validate_parameters(spec: PipelineSpec, parameters: Any) -> dict[str, Any]:
+    return compile_pipeline(spec).validate_parameters(parameters)
+
 
 NODE = {"type": "object", "properties": {"size": {"default": 1}, "child": {"$ref": "#/$defs/node"}}}
 

@@ -13,16 +13,18 @@ from pathlib import Path
 import pytest
 
 from ccat_workflow_manager.errors import ConfigurationError
-from ccat_workflow_manager.setting_rules import PREFIX, converted, masked_url
+from ccat_workflow_manager.hpc.kubernetes.settings import KubernetesSettings
 from ccat_workflow_manager.settings import (
     BACKEND_GROUP,
     Settings,
     default_settings_file,
     load_settings,
     migrations_dir,
-    settings_markdown,
     specs,
 )
+from ccat_workflow_manager.settings.backends import declared, prefix_of, registered
+from ccat_workflow_manager.settings.model import PREFIX, converted, masked_url, parse, specs_of
+from tests.backends import OURS
 
 REPOSITORY = Path(__file__).parents[2]
 SERVERS = {"DATABASE_URL": "postgresql://db/ccat", "REDIS_URL": "redis://cache:6379/0"}
@@ -79,8 +81,7 @@ def test_defaults_of_localdev(tmp_path: Path) -> None:
     assert settings.database_url == ""
     assert settings.redis_url == ""
     assert settings.processing_location_id == 1
-    assert settings.slurm_partition == ""
-    assert settings.k8s_namespace == "ccat-workflows"
+    assert settings.backends == {}
     assert settings.container_runtime == "auto"
     assert (settings.api_host, settings.api_port, settings.auth_required) == ("127.0.0.1", 8000, False)
 
@@ -90,8 +91,8 @@ def test_defaults_of_staging(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.hpc_backend == "kubernetes"
     assert settings.pipeline_base_dir == Path("/data/pipelines")
     assert settings.sif_cache_dir == Path("/data/sif-cache")
-    assert settings.k8s_namespace == "ccat-workflows-staging"
-    assert settings.slurm_partition == ""
+    assert settings.for_backend("kubernetes") == {"k8s_namespace": "ccat-workflows-staging"}
+    assert settings.for_backend("slurm") == {}
     assert settings.auth_required is True
 
 
@@ -99,8 +100,8 @@ def test_defaults_of_production(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = in_environment(monkeypatch, "Production")
     assert settings.environment == "production"
     assert settings.hpc_backend == "slurm"
-    assert settings.slurm_partition == "science"
-    assert settings.k8s_namespace == "ccat-workflows"
+    assert settings.for_backend("slurm") == {"partition": "science"}
+    assert settings.for_backend("kubernetes") == {}
     assert settings.auth_required is True
 
 
@@ -231,10 +232,10 @@ def test_masked_url_keeps_what_is_no_secret() -> None:
 def test_settings_of_a_backend(given: Callable[..., None]) -> None:
     given(SLURM_SSH_HOST="login", SLURM_ARRAY_LIMIT="40", KUBERNETES_CONTEXT="lab", LOCAL_MAX_CPU="1.5")
     settings = load_settings()
-    assert settings.for_backend("local") == {"max_cpu": 1.5, "max_memory_gb": 0.0}
+    assert settings.for_backend("local") == {"max_cpu": 1.5}
     assert settings.for_backend("LOCAL") == settings.for_backend("local")
-    assert settings.for_backend("slurm").items() >= {"ssh_host": "login", "array_limit": 40}.items()
-    assert settings.for_backend("kubernetes").items() >= {"namespace": "ccat-workflows", "context": "lab"}.items()
+    assert settings.for_backend("slurm") == {"ssh_host": "login", "array_limit": 40}
+    assert settings.for_backend("kubernetes") == {"context": "lab"}
 
 
 def test_settings_of_a_plug_in(given: Callable[..., None], plug_ins: Callable[..., None]) -> None:
@@ -271,9 +272,10 @@ def test_the_notes_of_a_backend_have_a_place_of_their_own(given: Callable[..., N
     assert load_settings().for_backend(backend)["state_dir"] == "/shared/notes"
 
 
-def test_the_long_name_of_a_namespace_wins(given: Callable[..., None]) -> None:
-    given(K8S_NAMESPACE="short", KUBERNETES_NAMESPACE="long")
-    assert load_settings().for_backend("kubernetes")["namespace"] == "long"
+def test_the_long_name_of_a_namespace_wins() -> None:
+    assert KubernetesSettings().used_namespace == "ccat-workflows"
+    assert KubernetesSettings(k8s_namespace="short").used_namespace == "short"
+    assert KubernetesSettings(k8s_namespace="short", namespace="long").used_namespace == "long"
 
 
 def test_a_mistyped_setting_of_a_backend_is_not_handed_on() -> None:
@@ -288,17 +290,19 @@ def test_no_silent_conversion(kind: type, value: object) -> None:
         converted(kind, value)
 
 
-def test_the_shipped_file_gives_a_default_for_every_setting_and_nothing_else() -> None:
+def test_the_shipped_file_gives_a_default_for_every_setting_of_the_service() -> None:
     shipped = tomllib.loads(default_settings_file().read_text())
-    names = {spec.name for spec in specs()}
-    assert set(shipped.pop("default")) == names
+    assert set(shipped.pop("default")) == {spec.name for spec in specs_of(Settings)}
     assert set(shipped) == {"localdev", "staging", "production"}
-    assert all(set(section) <= names for section in shipped.values())
+    assert all(set(section) <= {spec.name for spec in specs()} for section in shipped.values())
 
 
-def test_the_document_is_current() -> None:
-    written = (REPOSITORY / "docs" / "settings.md").read_text()
-    assert written == settings_markdown(), "run `make docs`"
+@pytest.mark.parametrize("backend", OURS)
+def test_a_backend_declares_its_settings_with_defaults(backend: str) -> None:
+    declaration = declared()[backend]
+    assert declaration is not None
+    assert declaration is registered()[backend].load().settings
+    assert parse(declaration, prefix_of(backend), {}, []) == declaration()
 
 
 def test_what_is_shipped_is_what_is_seen_at_the_top_of_the_checkout() -> None:
@@ -306,6 +310,21 @@ def test_what_is_shipped_is_what_is_seen_at_the_top_of_the_checkout() -> None:
     assert (REPOSITORY / "alembic").resolve() == migrations_dir().resolve()
 
 
+def imported_by(code: str) -> set[str]:
+    """The modules that a fresh interpreter has after this code."""
+    program = f"{code}\nimport sys; print(*sys.modules)"
+    return set(
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    )
+
+
 def test_importing_settings_does_not_load_dynaconf() -> None:
-    code = "import sys, ccat_workflow_manager.settings; sys.exit('dynaconf' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert "dynaconf" not in imported_by("import ccat_workflow_manager.settings")
+
+
+def test_reading_settings_imports_no_backend(given: Callable[..., None]) -> None:
+    given(SLURM_PARTITION="science", KUBERNETES_CONTEXT="lab", AWS_BATCH_REGION="north", DASK_WORKERS="2")
+    modules = imported_by("from ccat_workflow_manager.settings import load_settings; load_settings()")
+    assert "ccat_workflow_manager.hpc.kubernetes.settings" in modules
+    assert not {"kubernetes", "boto3", "botocore", "distributed", "radical"} & modules
+    assert not {entry.module for entry in registered().values()} & modules

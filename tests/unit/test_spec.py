@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
+from ccat_workflow_manager.definition.schema_check import DIALECT
 from ccat_workflow_manager.definition.spec import (
+    PipelineSpec,
     canonical,
-    content_hash,
     effective_resources,
     effective_retry,
     parse_pipeline,
     parse_pipeline_text,
-    pipeline_json_schema,
     stored_pipeline,
 )
 from ccat_workflow_manager.definition.text import load_text
@@ -80,7 +80,7 @@ def test_without_defaults_the_built_in_values_hold() -> None:
     ],
 )
 def test_what_only_repeats_a_default_does_not_change_the_hash(fields: dict[str, Any]) -> None:
-    assert content_hash(parse_pipeline(pipeline(step(**fields)))) == content_hash(parse_pipeline(pipeline()))
+    assert parse_pipeline(pipeline(step(**fields))).content_hash == parse_pipeline(pipeline()).content_hash
 
 
 def test_equal_content_in_other_words_has_the_same_hash() -> None:
@@ -89,8 +89,8 @@ def test_equal_content_in_other_words_has_the_same_hash() -> None:
         step("a", retry={"on": ["preempted", "lost", "lost"]}),
         step("b", depends_on=[{"step": "a"}], resources={"cpu": 2.0}),
     )
-    assert content_hash(parse_pipeline(one)) == content_hash(parse_pipeline(other))
-    assert content_hash(parse_pipeline(one)) != content_hash(parse_pipeline(pipeline(step("a"), step("b"))))
+    assert parse_pipeline(one).content_hash == parse_pipeline(other).content_hash
+    assert parse_pipeline(one).content_hash != parse_pipeline(pipeline(step("a"), step("b"))).content_hash
 
 
 def test_the_canonical_form_is_read_back_as_the_same_definition() -> None:
@@ -129,7 +129,7 @@ def test_parameters_of_open_objects_may_be_referred_to() -> None:
 
 
 def test_the_schema_for_editors_agrees_with_the_reader() -> None:
-    schema = pipeline_json_schema()
+    schema = {"$schema": DIALECT, **PipelineSpec.model_json_schema()}
     Draft202012Validator.check_schema(schema)
     editor = Draft202012Validator(schema)
     assert editor.is_valid(load_text(CONTRACT_EXAMPLE))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccat_workflow_manager.definition.spec import content_hash, parse_pipeline, parse_pipeline_text
+from ccat_workflow_manager.definition.spec import parse_pipeline, parse_pipeline_text
 from ccat_workflow_manager.definition.text import MAX_TEXT, MAX_YAML, load_text
 from ccat_workflow_manager.errors import Invalid
 from tests.unit.definitions import faults_of, pipeline, step
@@ -93,7 +93,7 @@ def test_what_a_reader_of_yaml_1_1_makes_of_on_is_on(name: object) -> None:
     retry: dict[object, object] = {"max_attempts": 3, name: ["lost"]}
     given = pipeline(step(retry=retry), defaults={"retry": {name: ["preempted"]}})
     wanted = pipeline(step(retry={"max_attempts": 3, "on": ["lost"]}), defaults={"retry": {"on": ["preempted"]}})
-    assert content_hash(parse_pipeline(given)) == content_hash(parse_pipeline(wanted))
+    assert parse_pipeline(given).content_hash == parse_pipeline(wanted).content_hash
     assert retry == {"max_attempts": 3, name: ["lost"]}
 
 

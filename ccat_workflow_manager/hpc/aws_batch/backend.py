@@ -22,9 +22,9 @@ from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
 from ccat_workflow_manager.hpc.attempt.script import render_job_script
 from ccat_workflow_manager.hpc.aws_batch import credentials as here
 from ccat_workflow_manager.hpc.aws_batch.client import Aws, AwsError, Done
-from ccat_workflow_manager.hpc.aws_batch.definition import Mode, Platform, make_shape, render_definition
+from ccat_workflow_manager.hpc.aws_batch.definition import Mode, make_shape, render_definition
 from ccat_workflow_manager.hpc.aws_batch.job_queries import JobQueries, aws_id
-from ccat_workflow_manager.hpc.aws_batch.logs import DEFAULT_GROUP, read_stream
+from ccat_workflow_manager.hpc.aws_batch.logs import read_stream
 from ccat_workflow_manager.hpc.aws_batch.native import seen_as, with_links
 from ccat_workflow_manager.hpc.aws_batch.request import (
     CANCEL_REASON,
@@ -35,6 +35,7 @@ from ccat_workflow_manager.hpc.aws_batch.request import (
     render_ask,
     render_submit,
 )
+from ccat_workflow_manager.hpc.aws_batch.settings import DEFAULT_LOG_GROUP, AwsBatchSettings
 from ccat_workflow_manager.hpc.aws_batch.staging import S3Staging
 from ccat_workflow_manager.hpc.aws_batch.states import STARTED, Evidence, Seen, merge
 from ccat_workflow_manager.hpc.base import Availability, Capabilities, JobRequest, LogStream, QueueStatus
@@ -42,6 +43,7 @@ from ccat_workflow_manager.hpc.batch.scheduler_backend import SETTLE_SECONDS, Ba
 from ccat_workflow_manager.hpc.batch.script import render_batch_script
 from ccat_workflow_manager.hpc.batch.store import Submission
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo
+from ccat_workflow_manager.settings import settings_of
 
 _HOME = "/tmp"
 _REMEMBERED = 50_000
@@ -57,59 +59,40 @@ class AwsBatchBackend(BatchBackend):
 
     name = "aws_batch"
     capabilities = Capabilities(bulk_status=True, bulk_submit=True, find=True, exit_record=True, gpu=True, lists=True)
+    settings = AwsBatchSettings
     own_cgroup = True
     number_pattern = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
-    def __init__(
-        self,
-        *,
-        job_queue: str,
-        region: str | None = None,
-        profile: str | None = None,
-        endpoint_url: str | None = None,
-        job_definition: str | None = None,
-        image: str | None = None,
-        mode: str = Mode.APPTAINER.value,
-        platform: str = Platform.EC2.value,
-        volumes: str = "",
-        privileged: bool = False,
-        user: str = "",
-        job_role: str = "",
-        execution_role: str = "",
-        assign_public_ip: bool = False,
-        share_identifier: str = "",
-        log_group: str = DEFAULT_GROUP,
-        s3_prefix: str = "",
-        calls_per_minute: int = 600,
-        log_limit_mb: float = 512,
-        state_dir: str | os.PathLike[str] | None = None,
-    ) -> None:
-        region = region or here.region(profile)
+    def __init__(self, *, job_queue: str, log_limit_mb: float = 512, **settings: Any) -> None:
+        site = settings_of(AwsBatchSettings, self.name, settings)
+        region = site.region or here.region(site.profile)
         if region is None:
             raise ConfigurationError("AWS_BATCH_REGION must name the region of the queue, or AWS_REGION has to")
         try:
-            mode = Mode(mode)
             self._shape = make_shape(
-                platform, volumes, privileged=privileged, user=user, job_role=job_role, execution_role=execution_role,
-                log_group=log_group if log_group != DEFAULT_GROUP else "", assign_public_ip=assign_public_ip,
+                site.platform, site.volumes, privileged=site.privileged, user=site.user, job_role=site.job_role,
+                execution_role=site.execution_role, assign_public_ip=site.assign_public_ip,
+                log_group=site.log_group if site.log_group != DEFAULT_LOG_GROUP else "",
             )  # fmt: skip
         except ValueError as error:
             raise ConfigurationError(f"the settings AWS_BATCH_* cannot be used: {error}") from error
-        self.runs_images = mode == Mode.NATIVE
-        _check_image(self.runs_images, job_definition, image)
-        super().__init__(state_dir=state_dir, log_limit_mb=log_limit_mb)
-        self._site = SiteDefaults(job_queue, share_identifier, self._shape.platform)
-        self._image = image or ""
-        self._given_definition = job_definition
+        self.runs_images = Mode(site.mode) is Mode.NATIVE
+        _check_image(self.runs_images, site.job_definition, site.image)
+        super().__init__(state_dir=site.state_dir or None, log_limit_mb=log_limit_mb)
+        self._site = SiteDefaults(job_queue, site.share_identifier, self._shape.platform)
+        self._image = site.image
+        self._given_definition = site.job_definition
         self._definitions: dict[str, str] = {}
-        self._log_group = log_group
+        self._log_group = site.log_group
         self._queues = self._store.directory / "queues"
         self._aws = Aws(
-            self.name, self._store.directory, per_minute=calls_per_minute, region=region, profile=profile,
-            endpoint_url=endpoint_url,
+            self.name, self._store.directory, per_minute=site.calls_per_minute, region=region, profile=site.profile,
+            endpoint_url=site.endpoint_url,
         )  # fmt: skip
         try:
-            self._staging = S3Staging(self.name, self._aws, s3_prefix, region, self._home()) if s3_prefix else None
+            self._staging = (
+                S3Staging(self.name, self._aws, site.s3_prefix, region, self._home()) if site.s3_prefix else None
+            )
         except ValueError as error:
             raise ConfigurationError(f"AWS_BATCH_S3_PREFIX cannot be used: {error}") from error
         self._over: dict[JobKey, HPCJobInfo] = {}
@@ -391,7 +374,7 @@ class AwsBatchBackend(BatchBackend):
         ]
 
 
-def _check_image(runs_images: bool, job_definition: str | None, image: str | None) -> None:
+def _check_image(runs_images: bool, job_definition: str, image: str) -> None:
     if runs_images and job_definition:
         raise ConfigurationError("AWS_BATCH_MODE=native needs a job definition for each image, so none can be given")
     if not runs_images and not job_definition and not image:

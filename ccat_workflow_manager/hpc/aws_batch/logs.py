@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ccat_workflow_manager.hpc.aws_batch.client import Aws, AwsError
 
-DEFAULT_GROUP = "/aws/batch/job"
 LIMIT_BYTES = 4 * 1024 * 1024
 _MISSING = "ResourceNotFoundException"
 

@@ -32,9 +32,10 @@ from concurrent.futures import wait as wait_for_futures
 from dataclasses import replace
 from pathlib import Path
 from signal import SIGTERM
+from typing import Any
 
 from ccat_workflow_manager import failpoints
-from ccat_workflow_manager.errors import BackendError, ConfigurationError
+from ccat_workflow_manager.errors import BackendError
 from ccat_workflow_manager.hpc.attempt import claim as claims
 from ccat_workflow_manager.hpc.attempt import process_tree
 from ccat_workflow_manager.hpc.attempt.claim import Claim
@@ -42,13 +43,15 @@ from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
 from ccat_workflow_manager.hpc.attempt.record import utc
 from ccat_workflow_manager.hpc.attempt.runner import Limits
 from ccat_workflow_manager.hpc.base import Availability, Capabilities, JobRequest, JobSeen, QueueStatus, ResourceUsage
-from ccat_workflow_manager.hpc.concurrent.pool import KINDS, Pool
+from ccat_workflow_manager.hpc.concurrent.pool import Pool
 from ccat_workflow_manager.hpc.concurrent.runner import NEVER_STARTED
+from ccat_workflow_manager.hpc.concurrent.settings import ConcurrentSettings
 from ccat_workflow_manager.hpc.concurrent.status import CANCELLED, Evidence, resolve_status
 from ccat_workflow_manager.hpc.concurrent.tickets import Owner, Ticket, TicketStore
 from ccat_workflow_manager.hpc.file_backend import GIB, FileBackend, default_state_dir, one_machine_lacks
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
 from ccat_workflow_manager.lifecycle.models import Resources
+from ccat_workflow_manager.settings import settings_of
 
 log = logging.getLogger(__name__)
 
@@ -60,24 +63,15 @@ class ConcurrentBackend(FileBackend):
 
     name = "concurrent"
     capabilities = Capabilities(find=True, exit_record=True, survives_worker=False, notifies=True, lists=True)
+    settings = ConcurrentSettings
 
-    def __init__(
-        self,
-        *,
-        max_workers: int = 0,
-        executor: str = "thread",
-        state_dir: str | os.PathLike[str] | None = None,
-        kill_grace_seconds: float = 5,
-        log_limit_mb: float = 512,
-    ) -> None:
-        if executor not in KINDS:
-            raise ConfigurationError(f"CONCURRENT_EXECUTOR must be one of {', '.join(KINDS)}, not {executor!r}")
-        if max_workers < 0:
-            raise ConfigurationError(f"CONCURRENT_MAX_WORKERS must be 0 or more, not {max_workers}")
+    def __init__(self, *, kill_grace_seconds: float = 5, log_limit_mb: float = 512, **settings: Any) -> None:
+        site = settings_of(ConcurrentSettings, self.name, settings)
         self._limits = Limits(log_bytes=int(log_limit_mb * 1024 * 1024), kill_grace_seconds=kill_grace_seconds)
-        self._tickets = TicketStore(Path(state_dir) if state_dir is not None else default_state_dir(self.name))
+        self._tickets = TicketStore(Path(site.state_dir) if site.state_dir else default_state_dir(self.name))
         self._me = Owner.here()
-        self._pool = Pool(executor, max_workers or os.cpu_count() or 1, self._tickets.directory, self._ended)
+        places = site.max_workers or os.cpu_count() or 1
+        self._pool = Pool(site.executor, places, self._tickets.directory, self._ended)
         self._listeners: list[Callable[[Sequence[str]], None]] = []
 
     @classmethod

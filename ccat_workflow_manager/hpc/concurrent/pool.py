@@ -11,8 +11,6 @@ from pathlib import Path
 from ccat_workflow_manager.hpc.concurrent import runner
 from ccat_workflow_manager.hpc.concurrent.tickets import Ticket
 
-KINDS = ("thread", "process")
-
 
 class Pool:
     """Runs tickets, and knows which have not ended. The first job makes the executor."""

@@ -36,6 +36,7 @@ from ccat_workflow_manager.hpc.base import Availability, Capabilities, JobReques
 from ccat_workflow_manager.hpc.dask.client import ANSWER_SECONDS, SchedulerClient, SchedulerInfo, TaskGroup
 from ccat_workflow_manager.hpc.dask.own_cluster import START_SECONDS, OwnCluster, Shape
 from ccat_workflow_manager.hpc.dask.resources import NAMED, ResourceRequest, request_of
+from ccat_workflow_manager.hpc.dask.settings import DaskSettings
 from ccat_workflow_manager.hpc.dask.status import (
     CANCELLED,
     FORGOTTEN,
@@ -48,6 +49,7 @@ from ccat_workflow_manager.hpc.file_backend import GIB, BoundedCache, FileBacken
 from ccat_workflow_manager.hpc.note_store import NoteStore
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo
 from ccat_workflow_manager.lifecycle.models import parse_job_name
+from ccat_workflow_manager.settings import settings_of
 
 _CHUNK = 1000
 _JOBS_PER_CPU = 4
@@ -79,40 +81,29 @@ class DaskBackend(FileBackend):
 
     name = "dask"
     capabilities = Capabilities(bulk_status=True, bulk_submit=True, find=True, exit_record=True, lists=True)
+    settings = DaskSettings
     submit_seconds = START_SECONDS + 2 * ANSWER_SECONDS
 
-    def __init__(
-        self,
-        *,
-        scheduler_address: str = "",
-        resources: str = "",
-        workers: int = 1,
-        jobs_per_worker: int = 0,
-        idle_seconds: float = 60,
-        state_dir: str | os.PathLike[str] | None = None,
-        kill_grace_seconds: float = 5,
-        log_limit_mb: float = 512,
-    ) -> None:
+    def __init__(self, *, kill_grace_seconds: float = 5, log_limit_mb: float = 512, **settings: Any) -> None:
         """Without `scheduler_address` the other settings of Dask shape the cluster of our own."""
-        directory = Path(state_dir) if state_dir is not None else default_state_dir(self.name)
+        site = settings_of(DaskSettings, self.name, settings)
+        directory = Path(site.state_dir) if site.state_dir else default_state_dir(self.name)
         self._limits = Limits(log_bytes=int(log_limit_mb * 1024 * 1024), kill_grace_seconds=kill_grace_seconds)
         self._store = job_store(directory)
         self._jobs: BoundedCache[str, DaskJob] = BoundedCache()
         self._shape: Shape | None = None
-        if scheduler_address:
-            named = frozenset(resources.replace(",", " ").split())
+        if site.scheduler_address:
+            named = frozenset(site.resources.replace(",", " ").split())
             if unknown := sorted(named - set(NAMED)):
                 raise ConfigurationError(
                     f"DASK_RESOURCES names {', '.join(unknown)}; what can be named: {', '.join(NAMED)}"
                 )
         else:
-            if workers < 1:
-                raise ConfigurationError(f"DASK_WORKERS must be 1 or more, not {workers}")
             named = frozenset({"cpu", "memory_gb"})
-            self._shape = _shape(workers, jobs_per_worker, idle_seconds)
+            self._shape = _shape(site.workers, site.jobs_per_worker, site.idle_seconds)
         self._named = named
         own = OwnCluster(directory, self._shape) if self._shape is not None else None
-        self._client = SchedulerClient(scheduler_address, own)
+        self._client = SchedulerClient(site.scheduler_address, own)
 
     @classmethod
     def is_available(cls, scheduler_address: str = "") -> Availability:

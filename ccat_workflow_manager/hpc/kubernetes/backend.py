@@ -47,12 +47,14 @@ from ccat_workflow_manager.hpc.kubernetes.notes import Notes
 from ccat_workflow_manager.hpc.kubernetes.notices import Notices
 from ccat_workflow_manager.hpc.kubernetes.observed import SeenJob, SeenPod, read_job
 from ccat_workflow_manager.hpc.kubernetes.script import AttemptFiles, render_pod_script
+from ccat_workflow_manager.hpc.kubernetes.settings import KubernetesSettings
 from ccat_workflow_manager.hpc.kubernetes.site import LABEL, Mode
 from ccat_workflow_manager.hpc.kubernetes.states import Evidence, merge
 from ccat_workflow_manager.hpc.kubernetes.view import View
 from ccat_workflow_manager.hpc.log_watch import LogWatch
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
 from ccat_workflow_manager.lifecycle.models import JOB_PREFIX
+from ccat_workflow_manager.settings import settings_of
 
 _ID = re.compile(rf"({LABEL.pattern})/({LABEL.pattern})")
 _AT_ONCE = 8
@@ -78,6 +80,7 @@ class KubernetesBackend(BulkBackend):
 
     name = "kubernetes"
     capabilities = Capabilities(bulk_status=True, find=True, exit_record=True, notifies=True, lists=True, gpu=True)
+    settings = KubernetesSettings
     submit_seconds = 60
 
     def __init__(
@@ -85,47 +88,22 @@ class KubernetesBackend(BulkBackend):
         *,
         pipeline_base_dir: str,
         sif_cache_dir: str = "",
-        namespace: str = "default",
-        context: str | None = None,
-        watch: bool = True,
-        poll_seconds: float = 2.0,
-        request_seconds: float = 30.0,
-        image_grace_seconds: float = 120.0,
-        kill_grace_seconds: float = 5.0,
-        mode: str = "apptainer",
-        launcher_image: str = "",
-        volume: str = "",
-        sif_volume: str = "",
-        deployment: str = "ccat-wm",
-        service_account: str = "",
-        pull_secrets: str = "",
-        priority_class: str = "",
-        node_selector: str = "",
-        tolerations: str = "",
-        gpu_resource: str = "nvidia.com/gpu",
-        pod_patch: str = "",
-        privileged: bool = False,
-        run_as: str = "",
-        margin_seconds: float = 120.0,
-        pending_hours: float = 168.0,
-        ttl_seconds: int = 604_800,
+        kill_grace_seconds: float = 5,
         log_limit_mb: float = 512,
+        **settings: Any,
     ) -> None:
+        own = settings_of(KubernetesSettings, self.name, settings)
+        texts = {**own.model_dump(), "namespace": own.used_namespace, "image_volume": own.sif_volume}
         self._site = site_of(
-            namespace=namespace, deployment=deployment, mode=mode, base_dir=str(pipeline_base_dir), volume=volume,
-            image_dir=str(sif_cache_dir), image_volume=sif_volume, launcher_image=launcher_image, run_as=run_as,
-            privileged=privileged, service_account=service_account, pull_secrets=pull_secrets,
-            priority_class=priority_class, node_selector=node_selector, tolerations=tolerations,
-            gpu_resource=gpu_resource, pod_patch=pod_patch, margin_seconds=margin_seconds,
-            pending_hours=pending_hours, ttl_seconds=ttl_seconds, grace_seconds=kill_grace_seconds,
-        )  # fmt: skip
+            base_dir=str(pipeline_base_dir), image_dir=str(sif_cache_dir), grace_seconds=kill_grace_seconds, **texts
+        )
         self.runs_images = self._site.mode is Mode.NATIVE
-        self._calls = Calls(context=context, request_seconds=request_seconds)
+        self._calls = Calls(context=own.context or None, request_seconds=own.request_seconds)
         self._notes = Notes(self._site.base_dir)
         self._logs = LogWatch(self.name, log_limit_mb)
-        self._image_grace_seconds = image_grace_seconds
+        self._image_grace_seconds = own.image_grace_seconds
         self._new_view: Callable[[str], View] = lambda each: View(
-            self._calls, each, poll_seconds=poll_seconds, watch=watch
+            self._calls, each, poll_seconds=own.poll_seconds, watch=own.watch
         )
         self._views: dict[str, View] = {}
         self._lock = threading.Lock()

@@ -57,12 +57,12 @@ class Site:
     priority_class: str = ""
     node_selector: Mapping[str, str] = field(default_factory=dict)
     tolerations: Sequence[Mapping[str, Any]] = ()
-    gpu_resource: str = "nvidia.com/gpu"
+    gpu_resource: str
     pod_patch: Mapping[str, Any] = field(default_factory=dict)
-    margin_seconds: float = 120
-    pending_hours: float = 168
-    ttl_seconds: int = 604_800
-    grace_seconds: float = 5
+    margin_seconds: float
+    pending_hours: float
+    ttl_seconds: int
+    grace_seconds: float
 
 
 def fault(setting: str, value: object, allowed: str) -> ConfigurationError:

@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ccat_workflow_manager import shell
-from ccat_workflow_manager.errors import BackendConfused, BackendUnavailable, ConfigurationError
+from ccat_workflow_manager.errors import BackendConfused, BackendUnavailable
 from ccat_workflow_manager.hpc.base import Availability, Capabilities, JobRequest, QueueLimits, QueueStatus
 from ccat_workflow_manager.hpc.batch.calls import Refusal
 from ccat_workflow_manager.hpc.batch.command_line import CommandBackend
@@ -40,14 +40,15 @@ from ccat_workflow_manager.hpc.pbs.listing import (
 from ccat_workflow_manager.hpc.pbs.refusals import only_gone, refusal, without_history
 from ccat_workflow_manager.hpc.pbs.script import (
     Dialect,
-    SiteDefaults,
     output_path,
     place_of,
     render_options,
     render_qsub,
 )
+from ccat_workflow_manager.hpc.pbs.settings import PbsSettings
 from ccat_workflow_manager.hpc.pbs.states import Evidence, merge, over
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo
+from ccat_workflow_manager.settings import settings_of
 
 _PROGRAMS = ("qsub", "qstat", "qdel")
 _PASSED_ON = ("PBS_DEFAULT", "PBS_SERVER", "PBS_CONF_FILE", "PERL5LIB", "LD_LIBRARY_PATH", "SLURM_CONF")
@@ -63,28 +64,19 @@ class PbsBackend(CommandBackend):
 
     name = "pbs"
     capabilities = Capabilities(bulk_status=True, find=True, exit_record=True, gpu=True, lists=True)
+    settings = PbsSettings
     number_pattern = NUMBER
 
-    def __init__(
-        self,
-        *,
-        queue: str | None = None,
-        account: str | None = None,
-        calls_per_minute: int = 1200,
-        log_limit_mb: float = 512,
-        state_dir: str | os.PathLike[str] | None = None,
-    ) -> None:
-        if calls_per_minute < 1:
-            raise ConfigurationError(f"PBS_CALLS_PER_MINUTE must be 1 or more, not {calls_per_minute}")
-        own = {name: value for name in _PASSED_ON if (value := os.environ.get(name))}
+    def __init__(self, *, log_limit_mb: float = 512, **settings: Any) -> None:
+        site = settings_of(PbsSettings, self.name, settings)
         super().__init__(
-            state_dir=state_dir,
-            calls_per_minute=calls_per_minute,
-            environment=own,
+            state_dir=site.state_dir or None,
+            calls_per_minute=site.calls_per_minute,
+            environment={name: value for name in _PASSED_ON if (value := os.environ.get(name))},
             looking_environment=CLOCK,
             log_limit_mb=log_limit_mb,
         )
-        self._site = SiteDefaults(queue, account)
+        self._site = site
         self._known_dialect: Dialect | None = None
         self._json = True
         self._no_history_until = 0.0

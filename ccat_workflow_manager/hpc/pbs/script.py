@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from itertools import pairwise
 
+from ccat_workflow_manager.hpc.pbs.settings import PbsSettings
 from ccat_workflow_manager.json_values import JSON
 from ccat_workflow_manager.lifecycle.models import Resources
 
@@ -28,14 +28,6 @@ class Dialect(Enum):
     TORQUE = "Torque"
 
 
-@dataclass(frozen=True, slots=True)
-class SiteDefaults:
-    """What the settings say for steps that say nothing themselves."""
-
-    queue: str | None = None
-    account: str | None = None
-
-
 EXTRA: Mapping[str, tuple[re.Pattern[str], str, frozenset[Dialect]]] = {
     "chunk": (_CHUNK, "more of the chunk, such as mpiprocs=2:vendor=amd", frozenset(Dialect)),
     "place": (_CHUNK, "such as scatter:excl", frozenset({Dialect.OPENPBS})),
@@ -44,7 +36,7 @@ EXTRA: Mapping[str, tuple[re.Pattern[str], str, frozenset[Dialect]]] = {
 """What a step may say in `resources.extra`, and where. Everything else is refused."""
 
 
-def render_options(resources: Resources, priority: int, site: SiteDefaults, dialect: Dialect) -> tuple[str, ...]:
+def render_options(resources: Resources, priority: int, site: PbsSettings, dialect: Dialect) -> tuple[str, ...]:
     """The options that say what a job needs. Raises ValueError."""
     extra = _checked(resources.extra, dialect)
     cpus = max(1, math.ceil(resources.cpu - 1e-9))

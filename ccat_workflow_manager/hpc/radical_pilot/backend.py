@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 from importlib.util import find_spec
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 from ccat_workflow_manager import failpoints
 from ccat_workflow_manager.errors import BackendError, BackendRejected, BackendUnavailable, ConfigurationError
@@ -45,6 +46,7 @@ from ccat_workflow_manager.hpc.radical_pilot import link as links
 from ccat_workflow_manager.hpc.radical_pilot import pilot_dir
 from ccat_workflow_manager.hpc.radical_pilot.evidence import Evidence, judged
 from ccat_workflow_manager.hpc.radical_pilot.options import PilotOptions
+from ccat_workflow_manager.hpc.radical_pilot.settings import RadicalPilotSettings
 from ccat_workflow_manager.hpc.radical_pilot.start_script import render_start_script
 from ccat_workflow_manager.hpc.radical_pilot.store import (
     BACKEND,
@@ -58,9 +60,9 @@ from ccat_workflow_manager.hpc.radical_pilot.store import (
 )
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
 from ccat_workflow_manager.lifecycle.models import JOB_PREFIX, Resources
+from ccat_workflow_manager.settings import settings_of
 
 _HARMLESS = re.compile(r"[A-Za-z0-9_./+@=:,-]+")
-_RESOURCE = re.compile(r"[A-Za-z0-9_]+\.[A-Za-z0-9_]+")
 _HINT = "pip install 'ccat-workflow-manager[radical_pilot]'"
 
 
@@ -77,44 +79,18 @@ class RadicalPilotBackend(BulkBackend):
         memory_limit=False,
         gpu=True,
     )
+    settings = RadicalPilotSettings
     start_seconds = 120
 
-    def __init__(
-        self,
-        *,
-        resource: str = "local.localhost",
-        nodes: int = 1,
-        cores: int = 0,
-        gpus: int = 0,
-        memory_gb: float = 0,
-        queue: str = "",
-        project: str = "",
-        schema: str = "",
-        walltime_minutes: int = 720,
-        idle_minutes: float = 15,
-        state_dir: str | os.PathLike[str] | None = None,
-        kill_grace_seconds: float = 5,
-        log_limit_mb: float = 512,
-    ) -> None:
-        if not _RESOURCE.fullmatch(resource):
-            raise ConfigurationError(f"RADICAL_PILOT_RESOURCE must be a label such as ornl.frontier, not {resource!r}")
+    def __init__(self, *, kill_grace_seconds: float = 5, log_limit_mb: float = 512, **settings: Any) -> None:
+        site = settings_of(RadicalPilotSettings, self.name, settings)
         default = Path(tempfile.gettempdir(), f"ccat-wm-{os.geteuid()}", self.name)
-        root = Path(state_dir).absolute() if state_dir is not None else default
+        root = Path(site.state_dir).absolute() if site.state_dir else default
         if not _HARMLESS.fullmatch(str(root)):
             # RADICAL-Pilot writes it into shell scripts as it is.
             raise ConfigurationError(f"RADICAL_PILOT_STATE_DIR may hold no blanks and no special characters: {root}")
         self._options = PilotOptions(
-            resource=resource,
-            nodes=nodes,
-            cores=cores,
-            gpus=gpus,
-            memory_gb=memory_gb,
-            queue=queue,
-            project=project,
-            schema=schema,
-            walltime_minutes=walltime_minutes,
-            idle_minutes=idle_minutes,
-            kill_grace_seconds=kill_grace_seconds,
+            **site.model_dump(by_alias=True, exclude={"state_dir"}), kill_grace_seconds=kill_grace_seconds
         )
         self._store = JobStore(root / "jobs")
         self._store.prepare()

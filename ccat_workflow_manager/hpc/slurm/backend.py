@@ -12,9 +12,10 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from ccat_workflow_manager import shell
-from ccat_workflow_manager.errors import BackendUnavailable, ConfigurationError
+from ccat_workflow_manager.errors import BackendUnavailable
 from ccat_workflow_manager.hpc.base import Availability, Capabilities, JobRequest, QueueStatus
 from ccat_workflow_manager.hpc.batch.calls import Refusal
 from ccat_workflow_manager.hpc.batch.command_line import CommandBackend
@@ -34,14 +35,15 @@ from ccat_workflow_manager.hpc.slurm.listing import (
 from ccat_workflow_manager.hpc.slurm.queues import queue_of
 from ccat_workflow_manager.hpc.slurm.refusals import TRIES_AGAIN, is_of_size, refusal
 from ccat_workflow_manager.hpc.slurm.script import (
-    SiteDefaults,
     output_pattern,
     place_of,
     render_options,
     render_sbatch,
 )
+from ccat_workflow_manager.hpc.slurm.settings import SlurmSettings
 from ccat_workflow_manager.hpc.slurm.states import FINAL, Evidence, held, merge, told_by_record
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo
+from ccat_workflow_manager.settings import settings_of
 
 _PROGRAMS = ("sbatch", "squeue", "sacct", "scancel", "sinfo", "scontrol")
 _PASSED_ON = ("SLURM_CONF", "SLURM_JWT", "LD_LIBRARY_PATH")
@@ -67,37 +69,22 @@ class SlurmBackend(CommandBackend):
 
     name = "slurm"
     capabilities = Capabilities(bulk_status=True, bulk_submit=True, find=True, exit_record=True, gpu=True, lists=True)
+    settings = SlurmSettings
 
-    def __init__(
-        self,
-        *,
-        partition: str | None = None,
-        account: str | None = None,
-        qos: str | None = None,
-        conf: str | None = None,
-        calls_per_minute: int = 240,
-        poll_seconds: float = 1.0,
-        array_limit: int = 0,
-        signal_seconds: int = 60,
-        ssh_host: str | None = None,
-        ssh_config: str | None = None,
-        log_limit_mb: float = 512,
-        state_dir: str | os.PathLike[str] | None = None,
-    ) -> None:
-        if calls_per_minute < 1:
-            raise ConfigurationError(f"SLURM_CALLS_PER_MINUTE must be 1 or more, not {calls_per_minute}")
-        own = {} if ssh_host else {name: value for name in _PASSED_ON if (value := os.environ.get(name))}
+    def __init__(self, *, log_limit_mb: float = 512, **settings: Any) -> None:
+        site = settings_of(SlurmSettings, self.name, settings)
+        passed_on = {} if site.ssh_host else {name: value for name in _PASSED_ON if (value := os.environ.get(name))}
         super().__init__(
-            state_dir=state_dir,
-            calls_per_minute=calls_per_minute,
-            environment={**own, **({"SLURM_CONF": conf} if conf else {})},
+            state_dir=site.state_dir or None,
+            calls_per_minute=site.calls_per_minute,
+            environment={**passed_on, **({"SLURM_CONF": site.conf} if site.conf else {})},
             looking_environment=TIME_FORMAT,
             log_limit_mb=log_limit_mb,
-            node=SubmitNode(ssh_host, ssh_config) if ssh_host else None,
+            node=SubmitNode(site.ssh_host, site.ssh_config) if site.ssh_host else None,
         )
-        self._site = SiteDefaults(partition, account, qos, signal_seconds, array_limit)
+        self._site = site
         accounting = AccountingNote(self._store.directory, self.name)
-        self._answers = SlurmAnswers(self._commands, accounting, self.name, poll_seconds)
+        self._answers = SlurmAnswers(self._commands, accounting, self.name, site.poll_seconds)
         self._arrays: dict[JobKey, str] = {}
         self._over: dict[JobKey, HPCJobInfo] = {}
         self._leftover: set[JobKey] = set()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
+from ccat_workflow_manager.hpc.slurm.settings import SlurmSettings
 from ccat_workflow_manager.json_values import JSON
 from ccat_workflow_manager.lifecycle.models import Resources
 
@@ -15,17 +15,6 @@ SHORTEST_FOR_SIGNAL_MINUTES = 10
 
 _PLACES = ("--partition=", "--account=", "--qos=", "--reservation=")
 _WORD = re.compile(r"[^\x00-\x1f\x7f]{1,500}")
-
-
-@dataclass(frozen=True, slots=True)
-class SiteDefaults:
-    """What the settings say for steps that say nothing themselves."""
-
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    signal_seconds: int = 60
-    array_limit: int = 0
 
 
 def _text(value: JSON) -> str:
@@ -78,7 +67,7 @@ EXTRA: Mapping[str, Callable[[JSON], str]] = {
 """What a step may say in `resources.extra`, and what each must look like. Everything else is refused."""
 
 
-def render_options(resources: Resources, priority: int, site: SiteDefaults) -> tuple[str, ...]:
+def render_options(resources: Resources, priority: int, site: SlurmSettings) -> tuple[str, ...]:
     """The options that say what a job needs; jobs with the same ones can be one array. Raises ValueError."""
     extra = _checked(resources.extra)
     minutes = max(1, math.ceil(resources.time_hours * 60 - 1e-9))
@@ -89,9 +78,9 @@ def render_options(resources: Resources, priority: int, site: SiteDefaults) -> t
         "cpus-per-task": str(max(1, math.ceil(resources.cpu - 1e-9))),
         "mem": f"{memory}M",
         "time": str(minutes),
-        "partition": resources.partition or site.partition or "",
-        "account": resources.account or site.account or "",
-        "qos": extra.pop("qos", site.qos or ""),
+        "partition": resources.partition or site.partition,
+        "account": resources.account or site.account,
+        "qos": extra.pop("qos", site.qos),
         "gres": _gres(resources.gpu, extra.pop("gpu_type", ""), extra.pop("gres", "")),
         "signal": _signal(minutes, site.signal_seconds),
         "nice": extra.pop("nice", str(-priority) if priority < 0 else ""),

@@ -51,8 +51,8 @@ def jobs_on(tmp_path: Path) -> Iterator[Jobs]:
 
         def make(**more: Any) -> BackendHarness:
             settings = {
-                "pipeline_base_dir": str(tmp_path), "launcher_image": "launcher:1", "poll_seconds": 0.2,
-                "margin_seconds": 60, "kill_grace_seconds": 1, "request_seconds": 5, **more,
+                "pipeline_base_dir": str(tmp_path), "namespace": "default", "launcher_image": "launcher:1",
+                "poll_seconds": 0.2, "margin_seconds": 60, "kill_grace_seconds": 1, "request_seconds": 5, **more,
             }  # fmt: skip
             workdir = tmp_path / f"work-{next(numbers)}"
             harness = BackendHarness(create=lambda: KubernetesBackend(**settings), workdir=workdir)

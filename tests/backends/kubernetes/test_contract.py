@@ -86,6 +86,7 @@ class _OnKubernetes(BackendContract):
     def make_harness(self, workdir: Path) -> BackendHarness:
         config: dict[str, Any] = {
             "pipeline_base_dir": str(workdir),
+            "namespace": "default",
             "launcher_image": "launcher:1",
             "watch": self.watch,
             "poll_seconds": 1,

@@ -30,7 +30,11 @@ def secure(tmp_path: Path) -> Iterator[ApiServer]:
 def harness(tmp_path: Path) -> BackendHarness:
     def create() -> KubernetesBackend:
         return KubernetesBackend(
-            pipeline_base_dir=str(tmp_path), launcher_image="launcher:1", poll_seconds=0.2, request_seconds=5
+            pipeline_base_dir=str(tmp_path),
+            namespace="default",
+            launcher_image="launcher:1",
+            poll_seconds=0.2,
+            request_seconds=5,
         )
 
     return BackendHarness(create=create, workdir=tmp_path / "work")

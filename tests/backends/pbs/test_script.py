@@ -10,7 +10,8 @@ from ccat_workflow_manager.hpc.batch.calls import Refusal
 from ccat_workflow_manager.hpc.batch.script import render_batch_script
 from ccat_workflow_manager.hpc.batch.store import ArrayTask
 from ccat_workflow_manager.hpc.pbs.refusals import only_gone, refusal, without_history
-from ccat_workflow_manager.hpc.pbs.script import Dialect, SiteDefaults, output_path, render_options, render_qsub
+from ccat_workflow_manager.hpc.pbs.script import Dialect, output_path, render_options, render_qsub
+from ccat_workflow_manager.hpc.pbs.settings import PbsSettings
 from ccat_workflow_manager.lifecycle.models import Resources
 from tests.support.golden_files import check_golden
 
@@ -18,7 +19,7 @@ PLAIN = Resources(cpu=0.5, memory_gb=0.25, time_hours=0.05)
 RICH = Resources(
     cpu=4, memory_gb=16, time_hours=50.5, gpu=2, partition="gpuq", account="ccat", extra={"chunk": "vendor=amd"}
 )
-SITE = SiteDefaults("workq", "astro")
+SITE = PbsSettings(queue="workq", account="astro")
 
 
 @pytest.mark.parametrize("dialect", Dialect)

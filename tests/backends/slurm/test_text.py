@@ -18,7 +18,8 @@ from ccat_workflow_manager.hpc.slurm.listing import (
     parse_squeue,
 )
 from ccat_workflow_manager.hpc.slurm.refusals import is_of_size, never_by_itself, refusal
-from ccat_workflow_manager.hpc.slurm.script import SiteDefaults, output_pattern, render_options, render_sbatch
+from ccat_workflow_manager.hpc.slurm.script import output_pattern, render_options, render_sbatch
+from ccat_workflow_manager.hpc.slurm.settings import SlurmSettings
 from ccat_workflow_manager.lifecycle.models import Resources
 from tests.support.golden_files import check_golden
 
@@ -36,15 +37,16 @@ EXTRA = {
     "exclude": "n[1-3]",
 }
 
-ASKED: dict[str, tuple[Resources, int, SiteDefaults]] = {
-    "modest": (Resources(cpu=0.5, memory_gb=0.1, time_hours=0.001), 0, SiteDefaults()),
-    "site-defaults": (Resources(), 0, SiteDefaults("science", "ccat", "normal", signal_seconds=120)),
+SITE = SlurmSettings(partition="science", account="ccat", qos="normal")
+ASKED: dict[str, tuple[Resources, int, SlurmSettings]] = {
+    "modest": (Resources(cpu=0.5, memory_gb=0.1, time_hours=0.001), 0, SlurmSettings()),
+    "site-defaults": (Resources(), 0, SITE.model_copy(update={"signal_seconds": 120})),
     "all": (
         Resources(cpu=3.2, memory_gb=15.5, time_hours=2.26, gpu=2, partition="gpu", account="chai", extra=EXTRA),
         -5,
-        SiteDefaults("science", "ccat", "normal"),
+        SITE,
     ),
-    "urgent": (Resources(time_hours=1), 7, SiteDefaults(signal_seconds=0)),
+    "urgent": (Resources(time_hours=1), 7, SlurmSettings(signal_seconds=0)),
 }
 
 
@@ -93,12 +95,12 @@ def test_the_script() -> None:
 )
 def test_what_nobody_may_ask_for(extra: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        render_options(Resources(extra=extra), 0, SiteDefaults())
+        render_options(Resources(extra=extra), 0, SlurmSettings())
 
 
 def test_the_time_limit_is_never_shorter_than_asked() -> None:
     for minutes in range(1, 600):
-        options = render_options(Resources(time_hours=minutes / 60), 0, SiteDefaults())
+        options = render_options(Resources(time_hours=minutes / 60), 0, SlurmSettings())
         assert f"--time={minutes}" in options
 
 

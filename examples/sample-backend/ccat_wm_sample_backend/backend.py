@@ -1,7 +1,6 @@
-"""A backend in some seventy lines, as a stranger would write it: each job is a child process with a directory of notes.
+"""A backend of the four methods: each job is a child process with a directory for its log.
 
-It knows nothing of the service beyond the interface. The exit-record script that the service puts around the command is
-just a command here.
+The service puts its exit-record script around the command; here that script is a command like any other.
 """
 
 from __future__ import annotations
@@ -14,19 +13,23 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ccat_workflow_manager.errors import BackendRejected
+from ccat_wm_sample_backend.settings import SampleSettings
+from ccat_workflow_manager.errors import BackendRejected, JobDeferred
 from ccat_workflow_manager.hpc.base import Capabilities, HPCBackend, HPCJobInfo, JobStatus
+from ccat_workflow_manager.settings import settings_of
 
-_MARK = "EXAMPLE_JOB"
+_MARK = "SAMPLE_JOB"
 
 
-class ExampleBackend(HPCBackend):
-    """Jobs are children of this process; the id of a job is the path of its directory of notes."""
+class SampleBackend(HPCBackend):
+    """Jobs are children of this process; the id of a job is the path of its directory."""
 
+    name = "sample"
     capabilities = Capabilities(time_limit=False, memory_limit=False, survives_worker=False)
+    settings = SampleSettings
 
-    def __init__(self, *, greeting: str = "hello") -> None:
-        self.greeting = greeting
+    def __init__(self, **settings: Any) -> None:
+        self.max_jobs = settings_of(SampleSettings, self.name, settings).max_jobs
         self._jobs: dict[str, subprocess.Popen[bytes]] = {}
         self._cancelled: set[str] = set()
 
@@ -41,13 +44,15 @@ class ExampleBackend(HPCBackend):
         **_: Any,
     ) -> str:
         if resource_requirements.gpu or resource_requirements.extra:
-            raise BackendRejected("the example backend has neither GPUs nor extra resources", backend="example")
-        notes = Path(workspace_dir).parent / f"{job_name}.example"
-        notes.mkdir()
-        defaults = {"PATH": os.defpath, "HOME": "/", "LANG": "C.UTF-8", _MARK: str(notes)}
+            raise BackendRejected("the sample backend has neither GPUs nor extra resources", backend=self.name)
+        if self.max_jobs and sum(job.poll() is None for job in self._jobs.values()) >= self.max_jobs:
+            raise JobDeferred(f"{self.max_jobs} jobs run already (SAMPLE_MAX_JOBS)", backend=self.name)
+        directory = Path(workspace_dir).parent / f"{job_name}.sample"
+        directory.mkdir()
+        defaults = {"PATH": os.defpath, "HOME": "/", "LANG": "C.UTF-8", _MARK: str(directory)}
         try:
-            with open(notes / "log", "wb") as log:
-                self._jobs[str(notes)] = subprocess.Popen(
+            with open(directory / "log", "wb") as log:
+                self._jobs[str(directory)] = subprocess.Popen(
                     execution_command,
                     env={**defaults, **environment_variables},
                     cwd=workspace_dir,
@@ -57,8 +62,8 @@ class ExampleBackend(HPCBackend):
                     start_new_session=True,
                 )
         except FileNotFoundError as error:
-            raise BackendRejected(f"cannot start {execution_command[0]}: {error}", backend="example") from error
-        return str(notes)
+            raise BackendRejected(f"cannot start {execution_command[0]}: {error}", backend=self.name) from error
+        return str(directory)
 
     def get_status(self, job_id: str) -> HPCJobInfo:
         process = self._jobs.get(job_id)

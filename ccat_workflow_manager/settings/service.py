@@ -1,0 +1,161 @@
+"""The settings of the service itself. Their defaults are in settings.toml; empty text means "not set"."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import quote
+
+from pydantic import Field, model_validator
+
+from ccat_workflow_manager.errors import Fault
+from ccat_workflow_manager.settings.backends import BackendSettings
+from ccat_workflow_manager.settings.model import PREFIX, SettingsModel, matching, url_of
+
+_UNSET = Path()
+
+
+class Settings(SettingsModel):
+    """Every setting of a process, checked: those of the service as fields, those of backends by `for_backend`."""
+
+    environment: str
+    hpc_backend: Annotated[str, matching(r"[a-z][a-z0-9_]*", "the name of a backend (`ccat-wm backends`)")] = Field(
+        description="Backend of the steps that name none."
+    )
+    container_runtime: Literal["auto", "apptainer", "singularity", "none"] = Field(
+        description="How images are run. `auto`: apptainer, then singularity, and in localdev then `none`. "
+        "`none` runs commands without a container and is refused in staging and production."
+    )
+    processing_location_id: int = Field(ge=0, description="Number of the processing location that is served.")
+
+    data_dir: Path = Field(
+        description="What the service keeps for itself: embedded databases, the state of backends. "
+        "Empty: `$XDG_DATA_HOME/ccat-workflow-manager`."
+    )
+    pipeline_base_dir: Path = Field(description="Directories of all runs. Empty: `pipelines` under `DATA_DIR`.")
+    sif_cache_dir: Path = Field(description="Images fetched from registries. Empty: `sif-cache` under `DATA_DIR`.")
+
+    database_url: Annotated[str, url_of("postgresql", "postgresql+psycopg", "postgres")] = Field(
+        repr=False, description="PostgreSQL. Empty: an embedded server, in localdev only."
+    )
+    redis_url: Annotated[str, url_of("redis", "rediss", "unix")] = Field(
+        repr=False,
+        description="Redis or Valkey. Empty: built from `REDIS_HOST`; without that an embedded server, in localdev "
+        "only.",
+    )
+    redis_host: Annotated[str, matching(r"[^\s/@]*", "a host name, or empty")] = Field(
+        description="Builds `REDIS_URL` when that is empty."
+    )
+    redis_port: int = Field(ge=1, le=65535, description="Used with `REDIS_HOST`.")
+    redis_password: str = Field(repr=False, description="Used with `REDIS_HOST`.")
+
+    api_host: Annotated[str, matching(r"[^\s/@]+", "an address or a host name")] = Field(
+        description="Address the API listens on. Anything but loopback needs `AUTH_REQUIRED`."
+    )
+    api_port: int = Field(ge=0, le=65535, description="Port the API listens on; 0 takes a free one.")
+    auth_required: bool = Field(description="Whether every call needs a token.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(description="The least severe messages to log.")
+
+    workers: int = Field(ge=1, le=256, description="Workers that `ccat-wm up` starts.")
+    lease_seconds: float = Field(ge=1, description="How long a worker may be silent before another takes its work.")
+    dispatch_seconds: float = Field(
+        gt=0, description="How often the manager repeats lost notices of rows that are ready."
+    )
+    follow_seconds: float = Field(gt=0, description="How often a backend is asked for the state of its jobs.")
+    sweep_seconds: float = Field(gt=0, description="How often the manager repairs what a dead worker left.")
+    unknown_grace_seconds: float = Field(ge=0, description="How long a backend may not know a job before it is LOST.")
+    cancel_confirm_seconds: float = Field(
+        gt=0,
+        description="How long a worker waits for a cancelled job to stop; then others get their turn, and it is asked "
+        "again.",
+    )
+    reaper_seconds: float = Field(
+        ge=0, description="How often a backend is searched for jobs that no step run waits for; 0: never."
+    )
+    reaper_grace_seconds: float = Field(
+        ge=0,
+        description="How long an attempt must have been over before its job, if it still runs, is stopped.",
+    )
+
+    breaker_failures: int = Field(
+        ge=0,
+        description="So many step runs of one step and image that fail the same way, with no success in between, hold "
+        "back the rest; 0: never.",
+    )
+    breaker_window_minutes: float = Field(gt=0, description="The time within which they have to fail.")
+    breaker_probe_minutes: float = Field(
+        ge=0,
+        description="How long after that one of the held back step runs is tried; 0: none, until an operator releases "
+        "them.",
+    )
+
+    kill_grace_seconds: float = Field(ge=0, description="From asking a process to stop to killing it.")
+    log_limit_mb: int = Field(ge=1, description="A job that writes more log than this is stopped.")
+
+    backends: Mapping[str, BackendSettings] = {}
+    """Settings that are given for backends, by name of the backend."""
+    backend_extras: Mapping[str, Mapping[str, Any]] = Field(default={}, repr=False)
+    """The same for backends that declare no settings: keywords and values, unchecked."""
+
+    def for_backend(self, name: str) -> dict[str, Any]:
+        """The keyword arguments that are given for a backend: LOCAL_MAX_CPU is `max_cpu` of `local`."""
+        declared = self.backends.get(name.lower())
+        given = (
+            declared.model_dump(exclude_unset=True, by_alias=True)
+            if declared
+            else self.backend_extras.get(name.lower(), {})
+        )
+        return {keyword: value for keyword, value in given.items() if value != ""}
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        """Fill in the settings that follow from others when they are empty."""
+        home = Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser()
+        data_dir = self.data_dir if self.data_dir != _UNSET else home / "ccat-workflow-manager"
+        redis_url = self.redis_url
+        if self.redis_host and not redis_url:
+            secret = f":{quote(self.redis_password, safe='')}@" if self.redis_password else ""
+            host = f"[{self.redis_host}]" if ":" in self.redis_host else self.redis_host
+            redis_url = f"redis://{secret}{host}:{self.redis_port}/0"
+        return self.model_copy(
+            update={
+                "data_dir": data_dir,
+                "pipeline_base_dir": data_dir / "pipelines"
+                if self.pipeline_base_dir == _UNSET
+                else self.pipeline_base_dir,
+                "sif_cache_dir": data_dir / "sif-cache" if self.sif_cache_dir == _UNSET else self.sif_cache_dir,
+                # SQLAlchemy takes the plain scheme for another driver than ours.
+                "database_url": re.sub(r"^(postgres|postgresql)://", "postgresql+psycopg://", self.database_url),
+                "redis_url": redis_url,
+            }
+        )
+
+
+def contradictions(settings: Settings) -> Iterator[Fault]:
+    """Settings that are allowed each by itself, but not together."""
+    environment = settings.environment
+    if environment != "localdev":
+        for name in ("DATABASE_URL", "REDIS_URL"):
+            if not getattr(settings, name.lower()):
+                yield Fault(PREFIX + name, f"'' is not allowed in {environment}: name the server to use")
+        if settings.container_runtime == "none":
+            yield Fault(
+                PREFIX + "CONTAINER_RUNTIME",
+                f"'none' is not allowed in {environment}; allowed: auto, apptainer, singularity",
+            )
+    if not settings.auth_required and not _is_loopback(settings.api_host):
+        yield Fault(
+            PREFIX + "API_HOST",
+            f"{settings.api_host!r} is not allowed without {PREFIX}AUTH_REQUIRED=true; allowed: a loopback address",
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
