@@ -6,6 +6,8 @@ JOBS ?= 3
 ARGS ?=
 
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+FAST := $(addprefix tests/,unit store services api cli backends/local/test_contract.py backends/noop/test_contract.py)
 RUNTIME := $(VENV)/.runtime-stamp
 DEV := $(VENV)/.dev-stamp
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input
@@ -13,7 +15,7 @@ LOCKS := requirements/build.txt requirements/runtime.txt
 DEV_LOCKS := requirements/backends.txt requirements/dev.txt
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help demo test lab bench chaos lint format docs lock clean
+.PHONY: help demo check test test-slow lab bench chaos lint format docs lock clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -22,8 +24,14 @@ help: ## this list
 demo: $(RUNTIME) ## run the demo pipeline, from nothing; ARGS="--keep" leaves the service up
 	@$(BIN)/ccat-wm demo $(ARGS)
 
-test: $(DEV) ## run all tests; ARGS="tests/unit -k name" runs some
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+check: $(DEV) lint ## the fast lane before a commit: lint, unit, store, services, API, commands, contract of two backends
+	@$(PYTEST) $(FAST) $(ARGS)
+
+test: $(DEV) ## all tests but the slow ones; ARGS="tests/flow -k name" runs some
+	@$(PYTEST) $(ARGS)
+
+test-slow: $(DEV) ## the tests that vary what `make test` proves; nightly, with `make chaos`
+	@$(PYTEST) -m slow $(ARGS)
 
 lab: ## install the real parts that tests use (Debian, as root)
 	@deploy/lab/install.sh

@@ -10,6 +10,7 @@ from hypothesis import settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
+pytest.register_assert_rewrite("tests.support")
 pytest_plugins = [
     "tests.parts",
     *sorted(f"tests.support.{path.stem}" for path in (Path(__file__).parent / "support").glob("fixtures_*.py")),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from pathlib import Path
 from types import FrameType
@@ -137,10 +136,6 @@ def _settings(**overrides: object) -> Settings:
 
     settings = load_settings({name: str(value) for name, value in overrides.items() if value is not None})
     set_up_log(settings.log_level)
-    if "CCAT_WM_FAULTS" in os.environ:
-        from ccat_workflow_manager.testing.failpoints import arm_from_environment
-
-        arm_from_environment()
     return settings
 
 

@@ -1,4 +1,4 @@
-"""The whole matrix: every fault point x every backend that is here. `make chaos`."""
+"""The whole matrix: every failpoint x every backend that this machine has. `make chaos`."""
 
 from __future__ import annotations
 

@@ -10,9 +10,8 @@ from uuid import UUID
 import psutil
 
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedValkey
 from ccat_workflow_manager.settings import load_settings
-from ccat_workflow_manager.testing import invariants
+from tests.support import invariants
 from tests.support.fixtures_service import Service
 from tests.support.waiting import wait_until
 
@@ -20,13 +19,12 @@ from tests.support.waiting import wait_until
 @contextmanager
 def context_of(service: Service) -> Iterator[Context]:
     """What a process of this deployment works with."""
-    data_dir = service.directory / "data"
     context = Context(
         load_settings(
             {
-                "DATA_DIR": str(data_dir),
-                "DATABASE_URL": EmbeddedPostgres(data_dir).url,
-                "REDIS_URL": EmbeddedValkey(data_dir).url,
+                "DATA_DIR": str(service.data_dir),
+                "DATABASE_URL": service.postgres.url,
+                "REDIS_URL": service.valkey.url,
                 "CONTAINER_RUNTIME": "none",
             }
         )

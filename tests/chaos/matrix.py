@@ -1,4 +1,4 @@
-"""Every point x what can happen there, for one backend."""
+"""Every failpoint x every action, for one backend."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 from ccat_workflow_manager.demo.sandbox import Sandbox, which_all
 from ccat_workflow_manager.execution import runtime as runtimes
 from ccat_workflow_manager.failpoints import AFTER, BEFORE
-from ccat_workflow_manager.testing.failpoints import AROUND, RECORD, Action, Fault
 from tests.chaos.scenarios import PREFERRED, SCENARIOS, Scenario
 from tests.chaos.site import Site
 from tests.parts import PARTS, found
+from tests.support.armed import AROUND, RECORD, Action, Injection
 from tests.support.waiting import wait_until
 
 _TOOLS = ("sh", "sleep", "test")
@@ -57,15 +57,16 @@ ROWS = (
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One fault, and the work during which it happens."""
+    """One injection, and the work during which it happens."""
 
-    fault: Fault
+    injection: Injection
     scenario: Scenario
 
     def __str__(self) -> str:
-        fault = self.fault
-        nth = f" #{fault.nth}" if fault.nth > 1 else ""
-        return f"{fault.process} {fault.point} {fault.moment} {fault.action}{nth} ({self.scenario.name})"
+        injection = self.injection
+        nth = f" #{injection.nth}" if injection.nth > 1 else ""
+        what = f"{injection.process} {injection.point} {injection.moment} {injection.action}"
+        return f"{what}{nth} ({self.scenario.name})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +113,10 @@ def cases(passed: Passed) -> Iterator[Case]:
             case _:
                 actions = [Action.TWICE]
         for action in actions:
-            provoking = {(fault.point, fault.moment) for fault in scenario.provoked_by}
+            provoking = {(injection.point, injection.moment) for injection in scenario.provoked_by}
             nth = 2 if (point, moment) in provoking else 1
             at = BEFORE if moment == AROUND else moment
-            yield Case(Fault(process, point, at, action, nth, _ASLEEP_SECONDS), scenario)
+            yield Case(Injection(process, point, at, action, nth, _ASLEEP_SECONDS), scenario)
 
 
 _SHORT = """
@@ -148,30 +149,30 @@ def short_cases(row: Row) -> Iterator[Case]:
     for line in _SHORT.strip().splitlines():
         process, point, moment, action, name = line.split()
         if not (row.backend == "noop" and point.startswith(_NOT_IN_NOOP)):
-            fault = Fault(process, point, moment, Action(action), seconds=_ASLEEP_SECONDS)
-            yield Case(fault, scenarios[name])
+            injection = Injection(process, point, moment, Action(action), seconds=_ASLEEP_SECONDS)
+            yield Case(injection, scenarios[name])
 
 
 def survive(site: Site, case: Case) -> Outcome:
     """Let it happen, and see what is left."""
     began = time.monotonic()
-    site.arm(*case.scenario.provoked_by, case.fault)
+    site.arm(*case.scenario.provoked_by, case.injection)
     passed = True
     try:
         ends = set(case.scenario.act(site)) - case.scenario.ends
-        passed = _happens(site, str(case.fault))
+        passed = _happens(site, str(case.injection))
         problem = _problem(site, ends)
     except AssertionError as error:
         problem = str(error)[:500]
     finally:
         site.disarm()
-    return Outcome(case.fault.process, case.fault.point, str(case), problem, passed, time.monotonic() - began)
+    return Outcome(case.injection.process, case.injection.point, str(case), problem, passed, time.monotonic() - began)
 
 
-def _happens(site: Site, fault: str) -> bool:
+def _happens(site: Site, injection: str) -> bool:
     def happened() -> bool:
         site.tend()
-        return fault in site.fired()
+        return injection in site.fired()
 
     try:
         wait_until(happened, _LATE_SECONDS)
@@ -192,7 +193,7 @@ def _problem(site: Site, ends: set[str]) -> str:
 
 
 def _require(site: Site, scenario: Scenario) -> None:
-    """Without the fault that is to come, all must be well."""
+    """Without the injection of the case, all must be well."""
     ends = set(scenario.act(site))
     assert ends <= scenario.ends, f"{scenario.name}: {ends}"
     wrong = site.violations()

@@ -1,4 +1,4 @@
-"""The fault points that the code has, found in its syntax."""
+"""The failpoints of the package, found in its syntax."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is going on while something fails: small pieces of work that pass, taken together, every fault point."""
+"""What is going on while something fails: small pieces of work that pass, taken together, every failpoint."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from uuid import UUID
 from ccat_workflow_manager.hpc.base import JobRequest
 from ccat_workflow_manager.lifecycle.job_info import JobStatus
 from ccat_workflow_manager.lifecycle.models import Resources, job_name
-from ccat_workflow_manager.testing.failpoints import Action, Fault
-from ccat_workflow_manager.testing.invariants import STARTS
 from tests.chaos.site import Site
+from tests.support.armed import Action, Injection
+from tests.support.invariants import STARTS
 from tests.support.waiting import wait_for, wait_until
 
 _START = f'echo started >> "$WORKFLOW_WORKSPACE_DIR/{STARTS}"'
@@ -38,7 +38,7 @@ class Scenario:
     act: Callable[[Site], Collection[str]]
     """Does the work: the ends that the runs have come to."""
     ends: frozenset[str]
-    provoked_by: tuple[Fault, ...] = ()
+    provoked_by: tuple[Injection, ...] = ()
 
 
 def step(site: Site, name: str, text: str, **more: Any) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def repair(site: Site) -> list[str]:
     ids = site.call("POST", "/runs/bulk", json={"runs": [{"pipeline": name}] * 2})["ids"]
     for run_id in ids:
         site.acknowledge(run_id)
-        # Asked once more after a fault, it may come too late: then there is nothing to hold back.
+        # Asked once more after an injection, it may come too late: then there is nothing to hold back.
         site.call("POST", f"/runs/{run_id}/pause", accept=(409,))
         site.call("POST", f"/runs/{run_id}/resume")
     for run_id in ids:
@@ -231,8 +231,8 @@ def _catches(pid: int, number: signal.Signals) -> bool:
 _COMPLETED = frozenset({"COMPLETED"})
 
 
-def _worker(point: str, moment: str, action: Action) -> tuple[Fault, ...]:
-    return (Fault("worker", point, moment, action),)
+def _worker(point: str, moment: str, action: Action) -> tuple[Injection, ...]:
+    return (Injection("worker", point, moment, action),)
 
 
 PREFERRED = {

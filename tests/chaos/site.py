@@ -26,10 +26,9 @@ from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedValkey
 from ccat_workflow_manager.hpc.batch import scheduler_backend as doer
 from ccat_workflow_manager.processes import run_manager, run_worker
 from ccat_workflow_manager.settings import load_settings
-from ccat_workflow_manager.testing import invariants
-from ccat_workflow_manager.testing.failpoints import VARIABLE, Fault, arm_from_environment
 from tests.backends.slurm.cluster import Cluster
-from tests.support import leftovers
+from tests.support import invariants, leftovers
+from tests.support.armed import VARIABLE, Injection, arm_from_environment
 from tests.support.reaper import Reaper
 from tests.support.waiting import wait_for, wait_until
 
@@ -88,9 +87,9 @@ class Site:
             self.settings_more = {**slurm, **self.settings_more}
         self.directory = Path(tempfile.mkdtemp(prefix="ccat-wm-chaos-"))
         self.reaper.remove(self.directory)
-        self.faults = self.directory / "faults"
+        self.injections = self.directory / "injections"
         self.temporary = self.directory / "tmp"
-        for directory in (self.faults, self.temporary):
+        for directory in (self.injections, self.temporary):
             directory.mkdir()
         self.log_file = self.directory / "log"
         self.acknowledged: list[UUID] = []
@@ -156,7 +155,7 @@ class Site:
         for number in (1, 2):
             os.dup2(log, number)
         supervise.die_with_parent()
-        os.environ.update({VARIABLE: f"@{self.faults}", "TMPDIR": str(self.temporary)})
+        os.environ.update({VARIABLE: f"@{self.injections}", "TMPDIR": str(self.temporary)})
         tempfile.tempdir = None
         logging.basicConfig(
             force=True, level=logging.INFO, format=f"%(asctime)s {process.name} {os.getpid()} %(levelname)s %(message)s"
@@ -178,7 +177,7 @@ class Site:
     def is_ready(self) -> bool:
         self.tend()
         try:
-            return httpx.get(f"http://127.0.0.1:{self.port}/readyz", timeout=5).status_code == 200
+            return self.client.get(f"http://127.0.0.1:{self.port}/readyz", timeout=5).status_code == 200
         except httpx.TransportError:
             return False
 
@@ -204,18 +203,18 @@ class Site:
         leftovers.clear(self.directory, self.settings.data_dir)
         self.reaper.reap()
 
-    # --- faults ------------------------------------------------------------------------------------------------------
+    # --- injections ------------------------------------------------------------------------------------------------
 
-    def arm(self, *faults: Fault | str) -> None:
+    def arm(self, *injections: Injection | str) -> None:
         """From now on these, and only these; each once."""
         self.disarm()
-        part = self.faults / "part"
-        part.write_text("\n".join(map(str, faults)))
-        part.rename(self.faults / "plan")
+        part = self.injections / "part"
+        part.write_text("\n".join(map(str, injections)))
+        part.rename(self.injections / "plan")
 
     def disarm(self) -> None:
-        (self.faults / "plan").unlink(missing_ok=True)
-        for path in self.faults.iterdir():
+        (self.injections / "plan").unlink(missing_ok=True)
+        for path in self.injections.iterdir():
             path.unlink()
 
     def fired(self) -> list[str]:
@@ -226,7 +225,7 @@ class Site:
 
     def _told(self, name: str) -> list[str]:
         try:
-            return (self.faults / name).read_text().splitlines()
+            return (self.injections / name).read_text().splitlines()
         except FileNotFoundError:
             return []
 

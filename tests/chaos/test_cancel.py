@@ -81,7 +81,7 @@ def test_a_cancel_while_all_workers_are_away_is_carried_out_when_they_are_back(m
     service = make_service()
     run_id = service.submit({"name": "only", "command": ["/bin/sh", "-c", f"{START}; {FOR_EVER}"]})
     service.wait_step(run_id, "only", lambda step: step["status"] == "RUNNING")
-    workers = wait_for(lambda: [item["pid"] for item in service.call("GET", "/workers")["items"]] or None)
+    workers = wait_for(lambda: service.worker_pids() or None)
     for pid in workers:
         os.kill(pid, signal.SIGSTOP)
     service.call("POST", f"/runs/{run_id}/cancel")

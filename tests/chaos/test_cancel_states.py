@@ -13,8 +13,8 @@ from ccat_workflow_manager.errors import BackendUnavailable
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
 from ccat_workflow_manager.lifecycle.states import CANCELLABLE, Status
 from ccat_workflow_manager.services import cancel
-from ccat_workflow_manager.testing import invariants
 from tests.chaos.test_late import Executing, row, start
+from tests.support import invariants
 from tests.support.fixtures_store import ContextMaker
 
 

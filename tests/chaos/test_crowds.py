@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import random
-import subprocess
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from typing import Any
 from uuid import UUID, uuid4
 
-import psycopg
 import pytest
 
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.doorbell import Bell
-from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedValkey
 from ccat_workflow_manager.errors import RequestError
 from ccat_workflow_manager.managers.loops import LeaseSweep, RequeueSweep
 from ccat_workflow_manager.services.run_request import RunRequest
-from ccat_workflow_manager.testing import invariants
 from tests.chaos.judging import require_all_is_well
-from tests.support.fixtures_service import PROGRAM, ServiceMaker
+from tests.support import invariants
+from tests.support.fixtures_service import ServiceMaker
 from tests.support.fixtures_store import ContextMaker
-from tests.support.reaper import Reaper
 from tests.support.waiting import wait_until
 
 SPEC: dict[str, Any] = {
@@ -221,38 +217,16 @@ def test_three_managers_and_many_workers_claim_nothing_twice(make_context: Conte
 
 
 @pytest.mark.timeout(170)
-def test_three_managers_and_eight_workers_on_ten_thousand_step_runs(make_service: ServiceMaker, reaper: Reaper) -> None:
+def test_three_managers_and_eight_workers_on_ten_thousand_step_runs(make_service: ServiceMaker) -> None:
     """In processes of their own. What PostgreSQL has to say about it is in its log."""
     service = make_service(HPC_BACKEND="noop", WORKERS="8", LOG_LEVEL="WARNING")
-    data = service.directory / "data"
-    environment = {
-        **service._environment,
-        "CCAT_WORKFLOW_MANAGER_DATA_DIR": str(data),
-        "CCAT_WORKFLOW_MANAGER_DATABASE_URL": EmbeddedPostgres(data).url,
-        "CCAT_WORKFLOW_MANAGER_REDIS_URL": EmbeddedValkey(data).url,
-    }
-    managers = [
-        subprocess.Popen(
-            [PROGRAM, "manager", "--no-api"], env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-        )
-        for log in [service.log_file.open("ab")]
-        for _ in range(2)
-    ]
-    for manager in managers:
-        reaper.watch(manager.pid)
-    try:
-        bulk = {"runs": [{"spec": SPEC, "parameters": {"items": list(range(_LONG))}, "backend": "noop"}] * _RUNS}
-        run_ids = service.call("POST", "/runs/bulk", json=bulk)["ids"]
-        with psycopg.connect(EmbeddedPostgres(data).url.replace("+psycopg", ""), autocommit=True) as sql:
-            unfinished = "SELECT count(*) FROM runs WHERE finished_at IS NULL"
-            wait_until(lambda: sql.execute(unfinished).fetchone() == (0,), 150, "all runs to end")
-            counted = sql.execute("SELECT status, attempt, claims, count(*) FROM step_runs GROUP BY 1, 2, 3").fetchall()
-        assert counted == [("COMPLETED", 1, 1, _RUNS * (2 * _LONG + 1))]
-        assert all(manager.poll() is None for manager in managers)
-    finally:
-        for manager in managers:
-            manager.terminate()
-        for manager in managers:
-            manager.wait(30)
-    assert "deadlock" not in EmbeddedPostgres(data).log_file.read_text(errors="replace")
+    managers = [service.start_another("manager", "--no-api") for _ in range(2)]
+    bulk = {"runs": [{"spec": SPEC, "parameters": {"items": list(range(_LONG))}, "backend": "noop"}] * _RUNS}
+    run_ids = service.call("POST", "/runs/bulk", json=bulk)["ids"]
+    unfinished = "SELECT count(*) FROM runs WHERE finished_at IS NULL"
+    wait_until(lambda: service.query(unfinished) == [(0,)], 150, "all runs to end")
+    counted = service.query("SELECT status, attempt, claims, count(*) FROM step_runs GROUP BY 1, 2, 3")
+    assert counted == [("COMPLETED", 1, 1, _RUNS * (2 * _LONG + 1))]
+    assert all(manager.poll() is None for manager in managers)
+    assert "deadlock" not in service.postgres.log_file.read_text(errors="replace")
     require_all_is_well(service, run_ids)

@@ -15,8 +15,8 @@ from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
 from ccat_workflow_manager.hpc.attempt.record import ExitRecord
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
-from ccat_workflow_manager.testing import invariants
 from tests.chaos.test_late import Executing, start
+from tests.support import invariants
 
 GOOD = ExitRecord("job", exit_code=0).to_json()
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import tests.support.fixtures_service
-from tests.support.fixtures_service import Service, ServiceMaker
+from tests.support.fixtures_service import PROGRAM, Service, ServiceMaker
 from tests.support.waiting import wait_for, wait_until
 
 pytestmark = pytest.mark.needs("root")
@@ -48,20 +47,16 @@ class SmallDisk:
 
 
 @pytest.fixture
-def on_small_disk(
-    make_service: ServiceMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[], tuple[Service, SmallDisk]]:
+def on_small_disk(make_service: ServiceMaker, tmp_path: Path) -> Callable[[], tuple[Service, SmallDisk]]:
     mount_point = tmp_path / "pipelines"
     mount_point.mkdir()
     wrapper = tmp_path / "ccat-wm"
     mount = f"mount -t tmpfs -o size={_MEGABYTES}m none '{mount_point}'"
-    program = tests.support.fixtures_service.PROGRAM
-    wrapper.write_text(f'#!/bin/sh\nexec unshare --mount sh -c "{mount} && exec \\"\\$@\\"" sh {program} "$@"\n')
+    wrapper.write_text(f'#!/bin/sh\nexec unshare --mount sh -c "{mount} && exec \\"\\$@\\"" sh {PROGRAM} "$@"\n')
     wrapper.chmod(0o755)
 
     def make() -> tuple[Service, SmallDisk]:
-        monkeypatch.setattr(tests.support.fixtures_service, "PROGRAM", str(wrapper))
-        service = make_service(PIPELINE_BASE_DIR=str(mount_point))
+        service = make_service(program=str(wrapper), PIPELINE_BASE_DIR=str(mount_point))
         return service, SmallDisk(service, mount_point)
 
     return make

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
 
-from ccat_workflow_manager.testing import invariants
+from tests.support import invariants
 
 
 @contextmanager

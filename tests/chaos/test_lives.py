@@ -16,8 +16,8 @@ from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 from ccat_workflow_manager.managers.loops import LeaseSweep
 from ccat_workflow_manager.services.run_request import RunRequest
-from ccat_workflow_manager.testing import invariants
 from ccat_workflow_manager.testing.fake_backend import FakeBackend
+from tests.support import invariants
 from tests.support.fixtures_store import ContextMaker
 
 SPEC: dict[str, Any] = {

@@ -10,9 +10,9 @@ from uuid import uuid4
 import pytest
 
 from ccat_workflow_manager.db.session import Database
-from ccat_workflow_manager.testing import invariants
 from tests.chaos.proxy import Proxy
 from tests.chaos.test_servers import create
+from tests.support import invariants
 from tests.support.fixtures_service import ServiceMaker
 from tests.support.waiting import wait_until
 
@@ -33,7 +33,7 @@ def redis_proxy(redis_url: str) -> Iterator[Proxy]:
 def test_a_network_that_comes_and_goes(
     make_service: ServiceMaker, postgres_url: str, database_proxy: Proxy, redis_proxy: Proxy
 ) -> None:
-    """One deployment, whose ways to PostgreSQL and to Redis are cut for 1, 10 and 30 s, and once are silent."""
+    """One deployment, whose ways to PostgreSQL and to Redis are cut for 1 and 30 s, and once are silent."""
     parts = urlsplit(postgres_url)
     user = parts.netloc.rpartition("@")[0]
     service = make_service(
@@ -69,12 +69,11 @@ def test_a_network_that_comes_and_goes(
     promised_ever: list[str] = []
     for proxy in (database_proxy, redis_proxy):
         trouble(lambda proxy=proxy: proxy.cut(1))  # type: ignore[misc]
-        trouble(lambda proxy=proxy: proxy.cut(10))  # type: ignore[misc]
         trouble(lambda proxy=proxy: proxy.hold(4))  # type: ignore[misc]
     trouble(lambda: database_proxy.cut(30), lambda: redis_proxy.cut(30))
     assert database_proxy.cuts > 2
     assert redis_proxy.cuts > 2
-    assert len(promised_ever) >= 40
+    assert len(promised_ever) >= 30
     with closing(Database(postgres_url)) as database, database.read() as unit:
         assert list(invariants.while_working(unit)) == []
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier, Event
@@ -10,10 +9,9 @@ from uuid import uuid4
 
 import pytest
 
-from ccat_workflow_manager.testing.failpoints import VARIABLE
 from tests.chaos.judging import require_all_is_well
 from tests.chaos.test_servers import create
-from tests.support.fixtures_service import Service
+from tests.support.fixtures_service import new_service
 from tests.support.reaper import Reaper
 from tests.support.waiting import wait_until
 
@@ -27,9 +25,8 @@ def test_fifty_clients_with_one_key_and_a_service_that_dies_at_the_commit(
     reaper: Reaper, tmp_path: Path, moment: str
 ) -> None:
     (tmp_path / "plan").write_text(f"manager commit.create {moment} crash nth=3")
-    directory = Path(tempfile.mkdtemp(prefix="ccat-wm-service-"))
-    reaper.remove(directory)
-    service = Service(directory, reaper, {"CCAT_WORKFLOW_MANAGER_HPC_BACKEND": "noop", VARIABLE: f"@{tmp_path}"})
+    service = new_service(reaper, HPC_BACKEND="noop")
+    service.inject(f"@{tmp_path}")
     barrier, key, pause = Barrier(_CLIENTS), uuid4().hex, Event()
 
     def ask(number: int) -> str:

@@ -1,4 +1,4 @@
-"""The fault points that no process of the matrix comes by."""
+"""The failpoints that no process of the matrix comes by."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 from ccat_workflow_manager.managers.loops import LeaseSweep
 from ccat_workflow_manager.services import poll as follow
-from ccat_workflow_manager.testing.failpoints import Injected, Plan
 from ccat_workflow_manager.testing.fake_backend import FakeBackend
 from tests.chaos.test_late import Executing, start
+from tests.support.armed import Injected, Plan
 
 
 @pytest.fixture(autouse=True)
@@ -43,22 +43,22 @@ def test_a_migration_that_breaks_off_is_done_again(postgres_url: str) -> None:
     database.close()
 
 
-@pytest.mark.parametrize("fault", ["before raise", "after raise", "after timeout", "before twice"])
-def test_a_job_script_that_cannot_be_written_is_written_by_another_attempt(context: Context, fault: str) -> None:
+@pytest.mark.parametrize("injection", ["before raise", "after raise", "after timeout", "before twice"])
+def test_a_job_script_that_cannot_be_written_is_written_by_another_attempt(context: Context, injection: str) -> None:
     backend = Executing()
     context._backends["noop"] = backend
     start(context)
-    failpoints.arm(Plan(f"* files.script {fault}"))
+    failpoints.arm(Plan(f"* files.script {injection}"))
     while context.launcher.launch("noop", 1):
         pass
     [job] = backend.jobs.values()
     assert Path(job.request.execution_command[1]).read_text().startswith("#!/bin/sh")
 
 
-@pytest.mark.parametrize("fault", ["before raise", "before timeout"])
+@pytest.mark.parametrize("injection", ["before raise", "before timeout"])
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_pull_that_breaks_off_leaves_nothing_but_its_lock(tmp_path: Path, fault: str) -> None:
-    failpoints.arm(Plan(f"* files.pull {fault}"))
+def test_a_pull_that_breaks_off_leaves_nothing_but_its_lock(tmp_path: Path, injection: str) -> None:
+    failpoints.arm(Plan(f"* files.pull {injection}"))
     with pytest.raises(AttemptError) as caught:
         pulled_image(
             "docker://nowhere.invalid/image",

@@ -18,8 +18,9 @@ import pytest
 from tests.backends import OURS
 from tests.backends.pbs.fake_pbs import FakePbs
 from tests.stand_ins.kubernetes import ApiServer, Image, Node
-from tests.support.fixtures_aws_batch import CREDENTIALS, NO_CONFIGURATION, REGION
+from tests.support.fixtures_aws_batch import aws_batch_environment
 from tests.support.fixtures_radical import START_SECONDS
+from tests.support.fixtures_service import variables
 from tests.support.reaper import Reaper
 
 
@@ -43,18 +44,18 @@ def _nothing(ground: Ground) -> Environment:
 
 
 def _slurm(ground: Ground) -> Environment:
-    return _settings(SLURM_CONF=str(ground.fixture("slurm_cluster").conf), SLURM_CALLS_PER_MINUTE="2000")
+    return variables(SLURM_CONF=str(ground.fixture("slurm_cluster").conf), SLURM_CALLS_PER_MINUTE="2000")
 
 
 def _pbs(ground: Ground) -> Environment:
     pbs = FakePbs(ground.directory / "pbs")
     ground.reaper.kill_marked(pbs.mark)
     ground.stack.callback(pbs.delete_all)
-    return {"PATH": f"{pbs.bin}:{os.environ['PATH']}", **_settings(PBS_CALLS_PER_MINUTE="5000")}
+    return {"PATH": f"{pbs.bin}:{os.environ['PATH']}", **variables(PBS_CALLS_PER_MINUTE="5000")}
 
 
 def _dask(ground: Ground) -> Environment:
-    return _settings(DASK_SCHEDULER_ADDRESS=ground.fixture("standing_dask_cluster").address, DASK_RESOURCES="cpu")
+    return variables(DASK_SCHEDULER_ADDRESS=ground.fixture("standing_dask_cluster").address, DASK_RESOURCES="cpu")
 
 
 def _kubernetes(ground: Ground) -> Environment:
@@ -62,29 +63,18 @@ def _kubernetes(ground: Ground) -> Environment:
     server = ground.stack.enter_context(
         ApiServer(ground.directory / "kubernetes", images={"launcher:1": Image()}, nodes=nodes)
     )
-    settings = _settings(
+    settings = variables(
         KUBERNETES_NAMESPACE="default", KUBERNETES_LAUNCHER_IMAGE="launcher:1", KUBERNETES_MARGIN_SECONDS="1"
     )
     return {"KUBECONFIG": str(server.kubeconfig), **settings}
 
 
 def _aws_batch(ground: Ground) -> Environment:
-    settings = _settings(
-        AWS_BATCH_JOB_QUEUE="main",
-        AWS_BATCH_REGION=REGION,
-        AWS_BATCH_IMAGE="launcher:1",
-        AWS_BATCH_VOLUMES="/tmp",
-        AWS_BATCH_CALLS_PER_MINUTE="5000",
-    )
-    return {**CREDENTIALS, **NO_CONFIGURATION, "AWS_ENDPOINT_URL": ground.fixture("aws_batch_stand_in").url, **settings}
+    return aws_batch_environment(ground.fixture("aws_batch_stand_in"))
 
 
 def _radical_pilot(ground: Ground) -> Environment:
-    return _settings(RADICAL_PILOT_CORES="8")
-
-
-def _settings(**settings: str) -> Environment:
-    return {f"CCAT_WORKFLOW_MANAGER_{name}": value for name, value in settings.items()}
+    return variables(RADICAL_PILOT_CORES="8")
 
 
 @dataclass(frozen=True, slots=True)

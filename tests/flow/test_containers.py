@@ -10,7 +10,7 @@ import pytest
 
 from ccat_workflow_manager.demo.sandbox import Sandbox, which_all
 from ccat_workflow_manager.execution import runtime as runtimes
-from tests.support.fixtures_service import Service, _make
+from tests.support.fixtures_service import Service, running_service, sh
 from tests.support.reaper import Reaper
 
 pytestmark = pytest.mark.needs("apptainer")
@@ -30,19 +30,18 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def contained(reaper: Reaper) -> Iterator[Service]:
-    service = _make(reaper, CONTAINER_RUNTIME="apptainer")
-    yield service
-    service.close()
+    with running_service(reaper, CONTAINER_RUNTIME="apptainer") as service:
+        yield service
 
 
-def sh(image: Path | str, text: str, name: str = "only", **more: Any) -> dict[str, Any]:
-    return {"name": name, "image": str(image), "command": ["/bin/sh", "-c", text], **more}
+def sh_in(image: Path | str, text: str, name: str = "only", **more: Any) -> dict[str, Any]:
+    return sh(text, name, image=str(image), **more)
 
 
 def test_the_contract_holds_in_a_container(contained: Service, image: Path) -> None:
     run_id = contained.submit(
-        sh(image, "mkdir -p /workflow/output/science && echo data > /workflow/output/science/d.txt", "make"),
-        sh(image, "cat /workflow/upstream/make/main/science/d.txt /workflow/workspace/make/science/d.txt"
+        sh_in(image, "mkdir -p /workflow/output/science && echo data > /workflow/output/science/d.txt", "make"),
+        sh_in(image, "cat /workflow/upstream/make/main/science/d.txt /workflow/workspace/make/science/d.txt"
                   " > $WORKFLOW_OUTPUT_DIR/both.txt; cat /workflow/config/manifest.json; " + "env",
            "use", depends_on=["make"]),
     )  # fmt: skip
@@ -50,7 +49,7 @@ def test_the_contract_holds_in_a_container(contained: Service, image: Path) -> N
     assert run["status"] == "COMPLETED", [contained.step(run_id, s) for s in ("make", "use")]
     assert (contained.attempt_dir(run_id, "use") / "output" / "both.txt").read_text() == "data\ndata\n"
     use = contained.step(run_id, "use")
-    log = contained.client.get(f"/step-runs/{use['id']}/log?stream=stdout").text
+    log = contained.stream(use)
     assert "WORKFLOW_STEP=use" in log
     assert "CCAT_WORKFLOW_MANAGER" not in log
     assert '"step"' in log
@@ -58,8 +57,8 @@ def test_the_contract_holds_in_a_container(contained: Service, image: Path) -> N
 
 def test_upstream_products_cannot_be_changed(contained: Service, image: Path) -> None:
     run_id = contained.submit(
-        sh(image, "echo 1 > $WORKFLOW_OUTPUT_DIR/x", "make"),
-        sh(image, "echo 2 > $WORKFLOW_UPSTREAM_DIR/make/main/x", "spoil", depends_on=["make"]),
+        sh_in(image, "echo 1 > $WORKFLOW_OUTPUT_DIR/x", "make"),
+        sh_in(image, "echo 2 > $WORKFLOW_UPSTREAM_DIR/make/main/x", "spoil", depends_on=["make"]),
     )
     assert contained.wait(run_id)["status"] == "FAILED"
     assert (contained.attempt_dir(run_id, "make") / "output" / "x").read_text() == "1\n"
@@ -76,7 +75,7 @@ def test_what_is_wrong_with_an_image_has_a_name(contained: Service, image: Path,
         str(garbage): "image_invalid",
         str(cut): "image_invalid",
     }
-    runs = {name: contained.submit(sh(name, "true", retry={"max_attempts": 1})) for name in wanted}
+    runs = {name: contained.submit(sh_in(name, "true", retry={"max_attempts": 1})) for name in wanted}
     for name, run_id in runs.items():
         assert contained.wait(run_id)["status"] == "FAILED"
         step = contained.step(run_id, "only")
@@ -85,7 +84,7 @@ def test_what_is_wrong_with_an_image_has_a_name(contained: Service, image: Path,
 
 
 def test_the_runtimes_own_failure_is_told_from_the_programs(contained: Service, image: Path) -> None:
-    own = contained.submit(sh(image, "exit 255"))
+    own = contained.submit(sh_in(image, "exit 255"))
     missing = contained.submit({"name": "only", "image": str(image), "command": ["/no/such/program"]})
     assert contained.wait(own)["status"] == "FAILED"
     assert contained.step(own, "only")["reason"] == "program_failed"
@@ -94,7 +93,6 @@ def test_the_runtimes_own_failure_is_told_from_the_programs(contained: Service, 
 
 
 def test_cancel_ends_a_container(contained: Service, image: Path) -> None:
-    run_id = contained.submit(sh(image, "trap '' TERM; while :; do sleep 1; done"))
-    contained.wait_step(run_id, "only", lambda step: step["status"] == "RUNNING")
-    contained.call("POST", f"/runs/{run_id}/cancel")
-    assert contained.wait(run_id)["status"] == "CANCELLED"
+    run_id = contained.submit(sh_in(image, "trap '' TERM; while :; do sleep 1; done"))
+    contained.wait_running(run_id)
+    contained.cancel(run_id)

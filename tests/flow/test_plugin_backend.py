@@ -1,50 +1,44 @@
-"""A backend of a stranger, installed with pip, with the four methods and nothing else, through the whole service."""
+"""A plug-in backend, installed with pip, with the four methods and nothing else, through the whole service."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
 from tests.support import plugin
-from tests.support.fixtures_service import Service, ServiceMaker
+from tests.support.fixtures_service import Service, running_service, sh
+from tests.support.reaper import Reaper
 
-SH = ["/bin/sh", "-c"]
 
-
-@pytest.fixture
-def stranger(make_service: ServiceMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Service:
-    target = tmp_path / "site-packages"
+@pytest.fixture(scope="module")
+def deployment(reaper: Reaper, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    target = tmp_path_factory.mktemp("plugin") / "site-packages"
     plugin.install(target)
-    monkeypatch.setenv("PYTHONPATH", str(target))
-    return make_service(HPC_BACKEND="sample", WORKERS="1")
+    with running_service(reaper, {"PYTHONPATH": str(target)}, HPC_BACKEND="sample", WORKERS="1") as service:
+        yield service
 
 
-def test_four_methods_are_enough(stranger: Service) -> None:
-    listed = {item["name"]: item for item in stranger.call("GET", "/backends")["items"]}
+def test_four_methods_are_enough(deployment: Service) -> None:
+    listed = {item["name"]: item for item in deployment.call("GET", "/backends")["items"]}
     assert listed["sample"]["available"]
-    run_id = stranger.submit(
-        {
-            "name": "first",
-            "foreach": ["a", "b"],
-            "command": [*SH, 'echo "$WORKFLOW_KEY" | tee "$WORKFLOW_OUTPUT_DIR/key"'],
-        },
-        {"name": "second", "depends_on": ["first"], "command": [*SH, 'cat "$WORKFLOW_UPSTREAM_DIR"/first/*/key']},
+    run_id = deployment.submit(
+        sh('echo "$WORKFLOW_KEY" | tee "$WORKFLOW_OUTPUT_DIR/key"', "first", foreach=["a", "b"]),
+        sh('cat "$WORKFLOW_UPSTREAM_DIR"/first/*/key', "second", depends_on=["first"]),
     )
-    run = stranger.wait(run_id)
-    assert run["status"] == "COMPLETED", (run, stranger.log())
-    second = stranger.step(run_id, "second")
+    run = deployment.wait(run_id)
+    assert run["status"] == "COMPLETED", (run, deployment.log())
+    second = deployment.step(run_id, "second")
     assert (second["backend"], second["exit_code"]) == ("sample", 0)
     assert second["wall_time_seconds"] is not None
-    assert stranger.client.get(f"/step-runs/{second['id']}/log?stream=stdout").text == "a\nb\n"
+    assert deployment.stream(second) == "a\nb\n"
 
 
-def test_its_failures_have_names_and_its_jobs_can_be_cancelled(stranger: Service) -> None:
-    bad = stranger.submit({"name": "only", "command": [*SH, "exit 7"]})
-    assert stranger.wait(bad)["status"] == "FAILED"
-    step = stranger.step(bad, "only")
+def test_its_failures_have_names_and_its_jobs_can_be_cancelled(deployment: Service) -> None:
+    bad = deployment.submit(sh("exit 7"))
+    assert deployment.wait(bad)["status"] == "FAILED"
+    step = deployment.step(bad, "only")
     assert (step["reason"], step["exit_code"]) == ("program_failed", 7)
-    long = stranger.submit({"name": "only", "command": ["sleep", "1000"]})
-    stranger.wait_step(long, "only", lambda found: found["status"] == "RUNNING")
-    stranger.call("POST", f"/runs/{long}/cancel")
-    assert stranger.wait(long)["status"] == "CANCELLED"
+    long = deployment.submit(sh("exec sleep 1000"))
+    deployment.wait_running(long)
+    deployment.cancel(long)

@@ -15,10 +15,10 @@ from ccat_workflow_manager.errors import NotFound, ServiceUnavailable
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 from ccat_workflow_manager.services.run_request import RunRequest
-from ccat_workflow_manager.testing.failpoints import Injected, Plan
 from ccat_workflow_manager.testing.fake_backend import FakeBackend
-from ccat_workflow_manager.testing.invariants import while_working
+from tests.support.armed import Injected, Plan
 from tests.support.fixtures_store import ContextMaker
+from tests.support.invariants import while_working
 
 SPEC: dict[str, Any] = {
     "name": "fan",

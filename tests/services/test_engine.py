@@ -19,10 +19,10 @@ from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 from ccat_workflow_manager.managers.loops import LeaseSweep
 from ccat_workflow_manager.services import cancel
 from ccat_workflow_manager.services.run_request import RunRequest
-from ccat_workflow_manager.testing.failpoints import Plan
 from ccat_workflow_manager.testing.fake_backend import FakeBackend
-from ccat_workflow_manager.testing.invariants import while_working
+from tests.support.armed import Plan
 from tests.support.fixtures_store import ContextMaker
+from tests.support.invariants import while_working
 
 SPEC: dict[str, Any] = {
     "name": "one",

@@ -18,8 +18,8 @@ from ccat_workflow_manager.db.views.runs import run_detail
 from ccat_workflow_manager.errors import Invalid, RequestError, ServiceUnavailable
 from ccat_workflow_manager.services.run_request import RunRequest, RunSubmission
 from ccat_workflow_manager.services.submit import Submitted
-from ccat_workflow_manager.testing.failpoints import Plan
-from ccat_workflow_manager.testing.invariants import while_working
+from tests.support.armed import Plan
+from tests.support.invariants import while_working
 from tests.support.waiting import wait_until
 
 SPEC: dict[str, Any] = {"name": "one", "steps": [{"name": "only", "command": ["a"]}]}

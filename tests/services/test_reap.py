@@ -20,8 +20,8 @@ from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 from ccat_workflow_manager.lifecycle.models import job_name, parse_job_name
 from ccat_workflow_manager.managers.loops import OrphansLoop
 from ccat_workflow_manager.services.run_request import RunRequest
-from ccat_workflow_manager.testing.failpoints import Injected, Plan
 from ccat_workflow_manager.testing.fake_backend import FakeBackend
+from tests.support.armed import Injected, Plan
 from tests.support.fixtures_store import ContextMaker
 
 RUNNING = HPCJobInfo(JobStatus.RUNNING)

@@ -21,8 +21,8 @@ from ccat_workflow_manager.lifecycle.models import Facts, Transition, Transition
 from ccat_workflow_manager.lifecycle.states import Event
 from ccat_workflow_manager.managers.loops import LeaseSweep
 from ccat_workflow_manager.services.run_request import RunRequest
-from ccat_workflow_manager.testing.invariants import at_rest, while_working
 from tests.support.fixtures_store import ContextMaker
+from tests.support.invariants import at_rest, while_working
 
 SPEC: dict[str, Any] = {
     "name": "two-before-one",

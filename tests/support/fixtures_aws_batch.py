@@ -11,6 +11,7 @@ import pytest
 
 from tests.stand_ins.aws_batch.server import Faults, StandIn
 from tests.stand_ins.aws_batch.site import MARK
+from tests.support.fixtures_service import variables
 from tests.support.reaper import Reaper
 
 REGION = "eu-central-1"
@@ -49,6 +50,18 @@ def mend(stand_in: StandIn) -> None:
     stand_in.site.held = False
     stand_in.site.hidden = None
     stand_in.site.missing_images.clear()
+
+
+def aws_batch_environment(stand_in: StandIn) -> dict[str, str]:
+    """The environment of a deployment at the stand-in."""
+    settings = variables(
+        AWS_BATCH_JOB_QUEUE="main",
+        AWS_BATCH_REGION=REGION,
+        AWS_BATCH_IMAGE="launcher:1",
+        AWS_BATCH_VOLUMES="/tmp",
+        AWS_BATCH_CALLS_PER_MINUTE="5000",
+    )
+    return {**CREDENTIALS, **NO_CONFIGURATION, "AWS_ENDPOINT_URL": stand_in.url, **settings}
 
 
 def aws_batch_config(stand_in: StandIn, workdir: Path) -> dict[str, Any]:

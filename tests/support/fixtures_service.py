@@ -9,62 +9,98 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx
 import psutil
+import psycopg
 import pytest
 
 from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedValkey
-from tests.support import leftovers
+from tests.support import armed, leftovers
 from tests.support.reaper import Reaper
 from tests.support.waiting import wait_for, wait_until
 
+REPOSITORY = Path(__file__).parents[2]
 PROGRAM = str(Path(sys.executable).with_name("ccat-wm"))
 FINISHED = ("COMPLETED", "FAILED", "CANCELLED")
+_STANDARD = {
+    "CONTAINER_RUNTIME": "none",
+    "KILL_GRACE_SECONDS": "1",
+    "LEASE_SECONDS": "5",
+    "SWEEP_SECONDS": "1",
+    "FOLLOW_SECONDS": "2",
+    "LOG_LIMIT_MB": "2",
+}
+
+
+def variables(**settings: str) -> dict[str, str]:
+    """The environment variables of these settings."""
+    return {f"CCAT_WORKFLOW_MANAGER_{name}": value for name, value in settings.items()}
+
+
+def sh(text: str, name: str = "only", **more: Any) -> dict[str, Any]:
+    """A step that runs this text in a shell."""
+    return {"name": name, "command": ["/bin/sh", "-c", text], **more}
 
 
 class Service:
     """One deployment and its client."""
 
-    def __init__(self, directory: Path, reaper: Reaper, environment: Mapping[str, str]) -> None:
+    def __init__(self, directory: Path, reaper: Reaper, environment: Mapping[str, str], program: str) -> None:
         self.directory = directory
+        self.data_dir = directory / "data"
         self.log_file = directory / "up.log"
         self._reaper = reaper
+        self._program = [program]
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("CCAT_")},
-            "CCAT_WORKFLOW_MANAGER_CONTAINER_RUNTIME": "none",
-            "CCAT_WORKFLOW_MANAGER_KILL_GRACE_SECONDS": "1",
-            "CCAT_WORKFLOW_MANAGER_LEASE_SECONDS": "5",
-            "CCAT_WORKFLOW_MANAGER_SWEEP_SECONDS": "1",
-            "CCAT_WORKFLOW_MANAGER_FOLLOW_SECONDS": "2",
+            **variables(**_STANDARD),
             **environment,
         }
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port: int = free.getsockname()[1]
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}/api/v1", timeout=30)
         self.process: subprocess.Popen[bytes] | None = None
+        self._others: list[subprocess.Popen[bytes]] = []
 
-    # --- the process --------------------------------------------------------------------------------------------------
+    def inject(self, plan: str) -> None:
+        """Start the next processes with failpoints armed by this plan (see `tests/support/armed.py`)."""
+        self._program = [sys.executable, "-m", "tests.support.armed"]
+        self._environment |= {armed.VARIABLE: plan, "PYTHONPATH": str(REPOSITORY)}
+
+    # --- the processes ------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        with self.log_file.open("ab") as log:
-            self.process = subprocess.Popen(
-                [PROGRAM, "up", "--port", str(self.port), "--data-dir", str(self.directory / "data")],
-                env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
-        self._reaper.watch(self.process.pid)
+        self.process = self._spawn("up", "--port", str(self.port), "--data-dir", str(self.data_dir))
         wait_until(self.is_ready, 60, f"the service to come up; its log is {self.log_file}")
-        for server in (EmbeddedPostgres, EmbeddedValkey):
-            if (pid := server(self.directory / "data").pid) is not None:
-                self._reaper.watch(pid)
+        for server in (self.postgres, self.valkey):
+            if server.pid is not None:
+                self._reaper.watch(server.pid)
+
+    def start_another(self, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
+        """Start one more manager or worker of this deployment. It uses the servers of `up` and ends before them."""
+        process = self._spawn(*arguments, **variables(DATA_DIR=str(self.data_dir)), **environment)
+        self._others.append(process)
+        return process
+
+    def _spawn(self, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
+        with self.log_file.open("ab") as log:
+            process = subprocess.Popen(
+                [*self._program, *arguments], env={**self._environment, **environment}, cwd=self.directory,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        self._reaper.watch(process.pid)
+        return process
 
     def is_ready(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, self.log()
         try:
-            return httpx.get(f"http://127.0.0.1:{self.port}/readyz", timeout=5).status_code == 200
+            return self.client.get(f"http://127.0.0.1:{self.port}/readyz", timeout=5).status_code == 200
         except httpx.TransportError:
             return False
 
@@ -75,7 +111,7 @@ class Service:
         return self.process.wait(60)
 
     def kill(self) -> None:
-        """End it as a power failure would, all but what it has started in other sessions."""
+        """End it as a power failure would, all but the processes that it has started in other sessions."""
         assert self.process is not None
         family = [self.process.pid, *(child.pid for child in self.children())]
         for pid in family:
@@ -83,19 +119,39 @@ class Service:
         self.process.wait(10)
 
     def children(self) -> list[psutil.Process]:
-        """Manager and workers."""
+        """Manager and workers: they are forked, so their command lines are that of `up`."""
         assert self.process is not None
         ours = psutil.Process(self.process.pid)
-        return [child for child in ours.children() if PROGRAM in " ".join(child.cmdline())]
+        return [child for child in ours.children() if child.cmdline() == ours.cmdline()]
+
+    def worker_pids(self) -> list[int]:
+        return [item["pid"] for item in self.call("GET", "/workers")["items"]]
+
+    @property
+    def postgres(self) -> EmbeddedPostgres:
+        return EmbeddedPostgres(self.data_dir)
+
+    @property
+    def valkey(self) -> EmbeddedValkey:
+        return EmbeddedValkey(self.data_dir)
+
+    def query(self, statement: str) -> list[tuple[Any, ...]]:
+        """Ask the database itself."""
+        with psycopg.connect(self.postgres.url.replace("+psycopg", "")) as connection:
+            return connection.execute(statement.encode()).fetchall()
 
     def log(self) -> str:
         return self.log_file.read_text(errors="replace")[-5000:] if self.log_file.exists() else ""
 
     def close(self) -> None:
         self.client.close()
+        for process in self._others:
+            process.terminate()
+        for process in self._others:
+            process.wait(60)
         if self.process is not None and self.process.poll() is None:
             self.stop()
-        leftovers.clear(self.directory, self.directory / "data")
+        leftovers.clear(self.directory, self.data_dir)
 
     # --- the client ---------------------------------------------------------------------------------------------------
 
@@ -139,38 +195,60 @@ class Service:
 
         return wait_for(look, 60, f"{name} of {run_id}; the log: {self.log()}", interval=0.05)
 
+    def wait_running(self, run_id: str, name: str = "only", key: str = "main") -> dict[str, Any]:
+        return self.wait_step(run_id, name, lambda step: step["status"] == "RUNNING", key)
+
+    def attempts(self, step: Mapping[str, Any]) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.call("GET", f"/step-runs/{step['id']}/attempts?limit=100")["items"]
+        return found
+
+    def stream(self, step: Mapping[str, Any], stream: str = "stdout", attempt: int | None = None) -> str:
+        """The log of a step run."""
+        wanted = f"stream={stream}" if attempt is None else f"stream={stream}&attempt={attempt}"
+        return self.client.get(f"/step-runs/{step['id']}/log?{wanted}").text
+
+    def cancel(self, run_id: str) -> None:
+        """Cancel the run. Returns when it is cancelled."""
+        self.call("POST", f"/runs/{run_id}/cancel")
+        assert self.wait(run_id)["status"] == "CANCELLED"
+
     def attempt_dir(self, run_id: str, step: str, key: str = "main", attempt: int = 1) -> Path:
-        return self.directory / "data" / "pipelines" / "flow" / run_id / step / key / f"attempt-{attempt}"
+        return self.data_dir / "pipelines" / "flow" / run_id / step / key / f"attempt-{attempt}"
 
 
 ServiceMaker = Callable[..., Service]
 
 
-def _make(reaper: Reaper, **environment: str) -> Service:
+def new_service(
+    reaper: Reaper, environment: Mapping[str, str] = MappingProxyType({}), /, program: str = PROGRAM, **settings: str
+) -> Service:
+    """A deployment in a directory of its own, not yet started."""
     directory = Path(tempfile.mkdtemp(prefix="ccat-wm-service-"))
     reaper.remove(directory)
-    service = Service(directory, reaper, {f"CCAT_WORKFLOW_MANAGER_{k}": v for k, v in environment.items()})
-    service.start()
-    return service
+    return Service(directory, reaper, {**variables(**settings), **environment}, program)
+
+
+@contextmanager
+def running_service(
+    reaper: Reaper, environment: Mapping[str, str] = MappingProxyType({}), /, **settings: str
+) -> Iterator[Service]:
+    service = new_service(reaper, environment, **settings)
+    try:
+        service.start()
+        yield service
+    finally:
+        service.close()
 
 
 @pytest.fixture(scope="session")
 def service(reaper: Reaper) -> Iterator[Service]:
     """One deployment for all tests that do not break it."""
-    service = _make(reaper)
-    yield service
-    service.close()
+    with running_service(reaper) as service:
+        yield service
 
 
 @pytest.fixture
 def make_service(reaper: Reaper) -> Iterator[ServiceMaker]:
     """Deployments to be broken."""
-    made: list[Service] = []
-
-    def make(**environment: str) -> Service:
-        made.append(_make(reaper, **environment))
-        return made[-1]
-
-    yield make
-    for service in made:
-        service.close()
+    with ExitStack() as made:
+        yield lambda **settings: made.enter_context(running_service(reaper, **settings))

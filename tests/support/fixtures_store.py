@@ -26,9 +26,8 @@ def migrate(url: str) -> None:
 @pytest.fixture
 def migrated_url(databases: Databases) -> Iterator[str]:
     """A database with our schema and nothing in it."""
-    url = databases.create(migrate)
-    yield url
-    databases.drop(url)
+    with databases.borrow(migrate) as url:
+        yield url
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from ccat_workflow_manager.testing import invariants
+from tests.support import invariants
 from tests.support.reaper import clear_away
 
 

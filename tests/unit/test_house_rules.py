@@ -61,10 +61,9 @@ def test_nobody_imports_a_backend() -> None:
 
 def test_no_path_of_a_machine_and_no_address_of_a_registry_is_in_the_project() -> None:
     kept = [path for path in [*MODULES, *TESTS, *(REPOSITORY / "deploy").rglob("*")] if path.is_file()]
-    bad = re.compile(r"/(work|root)/[a-z]|pypi\.(org|python)|files\.pythonhosted|registry\.npmjs|deb\.debian\.org")
-    found = [
-        name_of(path)
-        for path in kept
-        if path != Path(__file__) and bad.search(path.read_text(encoding="utf-8", errors="replace"))
-    ]
+    # In pieces, so that this file passes its own rule.
+    registries = ("py pi", "python hosted", "registry . npm js", "deb . debian . org")
+    addresses = "|".join(re.escape(pieces.replace(" ", "")) for pieces in registries)
+    bad = re.compile(rf"/(work|root)/[a-z]|{addresses}")
+    found = [name_of(path) for path in kept if bad.search(path.read_text(encoding="utf-8", errors="replace"))]
     assert found == []

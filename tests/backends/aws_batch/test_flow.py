@@ -7,49 +7,26 @@ from typing import Any
 
 import pytest
 
-from ccat_workflow_manager.demo import demo_pipeline
 from tests.stand_ins.aws_batch.jobs import HOST_GONE
 from tests.stand_ins.aws_batch.server import StandIn
-from tests.support.fixtures_aws_batch import CREDENTIALS, NO_CONFIGURATION, REGION, mend
-from tests.support.fixtures_service import Service, _make
+from tests.support.fixtures_aws_batch import aws_batch_environment, mend
+from tests.support.fixtures_service import Service, running_service, sh
 from tests.support.reaper import Reaper
 from tests.support.waiting import wait_until
-
-SH = ["/bin/sh", "-c"]
-
-
-def sh(text: str, name: str = "only", **more: Any) -> dict[str, Any]:
-    return {"name": name, "command": [*SH, text], **more}
 
 
 @pytest.fixture(scope="module")
 def deployment(reaper: Reaper, aws_batch_stand_in: StandIn) -> Iterator[Service]:
     """One deployment for all tests; its jobs see what the machine sees."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**CREDENTIALS, **NO_CONFIGURATION, "AWS_ENDPOINT_URL": aws_batch_stand_in.url}.items():
-            patch.setenv(name, value)
-        service = _make(
-            reaper,
-            HPC_BACKEND="aws_batch",
-            AWS_BATCH_JOB_QUEUE="main",
-            AWS_BATCH_REGION=REGION,
-            AWS_BATCH_IMAGE="launcher:1",
-            AWS_BATCH_VOLUMES="/tmp",
-            AWS_BATCH_CALLS_PER_MINUTE="5000",
-            FOLLOW_SECONDS="1",
-        )
-    yield service
-    service.close()
+    environment = aws_batch_environment(aws_batch_stand_in)
+    with running_service(reaper, environment, HPC_BACKEND="aws_batch", FOLLOW_SECONDS="1") as service:
+        yield service
 
 
 @pytest.fixture(autouse=True)
 def _whole_stand_in(aws_batch_stand_in: StandIn) -> Iterator[None]:
     yield
     mend(aws_batch_stand_in)
-
-
-def running(service: Service, run_id: str) -> dict[str, Any]:
-    return service.wait_step(run_id, "only", lambda step: step["status"] == "RUNNING")
 
 
 def test_a_fan_out_is_an_array(deployment: Service, aws_batch_stand_in: StandIn) -> None:
@@ -71,32 +48,7 @@ def test_a_fan_out_is_an_array(deployment: Service, aws_batch_stand_in: StandIn)
     assert all(step["attempt"] == 1 for step in run["step_runs"])
 
 
-def test_a_failure_a_retry_and_the_numbers(deployment: Service) -> None:
-    text = '[ "$WORKFLOW_ATTEMPT" = 2 ] || { echo broken >&2; exit 3; }; echo done > "$WORKFLOW_OUTPUT_DIR/a"'
-    run_id = deployment.submit(
-        sh(text, retry={"max_attempts": 2, "backoff_seconds": 0, "on": ["program_failed"]}),
-        sh('cat "$WORKFLOW_UPSTREAM_DIR/only/main/a"', "after", depends_on=["only"]),
-    )
-    assert deployment.wait(run_id)["status"] == "COMPLETED"
-    step = deployment.step(run_id, "only")
-    first, second = deployment.call("GET", f"/step-runs/{step['id']}/attempts")["items"]
-    assert (first["reason"], first["exit_code"], second["reason"]) == ("program_failed", 3, None)
-    assert step["wall_time_seconds"] >= 0
-    assert step["cpu_hours"] is not None
-    url = f"/step-runs/{step['id']}/log?attempt=1&stream=stderr"
-    assert deployment.client.get(url).text == "broken\n"
-
-
-def test_a_failure_skips_what_waits_for_it(deployment: Service) -> None:
-    run_id = deployment.submit(sh("exit 3"), sh("true", "after", depends_on=["only"]))
-    assert deployment.wait(run_id)["status"] == "FAILED"
-    assert deployment.step(run_id, "only")["reason"] == "program_failed"
-    assert deployment.step(run_id, "after")["status"] == "SKIPPED"
-
-
 CASES: list[tuple[dict[str, Any], str, str]] = [
-    (sh("kill -9 $$"), "killed_by_signal", "signal 9"),
-    ({"name": "only", "command": ["/no/such/program"]}, "command_not_found", "command"),
     (sh("true", resources={"partition": "nowhere"}), "rejected", "nowhere"),
     (sh("true", resources={"extra": {"privileged": True}}), "rejected", "extra.privileged"),
     (sh("exec sleep 1000", resources={"time_hours": 0.001}), "time_limit", "time limit"),
@@ -115,26 +67,20 @@ def test_every_end_has_a_name_and_words(deployment: Service, step: dict[str, Any
 def test_a_reclaimed_machine_is_tried_again(deployment: Service, aws_batch_stand_in: StandIn) -> None:
     text = '[ "$WORKFLOW_ATTEMPT" = 2 ] || exec sleep 1000'
     run_id = deployment.submit(sh(text, retry={"max_attempts": 2, "backoff_seconds": 0}))
-    number = running(deployment, run_id)["job_id"].partition(":")[0]
+    number = deployment.wait_running(run_id)["job_id"].partition(":")[0]
     aws_batch_stand_in.site.lose_host(aws_batch_stand_in.site.jobs[number])
     assert deployment.wait(run_id)["status"] == "COMPLETED"
-    step = deployment.step(run_id, "only")
-    first, _ = deployment.call("GET", f"/step-runs/{step['id']}/attempts")["items"]
+    first, _ = deployment.attempts(deployment.step(run_id, "only"))
     assert first["reason"] == "preempted"
     assert HOST_GONE in str(first)
 
 
-def test_cancel_what_runs_and_what_waits(deployment: Service, aws_batch_stand_in: StandIn) -> None:
-    run_id = deployment.submit(sh("exec sleep 1000"))
-    running(deployment, run_id)
-    deployment.call("POST", f"/runs/{run_id}/cancel")
-    assert deployment.wait(run_id)["status"] == "CANCELLED"
+def test_cancel_what_waits(deployment: Service, aws_batch_stand_in: StandIn) -> None:
     aws_batch_stand_in.site.held = True
     waiting = deployment.submit(sh("exec sleep 1000"))
     deployment.wait_step(waiting, "only", lambda step: "a place to run" in (step["waiting_for"] or ""))
     before = aws_batch_stand_in.calls["CancelJob"]
-    deployment.call("POST", f"/runs/{waiting}/cancel")
-    assert deployment.wait(waiting)["status"] == "CANCELLED"
+    deployment.cancel(waiting)
     assert aws_batch_stand_in.calls["CancelJob"] > before
 
 
@@ -152,29 +98,10 @@ def test_a_single_child_of_an_array_is_cancelled(deployment: Service, aws_batch_
 
 def test_stopped_by_somebody_else(deployment: Service, aws_batch_stand_in: StandIn) -> None:
     run_id = deployment.submit(sh("exec sleep 1000"))
-    number = running(deployment, run_id)["job_id"].partition(":")[0]
+    number = deployment.wait_running(run_id)["job_id"].partition(":")[0]
     site = aws_batch_stand_in.site
     site.terminate(site.jobs[number], "the console", started_too=True)
     deployment.wait(run_id)
     step = deployment.step(run_id, "only")
     assert (step["status"], step["reason"]) == ("FAILED", "stopped_outside")
     assert "the console" in step["reason_text"]
-
-
-def test_an_answer_that_is_lost_submits_nothing_twice(deployment: Service, aws_batch_stand_in: StandIn) -> None:
-    aws_batch_stand_in.faults.only = "SubmitJob"
-    aws_batch_stand_in.faults.hang_up = 1
-    run_id = deployment.submit(sh('echo once; echo > "$WORKFLOW_OUTPUT_DIR/a"'))
-    assert deployment.wait(run_id)["status"] == "COMPLETED", deployment.step(run_id, "only")
-    number = deployment.step(run_id, "only")["job_id"].partition(":")[0]
-    name = aws_batch_stand_in.site.jobs[number].name
-    assert sum(job.name == name for job in aws_batch_stand_in.site.jobs.values()) == 1
-
-
-def test_the_demo(deployment: Service, aws_batch_stand_in: StandIn) -> None:
-    """The demo pipeline, without containers, as this backend is chosen by one line of the request."""
-    before = len(aws_batch_stand_in.site.jobs)
-    spec = demo_pipeline(None)
-    run = deployment.wait(deployment.call("POST", "/runs", json={"spec": spec, "backend": "aws_batch"})["id"], 110)
-    assert run["status"] == "COMPLETED", run
-    assert len(aws_batch_stand_in.site.jobs) - before >= len(run["step_runs"])

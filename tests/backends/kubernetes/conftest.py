@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.stand_ins.kubernetes import ApiServer, Image, Node
-from tests.support.fixtures_service import Service, _make
+from tests.support.fixtures_service import Service, running_service
 from tests.support.reaper import Reaper
 
 IMAGES = {"launcher:1": Image(), "ccat/*": Image(root=Path("/"), environment={"OF_THE_IMAGE": "yes"})}
@@ -41,26 +41,19 @@ def _kubeconfig(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
             monkeypatch.setenv("KUBECONFIG", str(request.getfixturevalue(name).kubeconfig))
 
 
-def deployment(reaper: Reaper, cluster: ApiServer, **more: str) -> Service:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KUBECONFIG", str(cluster.kubeconfig))
-        return _make(reaper, **settings(**more))
-
-
 @pytest.fixture(scope="session")
 def kubernetes_service(reaper: Reaper, cluster: ApiServer) -> Iterator[Service]:
     """One deployment for all tests that do not break it."""
-    service = deployment(reaper, cluster)
-    yield service
-    service.close()
+    with running_service(reaper, {"KUBECONFIG": str(cluster.kubeconfig)}, **settings()) as service:
+        yield service
 
 
 @pytest.fixture(scope="session")
 def native_service(reaper: Reaper, cluster: ApiServer) -> Iterator[Service]:
     """One whose pods run the images of the steps."""
-    service = deployment(reaper, cluster, KUBERNETES_MODE="native")
-    yield service
-    service.close()
+    own = settings(KUBERNETES_MODE="native")
+    with running_service(reaper, {"KUBECONFIG": str(cluster.kubeconfig)}, **own) as service:
+        yield service
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 
 from tests.backends.slurm.cluster import Cluster
 from tests.backends.slurm.shims import noting_calls
-from tests.support.fixtures_service import Service, ServiceMaker, _make
+from tests.support.fixtures_service import Service, ServiceMaker, running_service
 from tests.support.reaper import Reaper
 
 SlurmService = Callable[..., Service]
@@ -45,11 +45,9 @@ def slurm_calls(noted_calls: Path) -> Callable[[], Counter[str]]:
 @pytest.fixture(scope="session")
 def slurm_service(reaper: Reaper, slurm_cluster: Cluster, noted_calls: Path) -> Iterator[Service]:
     """One deployment for all tests that break neither it nor the cluster."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", str(noted_calls), prepend=os.pathsep)
-        service = _make(reaper, **settings(slurm_cluster))
-    yield service
-    service.close()
+    environment = {"PATH": f"{noted_calls}:{os.environ['PATH']}"}
+    with running_service(reaper, environment, **settings(slurm_cluster)) as service:
+        yield service
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from ccat_workflow_manager.demo import demo_pipeline, ensure_demo_image
 from ccat_workflow_manager.execution import runtime as runtimes
 from tests.backends.slurm.cluster import Cluster
 from tests.backends.slurm.conftest import settings
-from tests.support.fixtures_service import Service, _make
+from tests.support.fixtures_service import Service, running_service
 from tests.support.reaper import Reaper
 
 pytestmark = [pytest.mark.needs("slurm"), pytest.mark.needs("apptainer")]
@@ -20,9 +20,8 @@ pytestmark = [pytest.mark.needs("slurm"), pytest.mark.needs("apptainer")]
 
 @pytest.fixture(scope="module")
 def contained(reaper: Reaper, slurm_cluster: Cluster) -> Iterator[Service]:
-    service = _make(reaper, **settings(slurm_cluster), CONTAINER_RUNTIME="apptainer")
-    yield service
-    service.close()
+    with running_service(reaper, **settings(slurm_cluster), CONTAINER_RUNTIME="apptainer") as service:
+        yield service
 
 
 @pytest.fixture(scope="module")

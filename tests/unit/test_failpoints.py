@@ -1,4 +1,4 @@
-"""No side effect without a fault point, and no fault point without a line in docs/reliability.md."""
+"""Every side effect has a failpoint, and every failpoint has a line in docs/reliability.md."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 
 from ccat_workflow_manager import failpoints
 from ccat_workflow_manager.errors import BackendUnavailable, ConfigurationError, ServiceUnavailable
-from ccat_workflow_manager.testing.failpoints import Action, Fault, Injected, Plan, parse
 from tests.chaos.points import PACKAGE, called, calls, modules, point_of, points
+from tests.support.armed import Action, Injected, Injection, Plan, parse
 
 PAGE = PACKAGE.parent / "docs" / "reliability.md"
 _HANDLE = PACKAGE / "services" / "backend_handle.py"
@@ -81,7 +81,7 @@ def _is_harmless(call: ast.Call) -> bool:
 
 
 def bare(path: Path, text: str) -> set[str]:
-    """The functions with a side effect and without a point."""
+    """The functions of a module with a side effect and without a point."""
     with_points = {where for where, function in functions(path, text) if any(map(_passes_a_point, calls(function)))}
     return {where for where, _ in effects(path, text)} - with_points - _COVERED_BY_CALLER
 
@@ -92,16 +92,16 @@ def _passes_a_point(call: ast.Call) -> bool:
     return by_caller or point_of(call) is not None
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: path.relative_to(PACKAGE).as_posix())
-def test_every_side_effect_has_a_point(path: Path) -> None:
-    assert bare(path, path.read_text(encoding="utf-8")) == set(), "without a fault point: see failpoints.py"
+def test_every_side_effect_has_a_point() -> None:
+    found = {where for path in modules() for where in bare(path, path.read_text(encoding="utf-8"))}
+    assert found == set(), "put it between points: see failpoints.py"
 
 
 @pytest.mark.parametrize(
     "name",
     ["services/backend_handle.py", "execution/image_cache.py", "doorbell.py", "hpc/batch/store.py"],
 )
-def test_a_side_effect_whose_point_is_taken_away_is_noticed(name: str) -> None:
+def test_a_side_effect_without_its_point_is_noticed(name: str) -> None:
     path = PACKAGE / name
     text = path.read_text(encoding="utf-8")
     without = re.sub(r"\b(around|point|_call)\(", r"gone(", text)
@@ -109,18 +109,20 @@ def test_a_side_effect_whose_point_is_taken_away_is_noticed(name: str) -> None:
     assert bare(path, without) != set()
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "services").glob("*.py")), ids=lambda path: path.name)
-def test_services_call_backends_through_their_handle(path: Path) -> None:
-    assert (path == _HANDLE) == ("HPCBackend" in path.read_text(encoding="utf-8"))
+def test_services_call_backends_through_their_handle() -> None:
+    named = [path for path in (PACKAGE / "services").glob("*.py") if "HPCBackend" in path.read_text(encoding="utf-8")]
+    assert named == [_HANDLE]
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: path.relative_to(PACKAGE).as_posix())
-def test_every_transaction_that_writes_has_a_name(path: Path) -> None:
-    if path.name == "session.py":
-        return
-    for call in calls(ast.parse(path.read_text(encoding="utf-8"))):
-        if called(call) in ("begin", "transact"):
-            assert (point_of(call) or "").startswith("commit."), f"line {call.lineno}: say begin('commit.NAME')"
+def test_every_transaction_that_writes_has_a_name() -> None:
+    unnamed = [
+        f"{path.relative_to(PACKAGE).as_posix()}:{call.lineno}"
+        for path in modules()
+        if path.name != "session.py"
+        for call in calls(ast.parse(path.read_text(encoding="utf-8")))
+        if called(call) in ("begin", "transact") and not (point_of(call) or "").startswith("commit.")
+    ]
+    assert unnamed == [], "give it a name: begin('commit.NAME')"
 
 
 def test_every_point_is_in_the_table_of_the_documentation() -> None:
@@ -142,10 +144,10 @@ def test_nothing_happens_where_nothing_is_armed() -> None:
     assert failpoints.around("backend.submit", lambda: 5) == 5
 
 
-def test_a_plan_is_one_line_for_each_fault() -> None:
+def test_a_plan_has_one_line_per_injection() -> None:
     assert parse("worker backend.submit after crash; * commit.claim before delay nth=2 seconds=0.5") == [
-        Fault("worker", "backend.submit", "after", Action.CRASH),
-        Fault("*", "commit.claim", "before", Action.DELAY, 2, 0.5),
+        Injection("worker", "backend.submit", "after", Action.CRASH),
+        Injection("*", "commit.claim", "before", Action.DELAY, 2, 0.5),
     ]
     for wrong in (
         "worker backend.submit",
@@ -158,7 +160,7 @@ def test_a_plan_is_one_line_for_each_fault() -> None:
 
 
 @pytest.mark.usefixtures("armed")
-def test_each_fault_happens_the_nth_time_in_its_process() -> None:
+def test_an_injection_happens_at_the_nth_passage_in_its_process() -> None:
     failpoints.arm(Plan("worker files.manifest before raise nth=2"))
     failpoints.point("files.manifest")
     failpoints.point("files.manifest")

@@ -1,21 +1,21 @@
-"""Failing on demand: what the environment variable CCAT_WM_FAULTS makes of the points in `failpoints`.
+"""The command line with armed failpoints: `CCAT_WM_FAULTS=PLAN python -m tests.support.armed up`.
 
-Its value is a plan, one fault per line or between semicolons:
+A plan has one injection per line or between semicolons:
 
     worker backend.submit after crash
     manager commit.create before delay nth=2 seconds=1.5
 
-that is: which process (`manager`, `worker`, or `*` for any), which point, `before` or `after`, and what happens
-there the nth time that anybody comes by. In place of a plan `@DIRECTORY` may be given: the plan is then in
-`DIRECTORY/plan` and is read again whenever it changes, and each of its faults happens once in the whole deployment,
-however many processes there are and however often they are started again. `DIRECTORY/fired` tells which have happened.
-The plan `record` makes nothing fail and writes every point that is passed to `DIRECTORY/seen`.
+The words are: the process (`manager`, `worker`, or `*` for any), the failpoint, `before` or `after`, and the action
+of the nth passage. `@DIRECTORY` in place of a plan names a directory: the processes read the plan in `DIRECTORY/plan`
+again whenever it changes, and each injection happens once in the whole deployment, however many processes there are
+and however often they restart. `DIRECTORY/fired` lists the injections that happened. The plan `record` injects nothing;
+the processes write every point that they pass to `DIRECTORY/seen`.
 
-- crash: the process is gone, as if it had been killed
-- raise: an exception that nobody expects
-- delay: nothing happens for a while (longer than a lease, say)
-- twice: what is between `before` and `after` is done twice (only for points around something that can be)
-- timeout: the error that the surroundings give when they do not answer; `after`: they have done it all the same
+- crash: the process ends as if it had been killed
+- raise: an exception of no known class
+- delay: the process waits (longer than a lease, say)
+- twice: what is between `before` and `after` is done twice (only at points around a repeatable action)
+- timeout: the error of a server that does not answer; `after`: the server has done what it was asked
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from __future__ import annotations
 import errno
 import os
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -34,10 +33,12 @@ from typing import TypeVar
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from ccat_workflow_manager import failpoints, shell
+from ccat_workflow_manager.cli import main
 from ccat_workflow_manager.errors import BackendUnavailable, ConfigurationError, ServiceUnavailable
 
 R = TypeVar("R")
 
+_PAUSE = threading.Event()
 VARIABLE = "CCAT_WM_FAULTS"
 ANY = "*"
 AROUND = "around"
@@ -46,7 +47,7 @@ CRASH_EXIT_CODE = 86
 
 
 class Action(StrEnum):
-    """What happens at an armed point."""
+    """What an injection does at its point."""
 
     CRASH = "crash"
     RAISE = "raise"
@@ -56,11 +57,11 @@ class Action(StrEnum):
 
 
 class Injected(Exception):
-    """An exception that nobody expects."""
+    """An exception of no known class."""
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class Injection:
     """One line of a plan."""
 
     process: str
@@ -74,7 +75,7 @@ class Fault:
         return f"{self.process} {self.point} {self.moment} {self.action} nth={self.nth} seconds={self.seconds:g}"
 
     @property
-    def place(self) -> tuple[str, str]:
+    def passage(self) -> tuple[str, str]:
         return self.point, AROUND if self.action is Action.TWICE else self.moment
 
 
@@ -87,35 +88,35 @@ _TIMEOUTS: Mapping[str, Callable[[], Exception]] = {
 }
 
 
-def parse(text: str) -> list[Fault]:
-    """The faults of a plan. Raises ConfigurationError."""
+def parse(text: str) -> list[Injection]:
+    """Parse a plan. Raises ConfigurationError."""
     lines = [line.strip() for part in text.split(";") for line in part.splitlines()]
     return [_parse_line(line) for line in lines if line and line != RECORD]
 
 
-def _parse_line(line: str) -> Fault:
+def _parse_line(line: str) -> Injection:
     try:
         process, point, moment, action, *more = line.split()
         options = dict(option.split("=", 1) for option in more)
         if moment not in (failpoints.BEFORE, failpoints.AFTER) or options.keys() - {"nth", "seconds"}:
             raise ValueError(f"{moment}, {', '.join(options)}")
-        return Fault(
+        return Injection(
             process, point, moment, Action(action), int(options.get("nth", 1)), float(options.get("seconds", 1))
         )
     except ValueError as error:
-        raise ConfigurationError(f"{VARIABLE}: {line!r} is no fault ({error})") from error
+        raise ConfigurationError(f"{VARIABLE}: {line!r} is no injection ({error})") from error
 
 
 class Plan:
-    """The armed faults of one process."""
+    """The injections of one process: what `failpoints.arm` takes."""
 
     def __init__(self, text: str) -> None:
         self._directory = Path(text[1:]) if text.startswith("@") else None
         self._process = ""
         self._stamp: tuple[int, int] | None = None
-        self._faults: dict[tuple[str, str], list[Fault]] = {}
+        self._injections: dict[tuple[str, str], list[Injection]] = {}
         self._recording = False
-        self._passed: Counter[Fault] = Counter()
+        self._passed: Counter[Injection] = Counter()
         self._lock = threading.Lock()
         if self._directory is None:
             self._take(text)
@@ -126,8 +127,8 @@ class Plan:
         self._process = process
 
     def at(self, name: str, moment: str) -> None:
-        if (fault := self._due(name, moment)) is not None:
-            _do(fault)
+        if (injection := self._due(name, moment)) is not None:
+            _do(injection)
 
     def around(self, name: str, action: Callable[[], R]) -> R:
         self.at(name, failpoints.BEFORE)
@@ -140,48 +141,48 @@ class Plan:
     # --- inside ------------------------------------------------------------------------------------------------------
 
     def _take(self, text: str) -> None:
-        self._faults = {}
-        for fault in parse(text):
-            self._faults.setdefault(fault.place, []).append(fault)
+        self._injections = {}
+        for injection in parse(text):
+            self._injections.setdefault(injection.passage, []).append(injection)
         self._recording = RECORD in text.split()
 
-    def _due(self, name: str, moment: str) -> Fault | None:
+    def _due(self, name: str, moment: str) -> Injection | None:
         with self._lock:
             if self._directory is not None:
                 self._look(self._directory)
                 if self._recording:
                     _append(self._directory / "seen", f"{self._process} {name} {moment}\n")
-            for fault in self._faults.get((name, moment), ()):
-                if fault.process in (ANY, self._process) and self._count(fault):
-                    return fault
+            for injection in self._injections.get((name, moment), ()):
+                if injection.process in (ANY, self._process) and self._count(injection):
+                    return injection
         return None
 
     def _look(self, directory: Path) -> None:
-        """Read the plan if it is another one than before."""
+        """Read the plan if it has changed."""
         try:
             found = os.stat(directory / "plan")
         except FileNotFoundError:
-            self._stamp, self._faults, self._recording = None, {}, False
+            self._stamp, self._injections, self._recording = None, {}, False
             return
         stamp = (found.st_ino, found.st_mtime_ns)
         if stamp != self._stamp:
             self._take((directory / "plan").read_text(encoding="utf-8"))
             self._stamp = stamp
 
-    def _count(self, fault: Fault) -> bool:
-        """Whether this is the nth time."""
+    def _count(self, injection: Injection) -> bool:
+        """Count this passage. Returns whether it is the nth."""
         if self._directory is None:
-            self._passed[fault] += 1
-            return self._passed[fault] == fault.nth
-        hits = self._directory / f"hits {fault.process} {fault.point} {fault.moment} {fault.action} {fault.nth}"
-        if _append(hits, ".") != fault.nth:
+            self._passed[injection] += 1
+            return self._passed[injection] == injection.nth
+        hits = self._directory / f"hits {injection}"
+        if _append(hits, ".") != injection.nth:
             return False
-        _append(self._directory / "fired", f"{fault}\n")
+        _append(self._directory / "fired", f"{injection}\n")
         return True
 
 
 def _append(path: Path, text: str) -> int:
-    """Add to a file that several processes add to: how long it was right after that."""
+    """Append to a file that several processes append to. Returns its length right after that."""
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         os.write(descriptor, text.encode())
@@ -190,22 +191,27 @@ def _append(path: Path, text: str) -> int:
         os.close(descriptor)
 
 
-def _do(fault: Fault) -> None:
-    match fault.action:
+def _do(injection: Injection) -> None:
+    match injection.action:
         case Action.CRASH:
             os._exit(CRASH_EXIT_CODE)
         case Action.RAISE:
-            raise Injected(str(fault))
+            raise Injected(str(injection))
         case Action.DELAY:
-            time.sleep(fault.seconds)
+            _PAUSE.wait(injection.seconds)
         case Action.TIMEOUT:
-            raise _TIMEOUTS[fault.point.partition(".")[0]]()
+            raise _TIMEOUTS[injection.point.partition(".")[0]]()
         case Action.TWICE:
             pass
 
 
 def arm_from_environment() -> None:
-    """Arm the points of this process, if the environment says so."""
+    """Arm the points of this process with the plan in the environment. The children that it forks inherit them."""
     text = os.environ.get(VARIABLE)
     if text:
         failpoints.arm(Plan(text))
+
+
+if __name__ == "__main__":
+    arm_from_environment()
+    main()
