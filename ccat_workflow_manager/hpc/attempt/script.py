@@ -154,7 +154,8 @@ done </proc/self/cgroup"""
 
 
 def _alone(quoted: _Quoted, memory: str) -> str:
-    # A scheduler that signals this script alone means its command, so the signal is passed on.
+    # A scheduler that signals this script alone means its command, so the signal is passed on. The trap is set before
+    # the command starts: a signal in between would end the script without a record.
     return f"""\
 #!/bin/sh
 # Written by ccat-workflow-manager for one attempt: runs its command and leaves the exit record.
@@ -166,9 +167,11 @@ exec {quoted.streams}
 status=126
 cd -- {quoted.cwd} && {{
 {_HUSH}
+asked= child=
+trap 'asked=1; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null' HUP INT TERM
 {quoted.run} {_LOUD} &
 child=$!
-trap 'asked=1; kill -TERM "$child" 2>/dev/null' HUP INT TERM
+[ -z "$asked" ] || kill -TERM "$child" 2>/dev/null
 while asked=; do
   wait "$child"
   status=$?
