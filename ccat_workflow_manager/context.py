@@ -194,7 +194,7 @@ class Context:
     def _runs_images(self, name: str) -> bool:
         """Whether the backend starts containers itself. False if it cannot be set up now."""
         try:
-            return self.backend(name).runs_images
+            return self.backend_handle(name).runs_images
         except BackendError:
             return False
 

@@ -15,7 +15,7 @@ from ccat_workflow_manager.lifecycle.breaker import OFF, BreakerPolicy
 _WITHDRAWN_AT_ONCE = 1000
 
 
-def withdraw_queued(database: Database, doorbell: Doorbell) -> int:
+def requeue_waiting(database: Database, doorbell: Doorbell) -> int:
     """Cancel the jobs that are still queued at a backend and whose breaker is open. Returns how many.
 
     Their step runs return to PENDING when the jobs have ended. Running jobs go on: they may succeed.
@@ -55,7 +55,7 @@ class Breakers:
 
         Withdraw jobs that were launched while their breaker opened.
         """
-        withdraw_queued(self._database, self._doorbell)
+        requeue_waiting(self._database, self._doorbell)
         with self._database.read() as unit:
             old = BreakerStore(unit, self._policy).old()
         if not old:

@@ -17,7 +17,7 @@ from ccat_workflow_manager.lifecycle.models import Lease, RetryPolicy, Transitio
 from ccat_workflow_manager.lifecycle.states import Event
 from ccat_workflow_manager.lifecycle.verdict import Verdict, judge
 from ccat_workflow_manager.services.backend_handle import BackendHandle
-from ccat_workflow_manager.services.breakers import withdraw_queued
+from ccat_workflow_manager.services.breakers import requeue_waiting
 from ccat_workflow_manager.services.collect import Collector
 from ccat_workflow_manager.services.worker_context import WorkerContext
 
@@ -135,7 +135,7 @@ class StatusUpdater:
                 log.debug("verdict on %s/%s not recorded: %s", item.step, item.key, refused[item.step_run_id])
         result.backend.cleanup_many(_ended_without_results(result))
         if result.applied.breaker_opened:
-            withdraw_queued(self._context.database, self._context.doorbell)
+            requeue_waiting(self._context.database, self._context.doorbell)
         # A job that a breaker was about to withdraw and that has succeeded before counts like any other.
         mine = [
             replace(item, cancel_requested=item.cancel_requested and not item.withdrawn)

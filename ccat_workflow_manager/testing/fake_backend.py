@@ -30,12 +30,16 @@ class FakeBackend(BulkBackend):
     jobs: dict[str, FakeJob] = field(default_factory=dict)
     submit_error: BackendError | None = None
     status_error: BackendError | None = None
+    find_error: Exception | None = None
+    cancel_error: Exception | None = None
     accept_then_fail: BackendError | None = None
     """Accept the job and answer with this error all the same, like a scheduler whose answer times out."""
     stubborn: bool = False
     """Do not stop jobs on `cancel`."""
     status_calls: int = 0
+    find_calls: int = 0
     cancelled: list[str] = field(default_factory=list)
+    cleaned: list[str] = field(default_factory=list)
     _numbers: Iterator[int] = field(default_factory=lambda: count(1))
     """Ids are never reused, not even after `drop`."""
 
@@ -68,6 +72,8 @@ class FakeBackend(BulkBackend):
         return {job_id: self.jobs[job_id].info if job_id in self.jobs else UNKNOWN for job_id in job_ids}
 
     def cancel(self, job_id: str) -> None:
+        if self.cancel_error is not None:
+            raise self.cancel_error
         self.cancelled.append(job_id)
         job = self.jobs.get(job_id)
         if job is not None and not self.stubborn and not job.info.finished:
@@ -76,7 +82,13 @@ class FakeBackend(BulkBackend):
     def get_logs(self, job_id: str) -> str:
         return ""
 
+    def cleanup(self, job_id: str) -> None:
+        self.cleaned.append(job_id)
+
     def find(self, job_name: str) -> str | None:
+        self.find_calls += 1
+        if self.find_error is not None:
+            raise self.find_error
         return next((job_id for job_id, job in self.jobs.items() if job.request.job_name == job_name), None)
 
     def list_jobs(self) -> list[JobSeen]:

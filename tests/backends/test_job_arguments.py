@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import pytest
 
 from ccat_workflow_manager.errors import BackendError, BackendRejected
-from ccat_workflow_manager.hpc.base import JobRequest
+from ccat_workflow_manager.hpc.base import HPCBackend, JobRequest
+from ccat_workflow_manager.hpc.noop import NoopBackend
 from ccat_workflow_manager.lifecycle.models import Resources
 
 GIVEN: dict[str, Any] = {
@@ -93,3 +95,13 @@ def test_what_means_nothing_is_refused(different: dict[str, Any], complaint: str
         request(**different)
     assert isinstance(refused.value, BackendError)
     assert complaint in refused.value.message
+
+
+def test_submit_takes_exactly_the_arguments_of_the_interface() -> None:
+    backend = NoopBackend()
+    assert inspect.signature(NoopBackend.submit) == inspect.signature(HPCBackend.submit)
+    for wrong in ({"cpus": 4}, {"priority": 1}):
+        with pytest.raises(TypeError, match=next(iter(wrong))):
+            backend.submit(**GIVEN, **wrong)
+    with pytest.raises(TypeError, match="job_name"):
+        backend.submit(**{name: value for name, value in GIVEN.items() if name != "job_name"})

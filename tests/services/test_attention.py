@@ -1,10 +1,11 @@
-"""What only a person can help on is listed: cancels that nobody confirms, held steps, jobs that do not stop."""
+"""The list of what needs an operator: unconfirmed cancels, step runs of an open breaker, orphans that do not stop."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -14,72 +15,70 @@ from ccat_workflow_manager.db.views.attention import attention_count, attention_
 from ccat_workflow_manager.db.views.fleet import backend_states
 from ccat_workflow_manager.errors import BackendUnavailable
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
-from ccat_workflow_manager.services.run_request import RunRequest
 from ccat_workflow_manager.testing.fake_backend import FakeBackend
-from tests.services.test_cancel import SPEC, Noting, start
 from tests.support.fixtures_store import ContextMaker
+from tests.support.step_runs import cancel_wanted, launch, poll, row, start
 
 
 @pytest.fixture
-def backend() -> Noting:
-    return Noting()
+def context(make_context: ContextMaker) -> Context:
+    return make_context("noop", CANCEL_CONFIRM_SECONDS=0.01, BREAKER_FAILURES=2, BREAKER_PROBE_MINUTES=0)
 
 
-@pytest.fixture
-def context(make_context: ContextMaker, backend: Noting) -> Context:
-    context = make_context("noop", CANCEL_CONFIRM_SECONDS=0.01, BREAKER_FAILURES=2, BREAKER_PROBE_MINUTES=0)
-    context._backends["noop"] = backend
-    return context
+def start_job(context: Context) -> list[UUID]:
+    run_ids = start(context)
+    assert launch(context) == 1
+    return run_ids
 
 
 def listed(context: Context) -> list[tuple[Any, str]]:
     with context.database.read() as unit:
-        found = [json.loads(row.json) for row in attention_page(unit, None, 100)]
+        found = [json.loads(each.json) for each in attention_page(unit, None, 100)]
         assert attention_count(unit) == len(found)
     return [(each["job_id"], each["text"]) for each in found]
 
 
-def test_a_cancel_that_nobody_confirms_for_long(context: Context, backend: Noting) -> None:
+def test_a_cancel_that_is_not_confirmed_for_long(context: Context, backend: FakeBackend) -> None:
     backend.stubborn = True
-    context.requests.cancel(start(context), actor="anna")
-    context.canceller.cancel_wanted("noop")
+    context.requests.cancel(start_job(context), actor="anna")
+    cancel_wanted(context)
     assert listed(context) == []
     with context.database.begin() as unit:
         unit.execute("UPDATE step_runs SET cancel_requested_at = now() - interval '25 minutes'")
-    assert listed(context) == [
-        ("fake-1", "its cancel has not been confirmed for 25 min: asked noop to stop the job; not confirmed yet")
-    ]
-    told = checks.attention(context.database)
-    assert told.ok is None
-    assert "job fake-1: its cancel has not been confirmed" in told.message
+    [(job_id, text)] = listed(context)
+    assert job_id == "fake-1"
+    assert "25 min" in text
+    check = checks.attention(context.database)
+    assert check.ok is None
+    assert text in check.message
 
 
-def test_what_only_a_person_releases(context: Context, backend: FakeBackend) -> None:
-    context.submitter.submit_bulk([RunRequest(spec=SPEC)] * 4, actor="test")
+def test_a_breaker_that_only_an_operator_releases(context: Context, backend: FakeBackend) -> None:
+    start(context, count=4)
     for number in (1, 2):
         context.launcher.launch("noop", 1)
         backend.set_state(f"fake-{number}", HPCJobInfo(JobStatus.FAILED, 3))
-        context.poller.poll_all("noop")
+        poll(context)
     assert context.launcher.launch("noop", 10) == 0
     found = listed(context)
     assert [job_id for job_id, _ in found] == [None, None]
-    assert all("failed the same way" in text and "ccat-wm breakers release" in text for _, text in found)
+    assert all("ccat-wm breakers release" in text for _, text in found)
     assert "job None" not in checks.attention(context.database).message
-    # With a try in sight it waits for that.
+    # Before a scheduled probe nothing is listed.
     with context.database.begin() as unit:
         unit.execute("UPDATE breakers SET probe_at = now() + interval '1 minute'")
     assert listed(context) == []
 
 
-# --- jobs that do not stop --------------------------------------------------------------------------------------------
+# --- orphans that do not stop -----------------------------------------------------------------------------------------
 
 
-def leave_a_stray(context: Context, backend: Noting) -> None:
-    start(context)
+def leave_orphan(context: Context, backend: FakeBackend) -> None:
+    start_job(context)
     backend.set_state("fake-1", HPCJobInfo(JobStatus.COMPLETED, 0))
-    context.poller.poll_all("noop")
+    poll(context)
     backend.set_state("fake-1", HPCJobInfo(JobStatus.RUNNING))
-    backend.forgotten.clear()
+    backend.cleaned.clear()
 
 
 def reap(context: Context) -> int:
@@ -89,41 +88,37 @@ def reap(context: Context) -> int:
     return context.reaper.reap("noop")
 
 
-def problem(context: Context) -> str | None:
+def reap_problem(context: Context) -> str | None:
     with context.database.read() as unit:
         return backend_states(unit)["noop"].reap_problem
 
 
 def warnings(context: Context) -> Any:
-    with context.database.read() as unit:
-        return unit.execute("SELECT warnings FROM attempts").scalar()
+    return row(context, table="attempts").warnings
 
 
-def test_a_stray_that_cannot_be_stopped(context: Context, backend: Noting) -> None:
-    leave_a_stray(context, backend)
+def test_an_orphan_that_cannot_be_stopped(context: Context, backend: FakeBackend) -> None:
+    leave_orphan(context, backend)
     backend.cancel_error = BackendUnavailable("slurmctld does not answer")
     assert reap(context) == 1
-    words = "1 jobs of attempts that are over could not be stopped: slurmctld does not answer"
-    assert problem(context) == words
-    assert listed(context) == [
-        (
-            "fake-1",
-            f"the job fake-1 of its attempt 1 does not stop, though that attempt is over: stop it at noop; {words}",
-        )
-    ]
-    told = checks.orphan_jobs(context.database)
-    assert (told.ok, words in told.message) == (None, True)
-    assert warnings(context) == [
-        "the job fake-1 was still there after this attempt was over, and could not be stopped at once"
-    ]
+    problem = str(reap_problem(context))
+    assert "slurmctld does not answer" in problem
+    [(job_id, text)] = listed(context)
+    assert job_id == "fake-1"
+    assert problem in text
+    check = checks.orphan_jobs(context.database)
+    assert check.ok is None
+    assert problem in check.message
+    [warning] = warnings(context)
+    assert "fake-1" in warning
     backend.cancel_error = None
     assert [reap(context), reap(context)] == [1, 0]
-    assert (problem(context), listed(context)) == (None, [])
+    assert (reap_problem(context), listed(context)) == (None, [])
     assert len(warnings(context)) == 2
 
 
-def test_a_stray_that_does_not_obey(context: Context, backend: Noting) -> None:
-    leave_a_stray(context, backend)
+def test_an_orphan_that_does_not_stop(context: Context, backend: FakeBackend) -> None:
+    leave_orphan(context, backend)
     backend.stubborn = True
     reap(context)
     assert listed(context) == []
@@ -131,34 +126,33 @@ def test_a_stray_that_does_not_obey(context: Context, backend: Noting) -> None:
     assert [job_id for job_id, _ in listed(context)] == ["fake-1"]
 
 
-def test_a_stray_that_has_stopped_is_forgotten_by_its_backend(
-    context: Context, backend: Noting, make_context: ContextMaker
+def test_an_orphan_that_has_stopped_is_cleaned_up(
+    context: Context, backend: FakeBackend, make_context: ContextMaker
 ) -> None:
-    leave_a_stray(context, backend)
+    leave_orphan(context, backend)
     reap(context)
-    assert backend.forgotten == []
+    assert backend.cleaned == []
     other = make_context("noop")
-    other._backends["noop"] = backend
+    other.use_backend("noop", backend)
     reap(other)
-    assert backend.forgotten == ["fake-1"]
+    assert backend.cleaned == ["fake-1"]
     reap(context)
-    assert backend.forgotten == ["fake-1"]
+    assert backend.cleaned == ["fake-1"]
 
 
 @pytest.mark.parametrize("error", [BackendUnavailable("squeue: timed out"), RuntimeError("squeue: a bug")])
-def test_a_search_that_fails_is_told(
-    context: Context, backend: Noting, monkeypatch: pytest.MonkeyPatch, error: Exception
+def test_a_failed_search_is_reported(
+    context: Context, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def broken() -> Sequence[Any]:
         raise error
 
-    start(context)
+    start_job(context)
     with monkeypatch.context() as patch:
         patch.setattr(backend, "list_jobs", broken)
         assert reap(context) == 0
-    told = checks.orphan_jobs(context.database)
-    assert told.ok is None
-    assert "its jobs cannot be listed" in told.message
-    assert str(error.args[0]) in told.message
+    check = checks.orphan_jobs(context.database)
+    assert check.ok is None
+    assert str(error.args[0]) in check.message
     reap(context)
-    assert problem(context) is None
+    assert reap_problem(context) is None

@@ -1,7 +1,8 @@
-"""What becomes of jobs that are at a backend already when the breaker of their step opens."""
+"""Jobs that are already at their backend when the circuit breaker of their step opens."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -14,11 +15,11 @@ from ccat_workflow_manager.db.reading import live_items_by_job
 from ccat_workflow_manager.errors import NotFound, ServiceUnavailable
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
-from ccat_workflow_manager.services.run_request import RunRequest
 from ccat_workflow_manager.testing.fake_backend import FakeBackend
 from tests.support.armed import Injected, Plan
 from tests.support.fixtures_store import ContextMaker
 from tests.support.invariants import while_working
+from tests.support.step_runs import cancel_wanted, launch, poll, rows, start
 
 SPEC: dict[str, Any] = {
     "name": "fan",
@@ -32,165 +33,152 @@ def context(make_context: ContextMaker) -> Context:
     return make_context("noop", BREAKER_FAILURES=3, CANCEL_CONFIRM_SECONDS=0.001)
 
 
-@pytest.fixture
-def fake(context: Context) -> FakeBackend:
-    backend = FakeBackend()
-    context._backends["noop"] = backend
-    return backend
-
-
-def start(context: Context, fake: FakeBackend, failing: int = 3) -> None:
-    """Ten jobs are at the backend, so many of them fail, and the fifth runs."""
-    context.submitter.submit(RunRequest(spec=SPEC), actor="test")
-    assert context.launcher.launch("noop", 10) == 10
-    fake.set_state("fake-5", HPCJobInfo(JobStatus.RUNNING))
-    context.poller.poll_all("noop")
+def start_ten(context: Context, backend: FakeBackend, failing: int = 3) -> None:
+    """Launch ten jobs, of which the fifth runs and the first `failing` fail."""
+    start(context, SPEC)
+    assert launch(context) == 10
+    backend.set_state("fake-5", HPCJobInfo(JobStatus.RUNNING))
+    poll(context)
     for number in range(1, failing + 1):
-        fake.set_state(f"fake-{number}", FAILED)
-    context.poller.poll_all("noop")
-
-
-def step_runs(context: Context, columns: str = "status") -> list[Any]:
-    with context.database.read() as unit:
-        return list(unit.execute(f"SELECT {columns} FROM step_runs ORDER BY id").all())
+        backend.set_state(f"fake-{number}", FAILED)
+    poll(context)
 
 
 def statuses(context: Context) -> dict[str, int]:
-    found = [row[0] for row in step_runs(context)]
-    return {status: found.count(status) for status in sorted(set(found))}
+    return dict(Counter(each.status for each in rows(context)))
 
 
-def test_what_waits_at_the_backend_is_withdrawn_and_what_runs_goes_on(context: Context, fake: FakeBackend) -> None:
-    start(context, fake)
-    context.canceller.cancel_wanted("noop")
+def test_queued_jobs_are_withdrawn_and_running_ones_go_on(context: Context, backend: FakeBackend) -> None:
+    start_ten(context, backend)
+    cancel_wanted(context)
     assert statuses(context) == {"FAILED": 3, "PENDING": 6, "RUNNING": 1}
-    assert sorted(fake.cancelled) == ["fake-10", "fake-4", "fake-6", "fake-7", "fake-8", "fake-9"]
+    assert sorted(backend.cancelled) == ["fake-10", "fake-4", "fake-6", "fake-7", "fake-8", "fake-9"]
     assert context.launcher.launch("noop", 10) == 0
-    assert {row[0] for row in step_runs(context, "withdrawn OR cancel_requested_at IS NOT NULL")} == {False}
-    # What is running succeeds, and everything goes on, in another attempt, of which it has as many as before.
-    fake.set_state("fake-5", HPCJobInfo(JobStatus.COMPLETED, 0))
-    context.poller.poll_all("noop")
+    assert {row[0] for row in rows(context, "withdrawn OR cancel_requested_at IS NOT NULL")} == {False}
+    # The running job succeeds, and the others go on in a new attempt, without losing one.
+    backend.set_state("fake-5", HPCJobInfo(JobStatus.COMPLETED, 0))
+    poll(context)
     assert context.launcher.launch("noop", 10) == 6
-    assert {tuple(row) for row in step_runs(context, "attempt, max_attempts") if row[0] == 2} == {(2, 3)}
+    assert {tuple(row) for row in rows(context, "attempt, max_attempts") if row[0] == 2} == {(2, 3)}
     with context.database.read() as unit:
         texts = unit.execute("SELECT DISTINCT reason, reason_text FROM attempts WHERE reason = 'cancelled'").all()
-    assert list(map(tuple, texts)) == [("cancelled", "its job was withdrawn, because the others of its step fail")]
+    [(_, text)] = texts
+    assert "its step" in text
 
 
-def test_a_cancel_of_a_person_wins(context: Context, fake: FakeBackend) -> None:
-    start(context, fake)
-    run_id = step_runs(context, "run_id")[0][0]
+def test_a_cancel_request_wins_over_the_withdrawal(context: Context, backend: FakeBackend) -> None:
+    start_ten(context, backend)
+    run_id = rows(context, "run_id")[0][0]
     context.requests.cancel([run_id], actor="operator")
-    context.canceller.cancel_wanted("noop")
+    cancel_wanted(context)
     assert statuses(context) == {"CANCELLED": 7, "FAILED": 3}
 
 
-def test_a_job_that_succeeds_before_it_is_withdrawn_has_succeeded(context: Context, fake: FakeBackend) -> None:
-    start(context, fake)
-    fake.set_state("fake-7", HPCJobInfo(JobStatus.COMPLETED, 0))
-    context.poller.poll_all("noop")
+def test_a_job_that_completes_before_its_withdrawal_is_completed(context: Context, backend: FakeBackend) -> None:
+    start_ten(context, backend)
+    backend.set_state("fake-7", HPCJobInfo(JobStatus.COMPLETED, 0))
+    poll(context)
     assert statuses(context)["COMPLETED"] == 1
-    context.canceller.cancel_wanted("noop")
+    cancel_wanted(context)
     assert statuses(context) == {"COMPLETED": 1, "FAILED": 3, "PENDING": 5, "RUNNING": 1}
     with context.database.read() as unit:
         assert unit.execute("SELECT count(*) FROM breakers").scalar() == 0
 
 
 @pytest.mark.parametrize("info", [HPCJobInfo(JobStatus.CANCELLED), HPCJobInfo(JobStatus.FAILED, exit_code=143)])
-def test_a_withdrawal_that_the_follower_has_not_read_is_heeded(
+def test_a_job_withdrawn_during_a_poll_is_pending_again(
     make_context: ContextMaker,
     context: Context,
-    fake: FakeBackend,
+    backend: FakeBackend,
     monkeypatch: pytest.MonkeyPatch,
     info: HPCJobInfo,
 ) -> None:
-    """Another worker opens the breaker and withdraws the job between the look at the row and the backend's answer."""
+    """Another worker opens the breaker after the poller has read its step runs."""
     other = make_context("noop", BREAKER_FAILURES=3)
-    other._backends["noop"] = fake
-    start(context, fake, failing=2)
-    answer, todo = fake.get_statuses, [1]
+    other.use_backend("noop", backend)
+    start_ten(context, backend, failing=2)
+    get_statuses, interruptions = backend.get_statuses, [1]
 
     def interrupted(job_ids: Sequence[str]) -> dict[str, HPCJobInfo]:
-        if todo:
-            todo.pop()
-            fake.set_state("fake-3", FAILED)
+        if interruptions:
+            interruptions.pop()
+            backend.set_state("fake-3", FAILED)
             with other.database.read() as unit:
                 items = live_items_by_job(unit, "noop", ["fake-3"])
             other.status_updater.update(other.backend_handle("noop"), items)
-            assert step_runs(context, "withdrawn")[6][0]
-            fake.set_state("fake-7", info)
-        return answer(job_ids)
+            assert rows(context, "withdrawn")[6][0]
+            backend.set_state("fake-7", info)
+        return get_statuses(job_ids)
 
-    monkeypatch.setattr(fake, "get_statuses", interrupted)
-    context.poller.poll_all("noop")
-    assert tuple(step_runs(context, "status, withdrawn, attempt, max_attempts")[6]) == ("PENDING", False, 1, 3)
+    monkeypatch.setattr(backend, "get_statuses", interrupted)
+    poll(context)
+    assert tuple(rows(context, "status, withdrawn, attempt, max_attempts")[6]) == ("PENDING", False, 1, 3)
     assert statuses(context) == {"FAILED": 3, "PENDING": 1, "RUNNING": 1, "SUBMITTED": 5}
     with context.database.read() as unit:
         assert list(while_working(unit)) == []
 
 
-def test_what_slips_through_is_withdrawn_by_the_sweep(context: Context, fake: FakeBackend) -> None:
-    start(context, fake)
-    context.canceller.cancel_wanted("noop")
+def test_the_sweep_withdraws_jobs_launched_while_the_breaker_opened(context: Context, backend: FakeBackend) -> None:
+    start_ten(context, backend)
+    cancel_wanted(context)
     with context.database.begin() as unit:
-        # As if its launch had been recorded a moment after the breaker has opened.
+        # As if its launch had been recorded just after the breaker had opened.
         unit.execute(
             "UPDATE step_runs SET status = 'SUBMITTED', job_id = 'fake-8', claims = 1"
             " WHERE id = (SELECT step_run_id FROM attempts WHERE job_id = 'fake-8')"
         )
         unit.execute("UPDATE runs SET n_pending = n_pending - 1, n_submitted = n_submitted + 1")
     context.breakers.sweep()
-    context.canceller.cancel_wanted("noop")
+    cancel_wanted(context)
     assert statuses(context) == {"FAILED": 3, "PENDING": 6, "RUNNING": 1}
 
 
-def test_the_probe_is_not_withdrawn(context: Context, fake: FakeBackend) -> None:
-    start(context, fake)
-    context.canceller.cancel_wanted("noop")
+def test_the_probe_is_not_withdrawn(context: Context, backend: FakeBackend) -> None:
+    start_ten(context, backend)
+    cancel_wanted(context)
     with context.database.begin() as unit:
         unit.execute("UPDATE breakers SET probe_at = now()")
     assert context.launcher.launch("noop", 10) == 1
     context.breakers.sweep()
-    context.canceller.cancel_wanted("noop")
+    cancel_wanted(context)
     assert statuses(context) == {"FAILED": 3, "PENDING": 5, "RUNNING": 1, "SUBMITTED": 1}
 
 
-def test_failures_of_the_site_hold_back_nobody(context: Context, fake: FakeBackend) -> None:
-    context.submitter.submit(RunRequest(spec=SPEC), actor="test")
-    context.launcher.launch("noop", 10)
+def test_node_failures_open_no_breaker(context: Context, backend: FakeBackend) -> None:
+    start(context, SPEC)
+    launch(context)
     for number in range(1, 6):
-        fake.set_state(f"fake-{number}", HPCJobInfo(JobStatus.FAILED, reason=FailureReason.NODE_FAILURE))
-    context.poller.poll_all("noop")
+        backend.set_state(f"fake-{number}", HPCJobInfo(JobStatus.FAILED, reason=FailureReason.NODE_FAILURE))
+    poll(context)
     context.breakers.sweep()
-    context.canceller.cancel_wanted("noop")
+    cancel_wanted(context)
     assert statuses(context) == {"PENDING": 5, "SUBMITTED": 5}
-    assert fake.cancelled == []
+    assert backend.cancelled == []
 
 
+@pytest.mark.usefixtures("disarmed")
 @pytest.mark.parametrize("point", ["commit.withdraw", "commit.breaker-release", "commit.breakers-swept"])
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("action", ["raise", "timeout"])
-def test_whoever_breaks_off_leaves_nothing_half_done(
-    make_context: ContextMaker, context: Context, fake: FakeBackend, point: str, moment: str, action: str
+def test_an_interrupted_breaker_leaves_no_half_done_work(
+    make_context: ContextMaker, context: Context, backend: FakeBackend, point: str, moment: str, action: str
 ) -> None:
     off = make_context("noop", BREAKER_FAILURES=0)
     failpoints.arm(Plan(f"* {point} {moment} {action}"))
-    try:
-        for work in (
-            lambda: start(context, fake),
-            lambda: context.poller.poll_all("noop"),
-            context.breakers.sweep,
-            lambda: context.breakers.release(step_runs(context, "circuit")[0][0], actor="operator"),
-            off.breakers.sweep,
-        ):
-            with suppress(Injected, ServiceUnavailable, NotFound):
-                work()
-    finally:
-        failpoints.arm(None)
+    for work in (
+        lambda: start_ten(context, backend),
+        lambda: poll(context),
+        context.breakers.sweep,
+        lambda: context.breakers.release(rows(context, "circuit")[0][0], actor="operator"),
+        off.breakers.sweep,
+    ):
+        with suppress(Injected, ServiceUnavailable, NotFound):
+            work()
+    failpoints.arm(None)
     off.breakers.sweep()
     for _ in range(2):
-        context.poller.poll_all("noop")
-        context.canceller.cancel_wanted("noop")
+        poll(context)
+        cancel_wanted(context)
     context.launcher.launch("noop", 10)
     found = statuses(context)
     assert found.keys() <= {"FAILED", "RUNNING", "SUBMITTED"}

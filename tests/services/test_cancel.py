@@ -1,62 +1,35 @@
-"""Cancelling many: what cannot be stopped or told of keeps nothing else from being stopped."""
+"""Cancelling: CANCELLED is recorded when the job has ended, and no job keeps another one from being stopped."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import re
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 import pytest
 
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.errors import BackendError, BackendUnavailable, JobDeferred
+from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
 from ccat_workflow_manager.services import cancel
-from ccat_workflow_manager.services.run_request import RunRequest
+from ccat_workflow_manager.services.cancel import Canceller
 from ccat_workflow_manager.testing.fake_backend import FakeBackend
 from tests.support.fixtures_store import ContextMaker
+from tests.support.invariants import while_working
+from tests.support.step_runs import backend_problem, cancel_wanted, poll, retry_backend, row, rows, start
 
-SPEC: dict[str, Any] = {"name": "one", "steps": [{"name": "only", "command": ["a"], "retry": {"backoff_seconds": 0}}]}
-
-
-class Noting(FakeBackend):
-    """Finds jobs as it is told to, and remembers what it was to forget."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.find_error: Exception | None = None
-        self.finds = 0
-        self.cancel_error: Exception | None = None
-        self.forgotten: list[str] = []
-
-    def find(self, job_name: str) -> str | None:
-        self.finds += 1
-        if self.find_error is not None:
-            raise self.find_error
-        return super().find(job_name)
-
-    def cancel_many(self, job_ids: Sequence[str]) -> None:
-        if self.cancel_error is not None:
-            raise self.cancel_error
-        super().cancel_many(job_ids)
-
-    def cleanup(self, job_id: str) -> None:
-        self.forgotten.append(job_id)
+RUNNING = HPCJobInfo(JobStatus.RUNNING)
+NOT_CONFIRMED = "not confirmed"
 
 
 class Clock:
-    """The time as a test says it is."""
+    """A clock that the test sets."""
 
-    def __init__(self) -> None:
-        self.now = 0.0
+    now = 0.0
 
     def __call__(self) -> float:
         return self.now
-
-
-@pytest.fixture
-def backend() -> Noting:
-    return Noting()
 
 
 @pytest.fixture
@@ -65,195 +38,293 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def context(make_context: ContextMaker, backend: Noting, clock: Clock) -> Context:
+def context(make_context: ContextMaker, clock: Clock) -> Context:
     context = make_context("noop", CANCEL_CONFIRM_SECONDS=0.01)
-    context._backends["noop"] = backend
-    context.canceller._clock = clock
+    context.canceller = Canceller(context.worker_context, clock=clock)
     return context
 
 
-def start(context: Context, count: int = 1) -> list[UUID]:
-    runs, _ = context.submitter.submit_bulk([RunRequest(spec=SPEC)] * count, actor="test")
-    with context.database.begin() as unit:
-        unit.execute("UPDATE backends SET retry_at = now()")
+def start_jobs(context: Context, count: int = 1) -> list[UUID]:
+    run_ids = start(context, count=count)
+    retry_backend(context)
     context.launcher.launch("noop", count)
-    return runs
+    return run_ids
 
 
-def start_unsettled(context: Context, backend: Noting) -> list[UUID]:
-    """A job that the backend may have taken: the answer was lost."""
+def start_with_lost_answer(context: Context, backend: FakeBackend) -> list[UUID]:
     backend.accept_then_fail = BackendUnavailable("the answer was lost")
-    runs = start(context)
+    run_ids = start_jobs(context)
     backend.accept_then_fail = None
-    return runs
+    return run_ids
 
 
-def rows(context: Context, columns: str = "status, waiting_for") -> list[Any]:
-    with context.database.read() as unit:
-        return list(unit.execute(f"SELECT {columns} FROM step_runs ORDER BY id").all())
+def test_cancelled_is_recorded_when_the_job_has_ended(context: Context, backend: FakeBackend, clock: Clock) -> None:
+    run_ids = start_jobs(context)
+    backend.stubborn = True
+    context.requests.cancel(run_ids, actor="anna")
+    cancel_wanted(context)
+    found = row(context)
+    assert found.status == "SUBMITTED"
+    assert NOT_CONFIRMED in found.waiting_for
+    backend.stubborn = False
+    clock.now = 10.0
+    cancel_wanted(context)
+    assert row(context).status == "CANCELLED"
+    assert set(backend.cancelled) == {"fake-1"}
 
 
-def problem(context: Context) -> Any:
-    with context.database.read() as unit:
-        return unit.execute("SELECT problem FROM backends").scalar()
+def test_a_job_that_fails_while_it_is_cancelled_is_cancelled(context: Context, backend: FakeBackend) -> None:
+    run_ids = start_jobs(context)
+    context.requests.cancel(run_ids, actor="anna")
+    backend.set_state("fake-1", HPCJobInfo(JobStatus.FAILED, exit_code=143, signal=15))
+    poll(context)
+    found = row(context)
+    assert (found.status, found.attempt) == ("CANCELLED", 1)
 
 
-# --- one that cannot be told ------------------------------------------------------------------------------------------
+def test_a_job_that_completed_before_the_cancel_is_completed(context: Context, backend: FakeBackend) -> None:
+    run_ids = start_jobs(context)
+    context.requests.cancel(run_ids, actor="anna")
+    backend.set_state("fake-1", HPCJobInfo(JobStatus.COMPLETED, 0))
+    cancel_wanted(context)
+    poll(context)
+    assert row(context).status == "COMPLETED"
 
 
-def test_one_submission_that_is_not_settled_keeps_no_other_from_being_stopped(
-    context: Context, backend: Noting
+def test_a_job_that_was_never_recorded_is_found_and_stopped(context: Context, backend: FakeBackend) -> None:
+    run_ids = start_with_lost_answer(context, backend)
+    context.requests.cancel(run_ids, actor="anna")
+    assert row(context).status == "PENDING"
+    cancel_wanted(context)
+    assert row(context).status == "CANCELLED"
+    assert backend.cancelled == ["fake-1"]
+
+
+# --- cancels that the poller has not read -----------------------------------------------------------------------------
+
+
+def during_status_call(backend: FakeBackend, monkeypatch: pytest.MonkeyPatch, action: Callable[[], object]) -> None:
+    """Call `action` once, after the poller has read its step runs and before the backend answers."""
+    get_statuses, actions = backend.get_statuses, [action]
+
+    def interrupted(job_ids: Sequence[str]) -> dict[str, HPCJobInfo]:
+        if actions:
+            actions.pop()()
+        return get_statuses(job_ids)
+
+    monkeypatch.setattr(backend, "get_statuses", interrupted)
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        HPCJobInfo(JobStatus.CANCELLED, message="CANCELLED by 1000"),
+        HPCJobInfo(JobStatus.FAILED, signal=15),
+        HPCJobInfo(JobStatus.FAILED, exit_code=3),
+        HPCJobInfo(JobStatus.FAILED, reason=FailureReason.NODE_FAILURE),
+    ],
+    ids=["stopped", "killed", "failed by itself", "would be retried"],
+)
+@pytest.mark.parametrize("running", [True, False])
+def test_a_job_stopped_during_a_poll_is_cancelled(
+    make_context: ContextMaker, monkeypatch: pytest.MonkeyPatch, info: HPCJobInfo, running: bool
 ) -> None:
-    runs = [*start_unsettled(context, backend), *start(context, 2)]
-    context.requests.cancel(runs, actor="anna")
-    backend.find_error = JobDeferred("an earlier try to submit it is not settled yet")
-    assert context.canceller.cancel_wanted("noop") == 2
+    """Another worker stops the job after the poller has read its step run."""
+    first, second, backend = make_context("noop"), make_context("noop"), FakeBackend()
+    first.use_backend("noop", backend)
+    second.use_backend("noop", backend)
+    run_ids = start_jobs(first)
+    if running:
+        backend.set_state("fake-1", RUNNING)
+        poll(first)
+
+    def stop() -> None:
+        second.requests.cancel(run_ids, actor="anna")
+        backend.set_state("fake-1", info)
+
+    during_status_call(backend, monkeypatch, stop)
+    poll(first)
+    found = row(first)
+    assert (found.status, found.reason, found.attempt) == ("CANCELLED", "cancelled", 1)
+    assert found.cancel_requested_by == "anna"
+    attempt = row(first, table="attempts")
+    assert (attempt.reason, attempt.exit_code, attempt.signal) == ("cancelled", info.exit_code, info.signal)
+    with first.database.read() as unit:
+        assert list(while_working(unit)) == []
+
+
+def test_a_job_that_completes_during_a_poll_is_completed(
+    context: Context, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_ids = start_jobs(context)
+
+    def complete() -> None:
+        context.requests.cancel(run_ids, actor="anna")
+        backend.set_state("fake-1", HPCJobInfo(JobStatus.COMPLETED, 0))
+
+    during_status_call(backend, monkeypatch, complete)
+    poll(context)
+    assert row(context).status == "COMPLETED"
+
+
+# --- jobs that cannot be found ----------------------------------------------------------------------------------------
+
+
+def test_an_unsettled_submission_keeps_no_other_job_from_being_stopped(context: Context, backend: FakeBackend) -> None:
+    run_ids = [*start_with_lost_answer(context, backend), *start_jobs(context, 2)]
+    context.requests.cancel(run_ids, actor="anna")
+    backend.find_error = JobDeferred("not settled yet")
+    assert cancel_wanted(context) == 2
     assert backend.cancelled == ["fake-2", "fake-3"]
-    assert [tuple(row) for row in rows(context)] == [
-        ("PENDING", "an earlier try to submit it is not settled yet"), ("CANCELLED", None), ("CANCELLED", None),
+    assert [(each.status, each.waiting_for) for each in rows(context)] == [
+        ("PENDING", "not settled yet"), ("CANCELLED", None), ("CANCELLED", None),
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("error", [BackendUnavailable("squeue: timed out"), RuntimeError("a bug")])
-def test_what_is_known_is_stopped_though_another_cannot_be_searched_for(
-    context: Context, backend: Noting, error: Exception
+def test_a_failed_search_keeps_no_known_job_from_being_stopped(
+    context: Context, backend: FakeBackend, error: Exception
 ) -> None:
-    runs = [*start_unsettled(context, backend), *start_unsettled(context, backend), *start(context)]
-    context.requests.cancel(runs, actor="anna")
+    run_ids = [
+        *start_with_lost_answer(context, backend),
+        *start_with_lost_answer(context, backend),
+        *start_jobs(context),
+    ]
+    context.requests.cancel(run_ids, actor="anna")
     backend.find_error = error
-    assert context.canceller.cancel_wanted("noop") == 1
+    assert cancel_wanted(context) == 1
     assert backend.cancelled == ["fake-3"]
-    assert [row.status for row in rows(context)] == ["PENDING", "PENDING", "CANCELLED"]
-    words = str(error.args[0])
-    assert all("not confirmed yet" in row.waiting_for and words in row.waiting_for for row in rows(context)[:2])
-    assert words in problem(context)
-    # One that does not answer at all is not asked for each of them.
-    assert backend.finds == (1 if isinstance(error, BackendError) else 2)
+    assert [each.status for each in rows(context)] == ["PENDING", "PENDING", "CANCELLED"]
+    message = str(error.args[0])
+    assert all(NOT_CONFIRMED in each.waiting_for and message in each.waiting_for for each in rows(context)[:2])
+    assert message in str(backend_problem(context))
+    # A backend that does not answer is asked only once.
+    assert backend.find_calls == (1 if isinstance(error, BackendError) else 2)
 
 
-def test_a_backend_that_raises_what_it_may_not_is_shown(context: Context, backend: Noting) -> None:
-    runs = start(context)
-    context.requests.cancel(runs, actor="anna")
+def test_an_exception_of_a_backend_is_recorded(context: Context, backend: FakeBackend) -> None:
+    run_ids = start_jobs(context)
+    context.requests.cancel(run_ids, actor="anna")
     backend.cancel_error = KeyError("a bug of the backend")
-    assert context.canceller.cancel_wanted("noop") == 0
+    assert cancel_wanted(context) == 0
     assert "a bug of the backend" in rows(context)[0].waiting_for
-    assert "a bug of the backend" in problem(context)
+    assert "a bug of the backend" in str(backend_problem(context))
 
 
-# --- many that do not stop --------------------------------------------------------------------------------------------
+# --- jobs that do not stop --------------------------------------------------------------------------------------------
 
 
-def test_those_that_do_not_stop_keep_no_newer_one_from_being_asked(
-    context: Context, backend: Noting, monkeypatch: pytest.MonkeyPatch
+def test_jobs_that_do_not_stop_keep_no_later_job_from_being_asked(
+    context: Context, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cancel, "PAGE", 2)
     backend.stubborn = True
-    context.requests.cancel(start(context, 5), actor="anna")
-    context.canceller.cancel_wanted("noop")
+    context.requests.cancel(start_jobs(context, 5), actor="anna")
+    cancel_wanted(context)
     assert sorted(backend.cancelled) == [f"fake-{number}" for number in range(1, 6)]
 
 
-def test_one_that_does_not_stop_is_asked_less_and_less_often(context: Context, backend: Noting, clock: Clock) -> None:
+def test_a_job_that_does_not_stop_is_asked_less_and_less_often(
+    context: Context, backend: FakeBackend, clock: Clock
+) -> None:
     backend.stubborn = True
-    context.requests.cancel(start(context), actor="anna")
-    asked = []
+    context.requests.cancel(start_jobs(context), actor="anna")
+    seconds = []
     for second in range(100):
         clock.now = float(second)
         before = len(backend.cancelled)
-        context.canceller.cancel_wanted("noop")
+        cancel_wanted(context)
         if len(backend.cancelled) > before:
-            asked.append(second)
-    assert asked == [0, 1, 3, 7, 15, 31, 61, 91]
+            seconds.append(second)
+    assert seconds == [0, 1, 3, 7, 15, 31, 61, 91]
 
 
-def test_one_that_is_asked_for_now_is_not_kept_waiting_by_those_that_wait(context: Context, backend: Noting) -> None:
+def test_a_new_request_does_not_wait_for_the_retries_of_others(context: Context, backend: FakeBackend) -> None:
     backend.stubborn = True
-    context.requests.cancel(start(context), actor="anna")
-    context.canceller.cancel_wanted("noop")
+    context.requests.cancel(start_jobs(context), actor="anna")
+    cancel_wanted(context)
     backend.stubborn = False
-    context.requests.cancel(start(context), actor="anna")
-    assert context.canceller.cancel_wanted("noop") == 1
+    context.requests.cancel(start_jobs(context), actor="anna")
+    assert cancel_wanted(context) == 1
     assert backend.cancelled == ["fake-1", "fake-2"]
 
 
-# --- trouble that is over ---------------------------------------------------------------------------------------------
+# --- problems of the backend ------------------------------------------------------------------------------------------
 
 
-def test_trouble_that_only_the_canceller_has_seen_is_over_when_it_gets_through(
-    context: Context, backend: Noting, clock: Clock
+def test_the_canceller_clears_the_problem_that_it_recorded(
+    context: Context, backend: FakeBackend, clock: Clock
 ) -> None:
-    context.requests.cancel(start(context), actor="anna")
+    context.requests.cancel(start_jobs(context), actor="anna")
     backend.cancel_error = BackendUnavailable("slurmctld does not answer")
-    context.canceller.cancel_wanted("noop")
-    assert problem(context) == "slurmctld does not answer"
+    cancel_wanted(context)
+    assert backend_problem(context) == "slurmctld does not answer"
     backend.cancel_error = None
     clock.now = 10.0
-    assert context.canceller.cancel_wanted("noop") == 1
-    assert problem(context) is None
+    assert cancel_wanted(context) == 1
+    assert backend_problem(context) is None
 
 
-def test_trouble_of_another_kind_is_not_over_for_that(context: Context, backend: Noting) -> None:
-    runs = start(context)
+def test_the_canceller_leaves_other_problems(context: Context, backend: FakeBackend) -> None:
+    run_ids = start_jobs(context)
     backend.submit_error = BackendUnavailable("no route to host")
-    start(context)
-    context.requests.cancel(runs, actor="anna")
-    assert context.canceller.cancel_wanted("noop") == 1
-    assert problem(context) == "no route to host"
+    start_jobs(context)
+    context.requests.cancel(run_ids, actor="anna")
+    assert cancel_wanted(context) == 1
+    assert backend_problem(context) == "no route to host"
 
 
-# --- ends that nobody has confirmed -----------------------------------------------------------------------------------
+# --- ends that are not confirmed --------------------------------------------------------------------------------------
 
 
-def age(context: Context) -> None:
+def make_unknown_for_long(context: Context) -> None:
     with context.database.begin() as unit:
         unit.execute("UPDATE step_runs SET unknown_since = now() - interval '150 seconds'")
 
 
-def test_an_end_that_was_not_confirmed_says_so(context: Context, backend: Noting, clock: Clock) -> None:
-    runs = start_unsettled(context, backend)
+def test_a_cancel_that_ends_with_the_grace_is_not_confirmed(
+    context: Context, backend: FakeBackend, clock: Clock
+) -> None:
+    run_ids = start_with_lost_answer(context, backend)
     backend.stubborn = True
     backend.set_state("fake-1", UNKNOWN)
-    context.requests.cancel(runs, actor="anna")
+    context.requests.cancel(run_ids, actor="anna")
     for clock.now in (0.0, 10.0):
-        assert context.canceller.cancel_wanted("noop") == 0
-    age(context)
+        assert cancel_wanted(context) == 0
+    make_unknown_for_long(context)
     clock.now = 20.0
-    assert context.canceller.cancel_wanted("noop") == 1
-    [row] = rows(context, "status, reason_text")
-    words = "cancelled; noop has not known the job fake-1 for 150 s, that it has stopped was not confirmed"
-    assert tuple(row) == ("CANCELLED", words)
-    with context.database.read() as unit:
-        assert unit.execute("SELECT warnings FROM attempts").scalar() == [words]
-    assert backend.forgotten == [], "it may come back, and then has to be known"
+    assert cancel_wanted(context) == 1
+    found = row(context)
+    assert found.status == "CANCELLED"
+    assert re.search(r"fake-1 for 15\d s", found.reason_text)
+    assert row(context, table="attempts").warnings == [found.reason_text]
+    assert backend.cleaned == [], "the job may reappear"
 
 
-def test_the_grace_of_a_cancel_begins_when_somebody_asks(context: Context, backend: Noting, clock: Clock) -> None:
-    """A worker that has only just come looks twice before it takes a job as gone."""
-    runs = start_unsettled(context, backend)
+def test_the_grace_of_a_cancel_begins_with_the_first_answer(
+    context: Context, backend: FakeBackend, clock: Clock
+) -> None:
+    run_ids = start_with_lost_answer(context, backend)
     backend.stubborn = True
     backend.set_state("fake-1", UNKNOWN)
-    context.requests.cancel(runs, actor="anna")
-    age(context)
-    assert context.canceller.cancel_wanted("noop") == 0
+    context.requests.cancel(run_ids, actor="anna")
+    make_unknown_for_long(context)
+    assert cancel_wanted(context) == 0
     clock.now = 10.0
-    assert context.canceller.cancel_wanted("noop") == 0
+    assert cancel_wanted(context) == 0
 
 
-def test_a_confirmed_end_is_forgotten(context: Context, backend: Noting) -> None:
-    context.requests.cancel(start(context), actor="anna")
-    assert context.canceller.cancel_wanted("noop") == 1
-    assert backend.forgotten == ["fake-1"]
+def test_a_confirmed_job_is_cleaned_up(context: Context, backend: FakeBackend) -> None:
+    context.requests.cancel(start_jobs(context), actor="anna")
+    assert cancel_wanted(context) == 1
+    assert backend.cleaned == ["fake-1"]
 
 
-def test_the_follower_leaves_the_words_of_a_cancel(context: Context, backend: Noting) -> None:
+def test_a_poll_keeps_the_reason_of_a_cancel(context: Context, backend: FakeBackend) -> None:
     backend.stubborn = True
-    context.requests.cancel(start(context), actor="anna")
-    context.canceller.cancel_wanted("noop")
-    words = "asked noop to stop the job; not confirmed yet"
-    for info in (
-        HPCJobInfo(JobStatus.PENDING, message="Priority"), HPCJobInfo(JobStatus.RUNNING), UNKNOWN,
-        HPCJobInfo(JobStatus.RUNNING),
-    ):  # fmt: skip
+    context.requests.cancel(start_jobs(context), actor="anna")
+    cancel_wanted(context)
+    for info in (HPCJobInfo(JobStatus.PENDING, message="Priority"), RUNNING, UNKNOWN, RUNNING):
         backend.set_state("fake-1", info)
-        context.poller.poll_all("noop")
-        assert rows(context)[0].waiting_for == words
+        poll(context)
+        assert NOT_CONFIRMED in row(context).waiting_for

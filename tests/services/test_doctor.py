@@ -1,4 +1,4 @@
-"""What the doctor says about backends that workers could not use."""
+"""The doctor reports backends that workers cannot use."""
 
 from __future__ import annotations
 
@@ -10,44 +10,44 @@ from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.fleet import FleetStore
 
 
-def told(context: Context) -> dict[str, list[Check]]:
+def report(context: Context) -> dict[str, list[Check]]:
     found: dict[str, list[Check]] = {}
     for check in checks.all_checks(context.settings):
         found.setdefault(check.name, []).append(check)
     return found
 
 
-def trouble(context: Context, backend: str) -> None:
+def record_problem(context: Context, backend: str) -> None:
     with context.database.begin() as unit:
         FleetStore(unit).problem(backend, "slurmctld does not answer", 15)
 
 
-def test_a_backend_that_is_away_is_not_ok(context: Context) -> None:
-    assert told(context)["backend noop"][0].ok is True
-    trouble(context, "noop")
-    (check,) = told(context)["backend noop"]
+def test_an_unavailable_backend_is_not_ok(context: Context) -> None:
+    assert report(context)["backend noop"][0].ok is True
+    record_problem(context, "noop")
+    (check,) = report(context)["backend noop"]
     assert check.ok is False
     assert check.message.startswith("HPC_BACKEND, slurmctld does not answer since 20")
     assert check.hint
 
 
-def test_one_that_is_not_installed_here_is_told_too(context: Context) -> None:
-    trouble(context, "elsewhere")
-    (check,) = told(context)["backend elsewhere"]
-    assert (check.ok, "slurmctld does not answer" in check.message) == (None, True), "nobody needs it"
+def test_an_unavailable_backend_of_other_hosts_is_reported(context: Context) -> None:
+    record_problem(context, "elsewhere")
+    (check,) = report(context)["backend elsewhere"]
+    assert (check.ok, "slurmctld does not answer" in check.message) == (None, True), "no worker serves it"
     with context.database.begin() as unit:
         FleetStore(unit).register("w", "host", 1, ["elsewhere"])
-    (check,) = told(context)["backend elsewhere"]
+    (check,) = report(context)["backend elsewhere"]
     assert check.ok is False
 
 
-def test_an_accounting_that_is_away_is_told(context: Context) -> None:
+def test_an_unavailable_accounting_is_reported(context: Context) -> None:
     context.alive()
-    words = "the accounting does not answer: slurmdbd is down"
-    for said in ("ok", "none", "not asked yet"):
-        context.doorbell.remember_queues("noop", json.dumps([{"name": "a", "details": {"accounting": said}}]))
-        assert "accounting noop" not in told(context)
-    both = [{"name": name, "details": {"accounting": words}} for name in "ab"]
+    problem = "the accounting does not answer: slurmdbd is down"
+    for state in ("ok", "none", "not asked yet"):
+        context.doorbell.remember_queues("noop", json.dumps([{"name": "a", "details": {"accounting": state}}]))
+        assert "accounting noop" not in report(context)
+    both = [{"name": name, "details": {"accounting": problem}} for name in "ab"]
     context.doorbell.remember_queues("noop", json.dumps([*both, {"name": "c", "details": {}}]))
-    (check,) = told(context)["accounting noop"]
-    assert (check.ok, check.message) == (False, words)
+    (check,) = report(context)["accounting noop"]
+    assert (check.ok, check.message) == (False, problem)

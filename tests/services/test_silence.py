@@ -1,8 +1,9 @@
-"""Backends that do not know a job, do not answer, or answer nonsense: what is concluded, and what is shown."""
+"""Backends that do not know a job, do not answer, or raise: what is concluded, and what the API shows."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,29 +13,37 @@ from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.views.step_runs import step_run_detail
 from ccat_workflow_manager.errors import BackendUnavailable
 from ccat_workflow_manager.hpc import registry
+from ccat_workflow_manager.hpc.base import HPCBackend
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
-from tests.services.test_cancel import Noting, rows, start
+from ccat_workflow_manager.testing.fake_backend import FakeBackend
+from tests.support.fixtures_store import ContextMaker
+from tests.support.step_runs import launch, poll, row, start
 
 AWAY = BackendUnavailable("slurmctld is away")
+UNEXPECTED = "noop failed in an unexpected way"
+NO_WORKER = "no worker"
 
 
-@pytest.fixture
-def backend(context: Context) -> Noting:
-    backend = Noting()
-    context._backends["noop"] = backend
-    return backend
+def start_job(context: Context) -> None:
+    start(context)
+    assert launch(context) == 1
 
 
-def shown(context: Context) -> Any:
+def shown_wait(context: Context) -> Any:
+    """The `waiting_for` of the step run in the API."""
     with context.database.read() as unit:
-        step_run_id = unit.execute("SELECT id FROM step_runs").scalar_one()
-        text = step_run_detail(unit, step_run_id)
+        text = step_run_detail(unit, unit.execute("SELECT id FROM step_runs").scalar_one())
     assert text is not None
-    return json.loads(text)
+    return json.loads(text)["waiting_for"]
+
+
+def make_unknown_for_long(context: Context) -> None:
+    with context.database.begin() as unit:
+        unit.execute("UPDATE step_runs SET unknown_since = now() - interval '150 seconds'")
 
 
 def pass_minutes(context: Context, minutes: int) -> None:
-    """As if so much time had passed since everything that is known about the backend and its jobs."""
+    """As if everything that is known about the backend and its jobs were older by so much."""
     with context.database.begin() as unit:
         past = {"m": minutes}
         unit.execute("UPDATE step_runs SET unknown_since = unknown_since - :m * interval '1 minute'", past)
@@ -42,167 +51,186 @@ def pass_minutes(context: Context, minutes: int) -> None:
 
 
 def unknown_seconds(context: Context) -> float:
-    with context.database.read() as unit:
-        seconds = unit.execute("SELECT extract(epoch FROM now() - unknown_since)::float8 FROM step_runs").scalar_one()
-        return float(seconds)
+    return float(row(context, "extract(epoch FROM now() - unknown_since)::float8 AS seconds").seconds)
 
 
-def test_while_nobody_could_ask_nobody_was_silent(context: Context, backend: Noting) -> None:
-    """Unknown once, ten minutes without an answer, unknown once more: that is no silence of ten minutes."""
-    start(context)
+def test_an_unknown_job_is_lost_when_the_grace_is_over(context: Context, backend: FakeBackend) -> None:
+    start_job(context)
     backend.drop("fake-1")
-    context.poller.poll_all("noop")
+    poll(context)
+    found = row(context)
+    assert found.status == "SUBMITTED"
+    assert "does not know the job" in found.waiting_for
+    make_unknown_for_long(context)
+    poll(context)
+    found = row(context)
+    assert (found.status, found.attempt) == ("PENDING", 1)
+    assert row(context, table="attempts").reason == "lost"
+
+
+def test_a_job_that_reappears_goes_on(context: Context, backend: FakeBackend) -> None:
+    start_job(context)
+    job = backend.jobs["fake-1"]
+    backend.drop("fake-1")
+    poll(context)
+    assert row(context).unknown_since is not None
+    backend.jobs["fake-1"] = job
+    backend.set_state("fake-1", HPCJobInfo(JobStatus.RUNNING))
+    poll(context)
+    found = row(context)
+    assert (found.status, found.unknown_since) == ("RUNNING", None)
+
+
+def test_time_without_answers_does_not_count(context: Context, backend: FakeBackend) -> None:
+    """Unknown, then ten minutes without an answer, then unknown again: the ten minutes do not count."""
+    start_job(context)
+    backend.drop("fake-1")
+    poll(context)
     backend.status_error = AWAY
-    context.poller.poll_all("noop")
+    poll(context)
     pass_minutes(context, 10)
-    context.poller.poll_all("noop")
+    poll(context)
     backend.status_error = None
-    context.poller.poll_all("noop")
-    assert rows(context)[0].status == "SUBMITTED"
+    poll(context)
+    assert row(context).status == "SUBMITTED"
     assert 30 < unknown_seconds(context) < 50
 
 
-def test_without_a_worker_nobody_was_silent_either(context: Context, backend: Noting) -> None:
-    start(context)
+def test_time_without_polls_does_not_count(context: Context, backend: FakeBackend) -> None:
+    start_job(context)
     backend.drop("fake-1")
-    context.poller.poll_all("noop")
+    poll(context)
     pass_minutes(context, 10)
-    context.poller.poll_all("noop")
-    assert rows(context)[0].status == "SUBMITTED"
+    poll(context)
+    assert row(context).status == "SUBMITTED"
 
 
-def test_silence_adds_up_to_the_grace_however_seldom_somebody_asks(context: Context, backend: Noting) -> None:
-    start(context)
+def test_rare_polls_add_up_to_the_grace(context: Context, backend: FakeBackend) -> None:
+    start_job(context)
     backend.drop("fake-1")
     for _ in range(4):
-        assert rows(context)[0].status == "SUBMITTED"
-        context.poller.poll_all("noop")
+        assert row(context).status == "SUBMITTED"
+        poll(context)
         pass_minutes(context, 10)
-    context.poller.poll_all("noop")
-    with context.database.read() as unit:
-        found = unit.execute("SELECT reason, reason_text FROM attempts").one()
-    assert found.reason == "lost"
-    assert "for 120 s" in found.reason_text
+    poll(context)
+    attempt = row(context, table="attempts")
+    assert attempt.reason == "lost"
+    assert re.search(r"for 12\d s", attempt.reason_text)
 
 
-def test_a_job_that_is_taken_as_lost_stays_known_to_its_backend(context: Context, backend: Noting) -> None:
-    """It may come back, and whose it is must be told then."""
-    start(context)
+def test_a_lost_job_is_not_cleaned_up(context: Context, backend: FakeBackend) -> None:
+    """It may reappear, and the backend must then know whose it is."""
+    start_job(context)
     backend.drop("fake-1")
-    context.poller.poll_all("noop")
-    with context.database.begin() as unit:
-        unit.execute("UPDATE step_runs SET unknown_since = now() - interval '10 minutes'")
-    context.poller.poll_all("noop")
-    with context.database.read() as unit:
-        assert unit.execute("SELECT reason FROM attempts").scalar() == "lost"
-    assert backend.forgotten == []
+    poll(context)
+    make_unknown_for_long(context)
+    poll(context)
+    assert row(context, table="attempts").reason == "lost"
+    assert backend.cleaned == []
 
 
-def test_a_job_that_failed_is_forgotten(context: Context, backend: Noting) -> None:
-    start(context)
+def test_a_failed_job_is_cleaned_up(context: Context, backend: FakeBackend) -> None:
+    start_job(context)
     backend.set_state("fake-1", HPCJobInfo(JobStatus.FAILED, 3))
-    context.poller.poll_all("noop")
-    assert backend.forgotten == ["fake-1"]
+    poll(context)
+    assert backend.cleaned == ["fake-1"]
 
 
-def test_a_cancel_that_ends_with_the_grace_says_that_it_was_not_confirmed(context: Context, backend: Noting) -> None:
-    runs = start(context)
+def test_a_cancel_that_ends_with_the_grace_is_not_confirmed(context: Context, backend: FakeBackend) -> None:
+    run_ids = start(context)
+    launch(context)
     backend.drop("fake-1")
-    context.requests.cancel(runs, actor="anna")
-    context.poller.poll_all("noop")
-    with context.database.begin() as unit:
-        unit.execute("UPDATE step_runs SET unknown_since = now() - interval '150 seconds'")
-    context.poller.poll_all("noop")
-    [row] = rows(context, "status, reason_text")
-    words = "cancelled; noop has not known the job fake-1 for 150 s, that it has stopped was not confirmed"
-    assert tuple(row) == ("CANCELLED", words)
-    with context.database.read() as unit:
-        assert unit.execute("SELECT warnings FROM attempts").scalar() == [words]
-    assert backend.forgotten == []
+    context.requests.cancel(run_ids, actor="anna")
+    poll(context)
+    make_unknown_for_long(context)
+    poll(context)
+    found = row(context)
+    assert found.status == "CANCELLED"
+    assert re.search(r"fake-1 for 15\d s", found.reason_text)
+    assert row(context, table="attempts").warnings == [found.reason_text]
+    assert backend.cleaned == []
 
 
-# --- what is shown ----------------------------------------------------------------------------------------------------
+# --- what the API shows -----------------------------------------------------------------------------------------------
 
 
-def test_a_job_whose_backend_is_away_says_so_until_it_answers(context: Context, backend: Noting) -> None:
-    start(context)
+def test_an_unavailable_backend_is_shown_until_it_answers(context: Context, backend: FakeBackend) -> None:
+    start_job(context)
     context.alive()
     backend.set_state("fake-1", HPCJobInfo(JobStatus.RUNNING))
-    context.poller.poll_all("noop")
-    assert shown(context)["waiting_for"] is None
+    poll(context)
+    assert shown_wait(context) is None
     backend.status_error = AWAY
-    context.poller.poll_all("noop")
-    assert (shown(context)["status"], shown(context)["waiting_for"]) == (
-        "RUNNING", "the backend noop is not available: slurmctld is away",
-    )  # fmt: skip
+    poll(context)
+    assert row(context).status == "RUNNING"
+    assert AWAY.message in shown_wait(context)
     backend.status_error = None
     pass_minutes(context, 0)
-    context.poller.poll_all("noop")
-    assert shown(context)["waiting_for"] is None
+    poll(context)
+    assert shown_wait(context) is None
 
 
-def test_what_was_known_before_the_backend_went_away_is_shown_as_such(context: Context, backend: Noting) -> None:
-    start(context)
+def test_the_last_reason_before_a_problem_is_shown_too(context: Context, backend: FakeBackend) -> None:
+    start_job(context)
     context.alive()
     backend.set_state("fake-1", HPCJobInfo(JobStatus.PENDING, message="Priority"))
-    context.poller.poll_all("noop")
-    assert shown(context)["waiting_for"] == "Priority"
+    poll(context)
+    assert shown_wait(context) == "Priority"
     backend.status_error = AWAY
-    context.poller.poll_all("noop")
-    assert (
-        shown(context)["waiting_for"] == "the backend noop is not available: slurmctld is away; before that: Priority"
-    )
+    poll(context)
+    assert AWAY.message in shown_wait(context)
+    assert "Priority" in shown_wait(context)
 
 
-def test_a_job_that_no_worker_looks_after_says_so(context: Context, backend: Noting) -> None:
-    start(context)
-    assert shown(context)["waiting_for"] == "no worker serves the backend noop; before that: queued at noop"
+def test_a_backend_without_worker_is_shown(context: Context, backend: FakeBackend) -> None:
+    start_job(context)
+    assert NO_WORKER in shown_wait(context)
+    assert "queued at noop" in shown_wait(context)
     backend.set_state("fake-1", HPCJobInfo(JobStatus.RUNNING))
-    context.poller.poll_all("noop")
-    assert shown(context)["waiting_for"] == "no worker serves the backend noop"
+    poll(context)
+    assert NO_WORKER in shown_wait(context)
 
 
-def test_results_that_nobody_collects_say_so(context: Context, backend: Noting) -> None:
-    start(context)
+def test_results_without_worker_are_shown(context: Context, backend: FakeBackend) -> None:
+    start_job(context)
     with context.database.begin() as unit:
         unit.execute(
             "UPDATE step_runs SET status = 'COLLECTING_RESULTS', waiting_for = NULL,"
             " lease_owner = 'w', lease_until = now() - interval '1 second'"
         )
-    assert shown(context)["waiting_for"] == "no worker serves the backend noop"
+    assert NO_WORKER in shown_wait(context)
     context.alive()
-    assert shown(context)["waiting_for"] == "its results wait for a worker of backend noop"
+    assert NO_WORKER not in shown_wait(context)
     with context.database.begin() as unit:
         unit.execute("UPDATE step_runs SET lease_owner = 'w', lease_until = now() + interval '1 minute'")
-    assert shown(context)["waiting_for"] is None
+    assert shown_wait(context) is None
 
 
 @pytest.mark.parametrize("answer", ["raises", "leaves one out"])
-def test_a_fault_in_a_backend_is_shown(
-    context: Context, backend: Noting, monkeypatch: pytest.MonkeyPatch, answer: str
+def test_an_exception_of_a_backend_is_shown(
+    context: Context, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch, answer: str
 ) -> None:
     def broken(job_ids: Sequence[str]) -> dict[str, HPCJobInfo]:
         if answer == "raises":
             raise ZeroDivisionError("a bug")
         return {}
 
-    start(context)
+    start_job(context)
     context.alive()
     monkeypatch.setattr(backend, "get_statuses", broken)
-    context.poller.poll_all("noop")
-    assert rows(context)[0].status == "SUBMITTED"
-    assert "noop failed in an unexpected way" in shown(context)["waiting_for"]
+    poll(context)
+    assert row(context).status == "SUBMITTED"
+    assert UNEXPECTED in shown_wait(context)
 
 
-def test_a_backend_that_cannot_even_be_made_is_shown(
-    context: Context, backend: Noting, monkeypatch: pytest.MonkeyPatch
+def test_an_exception_of_a_constructor_is_shown(
+    context: Context, backend: FakeBackend, make_context: ContextMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: object, **__: object) -> None:
+    def broken(*_: object, **__: object) -> HPCBackend:
         raise ZeroDivisionError("a bug")
 
-    start(context)
+    start_job(context)
     context.alive()
-    context._backends.clear()
     monkeypatch.setattr(registry, "create_filtered", broken)
-    context.poller.poll_all("noop")
-    assert "noop failed in an unexpected way" in shown(context)["waiting_for"]
+    poll(make_context("noop"))
+    assert UNEXPECTED in shown_wait(context)
