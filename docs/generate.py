@@ -61,12 +61,12 @@ _STATUSES = {
     Status.PENDING: "Waits: for steps before it, for a back-off to end, for a worker, or because its run is paused. "
     "`waiting_for` says for which of these.",
     Status.STAGING_DATA: "A worker holds it: it makes directories, finds the image, and hands the job to the backend.",
-    Status.SUBMITTED: "The backend has a job for it and has not said that the job runs.",
-    Status.RUNNING: "The backend says that the job runs.",
+    Status.SUBMITTED: "The backend has a job for it, which does not run yet.",
+    Status.RUNNING: "The backend reports that the job runs.",
     Status.COLLECTING_RESULTS: "The program has ended well. A worker checks the exit record and the output directory.",
     Status.COMPLETED: "The products are published and registered.",
     Status.FAILED: "It did not complete, for one of the reasons below.",
-    Status.CANCELLED: "Somebody asked for it to be stopped, and it is known to be over.",
+    Status.CANCELLED: "A cancel was requested, and the job is over.",
     Status.SKIPPED: "It was never started, because a step before it did not complete.",
 }
 
@@ -76,8 +76,11 @@ _EVENTS = {
     Event.RELEASED: ("the worker gave it back, or stopped answering", "why, and when it may be claimed again"),
     Event.SKIPPED: ("a step before it cannot complete any more", "reason, and which step run is the cause"),
     Event.JOB_SUBMITTED: ("the backend took the job, or it was found there by its name", "the job id"),
-    Event.JOB_STARTED: ("the backend says that the job runs", "start time, node"),
-    Event.JOB_SUCCEEDED: ("the backend says that the job ended with exit code 0", "exit code, times, resources used"),
+    Event.JOB_STARTED: ("the backend reports that the job runs", "start time, node"),
+    Event.JOB_SUCCEEDED: (
+        "the backend reports the end of the job with exit code 0",
+        "exit code, times, resources used",
+    ),
     Event.RESULTS_COLLECTED: ("the output was read and published", "products, warnings"),
     Event.FAILED: ("this attempt did not complete", "reason and text; what is known of the job"),
     Event.CANCELLED: ("the stop is a fact", "who asked, or the backend that confirmed it"),
@@ -85,7 +88,7 @@ _EVENTS = {
 }
 
 _SETS = (
-    ("FINISHED", FINISHED, "Nothing more happens unless somebody asks for a retry."),
+    ("FINISHED", FINISHED, "Nothing more happens unless a retry is requested."),
     ("ACTIVE", ACTIVE, "Between the claim and the end."),
     ("LEASED", LEASED, "A worker may hold a lease on it."),
     ("LIVE", LIVE, "A job exists at the backend and is being followed."),

@@ -1,12 +1,12 @@
-"""Backends by name: every one comes through its entry point, ours through the same door as a stranger's.
+"""Backends by name. Each is loaded by its entry point, ours and those of plug-ins alike.
 
     from ccat_workflow_manager.hpc import registry
 
     registry.list_backends()                  # {"local": Availability(True), "kubernetes": Availability(False, ...)}
     backend = registry.create("local", max_cpu=4)
 
-Nothing is imported before somebody asks for it. When an entry point's distribution offers an extra of the same name,
-and a package of that extra is not installed, this is told from the metadata alone.
+A backend is imported when it is first used. If the distribution of an entry point has an extra of the same name and a
+package of that extra is not installed, the backend is unavailable and is not imported.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from typing import Any
 
 from ccat_workflow_manager.errors import BackendUnavailable, ConfigurationError
 from ccat_workflow_manager.hpc.base import Availability, HPCBackend
-from ccat_workflow_manager.settings.backends import IMPORT_ERRORS, distribution_name, registered
+from ccat_workflow_manager.settings.backends import IMPORT_ERRORS, declaration_of, distribution_name, registered
 from ccat_workflow_manager.settings.model import specs_of
 
 SettingsOf = Callable[[str], Mapping[str, Any]]
-"""The settings of the backend with this name: some make a backend usable from afar."""
+"""Gives the settings of the backend with this name: some of them decide whether it is available."""
 
 DETECTION_ORDER = ("slurm", "pbs", "kubernetes", "local")
+"""Other backends are chosen only by name."""
 
 _REQUIRED = ("submit", "get_status", "cancel", "get_logs")
 
@@ -38,7 +39,7 @@ class UnknownBackend(ConfigurationError):
 
 
 class InvalidBackend(ConfigurationError):
-    """What is registered under this name is not a backend."""
+    """The entry point of this name does not lead to a backend."""
 
     code = "invalid_backend"
 
@@ -58,7 +59,7 @@ def names() -> list[str]:
 
 
 def list_backends(settings: SettingsOf = lambda name: {}) -> dict[str, Availability]:
-    """Every registered backend, and whether it can be used here; a broken one is listed with what is wrong with it."""
+    """Whether each registered backend can be used here; a broken one is listed with the error."""
     return {name: _availability(entry, settings(name)) for name, entry in sorted(registered().items())}
 
 
@@ -124,7 +125,7 @@ def _load(entry: metadata.EntryPoint) -> type[HPCBackend]:
     _check_class(entry, loaded)
     backend_class: type[HPCBackend] = loaded
     if not backend_class.name:
-        # Error messages and logs name the backend; a plug-in of only the four methods has the name of its entry point.
+        # Error messages and logs name the backend: a plug-in without a name has that of its entry point.
         backend_class.name = entry.name
     return backend_class
 
@@ -143,7 +144,7 @@ def _check_class(entry: metadata.EntryPoint, loaded: object) -> None:
 
 def _availability(entry: metadata.EntryPoint, config: Mapping[str, Any] | None = None) -> Availability:
     try:
-        return _asked(_load(entry), config or {})
+        return _availability_of(_load(entry), config or {})
     except UnusableBackend as error:
         return error.availability
     except InvalidBackend as error:
@@ -152,25 +153,25 @@ def _availability(entry: metadata.EntryPoint, config: Mapping[str, Any] | None =
         return Availability(False, f"is_available failed: {error}", _installation_hint(entry))
 
 
-def _asked(backend_class: type[HPCBackend], config: Mapping[str, Any]) -> Availability:
-    """A backend that can be used from afar is told the settings that decide it, if it asks for them."""
+def _availability_of(backend_class: type[HPCBackend], config: Mapping[str, Any]) -> Availability:
+    """Call `is_available` with those settings that it has as keywords."""
     wanted = inspect.signature(backend_class.is_available).parameters
     return backend_class.is_available(**{key: value for key, value in config.items() if key in wanted})
 
 
 def _usable_class(name: str, config: Mapping[str, Any]) -> type[HPCBackend]:
     backend_class = get_class(name)
-    availability = _asked(backend_class, config)
+    availability = _availability_of(backend_class, config)
     if not availability.available:
         raise UnusableBackend(name, availability)
     return backend_class
 
 
-# --- what a distribution says about itself ---------------------------------------------------------------------------
+# --- metadata of distributions ---------------------------------------------------------------------------------------
 
 
 def _extras(entry: metadata.EntryPoint) -> list[str]:
-    """The extras an entry point needs: those it names, else the one that is called like it."""
+    """The extras that an entry point needs: those it names, else the one of its own name."""
     if entry.extras:
         return list(entry.extras)
     if entry.dist is None:
@@ -180,7 +181,7 @@ def _extras(entry: metadata.EntryPoint) -> list[str]:
 
 
 def _missing_requirements(entry: metadata.EntryPoint) -> list[str]:
-    """The packages of the entry point's extra that are not installed, told without importing anything."""
+    """The packages of the entry point's extra that are not installed, without importing anything."""
     wanted = {_normal(extra) for extra in _extras(entry)}
     if not wanted or entry.dist is None:
         return []
@@ -220,7 +221,8 @@ def _keywords(backend_class: type[HPCBackend]) -> tuple[set[str], set[str], bool
     by_keyword = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     named = [parameter for parameter in parameters if parameter.kind in by_keyword]
     required = {parameter.name for parameter in named if parameter.default is inspect.Parameter.empty}
-    declared = {spec.keyword for spec in specs_of(backend_class.settings)} if backend_class.settings else set()
+    declaration = declaration_of(backend_class)
+    declared = {spec.keyword for spec in specs_of(declaration)} if declaration is not None else set()
     catches_all = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
     return {parameter.name for parameter in named} | declared, required, catches_all and not declared
 

@@ -69,7 +69,7 @@ def declared(names: Collection[str] | None = None) -> dict[str, type[BackendSett
     for backend, entry in registered().items():
         wanted = names is None or any(name.startswith(prefix_of(backend)) for name in names)
         try:
-            found[backend] = _beside(entry) or (_of_class(entry) if wanted else None)
+            found[backend] = _beside(entry) or (declaration_of(entry.load()) if wanted else None)
         except IMPORT_ERRORS:
             found[backend] = None
     return found
@@ -87,8 +87,9 @@ def _beside(entry: metadata.EntryPoint) -> type[BackendSettings] | None:
     return found[0] if found else None
 
 
-def _of_class(entry: metadata.EntryPoint) -> type[BackendSettings] | None:
-    found = getattr(entry.load(), "settings", None)
+def declaration_of(backend_class: object) -> type[BackendSettings] | None:
+    """The settings class that a backend names in its attribute `settings`."""
+    found = getattr(backend_class, "settings", None)
     return found if isinstance(found, type) and issubclass(found, BackendSettings) else None
 
 

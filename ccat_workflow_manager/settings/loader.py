@@ -122,11 +122,11 @@ def _of_backends(values: Mapping[str, object], faults: list[Fault]) -> tuple[_Ch
             backend, spec = known[name]
             given.setdefault(backend, {})[spec.keyword] = value
         elif (plug_in := _owner(name, models)) is not None and models[plug_in] is None:
-            extras.setdefault(plug_in, {})[name.removeprefix(prefix_of(plug_in)).lower()] = _guessed(value)
+            extras.setdefault(plug_in.lower(), {})[name.removeprefix(prefix_of(plug_in)).lower()] = _guessed(value)
         else:
             faults.append(Fault(PREFIX + name, _no_setting(name)))
     checked = {
-        backend: settings
+        backend.lower(): settings
         for backend, keywords in given.items()
         if (model := models[backend]) is not None
         and (settings := parse(model, prefix_of(backend), keywords, faults)) is not None

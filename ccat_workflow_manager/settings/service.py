@@ -103,12 +103,9 @@ class Settings(SettingsModel):
 
     def for_backend(self, name: str) -> dict[str, Any]:
         """The keyword arguments that are given for a backend: LOCAL_MAX_CPU is `max_cpu` of `local`."""
-        declared = self.backends.get(name.lower())
-        given = (
-            declared.model_dump(exclude_unset=True, by_alias=True)
-            if declared
-            else self.backend_extras.get(name.lower(), {})
-        )
+        declared, given = self.backends.get(name.lower()), self.backend_extras.get(name.lower(), {})
+        if declared is not None:
+            given = declared.model_dump(exclude_unset=True, by_alias=True)
         return {keyword: value for keyword, value in given.items() if value != ""}
 
     @model_validator(mode="after")
@@ -116,23 +113,18 @@ class Settings(SettingsModel):
         """Fill in the settings that follow from others when they are empty."""
         home = Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser()
         data_dir = self.data_dir if self.data_dir != _UNSET else home / "ccat-workflow-manager"
-        redis_url = self.redis_url
-        if self.redis_host and not redis_url:
+        below = {"pipeline_base_dir": data_dir / "pipelines", "sif_cache_dir": data_dir / "sif-cache"}
+        completed: dict[str, object] = {
+            "data_dir": data_dir,
+            **{name: default for name, default in below.items() if getattr(self, name) == _UNSET},
+            # SQLAlchemy takes the plain scheme for another driver than ours.
+            "database_url": re.sub(r"^(postgres|postgresql)://", "postgresql+psycopg://", self.database_url),
+        }
+        if self.redis_host and not self.redis_url:
             secret = f":{quote(self.redis_password, safe='')}@" if self.redis_password else ""
             host = f"[{self.redis_host}]" if ":" in self.redis_host else self.redis_host
-            redis_url = f"redis://{secret}{host}:{self.redis_port}/0"
-        return self.model_copy(
-            update={
-                "data_dir": data_dir,
-                "pipeline_base_dir": data_dir / "pipelines"
-                if self.pipeline_base_dir == _UNSET
-                else self.pipeline_base_dir,
-                "sif_cache_dir": data_dir / "sif-cache" if self.sif_cache_dir == _UNSET else self.sif_cache_dir,
-                # SQLAlchemy takes the plain scheme for another driver than ours.
-                "database_url": re.sub(r"^(postgres|postgresql)://", "postgresql+psycopg://", self.database_url),
-                "redis_url": redis_url,
-            }
-        )
+            completed["redis_url"] = f"redis://{secret}{host}:{self.redis_port}/0"
+        return self.model_copy(update=completed)
 
 
 def contradictions(settings: Settings) -> Iterator[Fault]:

@@ -1,4 +1,4 @@
-"""What a step asks for that no queue can give, in plain words."""
+"""Hints about requests that no queue can satisfy."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_several_things_at_once() -> None:
     assert len(about(MAIN, cpu=100, memory_gb=100, gpu=1)) == 3
 
 
-def test_nothing_is_said_about_what_nobody_knows() -> None:
+def test_unknown_queues_and_limits_give_no_hints() -> None:
     assert hints([Asked("grid", "slurm", Resources(cpu=10_000, partition="x"))], {"slurm": []}) == []
     assert hints([Asked("grid", "slurm", Resources(cpu=10_000, partition="x"))], {}) == []
     assert about(QueueLimits("batch", hours=None), cpu=10_000, gpu=9, memory_gb=10_000) == []

@@ -75,7 +75,7 @@ def test_unknown_name_says_what_there_is(install: Install) -> None:
     assert issubclass(registry.UnknownBackend, ConfigurationError)
 
 
-def test_missing_extra_is_told_without_importing(install: Install) -> None:
+def test_missing_extra_is_reported_without_importing(install: Install) -> None:
     install(
         "big", "raise RuntimeError('imported')\n", extra="big", requires="no-such-package-at-all>=2; extra == 'big'"
     )

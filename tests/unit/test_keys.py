@@ -22,7 +22,7 @@ different_items = st.lists(json_items | st.text(alphabet="aA/.- \u00e9"), unique
 
 
 @given(different_items)
-def test_keys_are_unique_and_safe_whatever_the_items(items: list[Any]) -> None:
+def test_keys_of_any_items_are_unique_and_safe(items: list[Any]) -> None:
     keys = item_keys(items)
     assert len(set(keys)) == len(items)
     for key in keys:

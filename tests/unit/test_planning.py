@@ -63,7 +63,7 @@ def test_a_literal_list_is_compared_by_content() -> None:
     assert plan(compiled(first, second), {}).steps[1].dependencies == ((0, "key"),)
 
 
-def test_nobody_waits_for_a_step_without_items() -> None:
+def test_a_step_without_items_is_not_waited_for() -> None:
     planned = plan(compiled(step("a", foreach="${parameters.items}"), step("b", depends_on=["a"])), {"items": []})
     assert planned.steps[0].step_runs == ()
     assert planned.steps[0].name == "a"
@@ -123,7 +123,7 @@ def test_only_a_step_that_names_its_backend_is_bound_to_it() -> None:
         ),
     ],
 )
-def test_a_run_that_cannot_be_is_refused(steps: list[Any], parameters: Any, path: str, words: str) -> None:
+def test_an_impossible_run_is_refused(steps: list[Any], parameters: Any, path: str, words: str) -> None:
     faults = faults_of(plan, compiled(*steps), parameters)
     assert list(faults) == [path]
     assert words in faults[path]

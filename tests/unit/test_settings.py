@@ -1,4 +1,4 @@
-"""Settings: what wins, what is refused, and that every fault is told at once without telling a secret."""
+"""Settings: which source wins, what is refused, that all faults are reported at once and no secret is shown."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ def given(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 @pytest.fixture
 def plug_ins(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Backends that somebody has installed beside ours."""
+    """Installs plug-ins beside our own backends."""
     really = metadata.entry_points
 
     def install(*names: str) -> None:
-        more = [metadata.EntryPoint(name, f"somebodys_{name}:Backend", BACKEND_GROUP) for name in names]
+        more = [metadata.EntryPoint(name, f"no_module_of_{name}:Backend", BACKEND_GROUP) for name in names]
         monkeypatch.setattr(metadata, "entry_points", lambda **about: [*really(**about), *more])
 
     return install
@@ -126,7 +126,7 @@ def test_site_file_wins_over_defaults_environment_over_both_and_overrides_over_a
         ("[default\n", "is not TOML"),
     ],
 )
-def test_a_site_file_that_dynaconf_would_pass_over_is_refused(
+def test_a_site_file_that_dynaconf_would_ignore_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str, complaint: str
 ) -> None:
     site = tmp_path / "site.toml"
@@ -149,7 +149,7 @@ def test_an_unknown_name_in_the_site_file_is_refused(monkeypatch: pytest.MonkeyP
     assert faults["COLOUR"] == "is not a setting, nor does it begin with the name of a backend"
 
 
-def test_every_fault_is_told_at_once_with_name_value_and_what_is_allowed(given: Callable[..., None]) -> None:
+def test_all_faults_are_reported_at_once_with_value_and_what_is_allowed(given: Callable[..., None]) -> None:
     given(API_PORT="http", WORKERS="0", CONTAINER_RUNTIME="docker", AUTH_REQUIRED="maybe", HPC_BAKEND="local")
     faults = faults_of(lease_seconds="nan", noop_failure_rate=2, data_dir="a\0b")
     assert faults == {
@@ -259,17 +259,17 @@ def test_settings_of_a_plug_in(given: Callable[..., None], plug_ins: Callable[..
         ("LOCAL_LOG_LIMIT_MB", ""),
     ],
 )
-def test_what_is_no_setting_of_our_own_backends_is_refused(name: str, meant: str) -> None:
-    told = faults_of(**{name: "x"})[name]
-    assert told.startswith("is not a setting")
-    assert (f"did you mean {PREFIX}{meant}?" in told) if meant else ("did you mean" not in told)
+def test_an_unknown_setting_of_our_own_backends_is_refused(name: str, meant: str) -> None:
+    message = faults_of(**{name: "x"})[name]
+    assert message.startswith("is not a setting")
+    assert (f"did you mean {PREFIX}{meant}?" in message) if meant else ("did you mean" not in message)
 
 
 @pytest.mark.parametrize("backend", ["local", "concurrent", "slurm", "pbs", "dask", "aws_batch", "radical_pilot"])
-def test_the_notes_of_a_backend_have_a_place_of_their_own(given: Callable[..., None], backend: str) -> None:
+def test_the_state_directory_of_a_backend_can_be_set(given: Callable[..., None], backend: str) -> None:
     assert "state_dir" not in load_settings().for_backend(backend)
-    given(**{f"{backend.upper()}_STATE_DIR": "/shared/notes"})
-    assert load_settings().for_backend(backend)["state_dir"] == "/shared/notes"
+    given(**{f"{backend.upper()}_STATE_DIR": "/shared/state"})
+    assert load_settings().for_backend(backend)["state_dir"] == "/shared/state"
 
 
 def test_the_long_name_of_a_namespace_wins() -> None:
@@ -278,7 +278,7 @@ def test_the_long_name_of_a_namespace_wins() -> None:
     assert KubernetesSettings(k8s_namespace="short", namespace="long").used_namespace == "long"
 
 
-def test_a_mistyped_setting_of_a_backend_is_not_handed_on() -> None:
+def test_a_mistyped_setting_of_a_backend_is_refused() -> None:
     assert "did you mean" in faults_of(local_max_cpus=3)["LOCAL_MAX_CPUS"]
 
 
@@ -305,7 +305,7 @@ def test_a_backend_declares_its_settings_with_defaults(backend: str) -> None:
     assert parse(declaration, prefix_of(backend), {}, []) == declaration()
 
 
-def test_what_is_shipped_is_what_is_seen_at_the_top_of_the_checkout() -> None:
+def test_the_links_at_the_top_of_the_checkout_lead_to_the_shipped_files() -> None:
     assert (REPOSITORY / "settings.toml").resolve() == default_settings_file().resolve()
     assert (REPOSITORY / "alembic").resolve() == migrations_dir().resolve()
 

@@ -79,7 +79,7 @@ def test_without_defaults_the_built_in_values_hold() -> None:
         {"retry": {"on": None}},
     ],
 )
-def test_what_only_repeats_a_default_does_not_change_the_hash(fields: dict[str, Any]) -> None:
+def test_a_field_that_repeats_a_default_does_not_change_the_hash(fields: dict[str, Any]) -> None:
     assert parse_pipeline(pipeline(step(**fields))).content_hash == parse_pipeline(pipeline()).content_hash
 
 
@@ -166,7 +166,7 @@ def test_the_schema_for_editors_agrees_with_the_reader() -> None:
         ".${parameters.text}",
     ],
 )
-def test_what_may_name_an_image(image: str) -> None:
+def test_image_names_that_are_accepted(image: str) -> None:
     assert parse_pipeline(pipeline(step(image=image))).steps[0].image == image
 
 

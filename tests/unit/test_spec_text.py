@@ -74,7 +74,7 @@ ALIAS_BOMB = "a0: &a0 [x, x]\n" + "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 
         ("{" * (MAX_TEXT + 1), "", "longer"),
     ],
 )
-def test_what_is_no_yaml_is_refused_with_line_and_column(text: str, path: str, words: str) -> None:
+def test_text_that_is_no_yaml_is_refused_with_line_and_column(text: str, path: str, words: str) -> None:
     faults = faults_of(parse_pipeline_text, text)
     assert list(faults) == [path]
     assert words in faults[path]
@@ -89,7 +89,7 @@ def test_any_text_gives_a_definition_or_invalid(text: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["on", "true", True])
-def test_what_a_reader_of_yaml_1_1_makes_of_on_is_on(name: object) -> None:
+def test_the_key_true_of_a_yaml_1_1_reader_is_read_as_on(name: object) -> None:
     retry: dict[object, object] = {"max_attempts": 3, name: ["lost"]}
     given = pipeline(step(retry=retry), defaults={"retry": {name: ["preempted"]}})
     wanted = pipeline(step(retry={"max_attempts": 3, "on": ["lost"]}), defaults={"retry": {"on": ["preempted"]}})

@@ -1,4 +1,4 @@
-"""What is put in the place of `${...}`."""
+"""Substitution of `${...}`."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_any_item_arrives_intact(text: str) -> None:
         (step(environment={"A": "${parameters.part.size}"}), "", "environment.A", "part.size"),
     ],
 )
-def test_what_no_program_could_be_given_is_refused(raw: dict[str, Any], value: str, path: str, words: str) -> None:
+def test_a_result_that_no_program_can_take_is_refused(raw: dict[str, Any], value: str, path: str, words: str) -> None:
     faults = faults_of(substituted, raw, {"text": value})
     assert list(faults) == [path]
     assert words in faults[path]
