@@ -1,4 +1,4 @@
-"""Which questions answer for all children of an array."""
+"""Which listings show the states of all children of an array."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def test_a_life() -> None:
     assert book.to_list(mixed) == ["SUCCEEDED", "RUNNING"]
     book.listed(mixed, ["SUCCEEDED", "RUNNING"], [child(0, "SUCCEEDED"), child(1, "RUNNING"), child(3, "RUNNING")])
     assert states(book, mixed, 4) == ["SUCCEEDED", "RUNNING", "RUNNABLE", "RUNNING"]
-    assert book.to_list(mixed) == [], "nothing has changed"
+    assert book.to_list(mixed) == []  # nothing has changed
     later = parent(RUNNING=1, SUCCEEDED=1, FAILED=2)
-    assert book.to_list(later) == ["FAILED", "RUNNING"], "what has succeeded is known"
+    assert book.to_list(later) == ["FAILED", "RUNNING"]  # the ones that have succeeded are known
     book.listed(later, ["FAILED", "RUNNING"], [child(1, "FAILED"), child(3, "FAILED"), child(2, "RUNNING")])
     assert states(book, later, 4) == ["SUCCEEDED", "FAILED", "RUNNING", "FAILED"]
     over = parent(SUCCEEDED=2, FAILED=2)
@@ -51,11 +51,11 @@ def test_a_listing_that_lags_behind_the_counts() -> None:
     started = parent(RUNNING=2)
     lagging = ArrayBook("a")
     lagging.listed(started, ["RUNNING"], [child(0, "RUNNING")])
-    assert lagging.to_list(started) == ["RUNNING"], "one of two was shown"
+    assert lagging.to_list(started) == ["RUNNING"]  # one of two was shown
 
 
 def test_a_child_whose_end_is_not_shown_yet() -> None:
-    """That the array is over says nothing of how a child has ended."""
+    """The end of the array does not show how a child has ended."""
     over = Seen("a", "array", "FAILED", children={"FAILED": 1, "SUCCEEDED": 1})
     assert ArrayBook("a").child(over, 0).status == "RUNNING"
 

@@ -1,4 +1,4 @@
-"""When AWS is slow, away, or does not say what it has done: nothing is lost, nothing is submitted twice."""
+"""When AWS is slow, away, or its answer is lost: no job is lost, and none is submitted twice."""
 
 from __future__ import annotations
 
@@ -10,15 +10,12 @@ import pytest
 
 from ccat_workflow_manager.errors import BackendUnavailable, JobDeferred
 from ccat_workflow_manager.hpc.aws_batch import client
-from ccat_workflow_manager.hpc.batch import scheduler_backend as doer
+from ccat_workflow_manager.hpc.batch import scheduler_backend
 from ccat_workflow_manager.lifecycle.job_info import JobStatus
-from tests.backends.aws_batch.test_contract import AwsBatchHarness
+from tests.backends.aws_batch.conftest import JobsWith
+from tests.backends.aws_batch.harness import SH, AwsBatchHarness
 from tests.stand_ins.aws_batch.server import StandIn
 from tests.support.waiting import wait_for
-
-
-def named(stand_in: StandIn, name: str) -> int:
-    return sum(job.name == name for job in stand_in.site.jobs.values())
 
 
 @pytest.mark.parametrize("fault", ["hang_up", "fail_after"])
@@ -28,7 +25,7 @@ def test_an_answer_that_is_lost(jobs: AwsBatchHarness, aws_batch: StandIn, fault
     setattr(aws_batch.faults, fault, 1)
     job = jobs.submit("true")
     jobs.until(job, JobStatus.COMPLETED)
-    assert named(aws_batch, job.request.job_name) == 1
+    assert jobs.named(job.request.job_name) == 1
 
 
 def test_a_lost_answer_for_a_job_that_is_not_shown_yet(jobs: AwsBatchHarness, aws_batch: StandIn) -> None:
@@ -44,7 +41,7 @@ def test_a_lost_answer_for_a_job_that_is_not_shown_yet(jobs: AwsBatchHarness, aw
         jobs.backend.find(request.job_name)
     aws_batch.operations.lag_ms, aws_batch.site.held = 0, False
     job = jobs.submit_request(request)
-    assert named(aws_batch, request.job_name) == 1
+    assert jobs.named(request.job_name) == 1
     jobs.until(job, JobStatus.COMPLETED)
 
 
@@ -52,11 +49,14 @@ def test_a_failure_that_did_nothing(jobs: AwsBatchHarness, aws_batch: StandIn) -
     """After the time within which it would have shown, the job is submitted again."""
     request = jobs.request("true")
     aws_batch.faults.only, aws_batch.faults.fail = "SubmitJob", 1
-    with mock.patch.object(doer, "SETTLE_SECONDS", 0.0), pytest.raises(JobDeferred, match="looked for again"):
+    with (
+        mock.patch.object(scheduler_backend, "SETTLE_SECONDS", 0.0),
+        pytest.raises(JobDeferred, match="looked for again"),
+    ):
         jobs.submit_request(request)
     wait_for(lambda: jobs.backend.find(request.job_name) is None, 30)
     jobs.until(jobs.submit_request(request), JobStatus.COMPLETED)
-    assert named(aws_batch, request.job_name) == 1
+    assert jobs.named(request.job_name) == 1
 
 
 def test_a_job_that_is_not_shown_yet_is_not_unknown(jobs: AwsBatchHarness, aws_batch: StandIn) -> None:
@@ -68,33 +68,22 @@ def test_a_job_that_is_not_shown_yet_is_not_unknown(jobs: AwsBatchHarness, aws_b
     jobs.until(job, JobStatus.COMPLETED)
 
 
-def test_two_jobs_of_one_name_run_the_command_once(jobs: AwsBatchHarness, aws_batch: StandIn) -> None:
+def test_two_jobs_of_one_name_run_the_command_once(jobs: AwsBatchHarness) -> None:
     """The second finds the attempt claimed."""
     started = jobs.workdir / "started"
-    job = jobs.submit("/bin/sh", "-c", f"echo >> '{started}'")
+    job = jobs.submit(*SH, f"echo >> '{started}'")
     jobs.until(job, JobStatus.COMPLETED)
-    number = job.id.partition(":")[0]
-    first = aws_batch.site.jobs[number]
-    twin = aws_batch.operations.submit(
-        {
-            "jobName": first.name,
-            "jobQueue": "main",
-            "jobDefinition": first.definition,
-            "containerOverrides": {"command": first.container["command"]},
-        }
-    )["jobId"]
-    wait_for(lambda: aws_batch.site.jobs[twin].over, 30)
-    assert aws_batch.site.jobs[twin].exit_code == 75
+    assert jobs.run_twin(job) == 75
     assert len(started.read_text()) == 1
     assert jobs.create().find(job.request.job_name) == job.id
 
 
-def test_throttling_is_sat_out_and_shown(jobs: AwsBatchHarness, aws_batch: StandIn) -> None:
+def test_throttled_calls_are_repeated_and_counted(jobs: AwsBatchHarness, aws_batch: StandIn) -> None:
     aws_batch.faults.throttle = 2
     aws_batch.faults.only = "SubmitJob"
     with mock.patch.object(client, "_FIRST_PAUSE_SECONDS", 0.01):
         job = jobs.submit("true")
-    assert named(aws_batch, job.request.job_name) == 1
+    assert jobs.named(job.request.job_name) == 1
     aws_batch.faults.throttle, aws_batch.faults.only = 1, "DescribeJobs"
     jobs.until(job, JobStatus.COMPLETED)
     (queue,) = jobs.backend.queue_status()
@@ -104,7 +93,7 @@ def test_throttling_is_sat_out_and_shown(jobs: AwsBatchHarness, aws_batch: Stand
 
 
 def test_throttling_without_end(jobs: AwsBatchHarness, aws_batch: StandIn) -> None:
-    """What was sent back is not submitted, so nothing has to be looked for."""
+    """A job that was sent back was not submitted, so it need not be looked for."""
     aws_batch.faults.throttle, aws_batch.faults.only = 1_000, "SubmitJob"
     request = jobs.request("true")
     with mock.patch.object(client, "_FIRST_PAUSE_SECONDS", 0.01):
@@ -114,25 +103,26 @@ def test_throttling_without_end(jobs: AwsBatchHarness, aws_batch: StandIn) -> No
         jobs.until(jobs.submit_request(request), JobStatus.COMPLETED)
 
 
-def test_no_permission_is_nothing_about_the_job(jobs: AwsBatchHarness, aws_batch: StandIn) -> None:
+def test_a_missing_permission_does_not_reject_the_job(jobs: AwsBatchHarness, aws_batch: StandIn) -> None:
     aws_batch.faults.denied = True
     for call in (lambda: jobs.submit("true"), jobs.backend.list_jobs):
         with pytest.raises(BackendUnavailable, match="not authorized"):
             call()
 
 
-def test_the_budget_of_calls(jobs: AwsBatchHarness, aws_batch: StandIn, tmp_path: Path) -> None:
+def test_the_budget_of_calls(jobs_with: JobsWith, tmp_path: Path) -> None:
     """It is one for all processes, and a part of it is kept for submitting and cancelling."""
-    backend = type(jobs.backend)(**{**jobs.config, "calls_per_minute": 8, "state_dir": str(tmp_path / "few")})
+    jobs = jobs_with(calls_per_minute=8, state_dir=str(tmp_path / "few"))
+    backend = jobs.backend
     job_id = "00000000-0000-0000-0000-000000000000:ccat-none-1"
     began = time.monotonic()
-    before = aws_batch.calls["DescribeJobs"]
-    for _ in range(6):
-        assert backend.get_status(job_id).status is JobStatus.UNKNOWN
-    with mock.patch("ccat_workflow_manager.hpc.batch.calls._LONGEST_WAIT_SECONDS", 0.1):
-        with pytest.raises(BackendUnavailable, match="budget of 8"):
-            backend.get_status(job_id)
-        with pytest.raises(BackendUnavailable, match="budget of 8"):
-            type(jobs.backend)(**{**jobs.config, "calls_per_minute": 8, "state_dir": str(tmp_path / "few")}).find("x")
-    assert aws_batch.calls["DescribeJobs"] - before == 6 or time.monotonic() - began > 60
+    with jobs.count_calls("DescribeJobs") as calls:
+        for _ in range(6):
+            assert backend.get_status(job_id).status is JobStatus.UNKNOWN
+        with mock.patch("ccat_workflow_manager.hpc.batch.calls._LONGEST_WAIT_SECONDS", 0.1):
+            with pytest.raises(BackendUnavailable, match="budget of 8"):
+                backend.get_status(job_id)
+            with pytest.raises(BackendUnavailable, match="budget of 8"):
+                jobs.create().find("x")
+        assert calls() == 6 or time.monotonic() - began > 60
     backend.cancel(job_id)

@@ -1,15 +1,16 @@
-"""Over the wire to moto, which runs each job in a real container of a private Docker daemon.
+"""The backend at moto, which runs each job in a real container of a private Docker daemon.
 
-moto is not AWS Batch either: what it does differently is listed in docs/backends/aws_batch.md.
+moto is not AWS Batch either: its differences are listed in docs/backends/aws_batch.md.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -18,12 +19,14 @@ from ccat_workflow_manager.hpc.aws_batch.backend import AwsBatchBackend
 from ccat_workflow_manager.lifecycle.job_info import JobStatus
 from ccat_workflow_manager.testing.harness import BackendHarness, Job
 from tests.backends.aws_batch.docker_daemon import IMAGE, DockerDaemon, Moto
-from tests.backends.aws_batch.test_native import native
+from tests.backends.aws_batch.harness import SH, native_request
 from tests.support.fixtures_aws_batch import CREDENTIALS, NO_CONFIGURATION, REGION
 from tests.support.reaper import Reaper
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.needs("docker")
+
+JobsWith: TypeAlias = Callable[..., BackendHarness]
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +39,10 @@ def moto(reaper: Reaper) -> Iterator[Moto]:
 
 
 @pytest.fixture
-def jobs(moto: Moto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[BackendHarness]:
+def jobs_with(moto: Moto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[JobsWith]:
     for name, value in {**CREDENTIALS, **NO_CONFIGURATION, "AWS_ENDPOINT_URL": moto.url}.items():
         monkeypatch.setenv(name, value)
-    config: dict[str, Any] = {
+    general: dict[str, Any] = {
         "job_queue": "main",
         "region": REGION,
         "image": IMAGE,
@@ -47,12 +50,20 @@ def jobs(moto: Moto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
         "calls_per_minute": 10_000,
         "state_dir": str(tmp_path / "state"),
     }
-    harness = BackendHarness(create=partial(AwsBatchBackend, **config), workdir=tmp_path, patience_seconds=60)
-    yield harness
-    harness.close()
+    with ExitStack() as stack:
+
+        def make(**settings: Any) -> BackendHarness:
+            create = partial(AwsBatchBackend, **{**general, **settings})
+            harness = BackendHarness(create=create, workdir=tmp_path, patience_seconds=60)
+            stack.callback(harness.close)
+            return harness
+
+        yield make
 
 
-SH = ("/bin/sh", "-c")
+@pytest.fixture
+def jobs(jobs_with: JobsWith) -> BackendHarness:
+    return jobs_with()
 
 
 def test_success(jobs: BackendHarness) -> None:
@@ -66,8 +77,8 @@ def test_success(jobs: BackendHarness) -> None:
     assert (info.exit_code, info.cpu_hours is not None, info.wall_time_seconds is not None) == (0, True, True)
     assert (attempt.output / "file").read_text() == f"{value}\n"
     log = jobs.backend.get_logs(job.id)
-    assert "/bin/busybox\n" in log, "this is the image, not the machine"
-    assert "PRETTY_NAME" not in log
+    assert "/bin/busybox\n" in log  # of the image
+    assert "PRETTY_NAME" not in log  # of the machine
     assert str(attempt.workspace) in log
     assert "said" in log
     assert jobs.create().find(job.request.job_name) == job.id
@@ -91,28 +102,24 @@ def test_terminate(jobs: BackendHarness) -> None:
     assert jobs.backend.get_status(job.id).status is JobStatus.CANCELLED
 
 
-def test_what_the_container_itself_says(jobs: BackendHarness) -> None:
-    """Without its script nothing can start; what the shell says about that is in CloudWatch."""
-    backend = jobs.backend
-    assert isinstance(backend, AwsBatchBackend)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backend, "_script", lambda submission: "/no/such/script")
-        lost = jobs.submit("true")
+def test_the_log_of_a_container_without_its_script(jobs_with: JobsWith, tmp_path: Path) -> None:
+    """The container sees an empty directory. The error of its shell is in CloudWatch."""
+    (tmp_path / "empty").mkdir()
+    jobs = jobs_with(volumes=f"{tmp_path}={tmp_path / 'empty'}")
+    lost = jobs.submit("true")
     info = jobs.until(lost, JobStatus.FAILED)
     assert info.reason is FailureReason.BACKEND_FAILED
-    assert "/no/such/script" in backend.get_logs(lost.id)
-    assert "/no/such/script" in str(info.message)
+    assert str(tmp_path) in jobs.backend.get_logs(lost.id)
+    assert str(tmp_path) in str(info.message)
 
 
-def test_a_step_in_its_own_image(jobs: BackendHarness) -> None:
+def test_a_step_in_its_own_image(jobs_with: JobsWith) -> None:
     """The container is the step's: its directories are where every step has them, its search path is the image's."""
-    create = jobs.create
-    assert isinstance(create, partial)
-    jobs.create = partial(AwsBatchBackend, **{**create.keywords, "image": "", "mode": "native"})
+    jobs = jobs_with(image="", mode="native")
     attempt = jobs.attempt()
     text = 'echo here >/workflow/output/file; pwd; echo "$PATH"; cat /workflow/workspace/given'
     (attempt.workspace / "given").write_text("given\n")
-    request = native(jobs, f"docker://{IMAGE}", attempt, Path("/workflow"), *SH, text)
+    request = native_request(jobs, f"docker://{IMAGE}", attempt, Path("/workflow"), *SH, text)
     (job,) = jobs.submit_all([request])
     assert isinstance(job, Job)
     jobs.until(job, JobStatus.COMPLETED)

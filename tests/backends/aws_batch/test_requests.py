@@ -1,4 +1,4 @@
-"""What AWS Batch is asked for, checked with the model of the service that botocore ships."""
+"""The requests to AWS Batch, checked with the model of the service that botocore ships."""
 
 from __future__ import annotations
 
@@ -111,12 +111,12 @@ def test_shares() -> None:
         (replace(ORDINARY, cpu=64), Platform.FARGATE, "64 cores"),
     ],
 )
-def test_what_cannot_be_given(resources: Resources, platform: Platform, words: str) -> None:
+def test_resources_that_cannot_be_given(resources: Resources, platform: Platform, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         render_ask(resources, 0, replace(SITE, platform=platform))
 
 
-def test_what_does_not_fit() -> None:
+def test_commands_that_do_not_fit() -> None:
     ask = render_ask(ORDINARY, 0, SITE)
     for command, words in (["x" * 9000], "longer than"), (["/bad\udcff"], "no UTF-8"):
         with pytest.raises(ValueError, match=words):
@@ -167,7 +167,7 @@ def test_volumes_that_cannot_be(text: str) -> None:
         parse_mounts(text)
 
 
-def test_what_fargate_has_not() -> None:
+def test_shapes_that_fargate_has_not() -> None:
     assert problems(EFS) == []
     wrong = replace(EFS, privileged=True, execution_role="", mounts=(Mount("/a", host_path="/a"),))
     assert len(problems(wrong)) == 3

@@ -16,14 +16,11 @@ from unittest import mock
 
 import pytest
 
-from ccat_workflow_manager.errors import ConfigurationError
 from ccat_workflow_manager.failures import FailureReason
-from ccat_workflow_manager.hpc.aws_batch.backend import AwsBatchBackend
 from ccat_workflow_manager.hpc.aws_batch.staging import STAGER, pack, unpack
 from ccat_workflow_manager.lifecycle.job_info import JobStatus
 from ccat_workflow_manager.testing.clauses import CLAUSES, Clause
-from ccat_workflow_manager.testing.harness import Job
-from tests.backends.aws_batch.test_contract import AwsBatchHarness, aws_batch_harness
+from tests.backends.aws_batch.harness import SH, AwsBatchHarness, aws_batch_harness
 from tests.stand_ins.aws_batch.server import StandIn
 from tests.support.fixtures_aws_batch import mend
 from tests.support.waiting import wait_until
@@ -50,8 +47,6 @@ APART = (
     "find_by_name",
 )
 """Clauses whose jobs read and write nothing but their own attempt."""
-SH = ("/bin/sh", "-c")
-
 needs_root = pytest.mark.needs("root")
 
 
@@ -59,10 +54,7 @@ needs_root = pytest.mark.needs("root")
 def apart(aws_batch: StandIn, tmp_path: Path) -> Iterator[AwsBatchHarness]:
     workdir = tmp_path / "worker"
     workdir.mkdir()
-    harness = aws_batch_harness(aws_batch, workdir)
-    config = {**harness.config, "volumes": "", "s3_prefix": "s3://bucket/some/prefix/"}
-    harness.config = config
-    harness.create = lambda: AwsBatchBackend(**config)
+    harness = aws_batch_harness(aws_batch, workdir, volumes="", s3_prefix="s3://bucket/some/prefix/")
     aws_batch.site.hidden = workdir
     yield harness
     mend(aws_batch)
@@ -81,7 +73,7 @@ def test_every_clause_is_there() -> None:
 
 @needs_root
 def test_inputs_go_along_and_only_results_come_back(apart: AwsBatchHarness, aws_batch: StandIn) -> None:
-    """What links in the attempt lead to is there too, under its own path."""
+    """The targets of links in the attempt are there too, under their own paths."""
     upstream = apart.workdir / "attempts" / "upstream"
     upstream.mkdir(parents=True)
     (upstream / "map.fits").write_text("a map")
@@ -96,7 +88,7 @@ def test_inputs_go_along_and_only_results_come_back(apart: AwsBatchHarness, aws_
     job = apart.submit(*SH, text, "sh", str(attempt.root), str(apart.workdir), attempt=attempt)
     apart.until(job, JobStatus.COMPLETED)
     assert (attempt.output / "copy").read_text() == "a map"
-    assert (attempt.output / "seen").read_text() == "attempts\n", "nothing else of the worker's directory was there"
+    assert (attempt.output / "seen").read_text() == "attempts\n"  # the only entry of the worker's directory
     assert not (attempt.output / "evil").exists()
     assert not (attempt.workspace / "scratch").exists()
     assert apart.backend.get_logs(job.id) == "said\n"
@@ -114,8 +106,7 @@ def test_an_array(apart: AwsBatchHarness) -> None:
         apart.request(*SH, text, str(attempt.output / "n"), attempt=attempt)
         for text, attempt in zip(texts, attempts, strict=True)
     ]
-    for job in apart.submit_all(requests):
-        assert isinstance(job, Job)
+    for job in apart.submit_each(requests):
         assert "_" in job.id
         apart.until(job, JobStatus.COMPLETED)
     assert [(attempt.output / "n").read_text() for attempt in attempts] == ["0\n", "1\n", "2\n"]
@@ -131,23 +122,13 @@ def test_the_log_of_a_running_job_is_in_cloudwatch(apart: AwsBatchHarness) -> No
 
 
 @needs_root
-def test_two_jobs_of_one_name_run_the_command_once(apart: AwsBatchHarness, aws_batch: StandIn) -> None:
+def test_two_jobs_of_one_name_run_the_command_once(apart: AwsBatchHarness) -> None:
     job = apart.submit(*SH, "echo once")
     apart.until(job, JobStatus.COMPLETED)
-    first = aws_batch.site.jobs[job.id.partition(":")[0]]
-    twin = aws_batch.operations.submit(
-        {
-            "jobName": first.name,
-            "jobQueue": "main",
-            "jobDefinition": first.definition,
-            "containerOverrides": {"command": first.container["command"]},
-        }
-    )["jobId"]
-    wait_until(lambda: aws_batch.site.jobs[twin].over, 30, "the twin")
-    assert aws_batch.site.jobs[twin].exit_code == 75
+    assert apart.run_twin(job) == 75
 
 
-def test_what_cannot_be_unpacked_is_asked_for_again(apart: AwsBatchHarness, aws_batch: StandIn) -> None:
+def test_results_that_cannot_be_unpacked_are_fetched_again(apart: AwsBatchHarness, aws_batch: StandIn) -> None:
     """Nothing is concluded from a damaged answer."""
     aws_batch.site.hidden = None
     good = zlib.compress(b"")
@@ -166,7 +147,7 @@ def test_what_cannot_be_unpacked_is_asked_for_again(apart: AwsBatchHarness, aws_
 
 @needs_root
 def test_a_stager_that_cannot_work(apart: AwsBatchHarness, aws_batch: StandIn) -> None:
-    """Its own words are shown."""
+    """Its error is shown."""
     aws_batch.site.held = True
     job = apart.submit("true")
     aws_batch.buckets.objects.clear()
@@ -176,12 +157,6 @@ def test_a_stager_that_cannot_work(apart: AwsBatchHarness, aws_batch: StandIn) -
     assert "404" in str(info.message)
 
 
-@pytest.mark.parametrize("url", ["bucket/prefix", "https://bucket", "s3://"])
-def test_a_prefix_that_cannot_be(apart: AwsBatchHarness, url: str) -> None:
-    with pytest.raises(ConfigurationError, match="AWS_BATCH_S3_PREFIX"):
-        AwsBatchBackend(**{**apart.config, "s3_prefix": url})
-
-
 def test_the_stager_needs_nothing_but_python(tmp_path: Path) -> None:
     """No package, no site, and it fits into the command of a job."""
     argv = [sys.executable, "-I", "-S", "-c", f"compile(open({str(STAGER)!r}).read(), 'stager', 'exec')"]
@@ -189,7 +164,7 @@ def test_the_stager_needs_nothing_but_python(tmp_path: Path) -> None:
     assert len(zlib.compress(STAGER.read_bytes(), 9)) * 4 / 3 < 6000
 
 
-def test_what_leads_out_of_an_attempt_is_not_unpacked(tmp_path: Path) -> None:
+def test_paths_out_of_an_attempt_are_not_unpacked(tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     source.mkdir()
     target.mkdir()

@@ -1,4 +1,4 @@
-"""What the words of AWS Batch become: the table of all cases. The texts are from documentation and reports of users."""
+"""The status that follows from each answer of AWS Batch. The texts are from documentation and reports of users."""
 
 from __future__ import annotations
 
@@ -91,11 +91,11 @@ ENDS: list[tuple[str, Seen, HPCJobInfo | None, JobStatus, FailureReason | None]]
     ("cancelled by us, ended with 0", seen("FAILED", CANCEL_REASON), OK, JobStatus.CANCELLED, None),
     ("by others", seen("FAILED", "the console", stopped_by_request=True), TERMED, JobStatus.CANCELLED, None),
     ("asked too late", seen("FAILED", EXITED, stopped_by_request=True), FAILED, JobStatus.FAILED, R.PROGRAM_FAILED),
-    ("by others, unsaid", seen("FAILED", "the console"), TERMED, JobStatus.FAILED, R.KILLED_BY_SIGNAL),
+    ("by others, not marked as such", seen("FAILED", "the console"), TERMED, JobStatus.FAILED, R.KILLED_BY_SIGNAL),
     ("killed without a record", seen("FAILED", EXITED, exit_code=137), None, JobStatus.FAILED, R.KILLED_BY_SIGNAL),
     ("unexplained", seen("FAILED", EXITED, exit_code=64), None, JobStatus.FAILED, R.BACKEND_FAILED),
     ("nothing known", seen("FAILED"), None, JobStatus.FAILED, R.BACKEND_FAILED),
-    ("success, though AWS heard of no end", seen("FAILED", EXITED), OK, JobStatus.COMPLETED, None),
+    ("success, though AWS knows no exit code", seen("FAILED", EXITED), OK, JobStatus.COMPLETED, None),
 ]
 
 
@@ -115,7 +115,7 @@ WAITS = [
     ("RUNNABLE", "CAPACITY:INSUFFICIENT_INSTANCE_CAPACITY - no", "AWS has no instances", False),
     ("RUNNABLE", "MISCONFIGURATION:JOB_RESOURCE_REQUIREMENT - no", "no instance type", True),
     ("RUNNABLE", "MISCONFIGURATION:SERVICE_ROLE_PERMISSIONS - no", "service role", True),
-    ("RUNNABLE", "words that nobody knows", "words that nobody knows", False),
+    ("RUNNABLE", "an unknown text", "an unknown text", False),
     ("DREAMING", "", "AWS Batch says DREAMING", False),
 ]
 

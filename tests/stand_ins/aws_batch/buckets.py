@@ -1,4 +1,4 @@
-"""As much of S3 as the jobs and their workers need: objects that are put, fetched and deleted."""
+"""A stand-in for S3, as far as jobs and their workers need it: objects that are put, fetched and deleted."""
 
 from __future__ import annotations
 

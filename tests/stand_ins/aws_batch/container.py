@@ -1,4 +1,4 @@
-"""One container, which here is a process with all that it starts: limits, logs, and an end of everything at once."""
+"""One container, here a process with all its children: limits, a log, and an end of everything at once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from ccat_workflow_manager.hpc.supervisor.cgroups import Group
 
 _FIRST_LOOK_SECONDS = 0.02
 _LONGEST_PAUSE_SECONDS = 0.2
-_CANNOT_START = 127
 _JOIN = 'echo 0 >"$1" || exit; shift; exec "$@"'
 """Shell: go into the control group whose file is the first argument, and become the rest."""
 
@@ -26,10 +25,9 @@ _JOIN = 'echo 0 >"$1" || exit; shift; exec "$@"'
 class Ended:
     """How a container ended."""
 
-    exit_code: int | None
+    exit_code: int | None = None
     out_of_memory: bool = False
     timed_out: bool = False
-    stopped: bool = False
 
 
 class Container:
@@ -70,11 +68,7 @@ class Container:
     def run(self, started: Callable[[], None]) -> Ended:
         environment = {**self._environment, process_tree.MARK: self._mark}
         with self._log.open("ab") as log:
-            try:
-                process = shell.spawn(self._argv(), env=environment, cwd="/", stdout=log, stderr=shell.STDOUT)
-            except shell.CommandMissing as error:
-                log.write(f"{error.message}\n".encode())
-                return Ended(_CANNOT_START)
+            process = shell.spawn(self._argv(), env=environment, cwd="/", stdout=log, stderr=shell.STDOUT)
         root = process_tree.identity(process.pid)
         started()
         ended = self._watch(process)
@@ -82,8 +76,7 @@ class Container:
             process_tree.send(SIGKILL, left)
         if ended.exit_code is None:
             process.kill()
-            code = process.wait()
-            ended.exit_code = 128 - code if code < 0 else code
+            ended.exit_code = _code(process.wait())
         return ended
 
     def _argv(self) -> Sequence[str]:
@@ -94,14 +87,14 @@ class Container:
     def _watch(self, process: shell.Process) -> Ended:
         deadline = time.monotonic() + self._seconds
         asked_at: float | None = None
-        ended = Ended(None)
+        ended = Ended()
         pause = _FIRST_LOOK_SECONDS
         while True:
             self._wait(process, pause)
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
             code = process.poll()
             if code is not None:
-                ended.exit_code = 128 - code if code < 0 else code
+                ended.exit_code = _code(code)
                 ended.out_of_memory = self._group is not None and self._group.oom_killed()
                 return ended
             now = time.monotonic()
@@ -111,13 +104,13 @@ class Container:
                 ended.out_of_memory = True
                 return ended
             if asked_at is None and (self._stop.is_set() or now > deadline):
-                ended.timed_out, ended.stopped = not self._stop.is_set(), self._stop.is_set()
+                ended.timed_out = not self._stop.is_set()
                 os.kill(process.pid, SIGTERM)
                 asked_at = now
 
     @staticmethod
     def _wait(process: shell.Process, seconds: float) -> None:
-        """Until the process has ended, or so long."""
+        """Until the process has ended, or at most so long."""
         end = os.pidfd_open(process.pid)
         try:
             poller = select.poll()
@@ -127,10 +120,15 @@ class Container:
             os.close(end)
 
     def _too_large(self, pid: int) -> bool:
-        """The kernel keeps the limit where there is a control group."""
+        """With a control group, the kernel enforces the limit."""
         if self._group is not None:
             return self._group.oom_killed()
         root = process_tree.identity(pid)
         processes = process_tree.table()
         related = process_tree.related(root, processes) if root is not None else ()
         return process_tree.memory(processes[each] for each in related) > self._memory
+
+
+def _code(returned: int) -> int:
+    """As a shell shows it."""
+    return 128 - returned if returned < 0 else returned

@@ -1,4 +1,4 @@
-"""The jobs of the stand-in and the way they go: submitted, runnable, starting, running, over."""
+"""The jobs of the stand-in and their states: submitted, runnable, starting, running, over."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ EXITED = "Essential container in task exited"
 TIMED_OUT = "Job attempt duration exceeded timeout"
 OUT_OF_MEMORY = "OutOfMemoryError: Container killed due to memory usage"
 HOST_GONE = "Host EC2 (instance i-0123456789abcdef0) terminated."
-DEPENDENT_FAILED = "Dependent Job failed"
 NO_IMAGE = "CannotPullContainerError: Error response from daemon: manifest for {image} not found"
 NO_INSTANCE = "MISCONFIGURATION:JOB_RESOURCE_REQUIREMENT - no instance of the compute environments is large enough"
 
@@ -37,11 +36,8 @@ class Job:
     definition: str
     container: Mapping[str, Any]
     timeout_seconds: int | None
-    attempts_allowed: int = 1
-    tries: int = 0
     index: int | None = None
     size: int | None = None
-    depends_on: tuple[str, ...] = ()
     status: str = "SUBMITTED"
     status_reason: str = ""
     created_at: int = field(default_factory=now_ms)
@@ -63,8 +59,7 @@ class Job:
 
     @property
     def log_stream(self) -> str:
-        """That of the latest try."""
-        return f"ccat/default/{self.job_id.replace(':', '-')}-{self.tries}"
+        return f"ccat/default/{self.job_id.replace(':', '-')}"
 
     def end(self, status: str, reason: str) -> None:
         self.status, self.status_reason, self.stopped_at = status, reason, now_ms()
@@ -99,8 +94,8 @@ class Job:
             "jobDefinition": self.definition,
             "startedAt": self.started_at or 0,
             "attempts": list(self.attempts),
-            "retryStrategy": {"attempts": self.attempts_allowed, "evaluateOnExit": []},
-            "dependsOn": [{"jobId": each} for each in self.depends_on],
+            "retryStrategy": {"attempts": 1, "evaluateOnExit": []},
+            "dependsOn": [],
             "parameters": {},
             "platformCapabilities": ["EC2"],
             "container": container,

@@ -1,4 +1,4 @@
-"""The operations of the API, from a request that has the right shape to an answer."""
+"""The operations of AWS Batch, and the one of CloudWatch Logs: from a request of the right shape to an answer."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import binascii
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -15,18 +16,20 @@ from tests.stand_ins.aws_batch.model import Refused
 from tests.stand_ins.aws_batch.site import Site
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
+_LOG_GROUP = "/aws/batch/job"
 _OVERRIDES_LIMIT = 8192
 _MOST_DESCRIBED = 100
-_MOST_LISTED = 1000
 _MOST_FILTERED = 100
 
 
 class Operations:
-    """The service. `lag_ms`: how long a new job is not shown yet."""
+    """`lag_ms`: how long a new job is not shown yet. `most_listed`: jobs on a page. `log_page`: lines on a page."""
 
     def __init__(self, site: Site) -> None:
         self.site = site
         self.lag_ms = 0
+        self.most_listed = 1000
+        self.log_page = 1000
         self.by_name: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
             "SubmitJob": self.submit,
             "DescribeJobs": self.describe,
@@ -37,6 +40,7 @@ class Operations:
             "DescribeJobDefinitions": self.describe_definitions,
             "DeregisterJobDefinition": self.deregister,
             "DescribeJobQueues": self.describe_queues,
+            "GetLogEvents": self.get_log_events,
         }
 
     def submit(self, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,16 +66,11 @@ class Operations:
             definition=(definition := self._definition(body["jobDefinition"]))["jobDefinitionArn"],
             container=_overridden(definition["containerProperties"], overrides),
             timeout_seconds=seconds,
-            attempts_allowed=(body.get("retryStrategy") or definition.get("retryStrategy") or {}).get("attempts", 1),
             size=size,
-            depends_on=tuple(each["jobId"] for each in body.get("dependsOn", ())),
             extra={name: body[name] for name in ("tags", "shareIdentifier", "propagateTags") if name in body},
         )
         for index in range(size or 0):
-            child = Job(
-                f"{job_id}:{index}", name, job.queue, job.definition, job.container, seconds, job.attempts_allowed, 0,
-                index,
-            )  # fmt: skip
+            child = replace(job, job_id=f"{job_id}:{index}", size=None, index=index, children=[], attempts=[], extra={})
             job.children.append(child)
         site.add(job)
         return {"jobArn": f"{ACCOUNT}:job/{job_id}", "jobName": name, "jobId": job_id}
@@ -85,7 +84,7 @@ class Operations:
 
     def list(self, body: Mapping[str, Any]) -> dict[str, Any]:
         filters = {each["name"]: each["values"] for each in body.get("filters", ())}
-        largest = _MOST_FILTERED if filters else _MOST_LISTED
+        largest = _MOST_FILTERED if filters else self.most_listed
         status = body.get("jobStatus", "RUNNING")
         with self.site.lock:
             if "arrayJobId" in body:
@@ -156,6 +155,19 @@ class Operations:
             if name in wanted
         ]
         return _page(queues, "jobQueues", body, _MOST_FILTERED)
+
+    # --- CloudWatch Logs ---------------------------------------------------------------------------------------------
+
+    def get_log_events(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The newest page first. A token leads to the page before; that of the first page leads to itself."""
+        file = self.site.log_file(body["logStreamName"])
+        if body.get("logGroupName") != _LOG_GROUP or not file.exists():
+            raise Refused("The specified log stream does not exist.", "ResourceNotFoundException")
+        lines = file.read_text(errors="replace").splitlines()
+        end = int(str(body.get("nextToken") or f"b/{len(lines)}").partition("/")[2])
+        start = max(0, end - self.log_page)
+        events = [{"timestamp": now_ms(), "message": line, "ingestionTime": now_ms()} for line in lines[start:end]]
+        return {"events": events, "nextForwardToken": f"f/{len(lines)}", "nextBackwardToken": f"b/{start}"}
 
     def _queue(self, name: str) -> str:
         name = name.rpartition("/")[2]

@@ -1,4 +1,4 @@
-"""The HTTP side: REST with JSON on `/v1/...`, as AWS Batch has it, and the one call of CloudWatch Logs it needs."""
+"""The HTTP side: REST with JSON on `/v1/...`, as AWS Batch has it, one call of CloudWatch Logs, and objects of S3."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from tests.stand_ins.aws_batch import logs
 from tests.stand_ins.aws_batch.buckets import CREDENTIALS_PATH, Buckets
 from tests.stand_ins.aws_batch.model import (
     Refused,
@@ -24,7 +23,7 @@ from tests.stand_ins.aws_batch.model import (
 from tests.stand_ins.aws_batch.operations import Operations
 from tests.stand_ins.aws_batch.site import Site
 
-_LOG_PAGE = 1000
+_LOGS_TARGET = "Logs_20140328.GetLogEvents"
 
 
 @dataclass
@@ -32,9 +31,9 @@ class Faults:
     """What goes wrong, for so many of the next calls."""
 
     throttle: int = 0
-    """429, nothing is done."""
+    """429, and nothing is done."""
     fail: int = 0
-    """500, and nobody knows."""
+    """500, and nothing is done."""
     fail_after: int = 0
     """500, though it was done."""
     hang_up: int = 0
@@ -55,14 +54,12 @@ class Faults:
 
 @dataclass
 class StandIn:
-    """A running stand-in."""
+    """A stand-in for AWS Batch on loopback."""
 
     directory: Path
     scale: float = 1.0
-    port: int = 0
     faults: Faults = field(default_factory=Faults)
     calls: Counter[str] = field(default_factory=Counter)
-    log_page: int = _LOG_PAGE
     buckets: Buckets = field(default_factory=Buckets)
 
     def start(self) -> StandIn:
@@ -70,7 +67,7 @@ class StandIn:
         self.site = Site(self.directory, self.scale)
         self.site.start()
         self.operations = Operations(self.site)
-        self._server = _Server(("127.0.0.1", self.port), _Handler)
+        self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.stand_in = self
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
@@ -91,12 +88,9 @@ class StandIn:
         """Do what was asked for, within the model."""
         model = service(service_name).operation_model(operation)
         check_request(model, body)
-        if service_name == "logs":
-            answer = logs.get_log_events(self.site, body, self.log_page)
-        elif operation in self.operations.by_name:
-            answer = self.operations.by_name[operation](body)
-        else:
+        if operation not in self.operations.by_name:
             raise Refused(f"the stand-in has no {operation}", "ServerException", 501)
+        answer = self.operations.by_name[operation](body)
         check_answer(model, answer)
         return answer
 
@@ -131,7 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
         target = self.headers.get("X-Amz-Target", "")
         known = by_path("batch").get(f"POST {self.path}")
         service_name, operation = ("batch", known.name) if known is not None else ("logs", "GetLogEvents")
-        if known is None and target != logs.TARGET + operation:
+        if known is None and target != _LOGS_TARGET:
             self._send(404, {"message": f"the stand-in has no {self.path} {target}"}, "UnknownOperationException")
             return
         stand_in.calls[operation] += 1

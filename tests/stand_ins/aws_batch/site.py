@@ -1,4 +1,4 @@
-"""What stands behind the API: queues, definitions, images, and machines that run the jobs one after another."""
+"""What is behind the API: queues, definitions, images, and machines that run the jobs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from ccat_workflow_manager.hpc.attempt.script import CLEAN_PATH
 from ccat_workflow_manager.hpc.supervisor import cgroups
 from tests.stand_ins.aws_batch.container import Container
 from tests.stand_ins.aws_batch.jobs import (
-    DEPENDENT_FAILED,
     EXITED,
     HOST_GONE,
     NO_IMAGE,
@@ -28,12 +27,12 @@ from tests.stand_ins.aws_batch.jobs import (
 MARK = "CCAT_WM_STAND_IN"
 _TICK_SECONDS = 0.02
 _GRACE_SECONDS = 30.0
-_NEXT = {"SUBMITTED": "RUNNABLE", "PENDING": "RUNNABLE", "RUNNABLE": "STARTING"}
+_NEXT = {"SUBMITTED": "RUNNABLE", "RUNNABLE": "STARTING"}
 
 
 @dataclass
 class Site:
-    """The machines. `scale` makes what takes a minute of the service take less."""
+    """The machines. `scale`: a minute of the service takes so many minutes here."""
 
     directory: Path
     scale: float = 1.0
@@ -82,7 +81,7 @@ class Site:
                 self.jobs[child.job_id] = self._live[child.job_id] = child
 
     def terminate(self, job: Job, reason: str, *, started_too: bool) -> None:
-        """`started_too` is what tells TerminateJob from CancelJob."""
+        """`started_too`: by TerminateJob; CancelJob ends only jobs that have not started."""
         with self.lock:
             if job.over:
                 return
@@ -118,11 +117,11 @@ class Site:
                     used += self._advance(job, used)
 
     def _advance(self, job: Job, used: float) -> float:
-        """One step of a job; how many cores it has taken."""
+        """One step of a job. Returns how many cores it takes by that."""
         if job.children:
             job.follow_children()
             return 0
-        if job.status not in _NEXT or not self._dependencies_met(job):
+        if job.status not in _NEXT:
             return 0
         if job.status == "RUNNABLE":
             if _requirement(job, "MEMORY", 0) > self.largest_memory_mb:
@@ -139,15 +138,7 @@ class Site:
         self._threads.append(thread)
         return _vcpus(job)
 
-    def _dependencies_met(self, job: Job) -> bool:
-        others = [self.jobs[each] for each in job.depends_on if each in self.jobs]
-        if any(other.status == "FAILED" for other in others):
-            job.end("FAILED", DEPENDENT_FAILED)
-            return False
-        return all(other.status == "SUCCEEDED" for other in others)
-
     def _run(self, job: Job) -> None:
-        job.tries += 1
         image = str(job.container.get("image", ""))
         if image in self.missing_images:
             with self.lock:
@@ -181,10 +172,7 @@ class Site:
             reason = job.stop_reason or (TIMED_OUT if ended.timed_out else EXITED)
             good = ended.exit_code == 0 and not (job.stop_reason or ended.timed_out)
             job.attempts.append(self._attempt(job, reason))
-            if not good and not job.stop_reason and not ended.timed_out and len(job.attempts) < job.attempts_allowed:
-                job.status = "RUNNABLE"
-            else:
-                job.end("SUCCEEDED" if good else "FAILED", reason)
+            job.end("SUCCEEDED" if good else "FAILED", reason)
 
     def _command(self, job: Job) -> list[str]:
         command = list(job.container.get("command", ()))
@@ -211,7 +199,7 @@ class Site:
             "PATH": CLEAN_PATH,
             "HOSTNAME": "ip-10-0-0-1",
             "AWS_BATCH_JOB_ID": job.job_id,
-            "AWS_BATCH_JOB_ATTEMPT": str(len(job.attempts) + 1),
+            "AWS_BATCH_JOB_ATTEMPT": "1",
             "AWS_BATCH_JQ_NAME": job.queue,
             "AWS_BATCH_CE_NAME": "stand-in",
             "AWS_CONTAINER_CREDENTIALS_FULL_URI": self.role_url,
