@@ -205,6 +205,32 @@ def _required() -> Iterator[None]:
         raise ServiceUnavailable(f"Redis cannot be used: {error}") from error
 
 
+class _Message(Job):
+    """A job that runs a task of ours and nothing else.
+
+    RQ imports the functions that a message names, so whoever can write to Redis could run any function in a worker.
+    """
+
+    @property
+    def func(self) -> Callable[..., Any]:
+        if self.func_name not in _TASKS or self.instance is not None:
+            raise ValueError(f"{self.func_name!r} is not a task")
+        task: Callable[..., Any] = super().func
+        return task
+
+    @property
+    def success_callback(self) -> None:
+        return None
+
+    @property
+    def failure_callback(self) -> None:
+        return None
+
+    @property
+    def stopped_callback(self) -> None:
+        return None
+
+
 class _Listener(SimpleWorker):
     """RQ's worker without fork, remote commands and records of its jobs."""
 
@@ -286,10 +312,11 @@ def listen(
     while True:
         connection = connect(url)
         worker = _Listener(
-            [Queue(queue, connection=connection, serializer=JSONSerializer) for queue in queues],
+            [Queue(queue, connection=connection, serializer=JSONSerializer, job_class=_Message) for queue in queues],
             name=f"{name}:{uuid4().hex[:8]}",
             connection=connection,
             serializer=JSONSerializer,
+            job_class=_Message,
             worker_ttl=_LISTEN_SECONDS + 15,
             log_job_description=False,
         )
@@ -331,3 +358,6 @@ def _queue_name(bell: Bell, backend: str) -> str:
 
 def _task(bell: Bell) -> str:
     return f"ccat_workflow_manager.tasks.{bell}"
+
+
+_TASKS = frozenset(map(_task, Bell))
