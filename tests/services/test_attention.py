@@ -10,8 +10,8 @@ import pytest
 
 from ccat_workflow_manager.commands import checks
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.db.views.attention import attention_count, attention_page
-from ccat_workflow_manager.db.views.fleet import backend_states
+from ccat_workflow_manager.db.queries.attention import attention_count, attention_page
+from ccat_workflow_manager.db.queries.service import backend_states
 from ccat_workflow_manager.errors import BackendUnavailable
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 from ccat_workflow_manager.services.run_request import RunRequest
@@ -47,11 +47,11 @@ def test_a_cancel_that_nobody_confirms_for_long(context: Context, backend: Notin
     with context.database.begin() as unit:
         unit.execute("UPDATE step_runs SET cancel_requested_at = now() - interval '25 minutes'")
     assert listed(context) == [
-        ("fake-1", "its cancel has not been confirmed for 25 min: asked noop to stop the job; not confirmed yet")
+        ("fake-1", "cancel not confirmed for 25 min: asked noop to stop the job; not confirmed yet")
     ]
     told = checks.attention(context.database)
     assert told.ok is None
-    assert "job fake-1: its cancel has not been confirmed" in told.message
+    assert "job fake-1: cancel not confirmed" in told.message
 
 
 def test_what_only_a_person_releases(context: Context, backend: FakeBackend) -> None:
@@ -108,7 +108,7 @@ def test_a_stray_that_cannot_be_stopped(context: Context, backend: Noting) -> No
     assert listed(context) == [
         (
             "fake-1",
-            f"the job fake-1 of its attempt 1 does not stop, though that attempt is over: stop it at noop; {words}",
+            f"the job fake-1 of attempt 1 does not stop although the attempt is over: stop it at noop; {words}",
         )
     ]
     told = checks.orphan_jobs(context.database)

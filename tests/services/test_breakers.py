@@ -10,7 +10,7 @@ import pytest
 
 from ccat_workflow_manager import failpoints
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.db.reading import live_items_by_job
+from ccat_workflow_manager.db.work_items import live_items_by_job
 from ccat_workflow_manager.errors import NotFound, ServiceUnavailable
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
@@ -60,13 +60,13 @@ def statuses(context: Context) -> dict[str, int]:
     return {status: found.count(status) for status in sorted(set(found))}
 
 
-def test_what_waits_at_the_backend_is_withdrawn_and_what_runs_goes_on(context: Context, fake: FakeBackend) -> None:
+def test_waiting_jobs_are_requeued_and_running_jobs_go_on(context: Context, fake: FakeBackend) -> None:
     start(context, fake)
     context.canceller.cancel_wanted("noop")
     assert statuses(context) == {"FAILED": 3, "PENDING": 6, "RUNNING": 1}
     assert sorted(fake.cancelled) == ["fake-10", "fake-4", "fake-6", "fake-7", "fake-8", "fake-9"]
     assert context.launcher.launch("noop", 10) == 0
-    assert {row[0] for row in step_runs(context, "withdrawn OR cancel_requested_at IS NOT NULL")} == {False}
+    assert {row[0] for row in step_runs(context, "requeued_by_breaker OR cancel_requested_at IS NOT NULL")} == {False}
     # What is running succeeds, and everything goes on, in another attempt, of which it has as many as before.
     fake.set_state("fake-5", HPCJobInfo(JobStatus.COMPLETED, 0))
     context.poller.poll_all("noop")
@@ -74,7 +74,9 @@ def test_what_waits_at_the_backend_is_withdrawn_and_what_runs_goes_on(context: C
     assert {tuple(row) for row in step_runs(context, "attempt, max_attempts") if row[0] == 2} == {(2, 3)}
     with context.database.read() as unit:
         texts = unit.execute("SELECT DISTINCT reason, reason_text FROM attempts WHERE reason = 'cancelled'").all()
-    assert list(map(tuple, texts)) == [("cancelled", "its job was withdrawn, because the others of its step fail")]
+    assert list(map(tuple, texts)) == [
+        ("cancelled", "its job was stopped before it started, because the circuit breaker of its step opened")
+    ]
 
 
 def test_a_cancel_of_a_person_wins(context: Context, fake: FakeBackend) -> None:
@@ -85,7 +87,7 @@ def test_a_cancel_of_a_person_wins(context: Context, fake: FakeBackend) -> None:
     assert statuses(context) == {"CANCELLED": 7, "FAILED": 3}
 
 
-def test_a_job_that_succeeds_before_it_is_withdrawn_has_succeeded(context: Context, fake: FakeBackend) -> None:
+def test_a_job_that_succeeds_before_it_is_requeued_has_succeeded(context: Context, fake: FakeBackend) -> None:
     start(context, fake)
     fake.set_state("fake-7", HPCJobInfo(JobStatus.COMPLETED, 0))
     context.poller.poll_all("noop")
@@ -97,14 +99,14 @@ def test_a_job_that_succeeds_before_it_is_withdrawn_has_succeeded(context: Conte
 
 
 @pytest.mark.parametrize("info", [HPCJobInfo(JobStatus.CANCELLED), HPCJobInfo(JobStatus.FAILED, exit_code=143)])
-def test_a_withdrawal_that_the_follower_has_not_read_is_heeded(
+def test_a_requeue_that_the_poller_has_not_read_wins(
     make_context: ContextMaker,
     context: Context,
     fake: FakeBackend,
     monkeypatch: pytest.MonkeyPatch,
     info: HPCJobInfo,
 ) -> None:
-    """Another worker opens the breaker and withdraws the job between the look at the row and the backend's answer."""
+    """Another worker opens the breaker and requeues the job between the look at the row and the backend's answer."""
     other = make_context("noop", BREAKER_FAILURES=3)
     other._backends["noop"] = fake
     start(context, fake, failing=2)
@@ -117,19 +119,24 @@ def test_a_withdrawal_that_the_follower_has_not_read_is_heeded(
             with other.database.read() as unit:
                 items = live_items_by_job(unit, "noop", ["fake-3"])
             other.status_updater.update(other.backend_handle("noop"), items)
-            assert step_runs(context, "withdrawn")[6][0]
+            assert step_runs(context, "requeued_by_breaker")[6][0]
             fake.set_state("fake-7", info)
         return answer(job_ids)
 
     monkeypatch.setattr(fake, "get_statuses", interrupted)
     context.poller.poll_all("noop")
-    assert tuple(step_runs(context, "status, withdrawn, attempt, max_attempts")[6]) == ("PENDING", False, 1, 3)
+    assert tuple(step_runs(context, "status, requeued_by_breaker, attempt, max_attempts")[6]) == (
+        "PENDING",
+        False,
+        1,
+        3,
+    )
     assert statuses(context) == {"FAILED": 3, "PENDING": 1, "RUNNING": 1, "SUBMITTED": 5}
     with context.database.read() as unit:
         assert list(while_working(unit)) == []
 
 
-def test_what_slips_through_is_withdrawn_by_the_sweep(context: Context, fake: FakeBackend) -> None:
+def test_the_sweep_requeues_jobs_that_were_launched_meanwhile(context: Context, fake: FakeBackend) -> None:
     start(context, fake)
     context.canceller.cancel_wanted("noop")
     with context.database.begin() as unit:
@@ -144,7 +151,7 @@ def test_what_slips_through_is_withdrawn_by_the_sweep(context: Context, fake: Fa
     assert statuses(context) == {"FAILED": 3, "PENDING": 6, "RUNNING": 1}
 
 
-def test_the_probe_is_not_withdrawn(context: Context, fake: FakeBackend) -> None:
+def test_the_probe_is_not_requeued(context: Context, fake: FakeBackend) -> None:
     start(context, fake)
     context.canceller.cancel_wanted("noop")
     with context.database.begin() as unit:
@@ -167,7 +174,7 @@ def test_failures_of_the_site_hold_back_nobody(context: Context, fake: FakeBacke
     assert fake.cancelled == []
 
 
-@pytest.mark.parametrize("point", ["commit.withdraw", "commit.breaker-release", "commit.breakers-swept"])
+@pytest.mark.parametrize("point", ["commit.requeue-waiting", "commit.breaker-release", "commit.breakers-swept"])
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("action", ["raise", "timeout"])
 def test_whoever_breaks_off_leaves_nothing_half_done(
@@ -180,7 +187,7 @@ def test_whoever_breaks_off_leaves_nothing_half_done(
             lambda: start(context, fake),
             lambda: context.poller.poll_all("noop"),
             context.breakers.sweep,
-            lambda: context.breakers.release(step_runs(context, "circuit")[0][0], actor="operator"),
+            lambda: context.breakers.release(step_runs(context, "breaker_key")[0][0], actor="operator"),
             off.breakers.sweep,
         ):
             with suppress(Injected, ServiceUnavailable, NotFound):

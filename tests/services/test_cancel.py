@@ -220,7 +220,7 @@ def test_an_end_that_was_not_confirmed_says_so(context: Context, backend: Noting
     clock.now = 20.0
     assert context.canceller.cancel_wanted("noop") == 1
     [row] = rows(context, "status, reason_text")
-    words = "cancelled; noop has not known the job fake-1 for 150 s, that it has stopped was not confirmed"
+    words = "cancelled; noop has not known the job fake-1 for 150 s, the stop is not confirmed"
     assert tuple(row) == ("CANCELLED", words)
     with context.database.read() as unit:
         assert unit.execute("SELECT warnings FROM attempts").scalar() == [words]

@@ -7,7 +7,8 @@ import json
 from ccat_workflow_manager.commands import checks
 from ccat_workflow_manager.commands.checks import Check
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.db.fleet import FleetStore
+from ccat_workflow_manager.db.backends import BackendStore
+from ccat_workflow_manager.db.workers import WorkerStore
 
 
 def told(context: Context) -> dict[str, list[Check]]:
@@ -19,7 +20,7 @@ def told(context: Context) -> dict[str, list[Check]]:
 
 def trouble(context: Context, backend: str) -> None:
     with context.database.begin() as unit:
-        FleetStore(unit).problem(backend, "slurmctld does not answer", 15)
+        BackendStore(unit).report_problem(backend, "slurmctld does not answer", 15)
 
 
 def test_a_backend_that_is_away_is_not_ok(context: Context) -> None:
@@ -36,7 +37,7 @@ def test_one_that_is_not_installed_here_is_told_too(context: Context) -> None:
     (check,) = told(context)["backend elsewhere"]
     assert (check.ok, "slurmctld does not answer" in check.message) == (None, True), "nobody needs it"
     with context.database.begin() as unit:
-        FleetStore(unit).register("w", "host", 1, ["elsewhere"])
+        WorkerStore(unit).register("w", "host", 1, ["elsewhere"])
     (check,) = told(context)["backend elsewhere"]
     assert check.ok is False
 

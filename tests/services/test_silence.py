@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.db.views.step_runs import step_run_detail
+from ccat_workflow_manager.db.queries.step_runs import step_run_detail
 from ccat_workflow_manager.errors import BackendUnavailable
 from ccat_workflow_manager.hpc import registry
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
@@ -114,7 +114,7 @@ def test_a_cancel_that_ends_with_the_grace_says_that_it_was_not_confirmed(contex
         unit.execute("UPDATE step_runs SET unknown_since = now() - interval '150 seconds'")
     context.poller.poll_all("noop")
     [row] = rows(context, "status, reason_text")
-    words = "cancelled; noop has not known the job fake-1 for 150 s, that it has stopped was not confirmed"
+    words = "cancelled; noop has not known the job fake-1 for 150 s, the stop is not confirmed"
     assert tuple(row) == ("CANCELLED", words)
     with context.database.read() as unit:
         assert unit.execute("SELECT warnings FROM attempts").scalar() == [words]
