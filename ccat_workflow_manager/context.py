@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from functools import cached_property
 from uuid import uuid4
 
-from ccat_workflow_manager.db.fleet import FleetStore
 from ccat_workflow_manager.db.session import Database
+from ccat_workflow_manager.db.workers import WorkerStore
 from ccat_workflow_manager.doorbell import Doorbell
 from ccat_workflow_manager.errors import BackendError, BackendUnavailable, ConfigurationError
 from ccat_workflow_manager.execution import runtime
@@ -216,9 +216,9 @@ class Context:
         self._reported_alive = now
         completed, self._completed = self._completed, 0
         with self.database.begin("commit.alive") as unit:
-            fleet = FleetStore(unit)
-            if not fleet.seen(self.worker, completed=completed):
-                fleet.register(self.worker, socket.gethostname(), os.getpid(), self.backends)
+            workers = WorkerStore(unit)
+            if not workers.heartbeat(self.worker, completed=completed):
+                workers.register(self.worker, socket.gethostname(), os.getpid(), self.backends)
 
     def close(self) -> None:
         """Close the backends and the connections to the database."""

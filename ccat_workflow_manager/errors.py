@@ -1,6 +1,6 @@
-"""Every error of the product, sorted by who must act.
+"""All errors, sorted by who must act.
 
-The docstring of a class is the message of an instance that was given none, so write it for the person who reads it.
+The docstring of a class is the default message of its instances, so it addresses the user.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ccat_workflow_manager.failures import FailureReason
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing that is wrong with an input: where (`steps[1].depends_on[0]`) and what."""
+    """One error in an input: its path (`steps[1].depends_on[0]`) and what is wrong."""
 
     path: str
     message: str
@@ -51,7 +51,7 @@ class RequestError(WorkflowError):
 
 
 class NotFound(RequestError):
-    """There is no such thing here."""
+    """Not found."""
 
     code = "not_found"
     http_status = 404
@@ -65,20 +65,20 @@ class Invalid(RequestError):
 
 
 class Conflict(RequestError):
-    """The request contradicts the present state."""
+    """The request conflicts with the present state."""
 
     code = "conflict"
     http_status = 409
 
 
 class Forbidden(RequestError):
-    """This is not allowed to you."""
+    """You are not allowed to do this."""
 
     code = "forbidden"
     http_status = 403
 
 
-# --- the backend answered with trouble ------------------------------------------------------------------------------
+# --- the backend failed ---------------------------------------------------------------------------------------------
 
 
 class BackendError(WorkflowError):
@@ -96,7 +96,7 @@ class BackendError(WorkflowError):
 
 
 class BackendRejected(BackendError):
-    """The backend refused the job for good: it can never run as it was asked for."""
+    """The backend rejected the job: it can never run as requested."""
 
     code = "backend_rejected"
 
@@ -114,21 +114,21 @@ class BackendRejected(BackendError):
 
 
 class BackendUnavailable(BackendError):
-    """The backend cannot be reached now; nothing is known about its jobs until it answers again."""
+    """The backend cannot be reached; the state of its jobs is unknown until it answers again."""
 
     code = "backend_unavailable"
 
 
 class BackendConfused(BackendError):
-    """The backend answered something that cannot be read; nothing is concluded from it."""
+    """The backend gave an unreadable answer, which is ignored."""
 
     code = "backend_confused"
 
 
 class JobDeferred(BackendError):
-    """This one job has to wait, though the backend is well.
+    """The backend works but this job has to wait.
 
-    A limit of the site keeps it out, or an earlier try to submit it is not settled yet. Others may go on.
+    A limit of the site is reached, or the result of an earlier submission is not known yet. Other jobs are submitted.
     """
 
     code = "job_deferred"
@@ -138,7 +138,7 @@ class JobDeferred(BackendError):
 
 
 class AttemptError(WorkflowError):
-    """One attempt cannot go on; the reason says whose fault it is and whether it is tried again."""
+    """The attempt failed; the reason decides whether it is retried."""
 
     code = "attempt_error"
 
@@ -148,25 +148,25 @@ class AttemptError(WorkflowError):
 
 
 class StagingError(AttemptError):
-    """What the step needs could not be put in place."""
+    """The files of the step could not be prepared."""
 
     code = "staging_error"
 
 
 class OutputError(AttemptError):
-    """What the step left behind cannot be taken as products."""
+    """The output of the step cannot be published as products."""
 
     code = "output_error"
 
 
 class LeaseLost(WorkflowError):
-    """Another worker has taken this step run over; what was done here is dropped."""
+    """Another worker has taken over this step run; the work done here is discarded."""
 
     code = "lease_lost"
 
 
 class CancelRequested(WorkflowError):
-    """Somebody asked to cancel this step run while it was being worked on."""
+    """A cancel of this step run was requested while a worker was working on it."""
 
     code = "cancel_requested"
 
@@ -175,7 +175,7 @@ class CancelRequested(WorkflowError):
 
 
 class ConfigurationError(WorkflowError):
-    """The configuration cannot be used; the process does not start."""
+    """The configuration is not valid; the process does not start."""
 
     code = "configuration_error"
 

@@ -1,4 +1,4 @@
-"""Why a step run did not complete: one closed list, and what each reason means for a retry and for the reader."""
+"""The reasons why a step run did not complete, and what each means for retries and for operators."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Blame(StrEnum):
-    """Whose doing it is."""
+    """Who caused a failure."""
 
     USER = "user"
     SITE = "site"
@@ -18,17 +18,17 @@ class Retry(StrEnum):
     """How another attempt could do better."""
 
     NO = "no"
-    """Only a change by a person helps; a pipeline may still ask for a plain repetition with `retry.on`."""
+    """The same attempt would fail again. `retry.on` may still ask for a plain repetition."""
     LATER = "later"
-    """The same again after the back-off."""
+    """The same attempt after the back-off."""
     MORE_MEMORY = "more_memory"
-    """Again with memory multiplied by `retry.memory_factor`, up to `retry.memory_cap_gb`."""
+    """With memory multiplied by `retry.memory_factor`, up to `retry.memory_cap_gb`."""
     MORE_TIME = "more_time"
-    """Again with the time limit multiplied by `retry.time_factor`."""
+    """With the time limit multiplied by `retry.time_factor`."""
 
 
 class FailureReason(StrEnum):
-    """Why a step run is FAILED or SKIPPED. The values are stored and may be named in `retry.on`."""
+    """Why a step run is FAILED, SKIPPED or CANCELLED. The values are stored, and `retry.on` may name them."""
 
     PROGRAM_FAILED = "program_failed"
     KILLED_BY_SIGNAL = "killed_by_signal"
@@ -61,7 +61,7 @@ class FailureReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FailureInfo:
-    """What everybody may know about a reason: whose doing, how it may be retried, what an operator reads."""
+    """What a reason means: who caused it, how a retry could succeed, and the text for operators."""
 
     blame: Blame
     retry: Retry
@@ -73,65 +73,63 @@ FAILURES: dict[FailureReason, FailureInfo] = {
         Blame.USER, Retry.NO, "The program ended with a non-zero exit code; its log says why."
     ),
     FailureReason.KILLED_BY_SIGNAL: FailureInfo(
-        Blame.USER, Retry.NO, "The program was ended by a signal that the workflow manager did not send."
+        Blame.USER, Retry.NO, "The program was killed by a signal that the workflow manager did not send."
     ),
     FailureReason.COMMAND_NOT_FOUND: FailureInfo(
-        Blame.USER, Retry.NO, "The command does not exist or may not be executed; check `command` and the image."
+        Blame.USER, Retry.NO, "The command does not exist or cannot be executed; check `command` and the image."
     ),
     FailureReason.OUT_OF_MEMORY: FailureInfo(
-        Blame.USER, Retry.MORE_MEMORY, "The program needed more memory than it had asked for and was ended."
+        Blame.USER, Retry.MORE_MEMORY, "The program used more memory than it asked for and was stopped."
     ),
     FailureReason.TIME_LIMIT: FailureInfo(
-        Blame.USER, Retry.MORE_TIME, "The program ran into its time limit and was ended."
+        Blame.USER, Retry.MORE_TIME, "The program reached its time limit and was stopped."
     ),
     FailureReason.LOG_LIMIT: FailureInfo(
-        Blame.USER, Retry.NO, "The program wrote more log than LOG_LIMIT_MB allows and was ended."
+        Blame.USER, Retry.NO, "The program wrote more log than LOG_LIMIT_MB allows and was stopped."
     ),
     FailureReason.IMAGE_MISSING: FailureInfo(Blame.USER, Retry.NO, "The image does not exist where the step names it."),
-    FailureReason.IMAGE_INVALID: FailureInfo(
-        Blame.USER, Retry.NO, "The image is damaged or no container image at all."
-    ),
+    FailureReason.IMAGE_INVALID: FailureInfo(Blame.USER, Retry.NO, "The image is damaged or is not a container image."),
     FailureReason.IMAGE_PULL: FailureInfo(Blame.SITE, Retry.LATER, "The image could not be fetched from its registry."),
     FailureReason.CONTAINER_FAILED: FailureInfo(
-        Blame.SITE, Retry.LATER, "The container runtime itself failed before or instead of the program."
+        Blame.SITE, Retry.LATER, "The container runtime failed, not the program."
     ),
     FailureReason.INPUT_MISSING: FailureInfo(
         Blame.USER, Retry.NO, "An input of the step does not exist or cannot be read."
     ),
     FailureReason.STAGING_FAILED: FailureInfo(
-        Blame.SITE, Retry.LATER, "The directories or inputs of the attempt could not be put in place."
+        Blame.SITE, Retry.LATER, "The directories or inputs of the attempt could not be prepared."
     ),
     FailureReason.DISK_FULL: FailureInfo(Blame.SITE, Retry.LATER, "The disk that holds PIPELINE_BASE_DIR is full."),
     FailureReason.REJECTED: FailureInfo(
-        Blame.USER, Retry.NO, "The backend can never run this job as asked; change its resources or its backend."
+        Blame.USER, Retry.NO, "The backend can never run this job as requested; change its resources or its backend."
     ),
     FailureReason.EXIT_RECORD_MISSING: FailureInfo(
-        Blame.SITE, Retry.LATER, "The job is over but left no exit record, so nobody knows how it ended."
+        Blame.SITE, Retry.LATER, "The job ended without an exit record, so its result is unknown."
     ),
     FailureReason.EXIT_RECORD_UNREADABLE: FailureInfo(
-        Blame.SITE, Retry.LATER, "The job left an exit record that is cut short or not readable."
+        Blame.SITE, Retry.LATER, "The exit record of the job is incomplete or unreadable."
     ),
     FailureReason.OUTPUT_INVALID: FailureInfo(
-        Blame.USER, Retry.NO, "The output directory holds something that cannot be a product, such as a link out of it."
+        Blame.USER,
+        Retry.NO,
+        "The output directory contains something that cannot be a product, such as a link out of it.",
     ),
     FailureReason.OUTPUT_UNREADABLE: FailureInfo(
         Blame.SITE, Retry.LATER, "The output directory or a file in it could not be read."
     ),
     FailureReason.NODE_FAILURE: FailureInfo(Blame.SITE, Retry.LATER, "The node that ran the job failed."),
-    FailureReason.PREEMPTED: FailureInfo(
-        Blame.SITE, Retry.LATER, "The job was ended to make room for a more urgent one."
-    ),
+    FailureReason.PREEMPTED: FailureInfo(Blame.SITE, Retry.LATER, "The job was preempted by a more urgent one."),
     FailureReason.LOST: FailureInfo(
         Blame.SITE, Retry.LATER, "The backend has not known the job for longer than UNKNOWN_GRACE_SECONDS."
     ),
     FailureReason.BACKEND_FAILED: FailureInfo(
-        Blame.SITE, Retry.LATER, "The backend ended the job for a reason of its own."
+        Blame.SITE, Retry.LATER, "The backend stopped the job for a reason of its own."
     ),
     FailureReason.STOPPED_OUTSIDE: FailureInfo(
-        Blame.SITE, Retry.NO, "Somebody stopped the job at the backend, not through the workflow manager."
+        Blame.SITE, Retry.NO, "The job was stopped at the backend, not through the workflow manager."
     ),
     FailureReason.INTERNAL_ERROR: FailureInfo(
-        Blame.US, Retry.LATER, "The workflow manager failed while it worked on this step run; its log has the details."
+        Blame.US, Retry.LATER, "The workflow manager failed while working on this step run; its log has the details."
     ),
     FailureReason.UPSTREAM_FAILED: FailureInfo(
         Blame.USER, Retry.NO, "A step that this one depends on did not complete."
@@ -143,7 +141,7 @@ FAILURES: dict[FailureReason, FailureInfo] = {
 }
 
 RETRYABLE_BY_DEFAULT = frozenset(reason for reason, info in FAILURES.items() if info.retry is not Retry.NO)
-"""What is retried when a step does not say `retry.on`."""
+"""What is retried if a step has no `retry.on`."""
 
 COMMON = frozenset(
     {
@@ -161,5 +159,8 @@ COMMON = frozenset(
         FailureReason.OUTPUT_INVALID,
     }
 )
-"""What lies in the step, its image or what it asks for: its other step runs are likely to fail in the same way. These
-count for the circuit breaker. A node, a disk, a missing input or we ourselves say nothing about the next step run."""
+"""Failures with a cause in the step, its image or its resources: other step runs of the step will probably fail alike.
+
+They count for the circuit breaker. A failed node, a full disk, a missing input or an error of the workflow manager say
+nothing about the next step run.
+"""

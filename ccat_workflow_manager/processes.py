@@ -13,8 +13,8 @@ from types import FrameType
 
 from ccat_workflow_manager import failpoints, tasks
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.db.fleet import FleetStore
 from ccat_workflow_manager.db.migrate import require_current
+from ccat_workflow_manager.db.workers import WorkerStore
 from ccat_workflow_manager.doorbell import listen
 from ccat_workflow_manager.errors import BackendError, WorkflowError
 from ccat_workflow_manager.execution import runtime
@@ -125,7 +125,7 @@ def run_worker(settings: Settings, backends: Sequence[str]) -> None:
             stop()
         try:
             with context.database.begin("commit.gone") as unit:
-                FleetStore(unit).gone(context.worker)
+                WorkerStore(unit).remove(context.worker)
         except WorkflowError as error:
             log.warning("the worker could not sign off: %s", error.message)
         context.close()

@@ -21,7 +21,7 @@ from ccat_workflow_manager.api.paging import (
     page,
     uuid_key,
 )
-from ccat_workflow_manager.db.views import breakers as views
+from ccat_workflow_manager.db.queries import breakers as queries
 from ccat_workflow_manager.errors import NotFound
 
 router = APIRouter(prefix="/breakers", tags=["breakers"])
@@ -72,7 +72,7 @@ def list_breakers(
     """Open breakers. Each holds back the step runs of one step with one image."""
     after = decode("breakers", cursor, uuid_key)
     with context.database.read() as unit:
-        found = views.breakers_page(unit, after, limit + 1, counting=counting)
+        found = queries.breakers_page(unit, after, limit + 1, counting=counting)
     return page("breakers", found, limit)
 
 
@@ -83,8 +83,8 @@ def list_breaker_events(
     """When a breaker opened, probed and closed, and why; also of a breaker that no longer exists."""
     after = decode("breaker events", cursor, number_key)
     with context.database.read() as unit:
-        found = views.breaker_events_page(unit, breaker_id, after or 0, limit + 1)
-        if not found and views.breaker_detail(unit, breaker_id) is None:
+        found = queries.breaker_events_page(unit, breaker_id, after or 0, limit + 1)
+        if not found and queries.breaker_detail(unit, breaker_id) is None:
             raise NotFound(f"there is no breaker {breaker_id}")
     return page("breaker events", found, limit)
 

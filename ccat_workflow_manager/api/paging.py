@@ -15,8 +15,8 @@ from fastapi import Query
 from starlette.responses import Response
 
 from ccat_workflow_manager.context import Context
+from ccat_workflow_manager.db.queries import Row, array, snapshot
 from ccat_workflow_manager.db.session import UnitOfWork
-from ccat_workflow_manager.db.views.sql import Row, array, snapshot
 from ccat_workflow_manager.errors import Fault, Invalid, NotFound
 from ccat_workflow_manager.json_values import text_problem
 

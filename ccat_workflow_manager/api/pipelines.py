@@ -25,7 +25,7 @@ from ccat_workflow_manager.api.paging import (
     text_key,
 )
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.db.views import pipelines as views
+from ccat_workflow_manager.db.queries import pipelines as queries
 from ccat_workflow_manager.definition.spec import PIPELINE_NAME
 from ccat_workflow_manager.errors import Fault, Invalid, NotFound
 from ccat_workflow_manager.services.catalogue import PipelineChange
@@ -81,7 +81,7 @@ _SAME: dict[str, Any] = {"model": AppliedPipeline, "description": "It exists alr
 
 
 def _changed(context: Context, change: PipelineChange, definition: object) -> Response:
-    text = read_one(context, "pipeline", views.pipeline_detail, change.name)
+    text = read_one(context, "pipeline", queries.pipeline_detail, change.name)
     text = f'{text[:-1]},"warnings":{json.dumps(context.queue_hints.about(definition))}}}'
     if not change.changed:
         return json_response(text)
@@ -126,14 +126,14 @@ def list_pipelines(context: Ctx, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = 
     """Pipelines by name, without their definitions."""
     after = decode("pipelines", cursor, text_key)
     with context.database.read() as unit:
-        found = views.pipelines_page(unit, after, limit + 1)
+        found = queries.pipelines_page(unit, after, limit + 1)
     return page("pipelines", found, limit)
 
 
 @router.get("/{name}", response_model=Pipeline)
 def get_pipeline(context: Ctx, name: Name) -> Response:
     """A pipeline with its newest definition."""
-    return json_response(read_one(context, "pipeline", views.pipeline_detail, name))
+    return json_response(read_one(context, "pipeline", queries.pipeline_detail, name))
 
 
 @router.get("/{name}/versions", response_model=VersionPage)
@@ -141,8 +141,8 @@ def list_versions(context: Ctx, name: Name, limit: Limit = DEFAULT_LIMIT, cursor
     """Every version with its definition, newest first."""
     after = decode("versions", cursor, number_key)
     with context.database.read() as unit:
-        found = views.versions_page(unit, name, after, limit + 1)
-        if not found and views.pipeline_detail(unit, name) is None:
+        found = queries.versions_page(unit, name, after, limit + 1)
+        if not found and queries.pipeline_detail(unit, name) is None:
             raise NotFound(f"there is no pipeline {name}")
     return page("versions", found, limit)
 
@@ -158,4 +158,4 @@ def change_pipeline(context: Ctx, name: Name, body: Body) -> Response:
     if patch.enabled is None and patch.priority is None:
         raise Invalid(faults=[Fault("", "give `enabled`, `priority` or both")])
     context.catalogue.change(name, enabled=patch.enabled, priority=patch.priority)
-    return json_response(read_one(context, "pipeline", views.pipeline_detail, name))
+    return json_response(read_one(context, "pipeline", queries.pipeline_detail, name))

@@ -25,9 +25,9 @@ from ccat_workflow_manager.api import openapi
 from ccat_workflow_manager.api.dependencies import Ctx
 from ccat_workflow_manager.api.openapi import Page, Shape, Time
 from ccat_workflow_manager.api.paging import json_response, read_one
-from ccat_workflow_manager.db.products import StoredProduct, product
+from ccat_workflow_manager.db.products import StoredProduct, find_product
+from ccat_workflow_manager.db.queries import products as queries
 from ccat_workflow_manager.db.session import UnitOfWork
-from ccat_workflow_manager.db.views import products as views
 from ccat_workflow_manager.errors import NotFound, OutputError, ServiceUnavailable
 from ccat_workflow_manager.execution.layout import attempt_dirs
 from ccat_workflow_manager.execution.scan import open_directory, open_file, stays_inside
@@ -81,7 +81,7 @@ class Lineage(Shape):
 @router.get("", response_model=Product)
 def get_product(context: Ctx, product_id: UUID) -> Response:
     """A product: type, size, checksum, metadata."""
-    return json_response(read_one(context, "product", views.product_detail, product_id))
+    return json_response(read_one(context, "product", queries.product_detail, product_id))
 
 
 @router.get("/lineage", response_model=Lineage)
@@ -93,7 +93,7 @@ def get_lineage(context: Ctx, product_id: UUID) -> Response:
     """
 
     def view(unit: UnitOfWork, key: UUID) -> str | None:
-        return views.lineage(unit, key, MOST_RELATIVES)
+        return queries.lineage(unit, key, MOST_RELATIVES)
 
     return json_response(read_one(context, "product", view, product_id))
 
@@ -104,7 +104,7 @@ def get_content(
 ) -> Response:
     """The file itself, or a directory as a tar archive."""
     with context.database.read() as unit:
-        found = product(unit, product_id)
+        found = find_product(unit, product_id)
     if found is None:
         raise NotFound(f"there is no product {product_id}")
     return _content(found, str(context.settings.pipeline_base_dir), known)

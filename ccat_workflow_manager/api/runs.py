@@ -28,8 +28,8 @@ from ccat_workflow_manager.api.paging import (
 )
 from ccat_workflow_manager.api.step_runs import StepRun
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.db.views import runs as views
-from ccat_workflow_manager.db.views.filters import RunFilter
+from ccat_workflow_manager.db.queries import runs as queries
+from ccat_workflow_manager.db.queries.run_filter import RunFilter
 from ccat_workflow_manager.definition.messages import refuse_if, validated
 from ccat_workflow_manager.errors import Conflict, Fault, Invalid
 from ccat_workflow_manager.json_values import kind
@@ -164,7 +164,7 @@ _SAME_RUNS: dict[str, Any] = {"model": Ids, "description": "The runs that the sa
 
 
 def _run(context: Context, run_id: UUID) -> str:
-    return read_one(context, "run", views.run_detail, run_id)
+    return read_one(context, "run", queries.run_detail, run_id)
 
 
 @router.post(
@@ -200,7 +200,7 @@ def list_runs(
     wanted = validated(RunFilterBody, {**query, "pipeline": pipeline, "q": q}).filter()
     after = decode(_KIND, cursor, uuid_key)
     with context.database.read() as unit:
-        found = views.runs_page(unit, wanted, after, limit + 1)
+        found = queries.runs_page(unit, wanted, after, limit + 1)
     return page(_KIND, found, limit)
 
 
@@ -316,7 +316,7 @@ def _for_chosen(
     ids: list[UUID] = []
     while True:
         with context.database.read() as unit:
-            ids = views.run_ids(unit, wanted, ids[-1] if ids else None, _AT_ONCE)
+            ids = queries.run_ids(unit, wanted, ids[-1] if ids else None, _AT_ONCE)
         if ids:
             done += act(ids)
         if len(ids) < _AT_ONCE:

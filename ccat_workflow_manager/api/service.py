@@ -31,10 +31,10 @@ from ccat_workflow_manager.api.paging import (
 from ccat_workflow_manager.api.problems import RETRY_AFTER_SECONDS, problem
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.migrate import require_current
-from ccat_workflow_manager.db.views import fleet as views
-from ccat_workflow_manager.db.views.attention import attention_count, attention_page
-from ccat_workflow_manager.db.views.fleet import BackendState
-from ccat_workflow_manager.db.views.sql import Row
+from ccat_workflow_manager.db.queries import Row
+from ccat_workflow_manager.db.queries import service as queries
+from ccat_workflow_manager.db.queries.attention import attention_count, attention_page
+from ccat_workflow_manager.db.queries.service import BackendState
 from ccat_workflow_manager.errors import WorkflowError
 from ccat_workflow_manager.hpc import registry
 from ccat_workflow_manager.hpc.base import Availability
@@ -210,7 +210,7 @@ def readyz(context: Ctx) -> Response:
 
 def _ask_postgres(context: Context) -> None:
     with context.database.read() as unit:
-        unit.execute("SELECT 1")
+        unit.ping()
 
 
 def _checked(check: Callable[[], None]) -> dict[str, Any]:
@@ -251,7 +251,7 @@ def list_backends(context: Ctx, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = N
     """Every backend: availability, workers, queues, waiting and live step runs, and its last problem."""
     after = decode("backends", cursor, text_key)
     with context.database.read() as unit:
-        states = views.backend_states(unit)
+        states = queries.backend_states(unit)
     available = _availabilities.get(context.settings)
     found = [
         Row(name, json.dumps(_backend(name, context, available.get(name), states.get(name))))
@@ -291,7 +291,7 @@ def list_workers(context: Ctx, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = No
     """The workers that have reported recently."""
     after = decode("workers", cursor, text_key)
     with context.database.read() as unit:
-        found = views.workers_page(unit, after, limit + 1)
+        found = queries.workers_page(unit, after, limit + 1)
     return page("workers", found, limit)
 
 
@@ -299,8 +299,8 @@ def list_workers(context: Ctx, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = No
 def get_summary(context: Ctx) -> Response:
     """Runs of the last 24 hours, live runs, the oldest waiting step run and the latest failures."""
     with context.database.read() as unit:
-        text = views.summary(unit)
-        states = views.backend_states(unit)
+        text = queries.summary(unit)
+        states = queries.backend_states(unit)
         attention = attention_count(unit)
     backends = json.dumps([{"name": name, **asdict(state)} for name, state in states.items()])
     return json_response(f'{text[:-1]}, "attention": {attention}, "backends": {backends}}}')

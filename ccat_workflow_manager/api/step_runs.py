@@ -25,10 +25,10 @@ from ccat_workflow_manager.api.paging import (
 )
 from ccat_workflow_manager.api.products import ProductPage
 from ccat_workflow_manager.context import Context
+from ccat_workflow_manager.db.queries import Row
+from ccat_workflow_manager.db.queries import products as product_queries
+from ccat_workflow_manager.db.queries import step_runs as queries
 from ccat_workflow_manager.db.session import UnitOfWork
-from ccat_workflow_manager.db.views import products as product_views
-from ccat_workflow_manager.db.views import step_runs as views
-from ccat_workflow_manager.db.views.sql import Row
 from ccat_workflow_manager.errors import Fault, Invalid, NotFound
 from ccat_workflow_manager.lifecycle.models import Resources
 from ccat_workflow_manager.lifecycle.states import Event, Status
@@ -125,11 +125,11 @@ class EventPage(Page):
 
 
 def _step_run(context: Context, step_run_id: UUID) -> str:
-    return read_one(context, "step run", views.step_run_detail, step_run_id)
+    return read_one(context, "step run", queries.step_run_detail, step_run_id)
 
 
 def _page_of(unit: UnitOfWork, step_run_id: UUID, kind: str, found: list[Row], limit: int) -> Response:
-    if not found and not views.step_run_exists(unit, step_run_id):
+    if not found and not queries.step_run_exists(unit, step_run_id):
         raise NotFound(f"there is no step run {step_run_id}")
     return page(kind, found, limit)
 
@@ -145,7 +145,7 @@ def list_attempts(context: Ctx, step_run_id: UUID, limit: Limit = DEFAULT_LIMIT,
     """The attempts, oldest first."""
     after = decode("attempts", cursor, number_key)
     with context.database.read() as unit:
-        found = views.attempts_page(unit, step_run_id, after or 0, limit + 1)
+        found = queries.attempts_page(unit, step_run_id, after or 0, limit + 1)
         return _page_of(unit, step_run_id, "attempts", found, limit)
 
 
@@ -154,7 +154,7 @@ def list_events(context: Ctx, step_run_id: UUID, limit: Limit = DEFAULT_LIMIT, c
     """The events, in the order of their times."""
     after = decode("events", cursor, number_key)
     with context.database.read() as unit:
-        found = views.events_page(unit, step_run_id, after or 0, limit + 1)
+        found = queries.events_page(unit, step_run_id, after or 0, limit + 1)
         return _page_of(unit, step_run_id, "events", found, limit)
 
 
@@ -163,7 +163,7 @@ def list_products(context: Ctx, step_run_id: UUID, limit: Limit = DEFAULT_LIMIT,
     """The published products, by name."""
     after = decode("products", cursor, text_key)
     with context.database.read() as unit:
-        found = product_views.products_page(unit, step_run_id, after, limit + 1)
+        found = product_queries.products_page(unit, step_run_id, after, limit + 1)
         return _page_of(unit, step_run_id, "products", found, limit)
 
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from ccat_workflow_manager.db import migrate
+from ccat_workflow_manager.db.queries.attention import attention_count, attention_page
+from ccat_workflow_manager.db.queries.service import BackendState, backend_states, workers_page
 from ccat_workflow_manager.db.session import Database
-from ccat_workflow_manager.db.views.attention import attention_count, attention_page
-from ccat_workflow_manager.db.views.fleet import BackendState, backend_states, workers_page
 from ccat_workflow_manager.doorbell import Doorbell
 from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedValkey
 from ccat_workflow_manager.embedded.server import programs_of
@@ -109,7 +109,7 @@ def _postgres(settings: Settings, database: Database) -> Check:
     start = time.monotonic()
     try:
         with database.read() as unit:
-            version = unit.execute("SHOW server_version").scalar()
+            version = unit.server_version()
     except WorkflowError as error:
         return Check("postgres", False, error.message, f"start it, or correct {PREFIX}DATABASE_URL")
     where = "" if settings.database_url else f"embedded in {settings.data_dir}, running: "
@@ -147,9 +147,9 @@ def _clock(database: Database) -> Check:
     before = datetime.now(UTC)
     try:
         with database.read() as unit:
-            unit.execute("SELECT 1")  # so that making the connection does not count
+            unit.ping()  # so that making the connection does not count
             before = datetime.now(UTC)
-            there: datetime = unit.execute("SELECT clock_timestamp()").scalar_one()
+            there = unit.clock()
             after = datetime.now(UTC)
     except WorkflowError:
         return Check("clock", None, "unknown without PostgreSQL")

@@ -1,84 +1,143 @@
-"""Circuit breakers as they are stored. The rule itself is `lifecycle.breaker`.
+"""Circuit breakers in the database: what they hold back, and how they open and close. `lifecycle.breaker` has the rule.
 
-They are written by `RunStore` in the same transaction as the end that counts. Whoever needs several of them locks them
-in the order of their ids, after the step runs and before the runs.
+`RunStore` writes breakers in the transaction of the ends that they count. Breakers are locked in the order of their
+keys, after the step runs and before the runs.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
 from uuid import UUID
 
+from ccat_workflow_manager.db.locked_rows import LOCKED
+from ccat_workflow_manager.db.schema import CLAIMABLE
 from ccat_workflow_manager.db.session import UnitOfWork, json_list
-from ccat_workflow_manager.db.statements import CLAIMABLE, HELD_BACK
 from ccat_workflow_manager.lifecycle.breaker import Breaker, BreakerPolicy, Failure, after_failure, reason_text
+from ccat_workflow_manager.lifecycle.states import Status
 
 log = logging.getLogger(__name__)
 
-_READY_AT_MOST = 2000
+_LONGEST_READY = 2000
+"""How many step runs of closed breakers are announced at once. The dispatcher finds the others."""
 
-_CIRCUITS = """
-SELECT s.id, s.circuit, r.pipeline, s.step, t.image, now()
+# --- conditions on `step_runs` ---------------------------------------------------------------------------------------
+# `breakers` is mostly empty and always small, so a statement reads it once, as a hashed subplan.
+
+_PROBES = "SELECT b.probe FROM breakers b WHERE b.probe IS NOT NULL"
+
+HELD_BACK = f"""(breaker_key IN (SELECT b.breaker_key FROM breakers b WHERE b.opened_at IS NOT NULL)
+  AND id NOT IN ({_PROBES}))"""
+"""The breaker of the step run is open, and the step run is not its probe."""
+
+_PROBE_DUE = """(b.opened_at IS NOT NULL AND b.probe_at <= now() AND NOT EXISTS (
+  SELECT 1 FROM step_runs p
+  WHERE p.id = b.probe AND p.finished_at IS NULL AND NOT (p.held AND p.status = 'PENDING')))"""
+"""`breakers b` is open, its waiting time is over, and it has no probe that can still finish."""
+
+LAUNCHABLE = f"""{CLAIMABLE} AND NOT (breaker_key IN (SELECT b.breaker_key FROM breakers b
+    WHERE b.opened_at IS NOT NULL AND {_PROBE_DUE} IS NOT TRUE)
+  AND id NOT IN ({_PROBES}))"""
+"""A worker should come for the step run: it can be claimed, at once or as a probe."""
+
+LOCK_PROBES = f"""
+WITH due AS MATERIALIZED (
+  SELECT b.breaker_key FROM breakers b WHERE {_PROBE_DUE} ORDER BY b.breaker_key FOR NO KEY UPDATE SKIP LOCKED
+)
+SELECT probe.* FROM due CROSS JOIN LATERAL (
+  SELECT {LOCKED}, true AS has_breaker
+  FROM step_runs s WHERE backend = :backend AND {CLAIMABLE} AND breaker_key = due.breaker_key
+  ORDER BY priority DESC, id LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
+) probe
+"""
+"""One `LockedRow` of each breaker that is due for a probe.
+
+The only place that locks breakers before step runs. It never waits for a lock, so it cannot take part in a deadlock.
+"""
+
+# --- statements of the store -----------------------------------------------------------------------------------------
+
+_ENDED = """
+SELECT s.id AS step_run_id, s.breaker_key, r.pipeline, s.step, t.image, now() AS at
 FROM step_runs s JOIN runs r ON r.id = s.run_id
 JOIN run_steps t ON t.run_id = s.run_id AND t.position = s.position
-WHERE s.id = ANY(:ids)
+WHERE s.id = ANY(:ids) ORDER BY s.id
 """
 
-_LOCK = "SELECT circuit FROM breakers WHERE circuit = ANY(:circuits) ORDER BY circuit FOR NO KEY UPDATE"
+_LOCK = "SELECT 1 FROM breakers WHERE breaker_key = :key FOR NO KEY UPDATE"
 
-_TAKE = """
-INSERT INTO breakers (circuit, pipeline, step, image)
+_LOCK_OR_CREATE = """
+INSERT INTO breakers (breaker_key, pipeline, step, image)
 SELECT * FROM (
-  SELECT circuit, pipeline, step, image
-  FROM json_to_recordset(CAST(:failing AS json)) AS f(circuit uuid, pipeline text, step text, image text)
-  UNION ALL SELECT circuit, pipeline, step, image FROM breakers WHERE circuit = ANY(:well)
-) x ORDER BY circuit
-ON CONFLICT (circuit) DO UPDATE SET updated_at = now()
-RETURNING circuit, failures, opened_at, way, probe, probe_at
+  SELECT breaker_key, pipeline, step, image
+  FROM json_to_recordset(CAST(:failing AS json)) AS f(breaker_key uuid, pipeline text, step text, image text)
+  UNION ALL SELECT breaker_key, pipeline, step, image FROM breakers WHERE breaker_key = ANY(:healthy)
+) x ORDER BY breaker_key
+ON CONFLICT (breaker_key) DO UPDATE SET updated_at = now()
+RETURNING breaker_key, failures, opened_at, failure_signature, probe, probe_at
 """
-"""Those that fail, whether there are breakers for them or not, and breakers of those that are well: locked in order."""
+"""The breakers of `failing` steps, created if missing, and those of `healthy` ones that exist. Locked in order."""
 
 _UPDATE = """
-UPDATE breakers SET failures = CAST(:failures AS jsonb), opened_at = :opened_at, way = :way, probe = :probe,
-  probe_at = :probe_at, reason_text = COALESCE(:reason_text, reason_text)
-WHERE circuit = :circuit
+UPDATE breakers SET failures = CAST(:failures AS jsonb), opened_at = :opened_at, probe = :probe, probe_at = :probe_at,
+  failure_signature = :failure_signature, reason_text = COALESCE(:reason_text, reason_text)
+WHERE breaker_key = :key
 """
 
-_EVENT = """
-INSERT INTO breaker_events (circuit, pipeline, step, image, event, actor, text)
-SELECT circuit, pipeline, step, image, :event, :actor, :text FROM breakers WHERE circuit = :circuit
+_RECORD_EVENT = """
+INSERT INTO breaker_events (breaker_key, pipeline, step, image, event, actor, text)
+SELECT breaker_key, pipeline, step, image, :event, :actor, :text FROM breakers WHERE breaker_key = :key
 """
 
 _REMOVE = """
-WITH gone AS (
-  DELETE FROM breakers WHERE circuit = ANY(:circuits)
-  RETURNING circuit, pipeline, step, image, opened_at
+WITH removed AS (
+  DELETE FROM breakers WHERE breaker_key = ANY(:keys)
+  RETURNING breaker_key, pipeline, step, image, opened_at
 )
-INSERT INTO breaker_events (circuit, pipeline, step, image, event, actor, text)
-SELECT circuit, pipeline, step, image, :event, :actor, :text FROM gone WHERE opened_at IS NOT NULL
-RETURNING circuit, pipeline, step
+INSERT INTO breaker_events (breaker_key, pipeline, step, image, event, actor, text)
+SELECT breaker_key, pipeline, step, image, :event, :actor, :text FROM removed WHERE opened_at IS NOT NULL
+RETURNING breaker_key, pipeline, step
+"""
+"""Removes breakers, and returns those that were open."""
+
+_READY = f"SELECT id, backend FROM step_runs WHERE {CLAIMABLE} AND breaker_key = ANY(:keys) ORDER BY id LIMIT :limit"
+
+_SET_PROBES = """
+UPDATE breakers b SET probe = s.id FROM step_runs s WHERE s.id = ANY(:ids) AND b.breaker_key = s.breaker_key
+RETURNING b.breaker_key, s.step, s.key
 """
 
-_READY = f"SELECT id, backend FROM step_runs WHERE {CLAIMABLE} AND circuit = ANY(:circuits) ORDER BY id LIMIT :limit"
+_ANY_OPEN = "SELECT EXISTS (SELECT 1 FROM breakers WHERE opened_at IS NOT NULL)"
 
-_TRY = """
-UPDATE breakers b SET probe = s.id FROM step_runs s WHERE s.id = ANY(:ids) AND b.circuit = s.circuit
-RETURNING b.circuit, s.step, s.key
+_STALE = """
+SELECT breaker_key FROM breakers WHERE :off OR (opened_at IS NULL AND updated_at < now() - :window)
+ORDER BY breaker_key
 """
 
-
-_WITHDRAW = f"""
-UPDATE step_runs SET cancel_requested_at = now(), cancel_requested_by = 'breaker', withdrawn = true
+_REQUEUE_WAITING = f"""
+UPDATE step_runs SET cancel_requested_at = now(), cancel_requested_by = 'breaker', requeued_by_breaker = true
 WHERE id IN (
-  SELECT id FROM step_runs WHERE status = 'SUBMITTED' AND cancel_requested_at IS NULL AND {HELD_BACK}
+  SELECT id FROM step_runs WHERE status = '{Status.SUBMITTED}' AND cancel_requested_at IS NULL AND {HELD_BACK}
   ORDER BY id LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
 ) RETURNING backend
 """
+
+
+@dataclass(frozen=True, slots=True)
+class _EndedStepRun:
+    """A step run that failed or completed, with the step that its breaker stands for."""
+
+    step_run_id: UUID
+    breaker_key: UUID
+    pipeline: str
+    step: str
+    image: str | None
+    at: datetime
 
 
 class BreakerStore:
@@ -87,54 +146,55 @@ class BreakerStore:
     def __init__(self, unit: UnitOfWork, policy: BreakerPolicy) -> None:
         self.unit = unit
         self.opened = False
-        """Whether one has opened in this transaction."""
+        """A breaker has opened in this transaction."""
         self._policy = policy
 
-    def record(self, failed: Sequence[tuple[UUID, str]], succeeded: Sequence[UUID]) -> dict[str, list[UUID]]:
-        """Count these failures (step run and way) and successes: by backend, what may go on because of them."""
-        ways = dict(failed) if self._policy.failures else {}
-        found = self.unit.execute(_CIRCUITS, {"ids": sorted({*ways, *succeeded})}).all()
-        facts = {row[1]: row for row in found}
-        well = {row[1] for row in found if row[0] not in ways}
-        failing = [
-            {"circuit": str(circuit), "pipeline": row[2], "step": row[3], "image": row[4]}
-            for circuit, row in facts.items()
-            if circuit not in well
-        ]
-        taken = self.unit.execute(_TAKE, {"failing": json_list(failing), "well": sorted(well)}).all()
-        breakers = {row[0]: Breaker(_failures(row[1]), *row[2:]) for row in taken}
-        ready = self.close(well & breakers.keys(), "closed", "success", "a step run has completed")
-        failures: dict[UUID, list[Failure]] = {}
-        for step_run_id, circuit, _, _, _, now in sorted(found):
-            if circuit not in well:
-                failures.setdefault(circuit, []).append(Failure(step_run_id, ways[step_run_id], now))
-        for circuit in sorted(failures):
-            self._count(circuit, breakers[circuit], failures[circuit], *facts[circuit][2:5])
+    def record(self, failures: Iterable[tuple[UUID, str]], succeeded: Iterable[UUID]) -> dict[str, list[UUID]]:
+        """Count failures (step run, signature) and successes. Returns what becomes ready, by backend.
+
+        A success in the same transaction outweighs the failures of its key: their order is unknown.
+        """
+        signatures = dict(failures) if self._policy.failures else {}
+        ended = self.unit.rows(_EndedStepRun, _ENDED, {"ids": sorted({*signatures, *succeeded})})
+        healthy = {each.breaker_key for each in ended if each.step_run_id not in signatures}
+        failed: dict[UUID, list[_EndedStepRun]] = defaultdict(list)
+        for each in ended:
+            if each.breaker_key not in healthy:
+                failed[each.breaker_key].append(each)
+        breakers = self._lock_or_create([group[0] for group in failed.values()], healthy)
+        ready = self.close(healthy & breakers.keys(), "closed", "success", "a step run has completed")
+        for key in sorted(failed):
+            self._count(breakers[key], failed[key], signatures)
         return ready
 
-    def _count(
-        self,
-        circuit: UUID,
-        before: Breaker,
-        failures: Sequence[Failure],
-        pipeline: str,
-        step: str,
-        image: str | None,
-    ) -> None:
-        breaker = before
-        for failure in failures:
+    def _lock_or_create(self, failing: Sequence[_EndedStepRun], healthy: Collection[UUID]) -> dict[UUID, Breaker]:
+        new = [
+            {"breaker_key": str(each.breaker_key), "pipeline": each.pipeline, "step": each.step, "image": each.image}
+            for each in failing
+        ]
+        found = self.unit.records(_LOCK_OR_CREATE, {"failing": json_list(new), "healthy": sorted(healthy)})
+        return {
+            record.pop("breaker_key"): Breaker(**record | {"failures": _decoded(record["failures"])})
+            for record in found
+        }
+
+    def _count(self, before: Breaker, failed: Sequence[_EndedStepRun], signatures: Mapping[UUID, str]) -> None:
+        breaker, last = before, failed[-1]
+        for each in failed:
+            failure = Failure(each.step_run_id, signatures[each.step_run_id], each.at)
             breaker = after_failure(breaker, failure, self._policy)
         if breaker == before:
             return
-        opened = before.opened_at is None and breaker.opened_at is not None
-        why = reason_text(breaker, f"{pipeline}/{step}", image, self._policy) if opened else None
+        key, why = last.breaker_key, None
+        if before.opened_at is None and breaker.opened_at is not None:
+            why = reason_text(breaker, f"{last.pipeline}/{last.step}", last.image, self._policy)
         self.unit.execute(
             _UPDATE,
             {
-                "circuit": circuit,
-                "failures": json.dumps([[str(f.step_run_id), f.way, f.at.isoformat()] for f in breaker.failures]),
+                "key": key,
+                "failures": json.dumps([[str(f.step_run_id), f.signature, f.at.isoformat()] for f in breaker.failures]),
                 "opened_at": breaker.opened_at,
-                "way": breaker.way,
+                "failure_signature": breaker.failure_signature,
                 "probe": breaker.probe,
                 "probe_at": breaker.probe_at,
                 "reason_text": why,
@@ -142,50 +202,55 @@ class BreakerStore:
         )
         if why is not None:
             self.opened = True
-            self.unit.execute(_EVENT, {"circuit": circuit, "event": "opened", "actor": "breaker", "text": why})
-            self.unit.after_commit(partial(log.warning, "breaker %s has opened: %s", circuit, why))
+            self.unit.execute(_RECORD_EVENT, {"key": key, "event": "opened", "actor": "breaker", "text": why})
+            self.unit.after_commit(partial(log.warning, "breaker %s opened: %s", key, why))
 
-    def try_again(self, step_run_ids: Sequence[UUID], actor: str) -> None:
-        """These are let through to see whether it goes well now. Their breakers are locked."""
+    def set_probes(self, step_run_ids: Sequence[UUID], actor: str) -> None:
+        """Make each of these step runs the probe of its breaker. The breakers are locked already (`LOCK_PROBES`)."""
         if not step_run_ids:
             return
-        for circuit, step, key in self.unit.execute(_TRY, {"ids": list(step_run_ids)}).all():
-            text = f"{step}/{key} is tried"
-            self.unit.execute(_EVENT, {"circuit": circuit, "event": "probed", "actor": actor, "text": text})
+        for breaker_key, step, key in self.unit.execute(_SET_PROBES, {"ids": list(step_run_ids)}).all():
+            event = {"key": breaker_key, "event": "probed", "actor": actor, "text": f"{step}/{key} is the probe"}
+            self.unit.execute(_RECORD_EVENT, event)
 
-    def close(self, circuits: Iterable[UUID], event: str, actor: str, text: str) -> dict[str, list[UUID]]:
-        """Remove breakers, open or not: by backend, what may go on because of it."""
-        wanted = sorted(circuits)
+    def close(self, keys: Iterable[UUID], event: str, actor: str, text: str) -> dict[str, list[UUID]]:
+        """Remove breakers, open or not. Returns what becomes ready, by backend."""
+        wanted = sorted(keys)
         if not wanted:
             return {}
-        gone = self.unit.execute(_REMOVE, {"circuits": wanted, "event": event, "actor": actor, "text": text}).all()
+        closed = self.unit.execute(_REMOVE, {"keys": wanted, "event": event, "actor": actor, "text": text}).all()
         ready: dict[str, list[UUID]] = {}
-        if gone:
-            found = self.unit.execute(_READY, {"circuits": [row[0] for row in gone], "limit": _READY_AT_MOST})
+        if closed:
+            found = self.unit.execute(_READY, {"keys": [row[0] for row in closed], "limit": _LONGEST_READY})
             for step_run_id, backend in found:
                 ready.setdefault(backend, []).append(step_run_id)
-            for circuit, pipeline, step in gone:
-                words = ("breaker %s of %s/%s %s: %s", circuit, pipeline, step, event, text)
+            for key, pipeline, step in closed:
+                words = ("breaker %s of %s/%s %s: %s", key, pipeline, step, event, text)
                 self.unit.after_commit(partial(log.warning, *words))
         return ready
 
-    def withdraw(self, limit: int) -> list[str]:
-        """Ask for the jobs to be stopped that wait at a backend though a breaker has opened: their backends."""
-        return [row[0] for row in self.unit.execute(_WITHDRAW, {"limit": limit})]
+    def any_open(self) -> bool:
+        return bool(self.unit.execute(_ANY_OPEN).scalar())
 
-    def old(self) -> list[UUID]:
-        """What failed some time ago and has neither failed nor succeeded since; everything, if breakers are off."""
-        found = self.unit.execute(
-            "SELECT circuit FROM breakers WHERE :off OR (opened_at IS NULL AND updated_at < now() - :window)"
-            " ORDER BY circuit",
-            {"off": not self._policy.failures, "window": timedelta(seconds=self._policy.window_seconds)},
-        )
+    def requeue_waiting(self, limit: int) -> list[str]:
+        """Request the cancel of submitted jobs that an open breaker holds back. Returns a backend for each.
+
+        Their step runs return to PENDING once the jobs are gone.
+        """
+        return [row[0] for row in self.unit.execute(_REQUEUE_WAITING, {"limit": limit})]
+
+    def stale(self) -> list[UUID]:
+        """Closed breakers whose last failure is out of the window; all breakers if they are switched off."""
+        window = timedelta(seconds=self._policy.window_seconds)
+        found = self.unit.execute(_STALE, {"off": not self._policy.failures, "window": window})
         return [row[0] for row in found]
 
-    def lock(self, circuit: UUID) -> bool:
-        """Whether there is such a breaker."""
-        return bool(self.unit.execute(_LOCK, {"circuits": [circuit]}).all())
+    def lock(self, key: UUID) -> bool:
+        """Lock a breaker. Returns False if it does not exist."""
+        return self.unit.execute(_LOCK, {"key": key}).first() is not None
 
 
-def _failures(stored: Sequence[Sequence[Any]]) -> tuple[Failure, ...]:
-    return tuple(Failure(UUID(step_run_id), way, datetime.fromisoformat(at)) for step_run_id, way, at in stored)
+def _decoded(stored: Iterable[tuple[str, str, str]]) -> tuple[Failure, ...]:
+    return tuple(
+        Failure(UUID(step_run_id), signature, datetime.fromisoformat(at)) for step_run_id, signature, at in stored
+    )

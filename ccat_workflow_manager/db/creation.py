@@ -1,17 +1,16 @@
-"""New runs: the run, its steps, its step runs and their first events, written by one statement."""
+"""New runs: the runs, their steps, step runs and first events, written by one statement."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields
 from typing import Any
 from uuid import UUID
 
-from ccat_workflow_manager.db.ids import new_ids
-from ccat_workflow_manager.db.session import UnitOfWork, json_list
-from ccat_workflow_manager.db.views.runs import RUN, with_step_runs
-from ccat_workflow_manager.db.views.step_runs import step_run_columns
+from ccat_workflow_manager.db.queries.runs import RUN, with_step_runs
+from ccat_workflow_manager.db.queries.step_runs import step_run_columns
+from ccat_workflow_manager.db.session import UnitOfWork, json_list, new_ids
 from ccat_workflow_manager.definition.planning import Plan, PlannedStep
 from ccat_workflow_manager.json_values import JSON
 from ccat_workflow_manager.lifecycle.models import Resources
@@ -20,6 +19,7 @@ from ccat_workflow_manager.lifecycle.waiting import WaitFacts, explain
 
 _RESOURCES = tuple(each.name for each in fields(Resources))
 
+# `r`, `t`, `s` and `e` insert the runs, their steps, step runs and events. `x` is a record of the table, `y` of a step.
 _WRITE = f"""
 WITH r AS (
   INSERT INTO runs (id, spec_id, pipeline, pipeline_version, parameters, labels, priority, backend, created_by,
@@ -39,14 +39,14 @@ WITH r AS (
   JOIN r ON r.id = x.run_id
 ), s AS (
   INSERT INTO step_runs (id, run_id, position, step, key, item, backend, priority, status, max_attempts, unmet,
-    has_dependents, resources, circuit)
+    has_dependents, resources, breaker_key)
   SELECT x.id, x.run_id, x.position, y.name, x.key, x.item, y.backend, y.priority, '{INITIAL}', y.max_attempts, x.unmet,
-    y.has_dependents, y.resources, COALESCE(x.circuit, y.circuit)
+    y.has_dependents, y.resources, COALESCE(x.breaker_key, y.breaker_key)
   FROM json_to_recordset(CAST(:step_runs AS json)) AS x(id uuid, run_id uuid, position smallint, key text, item jsonb,
-    unmet smallint, circuit uuid)
+    unmet smallint, breaker_key uuid)
   JOIN r ON r.id = x.run_id
   JOIN json_to_recordset(CAST(:steps AS json)) AS y(run_id uuid, position smallint, name text, backend text,
-    priority integer, max_attempts smallint, has_dependents boolean, resources jsonb, circuit uuid)
+    priority integer, max_attempts smallint, has_dependents boolean, resources jsonb, breaker_key uuid)
     ON y.run_id = x.run_id AND y.position = x.position
   RETURNING *
 ), e AS (
@@ -55,6 +55,7 @@ WITH r AS (
 )
 """
 _CREATE = f"{_WRITE} SELECT id FROM r"
+"""Nothing is inserted for a run whose id or idempotency key exists: the other parts join `r`."""
 _CREATE_SHOWN = f"""
 {_WRITE}, g AS (
   SELECT y.run_id, string_agg(row_to_json(y)::text, ',' ORDER BY y.id) AS step_runs
@@ -63,12 +64,14 @@ _CREATE_SHOWN = f"""
 )
 SELECT x.id, row_to_json(x)::text, g.step_runs FROM (SELECT {RUN} FROM r) x LEFT JOIN g ON g.run_id = x.id
 """
-"""The new runs as `views.run_detail` would show them, without another look at the database."""
+"""The same with the JSON of the new runs as `queries.runs.run_detail` would select it, without another round trip."""
+
+_BY_IDEMPOTENCY_KEY = "SELECT idempotency_key, id, request_hash FROM runs WHERE idempotency_key = ANY(:keys)"
 
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
-    """One run to be created. Its id is chosen by whoever asks, so that to ask once more does not make another run."""
+    """One run to be created. The caller chooses its id, so that a repeated call does not create a second run."""
 
     run_id: UUID
     spec_id: UUID
@@ -87,34 +90,40 @@ class NewRun:
 
 @dataclass(slots=True)
 class Created:
-    """The ids in the order of the requests (None: the run or its idempotency key is there), and what can be claimed."""
+    """The result of `create_runs`."""
 
     run_ids: list[UUID | None]
+    """In the order of the requests. None: a run with this id or idempotency key exists."""
     ready: dict[str, list[UUID]]
+    """By backend: step runs that can be claimed at once."""
     shown: dict[UUID, str] = field(default_factory=dict)
-    """The runs as JSON, if that was asked for."""
+    """The runs as JSON, if requested."""
 
 
 def create_runs(unit: UnitOfWork, new: Sequence[NewRun], *, shown: bool = False) -> Created:
-    """Write all of them, or none if anything fails; with `shown`, also put them into JSON."""
-    records = _records(new)
+    """Create runs. A run whose id or idempotency key exists is left out. With `shown`, also returns them as JSON."""
+    records = _Records()
+    for run in new:
+        records.add(run)
     texts: dict[UUID, str] = {}
     if shown:
-        waits = json.dumps(_first_waits(new, records.run_ids))
-        for run_id, run, step_runs in unit.execute(_CREATE_SHOWN, {**records.parameters(), "waits": waits}):
-            texts[run_id] = with_step_runs(run, step_runs)
+        waits = json.dumps(_first_waits(new))
+        for run_id, text, step_runs in unit.execute(_CREATE_SHOWN, {**records.parameters(), "waits": waits}):
+            texts[run_id] = with_step_runs(text, step_runs)
     written: Set[UUID] = texts.keys() if shown else {row[0] for row in unit.execute(_CREATE, records.parameters())}
-    ids = [run_id if run_id in written else None for run_id in records.run_ids]
+    ids = [run.run_id if run.run_id in written else None for run in new]
     return Created(ids, records.ready_of(written), texts)
 
 
-def _first_waits(new: Sequence[NewRun], run_ids: Sequence[UUID]) -> dict[str, str]:
-    """Why the step runs of each step wait when nothing has happened yet."""
-    return {
-        f"{run_id}/{step.position}": _first_wait(run, step)
-        for run, run_id in zip(new, run_ids, strict=True)
-        for step in run.plan.steps
-    }
+def runs_by_idempotency_key(unit: UnitOfWork, keys: Sequence[str]) -> dict[str, tuple[UUID, str]]:
+    """The ids of the runs with these keys, and the digests of the requests that created them."""
+    found = unit.execute(_BY_IDEMPOTENCY_KEY, {"keys": list(keys)})
+    return {key: (run_id, digest) for key, run_id, digest in found}
+
+
+def _first_waits(new: Sequence[NewRun]) -> dict[str, str]:
+    """By `run/position`: why the step runs of each new step wait."""
+    return {f"{run.run_id}/{step.position}": _first_wait(run, step) for run in new for step in run.plan.steps}
 
 
 def _first_wait(new: NewRun, step: PlannedStep) -> str:
@@ -125,22 +134,13 @@ def _first_wait(new: NewRun, step: PlannedStep) -> str:
 
 @dataclass(slots=True)
 class _Records:
-    """The rows to be written, ready for `json_to_recordset`."""
+    """The rows to insert, ready for `json_to_recordset`."""
 
-    run_ids: list[UUID] = field(default_factory=list)
     runs: list[dict[str, Any]] = field(default_factory=list)
     steps: list[dict[str, Any]] = field(default_factory=list)
     step_runs: list[dict[str, Any]] = field(default_factory=list)
     ready: list[tuple[UUID, str, UUID]] = field(default_factory=list)
-    """Run, backend and id of what waits for nothing."""
-
-    def ready_of(self, written: Set[UUID]) -> dict[str, list[UUID]]:
-        """By backend, what can be claimed at once in the runs that were written."""
-        found: dict[str, list[UUID]] = {}
-        for run_id, backend, step_run_id in self.ready:
-            if run_id in written:
-                found.setdefault(backend, []).append(step_run_id)
-        return found
+    """(run_id, backend, step_run_id) of step runs that are ready at once."""
 
     def parameters(self) -> dict[str, str]:
         return {
@@ -149,78 +149,85 @@ class _Records:
             "step_runs": json_list(self.step_runs),
         }
 
+    def ready_of(self, written: Set[UUID]) -> dict[str, list[UUID]]:
+        """By backend, the ready step runs of the runs that were written."""
+        found: dict[str, list[UUID]] = {}
+        for run_id, backend, step_run_id in self.ready:
+            if run_id in written:
+                found.setdefault(backend, []).append(step_run_id)
+        return found
 
-def _records(new: Sequence[NewRun]) -> _Records:
-    records = _Records()
-    for run in new:
-        records.run_ids.append(run.run_id)
-        records.runs.append(_run_record(run.run_id, run))
-        _add_steps(run.run_id, run, records)
-    return records
+    def add(self, run: NewRun) -> None:
+        self.runs.append(
+            {
+                "id": str(run.run_id),
+                "spec_id": str(run.spec_id),
+                "pipeline": run.pipeline,
+                "pipeline_version": run.pipeline_version,
+                "parameters": run.parameters,
+                "labels": run.labels,
+                "priority": run.priority,
+                "backend": run.backend,
+                "created_by": run.created_by,
+                "n_pending": run.plan.total,
+                "idempotency_key": run.idempotency_key,
+                "request_hash": run.request_hash,
+            }
+        )
+        by_key, by_all = _downstream(run.plan)
+        step_run_ids = iter(new_ids(run.plan.total))
+        for step in run.plan.steps:
+            self._add_step(run, step, by_key.get(step.position, []), by_all.get(step.position, []))
+            self._add_step_runs(run, step, step_run_ids)
 
+    def _add_step(self, run: NewRun, step: PlannedStep, by_key: Sequence[int], by_all: Sequence[int]) -> None:
+        self.steps.append(
+            {
+                "run_id": str(run.run_id),
+                "position": step.position,
+                "name": step.name,
+                "total": len(step.step_runs),
+                "downstream_key": by_key,
+                "downstream_all": by_all,
+                "upstream": [upstream for upstream, _ in step.dependencies],
+                "backend": _backend_of(run, step),
+                "priority": run.priority,
+                "max_attempts": step.retry.max_attempts,
+                "has_dependents": bool(by_key or by_all),
+                "resources": {name: getattr(step.resources, name) for name in _RESOURCES},
+                "image": step.image,
+                "breaker_key": str(step.breaker_key),
+            }
+        )
 
-def _run_record(run_id: UUID, run: NewRun) -> dict[str, Any]:
-    return {
-        "id": str(run_id),
-        "spec_id": str(run.spec_id),
-        "pipeline": run.pipeline,
-        "pipeline_version": run.pipeline_version,
-        "parameters": run.parameters,
-        "labels": run.labels,
-        "priority": run.priority,
-        "backend": run.backend,
-        "created_by": run.created_by,
-        "n_pending": run.plan.total,
-        "idempotency_key": run.idempotency_key,
-        "request_hash": run.request_hash,
-    }
+    def _add_step_runs(self, run: NewRun, step: PlannedStep, ids: Iterator[UUID]) -> None:
+        run_id, backend = str(run.run_id), _backend_of(run, step)
+        for planned in step.step_runs:
+            step_run_id = next(ids)
+            if planned.unmet == 0:
+                self.ready.append((run.run_id, backend, step_run_id))
+            record = {
+                "id": str(step_run_id),
+                "run_id": run_id,
+                "position": step.position,
+                "key": planned.key,
+                "item": planned.item,
+                "unmet": planned.unmet,
+            }
+            if planned.breaker_key is not None:
+                record["breaker_key"] = str(planned.breaker_key)
+            self.step_runs.append(record)
 
 
 def _backend_of(run: NewRun, step: PlannedStep) -> str:
     return step.backend or run.backend or run.default_backend
 
 
-def _add_steps(run_id: UUID, run: NewRun, records: _Records) -> None:
+def _downstream(plan: Plan) -> tuple[dict[int, list[int]], dict[int, list[int]]]:
+    """The positions of the steps that depend on each step: by key, and on the whole step."""
     by_key: dict[int, list[int]] = {}
     by_all: dict[int, list[int]] = {}
-    for step in run.plan.steps:
+    for step in plan.steps:
         for upstream, match in step.dependencies:
             (by_key if match == "key" else by_all).setdefault(upstream, []).append(step.position)
-    text = str(run_id)
-    step_run_ids = iter(new_ids(run.plan.total))
-    for step in run.plan.steps:
-        backend = _backend_of(run, step)
-        downstream_key, downstream_all = by_key.get(step.position, []), by_all.get(step.position, [])
-        records.steps.append(
-            {
-                "run_id": text,
-                "position": step.position,
-                "name": step.name,
-                "total": len(step.step_runs),
-                "downstream_key": downstream_key,
-                "downstream_all": downstream_all,
-                "upstream": [upstream for upstream, _ in step.dependencies],
-                "backend": backend,
-                "priority": run.priority,
-                "max_attempts": step.retry.max_attempts,
-                "has_dependents": bool(downstream_key or downstream_all),
-                "resources": {name: getattr(step.resources, name) for name in _RESOURCES},
-                "image": step.image,
-                "circuit": str(step.circuit),
-            }
-        )
-        for planned in step.step_runs:
-            step_run_id = next(step_run_ids)
-            if planned.unmet == 0:
-                records.ready.append((run_id, backend, step_run_id))
-            record = {
-                "id": str(step_run_id),
-                "run_id": text,
-                "position": step.position,
-                "key": planned.key,
-                "item": planned.item,
-                "unmet": planned.unmet,
-            }
-            if planned.circuit is not None:
-                record["circuit"] = str(planned.circuit)
-            records.step_runs.append(record)
+    return by_key, by_all

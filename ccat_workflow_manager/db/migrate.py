@@ -1,4 +1,4 @@
-"""Bringing a database to the schema of this program, and refusing one that is not there."""
+"""Bring a database to the schema of this program, and refuse one that is not there."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 
 from alembic import command
 from ccat_workflow_manager.db.session import Database
@@ -14,12 +15,12 @@ from ccat_workflow_manager.errors import ConfigurationError
 from ccat_workflow_manager.settings import migrations_dir
 
 _LOCK = 0x63636174
-"""An advisory lock: processes that start together migrate one after the other."""
+"""The key of an advisory lock: processes that start together migrate one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
 class SchemaState:
-    """Where a database stands: the revision it has and the one this program needs."""
+    """The revision that a database has, and the one that this program needs."""
 
     current: str | None
     wanted: str
@@ -44,20 +45,24 @@ def state(database: Database) -> SchemaState:
 
 
 def upgrade(database: Database) -> SchemaState:
-    """Run the migrations that are missing: the state before."""
+    """Run the missing migrations. Returns the state before them."""
     before = state(database)
     if not before.is_current:
         config = _config()
         with database.begin("commit.migrate") as unit:
             unit.execute("SELECT pg_advisory_xact_lock(:key)", {"key": _LOCK})
             config.attributes["connection"] = unit.connection
-            command.upgrade(config, "head")
+            try:
+                command.upgrade(config, "head")
+            except CommandError as error:
+                known = f"the database is at revision {before.current}, which this program does not know"
+                raise ConfigurationError(f"{known}; use the version that made it, or an empty database") from error
     return before
 
 
 def require_current(database: Database) -> None:
-    """Refuse to work on a database that another version of the program left or will bring forward."""
+    """Raise ConfigurationError unless the schema of the database is that of this program."""
     found = state(database)
     if not found.is_current:
-        has = f"is at revision {found.current}" if found.current else "holds no tables of ours"
+        has = f"is at revision {found.current}" if found.current else "has no schema yet"
         raise ConfigurationError(f"the database {has}, this program needs {found.wanted}; run: ccat-wm db upgrade")

@@ -1,4 +1,4 @@
-"""Which of the jobs at a backend belong to an attempt that is over, and what was done about them."""
+"""Orphan jobs: jobs still at a backend although their attempt is over. What a sweep found, and what it did."""
 
 from __future__ import annotations
 
@@ -9,26 +9,33 @@ from uuid import UUID
 from ccat_workflow_manager.db.session import UnitOfWork, json_list
 
 AttemptKey = tuple[UUID, int]
-"""A step run and the number of one of its attempts: what the name of a job says."""
+"""A step run and the number of one of its attempts, as the name of a job has them."""
 
-_TAKE = """
+_LONGEST_LIST = 1000
+_LONGEST_PROBLEM = 2000
+
+_ACQUIRE_SWEEP_LEASE = """
 INSERT INTO backends (name, reaped_at) VALUES (:name, now())
 ON CONFLICT (name) DO UPDATE SET reaped_at = excluded.reaped_at
 WHERE backends.reaped_at IS NULL OR backends.reaped_at <= now() - :seconds * interval '1 second'
 """
 
-# A step run that was retried and not claimed since still bears the number of the attempt that is over. When that was is
-# told by its last event: the times of jobs are those of other clocks.
-_OVER = """
+_SECONDS_OVER = """
 SELECT a.step_run_id, a.number,
   CASE WHEN s.finished_at IS NOT NULL OR s.attempt > a.number OR (s.status = 'PENDING' AND s.claims = 0)
   THEN extract(epoch FROM now() - COALESCE(
     (SELECT max(e.at) FROM events e WHERE e.step_run_id = a.step_run_id AND e.attempt = a.number), a.finished_at
-  ))::float8 END
+  ))::float8 END AS seconds
 FROM json_to_recordset(CAST(:named AS json)) AS n(id uuid, number integer)
 JOIN attempts a ON a.step_run_id = n.id AND a.number = n.number AND a.backend = :backend
 JOIN step_runs s ON s.id = a.step_run_id
 """
+"""A step run that was retried and not claimed since still has the number of the attempt that is over.
+
+The end is that of its last event, because the times of jobs are those of other clocks.
+"""
+
+_LISTED = "SELECT o.job_id FROM backends b, jsonb_to_recordset(b.strays) AS o(job_id text) WHERE b.name = :name"
 
 _WARN = """
 UPDATE attempts a SET warnings = COALESCE(a.warnings, '[]') || to_jsonb(n.text)
@@ -36,9 +43,8 @@ FROM json_to_recordset(CAST(:stopped AS json)) AS n(id uuid, number integer, tex
 WHERE a.step_run_id = n.id AND a.number = n.number AND NOT COALESCE(a.warnings, '[]') @> to_jsonb(n.text)
 """
 
-# How many looks in a row have found a job says whether it stops when it is asked to.
-_NOTE = """
-UPDATE backends b SET unknown_jobs = :unknown, stray_jobs = :strays, strays_stopped = strays_stopped + :stopped,
+_RECORD_SWEEP = """
+UPDATE backends b SET unknown_jobs = :unknown, stray_jobs = :orphans, strays_stopped = strays_stopped + :stopped,
   reap_problem = :problem,
   strays = COALESCE((
     SELECT jsonb_agg(jsonb_build_object('id', n.id, 'number', n.number, 'job_id', n.job_id, 'looks', 1 + COALESCE((
@@ -47,13 +53,14 @@ UPDATE backends b SET unknown_jobs = :unknown, stray_jobs = :strays, strays_stop
   ), '[]')
 WHERE name = :name
 """
+"""`looks` counts the sweeps in a row that found a job: above 1, the job does not stop when it is asked to."""
 
-_LISTED = 1000
+_RECORD_FAILED_SWEEP = "UPDATE backends SET reap_problem = :problem WHERE name = :name"
 
 
 @dataclass(frozen=True, slots=True)
 class OrphanJob:
-    """A job that nobody waits for any more."""
+    """A job whose attempt has been over for a while."""
 
     job_id: str
     attempt: AttemptKey
@@ -61,64 +68,55 @@ class OrphanJob:
 
 
 class OrphanStore:
-    """Reads and writes inside the caller's transaction."""
+    """Reads and writes the results of sweeps inside the caller's transaction."""
 
     def __init__(self, unit: UnitOfWork) -> None:
         self.unit = unit
 
-    def served(self) -> list[str]:
-        """The backends that living workers serve."""
-        return [row[0] for row in self.unit.execute("SELECT DISTINCT unnest(backends) FROM workers ORDER BY 1")]
+    def acquire_sweep_lease(self, backend: str, seconds: float) -> bool:
+        """Become the worker that sweeps this backend. Returns False if another one did within `seconds`."""
+        return self.unit.execute(_ACQUIRE_SWEEP_LEASE, {"name": backend, "seconds": seconds}).rowcount == 1
 
-    def take(self, backend: str, seconds: float) -> bool:
-        """Become the one that looks through the jobs of this backend; False if another has done so lately."""
-        return self.unit.execute(_TAKE, {"name": backend, "seconds": seconds}).rowcount == 1
+    def seconds_over(self, backend: str, attempts: Iterable[AttemptKey]) -> dict[AttemptKey, float | None]:
+        """For how long each of these attempts has been over. None: it is not over.
 
-    def over(self, backend: str, named: Iterable[AttemptKey]) -> dict[AttemptKey, float | None]:
-        """For how many seconds each of these attempts has been over, None for one that is not.
-
-        What is not in the answer is no attempt that was made here with this backend.
+        An attempt that this database did not make with this backend is missing in the result.
         """
-        records = [{"id": str(step_run_id), "number": number} for step_run_id, number in sorted(set(named))]
-        found = self.unit.execute(_OVER, {"named": json_list(records), "backend": backend})
-        return {(row[0], row[1]): row[2] for row in found}
+        records = [{"id": str(step_run_id), "number": number} for step_run_id, number in sorted(set(attempts))]
+        found = self.unit.execute(_SECONDS_OVER, {"named": json_list(records), "backend": backend})
+        return {(step_run_id, number): seconds for step_run_id, number, seconds in found}
 
-    def listed(self, backend: str) -> set[str]:
-        """The jobs of attempts that were over which the last look has found."""
-        found = self.unit.execute(
-            "SELECT o.job_id FROM backends b, jsonb_to_recordset(b.strays) AS o(job_id text) WHERE b.name = :name",
-            {"name": backend},
-        )
-        return {row[0] for row in found}
+    def last_orphans(self, backend: str) -> set[str]:
+        """The orphan jobs that the last sweep found."""
+        return {row[0] for row in self.unit.execute(_LISTED, {"name": backend})}
 
-    def note(self, backend: str, *, unknown: int, strays: Sequence[OrphanJob], problem: str | None = None) -> None:
-        """What was found, and that the strays were asked to stop; with a `problem`, that they could not be."""
-        done = "and was stopped" if problem is None else "and could not be stopped at once"
+    def record_sweep(
+        self, backend: str, *, unknown: int, orphans: Sequence[OrphanJob], problem: str | None = None
+    ) -> None:
+        """Record what a sweep found, also as warnings of the attempts. `problem`: why the jobs could not be stopped."""
+        outcome = "and was stopped" if problem is None else "and could not be stopped at once"
         records = [
             {
-                "id": str(stray.attempt[0]),
-                "number": stray.attempt[1],
-                "job_id": stray.job_id,
-                "text": f"the job {stray.job_id} was still there after this attempt was over, {done}",
+                "id": str(orphan.attempt[0]),
+                "number": orphan.attempt[1],
+                "job_id": orphan.job_id,
+                "text": f"the job {orphan.job_id} was still there after this attempt was over, {outcome}",
             }
-            for stray in sorted(strays, key=lambda stray: stray.attempt)
+            for orphan in sorted(orphans, key=lambda orphan: orphan.attempt)
         ]
         warned = self.unit.execute(_WARN, {"stopped": json_list(records)}).rowcount if records else 0
         self.unit.execute(
-            _NOTE,
+            _RECORD_SWEEP,
             {
                 "name": backend,
                 "unknown": unknown,
-                "strays": len(strays),
+                "orphans": len(orphans),
                 "stopped": warned if problem is None else 0,
-                "problem": None if problem is None else problem[:2000],
-                "records": json_list(records[:_LISTED]),
+                "problem": None if problem is None else problem[:_LONGEST_PROBLEM],
+                "records": json_list(records[:_LONGEST_LIST]),
             },
         )
 
-    def note_unlisted(self, backend: str, problem: str) -> None:
-        """Its jobs could not be looked through: what was found the last time is all that is known."""
-        self.unit.execute(
-            "UPDATE backends SET reap_problem = :problem WHERE name = :name",
-            {"name": backend, "problem": problem[:2000]},
-        )
+    def record_failed_sweep(self, backend: str, problem: str) -> None:
+        """Record that the backend could not be searched. What the last sweep found stays."""
+        self.unit.execute(_RECORD_FAILED_SWEEP, {"name": backend, "problem": problem[:_LONGEST_PROBLEM]})

@@ -1,4 +1,4 @@
-"""Pipeline definitions: registered ones with their versions, and inline ones kept once by content."""
+"""Pipeline definitions: the versions of registered ones, and inline ones, which are stored once per content."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from ccat_workflow_manager.db.ids import new_id
-from ccat_workflow_manager.db.session import UnitOfWork
+from ccat_workflow_manager.db.session import UnitOfWork, new_id
 from ccat_workflow_manager.errors import NotFound
 
 
@@ -28,7 +27,7 @@ class StoredSpec:
 
 @dataclass(frozen=True, slots=True)
 class SpecHead:
-    """What is asked about a registered definition again and again; its content never changes and can be kept."""
+    """A registered definition without its content, which never changes and is cached."""
 
     id: UUID
     version: int
@@ -37,7 +36,8 @@ class SpecHead:
 
 
 _SPEC = """
-SELECT s.id, s.name, s.version, s.content, s.content_hash, COALESCE(p.enabled, true), COALESCE(p.priority, 0)
+SELECT s.id, s.name, s.version, s.content, s.content_hash, COALESCE(p.enabled, true) AS enabled,
+  COALESCE(p.priority, 0) AS priority
 FROM specs s LEFT JOIN pipelines p ON p.id = s.pipeline_id
 """
 
@@ -49,7 +49,7 @@ class PipelineStore:
         self.unit = unit
 
     def save(self, name: str, content: Mapping[str, Any], content_hash: str) -> tuple[StoredSpec, bool]:
-        """Register this content as the newest version of `name`, unless it is that already: (it, whether it is new)."""
+        """Make this content the newest version of `name`. Returns the version, and False if it is not new."""
         self.unit.execute(
             "INSERT INTO pipelines (id, name, current_version) VALUES (:id, :name, 0) ON CONFLICT (name) DO NOTHING",
             {"id": new_id(), "name": name},
@@ -80,7 +80,7 @@ class PipelineStore:
         return self.newest(name), True
 
     def save_inline(self, name: str, content: Mapping[str, Any], content_hash: str) -> UUID:
-        """Keep an inline definition, once for each content."""
+        """Store an inline definition once per content. Returns its id."""
         parameters = {"id": new_id(), "name": name, "content": json.dumps(content), "hash": content_hash}
         row = self.unit.execute(
             "INSERT INTO specs (id, name, content, content_hash) VALUES (:id, :name, CAST(:content AS json), :hash)"
@@ -106,14 +106,15 @@ class PipelineStore:
 
     def head(self, name: str, version: int | None) -> SpecHead:
         """The newest or the given version of a pipeline, without its content."""
-        row = self.unit.execute(
+        found = self.unit.row(
+            SpecHead,
             "SELECT s.id, s.version, p.enabled, p.priority FROM pipelines p JOIN specs s ON s.pipeline_id = p.id"
             " WHERE p.name = :name AND s.version = COALESCE(CAST(:version AS bigint), p.current_version)",
             {"name": name, "version": version},
-        ).first()
-        if row is None:
+        )
+        if found is None:
             raise NotFound(f"there is no pipeline {name}" + (f" version {version}" if version is not None else ""))
-        return SpecHead(*row)
+        return found
 
     def by_id(self, spec_id: UUID) -> StoredSpec:
         return self._one(f"{_SPEC} WHERE s.id = :id", {"id": spec_id}, str(spec_id))
@@ -128,7 +129,7 @@ class PipelineStore:
             raise NotFound(f"there is no pipeline {name}")
 
     def _one(self, statement: str, parameters: Mapping[str, Any], what: str) -> StoredSpec:
-        row = self.unit.execute(statement, parameters).first()
-        if row is None:
+        found = self.unit.row(StoredSpec, statement, parameters)
+        if found is None:
             raise NotFound(f"there is no pipeline {what}")
-        return StoredSpec(*row)
+        return found

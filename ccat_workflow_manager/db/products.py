@@ -1,9 +1,10 @@
-"""Products: what earlier steps have published, for the steps behind them and for whoever asks."""
+"""The products that completed step runs have published."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from uuid import UUID
 
 from ccat_workflow_manager.db.session import UnitOfWork, json_list
@@ -12,7 +13,7 @@ from ccat_workflow_manager.lifecycle.models import WorkItem
 
 @dataclass(frozen=True, slots=True)
 class StoredProduct:
-    """A product with the place of its step run in the run."""
+    """A product, and where its directory is."""
 
     id: UUID
     run_id: UUID
@@ -32,6 +33,14 @@ class StoredProduct:
 
 
 @dataclass(frozen=True, slots=True)
+class _UpstreamProduct(StoredProduct):
+    """A product of an upstream step run of `item_id`, or null columns if that step run published none."""
+
+    item_id: UUID
+    published: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Upstream:
     """A completed step run that another depends on, with what it published."""
 
@@ -43,18 +52,19 @@ class Upstream:
 
 _UPSTREAM = """
 WITH i AS (
-  SELECT * FROM json_to_recordset(CAST(:items AS json)) AS i(id uuid, run_id uuid, position smallint, key text)
+  SELECT * FROM json_to_recordset(CAST(:items AS json)) AS i(id uuid, run_id uuid, position smallint, key text,
+    pipeline text)
 ), u AS (
-  SELECT i.id AS item_id, s.*
+  SELECT i.id AS item_id, i.pipeline, s.*
   FROM i JOIN run_steps t ON t.run_id = i.run_id AND i.position = ANY(t.downstream_key)
   JOIN step_runs s ON s.run_id = t.run_id AND s.position = t.position AND s.key = i.key
   UNION ALL
-  SELECT i.id, s.*
+  SELECT i.id, i.pipeline, s.*
   FROM i JOIN run_steps t ON t.run_id = i.run_id AND i.position = ANY(t.downstream_all)
   JOIN step_runs s ON s.run_id = t.run_id AND s.position = t.position
 )
-SELECT u.item_id, u.id, u.run_id, u.backend, u.step, u.key, u.attempt,
-  p.id, p.name, p.type, p.path, p.size, p.sha256, p.is_directory, p.file_count
+SELECT u.item_id, u.id AS step_run_id, u.run_id, u.pipeline, u.backend, u.step, u.key, u.attempt,
+  p.id, p.name, p.type, p.path, p.size, p.sha256, p.is_directory, p.file_count, p.id IS NOT NULL AS published
 FROM u LEFT JOIN products p ON p.step_run_id = u.id
 WHERE u.status = 'COMPLETED'
 ORDER BY u.item_id, u.position, u.key, p.name
@@ -63,37 +73,36 @@ ORDER BY u.item_id, u.position, u.key, p.name
 _PRODUCT = """
 SELECT p.id, p.run_id, p.step_run_id, r.pipeline, s.backend, s.step, s.key, p.attempt, p.name, p.type, p.path, p.size,
   p.sha256, p.is_directory, p.file_count
-FROM products p JOIN step_runs s ON s.id = p.step_run_id JOIN runs r ON r.id = p.run_id
+FROM products p JOIN step_runs s ON s.id = p.step_run_id JOIN runs r ON r.id = p.run_id WHERE p.id = :id
 """
 
 
 def upstream_of(unit: UnitOfWork, items: Sequence[WorkItem]) -> dict[UUID, list[Upstream]]:
-    """For each step run, the completed step runs it depends on."""
-    behind = [item for item in items if item.position > 0]
-    if not behind:
-        return {}
-    pipelines = {item.step_run_id: item.run.pipeline for item in behind}
+    """The completed step runs that each of these step runs depends on."""
     records = [
-        {"id": str(item.step_run_id), "run_id": str(item.run.run_id), "position": item.position, "key": item.key}
-        for item in behind
+        {
+            "id": str(item.step_run_id),
+            "run_id": str(item.run.run_id),
+            "position": item.position,
+            "key": item.key,
+            "pipeline": item.run.pipeline,
+        }
+        for item in items
+        if item.position > 0
     ]
-    found: dict[UUID, dict[UUID, tuple[str, str, int, list[StoredProduct]]]] = {}
-    for r in unit.execute(_UPSTREAM, {"items": json_list(records)}):
-        step, key, attempt, products = found.setdefault(r[0], {}).setdefault(r[1], (r[4], r[5], r[6], []))
-        if r[7] is not None:
-            products.append(StoredProduct(r[7], r[2], r[1], pipelines[r[0]], r[3], step, key, attempt, *r[8:]))
+    if not records:
+        return {}
+    rows = unit.rows(_UpstreamProduct, _UPSTREAM, {"items": json_list(records)})
     return {
-        item_id: [Upstream(step, key, attempt, tuple(products)) for step, key, attempt, products in ups.values()]
-        for item_id, ups in found.items()
+        item_id: [_upstream(list(products)) for _, products in groupby(of_item, key=lambda row: row.step_run_id)]
+        for item_id, of_item in groupby(rows, key=lambda row: row.item_id)
     }
 
 
-def product(unit: UnitOfWork, product_id: UUID) -> StoredProduct | None:
-    row = unit.execute(f"{_PRODUCT} WHERE p.id = :id", {"id": product_id}).first()
-    return StoredProduct(*row) if row else None
+def _upstream(products: Sequence[_UpstreamProduct]) -> Upstream:
+    first = products[0]
+    return Upstream(first.step, first.key, first.attempt, tuple(each for each in products if each.published))
 
 
-def products_of(unit: UnitOfWork, run_id: UUID) -> list[StoredProduct]:
-    """Everything a run has published, in the order of its steps."""
-    rows = unit.execute(f"{_PRODUCT} WHERE p.run_id = :id ORDER BY s.position, s.key, p.name", {"id": run_id})
-    return [StoredProduct(*row) for row in rows]
+def find_product(unit: UnitOfWork, product_id: UUID) -> StoredProduct | None:
+    return unit.row(StoredProduct, _PRODUCT, {"id": product_id})

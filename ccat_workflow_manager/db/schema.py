@@ -1,4 +1,7 @@
-"""The tables. The constraints forbid what the state machine forbids; both come from one table of transitions."""
+"""The tables, and the SQL fragments that follow from them.
+
+The CHECK constraints are generated from `lifecycle.states`: the database refuses every status the state machine lacks.
+"""
 
 from __future__ import annotations
 
@@ -48,12 +51,12 @@ _NOW = func.now()
 
 
 def quoted(statuses: Iterable[Status]) -> str:
-    """Statuses as an SQL list, always in the same order."""
+    """The statuses as an SQL list, in the order of `Status`."""
     return ", ".join(f"'{status}'" for status in Status if status in set(statuses))
 
 
 def counter(status: Status) -> str:
-    """The column of `runs` that counts the step runs in this status."""
+    """The column of `runs` that counts its step runs in this status."""
     return f"n_{status.lower()}"
 
 
@@ -65,7 +68,13 @@ RUN_STATUS_SQL = (
     " CASE WHEN n_failed > 0 THEN 'FAILED' WHEN n_cancelled > 0 THEN 'CANCELLED' ELSE 'COMPLETED' END"
     f" WHEN n_pending = {_ALL} THEN 'PENDING' ELSE 'RUNNING' END"
 )
-"""lifecycle.states.run_status in SQL."""
+"""`lifecycle.states.run_status` in SQL."""
+
+READY = "status = 'PENDING' AND unmet = 0 AND NOT held"
+"""All upstream steps are completed and the run is not paused. The condition of an index: use it literally."""
+
+CLAIMABLE = f"{READY} AND (not_before IS NULL OR not_before <= now()) AND cancel_requested_at IS NULL"
+"""Ready, not backing off and not cancelled. Only a breaker (`db.breakers`) may still hold it back."""
 
 pipelines = Table(
     "pipelines",
@@ -95,7 +104,7 @@ specs = Table(
 )
 """Immutable definitions: the versions of registered pipelines, and inline ones (no pipeline, no version).
 
-The content is `json`, which keeps the order of its keys: people read it again.
+The content is `json`, not `jsonb`, because `json` keeps the order of the keys for people who read it.
 """
 
 runs = Table(
@@ -147,7 +156,10 @@ run_steps = Table(
     PrimaryKeyConstraint("run_id", "position"),
     CheckConstraint("remaining BETWEEN 0 AND total", name="remaining"),
 )
-"""The edges of a run, one row per step and not per pair of step runs; `remaining` counts down to the fan-in."""
+"""The edges of a run, one row per step instead of one per pair of step runs.
+
+`remaining` counts the step runs that are not completed. At 0 it releases the steps in `downstream_all`.
+"""
 
 step_runs = Table(
     "step_runs",
@@ -187,8 +199,8 @@ step_runs = Table(
     Column("submitted_at", _TIME),
     Column("started_at", _TIME),
     Column("finished_at", _TIME),
-    Column("circuit", Uuid, nullable=False),
-    Column("withdrawn", Boolean, nullable=False, server_default=text("false")),
+    Column("breaker_key", Uuid, nullable=False),
+    Column("requeued_by_breaker", Boolean, nullable=False, server_default=text("false")),
     UniqueConstraint("run_id", "position", "key"),
     CheckConstraint(f"status IN ({quoted(Status)})", name="status"),
     CheckConstraint("status <> 'STAGING_DATA' OR lease_owner IS NOT NULL", name="staging_is_leased"),
@@ -202,13 +214,13 @@ step_runs = Table(
     CheckConstraint(f"status NOT IN ({quoted(ACTIVE | {Status.COMPLETED})}) OR unmet = 0", name="unmet_waits"),
     CheckConstraint("unmet >= 0", name="unmet"),
     CheckConstraint("attempt BETWEEN 0 AND max_attempts", name="attempt"),
-    CheckConstraint("NOT withdrawn OR cancel_requested_at IS NOT NULL", name="withdrawn"),
+    CheckConstraint("NOT requeued_by_breaker OR cancel_requested_at IS NOT NULL", name="requeued_by_breaker"),
     Index(
         "ix_step_runs_ready",
         "backend",
         text("priority DESC"),
         "id",
-        postgresql_where=text("status = 'PENDING' AND unmet = 0 AND NOT held"),
+        postgresql_where=text(READY),
     ),
     Index("ix_step_runs_live", "backend", "id", postgresql_where=text(f"status IN ({quoted(LIVE)})")),
     Index("ix_step_runs_in_hand", "lease_until", postgresql_where=text(f"status IN ({quoted(LEASED)})")),
@@ -248,7 +260,7 @@ attempts = Table(
     PrimaryKeyConstraint("step_run_id", "number"),
     Index("uq_attempts_backend_job_id", "backend", "job_id", unique=True, postgresql_where=text("job_id IS NOT NULL")),
 )
-"""One fact sheet per try. The partial unique index says that a job belongs to one attempt only."""
+"""The facts of each attempt. The partial unique index allows a job to belong to one attempt only."""
 
 events = Table(
     "events",
@@ -309,7 +321,7 @@ workers = Table(
     Column("last_completed_at", _TIME),
     Column("completed", BigInteger, nullable=False, server_default=text("0")),
 )
-"""One row per living worker, written by its main loop between two pieces of work."""
+"""One row per living worker, updated by the heartbeat of its main loop."""
 
 backends = Table(
     "backends",
@@ -318,8 +330,8 @@ backends = Table(
     Column("problem", Text),
     Column("problem_since", _TIME),
     Column("retry_at", _TIME),
-    Column("followed_at", _TIME),
-    Column("following_until", _TIME),
+    Column("polled_at", _TIME),
+    Column("poll_lease_until", _TIME),
     Column("answered_at", _TIME),
     Column("reaped_at", _TIME),
     Column("unknown_jobs", Integer, nullable=False, server_default=text("0")),
@@ -329,40 +341,46 @@ backends = Table(
     Column("strays", JSONB, nullable=False, server_default=text("'[]'")),
     CheckConstraint("unknown_jobs >= 0 AND stray_jobs >= 0 AND strays_stopped >= 0", name="jobs"),
 )
-"""What is known about each backend in use: why it cannot be used now, when its jobs were last asked for, when it last
-answered that, what was there at the last look for jobs that nobody waits for, and what kept it from its end."""
+"""One row per backend in use.
+
+- `problem`, `problem_since`, `retry_at`: why it cannot be used now, and when workers try again.
+- `polled_at`, `answered_at`, `poll_lease_until`: the last poll of all its jobs, the last one that was answered, and the
+  lease of the worker that polls now.
+- `reaped_at` and the rest: the result of the last sweep for orphan jobs (`db.orphans`).
+"""
 
 breakers = Table(
     "breakers",
     metadata,
-    Column("circuit", Uuid, primary_key=True),
+    Column("breaker_key", Uuid, primary_key=True),
     Column("pipeline", Text, nullable=False),
     Column("step", Text, nullable=False),
     Column("image", Text),
     Column("failures", JSONB, nullable=False, server_default=text("'[]'")),
     Column("opened_at", _TIME),
-    Column("way", Text),
+    Column("failure_signature", Text),
     Column("reason_text", Text),
     Column("probe", Uuid),
     Column("probe_at", _TIME),
     Column("updated_at", _TIME, nullable=False, server_default=_NOW),
     CheckConstraint(
-        "(opened_at IS NOT NULL) = (way IS NOT NULL) AND (opened_at IS NOT NULL) = (reason_text IS NOT NULL)",
+        "(opened_at IS NOT NULL) = (failure_signature IS NOT NULL)"
+        " AND (opened_at IS NOT NULL) = (reason_text IS NOT NULL)",
         name="open_says_why",
     ),
     CheckConstraint("opened_at IS NOT NULL OR (probe IS NULL AND probe_at IS NULL)", name="probe_of_open"),
     CheckConstraint("jsonb_typeof(failures) = 'array'", name="failures"),
 )
-"""One row for each circuit (`step_runs.circuit`) that has failed since it last succeeded; open ones hold back the rest.
+"""One row per `step_runs.breaker_key` with failures since its last success. An open one holds back the rest.
 
-It has to stay a handful of rows: every claim looks at it.
+The table must stay small: every claim reads it.
 """
 
 breaker_events = Table(
     "breaker_events",
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
-    Column("circuit", Uuid, nullable=False),
+    Column("breaker_key", Uuid, nullable=False),
     Column("pipeline", Text, nullable=False),
     Column("step", Text, nullable=False),
     Column("image", Text),
@@ -371,10 +389,10 @@ breaker_events = Table(
     Column("actor", Text, nullable=False),
     Column("text", Text, nullable=False),
     CheckConstraint("event IN ('opened', 'probed', 'closed', 'released')", name="event"),
-    Index("ix_breaker_events_circuit_id", "circuit", "id"),
+    Index("ix_breaker_events_breaker_key_id", "breaker_key", "id"),
 )
-"""What happened to breakers; it stays when they are gone."""
+"""The history of breakers. It outlives them."""
 
 for _table, _fill in ((runs, 80), (run_steps, 80), (step_runs, 70), (attempts, 70)):
-    # Room on each page for the next version of a row: most updates then touch no other page.
+    # Free space on each page, so that most updates write the new version of a row to the same page.
     event.listen(_table, "after_create", DDL(f"ALTER TABLE {_table.name} SET (fillfactor = {_fill})"))  # type: ignore[no-untyped-call]

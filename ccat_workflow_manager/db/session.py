@@ -1,16 +1,20 @@
-"""One door to PostgreSQL: a transaction, and what is to happen once it has committed."""
+"""Access to PostgreSQL: transactions, what happens after their commit, and new ids."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any, TypeVar
+from uuid import UUID
 
 from sqlalchemy import Connection, CursorResult, Engine, TextClause, create_engine, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from uuid_utils.compat import uuid7
 
 from ccat_workflow_manager import failpoints
 from ccat_workflow_manager.errors import ServiceUnavailable
@@ -18,32 +22,63 @@ from ccat_workflow_manager.errors import ServiceUnavailable
 T = TypeVar("T")
 
 _KEEP_ALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 25_000}
-"""A server that vanishes without a word is noticed in half a minute and not, as by default, in hours."""
+"""A dead server is noticed after half a minute instead of hours, the default."""
 _DEADLOCK = "40P01"
 _TRIES = 5
 
 
 class UnitOfWork:
-    """One transaction. Register with `after_commit` whatever must not happen unless it was committed."""
+    """One transaction, and the actions to run once it has committed."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self._after_commit: list[Callable[[], None]] = []
 
     def execute(self, statement: str, parameters: Mapping[str, Any] | None = None) -> CursorResult[Any]:
-        """Run one SQL statement. Lists of records go in as JSON (`json_list`), values as named parameters."""
+        """Run one SQL statement. Lists of records are passed as JSON (`json_list`), values as named parameters."""
         return self.connection.execute(_prepared(statement), parameters or {})
 
+    def rows(self, shape: type[T], statement: str, parameters: Mapping[str, Any] | None = None) -> list[T]:
+        """Run a SELECT. Returns its rows as `shape`, a dataclass: each field takes the column of its own name."""
+        result = self.execute(statement, parameters)
+        columns = list(result.keys())
+        by_name = itemgetter(*(columns.index(name) for name in shape.__match_args__))  # type: ignore[attr-defined]
+        return [shape(*by_name(row)) for row in result.all()]
+
+    def row(self, shape: type[T], statement: str, parameters: Mapping[str, Any] | None = None) -> T | None:
+        """Run a SELECT of at most one row. Returns it as `rows` does, or None if there is none."""
+        found = self.rows(shape, statement, parameters)
+        return found[0] if found else None
+
+    def records(self, statement: str, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+        """Run a SELECT. Returns its rows as dicts from column to value."""
+        result = self.execute(statement, parameters)
+        columns = tuple(result.keys())
+        return [dict(zip(columns, row, strict=True)) for row in result.all()]
+
     def after_commit(self, action: Callable[[], None]) -> None:
+        """Run `action` once the transaction has committed, and not at all if it is rolled back."""
         self._after_commit.append(action)
 
     def run_after_commit(self) -> None:
         for action in self._after_commit:
             action()
 
+    def ping(self) -> None:
+        """One round trip to the server."""
+        self.execute("SELECT 1")
+
+    def clock(self) -> datetime:
+        """The present time of the server, not that of the start of this transaction."""
+        now: datetime = self.execute("SELECT clock_timestamp()").scalar_one()
+        return now
+
+    def server_version(self) -> str:
+        return str(self.execute("SHOW server_version").scalar_one())
+
 
 class Database:
-    """The engine of one process. Connections are made when first needed, so that a process may fork before."""
+    """The engine of one process. It connects on first use, so that the process may fork before."""
 
     def __init__(self, url: str, *, pool_size: int = 5, application_name: str = "ccat-wm") -> None:
         self.url = url
@@ -59,7 +94,10 @@ class Database:
 
     @contextmanager
     def begin(self, name: str = "") -> Iterator[UnitOfWork]:
-        """A transaction: committed at the end of the block, rolled back if it raises. One that writes has a name."""
+        """A transaction: committed at the end of the block, rolled back on an exception.
+
+        `name` is its failpoint; every transaction that writes has one.
+        """
         try:
             with self.engine.begin() as connection:
                 unit = UnitOfWork(connection)
@@ -78,12 +116,12 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[UnitOfWork]:
-        """A transaction in which only reads happen."""
+        """A transaction that only reads."""
         with self.begin() as unit:
             yield unit
 
     def transact(self, name: str, work: Callable[[UnitOfWork], T]) -> T:
-        """Run `work` in a transaction, and again if PostgreSQL chose it as the one to give way in a deadlock."""
+        """Run `work` in a transaction. Repeats both if PostgreSQL ends the transaction to resolve a deadlock."""
         for _ in range(_TRIES - 1):
             try:
                 with self.begin(name) as unit:
@@ -108,5 +146,15 @@ def _prepared(statement: str) -> TextClause:
 
 
 def json_list(records: Sequence[Mapping[str, Any]]) -> str:
-    """Records as one JSON parameter for `json_to_recordset`: one round trip however many rows."""
+    """Encode records as one parameter for `json_to_recordset`: one round trip for any number of rows."""
     return json.dumps(records, default=str, separators=(",", ":"))
+
+
+def new_id() -> UUID:
+    """A UUIDv7. Later ids sort later, so an index on them grows at one end."""
+    return uuid7()
+
+
+def new_ids(count: int) -> list[UUID]:
+    """Several new ids in ascending order."""
+    return sorted(uuid7() for _ in range(count))

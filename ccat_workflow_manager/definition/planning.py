@@ -20,7 +20,7 @@ from ccat_workflow_manager.definition.substitution import (
 )
 from ccat_workflow_manager.errors import Fault
 from ccat_workflow_manager.json_values import JSON, MAX_FAULTS, PathPart, canonical_json, invalid, kind, path_text
-from ccat_workflow_manager.lifecycle.breaker import circuit
+from ccat_workflow_manager.lifecycle.breaker import breaker_key
 from ccat_workflow_manager.lifecycle.models import Resources, RetryPolicy
 
 MAX_STEP_RUNS = 100_000
@@ -32,7 +32,7 @@ class PlannedStepRun(NamedTuple):
     key: str
     item: JSON
     unmet: int
-    circuit: UUID | None = None
+    breaker_key: UUID | None = None
     """Set if it differs from that of the step, because the image depends on the item."""
 
 
@@ -49,7 +49,7 @@ class PlannedStep:
     step_runs: tuple[PlannedStepRun, ...]
     image: str | None
     """With the parameters substituted."""
-    circuit: UUID
+    breaker_key: UUID
     """The key of its circuit breaker (`lifecycle.breaker`)."""
 
 
@@ -97,13 +97,13 @@ def _planned(
     unmet = sum(1 for edge in step.dependencies if items[edge.upstream])
     image = step.spec.image
 
-    def circuit_of(image: str | None) -> UUID:
-        return circuit(compiled.spec.name, step.program, image)
+    def key_of(image: str | None) -> UUID:
+        return breaker_key(compiled.spec.name, step.program, image)
 
     def planned(key: str, item: JSON) -> PlannedStepRun:
         if image is None or ITEM_TEXT not in image:
             return PlannedStepRun(key, item, unmet)
-        return PlannedStepRun(key, item, unmet, circuit_of(partly_substituted(image, parameters, item)))
+        return PlannedStepRun(key, item, unmet, key_of(partly_substituted(image, parameters, item)))
 
     common = None if image is None else partly_substituted(image, parameters, None)
     return PlannedStep(
@@ -115,7 +115,7 @@ def _planned(
         dependencies=step.dependencies,
         step_runs=tuple([planned(key, item) for key, item in items[step.position]]),
         image=common,
-        circuit=circuit_of(common),
+        breaker_key=key_of(common),
     )
 
 

@@ -1,4 +1,4 @@
-"""What a backend says about a job."""
+"""The state of a job as its backend reports it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ccat_workflow_manager.failures import FailureReason
 
 
 class JobStatus(StrEnum):
-    """The state of a job in one word for all backends; `unknown` is silence, never success and never failure."""
+    """The state of a job, the same words for all backends. `unknown` is neither success nor failure."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -25,9 +25,9 @@ JOB_FINISHED = frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCE
 
 @dataclass(frozen=True, slots=True)
 class HPCJobInfo:
-    """The state and the metrics of one job as its backend knows them now.
+    """The state and the metrics of one job as its backend reports them now.
 
-    `status` may be given as plain text. Everything else is optional: a backend fills in what it knows.
+    `status` may be a plain string. All other fields are optional.
     """
 
     status: JobStatus
@@ -37,19 +37,19 @@ class HPCJobInfo:
     peak_memory_gb: float | None = None
     signal: int | None = None
     reason: FailureReason | None = None
-    """Why the job failed, if the backend knows better than the exit code."""
+    """Why the job failed, if the backend reports more than the exit code."""
     message: str | None = None
-    """The backend's own words: the pending reason while pending, the cause once failed."""
+    """In the words of the backend: why the job is pending, or why it failed."""
     attention: bool = False
-    """The job waits for something that only a person can do."""
+    """The job waits for an action of an operator."""
     submitted_at: datetime | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
     node: str | None = None
     warning: str | None = None
-    """What operators are to know about the end of the job, however it ended."""
+    """What operators should know about the end of the job, failed or not."""
     cpu_hours_allocated: float | None = None
-    """What was kept for the job while it ran, used or not: what a site counts."""
+    """What was reserved for the job while it ran, used or not. Sites account this."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "status", JobStatus(self.status))

@@ -1,4 +1,4 @@
-"""The values that cross borders: frozen, plain, without any I/O."""
+"""The values that services, backends and the database exchange."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Resources:
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A directory of the host and where a container sees it."""
+    """A directory of the host, and its path in a container."""
 
     source: str
     target: str
@@ -37,12 +37,12 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often and why a step run is tried again."""
+    """How often and for which failures a step run is retried."""
 
     max_attempts: int = 2
     backoff_seconds: float = 10
     on: frozenset[FailureReason] | None = None
-    """None: what `failures.RETRYABLE_BY_DEFAULT` says."""
+    """None: `failures.RETRYABLE_BY_DEFAULT`."""
     memory_factor: float = 2
     memory_cap_gb: float | None = None
     time_factor: float = 2
@@ -51,21 +51,21 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class TransitionEvent:
-    """An event and what it must carry: why, and who or what caused it."""
+    """An event of a step run, who caused it, and why."""
 
     event: Event
     actor: str
     reason: FailureReason | None = None
     text: str | None = None
     delay_seconds: float | None = None
-    """For `retried` and `released`: how long until the next claim, counted by the database's clock."""
+    """For `retried` and `released`: the time until the next claim, by the clock of the database."""
     resources: Resources | None = None
-    """For `retried`: what the next attempt asks for, if that differs."""
+    """For `retried`: the resources of the next attempt, if they differ."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """Who holds a step run while it is being worked on, and for how long unless renewed."""
+    """The exclusive right of a worker to work on a step run, until it expires."""
 
     owner: str
     seconds: float
@@ -73,25 +73,25 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """What is to happen to one step run: one or more events in a row, applied together or not at all.
+    """One or more events of one step run in a row, applied together or not at all.
 
-    `token` is the fencing token the caller was given when it claimed or read the row; None only for requests of people,
-    who hold none. `facts` become columns of the step run and its attempt.
+    `token` is the fencing token that the caller read with the step run; None only for requests of users. `facts` become
+    columns of the step run and its attempt.
     """
 
     step_run_id: UUID
-    notes: Sequence[TransitionEvent]
+    events: Sequence[TransitionEvent]
     token: int | None = None
     facts: Facts | None = None
     lease: Lease | None = None
     waiting_for: str | None = None
-    """Why the step run does not get on after this, if the notes do not say so."""
+    """Why the step run waits afterwards, if the events do not say so."""
     products: Sequence[NewProduct] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What became known about an attempt. None means: nothing new."""
+    """What was observed of an attempt. None: nothing new."""
 
     job_id: str | None = None
     job_state: str | None = None
@@ -109,7 +109,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class NewProduct:
-    """One output of an attempt, as the collector found it. `path` is relative to the attempt's output directory."""
+    """One output of an attempt. `path` is relative to the output directory of the attempt."""
 
     name: str
     type: str
@@ -124,7 +124,7 @@ class NewProduct:
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """What the step runs of one run share."""
+    """What all step runs of one run have in common."""
 
     run_id: UUID
     pipeline: str
@@ -134,7 +134,7 @@ class RunFacts:
 
 @dataclass(frozen=True, slots=True)
 class WorkItem:
-    """One step run as a worker sees it: everything needed to launch, follow, cancel or collect it."""
+    """A step run with all that a worker needs to launch, poll, cancel or collect it."""
 
     step_run_id: UUID
     run: RunFacts
@@ -147,7 +147,7 @@ class WorkItem:
     attempt: int
     max_attempts: int
     claims: int
-    """How often this same attempt has been claimed; above 1, a job may already exist under its name."""
+    """How often this attempt has been claimed. Above 1, a job of its name may exist already."""
     token: int
     job_id: str | None
     resources: Resources
@@ -155,27 +155,27 @@ class WorkItem:
     cancel_requested: bool
     waiting_for: str | None
     unknown_seconds: float | None
-    """How long the backend has not known the job, by the database's clock."""
-    withdrawn: bool = False
-    """The cancel is none that anybody asked for: the step run is to wait again, because its breaker has opened."""
+    """How long the backend has not known the job, by the clock of the database."""
+    requeued_by_breaker: bool = False
+    """A breaker requested the cancel: the step run will be PENDING again."""
 
     @property
     def job_name(self) -> str:
-        """Unique for each attempt, for ever; short enough for every scheduler."""
+        """Unique to the attempt for all time, and short enough for every scheduler."""
         return job_name(self.step_run_id, self.attempt)
 
 
 JOB_PREFIX = "ccat-"
-"""How the names of all our jobs begin."""
+"""The beginning of every job name."""
 _JOB_NAME = re.compile(rf"{JOB_PREFIX}([0-9a-f]{{32}})-([1-9][0-9]{{0,8}})", re.ASCII)
 
 
 def job_name(step_run_id: UUID, attempt: int) -> str:
-    """The name under which an attempt is known to its backend."""
+    """The name of the job of an attempt."""
     return f"{JOB_PREFIX}{step_run_id.hex}-{attempt}"
 
 
 def parse_job_name(name: str) -> tuple[UUID, int] | None:
-    """Which attempt bears this name; None if no attempt could."""
+    """The attempt whose job has this name. None: it is not a name of ours."""
     match = _JOB_NAME.fullmatch(name)
     return (UUID(match[1]), int(match[2])) if match else None

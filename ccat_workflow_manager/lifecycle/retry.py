@@ -11,10 +11,10 @@ MAX_DELAY_SECONDS = 3600
 MAX_MEMORY_GB = 100_000
 MAX_TIME_HOURS = 8760
 JITTER = 0.25
-"""Step runs that failed together do not all come back together."""
+"""The largest random extension of a delay. Step runs that failed together are not all retried together."""
 
 NEVER_RETRIED = frozenset({FailureReason.CANCELLED, FailureReason.UPSTREAM_CANCELLED, FailureReason.UPSTREAM_FAILED})
-"""No attempt of the step run itself went wrong; what is upstream decides, or a person."""
+"""No attempt of the step run itself failed, so no policy can retry it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +29,9 @@ class RetryDecision:
 def decide(
     reason: FailureReason, attempt: int, max_attempts: int, policy: RetryPolicy, resources: Resources, jitter: float
 ) -> RetryDecision | None:
-    """What follows attempt number `attempt`, which failed for `reason`; None: nothing (`refusal` says why).
+    """The next attempt after attempt number `attempt` failed for `reason`. None: there is none, see `refusal`.
 
-    `jitter` is a random number in [0, 1) that the caller has drawn.
+    `jitter` is a random number in [0, 1).
     """
     if refusal(reason, attempt, max_attempts, policy, resources) is not None:
         return None
@@ -48,10 +48,10 @@ def decide(
 def refusal(
     reason: FailureReason, attempt: int, max_attempts: int, policy: RetryPolicy, resources: Resources
 ) -> str | None:
-    """Why there is no further attempt, in a sentence for operators; None if there is one."""
+    """Why there is no further attempt, for operators. None: there is one."""
     wanted = RETRYABLE_BY_DEFAULT if policy.on is None else policy.on
     if reason in NEVER_RETRIED or reason not in wanted:
-        return f"no further attempt: {reason} is not among the reasons for a retry of this step"
+        return f"no further attempt: {reason} is not a reason to retry this step"
     if attempt >= max_attempts:
         return f"no further attempt: this was attempt {attempt} of {max_attempts}"
     kind = FAILURES[reason].retry
@@ -63,7 +63,7 @@ def refusal(
 
 
 def back_off(base_seconds: float, attempt: int) -> float:
-    """Seconds after attempt number `attempt`: doubled each time, at most one hour."""
+    """The delay after attempt number `attempt`: doubled each time, at most one hour."""
     return min(float(MAX_DELAY_SECONDS), base_seconds * 2.0 ** (attempt - 1))
 
 

@@ -1,7 +1,7 @@
-"""The legal transitions of a step run. A transition that is not in `TRANSITIONS` does not exist.
+"""The states of a step run. `TRANSITIONS` holds every legal transition.
 
-Everything else here (which statuses are final, live, cancellable, leased) is derived from that one table, and so are
-the CHECK constraints of the database and the drawing in the documentation.
+The sets of statuses below (finished, live, cancellable, leased), the CHECK constraints of the database and the diagram
+in the documentation are derived from that table.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Event(StrEnum):
 
 
 class RunStatus(StrEnum):
-    """The status of a run: always a function of its step runs."""
+    """The status of a run, a function of the statuses of its step runs."""
 
     PENDING = "PENDING"
     RUNNING = "RUNNING"
@@ -54,7 +54,7 @@ class RunStatus(StrEnum):
 
 
 class IllegalTransition(Conflict):
-    """The step run is in a status in which this cannot happen to it."""
+    """The status of the step run does not allow this."""
 
     code = "illegal_move"
 
@@ -105,19 +105,19 @@ def _from(events: Iterable[Event]) -> frozenset[Status]:
 CANCELLABLE = _from([Event.CANCELLED])
 RETRYABLE = _from([Event.RETRIED])
 FINISHED = frozenset(Status) - CANCELLABLE
-"""Nothing more happens unless somebody asks for a retry."""
+"""Final unless a retry is requested."""
 LEASED = frozenset(after for (_, event), after in TRANSITIONS.items() if event is Event.CLAIMED) | _from(
     [Event.RESULTS_COLLECTED]
 )
-"""A worker has it in its hands and holds a lease: staging and collecting."""
+"""A worker may hold a lease on the step run: staging and collecting."""
 LIVE = _from([Event.JOB_SUCCEEDED])
-"""A job exists at the backend and is being followed."""
+"""A job exists at the backend and is polled."""
 ACTIVE = CANCELLABLE - {INITIAL}
 """Between the claim and the end."""
 
 
 def run_status(counts: Mapping[Status, int]) -> RunStatus:
-    """The status of a run with these step runs; the database computes the same in a generated column."""
+    """The status of a run with these counts of step runs. `db.schema.RUN_STATUS_SQL` is the same rule in SQL."""
     open_ = sum(counts.get(status, 0) for status in CANCELLABLE)
     if open_ == 0:
         if counts.get(Status.FAILED, 0):

@@ -1,4 +1,4 @@
-"""Why a step run does not get on, in one sentence for people. Every wait has one."""
+"""Why a step run waits, in one sentence for operators. Every wait has one."""
 
 from __future__ import annotations
 
@@ -8,12 +8,19 @@ from datetime import UTC, datetime
 
 from ccat_workflow_manager.json_values import listed
 
-_NAMED = 5
+ACTION_REQUIRED = "action required: "
+"""The beginning of every reason that only an operator can remove. Queries find such waits by it."""
+
+_LONGEST_LIST = 5
+
+
+def action_required(reason: str) -> str:
+    return f"{ACTION_REQUIRED}{reason}"
 
 
 @dataclass(frozen=True, slots=True)
 class WaitFacts:
-    """What decides whether a PENDING step run can go on."""
+    """What decides whether a PENDING step run can be launched."""
 
     backend: str
     cancel_requested: bool = False
@@ -21,21 +28,21 @@ class WaitFacts:
     unmet: int = 0
     """How many of the steps it depends on are not completed."""
     upstream: Sequence[str] = ()
-    """The names of these steps, where they are known."""
+    """The names of these steps, if they are known."""
     not_before: datetime | None = None
     now: datetime | None = None
-    """Without it, `not_before` counts as lying ahead."""
+    """Without it, `not_before` is taken to be in the future."""
     stored_reason: str | None = None
-    """Why `not_before` was set: the failure of the last attempt, or what kept a worker from going on."""
+    """Why `not_before` was set: the failure of the last attempt, or what kept the worker from submitting the job."""
     backend_problem: str | None = None
     held_back: str | None = None
-    """Why an open breaker holds it back, if one does."""
+    """The text of the open breaker that holds it back."""
     workers_serving: int | None = None
-    """How many living workers serve this backend; None if nobody asked."""
+    """How many living workers serve this backend. None: not counted."""
 
 
 def explain(facts: WaitFacts) -> str:
-    """The first thing that keeps this step run waiting."""
+    """The first reason that keeps this step run waiting."""
     if facts.cancel_requested:
         return f"is being cancelled: {facts.stored_reason}" if facts.stored_reason else "is being cancelled"
     if facts.paused:
@@ -47,25 +54,25 @@ def explain(facts: WaitFacts) -> str:
     if facts.not_before is not None and (facts.now is None or facts.not_before > facts.now):
         because = f": {facts.stored_reason}" if facts.stored_reason else ""
         return f"not before {_time(facts.not_before)}{because}"
-    nobody = unattended(facts.backend, facts.backend_problem, facts.workers_serving)
-    return nobody or f"queued for a worker of backend {facts.backend}"
+    away = unattended(facts.backend, facts.backend_problem, facts.workers_serving)
+    return away or f"queued for a worker of backend {facts.backend}"
 
 
 def unattended(backend: str, problem: str | None, workers_serving: int | None) -> str | None:
-    """Why nobody can do anything at a backend now, if that is so."""
+    """Why no worker can use this backend now, or None if one can."""
     if problem:
         return f"the backend {backend} is not available: {problem}"
     return f"no worker serves the backend {backend}" if workers_serving == 0 else None
 
 
 def uncollected(backend: str, workers_serving: int | None) -> str:
-    """Why results that nobody has in hand are not collected. They are files: that needs no answer of the backend."""
+    """Why finished results are not yet collected. Results are files, so a problem of the backend does not matter."""
     return unattended(backend, None, workers_serving) or f"its results wait for a worker of backend {backend}"
 
 
 def _upstream(facts: WaitFacts) -> str:
     if facts.upstream:
-        return listed(facts.upstream, _NAMED)
+        return listed(facts.upstream, _LONGEST_LIST)
     return "1 step that it depends on" if facts.unmet == 1 else f"{facts.unmet} steps that it depends on"
 
 

@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar
 from uuid import UUID
 
-from ccat_workflow_manager.db.fleet import FleetStore, Waiting
-from ccat_workflow_manager.db.orphans import OrphanStore
-from ccat_workflow_manager.db.reading import LeaseStore, stuck_runs
-from ccat_workflow_manager.db.reopening import try_lock_retries
+from ccat_workflow_manager.db.backends import BackendStore, Workload
+from ccat_workflow_manager.db.leases import LeaseStore
+from ccat_workflow_manager.db.retries import try_lock_retries
 from ccat_workflow_manager.db.runs import RunStore
 from ccat_workflow_manager.db.session import Database
+from ccat_workflow_manager.db.work_items import launchable_ids
+from ccat_workflow_manager.db.workers import WorkerStore
 from ccat_workflow_manager.doorbell import BATCH, Bell, Doorbell
 from ccat_workflow_manager.errors import WorkflowError
 from ccat_workflow_manager.lifecycle.models import Transition, TransitionEvent
@@ -85,8 +86,8 @@ class RequeueSweep:
 
     def tick(self) -> None:
         with self._database.read() as unit:
-            waiting = FleetStore(unit).waiting()
-        now = {(bell, each.backend) for each in waiting for bell in _bells(each)}
+            workloads = BackendStore(unit).workloads()
+        now = {(bell, each.backend) for each in workloads for bell in _bells(each)}
         for bell, backend in sorted(now & self._before):
             if self._doorbell.waiting(bell, backend) == 0:
                 self._ring(bell, backend)
@@ -97,18 +98,18 @@ class RequeueSweep:
             self._doorbell.ring(bell, backend)
             return
         with self._database.read() as unit:
-            ready = FleetStore(unit).ready(backend, _RING_AT_MOST)
+            ready = launchable_ids(unit, backend, _RING_AT_MOST)
         if ready:
             self._doorbell.ring(bell, backend, ready)
 
 
-def _bells(waiting: Waiting) -> list[Bell]:
+def _bells(work: Workload) -> list[Bell]:
     bells = []
-    if waiting.cancels:
+    if work.cancels:
         bells.append(Bell.CANCEL)
-    if waiting.uncollected:
+    if work.uncollected:
         bells.append(Bell.COLLECT)
-    if waiting.ready and not waiting.retry_in:
+    if work.ready and not work.retry_in:
         bells.append(Bell.LAUNCH)
     return bells
 
@@ -122,10 +123,10 @@ class LeaseSweep:
 
     def tick(self) -> None:
         with self._database.begin("commit.silent") as unit:
-            for worker in FleetStore(unit).forget_silent(_SILENT_WORKER_SECONDS):
+            for worker in WorkerStore(unit).remove_silent(_SILENT_WORKER_SECONDS):
                 log.warning("worker %s has been silent for %d s and is taken as gone", worker, _SILENT_WORKER_SECONDS)
             expired = LeaseStore(unit).expired_staging(1)
-            stuck = stuck_runs(unit, _SWEEP_AT_MOST)
+            stuck = RunStore(unit).stuck_runs(_SWEEP_AT_MOST)
         if expired:
             self._release()
         if stuck:
@@ -164,9 +165,9 @@ class PollLoop:
 
     def tick(self) -> None:
         with self._database.read() as unit:
-            waiting = FleetStore(unit).waiting()
-        for each in waiting:
-            due = each.followed_seconds is None or each.followed_seconds >= self._seconds
+            workloads = BackendStore(unit).workloads()
+        for each in workloads:
+            due = each.polled_seconds_ago is None or each.polled_seconds_ago >= self._seconds
             if each.live and due and not each.retry_in and self._doorbell.waiting(Bell.FOLLOW, each.backend) == 0:
                 self._doorbell.ring(Bell.FOLLOW, each.backend)
 
@@ -182,7 +183,7 @@ class _ServedBackendsLoop(ABC):
 
     def tick(self) -> None:
         with self._database.read() as unit:
-            served = OrphanStore(unit).served()
+            served = WorkerStore(unit).served_backends()
         for backend in served:
             if self._is_due(backend):
                 self._doorbell.ring(self.bell, backend)

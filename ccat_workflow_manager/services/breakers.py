@@ -1,4 +1,4 @@
-"""Circuit breakers: withdrawing queued jobs when one opens, releasing one, and removing those that are over."""
+"""Circuit breakers: requeue waiting jobs when one opens, release one, and remove those that are over."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from functools import partial
 from uuid import UUID
 
 from ccat_workflow_manager.db.breakers import BreakerStore
+from ccat_workflow_manager.db.queries.breakers import breaker_detail
 from ccat_workflow_manager.db.session import Database
-from ccat_workflow_manager.db.views.breakers import breaker_detail
 from ccat_workflow_manager.doorbell import Bell, Doorbell
 from ccat_workflow_manager.errors import NotFound
 from ccat_workflow_manager.lifecycle.breaker import OFF, BreakerPolicy
 
-_WITHDRAWN_AT_ONCE = 1000
+_REQUEUED_AT_ONCE = 1000
 
 
 def requeue_waiting(database: Database, doorbell: Doorbell) -> int:
@@ -21,10 +21,10 @@ def requeue_waiting(database: Database, doorbell: Doorbell) -> int:
     Their step runs return to PENDING when the jobs have ended. Running jobs go on: they may succeed.
     """
     with database.read() as unit:
-        if not unit.execute("SELECT EXISTS (SELECT 1 FROM breakers WHERE opened_at IS NOT NULL)").scalar():
+        if not BreakerStore(unit, OFF).any_open():
             return 0
-    with database.begin("commit.withdraw") as unit:
-        backends = BreakerStore(unit, OFF).withdraw(_WITHDRAWN_AT_ONCE)
+    with database.begin("commit.requeue-waiting") as unit:
+        backends = BreakerStore(unit, OFF).requeue_waiting(_REQUEUED_AT_ONCE)
         for backend in sorted(set(backends)):
             unit.after_commit(partial(doorbell.ring, Bell.CANCEL, backend))
     return len(backends)
@@ -53,16 +53,16 @@ class Breakers:
     def sweep(self) -> None:
         """Remove breakers whose failures are out of date, or all of them if breakers are switched off.
 
-        Withdraw jobs that were launched while their breaker opened.
+        Requeue jobs that were launched while their breaker opened.
         """
         requeue_waiting(self._database, self._doorbell)
         with self._database.read() as unit:
-            old = BreakerStore(unit, self._policy).old()
+            old = BreakerStore(unit, self._policy).stale()
         if not old:
             return
         with self._database.begin("commit.breakers-swept") as unit:
             store = BreakerStore(unit, self._policy)
             # Read again under the lock: a step run may have failed meanwhile.
             old = [breaker_id for breaker_id in old if store.lock(breaker_id)]
-            ready = store.close(set(store.old()) & set(old), "released", "sweep", "breakers are switched off")
+            ready = store.close(set(store.stale()) & set(old), "released", "sweep", "breakers are switched off")
             unit.after_commit(lambda: self._doorbell.ring_all(Bell.LAUNCH, ready))

@@ -8,9 +8,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from uuid import UUID
 
-from ccat_workflow_manager.db.fleet import FleetStore
-from ccat_workflow_manager.db.reading import cancel_items
+from ccat_workflow_manager.db.backends import BackendStore
 from ccat_workflow_manager.db.runs import RunStore
+from ccat_workflow_manager.db.work_items import cancel_items
 from ccat_workflow_manager.errors import BackendError, BackendUnavailable, JobDeferred
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
 from ccat_workflow_manager.lifecycle.models import Transition, WorkItem
@@ -195,9 +195,9 @@ class Canceller:
         with self._context.database.begin("commit.cancelled") as unit:
             store = RunStore(unit)
             done = set(store.apply(transitions).applied)
-            store.note_waits(waits)
+            store.record_waits(waits)
             if outcome.problem is None and outcome.jobs:
-                FleetStore(unit).well(backend.name, self._problems.get(backend.name))
+                BackendStore(unit).mark_healthy(backend.name, self._problems.get(backend.name))
         if outcome.problem is None:
             self._problems.pop(backend.name, None)
         # A job taken as lost is not forgotten: it may reappear, and the backend must then know whose it is.

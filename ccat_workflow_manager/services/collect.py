@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 
 from ccat_workflow_manager import failpoints
-from ccat_workflow_manager.db.reading import LeaseStore
+from ccat_workflow_manager.db.leases import LeaseStore
 from ccat_workflow_manager.db.runs import RunStore
 from ccat_workflow_manager.doorbell import Bell
 from ccat_workflow_manager.errors import AttemptError, CancelRequested, LeaseLost
@@ -35,7 +35,7 @@ class Collector:
     def collect_waiting(self, backend_name: str, limit: int) -> int:
         """Lease up to `limit` step runs whose results wait to be collected, and collect them. Returns how many."""
         with self._context.database.begin("commit.take-results") as unit:
-            items = LeaseStore(unit).take_for_collection(
+            items = LeaseStore(unit).acquire_for_collection(
                 backend_name, self._context.worker, limit, self._context.lease_seconds
             )
         if items:
@@ -88,7 +88,7 @@ class Collector:
         )
         if record.exit_code != 0 or record.stopped_by is not None:
             # The backend reported success. The record was written on the node, so it is right.
-            reason, text = failure_of(info_of(record.to_json(), None))
+            reason, text = failure_of(info_of(record.to_json(), None), item.resources)
             return self._failed(item, reason, text, Facts(exit_code=record.exit_code, signal=record.signal))
         failpoints.point("files.scan")
         check_log_limit(dirs, host.log_limit_mb)

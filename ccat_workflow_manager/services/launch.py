@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from uuid import UUID
 
+from ccat_workflow_manager.db.backends import BackendStore
 from ccat_workflow_manager.db.products import Upstream, upstream_of
-from ccat_workflow_manager.db.reading import load_items
 from ccat_workflow_manager.db.runs import RunStore
+from ccat_workflow_manager.db.work_items import load_items
 from ccat_workflow_manager.definition.compiled import CompiledPipeline
 from ccat_workflow_manager.errors import (
     AttemptError,
@@ -33,12 +34,6 @@ from ccat_workflow_manager.services.worker_context import WorkerContext
 
 log = logging.getLogger(__name__)
 
-
-_BEFORE_CLAIM = """
-SELECT (SELECT retry_at > now() FROM backends WHERE name = :name AND problem IS NOT NULL),
-  EXISTS (SELECT 1 FROM breakers WHERE probe_at <= now())
-"""
-"""Whether the backend is not to be tried now (null: it is well), and whether a breaker may be due for a probe."""
 _MOST_DELAYS = 6
 """The delay between two tries of a step run that a limit keeps out grows up to this many times the shortest one."""
 
@@ -90,7 +85,7 @@ class Launcher:
         """None if the backend is not to be tried now, or if nothing is ready."""
         context = self._context
         with context.database.begin("commit.claim") as unit:
-            trouble, probes = unit.execute(_BEFORE_CLAIM, {"name": backend.name}).one()
+            trouble, probes = BackendStore(unit).launch_state(backend.name)
             if trouble:
                 return None
             items = RunStore(unit).claim(backend.name, context.worker, limit, context.lease_seconds, probes=probes)

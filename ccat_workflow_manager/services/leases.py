@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from uuid import UUID
 
-from ccat_workflow_manager.db.reading import LeaseStore
+from ccat_workflow_manager.db.leases import LeaseStore
 from ccat_workflow_manager.errors import CancelRequested, LeaseLost
 from ccat_workflow_manager.lifecycle.models import WorkItem
 from ccat_workflow_manager.services.worker_context import WorkerContext

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import UUID
 
+from ccat_workflow_manager.db.queries.step_runs import find_attempt
 from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.doorbell import Doorbell
 from ccat_workflow_manager.errors import BackendError, NotFound, ServiceUnavailable
@@ -61,17 +62,14 @@ class Logs:
     def locate(self, step_run_id: UUID, attempt: int | None = None) -> LogLocation:
         """The location of the log of an attempt, by default the newest."""
         with self._database.read() as unit:
-            row = unit.execute(
-                "SELECT r.pipeline, s.run_id, s.step, s.key, COALESCE(a.number, 0), s.backend, a.job_id"
-                " FROM step_runs s JOIN runs r ON r.id = s.run_id LEFT JOIN attempts a ON a.step_run_id = s.id"
-                " AND a.number = COALESCE(:attempt, s.attempt) WHERE s.id = :id",
-                {"id": step_run_id, "attempt": attempt},
-            ).first()
-        if row is None:
+            found = find_attempt(unit, step_run_id, attempt)
+        if found is None:
             raise NotFound(f"there is no step run {step_run_id}")
-        if row[4] == 0:
+        if found.number == 0:
             raise NotFound(f"there is no attempt {attempt}" if attempt else "no attempt has been started yet")
-        return LogLocation(row[0], str(row[1]), row[2], row[3], row[4], row[5], row[6])
+        return LogLocation(
+            found.pipeline, str(found.run_id), found.step, found.key, found.number, found.backend, found.job_id
+        )
 
     def read(self, log: LogLocation, stream: str, *, tail: int | None = None, offset: int | None = None) -> LogPiece:
         """Read the last `tail` lines, or the text after `offset`, or the beginning."""

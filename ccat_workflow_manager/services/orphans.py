@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from ccat_workflow_manager.db.fleet import FleetStore
+from ccat_workflow_manager.db.backends import BackendStore
 from ccat_workflow_manager.db.orphans import OrphanJob, OrphanStore
 from ccat_workflow_manager.errors import BackendError
 from ccat_workflow_manager.services.backend_handle import BackendHandle
@@ -34,7 +34,7 @@ class OrphanReaper:
             return 0
         with self._context.database.begin("commit.take-reap") as unit:
             # The calls come at the same interval: half of it, so that none is a little too early.
-            mine = OrphanStore(unit).take(backend_name, self._every_seconds / 2)
+            mine = OrphanStore(unit).acquire_sweep_lease(backend_name, self._every_seconds / 2)
         if not mine:
             return 0
         try:
@@ -42,11 +42,11 @@ class OrphanReaper:
         except BackendError as error:
             log.warning("%s cannot be searched for orphans: %s", backend_name, error.message)
             with self._context.database.begin("commit.reaped") as unit:
-                OrphanStore(unit).note_unlisted(backend_name, f"its jobs cannot be listed: {error.message}")
+                OrphanStore(unit).record_failed_sweep(backend_name, f"its jobs cannot be listed: {error.message}")
             return 0
         with self._context.database.read() as unit:
-            before = OrphanStore(unit).listed(backend_name)
-            over = OrphanStore(unit).over(backend_name, [attempt for _, attempt in jobs if attempt is not None])
+            before = OrphanStore(unit).last_orphans(backend_name)
+            over = OrphanStore(unit).seconds_over(backend_name, [attempt for _, attempt in jobs if attempt is not None])
         unknown = sorted(job.job_name for job, attempt in jobs if attempt not in over)
         if unknown:
             names = ", ".join(unknown[:5])
@@ -59,8 +59,8 @@ class OrphanReaper:
         ]
         problem = _stop(backend, orphans) if orphans else None
         with self._context.database.begin("commit.reaped") as unit:
-            OrphanStore(unit).note(backend_name, unknown=len(unknown), strays=orphans, problem=problem)
-            FleetStore(unit).well(backend_name)
+            OrphanStore(unit).record_sweep(backend_name, unknown=len(unknown), orphans=orphans, problem=problem)
+            BackendStore(unit).mark_healthy(backend_name)
         # Orphans of the last search that are gone now. No other service cleans up a job that was taken as lost.
         backend.cleanup_many(sorted(before - {job.job_id for job, _ in jobs}))
         return len(orphans)

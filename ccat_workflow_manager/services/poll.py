@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
-from ccat_workflow_manager.db.fleet import FleetStore
-from ccat_workflow_manager.db.reading import live_items, live_items_by_job
+from ccat_workflow_manager.db.backends import BackendStore
+from ccat_workflow_manager.db.work_items import live_items, live_items_by_job
 from ccat_workflow_manager.lifecycle.models import WorkItem
 from ccat_workflow_manager.services.status_updater import StatusUpdater
 from ccat_workflow_manager.services.worker_context import WorkerContext
@@ -29,10 +29,10 @@ class Poller:
         """Poll every live job of a backend, unless another worker is doing so."""
         patience = _LEASES * self._context.lease_seconds
         with self._context.database.begin("commit.take-follow") as unit:
-            fleet = FleetStore(unit)
-            mine = fleet.acquire_poll_lease(backend_name, patience)
+            backends = BackendStore(unit)
+            mine = backends.acquire_poll_lease(backend_name, patience)
             if mine:
-                fleet.exclude_unpolled_time(backend_name, self._context.grace_seconds * _LONGEST_GAP)
+                backends.exclude_unpolled_time(backend_name, self._context.grace_seconds * _LONGEST_GAP)
         if not mine:
             return
         after: UUID | None = None
@@ -47,10 +47,10 @@ class Poller:
                 after = items[-1].step_run_id
                 if len(items) == PAGE:
                     with self._context.database.begin("commit.go-on-following") as unit:
-                        FleetStore(unit).extend_poll_lease(backend_name, patience)
+                        BackendStore(unit).extend_poll_lease(backend_name, patience)
         finally:
             with self._context.database.begin("commit.followed") as unit:
-                FleetStore(unit).followed(backend_name, answers=answers and after is not None)
+                BackendStore(unit).release_poll_lease(backend_name, answered=answers and after is not None)
 
     def poll_jobs(self, backend_name: str, job_ids: Sequence[str]) -> None:
         """Poll the jobs whose ends the backend has reported."""

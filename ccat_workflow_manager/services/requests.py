@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Container, Iterable, Sequence
 from uuid import UUID
 
-from ccat_workflow_manager.db.reopening import reopenable
+from ccat_workflow_manager.db.queries.runs import existing_runs
+from ccat_workflow_manager.db.queries.step_runs import runs_of_step_runs
+from ccat_workflow_manager.db.retries import lock_reopenable
 from ccat_workflow_manager.db.runs import Applied, RunStore
 from ccat_workflow_manager.db.session import Database, UnitOfWork
 from ccat_workflow_manager.doorbell import Bell, Doorbell
@@ -23,7 +26,7 @@ class Requests:
 
     def cancel(self, run_ids: Sequence[UUID], *, actor: str, path: str = "") -> None:
         """Request the cancellation of these runs. A step run is CANCELLED once its job is known to be gone."""
-        self._must_exist("runs", run_ids, path)
+        self._require_runs(run_ids, path)
 
         def work(unit: UnitOfWork) -> None:
             store = RunStore(unit)
@@ -35,7 +38,7 @@ class Requests:
         self._database.transact("commit.cancel", work)
 
     def cancel_step_runs(self, step_run_ids: Sequence[UUID], *, actor: str) -> None:
-        self._must_exist("step_runs", step_run_ids)
+        self._require_step_runs(step_run_ids)
 
         def work(unit: UnitOfWork) -> None:
             store = RunStore(unit)
@@ -48,21 +51,20 @@ class Requests:
 
     def retry(self, run_ids: Sequence[UUID], *, actor: str, path: str = "") -> dict[UUID, int]:
         """Retry what did not complete in these runs. Returns the number of retried step runs by run."""
-        self._must_exist("runs", run_ids, path)
+        self._require_runs(run_ids, path)
 
         def work(unit: UnitOfWork) -> dict[UUID, int]:
-            done = self._reopen(unit, reopenable(unit, run_ids, None), actor)
-            counted = "SELECT run_id, count(*) FROM step_runs WHERE id = ANY(:ids) GROUP BY run_id"
-            return {row[0]: row[1] for row in unit.execute(counted, {"ids": done})} if done else {}
+            runs = lock_reopenable(unit, run_ids, None)
+            return dict(Counter(runs[step_run_id] for step_run_id in self._reopen(unit, list(runs), actor)))
 
         return self._database.transact("commit.retry", work)
 
     def retry_step_runs(self, step_run_ids: Sequence[UUID], *, actor: str) -> int:
         """Retry these step runs, and those that were skipped only because of them. Returns how many."""
-        found = self._must_exist("step_runs", step_run_ids)
+        runs = self._require_step_runs(step_run_ids)
 
         def work(unit: UnitOfWork) -> int:
-            chosen = reopenable(unit, sorted(set(found.values())), set(step_run_ids))
+            chosen = list(lock_reopenable(unit, sorted(set(runs.values())), set(step_run_ids)))
             if not chosen:
                 raise Conflict(
                     "only a step run that failed, was cancelled or was skipped can be retried,"
@@ -84,54 +86,35 @@ class Requests:
 
         Returns the runs that were changed. A finished run cannot be paused.
         """
-        self._must_exist("runs", run_ids)
+        self._require_runs(run_ids)
 
         def work(unit: UnitOfWork) -> list[UUID]:
-            # Step runs before runs, the lock order of all writers: it excludes deadlocks. While the step runs are
-            # locked, their run can neither finish nor be retried.
-            unit.execute(
-                "SELECT count(*) FROM (SELECT 1 FROM step_runs WHERE run_id = ANY(:ids)"
-                " ORDER BY id FOR NO KEY UPDATE) AS locked",
-                all_of_them,
-            )
-            found = unit.execute(
-                "SELECT id FROM runs WHERE id = ANY(:ids) AND (finished_at IS NULL OR NOT :paused)",
-                {**all_of_them, "paused": paused},
-            )
-            chosen = [row[0] for row in found]
-            rows = unit.execute(
-                "UPDATE step_runs SET held = :paused WHERE run_id = ANY(:ids) AND held <> :paused"
-                " RETURNING id, backend, unmet, status",
-                {"paused": paused, "ids": chosen},
-            ).all()
-            unit.execute(
-                "UPDATE runs SET paused = :paused WHERE id IN"
-                " (SELECT id FROM runs WHERE id = ANY(:ids) ORDER BY id FOR NO KEY UPDATE)",
-                {"paused": paused, "ids": chosen},
-            )
-            ready: dict[str, list[UUID]] = {}
-            for step_run_id, backend, unmet, status in rows:
-                if not paused and unmet == 0 and status == "PENDING":
-                    ready.setdefault(backend, []).append(step_run_id)
+            chosen, ready = RunStore(unit).pause(run_ids, paused=paused)
             unit.after_commit(lambda: self._doorbell.ring_all(Bell.LAUNCH, ready))
             return chosen
 
-        all_of_them = {"ids": list(run_ids)}
         return self._database.transact("commit.pause", work)
 
-    def _must_exist(self, table: str, ids: Sequence[UUID], path: str = "") -> dict[UUID, UUID]:
-        """Returns the run of each id. Raises NotFound; `path` is the list of the request that holds the ids."""
-        column = "id" if table == "runs" else "run_id"
+    def _require_runs(self, ids: Sequence[UUID], path: str = "") -> None:
+        """Raises NotFound; `path` is the list of the request that holds the ids."""
         with self._database.read() as unit:
-            rows = unit.execute(f"SELECT id, {column} FROM {table} WHERE id = ANY(:ids)", {"ids": list(ids)})
-            found = {row[0]: row[1] for row in rows}
-        missing = [(index, each) for index, each in enumerate(ids) if each not in found]
-        if missing:
-            what = f"there is no {table[:-1].replace('_', ' ')}"
-            faults = [Fault(f"{path}[{index}]", f"{what} {each}") for index, each in missing[:100] if path]
-            raise NotFound(f"{what} {', '.join(str(each) for _, each in missing[:5])}", faults)
+            found = existing_runs(unit, ids)
+        _require("run", ids, found, path)
+
+    def _require_step_runs(self, ids: Sequence[UUID]) -> dict[UUID, UUID]:
+        """Returns the run of each of these step runs. Raises NotFound."""
+        with self._database.read() as unit:
+            found = runs_of_step_runs(unit, ids)
+        _require("step run", ids, found)
         return found
 
     def _ring_each(self, bell: Bell, backends: Iterable[str]) -> None:
         for backend in sorted(backends):
             self._doorbell.ring(bell, backend)
+
+
+def _require(what: str, ids: Sequence[UUID], found: Container[UUID], path: str = "") -> None:
+    missing = [(index, each) for index, each in enumerate(ids) if each not in found]
+    if missing:
+        faults = [Fault(f"{path}[{index}]", f"there is no {what} {each}") for index, each in missing[:100] if path]
+        raise NotFound(f"there is no {what} {', '.join(str(each) for _, each in missing[:5])}", faults)

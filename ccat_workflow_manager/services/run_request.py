@@ -11,7 +11,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, StrictStr
 
-from ccat_workflow_manager.db.ids import new_id
+from ccat_workflow_manager.db.session import new_id
 from ccat_workflow_manager.definition.messages import refuse_if
 from ccat_workflow_manager.errors import Conflict
 from ccat_workflow_manager.json_values import text_problem

@@ -117,7 +117,7 @@ class StatusUpdater:
                 waits.append((each, item.token, verdict.waiting_for, verdict.unknown))
         store = RunStore(unit, self._context.breakers)
         applied = store.apply(list(transitions.values()))
-        store.note_waits(waits)
+        store.record_waits(waits)
         unit.after_commit(lambda: self._ring(backend.name, succeeded[_COLLECT_AT_MOST:], applied))
         return AppliedVerdicts(backend, judged, applied, mine & set(applied.applied))
 
@@ -136,9 +136,9 @@ class StatusUpdater:
         result.backend.cleanup_many(_ended_without_results(result))
         if result.applied.breaker_opened:
             requeue_waiting(self._context.database, self._context.doorbell)
-        # A job that a breaker was about to withdraw and that has succeeded before counts like any other.
+        # A job that succeeds before the cancel that its breaker requested counts like any other.
         mine = [
-            replace(item, cancel_requested=item.cancel_requested and not item.withdrawn)
+            replace(item, cancel_requested=item.cancel_requested and not item.requeued_by_breaker)
             for item, _ in result.judged
             if item.step_run_id in result.to_collect
         ]
@@ -165,7 +165,7 @@ def _transition(
         facts = replace(verdict.facts, job_id=facts.job_id)
     # A backend need not know a job right after its submission: the grace does not begin yet.
     waiting_for = None if verdict.unknown else verdict.waiting_for
-    return replace(launch, notes=[*launch.notes, *events], facts=facts, lease=lease, waiting_for=waiting_for)
+    return replace(launch, events=[*launch.events, *events], facts=facts, lease=lease, waiting_for=waiting_for)
 
 
 def _ended_without_results(result: AppliedVerdicts) -> list[str]:

@@ -6,7 +6,8 @@ from collections.abc import Sequence, Set
 from typing import NamedTuple
 from uuid import UUID
 
-from ccat_workflow_manager.db.creation import NewRun, create_runs
+from ccat_workflow_manager.db.creation import NewRun, create_runs, runs_by_idempotency_key
+from ccat_workflow_manager.db.queries.runs import existing_runs
 from ccat_workflow_manager.db.session import Database, UnitOfWork
 from ccat_workflow_manager.doorbell import Bell, Doorbell
 from ccat_workflow_manager.errors import Conflict, RequestError
@@ -119,12 +120,7 @@ class Submitter:
 def _known(unit: UnitOfWork, submissions: Sequence[RunSubmission]) -> dict[str, tuple[UUID, str]]:
     """The run and the request digest of each idempotency key that is in use."""
     keys = [submission.key for submission in submissions if submission.key is not None]
-    if not keys:
-        return {}
-    found = unit.execute(
-        "SELECT idempotency_key, id, request_hash FROM runs WHERE idempotency_key = ANY(:keys)", {"keys": keys}
-    )
-    return {row[0]: (row[1], row[2]) for row in found}
+    return runs_by_idempotency_key(unit, keys) if keys else {}
 
 
 def _found(submission: RunSubmission, run_id: UUID) -> Submitted:
@@ -138,7 +134,7 @@ def _made_meanwhile(unit: UnitOfWork, submission: RunSubmission) -> Submitted | 
         run_id = submission.made_before(_known(unit, [submission]))
     except RequestError as error:
         return error
-    if run_id is None and unit.execute("SELECT 1 FROM runs WHERE id = :id", {"id": submission.run_id}).first():
+    if run_id is None and existing_runs(unit, [submission.run_id]):
         run_id = submission.run_id
     if run_id is None:
         return Conflict("a run with this Idempotency-Key was created and removed meanwhile; try again")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from ccat_workflow_manager.db.fleet import FleetStore
+from ccat_workflow_manager.db.backends import BackendStore
 from ccat_workflow_manager.db.runs import RunStore
 from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.doorbell import Doorbell
@@ -71,15 +71,15 @@ class WorkerContext:
     ) -> None:
         """Record for operators and for other workers that the backend cannot be used now.
 
-        `waits` are the step runs that wait for it, as `RunStore.note_waits` takes them.
+        `waits` are the step runs that wait for it, as `RunStore.record_waits` takes them.
         """
         with self.database.begin("commit.problem") as unit:
-            FleetStore(unit).problem(backend, error.message, self.retry_backend_seconds)
-            RunStore(unit).note_waits(waits)
+            BackendStore(unit).report_problem(backend, error.message, self.retry_backend_seconds)
+            RunStore(unit).record_waits(waits)
 
     def record_recovery(self, backend: str) -> None:
         with self.database.begin("commit.well") as unit:
-            FleetStore(unit).well(backend)
+            BackendStore(unit).mark_healthy(backend)
 
     def policies(self, items: Sequence[WorkItem]) -> dict[UUID, RetryPolicy]:
         """The retry policy of each of these step runs."""

@@ -139,7 +139,7 @@ class Hand:
             transition = Transition(item.step_run_id, [_note(Event.JOB_SUBMITTED), failed], item.token, facts)
             with self._context.database.begin() as unit:
                 RunStore(unit, BreakerPolicy(failures=step_runs)).apply([transition])
-        found = self.execute("SELECT DISTINCT circuit FROM step_runs WHERE run_id = :id", id=run_id)
+        found = self.execute("SELECT DISTINCT breaker_key FROM step_runs WHERE run_id = :id", id=run_id)
         return str(found[0][0])
 
     def execute(self, statement: str, **values: Any) -> Any:

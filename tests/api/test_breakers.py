@@ -17,7 +17,7 @@ def test_an_open_breaker_is_listed_with_what_it_holds_back(rest: Rest, hand: Han
     run = rest.get(f"/runs/{rest.get('/runs')['items'][0]['id']}")
     waits = {each["waiting_for"] for each in run["step_runs"] if each["status"] == "PENDING"}
     assert len(waits) == 1
-    assert waits.pop().startswith(f"held back: {found['reason_text']}; one of them is tried after ")
+    assert waits.pop().startswith(f"held back: {found['reason_text']}; one of them is launched as a probe after ")
     (event,) = rest.get(f"/breakers/{breaker_id}/events")["items"]
     assert (event["event"], event["text"]) == ("opened", found["reason_text"])
 
@@ -36,7 +36,8 @@ def test_a_release_makes_all_step_runs_ready(rest: Rest, hand: Hand) -> None:
 def test_counting_breakers_are_listed_on_request(rest: Rest, hand: Hand) -> None:
     breaker_id = hand.open_breaker()
     hand.execute(
-        "UPDATE breakers SET opened_at = NULL, way = NULL, reason_text = NULL, probe_at = NULL WHERE circuit = :id",
+        "UPDATE breakers SET opened_at = NULL, failure_signature = NULL, reason_text = NULL, probe_at = NULL"
+        " WHERE breaker_key = :id",
         id=breaker_id,
     )
     assert rest.get("/breakers")["items"] == []
@@ -48,8 +49,8 @@ def test_lists_come_in_pages(rest: Rest, hand: Hand) -> None:
     hand.open_breaker()
     for number in range(3):
         hand.execute(
-            "INSERT INTO breakers (circuit, pipeline, step, opened_at, way, reason_text)"
-            " SELECT :id, pipeline, step || :n, opened_at, way, reason_text FROM breakers LIMIT 1",
+            "INSERT INTO breakers (breaker_key, pipeline, step, opened_at, failure_signature, reason_text)"
+            " SELECT :id, pipeline, step || :n, opened_at, failure_signature, reason_text FROM breakers LIMIT 1",
             id=uuid4(),
             n=str(number),
         )

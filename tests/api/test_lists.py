@@ -9,9 +9,9 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.db import ids
-from ccat_workflow_manager.db.views import runs
-from ccat_workflow_manager.db.views.filters import RunFilter
+from ccat_workflow_manager.db import session
+from ccat_workflow_manager.db.queries import runs
+from ccat_workflow_manager.db.queries.run_filter import RunFilter
 from tests.api.rest import CHAIN, ONE, Hand, Rest
 
 
@@ -93,7 +93,7 @@ def test_created_after_uses_the_clock_of_the_database(
     rest: Rest, monkeypatch: pytest.MonkeyPatch, wrong_by: int
 ) -> None:
     """Ids hold the time of the clock of a manager, which may be wrong."""
-    monkeypatch.setattr(ids, "uuid7", lambda: UUID(int=uuid7().int + (1000 * wrong_by << 80)))
+    monkeypatch.setattr(session, "uuid7", lambda: UUID(int=uuid7().int + (1000 * wrong_by << 80)))
     run = rest.run()
     created = datetime.fromisoformat(run["created_at"])
     assert abs((UUID(run["id"]).int >> 80) / 1000 - created.timestamp()) > 3000

@@ -10,8 +10,9 @@ from fastapi.testclient import TestClient
 from ccat_workflow_manager import __version__
 from ccat_workflow_manager.app import create_app
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.db.fleet import FleetStore
-from ccat_workflow_manager.lifecycle.attention import asking_for_a_person
+from ccat_workflow_manager.db.backends import BackendStore
+from ccat_workflow_manager.db.workers import WorkerStore
+from ccat_workflow_manager.lifecycle.waiting import action_required
 from tests.api.rest import ONE, Hand, Rest
 from tests.support.fixtures_store import ContextMaker
 
@@ -60,7 +61,7 @@ def test_an_unexpected_error_is_logged_and_not_shown(
     def broken(*_: object) -> None:
         raise ZeroDivisionError("the password is swordfish")
 
-    monkeypatch.setattr("ccat_workflow_manager.db.views.runs.runs_page", broken)
+    monkeypatch.setattr("ccat_workflow_manager.db.queries.runs.runs_page", broken)
     with caplog.at_level(logging.ERROR):
         response = rest.send("GET", "/runs")
     problem = rest.refused(response, 500, "internal_error")
@@ -74,9 +75,8 @@ def test_backends_and_workers(rest: Rest, hand: Hand, context: Context) -> None:
     (item,) = hand.claim()
     hand.submit(item)
     with context.database.begin() as unit:
-        fleet = FleetStore(unit)
-        fleet.register("host:1", "host", 1, ["noop", "strange"])
-        fleet.problem("noop", "the scheduler sleeps", 60)
+        WorkerStore(unit).register("host:1", "host", 1, ["noop", "strange"])
+        BackendStore(unit).report_problem("noop", "the scheduler sleeps", 60)
     found = {each["name"]: each for each in rest.get("/backends")["items"]}
     noop = found["noop"]
     assert (noop["default"], noop["available"], noop["ready"], noop["live"], noop["workers"]) == (True, True, 2, 1, 1)
@@ -98,14 +98,14 @@ def test_attention_lists_what_needs_an_operator(rest: Rest, hand: Hand) -> None:
     hand.execute("UPDATE step_runs SET waiting_for = 'Priority'")
     hand.execute(
         "UPDATE step_runs SET waiting_for = :text WHERE id IN (SELECT id FROM step_runs ORDER BY id LIMIT 3)",
-        text=asking_for_a_person("held: JobHeldUser"),
+        text=action_required("held: JobHeldUser"),
     )
     first = rest.get("/attention", limit=2)
     rest_of_it = rest.get("/attention", limit=2, cursor=first["next_cursor"])
     assert (len(first["items"]), len(rest_of_it["items"]), rest_of_it["next_cursor"]) == (2, 1, None)
     assert {each["text"] for each in first["items"]} == {"held: JobHeldUser"}
     one = first["items"][0]
-    assert rest.get(f"/step-runs/{one['id']}")["waiting_for"] == "a person must act: held: JobHeldUser"
+    assert rest.get(f"/step-runs/{one['id']}")["waiting_for"] == "action required: held: JobHeldUser"
     assert one["job_id"]
     assert rest.get("/dashboard/summary")["attention"] == 3
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.db.fleet import FleetStore
+from ccat_workflow_manager.db.backends import BackendStore
 from ccat_workflow_manager.execution.logs import MAX_BYTES
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.models import TransitionEvent
@@ -73,7 +73,7 @@ def test_every_wait_has_its_reason(rest: Rest, hand: Hand, context: Context) -> 
     hand.execute("INSERT INTO workers (id, host, pid, backends) VALUES ('w', 'h', 1, '{noop}')")
     assert waits(rest, run_id)["first/1"] == "queued for a worker of backend noop"
     with context.database.begin() as unit:
-        FleetStore(unit).problem("noop", "the scheduler is down for maintenance", 60)
+        BackendStore(unit).report_problem("noop", "the scheduler is down for maintenance", 60)
     assert waits(rest, run_id)["first/1"] == (
         "the backend noop is not available: the scheduler is down for maintenance"
     )

@@ -17,7 +17,7 @@ from fastapi import Depends, FastAPI, Request
 from sqlalchemy import create_engine, text
 from starlette.responses import Response
 
-from ccat_workflow_manager.db.ids import new_id
+from ccat_workflow_manager.db.session import new_id
 from tests.bench.client import Connection
 from tests.bench.deployment import Deployment, free_port
 from tests.support.waiting import wait_for

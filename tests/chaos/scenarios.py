@@ -245,7 +245,7 @@ PREFERRED = {
     "commit.take-reap": "stray",
     "commit.reaped": "stray",
     "backend.list": "stray",
-    "commit.withdraw": "held back",
+    "commit.requeue-waiting": "held back",
     "commit.breakers-swept": "held back",
 }
 """Points that are passed now and then anywhere, and here for certain."""

@@ -191,7 +191,7 @@ def test_a_worker_that_dies_while_it_follows_is_replaced_when_its_lease_is_over(
     start(first)
     first.launcher.launch("noop", 1)
     with first.database.begin() as unit:
-        unit.execute("UPDATE backends SET following_until = NULL")
+        unit.execute("UPDATE backends SET poll_lease_until = NULL")
 
     def dead(*_: object) -> bool:
         raise SystemExit
@@ -201,7 +201,7 @@ def test_a_worker_that_dies_while_it_follows_is_replaced_when_its_lease_is_over(
     with pytest.raises((SystemExit, RuntimeError)):
         first.poller.poll_all("noop")
     with second.database.read() as unit:
-        left = unit.execute("SELECT extract(epoch FROM following_until - now()) FROM backends").scalar()
+        left = unit.execute("SELECT extract(epoch FROM poll_lease_until - now()) FROM backends").scalar()
     assert left is None or left <= 2
 
 

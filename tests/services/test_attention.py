@@ -11,8 +11,8 @@ import pytest
 
 from ccat_workflow_manager.commands import checks
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.db.views.attention import attention_count, attention_page
-from ccat_workflow_manager.db.views.fleet import backend_states
+from ccat_workflow_manager.db.queries.attention import attention_count, attention_page
+from ccat_workflow_manager.db.queries.service import backend_states
 from ccat_workflow_manager.errors import BackendUnavailable
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 from ccat_workflow_manager.testing.fake_backend import FakeBackend

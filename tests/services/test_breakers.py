@@ -11,7 +11,7 @@ import pytest
 
 from ccat_workflow_manager import failpoints
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.db.reading import live_items_by_job
+from ccat_workflow_manager.db.work_items import live_items_by_job
 from ccat_workflow_manager.errors import NotFound, ServiceUnavailable
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
@@ -54,7 +54,7 @@ def test_queued_jobs_are_withdrawn_and_running_ones_go_on(context: Context, back
     assert statuses(context) == {"FAILED": 3, "PENDING": 6, "RUNNING": 1}
     assert sorted(backend.cancelled) == ["fake-10", "fake-4", "fake-6", "fake-7", "fake-8", "fake-9"]
     assert context.launcher.launch("noop", 10) == 0
-    assert {row[0] for row in rows(context, "withdrawn OR cancel_requested_at IS NOT NULL")} == {False}
+    assert {row[0] for row in rows(context, "requeued_by_breaker OR cancel_requested_at IS NOT NULL")} == {False}
     # The running job succeeds, and the others go on in a new attempt, without losing one.
     backend.set_state("fake-5", HPCJobInfo(JobStatus.COMPLETED, 0))
     poll(context)
@@ -106,13 +106,13 @@ def test_a_job_withdrawn_during_a_poll_is_pending_again(
             with other.database.read() as unit:
                 items = live_items_by_job(unit, "noop", ["fake-3"])
             other.status_updater.update(other.backend_handle("noop"), items)
-            assert rows(context, "withdrawn")[6][0]
+            assert rows(context, "requeued_by_breaker")[6][0]
             backend.set_state("fake-7", info)
         return get_statuses(job_ids)
 
     monkeypatch.setattr(backend, "get_statuses", interrupted)
     poll(context)
-    assert tuple(rows(context, "status, withdrawn, attempt, max_attempts")[6]) == ("PENDING", False, 1, 3)
+    assert tuple(rows(context, "status, requeued_by_breaker, attempt, max_attempts")[6]) == ("PENDING", False, 1, 3)
     assert statuses(context) == {"FAILED": 3, "PENDING": 1, "RUNNING": 1, "SUBMITTED": 5}
     with context.database.read() as unit:
         assert list(while_working(unit)) == []

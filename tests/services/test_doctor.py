@@ -7,7 +7,8 @@ import json
 from ccat_workflow_manager.commands import checks
 from ccat_workflow_manager.commands.checks import Check
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.db.fleet import FleetStore
+from ccat_workflow_manager.db.backends import BackendStore
+from ccat_workflow_manager.db.workers import WorkerStore
 
 
 def report(context: Context) -> dict[str, list[Check]]:
@@ -19,7 +20,7 @@ def report(context: Context) -> dict[str, list[Check]]:
 
 def record_problem(context: Context, backend: str) -> None:
     with context.database.begin() as unit:
-        FleetStore(unit).problem(backend, "slurmctld does not answer", 15)
+        BackendStore(unit).report_problem(backend, "slurmctld does not answer", 15)
 
 
 def test_an_unavailable_backend_is_not_ok(context: Context) -> None:
@@ -36,7 +37,7 @@ def test_an_unavailable_backend_of_other_hosts_is_reported(context: Context) -> 
     (check,) = report(context)["backend elsewhere"]
     assert (check.ok, "slurmctld does not answer" in check.message) == (None, True), "no worker serves it"
     with context.database.begin() as unit:
-        FleetStore(unit).register("w", "host", 1, ["elsewhere"])
+        WorkerStore(unit).register("w", "host", 1, ["elsewhere"])
     (check,) = report(context)["backend elsewhere"]
     assert check.ok is False
 

@@ -14,7 +14,7 @@ import pytest
 
 from ccat_workflow_manager import failpoints
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.db.views.runs import run_detail
+from ccat_workflow_manager.db.queries.runs import run_detail
 from ccat_workflow_manager.errors import Invalid, RequestError, ServiceUnavailable
 from ccat_workflow_manager.services.run_request import RunRequest, RunSubmission
 from ccat_workflow_manager.services.submit import Submitted

@@ -10,7 +10,7 @@ import pytest
 from ccat_workflow_manager import failpoints
 from ccat_workflow_manager.commands import checks
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.db.views.fleet import BackendState, backend_states
+from ccat_workflow_manager.db.queries.service import BackendState, backend_states
 from ccat_workflow_manager.doorbell import Bell
 from ccat_workflow_manager.errors import BackendUnavailable, ServiceUnavailable
 from ccat_workflow_manager.failures import FailureReason

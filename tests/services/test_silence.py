@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.db.views.step_runs import step_run_detail
+from ccat_workflow_manager.db.queries.step_runs import step_run_detail
 from ccat_workflow_manager.errors import BackendUnavailable
 from ccat_workflow_manager.hpc import registry
 from ccat_workflow_manager.hpc.base import HPCBackend

@@ -8,7 +8,7 @@ import pytest
 
 from ccat_workflow_manager import failpoints
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.db.reading import LeaseStore
+from ccat_workflow_manager.db.leases import LeaseStore
 from ccat_workflow_manager.db.runs import RunStore
 from ccat_workflow_manager.managers.loops import LeaseSweep
 from tests.support.armed import Plan

@@ -1,4 +1,4 @@
-"""Breakers in a real PostgreSQL: what holds back the rest of a step, and what lets it go again."""
+"""Circuit breakers in PostgreSQL: when they open, what they hold back, and what closes them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from uuid import UUID
 import pytest
 
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.db.fleet import FleetStore
+from ccat_workflow_manager.db.backends import BackendStore
+from ccat_workflow_manager.db.queries.runs import run_detail
 from ccat_workflow_manager.db.runs import Applied, RunStore
-from ccat_workflow_manager.db.views.runs import run_detail
+from ccat_workflow_manager.db.work_items import launchable_ids
 from ccat_workflow_manager.errors import NotFound
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.breaker import BreakerPolicy
@@ -44,12 +45,12 @@ def write(context: Context, *transitions: Transition, policy: BreakerPolicy = PO
 def failure(
     item: WorkItem, exit_code: int = 3, reason: FailureReason = FailureReason.PROGRAM_FAILED, *more: TransitionEvent
 ) -> Transition:
-    notes = [
+    events = [
         TransitionEvent(Event.JOB_SUBMITTED, "test"),
         TransitionEvent(Event.FAILED, "test", reason, "it failed"),
         *more,
     ]
-    return Transition(item.step_run_id, notes, item.token, Facts(job_id=f"job {item.job_name}", exit_code=exit_code))
+    return Transition(item.step_run_id, events, item.token, Facts(job_id=f"job {item.job_name}", exit_code=exit_code))
 
 
 def success(item: WorkItem) -> Transition:
@@ -80,12 +81,12 @@ def events(context: Context) -> list[str]:
 
 
 def let_probe(context: Context) -> None:
-    """As if the time until the next probe had passed."""
+    """Make the next probe due."""
     with context.database.begin() as unit:
         unit.execute("UPDATE breakers SET probe_at = now()")
 
 
-def test_the_rest_waits_and_says_why(context: Context) -> None:
+def test_an_open_breaker_holds_back_the_rest_with_a_reason(context: Context) -> None:
     run_id = start(context)
     trip(context)
     assert claim(context, 10) == []
@@ -97,10 +98,10 @@ def test_the_rest_waits_and_says_why(context: Context) -> None:
     )
     with context.database.read() as unit:
         shown = run_detail(unit, run_id) or ""
-        assert FleetStore(unit).ready("noop", 10) == []
-        assert [each.ready for each in FleetStore(unit).waiting()] == [0]
-    assert shown.count(f"held back: {found.reason_text}; one of them is tried after ") == 7
-    assert f"release with `ccat-wm breakers release {found.circuit}`" in shown
+        assert launchable_ids(unit, "noop", 10) == []
+        assert [each.ready for each in BackendStore(unit).workloads()] == [0]
+    assert shown.count(f"held back: {found.reason_text}; one of them is launched as a probe after ") == 7
+    assert f"release with `ccat-wm breakers release {found.breaker_key}`" in shown
     assert events(context) == ["opened"]
 
 
@@ -138,7 +139,7 @@ def test_failures_of_different_kinds_do_not_add_up(context: Context) -> None:
 @pytest.mark.parametrize(
     "reason", [FailureReason.NODE_FAILURE, FailureReason.LOST, FailureReason.DISK_FULL, FailureReason.INPUT_MISSING]
 )
-def test_what_says_nothing_about_the_step_is_not_counted(context: Context, reason: FailureReason) -> None:
+def test_failures_without_a_cause_in_the_step_do_not_count(context: Context, reason: FailureReason) -> None:
     start(context)
     for item in claim(context, 5):
         write(context, failure(item, 0, reason))
@@ -153,23 +154,23 @@ def test_out_of_memory_counts_once_there_is_no_more_memory(context: Context) -> 
     assert breaker(context) is None
     for item in claim(context, 3):
         write(context, failure(item, 137, FailureReason.OUT_OF_MEMORY))
-    assert breaker(context).way == "out_of_memory"
+    assert breaker(context).failure_signature == "out_of_memory"
 
 
-def test_a_success_begins_the_count_anew(context: Context) -> None:
+def test_a_success_resets_the_count(context: Context) -> None:
     start(context)
     first, second, third, fourth, fifth = claim(context, 5)
     write(context, failure(first), failure(second))
     write(context, success(third))
     assert breaker(context) is None
     write(context, failure(fourth))
-    # In one transaction with a success, nobody knows what came first.
+    # In one transaction with a success the order is unknown.
     write(context, failure(fifth), success(claim(context)[0]))
     assert breaker(context) is None
     assert events(context) == []
 
 
-def test_a_success_of_what_was_running_closes_it(context: Context) -> None:
+def test_a_success_of_a_running_step_run_closes_it(context: Context) -> None:
     start(context)
     running = claim(context, 4)
     for item in running[:3]:
@@ -182,7 +183,7 @@ def test_a_success_of_what_was_running_closes_it(context: Context) -> None:
     assert events(context) == ["opened", "closed"]
 
 
-def test_another_image_or_another_definition_goes_through(context: Context) -> None:
+def test_another_image_or_definition_is_claimed(context: Context) -> None:
     start(context)
     trip(context)
     start(context, items=2)
@@ -193,7 +194,7 @@ def test_another_image_or_another_definition_goes_through(context: Context) -> N
     assert len(claim(context, 10)) == 2
 
 
-def test_an_image_may_depend_on_parameters_and_items(context: Context) -> None:
+def test_the_key_follows_an_image_with_parameters_and_items(context: Context) -> None:
     spec = {
         "name": "chai",
         "parameters": {"type": "object", "properties": {"v": {}}},
@@ -204,8 +205,8 @@ def test_an_image_may_depend_on_parameters_and_items(context: Context) -> None:
     }
     for version in (1, 1, 2):
         context.submitter.submit(RunRequest(spec=spec, parameters={"v": version}), actor="test")
-    circuits = rows(context, "SELECT step, count(*), count(DISTINCT circuit) FROM step_runs GROUP BY 1 ORDER BY 1")
-    assert circuits == [("a", 3, 2), ("b", 6, 2)]
+    keys = rows(context, "SELECT step, count(*), count(DISTINCT breaker_key) FROM step_runs GROUP BY 1 ORDER BY 1")
+    assert keys == [("a", 3, 2), ("b", 6, 2)]
     images = rows(context, "SELECT image FROM run_steps ORDER BY image")
     assert [row[0] for row in images] == ["a-1.sif", "a-1.sif", "a-2.sif"] + ["b-${item}.sif"] * 3
 
@@ -215,7 +216,7 @@ def test_one_probe_at_a_time_and_a_failure_keeps_it_open(context: Context) -> No
     trip(context)
     let_probe(context)
     with context.database.read() as unit:
-        assert FleetStore(unit).ready("noop", 10) != []
+        assert launchable_ids(unit, "noop", 10) != []
     (probe,) = claim(context, 10)
     assert breaker(context).probe == probe.step_run_id
     assert claim(context, 10) == []
@@ -229,18 +230,18 @@ def test_one_probe_at_a_time_and_a_failure_keeps_it_open(context: Context) -> No
     assert events(context) == ["opened", "probed", "probed", "closed"]
 
 
-def test_a_probe_that_comes_to_nothing_is_followed_by_another(context: Context) -> None:
+def test_a_cancelled_probe_is_followed_by_another(context: Context) -> None:
     start(context)
     trip(context)
     let_probe(context)
     (probe,) = claim(context, 10)
-    # Given back, it is still the probe.
+    # A released probe is still the probe.
     write(
         context, Transition(probe.step_run_id, [TransitionEvent(Event.RELEASED, "sweep", delay_seconds=0)], probe.token)
     )
     (again,) = claim(context, 10)
     assert again.step_run_id == probe.step_run_id
-    # A node that dies says nothing; cancelled, it will never say anything.
+    # A cancelled probe has no result, so the next claim takes another one.
     write(
         context,
         Transition(again.step_run_id, [TransitionEvent(Event.CANCELLED, "test", FailureReason.CANCELLED)], again.token),
@@ -250,10 +251,10 @@ def test_a_probe_that_comes_to_nothing_is_followed_by_another(context: Context) 
     assert breaker(context).probe == other.step_run_id
 
 
-def test_a_release_lets_all_go_and_counts_anew(context: Context) -> None:
+def test_a_release_makes_all_claimable_and_resets_the_count(context: Context) -> None:
     start(context)
     trip(context)
-    text = context.breakers.release(breaker(context).circuit, actor="operator")
+    text = context.breakers.release(breaker(context).breaker_key, actor="operator")
     assert '"held_back":7' in text
     assert len(claim(context, 5)) == 5
     assert events(context) == ["opened", "released"]
@@ -261,7 +262,7 @@ def test_a_release_lets_all_go_and_counts_anew(context: Context) -> None:
         context.breakers.release(UUID(int=1), actor="operator")
 
 
-def test_old_failures_are_forgotten_and_switched_off_nothing_is_held(context: Context) -> None:
+def test_the_sweep_removes_stale_breakers_and_all_if_switched_off(context: Context) -> None:
     start(context)
     write(context, failure(claim(context)[0]))
     context.breakers.sweep()
@@ -278,7 +279,7 @@ def test_old_failures_are_forgotten_and_switched_off_nothing_is_held(context: Co
     assert events(context) == ["opened", "released"]
 
 
-def test_failures_out_of_the_window_do_not_count(context: Context) -> None:
+def test_failures_outside_the_window_do_not_count(context: Context) -> None:
     start(context)
     for item in claim(context, 2):
         write(context, failure(item))
@@ -292,7 +293,7 @@ def test_failures_out_of_the_window_do_not_count(context: Context) -> None:
     assert len(breaker(context).failures) == 1
 
 
-def test_workers_that_fail_at_the_same_time_open_it_once(make_context: ContextMaker) -> None:
+def test_concurrent_failures_open_it_once(make_context: ContextMaker) -> None:
     first, second = make_context("noop"), make_context("noop")
     start(first, items=100)
     start(first, items=100, image="other.sif")
@@ -306,22 +307,22 @@ def test_workers_that_fail_at_the_same_time_open_it_once(make_context: ContextMa
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(fail, work))
-    opened = rows(first, "SELECT circuit, jsonb_array_length(failures) FROM breakers WHERE opened_at IS NOT NULL")
+    opened = rows(first, "SELECT breaker_key, jsonb_array_length(failures) FROM breakers WHERE opened_at IS NOT NULL")
     assert [count for _, count in opened] == [20] * len(opened)
     assert len(opened) >= 1
     assert events(first) == ["opened"] * len(opened)
 
 
-def test_writers_of_the_same_breakers_do_not_wait_in_a_circle(make_context: ContextMaker) -> None:
-    """Breakers come and go while many write several of them at a time; nobody is made to give way."""
+def test_concurrent_writers_of_several_breakers_do_not_deadlock(make_context: ContextMaker) -> None:
+    """Breakers are created and removed while four writers write several of them at a time."""
     contexts = [make_context("noop") for _ in range(4)]
     fan = [{"name": "warm", "image": f"{name}.sif", "command": ["a"], "foreach": list(range(100))} for name in "abcd"]
     for step in fan:
         contexts[0].submitter.submit(RunRequest(spec={"name": "chai", "steps": [step]}), actor="test")
-    by_circuit: dict[str, list[WorkItem]] = {}
+    by_run: dict[str, list[WorkItem]] = {}
     for item in claim(contexts[0], 400):
-        by_circuit.setdefault(str(item.run.run_id), []).append(item)
-    work = [list(items) for items in zip(*by_circuit.values(), strict=True)]
+        by_run.setdefault(str(item.run.run_id), []).append(item)
+    work = [list(items) for items in zip(*by_run.values(), strict=True)]
 
     def end(number: int) -> None:
         chance = random.Random(number)
@@ -333,7 +334,7 @@ def test_writers_of_the_same_breakers_do_not_wait_in_a_circle(make_context: Cont
     assert rows(contexts[0], "SELECT DISTINCT status FROM step_runs WHERE status = 'SUBMITTED'") == []
 
 
-def test_claims_and_ends_at_the_same_time_do_not_wait_in_a_circle(make_context: ContextMaker) -> None:
+def test_concurrent_claims_and_ends_do_not_deadlock(make_context: ContextMaker) -> None:
     contexts = [make_context("noop") for _ in range(4)]
     start(contexts[0], items=200)
     policy = BreakerPolicy(failures=2, probe_seconds=0.001)

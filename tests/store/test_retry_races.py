@@ -1,4 +1,4 @@
-"""A retry and an end of the same run at the same moment: neither sees what the other does until both are written."""
+"""A retry and an end of the same run that are written concurrently, without seeing each other."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from uuid import UUID
 import pytest
 
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.db import statements as sql
+from ccat_workflow_manager.db.locked_rows import LOCK_STEP_RUNS
 from ccat_workflow_manager.db.runs import RunStore
 from ccat_workflow_manager.db.session import UnitOfWork
+from ccat_workflow_manager.db.statements import COUNT_RUNS
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.models import Facts, Transition, TransitionEvent, WorkItem
 from ccat_workflow_manager.lifecycle.states import Event
@@ -45,7 +46,7 @@ KEYED: dict[str, Any] = {
 
 
 class Race:
-    """One run whose `v` has failed while `u` is at work; and two who write at the same time."""
+    """One run in which `v` has failed while `u` is running, and two deployments that write to it."""
 
     def __init__(self, context: Context, other: Context, spec: dict[str, Any]) -> None:
         self.context, self.other = context, other
@@ -67,10 +68,10 @@ class Race:
         events = (Event.JOB_SUBMITTED, Event.JOB_SUCCEEDED, Event.RESULTS_COLLECTED)
         self.write(step, *(TransitionEvent(event, "test") for event in events))
 
-    def write(self, step: str, *notes: TransitionEvent) -> None:
+    def write(self, step: str, *events: TransitionEvent) -> None:
         item = self.items[step]
         with self.other.database.begin() as unit:
-            done = RunStore(unit).apply([Transition(item.step_run_id, notes, item.token, Facts(job_id=item.job_name))])
+            done = RunStore(unit).apply([Transition(item.step_run_id, events, item.token, Facts(job_id=item.job_name))])
         assert done.refused == {}
 
     def cancel(self, step: str) -> None:
@@ -95,7 +96,7 @@ class Race:
             return status, open_
 
     def go_on(self) -> None:
-        """The retry and the end are over: what is left to do is done."""
+        """Finish what is left to do after the retry and the end."""
         self.claim()
         self.complete("v")
 
@@ -110,7 +111,7 @@ def race(make_context: ContextMaker, request: pytest.FixtureRequest) -> Race:
 
 
 def before(monkeypatch: pytest.MonkeyPatch, statement: str, action: Callable[[], object], nth: int = 1) -> None:
-    """Do this, in a transaction of its own, when somebody is about to execute the statement for the nth time."""
+    """Run `action` in a transaction of its own just before the statement is executed for the nth time."""
     execute, left = UnitOfWork.execute, [nth]
 
     def interrupted(unit: UnitOfWork, text: str, parameters: Any = None) -> Any:
@@ -125,10 +126,10 @@ def before(monkeypatch: pytest.MonkeyPatch, statement: str, action: Callable[[],
 
 @pytest.mark.parametrize("retry", [Race.retry, Race.retry_step])
 @pytest.mark.parametrize("end", [Race.fail, Race.cancel])
-def test_an_end_that_is_written_while_a_retry_is(
+def test_an_end_during_a_retry(
     race: Race, monkeypatch: pytest.MonkeyPatch, retry: Callable[[Race], None], end: Callable[[Race, str], None]
 ) -> None:
-    before(monkeypatch, sql.LOCK_STEP_RUNS, lambda: end(race, "u"))
+    before(monkeypatch, LOCK_STEP_RUNS, lambda: end(race, "u"))
     retry(race)
     assert race.statuses() | {"u": ""} == {"u": "", "v": "PENDING", "d": "SKIPPED", "e": "SKIPPED"}
     race.go_on()
@@ -138,10 +139,10 @@ def test_an_end_that_is_written_while_a_retry_is(
 
 @pytest.mark.parametrize("retry", [Race.retry, Race.retry_step])
 @pytest.mark.parametrize("end", [Race.fail, Race.cancel])
-def test_a_retry_that_is_written_while_an_end_is(
+def test_a_retry_during_an_end(
     race: Race, monkeypatch: pytest.MonkeyPatch, retry: Callable[[Race], None], end: Callable[[Race, str], None]
 ) -> None:
-    before(monkeypatch, sql.COUNT_RUNS, lambda: retry(race))
+    before(monkeypatch, COUNT_RUNS, lambda: retry(race))
     end(race, "u")
     assert race.statuses() | {"u": ""} == {"u": "", "v": "PENDING", "d": "SKIPPED", "e": "SKIPPED"}
     race.go_on()
@@ -149,8 +150,8 @@ def test_a_retry_that_is_written_while_an_end_is(
     assert race.wrong() == []
 
 
-def test_neither_is_forgotten_however_they_meet(make_context: ContextMaker) -> None:
-    """The same with threads: whichever comes first, and wherever they are when they meet."""
+def test_a_retry_and_an_end_in_two_threads(make_context: ContextMaker) -> None:
+    """The same in any order and at any point."""
     context, other = make_context("noop"), make_context("noop")
     with ThreadPoolExecutor(2) as threads:
         for _ in range(30):
@@ -174,7 +175,7 @@ def test_neither_is_forgotten_however_they_meet(make_context: ContextMaker) -> N
 
 
 def test_a_second_retry_completes_the_run(race: Race, monkeypatch: pytest.MonkeyPatch) -> None:
-    before(monkeypatch, sql.COUNT_RUNS, race.retry)
+    before(monkeypatch, COUNT_RUNS, race.retry)
     race.fail("u")
     race.retry()
     for steps in (["u", "v"], ["d"], ["e"]):
@@ -185,8 +186,8 @@ def test_a_second_retry_completes_the_run(race: Race, monkeypatch: pytest.Monkey
     assert race.wrong() == []
 
 
-def test_what_is_locked_at_that_moment_is_left_to_the_sweep(race: Race, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits for a step run while he holds a run: that would be the wrong order."""
+def test_locked_dependents_are_left_to_the_sweep(race: Race, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer that holds a run must not wait for step runs: that is the wrong order of locks."""
     with ExitStack() as held:
 
         def retry_and_hold() -> None:
@@ -194,7 +195,7 @@ def test_what_is_locked_at_that_moment_is_left_to_the_sweep(race: Race, monkeypa
             unit = held.enter_context(race.other.database.begin())
             unit.execute("SELECT 1 FROM step_runs WHERE step = 'd' FOR UPDATE")
 
-        before(monkeypatch, sql.COUNT_RUNS, retry_and_hold)
+        before(monkeypatch, COUNT_RUNS, retry_and_hold)
         race.fail("u")
     race.go_on()
     assert race.statuses() == {"u": "FAILED", "v": "COMPLETED", "d": "PENDING", "e": "PENDING"}
@@ -206,8 +207,8 @@ def test_what_is_locked_at_that_moment_is_left_to_the_sweep(race: Race, monkeypa
     assert race.wrong() == []
 
 
-def test_the_sweep_and_a_retry_do_not_cross(race: Race, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While somebody retries, the sweep leaves alone what waits behind an end: it may be opened again."""
+def test_the_sweep_skips_nothing_during_a_retry(race: Race, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The retry may reopen what blocks the dependents."""
     with race.context.database.begin() as unit:
         stuck(unit, race.run_id)
     retried: list[str] = []
@@ -216,7 +217,7 @@ def test_the_sweep_and_a_retry_do_not_cross(race: Race, monkeypatch: pytest.Monk
         LeaseSweep(race.other.database, race.other.doorbell).tick()
         retried.extend(race.statuses().values())
 
-    before(monkeypatch, sql.LOCK_STEP_RUNS, sweep)
+    before(monkeypatch, LOCK_STEP_RUNS, sweep)
     race.retry()
     assert sorted(retried) == ["COMPLETED", "FAILED", "PENDING", "PENDING"]
     assert race.statuses() == {"u": "COMPLETED", "v": "PENDING", "d": "PENDING", "e": "PENDING"}
@@ -224,7 +225,7 @@ def test_the_sweep_and_a_retry_do_not_cross(race: Race, monkeypatch: pytest.Monk
 
 
 def stuck(unit: UnitOfWork, run_id: UUID) -> None:
-    """`u` is COMPLETED, and `d` and `e` wait for `v`, which has FAILED, as such rows were left behind once."""
+    """`u` is COMPLETED, and `d` and `e` wait for `v`, which has FAILED."""
     for statement in (
         "UPDATE step_runs SET status = 'COMPLETED', finished_at = now(), lease_owner = NULL, lease_until = NULL"
         " WHERE run_id = :id AND step = 'u'",

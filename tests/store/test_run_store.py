@@ -1,4 +1,4 @@
-"""RunStore against a real PostgreSQL: every transition, every refusal, every counter."""
+"""`RunStore` on PostgreSQL: transitions, refusals, counters."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.db.reading import load_items
 from ccat_workflow_manager.db.runs import Applied, RunStore
+from ccat_workflow_manager.db.work_items import load_items
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.models import (
     Facts,
@@ -57,14 +57,14 @@ def apply(context: Context, *transitions: Transition) -> Applied:
         return RunStore(unit).apply(transitions)
 
 
-def note(event: Event, **more: Any) -> TransitionEvent:
+def event_of(event: Event, **more: Any) -> TransitionEvent:
     if event in (Event.FAILED, Event.SKIPPED):
         more.setdefault("reason", FailureReason.PROGRAM_FAILED)
     return TransitionEvent(event, actor="test", **more)
 
 
 def complete(context: Context, item: WorkItem) -> Applied:
-    events = [note(Event.JOB_SUBMITTED), note(Event.JOB_SUCCEEDED), note(Event.RESULTS_COLLECTED)]
+    events = [event_of(Event.JOB_SUBMITTED), event_of(Event.JOB_SUCCEEDED), event_of(Event.RESULTS_COLLECTED)]
     return apply(context, Transition(item.step_run_id, events, item.token, Facts(job_id=f"job-{item.job_name}")))
 
 
@@ -79,7 +79,7 @@ def statuses(context: Context, run_id: UUID) -> dict[str, str]:
 
 
 def check_counters(context: Context) -> None:
-    """What every test may ask at its end: the run rows say what their step runs say."""
+    """The counters and the status of every run agree with its step runs."""
     for run in rows(context, "SELECT * FROM runs"):
         counts = Counter(
             {Status(s): n for s, n in rows(
@@ -113,11 +113,11 @@ def test_a_run_goes_through_its_dag(context: Context) -> None:
     assert set(statuses(context, run_id).values()) == {"COMPLETED"}
 
 
-def test_a_failure_skips_what_is_behind_it_and_nothing_else(context: Context) -> None:
+def test_a_failure_skips_its_dependents_and_nothing_else(context: Context) -> None:
     run_id = start(context, scans=["x", "y"])
     by_name = {(item.step, item.key): item for item in claim(context)}
     bad = by_name["first", "x"]
-    apply(context, Transition(bad.step_run_id, [note(Event.FAILED, text="no such file")], bad.token))
+    apply(context, Transition(bad.step_run_id, [event_of(Event.FAILED, text="no such file")], bad.token))
     complete(context, by_name["first", "y"])
     assert statuses(context, run_id) == {
         "first/x": "FAILED", "first/y": "COMPLETED", "second/x": "SKIPPED", "second/y": "PENDING",
@@ -137,11 +137,11 @@ def test_a_failure_skips_what_is_behind_it_and_nothing_else(context: Context) ->
     check_counters(context)
 
 
-def test_a_retry_opens_what_was_skipped_and_the_run_completes(context: Context) -> None:
+def test_a_retry_reopens_skipped_step_runs(context: Context) -> None:
     run_id = start(context, scans=["x", "y"])
     items = claim(context)
     for item in items:
-        apply(context, Transition(item.step_run_id, [note(Event.FAILED)], item.token))
+        apply(context, Transition(item.step_run_id, [event_of(Event.FAILED)], item.token))
     assert context.requests.retry([run_id], actor="test") == {run_id: 6}
     check_counters(context)
     while items := claim(context):
@@ -152,12 +152,12 @@ def test_a_retry_opens_what_was_skipped_and_the_run_completes(context: Context) 
     check_counters(context)
 
 
-def test_retrying_one_of_two_failures_leaves_the_fan_in_skipped_until_both_are(context: Context) -> None:
+def test_a_fan_in_stays_skipped_until_all_failures_are_retried(context: Context) -> None:
     run_id = start(context, scans=["x", "y"])
     failed = {}
     for item in claim(context):
         if item.step == "first":
-            apply(context, Transition(item.step_run_id, [note(Event.FAILED)], item.token))
+            apply(context, Transition(item.step_run_id, [event_of(Event.FAILED)], item.token))
             failed[item.key] = item.step_run_id
     context.requests.retry_step_runs([failed["x"]], actor="test")
     now = statuses(context, run_id)
@@ -172,16 +172,18 @@ def test_retrying_one_of_two_failures_leaves_the_fan_in_skipped_until_both_are(c
 def test_a_late_writer_is_refused(context: Context) -> None:
     start(context, scans=["x"])
     item = claim(context, limit=1)[0]
-    apply(context, Transition(item.step_run_id, [note(Event.RELEASED, text="gone")], item.token))
+    apply(context, Transition(item.step_run_id, [event_of(Event.RELEASED, text="gone")], item.token))
     again = claim(context, limit=1, worker="w2")[0]
     assert (again.step_run_id, again.attempt, again.claims) == (item.step_run_id, 1, 2)
-    late = apply(context, Transition(item.step_run_id, [note(Event.JOB_SUBMITTED)], item.token, Facts(job_id="late")))
+    late = apply(
+        context, Transition(item.step_run_id, [event_of(Event.JOB_SUBMITTED)], item.token, Facts(job_id="late"))
+    )
     assert late.applied == []
     assert late.refused == {item.step_run_id: "another worker has taken it over"}
     check_counters(context)
 
 
-def test_a_move_twice_happens_once(context: Context) -> None:
+def test_a_repeated_transition_is_refused(context: Context) -> None:
     start(context, scans=["x"])
     item = claim(context, limit=1)[0]
     assert complete(context, item).applied == [item.step_run_id]
@@ -191,7 +193,7 @@ def test_a_move_twice_happens_once(context: Context) -> None:
     assert len(rows(context, "SELECT 1 FROM events WHERE step_run_id = :id", id=item.step_run_id)) == 5
 
 
-def test_claims_go_by_priority_and_skip_what_waits(context: Context) -> None:
+def test_claims_go_by_priority_and_skip_paused_runs(context: Context) -> None:
     low, *_ = context.submitter.submit(RunRequest(spec=SINGLE, priority=-5), actor="t")
     high, *_ = context.submitter.submit(RunRequest(spec=SINGLE, priority=5), actor="t")
     held, *_ = context.submitter.submit(RunRequest(spec=SINGLE, priority=9), actor="t")
@@ -204,10 +206,10 @@ def test_claims_go_by_priority_and_skip_what_waits(context: Context) -> None:
 def test_backoff_is_counted_by_the_database(context: Context) -> None:
     start(context, SINGLE)
     item = claim(context)[0]
-    retried = note(Event.RETRIED, text="again", delay_seconds=3600, resources=Resources(memory_gb=8))
+    retried = event_of(Event.RETRIED, text="again", delay_seconds=3600, resources=Resources(memory_gb=8))
     apply(
         context,
-        Transition(item.step_run_id, [note(Event.FAILED, reason=FailureReason.OUT_OF_MEMORY), retried], item.token),
+        Transition(item.step_run_id, [event_of(Event.FAILED, reason=FailureReason.OUT_OF_MEMORY), retried], item.token),
     )
     assert claim(context) == []
     with context.database.begin() as unit:
@@ -221,19 +223,19 @@ def test_backoff_is_counted_by_the_database(context: Context) -> None:
     check_counters(context)
 
 
-def test_products_come_with_the_move_or_not_at_all(context: Context) -> None:
+def test_products_are_written_with_their_transition(context: Context) -> None:
     start(context, SINGLE)
     item = claim(context)[0]
     product = NewProduct("map.png", "PLOT", "plots/map.png", 10, "0" * 64)
-    late = Transition(item.step_run_id, [note(Event.RESULTS_COLLECTED)], item.token, products=[product])
+    late = Transition(item.step_run_id, [event_of(Event.RESULTS_COLLECTED)], item.token, products=[product])
     assert apply(context, late).applied == []
     assert rows(context, "SELECT 1 FROM products") == []
-    events = [note(Event.JOB_SUBMITTED), note(Event.JOB_SUCCEEDED), note(Event.RESULTS_COLLECTED)]
+    events = [event_of(Event.JOB_SUBMITTED), event_of(Event.JOB_SUCCEEDED), event_of(Event.RESULTS_COLLECTED)]
     apply(context, Transition(item.step_run_id, events, item.token, Facts(job_id="j"), products=[product]))
     assert rows(context, "SELECT name, attempt FROM products") == [("map.png", 1)]
 
 
-def test_cancel_is_immediate_only_where_nothing_was_started(context: Context) -> None:
+def test_unclaimed_step_runs_are_cancelled_at_once(context: Context) -> None:
     run_id = start(context, scans=["x", "y"])
     claim(context, limit=1)
     context.requests.cancel([run_id], actor="anna")
@@ -243,20 +245,20 @@ def test_cancel_is_immediate_only_where_nothing_was_started(context: Context) ->
     check_counters(context)
 
 
-def test_a_cancel_asked_for_while_a_retry_is_decided_is_not_forgotten(context: Context) -> None:
+def test_a_cancel_wins_over_a_retry(context: Context) -> None:
     run_id = start(context, scans=["x"])
     [item] = claim(context, limit=1)
-    apply(context, Transition(item.step_run_id, [note(Event.JOB_SUBMITTED)], item.token, Facts(job_id="1")))
+    apply(context, Transition(item.step_run_id, [event_of(Event.JOB_SUBMITTED)], item.token, Facts(job_id="1")))
     context.requests.cancel([run_id], actor="anna")
-    failure = note(Event.FAILED, reason=FailureReason.NODE_FAILURE, text="the node is gone")
-    done = apply(context, Transition(item.step_run_id, [failure, note(Event.RETRIED)], item.token))
+    failure = event_of(Event.FAILED, reason=FailureReason.NODE_FAILURE, text="the node is gone")
+    done = apply(context, Transition(item.step_run_id, [failure, event_of(Event.RETRIED)], item.token))
     assert done.applied == [item.step_run_id]
     assert statuses(context, run_id)[f"{item.step}/{item.key}"] == "CANCELLED"
     check_counters(context)
 
 
 def test_a_cancel_of_several_runs_locks_them_in_the_order_of_their_ids(context: Context) -> None:
-    """While it waits for the first, of which only the wish is noted, it does not hold the second."""
+    """While it waits for the first run it does not hold the second."""
     first, second = start(context, SINGLE), start(context, SINGLE)
     claim(context, limit=1)
     waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
@@ -283,13 +285,13 @@ def test_cancelling_a_finished_run_changes_nothing(context: Context) -> None:
     assert rows(context, "SELECT * FROM runs WHERE id = :id", id=run_id) == before
 
 
-def test_the_database_moves_exactly_as_the_table_says(context: Context) -> None:
+def test_exactly_the_transitions_of_the_table_are_applied(context: Context) -> None:
     """Bring a step run into each status and try each event."""
     for status in Status:
         for event in set(Event) - {Event.CREATED}:
             item = _bring_to(context, start(context, SINGLE), status)
             facts = Facts(job_id=f"job-{item.step_run_id}")
-            done = apply(context, Transition(item.step_run_id, [note(event)], item.token, facts, Lease("w", 10)))
+            done = apply(context, Transition(item.step_run_id, [event_of(event)], item.token, facts, Lease("w", 10)))
             with context.database.read() as unit:
                 (after,) = load_items(unit, [item.step_run_id])
             if (status, event) in TRANSITIONS:
@@ -301,7 +303,7 @@ def test_the_database_moves_exactly_as_the_table_says(context: Context) -> None:
     check_counters(context)
 
 
-_WAY = {
+_EVENTS_TO = {
     Status.PENDING: [],
     Status.STAGING_DATA: [Event.CLAIMED],
     Status.SUBMITTED: [Event.CLAIMED, Event.JOB_SUBMITTED],
@@ -316,9 +318,11 @@ _WAY = {
 
 def _bring_to(context: Context, run_id: UUID, status: Status) -> WorkItem:
     ((step_run_id,),) = rows(context, "SELECT id FROM step_runs WHERE run_id = :id", id=run_id)
-    if _WAY[status]:
+    if _EVENTS_TO[status]:
         facts = Facts(job_id=f"job-{step_run_id}")
-        transition = Transition(step_run_id, [note(event) for event in _WAY[status]], facts=facts, lease=Lease("w", 10))
+        transition = Transition(
+            step_run_id, [event_of(event) for event in _EVENTS_TO[status]], facts=facts, lease=Lease("w", 10)
+        )
         assert apply(context, transition).applied
     with context.database.read() as unit:
         (item,) = load_items(unit, [step_run_id])
@@ -332,7 +336,7 @@ FORBIDDEN = [
 ]  # fmt: skip
 
 
-def test_the_database_refuses_what_the_table_forbids(context: Context) -> None:
+def test_the_constraints_refuse_forbidden_rows(context: Context) -> None:
     start(context, SINGLE)
     for change in FORBIDDEN:
         with pytest.raises(IntegrityError), context.database.begin() as unit:
@@ -342,13 +346,15 @@ def test_the_database_refuses_what_the_table_forbids(context: Context) -> None:
 def test_one_job_belongs_to_one_attempt(context: Context) -> None:
     start(context, scans=["x", "y"])
     first, second, *_ = claim(context)
-    apply(context, Transition(first.step_run_id, [note(Event.JOB_SUBMITTED)], first.token, Facts(job_id="same")))
+    apply(context, Transition(first.step_run_id, [event_of(Event.JOB_SUBMITTED)], first.token, Facts(job_id="same")))
     with pytest.raises(IntegrityError):
-        apply(context, Transition(second.step_run_id, [note(Event.JOB_SUBMITTED)], second.token, Facts(job_id="same")))
+        apply(
+            context, Transition(second.step_run_id, [event_of(Event.JOB_SUBMITTED)], second.token, Facts(job_id="same"))
+        )
 
 
 def test_random_histories_keep_every_counter(context: Context) -> None:
-    """Many step runs, random events: whatever the table allows happens, the counters follow, nothing else changes."""
+    """Random events: legal ones are applied, the counters follow, nothing else changes."""
     randomness = random.Random(7)
     for _ in range(3):
         start(context, scans=list(range(6)))
@@ -364,7 +370,7 @@ def test_random_histories_keep_every_counter(context: Context) -> None:
             ):
                 continue
             facts = Facts(job_id=f"job-{turn}-{step_run_id}") if event is Event.JOB_SUBMITTED else None
-            transitions.append(Transition(step_run_id, [note(event)], facts=facts, lease=Lease("w", 5)))
+            transitions.append(Transition(step_run_id, [event_of(event)], facts=facts, lease=Lease("w", 5)))
         apply(context, *transitions)
         if turn % 10 == 0:
             check_counters(context)

@@ -1,4 +1,4 @@
-"""The rule of the circuit breaker, without any database."""
+"""The rule of the circuit breaker."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ccat_workflow_manager.lifecycle.breaker import (
     BreakerPolicy,
     Failure,
     after_failure,
-    circuit,
+    breaker_key,
+    failure_signature,
     held_text,
     reason_text,
-    way,
 )
 from ccat_workflow_manager.lifecycle.retry import NEVER_RETRIED
 
@@ -27,8 +27,8 @@ NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 THREE = BreakerPolicy(failures=3, window_seconds=600, probe_seconds=900)
 
 
-def failure(number: int, way: str = "program_failed", minute: float = 0) -> Failure:
-    return Failure(UUID(int=number), way, NOON + timedelta(minutes=minute))
+def failure(number: int, signature: str = "program_failed", minute: float = 0) -> Failure:
+    return Failure(UUID(int=number), signature, NOON + timedelta(minutes=minute))
 
 
 def after(*failures: Failure, policy: BreakerPolicy = THREE) -> Breaker:
@@ -38,12 +38,12 @@ def after(*failures: Failure, policy: BreakerPolicy = THREE) -> Breaker:
     return breaker
 
 
-def test_it_opens_with_the_last_of_so_many_that_are_alike() -> None:
+def test_it_opens_with_the_last_of_enough_equal_failures() -> None:
     assert after(failure(1), failure(2)).opened_at is None
     opened = after(failure(1), failure(2), failure(3, minute=1))
     assert opened.opened_at == NOON + timedelta(minutes=1)
     assert opened.probe_at == NOON + timedelta(minutes=16)
-    assert opened.way == "program_failed"
+    assert opened.failure_signature == "program_failed"
     assert reason_text(opened, "chai/calibrate", None, THREE) == (
         "3 of the last 3 step runs of chai/calibrate (without an image) failed the same way"
         " (program_failed) within 10 min"
@@ -55,13 +55,13 @@ def test_a_step_run_counts_once_with_its_last_failure() -> None:
     assert after(failure(1, "a"), failure(1, "b"), failure(2, "a"), failure(3, "a")).opened_at is None
 
 
-def test_only_failures_of_one_kind_add_up_and_others_are_said() -> None:
+def test_only_failures_with_one_signature_add_up() -> None:
     assert after(failure(1, "a"), failure(2, "b"), failure(3, "a"), failure(4, "b")).opened_at is None
     opened = after(failure(1, "a"), failure(2, "b"), failure(3, "a"), failure(4, "a"))
-    assert (opened.way, opened.alike, len(opened.failures)) == ("a", 3, 4)
+    assert (opened.failure_signature, opened.alike, len(opened.failures)) == ("a", 3, 4)
 
 
-def test_what_is_out_of_the_window_does_not_count() -> None:
+def test_failures_outside_the_window_do_not_count() -> None:
     assert after(failure(1), failure(2, minute=5), failure(3, minute=10.1)).opened_at is None
     assert after(failure(1), failure(2, minute=5), failure(3, minute=10)).opened_at is not None
 
@@ -70,21 +70,21 @@ def test_off_it_never_opens() -> None:
     assert after(*map(failure, range(1000)), policy=OFF).opened_at is None
 
 
-def test_only_the_failure_of_the_probe_means_something_to_an_open_one() -> None:
+def test_only_the_failure_of_its_probe_changes_an_open_breaker() -> None:
     opened = after(failure(1), failure(2), failure(3))
     assert after_failure(opened, failure(4, minute=1), THREE) is opened
-    probing = Breaker(opened.failures, opened.opened_at, opened.way, UUID(int=5), opened.probe_at)
+    probing = Breaker(opened.failures, opened.opened_at, opened.failure_signature, UUID(int=5), opened.probe_at)
     assert after_failure(probing, failure(6, minute=20), THREE) is probing
     again = after_failure(probing, failure(5, minute=20), THREE)
     assert (again.probe, again.probe_at, again.opened_at) == (None, NOON + timedelta(minutes=35), NOON)
 
 
-def test_without_probes_it_waits_for_a_person() -> None:
+def test_without_probes_it_stays_open() -> None:
     assert after(failure(1), policy=BreakerPolicy(failures=1, probe_seconds=0)).probe_at is None
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.sampled_from("abc"), st.floats(0, 30)), max_size=200))
-def test_it_is_open_exactly_if_enough_different_ones_failed_alike(given: list[tuple[int, str, float]]) -> None:
+def test_it_opens_exactly_when_enough_step_runs_failed_alike(given: list[tuple[int, str, float]]) -> None:
     ordered = sorted(given, key=lambda each: each[2])
     breaker = Breaker()
     for count, each in enumerate(ordered):
@@ -99,36 +99,35 @@ def test_it_is_open_exactly_if_enough_different_ones_failed_alike(given: list[tu
 
 
 @pytest.mark.parametrize("reason", list(FailureReason))
-def test_what_counts(reason: FailureReason) -> None:
-    assert (way(reason, raised=False) is not None) == (reason in COMMON)
+def test_reasons_that_count(reason: FailureReason) -> None:
+    assert (failure_signature(reason, raised=False) is not None) == (reason in COMMON)
     assert reason not in COMMON & NEVER_RETRIED
 
 
-def test_the_way_says_how() -> None:
-    assert way(FailureReason.PROGRAM_FAILED, raised=False, exit_code=3) == "program_failed, exit code 3"
-    assert way(FailureReason.KILLED_BY_SIGNAL, raised=False, signal=11) == "killed_by_signal, signal 11"
-    assert way(FailureReason.IMAGE_PULL, raised=False, exit_code=255) == "image_pull"
-    # With more memory or time it may go well.
-    assert way(FailureReason.OUT_OF_MEMORY, raised=True) is None
-    assert way(FailureReason.TIME_LIMIT, raised=True) is None
-    assert way(FailureReason.TIME_LIMIT, raised=False) == "time_limit"
+def test_the_signature_names_exit_code_and_signal() -> None:
+    assert failure_signature(FailureReason.PROGRAM_FAILED, raised=False, exit_code=3) == "program_failed, exit code 3"
+    assert failure_signature(FailureReason.KILLED_BY_SIGNAL, raised=False, signal=11) == "killed_by_signal, signal 11"
+    assert failure_signature(FailureReason.IMAGE_PULL, raised=False, exit_code=255) == "image_pull"
+    # The attempt with more memory or time may succeed.
+    assert failure_signature(FailureReason.OUT_OF_MEMORY, raised=True) is None
+    assert failure_signature(FailureReason.TIME_LIMIT, raised=True) is None
+    assert failure_signature(FailureReason.TIME_LIMIT, raised=False) == "time_limit"
 
 
-def test_another_image_is_another_circuit() -> None:
+def test_another_image_or_definition_has_another_key() -> None:
     step = {"name": "calibrate", "command": ["calibrate"]}
-    same = circuit("chai", step, "a.sif")
-    assert circuit("chai", dict(reversed(step.items())), "a.sif") == same
+    same = breaker_key("chai", step, "a.sif")
+    assert breaker_key("chai", dict(reversed(step.items())), "a.sif") == same
     others = {
-        circuit("chai", step, "b.sif"), circuit("prime", step, "a.sif"), circuit("chai", step, None),
-        circuit("chai", {**step, "command": ["calibrate", "-v"]}, "a.sif"),
+        breaker_key("chai", step, "b.sif"), breaker_key("prime", step, "a.sif"), breaker_key("chai", step, None),
+        breaker_key("chai", {**step, "command": ["calibrate", "-v"]}, "a.sif"),
     }  # fmt: skip
     assert len(others | {same}) == 5
 
 
-def test_the_text_of_a_wait_says_what_can_be_done() -> None:
-    said = held_text("it failed", "ID", probing=False, probe_at="2026-01-31T12:00:00Z")
-    assert said == (
-        "held back: it failed; one of them is tried after 2026-01-31T12:00:00Z;"
-        " release with `ccat-wm breakers release ID`"
-    )
-    assert "is being tried now" in held_text("it failed", "ID", probing=True, probe_at=None)
+def test_the_text_of_a_held_step_run() -> None:
+    text = held_text("it failed", "ID", probing=False, probe_at="2026-01-31T12:00:00Z")
+    assert text.startswith("held back: it failed; ")
+    assert "after 2026-01-31T12:00:00Z" in text
+    assert "`ccat-wm breakers release ID`" in text
+    assert "runs now as a probe" in held_text("it failed", "ID", probing=True, probe_at=None)

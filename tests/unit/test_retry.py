@@ -1,4 +1,4 @@
-"""What follows a failed attempt."""
+"""Which failures are retried, when, and with which resources."""
 
 from __future__ import annotations
 
@@ -52,19 +52,16 @@ def test_with_a_list_the_list_decides(reason: F) -> None:
     assert decide(reason, 1, 2, RetryPolicy(on=frozenset()), Resources(), 0) is None
 
 
-def test_a_failure_of_the_program_is_repeated_plainly_when_listed() -> None:
+def test_a_listed_program_failure_is_repeated_with_equal_resources() -> None:
     decision = decided(F.PROGRAM_FAILED, on=frozenset({F.PROGRAM_FAILED}))
     assert decision.resources == Resources()
     assert decision.text == "attempt 2 of 3 in 10 s"
 
 
-def test_attempts_end() -> None:
+def test_there_is_no_attempt_after_the_last() -> None:
     assert refused(F.LOST, 3) == "no further attempt: this was attempt 3 of 3"
     assert "attempt 4 of 3" in refused(F.LOST, 4)
-    assert (
-        refused(F.PROGRAM_FAILED)
-        == "no further attempt: program_failed is not among the reasons for a retry of this step"
-    )
+    assert refused(F.PROGRAM_FAILED) == "no further attempt: program_failed is not a reason to retry this step"
 
 
 def test_out_of_memory_gets_more_memory_up_to_the_cap() -> None:
@@ -84,7 +81,7 @@ def test_time_limit_gets_more_time_up_to_the_cap() -> None:
     assert "more time than 1 h" in refused(F.TIME_LIMIT, time_cap_hours=1)
 
 
-def test_a_factor_of_one_repeats_plainly_even_at_the_cap() -> None:
+def test_a_factor_of_one_keeps_the_resources_even_at_the_cap() -> None:
     assert decided(F.OUT_OF_MEMORY, memory_factor=1, memory_cap_gb=2).resources == Resources()
     assert decided(F.TIME_LIMIT, time_factor=1, time_cap_hours=1).resources == Resources()
 
@@ -106,7 +103,7 @@ def test_no_back_off() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(12, "in 12 s"), (240, "in 4 min"), (3600, "in 1.0 h")])
-def test_the_delay_is_told(seconds: float, words: str) -> None:
+def test_the_text_names_the_delay(seconds: float, words: str) -> None:
     assert words in decided(F.LOST, backoff_seconds=seconds).text
 
 

@@ -1,4 +1,4 @@
-"""The table of transitions and everything that is derived from it."""
+"""The table of transitions and what is derived from it."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_every_event_but_the_first_is_in_the_table() -> None:
 
 @pytest.mark.parametrize("event", Event)
 @pytest.mark.parametrize("status", S)
-def test_a_move_that_is_not_in_the_table_does_not_exist(status: Status, event: Event) -> None:
+def test_a_transition_outside_the_table_is_illegal(status: Status, event: Event) -> None:
     if (status, event) in TRANSITIONS:
         assert next_status(status, event) is TRANSITIONS[status, event]
     else:
@@ -77,7 +77,7 @@ def test_a_move_that_is_not_in_the_table_does_not_exist(status: Status, event: E
 SOME = [chosen for size in range(1, len(S) + 1) for chosen in combinations(S, size)]
 
 
-def test_a_run_is_over_exactly_when_all_its_step_runs_are() -> None:
+def test_a_run_is_finished_exactly_when_all_its_step_runs_are() -> None:
     over = {RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED}
     for chosen in SOME:
         assert (run_status(dict.fromkeys(chosen, 2)) in over) == (set(chosen) <= FINISHED)
@@ -97,7 +97,7 @@ def test_the_status_of_a_run_over_all_combinations() -> None:
             assert status is RunStatus.COMPLETED
 
 
-def test_counts_of_zero_are_as_good_as_none() -> None:
+def test_zero_counts_do_not_matter() -> None:
     assert run_status({**dict.fromkeys(S, 0), S.RUNNING: 1}) is RunStatus.RUNNING
     assert run_status({**dict.fromkeys(S, 0), S.PENDING: 5}) is RunStatus.PENDING
 

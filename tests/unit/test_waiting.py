@@ -1,4 +1,4 @@
-"""The stated reason of a wait, and which of several is stated."""
+"""The reason of a wait, and which of several is given."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EVERYTHING = WaitFacts(
 )
 
 
-def test_the_first_reason_that_holds_is_stated() -> None:
+def test_the_first_applicable_reason_is_given() -> None:
     facts = EVERYTHING
     assert explain(facts) == "is being cancelled: attempt 2 of 3 in 30 s"
     assert explain(replace(facts, stored_reason=None)) == "is being cancelled"
@@ -59,5 +59,5 @@ def test_the_first_reason_that_holds_is_stated() -> None:
         (replace(FREE, stored_reason="attempt 2 of 3"), "queued for a worker of backend local"),
     ],
 )
-def test_each_reason_in_words(facts: WaitFacts, text: str) -> None:
+def test_the_text_of_each_reason(facts: WaitFacts, text: str) -> None:
     assert explain(facts) == text

@@ -19,9 +19,54 @@ TABLES = (
         problem TEXT,
         problem_since TIMESTAMP WITH TIME ZONE,
         retry_at TIMESTAMP WITH TIME ZONE,
-        followed_at TIMESTAMP WITH TIME ZONE,
-        following_until TIMESTAMP WITH TIME ZONE,
-        CONSTRAINT pk_backends PRIMARY KEY (name)
+        polled_at TIMESTAMP WITH TIME ZONE,
+        poll_lease_until TIMESTAMP WITH TIME ZONE,
+        answered_at TIMESTAMP WITH TIME ZONE,
+        reaped_at TIMESTAMP WITH TIME ZONE,
+        unknown_jobs INTEGER DEFAULT 0 NOT NULL,
+        stray_jobs INTEGER DEFAULT 0 NOT NULL,
+        strays_stopped BIGINT DEFAULT 0 NOT NULL,
+        reap_problem TEXT,
+        strays JSONB DEFAULT '[]' NOT NULL,
+        CONSTRAINT pk_backends PRIMARY KEY (name),
+        CONSTRAINT ck_backends_jobs CHECK (unknown_jobs >= 0 AND stray_jobs >= 0 AND strays_stopped >= 0)
+    )
+    """,
+    """
+    CREATE TABLE breaker_events (
+        id BIGINT GENERATED ALWAYS AS IDENTITY,
+        breaker_key UUID NOT NULL,
+        pipeline TEXT NOT NULL,
+        step TEXT NOT NULL,
+        image TEXT,
+        at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
+        event TEXT NOT NULL,
+        actor TEXT NOT NULL,
+        text TEXT NOT NULL,
+        CONSTRAINT pk_breaker_events PRIMARY KEY (id),
+        CONSTRAINT ck_breaker_events_event CHECK (event IN ('opened', 'probed', 'closed', 'released'))
+    )
+    """,
+    """
+    CREATE INDEX ix_breaker_events_breaker_key_id ON breaker_events (breaker_key, id)
+    """,
+    """
+    CREATE TABLE breakers (
+        breaker_key UUID NOT NULL,
+        pipeline TEXT NOT NULL,
+        step TEXT NOT NULL,
+        image TEXT,
+        failures JSONB DEFAULT '[]' NOT NULL,
+        opened_at TIMESTAMP WITH TIME ZONE,
+        failure_signature TEXT,
+        reason_text TEXT,
+        probe UUID,
+        probe_at TIMESTAMP WITH TIME ZONE,
+        updated_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
+        CONSTRAINT pk_breakers PRIMARY KEY (breaker_key),
+        CONSTRAINT ck_breakers_open_says_why CHECK ((opened_at IS NOT NULL) = (failure_signature IS NOT NULL) AND (opened_at IS NOT NULL) = (reason_text IS NOT NULL)),
+        CONSTRAINT ck_breakers_probe_of_open CHECK (opened_at IS NOT NULL OR (probe IS NULL AND probe_at IS NULL)),
+        CONSTRAINT ck_breakers_failures CHECK (jsonb_typeof(failures) = 'array')
     )
     """,
     """
@@ -105,6 +150,9 @@ TABLES = (
     )
     """,
     """
+    CREATE INDEX ix_runs_created_at_status ON runs (created_at, status)
+    """,
+    """
     CREATE INDEX ix_runs_labels ON runs USING gin (labels jsonb_path_ops)
     """,
     """
@@ -126,6 +174,7 @@ TABLES = (
         downstream_key SMALLINT[] NOT NULL,
         downstream_all SMALLINT[] NOT NULL,
         upstream SMALLINT[] NOT NULL,
+        image TEXT,
         CONSTRAINT pk_run_steps PRIMARY KEY (run_id, position),
         CONSTRAINT ck_run_steps_remaining CHECK (remaining BETWEEN 0 AND total),
         CONSTRAINT fk_run_steps_run_id FOREIGN KEY(run_id) REFERENCES runs (id) ON DELETE CASCADE
@@ -168,6 +217,8 @@ TABLES = (
         submitted_at TIMESTAMP WITH TIME ZONE,
         started_at TIMESTAMP WITH TIME ZONE,
         finished_at TIMESTAMP WITH TIME ZONE,
+        breaker_key UUID NOT NULL,
+        requeued_by_breaker BOOLEAN DEFAULT false NOT NULL,
         CONSTRAINT pk_step_runs PRIMARY KEY (id),
         CONSTRAINT uq_step_runs_run_id_position_key UNIQUE (run_id, position, key),
         CONSTRAINT ck_step_runs_status CHECK (status IN ('PENDING', 'STAGING_DATA', 'SUBMITTED', 'RUNNING', 'COLLECTING_RESULTS', 'COMPLETED', 'FAILED', 'CANCELLED', 'SKIPPED')),
@@ -180,6 +231,7 @@ TABLES = (
         CONSTRAINT ck_step_runs_unmet_waits CHECK (status NOT IN ('STAGING_DATA', 'SUBMITTED', 'RUNNING', 'COLLECTING_RESULTS', 'COMPLETED') OR unmet = 0),
         CONSTRAINT ck_step_runs_unmet CHECK (unmet >= 0),
         CONSTRAINT ck_step_runs_attempt CHECK (attempt BETWEEN 0 AND max_attempts),
+        CONSTRAINT ck_step_runs_requeued_by_breaker CHECK (NOT requeued_by_breaker OR cancel_requested_at IS NOT NULL),
         CONSTRAINT fk_step_runs_run_id FOREIGN KEY(run_id) REFERENCES runs (id) ON DELETE CASCADE
     )
     """,
@@ -215,6 +267,7 @@ TABLES = (
         wall_time_seconds DOUBLE PRECISION,
         cpu_hours DOUBLE PRECISION,
         peak_memory_gb DOUBLE PRECISION,
+        cpu_hours_allocated DOUBLE PRECISION,
         reason TEXT,
         reason_text TEXT,
         warnings JSONB,
@@ -304,6 +357,8 @@ def downgrade() -> None:
         "specs",
         "workers",
         "pipelines",
+        "breakers",
+        "breaker_events",
         "backends",
     ):
         op.drop_table(table)

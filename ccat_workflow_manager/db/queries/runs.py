@@ -1,16 +1,17 @@
-"""Runs."""
+"""Runs as JSON, and which runs a filter selects."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
+from ccat_workflow_manager.db.queries import Row, rows, times
+from ccat_workflow_manager.db.queries.run_filter import RunFilter
+from ccat_workflow_manager.db.queries.step_runs import STEP_RUN
+from ccat_workflow_manager.db.queries.waits import waits_of_run
 from ccat_workflow_manager.db.schema import counter
 from ccat_workflow_manager.db.session import UnitOfWork
-from ccat_workflow_manager.db.views.filters import RunFilter
-from ccat_workflow_manager.db.views.sql import Row, rows, times
-from ccat_workflow_manager.db.views.step_runs import STEP_RUN
-from ccat_workflow_manager.db.views.waits import waits_of_run
 from ccat_workflow_manager.lifecycle.states import Status
 
 _COUNTS = ", ".join(f"'{status}', r.{counter(status)}" for status in Status)
@@ -20,24 +21,24 @@ r.id, r.pipeline, r.pipeline_version, r.status, r.status_reason, {times("r", "ca
 r.parameters, r.labels, r.priority, r.backend, r.created_by, {times("r", "created_at", "started_at", "finished_at")},
 json_build_object({_COUNTS}) AS counts
 """
-"""The columns of `runs r` that make up a run as lists show it."""
+"""The columns of `runs r` that a list of runs shows."""
 
 _DETAIL = f"""
-SELECT row_to_json(x)::text,
+SELECT row_to_json(x)::text AS run,
   (SELECT string_agg(row_to_json(y)::text, ',' ORDER BY y.id)
-   FROM (SELECT {STEP_RUN} FROM step_runs s WHERE s.run_id = :id) y)
+   FROM (SELECT {STEP_RUN} FROM step_runs s WHERE s.run_id = :id) y) AS step_runs
 FROM (SELECT {RUN} FROM runs r WHERE r.id = :id) x
 """
 
 
 def run_detail(unit: UnitOfWork, run_id: UUID) -> str | None:
     """A run with its step runs, in the order of the pipeline."""
-    row = unit.execute(_DETAIL, {"id": run_id, "waits": waits_of_run(unit, {"id": run_id})}).first()
-    return None if row is None else with_step_runs(row[0], row[1])
+    row = unit.execute(_DETAIL, {"id": run_id, "waits": waits_of_run(unit, run_id)}).first()
+    return None if row is None else with_step_runs(row.run, row.step_runs)
 
 
 def with_step_runs(run: str, step_runs: str | None) -> str:
-    """The JSON of a run, with the JSON of its step runs (separated by commas) put into it."""
+    """Insert the JSON of step runs, separated by commas, into the JSON of their run."""
     return f'{run[:-1]},"step_runs":[{step_runs or ""}]}}'
 
 
@@ -48,7 +49,7 @@ def runs_page(unit: UnitOfWork, wanted: RunFilter, after: UUID | None, limit: in
 
 
 def run_ids(unit: UnitOfWork, wanted: RunFilter, after: UUID | None, limit: int) -> list[UUID]:
-    """The ids of the runs that a filter stands for, newest first."""
+    """The ids of the runs that the filter selects, newest first."""
     chosen, values = _chosen("r.id", wanted, after, limit)
     return [row[0] for row in unit.execute(chosen, values)]
 
@@ -60,3 +61,8 @@ def _chosen(columns: str, wanted: RunFilter, after: UUID | None, limit: int) -> 
         values["after"] = after
     condition = f"WHERE {' AND '.join(where)}" if where else ""
     return f"SELECT {columns} FROM runs r {condition} ORDER BY r.id DESC LIMIT :limit", values | {"limit": limit}
+
+
+def existing_runs(unit: UnitOfWork, ids: Sequence[UUID]) -> set[UUID]:
+    """Those of these ids that are the ids of runs."""
+    return {row[0] for row in unit.execute("SELECT id FROM runs WHERE id = ANY(:ids)", {"ids": list(ids)})}

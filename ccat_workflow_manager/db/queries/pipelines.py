@@ -1,9 +1,9 @@
-"""Pipelines and their versions."""
+"""Pipelines and their versions as JSON."""
 
 from __future__ import annotations
 
+from ccat_workflow_manager.db.queries import Row, one, rows, times
 from ccat_workflow_manager.db.session import UnitOfWork
-from ccat_workflow_manager.db.views.sql import Row, one, rows, times
 
 _PIPELINE = f"""
 p.name, p.current_version AS version, COALESCE(d.content ->> 'description', '') AS description, p.enabled, p.priority,

@@ -1,37 +1,38 @@
-"""Step runs that wait for a person, and those of whose attempts a job is left that does not stop."""
+"""Step runs that wait for an action of an operator, and those with an orphan job that does not stop."""
 
 from __future__ import annotations
 
 from uuid import UUID
 
+from ccat_workflow_manager.db.queries import Row, rows, times
 from ccat_workflow_manager.db.schema import quoted
 from ccat_workflow_manager.db.session import UnitOfWork
-from ccat_workflow_manager.db.views.sql import Row, rows, times
-from ccat_workflow_manager.lifecycle.attention import MARK
 from ccat_workflow_manager.lifecycle.states import CANCELLABLE, LIVE
+from ccat_workflow_manager.lifecycle.waiting import ACTION_REQUIRED
 
 _CANCEL_MINUTES = 10
-"""A cancel that is not confirmed after so long will hardly be so by itself."""
+"""A cancel that is not confirmed by then will hardly be confirmed without an operator."""
 
-# Each is about few rows, found by an index: the jobs that there are, the cancels that are asked for, what open breakers
-# hold back for ever, and what the last look for stray jobs has found again. One step run may be in several.
+# Each part finds few rows by an index: jobs at backends, cancel requests, step runs of open breakers that try no probe,
+# and orphan jobs that a second sweep found. A step run in several parts is shown once, with the text of the first.
 _WANTED = f"""
-  SELECT s.id, 1 AS rank, s.job_id, substr(s.waiting_for, {len(MARK) + 1}) AS text
+  SELECT s.id, 1 AS rank, s.job_id, substr(s.waiting_for, {len(ACTION_REQUIRED) + 1}) AS text
   FROM step_runs s WHERE s.status IN ({quoted(LIVE)}) AND starts_with(s.waiting_for, :mark)
 UNION ALL
-  SELECT s.id, 2, s.job_id, concat('its cancel has not been confirmed for ',
+  SELECT s.id, 2, s.job_id, concat('cancel not confirmed for ',
     floor(extract(epoch FROM now() - s.cancel_requested_at) / 60), ' min', ': ' || s.waiting_for)
   FROM step_runs s WHERE s.cancel_requested_at < now() - interval '{_CANCEL_MINUTES} minutes'
     AND s.status IN ({quoted(CANCELLABLE)})
 UNION ALL
   SELECT s.id, 3, NULL,
-    concat('held back: ', b.reason_text, '; nothing else releases it: `ccat-wm breakers release ', b.circuit, '`')
-  FROM breakers b JOIN step_runs s ON s.circuit = b.circuit AND s.status = 'PENDING' AND s.unmet = 0 AND NOT s.held
-    AND s.cancel_requested_at IS NULL
+    concat('held back: ', b.reason_text, '; no probe is planned; release with `ccat-wm breakers release ',
+      b.breaker_key, '`')
+  FROM breakers b JOIN step_runs s ON s.breaker_key = b.breaker_key AND s.status = 'PENDING' AND s.unmet = 0
+    AND NOT s.held AND s.cancel_requested_at IS NULL
   WHERE b.opened_at IS NOT NULL AND b.probe IS NULL AND b.probe_at IS NULL
 UNION ALL
-  SELECT n.id, 4, n.job_id, concat('the job ', n.job_id, ' of its attempt ', n.number,
-    ' does not stop, though that attempt is over: stop it at ', b.name, '; ' || b.reap_problem)
+  SELECT n.id, 4, n.job_id, concat('the job ', n.job_id, ' of attempt ', n.number,
+    ' does not stop although the attempt is over: stop it at ', b.name, '; ' || b.reap_problem)
   FROM backends b, jsonb_to_recordset(b.strays) AS n(id uuid, number integer, job_id text, looks integer)
   WHERE n.looks > 1 OR b.reap_problem IS NOT NULL
 """
@@ -49,10 +50,10 @@ _COUNT = f"SELECT count(DISTINCT w.id) FROM ({_WANTED}) w JOIN step_runs s ON s.
 
 
 def attention_page(unit: UnitOfWork, after: UUID | None, limit: int) -> list[Row]:
-    """What only a person can help on, the oldest first."""
-    return rows(unit, _PAGE, {"after": after, "limit": limit, "mark": MARK})
+    """The step runs that need an operator, the oldest first."""
+    return rows(unit, _PAGE, {"after": after, "limit": limit, "mark": ACTION_REQUIRED})
 
 
 def attention_count(unit: UnitOfWork) -> int:
-    found: int = unit.execute(_COUNT, {"mark": MARK}).scalar_one()
+    found: int = unit.execute(_COUNT, {"mark": ACTION_REQUIRED}).scalar_one()
     return found

@@ -1,4 +1,4 @@
-"""Products and where they come from."""
+"""Products as JSON, and their lineage."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from ccat_workflow_manager.db.queries import Row, array, one, rows, times
 from ccat_workflow_manager.db.session import UnitOfWork
-from ccat_workflow_manager.db.views.sql import Row, array, one, rows, times
 
 _PRODUCT = f"""
 p.id, p.run_id, p.step_run_id, r.pipeline, s.step, s.key, p.attempt, p.name, p.type, p.path, p.size, p.sha256,
@@ -31,7 +31,7 @@ JOIN run_steps t ON t.run_id = s.run_id AND (s.position = ANY(t.downstream_all) 
 JOIN step_runs u ON u.run_id = t.run_id AND u.position = t.position
   AND (s.position = ANY(t.downstream_all) OR u.key = s.key)
 """
-"""From a step run `s` to the step runs `u` that it depends on."""
+"""Joins a step run `s` with the step runs `u` that it depends on."""
 
 _UNDECLARED = "NOT EXISTS (SELECT 1 FROM product_parents x WHERE x.product_id = p.id)"
 
@@ -71,7 +71,7 @@ def products_page(unit: UnitOfWork, step_run_id: UUID, after: str | None, limit:
 
 @dataclass(slots=True)
 class _Walk:
-    """Products found in one direction, level by level, until there are too many."""
+    """The products found in one direction of the lineage."""
 
     most: int
     found: set[UUID] = field(default_factory=set)
@@ -80,10 +80,10 @@ class _Walk:
 
 
 def lineage(unit: UnitOfWork, product_id: UUID, most: int) -> str | None:
-    """The product, what it was made of and what was made of it, at most so many products in each direction.
+    """The product with its ancestors and descendants, at most `most` in each direction. None: it does not exist.
 
-    Parents are those that the program has declared; where it has declared none, all products of the step runs that the
-    step run depends on.
+    The parents of a product are those that its program declared. If it declared none, they are all products of the step
+    runs that its step run depends on.
     """
     product = product_detail(unit, product_id)
     if product is None:
@@ -109,6 +109,7 @@ def _listed(ids: set[UUID], texts: dict[UUID, str]) -> str:
 
 
 def _walk(unit: UnitOfWork, statement: str, start: UUID, walk: _Walk) -> None:
+    """Follow the edges level by level, until there are too many products."""
     up = statement is _PARENTS
     level: Sequence[UUID] = [start]
     while level and not walk.truncated:

@@ -1,16 +1,30 @@
-"""Step runs, their attempts and their events."""
+"""Step runs, their attempts and their events as JSON."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
 from uuid import UUID
 
+from ccat_workflow_manager.db.queries import Row, one, rows, times
+from ccat_workflow_manager.db.queries.waits import WAITING_FOR, waits_of_step_run
 from ccat_workflow_manager.db.session import UnitOfWork
-from ccat_workflow_manager.db.views.sql import Row, one, rows, times
-from ccat_workflow_manager.db.views.waits import WAITING_FOR, waits_of_step_run
+
+
+class Attempt(NamedTuple):
+    """Where an attempt ran. `number` is 0 if the step run has no such attempt."""
+
+    pipeline: str
+    run_id: UUID
+    step: str
+    key: str
+    number: int
+    backend: str
+    job_id: str | None
 
 
 def step_run_columns(waiting_for: str) -> str:
-    """The columns of `step_runs s` that make up a step run, with an expression for what it waits for."""
+    """The columns of `step_runs s` that the API shows, with an expression for the reason of the wait."""
     return f"""
 s.id, s.run_id, s.step, s.key, s.status, s.reason, s.reason_text, {waiting_for} AS waiting_for, s.backend, s.attempt,
 s.max_attempts, s.job_id, s.exit_code, s.wall_time_seconds, s.cpu_hours, s.peak_memory_gb,
@@ -37,6 +51,13 @@ SELECT x.number, row_to_json(x)::text FROM (
 ) x
 """
 
+_ATTEMPT = """
+SELECT r.pipeline, s.run_id, s.step, s.key, COALESCE(a.number, 0) AS number, s.backend, a.job_id
+FROM step_runs s JOIN runs r ON r.id = s.run_id
+LEFT JOIN attempts a ON a.step_run_id = s.id AND a.number = COALESCE(:attempt, s.attempt)
+WHERE s.id = :id
+"""
+
 _EVENTS = f"""
 SELECT x.id, row_to_json(x)::text FROM (
   SELECT e.id, e.step_run_id, e.run_id, {times("e", "at")}, e.event, e.from_status, e.to_status, e.attempt, e.actor,
@@ -47,19 +68,30 @@ SELECT x.id, row_to_json(x)::text FROM (
 
 
 def step_run_detail(unit: UnitOfWork, step_run_id: UUID) -> str | None:
-    """A step run, with what it works on and what it asks for."""
-    return one(unit, _DETAIL, {"id": step_run_id, "waits": waits_of_step_run(unit, {"id": step_run_id})})
+    """A step run with its item and its resources."""
+    return one(unit, _DETAIL, {"id": step_run_id, "waits": waits_of_step_run(unit, step_run_id)})
 
 
 def step_run_exists(unit: UnitOfWork, step_run_id: UUID) -> bool:
     return unit.execute("SELECT 1 FROM step_runs WHERE id = :id", {"id": step_run_id}).first() is not None
 
 
+def runs_of_step_runs(unit: UnitOfWork, ids: Sequence[UUID]) -> dict[UUID, UUID]:
+    """The run of each of these step runs, as far as they exist."""
+    found = unit.execute("SELECT id, run_id FROM step_runs WHERE id = ANY(:ids)", {"ids": list(ids)})
+    return {row[0]: row[1] for row in found}
+
+
+def find_attempt(unit: UnitOfWork, step_run_id: UUID, attempt: int | None) -> Attempt | None:
+    """An attempt of a step run, by default the last one. None: the step run does not exist."""
+    return unit.row(Attempt, _ATTEMPT, {"id": step_run_id, "attempt": attempt})
+
+
 def attempts_page(unit: UnitOfWork, step_run_id: UUID, after: int, limit: int) -> list[Row]:
-    """The attempts in their order."""
+    """The attempts, oldest first."""
     return rows(unit, _ATTEMPTS, {"id": step_run_id, "after": after, "limit": limit})
 
 
 def events_page(unit: UnitOfWork, step_run_id: UUID, after: int, limit: int) -> list[Row]:
-    """The events in the order in which they happened."""
+    """The events, oldest first."""
     return rows(unit, _EVENTS, {"id": step_run_id, "after": after, "limit": limit})

@@ -1,13 +1,14 @@
-"""Backends, workers, and the state of everything at one glance."""
+"""Workers and the summary of the dashboard as JSON, and what is stored about backends."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ccat_workflow_manager.db.fleet import FleetStore, Waiting
+from ccat_workflow_manager.db.backends import BackendStore, Workload
+from ccat_workflow_manager.db.queries import Row, one, rows, times, utc
+from ccat_workflow_manager.db.schema import READY
 from ccat_workflow_manager.db.session import UnitOfWork
-from ccat_workflow_manager.db.views.sql import Row, one, rows, times, utc
 from ccat_workflow_manager.lifecycle.states import RunStatus
 
 _MOST_COUNTED = 100_000
@@ -20,15 +21,13 @@ SELECT x.id, row_to_json(x)::text FROM (
 ) x
 """
 
-_PROBLEMS = f"""
-SELECT n.name, b.problem, {utc("b.problem_since")}, {utc("b.retry_at")},
-  (SELECT count(*) FROM workers w WHERE n.name = ANY(w.backends)),
-  COALESCE(b.unknown_jobs, 0), COALESCE(b.stray_jobs, 0), COALESCE(b.strays_stopped, 0), {utc("b.reaped_at")},
-  b.reap_problem
+_BACKENDS = f"""
+SELECT n.name, b.problem, {utc("b.problem_since")} AS problem_since, {utc("b.retry_at")} AS retry_at,
+  (SELECT count(*) FROM workers w WHERE n.name = ANY(w.backends)) AS workers,
+  COALESCE(b.unknown_jobs, 0) AS unknown_jobs, COALESCE(b.stray_jobs, 0) AS stray_jobs,
+  COALESCE(b.strays_stopped, 0) AS strays_stopped, {utc("b.reaped_at")} AS reaped_at, b.reap_problem
 FROM (SELECT name FROM backends UNION SELECT unnest(backends) FROM workers) n LEFT JOIN backends b ON b.name = n.name
 """
-
-_NOTHING_STORED = (None, None, None, 0, 0, 0, 0, None, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +52,17 @@ def workers_page(unit: UnitOfWork, after: str | None, limit: int) -> list[Row]:
 
 
 def backend_states(unit: UnitOfWork) -> Mapping[str, BackendState]:
-    """Every backend that anything is known about."""
-    stored = {row[0]: row[1:] for row in unit.execute(_PROBLEMS)}
-    waiting = {each.backend: each for each in FleetStore(unit).waiting()}
+    """Every backend with a stored state, a worker or work to do, by name."""
+    stored = {record.pop("name"): record for record in unit.records(_BACKENDS)}
+    workloads = {each.backend: each for each in BackendStore(unit).workloads()}
     states = {}
-    for name in sorted(stored.keys() | waiting.keys()):
-        problem, since, retry_at, workers, *jobs = stored.get(name, _NOTHING_STORED)
-        work = waiting.get(name, Waiting(name))
-        states[name] = BackendState(problem, since, retry_at, workers, work.ready, work.live, *jobs)
+    for name in sorted(stored.keys() | workloads.keys()):
+        workload = workloads.get(name, Workload(name))
+        states[name] = BackendState(**stored.get(name, {}), ready=workload.ready, live=workload.live)
     return states
 
 
-# --- at one glance --------------------------------------------------------------------------------------------------
+# --- the summary -----------------------------------------------------------------------------------------------------
 
 
 def _counts(statuses: list[RunStatus], condition: str = "") -> str:
@@ -76,10 +74,10 @@ def _counts(statuses: list[RunStatus], condition: str = "") -> str:
     return f"json_build_object({', '.join(counted)})"
 
 
-_READY = "SELECT backend, priority, id FROM step_runs WHERE status = 'PENDING' AND unmet = 0 AND NOT held"
+_READY = f"SELECT backend, priority, id FROM step_runs WHERE {READY}"
 
-# The index of what is ready begins with backend and priority, so the oldest of all is found by going from one head of
-# the index to the next instead of through everything that waits.
+# The index of ready step runs begins with backend and priority. So the oldest one is found by going from the head of
+# one backend and priority to that of the next (`heads`), not through all that are ready.
 _SUMMARY = rf"""
 WITH RECURSIVE heads AS (
   ({_READY} ORDER BY backend, priority DESC, id LIMIT 1)
@@ -110,7 +108,7 @@ SELECT json_build_object(
 
 
 def summary(unit: UnitOfWork) -> str:
-    """Runs of the last 24 hours and unfinished ones, what waits longest, what failed last; without the backends."""
+    """Recent and unfinished runs by status, the oldest ready step run, and the last failures. Without the backends."""
     text = one(unit, _SUMMARY, {})
     assert text is not None
     return text

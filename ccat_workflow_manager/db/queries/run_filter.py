@@ -1,4 +1,4 @@
-"""Which runs somebody asks for, as SQL conditions with parameters."""
+"""The filter of a list of runs, as SQL conditions with parameters."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _ID_PREFIX = re.compile(r"[0-9a-fA-F-]{1,36}")
 
 @dataclass(frozen=True, slots=True)
 class RunFilter:
-    """All conditions hold together; those left out hold for every run."""
+    """A run must fulfil all conditions. One that is left out selects every run."""
 
     status: tuple[RunStatus, ...] = ()
     pipeline: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     created_after: datetime | None = None
     q: str | None = None
-    """Part of the pipeline's name, of a label or of the reason; or the beginning of an id."""
+    """A part of the pipeline name, of a label or of the status reason, or the beginning of an id."""
 
     @property
     def empty(self) -> bool:
@@ -46,7 +46,7 @@ class RunFilter:
             where.append("r.labels @> CAST(:labels AS jsonb)")
             values["labels"] = json.dumps(dict(self.labels))
         if self.created_after is not None:
-            # Ids begin with a time as well, but with that of the clock of some manager.
+            # The time in an id is that of the clock of some manager.
             where.append("r.created_at > :created_after")
             values["created_after"] = self.created_after
         if self.q:

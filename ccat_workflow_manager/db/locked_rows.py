@@ -1,0 +1,101 @@
+"""The step run as the writer sees it: the columns, the row, and the statements that lock rows.
+
+Every statement here returns `LockedRow`s under the names of its fields, and locks in the order of the ids.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+from uuid import UUID
+
+from ccat_workflow_manager.db.schema import quoted
+from ccat_workflow_manager.lifecycle.states import CANCELLABLE, RETRYABLE, Status
+
+
+@dataclass(slots=True)
+class LockedRow:
+    """A step run, locked by the present transaction."""
+
+    id: UUID
+    run_id: UUID
+    position: int
+    step: str
+    key: str
+    backend: str
+    status: Status
+    attempt: int
+    max_attempts: int
+    claims: int
+    token: int
+    unmet: int
+    has_dependents: bool
+    cancel_requested: bool
+    requeued_by_breaker: bool
+    """The cancel was requested by a breaker: the step run returns to PENDING instead of CANCELLED."""
+    has_breaker: bool
+    """There is a breaker for its key. Only `LOCK_STEP_RUNS` and the claim of probes look for one."""
+
+    def __post_init__(self) -> None:
+        self.status = Status(self.status)
+
+
+@dataclass(slots=True)
+class BlockingRow(LockedRow):
+    """A step run that ended without completing while others still wait for it."""
+
+    reason: str | None
+
+
+class Cause(NamedTuple):
+    """Why dependents are skipped: the step run that did not complete, its status, and its reason."""
+
+    row: LockedRow
+    status: Status
+    reason: str
+
+
+LOCKED = """s.id, s.run_id, s.position, s.step, s.key, s.backend, s.status, s.attempt, s.max_attempts, s.claims,
+  s.token, s.unmet, s.has_dependents, s.cancel_requested_at IS NOT NULL AS cancel_requested, s.requeued_by_breaker"""
+"""The columns of a `LockedRow` of `step_runs s`, all but `has_breaker`."""
+
+LOCK_STEP_RUNS = f"""
+SELECT {LOCKED}, s.breaker_key IN (SELECT b.breaker_key FROM breakers b) AS has_breaker
+FROM step_runs s WHERE s.id = ANY(:ids) ORDER BY s.id FOR NO KEY UPDATE
+"""
+
+LOCK_CANCELLABLE = f"""
+SELECT {LOCKED}, false AS has_breaker
+FROM step_runs s WHERE s.run_id = ANY(:run_ids) AND s.status IN ({quoted(CANCELLABLE)})
+ORDER BY s.id FOR NO KEY UPDATE
+"""
+"""The step runs of these runs that can still be cancelled."""
+
+LOCK_DEPENDENTS = f"""
+WITH blocked AS (
+  SELECT * FROM json_to_recordset(CAST(:blocked AS json)) AS d(run_id uuid, position smallint, key text, whole boolean)
+)
+SELECT {LOCKED}, false AS has_breaker
+FROM step_runs s
+WHERE s.status = '{Status.PENDING}' AND EXISTS (
+  SELECT 1 FROM blocked b WHERE b.run_id = s.run_id AND b.position = s.position AND (b.whole OR b.key = s.key))
+ORDER BY s.id FOR NO KEY UPDATE
+"""
+"""The pending step runs of the steps in `blocked`: all of a step if `whole`, else the one with this key."""
+
+LOCK_FREE_DEPENDENTS = f"{LOCK_DEPENDENTS} SKIP LOCKED"
+"""The same without waiting: what another transaction has locked is left out."""
+
+_PENDING_DEPENDENTS = f"""
+SELECT 1 FROM run_steps t JOIN step_runs d ON d.run_id = t.run_id AND d.status = '{Status.PENDING}'
+  AND (d.position = ANY(t.downstream_all) OR (d.position = ANY(t.downstream_key) AND d.key = s.key))
+WHERE t.run_id = s.run_id AND t.position = s.position"""
+
+BLOCKS_OTHERS = f"s.status IN ({quoted(RETRYABLE)}) AND s.has_dependents AND EXISTS ({_PENDING_DEPENDENTS})"
+"""`step_runs s` ended without completing, and pending step runs depend on it."""
+
+SELECT_BLOCKING = f"""
+SELECT {LOCKED}, false AS has_breaker, s.reason
+FROM step_runs s WHERE s.run_id = ANY(:run_ids) AND {BLOCKS_OTHERS} ORDER BY s.id
+"""
+"""`BlockingRow`s of these runs. Not locked: none of them changes."""

@@ -1,0 +1,112 @@
+"""Why step runs wait, in the words of `lifecycle.waiting`.
+
+A run of 10,000 step runs has only a handful of different reasons. So the distinct sets of facts are fetched, worded
+here and passed to the statement that renders the JSON, under the key of each set. A step run with a job shows the
+reason that a worker recorded, preceded by what keeps all workers from the backend now.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from ccat_workflow_manager.db.queries import utc
+from ccat_workflow_manager.db.schema import counter, quoted
+from ccat_workflow_manager.db.session import UnitOfWork
+from ccat_workflow_manager.lifecycle.breaker import held_text
+from ccat_workflow_manager.lifecycle.states import LIVE, Status
+from ccat_workflow_manager.lifecycle.waiting import ACTION_REQUIRED, WaitFacts, explain, unattended, uncollected
+
+_OPEN_BREAKER = """CASE WHEN s.breaker_key IN (SELECT b.breaker_key FROM breakers b WHERE b.opened_at IS NOT NULL)
+  AND s.id NOT IN (SELECT b.probe FROM breakers b WHERE b.probe IS NOT NULL) THEN s.breaker_key END"""
+WAIT_KEY = (
+    "concat_ws('|', s.position, s.backend, s.unmet, s.held, s.cancel_requested_at IS NOT NULL,"
+    f" COALESCE(s.not_before::text, '-'), COALESCE(({_OPEN_BREAKER})::text, '-'), s.waiting_for)"
+)
+"""Equal for pending step runs of one run that wait for the same reason."""
+
+_MORE_IMPORTANT = f"""COALESCE(s.waiting_for IS NOT NULL AND
+  (s.cancel_requested_at IS NOT NULL OR starts_with(s.waiting_for, '{ACTION_REQUIRED}')), false)"""
+"""The recorded reason says more than that workers cannot reach the backend."""
+
+WAITING_FOR = f"""CASE
+  WHEN s.status = '{Status.PENDING}' THEN CAST(:waits AS jsonb) ->> {WAIT_KEY}
+  WHEN s.status IN ({quoted(LIVE)}) AND NOT {_MORE_IMPORTANT} THEN
+    COALESCE((CAST(:waits AS jsonb) ->> ('jobs ' || s.backend)) || COALESCE('; before that: ' || s.waiting_for, ''),
+      s.waiting_for)
+  WHEN s.status = '{Status.COLLECTING_RESULTS}' AND (s.lease_until IS NULL OR s.lease_until < now()) THEN
+    COALESCE(s.waiting_for, CAST(:waits AS jsonb) ->> ('results ' || s.backend))
+  ELSE s.waiting_for END"""
+"""Why `step_runs s` waits. The parameter `:waits` comes from `waits_of_run` or `waits_of_step_run`."""
+
+_WORKERS_SERVING = "(SELECT count(*) FROM workers w WHERE %s = ANY(w.backends))"
+
+_PENDING = f"""
+SELECT f.wait_key, f.backend, f.cancelled, f.held, f.unmet, f.not_before, f.waiting_for, now() AS now, b.problem,
+  {_WORKERS_SERVING % "f.backend"} AS workers,
+  CASE WHEN f.unmet > 0 THEN ARRAY(
+    SELECT u.name FROM run_steps t JOIN run_steps u ON u.run_id = t.run_id AND u.position = ANY(t.upstream)
+    WHERE t.run_id = f.run_id AND t.position = f.position AND u.remaining > 0 ORDER BY u.position
+  ) ELSE '{{}}' END AS upstream,
+  k.breaker_key, k.reason_text AS breaker_reason, k.probe IS NOT NULL AS probing, {utc("k.probe_at")} AS probe_at
+FROM (
+  SELECT DISTINCT ON (wait_key) {WAIT_KEY} AS wait_key, s.run_id, s.position, s.backend, s.unmet, s.held, s.not_before,
+    s.waiting_for, s.cancel_requested_at IS NOT NULL AS cancelled, {_OPEN_BREAKER} AS breaker_key
+  FROM step_runs s WHERE %where% AND s.status = '{Status.PENDING}'
+) f LEFT JOIN backends b ON b.name = f.backend LEFT JOIN breakers k ON k.breaker_key = f.breaker_key
+"""
+_PENDING_OF_RUN = _PENDING.replace("%where%", "s.run_id = :id AND (SELECT n_pending FROM runs WHERE id = :id) > 0")
+_PENDING_OF_STEP_RUN = _PENDING.replace("%where%", "s.id = :id")
+
+_AT_BACKENDS = f"""
+SELECT n.backend, b.problem, {_WORKERS_SERVING % "n.backend"} AS workers
+FROM (
+  SELECT DISTINCT s.backend FROM step_runs s
+  WHERE %where% AND s.status IN ({quoted(LIVE)}, '{Status.COLLECTING_RESULTS}')
+) n LEFT JOIN backends b ON b.name = n.backend
+"""
+_STARTED = " + ".join(map(counter, sorted([*LIVE, Status.COLLECTING_RESULTS])))
+_AT_BACKENDS_OF_RUN = _AT_BACKENDS.replace(
+    "%where%", f"s.run_id = :id AND (SELECT {_STARTED} FROM runs WHERE id = :id) > 0"
+)
+_AT_BACKENDS_OF_STEP_RUN = _AT_BACKENDS.replace("%where%", "s.id = :id")
+
+
+def waits_of_run(unit: UnitOfWork, run_id: UUID) -> str:
+    """The parameter `:waits` of WAITING_FOR for the step runs of a run."""
+    return _worded(unit, _PENDING_OF_RUN, _AT_BACKENDS_OF_RUN, run_id)
+
+
+def waits_of_step_run(unit: UnitOfWork, step_run_id: UUID) -> str:
+    """The same for one step run."""
+    return _worded(unit, _PENDING_OF_STEP_RUN, _AT_BACKENDS_OF_STEP_RUN, step_run_id)
+
+
+def _worded(unit: UnitOfWork, pending: str, at_backends: str, of: UUID) -> str:
+    words: dict[str, str | None] = {row["wait_key"]: explain(_facts(row)) for row in unit.records(pending, {"id": of})}
+    for backend, problem, workers in unit.execute(at_backends, {"id": of}):
+        words[f"jobs {backend}"] = unattended(backend, problem, workers)
+        words[f"results {backend}"] = uncollected(backend, workers)
+    return json.dumps(words)
+
+
+def _facts(row: Mapping[str, Any]) -> WaitFacts:
+    breaker, unmet, upstream = row["breaker_key"], row["unmet"], row["upstream"]
+    if breaker is not None:
+        breaker = held_text(row["breaker_reason"], breaker, probing=row["probing"], probe_at=row["probe_at"])
+    return WaitFacts(
+        backend=row["backend"],
+        cancel_requested=row["cancelled"],
+        paused=row["held"],
+        unmet=unmet,
+        # If each key waits for its own key only, an unfinished step need not be one that this step run waits for.
+        upstream=upstream if len(upstream) == unmet else (),
+        not_before=row["not_before"],
+        now=row["now"],
+        stored_reason=row["waiting_for"],
+        backend_problem=row["problem"],
+        held_back=breaker,
+        workers_serving=row["workers"],
+    )
