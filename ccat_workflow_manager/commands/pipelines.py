@@ -27,23 +27,10 @@ def apply(file: File, as_json: AsJson = False) -> None:
 
     Exit codes:  0 applied or unchanged,  2 the file has a fault,  3 no service.
     """
-    from ccat_workflow_manager.commands.arguments import fault_in_file, read_definition
-    from ccat_workflow_manager.commands.client import ApiRefused, connect
-    from ccat_workflow_manager.commands.output import print_json
-
-    definition = read_definition(file)
-    name = _name_in(definition, file)
-    with connect() as client:
-        try:
-            answer, changed = client.put(_path(name), definition)
-        except ApiRefused as refusal:
-            _checked_name(definition, file)  # the service refuses an invalid name before it checks the rest
-            raise fault_in_file(file, refusal) from None
-    if as_json:
-        print_json(answer)
-    else:
-        _warn(answer)
-        typer.echo(f"{name} is {'now' if changed else 'unchanged'} at version {answer['version']}")
+    answer, changed = _put(file)
+    if _printed(answer, as_json):
+        return
+    typer.echo(f"{answer['name']} is {'now' if changed else 'unchanged'} at version {answer['version']}")
 
 
 @pipeline.command("list")
@@ -106,26 +93,39 @@ def plan(file: File, as_json: AsJson = False) -> None:
 
     Exit codes:  0 with or without differences,  2 the file has a fault,  3 no service.
     """
+    planned, _ = _put(file, dry_run=True)
+    if _printed(planned, as_json):
+        return
+    if planned["changed"]:
+        typer.echo(planned["diff"], nl=False)
+    else:
+        typer.echo(f"{planned['name']} is the same as version {planned['version']}", err=True)
+
+
+def _put(file: str, **query: bool) -> tuple[Any, bool]:
     from ccat_workflow_manager.commands.arguments import fault_in_file, read_definition
     from ccat_workflow_manager.commands.client import ApiRefused, connect
-    from ccat_workflow_manager.commands.output import print_json
 
     definition = read_definition(file)
     name = _name_in(definition, file)
     with connect() as client:
         try:
-            planned, _ = client.put(_path(name), definition, dry_run=True)
+            return client.put(_path(name), definition, **query)
         except ApiRefused as refusal:
             _checked_name(definition, file)  # the service refuses an invalid name before it checks the rest
             raise fault_in_file(file, refusal) from None
+
+
+def _printed(answer: Mapping[str, Any], as_json: bool) -> bool:
+    """Print the JSON, or else the warnings. Returns whether it was the JSON."""
+    from ccat_workflow_manager.commands.output import print_json
+
     if as_json:
-        print_json(planned)
-        return
-    _warn(planned)
-    if planned["changed"]:
-        typer.echo(planned["diff"], nl=False)
+        print_json(answer)
     else:
-        typer.echo(f"{name} is the same as version {planned['version']}", err=True)
+        for warning in answer.get("warnings", ()):
+            typer.echo(f"warning: {warning}", err=True)
+    return as_json
 
 
 @pipeline.command()
@@ -156,11 +156,6 @@ def _switch(name: str, enabled: bool, as_json: bool) -> None:
         print_json(answer)
     else:
         typer.echo(f"{name} is {'enabled' if enabled else 'disabled'}")
-
-
-def _warn(answer: Mapping[str, Any]) -> None:
-    for warning in answer.get("warnings", ()):
-        typer.echo(f"warning: {warning}", err=True)
 
 
 def _path(name: str) -> str:

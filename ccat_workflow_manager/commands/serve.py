@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +16,7 @@ from ccat_workflow_manager.commands.exit_codes import ExitCode, WrongUsage
 from ccat_workflow_manager.commands.startup import reachable, set_up_log, starting
 
 if TYPE_CHECKING:
+    from ccat_workflow_manager.db.session import Database
     from ccat_workflow_manager.settings import Settings
 
 db = typer.Typer(name="db", no_args_is_help=True, help="The database: apply or check its migrations.")
@@ -142,6 +145,18 @@ def _settings(**overrides: object) -> Settings:
 # --- db --------------------------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def _database() -> Iterator[Database]:
+    settings = _settings()
+    with starting():
+        from ccat_workflow_manager.db.session import Database
+
+        with reachable(settings, redis=False) as found:
+            database = Database(found.database_url)
+            yield database
+            database.close()
+
+
 @db.command()
 def upgrade() -> None:
     """Apply all migrations. `ccat-wm up` does so itself.
@@ -150,15 +165,10 @@ def upgrade() -> None:
 
     Exit codes:  0 the database is current,  3 it cannot be reached.
     """
-    settings = _settings()
-    with starting():
+    with _database() as database:
         from ccat_workflow_manager.db import migrate
-        from ccat_workflow_manager.db.session import Database
 
-        with reachable(settings, redis=False) as found:
-            database = Database(found.database_url)
-            before = migrate.upgrade(database)
-            database.close()
+        before = migrate.upgrade(database)
     if before.is_current:
         typer.echo(f"the database is current: {before.wanted}")
     else:
@@ -175,15 +185,10 @@ def check(as_json: AsJson = False) -> None:
     """
     from ccat_workflow_manager.commands.output import print_json
 
-    settings = _settings()
-    with starting():
+    with _database() as database:
         from ccat_workflow_manager.db import migrate
-        from ccat_workflow_manager.db.session import Database
 
-        with reachable(settings, redis=False) as found:
-            database = Database(found.database_url)
-            state = migrate.state(database)
-            database.close()
+        state = migrate.state(database)
     if as_json:
         print_json({"current": state.current, "wanted": state.wanted, "is_current": state.is_current})
     elif state.is_current:

@@ -80,6 +80,7 @@ RUNS: list[Case] = [
     ("POST", "/runs", run(pipeline="one", backend={}), 422, "invalid", "backend"),
     ("POST", "/runs", run(pipeline="one", parameter={}), 422, "invalid", "parameter"),
     ("POST", "/runs", run(pipeline="one", **{"\ud800": 1}), 422, "invalid", '["\\ud800"]'),
+    ("POST", "/runs", run(**{f"field {n}": n for n in range(20_001)}), 422, "invalid", ""),
     ("POST", "/runs", run(pipeline="chain", parameters=[]), 422, "invalid", "parameters"),
     ("POST", "/runs", run(pipeline="chain"), 422, "invalid", "parameters.scans"),
     ("POST", "/runs", run(pipeline="chain", parameters={"scans": 1}), 422, "invalid", "parameters.scans"),

@@ -31,7 +31,8 @@ def submitted(deployment: Deployment, *options: str, code: int = 0) -> dict[str,
 
 
 def test_warnings_of_an_apply_go_to_stderr(greet: Path) -> None:
-    with fake_api({"version": 1, "changed": False, "warnings": ["the step hello asks for 99 CPUs"]}) as url:
+    answer = {"name": "greet", "version": 1, "changed": False, "warnings": ["the step hello asks for 99 CPUs"]}
+    with fake_api(answer) as url:
         for verb in ("apply", "plan"):
             result = invoke("pipeline", verb, str(greet), env={"CCAT_WM_URL": url})
             assert result.exit_code == 0
