@@ -1,17 +1,22 @@
-"""A stand-in cluster for the tests of the backend, and deployments that work with it."""
+"""Stand-in clusters for the tests of the backend, and deployments that work with one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import pytest
 
-from tests.stand_ins.kubernetes import ApiServer, Image, Node
+from tests.backends.kubernetes.harness import IMAGES, KubernetesHarness, kubernetes_harness
+from tests.stand_ins.kubernetes import ApiServer, Node
 from tests.support.fixtures_service import Service, running_service
 from tests.support.reaper import Reaper
 
-IMAGES = {"launcher:1": Image(), "ccat/*": Image(root=Path("/"), environment={"OF_THE_IMAGE": "yes"})}
+NewCluster: TypeAlias = Callable[..., ApiServer]
+JobsOn: TypeAlias = Callable[..., KubernetesHarness]
 
 
 def settings(**more: str) -> dict[str, str]:
@@ -25,40 +30,76 @@ def settings(**more: str) -> dict[str, str]:
     }
 
 
+def nodes(cpu: str, memory: str) -> tuple[Node, Node]:
+    return Node("n1", cpu=cpu, memory=memory), Node("n2", cpu=cpu, memory=memory)
+
+
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     """One cluster for all tests that do not break it."""
-    nodes = (Node("n1", cpu="16", memory="64Gi"), Node("n2", cpu="16", memory="64Gi"))
-    with ApiServer(tmp_path_factory.mktemp("cluster"), images=IMAGES, nodes=nodes, clock_scale=4) as server:
+    directory = tmp_path_factory.mktemp("cluster")
+    with ApiServer(directory, images=IMAGES, nodes=nodes("16", "64Gi"), clock_scale=4) as server:
         yield server
-
-
-@pytest.fixture(autouse=True)
-def _kubeconfig(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the tests with a cluster see one."""
-    for name in ("cluster", "own_cluster"):
-        if name in request.fixturenames:
-            monkeypatch.setenv("KUBECONFIG", str(request.getfixturevalue(name).kubeconfig))
-
-
-@pytest.fixture(scope="session")
-def kubernetes_service(reaper: Reaper, cluster: ApiServer) -> Iterator[Service]:
-    """One deployment for all tests that do not break it."""
-    with running_service(reaper, {"KUBECONFIG": str(cluster.kubeconfig)}, **settings()) as service:
-        yield service
-
-
-@pytest.fixture(scope="session")
-def native_service(reaper: Reaper, cluster: ApiServer) -> Iterator[Service]:
-    """One whose pods run the images of the steps."""
-    own = settings(KUBERNETES_MODE="native")
-    with running_service(reaper, {"KUBECONFIG": str(cluster.kubeconfig)}, **own) as service:
-        yield service
 
 
 @pytest.fixture
-def own_cluster(tmp_path: Path) -> Iterator[ApiServer]:
+def cluster(shared_cluster: ApiServer, monkeypatch: pytest.MonkeyPatch) -> ApiServer:
+    """The shared one, in KUBECONFIG."""
+    monkeypatch.setenv("KUBECONFIG", str(shared_cluster.kubeconfig))
+    return shared_cluster
+
+
+@pytest.fixture
+def new_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[NewCluster]:
+    """Starts a cluster of this test, and puts it into KUBECONFIG."""
+    with ExitStack() as stack:
+
+        def start(**more: Any) -> ApiServer:
+            server = ApiServer(tmp_path / "cluster", images=IMAGES, **{"clock_scale": 4, **more})
+            stack.enter_context(server)
+            monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig))
+            return server
+
+        yield start
+
+
+@pytest.fixture
+def own_cluster(new_cluster: NewCluster) -> ApiServer:
     """A cluster to be broken."""
-    nodes = (Node("n1", cpu="4", memory="8Gi"), Node("n2", cpu="4", memory="8Gi"))
-    with ApiServer(tmp_path / "cluster", images=IMAGES, nodes=nodes, clock_scale=10) as server:
-        yield server
+    return new_cluster(nodes=nodes("4", "8Gi"), clock_scale=10)
+
+
+@pytest.fixture
+def jobs_on(tmp_path: Path, new_cluster: NewCluster) -> Iterator[JobsOn]:
+    """Makes backends with their jobs, which end before the clusters of `new_cluster`."""
+    numbers = count()
+    with ExitStack() as stack:
+
+        def make(server: ApiServer, **more: Any) -> KubernetesHarness:
+            general = {"pipeline_base_dir": str(tmp_path), "poll_seconds": 0.2, "margin_seconds": 60}
+            workdir = tmp_path / f"work-{next(numbers)}"
+            harness = kubernetes_harness(server, workdir, **{**general, "request_seconds": 5, **more})
+            stack.callback(harness.close)
+            return harness
+
+        yield make
+
+
+@pytest.fixture
+def jobs(cluster: ApiServer, jobs_on: JobsOn) -> KubernetesHarness:
+    return jobs_on(cluster)
+
+
+@pytest.fixture(scope="session")
+def kubernetes_service(reaper: Reaper, shared_cluster: ApiServer) -> Iterator[Service]:
+    """One deployment for all tests that do not break it."""
+    with running_service(reaper, {"KUBECONFIG": str(shared_cluster.kubeconfig)}, **settings()) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def native_service(reaper: Reaper, shared_cluster: ApiServer) -> Iterator[Service]:
+    """One whose pods run the images of the steps."""
+    own = settings(KUBERNETES_MODE="native")
+    with running_service(reaper, {"KUBECONFIG": str(shared_cluster.kubeconfig)}, **own) as service:
+        yield service

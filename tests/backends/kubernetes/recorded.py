@@ -1,4 +1,4 @@
-"""What a real 1.20.2 answered, and how to compare the stand-in with it.
+"""The recording of a real 1.20.2, and how to compare the stand-in with it.
 
 `traces/recorded-1.20.2.jsonl.gz` was recorded from a real 1.20.2 API server with its controllers, one node and docker;
 only `managedFields` have been taken out, and the Go text of one message has been cut short. A line is either a request
@@ -19,7 +19,7 @@ TRACES = Path(__file__).parent / "traces" / "recorded-1.20.2.jsonl.gz"
 _TIMES = ("creationTimestamp", "deletionTimestamp", "lastTransitionTime", "lastProbeTime", "startTime",
           "completionTime", "startedAt", "finishedAt")  # fmt: skip
 _ADDRESSES = ("hostIP", "podIP", "podIPs", "imageID", "containerID")
-_NOT_TOLD = ("uid", "resourceVersion", *_ADDRESSES)
+_LEFT_OUT = ("uid", "resourceVersion", *_ADDRESSES)
 _UID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _POD = re.compile(r"\b([a-z]+)-[bcdfghjklmnpqrstvwxz2456789]{5}\b")
 _NETWORK = re.compile(r"rpc error: code = .*")
@@ -36,9 +36,9 @@ def namespace() -> str:
 
 
 def plain(value: Any, namespace: str) -> Any:
-    """Without what differs from one run to the next: identities, times, versions, addresses, words of a network."""
+    """Without what differs from one run to the next: identities, times, versions, addresses, network errors."""
     if isinstance(value, dict):
-        kept = {key: plain(part, namespace) for key, part in value.items() if key not in _NOT_TOLD}
+        kept = {key: plain(part, namespace) for key, part in value.items() if key not in _LEFT_OUT}
         shown = {key: "then" for key in _TIMES if kept.get(key) is not None}
         return kept | shown | ({"continue": "a token"} if "continue" in kept else {})
     if isinstance(value, list):
@@ -59,8 +59,8 @@ def step(event: dict[str, Any], namespace: str) -> Any:
     """One event of a watch, as far as it can be compared."""
     item = event["object"]
     if item["kind"] == "Event":
-        told = {key: item.get(key) for key in ("type", "reason", "message", "source")}
-        return plain({**told, "kind": item["involvedObject"]["kind"]}, namespace)
+        parts = {key: item.get(key) for key in ("type", "reason", "message", "source")}
+        return plain({**parts, "kind": item["involvedObject"]["kind"]}, namespace)
     names = ("deletionTimestamp", "deletionGracePeriodSeconds", "finalizers", "ownerReferences", "labels")
     metadata = {key: item["metadata"].get(key) for key in names}
     status = {key: part for key, part in item["status"].items() if key != "startTime" or item["kind"] == "Job"}

@@ -147,16 +147,16 @@ def test_deletion_ends_the_processes(client: Client, tmp_path: Path) -> None:
     client.create("polite", f"trap 'exit 0' TERM; echo $$$$ > {polite}; sleep 1000 & wait")
     client.create("deaf", f"echo $$$$ > {deaf}; exec sleep 1000")
     wait_until(lambda: all(each.exists() and each.read_text() for each in (polite, deaf)), what="both to run")
-    for name in ("polite", "deaf"):
-        client.running(name)
+    start = client.http.get(PODS).json()["metadata"]["resourceVersion"]
     assert client.http.delete(f"{JOBS}/polite", params=BACKGROUND).json()["status"] == "Success"
     assert client.http.get(f"{JOBS}/polite").status_code == 404
     client.http.delete(f"{JOBS}/deaf", params={"propagationPolicy": "Foreground"})
     assert "deletionTimestamp" in client.job("deaf")["metadata"]
-    ended = client.pod_where("deaf", lambda pod: "terminated" in state(pod))
-    assert state(ended)["terminated"]["exitCode"] == 137
     wait_until(lambda: client.http.get(f"{JOBS}/deaf").status_code == 404, what="the Job to be gone")
     wait_until(lambda: not client.pods("polite"), what="the pod to be gone")
+    for name, code in (("polite", 0), ("deaf", 137)):
+        pods = [one["object"] for one in client.watch(PODS, resourceVersion=start, labelSelector=f"job-name={name}")]
+        assert code in [state(pod)["terminated"]["exitCode"] for pod in pods if "terminated" in state(pod)]
     assert not {int(polite.read_text()), int(deaf.read_text())} & table().keys()
 
 

@@ -1,4 +1,4 @@
-"""The table of cases: what the witnesses say, and what became of the job."""
+"""The table of cases: evidence of a job, and the status that follows from it."""
 
 from __future__ import annotations
 
@@ -82,13 +82,13 @@ CASES: list[tuple[str, SeenJob | None, list[SeenPod], dict[str, Any], JobStatus,
     ("image name", LIVE, [waiting("InvalidImageName")], {}, FAILED, R.IMAGE_INVALID, "because"),
     ("config, in grace", LIVE, [waiting("CreateContainerConfigError")], {}, PENDING, None, "because"),
     ("config", LIVE, [waiting("CreateContainerConfigError")], LONG, FAILED, R.CONTAINER_FAILED, "because"),
-    ("begun, not told yet", LIVE, [waiting("ContainerCreating")], BEGAN, RUNNING, None, ""),
+    ("begun, not reported yet", LIVE, [waiting("ContainerCreating")], BEGAN, RUNNING, None, ""),
     ("running", LIVE, [pod("Running", running=EARLIER)], {}, RUNNING, None, ""),
     ("node silent", LIVE, [pod("Running", reason="NodeLost")], {}, RUNNING, None, "does not answer"),
     ("phase unknown", LIVE, [pod("Unknown")], {}, RUNNING, None, "does not answer"),
     ("pod over, Job not yet", LIVE, [ended(0)], {}, RUNNING, None, ""),
     ("on its way to failed", job(FailureTarget=Condition()), [ended(7)], {}, RUNNING, None, ""),
-    ("being deleted by somebody", DELETING, [], {}, RUNNING, None, "being deleted"),
+    ("being deleted by others", DELETING, [], {}, RUNNING, None, "being deleted"),
     # --- completed
     ("completed", DONE, [ended(0, "Completed")], {**BEGAN, "record": record(0)}, COMPLETED, None, ""),
     ("completed, record not seen yet", DONE, [ended(0, "Completed")], BEGAN, COMPLETED, None, ""),
@@ -155,7 +155,7 @@ CASES: list[tuple[str, SeenJob | None, list[SeenPod], dict[str, Any], JobStatus,
     ("cancelled too late", None, [], {**BEGAN, **CUT, "record": record(0, finished=EARLIER)}, COMPLETED, None, ""),
     ("cancelled, something holds the Job", DELETING, [], {**BEGAN, **CUT}, CANCELLED, R.CANCELLED, ""),
     ("orphaned", None, [pod("Running")], BEGAN, RUNNING, None, "its Job is gone"),
-    ("deleted by somebody", None, [], {**BEGAN, "record": record(143)}, FAILED, R.STOPPED_OUTSIDE, "deleted"),
+    ("deleted by others", None, [], {**BEGAN, "record": record(143)}, FAILED, R.STOPPED_OUTSIDE, "deleted"),
     ("deleted long after its end", None, [], {**BEGAN, "record": record(0)}, COMPLETED, None, ""),
     ("deleted long after its failure", None, [], {**BEGAN, "record": record(3)}, FAILED, R.PROGRAM_FAILED, ""),
     ("deleted without a trace", None, [], BEGAN, UNKNOWN, None, ""),

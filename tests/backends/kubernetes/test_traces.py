@@ -1,4 +1,4 @@
-"""The recorded conversation with a real API server, held with the stand-in: same requests, answers and events."""
+"""The recorded requests to a real API server, sent to the stand-in: its answers and events are the same."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ _PATHS = {"Job": "/apis/batch/v1", "Pod": "/api/v1", "Event": "/api/v1"}
 _PLURALS = {"Job": "jobs", "Pod": "pods", "Event": "events"}
 
 
-class Conversation:
-    """Sends the recorded requests, each when as much has happened as had happened then."""
+class Replay:
+    """Sends the recorded requests, each when as many events have come as had come in the recording."""
 
     def __init__(self, server: ApiServer) -> None:
         headers = {"Authorization": f"Bearer {server.token_file.read_text()}"}
@@ -48,10 +48,10 @@ class Conversation:
         for thread in self._threads:
             thread.start()
 
-    def hold(self) -> None:
+    def run(self) -> None:
         for line in recorded.lines():
             if line["src"] != "http":
-                key = self._key(line["object"], self.theirs)
+                key = self.key(line["object"], self.theirs)
                 self.then[key].append(line)
                 continue
             for key, events in self.then.items():
@@ -85,12 +85,12 @@ class Conversation:
             try:
                 for line in answer.iter_lines():
                     event = json.loads(line)
-                    self.seen[self._key(event["object"], self.pods)].append(event)
+                    self.seen[self.key(event["object"], self.pods)].append(event)
             except httpx.RemoteProtocolError:
                 return  # the server has been stopped
 
     @staticmethod
-    def _key(item: dict[str, Any], pods: dict[str, list[str]]) -> str:
+    def key(item: dict[str, Any], pods: dict[str, list[str]]) -> str:
         job = recorded.job_of(item)
         if item["kind"] == "Event":
             return f"Event/{job}"
@@ -103,15 +103,15 @@ class Conversation:
 
 
 @pytest.fixture(scope="module")
-def conversation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Conversation]:
+def replay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replay]:
     directory: Path = tmp_path_factory.mktemp("replay")
     node = Node("n1", cpu="2", memory="8Gi")
     with ApiServer(
         directory, images={"bb:1": Image()}, nodes=[node], namespaces=[NAMESPACE], clock_scale=SCALE, version="1.20"
     ) as server:
-        held = Conversation(server)
-        held.hold()
-        yield held
+        replay = Replay(server)
+        replay.run()
+        yield replay
 
 
 def _requests() -> list[str]:
@@ -121,14 +121,14 @@ def _requests() -> list[str]:
     ]
 
 
-_OWN_WORDS = ("wrong type", "patch template")
-"""The message quotes the Go decoder or a Go value."""
+_GO_MESSAGES = ("wrong type", "patch template")
+"""Requests whose message quotes the Go decoder or a Go value."""
 
 
 @pytest.mark.parametrize("request_name", _requests())
-def test_answer(conversation: Conversation, request_name: str) -> None:
+def test_answer(replay: Replay, request_name: str) -> None:
     index, _, label = request_name.partition(": ")
-    line, answer = conversation.answers[int(index)]
+    line, answer = replay.answers[int(index)]
     assert (answer.status_code, answer.headers["content-type"]) == (line["status"], line["headers"]["Content-Type"])
     if isinstance(line["response"], str):
         assert _log(answer.text) == _log(line["response"])
@@ -139,8 +139,8 @@ def test_answer(conversation: Conversation, request_name: str) -> None:
         assert (ours["major"], ours["minor"]) == (theirs["major"], theirs["minor"])
     elif line["method"] == "GET" and line["status"] == 200 and _is_settling(line):
         assert ours["kind"] == theirs["kind"]
-    elif label in _OWN_WORDS:
-        assert _without_words(ours) == _without_words(theirs)
+    elif label in _GO_MESSAGES:
+        assert _without_message(ours) == _without_message(theirs)
     else:
         assert _in_order(ours) == _in_order(theirs)
 
@@ -152,13 +152,13 @@ def _in_order(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def _log(text: str) -> list[str]:
-    """Standard output and standard error are two pipes: their order is nobody's promise."""
+    """Standard output and standard error are two pipes: their order is left to chance."""
     lines = text.splitlines()
     stamped = [re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z (out|err)", line) for line in lines]
     return ["a time and a line"] if len(lines) == 1 and stamped[0] else sorted(lines)
 
 
-def _without_words(status: dict[str, Any]) -> dict[str, Any]:
+def _without_message(status: dict[str, Any]) -> dict[str, Any]:
     kept = {key: part for key, part in status.items() if key not in ("message", "details")}
     return kept | {"fields": [cause["field"] for cause in status.get("details", {}).get("causes", ())]}
 
@@ -170,14 +170,14 @@ def _is_settling(line: dict[str, Any]) -> bool:
 
 def _histories() -> list[str]:
     pods: dict[str, list[str]] = defaultdict(list)
-    found = [Conversation._key(line["object"], pods) for line in recorded.lines() if line["src"] != "http"]
+    found = [Replay.key(line["object"], pods) for line in recorded.lines() if line["src"] != "http"]
     return list(dict.fromkeys(found))
 
 
 @pytest.mark.parametrize("about", _histories())
-def test_history(conversation: Conversation, about: str) -> None:
-    theirs = [recorded.step(event, recorded.namespace()) for event in conversation.then[about]]
-    ours = [recorded.step(event, NAMESPACE) for event in conversation.seen[about]]
+def test_history(replay: Replay, about: str) -> None:
+    theirs = [recorded.step(event, recorded.namespace()) for event in replay.then[about]]
+    ours = [recorded.step(event, NAMESPACE) for event in replay.seen[about]]
     if about.startswith("Event/"):
         # They come from several parts of the cluster, so their order is by chance, as is how often some are repeated.
         assert _kinds(ours) == _kinds(theirs)
@@ -199,8 +199,8 @@ def _kinds(events: list[Any]) -> list[str]:
     return sorted({json.dumps(event, sort_keys=True) for event in events})
 
 
-def test_everything_told_is_valid(conversation: Conversation) -> None:
-    """By the strict schemas of a current server, though an old one is played."""
-    for events in conversation.seen.values():
+def test_all_events_are_valid(replay: Replay) -> None:
+    """By the strict schemas of a current server, though the stand-in acts as an old one."""
+    for events in replay.seen.values():
         for event in events:
             validator(event["object"]["kind"]).validate(event["object"])

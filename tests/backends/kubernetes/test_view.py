@@ -1,4 +1,4 @@
-"""What a view of a namespace does when its watches or its lists meet something unforeseen."""
+"""What a view of a namespace does when its watches or its lists fail in an unforeseen way."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.waiting import wait_until
 
 
 class _Scripted:
-    """The API server of an empty namespace; its watches stand until they are cut, or raise what they are told to."""
+    """The API server of an empty namespace. Its watches stand until they are cut, or raise `trouble`."""
 
     def __init__(self) -> None:
         self.lists = 0
@@ -30,20 +30,20 @@ class _Scripted:
     def watch(
         self, kind: str, namespace: str, selector: str, version: str, opened: Watching
     ) -> Iterator[dict[str, Any]]:
-        self._release_dependents()
+        self._raise_trouble()
         opened.connected()
         self._end.wait(60)
         self._end.clear()
-        self._release_dependents()
+        self._raise_trouble()
         yield from ()
 
-    def _release_dependents(self) -> None:
+    def _raise_trouble(self) -> None:
         if self.trouble is not None:
             self.met.release()
             raise self.trouble
 
     def fail(self, trouble: BaseException) -> None:
-        """Both watches meet it."""
+        """Let both watches fail with it."""
         self.trouble = trouble
         for _ in range(2):
             self._end.set()
@@ -73,7 +73,7 @@ def watched_view(server: _Scripted) -> View:
     return view
 
 
-def test_a_watch_that_meets_something_unforeseen_goes_on(server: _Scripted) -> None:
+def test_a_watch_goes_on_after_an_unforeseen_error(server: _Scripted) -> None:
     view = watched_view(server)
     server.fail(yaml.YAMLError("the kubeconfig is being rewritten"))
     wait_until(lambda: not view.watched, 10, "the watches to be given up")
@@ -88,7 +88,7 @@ def test_a_watch_that_meets_something_unforeseen_goes_on(server: _Scripted) -> N
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_the_thread_of_a_watch_that_has_died_is_started_again(server: _Scripted) -> None:
     class Deadly(BaseException):
-        """What no thread survives."""
+        """No thread survives it."""
 
     view = watched_view(server)
     server.fail(Deadly())
@@ -104,14 +104,14 @@ def test_the_thread_of_a_watch_that_has_died_is_started_again(server: _Scripted)
     view.close()
 
 
-def test_what_a_fresh_list_does_not_have_is_not_listed_again(server: _Scripted) -> None:
+def test_a_job_missing_in_a_fresh_list_causes_no_other_list(server: _Scripted) -> None:
     view = view_on(server, watch=False)
     for _ in range(10):
         view.look(["gone"])
     assert server.lists == 2  # Jobs and pods
 
 
-def test_what_a_list_does_not_have_is_listed_again_when_that_has_grown_old(server: _Scripted) -> None:
+def test_a_job_missing_in_an_old_list_causes_another_list(server: _Scripted) -> None:
     view = view_on(server, watch=False, poll_seconds=0)
     for _ in range(3):
         view.look(["gone"])

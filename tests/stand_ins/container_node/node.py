@@ -72,7 +72,7 @@ class _Node:
                 os.kill(pid, signal.SIGTERM if order["order"] == "stop" else shim.KILL)
 
     def _start(self, order: dict[str, Any]) -> None:
-        # A shim that is told to end before it listens must not die of it.
+        # A signal that comes before the shim can handle it must not kill it.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, shim.KILL})
         pid = os.fork()
         if pid == 0:
