@@ -161,9 +161,10 @@ class BackendContract:
         from hypothesis import strategies as st
 
         harness = self.make_harness(tmp_path)
-        texts = st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])), max_size=20)
+        text = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
+        texts = st.lists(text, min_size=20, max_size=40)
 
-        @settings(max_examples=20, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+        @settings(max_examples=6, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
         @given(texts)
         def arrives(values: list[str]) -> None:
             check_arrival(harness, values, {f"VALUE_{number}": value for number, value in enumerate(values)})

@@ -219,7 +219,7 @@ def test_a_log_that_only_the_backend_has(
     run = rest.run()
     (item,) = hand.claim()
     hand.submit(item)
-    context._backends["noop"] = Told()
+    context.use_backend("noop", Told())
     monkeypatch.setattr(context.doorbell, "ask", lambda backend, question, timeout: context.answers.answer(question))
     address = f"/step-runs/{run['step_runs'][0]['id']}/log"
     whole = rest.send("GET", address)

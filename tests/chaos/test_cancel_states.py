@@ -27,7 +27,7 @@ def backend() -> Executing:
 def context(make_context: ContextMaker, backend: Executing, monkeypatch: pytest.MonkeyPatch) -> Context:
     monkeypatch.setattr(cancel, "RETRY_SECONDS", (0.0, 0.0))
     context = make_context("noop", CANCEL_CONFIRM_SECONDS=0.01)
-    context._backends["noop"] = backend
+    context.use_backend("noop", backend)
     return context
 
 

@@ -24,7 +24,7 @@ GOOD = ExitRecord("job", exit_code=0).to_json()
 @pytest.fixture
 def backend(context: Context) -> Executing:
     backend = Executing()
-    context._backends["noop"] = backend
+    context.use_backend("noop", backend)
     object.__setattr__(context.worker_context.host, "exit_record_wait_seconds", 0.0)
     return backend
 
@@ -57,7 +57,7 @@ def write(text: str | bytes) -> Callable[[Path, str], None]:
 
 BAD: dict[str, tuple[Callable[[Path, str], None], str]] = {
     "missing": (lambda path, name: None, "exit_record_missing"),
-    "a link to nowhere": (lambda path, name: path.symlink_to("nowhere"), "exit_record_missing"),
+    "a link to nowhere": (lambda path, name: path.symlink_to("nowhere"), "exit_record_unreadable"),
     "a directory": (lambda path, name: path.mkdir(), "exit_record_unreadable"),
     "empty": (write(""), "exit_record_unreadable"),
     "truncated": (write(GOOD[: len(GOOD) // 2]), "exit_record_unreadable"),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 from uuid import UUID
 
 import pytest
 
+from ccat_workflow_manager import failpoints
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.errors import BackendError, BackendUnavailable
 from ccat_workflow_manager.hpc.base import Capabilities, JobRequest
@@ -15,6 +16,7 @@ from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 from ccat_workflow_manager.managers.loops import LeaseSweep
 from ccat_workflow_manager.services.run_request import RunRequest
 from ccat_workflow_manager.testing.fake_backend import FakeBackend
+from tests.support.armed import CallOnce, Injected, Plan
 from tests.support.fixtures_store import ContextMaker
 
 SPEC: dict[str, Any] = {"name": "late", "steps": [{"name": "only", "command": ["a"], "retry": {"backoff_seconds": 0}}]}
@@ -32,11 +34,29 @@ class Executing(FakeBackend):
         return super().submit_many(requests)
 
 
+class Deadly(FakeBackend):
+    """The process that asks for jobs dies, once it is armed."""
+
+    armed = False
+
+    def get_statuses(self, job_ids: Sequence[str]) -> dict[str, HPCJobInfo]:
+        if self.armed:
+            raise SystemExit
+        return super().get_statuses(job_ids)
+
+
+@pytest.fixture(autouse=True)
+def disarmed() -> Iterator[None]:
+    yield
+    failpoints.arm(None)
+
+
 @pytest.fixture
 def workers(make_context: ContextMaker) -> tuple[Context, Context, Executing]:
     """Two workers of one backend."""
     first, second, backend = make_context("noop"), make_context("noop"), Executing()
-    first._backends["noop"] = second._backends["noop"] = backend
+    for context in (first, second):
+        context.use_backend("noop", backend)
     return first, second, backend
 
 
@@ -136,21 +156,14 @@ def test_an_error_while_looking_for_a_job_begins_no_other_attempt(
     assert (row(context).job_id, row(context).attempt, len(backend.jobs)) == ("fake-1", 1, 1)
 
 
-def test_a_cancel_while_the_job_is_being_looked_for_stops_it(
-    workers: tuple[Context, Context, Executing], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cancel_while_the_job_is_being_looked_for_stops_it(workers: tuple[Context, Context, Executing]) -> None:
     context, other, backend = workers
     run_id = start(context)
     with_unknown_job(context, backend)
-    # The wish comes between the claim and the first look, and every look renews the lease.
+    # The cancel comes between the claim and the first look, and every look renews the lease.
     object.__setattr__(context.worker_context, "lease_seconds", 1e-6)
-    prepare = context.launcher._prepare
-
-    def wished(*args: Any) -> None:
-        other.requests.cancel([run_id], actor="anna")
-        prepare(*args)
-
-    monkeypatch.setattr(context.launcher, "_prepare", wished)
+    cancel = CallOnce("commit.claim", failpoints.AFTER, lambda: other.requests.cancel([run_id], actor="anna"))
+    failpoints.arm(cancel)
     context.launcher.launch("noop", 1)
     assert row(context).status == "PENDING"
     other.canceller.cancel_wanted("noop")
@@ -159,7 +172,7 @@ def test_a_cancel_while_the_job_is_being_looked_for_stops_it(
 
 def test_a_backend_that_works_again_has_no_problem_any_more(context: Context) -> None:
     backend = FakeBackend()
-    context._backends["noop"] = backend
+    context.use_backend("noop", backend)
 
     def problem() -> str | None:
         with context.database.begin() as unit:
@@ -186,33 +199,18 @@ def test_a_backend_that_works_again_has_no_problem_any_more(context: Context) ->
 
 def test_a_worker_that_dies_while_it_follows_is_replaced_when_its_lease_is_over(make_context: ContextMaker) -> None:
     first, second = make_context("noop", LEASE_SECONDS=1), make_context("noop", LEASE_SECONDS=1)
-    backend = FakeBackend()
-    first._backends["noop"] = second._backends["noop"] = backend
+    backend = Deadly()
+    for context in (first, second):
+        context.use_backend("noop", backend)
     start(first)
     first.launcher.launch("noop", 1)
     with first.database.begin() as unit:
         unit.execute("UPDATE backends SET poll_lease_until = NULL")
-
-    def dead(*_: object) -> bool:
-        raise SystemExit
-
-    first.poller._update = dead  # type: ignore[assignment,method-assign]
-    first.database.begin = _only_once(first.database.begin)  # type: ignore[method-assign]
-    with pytest.raises((SystemExit, RuntimeError)):
+    backend.armed = True
+    # Of all that the process does on its way out nothing reaches the database.
+    failpoints.arm(Plan("* commit.followed before raise"))
+    with pytest.raises((SystemExit, Injected)):
         first.poller.poll_all("noop")
     with second.database.read() as unit:
         left = unit.execute("SELECT extract(epoch FROM poll_lease_until - now()) FROM backends").scalar()
     assert left is None or left <= 2
-
-
-def _only_once(begin: Any) -> Any:
-    """The process has died: of all that follows nothing reaches the database."""
-    calls: list[str] = []
-
-    def wrapped(name: str = "") -> Any:
-        calls.append(name)
-        if name == "commit.followed":
-            raise RuntimeError("dead")
-        return begin(name)
-
-    return wrapped

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
+from ccat_workflow_manager import failpoints
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.errors import BackendUnavailable
 from ccat_workflow_manager.failures import FailureReason
@@ -18,6 +19,7 @@ from ccat_workflow_manager.managers.loops import LeaseSweep
 from ccat_workflow_manager.services.run_request import RunRequest
 from ccat_workflow_manager.testing.fake_backend import FakeBackend
 from tests.support import invariants
+from tests.support.armed import Injected, Plan
 from tests.support.fixtures_store import ContextMaker
 
 SPEC: dict[str, Any] = {
@@ -39,10 +41,6 @@ ENDS = [
 ]
 
 
-class Died(Exception):
-    """A worker is no more."""
-
-
 class Lives(RuleBasedStateMachine):
     """Two workers, one of which may die, and people who press all buttons."""
 
@@ -54,7 +52,7 @@ class Lives(RuleBasedStateMachine):
         self.fake = FakeBackend()
         self.known: list[UUID] = []
         for context in self.contexts:
-            context._backends["noop"] = self.fake
+            context.use_backend("noop", self.fake)
         with self.contexts[0].database.begin() as unit:
             unit.execute("TRUNCATE runs, backends CASCADE")
 
@@ -88,19 +86,13 @@ class Lives(RuleBasedStateMachine):
 
     @rule(limit=st.integers(1, 4))
     def die_while_launching(self, limit: int) -> None:
-        launcher = self.contexts[0].launcher
-        record = launcher._record
-
-        def die(*_: object) -> None:
-            raise Died
-
-        launcher._record = die  # type: ignore[assignment,method-assign]
+        failpoints.arm(Plan("* commit.launched before raise"))
         try:
-            launcher.launch("noop", limit)
-        except Died:
+            self.contexts[0].launcher.launch("noop", limit)
+        except Injected:
             pass
         finally:
-            launcher._record = record  # type: ignore[method-assign]
+            failpoints.arm(None)
 
     @rule(limit=st.integers(1, 4), accepted=st.booleans())
     def backend_away(self, limit: int, accepted: bool) -> None:

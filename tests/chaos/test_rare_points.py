@@ -46,7 +46,7 @@ def test_a_migration_that_breaks_off_is_done_again(postgres_url: str) -> None:
 @pytest.mark.parametrize("injection", ["before raise", "after raise", "after timeout", "before twice"])
 def test_a_job_script_that_cannot_be_written_is_written_by_another_attempt(context: Context, injection: str) -> None:
     backend = Executing()
-    context._backends["noop"] = backend
+    context.use_backend("noop", backend)
     start(context)
     failpoints.arm(Plan(f"* files.script {injection}"))
     while context.launcher.launch("noop", 1):
@@ -75,7 +75,7 @@ def test_following_goes_on_after_it_broke_off_between_two_pages(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = FakeBackend()
-    context._backends["noop"] = backend
+    context.use_backend("noop", backend)
     monkeypatch.setattr(follow, "PAGE", 2)
     for _ in range(5):
         start(context)
@@ -94,7 +94,7 @@ def test_a_late_job_that_cannot_be_stopped_is_named_in_the_log(
     context: Context, caplog: pytest.LogCaptureFixture
 ) -> None:
     backend = Executing()
-    context._backends["noop"] = backend
+    context.use_backend("noop", backend)
     run_id = start(context)
 
     def cancelled_elsewhere() -> None:

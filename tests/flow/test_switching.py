@@ -127,7 +127,7 @@ class World:
 @pytest.fixture(scope="module")
 def world(request: pytest.FixtureRequest, reaper: Reaper, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """A deployment whose own worker serves the backends that need nothing."""
-    settings = {"HPC_BACKEND": "noop", "WORKERS": "1", "FOLLOW_SECONDS": "1", "LEASE_SECONDS": "10"}
+    settings = {"WORKERS": "1", "FOLLOW_SECONDS": "1", "LEASE_SECONDS": "10"}
     # Without breakers, since the same steps fail on one site after the other.
     with ExitStack() as stack, running_service(reaper, BREAKER_FAILURES="0", **settings) as service:
         yield World(service, Ground(request.getfixturevalue, reaper, tmp_path_factory.mktemp("sites"), stack))
@@ -203,7 +203,10 @@ def cancel_when_running(service: Service, run_id: str, seconds: float) -> None:
         text = service.client.get(f"/step-runs/{step['id']}/log?stream=stdout").text if step["attempt"] else ""
         return step if text == "started\n" else None
 
-    step = wait_for(said, seconds, f"endless of {run_id} to start; the log: {service.log()}", interval=0.1)
+    try:
+        step = wait_for(said, seconds, f"endless of {run_id} to start", interval=0.1)
+    except AssertionError as error:
+        raise AssertionError(f"{error}; {service.step(run_id, 'endless')}; the log: {service.log()}") from None
     service.call("POST", f"/step-runs/{step['id']}/cancel")
 
 

@@ -181,6 +181,18 @@ class Plan:
         return True
 
 
+class CallOnce(Plan):
+    """Runs an action once, at the first passage of a point: something happens elsewhere just then."""
+
+    def __init__(self, point: str, moment: str, action: Callable[[], object]) -> None:
+        super().__init__("")
+        self._passage, self._actions = (point, moment), [action]
+
+    def at(self, name: str, moment: str) -> None:
+        if (name, moment) == self._passage and self._actions:
+            self._actions.pop()()
+
+
 def _append(path: Path, text: str) -> int:
     """Append to a file that several processes append to. Returns its length right after that."""
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)

@@ -29,7 +29,8 @@ JOB_MARK = "FAKE_PBS_JOB"
 SERVER_MARK = "FAKE_PBS_SERVER"
 _PAUSE = Event()
 _TICK = 0.02
-_WEIGHING = 0.3
+_WEIGHING = 1.0
+"""Seconds between two looks at the memory of a job, each of which reads all of /proc."""
 _KILL_DELAY = 0.3
 _OVER = ("F", "C")
 
