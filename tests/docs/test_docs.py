@@ -22,7 +22,7 @@ from ccat_workflow_manager.settings import PREFIX, specs
 
 REPOSITORY = Path(__file__).parents[2]
 DOCS = REPOSITORY / "docs"
-PAGES = [REPOSITORY / "README.md", REPOSITORY / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
+PAGES = [*(REPOSITORY / name for name in ("README.md", "CHANGELOG.md", "tests/README.md")), *sorted(DOCS.rglob("*.md"))]
 UNITS = sorted((REPOSITORY / "deploy" / "systemd").iterdir())
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -173,7 +173,7 @@ def test_there_are_pipelines() -> None:
 
 # --- code that pages name --------------------------------------------------------------------------------------------
 
-ROOTS = (REPOSITORY, REPOSITORY / "ccat_workflow_manager")
+ROOTS = (REPOSITORY, REPOSITORY / "ccat_workflow_manager", REPOSITORY / "examples" / "sample-backend")
 _CODE = re.compile(r"`([\w./-]+\.(?:py|sh))(?:::([\w.]+))?`")
 
 
@@ -182,7 +182,7 @@ def missing(page: Path) -> Iterator[str]:
     for path, name in _CODE.findall(page.read_text(encoding="utf-8")):
         if "/" not in path and not name:
             continue
-        files = [root / path for root in ROOTS if (root / path).is_file()]
+        files = [root / path for root in (page.parent, *ROOTS) if (root / path).is_file()]
         if not files:
             yield path
         elif name and not defines(ast.parse(files[0].read_text(encoding="utf-8")).body, name.split(".")):
