@@ -23,7 +23,7 @@ from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.migrate import upgrade
 from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedValkey
-from ccat_workflow_manager.hpc.batch import scheduler_backend as doer
+from ccat_workflow_manager.hpc.batch import scheduler_backend
 from ccat_workflow_manager.processes import run_manager, run_worker
 from ccat_workflow_manager.settings import load_settings
 from tests.backends.slurm.cluster import Cluster
@@ -122,7 +122,7 @@ class Site:
         self.context = Context(self.settings, backends=(self.backend,))
         # A backend answers soon, or is asked again soon: the many small cases must not take hours.
         context_module._RETRY_BACKEND_SECONDS = _RETRY_BACKEND_SECONDS  # type: ignore[assignment]
-        doer.COMMAND_SECONDS = doer.SETTLE_SECONDS = _UNSETTLED_SECONDS
+        scheduler_backend.COMMAND_SECONDS = scheduler_backend.SETTLE_SECONDS = _UNSETTLED_SECONDS
         backend = type(self.context.backend(self.backend))
         backend.submit_seconds = min(backend.submit_seconds, _SUBMIT_SECONDS)
 

@@ -20,7 +20,8 @@ _HANDLE = PACKAGE / "services" / "backend_handle.py"
 _BACKEND_CALLS = {"submit_many", "get_statuses", "cancel_many", "cleanup_many", "find", "list_jobs"}
 _FILE_CALLS = {"mkdir", "makedirs", "rename", "replace", "unlink", "symlink", "write", "rmtree"}
 _REDIS_CALLS = {"enqueue", "enqueue_many", "sadd", "spop", "set", "delete", "expire", "lpush", "publish"}
-_SCHEDULER_CALLS = {"run", "act", "symlink", "link", "replace"}
+_SCHEDULER_CALLS = {"run", "act", "symlink", "link", "replace", "put"}
+_CACHES = ("_numbered", "_limits")
 _COVERED_BY_CALLER = {
     # Called by `stage` and by nobody else, inside of the points there.
     "execution/layout.py:create",
@@ -37,11 +38,12 @@ _COVERED_BY_CALLER = {
     "doorbell.py:remember_queues",
     # The message has been answered; if it stays, it is answered once more.
     "doorbell.py:execute_job",
-    # Inside of `command.run` in the same file; what only looks changes nothing.
+    # Inside of `command.run` in `calls.py`; commands that only look change nothing.
     "hpc/batch/calls.py:_run",
     "hpc/batch/calls.py:look",
-    "hpc/batch/command_line.py:_submitted",
-    # Beside the points of `_publish` and `_write`: a link without its file means nothing.
+    "hpc/batch/command_backend.py:_submitted",
+    "hpc/batch/command_backend.py:_act",
+    # Beside the points of the submission's file: a link without its file means nothing.
     "hpc/batch/store.py:add",
     # The cache of images: a pull that broke off is begun anew under the same lock.
     "execution/image_cache.py:_write_entry",
@@ -74,6 +76,8 @@ def _is_harmless(call: ast.Call) -> bool:
     """`text.replace` and `text.find` have the names of effects."""
     owner = call.func.value if isinstance(call.func, ast.Attribute) else None
     name = owner.id if isinstance(owner, ast.Name) else owner.attr if isinstance(owner, ast.Attribute) else ""
+    if name in _CACHES:
+        return True
     return name not in ("os", "shutil", "_backend", "redis", "queue", "file") and called(call) in (
         *_FILE_CALLS,
         "find",

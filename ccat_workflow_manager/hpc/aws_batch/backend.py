@@ -256,7 +256,7 @@ class AwsBatchBackend(BatchBackend):
         info = merge(
             Evidence(
                 seen,
-                self._recorded(member) if member is not None and (seen is None or seen.over) else None,
+                self._record_info(member) if member is not None and (seen is None or seen.over) else None,
                 now,
                 handed_over_recently=known is not None and now.timestamp() - known[0].tried_at < SETTLE_SECONDS,
                 records_expected=member is not None,
@@ -349,7 +349,7 @@ class AwsBatchBackend(BatchBackend):
 
     def _cloudwatch(self, job_id: str) -> str:
         """Both streams as CloudWatch has them, if the job has left no file that could be seen from here."""
-        key, files = self._key(job_id), self._files(job_id)
+        key, files = self._key(job_id), self.attempt_files(job_id)
         if key is None or (files is not None and os.path.exists(files.stdout)):
             return ""
         seen = self._looker.at([key]).get(key)

@@ -1,4 +1,4 @@
-"""Calling the commands of a scheduler: each with a time limit, all of them within a budget of calls per minute."""
+"""Runs the commands of a scheduler: each with a time limit, all of them within a budget of calls per minute."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from enum import Enum
 from pathlib import Path
 
 from ccat_workflow_manager import failpoints, shell
@@ -18,33 +17,20 @@ from ccat_workflow_manager.hpc.batch.remote import SubmitNode
 
 WINDOW_SECONDS = 60.0
 _RESERVED_SHARE = 0.25
-"""Of the budget, for submitting and cancelling: looking must not keep work from getting on."""
+"""The share of the budget that is kept for submitting and cancelling."""
 _LONGEST_WAIT_SECONDS = 15.0
 _PAUSE_SECONDS = 0.05
 
 
-class Refusal(Enum):
-    """What became of a job that a submit command did not give a number for."""
-
-    NEVER = "never"
-    """It can never run as it was asked for."""
-    LATER = "later"
-    """A limit of the site is reached; it was not taken."""
-    FULL = "full"
-    """The same, said by a command that then tried again by itself: what became of its last try nobody knows."""
-    UNSURE = "unsure"
-    """Nobody knows whether it was taken."""
-
-
 class CallBudget:
-    """No more than so many calls in any minute, by all processes that share the directory."""
+    """Allows so many calls in any minute to all processes that share the directory."""
 
     def __init__(self, directory: Path, per_minute: int) -> None:
         self.per_minute = per_minute
         self._file = directory / "calls"
 
     def wait_for_one(self, what: str, *, looking: bool, backend: str) -> None:
-        """Take one call as soon as there is one. Raises BackendUnavailable if that would take too long."""
+        """Wait until the budget has a call, and take it. Raises BackendUnavailable if that would take too long."""
         deadline = time.monotonic() + _LONGEST_WAIT_SECONDS
         try:
             while (wait := self.take(looking=looking)) is not None:
@@ -57,7 +43,7 @@ class CallBudget:
             raise BackendUnavailable(text, backend=backend) from error
 
     def take(self, *, looking: bool) -> float | None:
-        """Take one call; None if there is one, else how many seconds to wait before asking again."""
+        """Take one call. Returns None, or after how many seconds to ask again if the budget is used up."""
         room = self.per_minute - (int(self.per_minute * _RESERVED_SHARE) if looking else 0)
         with self._file.open("a+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -84,7 +70,7 @@ class CallBudget:
         for line in text.splitlines():
             with suppress(ValueError):
                 moments.append(float(line))
-        # A clock that was set back must not leave calls of the future in the way.
+        # Calls of the future, from before the clock was set back, do not count.
         return [moment for moment in moments if now - WINDOW_SECONDS < moment <= now]
 
 
@@ -115,10 +101,10 @@ class SchedulerCommands:
         script: bytes | None = None,
         enough: Callable[[str], object] | None = None,
     ) -> shell.Completed:
-        """Run a command to its end, whatever that is, or until it has complained `enough`.
+        """Run a command until it ends, or until `enough` holds for its complaints.
 
         Raises BackendUnavailable if there is no such command or no call left in the budget, `shell.CommandError` if
-        nobody knows its end: the scheduler may then have done what it was asked, or may still do it.
+        its end is not known: the scheduler may then have carried it out, or may still do so.
         """
         program = shutil.which(argv[0] if self._node is None else "ssh")
         if program is None:
@@ -149,10 +135,10 @@ class SchedulerCommands:
         agent = {name: value for name in ("SSH_AUTH_SOCK", "USER") if (value := os.environ.get(name))}
         there = self._node.argv(argv, environment, self.timeout)
         done = shell.run(there, timeout=self.timeout, env={**here, **agent}, cwd="/", input=script)
-        return self._node.judge(done, argv, self._backend)
+        return self._node.completed(done, argv, self._backend)
 
     def look(self, argv: Sequence[str]) -> str:
-        """What a command prints that changes nothing. Raises BackendUnavailable with its words if it fails."""
+        """The output of a command that changes nothing. Raises BackendUnavailable with its words if it fails."""
         try:
             done = self.run(argv, looking=True)
         except shell.CommandError as error:
@@ -164,9 +150,9 @@ class SchedulerCommands:
         return done.stdout
 
     def failed(self, done: shell.Completed) -> BackendUnavailable:
-        """The error that a command ended with, in its own words."""
+        """The error of a command that failed, in its own words."""
         command = Path(done.argv[0]).name
-        words = " ".join((done.stderr.strip() or done.stdout.strip()).split())[-500:] or "it said nothing"
+        words = " ".join((done.stderr.strip() or done.stdout.strip()).split())[-500:] or "it printed nothing"
         return BackendUnavailable(
             f"{command} failed with {done.returncode}: {words}",
             backend=self._backend,

@@ -1,4 +1,4 @@
-"""Running a scheduler's commands on a submit node, through the OpenSSH client of this machine.
+"""Runs the commands of a scheduler on a submit node, through the OpenSSH client of this machine.
 
 All calls share one connection (ControlMaster), so one costs a round trip and not a handshake. The login shell of the
 account there must be a POSIX shell.
@@ -25,13 +25,13 @@ _SSH_FAILED = 255
 _NOT_255 = 254
 _MISSING = 127
 _SOONER_SECONDS = 5
-"""A command ends there before it is given up here: nothing is to happen there that nobody here waits for."""
+"""So much earlier than here a command is ended there, so that none goes on after its caller has given it up."""
 _OPTIONS = (
     "BatchMode=yes", f"ConnectTimeout={CONNECT_SECONDS}", "ControlMaster=auto", f"ControlPersist={_KEEP_SECONDS}",
     "ServerAliveInterval=5", "ServerAliveCountMax=3", "ForwardAgent=no", "ForwardX11=no", "ClearAllForwardings=yes",
     "PermitLocalCommand=no", "LogLevel=ERROR",
 )  # fmt: skip
-# Only what ssh itself says before anything runs there: what a command says over there must never be taken for it.
+# Messages of ssh itself, before anything runs there; none of them may match the output of a command.
 _NEVER_STARTED = re.compile(
     r"^(ssh: (connect to host|Could not resolve)|\S+@\S+: Permission denied \(|Host key verification failed"
     r"|kex_exchange_identification: |Connection timed out during banner exchange|Bad owner or permissions on "
@@ -42,14 +42,14 @@ _HINT = "on Debian: apt install openssh-client"
 
 
 class CommandLost(shell.CommandError):
-    """The connection broke: nobody knows whether the command was carried out."""
+    """The connection broke; the command may have been carried out."""
 
     code = "command_lost"
 
 
 @dataclass(frozen=True, slots=True)
 class SubmitNode:
-    """Where the commands of a scheduler are."""
+    """The machine that has the commands of a scheduler."""
 
     host: str
     """As `ssh` takes it: a name, USER@NAME, or a Host of its configuration."""
@@ -63,7 +63,7 @@ class SubmitNode:
         return Availability(False, "not on the search path: ssh", _HINT)
 
     def argv(self, argv: Sequence[str], environment: Mapping[str, str], seconds: float) -> list[str]:
-        """The command that runs `argv` there: with nothing in its environment but this and where programs are."""
+        """The `ssh` command that runs `argv` there, with this environment and the search path of that machine."""
         options = [word for option in _OPTIONS for word in ("-o", option)]
         config = ["-F", self.config] if self.config else []
         control = ["-o", f"ControlPath={control_directory()}/%C"]
@@ -78,10 +78,13 @@ class SubmitNode:
             render_remote(argv, environment, seconds - _SOONER_SECONDS),
         ]
 
-    def judge(self, done: shell.Completed, argv: Sequence[str], backend: str) -> shell.Completed:
-        """How the command ended there. Raises BackendUnavailable if it was never started, CommandLost if perhaps."""
+    def completed(self, done: shell.Completed, argv: Sequence[str], backend: str) -> shell.Completed:
+        """The end of the command there.
+
+        Raises BackendUnavailable if it was never started, CommandLost if it may have been.
+        """
         if done.returncode == _SSH_FAILED:
-            words = " ".join(done.stderr.split())[-500:] or "it said nothing"
+            words = " ".join(done.stderr.split())[-500:] or "it printed nothing"
             message = f"ssh to {self.host} failed: {words}"
             if _NEVER_STARTED.search(done.stderr):
                 raise BackendUnavailable(message, backend=backend, command=argv)
@@ -92,7 +95,7 @@ class SubmitNode:
 
 
 def render_remote(argv: Sequence[str], environment: Mapping[str, str], seconds: float) -> str:
-    """The line for the shell there, which ends the command after so many seconds. Pure text.
+    """The line for the shell there, which ends the command after `seconds`.
 
     `ssh` itself ends with 255 when it fails, so no command may: it then ends with 254.
     """
@@ -103,7 +106,7 @@ def render_remote(argv: Sequence[str], environment: Mapping[str, str], seconds: 
 
 
 def control_directory() -> Path:
-    """A directory of this user for the sockets of connections; its name is short, as those of sockets must be."""
+    """A directory of this user for the sockets of connections. Its name is short, because those of sockets must be."""
     directory = Path(tempfile.gettempdir(), f"ccat-wm-ssh-{os.geteuid()}")
     try:
         directory.mkdir(mode=0o700, exist_ok=True)
@@ -111,5 +114,5 @@ def control_directory() -> Path:
     except OSError as error:
         raise BackendUnavailable(f"{directory} cannot be used for connections: {error.strerror}") from error
     if status.st_uid != os.geteuid() or status.st_mode & 0o077 or directory.is_symlink():
-        raise BackendUnavailable(f"{directory} belongs to somebody else, or others may look into it; remove it")
+        raise BackendUnavailable(f"{directory} belongs to another user, or other users can open it; remove it")
     return directory

@@ -1,4 +1,4 @@
-"""Reading what PBS's commands print. Pure text; a ValueError means that it cannot be read."""
+"""Parses the output of PBS's commands. Pure text; a ValueError means that it cannot be parsed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CLOCK = {"TZ": "UTC0"}
 """Environment for the commands below: they print times as text without a zone, in that of their environment."""
 
 NUMBER = r"\d{1,12}(?:\[\d*\])?(?:\.[A-Za-z0-9.-]{1,253})?"
-"""`123.server`, a place in an array `123[4].server`; the wrappers around Slurm print `123`."""
+"""`123.server`, in an array `123[4].server`; the wrappers around Slurm print `123`."""
 
 _HEADING = re.compile(r"(Job Id|Queue):\s*(\S+)\s*")
 _ATTRIBUTE = re.compile(r"\s+([A-Za-z_][\w.-]*) = ?(.*)")
@@ -26,7 +26,7 @@ _COUNTS = re.compile(r"(\w+):(\d+)")
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the server says about one job."""
+    """One job according to the server."""
 
     state: str
     """One letter."""
@@ -48,7 +48,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """What the server says about a queue."""
+    """A queue according to the server."""
 
     name: str
     enabled: bool
@@ -70,16 +70,16 @@ def parse_version(text: str) -> Dialect:
 
 
 def parse_number(text: str) -> str:
-    """The id of the job that `qsub` prints."""
+    """`qsub`: the id of the job."""
     lines = text.split()
     number = lines[-1] if lines else ""
     if not re.fullmatch(NUMBER, number):
-        raise ValueError("no id of a job")
+        raise ValueError("it has no job id")
     return number
 
 
 def parse_numbers(text: str) -> list[str]:
-    """What `qselect` prints: ids, oldest first. A place in an array is named by the array."""
+    """`qselect`: ids, oldest first. A task of an array has the name of the array."""
     return sorted((parse_number(line) for line in text.splitlines() if line.strip()), key=sequence)
 
 

@@ -1,4 +1,4 @@
-"""What the words and codes of PBS's commands mean: who is away, what was refused, what is merely gone. Pure text.
+"""The meaning of the words and exit codes of PBS's commands. Pure text.
 
 A command of PBS ends with the number of the server's error modulo 256. The texts are those of OpenPBS 23.06.06 and of
 its list of messages; Torque has the same ancestor and mostly the same words.
@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 
-from ccat_workflow_manager.hpc.batch.calls import Refusal
+from ccat_workflow_manager.hpc.batch.refusals import Refusal
 
 HISTORY = 35
 """The job has finished, and only the history knows it."""
 NO_HISTORY = 34
 UNKNOWN_JOB = 153
 WRONG_STATE = 166
-"""The job is in a state in which this cannot be done: it is just ending."""
+"""The state of the job does not allow this, because it is just ending."""
 
 _GONE = re.compile(r"Unknown Job Id|Job has finished|Request invalid for state of job", re.IGNORECASE)
 _NO_HISTORY = re.compile(r"not configured to maintain job history", re.IGNORECASE)
@@ -37,7 +37,7 @@ _NEVER = re.compile(
 
 
 def refusal(returncode: int, words: str) -> Refusal:
-    """What `qsub` meant. In doubt it may have been taken: that is looked up before anything is submitted again."""
+    """The meaning of a failed `qsub`. Words that are not known mean that the job may have been taken."""
     if returncode < 0 or _UNSURE.search(words):
         return Refusal.UNSURE
     if _LATER.search(words):
@@ -46,14 +46,14 @@ def refusal(returncode: int, words: str) -> Refusal:
 
 
 def only_gone(returncode: int, complaints: str) -> bool:
-    """Whether a command failed only because some of its jobs are over or forgotten; it has dealt with the others."""
+    """Whether a command failed only for jobs that are over or forgotten; it was carried out for the others."""
     lines = [line for line in complaints.splitlines() if line.strip()]
     if not lines:
-        # The wrappers around Slurm say nothing.
+        # The wrappers around Slurm print nothing.
         return returncode in (HISTORY, UNKNOWN_JOB, WRONG_STATE)
     return all(_GONE.search(line) for line in lines)
 
 
 def without_history(returncode: int, complaints: str) -> bool:
-    """Whether the server refused because it forgets jobs when they end."""
+    """Whether the server refused because it does not keep jobs that are over."""
     return returncode == NO_HISTORY or bool(_NO_HISTORY.search(complaints))

@@ -1,4 +1,4 @@
-"""What PBS is asked for: from the resources of a step to the options of `qsub`. Pure text."""
+"""From the resources of a step to the options of `qsub`. Pure text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HIGHEST_PRIORITY = 1023
 _WORD = re.compile(r"[^\x00-\x20\x7f]{1,200}")
 _CHUNK = re.compile(r"[A-Za-z0-9_.-]+(=[A-Za-z0-9_.,-]+)?(:[A-Za-z0-9_.-]+(=[A-Za-z0-9_.,-]+)?)*")
 _PLAIN_PATH = re.compile(r"/[A-Za-z0-9._/+@%=-]*")
-"""A colon ends the name of a host, and PBS puts something else in the place of `$NAME` and `^NAME^`."""
+"""To PBS a colon ends the name of a host, and `$NAME` and `^NAME^` are variables."""
 
 
 class Dialect(Enum):
@@ -33,11 +33,11 @@ EXTRA: Mapping[str, tuple[re.Pattern[str], str, frozenset[Dialect]]] = {
     "place": (_CHUNK, "such as scatter:excl", frozenset({Dialect.OPENPBS})),
     "project": (_WORD, "a word", frozenset({Dialect.OPENPBS})),
 }
-"""What a step may say in `resources.extra`, and where. Everything else is refused."""
+"""The names that a step may use in `resources.extra`, with the families that know them. All others are refused."""
 
 
 def render_options(resources: Resources, priority: int, site: PbsSettings, dialect: Dialect) -> tuple[str, ...]:
-    """The options that say what a job needs. Raises ValueError."""
+    """The options for the resources of a job. Raises ValueError."""
     extra = _checked(resources.extra, dialect)
     cpus = max(1, math.ceil(resources.cpu - 1e-9))
     megabytes = max(1, math.ceil(resources.memory_gb * 1024 - 1e-9))
@@ -61,21 +61,21 @@ def render_options(resources: Resources, priority: int, site: PbsSettings, diale
     return (*options, *(word for flag, value in flags.items() if value for word in (flag, value)))
 
 
-def place_of(options: Sequence[str]) -> tuple[str, ...]:
-    """The queue, which is where limits are counted."""
+def limit_scope(options: Sequence[str]) -> tuple[str, ...]:
+    """The queue: limits are counted by queue."""
     return tuple(queue for flag, queue in pairwise(options) if flag == "-q")
 
 
 def render_qsub(options: Sequence[str], *, name: str, output: str, script: str) -> list[str]:
     """The command that submits the script in a file.
 
-    There is no `-V`, so nothing of the environment goes along; `-r n`: never started again by itself; `-m n`: no mail.
+    Without `-V` jobs get nothing of the environment; `-r n`: never started again by itself; `-m n`: no mail.
     """
     return ["qsub", "-N", name, "-S", "/bin/sh", "-r", "n", "-m", "n", "-j", "oe", "-o", output, *options, script]
 
 
 def output_path(path: str) -> str:
-    """A path as PBS wants it; one that it would misread is given up, for the command's own logs are elsewhere."""
+    """A path as `-o` needs it, or /dev/null if PBS would misread it; the logs of the command are elsewhere."""
     return path if _PLAIN_PATH.fullmatch(path) else "/dev/null"
 
 
@@ -86,7 +86,7 @@ def _checked(extra: Mapping[str, JSON], dialect: Dialect) -> dict[str, str]:
         if pattern is None:
             raise ValueError(f"extra.{name} is not one of the options that a step may choose: {', '.join(EXTRA)}")
         if dialect not in dialects:
-            raise ValueError(f"extra.{name} is nothing that {dialect.value} knows")
+            raise ValueError(f"extra.{name} is not known to {dialect.value}")
         if not isinstance(value, str) or not pattern.fullmatch(value):
             raise ValueError(f"extra.{name} must be {words}, not {value!r}")
         values[name] = value

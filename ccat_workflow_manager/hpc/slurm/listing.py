@@ -1,35 +1,38 @@
-"""Reading what Slurm's commands print. Pure text; a ValueError means that it cannot be read."""
+"""Parses the output of Slurm's commands. Pure text; a ValueError means that it cannot be parsed."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
+from ccat_workflow_manager.hpc.base import QueueStatus
 from ccat_workflow_manager.hpc.queue_hints import QueueLimits
+from ccat_workflow_manager.json_values import JSON
 
 _N = TypeVar("_N", int, float)
 
-Place = tuple[str, int | None]
+TaskId = tuple[str, int | None]
 """The number of a job and, in an array, its index."""
 
 TIME_FORMAT = {"SLURM_TIME_FORMAT": "%s", "TZ": "UTC"}
 """Environment for the commands below: times as seconds since the epoch, wherever the submit node is."""
 
 _SEPARATOR = "|"
-# The name comes last: it is the only field whose content others may choose freely.
+# The name comes last: it is the only field whose content users may choose freely.
 _SQUEUE = ("%i", "%T", "%V", "%S", "%e", "%l", "%N", "%P", "%C", "%r", "%j")
 _SACCT = (
     "JobID", "State", "ExitCode", "Submit", "Start", "End", "ElapsedRaw", "TimelimitRaw", "TotalCPU", "MaxRSS",
     "CPUTimeRAW", "NodeList", "JobName",
 )  # fmt: skip
 _SINFO = ("%P", "%a", "%l", "%F", "%C", "%c", "%m", "%G")
-_PLACE = re.compile(r"(\d+)(?:_(\d+))?")
+_TASK = re.compile(r"(\d+)(?:_(\d+))?")
 _NOT_OURS = re.compile(r"\d+\+\d+|\d+_\[[^]]*\].*")
 """Parts of heterogeneous jobs; the tasks of an array that accounting knows only in common."""
 _GPUS = re.compile(r"gpu(?::[^:(]*[^:(\d][^:(]*)?:(\d+)")
+_GIB_MB = 1024
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 
 SQUEUE = ("squeue", "--noheader", "--all", "--states=all", "--array", f"--format={_SEPARATOR.join(_SQUEUE)}")
@@ -39,14 +42,14 @@ SINFO = ("sinfo", "--noheader", f"--format={_SEPARATOR.join(_SINFO)}")
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the controller, or the accounting, says about one job."""
+    """One job according to the controller or the accounting."""
 
     state: str
     """One word in capitals."""
     name: str = ""
     reason: str = ""
     detail: str = ""
-    """What follows the state: `by 1000`."""
+    """The words after the state: `by 1000`."""
     partition: str = ""
     submitted_at: datetime | None = None
     started_at: datetime | None = None
@@ -59,12 +62,12 @@ class Seen:
     cpu_seconds: float | None = None
     peak_bytes: int | None = None
     allocated_seconds: float | None = None
-    """Of all CPUs that it had, used or not, once it has ended."""
+    """Of all CPUs that were allocated, used or not, once it has ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """What `sinfo` says about a partition."""
+    """A partition according to `sinfo`."""
 
     name: str
     up: bool
@@ -79,29 +82,51 @@ class Partition:
 
     @property
     def limits(self) -> QueueLimits:
-        """What one job may ask of it."""
+        """What one job may request."""
         seconds = None if self.limit == "infinite" else _duration(self.limit)
         return QueueLimits(
             self.name,
             default=self.default,
             cpus=self.cpus_per_node,
-            memory_gb=self.memory_mb / 1024,
+            memory_gb=self.memory_mb / _GIB_MB,
             gpus=sum(int(match[1]) for each in self.gres if (match := _GPUS.match(each))),
             hours=None if seconds is None else seconds / 3600,
         )
 
+    def status(self, jobs: Iterable[Seen], ours: str | None, details: Mapping[str, JSON]) -> QueueStatus:
+        """For operators. `jobs` are those of the service, `ours` are the partitions of steps that name none."""
+        states = [seen.state for seen in jobs if self.name in seen.partition.split(",")]
+        memory_gb = self.memory_mb / _GIB_MB
+        return QueueStatus(
+            self.name,
+            available=self.up,
+            running=states.count("RUNNING"),
+            pending=states.count("PENDING"),
+            cpus_total=self.cpus.get("total"),
+            cpus_used=self.cpus.get("allocated"),
+            memory_total_gb=memory_gb * self.nodes.get("total", 0),
+            limits=replace(self.limits, default=self.name in ours.split(",")) if ours else self.limits,
+            details={
+                "time_limit": self.limit,
+                "nodes": dict(self.nodes),
+                "memory_gb_per_node": round(memory_gb, 1),
+                "gres": list(self.gres),
+                **details,
+            },
+        )
 
-def parse_squeue(text: str) -> dict[Place, Seen]:
-    """The jobs that the controller knows."""
+
+def parse_squeue(text: str) -> dict[TaskId, Seen]:
+    """`squeue`."""
     jobs = {}
     for line in text.splitlines():
         number, state, submit, start, end, limit, nodes, partition, cpus, reason, name = _fields(line, len(_SQUEUE))
-        place = _place(number)
-        if place is None:
+        task = _task(number)
+        if task is None:
             continue
         word, _, detail = state.partition(" ")
         started_at, ended_at = _time(start), _time(end)
-        jobs[place] = Seen(
+        jobs[task] = Seen(
             state=_word(word),
             detail=detail,
             name=name,
@@ -117,28 +142,28 @@ def parse_squeue(text: str) -> dict[Place, Seen]:
     return jobs
 
 
-def parse_sacct(text: str) -> dict[Place, Seen]:
-    """The jobs that the accounting knows, with the largest memory and the CPU time of their steps."""
-    jobs: dict[Place, Seen] = {}
+def parse_sacct(text: str) -> dict[TaskId, Seen]:
+    """`sacct`: jobs, with the largest memory and the CPU time of their steps."""
+    jobs: dict[TaskId, Seen] = {}
     for line in text.splitlines():
         number, state, exit_code, submit, start, end, elapsed, limit, cpu, memory, allocated, nodes, name = _fields(
             line, len(_SACCT)
         )
         base, dot, _ = number.partition(".")
-        place = _place(base)
-        if place is None:
+        task = _task(base)
+        if task is None:
             continue
         cpu_seconds, peak = _duration(cpu), _bytes(memory)
         if dot:
-            job = jobs.get(place)
+            job = jobs.get(task)
             if job is not None:
-                jobs[place] = replace(
+                jobs[task] = replace(
                     job, peak_bytes=_most(job.peak_bytes, peak), cpu_seconds=_most(job.cpu_seconds, cpu_seconds)
                 )
             continue
         word, _, detail = state.partition(" ")
         code, _, signal = exit_code.partition(":")
-        jobs[place] = Seen(
+        jobs[task] = Seen(
             state=_word(word),
             detail=detail,
             name=name,
@@ -158,7 +183,7 @@ def parse_sacct(text: str) -> dict[Place, Seen]:
 
 
 def parse_sinfo(text: str) -> list[Partition]:
-    """The partitions; one whose nodes differ is printed in several lines."""
+    """`sinfo`; a partition with unlike nodes has several lines."""
     partitions: dict[str, Partition] = {}
     for line in text.splitlines():
         word, avail, limit, nodes, cpus, cpus_per_node, memory, gres = _fields(line, len(_SINFO))
@@ -186,11 +211,11 @@ def parse_config(text: str) -> dict[str, str]:
 
 
 def parse_sbatch(text: str) -> str:
-    """The number of the job that `sbatch --parsable` prints, perhaps with the name of the cluster after it."""
+    """`sbatch --parsable`: the number of the job, perhaps with the name of the cluster after it."""
     lines = text.split()
     number = lines[-1].partition(";")[0] if lines else ""
     if not number.isdecimal():
-        raise ValueError("no number of a job")
+        raise ValueError("it has no job number")
     return number
 
 
@@ -204,8 +229,8 @@ def _fields(line: str, count: int) -> Sequence[str]:
     return fields
 
 
-def _place(text: str) -> Place | None:
-    match = _PLACE.fullmatch(text)
+def _task(text: str) -> TaskId | None:
+    match = _TASK.fullmatch(text)
     if match is None:
         if _NOT_OURS.fullmatch(text):
             return None

@@ -1,10 +1,10 @@
-"""What it means that `sbatch` failed: can it ever work, must it wait, or did the job perhaps get through? Pure text."""
+"""The meaning of a failed `sbatch`: the job can never run, has to wait, or may have been taken. Pure text."""
 
 from __future__ import annotations
 
 import re
 
-from ccat_workflow_manager.hpc.batch.calls import Refusal
+from ccat_workflow_manager.hpc.batch.refusals import Refusal
 
 _UNSURE = re.compile(
     r"timed? ?out|unable to contact|connect failure|connection (refused|reset|failure)|zero bytes were transmitted"
@@ -16,10 +16,10 @@ _UNSURE = re.compile(
 TRIES_AGAIN = re.compile(
     r"temporarily unable to accept job|job queue full|job creation temporarily disabled", re.IGNORECASE
 )
-"""What `sbatch` says when the cluster takes no more jobs; it then tries again by itself, for two minutes."""
+"""The words of `sbatch` when the cluster takes no more jobs; it then tries again by itself, for two minutes."""
 _FULL = re.compile(rf"{TRIES_AGAIN.pattern}|resource temporarily unavailable", re.IGNORECASE)
 _NEVER_LIMIT = re.compile(r"\b(QOS|Assoc)(Max\w*Per(Job|Node)(Limit)?|Min\w+)\b|\bMaxWallDuration")
-"""Limits on what one job may ask for."""
+"""Limits on what one job may request."""
 _OF_SIZE = re.compile(
     r"\b(QOS|Assoc)?(Max|Grp)(CPU|Mem|Node|GRES|BB|Billing|Energy|License|Wall|Unknown)", re.IGNORECASE
 )
@@ -46,7 +46,7 @@ def never_by_itself(reason: str) -> bool:
 
 
 def refusal(returncode: int, words: str) -> Refusal:
-    """What `sbatch` meant. In doubt it may have been taken: that is looked up before anything is submitted again."""
+    """The meaning of the words of `sbatch`. Words that are not known mean that the job may have been taken."""
     if _UNSURE.search(words):
         return Refusal.UNSURE
     if _FULL.search(words):
@@ -61,5 +61,5 @@ def refusal(returncode: int, words: str) -> Refusal:
 
 
 def is_of_size(words: str) -> bool:
-    """Whether a limit counts what jobs ask for, so that a smaller one may still have room."""
+    """Whether a limit counts what jobs request, so that a smaller job may still fit."""
     return bool(_OF_SIZE.search(words))

@@ -1,4 +1,4 @@
-"""What Slurm is asked for: from the resources of a step to the options of `sbatch`. Pure text."""
+"""From the resources of a step to the options of `sbatch`. Pure text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ccat_workflow_manager.lifecycle.models import Resources
 SHORTEST_FOR_SIGNAL_MINUTES = 10
 """Slurm may send the signal up to a minute early; a shorter job would lose too much of its time."""
 
-_PLACES = ("--partition=", "--account=", "--qos=", "--reservation=")
+_COUNTED_BY = ("--partition=", "--account=", "--qos=", "--reservation=")
 _WORD = re.compile(r"[^\x00-\x1f\x7f]{1,500}")
 
 
@@ -64,11 +64,11 @@ EXTRA: Mapping[str, Callable[[JSON], str]] = {
     "exclusive": _flag,
     "contiguous": _flag,
 }
-"""What a step may say in `resources.extra`, and what each must look like. Everything else is refused."""
+"""The names that a step may use in `resources.extra`, each with its check. All others are refused."""
 
 
 def render_options(resources: Resources, priority: int, site: SlurmSettings) -> tuple[str, ...]:
-    """The options that say what a job needs; jobs with the same ones can be one array. Raises ValueError."""
+    """The options for the resources of a job; jobs with the same ones can be one array. Raises ValueError."""
     extra = _checked(resources.extra)
     minutes = max(1, math.ceil(resources.time_hours * 60 - 1e-9))
     memory = max(1, math.ceil(resources.memory_gb * 1024 - 1e-9))
@@ -90,13 +90,13 @@ def render_options(resources: Resources, priority: int, site: SlurmSettings) -> 
     return (*(f"--{name}={value}" for name, value in chosen.items() if value), *flags)
 
 
-def place_of(options: Sequence[str]) -> tuple[str, ...]:
-    """Where limits on the number of jobs are counted."""
-    return tuple(option for option in options if option.startswith(_PLACES))
+def limit_scope(options: Sequence[str]) -> tuple[str, ...]:
+    """The options that limits on the number of jobs depend on."""
+    return tuple(option for option in options if option.startswith(_COUNTED_BY))
 
 
 def render_sbatch(options: Sequence[str], *, name: str, output: str, tasks: int | None, limit: int = 0) -> list[str]:
-    """The command that submits a script which it reads from its input; `tasks` is the size of an array.
+    """The command, which reads the script from its input; `tasks` is the size of an array.
 
     There is no `--export`: all of the environment goes along, so `sbatch` is itself started with almost none. (Any
     other value makes Slurm log the user in on the node, which costs seconds and brings the user's whole profile.)
@@ -116,7 +116,7 @@ def render_sbatch(options: Sequence[str], *, name: str, output: str, tasks: int 
 
 
 def output_pattern(path: str) -> str:
-    """A path as Slurm wants it; one that it cannot express is given up, for the command's own logs are elsewhere."""
+    """A path as `--output` needs it, or /dev/null if Slurm cannot express it; the logs of the command are elsewhere."""
     if "\\" in path or "\n" in path:
         return "/dev/null"
     return path.replace("%", "%%")
@@ -141,5 +141,5 @@ def _gres(gpus: int, gpu_type: str, other: str) -> str:
 
 
 def _signal(minutes: int, seconds: int) -> str:
-    """The shell of the job script gets the signal and passes it on to the command."""
+    """`B:` signals the shell of the job script, which passes it on to the command."""
     return f"B:TERM@{seconds}" if seconds and minutes >= SHORTEST_FOR_SIGNAL_MINUTES else ""

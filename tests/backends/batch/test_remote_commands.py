@@ -51,7 +51,7 @@ def test_nothing_goes_on_there_that_nobody_waits_for() -> None:
 )
 def test_what_was_never_started(words: str) -> None:
     with pytest.raises(BackendUnavailable, match="ssh to node failed"):
-        NODE.judge(done(255, words), ARGV, "slurm")
+        NODE.completed(done(255, words), ARGV, "slurm")
 
 
 @pytest.mark.parametrize(
@@ -66,13 +66,13 @@ def test_what_was_never_started(words: str) -> None:
 )
 def test_what_was_perhaps_carried_out(words: str) -> None:
     with pytest.raises(CommandLost, match="ssh to node failed"):
-        NODE.judge(done(255, words), ARGV, "slurm")
+        NODE.completed(done(255, words), ARGV, "slurm")
 
 
 def test_what_ended_over_there() -> None:
-    assert NODE.judge(done(1, "sbatch: error: no"), ARGV, "slurm").argv == tuple(ARGV)
+    assert NODE.completed(done(1, "sbatch: error: no"), ARGV, "slurm").argv == tuple(ARGV)
     with pytest.raises(BackendUnavailable, match="no program 'sbatch' on node"):
-        NODE.judge(done(127), ARGV, "slurm")
+        NODE.completed(done(127), ARGV, "slurm")
 
 
 def test_the_sockets_are_ours_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,5 +80,5 @@ def test_the_sockets_are_ours_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     directory = control_directory()
     assert directory.stat().st_mode & 0o777 == 0o700
     directory.chmod(0o755)
-    with pytest.raises(BackendUnavailable, match="belongs to somebody else"):
+    with pytest.raises(BackendUnavailable, match="belongs to another user"):
         control_directory()

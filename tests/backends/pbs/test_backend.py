@@ -12,7 +12,7 @@ import pytest
 from ccat_workflow_manager.errors import BackendConfused, BackendRejected, BackendUnavailable, JobDeferred
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.base import JobRequest
-from ccat_workflow_manager.hpc.batch import scheduler_backend as doer
+from ccat_workflow_manager.hpc.batch import scheduler_backend
 from ccat_workflow_manager.hpc.pbs.backend import PbsBackend
 from ccat_workflow_manager.lifecycle.job_info import JobStatus
 from ccat_workflow_manager.testing.harness import Job
@@ -81,7 +81,7 @@ def test_an_answer_that_got_lost_with_the_server(jobs: PbsHarness, fake_pbs: Fak
 
 def test_a_job_that_never_was_is_submitted_again(jobs: PbsHarness, fake_pbs: FakePbs) -> None:
     request, starts = once(jobs)
-    with mock.patch.object(doer, "SETTLE_SECONDS", 0.0):
+    with mock.patch.object(scheduler_backend, "SETTLE_SECONDS", 0.0):
         with fake_pbs.switched("down"), pytest.raises(BackendUnavailable, match=r"cannot connect to server pbs"):
             submit(jobs, request)
         job_id = submit(jobs, request)
@@ -132,7 +132,7 @@ def test_other_servers(jobs: PbsHarness, fake_pbs: FakePbs, switch: str) -> None
 def test_reasons_of_a_wait(jobs: PbsHarness, fake_pbs: FakePbs) -> None:
     with fake_pbs.switched("hold"):
         job = jobs.submit("true")
-        waiting_for(jobs, job, "held at PBS until somebody releases it: Job held by somebody")
+        waiting_for(jobs, job, "held at PBS until a person releases it: Job held by somebody")
     assert jobs.ended(job).status is JobStatus.COMPLETED
     with fake_pbs.switched("never"):
         impossible = jobs.submit("true")

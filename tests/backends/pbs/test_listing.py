@@ -102,7 +102,7 @@ def test_ids(number: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "Your job 5 has been submitted, thank you", "../1.pbs", "1.pbs;rm"])
 def test_what_is_no_id(text: str) -> None:
-    with pytest.raises(ValueError, match="no id"):
+    with pytest.raises(ValueError, match="no job id"):
         parse_number(text)
 
 

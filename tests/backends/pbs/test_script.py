@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from ccat_workflow_manager.hpc.batch.calls import Refusal
+from ccat_workflow_manager.hpc.batch.refusals import Refusal
 from ccat_workflow_manager.hpc.batch.script import render_batch_script
 from ccat_workflow_manager.hpc.batch.store import ArrayTask
 from ccat_workflow_manager.hpc.pbs.refusals import only_gone, refusal, without_history
@@ -40,7 +40,7 @@ def test_script() -> None:
 def test_extras_of_one_family() -> None:
     extra = replace(PLAIN, extra={"place": "scatter:excl", "project": "chai"})
     assert render_options(extra, 0, SITE, Dialect.OPENPBS)[-4:] == ("-A", "astro", "-P", "chai")
-    with pytest.raises(ValueError, match=r"extra\.place is nothing that Torque knows"):
+    with pytest.raises(ValueError, match=r"extra\.place is not known to Torque"):
         render_options(extra, 0, SITE, Dialect.TORQUE)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ccat_workflow_manager.errors import BackendUnavailable, JobDeferred
-from ccat_workflow_manager.hpc.batch import scheduler_backend as doer
+from ccat_workflow_manager.hpc.batch import scheduler_backend
 from ccat_workflow_manager.lifecycle.job_info import JobStatus
 from tests.backends.slurm.cluster import Cluster
 from tests.backends.slurm.conftest import SlurmService, settings
@@ -255,7 +255,7 @@ def test_what_was_never_taken_is_submitted_again_only_when_that_is_certain(
     jobs: SlurmHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shim(jobs.workdir / "programs", "sbatch", 'echo "sbatch: error: Socket timed out" >&2; exit 1')
-    monkeypatch.setattr(doer, "SETTLE_SECONDS", 4.0)
+    monkeypatch.setattr(scheduler_backend, "SETTLE_SECONDS", 4.0)
     request = jobs.request("true")
     with monkeypatch.context() as broken:
         broken.setenv("PATH", str(jobs.workdir / "programs"), prepend=":")
@@ -268,7 +268,7 @@ def test_what_was_never_taken_is_submitted_again_only_when_that_is_certain(
 
 
 def _settled(jobs: SlurmHarness, job_name: str) -> bool:
-    assert isinstance(jobs.backend, doer.BatchBackend)
+    assert isinstance(jobs.backend, scheduler_backend.BatchBackend)
     known = jobs.backend._store.of_job(job_name)
     return known is None or time.time() >= known[0].settled_at
 

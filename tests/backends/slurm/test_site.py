@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ccat_workflow_manager.errors import BackendError
-from ccat_workflow_manager.hpc.batch.places import LimitReached
+from ccat_workflow_manager.hpc.batch.refusals import LimitReached
 from ccat_workflow_manager.hpc.slurm.backend import SlurmBackend
 from ccat_workflow_manager.lifecycle.job_info import JobStatus
 from ccat_workflow_manager.testing.harness import Job

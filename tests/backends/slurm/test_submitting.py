@@ -15,9 +15,7 @@ import pytest
 from ccat_workflow_manager import shell
 from ccat_workflow_manager.errors import BackendError, BackendUnavailable, JobDeferred
 from ccat_workflow_manager.hpc.base import JobRequest
-from ccat_workflow_manager.hpc.batch import places
-from ccat_workflow_manager.hpc.batch import scheduler_backend as doer
-from ccat_workflow_manager.hpc.batch.script import claim_file
+from ccat_workflow_manager.hpc.batch import refusals, scheduler_backend
 from ccat_workflow_manager.hpc.batch.store import ARRAY_PREFIX, ArrayTask, Submission, SubmissionStore, array_name
 from ccat_workflow_manager.hpc.slurm.backend import SlurmBackend
 from ccat_workflow_manager.lifecycle.job_info import JobStatus
@@ -86,7 +84,7 @@ def slurm() -> TextSlurm:
 
 @pytest.fixture
 def backend(slurm: TextSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SlurmBackend:
-    monkeypatch.setattr(doer, "AT_ONCE", 1)
+    monkeypatch.setattr(scheduler_backend, "AT_ONCE", 1)
     return worker(slurm, tmp_path)
 
 
@@ -124,7 +122,7 @@ def test_a_full_partition_keeps_no_other_job_out(backend: SlurmBackend, slurm: T
     crowd = [request(tmp_path, f"ccat-full-{size}", Resources(partition="full", memory_gb=size)) for size in (1, 2, 3)]
     others = requests(tmp_path, "free", 2, Resources(partition="free"))
     results = backend.submit_many([*crowd, *others])
-    assert kinds(results) == [places.LimitReached] * 3 + [str] * 2
+    assert kinds(results) == [refusals.LimitReached] * 3 + [str] * 2
     refused = results[0]
     assert isinstance(refused, JobDeferred)
     assert not isinstance(refused, BackendUnavailable)
@@ -136,7 +134,7 @@ def test_a_full_place_is_remembered_for_a_moment(
     backend: SlurmBackend, slurm: TextSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
-    monkeypatch.setattr(places, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(refusals, "time", SimpleNamespace(monotonic=lambda: now))
     full, free = Resources(partition="full"), Resources(partition="free")
     assert backend.full(full, 0) is None
     slurm.refuses = in_partition("full", FULL)
@@ -147,9 +145,9 @@ def test_a_full_place_is_remembered_for_a_moment(
     assert "AssocMaxSubmitJobLimit" in told.message
     assert backend.full(free, 0) is None
     assert backend.full(replace(full, extra={"no": "such"}), 0) is None
-    assert kinds(backend.submit_many(requests(tmp_path, "b", 3, full))) == [places.LimitReached] * 3
+    assert kinds(backend.submit_many(requests(tmp_path, "b", 3, full))) == [refusals.LimitReached] * 3
     assert len(slurm.tried) == 1
-    now += places.FULL_SECONDS
+    now += refusals.FULL_SECONDS
     assert backend.full(full, 0) is None
     assert kinds(backend.submit_many(requests(tmp_path, "b", 3, full))) == [str] * 3
 
@@ -158,7 +156,7 @@ def test_an_array_is_not_halved_further_than_to_the_first_job(
     backend: SlurmBackend, slurm: TextSlurm, tmp_path: Path
 ) -> None:
     slurm.refuses = lambda argv: FULL
-    assert kinds(backend.submit_many(requests(tmp_path, "a", 16))) == [places.LimitReached] * 16
+    assert kinds(backend.submit_many(requests(tmp_path, "a", 16))) == [refusals.LimitReached] * 16
     assert slurm.tasks() == [16, 8, 4, 2, 1]
 
 
@@ -167,7 +165,7 @@ def test_a_limit_on_size_leaves_room_for_the_smaller(backend: SlurmBackend, slur
     slurm.refuses = lambda argv: words if "--cpus-per-task=64" in argv else ""
     small = request(tmp_path, "ccat-small-1")
     [large] = requests(tmp_path, "large", 1, replace(ORDINARY, cpu=64))
-    assert kinds(backend.submit_many([large, small])) == [places.LimitReached, str]
+    assert kinds(backend.submit_many([large, small])) == [refusals.LimitReached, str]
     assert backend.full(large.resource_requirements, 0) is not None
     assert backend.full(small.resource_requirements, 0) is None
 
@@ -195,7 +193,7 @@ def test_a_cluster_that_takes_no_more_jobs(
     if taken:
         assert result == f"7:{name}"
     else:
-        assert isinstance(result, places.LimitReached)
+        assert isinstance(result, refusals.LimitReached)
         assert words in result.message
         assert backend.find(name) is None, "it may be submitted again at once"
 
@@ -225,19 +223,19 @@ def alone(root: Path, count: int) -> list[JobRequest]:
 def test_one_job_in_doubt_stops_no_other(backend: SlurmBackend, slurm: TextSlurm, tmp_path: Path) -> None:
     slurm.refuses = doubtful("ccat-x-1")
     results = backend.submit_many(alone(tmp_path, 3))
-    assert kinds(results) == [places.SubmissionUnconfirmed, str, str]
+    assert kinds(results) == [refusals.SubmissionUnconfirmed, str, str]
     assert "looked for again" in str(results[0])
     with pytest.raises(JobDeferred, match="not known yet"):
         backend.find("ccat-x-1")
     slurm.refuses = lambda argv: ""
     more = request(tmp_path, "ccat-y-1")
-    assert kinds(backend.submit_many([*alone(tmp_path, 1), more])) == [places.SubmissionUnconfirmed, str]
+    assert kinds(backend.submit_many([*alone(tmp_path, 1), more])) == [refusals.SubmissionUnconfirmed, str]
 
 
 def test_when_nothing_is_certain_it_is_the_scheduler(backend: SlurmBackend, slurm: TextSlurm, tmp_path: Path) -> None:
     slurm.refuses = lambda argv: "Segmentation fault"
     results = backend.submit_many(alone(tmp_path, 5))
-    assert kinds(results) == [places.SubmissionUnconfirmed] * 3 + [BackendUnavailable] * 2
+    assert kinds(results) == [refusals.SubmissionUnconfirmed] * 3 + [BackendUnavailable] * 2
     assert len(slurm.tried) == 3
 
 
@@ -299,7 +297,7 @@ def test_an_array_that_nobody_has_written_down(backend: SlurmBackend, slurm: Tex
 
 def claim(submission: Submission, number: str) -> None:
     for member in submission.members:
-        Path(claim_file(member)).write_text(f"{number}\n")
+        Path(member.files.claim).write_text(f"{number}\n")
 
 
 def test_of_two_jobs_of_one_name_the_one_that_runs_is_followed(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ccat_workflow_manager.hpc.batch.calls import Refusal
+from ccat_workflow_manager.hpc.batch.refusals import Refusal
 from ccat_workflow_manager.hpc.batch.script import render_batch_script
 from ccat_workflow_manager.hpc.batch.store import ArrayTask
 from ccat_workflow_manager.hpc.queue_hints import QueueLimits

@@ -1,4 +1,4 @@
-"""Schedulers with a command line: what differs between them is which command to run and what its answer means."""
+"""The base of backends whose scheduler has a command line: they add the commands and the meaning of the answers."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Mapping, Sequence
 
 from ccat_workflow_manager import shell
 from ccat_workflow_manager.errors import BackendRejected, BackendUnavailable
-from ccat_workflow_manager.hpc.batch.calls import CallBudget, Refusal, SchedulerCommands
-from ccat_workflow_manager.hpc.batch.files import output_of
-from ccat_workflow_manager.hpc.batch.places import LimitReached
+from ccat_workflow_manager.hpc.batch.calls import CallBudget, SchedulerCommands
+from ccat_workflow_manager.hpc.batch.refusals import LimitReached, Refusal
 from ccat_workflow_manager.hpc.batch.remote import SubmitNode
 from ccat_workflow_manager.hpc.batch.scheduler_backend import COMMAND_SECONDS, BatchBackend
+from ccat_workflow_manager.hpc.batch.script import scheduler_log
 from ccat_workflow_manager.hpc.batch.store import Submission
 
 
 class CommandBackend(BatchBackend):
-    """The doer, with commands. All hooks but those that "ask" are pure."""
+    """A batch backend that runs commands. Of its hooks only those that "ask" are not pure."""
 
     def __init__(
         self,
@@ -37,44 +37,53 @@ class CommandBackend(BatchBackend):
     def _submit_command(
         self, submission: Submission, options: Sequence[str], output: str
     ) -> tuple[Sequence[str], bytes]:
-        """The command and the script that it is given. `output` is a file, or for an array a directory of them."""
+        """The command and its input. `output` is the path of the scheduler's log (`script.scheduler_log`)."""
 
     @abstractmethod
     def _number(self, printed: str) -> str:
-        """The number of the job, from what the submit command printed. Raises ValueError."""
+        """The number of the job, from the output of the submit command. Raises ValueError."""
 
     @abstractmethod
     def _refusal(self, returncode: int, words: str) -> Refusal:
-        """What it means that the submit command failed."""
+        """The meaning of a submit command that failed."""
 
-    def _goes_on_trying(self, complaints: str) -> object:
-        """Whether the submit command has been refused and only waits to try again by itself."""
+    def _retries_itself(self, complaints: str) -> object:
+        """Whether the submit command was refused and only waits to try again by itself."""
         return False
 
     def _submitted(self, submission: Submission, options: Sequence[str]) -> Submission:
-        """Run the submit command once. Raises what the scheduler meant by its refusal."""
-        argv, script = self._submit_command(submission, options, output_of(submission))
+        output = scheduler_log(submission)
+        if submission.array:
+            os.makedirs(output, exist_ok=True)
+        argv, script = self._submit_command(submission, options, output)
         self._store.add(submission)
         try:
-            done = self._commands.run(argv, looking=False, script=script, enough=self._goes_on_trying)
+            done = self._commands.run(argv, looking=False, script=script, enough=self._retries_itself)
         except shell.CommandError as error:
             return self._look_up(submission, error.message)
         except BackendUnavailable:
-            # It was never started.
+            # The command was never started.
             self._store.drop(submission)
             raise
-        words = " ".join(f"{done.stderr} {done.stdout}".split())[-500:] or "it said nothing"
+        words = " ".join(f"{done.stderr} {done.stdout}".split())[-500:] or "it printed nothing"
         if done.returncode == 0:
             try:
                 return self._store.numbered(submission, self._number(done.stdout))
             except ValueError as error:
                 return self._look_up(submission, f"its answer cannot be read: {error}: {done.output_tail!r}")
-        verdict = self._refusal(done.returncode, words)
-        if verdict is Refusal.UNSURE:
+        refusal = self._refusal(done.returncode, words)
+        if refusal is Refusal.UNSURE:
             return self._look_up(submission, words)
-        if verdict is Refusal.FULL and (found := self._found(submission)) is not None:
+        if refusal is Refusal.FULL and (found := self._found(submission)) is not None:
             return found
         self._store.drop(submission)
-        kind = BackendRejected if verdict is Refusal.NEVER else LimitReached
+        kind = BackendRejected if refusal is Refusal.NEVER else LimitReached
         text = f"{self.name} does not take this job{'' if kind is BackendRejected else ' now'}: {words}"
         raise kind(text, backend=self.name, command=argv, output_tail=done.output_tail)
+
+    def _act(self, argv: Sequence[str]) -> shell.Completed:
+        """Run a command that changes something. Raises BackendUnavailable if its end is not known."""
+        try:
+            return self._commands.run(argv, looking=False)
+        except shell.CommandError as error:
+            raise BackendUnavailable(error.message, backend=self.name, command=argv) from error

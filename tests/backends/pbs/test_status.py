@@ -10,7 +10,7 @@ import pytest
 from ccat_workflow_manager.failures import FailureReason as Why
 from ccat_workflow_manager.hpc.pbs.listing import Seen
 from ccat_workflow_manager.hpc.pbs.script import Dialect
-from ccat_workflow_manager.hpc.pbs.states import Evidence, merge
+from ccat_workflow_manager.hpc.pbs.status import Evidence, resolve_status
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
 
 NOW = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)
@@ -61,7 +61,7 @@ CASES: list[Case] = [
     ("seen", "record", "status", "reason"), [case[1:] for case in CASES], ids=[c[0] for c in CASES]
 )
 def test_ends(seen: Seen | None, record: HPCJobInfo | None, status: JobStatus, reason: Why | None) -> None:
-    info = merge(Evidence(seen, record, NOW))
+    info = resolve_status(Evidence(seen, record, NOW))
     assert (info.status, info.reason) == (status, reason), info
 
 
@@ -71,7 +71,7 @@ def test_ends(seen: Seen | None, record: HPCJobInfo | None, status: JobStatus, r
         ("Q", "", JobStatus.PENDING, "queued at PBS"),
         ("Q", "Not Running: Not enough free nodes available", JobStatus.PENDING, "Not enough free nodes"),
         ("Q", "Can Never Run: Insufficient amount of resource: ncpus", JobStatus.PENDING, "Can Never Run"),
-        ("H", "job held", JobStatus.PENDING, "held at PBS until somebody releases it: job held"),
+        ("H", "job held", JobStatus.PENDING, "held at PBS until a person releases it: job held"),
         ("W", "", JobStatus.PENDING, "start time"),
         ("T", "", JobStatus.PENDING, "moved"),
         ("M", "", JobStatus.PENDING, "another server"),
@@ -83,25 +83,25 @@ def test_ends(seen: Seen | None, record: HPCJobInfo | None, status: JobStatus, r
     ],
 )
 def test_before_the_end(state: str, comment: str, status: JobStatus, message: str) -> None:
-    info = merge(Evidence(Seen(state, comment=comment), None, NOW))
+    info = resolve_status(Evidence(Seen(state, comment=comment), None, NOW))
     assert info.status is status
     assert message in (info.message or "")
 
 
 def test_running_says_no_more() -> None:
-    assert merge(Evidence(Seen("R", comment="Job run at ..."), None, NOW)) == HPCJobInfo(JobStatus.RUNNING)
+    assert resolve_status(Evidence(Seen("R", comment="Job run at ..."), None, NOW)) == HPCJobInfo(JobStatus.RUNNING)
 
 
 def test_a_failure_waits_for_its_record() -> None:
     seen = over(3, changed_at=NOW - timedelta(seconds=2))
-    assert merge(Evidence(seen, None, NOW)).status is JobStatus.RUNNING
-    assert merge(Evidence(seen, None, NOW + timedelta(seconds=20))).status is JobStatus.FAILED
-    assert merge(Evidence(seen, RECORD_3, NOW)).exit_code == 3
+    assert resolve_status(Evidence(seen, None, NOW)).status is JobStatus.RUNNING
+    assert resolve_status(Evidence(seen, None, NOW + timedelta(seconds=20))).status is JobStatus.FAILED
+    assert resolve_status(Evidence(seen, RECORD_3, NOW)).exit_code == 3
 
 
 def test_torque_has_codes_and_ways_of_its_own() -> None:
     def end(seen: Seen, record: HPCJobInfo | None = None, log: str = "") -> tuple[JobStatus, Why | None]:
-        info = merge(Evidence(replace(seen, state="C", substate=None), record, NOW, Dialect.TORQUE, log))
+        info = resolve_status(Evidence(replace(seen, state="C", substate=None), record, NOW, Dialect.TORQUE, log))
         return info.status, info.reason
 
     assert end(over(-11)) == (JobStatus.FAILED, Why.TIME_LIMIT)
@@ -118,11 +118,11 @@ def test_torque_has_codes_and_ways_of_its_own() -> None:
 
 def test_the_best_numbers() -> None:
     seen = over(3, used_seconds=3, cpu_seconds=36, memory_bytes=1 << 30)
-    told = merge(Evidence(seen, RECORD_3, NOW))
+    told = resolve_status(Evidence(seen, RECORD_3, NOW))
     assert (told.wall_time_seconds, told.cpu_hours, told.peak_memory_gb) == (2, 0.01, None)
-    long = merge(Evidence(replace(seen, used_seconds=600), None, NOW))
+    long = resolve_status(Evidence(replace(seen, used_seconds=600), None, NOW))
     assert (long.wall_time_seconds, long.peak_memory_gb) == (600, 1)
 
 
 def test_silence_proves_nothing() -> None:
-    assert merge(Evidence(None, None, NOW)) == UNKNOWN
+    assert resolve_status(Evidence(None, None, NOW)) == UNKNOWN

@@ -10,7 +10,7 @@ import pytest
 
 from ccat_workflow_manager.failures import FailureReason as Why
 from ccat_workflow_manager.hpc.slurm.listing import Seen
-from ccat_workflow_manager.hpc.slurm.states import FINAL, MEANINGS, Evidence, held, merge, told_by_record
+from ccat_workflow_manager.hpc.slurm.status import FINAL, MEANINGS, Evidence, held, needs_no_accounting, resolve_status
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 
 START = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
@@ -46,7 +46,7 @@ Case = tuple[Seen | None, Seen | None, HPCJobInfo | None, dict[str, Any], JobSta
 CASES: dict[str, Case] = {
     # controller, accounting, record, more -> status, reason
     "nobody knows": (None, None, None, {}, U, None),
-    "nobody knows, accounting away": (None, None, None, {"accounting_away": "sacct failed"}, P, None),
+    "nobody knows, accounting away": (None, None, None, {"accounting_error": "sacct failed"}, P, None),
     "forgotten": (None, None, TERMED, {}, F, Why.KILLED_BY_SIGNAL),
     "forgotten, cancelled by somebody": (None, None, TERMED, {"scheduler_log": by_node("")}, X, None),
     "forgotten, over its time": (
@@ -61,9 +61,9 @@ CASES: dict[str, Case] = {
         None, None, BAD, {"scheduler_log": by_node(" DUE TO JOB REQUEUE")}, F, Why.PROGRAM_FAILED,
     ),
     "forgotten, ended well when it was cancelled": (None, None, OK, {"scheduler_log": by_node("")}, C, None),
-    "a task that was taken out of its array": (None, None, None, {"taken_out": True}, X, None),
-    "perhaps taken out, accounting away": (None, None, None, {"taken_out": True, "accounting_away": "no"}, P, None),
-    "not taken out: it ran": (None, seen("COMPLETED"), None, {"taken_out": True}, C, None),
+    "a task that was taken out of its array": (None, None, None, {"removed": True}, X, None),
+    "perhaps taken out, accounting away": (None, None, None, {"removed": True, "accounting_error": "no"}, P, None),
+    "not taken out: it ran": (None, seen("COMPLETED"), None, {"removed": True}, C, None),
     "waiting": (seen("PENDING", reason="Priority"), None, None, {}, P, None),
     "waiting, a record of an earlier life": (seen("PENDING", reason="BeginTime"), None, KILLED, {}, P, None),
     "requeued and running, a record of an earlier life": (seen("RUNNING"), None, KILLED, {}, R, None),
@@ -128,13 +128,13 @@ CASES: dict[str, Case] = {
 @pytest.mark.parametrize("case", CASES.values(), ids=list(CASES))
 def test_merge(case: Case) -> None:
     controller, accounting, record, more, status, reason = case
-    info = merge(replace(Evidence(controller, accounting, record, LONG_AFTER), **more))
+    info = resolve_status(replace(Evidence(controller, accounting, record, LONG_AFTER), **more))
     assert (info.status, info.reason) == (status, reason), info
 
 
 @pytest.mark.parametrize("word", MEANINGS)
 def test_every_word_has_a_meaning(word: str) -> None:
-    info = merge(Evidence(seen(word), None, None, LONG_AFTER))
+    info = resolve_status(Evidence(seen(word), None, None, LONG_AFTER))
     assert info.status is MEANINGS[word].status
     if info.status is F and word != "FAILED":
         assert info.reason is MEANINGS[word].reason is not None
@@ -144,50 +144,50 @@ def test_nothing_regresses_when_a_witness_falls_silent() -> None:
     """Once an end is known, losing one witness never turns it into something that goes on."""
     for word in sorted(FINAL):
         for record in (OK, BAD):
-            whole = merge(Evidence(seen(word), seen(word), record, LONG_AFTER))
+            whole = resolve_status(Evidence(seen(word), seen(word), record, LONG_AFTER))
             for partial in (
                 Evidence(seen(word), None, record, LONG_AFTER),
                 Evidence(None, seen(word), record, LONG_AFTER),
             ):
-                assert merge(partial).status is whole.status
+                assert resolve_status(partial).status is whole.status
 
 
 def test_words_for_those_who_wait() -> None:
-    waiting = merge(Evidence(seen("PENDING", reason="QOSMaxJobsPerUserLimit"), None, None, START))
+    waiting = resolve_status(Evidence(seen("PENDING", reason="QOSMaxJobsPerUserLimit"), None, None, START))
     assert waiting.message == "queued at Slurm: QOSMaxJobsPerUserLimit"
     stuck = seen("PENDING", reason="JobHeldAdmin")
     assert held(stuck)
-    assert (merge(Evidence(stuck, None, None, START)).message or "").startswith("held at Slurm")
-    assert "HIBERNATING" in (merge(Evidence(seen("HIBERNATING"), None, None, START)).message or "")
-    assert merge(Evidence(stuck, None, None, START)).attention
+    assert (resolve_status(Evidence(stuck, None, None, START)).message or "").startswith("held at Slurm")
+    assert "HIBERNATING" in (resolve_status(Evidence(seen("HIBERNATING"), None, None, START)).message or "")
+    assert resolve_status(Evidence(stuck, None, None, START)).attention
     assert not waiting.attention
     for hopeless in ("BadConstraints", "AssocMaxWallDurationPerJobLimit", "QOSMaxCpuPerJobLimit", "JobHeldUser"):
-        assert merge(Evidence(seen("PENDING", reason=hopeless), None, None, START)).attention, hopeless
+        assert resolve_status(Evidence(seen("PENDING", reason=hopeless), None, None, START)).attention, hopeless
     for passing in ("Priority", "Resources", "QOSMaxCpuPerUserLimit", "AssocGrpCpuLimit", "PartitionDown", "BeginTime"):
-        assert not merge(Evidence(seen("PENDING", reason=passing), None, None, START)).attention, passing
-    cancelled = merge(Evidence(seen("CANCELLED"), seen("CANCELLED", detail="by 1000"), None, LONG_AFTER))
+        assert not resolve_status(Evidence(seen("PENDING", reason=passing), None, None, START)).attention, passing
+    cancelled = resolve_status(Evidence(seen("CANCELLED"), seen("CANCELLED", detail="by 1000"), None, LONG_AFTER))
     assert cancelled.message == "cancelled at Slurm by 1000"
 
 
 def test_numbers() -> None:
     accounting = seen("COMPLETED", cpu_seconds=7200.0, peak_bytes=2 << 30)
-    info = merge(Evidence(seen("COMPLETED"), accounting, None, LONG_AFTER))
+    info = resolve_status(Evidence(seen("COMPLETED"), accounting, None, LONG_AFTER))
     assert (info.wall_time_seconds, info.cpu_hours, info.peak_memory_gb) == (3540, 2, 2)
     assert (info.started_at, info.finished_at) == (START, END)
     assert info.cpu_hours_allocated is None
     for controller, accounted in ((4, 8), (8, None)):
         had = replace(accounting, allocated_seconds=accounted and 3600.0 * accounted)
         both = Evidence(seen("COMPLETED", allocated_seconds=3600.0 * controller), had, OK, LONG_AFTER)
-        assert merge(both).cpu_hours_allocated == 8
-    with_record = merge(Evidence(seen("COMPLETED"), accounting, OK, LONG_AFTER))
+        assert resolve_status(both).cpu_hours_allocated == 8
+    with_record = resolve_status(Evidence(seen("COMPLETED"), accounting, OK, LONG_AFTER))
     assert (with_record.cpu_hours, with_record.peak_memory_gb) == (0.5, 2)
-    short = merge(Evidence(seen("COMPLETED"), accounting, OK, LONG_AFTER, sampling_seconds=3600))
+    short = resolve_status(Evidence(seen("COMPLETED"), accounting, OK, LONG_AFTER, sampling_seconds=3600))
     assert short.peak_memory_gb is None
 
 
 def test_the_accounting_is_not_asked_for_what_the_record_tells() -> None:
-    assert told_by_record(seen("COMPLETED"), OK, 30 * 60)
-    assert not told_by_record(seen("COMPLETED"), OK, 30)
+    assert needs_no_accounting(seen("COMPLETED"), OK, 30 * 60)
+    assert not needs_no_accounting(seen("COMPLETED"), OK, 30)
     for controller, record in (("FAILED", BAD), ("COMPLETED", None), ("COMPLETED", BAD), ("RUNNING", OK),
                                ("COMPLETED", replace(OK, cpu_hours=None))):  # fmt: skip
-        assert not told_by_record(seen(controller), record, 30 * 60)
+        assert not needs_no_accounting(seen(controller), record, 30 * 60)

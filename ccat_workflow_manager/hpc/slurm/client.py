@@ -1,4 +1,4 @@
-"""What Slurm's commands answer, asked no more often than need be: one answer does for all jobs for a while."""
+"""Asks Slurm's commands, and no more often than needed: one answer serves all jobs for a while."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
-from ccat_workflow_manager.errors import BackendConfused, BackendUnavailable
+from ccat_workflow_manager.errors import BackendConfused, BackendError, BackendUnavailable
+from ccat_workflow_manager.hpc.attempt.record import utc
 from ccat_workflow_manager.hpc.batch.calls import SchedulerCommands
-from ccat_workflow_manager.hpc.slurm.accounting import NONE, OK, AccountingNote
+from ccat_workflow_manager.hpc.note_store import NoteStore
 from ccat_workflow_manager.hpc.slurm.listing import (
     SACCT,
     SINFO,
     SQUEUE,
     Partition,
-    Place,
     Seen,
+    TaskId,
     parse_config,
     parse_sacct,
     parse_sinfo,
@@ -29,33 +30,62 @@ _CONFIG_SECONDS = 3600.0
 _NO_ACCOUNTING_SECONDS = 600.0
 _LONGEST_POLL_SECONDS = 30.0
 _SLOWNESS = 10
-"""An answer is good for this many times as long as it took: a slow controller is asked less often."""
+"""An answer is used for this many times as long as it took: a slow controller is asked less often."""
 _ID_CHARACTERS = 100_000
 _USUAL_SAMPLING_SECONDS = 30.0
+_OK = "ok"
+_NONE = "none"
+_NOT_ASKED = "not asked yet"
 
 _T = TypeVar("_T")
 
 
+class AccountingState:
+    """Whether the accounting answers, for operators; shared by all workers, of which only some ask it."""
+
+    def __init__(self, directory: Path, backend: str) -> None:
+        self._notes: NoteStore[tuple[str, float]] = NoteStore(backend, directory, list, _state, ".json")
+
+    def write(self, words: str) -> None:
+        """`ok`, `none`, or why it did not answer. Only a change is written."""
+        known = self._notes.get("accounting")
+        if known is None or known[0] != words:
+            self._notes.put("accounting", (words, time.time()))
+
+    def details(self) -> dict[str, str]:
+        try:
+            known = self._notes.get("accounting")
+        except BackendError as error:
+            return {"accounting": error.message}
+        if known is None:
+            return {"accounting": _NOT_ASKED}
+        return {"accounting": known[0], "accounting_since": utc(known[1]).isoformat(timespec="seconds")}
+
+
+def _state(data: list[Any]) -> tuple[str, float]:
+    return str(data[0]), float(data[1])
+
+
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
-    """What was said about our jobs, and for how long that need not be asked again."""
+    """An answer about our jobs, and for how long it is used."""
 
     taken: float
     good_for: float
-    jobs: Mapping[Place, Seen]
+    jobs: Mapping[TaskId, Seen]
     numbers: frozenset[str] = frozenset()
-    """Which were asked for."""
+    """The numbers that were asked for."""
 
     @property
     def recent(self) -> bool:
         return time.monotonic() - self.taken < self.good_for
 
 
-class SlurmAnswers:
+class SlurmClient:
     """The controller and the accounting of one cluster."""
 
     def __init__(
-        self, commands: SchedulerCommands, accounting: AccountingNote, backend: str, poll_seconds: float
+        self, commands: SchedulerCommands, accounting: AccountingState, backend: str, poll_seconds: float
     ) -> None:
         self._commands = commands
         self.accounting = accounting
@@ -65,15 +95,15 @@ class SlurmAnswers:
         self._accounted: _Snapshot | None = None
         self._config: tuple[float, dict[str, str]] | None = None
         self._no_accounting_until = 0.0
-        self.accounting_away = ""
-        """Why the accounting did not answer last time, in its own words; empty if it did, or if there is none."""
+        self.accounting_error = ""
+        """Why the accounting did not answer last time; empty if it did, or if there is none."""
 
     # --- controller --------------------------------------------------------------------------------------------------
 
-    def jobs(self, places: Iterable[Place] = ()) -> Mapping[Place, Seen]:
-        """All our jobs, by a look that is recent enough and knows these."""
+    def jobs(self, tasks: Iterable[TaskId] = ()) -> Mapping[TaskId, Seen]:
+        """All our jobs, from a recent answer if that has all of `tasks`."""
         snapshot = self._listed
-        if snapshot is not None and snapshot.recent and all(place in snapshot.jobs for place in places):
+        if snapshot is not None and snapshot.recent and all(task in snapshot.jobs for task in tasks):
             return snapshot.jobs
         began = time.monotonic()
         jobs = self._asked([*SQUEUE, "--me"], parse_squeue)
@@ -81,7 +111,7 @@ class SlurmAnswers:
         return jobs
 
     def outdated(self) -> None:
-        """Jobs were told to do something else: look again."""
+        """Ask again next time, because jobs were changed."""
         self._listed = None
 
     def numbers(self, job_name: str) -> set[str]:
@@ -95,7 +125,7 @@ class SlurmAnswers:
         return int(self._configuration()["MaxArraySize"])
 
     def sampling_seconds(self) -> float:
-        """How often the accounting looks at the memory of jobs."""
+        """How often the accounting samples the memory of jobs."""
         try:
             frequency = self._configuration().get("JobAcctGatherFrequency", "")
         except BackendUnavailable:
@@ -116,8 +146,8 @@ class SlurmAnswers:
         """Whether there is an accounting, as far as is known."""
         return time.time() >= self._no_accounting_until
 
-    def accounted(self, numbers: Iterable[str]) -> Mapping[Place, Seen] | None:
-        """What the accounting knows of these; None if there is none, or if it does not answer."""
+    def accounted(self, numbers: Iterable[str]) -> Mapping[TaskId, Seen] | None:
+        """The accounting of these jobs; None if there is none, or if it does not answer."""
         if not self.accounts:
             return None
         wanted = frozenset(numbers)
@@ -125,7 +155,7 @@ class SlurmAnswers:
         if snapshot is not None and snapshot.recent and wanted <= snapshot.numbers:
             return snapshot.jobs
         began = time.monotonic()
-        known: dict[Place, Seen] = {}
+        known: dict[TaskId, Seen] = {}
         for some in _lists(sorted(wanted, key=int)):
             answer = self._ask_accounting(f"--jobs={some}")
             if answer is None:
@@ -135,28 +165,28 @@ class SlurmAnswers:
         return known
 
     def accounted_numbers(self, job_name: str, since: float) -> set[str]:
-        """The numbers of the jobs of this name; empty without an accounting. Raises if there is one that is silent."""
+        """The numbers of the jobs of this name; empty without an accounting. Raises BackendUnavailable."""
         if not self.accounts:
             return set()
-        start = datetime.fromtimestamp(since, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        start = utc(since).strftime("%Y-%m-%dT%H:%M:%S")
         answer = self._ask_accounting(f"--name={job_name}", "--allocations", f"--starttime={start}")
-        if answer is None and self.accounting_away:
-            raise BackendUnavailable(self.accounting_away, backend=self._backend)
+        if answer is None and self.accounting_error:
+            raise BackendUnavailable(self.accounting_error, backend=self._backend)
         return _numbers(answer or {})
 
-    def _ask_accounting(self, *options: str) -> Mapping[Place, Seen] | None:
-        """An accounting that does not answer is noted: the other two witnesses may do without."""
+    def _ask_accounting(self, *options: str) -> Mapping[TaskId, Seen] | None:
+        """None if it does not answer: controller and exit record may suffice."""
         try:
             answer = self._asked([*SACCT, *options], parse_sacct)
         except BackendUnavailable as error:
             none = "storage is disabled" in error.message
             if none:
                 self._no_accounting_until = time.time() + _NO_ACCOUNTING_SECONDS
-            self.accounting_away = "" if none else error.message
-            self.accounting.write(NONE if none else error.message)
+            self.accounting_error = "" if none else error.message
+            self.accounting.write(_NONE if none else error.message)
             return None
-        self.accounting_away = ""
-        self.accounting.write(OK)
+        self.accounting_error = ""
+        self.accounting.write(_OK)
         return answer
 
     # --- both --------------------------------------------------------------------------------------------------------
@@ -170,12 +200,12 @@ class SlurmAnswers:
             raise BackendConfused(words, backend=self._backend, command=argv, output_tail=text[-2000:]) from error
 
     def _good_for(self, began: float) -> float:
-        """How long an answer may be used: slow services are asked less often."""
+        """How long an answer is used."""
         took = time.monotonic() - began
         return min(max(self._poll_seconds, _SLOWNESS * took), _LONGEST_POLL_SECONDS) if self._poll_seconds else 0
 
 
-def _numbers(jobs: Iterable[Place]) -> set[str]:
+def _numbers(jobs: Iterable[TaskId]) -> set[str]:
     return {number for number, _ in jobs}
 
 

@@ -1,8 +1,8 @@
-"""What a job's state means: Slurm's words in one table, and three witnesses merged by one pure function.
+"""The status of a job from three witnesses: the controller, the accounting and the exit record. Pure.
 
-The controller knows what is going on now, and forgets a job some minutes after its end. The accounting keeps everything
-but learns it late, and a site may have none. The exit record knows best how the command ended, and nothing else. The
-newest positive evidence counts; that a witness is silent proves nothing.
+The controller knows the present, and forgets a job some minutes after its end. The accounting keeps all jobs but gets
+them late, and a site may have none. The exit record has the exact end of the command. The newest positive evidence
+counts; silence of a witness proves nothing.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _WHY_CANCELLED = {
     "PREEMPTION": HPCJobInfo(JobStatus.FAILED, reason=FailureReason.PREEMPTED),
     "NODE FAILURE": HPCJobInfo(JobStatus.FAILED, reason=FailureReason.NODE_FAILURE),
 }
-"""What the daemon of a node writes into the log of a job that it ends."""
+"""By the words that the daemon of a node writes into the log of a job that it ends."""
 
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """What a word of Slurm is for us."""
+    """The status that a state of Slurm stands for."""
 
     status: JobStatus
     reason: FailureReason | None = None
@@ -76,28 +76,28 @@ MEANINGS: dict[str, Meaning] = {
     "PREEMPTED": Meaning(_F, FailureReason.PREEMPTED),
     "REVOKED": Meaning(_F, FailureReason.BACKEND_FAILED, "taken over by another cluster of the federation"),
 }
-"""Every state of Slurm. What is not here is shown as it is and decides nothing."""
+"""Every state of Slurm. A state that is not here is shown as it is and decides nothing."""
 
 _FINAL = (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
 FINAL = frozenset(word for word, meaning in MEANINGS.items() if meaning.status in _FINAL)
 _RECORD_WINS = frozenset({"FAILED", "NODE_FAIL", "BOOT_FAIL", "LAUNCH_FAILED", "RECONFIG_FAIL", "REVOKED"})
-"""Ends that do not contradict a command which had ended well before."""
+"""Ends of a job that may come after its command has ended well."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All that is known about one job at one moment."""
+    """What the witnesses report about one job at one moment."""
 
     controller: Seen | None
     accounting: Seen | None
     record: HPCJobInfo | None
-    """What the exit record says, if there is one."""
+    """The status according to the exit record."""
     now: datetime
-    accounting_away: str = ""
+    accounting_error: str = ""
     """Why the accounting could not be asked, if it should have been."""
     accounting_expected: bool = True
     """The site has an accounting, and it answered."""
-    taken_out: bool = False
+    removed: bool = False
     """The controller knows the array of this task but not the task, which has never started."""
     scheduler_log: str = ""
     signal_seconds: float = 0
@@ -107,12 +107,12 @@ class Evidence:
 
 
 def held(seen: Seen) -> bool:
-    """Whether somebody has to release the job before it can go on."""
+    """Whether a person has to release the job before it can go on."""
     meaning = MEANINGS.get(seen.state)
     return meaning is not None and meaning.status is _P and (meaning.held or bool(_HELD.search(seen.reason)))
 
 
-def told_by_record(seen: Seen, record: HPCJobInfo | None, sampling_seconds: float) -> bool:
+def needs_no_accounting(seen: Seen, record: HPCJobInfo | None, sampling_seconds: float) -> bool:
     """Whether the accounting has nothing to add: the command ended well, too soon for its samples of memory."""
     return (
         seen.state == "COMPLETED"
@@ -123,20 +123,19 @@ def told_by_record(seen: Seen, record: HPCJobInfo | None, sampling_seconds: floa
     )
 
 
-def merge(evidence: Evidence) -> HPCJobInfo:
-    """The state of a job, from all witnesses."""
+def resolve_status(evidence: Evidence) -> HPCJobInfo:
     controller, accounting, record = evidence.controller, evidence.accounting, evidence.record
     if controller is not None and controller.state not in FINAL:
         if record is not None and held(controller):
-            # The controller lost its memory of a job that has run: nothing will run here again.
+            # The controller was restarted and has lost that the job has run: it will not run again.
             return _by_record(record, controller, evidence)
         return _alive(controller)
     seen = controller
     if seen is None and accounting is not None and accounting.state in FINAL:
         seen = accounting
     if seen is None:
-        if record is None and accounting is None and evidence.taken_out and not evidence.accounting_away:
-            # Cancelled while it waited, a single task leaves no trace of its own.
+        if record is None and accounting is None and evidence.removed and not evidence.accounting_error:
+            # A single task that is cancelled while it waits leaves no trace.
             return HPCJobInfo(JobStatus.CANCELLED, message="taken out of its array at Slurm before it started")
         return _by_record(record, accounting, evidence) if record is not None else _silence(evidence)
     if controller is not None and (why := _too_early(controller, evidence)):
@@ -161,7 +160,7 @@ def _alive(seen: Seen) -> HPCJobInfo:
         )
     words = ", ".join(text for text in (meaning.text, seen.reason) if text)
     if held(seen):
-        message = f"held at Slurm until somebody releases it: {words}"
+        message = f"held at Slurm until a person releases it: {words}"
     else:
         message = f"queued at Slurm: {words}" if words else "queued at Slurm"
     attention = held(seen) or never_by_itself(seen.reason)
@@ -169,14 +168,14 @@ def _alive(seen: Seen) -> HPCJobInfo:
 
 
 def _silence(evidence: Evidence) -> HPCJobInfo:
-    if evidence.accounting_away:
-        # Whatever has become of it stands in the accounting: an outage there must not turn into a lost job.
-        return HPCJobInfo(_P, message=f"the controller has forgotten the job, and {evidence.accounting_away}")
+    if evidence.accounting_error:
+        # The accounting has its end: an outage there must not turn into a lost job.
+        return HPCJobInfo(_P, message=f"the controller has forgotten the job, and {evidence.accounting_error}")
     return UNKNOWN
 
 
 def _too_early(controller: Seen, evidence: Evidence) -> str | None:
-    """Why an end that the controller tells of is not reported yet."""
+    """Why an end that the controller shows is not reported yet."""
     if controller.ended_at is None:
         return None
     age = (evidence.now - controller.ended_at).total_seconds()
@@ -189,7 +188,7 @@ def _too_early(controller: Seen, evidence: Evidence) -> str | None:
 
 
 def _explained(evidence: Evidence) -> bool:
-    """Whether anything but the bare word of the controller tells of a failure."""
+    """Whether another witness than the controller shows a failure."""
     signalled = evidence.accounting is not None and evidence.accounting.signal is not None
     return evidence.record is not None or signalled or bool(evidence.scheduler_log)
 
@@ -222,7 +221,7 @@ def _detail(evidence: Evidence) -> str:
 
 
 def _failed_without_record(evidence: Evidence) -> HPCJobInfo:
-    """The job script always leaves a record once it has started the command, unless it is killed with it."""
+    """A job script that has started its command leaves a record, unless it is killed too."""
     accounting = evidence.accounting
     words = " ".join(evidence.scheduler_log.split())[-300:] or None
     if accounting is not None and accounting.signal in range(1, 32):
@@ -232,7 +231,7 @@ def _failed_without_record(evidence: Evidence) -> HPCJobInfo:
 
 
 def _ran_out_of_time(seen: Seen, evidence: Evidence) -> bool:
-    """Whether it was the signal before the time limit that ended the command."""
+    """Whether the signal before the time limit ended the command."""
     record = evidence.record
     limit = seen.limit_seconds or (evidence.accounting.limit_seconds if evidence.accounting is not None else None)
     if not evidence.signal_seconds or record is None or limit is None or record.wall_time_seconds is None:
@@ -242,7 +241,7 @@ def _ran_out_of_time(seen: Seen, evidence: Evidence) -> bool:
 
 
 def _by_record(record: HPCJobInfo, seen: Seen | None, evidence: Evidence) -> HPCJobInfo:
-    """Only the exit record tells of the end, and the log of the scheduler why."""
+    """The end of a job that Slurm has forgotten; the log of the scheduler may have its reason."""
     if seen is not None:
         return replace(record, submitted_at=seen.submitted_at, node=seen.node or record.node)
     words = _CANCELLED_BY_NODE.search(evidence.scheduler_log) if record.status is _F else None
@@ -258,13 +257,13 @@ def _measured(info: HPCJobInfo, seen: Seen, evidence: Evidence) -> HPCJobInfo:
     if wall is None and started is not None and seen.ended_at is not None:
         wall = max(0.0, (seen.ended_at - started).total_seconds())
     cpu_hours = record.cpu_hours if record is not None else None
-    told = [each.allocated_seconds for each in (accounting, seen) if each is not None]
-    allocated = next((seconds for seconds in told if seconds is not None), None)
+    reported = [each.allocated_seconds for each in (accounting, seen) if each is not None]
+    allocated = next((seconds for seconds in reported if seconds is not None), None)
     peak = record.peak_memory_gb if record is not None else None
     if accounting is not None:
         if cpu_hours is None and accounting.cpu_seconds is not None:
             cpu_hours = accounting.cpu_seconds / 3600
-        # What is shorter than the sampling was seen too seldom for a maximum.
+        # A shorter job was sampled too seldom for a maximum.
         if accounting.peak_bytes and wall is not None and wall >= 2 * evidence.sampling_seconds:
             peak = max(peak or 0.0, accounting.peak_bytes / _GIB)
     return replace(

@@ -1,8 +1,7 @@
-"""What a job's state means: PBS's letters and codes in tables, and two witnesses merged by one pure function.
+"""The status of a job from two witnesses: the PBS server and the exit record. Pure.
 
-The server knows what is going on, and of the past what its history (OpenPBS) or `keep_completed` (Torque) keeps, which
-may be nothing. The exit record knows best how the command ended, and nothing else. That a witness is silent proves
-nothing.
+The server knows the present, and of the past what its history (OpenPBS) or `keep_completed` (Torque) keeps, which may
+be nothing. The exit record has the exact end of the command. Silence of a witness proves nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _GIB = 1024**3
 RECORD_SECONDS = 10
 """How long a failure waits for its exit record, which a network filesystem may show late."""
 SAMPLED_SECONDS = 240
-"""PBS looks at memory at most every two minutes; what is shorter was seen too seldom for a maximum."""
+"""PBS samples memory every two minutes at most, so a shorter job has too few samples for a maximum."""
 DELETED = 91
 """The substate of a job that was ended by `qdel`, or by the server itself."""
 
@@ -38,7 +37,7 @@ _OVER_MEMORY = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """What a letter of PBS is for us; a job that is over is told apart by its exit status."""
+    """The status that a letter of PBS stands for; the end of a job that is over depends on its exit status."""
 
     status: JobStatus
     text: str = ""
@@ -56,12 +55,12 @@ MEANINGS: Mapping[str, Meaning] = {
     "B": Meaning(_R, "an array that has begun"),
     "E": Meaning(_R, "it is ending"),
     "S": Meaning(_R, "suspended at PBS"),
-    "U": Meaning(_R, "suspended at PBS, because somebody works at the machine"),
+    "U": Meaning(_R, "suspended at PBS, because a person works at the machine"),
     "F": Meaning(_F, over=True),
     "X": Meaning(_F, over=True),
     "C": Meaning(_F, over=True),
 }
-"""Every state of OpenPBS, PBS Pro and Torque. What is not here is shown as it is and decides nothing."""
+"""Every state of OpenPBS, PBS Pro and Torque. A state that is not here is shown as it is and decides nothing."""
 
 _BOTH: Mapping[int, tuple[FailureReason, str]] = {
     -1: (FailureReason.BACKEND_FAILED, "it could not be started, before its files were there"),
@@ -110,29 +109,28 @@ EXIT_STATUSES: Mapping[Dialect, Mapping[int, tuple[FailureReason, str]]] = {
         -14: (FailureReason.BACKEND_FAILED, "the prologue of the site failed"),
     },
 }
-"""What an exit status below zero says. It is the server's own: the command never ends with one."""
+"""Exit statuses below zero. They are the server's own: no command ends with one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All that is known about one job at one moment."""
+    """What the witnesses report about one job at one moment."""
 
     seen: Seen | None
     record: HPCJobInfo | None
-    """What the exit record says, if there is one."""
+    """The status according to the exit record."""
     now: datetime
     dialect: Dialect = Dialect.OPENPBS
     scheduler_log: str = ""
 
 
 def over(seen: Seen) -> bool:
-    """Whether the server says that the job has ended."""
+    """Whether the job has ended, according to the server."""
     meaning = MEANINGS.get(seen.state)
     return meaning is not None and meaning.over
 
 
-def merge(evidence: Evidence) -> HPCJobInfo:
-    """The state of a job, from both witnesses."""
+def resolve_status(evidence: Evidence) -> HPCJobInfo:
     seen, record = evidence.seen, evidence.record
     if seen is None:
         return record if record is not None else UNKNOWN
@@ -155,7 +153,7 @@ def _alive(seen: Seen) -> HPCJobInfo:
             node=seen.node,
         )
     words = ", ".join(text for text in (meaning.text, seen.comment) if text)
-    where = "held at PBS until somebody releases it" if meaning.held else "queued at PBS"
+    where = "held at PBS until a person releases it" if meaning.held else "queued at PBS"
     message = f"{where}: {words}" if words else where
     attention = meaning.held or seen.comment.startswith("Can Never Run")
     return HPCJobInfo(_P, message=message, attention=attention, submitted_at=seen.submitted_at)
@@ -173,11 +171,11 @@ def _ended(seen: Seen, evidence: Evidence) -> HPCJobInfo:
         return HPCJobInfo(JobStatus.CANCELLED, message=f"deleted at PBS: {words}" if words else "deleted at PBS")
     if status is not None and status < 0:
         return _by_server(status, evidence, words)
-    said = f"{seen.comment}\n{evidence.scheduler_log}"
+    texts = f"{seen.comment}\n{evidence.scheduler_log}"
     stopped = _signal(status) is not None or (record is not None and record.signal is not None)
-    if stopped and _OVER_TIME.search(said):
+    if stopped and _OVER_TIME.search(texts):
         return replace(_bare(record), reason=FailureReason.TIME_LIMIT)
-    if stopped and _OVER_MEMORY.search(said):
+    if stopped and _OVER_MEMORY.search(texts):
         return replace(_bare(record), reason=FailureReason.OUT_OF_MEMORY)
     if evidence.dialect is Dialect.TORQUE and _was_terminated(status, record):
         return _terminated(seen, record)
@@ -189,26 +187,26 @@ def _ended(seen: Seen, evidence: Evidence) -> HPCJobInfo:
 
 
 def _by_server(status: int, evidence: Evidence, words: str | None) -> HPCJobInfo:
-    unheard = (FailureReason.BACKEND_FAILED, f"exit status {status}")
-    reason, text = EXIT_STATUSES[evidence.dialect].get(status, unheard)
+    unlisted = (FailureReason.BACKEND_FAILED, f"exit status {status}")
+    reason, text = EXIT_STATUSES[evidence.dialect].get(status, unlisted)
     record = evidence.record
     limits = (FailureReason.TIME_LIMIT, FailureReason.OUT_OF_MEMORY)
     if record is not None and record.status is _C and reason not in limits:
-        # The command had ended well before the server met its trouble.
+        # The command had ended well before the server failed.
         return record
     message = "; ".join(each for each in (text, words) if each) or None
     return replace(_bare(record), reason=reason, message=message)
 
 
 def _was_terminated(status: int | None, record: HPCJobInfo | None) -> bool:
-    """Whether all of a job got SIGTERM. The wrappers around Slurm tell no exit status."""
+    """Whether all of a job got SIGTERM. The wrappers around Slurm show no exit status."""
     if record is None:
         return status == 256 + _TERM
     return record.signal == _TERM and status in (None, 256 + _TERM)
 
 
 def _terminated(seen: Seen, record: HPCJobInfo | None) -> HPCJobInfo:
-    """Torque ends jobs over their time in the same way as those that somebody deletes."""
+    """Torque ends jobs that exceed their time in the same way as deleted ones."""
     info = replace(_bare(record), signal=_TERM)
     if seen.limit_seconds and seen.used_seconds is not None and seen.used_seconds >= seen.limit_seconds:
         return replace(info, reason=FailureReason.TIME_LIMIT)
@@ -216,7 +214,7 @@ def _terminated(seen: Seen, record: HPCJobInfo | None) -> HPCJobInfo:
 
 
 def _unexplained(seen: Seen, evidence: Evidence, words: str | None) -> HPCJobInfo:
-    """A failure without an exit record, which only a job lacks that was ended with its script, or never began."""
+    """A failure without an exit record: the job was killed together with its script, or never began."""
     age = (evidence.now - seen.changed_at).total_seconds() if seen.changed_at is not None else RECORD_SECONDS
     if 0 <= age < RECORD_SECONDS:
         return HPCJobInfo(_R, message="over; waiting for its exit record", started_at=seen.started_at, node=seen.node)
@@ -225,19 +223,19 @@ def _unexplained(seen: Seen, evidence: Evidence, words: str | None) -> HPCJobInf
     if number is not None:
         message = log or words
         return HPCJobInfo(_F, signal=number, reason=FailureReason.KILLED_BY_SIGNAL, message=message)
-    code = "nothing of its end" if seen.exit_status is None else f"exit status {seen.exit_status}"
+    code = "nothing about its end" if seen.exit_status is None else f"exit status {seen.exit_status}"
     return HPCJobInfo(_F, reason=FailureReason.BACKEND_FAILED, message=log or words or f"PBS says {code}")
 
 
 def _bare(record: HPCJobInfo | None) -> HPCJobInfo:
-    """A failure with what the record knows of it, but not its opinion."""
+    """A failure with the numbers of the record, but not its reason."""
     if record is None:
         return HPCJobInfo(_F)
     return replace(record, status=_F, reason=None, message=None)
 
 
 def _signal(status: int | None) -> int | None:
-    """The signal that an exit status speaks of: PBS adds 256, a shell 128."""
+    """The signal in an exit status: PBS adds 256, a shell 128."""
     return status - 256 if status is not None and status > 256 else signal_in(status)
 
 
