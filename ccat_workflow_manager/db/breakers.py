@@ -23,8 +23,8 @@ from ccat_workflow_manager.lifecycle.states import Status
 
 log = logging.getLogger(__name__)
 
-_LONGEST_READY = 2000
-"""How many step runs of closed breakers are announced at once. The dispatcher finds the others."""
+_MOST_READY = 2000
+"""How many step runs of closed breakers are announced at once. The manager's `RequeueSweep` finds the others."""
 
 # --- conditions on `step_runs` ---------------------------------------------------------------------------------------
 # `breakers` is mostly empty and always small, so a statement reads it once, as a hashed subplan.
@@ -221,7 +221,7 @@ class BreakerStore:
         closed = self.unit.execute(_REMOVE, {"keys": wanted, "event": event, "actor": actor, "text": text}).all()
         ready: dict[str, list[UUID]] = {}
         if closed:
-            found = self.unit.execute(_READY, {"keys": [row[0] for row in closed], "limit": _LONGEST_READY})
+            found = self.unit.execute(_READY, {"keys": [row[0] for row in closed], "limit": _MOST_READY})
             for step_run_id, backend in found:
                 ready.setdefault(backend, []).append(step_run_id)
             for key, pipeline, step in closed:
