@@ -78,7 +78,7 @@ class Listed:
 class Calls:
     """One cluster. May be used by many threads."""
 
-    def __init__(self, *, context: str | None = None, request_seconds: float = 30) -> None:
+    def __init__(self, *, context: str | None = None, request_seconds: float) -> None:
         self._context = context
         self._seconds = request_seconds
         self._lock = threading.Lock()

@@ -59,12 +59,12 @@ class Evidence:
     job: SeenJob | None
     pods: Sequence[SeenPod]
     now: datetime
+    image_grace_seconds: float
     record: str | None = None
     """The text of the exit record."""
     claim: str = ""
     """The pod that began the attempt, or why none may."""
     cancelled_at: float | None = None
-    image_grace_seconds: float = 120
 
     @property
     def alive(self) -> SeenPod | None:

@@ -1,6 +1,6 @@
 """The process that looks after one pilot: between a worker, which writes jobs into its input, and RADICAL-Pilot.
 
-    python -I bridge.py STATE_DIR PILOT         (the options and then the jobs as lines of JSON on its input)
+    python -I agent_client.py STATE_DIR PILOT         (the options and then the jobs as lines of JSON on its input)
 
 RADICAL-Pilot brings threads, handlers of signals and changes to the environment, which no worker should have; and it
 writes into HOME, which is another one for this process. When the input ends, the worker has ended, however it went:

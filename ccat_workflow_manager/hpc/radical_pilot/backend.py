@@ -89,9 +89,7 @@ class RadicalPilotBackend(BulkBackend):
         if not _HARMLESS.fullmatch(str(root)):
             # RADICAL-Pilot writes it into shell scripts as it is.
             raise ConfigurationError(f"RADICAL_PILOT_STATE_DIR may hold no blanks and no special characters: {root}")
-        self._options = PilotOptions(
-            **site.model_dump(by_alias=True, exclude={"state_dir"}), kill_grace_seconds=kill_grace_seconds
-        )
+        self._options = PilotOptions(**site.model_dump(), kill_grace_seconds=kill_grace_seconds)
         self._store = JobStore(root / "jobs")
         self._store.prepare()
         self._logs = LogWatch(self.name, log_limit_mb)

@@ -160,7 +160,7 @@ class PilotLink:
             pilot.beat(0)
             with open(pilot.log, "wb") as log:
                 process = shell.spawn(
-                    [sys.executable, "-I", str(_HERE / "bridge.py"), str(self.root), pilot.path.name],
+                    [sys.executable, "-I", str(_HERE / "agent_client.py"), str(self.root), pilot.path.name],
                     env=self._environment(home),
                     cwd=pilot.path,
                     stdin=shell.PIPE,
@@ -172,7 +172,7 @@ class PilotLink:
             text = f"{error.filename or pilot.path} cannot be used: {error.strerror}"
             raise BackendUnavailable(text, backend=BACKEND) from error
         bridge = _Bridge(pilot, process)
-        bridge.send([asdict(self.options)])
+        bridge.send([self.options.model_dump()])
         return bridge
 
     def _forget_old(self) -> None:

@@ -1,31 +1,17 @@
-"""What a pilot is asked to be."""
+"""Size and shape of a pilot, computed from the settings."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+
+from ccat_workflow_manager.hpc.radical_pilot.settings import RadicalPilotSettings
 
 _MB = 1024**2
 
 
-@dataclass(frozen=True, slots=True)
-class PilotOptions:
+class PilotOptions(RadicalPilotSettings):
     """One allocation, as the settings describe it."""
 
-    resource: str = "local.localhost"
-    """RADICAL-Pilot's label of the machine."""
-    nodes: int = 1
-    cores: int = 0
-    """Of the whole pilot, instead of nodes; 0: nodes."""
-    gpus: int = 0
-    """Of each node, for jobs to ask for."""
-    memory_gb: float = 0
-    """Of each node; 0: what the label says."""
-    queue: str = ""
-    project: str = ""
-    schema: str = ""
-    walltime_minutes: int = 720
-    idle_minutes: float = 15
     kill_grace_seconds: float = 5
 
     @property

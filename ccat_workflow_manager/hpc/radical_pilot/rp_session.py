@@ -67,7 +67,7 @@ class RadicalSession:
         self._rp = rp
         options = self._options
         self._session = rp.Session(uid=f"ccat.{self._directory.name}")
-        config = self._session.get_resource_config(options.resource, options.schema or None)
+        config = self._session.get_resource_config(options.resource, options.access_schema or None)
         self._pilots = rp.PilotManager(session=self._session)
         self._tasks = rp.TaskManager(session=self._session)
         self._pilots.register_callback(self._on_pilot)
@@ -85,7 +85,7 @@ class RadicalSession:
                 for name, value in (
                     ("queue", options.queue),
                     ("project", options.project),
-                    ("access_schema", options.schema),
+                    ("access_schema", options.access_schema),
                 )
                 if value
             },

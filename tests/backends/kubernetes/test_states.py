@@ -162,6 +162,10 @@ CASES: list[tuple[str, SeenJob | None, list[SeenPod], dict[str, Any], JobStatus,
 ]  # fmt: skip
 
 
+def evidence(seen: SeenJob | None, pods: list[SeenPod], **more: Any) -> Evidence:
+    return Evidence(seen, pods, NOW, **{"image_grace_seconds": 120, **more})
+
+
 @pytest.mark.parametrize(
     ("seen", "pods", "more", "status", "reason", "words"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
 )
@@ -173,13 +177,13 @@ def test_case(
     reason: FailureReason | None,
     words: str,
 ) -> None:
-    info = merge(Evidence(seen, pods, NOW, **more))
+    info = merge(evidence(seen, pods, **more))
     assert (info.status, info.reason) == (status, reason), info
     assert words in (info.message or "")
 
 
 def test_metrics_of_the_record() -> None:
-    info = merge(Evidence(DONE, [ended(0, "Completed")], NOW, record=record(0), claim="j-aaaaa"))
+    info = merge(evidence(DONE, [ended(0, "Completed")], record=record(0), claim="j-aaaaa"))
     assert (info.exit_code, info.wall_time_seconds, info.peak_memory_gb) == (0, 10, 0.5)
     assert info.cpu_hours == pytest.approx(2 / 3600)
     assert (info.node, info.submitted_at, info.started_at, info.finished_at) == ("n1", EARLIER, EARLIER, NOW)
@@ -187,7 +191,7 @@ def test_metrics_of_the_record() -> None:
 
 def test_metrics_without_a_record_are_those_of_the_container() -> None:
     for seen, code in ((DONE, 0), (failed(), 7)):
-        info = merge(Evidence(seen, [ended(code)], NOW, claim="j-aaaaa"))
+        info = merge(evidence(seen, [ended(code)], claim="j-aaaaa"))
         assert (info.exit_code, info.wall_time_seconds, info.cpu_hours) == (code, 50, None)
 
 
