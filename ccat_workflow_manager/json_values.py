@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ _BIGGEST_INTEGER = 10**100
 PathPart = str | int
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_$-]+")
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 # While walking, a path is a chain (parent, part): almost no path is ever written out.
 _Chain = tuple["_Chain | None", PathPart]
@@ -97,6 +98,29 @@ def invalid(faults: Iterable[Fault]) -> Invalid:
     if len(found) > MAX_FAULTS:
         found[MAX_FAULTS:] = [Fault("", "there are more faults than are listed here")]
     return Invalid(faults=found)
+
+
+def storable(value: Any) -> Any:
+    """Foreign values as PostgreSQL can hold them: U+FFFD in place of NUL and of halves of surrogate pairs."""
+    match value:
+        case str():
+            return _UNSTORABLE.sub("\ufffd", value)
+        case Mapping():
+            return {storable(name): storable(each) for name, each in value.items()}
+        case list() | tuple():
+            return [storable(each) for each in value]
+        case _:
+            return value
+
+
+def duplicate_name(pairs: Iterable[tuple[str, object]]) -> str | None:
+    """The first name that occurs twice. It takes one pass, so a large body costs no more to check than to parse."""
+    found: set[str] = set()
+    for name, _ in pairs:
+        if name in found:
+            return name
+        found.add(name)
+    return None
 
 
 def text_problem(text: str) -> str | None:

@@ -16,6 +16,7 @@ from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.definition.messages import refuse_if, validated
 from ccat_workflow_manager.definition.text import load_text
 from ccat_workflow_manager.errors import Fault, Invalid
+from ccat_workflow_manager.json_values import duplicate_name
 
 PREFIX = "/api/v1"
 ANONYMOUS = "anonymous"
@@ -92,8 +93,9 @@ class RawBody:
             raise MalformedBody(f"the body is not UTF-8: {error}") from None
 
     def _json(self) -> Any:
-        if self.media_type not in ("", "application/json") and not self.media_type.endswith("+json"):
-            raise UnsupportedMediaType(f"unsupported media type {self.media_type}; send application/json")
+        # Any web page can make a browser send a body without a type, or as a form or plain text.
+        if self.media_type != "application/json" and not self.media_type.endswith("+json"):
+            raise UnsupportedMediaType(f"unsupported media type {self.media_type or '(none)'}; send application/json")
         if not self.data.strip():
             raise MalformedBody("the body is empty; send a JSON object")
         try:
@@ -130,8 +132,7 @@ def _too_large() -> BodyTooLarge:
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = Counter(name for name, _ in pairs)
-        raise ValueError(f"the name {json.dumps(names.most_common(1)[0][0])} is given twice in one object")
+        raise ValueError(f"the name {json.dumps(duplicate_name(pairs))} is given twice in one object")
     return found
 
 

@@ -18,6 +18,7 @@ from uuid_utils.compat import uuid7
 
 from ccat_workflow_manager import failpoints
 from ccat_workflow_manager.errors import ServiceUnavailable
+from ccat_workflow_manager.json_values import storable
 
 T = TypeVar("T")
 
@@ -90,6 +91,7 @@ class Database:
             pool_use_lifo=True,
             connect_args={"application_name": application_name, "connect_timeout": 5, **_KEEP_ALIVE},
             json_serializer=json.dumps,
+            hide_parameters=True,  # they hold definitions and parameters, which do not belong into a log
         )
 
     @contextmanager
@@ -146,8 +148,14 @@ def _prepared(statement: str) -> TextClause:
 
 
 def json_list(records: Sequence[Mapping[str, Any]]) -> str:
-    """Encode records as one parameter for `json_to_recordset`: one round trip for any number of rows."""
-    return json.dumps(records, default=str, separators=(",", ":"))
+    """Encode records as one parameter for `json_to_recordset`: one round trip for any number of rows.
+
+    PostgreSQL refuses the whole parameter for one NUL in it, and some texts are those of programs and backends.
+    """
+    text = json.dumps(records, default=str, separators=(",", ":"))
+    if "\\u0000" in text or "\\ud" in text:
+        return json.dumps(storable(records), default=str, separators=(",", ":"))
+    return text
 
 
 def new_id() -> UUID:

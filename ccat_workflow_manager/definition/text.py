@@ -18,7 +18,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from yaml.reader import ReaderError
 
 from ccat_workflow_manager.errors import Fault, Invalid
-from ccat_workflow_manager.json_values import JSON, MAX_DEPTH, MAX_VALUES
+from ccat_workflow_manager.json_values import JSON, MAX_DEPTH, MAX_VALUES, duplicate_name
 
 MAX_TEXT = 4 * 1024 * 1024
 MAX_YAML = 512 * 1024
@@ -97,9 +97,7 @@ def _load_yaml(text: str) -> JSON:
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise _invalid("", f"the key {json.dumps(twice)} is given twice in one mapping")
+        raise _invalid("", f"the key {json.dumps(duplicate_name(pairs))} is given twice in one mapping")
     return result
 
 

@@ -1,20 +1,14 @@
-"""Whoever can write to Redis cannot run a function of their choice in a worker."""
+"""A client of Redis cannot run a function of its choice in a worker."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from redis import Redis
 from rq import Callback, Queue
 from rq.serializers import JSONSerializer
 
-from tests.support.fixtures_service import Service, ServiceMaker, sh
-
-
-@pytest.fixture
-def service(make_service: ServiceMaker) -> Service:
-    return make_service(WORKERS="1")
+from tests.support.fixtures_service import Service, sh
 
 
 def test_a_message_runs_tasks_only(service: Service, tmp_path: Path) -> None:

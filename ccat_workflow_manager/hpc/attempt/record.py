@@ -20,6 +20,9 @@ STOPPED_BY = ("cancel", "time_limit", "memory_limit", "log_limit", "carrier_lost
 _LAST_SIGNAL = 64
 _TICKS_PER_SECOND = 100  # the kernel's unit for programs, on every architecture that we run on
 _PADDED = 511
+_LARGEST = 2**53
+"""A job may have replaced its record. PostgreSQL refuses numbers beyond its columns, and with them a whole batch."""
+_CODES = range(-(2**31), 2**31)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +135,7 @@ def parse_exit_record(text: str) -> ExitRecord:
         raise ValueError(f"an exit record of version {data.get('version')!r}, where {VERSION} is known")
     if "exit_code" not in data:
         raise ValueError("the exit record has no exit code")
-    exit_code = _whole(data, "exit_code")
+    exit_code, signal = _code(data, "exit_code"), _code(data, "signal")
     stopped_by = _text(data, "stopped_by")
     if stopped_by is not None and stopped_by not in STOPPED_BY:
         raise ValueError(f"stopped_by is {stopped_by!r}")
@@ -145,7 +148,7 @@ def parse_exit_record(text: str) -> ExitRecord:
     return ExitRecord(
         job_name=job_name,
         exit_code=exit_code,
-        signal=_whole(data, "signal") if data.get("signal") is not None else signal_in(exit_code),
+        signal=signal if signal is not None else signal_in(exit_code),
         started_at=_time(data, "started_at"),
         finished_at=_time(data, "finished_at"),
         wall_time_seconds=_wall_time(data),
@@ -180,6 +183,8 @@ def _number(data: dict[str, Any], key: str) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{key} is {value!r}")
+    if not abs(value) < _LARGEST:  # also for what is not a number
+        raise ValueError(f"{key} is out of range")
     return float(value)
 
 
@@ -189,6 +194,15 @@ def _whole(data: dict[str, Any], key: str) -> int | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"{key} is {value!r}")
+    if not abs(value) < _LARGEST:
+        raise ValueError(f"{key} is out of range")
+    return value
+
+
+def _code(data: dict[str, Any], key: str) -> int | None:
+    value = _whole(data, key)
+    if value is not None and value not in _CODES:
+        raise ValueError(f"{key} is out of range")
     return value
 
 
