@@ -48,7 +48,7 @@ def statuses(context: Context) -> dict[str, int]:
     return dict(Counter(each.status for each in rows(context)))
 
 
-def test_queued_jobs_are_withdrawn_and_running_ones_go_on(context: Context, backend: FakeBackend) -> None:
+def test_queued_jobs_are_requeued_and_running_ones_go_on(context: Context, backend: FakeBackend) -> None:
     start_ten(context, backend)
     cancel_wanted(context)
     assert statuses(context) == {"FAILED": 3, "PENDING": 6, "RUNNING": 1}
@@ -66,7 +66,7 @@ def test_queued_jobs_are_withdrawn_and_running_ones_go_on(context: Context, back
     assert "its step" in text
 
 
-def test_a_cancel_request_wins_over_the_withdrawal(context: Context, backend: FakeBackend) -> None:
+def test_a_cancel_request_wins_over_the_breaker(context: Context, backend: FakeBackend) -> None:
     start_ten(context, backend)
     run_id = rows(context, "run_id")[0][0]
     context.requests.cancel([run_id], actor="operator")
@@ -74,7 +74,7 @@ def test_a_cancel_request_wins_over_the_withdrawal(context: Context, backend: Fa
     assert statuses(context) == {"CANCELLED": 7, "FAILED": 3}
 
 
-def test_a_job_that_completes_before_its_withdrawal_is_completed(context: Context, backend: FakeBackend) -> None:
+def test_a_job_that_completes_before_it_is_requeued_is_completed(context: Context, backend: FakeBackend) -> None:
     start_ten(context, backend)
     backend.set_state("fake-7", HPCJobInfo(JobStatus.COMPLETED, 0))
     poll(context)
@@ -86,7 +86,7 @@ def test_a_job_that_completes_before_its_withdrawal_is_completed(context: Contex
 
 
 @pytest.mark.parametrize("info", [HPCJobInfo(JobStatus.CANCELLED), HPCJobInfo(JobStatus.FAILED, exit_code=143)])
-def test_a_job_withdrawn_during_a_poll_is_pending_again(
+def test_a_job_requeued_during_a_poll_is_pending_again(
     make_context: ContextMaker,
     context: Context,
     backend: FakeBackend,
@@ -118,7 +118,7 @@ def test_a_job_withdrawn_during_a_poll_is_pending_again(
         assert list(while_working(unit)) == []
 
 
-def test_the_sweep_withdraws_jobs_launched_while_the_breaker_opened(context: Context, backend: FakeBackend) -> None:
+def test_the_sweep_requeues_jobs_launched_while_the_breaker_opened(context: Context, backend: FakeBackend) -> None:
     start_ten(context, backend)
     cancel_wanted(context)
     with context.database.begin() as unit:
@@ -133,7 +133,7 @@ def test_the_sweep_withdraws_jobs_launched_while_the_breaker_opened(context: Con
     assert statuses(context) == {"FAILED": 3, "PENDING": 6, "RUNNING": 1}
 
 
-def test_the_probe_is_not_withdrawn(context: Context, backend: FakeBackend) -> None:
+def test_the_probe_is_not_requeued(context: Context, backend: FakeBackend) -> None:
     start_ten(context, backend)
     cancel_wanted(context)
     with context.database.begin() as unit:
@@ -157,7 +157,7 @@ def test_node_failures_open_no_breaker(context: Context, backend: FakeBackend) -
 
 
 @pytest.mark.usefixtures("disarmed")
-@pytest.mark.parametrize("point", ["commit.withdraw", "commit.breaker-release", "commit.breakers-swept"])
+@pytest.mark.parametrize("point", ["commit.requeue-waiting", "commit.breaker-release", "commit.breakers-swept"])
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("action", ["raise", "timeout"])
 def test_an_interrupted_breaker_leaves_no_half_done_work(
@@ -169,7 +169,7 @@ def test_an_interrupted_breaker_leaves_no_half_done_work(
         lambda: start_ten(context, backend),
         lambda: poll(context),
         context.breakers.sweep,
-        lambda: context.breakers.release(rows(context, "circuit")[0][0], actor="operator"),
+        lambda: context.breakers.release(rows(context, "breaker_key")[0][0], actor="operator"),
         off.breakers.sweep,
     ):
         with suppress(Injected, ServiceUnavailable, NotFound):
