@@ -66,7 +66,7 @@ def test_queued_jobs_are_requeued_and_running_ones_go_on(context: Context, backe
     assert "its step" in text
 
 
-def test_a_cancel_request_wins_over_the_requeue(context: Context, backend: FakeBackend) -> None:
+def test_a_cancel_request_wins_over_the_breaker(context: Context, backend: FakeBackend) -> None:
     start_ten(context, backend)
     run_id = rows(context, "run_id")[0][0]
     context.requests.cancel([run_id], actor="operator")
@@ -74,7 +74,7 @@ def test_a_cancel_request_wins_over_the_requeue(context: Context, backend: FakeB
     assert statuses(context) == {"CANCELLED": 7, "FAILED": 3}
 
 
-def test_a_job_that_completes_before_its_requeue_is_completed(context: Context, backend: FakeBackend) -> None:
+def test_a_job_that_completes_before_it_is_requeued_is_completed(context: Context, backend: FakeBackend) -> None:
     start_ten(context, backend)
     backend.set_state("fake-7", HPCJobInfo(JobStatus.COMPLETED, 0))
     poll(context)
