@@ -7,14 +7,13 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from ccat_workflow_manager.demo.sandbox import Sandbox, which_all
 from ccat_workflow_manager.execution.runtime import Runtime
 from tests.bench.bench_running import to_the_end
 from tests.bench.deployment import Deployment
 from tests.bench.figures import Figure, middle, ratio_at_most
 from tests.bench.sizes import Sizes
+from tests.support.fixtures_images import build_tools_image
 
 IMAGE = "bench.sif"
 AT_ONCE = 2
@@ -23,7 +22,8 @@ AT_ONCE = 2
 def containers(there: Deployment, sizes: Sizes, runtime: Runtime) -> Iterator[Figure]:
     """Jobs ask for a whole core, so as many run at once as in the bare loop, which has nothing but the defaults."""
     image = there.data_dir / "sif-cache" / IMAGE
-    build(runtime, image)
+    image.parent.mkdir(parents=True, exist_ok=True)
+    build_tools_image(there.data_dir).rename(image)
     step = {"name": "only", "image": IMAGE, "command": ["true"], "resources": {"cpu": 1, "memory_gb": 0.5}}
     pipeline = there.add_pipeline({"name": "contained", "steps": [step]})
     to_the_end(there, pipeline, 2, backend="local")
@@ -40,15 +40,6 @@ def containers(there: Deployment, sizes: Sizes, runtime: Runtime) -> Iterator[Fi
         f"bare loop of `apptainer exec`, {AT_ONCE} at once",
         1.2,
     )
-
-
-def build(runtime: Runtime, image: Path) -> None:
-    image.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory() as directory:
-        sandbox = Sandbox(Path(directory) / "root")
-        for tool in which_all(("sh", "true")):
-            sandbox.add_program(tool)
-        sandbox.build(runtime, image)
 
 
 def bare_loop(runtime: Runtime, image: Path, count: int) -> float:

@@ -6,18 +6,15 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-from ccat_workflow_manager.demo.sandbox import Sandbox, which_all
-from ccat_workflow_manager.execution import runtime as runtimes
-from ccat_workflow_manager.failpoints import AFTER, BEFORE
+from ccat_workflow_manager.failpoints import BEFORE
 from tests.chaos.scenarios import PREFERRED, SCENARIOS, Scenario
 from tests.chaos.site import Site
 from tests.parts import PARTS, found
 from tests.support.armed import AROUND, RECORD, Action, Injection
+from tests.support.fixtures_images import build_tools_image
 from tests.support.waiting import wait_until
 
-_TOOLS = ("sh", "sleep", "test")
 _LATE_SECONDS = 8
 """How long a point may take to be passed that is passed only now and then."""
 _ASLEEP_SECONDS = 1.6
@@ -41,7 +38,7 @@ class Row:
     def site(self, workers: int = 2) -> Site:
         site = Site(self.backend, self.runtime, workers=workers)
         if self.runtime != "none":
-            site.image = str(_image(site.directory))
+            site.image = str(build_tools_image(site.directory))
         site.start()
         return site
 
@@ -198,15 +195,3 @@ def _require(site: Site, scenario: Scenario) -> None:
     assert ends <= scenario.ends, f"{scenario.name}: {ends}"
     wrong = site.violations()
     assert not wrong, f"{scenario.name}: {wrong}"
-
-
-def _image(directory: Path) -> Path:
-    sandbox = Sandbox(directory / "sandbox")
-    for tool in which_all(_TOOLS):
-        sandbox.add_program(tool)
-    path = directory / "tools.sif"
-    sandbox.build(runtimes.detect("auto"), path)
-    return path
-
-
-__all__ = ["AFTER", "BEFORE", "ROWS", "Case", "Outcome", "Row", "cases", "explore", "short_cases", "survive"]

@@ -9,26 +9,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ccat_workflow_manager.demo.sandbox import Sandbox, which_all
-from ccat_workflow_manager.execution import runtime as runtimes
 from tests.chaos.judging import require_all_is_well
 from tests.support.fixtures_service import ServiceMaker
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.needs("apptainer")
 
-_TOOLS = ("sh", "sleep", "test")
 _KEYS = ("a", "b")
-
-
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    sandbox = Sandbox(tmp_path / "sandbox")
-    for tool in which_all(_TOOLS):
-        sandbox.add_program(tool)
-    path = tmp_path / "tools.sif"
-    sandbox.build(runtimes.detect("auto"), path)
-    return path
 
 
 def marked(word: str) -> Iterator[int]:
@@ -39,7 +26,7 @@ def marked(word: str) -> Iterator[int]:
                 yield process.pid
 
 
-def test_up_is_killed_and_started_again(make_service: ServiceMaker, image: Path) -> None:
+def test_up_is_killed_and_started_again(make_service: ServiceMaker, tools_image: Path) -> None:
     service = make_service(CONTAINER_RUNTIME="apptainer")
     word = f"only-{service.directory.name}"
     text = (
@@ -47,7 +34,7 @@ def test_up_is_killed_and_started_again(make_service: ServiceMaker, image: Path)
         ' sleep 0.1; done; echo data > "$WORKFLOW_OUTPUT_DIR/x"'
     )
     run_id = service.submit(
-        {"name": "only", "image": str(image), "foreach": list(_KEYS), "command": ["/bin/sh", "-c", text, word]}
+        {"name": "only", "image": str(tools_image), "foreach": list(_KEYS), "command": ["/bin/sh", "-c", text, word]}
     )
     places = [service.attempt_dir(run_id, "only", key) / "workspace" for key in _KEYS]
     wait_until(lambda: all((place / "starts").exists() for place in places), 60, "both containers to run")

@@ -15,8 +15,9 @@ from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
 from ccat_workflow_manager.hpc.attempt.record import ExitRecord
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
-from tests.chaos.test_late import Executing, start
+from tests.chaos.executing import Executing
 from tests.support import invariants
+from tests.support.step_runs import poll, start
 
 GOOD = ExitRecord("job", exit_code=0).to_json()
 
@@ -38,7 +39,7 @@ def finish(context: Context, backend: Executing, prepare: Callable[[Path, str], 
     prepare(Path(AttemptFiles.of(request.workspace_dir, request.job_name).record), request.job_name)
     (Path(request.workspace_dir).parent / "output.partial" / "x").write_text("data")
     backend.set_state("fake-1", HPCJobInfo(JobStatus.COMPLETED, 0))
-    context.poller.poll_all("noop")
+    poll(context)
     with context.database.read() as unit:
         assert list(invariants.while_working(unit)) == []
         return unit.execute(

@@ -1,37 +1,20 @@
-"""Workers that come back after their lease is over, and jobs of which nobody knows: nothing is left running."""
+"""Workers that come back after their lease is over: every job has one step run, and none is left running."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar
-from uuid import UUID
+from collections.abc import Iterator, Sequence
 
 import pytest
 
 from ccat_workflow_manager import failpoints
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.errors import BackendError, BackendUnavailable
-from ccat_workflow_manager.hpc.base import Capabilities, JobRequest
-from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
-from ccat_workflow_manager.managers.loops import LeaseSweep
-from ccat_workflow_manager.services.run_request import RunRequest
+from ccat_workflow_manager.errors import BackendUnavailable
+from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo
 from ccat_workflow_manager.testing.fake_backend import FakeBackend
+from tests.chaos.executing import Executing, start_one, sweep
 from tests.support.armed import CallOnce, Injected, Plan
 from tests.support.fixtures_store import ContextMaker
-
-SPEC: dict[str, Any] = {"name": "late", "steps": [{"name": "only", "command": ["a"], "retry": {"backoff_seconds": 0}}]}
-
-
-class Executing(FakeBackend):
-    """Says that its jobs run something."""
-
-    capabilities: ClassVar[Capabilities] = Capabilities(find=True, bulk_status=True)
-    meanwhile: Callable[[], None] = staticmethod(lambda: None)
-    """What happens elsewhere between the call of `submit_many` and the submission."""
-
-    def submit_many(self, requests: Sequence[JobRequest]) -> list[str | BackendError]:
-        self.meanwhile()
-        return super().submit_many(requests)
+from tests.support.step_runs import cancel_wanted, end_delays, poll, row, start
 
 
 class Deadly(FakeBackend):
@@ -51,8 +34,11 @@ def disarmed() -> Iterator[None]:
     failpoints.arm(None)
 
 
+Workers = tuple[Context, Context, Executing]
+
+
 @pytest.fixture
-def workers(make_context: ContextMaker) -> tuple[Context, Context, Executing]:
+def workers(make_context: ContextMaker) -> Workers:
     """Two workers of one backend."""
     first, second, backend = make_context("noop"), make_context("noop"), Executing()
     for context in (first, second):
@@ -60,63 +46,40 @@ def workers(make_context: ContextMaker) -> tuple[Context, Context, Executing]:
     return first, second, backend
 
 
-def start(context: Context) -> UUID:
-    run_id, *_ = context.submitter.submit(RunRequest(spec=SPEC), actor="test")
-    return run_id
-
-
-def row(context: Context) -> Any:
-    with context.database.read() as unit:
-        return unit.execute("SELECT * FROM step_runs").one()
-
-
-def expire(context: Context) -> None:
-    """The lease of whoever holds something is over, and the sweep notices."""
-    with context.database.begin() as unit:
-        unit.execute("UPDATE step_runs SET lease_until = now() - interval '1 s', not_before = NULL")
-    LeaseSweep(context.database, context.doorbell).tick()
-
-
-def test_a_job_submitted_after_the_cancel_was_carried_out_is_stopped(
-    workers: tuple[Context, Context, Executing],
-) -> None:
+def test_a_job_submitted_after_the_cancel_was_carried_out_is_stopped(workers: Workers) -> None:
     slow, other, backend = workers
-    run_id = start(slow)
+    run_id = start_one(slow)
 
-    def cancelled_elsewhere() -> None:
-        expire(other)
+    def cancel_elsewhere() -> None:
+        sweep(other)
         other.requests.cancel([run_id], actor="anna")
-        assert other.canceller.cancel_wanted("noop") == 1
+        assert cancel_wanted(other) == 1
 
-    backend.meanwhile = cancelled_elsewhere
+    backend.meanwhile = cancel_elsewhere
     slow.launcher.launch("noop", 1)
     assert row(slow).status == "CANCELLED"
     assert backend.cancelled == ["fake-1"]
 
 
-def test_a_job_submitted_after_another_worker_has_submitted_one_is_stopped(
-    workers: tuple[Context, Context, Executing],
-) -> None:
+def test_a_job_submitted_after_another_worker_has_submitted_one_is_stopped(workers: Workers) -> None:
     slow, other, backend = workers
-    start(slow)
+    start_one(slow)
 
-    def launched_elsewhere() -> None:
+    def launch_elsewhere() -> None:
         backend.meanwhile = lambda: None
-        expire(other)
+        sweep(other)
         other.launcher.launch("noop", 1)
 
-    backend.meanwhile = launched_elsewhere
+    backend.meanwhile = launch_elsewhere
     slow.launcher.launch("noop", 1)
     assert (row(slow).status, row(slow).job_id, row(slow).attempt) == ("SUBMITTED", "fake-1", 1)
     assert backend.cancelled == ["fake-2"]
 
 
-def test_a_job_submitted_too_late_is_left_to_the_worker_that_will_find_it(
-    workers: tuple[Context, Context, Executing],
-) -> None:
+def test_a_job_submitted_too_late_is_left_to_the_worker_that_will_find_it(workers: Workers) -> None:
     slow, other, backend = workers
-    start(slow)
-    backend.meanwhile = lambda: expire(other)
+    start_one(slow)
+    backend.meanwhile = lambda: sweep(other)
     slow.launcher.launch("noop", 1)
     assert (row(slow).status, backend.cancelled) == ("PENDING", [])
     backend.meanwhile = lambda: None
@@ -124,80 +87,24 @@ def test_a_job_submitted_too_late_is_left_to_the_worker_that_will_find_it(
     assert (row(slow).status, row(slow).job_id, len(backend.jobs)) == ("SUBMITTED", "fake-1", 1)
 
 
-def with_unknown_job(context: Context, backend: Executing) -> None:
-    """The backend has taken the job, and nobody has been told."""
+def test_a_cancel_while_the_job_is_being_looked_for_stops_it(workers: Workers) -> None:
+    context, other, backend = workers
+    run_id = start_one(context)
     backend.accept_then_fail = BackendUnavailable("timed out")
     context.launcher.launch("noop", 1)
     backend.accept_then_fail = None
-    with context.database.begin() as unit:
-        unit.execute("UPDATE step_runs SET not_before = NULL")
-        unit.execute("UPDATE backends SET retry_at = now()")
-
-
-def test_an_error_while_looking_for_a_job_begins_no_other_attempt(
-    workers: tuple[Context, Context, Executing], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    context, _, backend = workers
-    start(context)
-    with_unknown_job(context, backend)
-
-    def broken(job_name: str) -> str | None:
-        raise RuntimeError("a bug of the backend")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(backend, "find", broken)
-        context.launcher.launch("noop", 1)
-    assert (row(context).status, row(context).attempt) == ("PENDING", 1)
-    assert "a bug of the backend" in row(context).waiting_for
-    with context.database.begin() as unit:
-        unit.execute("UPDATE step_runs SET not_before = NULL")
-        unit.execute("UPDATE backends SET retry_at = now()")
-    context.launcher.launch("noop", 1)
-    assert (row(context).job_id, row(context).attempt, len(backend.jobs)) == ("fake-1", 1, 1)
-
-
-def test_a_cancel_while_the_job_is_being_looked_for_stops_it(workers: tuple[Context, Context, Executing]) -> None:
-    context, other, backend = workers
-    run_id = start(context)
-    with_unknown_job(context, backend)
+    end_delays(context)
     # The cancel comes between the claim and the first look, and every look renews the lease.
     object.__setattr__(context.worker_context, "lease_seconds", 1e-6)
     cancel = CallOnce("commit.claim", failpoints.AFTER, lambda: other.requests.cancel([run_id], actor="anna"))
     failpoints.arm(cancel)
     context.launcher.launch("noop", 1)
     assert row(context).status == "PENDING"
-    other.canceller.cancel_wanted("noop")
+    cancel_wanted(other)
     assert (row(context).status, backend.cancelled) == ("CANCELLED", ["fake-1"])
 
 
-def test_a_backend_that_works_again_has_no_problem_any_more(context: Context) -> None:
-    backend = FakeBackend()
-    context.use_backend("noop", backend)
-
-    def problem() -> str | None:
-        with context.database.begin() as unit:
-            unit.execute("UPDATE backends SET retry_at = now()")
-            unit.execute("UPDATE step_runs SET not_before = NULL")
-            found: str | None = unit.execute("SELECT problem FROM backends WHERE name = 'noop'").scalar()
-        return found
-
-    start(context)
-    backend.submit_error = BackendUnavailable("no route to host")
-    context.launcher.launch("noop", 1)
-    assert problem() == "no route to host"
-    backend.submit_error = None
-    context.launcher.launch("noop", 1)
-    assert problem() is None
-    backend.status_error = BackendUnavailable("still no route")
-    context.poller.poll_all("noop")
-    assert problem() == "still no route"
-    backend.status_error = None
-    backend.set_state("fake-1", HPCJobInfo(JobStatus.RUNNING))
-    context.poller.poll_all("noop")
-    assert problem() is None
-
-
-def test_a_worker_that_dies_while_it_follows_is_replaced_when_its_lease_is_over(make_context: ContextMaker) -> None:
+def test_a_worker_that_dies_while_it_polls_is_replaced_when_its_lease_is_over(make_context: ContextMaker) -> None:
     first, second = make_context("noop", LEASE_SECONDS=1), make_context("noop", LEASE_SECONDS=1)
     backend = Deadly()
     for context in (first, second):
@@ -210,7 +117,7 @@ def test_a_worker_that_dies_while_it_follows_is_replaced_when_its_lease_is_over(
     # Of all that the process does on its way out nothing reaches the database.
     failpoints.arm(Plan("* commit.followed before raise"))
     with pytest.raises((SystemExit, Injected)):
-        first.poller.poll_all("noop")
+        poll(first)
     with second.database.read() as unit:
         left = unit.execute("SELECT extract(epoch FROM poll_lease_until - now()) FROM backends").scalar()
     assert left is None or left <= 2

@@ -17,11 +17,11 @@ from ccat_workflow_manager.execution.launch_spec import no_progress
 from ccat_workflow_manager.execution.runtime import Runtime, RuntimeKind
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
-from ccat_workflow_manager.managers.loops import LeaseSweep
 from ccat_workflow_manager.services import poll as follow
 from ccat_workflow_manager.testing.fake_backend import FakeBackend
-from tests.chaos.test_late import Executing, start
+from tests.chaos.executing import Executing, start_one, sweep
 from tests.support.armed import Injected, Plan
+from tests.support.step_runs import cancel_wanted, poll, start
 
 
 @pytest.fixture(autouse=True)
@@ -77,15 +77,14 @@ def test_following_goes_on_after_it_broke_off_between_two_pages(
     backend = FakeBackend()
     context.use_backend("noop", backend)
     monkeypatch.setattr(follow, "PAGE", 2)
-    for _ in range(5):
-        start(context)
+    start(context, count=5)
     context.launcher.launch("noop", 5)
     for job_id in backend.jobs:
         backend.set_state(job_id, HPCJobInfo(JobStatus.COMPLETED, 0))
     failpoints.arm(Plan("* commit.go-on-following before raise"))
     with pytest.raises(Injected):
-        context.poller.poll_all("noop")
-    context.poller.poll_all("noop")
+        poll(context)
+    poll(context)
     with context.database.read() as unit:
         assert unit.execute("SELECT DISTINCT status FROM runs").scalars().all() == ["COMPLETED"]
 
@@ -95,14 +94,12 @@ def test_a_late_job_that_cannot_be_stopped_is_named_in_the_log(
 ) -> None:
     backend = Executing()
     context.use_backend("noop", backend)
-    run_id = start(context)
+    run_id = start_one(context)
 
     def cancelled_elsewhere() -> None:
-        with context.database.begin() as unit:
-            unit.execute("UPDATE step_runs SET lease_until = now() - interval '1 s'")
         context.requests.cancel([run_id], actor="anna")
-        LeaseSweep(context.database, context.doorbell).tick()
-        context.canceller.cancel_wanted("noop")
+        sweep(context)
+        cancel_wanted(context)
 
     backend.meanwhile = cancelled_elsewhere
     failpoints.arm(Plan("* backend.undo before timeout"))

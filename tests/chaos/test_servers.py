@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.chaos.judging import require_all_is_well
-from tests.support.fixtures_service import Service, ServiceMaker
+from tests.support.fixtures_service import Service, ServiceMaker, sh
 from tests.support.waiting import wait_for, wait_until
 
 ONLY = {"name": "only", "command": ["a"], "backend": "noop"}
@@ -90,6 +90,21 @@ def test_workers_that_were_stopped_past_their_leases_change_nothing_any_more(mak
     for run_id in run_ids:
         assert service.wait(run_id)["status"] == "COMPLETED"
     require_all_is_well(service, run_ids, marks=True)
+
+
+def test_a_cancel_while_all_workers_are_stopped_is_carried_out_when_they_go_on(make_service: ServiceMaker) -> None:
+    service = make_service()
+    run_id = service.submit(sh("sleep 1000"))
+    service.wait_running(run_id)
+    workers = wait_for(lambda: service.worker_pids() or None)
+    for pid in workers:
+        os.kill(pid, signal.SIGSTOP)
+    service.call("POST", f"/runs/{run_id}/cancel")
+    assert service.step(run_id, "only")["status"] == "RUNNING"
+    for pid in workers:
+        os.kill(pid, signal.SIGCONT)
+    assert service.wait(run_id)["status"] == "CANCELLED"
+    require_all_is_well(service, [run_id])
 
 
 def test_a_supervisor_that_is_killed_alone_is_started_again_and_finds_everything(make_service: ServiceMaker) -> None:

@@ -12,13 +12,10 @@ from uuid import uuid4
 
 import pytest
 
-from ccat_workflow_manager.demo.sandbox import Sandbox, which_all
 from ccat_workflow_manager.execution import runtime as runtimes
 from ccat_workflow_manager.execution.launch_spec import StepLaunch
 from ccat_workflow_manager.execution.runtime import NO_RUNTIME, Runtime
 from ccat_workflow_manager.execution.staging import Staged, stage
-
-TOOLS = ("sh", "cat", "env", "ls", "true", "printf", "touch", "head", "tr", "readlink", "find", "cp")
 
 
 @pytest.fixture(scope="session")
@@ -27,14 +24,9 @@ def runtime() -> Runtime:
 
 
 @pytest.fixture(scope="session")
-def images(runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with one image, `tools.sif`: a shell and a few tools of this machine."""
-    directory = tmp_path_factory.mktemp("images")
-    sandbox = Sandbox(tmp_path_factory.mktemp("sandbox"))
-    for tool in which_all(TOOLS):
-        sandbox.add_program(tool)
-    sandbox.build(runtime, directory / "tools.sif")
-    return directory
+def images(tools_image: Path) -> Path:
+    """A directory with one image, `tools.sif`."""
+    return tools_image.parent
 
 
 @dataclass(frozen=True)

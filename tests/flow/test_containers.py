@@ -8,24 +8,10 @@ from typing import Any
 
 import pytest
 
-from ccat_workflow_manager.demo.sandbox import Sandbox, which_all
-from ccat_workflow_manager.execution import runtime as runtimes
 from tests.support.fixtures_service import Service, running_service, sh
 from tests.support.reaper import Reaper
 
 pytestmark = pytest.mark.needs("apptainer")
-
-TOOLS = ("sh", "cat", "ls", "true", "mkdir", "sleep", "env")
-
-
-@pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    sandbox = Sandbox(tmp_path_factory.mktemp("sandbox"))
-    for tool in which_all(TOOLS):
-        sandbox.add_program(tool)
-    path = tmp_path_factory.mktemp("images") / "tools.sif"
-    sandbox.build(runtimes.detect("auto"), path)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +24,10 @@ def sh_in(image: Path | str, text: str, name: str = "only", **more: Any) -> dict
     return sh(text, name, image=str(image), **more)
 
 
-def test_the_contract_holds_in_a_container(contained: Service, image: Path) -> None:
+def test_the_contract_holds_in_a_container(contained: Service, tools_image: Path) -> None:
     run_id = contained.submit(
-        sh_in(image, "mkdir -p /workflow/output/science && echo data > /workflow/output/science/d.txt", "make"),
-        sh_in(image, "cat /workflow/upstream/make/main/science/d.txt /workflow/workspace/make/science/d.txt"
+        sh_in(tools_image, "mkdir -p /workflow/output/science && echo data > /workflow/output/science/d.txt", "make"),
+        sh_in(tools_image, "cat /workflow/upstream/make/main/science/d.txt /workflow/workspace/make/science/d.txt"
                   " > $WORKFLOW_OUTPUT_DIR/both.txt; cat /workflow/config/manifest.json; " + "env",
            "use", depends_on=["make"]),
     )  # fmt: skip
@@ -55,20 +41,20 @@ def test_the_contract_holds_in_a_container(contained: Service, image: Path) -> N
     assert '"step"' in log
 
 
-def test_upstream_products_cannot_be_changed(contained: Service, image: Path) -> None:
+def test_upstream_products_cannot_be_changed(contained: Service, tools_image: Path) -> None:
     run_id = contained.submit(
-        sh_in(image, "echo 1 > $WORKFLOW_OUTPUT_DIR/x", "make"),
-        sh_in(image, "echo 2 > $WORKFLOW_UPSTREAM_DIR/make/main/x", "spoil", depends_on=["make"]),
+        sh_in(tools_image, "echo 1 > $WORKFLOW_OUTPUT_DIR/x", "make"),
+        sh_in(tools_image, "echo 2 > $WORKFLOW_UPSTREAM_DIR/make/main/x", "spoil", depends_on=["make"]),
     )
     assert contained.wait(run_id)["status"] == "FAILED"
     assert (contained.attempt_dir(run_id, "make") / "output" / "x").read_text() == "1\n"
 
 
-def test_what_is_wrong_with_an_image_has_a_name(contained: Service, image: Path, tmp_path: Path) -> None:
+def test_what_is_wrong_with_an_image_has_a_name(contained: Service, tools_image: Path, tmp_path: Path) -> None:
     garbage = tmp_path / "garbage.sif"
     garbage.write_bytes(b"not an image" * 1000)
     cut = tmp_path / "cut.sif"
-    cut.write_bytes(image.read_bytes()[: image.stat().st_size // 2])
+    cut.write_bytes(tools_image.read_bytes()[: tools_image.stat().st_size // 2])
     wanted = {
         str(tmp_path / "missing.sif"): "image_missing",
         "no-such-image.sif": "image_missing",
@@ -83,16 +69,16 @@ def test_what_is_wrong_with_an_image_has_a_name(contained: Service, image: Path,
         assert step["reason_text"]
 
 
-def test_the_runtimes_own_failure_is_told_from_the_programs(contained: Service, image: Path) -> None:
-    own = contained.submit(sh_in(image, "exit 255"))
-    missing = contained.submit({"name": "only", "image": str(image), "command": ["/no/such/program"]})
+def test_the_runtimes_own_failure_is_told_from_the_programs(contained: Service, tools_image: Path) -> None:
+    own = contained.submit(sh_in(tools_image, "exit 255"))
+    missing = contained.submit({"name": "only", "image": str(tools_image), "command": ["/no/such/program"]})
     assert contained.wait(own)["status"] == "FAILED"
     assert contained.step(own, "only")["reason"] == "program_failed"
     assert contained.wait(missing)["status"] == "FAILED"
     assert contained.step(missing, "only")["reason"] == "command_not_found"
 
 
-def test_cancel_ends_a_container(contained: Service, image: Path) -> None:
-    run_id = contained.submit(sh_in(image, "trap '' TERM; while :; do sleep 1; done"))
+def test_cancel_ends_a_container(contained: Service, tools_image: Path) -> None:
+    run_id = contained.submit(sh_in(tools_image, "trap '' TERM; while :; do sleep 1; done"))
     contained.wait_running(run_id)
     contained.cancel(run_id)
