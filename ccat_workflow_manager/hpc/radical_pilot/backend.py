@@ -1,9 +1,9 @@
 """Jobs as tasks of a RADICAL-Pilot pilot: one allocation of a batch system, or this machine, and many jobs in it.
 
 Each worker process has a pilot of its own, started when its first job comes and looked after by a process of its own
-(see `bridge.py`). What is known about jobs is in small files (see `store.py`), so any process follows and cancels them
-without asking anybody; what happens to a job on its node is settled there, by its claim and by its keeper. A job that
-waits when its pilot ends goes to the next one; a job that runs then is stopped, and tried again by the service.
+(see `agent_main.py`). Small files hold what is known about jobs (see `store.py`), so any process follows and cancels
+them. The claim and the keeper of a job settle on its node what happens to it. A job that waits when its pilot ends goes
+to the next one; a job that runs then is stopped, and the service retries it.
 
 `state_dir` has to be seen under the same path by the nodes of the pilot, and by all workers of the backend.
 """

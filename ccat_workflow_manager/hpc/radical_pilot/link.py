@@ -160,7 +160,7 @@ class PilotLink:
             pilot.beat(0)
             with open(pilot.log, "wb") as log:
                 process = shell.spawn(
-                    [sys.executable, "-I", str(_HERE / "agent_client.py"), str(self.root), pilot.path.name],
+                    [sys.executable, "-I", str(_HERE / "agent_main.py"), str(self.root), pilot.path.name],
                     env=self._environment(home),
                     cwd=pilot.path,
                     stdin=shell.PIPE,

@@ -74,7 +74,7 @@ def run(root: Path, name: str) -> int:
     threading.Thread(target=_listen, args=(news, rest), daemon=True).start()
     code = 1
     try:
-        Caretaker(JobStore(root / "jobs"), pilot, options, news).run()
+        PilotAgent(JobStore(root / "jobs"), pilot, options, news).run()
         code = 0
     except BaseException:
         logger.exception("the bridge broke")
@@ -84,7 +84,7 @@ def run(root: Path, name: str) -> int:
         os._exit(code)
 
 
-class Caretaker:
+class PilotAgent:
     """One pilot and its jobs."""
 
     def __init__(self, store: JobStore, pilot: PilotDir, options: PilotOptions, news: queue.SimpleQueue[_News]) -> None:

@@ -13,10 +13,9 @@ from unittest.mock import Mock
 
 import pytest
 
-from ccat_workflow_manager.hpc.radical_pilot import pilot_agent as caretaker
-from ccat_workflow_manager.hpc.radical_pilot import pilot_dir
+from ccat_workflow_manager.hpc.radical_pilot import pilot_agent, pilot_dir
 from ccat_workflow_manager.hpc.radical_pilot.options import PilotOptions
-from ccat_workflow_manager.hpc.radical_pilot.pilot_agent import Caretaker
+from ccat_workflow_manager.hpc.radical_pilot.pilot_agent import PilotAgent
 from ccat_workflow_manager.hpc.radical_pilot.pilot_dir import PilotDir
 from ccat_workflow_manager.hpc.radical_pilot.rp_session import PilotNews, Shape, TaskNews
 from ccat_workflow_manager.hpc.radical_pilot.start_script import NOT_MINE
@@ -54,7 +53,7 @@ class Scene:
     threads: list[threading.Thread] = field(default_factory=list)
 
     def begin(self, options: PilotOptions) -> None:
-        taking = Caretaker(self.store, self.pilot, options, self.news)
+        taking = PilotAgent(self.store, self.pilot, options, self.news)
         self.threads.append(threading.Thread(target=taking.run, daemon=True))
         self.threads[0].start()
 
@@ -62,7 +61,7 @@ class Scene:
         workspace = self.pilot.path / name / "workspace"
         workspace.mkdir(parents=True)
         ticket = Ticket(name, str(workspace), 1, 0, 10, seconds, priority, 0.0, self.pilot.path.name)
-        self.news.put(caretaker._JobNews(ticket))
+        self.news.put(pilot_agent._JobNews(ticket))
         return ticket
 
     def task(self, name: str, exit_code: int | None, text: str = "") -> None:
@@ -77,7 +76,7 @@ class Scene:
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     notes = Notes()
     session: Callable[..., Notes] = lambda *_: notes  # noqa: E731
-    monkeypatch.setattr(caretaker, "RadicalSession", session)
+    monkeypatch.setattr(pilot_agent, "RadicalSession", session)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(threading, "Timer", Mock())
     store = JobStore(tmp_path / "jobs")
@@ -86,7 +85,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     pilot.path.mkdir(parents=True)
     scene = Scene(store, pilot, notes, queue.SimpleQueue())
     yield scene
-    scene.news.put(caretaker._EndNews("the test is over"))
+    scene.news.put(pilot_agent._EndNews("the test is over"))
     for thread in scene.threads:
         thread.join(30)
 
@@ -109,7 +108,7 @@ def test_jobs_wait_for_the_pilot_and_the_urgent_go_first(scene: Scene) -> None:
 def test_what_does_not_fit_into_the_time_that_is_left_is_for_the_next_pilot(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(caretaker, "_FRESH_SHARE", -1)
+    monkeypatch.setattr(pilot_agent, "_FRESH_SHARE", -1)
     scene.begin(PilotOptions(walltime_minutes=10))
     scene.news.put(ACTIVE)
     scene.job("short", seconds=60)
@@ -130,7 +129,7 @@ def test_a_pilot_with_nothing_to_do_ends(scene: Scene) -> None:
 
 
 def test_a_pilot_that_nobody_waits_for_any_more_is_given_up(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(caretaker, "_PRUNE_SECONDS", 0)
+    monkeypatch.setattr(pilot_agent, "_PRUNE_SECONDS", 0)
     ticket = scene.job("late")
     scene.begin(PilotOptions(idle_minutes=0.001))
     wait_until(lambda: scene.pilot.note().pending == 1, 10, "the job")
@@ -174,7 +173,7 @@ def test_what_runs_when_the_worker_ends_is_stopped(scene: Scene) -> None:
     running, waiting = scene.job("running"), scene.job("waiting")
     wait_until(lambda: len(scene.notes.submitted) == 2, 10, "the jobs")
     Path(running.base + ".claim").write_text("pilot-1 node\n")
-    scene.news.put(caretaker._EndNews("the worker has ended"))
+    scene.news.put(pilot_agent._EndNews("the worker has ended"))
     wait_until(Path(running.base + ".stop").exists, 10, "the wish")
     assert Path(running.base + ".stop").read_text() == "pilot\n"
     Path(running.base + ".stopped").write_text("pilot\nover\n")
