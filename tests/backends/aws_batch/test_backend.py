@@ -21,6 +21,7 @@ from tests.stand_ins.aws_batch.server import StandIn
 from tests.support.waiting import wait_for, wait_until
 
 MANY = 120
+"""More than one call describes."""
 STOPPING = ("TerminateJob", "CancelJob")
 
 
@@ -100,7 +101,7 @@ def test_a_part_of_an_array_is_cancelled_one_by_one(jobs: AwsBatchHarness) -> No
 def test_pages(jobs: AwsBatchHarness, aws_batch: StandIn) -> None:
     """Listings come in pages."""
     with mock.patch.object(aws_batch.operations, "most_listed", 7):
-        for job in submit_many(jobs, MANY, "true"):
+        for job in submit_many(jobs, 20, "true"):
             jobs.until(job, JobStatus.COMPLETED)
         aws_batch.site.held = True
         waiting = [jobs.submit("true") for _ in range(10)]
