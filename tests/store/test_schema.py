@@ -62,12 +62,19 @@ def test_migrations_go_back_and_forth(context: Context, migrated_url: str) -> No
 
 
 def test_a_database_of_another_version_is_refused(context: Context) -> None:
+    version = "UPDATE alembic_version SET version_num = :version"
     with context.database.begin() as unit:
-        unit.execute("UPDATE alembic_version SET version_num = '9999'")
-    with pytest.raises(ConfigurationError, match="revision 9999"):
-        migrate.require_current(context.database)
-    with pytest.raises(ConfigurationError, match="revision 9999"):
-        migrate.upgrade(context.database)
+        current = unit.execute("SELECT version_num FROM alembic_version").scalar_one()
+        unit.execute(version, {"version": "9999"})
+    try:
+        with pytest.raises(ConfigurationError, match="revision 9999"):
+            migrate.require_current(context.database)
+        with pytest.raises(ConfigurationError, match="revision 9999"):
+            migrate.upgrade(context.database)
+    finally:
+        # Other tests use this database as well.
+        with context.database.begin() as unit:
+            unit.execute(version, {"version": current})
 
 
 def test_a_database_without_a_schema_is_refused_until_it_is_upgraded(postgres_url: str) -> None:
