@@ -183,17 +183,5 @@ def test_damaged_ids_are_unknown(job_id: str) -> None:
     assert NoopBackend().get_status(job_id).status is JobStatus.UNKNOWN
 
 
-def test_five_thousand_jobs_cost_next_to_nothing(tmp_path: Path) -> None:
-    backend = NoopBackend(failure_rate=0.1, state_dir=tmp_path)
-    requests = [_request(f"ccat-{number:032x}-1") for number in range(5000)]
-
-    def seconds() -> float:
-        started = time.perf_counter()
-        assert len(backend.get_statuses(_ids(backend, requests))) == 5000
-        return time.perf_counter() - started
-
-    assert min(seconds() for _ in range(5)) < 0.05
-
-
 def _ids(backend: NoopBackend, requests: list[JobRequest]) -> list[str]:
     return [job_id for job_id in backend.submit_many(requests) if isinstance(job_id, str)]

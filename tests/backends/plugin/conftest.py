@@ -1,4 +1,4 @@
-"""What the contract tests share."""
+"""What the tests of the sample plug-in share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support import plugin
 
 @pytest.fixture(scope="session")
 def plugin_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the example plug-in, installed by pip."""
+    """A directory with the sample plug-in, installed by pip."""
     target = tmp_path_factory.mktemp("plugin") / "site"
     plugin.install(target)
     return target

@@ -1,4 +1,4 @@
-"""The suite catches what it is there to catch: the example backend with one fault each, and the clause that sees it."""
+"""The suite catches what it is there to catch: the sample backend with one fault each, and the clause that sees it."""
 
 from __future__ import annotations
 
@@ -159,10 +159,10 @@ FAULTS: dict[str, tuple[Callable[[type[HPCBackend]], Fault], str]] = {
 
 
 @pytest.fixture
-def example(plugin_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[HPCBackend]]:
+def sample(plugin_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[HPCBackend]]:
     """The class; what its faulty versions leave behind is ended afterwards."""
     monkeypatch.syspath_prepend(str(plugin_path))
-    yield cast("type[HPCBackend]", import_module("ccat_wm_example_backend").ExampleBackend)
+    yield cast("type[HPCBackend]", import_module("ccat_wm_sample_backend.backend").SampleBackend)
     for path in tmp_path.rglob("*.pid"):
         with suppress(ProcessLookupError):
             os.killpg(int(path.read_text()), signal.SIGKILL)
@@ -181,10 +181,10 @@ def _judge(harness: BackendHarness, name: str) -> ClauseResult:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_finds_the_fault(example: type[HPCBackend], tmp_path: Path, fault: str) -> None:
+def test_finds_the_fault(sample: type[HPCBackend], tmp_path: Path, fault: str) -> None:
     make_faulty, clause = FAULTS[fault]
-    faulty = type("Faulty", (example,), make_faulty(example))
-    result = _judge(_Hurried(create=faulty, workdir=tmp_path, factory="example"), clause)
+    faulty = type("Faulty", (sample,), make_faulty(sample))
+    result = _judge(_Hurried(create=faulty, workdir=tmp_path, factory="sample"), clause)
     assert result.outcome is Outcome.FAILED, result
     assert len(result.text) > 15
 
@@ -200,20 +200,20 @@ class _SilentService(BackendHarness):
 
 
 @pytest.mark.parametrize("clause", ["service_down_is_unavailable", "unreadable_answer_is_confused"])
-def test_finds_hidden_trouble(example: type[HPCBackend], tmp_path: Path, clause: str) -> None:
-    result = _judge(_SilentService(create=example, workdir=tmp_path), clause)
+def test_finds_hidden_trouble(sample: type[HPCBackend], tmp_path: Path, clause: str) -> None:
+    result = _judge(_SilentService(create=sample, workdir=tmp_path), clause)
     assert result.outcome is Outcome.FAILED
     assert "and yet" in result.text
 
 
 def test_a_backend_that_hangs_fails_in_time(
-    example: type[HPCBackend], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sample: type[HPCBackend], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from threading import Event
 
     over = Event()
     monkeypatch.setattr(backend_contract, "CLAUSE_SECONDS", 0.2)
-    hanging = type("Hanging", (example,), {"submit": lambda self, **_: over.wait(60)})
+    hanging = type("Hanging", (sample,), {"submit": lambda self, **_: over.wait(60)})
     try:
         result = _judge(BackendHarness(create=hanging, workdir=tmp_path), "exit_0_is_completed")
     finally:
@@ -221,11 +221,11 @@ def test_a_backend_that_hangs_fails_in_time(
     assert (result.outcome, result.text) == (Outcome.FAILED, "the backend did not answer within 0.2 s")
 
 
-def test_a_backend_that_raises_anything_fails(example: type[HPCBackend], tmp_path: Path) -> None:
+def test_a_backend_that_raises_anything_fails(sample: type[HPCBackend], tmp_path: Path) -> None:
     def submit(self: HPCBackend, **_: Mapping[str, Any]) -> str:
         raise ZeroDivisionError("oops")
 
-    raising = type("Raising", (example,), {"submit": submit})
+    raising = type("Raising", (sample,), {"submit": submit})
     result = _judge(BackendHarness(create=raising, workdir=tmp_path), "exit_0_is_completed")
     assert (result.outcome, result.text) == (Outcome.FAILED, "ZeroDivisionError: oops")
 
