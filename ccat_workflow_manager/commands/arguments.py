@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -12,6 +13,7 @@ import typer
 
 from ccat_workflow_manager.commands.exit_codes import WrongUsage
 from ccat_workflow_manager.errors import Fault, Invalid
+from ccat_workflow_manager.json_values import path_text
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
@@ -26,6 +28,51 @@ def read_definition(file: str) -> Any:
         return load_text(_text_of(file, _shown(file)))
     except Invalid as error:
         raise fault_in_file(file, error) from None
+
+
+def read_pipeline(file: str) -> Any:
+    """The definition in a YAML or JSON file, with the content of the files that it names by path.
+
+    The paths are relative to the directory of the definition.
+    """
+    definition = read_definition(file)
+    if not isinstance(definition, dict):
+        return definition
+    steps = definition.get("steps")
+    owners: list[tuple[tuple[str | int, ...], Any]] = [((), definition)]
+    owners += [(("steps", index), step) for index, step in enumerate(steps if isinstance(steps, list) else ())]
+    base = Path() if file == "-" else Path(file).parent
+    faults: list[Fault] = []
+    for path, owner in owners:
+        files = owner.get("files") if isinstance(owner, dict) else None
+        if not isinstance(files, dict):
+            continue
+        for name, value in files.items():
+            if isinstance(value, str):
+                files[name] = _content(base / value, path_text([*path, "files", name]), faults)
+    if faults:
+        raise fault_in_file(file, Invalid(faults=faults))
+    return definition
+
+
+def _content(path: Path, at: str, faults: list[Fault]) -> dict[str, str]:
+    """The content of a file as a definition holds it."""
+    from ccat_workflow_manager.definition.files import MAX_FILE_BYTES
+
+    try:
+        with path.open("rb") as opened:
+            data = opened.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:
+        faults.append(Fault(at, f"{path} cannot be read: {getattr(error, 'strerror', None) or error}"))
+        return {}
+    if len(data) > MAX_FILE_BYTES:
+        faults.append(Fault(at, f"{path} is larger than 1 MB, the most that a file may have; put it into the image"))
+        return {}
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        text = "\0"
+    return {"base64": b64encode(data).decode()} if "\0" in text else {"text": text}
 
 
 def fault_in_file(file: str, error: Invalid) -> WrongUsage:
@@ -58,9 +105,8 @@ def _text_of(file: str, name: str) -> str:
         raise WrongUsage(f"{name} is not UTF-8 text: byte {error.start + 1} cannot be decoded") from None
 
 
-def read_mapping(file: str, what: str) -> dict[str, Any]:
-    """The mapping in a YAML or JSON file."""
-    value = read_definition(file)
+def as_mapping(value: Any, file: str, what: str) -> dict[str, Any]:
+    """The value of a file, which must be a mapping."""
     if not isinstance(value, dict):
         raise WrongUsage(f"{file}: {what} must be a mapping of names to values, not {json.dumps(value)[:60]}")
     return value
@@ -72,7 +118,7 @@ def parameters(pairs: Iterable[str], file: str | None, definition: Callable[[], 
     A value that is valid JSON is parsed, unless the definition declares the parameter as text. `definition` is called
     only if that makes a difference.
     """
-    found = read_mapping(file, "parameters") if file is not None else {}
+    found = as_mapping(read_definition(file), file, "parameters") if file is not None else {}
     typed = dict(_pairs(pairs, "=", "-p"))
     values = {name: _value(text) for name, text in typed.items()}
     if any(not isinstance(value, str) for value in values.values()):

@@ -103,10 +103,10 @@ def plan(file: File, as_json: AsJson = False) -> None:
 
 
 def _put(file: str, **query: bool) -> tuple[Any, bool]:
-    from ccat_workflow_manager.commands.arguments import fault_in_file, read_definition
+    from ccat_workflow_manager.commands.arguments import fault_in_file, read_pipeline
     from ccat_workflow_manager.commands.client import ApiRefused, connect
 
-    definition = read_definition(file)
+    definition = read_pipeline(file)
     name = _name_in(definition, file)
     with connect() as client:
         try:

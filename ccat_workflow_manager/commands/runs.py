@@ -60,7 +60,7 @@ def submit(
     from ccat_workflow_manager.commands.client import connect
 
     _check_target(pipeline, spec, version)
-    definition = arguments.read_mapping(spec, "a pipeline") if spec is not None else None
+    definition = arguments.as_mapping(arguments.read_pipeline(spec), spec, "a pipeline") if spec is not None else None
     with connect() as client:
 
         def declared() -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -93,6 +93,27 @@ class PipelineStore:
             ).one()
         spec_id: UUID = row[0]
         return spec_id
+
+    def save_files(self, contents: Mapping[str, bytes]) -> None:
+        """Store the contents of files, by SHA-256. Those that are stored stay as they are."""
+        # In the order of their keys, or two transactions with the same files could wait for each other.
+        for digest in sorted(contents):
+            self.unit.execute(
+                "INSERT INTO files (sha256, content) VALUES (:sha256, :content) ON CONFLICT DO NOTHING",
+                {"sha256": digest, "content": contents[digest]},
+            )
+
+    def stored_files(self, digests: Iterable[str]) -> set[str]:
+        """Which of these files are stored."""
+        found = self.unit.execute("SELECT sha256 FROM files WHERE sha256 = ANY(:digests)", {"digests": list(digests)})
+        return {row.sha256 for row in found}
+
+    def file(self, digest: str) -> bytes | None:
+        """The content of a file. None if it is not stored."""
+        content: bytes | None = self.unit.execute(
+            "SELECT content FROM files WHERE sha256 = :digest", {"digest": digest}
+        ).scalar_one_or_none()
+        return content
 
     def newest(self, name: str) -> StoredSpec:
         return self._one(f"{_SPEC} WHERE s.name = :name AND s.version = p.current_version", {"name": name}, name)

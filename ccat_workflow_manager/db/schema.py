@@ -21,6 +21,7 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
     SmallInteger,
@@ -106,6 +107,15 @@ specs = Table(
 
 The content is `json`, not `jsonb`, because `json` keeps the order of the keys for people who read it.
 """
+
+files = Table(
+    "files",
+    metadata,
+    Column("sha256", Text, primary_key=True),
+    Column("content", LargeBinary, nullable=False),
+    Column("created_at", _TIME, nullable=False, server_default=_NOW),
+)
+"""The files that definitions name, stored once per content."""
 
 runs = Table(
     "runs",

@@ -15,6 +15,7 @@ from ccat_workflow_manager.definition.spec import (
     Match,
     PipelineSpec,
     StepSpec,
+    effective_files,
     effective_resources,
     effective_retry,
 )
@@ -55,6 +56,8 @@ class CompiledStep:
     items: Sequence[JSON] | ParameterUse | None
     """The literal list of foreach, the parameter that holds it, or None."""
     uses: tuple[ParameterUse, ...]
+    files: Mapping[str, str]
+    """The SHA-256 of each file that the program finds at `/workflow/code`, by name."""
     program: Mapping[str, JSON]
     """The part of its definition that decides what a step run does: without items, dependencies and image."""
 
@@ -105,9 +108,11 @@ def compile_pipeline(spec: PipelineSpec) -> CompiledPipeline:
             dependencies=edges,
             items=_items(step, index),
             uses=tuple(_uses(step, index)),
+            files={name: each.sha256 for name, each in effective_files(spec, step).items()},
             program={
                 "step": step.model_dump(mode="json", exclude_defaults=True, exclude=_NOT_THE_PROGRAM),
                 "defaults": spec.defaults.model_dump(mode="json", exclude_defaults=True),
+                **({"files": spec.model_dump(mode="json", include={"files"})["files"]} if spec.files else {}),
             },
         )
         steps.append(compiled)

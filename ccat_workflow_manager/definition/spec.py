@@ -13,11 +13,21 @@ from hashlib import sha256
 from itertools import islice
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError, WithJsonSchema, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictStr,
+    ValidationError,
+    WithJsonSchema,
+    field_validator,
+)
 from pydantic import model_validator as validator_of_all
 
 from ccat_workflow_manager.definition.checks import MAX_ITEMS, MAX_STEPS, definition_faults
-from ccat_workflow_manager.definition.messages import faults_of
+from ccat_workflow_manager.definition.files import FileSpec, files_problem, name_problem, total_problem
+from ccat_workflow_manager.definition.messages import faults_of, refuse_if
 from ccat_workflow_manager.definition.schema_check import DIALECT
 from ccat_workflow_manager.definition.text import load_text, with_on
 from ccat_workflow_manager.definition.variables import RESERVED_PREFIX
@@ -31,6 +41,12 @@ PIPELINE_NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
 STEP_NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 BACKEND_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 
+
+def _file_name(name: str) -> str:
+    refuse_if(name_problem(name))
+    return name
+
+
 Match = Literal["key", "all"]
 """Whether a step run waits for the upstream step run of its own item, or for all of them."""
 
@@ -43,6 +59,10 @@ _Factor = Annotated[_Number, Field(ge=1, le=100)]
 _Backend = Annotated[StrictStr, Field(pattern=BACKEND_NAME)]
 _Word = Annotated[StrictStr, Field(min_length=1, max_length=200)]
 _Text = Annotated[StrictStr, Field(max_length=10_000)]
+_Files = Annotated[
+    dict[Annotated[StrictStr, AfterValidator(_file_name)], FileSpec],
+    Field(description="Scripts, read-only at /workflow/code. A file of a step hides one of the pipeline."),
+]
 _Foreach = Annotated[
     Any,
     WithJsonSchema(
@@ -141,6 +161,7 @@ class StepSpec(_Part):
         json_schema_extra={"propertyNames": {"pattern": rf"^(?!{RESERVED_PREFIX})[A-Za-z_][A-Za-z0-9_]*$"}},
     )
     depends_on: tuple[Dependency, ...] = ()
+    files: _Files = Field(default_factory=dict)
     resources: ResourceSpec = ResourceSpec()
     retry: RetrySpec = RetrySpec()
     backend: _Backend | None = None
@@ -160,6 +181,7 @@ class PipelineSpec(_Part):
         ),
     ]
     defaults: DefaultsSpec = DefaultsSpec()
+    files: _Files = Field(default_factory=dict)
     steps: Annotated[tuple[StepSpec, ...], Field(min_length=1, max_length=MAX_STEPS)]
 
     @cached_property
@@ -228,6 +250,7 @@ def _all_faults(data: object) -> Iterator[Fault]:
         yield from faults_of(error, data, PipelineSpec)
     else:
         yield from _cap_faults(spec)
+        yield from _file_faults(spec)
     yield from definition_faults(data)
 
 
@@ -244,6 +267,14 @@ def _cap_faults(spec: PipelineSpec) -> Iterator[Fault]:
                 yield Fault(path_text(["steps", index, "retry", name]), message)
 
 
+def _file_faults(spec: PipelineSpec) -> Iterator[Fault]:
+    if problem := total_problem([each for _, each in all_files(spec)]):
+        yield Fault("files", problem)
+    for index, step in enumerate(spec.steps):
+        if problem := files_problem(effective_files(spec, step)):
+            yield Fault(path_text(["steps", index, "files"] if step.files else ["files"]), problem)
+
+
 # --- what holds for a step ------------------------------------------------------------------------------------------
 
 
@@ -258,6 +289,20 @@ def effective_retry(spec: PipelineSpec, step: StepSpec) -> RetryPolicy:
     merged = {**_given(spec.defaults.retry), **_given(step.retry)}
     reasons = merged.pop("on", None)
     return RetryPolicy(**merged, on=None if reasons is None else frozenset(reasons))
+
+
+def effective_files(spec: PipelineSpec, step: StepSpec) -> dict[str, FileSpec]:
+    """The files of the pipeline and of the step, by name."""
+    return {**spec.files, **step.files}
+
+
+def all_files(spec: PipelineSpec) -> Iterator[tuple[str, FileSpec]]:
+    """Every file of a definition with its path."""
+    for name, each in spec.files.items():
+        yield path_text(["files", name]), each
+    for index, step in enumerate(spec.steps):
+        for name, each in step.files.items():
+            yield path_text(["steps", index, "files", name]), each
 
 
 def _given(part: BaseModel) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import fields
 
 from ccat_workflow_manager.definition.variables import container_name_problem, container_value_problem
 from ccat_workflow_manager.errors import StagingError
@@ -39,10 +40,11 @@ def build_command(
     removed when the job ends, with the peak of memory and the only evidence of an out-of-memory kill.
     """
     _check_command(step)
-    environment = {**step.environment, **contract_environment(step, program_paths(dirs, contained=runtime.contained))}
+    paths = program_paths(dirs, contained=runtime.contained)
+    environment = {**step.environment, **contract_environment(step, paths)}
     _check_environment(environment, contained=runtime.contained)
     if not runtime.contained:
-        return Launch(list(step.command), environment)
+        return Launch([_on_host(argument, paths) for argument in step.command], environment)
     if image is None:
         raise StagingError(
             FailureReason.IMAGE_MISSING,
@@ -90,7 +92,21 @@ def contract_environment(step: StepLaunch, paths: ProgramPaths) -> dict[str, str
         "WORKFLOW_ATTEMPT": str(step.attempt),
         "WORKFLOW_CPU": number(step.resources.cpu),
         "WORKFLOW_MEMORY_GB": number(step.resources.memory_gb),
+        **({"WORKFLOW_CODE_DIR": paths.code} if step.files else {}),
     }
+
+
+def _on_host(argument: str, paths: ProgramPaths) -> str:
+    """An argument of a program without a container: a path that begins with one of the contract's is that of the host.
+
+    So the same definition, say `[python, /workflow/code/reduce.py]`, runs with a container and without.
+    """
+    if argument.startswith(f"{CONTAINER_ROOT}/"):
+        for part in fields(ProgramPaths):
+            inside, outside = getattr(IN_CONTAINER, part.name), getattr(paths, part.name)
+            if outside and (argument == inside or argument.startswith(f"{inside}/")):
+                return f"{outside}{argument[len(inside) :]}"
+    return argument
 
 
 def number(value: float) -> str:
@@ -129,6 +145,7 @@ def _mounts(step: StepLaunch, dirs: AttemptDirs) -> list[Mount]:
         Mount(dirs.output_partial, IN_CONTAINER.output, writable=True),
         Mount(dirs.config, f"{CONTAINER_ROOT}/config", writable=False),
         Mount(dirs.logs, IN_CONTAINER.logs, writable=True),
+        *([Mount(dirs.code, IN_CONTAINER.code, writable=False)] if step.files else []),
     ]
     if mounted:
         products = [

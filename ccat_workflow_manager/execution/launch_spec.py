@@ -13,8 +13,17 @@ Progress = Callable[[], None]
 """Called between long pieces of work. It renews the lease; it raises LeaseLost or CancelRequested to end the work."""
 
 
+ReadFile = Callable[[str], bytes]
+"""Returns the content of a file of the definition by its SHA-256."""
+
+
 def no_progress() -> None:
     """For callers without a lease."""
+
+
+def no_files(digest: str) -> bytes:
+    """For attempts whose definition has no files."""
+    raise LookupError(digest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +65,8 @@ class StepLaunch:
     parameters: Mapping[str, JSON] = field(default_factory=dict)
     item: JSON = None
     upstream: Sequence[UpstreamProducts] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+    """The SHA-256 of each file of the definition, by its name below `/workflow/code`."""
     limits_by_runtime: bool = False
     """The container runtime limits memory and CPU, because the backend cannot."""
 

@@ -6,14 +6,19 @@ directories one by one: this runs for thousands of step runs per second.
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import sha256
+from types import MappingProxyType
 
 from ccat_workflow_manager.errors import StagingError
 from ccat_workflow_manager.failures import FailureReason
 
 CONTAINER_ROOT = "/workflow"
+_NO_FILES: Mapping[str, str] = MappingProxyType({})
 RUN_VIEW = ".run"
 """The link to the run's directory that the links in `upstream` and `workspace` lead through."""
 
@@ -37,6 +42,8 @@ class AttemptDirs:
     logs: str
     stdout: str
     stderr: str
+    code: str
+    """The files of the definition. The step runs of a run that have the same files share the directory."""
     scratch: str
     """/tmp and $HOME of a container, on disk: those of the runtime are in memory, and may end at 64 MB."""
 
@@ -51,6 +58,7 @@ class ProgramPaths:
     output: str
     manifest: str
     logs: str
+    code: str
 
 
 IN_CONTAINER = ProgramPaths(
@@ -60,11 +68,17 @@ IN_CONTAINER = ProgramPaths(
     output=f"{CONTAINER_ROOT}/output",
     manifest=f"{CONTAINER_ROOT}/config/manifest.json",
     logs=f"{CONTAINER_ROOT}/logs",
+    code=f"{CONTAINER_ROOT}/code",
 )
 
 
-def attempt_dirs(base_dir: str, pipeline: str, run_id: str, step: str, key: str, attempt: int) -> AttemptDirs:
-    """The paths of one attempt. Raises StagingError for a name that would lead out of `base_dir`."""
+def attempt_dirs(
+    base_dir: str, pipeline: str, run_id: str, step: str, key: str, attempt: int, files: Mapping[str, str] = _NO_FILES
+) -> AttemptDirs:
+    """The paths of one attempt, whose definition has these files: their SHA-256 by name.
+
+    Raises StagingError for a name that would lead out of `base_dir`.
+    """
     for name in (pipeline, run_id, step, key):
         if not name or "/" in name or "\0" in name or name == "." or name == "..":
             raise StagingError(FailureReason.STAGING_FAILED, f"{name!r} cannot be the name of a directory")
@@ -84,6 +98,7 @@ def attempt_dirs(base_dir: str, pipeline: str, run_id: str, step: str, key: str,
         logs=f"{root}/logs",
         stdout=f"{root}/logs/stdout.log",
         stderr=f"{root}/logs/stderr.log",
+        code=f"{run}/.code/{sha256(json.dumps(sorted(files.items())).encode()).hexdigest()[:32]}" if files else "",
         scratch=f"{root}/scratch",
     )
 
@@ -99,6 +114,7 @@ def program_paths(dirs: AttemptDirs, *, contained: bool) -> ProgramPaths:
         output=dirs.output_partial,
         manifest=dirs.manifest,
         logs=dirs.logs,
+        code=dirs.code,
     )
 
 

@@ -39,7 +39,9 @@ def manifest(step: StepLaunch, paths: ProgramPaths, image: ResolvedImage | None)
             "workspace": paths.workspace,
             "output": paths.output,
             "logs": paths.logs,
+            **({"code": paths.code} if step.files else {}),
         },
+        "files": dict(step.files),
         "inputs": [],
         "upstream": [_upstream(source, paths) for source in step.upstream],
     }

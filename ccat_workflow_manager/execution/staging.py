@@ -9,14 +9,17 @@ from dataclasses import dataclass
 from ccat_workflow_manager import failpoints
 from ccat_workflow_manager.errors import StagingError
 from ccat_workflow_manager.execution import layout
+from ccat_workflow_manager.execution.code_files import write_files
 from ccat_workflow_manager.execution.command_builder import build_command, mounts_products
 from ccat_workflow_manager.execution.images import resolve_image
 from ccat_workflow_manager.execution.launch_spec import (
     Launch,
     Progress,
+    ReadFile,
     ResolvedImage,
     StepLaunch,
     UpstreamProducts,
+    no_files,
     no_progress,
 )
 from ccat_workflow_manager.execution.layout import RUN_VIEW, AttemptDirs
@@ -44,13 +47,14 @@ def stage(
     sif_cache_dir: str,
     runtime: Runtime,
     images_dir: str | None = None,
+    read_file: ReadFile = no_files,
     progress: Progress = no_progress,
 ) -> Staged:
-    """Make the directories, link the upstream products, find the image, write the manifest, build the command.
+    """Make the directories, link the upstream products, find the image, write the files, build the command.
 
     Safe to repeat for the same attempt: directories and links stay, the manifest is replaced atomically.
     """
-    dirs = layout.attempt_dirs(base_dir, step.pipeline, step.run_id, step.step, step.key, step.attempt)
+    dirs = layout.attempt_dirs(base_dir, step.pipeline, step.run_id, step.step, step.key, step.attempt, step.files)
     image: ResolvedImage | None = None
     if runtime.kind is RuntimeKind.BACKEND and step.image is not None:
         image = ResolvedImage(step.image, "")
@@ -66,6 +70,8 @@ def stage(
             failpoints.around("files.links", lambda: _link_upstream(step, dirs, progress))
             if runtime.contained and mounts_products(step):
                 failpoints.around("files.links", lambda: _make_mount_points(step, dirs))
+        if step.files:
+            failpoints.around("files.code", lambda: write_files(dirs.code, step.files, read_file))
         paths = layout.program_paths(dirs, contained=runtime.contained)
         content = manifest(step, paths, image)
         failpoints.around("files.manifest", lambda: write_atomically(dirs.manifest, content))

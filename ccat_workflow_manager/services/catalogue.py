@@ -13,8 +13,9 @@ import yaml
 from ccat_workflow_manager.db.pipelines import PipelineStore, StoredSpec
 from ccat_workflow_manager.db.session import Database, UnitOfWork
 from ccat_workflow_manager.definition.compiled import CompiledPipeline, compile_pipeline
-from ccat_workflow_manager.definition.spec import PipelineSpec, canonical, parse_pipeline, stored_pipeline
+from ccat_workflow_manager.definition.spec import PipelineSpec, all_files, canonical, parse_pipeline, stored_pipeline
 from ccat_workflow_manager.errors import Conflict, Fault, Invalid, NotFound
+from ccat_workflow_manager.json_values import invalid
 from ccat_workflow_manager.lifecycle.models import RetryPolicy, WorkItem
 
 _MOST_COMPILED = 1000
@@ -46,6 +47,7 @@ class Catalogue:
         with self._database.begin("commit.pipeline") as unit:
             store = PipelineStore(unit)
             before = self._newest(store, spec.name)
+            save_files(store, spec)
             stored, changed = store.save(spec.name, content, spec.content_hash)
             if create_only and changed and stored.version != 1:
                 raise Conflict(f"the pipeline {spec.name} exists with other content; use PUT to add a version")
@@ -56,7 +58,9 @@ class Catalogue:
         spec = parse_pipeline(definition)
         self._check_name(spec, name)
         with self._database.read() as unit:
-            before = self._newest(PipelineStore(unit), spec.name)
+            store = PipelineStore(unit)
+            before = self._newest(store, spec.name)
+            check_files(store, spec)
         if before is not None and before.content_hash == spec.content_hash:
             return PipelineChange(spec.name, before.version or 0, False, "")
         return PipelineChange(
@@ -96,6 +100,24 @@ class Catalogue:
             return store.newest(name)
         except NotFound:
             return None
+
+
+def save_files(store: PipelineStore, spec: PipelineSpec) -> None:
+    """Store the files that the definition brings. Raises Invalid for one that it only names and that is not stored."""
+    check_files(store, spec)
+    store.save_files({each.sha256: each.content for _, each in all_files(spec) if each.content is not None})
+
+
+def check_files(store: PipelineStore, spec: PipelineSpec) -> None:
+    """Raises Invalid for each file that is neither given nor stored."""
+    given = {each.sha256 for _, each in all_files(spec) if each.content is not None}
+    named = [(path, each.sha256) for path, each in all_files(spec) if each.sha256 not in given]
+    if not named:
+        return
+    stored = store.stored_files({digest for _, digest in named})
+    message = "is not stored here; give its content as {text: ...} or {base64: ...}"
+    if faults := [Fault(path, message) for path, digest in named if digest not in stored]:
+        raise invalid(faults)
 
 
 def _diff(before: StoredSpec | None, content: object) -> str:

@@ -8,7 +8,13 @@ from ccat_workflow_manager.db.products import Upstream
 from ccat_workflow_manager.definition.compiled import CompiledPipeline
 from ccat_workflow_manager.definition.substitution import substitute_step
 from ccat_workflow_manager.execution.exit_record import wrapped
-from ccat_workflow_manager.execution.launch_spec import Progress, StepLaunch, UpstreamProduct, UpstreamProducts
+from ccat_workflow_manager.execution.launch_spec import (
+    Progress,
+    ReadFile,
+    StepLaunch,
+    UpstreamProduct,
+    UpstreamProducts,
+)
 from ccat_workflow_manager.execution.staging import stage
 from ccat_workflow_manager.hpc.base import JobRequest
 from ccat_workflow_manager.lifecycle.models import WorkItem
@@ -23,6 +29,7 @@ def build_request(
     *,
     backend: BackendHandle,
     host: WorkerHost,
+    read_file: ReadFile,
     progress: Progress,
 ) -> JobRequest:
     """Stage the attempt and return its request. A backend that runs nothing gets no directories."""
@@ -33,6 +40,7 @@ def build_request(
         base_dir=host.base_dir,
         sif_cache_dir=host.sif_cache_dir,
         runtime=host.runtime_for(backend),
+        read_file=read_file,
         progress=progress,
     )
     dirs, launch, image = staged.dirs, staged.launch, staged.image
@@ -56,8 +64,8 @@ def build_request(
 def _step_launch(
     item: WorkItem, compiled: CompiledPipeline, upstream: Sequence[Upstream], backend: BackendHandle, host: WorkerHost
 ) -> StepLaunch:
-    run = item.run
-    step = substitute_step(compiled.step(item.step).spec, run.parameters, item.item, str(run.run_id), item.step)
+    run, definition = item.run, compiled.step(item.step)
+    step = substitute_step(definition.spec, run.parameters, item.item, str(run.run_id), item.step)
     return StepLaunch(
         pipeline=run.pipeline,
         run_id=str(run.run_id),
@@ -70,6 +78,7 @@ def _step_launch(
         resources=item.resources,
         parameters=run.parameters,
         item=item.item,
+        files=definition.files,
         upstream=[_upstream_products(item, each, host) for each in upstream],
         limits_by_runtime=not backend.capabilities.memory_limit,
     )

@@ -144,6 +144,7 @@ class Launcher:
             claim.upstream.get(item.step_run_id, ()),
             backend=claim.backend,
             host=self._context.host,
+            read_file=self._context.read_file,
             progress=claim.leases.progress_for(item),
         )
 

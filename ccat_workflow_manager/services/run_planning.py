@@ -14,7 +14,7 @@ from ccat_workflow_manager.definition.compiled import CompiledPipeline, compile_
 from ccat_workflow_manager.definition.planning import Plan, plan
 from ccat_workflow_manager.definition.spec import canonical, parse_pipeline
 from ccat_workflow_manager.errors import Conflict, Fault, Invalid, NotFound, RequestError
-from ccat_workflow_manager.services.catalogue import Catalogue
+from ccat_workflow_manager.services.catalogue import Catalogue, save_files
 from ccat_workflow_manager.services.run_request import RunRequest, RunSubmission
 
 
@@ -115,6 +115,10 @@ class RunPlanner:
     def _inline_target(self, compiled: CompiledPipeline) -> _Target:
         self._check_backends(compiled, "spec.")
         spec = compiled.spec
+        try:
+            save_files(self._store, spec)
+        except Invalid as error:
+            raise Invalid(faults=_below("spec", error.faults)) from None
         spec_id = self._store.save_inline(spec.name, canonical(spec), compiled.content_hash)
         return _Target(spec_id, compiled, spec.name, None, 0)
 

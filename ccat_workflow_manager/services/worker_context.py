@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from ccat_workflow_manager.db.backends import BackendStore
+from ccat_workflow_manager.db.pipelines import PipelineStore
 from ccat_workflow_manager.db.runs import RunStore
 from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.doorbell import Doorbell
-from ccat_workflow_manager.errors import BackendError
+from ccat_workflow_manager.errors import BackendError, StagingError
 from ccat_workflow_manager.execution.layout import AttemptDirs, attempt_dirs
 from ccat_workflow_manager.execution.runtime import BY_BACKEND, Runtime
 from ccat_workflow_manager.failures import FailureReason
@@ -80,6 +81,14 @@ class WorkerContext:
     def record_recovery(self, backend: str) -> None:
         with self.database.begin("commit.well") as unit:
             BackendStore(unit).mark_healthy(backend)
+
+    def read_file(self, digest: str) -> bytes:
+        """The content of a file of a definition."""
+        with self.database.read() as unit:
+            content = PipelineStore(unit).file(digest)
+        if content is None:
+            raise StagingError(FailureReason.STAGING_FAILED, f"the file {digest} of the definition is not stored")
+        return content
 
     def policies(self, items: Sequence[WorkItem]) -> dict[UUID, RetryPolicy]:
         """The retry policy of each of these step runs."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -91,3 +92,24 @@ def test_patch_disables_and_sets_the_priority(rest: Rest) -> None:
     assert rest.run(ONE)["status"] == "PENDING"
     assert rest.send("PATCH", "/pipelines/one", json={"enabled": True}).json()["priority"] == 12
     assert rest.post("/runs", {"pipeline": "one"})["priority"] == 12
+
+
+def test_files_are_stored_once_and_named_by_their_checksum(rest: Rest) -> None:
+    script = {"text": "print(1)\n"}
+    first = rest.put("/pipelines/one", {**ONE, "files": {"reduce.py": script}})
+    stored = first["definition"]["files"]["reduce.py"]
+    assert stored == {"sha256": sha256(b"print(1)\n").hexdigest(), "size": 9}
+    assert rest.put("/pipelines/one", {**ONE, "files": {"reduce.py": stored}}, status=200)["version"] == 1
+    assert rest.put("/pipelines/one", {**ONE, "files": {"reduce.py": {"text": "print(2)\n"}}})["version"] == 2
+    plan = rest.send("PUT", "/pipelines/one", json={**ONE, "files": {"reduce.py": stored}}, params={"dry_run": "true"})
+    assert plan.json()["changed"]
+
+
+@pytest.mark.parametrize("path", ["", "spec."])
+def test_a_file_that_is_only_named_must_be_stored(rest: Rest, path: str) -> None:
+    definition = {**ONE, "files": {"reduce.py": {"sha256": "0" * 64, "size": 1}}}
+    if path:
+        answer = rest.send("POST", "/runs", json={"spec": definition})
+    else:
+        answer = rest.send("PUT", "/pipelines/one", json=definition)
+    rest.refused(answer, 422, "invalid", f'{path}files["reduce.py"]')

@@ -67,6 +67,21 @@ def test_a_pipeline_as_a_file(greet: Path, deployment: Deployment) -> None:
     assert "Say something for each name" in output("pipeline", "list", deployment=deployment)
 
 
+def test_files_are_read_beside_the_definition(deployment: Deployment, tmp_path: Path) -> None:
+    definition = tmp_path / "scripted.yaml"
+    steps = "[{name: s, command: [python, /workflow/code/reduce.py]}]"
+    definition.write_text(f"name: scripted\nfiles: {{reduce.py: ./reduce.py}}\nsteps: {steps}\n")
+    missing = refused("pipeline", "apply", str(definition), env=deployment.env)
+    assert 'files["reduce.py"]' in missing
+    for content in (b"print(1)", b"print(2)", b"\xff"):
+        (tmp_path / "reduce.py").write_bytes(content)
+        output("pipeline", "apply", str(definition), deployment=deployment)
+    shown = answer("pipeline", "show", "scripted", env=deployment.env)
+    assert (shown["version"], shown["definition"]["files"]["reduce.py"]["size"]) == (3, 1)
+    (tmp_path / "reduce.py").write_bytes(b"x" * (1024 * 1024 + 1))
+    assert "1 MB" in refused("pipeline", "plan", str(definition), env=deployment.env)
+
+
 def test_a_disabled_pipeline_takes_no_runs(greet: Path, deployment: Deployment) -> None:
     assert output("pipeline", "disable", "greet", deployment=deployment) == "greet is disabled\n"
     try:

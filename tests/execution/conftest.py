@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,10 +45,16 @@ class StepRunner:
     images: Path
     runtime: Runtime
 
-    def stage(self, command: list[str], **changes: Any) -> Staged:
+    def stage(self, command: list[str], *, contents: Mapping[str, bytes] | None = None, **changes: Any) -> Staged:
         names: dict[str, Any] = {"pipeline": "p", "run_id": str(uuid4()), "step": "s", "key": "k", "attempt": 1}
         step = StepLaunch(command=command, **{**names, "image": "tools.sif", **changes})
-        return stage(step, base_dir=str(self.base), sif_cache_dir=str(self.images), runtime=self.runtime)
+        return stage(
+            step,
+            base_dir=str(self.base),
+            sif_cache_dir=str(self.images),
+            runtime=self.runtime,
+            read_file=(contents or {}).__getitem__,
+        )
 
     def run(self, command: list[str], **changes: Any) -> Ended:
         """Stage and launch, as a backend would: a clean environment, the workspace as working directory."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 from dataclasses import replace
@@ -128,3 +129,45 @@ def test_a_missing_image_fails_before_any_directory_is_made(runner: StepRunner) 
         )
     assert failed.value.reason is FailureReason.IMAGE_MISSING
     assert not runner.base.exists()
+
+
+# --- files of the definition ------------------------------------------------------------------------------------------
+
+SCRIPT = b'#!/bin/sh\necho "$1 from $0"\n'
+FILES = {"bin/say": hashlib.sha256(SCRIPT).hexdigest()}
+
+
+def test_files_of_a_definition_are_written_once_for_a_run(tmp_path: Path) -> None:
+    reads: list[str] = []
+
+    def read(digest: str) -> bytes:
+        reads.append(digest)
+        return SCRIPT
+
+    for key in ("a", "b"):
+        step = replace(STEP, key=key, files=FILES, command=["/workflow/code/bin/say"])
+        staged = staging.stage(
+            step, base_dir=str(tmp_path), sif_cache_dir=str(tmp_path), runtime=NO_RUNTIME, read_file=read
+        )
+        assert staged.launch.vector == [f"{staged.dirs.code}/bin/say"]
+        assert Path(staged.launch.environment["WORKFLOW_CODE_DIR"], "bin/say").read_bytes() == SCRIPT
+    assert reads == list(FILES.values())
+    assert os.listdir(os.path.dirname(staged.dirs.code)) == [os.path.basename(staged.dirs.code)]
+
+
+def test_a_file_without_its_checksum_stages_nothing(tmp_path: Path) -> None:
+    with pytest.raises(StagingError):
+        staging.stage(
+            replace(STEP, files=FILES),
+            base_dir=str(tmp_path), sif_cache_dir=str(tmp_path), runtime=NO_RUNTIME, read_file=lambda digest: b"other",
+        )  # fmt: skip
+    assert list(tmp_path.glob("p/*/.code/*")) == []
+
+
+@pytest.mark.needs("apptainer")
+def test_a_container_runs_a_file_but_cannot_change_it(runner: StepRunner) -> None:
+    spoil = "/workflow/code/bin/say hello; echo x > /workflow/code/bin/say || echo x > /workflow/code/new"
+    done = runner.run(["/bin/sh", "-c", spoil], files=FILES, contents={FILES["bin/say"]: SCRIPT})
+    assert done.stdout == "hello from /workflow/code/bin/say\n"
+    assert done.exit_code != 0
+    assert Path(done.staged.dirs.code, "bin/say").read_bytes() == SCRIPT

@@ -70,6 +70,14 @@ TABLES = (
     )
     """,
     """
+    CREATE TABLE files (
+        sha256 TEXT NOT NULL,
+        content BYTEA NOT NULL,
+        created_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
+        CONSTRAINT pk_files PRIMARY KEY (sha256)
+    )
+    """,
+    """
     CREATE TABLE pipelines (
         id UUID NOT NULL,
         name TEXT NOT NULL,
@@ -355,6 +363,7 @@ def downgrade() -> None:
         "run_steps",
         "runs",
         "specs",
+        "files",
         "workers",
         "pipelines",
         "breakers",
