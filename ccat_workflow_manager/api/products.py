@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mimetypes
 import os
+import re
 import stat
 import tarfile
 from collections.abc import Iterator
@@ -36,6 +37,7 @@ router = APIRouter(prefix="/products/{product_id}", tags=["products"])
 
 MOST_RELATIVES = 1000
 _CHUNK = 1024 * 1024
+_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.ASCII)
 _SHOWN_IN_BROWSERS = (
     "image/png", "image/jpeg", "image/gif", "image/webp", "application/json", "text/plain", "text/csv",
 )  # fmt: skip
@@ -100,21 +102,24 @@ def get_lineage(context: Ctx, product_id: UUID) -> Response:
 
 @router.get("/content", response_class=Response, responses={200: openapi.content})
 def get_content(
-    context: Ctx, product_id: UUID, known: Annotated[str | None, Header(alias="If-None-Match")] = None
+    context: Ctx,
+    product_id: UUID,
+    known: Annotated[str | None, Header(alias="If-None-Match")] = None,
+    wanted: Annotated[str | None, Header(alias="Range", description="`bytes=FIRST-` or `bytes=FIRST-LAST`.")] = None,
 ) -> Response:
-    """The file itself, or a directory as a tar archive."""
+    """The file itself or a part of it (206), or a directory as a tar archive."""
     with context.database.read() as unit:
         found = find_product(unit, product_id)
     if found is None:
         raise NotFound(f"there is no product {product_id}")
-    return _content(found, str(context.settings.pipeline_base_dir), known)
+    return _content(found, str(context.settings.pipeline_base_dir), known, wanted)
 
 
 # --- content ---------------------------------------------------------------------------------------------------------
 
 
-def _content(product: StoredProduct, base_dir: str, known: str | None) -> Response:
-    """The content, or 304 if the client has it (`known` is the If-None-Match of the request)."""
+def _content(product: StoredProduct, base_dir: str, known: str | None, wanted: str | None) -> Response:
+    """The content, the part that is `wanted` (the Range of the request), or 304 if the client has it (`known`)."""
     etag = f'"{product.sha256}"'
     if known is not None and etag in known:
         return Response(status_code=304, headers={"ETag": etag})
@@ -129,10 +134,39 @@ def _content(product: StoredProduct, base_dir: str, known: str | None) -> Respon
         )
     media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
     headers = _headers(name, etag, "inline" if media_type in _SHOWN_IN_BROWSERS else "attachment")
+    part = _part(wanted, product.size)
+    if part is not None and not part:
+        os.close(opened)
+        return Response(status_code=416, headers={"ETag": etag, "Content-Range": f"bytes */{product.size}"})
+    headers["Accept-Ranges"] = "bytes"
+    sent = part if part is not None else range(product.size)
+    if part is not None:
+        headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{product.size}"
     file = os.fdopen(opened, "rb", buffering=0)
+    file.seek(sent.start)
     return StreamingResponse(
-        _chunks(file, product.size), media_type=media_type, headers={**headers, "Content-Length": str(product.size)}
+        _chunks(file, len(sent)),
+        status_code=200 if part is None else 206,
+        media_type=media_type,
+        headers={**headers, "Content-Length": str(len(sent))},
     )
+
+
+def _part(wanted: str | None, size: int) -> range | None:
+    """The bytes that a Range header names, empty if the file has none of them; None for all bytes.
+
+    A server may ignore a Range that it does not support, such as several parts at once.
+    """
+    match = _RANGE.fullmatch(wanted or "")
+    if match is None or not any(match.groups()):
+        return None
+    first, last = match.groups()
+    if not first:
+        return range(max(0, size - int(last)), size)
+    stop = min(size, int(last) + 1) if last else size
+    if last and int(last) < int(first):
+        return None
+    return range(int(first), max(int(first), stop))
 
 
 def _headers(name: str, etag: str, disposition: str) -> dict[str, str]:

@@ -26,12 +26,15 @@ from ccat_workflow_manager.api.paging import (
     read_one,
     uuid_key,
 )
+from ccat_workflow_manager.api.products import ProductPage
 from ccat_workflow_manager.api.step_runs import StepRun
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.queries import runs as queries
+from ccat_workflow_manager.db.queries.products import run_products_page
 from ccat_workflow_manager.db.queries.run_filter import RunFilter
 from ccat_workflow_manager.definition.messages import refuse_if, validated
-from ccat_workflow_manager.errors import Conflict, Fault, Invalid
+from ccat_workflow_manager.errors import Conflict, Fault, Invalid, NotFound
+from ccat_workflow_manager.execution.declarations import ProductType
 from ccat_workflow_manager.json_values import kind
 from ccat_workflow_manager.lifecycle.states import RunStatus
 from ccat_workflow_manager.services.run_request import RunRequest, Text, storable
@@ -243,6 +246,25 @@ def resume_run(context: Ctx, run_id: UUID) -> Response:
     """Release the step runs of a paused run."""
     context.requests.pause([run_id], paused=False)
     return json_response(_run(context, run_id), 202)
+
+
+@router.get("/{run_id}/products", response_model=ProductPage)
+def list_run_products(
+    context: Ctx,
+    run_id: UUID,
+    step: Annotated[Text | None, Query(description="Products of this step.")] = None,
+    type_: Annotated[ProductType | None, Query(alias="type")] = None,
+    key: Annotated[Text | None, Query(description="Of this key; `*` and `?` stand for any text.")] = None,
+    limit: Limit = DEFAULT_LIMIT,
+    cursor: Cursor = None,
+) -> Response:
+    """The published products of all step runs, oldest first."""
+    after = decode("run-products", cursor, uuid_key)
+    with context.database.read() as unit:
+        found = run_products_page(unit, run_id, after, limit + 1, step=step, type_=type_, key=key)
+        if not found and not queries.existing_runs(unit, [run_id]):
+            raise NotFound(f"there is no run {run_id}")
+    return page("run-products", found, limit)
 
 
 # --- many runs ------------------------------------------------------------------------------------------------------

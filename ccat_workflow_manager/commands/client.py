@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
 
@@ -63,6 +64,18 @@ class Client:
     def text(self, path: str, **query: Any) -> httpx.Response:
         """GET a response that is not JSON."""
         return self._send("GET", path, query=query)
+
+    @contextmanager
+    def stream(self, path: str, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
+        """GET content of any size."""
+        try:
+            with self._http.stream("GET", f"/api/v1{path}", headers=dict(headers)) as response:
+                if not response.is_success:
+                    response.read()
+                    raise _refusal(response, self.url)
+                yield response
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from None
 
     def post(self, path: str, body: Any = None, *, idempotency_key: str | None = None) -> Any:
         headers = {"Idempotency-Key": _header(idempotency_key, "--idempotency-key")} if idempotency_key else {}
@@ -124,16 +137,19 @@ class Client:
         all_headers = {**({"Content-Type": "application/json"} if content else {}), **(headers or {})}
         try:
             response = self._http.request(method, f"/api/v1{path}", params=given, content=content, headers=all_headers)
-        except httpx.TimeoutException:
-            raise ServiceUnavailable(f"{self.url} did not answer in time") from None
         except httpx.TransportError as error:
-            raise ServiceUnavailable(
-                f"no service answers at {self.url} ({str(error) or type(error).__name__}): "
-                f"start one with `ccat-wm up`, or set {URL_VARIABLE} to its URL"
-            ) from None
+            raise self._unreachable(error) from None
         if response.is_success:
             return response
         raise _refusal(response, self.url)
+
+    def _unreachable(self, error: httpx.TransportError) -> ServiceUnavailable:
+        if isinstance(error, httpx.TimeoutException):
+            return ServiceUnavailable(f"{self.url} did not answer in time")
+        return ServiceUnavailable(
+            f"no service answers at {self.url} ({str(error) or type(error).__name__}): "
+            f"start one with `ccat-wm up`, or set {URL_VARIABLE} to its URL"
+        )
 
 
 def connect() -> Client:

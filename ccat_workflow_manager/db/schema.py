@@ -307,7 +307,7 @@ products = Table(
     Column("created_at", _TIME, nullable=False, server_default=_NOW),
     ForeignKeyConstraint(["step_run_id", "attempt"], ["attempts.step_run_id", "attempts.number"], ondelete="CASCADE"),
     UniqueConstraint("step_run_id", "name"),
-    Index("ix_products_run_id", "run_id"),
+    Index("ix_products_run_id_id", "run_id", "id"),
 )
 
 product_parents = Table(

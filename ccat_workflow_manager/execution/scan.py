@@ -10,7 +10,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -93,10 +93,7 @@ class Scanner:
                     lines.append((relative, f"link {self._link(name, entry, inner, mode)}"))
 
         visit(directory, f"{path}/", path.count("/") + 1)
-        tree = hashlib.sha256()
-        for relative, what in sorted(lines):
-            tree.update(f"{what}\0{relative}\0".encode())
-        return Found(path, total, tree.hexdigest(), is_directory=True, file_count=files)
+        return Found(path, total, tree_checksum(lines), is_directory=True, file_count=files)
 
     def _hash(self, name: str, path: str, directory: int) -> tuple[int, str]:
         """Size and SHA-256 of a file. Raises OutputError if it changes meanwhile."""
@@ -128,6 +125,14 @@ class Scanner:
         if not stays_inside(path, target):
             raise _invalid(f"{path} is a link to {target!r}, which leads out of the output directory")
         return target
+
+
+def tree_checksum(lines: Iterable[tuple[str, str]]) -> str:
+    """The checksum of a directory: of each path in it with `directory`, `file SIZE SHA256` or `link TARGET`."""
+    tree = hashlib.sha256()
+    for relative, what in sorted(lines):
+        tree.update(f"{what}\0{relative}\0".encode())
+    return tree.hexdigest()
 
 
 def stays_inside(path: str, target: str) -> bool:

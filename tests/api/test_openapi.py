@@ -94,6 +94,7 @@ def test_every_response_has_the_fields_of_its_schema(rest: Rest, hand: Hand, con
         call("GET", f"{v1}/step-runs/{{step_run_id}}{path}", step_run_id=first)
     call("POST", f"{v1}/step-runs/{{step_run_id}}/retry", step_run_id=second)
     call("POST", f"{v1}/step-runs/{{step_run_id}}/cancel", step_run_id=second)
+    call("GET", f"{v1}/runs/{{run_id}}/products", run_id=run["id"])
     product = rest.get(f"/step-runs/{first}/products")["items"][0]["id"]
     for path in ("", "/lineage"):
         call("GET", f"{v1}/products/{{product_id}}{path}", product_id=product)

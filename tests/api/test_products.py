@@ -8,7 +8,7 @@ import os
 import tarfile
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -77,6 +77,48 @@ def test_a_product_and_its_content(place: Place) -> None:
     assert page.headers["content-disposition"].startswith("attachment")
     assert "sandbox" in page.headers["content-security-policy"]
     assert page.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "status", "part"),
+    [
+        ("bytes=0-", 206, slice(0, None)),
+        ("bytes=3-5", 206, slice(3, 6)),
+        ("bytes=8-99", 206, slice(8, None)),
+        ("bytes=-4", 206, slice(-4, None)),
+        ("bytes=-99", 206, slice(0, None)),
+        ("bytes=10-", 416, slice(0, 0)),
+        ("bytes=5-3", 200, slice(0, None)),
+        ("bytes=0-1,3-4", 200, slice(0, None)),
+        ("bytes=-", 200, slice(0, None)),
+        ("lines=1-2", 200, slice(0, None)),
+    ],
+)
+def test_a_part_of_a_file(place: Place, wanted: str, status: int, part: slice) -> None:
+    content = b"0123456789"
+    (place.output / "x").write_bytes(content)
+    answer = place.content(place.publish(made("x", content))["x"], Range=wanted)
+    assert (answer.status_code, answer.content) == (status, content[part])
+
+
+def test_products_of_a_run(rest: Rest, hand: Hand) -> None:
+    run_id = rest.run({**CHAIN, "steps": CHAIN["steps"][:1]}, parameters={"scans": ["scan_1", "scan_2", "dark"]})["id"]
+    for item in hand.claim(3):
+        hand.complete(item, made("map.fits"), made("log.txt", type="LOG"))
+    step = CHAIN["steps"][0]["name"]
+
+    def keys(**query: str) -> list[str]:
+        items = rest.get(f"/runs/{run_id}/products", **query)["items"]
+        return sorted(f"{each['step']}/{each['key']}/{each['name']}" for each in items)
+
+    assert len(keys()) == 6
+    assert keys(key="scan_?", type="SCIENCE") == [f"{step}/scan_1/map.fits", f"{step}/scan_2/map.fits"]
+    assert keys(key="scan%") == keys(step="other") == []
+    first = rest.get(f"/runs/{run_id}/products", limit=4)
+    rest_of_them = rest.get(f"/runs/{run_id}/products", cursor=first["next_cursor"])
+    assert len({each["id"] for each in first["items"] + rest_of_them["items"]}) == 6
+    rest.refused(rest.send("GET", f"/runs/{uuid4()}/products"), 404, "not_found")
+    rest.refused(rest.send("GET", f"/runs/{run_id}/products", params={"type": "MAP"}), 422, "invalid", "type")
 
 
 def test_a_directory_comes_as_a_tar_archive(place: Place, tmp_path: Path) -> None:

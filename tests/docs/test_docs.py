@@ -17,7 +17,8 @@ import typer.main
 import yaml
 
 from ccat_workflow_manager.cli import app
-from ccat_workflow_manager.definition.spec import parse_pipeline_text
+from ccat_workflow_manager.commands.arguments import read_pipeline
+from ccat_workflow_manager.definition.spec import parse_pipeline
 from ccat_workflow_manager.settings import PREFIX, specs
 
 REPOSITORY = Path(__file__).parents[2]
@@ -159,10 +160,15 @@ def test_every_setting_exists(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_every_pipeline_parses(page: Path) -> None:
+def test_every_pipeline_parses(page: Path, tmp_path: Path) -> None:
     for text in blocks(page, "yaml"):
-        assert "steps" in yaml.safe_load(text), f"not a pipeline: {text}"
-        parse_pipeline_text(text)
+        definition = yaml.safe_load(text)
+        assert "steps" in definition, f"not a pipeline: {text}"
+        for path in definition.get("files", {}).values():
+            (tmp_path / path).touch()
+        file = tmp_path / "pipeline.yaml"
+        file.write_text(text, encoding="utf-8")
+        parse_pipeline(read_pipeline(str(file)))
 
 
 def test_there_are_pipelines() -> None:

@@ -9,7 +9,9 @@ from typing import Any
 
 import psutil
 import pytest
+from typer.testing import Result
 
+from tests.cli.commands import invoke
 from tests.support.fixtures_service import Service, sh
 from tests.support.waiting import wait_until
 
@@ -46,6 +48,35 @@ def test_a_dag_runs_and_its_products_are_there(service: Service) -> None:
     assert events[-1] == "results_collected"
     manifest = json.loads((service.attempt_dir(run_id, "gather") / "config" / "manifest.json").read_text())
     assert manifest["step"] == "gather"
+
+
+def test_the_products_of_a_run_are_downloaded(service: Service, tmp_path: Path) -> None:
+    make = 'cd "$WORKFLOW_OUTPUT_DIR"; mkdir -p science/m.zarr/0 plots; head -c 3000000 /dev/zero > science/big; '
+    make += 'echo "$WORKFLOW_KEY" > science/m.zarr/0/0; ln -s 0/0 science/m.zarr/first; echo p > "plots/a b.png"'
+    run_id = service.submit(sh(make, "make", foreach=["a", "b"]))
+    assert service.wait(run_id)["status"] == "COMPLETED"
+    target = tmp_path / "results"
+
+    def download(*options: str, code: int = 0) -> Result:
+        done = invoke(
+            "run", "download", run_id, str(target), *options, env={"CCAT_WM_URL": f"http://127.0.0.1:{service.port}"}
+        )
+        assert done.exit_code == code, done.output
+        return done
+
+    download("--type", "plot", "--key", "a")
+    assert [path.relative_to(target) for path in target.rglob("*.png")] == [Path("make/a/plots/a b.png")]
+    partial = target / "make" / "b" / "science" / ".big.part"
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(bytes(1_000_000))
+    assert "6 products, 1 of them were there" in download().stdout
+    assert not partial.exists()
+    assert (target / "make/b/science/big").stat().st_size == 3_000_000
+    for key in "ab":
+        assert (target / "make" / key / "science/m.zarr/first").read_text() == f"{key}\n"
+    assert "6 of them" in download().stdout
+    (target / "make/a/science/m.zarr/0/0").write_text("changed")
+    assert "make/a/science/m.zarr" in download(code=3).stderr
 
 
 def test_strings_arrive_intact(service: Service) -> None:

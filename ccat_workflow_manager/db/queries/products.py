@@ -24,6 +24,15 @@ SELECT x.name, row_to_json(x)::text FROM (
 ) x
 """
 
+_OF_RUN = f"""
+SELECT x.id, row_to_json(x)::text FROM (
+  SELECT {_PRODUCT} {_FROM} WHERE p.run_id = :id AND (CAST(:after AS uuid) IS NULL OR p.id > :after)
+    AND (CAST(:step AS text) IS NULL OR s.step = :step) AND (CAST(:type AS text) IS NULL OR p.type = :type)
+    AND (CAST(:key AS text) IS NULL OR s.key LIKE :key)
+  ORDER BY p.id LIMIT :limit
+) x
+"""
+
 _MANY = f"SELECT x.id, row_to_json(x)::text FROM (SELECT {_PRODUCT} {_FROM} WHERE p.id = ANY(:ids)) x"
 
 _EDGES = """
@@ -64,6 +73,28 @@ def product_detail(unit: UnitOfWork, product_id: UUID) -> str | None:
 def products_page(unit: UnitOfWork, step_run_id: UUID, after: str | None, limit: int) -> list[Row]:
     """The products of a step run by name."""
     return rows(unit, _PAGE, {"id": step_run_id, "after": after, "limit": limit})
+
+
+def run_products_page(
+    unit: UnitOfWork,
+    run_id: UUID,
+    after: UUID | None,
+    limit: int,
+    *,
+    step: str | None = None,
+    type_: str | None = None,
+    key: str | None = None,
+) -> list[Row]:
+    """The products of a run in the order in which they were published. `key` may hold `*` and `?`."""
+    wanted = {"step": step, "type": type_, "key": None if key is None else _like(key)}
+    return rows(unit, _OF_RUN, {"id": run_id, "after": after, "limit": limit, **wanted})
+
+
+def _like(pattern: str) -> str:
+    """A pattern of a shell as one of SQL."""
+    for special in "\\%_":
+        pattern = pattern.replace(special, f"\\{special}")
+    return pattern.replace("*", "%").replace("?", "_")
 
 
 # --- lineage --------------------------------------------------------------------------------------------------------

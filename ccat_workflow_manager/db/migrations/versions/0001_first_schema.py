@@ -327,7 +327,7 @@ TABLES = (
     )
     """,
     """
-    CREATE INDEX ix_products_run_id ON products (run_id)
+    CREATE INDEX ix_products_run_id_id ON products (run_id, id)
     """,
     """
     CREATE TABLE product_parents (
