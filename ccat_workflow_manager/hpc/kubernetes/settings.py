@@ -6,7 +6,11 @@ from pydantic import Field
 
 from ccat_workflow_manager.settings import BackendSettings, matching
 
-DnsLabel = Annotated[str, matching(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", "a DNS label")]
+_DNS_LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+DnsLabel = Annotated[str, matching(_DNS_LABEL, "a DNS label")]
+LabelValue = Annotated[
+    str, matching(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", "at most 63 letters, digits, '-', '_' and '.'")
+]
 
 
 class KubernetesSettings(BackendSettings):
@@ -15,7 +19,9 @@ class KubernetesSettings(BackendSettings):
     short_prefix: ClassVar[str] = "K8S_"
 
     k8s_namespace: DnsLabel = Field(default="ccat-workflows", description="Namespace of the Kubernetes jobs.")
-    namespace: str = Field(default="", description="Overrides `K8S_NAMESPACE`; empty: that one.")
+    namespace: Annotated[str, matching(f"({_DNS_LABEL})?", "empty or a DNS label")] = Field(
+        default="", description="Overrides `K8S_NAMESPACE`; empty: that one."
+    )
     context: str = Field(default="", description="Context of the kubeconfig; empty: its current one.")
     mode: Literal["apptainer", "native"] = Field(
         default="apptainer",
@@ -46,10 +52,10 @@ class KubernetesSettings(BackendSettings):
     privileged: bool = Field(
         default=False, description="With `apptainer`: privileged pods, where Apptainer does not run otherwise."
     )
-    run_as: str = Field(
+    run_as: Annotated[str, matching(r"(\d{1,10}(:\d{1,10})?|image)?", "UID, UID:GID, image, or empty")] = Field(
         default="", description="User of the pods: `UID`, `UID:GID` or `image`; empty: the worker's own."
     )
-    deployment: str = Field(
+    deployment: LabelValue = Field(
         default="ccat-wm", description="Label `app.kubernetes.io/instance` of everything this deployment creates."
     )
     margin_seconds: float = Field(
@@ -65,7 +71,3 @@ class KubernetesSettings(BackendSettings):
     poll_seconds: float = Field(default=2, ge=0, description="Without a watch, jobs are not listed again sooner.")
     request_seconds: float = Field(default=30, gt=0, description="How long one request may take, repetitions included.")
     watch: bool = Field(default=True, description="Whether changes are watched; otherwise jobs are listed.")
-
-    @property
-    def used_namespace(self) -> str:
-        return self.namespace or self.k8s_namespace

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from shlex import quote
 from typing import Any
 
 import kubernetes_validate
 import pytest
 
 from ccat_workflow_manager.errors import ConfigurationError
-from ccat_workflow_manager.hpc.attempt import files as shared
+from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
 from ccat_workflow_manager.hpc.base import JobRequest
-from ccat_workflow_manager.hpc.kubernetes.configuration import site_of
 from ccat_workflow_manager.hpc.kubernetes.manifest import object_name, render_job
 from ccat_workflow_manager.hpc.kubernetes.patch import merged
-from ccat_workflow_manager.hpc.kubernetes.script import AttemptFiles, render_pod_script
-from ccat_workflow_manager.hpc.kubernetes.site import Site
+from ccat_workflow_manager.hpc.kubernetes.script import render_pod_script
+from ccat_workflow_manager.hpc.kubernetes.settings import KubernetesSettings
+from ccat_workflow_manager.hpc.kubernetes.site import Site, site_of
 from ccat_workflow_manager.lifecycle.models import Mount, Resources
+from ccat_workflow_manager.settings import settings_of
 from tests.support.golden_files import check_golden
 
 CURRENT = (1, 37)
@@ -38,22 +38,19 @@ REQUEST = JobRequest(
 )
 
 
-def site(**texts: Any) -> Site:
-    known: dict[str, Any] = {
-        "namespace": "ccat", "deployment": "ccat-wm", "mode": "apptainer", "base_dir": "/data/pipelines",
-        "volume": "pvc:pipelines", "image_dir": "/data/sif-cache", "image_volume": "pvc:images/sif",
-        "launcher_image": "registry.example.org/ccat/launcher:1", "run_as": "1000:100", "privileged": False,
-        "service_account": "", "pull_secrets": "", "priority_class": "", "node_selector": "", "tolerations": "",
-        "gpu_resource": "nvidia.com/gpu", "pod_patch": "", "margin_seconds": 120, "pending_hours": 168,
-        "ttl_seconds": 604_800, "grace_seconds": 5,
+def site(*, base_dir: str = "/data/pipelines", image_dir: str = "/data/sif-cache", **given: Any) -> Site:
+    known = {
+        "namespace": "ccat", "volume": "pvc:pipelines", "sif_volume": "pvc:images/sif", "run_as": "1000:100",
+        "launcher_image": "registry.example.org/ccat/launcher:1", **given,
     }  # fmt: skip
-    return site_of(**{**known, **texts})
+    settings = settings_of(KubernetesSettings, "kubernetes", known)
+    return site_of(settings, base_dir=base_dir, image_dir=image_dir, grace_seconds=5)
 
 
 RICH = {
     "service_account": "steps", "pull_secrets": "one, two", "priority_class": "science", "privileged": True,
     "node_selector": "{disk: ssd}", "tolerations": "[{key: ccat, operator: Exists}]",
-    "volume": "nfs:nfs.example.org:/export/pipelines", "image_volume": "hostpath:/opt/images",
+    "volume": "nfs:nfs.example.org:/export/pipelines", "sif_volume": "hostpath:/opt/images",
     "pod_patch": "spec: {hostUsers: false, volumes: [{name: fuse, hostPath: {path: /dev/fuse}}], "
                  "containers: [{name: step, volumeMounts: [{name: fuse, mountPath: /dev/fuse}]}]}",
 }  # fmt: skip
@@ -73,7 +70,7 @@ CASES = {
     "rich": (replace(REQUEST, resource_requirements=RESOURCES), site(**RICH), CURRENT),
     "native": (REQUEST, site(mode="native", volume="pvc:data/pipelines"), CURRENT),
     "native-upstream": (replace(REQUEST, mounts=MOUNTS), site(mode="native", run_as="image"), CURRENT),
-    "defaults": (REQUEST, site(volume="", image_volume="", image_dir="/data/pipelines/images"), CURRENT),
+    "defaults": (REQUEST, site(volume="", sif_volume="", image_dir="/data/pipelines/images"), CURRENT),
 }
 
 
@@ -90,25 +87,9 @@ def test_the_official_schema_takes_it(name: str, version: str) -> None:
 
 @pytest.mark.parametrize("native", [False, True])
 def test_golden_script(native: bool) -> None:
-    attempt = AttemptFiles.of(REQUEST.workspace_dir, NAME)
-    text = render_pod_script(["grid", "--name", "it's"], environment={"A": "1"}, attempt=attempt, native=native)
+    files = AttemptFiles.of(REQUEST.workspace_dir, NAME)
+    text = render_pod_script(["grid", "--name", "it's"], environment={"A": "1"}, files=files, native=native)
     check_golden(f"kubernetes-script-{'native' if native else 'apptainer'}", text.splitlines())
-
-
-@pytest.mark.parametrize("workspace", ["/data/attempt-1/workspace", "/data/ws1", "/data/odd: name/w:s", "/data/x/ws/"])
-@pytest.mark.parametrize("name", [NAME, "mine"])
-def test_an_attempt_is_known_by_a_text(workspace: str, name: str) -> None:
-    attempt = AttemptFiles.of(workspace, name)
-    assert AttemptFiles.parse(str(attempt)) == attempt
-    assert attempt.files == shared.AttemptFiles.of(workspace, name)
-    assert attempt.workspace == workspace.rstrip("/")
-    assert f"cd -- {quote(attempt.workspace)}" in render_pod_script(
-        ["x"], environment={}, attempt=attempt, native=False
-    )
-
-
-def test_the_text_of_an_attempt_of_the_service_is_where_its_files_begin() -> None:
-    assert str(AttemptFiles.of("/data/attempt-1/workspace", NAME)) == f"/data/attempt-1/{NAME}"
 
 
 @pytest.mark.parametrize(
@@ -177,7 +158,7 @@ def test_nothing_outside_of_the_volume_is_mounted(mode: str) -> None:
         ({"volume": "pipelines"}, "KUBERNETES_VOLUME"),
         ({"volume": "pvc:../x"}, "KUBERNETES_VOLUME"),
         ({"volume": "nfs:/export"}, "KUBERNETES_VOLUME"),
-        ({"image_volume": "pvc:UPPER"}, "KUBERNETES_SIF_VOLUME"),
+        ({"sif_volume": "pvc:UPPER"}, "KUBERNETES_SIF_VOLUME"),
         ({"run_as": "root"}, "KUBERNETES_RUN_AS"),
         ({"node_selector": "disk"}, "KUBERNETES_NODE_SELECTOR"),
         ({"node_selector": "{disk: 1}"}, "KUBERNETES_NODE_SELECTOR"),

@@ -281,7 +281,8 @@ def _mounts(around: Surroundings, pod: Object, container: Object) -> list[list[o
         source = _volume_path(around, volumes[mount["name"]])
         if mount.get("subPath"):
             source = source / mount["subPath"]
-            source.mkdir(parents=True, exist_ok=True)
+            if not source.exists():
+                source.mkdir(parents=True)
         mounts.append([str(source), mount["mountPath"], bool(mount.get("readOnly"))])
     return mounts
 

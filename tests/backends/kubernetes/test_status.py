@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from ccat_workflow_manager.failures import FailureReason
-from ccat_workflow_manager.hpc.kubernetes.observed import Condition, Ended, SeenJob, SeenPod, read_job, read_pod
-from ccat_workflow_manager.hpc.kubernetes.states import Evidence, merge
+from ccat_workflow_manager.hpc.attempt.claim import Claim
+from ccat_workflow_manager.hpc.kubernetes.objects import Condition, Ended, SeenJob, SeenPod, read_job, read_pod
+from ccat_workflow_manager.hpc.kubernetes.status import CANCELLED as BLOCKED
+from ccat_workflow_manager.hpc.kubernetes.status import Evidence, resolve_status
 from ccat_workflow_manager.lifecycle.job_info import JobStatus
 
 NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
@@ -30,7 +32,7 @@ def record(code: int | None, *, oom: bool = False, finished: datetime = NOW) -> 
 
 
 def job(**conditions: Condition) -> SeenJob:
-    return SeenJob("j", "uid", "j", "/a/j", created=EARLIER, conditions=conditions)
+    return SeenJob("j", "uid", "j", created=EARLIER, conditions=conditions)
 
 
 def failed(
@@ -55,7 +57,7 @@ def waiting(reason: str, message: str = "because") -> SeenPod:
 LIVE = job()
 DONE = job(Complete=Condition())
 DELETING = replace(LIVE, deleting=NOW)
-BEGAN = {"claim": "j-aaaaa"}
+BEGAN = {"claim": Claim("j-aaaaa")}
 CUT = {"cancelled_at": NOW.timestamp() - 10}
 LONG = {"image_grace_seconds": 30}
 NODE_GONE = pod("Running", running=EARLIER, deleting=NOW - timedelta(minutes=5))
@@ -115,7 +117,7 @@ CASES: list[tuple[str, SeenJob | None, list[SeenPod], dict[str, Any], JobStatus,
      R.TIME_LIMIT, "longer"),
     ("Job deadline, answered well", failed("DeadlineExceeded", "late"), [], {**BEGAN, "record": record(0)}, FAILED,
      R.TIME_LIMIT, "late"),
-    ("Job deadline, never begun", failed("DeadlineExceeded", "late"), [], {}, FAILED, R.BACKEND_FAILED, "never began"),
+    ("Job deadline, not started", failed("DeadlineExceeded", "late"), [], {}, FAILED, R.BACKEND_FAILED, "never"),
     ("Job deadline, still ending", failed("DeadlineExceeded", "late"), [ENDING], BEGAN, RUNNING, None, "ending"),
     # --- failed: the cluster
     ("evicted", failed(), [EVICTED], BEGAN, FAILED, R.PREEMPTED, "Evicted: The node was low"),
@@ -143,9 +145,9 @@ CASES: list[tuple[str, SeenJob | None, list[SeenPod], dict[str, Any], JobStatus,
      R.CONTAINER_FAILED, "no such file"),
     ("the volume is missing", failed(), [ended(127, "Error", "sh: cannot open /a/j.sh")], {}, FAILED,
      R.CONTAINER_FAILED, "cannot open"),
-    ("given up", failed(), [ended(75)], {"claim": "nobody: no image"}, FAILED, R.BACKEND_FAILED, "no image"),
-    ("cancelled before it began", failed(), [ended(75)], {"claim": "nobody: cancelled", **CUT}, CANCELLED, R.CANCELLED,
-     ""),
+    ("given up", failed(), [ended(75)], {"claim": Claim("nobody: no image")}, FAILED, R.BACKEND_FAILED, "no image"),
+    ("cancelled before it began", failed(), [ended(75)], {"claim": Claim(f"nobody: {BLOCKED}"), **CUT}, CANCELLED,
+     R.CANCELLED, ""),
     # --- gone
     ("never there", None, [], {}, UNKNOWN, None, ""),
     ("cancel is being carried out", None, [ENDING], {**BEGAN, **CUT}, RUNNING, None, "is being stopped"),
@@ -177,13 +179,13 @@ def test_case(
     reason: FailureReason | None,
     words: str,
 ) -> None:
-    info = merge(evidence(seen, pods, **more))
+    info = resolve_status(evidence(seen, pods, **more))
     assert (info.status, info.reason) == (status, reason), info
     assert words in (info.message or "")
 
 
 def test_metrics_of_the_record() -> None:
-    info = merge(evidence(DONE, [ended(0, "Completed")], record=record(0), claim="j-aaaaa"))
+    info = resolve_status(evidence(DONE, [ended(0, "Completed")], record=record(0), claim=Claim("j-aaaaa")))
     assert (info.exit_code, info.wall_time_seconds, info.peak_memory_gb) == (0, 10, 0.5)
     assert info.cpu_hours == pytest.approx(2 / 3600)
     assert (info.node, info.submitted_at, info.started_at, info.finished_at) == ("n1", EARLIER, EARLIER, NOW)
@@ -191,7 +193,7 @@ def test_metrics_of_the_record() -> None:
 
 def test_metrics_without_a_record_are_those_of_the_container() -> None:
     for seen, code in ((DONE, 0), (failed(), 7)):
-        info = merge(evidence(seen, [ended(code)], claim="j-aaaaa"))
+        info = resolve_status(evidence(seen, [ended(code)], claim=Claim("j-aaaaa")))
         assert (info.exit_code, info.wall_time_seconds, info.cpu_hours) == (code, 50, None)
 
 

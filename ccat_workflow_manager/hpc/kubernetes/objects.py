@@ -1,24 +1,33 @@
-"""From the JSON of the API server to what we look at of Jobs and pods. Raises ValueError for what cannot be read."""
+"""Jobs, pods and metrics: the parts that this backend looks at, parsed from the JSON of the API server. Pure."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from ccat_workflow_manager.hpc.kubernetes.manifest import ATTEMPT_ANNOTATION, CONTAINER, JOB_LABEL, NAME_ANNOTATION
+from ccat_workflow_manager.errors import BackendConfused
+from ccat_workflow_manager.hpc.base import ResourceUsage
+from ccat_workflow_manager.hpc.kubernetes.manifest import CONTAINER, JOB_LABEL, NAME_ANNOTATION
 
-_OLD_JOB_LABELS = ("batch.kubernetes.io/job-name", "job-name")
+_JOB_LABELS = (JOB_LABEL, "batch.kubernetes.io/job-name", "job-name")
+_QUANTITY = re.compile(r"([0-9.]+(?:[eE][-+]?\d+)?)([a-zA-Z]*)")
+_UNITS = {"": 1.0, "n": 1e-9, "u": 1e-6, "m": 1e-3, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15,
+          "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0**50}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One thing that is said of an object: since when, why, in which words."""
+    """The reason of a condition of an object, or of a container that waits."""
 
     reason: str = ""
     message: str = ""
     since: datetime | None = None
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.message}".rstrip(": ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +37,12 @@ class SeenJob:
     name: str
     uid: str = ""
     job_name: str = ""
-    """The name as `submit` was given it."""
-    attempt: str = ""
-    """Where the files of the attempt begin."""
+    """The name that `submit` was given."""
     created: datetime | None = None
     deleting: datetime | None = None
     suspended: bool = False
     conditions: Mapping[str, Condition] = field(default_factory=dict)
-    """Those that are true, by type."""
+    """The conditions that are true, by type."""
 
     @property
     def group(self) -> str:
@@ -56,7 +63,7 @@ class SeenJob:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How the container of a pod ended."""
+    """The end of the container of a pod."""
 
     exit_code: int
     reason: str = ""
@@ -78,7 +85,7 @@ class SeenPod:
     node: str = ""
     created: datetime | None = None
     deleting: datetime | None = None
-    """When its time to end is over, if it is to end."""
+    """For a pod that is being deleted: when it is killed."""
     scheduled: datetime | None = None
     unschedulable: str = ""
     waiting: Condition | None = None
@@ -89,78 +96,72 @@ class SeenPod:
 
     @property
     def over(self) -> bool:
-        """None of its processes is left."""
+        """Whether all of its processes have ended."""
         return self.phase in ("Succeeded", "Failed")
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.message}".rstrip(": ")
 
 
 def read_job(data: Mapping[str, Any]) -> SeenJob:
+    """Raises ValueError."""
     try:
         metadata, status = data["metadata"], data.get("status") or {}
-        notes = metadata.get("annotations") or {}
         return SeenJob(
             name=_text(metadata["name"]),
             uid=_text(metadata.get("uid")),
-            job_name=_text(notes.get(NAME_ANNOTATION)),
-            attempt=_text(notes.get(ATTEMPT_ANNOTATION)),
+            job_name=_text((metadata.get("annotations") or {}).get(NAME_ANNOTATION)),
             created=_time(metadata.get("creationTimestamp")),
             deleting=_time(metadata.get("deletionTimestamp")),
             suspended=(data.get("spec") or {}).get("suspend") is True,
-            conditions=_conditions(status),
+            conditions=_conditions(status, "True"),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a Job: {error!r}") from error
 
 
 def read_pod(data: Mapping[str, Any]) -> SeenPod:
+    """Raises ValueError."""
     try:
         metadata, status = data["metadata"], data.get("status") or {}
         labels = metadata.get("labels") or {}
-        conditions = _conditions(status)
-        scheduled = conditions.get("PodScheduled")
+        conditions, missing = _conditions(status, "True"), _conditions(status, "False")
         state = _container_state(status)
-        waiting = state.get("waiting")
+        waiting, running, terminated = (state.get(key) for key in ("waiting", "running", "terminated"))
         return SeenPod(
             name=_text(metadata["name"]),
-            group=next((_text(labels[key]) for key in (JOB_LABEL, *_OLD_JOB_LABELS) if labels.get(key)), ""),
+            group=next((_text(labels[key]) for key in _JOB_LABELS if labels.get(key)), ""),
             phase=_text(status.get("phase")) or "Pending",
             reason=_text(status.get("reason")),
             message=_text(status.get("message")),
             node=_text((data.get("spec") or {}).get("nodeName")),
             created=_time(metadata.get("creationTimestamp")),
             deleting=_time(metadata.get("deletionTimestamp")),
-            scheduled=scheduled.since if scheduled is not None else None,
-            unschedulable=_unschedulable(status),
+            scheduled=conditions["PodScheduled"].since if "PodScheduled" in conditions else None,
+            unschedulable=str(missing.get("PodScheduled", "")),
             waiting=Condition(_text(waiting.get("reason")), _text(waiting.get("message"))) if waiting else None,
-            running=_time(state["running"].get("startedAt")) if state.get("running") is not None else None,
-            ended=_ended(state["terminated"]) if state.get("terminated") is not None else None,
+            running=_time(running.get("startedAt")) if running is not None else None,
+            ended=_ended(terminated) if terminated is not None else None,
             disrupted=conditions.get("DisruptionTarget"),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a Pod: {error!r}") from error
 
 
-def _conditions(status: Mapping[str, Any]) -> dict[str, Condition]:
+def _conditions(status: Mapping[str, Any], value: str) -> dict[str, Condition]:
     return {
         _text(each["type"]): Condition(
             _text(each.get("reason")), _text(each.get("message")), _time(each.get("lastTransitionTime"))
         )
         for each in status.get("conditions") or ()
-        if each.get("status") == "True"
+        if each.get("status") == value
     }
 
 
-def _unschedulable(status: Mapping[str, Any]) -> str:
-    for each in status.get("conditions") or ():
-        if each.get("type") == "PodScheduled" and each.get("status") == "False":
-            return f"{_text(each.get('reason')) or 'Unschedulable'}: {_text(each.get('message'))}".rstrip(": ")
-    return ""
-
-
 def _container_state(status: Mapping[str, Any]) -> Mapping[str, Any]:
-    for each in status.get("containerStatuses") or ():
-        if each.get("name") == CONTAINER:
-            return each.get("state") or {}
-    return {}
+    return next(
+        (each.get("state") or {} for each in status.get("containerStatuses") or () if each.get("name") == CONTAINER), {}
+    )
 
 
 def _ended(data: Mapping[str, Any]) -> Ended:
@@ -183,3 +184,25 @@ def _text(value: Any) -> str:
 
 def _time(value: Any) -> datetime | None:
     return datetime.fromisoformat(value) if value else None
+
+
+# --- metrics ---------------------------------------------------------------------------------------------------------
+
+
+def quantity(text: str) -> float:
+    """The number of a quantity such as `128Mi` or `250m`. Raises ValueError."""
+    match = _QUANTITY.fullmatch(text)
+    if match is None or match[2] not in _UNITS:
+        raise ValueError(f"{text!r} is no quantity")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def usage_of(data: Mapping[str, Any]) -> ResourceUsage | None:
+    """The usage of the step's container. A metrics server has the rate of CPU time, not its sum."""
+    try:
+        for each in data["containers"]:
+            if each["name"] == CONTAINER:
+                return ResourceUsage(memory_gb=quantity(each["usage"]["memory"]) / 2**30)
+    except (KeyError, TypeError, ValueError) as error:
+        raise BackendConfused(f"the metrics of a pod cannot be read: {error!r}", backend="kubernetes") from error
+    return None

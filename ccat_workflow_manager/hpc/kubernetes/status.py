@@ -1,9 +1,6 @@
-"""What became of a job, from everything that is known of it. One pure function.
+"""The state of a job from five witnesses: the Job, its pods, the exit record, the claim and the cancel request. Pure.
 
-tests/backends/kubernetes/test_states.py has the table of cases.
-
-Witnesses are the Job, its pods, and the files in the attempt's directory: the exit record, who claimed the attempt, and
-whether a cancel was asked for. Positive evidence counts, silence proves nothing.
+tests/backends/kubernetes/test_status.py has the table of cases. Positive evidence counts, silence proves nothing.
 """
 
 from __future__ import annotations
@@ -15,10 +12,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.hpc.attempt.claim import NOT_STARTED, Claim
 from ccat_workflow_manager.hpc.attempt.record import signal_in
 from ccat_workflow_manager.hpc.exit_info import info_of
-from ccat_workflow_manager.hpc.kubernetes.observed import Condition, SeenJob, SeenPod
-from ccat_workflow_manager.hpc.kubernetes.script import NOBODY, NOT_STARTED
+from ccat_workflow_manager.hpc.kubernetes.objects import Condition, SeenJob, SeenPod
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
 
 IMAGE_TROUBLE = frozenset(
@@ -26,10 +23,12 @@ IMAGE_TROUBLE = frozenset(
      "SignatureValidationFailed", "InvalidImageName"}
 )  # fmt: skip
 CONTAINER_TROUBLE = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
-"""Why a container waits that may wait for ever."""
+"""Reasons of a container that may wait for ever."""
+CANCELLED = "cancelled"
+"""Why a claim blocks an attempt that was cancelled before it started."""
 
 _LOST_AFTER = timedelta(seconds=30)
-"""A pod that should have ended so long ago is on a node that does not answer."""
+"""The node of a pod that should have ended so long ago does not answer."""
 _BY_DISRUPTION = {
     "PreemptionByScheduler": FailureReason.PREEMPTED,
     "EvictionByEvictionAPI": FailureReason.PREEMPTED,
@@ -48,38 +47,44 @@ _BY_POD_REASON = {
     "NodeAffinity": FailureReason.NODE_FAILURE,
     "UnexpectedAdmissionError": FailureReason.NODE_FAILURE,
 }
-_NEVER_BEGAN = ("StartError", "ContainerCannotRun", "ContainerStatusUnknown")
+_NEVER_STARTED = ("StartError", "ContainerCannotRun", "ContainerStatusUnknown")
 _CODE_IN_CONDITION = re.compile(r"failed with exit code (\d+)")
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Everything that is known of one job."""
+    """What the witnesses report."""
 
     job: SeenJob | None
     pods: Sequence[SeenPod]
     now: datetime
     image_grace_seconds: float
     record: str | None = None
-    """The text of the exit record."""
-    claim: str = ""
-    """The pod that began the attempt, or why none may."""
+    claim: Claim | None = None
     cancelled_at: float | None = None
 
     @property
+    def owner(self) -> str:
+        """The pod that started the attempt. Empty if none has, or if its claim cannot be read."""
+        return "" if self.claim is None or self.claim.blocked is not None else self.claim.owner
+
+    @property
+    def started(self) -> bool:
+        return self.claim is not None and self.claim.blocked is None
+
+    @property
     def alive(self) -> SeenPod | None:
-        """A pod whose processes may be there."""
+        """A pod that may still have processes."""
         return next((pod for pod in self.pods if not pod.over), None)
 
     @property
     def chosen(self) -> SeenPod | None:
-        """The pod that ran the attempt, else the newest."""
-        own = next((pod for pod in self.pods if pod.name == self.claim), None)
+        """The pod that started the attempt, else the newest."""
+        own = next((pod for pod in self.pods if pod.name == self.owner), None)
         return own or max(self.pods, key=lambda pod: (pod.created is not None, pod.created), default=None)
 
 
-def merge(evidence: Evidence) -> HPCJobInfo:
-    """The state of the job."""
+def resolve_status(evidence: Evidence) -> HPCJobInfo:
     job = evidence.job
     if job is None or (job.deleting is not None and evidence.cancelled_at is not None):
         return _gone(evidence)
@@ -100,29 +105,28 @@ def _live(evidence: Evidence, job: SeenJob) -> HPCJobInfo:
     if pod is None:
         words = "suspended at the cluster" if job.suspended else "the cluster has not made a pod yet"
         return HPCJobInfo(JobStatus.PENDING, message=words, submitted_at=job.created)
-    if pod.phase != "Pending" or evidence.claim == pod.name:
+    if pod.phase != "Pending" or evidence.owner == pod.name:
         return _running(pod, "")
     known = HPCJobInfo(JobStatus.PENDING, submitted_at=job.created, node=pod.node or None)
     waiting = pod.waiting
     if waiting is None or (not waiting.reason and not pod.unschedulable):
         return replace(known, message=pod.unschedulable or "waits for a node")
-    words = f"{waiting.reason}: {waiting.message}".rstrip(": ")
     if waiting.reason in IMAGE_TROUBLE | CONTAINER_TROUBLE:
-        return _stuck(evidence, pod, waiting, known, words)
-    return replace(known, message=words)
+        return _stuck(evidence, pod, waiting, known)
+    return replace(known, message=str(waiting))
 
 
-def _stuck(evidence: Evidence, pod: SeenPod, waiting: Condition, known: HPCJobInfo, words: str) -> HPCJobInfo:
-    """A container that does not start may still do so until the grace is over."""
+def _stuck(evidence: Evidence, pod: SeenPod, waiting: Condition, known: HPCJobInfo) -> HPCJobInfo:
+    """A container that cannot start has time until the grace is over."""
     since = pod.scheduled or pod.created
     waited = (evidence.now - since).total_seconds() if since is not None else 0
     if waited < evidence.image_grace_seconds and waiting.reason != "InvalidImageName":
-        return replace(known, message=f"{words} (for {waited:.0f} s)")
+        return replace(known, message=f"{waiting} (for {waited:.0f} s)")
     if waiting.reason == "InvalidImageName":
         reason = FailureReason.IMAGE_INVALID
     else:
         reason = FailureReason.IMAGE_PULL if waiting.reason in IMAGE_TROUBLE else FailureReason.CONTAINER_FAILED
-    return replace(known, status=JobStatus.FAILED, reason=reason, message=words)
+    return replace(known, status=JobStatus.FAILED, reason=reason, message=str(waiting))
 
 
 def _running(pod: SeenPod, words: str) -> HPCJobInfo:
@@ -136,13 +140,13 @@ def _running(pod: SeenPod, words: str) -> HPCJobInfo:
 
 
 def _gone(evidence: Evidence) -> HPCJobInfo:
-    """There is no Job any more: it was cancelled, somebody else deleted it, or it lived too long after its end."""
+    """The Job does not exist: it was cancelled, another user deleted it, or it was removed some time after its end."""
     cancelled_at = evidence.cancelled_at
     if evidence.alive is not None:
         words = "is being stopped" if cancelled_at is not None else "its Job is gone, but its pod is still there"
         return _running(evidence.alive, words)
     if cancelled_at is not None:
-        # Records count in whole seconds.
+        # The times in a record are whole seconds.
         if evidence.record is not None:
             return _placed(info_of(evidence.record, math.floor(cancelled_at)), evidence)
         return HPCJobInfo(JobStatus.CANCELLED, reason=FailureReason.CANCELLED)
@@ -167,16 +171,15 @@ def _failed(evidence: Evidence, failed: Condition) -> HPCJobInfo:
     alive = evidence.alive
     if alive is not None and (alive.deleting is None or evidence.now < alive.deleting + _LOST_AFTER):
         return _running(alive, "its pod is ending")
-    if evidence.claim.startswith(NOBODY):
-        words = evidence.claim.removeprefix(NOBODY)
+    if evidence.claim is not None and evidence.claim.blocked is not None:
         if evidence.cancelled_at is not None:
             return HPCJobInfo(JobStatus.CANCELLED, reason=FailureReason.CANCELLED)
-        return HPCJobInfo(JobStatus.FAILED, reason=FailureReason.BACKEND_FAILED, message=words)
+        return HPCJobInfo(JobStatus.FAILED, reason=FailureReason.BACKEND_FAILED, message=evidence.claim.blocked)
     info = info_of(evidence.record, None) if evidence.record is not None else None
     if failed.reason == "DeadlineExceeded":
         return _placed(_late(evidence, failed, info), evidence)
     reason, words = _cause(evidence, failed)
-    # A program that has ended well has done so, whatever happened to its pod afterwards.
+    # What happens to the pod of a program that has ended well does not matter.
     if info is not None and (info.status is JobStatus.COMPLETED or reason is None):
         outside = evidence.chosen is None or evidence.chosen.deleting is not None
         return _placed(_stopped_outside(info) if outside else info, evidence)
@@ -189,15 +192,15 @@ def _failed(evidence: Evidence, failed: Condition) -> HPCJobInfo:
 
 def _late(evidence: Evidence, failed: Condition, info: HPCJobInfo | None) -> HPCJobInfo:
     """The deadline of the whole Job has passed, which counts the time that it waited."""
-    if info is None and not evidence.claim:
-        words = f"the job never began, and was given up: {failed.message}"
+    if info is None and not evidence.started:
+        words = f"the job never started, and was given up: {failed.message}"
         return HPCJobInfo(JobStatus.FAILED, reason=FailureReason.BACKEND_FAILED, message=words)
     known = info or HPCJobInfo(JobStatus.FAILED)
     return replace(known, status=JobStatus.FAILED, reason=FailureReason.TIME_LIMIT, message=failed.message)
 
 
 def _cause(evidence: Evidence, failed: Condition) -> tuple[FailureReason | None, str]:
-    """What Kubernetes itself did to the pod, if it did anything."""
+    """The reason and the text of an end that Kubernetes itself caused; no reason if it did not."""
     pod = evidence.chosen
     if pod is None:
         if "DisruptionTarget" in failed.message:
@@ -206,12 +209,12 @@ def _cause(evidence: Evidence, failed: Condition) -> tuple[FailureReason | None,
     if pod.ended is not None and pod.ended.reason == "OOMKilled":
         return FailureReason.OUT_OF_MEMORY, "OOMKilled"
     if pod.reason in _BY_POD_REASON:
-        return _BY_POD_REASON[pod.reason], f"{pod.reason}: {pod.message}".rstrip(": ")
+        return _BY_POD_REASON[pod.reason], str(pod)
     if pod.disrupted is not None:
         reason = _BY_DISRUPTION.get(pod.disrupted.reason, FailureReason.PREEMPTED)
-        return reason, f"{pod.disrupted.reason}: {pod.disrupted.message}".rstrip(": ")
+        return reason, str(pod.disrupted)
     if pod.reason.startswith("OutOf"):  # OutOfcpu, OutOfmemory: the node had less room than the scheduler thought
-        return FailureReason.NODE_FAILURE, f"{pod.reason}: {pod.message}".rstrip(": ")
+        return FailureReason.NODE_FAILURE, str(pod)
     if not pod.over:
         return FailureReason.NODE_FAILURE, f"the node {pod.node} does not answer"
     if pod.ended is not None and pod.ended.reason == "ContainerStatusUnknown":
@@ -220,20 +223,19 @@ def _cause(evidence: Evidence, failed: Condition) -> tuple[FailureReason | None,
 
 
 def _without_record(evidence: Evidence, failed: Condition) -> HPCJobInfo:
-    """The program failed, or never began, and left nothing."""
+    """The program failed, or never started, and left no exit record."""
     pod = evidence.chosen
     ended = pod.ended if pod is not None else None
-    words = f"{failed.reason}: {failed.message}".rstrip(": ")
     if ended is None:
         code = _CODE_IN_CONDITION.search(failed.message)
         if code is None:
-            return HPCJobInfo(JobStatus.FAILED, reason=FailureReason.BACKEND_FAILED, message=words)
-        return _by_code(int(code[1]), words)
+            return HPCJobInfo(JobStatus.FAILED, reason=FailureReason.BACKEND_FAILED, message=str(failed))
+        return _by_code(int(code[1]), str(failed))
     words = ended.message or ended.reason
-    if ended.exit_code == NOT_STARTED and evidence.claim and pod is not None and evidence.claim != pod.name:
-        words = f"the pod {evidence.claim}, which had begun, is gone; {pod.name} took its place and did not start"
+    if ended.exit_code == NOT_STARTED and evidence.owner and pod is not None and evidence.owner != pod.name:
+        words = f"the pod {evidence.owner}, which had started, is gone; {pod.name} took its place and did not start"
         return HPCJobInfo(JobStatus.FAILED, reason=FailureReason.NODE_FAILURE, message=words)
-    if not evidence.claim or ended.reason in _NEVER_BEGAN:
+    if not evidence.started or ended.reason in _NEVER_STARTED:
         words = f"the job script did not start: {words}"
         return HPCJobInfo(JobStatus.FAILED, reason=FailureReason.CONTAINER_FAILED, message=words)
     info = _by_code(ended.exit_code, words)
@@ -249,14 +251,14 @@ def _by_code(code: int, words: str) -> HPCJobInfo:
 
 
 def _stopped_outside(info: HPCJobInfo) -> HPCJobInfo:
-    """A program that ended by a signal together with its pod was stopped by whoever took the pod away."""
+    """A program that ended by a signal when its pod was deleted was stopped by the user who deleted it."""
     if info.reason is not FailureReason.KILLED_BY_SIGNAL:
         return info
     return replace(info, reason=FailureReason.STOPPED_OUTSIDE, message="the Job or its pod was deleted at the cluster")
 
 
 def _with_end(info: HPCJobInfo, evidence: Evidence) -> HPCJobInfo:
-    """With what the container's end adds."""
+    """With exit code and times of the container, where the record has none."""
     ended = evidence.chosen.ended if evidence.chosen is not None else None
     if ended is None:
         return info
@@ -271,7 +273,7 @@ def _with_end(info: HPCJobInfo, evidence: Evidence) -> HPCJobInfo:
 
 
 def _placed(info: HPCJobInfo, evidence: Evidence) -> HPCJobInfo:
-    """With the node, which the record of a pod does not know."""
+    """With the node, which the exit record does not contain."""
     node = evidence.chosen.node if evidence.chosen is not None else ""
     submitted = evidence.job.created if evidence.job is not None else None
     return replace(info, node=node or info.node, submitted_at=info.submitted_at or submitted)
