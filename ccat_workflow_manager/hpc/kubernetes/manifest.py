@@ -94,7 +94,7 @@ _POD_FAILURE_POLICY: Mapping[str, Any] = {
 
 
 def _pod(request: JobRequest, site: Site, files: AttemptFiles, limit: int) -> dict[str, Any]:
-    extra = _checked_extra(request.resource_requirements)
+    extra = _checked_extra(request.resource_requirements, site)
     volumes, mounts = _volumes(request, site, files)
     spec: dict[str, Any] = {
         "restartPolicy": "Never",
@@ -110,7 +110,7 @@ def _pod(request: JobRequest, site: Site, files: AttemptFiles, limit: int) -> di
         "imagePullSecrets": [{"name": name} for name in shapes.names(site.settings.pull_secrets)],
         "priorityClassName": extra.get("priority_class", site.settings.priority_class),
         "nodeSelector": {**site.node_selector, **extra.get("node_selector", {})},
-        "tolerations": [*site.tolerations, *extra.get("tolerations", [])],
+        "tolerations": [*site.tolerations, *(shapes.objects(extra.get("tolerations", [])) or ())],
         "securityContext": _pod_security(site),
     }
     return spec | {key: value for key, value in chosen.items() if value}
@@ -156,7 +156,7 @@ def _container_security(site: Site) -> dict[str, Any]:
 # --- resources -------------------------------------------------------------------------------------------------------
 
 
-def _checked_extra(resources: Resources) -> Mapping[str, Any]:
+def _checked_extra(resources: Resources, site: Site) -> Mapping[str, Any]:
     extra = resources.extra
     if resources.partition is not None:
         raise ValueError("Kubernetes has no partitions; a step chooses nodes with resources.extra.node_selector")
@@ -172,7 +172,29 @@ def _checked_extra(resources: Resources) -> Mapping[str, Any]:
         raise ValueError("resources.extra.priority_class must be the name of a PriorityClass")
     for name, amount in extra.get("resources", {}).items():
         _check_quantity(name, amount)
+    _check_allowed(extra, site)
     return extra
+
+
+def _check_allowed(extra: Mapping[str, Any], site: Site) -> None:
+    """The site decides which pods may preempt others, and which nodes a pipeline may reach."""
+    settings = site.settings
+    labels = extra.get("node_selector", {})
+    tolerated = [str(each.get("key") or "*") for each in shapes.objects(extra.get("tolerations", [])) or ()]
+    priority = [extra["priority_class"]] if "priority_class" in extra else []
+    for key, wanted, setting, text in (
+        ("priority_class", priority, "ALLOWED_PRIORITY_CLASSES", settings.allowed_priority_classes),
+        ("node_selector", [f"{key}={value}" for key, value in labels.items()], "ALLOWED_NODE_LABELS",
+         settings.allowed_node_labels),
+        ("tolerations", tolerated, "ALLOWED_TOLERATIONS", settings.allowed_tolerations),
+    ):  # fmt: skip
+        allowed = shapes.names(text)
+        for each in wanted:
+            if each not in allowed and (key != "node_selector" or each.partition("=")[0] not in allowed):
+                raise ValueError(
+                    f"resources.extra.{key} asks for {each!r}, which KUBERNETES_{setting} does not allow; it allows: "
+                    f"{', '.join(allowed) or 'nothing'}"
+                )
 
 
 def _check_quantity(name: str, amount: JSON) -> None:

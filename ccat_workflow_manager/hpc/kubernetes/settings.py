@@ -45,6 +45,15 @@ class KubernetesSettings(BackendSettings):
     service_account: str = Field(default="", description="Service account of the pods; empty: the namespace's default.")
     pull_secrets: str = Field(default="", description="Secrets for private registries, separated by commas.")
     priority_class: str = Field(default="", description="PriorityClass of the pods whose step names none.")
+    allowed_priority_classes: str = Field(
+        default="", description="PriorityClasses that a step may choose, separated by commas."
+    )
+    allowed_node_labels: str = Field(
+        default="", description="Labels by which a step may choose nodes, separated by commas: `KEY` or `KEY=VALUE`."
+    )
+    allowed_tolerations: str = Field(
+        default="", description="Keys of the taints that a step may tolerate, separated by commas."
+    )
     gpu_resource: str = Field(default="nvidia.com/gpu", description="What GPUs are called in the cluster.")
     pod_patch: str = Field(
         default="", description="Strategic merge patch for the template of every pod, as YAML or JSON."

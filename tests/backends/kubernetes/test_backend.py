@@ -180,7 +180,7 @@ def test_a_claim_of_a_volume_and_a_part_of_it(new_cluster: NewCluster, jobs_on: 
 def test_resources_of_a_step_choose_the_node(new_cluster: NewCluster, jobs_on: JobsOn) -> None:
     tainted = ({"key": "gpu", "effect": "NoSchedule"},)
     fast = Node("fast", extended={"nvidia.com/gpu": "2"}, labels={"disk": "ssd"}, taints=tainted)
-    jobs = jobs_on(new_cluster(nodes=(Node("plain"), fast)))
+    jobs = jobs_on(new_cluster(nodes=(Node("plain"), fast)), allowed_node_labels="disk", allowed_tolerations="gpu")
     extra = {"node_selector": {"disk": "ssd"}, "tolerations": [{"key": "gpu", "operator": "Exists"}]}
     job = jobs.submit("true", resources=Resources(cpu=1, memory_gb=0.25, gpu=1, extra=extra))
     assert jobs.until(job, JobStatus.COMPLETED).node == "fast"

@@ -41,7 +41,8 @@ REQUEST = JobRequest(
 def site(*, base_dir: str = "/data/pipelines", image_dir: str = "/data/sif-cache", **given: Any) -> Site:
     known = {
         "namespace": "ccat", "volume": "pvc:pipelines", "sif_volume": "pvc:images/sif", "run_as": "1000:100",
-        "launcher_image": "registry.example.org/ccat/launcher:1", **given,
+        "launcher_image": "registry.example.org/ccat/launcher:1", "allowed_node_labels": "zone, disk=ssd",
+        "allowed_tolerations": "gpu", "allowed_priority_classes": "urgent", **given,
     }  # fmt: skip
     settings = settings_of(KubernetesSettings, "kubernetes", known)
     return site_of(settings, base_dir=base_dir, image_dir=image_dir, grace_seconds=5)
@@ -139,6 +140,31 @@ def test_a_dollar_in_a_path_is_not_a_variable_of_kubernetes() -> None:
 def test_refused(resources: Resources, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         render_job(replace(REQUEST, resource_requirements=resources), site(), CURRENT)
+
+
+NOT_ALLOWED = [
+    ({"priority_class": "system-cluster-critical"}, "KUBERNETES_ALLOWED_PRIORITY_CLASSES"),
+    ({"tolerations": [{"operator": "Exists"}]}, "KUBERNETES_ALLOWED_TOLERATIONS"),
+    ({"tolerations": {"key": "node-role.kubernetes.io/control-plane"}}, "KUBERNETES_ALLOWED_TOLERATIONS"),
+    ({"node_selector": {"disk": "hdd"}}, "KUBERNETES_ALLOWED_NODE_LABELS"),
+    ({"node_selector": {"zone": "a", "kubernetes.io/hostname": "n1"}}, "KUBERNETES_ALLOWED_NODE_LABELS"),
+]
+
+
+@pytest.mark.parametrize(("extra", "setting"), NOT_ALLOWED)
+def test_a_step_chooses_only_what_the_site_allows(extra: dict[str, Any], setting: str) -> None:
+    request = replace(REQUEST, resource_requirements=Resources(extra=extra))
+    with pytest.raises(ValueError, match=setting):
+        render_job(request, site(), CURRENT)
+
+
+@pytest.mark.parametrize("extra", [RESOURCES.extra, {"node_selector": {"zone": "b", "disk": "ssd"}}])
+def test_a_site_allows_nothing_by_default(extra: dict[str, Any]) -> None:
+    request = replace(REQUEST, resource_requirements=Resources(extra=extra))
+    render_job(request, site(), CURRENT)
+    closed = site(allowed_node_labels="", allowed_tolerations="", allowed_priority_classes="")
+    with pytest.raises(ValueError, match=r"KUBERNETES_ALLOWED_.* nothing"):
+        render_job(request, closed, CURRENT)
 
 
 @pytest.mark.parametrize("mode", ["apptainer", "native"])
