@@ -11,7 +11,10 @@ from typing import Any
 from ccat_workflow_manager.errors import BackendConfused
 from ccat_workflow_manager.hpc.base import ResourceUsage
 from ccat_workflow_manager.hpc.kubernetes.manifest import CONTAINER, JOB_LABEL, NAME_ANNOTATION
+from ccat_workflow_manager.json_values import storable
 
+_LONGEST_TEXT = 4096
+"""The most that Kubernetes itself takes for the message of a container."""
 _JOB_LABELS = (JOB_LABEL, "batch.kubernetes.io/job-name", "job-name")
 _QUANTITY = re.compile(r"([0-9.]+(?:[eE][-+]?\d+)?)([a-zA-Z]*)")
 _UNITS = {"": 1.0, "n": 1e-9, "u": 1e-6, "m": 1e-3, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15,
@@ -179,7 +182,8 @@ def _text(value: Any) -> str:
         return ""
     if not isinstance(value, str):
         raise TypeError(f"{value!r} is no text")
-    return value
+    # The message of a container is what its program wrote into /dev/termination-log.
+    return str(storable(value[:_LONGEST_TEXT]))
 
 
 def _time(value: Any) -> datetime | None:

@@ -14,6 +14,7 @@ from ccat_workflow_manager.hpc.attempt.claim import Claim
 from ccat_workflow_manager.hpc.kubernetes.objects import Condition, Ended, SeenJob, SeenPod, read_job, read_pod
 from ccat_workflow_manager.hpc.kubernetes.status import CANCELLED as BLOCKED
 from ccat_workflow_manager.hpc.kubernetes.status import Evidence, resolve_status
+from ccat_workflow_manager.json_values import text_problem
 from ccat_workflow_manager.lifecycle.job_info import JobStatus
 
 NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
@@ -195,6 +196,26 @@ def test_metrics_without_a_record_are_those_of_the_container() -> None:
     for seen, code in ((DONE, 0), (failed(), 7)):
         info = resolve_status(evidence(seen, [ended(code)], claim=Claim("j-aaaaa")))
         assert (info.exit_code, info.wall_time_seconds, info.cpu_hours) == (code, 50, None)
+
+
+HOSTILE_WORDS = ["a\0b", "a\ud800b", "\udfff", "\0" * 5000, "x" * 10**6, "\N{HANGUL SYLLABLE GA}" * 10**5]
+
+
+@pytest.mark.parametrize("words", HOSTILE_WORDS, ids=lambda words: f"{len(words)} of {words[:2]!a}")
+def test_a_termination_message_can_be_stored(words: str) -> None:
+    state = {"terminated": {"exitCode": 7, "reason": words, "message": words}}
+    status = {
+        "phase": "Failed",
+        "reason": words,
+        "message": words,
+        "containerStatuses": [{"name": "step", "state": state}],
+    }
+    seen = read_pod({"metadata": {"name": "j-aaaaa", "labels": {"job-name": "j"}}, "status": status})
+    for claim in (None, Claim("j-aaaaa")):
+        message = resolve_status(evidence(failed(), [seen], claim=claim)).message
+        assert message
+        assert len(message) < 10_000
+        assert text_problem(message) is None
 
 
 @pytest.mark.parametrize(
