@@ -89,6 +89,7 @@ class SeenPod:
     created: datetime | None = None
     deleting: datetime | None = None
     """For a pod that is being deleted: when it is killed."""
+    grace_seconds: float = 0
     scheduled: datetime | None = None
     unschedulable: str = ""
     waiting: Condition | None = None
@@ -99,8 +100,8 @@ class SeenPod:
 
     @property
     def over(self) -> bool:
-        """Whether all of its processes have ended."""
-        return self.phase in ("Succeeded", "Failed")
+        """Whether its container has ended. Some kubelets set the phase before they stop the container."""
+        return self.phase in ("Succeeded", "Failed") and self.running is None
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.message}".rstrip(": ")
@@ -127,7 +128,7 @@ def read_pod(data: Mapping[str, Any]) -> SeenPod:
     """Raises ValueError."""
     try:
         metadata, status = data["metadata"], data.get("status") or {}
-        labels = metadata.get("labels") or {}
+        labels, spec = metadata.get("labels") or {}, data.get("spec") or {}
         conditions, missing = _conditions(status, "True"), _conditions(status, "False")
         state = _container_state(status)
         waiting, running, terminated = (state.get(key) for key in ("waiting", "running", "terminated"))
@@ -137,9 +138,10 @@ def read_pod(data: Mapping[str, Any]) -> SeenPod:
             phase=_text(status.get("phase")) or "Pending",
             reason=_text(status.get("reason")),
             message=_text(status.get("message")),
-            node=_text((data.get("spec") or {}).get("nodeName")),
+            node=_text(spec.get("nodeName")),
             created=_time(metadata.get("creationTimestamp")),
             deleting=_time(metadata.get("deletionTimestamp")),
+            grace_seconds=float(spec.get("terminationGracePeriodSeconds") or 0),
             scheduled=conditions["PodScheduled"].since if "PodScheduled" in conditions else None,
             unschedulable=str(missing.get("PodScheduled", "")),
             waiting=Condition(_text(waiting.get("reason")), _text(waiting.get("message"))) if waiting else None,

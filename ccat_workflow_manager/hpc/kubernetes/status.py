@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.attempt.claim import NOT_STARTED, Claim
@@ -29,6 +29,7 @@ CANCELLED = "cancelled"
 
 _LOST_AFTER = timedelta(seconds=30)
 """The node of a pod that should have ended so long ago does not answer."""
+_NEVER = datetime.max.replace(tzinfo=UTC)
 _BY_DISRUPTION = {
     "PreemptionByScheduler": FailureReason.PREEMPTED,
     "EvictionByEvictionAPI": FailureReason.PREEMPTED,
@@ -169,7 +170,7 @@ def _complete(evidence: Evidence) -> HPCJobInfo:
 
 def _failed(evidence: Evidence, failed: Condition) -> HPCJobInfo:
     alive = evidence.alive
-    if alive is not None and (alive.deleting is None or evidence.now < alive.deleting + _LOST_AFTER):
+    if alive is not None and evidence.now < _lost_at(alive, failed):
         return _running(alive, "its pod is ending")
     if evidence.claim is not None and evidence.claim.blocked is not None:
         if evidence.cancelled_at is not None:
@@ -188,6 +189,14 @@ def _failed(evidence: Evidence, failed: Condition) -> HPCJobInfo:
         info = replace(info, status=JobStatus.FAILED, reason=reason, message=words)
         return _placed(_with_end(info, evidence), evidence)
     return _placed(_without_record(evidence, failed), evidence)
+
+
+def _lost_at(pod: SeenPod, failed: Condition) -> datetime:
+    """From when on a pod that has not ended is on a node that does not answer."""
+    killed_at = pod.deleting
+    if killed_at is None and pod.phase == "Failed" and failed.since is not None:
+        killed_at = failed.since + timedelta(seconds=pod.grace_seconds)
+    return killed_at + _LOST_AFTER if killed_at is not None else _NEVER
 
 
 def _late(evidence: Evidence, failed: Condition, info: HPCJobInfo | None) -> HPCJobInfo:

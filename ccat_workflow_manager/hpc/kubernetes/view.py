@@ -270,7 +270,7 @@ class View:
         if isinstance(seen, SeenJob):
             self._departed.pop(seen.name, None)
         elif seen.group in self._jobs.groups:
-            over = seen if seen.over else replace(seen, phase="Failed")
+            over = seen if seen.over else replace(seen, phase="Failed", running=None)
             self._departed.setdefault(seen.group, {})[seen.name] = over
 
     def _disconnect(self, kind: _Kind) -> None:

@@ -110,6 +110,35 @@ def test_evicted(jobs: KubernetesHarness, cluster: ApiServer) -> None:
     assert "memory" in str(info.message)
 
 
+def test_over_its_time_limit_only_when_the_container_has_ended(
+    new_cluster: NewCluster, jobs_on: JobsOn, tmp_path: Path
+) -> None:
+    """A kubelet of 1.20 sets DeadlineExceeded, and then has to wait for a program that ignores SIGTERM."""
+    server = new_cluster(version="1.20", clock_scale=10)
+    jobs = jobs_on(server, margin_seconds=1, kill_grace_seconds=600)
+    gate = tmp_path / "go"
+    short = replace(jobs.resources, time_hours=1 / 3600)
+    job = jobs.submit(
+        "/bin/sh", "-c", f"trap '' TERM; {GATE.replace('exit 0', 'exit 3')}", "sh", str(gate), resources=short
+    )
+
+    def late() -> bool:
+        [pod] = core_api().list_namespaced_pod("default", label_selector=f"job-name={name_of(job)}").items
+        ended = batch_api().read_namespaced_job(name_of(job), "default").status.conditions
+        return (
+            bool(ended) and pod.status.phase == "Failed" and pod.status.container_statuses[0].state.running is not None
+        )
+
+    wait_until(late, 20, "DeadlineExceeded of a pod whose container runs")
+    jobs.begin_watching()
+    assert jobs.backend.get_status(job.id).status is JobStatus.RUNNING
+    assert job.id in [each.job_id for each in jobs.backend.list_jobs()]
+    gate.touch()
+    info = jobs.until(job, JobStatus.FAILED)
+    assert (info.reason, info.exit_code) == (FailureReason.TIME_LIMIT, 3), info
+    assert info.wall_time_seconds is not None
+
+
 def test_a_pod_is_deleted_by_hand(jobs: KubernetesHarness) -> None:
     job, _ = jobs.gated()
     core_api().delete_namespaced_pod(pods_of(job)[0], "default")

@@ -63,6 +63,7 @@ CUT = {"cancelled_at": NOW.timestamp() - 10}
 LONG = {"image_grace_seconds": 30}
 NODE_GONE = pod("Running", running=EARLIER, deleting=NOW - timedelta(minutes=5))
 ENDING = pod("Running", running=EARLIER, deleting=NOW)
+LATE = pod("Failed", reason="DeadlineExceeded", message="Pod was active too long", running=EARLIER, grace_seconds=60)
 EVICTED = pod("Failed", reason="Evicted", message="The node was low on resource: memory.")
 POLICY = "Container step for pod ns/j-aaaaa failed with exit code 7 matching FailJob rule at index 1"
 DISRUPTED = "Pod ns/j-aaaaa has condition DisruptionTarget matching FailJob rule at index 0"
@@ -114,6 +115,9 @@ CASES: list[tuple[str, SeenJob | None, list[SeenPod], dict[str, Any], JobStatus,
      R.OUT_OF_MEMORY, ""),
     ("time limit", failed(), [pod("Failed", reason="DeadlineExceeded", message="Pod was active too long")],
      {**BEGAN, "record": record(143)}, FAILED, R.TIME_LIMIT, "Pod was active"),
+    ("time limit, the container still runs", failed(), [LATE], {**BEGAN}, RUNNING, None, "ending"),
+    ("time limit, the container runs on for ever", failed(), [LATE], {**BEGAN, "now": NOW + timedelta(seconds=120)},
+     FAILED, R.TIME_LIMIT, "Pod was active"),
     ("Job deadline, had begun", failed("DeadlineExceeded", "Job was active longer"), [], {**BEGAN}, FAILED,
      R.TIME_LIMIT, "longer"),
     ("Job deadline, answered well", failed("DeadlineExceeded", "late"), [], {**BEGAN, "record": record(0)}, FAILED,
@@ -166,7 +170,7 @@ CASES: list[tuple[str, SeenJob | None, list[SeenPod], dict[str, Any], JobStatus,
 
 
 def evidence(seen: SeenJob | None, pods: list[SeenPod], **more: Any) -> Evidence:
-    return Evidence(seen, pods, NOW, **{"image_grace_seconds": 120, **more})
+    return Evidence(seen, pods, **{"now": NOW, "image_grace_seconds": 120, **more})
 
 
 @pytest.mark.parametrize(
