@@ -227,9 +227,10 @@ class KubernetesBackend(FileBackend):
             return evidence()
         own = pod_files(files)
         if job is not None and not job.over and job.deleting is None:
-            # A node reports the start of a container later than the container starts.
-            starting = any(pod.node and pod.phase == "Pending" for pod in pods)
-            return evidence(claim=self.on_files(lambda: claims.read(own))) if starting else evidence()
+            # A node reports the start of a container later than the container starts; and of two pods, the claim shows
+            # which one is the attempt.
+            needed = len(pods) > 1 or any(pod.node and pod.phase == "Pending" for pod in pods)
+            return evidence(claim=self.on_files(lambda: claims.read(own))) if needed else evidence()
         return evidence(
             claim=self.on_files(lambda: claims.read(own)),
             record=self.record_of(files) or self.record_of(own),

@@ -44,6 +44,8 @@ class SeenJob:
     created: datetime | None = None
     deleting: datetime | None = None
     suspended: bool = False
+    shows_disruptions: bool = True
+    """Its pods get the condition DisruptionTarget before Kubernetes itself deletes them (from 1.26 on)."""
     conditions: Mapping[str, Condition] = field(default_factory=dict)
     """The conditions that are true, by type."""
 
@@ -97,6 +99,8 @@ class SeenPod:
     """Since when its container runs."""
     ended: Ended | None = None
     disrupted: Condition | None = None
+    silent: bool = False
+    """The control plane has marked it as not ready, because its node does not answer."""
 
     @property
     def over(self) -> bool:
@@ -110,14 +114,15 @@ class SeenPod:
 def read_job(data: Mapping[str, Any]) -> SeenJob:
     """Raises ValueError."""
     try:
-        metadata, status = data["metadata"], data.get("status") or {}
+        metadata, spec, status = data["metadata"], data.get("spec") or {}, data.get("status") or {}
         return SeenJob(
             name=_text(metadata["name"]),
             uid=_text(metadata.get("uid")),
             job_name=_text((metadata.get("annotations") or {}).get(NAME_ANNOTATION)),
             created=_time(metadata.get("creationTimestamp")),
             deleting=_time(metadata.get("deletionTimestamp")),
-            suspended=(data.get("spec") or {}).get("suspend") is True,
+            suspended=spec.get("suspend") is True,
+            shows_disruptions="podFailurePolicy" in spec,
             conditions=_conditions(status, "True"),
         )
     except (KeyError, TypeError, AttributeError) as error:
@@ -148,6 +153,8 @@ def read_pod(data: Mapping[str, Any]) -> SeenPod:
             running=_time(running.get("startedAt")) if running is not None else None,
             ended=_ended(terminated) if terminated is not None else None,
             disrupted=conditions.get("DisruptionTarget"),
+            # A kubelet gives a reason.
+            silent=running is not None and "Ready" in missing and not missing["Ready"].reason,
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a Pod: {error!r}") from error

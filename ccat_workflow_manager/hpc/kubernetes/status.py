@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from signal import SIGKILL, SIGTERM
 
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.attempt.claim import NOT_STARTED, Claim
@@ -74,6 +75,16 @@ class Evidence:
         return self.claim is not None and self.claim.blocked is None
 
     @property
+    def replaced(self) -> bool:
+        """The pod that started the attempt is gone, and another one has its place."""
+        return bool(self.owner) and bool(self.pods) and all(pod.name != self.owner for pod in self.pods)
+
+    @property
+    def deleted(self) -> bool:
+        """The pod of the attempt was deleted."""
+        return self.chosen is None or self.replaced or self.chosen.deleting is not None
+
+    @property
     def alive(self) -> SeenPod | None:
         """A pod that may still have processes."""
         return next((pod for pod in self.pods if not pod.over), None)
@@ -108,13 +119,19 @@ def _live(evidence: Evidence, job: SeenJob) -> HPCJobInfo:
         return HPCJobInfo(JobStatus.PENDING, message=words, submitted_at=job.created)
     if pod.phase != "Pending" or evidence.owner == pod.name:
         return _running(pod, "")
+    if evidence.replaced:
+        return _running(pod, f"its pod {evidence.owner} is gone, and {pod.name}, in its place, {_wait(pod)}")
     known = HPCJobInfo(JobStatus.PENDING, submitted_at=job.created, node=pod.node or None)
     waiting = pod.waiting
     if waiting is None or (not waiting.reason and not pod.unschedulable):
-        return replace(known, message=pod.unschedulable or "waits for a node")
+        return replace(known, message=_wait(pod))
     if waiting.reason in IMAGE_TROUBLE | CONTAINER_TROUBLE:
         return _stuck(evidence, pod, waiting, known)
     return replace(known, message=str(waiting))
+
+
+def _wait(pod: SeenPod) -> str:
+    return pod.unschedulable or "waits for a node"
 
 
 def _stuck(evidence: Evidence, pod: SeenPod, waiting: Condition, known: HPCJobInfo) -> HPCJobInfo:
@@ -131,7 +148,7 @@ def _stuck(evidence: Evidence, pod: SeenPod, waiting: Condition, known: HPCJobIn
 
 
 def _running(pod: SeenPod, words: str) -> HPCJobInfo:
-    if not words and (pod.reason == "NodeLost" or pod.phase == "Unknown"):
+    if not words and (pod.silent or pod.reason == "NodeLost" or pod.phase == "Unknown"):
         words = f"the node {pod.node} does not answer"
     started = pod.running or (pod.ended.started if pod.ended is not None else None)
     return HPCJobInfo(JobStatus.RUNNING, message=words or None, started_at=started, node=pod.node or None)
@@ -153,7 +170,7 @@ def _gone(evidence: Evidence) -> HPCJobInfo:
         return HPCJobInfo(JobStatus.CANCELLED, reason=FailureReason.CANCELLED)
     if evidence.record is None:
         return UNKNOWN
-    return _placed(_stopped_outside(info_of(evidence.record, None)), evidence)
+    return _placed(_stopped_outside(info_of(evidence.record, None), evidence), evidence)
 
 
 def _complete(evidence: Evidence) -> HPCJobInfo:
@@ -182,8 +199,7 @@ def _failed(evidence: Evidence, failed: Condition) -> HPCJobInfo:
     reason, words = _cause(evidence, failed)
     # What happens to the pod of a program that has ended well does not matter.
     if info is not None and (info.status is JobStatus.COMPLETED or reason is None):
-        outside = evidence.chosen is None or evidence.chosen.deleting is not None
-        return _placed(_stopped_outside(info) if outside else info, evidence)
+        return _placed(_stopped_outside(info, evidence) if evidence.deleted else info, evidence)
     info = info or HPCJobInfo(JobStatus.FAILED)
     if reason is not None:
         info = replace(info, status=JobStatus.FAILED, reason=reason, message=words)
@@ -238,7 +254,7 @@ def _without_record(evidence: Evidence, failed: Condition) -> HPCJobInfo:
     if ended is None:
         code = _CODE_IN_CONDITION.search(failed.message)
         if code is None:
-            return HPCJobInfo(JobStatus.FAILED, reason=FailureReason.BACKEND_FAILED, message=str(failed))
+            return _vanished(evidence, failed)
         return _by_code(int(code[1]), str(failed))
     words = ended.message or ended.reason
     if ended.exit_code == NOT_STARTED and evidence.owner and pod is not None and evidence.owner != pod.name:
@@ -248,9 +264,15 @@ def _without_record(evidence: Evidence, failed: Condition) -> HPCJobInfo:
         words = f"the job script did not start: {words}"
         return HPCJobInfo(JobStatus.FAILED, reason=FailureReason.CONTAINER_FAILED, message=words)
     info = _by_code(ended.exit_code, words)
-    if pod is not None and pod.deleting is not None:
-        info = _stopped_outside(info)
-    return _with_end(info, evidence)
+    return _with_end(_stopped_outside(info, evidence) if evidence.deleted else info, evidence)
+
+
+def _vanished(evidence: Evidence, failed: Condition) -> HPCJobInfo:
+    """Without an exit code: a pod that had started went away with its node."""
+    if not evidence.started:
+        return HPCJobInfo(JobStatus.FAILED, reason=FailureReason.BACKEND_FAILED, message=str(failed))
+    words = f"its pod {evidence.owner} is gone, and its end was not reported; {failed}"
+    return HPCJobInfo(JobStatus.FAILED, reason=FailureReason.NODE_FAILURE, message=words)
 
 
 def _by_code(code: int, words: str) -> HPCJobInfo:
@@ -259,11 +281,19 @@ def _by_code(code: int, words: str) -> HPCJobInfo:
     return HPCJobInfo(JobStatus.FAILED, exit_code=code, signal=signal, reason=reason, message=words or None)
 
 
-def _stopped_outside(info: HPCJobInfo) -> HPCJobInfo:
-    """A program that ended by a signal when its pod was deleted was stopped by the user who deleted it."""
-    if info.reason is not FailureReason.KILLED_BY_SIGNAL:
+def _stopped_outside(info: HPCJobInfo, evidence: Evidence) -> HPCJobInfo:
+    """The state of a program that was stopped by the deletion of its pod.
+
+    Kubernetes marks a pod that it deletes itself, but not before 1.26. Without such marks a drained node, a node that
+    came back and a user look the same; a job is then retried, unless its Job was deleted, too.
+    """
+    if info.reason is not FailureReason.KILLED_BY_SIGNAL or info.signal not in (SIGTERM, SIGKILL):
         return info
-    return replace(info, reason=FailureReason.STOPPED_OUTSIDE, message="the Job or its pod was deleted at the cluster")
+    if evidence.job is None or evidence.job.shows_disruptions:
+        text = "the Job or its pod was deleted at the cluster"
+        return replace(info, reason=FailureReason.STOPPED_OUTSIDE, message=text)
+    text = "its pod was deleted, and its Job was not: the node was drained, or did not answer for a while"
+    return replace(info, reason=FailureReason.PREEMPTED, message=text)
 
 
 def _with_end(info: HPCJobInfo, evidence: Evidence) -> HPCJobInfo:

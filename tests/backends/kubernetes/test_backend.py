@@ -13,6 +13,7 @@ from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc import log_watch
 from ccat_workflow_manager.lifecycle.job_info import JobStatus
 from ccat_workflow_manager.lifecycle.models import Resources
+from ccat_workflow_manager.testing.harness import Job
 from tests.backends.kubernetes.conftest import JobsOn, NewCluster, nodes
 from tests.backends.kubernetes.harness import (
     GATE,
@@ -139,6 +140,17 @@ def test_over_its_time_limit_only_when_the_container_has_ended(
     assert info.wall_time_seconds is not None
 
 
+@pytest.mark.parametrize("watched", [True, False])
+@pytest.mark.parametrize("version", ["1.20", "1.37"])
+def test_a_node_is_drained(new_cluster: NewCluster, jobs_on: JobsOn, version: str, watched: bool) -> None:
+    server = new_cluster(nodes=nodes("4", "8Gi"), version=version, clock_scale=10)
+    jobs = jobs_on(server, watch=watched)
+    job, _ = jobs.gated()
+    server.faults.drain(pods_of(job)[0])
+    info = jobs.until(job, JobStatus.FAILED)
+    assert info.reason is FailureReason.PREEMPTED, info
+
+
 def test_a_pod_is_deleted_by_hand(jobs: KubernetesHarness) -> None:
     job, _ = jobs.gated()
     core_api().delete_namespaced_pod(pods_of(job)[0], "default")
@@ -222,6 +234,44 @@ def test_a_node_is_removed(own_cluster: ApiServer, jobs_on: JobsOn) -> None:
     # Of a pod that has gone unseen, only that it was disrupted is known.
     jobs.begin_watching()
     own_cluster.faults.remove_node(str(jobs.backend.get_status(job.id).node))
+    info = jobs.until(job, JobStatus.FAILED)
+    assert info.reason is FailureReason.NODE_FAILURE, info
+
+
+def _lost(server: ApiServer, jobs: KubernetesHarness) -> Job:
+    """A running job whose node has fallen silent, and whose pod is deleted for it. No other node has room."""
+    job, _ = jobs.gated()
+    first = pods_of(job)[0]
+    server.faults.lose_node("n1")
+    jobs.poll(lambda: "n1" in str(jobs.backend.get_status(job.id).message), "the node in the message", 60)
+    wait_until(lambda: len(pods_of(job)) > 1, 60, "a second pod")
+    assert first in pods_of(job)
+    info = jobs.backend.get_status(job.id)
+    assert info.status is JobStatus.RUNNING
+    assert "n1 does not answer" in str(info.message)
+    return job
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_a_silent_node_returns(new_cluster: NewCluster, jobs_on: JobsOn, watched: bool) -> None:
+    server = new_cluster(nodes=(Node("n1"), Node("n2", cpu="0.1")), version="1.20", clock_scale=50)
+    jobs = jobs_on(server, margin_seconds=36_000, watch=watched)
+    job = _lost(server, jobs)
+    server.faults.return_node("n1")
+    info = jobs.until(job, JobStatus.FAILED)
+    assert info.reason in (FailureReason.PREEMPTED, FailureReason.NODE_FAILURE), info
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_a_silent_node_is_removed(new_cluster: NewCluster, jobs_on: JobsOn, watched: bool) -> None:
+    server = new_cluster(nodes=(Node("n1"), Node("n2", cpu="2")), version="1.20", clock_scale=50)
+    jobs = jobs_on(server, margin_seconds=36_000, watch=watched)
+    job, _ = jobs.gated()
+    if watched:
+        jobs.begin_watching()
+    server.faults.lose_node("n1")
+    jobs.poll(lambda: "n1" in str(jobs.backend.get_status(job.id).message), "the node in the message", 60)
+    server.faults.remove_node("n1")
     info = jobs.until(job, JobStatus.FAILED)
     assert info.reason is FailureReason.NODE_FAILURE, info
 

@@ -63,6 +63,11 @@ CUT = {"cancelled_at": NOW.timestamp() - 10}
 LONG = {"image_grace_seconds": 30}
 NODE_GONE = pod("Running", running=EARLIER, deleting=NOW - timedelta(minutes=5))
 ENDING = pod("Running", running=EARLIER, deleting=NOW)
+OLD = replace(failed(), shows_disruptions=False)
+SILENT = pod("Running", running=EARLIER, silent=True)
+SECOND = replace(
+    pod("Pending", "j-bbbbb", unschedulable="Unschedulable: 0/1 nodes: 1 Insufficient cpu"), created=NOW, node=""
+)
 LATE = pod("Failed", reason="DeadlineExceeded", message="Pod was active too long", running=EARLIER, grace_seconds=60)
 EVICTED = pod("Failed", reason="Evicted", message="The node was low on resource: memory.")
 POLICY = "Container step for pod ns/j-aaaaa failed with exit code 7 matching FailJob rule at index 1"
@@ -89,6 +94,9 @@ CASES: list[tuple[str, SeenJob | None, list[SeenPod], dict[str, Any], JobStatus,
     ("begun, not reported yet", LIVE, [waiting("ContainerCreating")], BEGAN, RUNNING, None, ""),
     ("running", LIVE, [pod("Running", running=EARLIER)], {}, RUNNING, None, ""),
     ("node silent", LIVE, [pod("Running", reason="NodeLost")], {}, RUNNING, None, "does not answer"),
+    ("node silent, not ready", LIVE, [SILENT], BEGAN, RUNNING, None, "n1 does not answer"),
+    ("node silent, a second pod waits", LIVE, [SILENT, SECOND], BEGAN, RUNNING, None, "n1 does not answer"),
+    ("first pod gone, a second one waits", LIVE, [SECOND], BEGAN, RUNNING, None, "Insufficient cpu"),
     ("phase unknown", LIVE, [pod("Unknown")], {}, RUNNING, None, "does not answer"),
     ("pod over, Job not yet", LIVE, [ended(0)], {}, RUNNING, None, ""),
     ("on its way to failed", job(FailureTarget=Condition()), [ended(7)], {}, RUNNING, None, ""),
@@ -104,7 +112,8 @@ CASES: list[tuple[str, SeenJob | None, list[SeenPod], dict[str, Any], JobStatus,
     ("exit 7", failed(), [ended(7)], {**BEGAN, "record": record(7)}, FAILED, R.PROGRAM_FAILED, ""),
     ("exit 7, no record", failed(), [ended(7)], BEGAN, FAILED, R.PROGRAM_FAILED, "Error"),
     ("exit 7, only the Job left", failed("PodFailurePolicy", POLICY), [], BEGAN, FAILED, R.PROGRAM_FAILED, "exit code"),
-    ("nothing left", failed(), [], BEGAN, FAILED, R.BACKEND_FAILED, "backoff limit"),
+    ("nothing left", failed(), [], BEGAN, FAILED, R.NODE_FAILURE, "backoff limit"),
+    ("nothing left, not started", failed(), [], {}, FAILED, R.BACKEND_FAILED, "backoff limit"),
     ("not found", failed(), [ended(127)], {**BEGAN, "record": record(127)}, FAILED, R.COMMAND_NOT_FOUND, ""),
     ("signal", failed(), [ended(139)], {**BEGAN, "record": record(139)}, FAILED, R.KILLED_BY_SIGNAL, ""),
     ("signal, no record", failed(), [ended(137)], BEGAN, FAILED, R.KILLED_BY_SIGNAL, ""),
@@ -146,6 +155,15 @@ CASES: list[tuple[str, SeenJob | None, list[SeenPod], dict[str, Any], JobStatus,
      R.STOPPED_OUTSIDE, "deleted"),
     ("pod deleted by hand, no record", failed(), [replace(ended(137), deleting=NOW)], BEGAN, FAILED,
      R.STOPPED_OUTSIDE, "deleted"),
+    ("pod deleted, an old server", OLD, [replace(ended(143), deleting=NOW)], {**BEGAN, "record": record(143)}, FAILED,
+     R.PREEMPTED, "drained"),
+    ("pod deleted, an old server, no record", OLD, [replace(ended(137), deleting=NOW)], BEGAN, FAILED, R.PREEMPTED,
+     "drained"),
+    ("pod deleted and gone, an old server", OLD, [ended(75, name="j-bbbbb")], {**BEGAN, "record": record(143)}, FAILED,
+     R.PREEMPTED, "drained"),
+    ("pod deleted after a crash, an old server", OLD, [replace(ended(139), deleting=NOW)],
+     {**BEGAN, "record": record(139)}, FAILED, R.KILLED_BY_SIGNAL, ""),
+    ("node removed, an old server", OLD, [pod("Failed", deleting=NOW)], BEGAN, FAILED, R.NODE_FAILURE, "j-aaaaa"),
     ("the shell is missing", failed(), [ended(128, "StartError", "exec: /bin/sh: no such file")], {}, FAILED,
      R.CONTAINER_FAILED, "no such file"),
     ("the volume is missing", failed(), [ended(127, "Error", "sh: cannot open /a/j.sh")], {}, FAILED,
