@@ -186,9 +186,12 @@ def test_a_job_that_writes_too_much_log_is_stopped(
 
 def test_out_of_memory_of_a_child(jobs: KubernetesHarness) -> None:
     """The shell of the pod goes on; the control group knows."""
-    command = ["/bin/sh", "-c", '"$@" & wait $!; exit 9', "sh", jobs.python, "-I", "-c", FILL.format(400)]
-    job = jobs.submit(*command, resources=replace(jobs.resources, memory_gb=0.125))
-    assert jobs.until(job, JobStatus.FAILED).reason is FailureReason.OUT_OF_MEMORY
+    small = replace(jobs.resources, memory_gb=0.125)
+    fill = ("sh", jobs.python, "-I", "-c", FILL.format(400))
+    failed = jobs.submit("/bin/sh", "-c", '"$@" & wait $!; exit 9', *fill, resources=small)
+    passed = jobs.submit("/bin/sh", "-c", '"$@" & wait $!; exit 0', *fill, resources=small)
+    assert jobs.until(failed, JobStatus.FAILED).reason is FailureReason.OUT_OF_MEMORY
+    assert "memory" in str(jobs.until(passed, JobStatus.COMPLETED).warning)
 
 
 def test_peak_memory_is_counted(jobs: KubernetesHarness) -> None:
