@@ -21,6 +21,12 @@ POD_VARIABLE = "CCAT_WM_POD"
 POD_DIR = "/workflow/.attempt"
 """The path of `pod_files` in a pod of the step's own image."""
 SCRIPT_IN_IMAGE = "/workflow/.attempt.sh"
+_OF_THE_CLUSTER = " ".join(
+    f"KUBERNETES_{name}"
+    for name in ("SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTPS", "PORT", "PORT_443_TCP", "PORT_443_TCP_ADDR",
+                 "PORT_443_TCP_PORT", "PORT_443_TCP_PROTO")
+)  # fmt: skip
+"""The address of the API server, which every pod gets, even with `enableServiceLinks: false`."""
 
 
 def pod_files(files: AttemptFiles) -> AttemptFiles:
@@ -47,5 +53,5 @@ def render_pod_script(
 # Written by ccat-workflow-manager for the pod of one attempt.
 export {path}HOME="${{HOME:-/tmp}}" LANG="${{LANG:-C.UTF-8}}" LC_ALL=C.UTF-8
 me=${POD_VARIABLE}
-unset {POD_VARIABLE}
+unset {POD_VARIABLE} {_OF_THE_CLUSTER}
 {sh_take(quote(files.claim))}{job.removeprefix("#!/bin/sh").lstrip()}"""

@@ -252,6 +252,7 @@ def _environment(around: Surroundings, pod: Object, container: Object, image: Im
         "HOME": "/root",
         "KUBERNETES_SERVICE_HOST": around.host,
         "KUBERNETES_SERVICE_PORT": str(around.port),
+        "KUBERNETES_PORT": f"tcp://{around.host}:{around.port}",
         **image.environment,
     }
     for variable in container.get("env") or ():
