@@ -32,6 +32,7 @@ from ccat_workflow_manager.hpc.kubernetes.answers import (
     refused_job,
     retry_after,
 )
+from ccat_workflow_manager.hpc.kubernetes.manifest import CONTAINER
 
 if TYPE_CHECKING:
     import urllib3
@@ -162,7 +163,8 @@ class KubernetesClient:
 
     def pod_log(self, namespace: str, pod: str, lines: int) -> str:
         """The end of the log of a pod; empty if there is none (any more)."""
-        query = {"tailLines": str(lines)}
+        # A pod may have more containers, from KUBERNETES_POD_PATCH.
+        query = {"container": CONTAINER, "tailLines": str(lines)}
         answer = self.call("GET", f"{_path('Pod', namespace, pod)}/log", query)
         return answer.body.decode("utf-8", "replace") if answer.ok else ""
 

@@ -204,8 +204,10 @@ def test_peak_memory_is_counted(jobs: KubernetesHarness) -> None:
 
 
 def test_a_volume_that_is_not_there(cluster: ApiServer, jobs_on: JobsOn, tmp_path: Path) -> None:
+    """The message of the shell is in the log of its container, of which a pod may have more."""
     (tmp_path / "empty").mkdir()
-    jobs = jobs_on(cluster, volume=f"hostpath:{tmp_path / 'empty'}")
+    side = "spec: {containers: [{name: side, image: 'launcher:1', command: ['true']}]}"
+    jobs = jobs_on(cluster, volume=f"hostpath:{tmp_path / 'empty'}", pod_patch=side)
     job = jobs.submit("true")
     info = jobs.until(job, JobStatus.FAILED)
     assert info.reason is FailureReason.CONTAINER_FAILED
