@@ -10,7 +10,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -52,6 +52,8 @@ _ID = re.compile(rf"({LABEL.pattern})/({LABEL.pattern})")
 _AT_ONCE = 8
 """The most requests at the same time: an API server shares its capacity among all users."""
 _LOG_LINES = 10_000
+SWEEP_SECONDS = 3600.0
+"""How often, and how soon after its start, a worker removes the notes of jobs that were never cleaned up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,7 @@ class KubernetesBackend(FileBackend):
         self._new_view = partial(View, self._client, poll_seconds=own.poll_seconds, watch=own.watch)
         self._views: dict[str, View] = {}
         self._lock = threading.Lock()
+        self._swept_at = time.monotonic()
 
     @classmethod
     def is_available(cls) -> Availability:
@@ -259,6 +262,7 @@ class KubernetesBackend(FileBackend):
 
     def list_jobs(self) -> Iterable[JobSeen]:
         view = self._fresh_view()
+        self._sweep({job.name for job, _ in view.all() if job is not None})
         found = []
         for job, pods in view.all():
             alive = any(not pod.over for pod in pods)
@@ -267,6 +271,18 @@ class KubernetesBackend(FileBackend):
             elif job is None and alive and pods[0].group.startswith(JOB_PREFIX):
                 found.append(JobSeen(str(JobKey(view.namespace, pods[0].group)), pods[0].group, pods[0].created))
         return found
+
+    def _sweep(self, existing: Collection[str]) -> None:
+        """Remove the notes of jobs that a killed worker did not clean up, once Kubernetes has removed their Jobs."""
+        if time.monotonic() - self._swept_at < SWEEP_SECONDS:
+            return
+        self._swept_at = time.monotonic()
+        settings = self._site.settings
+        oldest = time.time() - settings.pending_hours * 3600 - settings.ttl_seconds
+        for name in self._store.ids():
+            job = self._store.get(name) if name not in existing else None
+            if job is not None and job.submitted_at < oldest:
+                self._store.remove(name)
 
     def _view(self, namespace: str) -> View:
         with self._lock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 from ccat_workflow_manager.errors import BackendRejected
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc import log_watch
+from ccat_workflow_manager.hpc.kubernetes import backend
+from ccat_workflow_manager.hpc.kubernetes.backend import KubernetesJob, job_store
 from ccat_workflow_manager.lifecycle.job_info import JobStatus
 from ccat_workflow_manager.lifecycle.models import Resources
 from ccat_workflow_manager.testing.harness import Job
@@ -98,6 +101,21 @@ def test_nothing_is_left_after_cleanup(jobs: KubernetesHarness, tmp_path: Path) 
     assert name_of(job) not in [each.metadata.name for each in batch_api().list_namespaced_job("default").items]
     assert not os.path.lexists(tmp_path / ".kubernetes" / name_of(job))
     assert jobs.backend.find(job.request.job_name) is None
+
+
+def test_notes_of_jobs_that_were_not_cleaned_up_go(
+    jobs: KubernetesHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, _ = jobs.gated()
+    notes = job_store(tmp_path)
+    for name, submitted_at in (("old", 0.0), ("young", time.time()), (name_of(job), 0.0)):
+        notes.put(name, KubernetesJob(name, "/nowhere", submitted_at))
+    jobs.backend.list_jobs()
+    assert {"old", "young", name_of(job)} <= set(notes.ids())
+    monkeypatch.setattr(backend, "SWEEP_SECONDS", 0)
+    jobs.backend.list_jobs()
+    assert "old" not in notes.ids()
+    assert {"young", name_of(job)} <= set(notes.ids())
 
 
 # --- pods in trouble --------------------------------------------------------------------------------------------------
