@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -171,19 +172,30 @@ def test_queue_status(jobs: KubernetesHarness) -> None:
     jobs.until(job, JobStatus.COMPLETED)
 
 
-def test_backend_check_on_a_cluster(cluster: ApiServer, tmp_path: Path) -> None:
+def backend_check(directory: Path, *arguments: str, mode: str = "apptainer") -> subprocess.CompletedProcess[str]:
     ours = {
-        "PIPELINE_BASE_DIR": str(tmp_path),
+        "PIPELINE_BASE_DIR": str(directory),
+        "KUBERNETES_MODE": mode,
         "KUBERNETES_LAUNCHER_IMAGE": "launcher:1",
         "KUBERNETES_NAMESPACE": "default",
     }
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CCAT_")}
-    clauses = [f"--clause={name}" for name in ("exit_3_is_failed", "cancel_running", "find_by_name")]
-    done = subprocess.run(
-        [PROGRAM, "backend", "check", "kubernetes", "--json", *clauses],
+    return subprocess.run(
+        [PROGRAM, "backend", "check", "kubernetes", "--json", *arguments],
         env={**environment, **{f"CCAT_WORKFLOW_MANAGER_{name}": value for name, value in ours.items()}},
         capture_output=True, text=True, timeout=110,
     )  # fmt: skip
+
+
+def test_backend_check_cannot_check_images(cluster: ApiServer, tmp_path: Path) -> None:
+    done = backend_check(tmp_path, mode="native")
+    assert done.returncode == 2, done.stderr
+    assert "mode native" in done.stderr
+
+
+def test_backend_check_on_a_cluster(cluster: ApiServer, tmp_path: Path) -> None:
+    clauses = [f"--clause={name}" for name in ("exit_3_is_failed", "cancel_running", "find_by_name")]
+    done = backend_check(tmp_path, f"--python={sys.executable}", *clauses)
     assert done.returncode == 0, done.stderr
     assert [each["outcome"] for each in json.loads(done.stdout)] == ["passed"] * 3
     assert os.listdir(tmp_path / ".kubernetes") == []
