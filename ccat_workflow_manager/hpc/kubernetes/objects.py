@@ -54,16 +54,12 @@ class SeenJob:
         return self.name
 
     @property
-    def complete(self) -> bool:
-        return "Complete" in self.conditions
-
-    @property
     def failed(self) -> Condition | None:
         return self.conditions.get("Failed")
 
     @property
     def over(self) -> bool:
-        return self.complete or self.failed is not None
+        return "Complete" in self.conditions or self.failed is not None
 
 
 @dataclass(frozen=True, slots=True)

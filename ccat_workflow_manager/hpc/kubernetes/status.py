@@ -30,6 +30,8 @@ CANCELLED = "cancelled"
 
 _LOST_AFTER = timedelta(seconds=30)
 """The node of a pod that should have ended so long ago does not answer."""
+_VISIBLE_AFTER = timedelta(seconds=30)
+"""A shared filesystem shows a new file to another machine only after a while."""
 _NEVER = datetime.max.replace(tzinfo=UTC)
 _BY_DISRUPTION = {
     "PreemptionByScheduler": FailureReason.PREEMPTED,
@@ -100,8 +102,8 @@ def resolve_status(evidence: Evidence) -> HPCJobInfo:
     job = evidence.job
     if job is None or (job.deleting is not None and evidence.cancelled_at is not None):
         return _gone(evidence)
-    if job.complete:
-        return _complete(evidence)
+    if "Complete" in job.conditions:
+        return _complete(evidence, job.conditions["Complete"])
     if job.failed is not None:
         return _failed(evidence, job.failed)
     if job.deleting is not None:
@@ -173,11 +175,13 @@ def _gone(evidence: Evidence) -> HPCJobInfo:
     return _placed(_stopped_outside(info_of(evidence.record, None), evidence), evidence)
 
 
-def _complete(evidence: Evidence) -> HPCJobInfo:
+def _complete(evidence: Evidence, complete: Condition) -> HPCJobInfo:
     pod = evidence.chosen
     ended = pod.ended if pod is not None else None
     if evidence.record is not None:
         return _placed(info_of(evidence.record, None), evidence)
+    if complete.since is not None and evidence.now < complete.since + _VISIBLE_AFTER:
+        return HPCJobInfo(JobStatus.RUNNING, message="its exit record is not visible here yet")
     info = HPCJobInfo(JobStatus.COMPLETED, exit_code=0)
     if ended is not None:
         info = replace(info, wall_time_seconds=_between(ended.started, ended.finished))

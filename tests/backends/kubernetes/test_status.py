@@ -104,6 +104,7 @@ CASES: list[tuple[str, SeenJob | None, list[SeenPod], dict[str, Any], JobStatus,
     # --- completed
     ("completed", DONE, [ended(0, "Completed")], {**BEGAN, "record": record(0)}, COMPLETED, None, ""),
     ("completed, record not seen yet", DONE, [ended(0, "Completed")], BEGAN, COMPLETED, None, ""),
+    ("completed just now, record not seen yet", job(Complete=Condition(since=NOW)), [], BEGAN, RUNNING, None, "record"),
     ("completed, pod gone", DONE, [], BEGAN, COMPLETED, None, ""),
     ("completed, yet the record says no", DONE, [], {"record": record(3)}, FAILED, R.PROGRAM_FAILED, ""),
     ("completed while a cancel was asked for", DONE, [], {"record": record(0), **CUT}, COMPLETED, None, ""),
