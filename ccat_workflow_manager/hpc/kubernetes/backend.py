@@ -245,10 +245,21 @@ class KubernetesBackend(FileBackend):
         """Make the end of a job final. Returns False if its pod, which had been given up, has started."""
         job = evidence.job
         if job is not None and not job.over:
-            return self.on_files(lambda: claims.block(pod_files(files), str(info.message)))
+            return self._block(files, str(info.message))
         if evidence.record is not None:
             self.on_files(lambda: _publish(files))
         return True
+
+    def _block(self, files: AttemptFiles, why: str) -> bool:
+        """Block an attempt. Returns False if its pod has started: only a program closes the directory of the claim."""
+
+        def block() -> bool:
+            try:
+                return claims.block(pod_files(files), why)
+            except PermissionError:
+                return False
+
+        return self.on_files(block)
 
     def listen(self, on_change: Callable[[Sequence[str]], None]) -> Callable[[], None]:
         notices = Notices(on_change)
@@ -312,7 +323,7 @@ class KubernetesBackend(FileBackend):
         if key in self._finished or files is None or (job is not None and job.over):
             return
         self.on_files(lambda: claims.request_cancel(files, time.time()))
-        self.on_files(lambda: claims.block(pod_files(files), CANCELLED))
+        self._block(files, CANCELLED)
         self._client.delete(key.namespace, key.name, job.uid if job is not None else "")
 
     def cleanup_many(self, job_ids: Sequence[str]) -> None:
@@ -386,7 +397,8 @@ def _key(job_id: str) -> JobKey | None:
 def _publish(files: AttemptFiles) -> None:
     """Move the exit record to the place where the service looks for it, and where the program cannot change it."""
     if not os.path.lexists(files.record):
-        with suppress(FileNotFoundError):  # another worker was faster
+        # Another worker was faster, or the program has closed the directory.
+        with suppress(FileNotFoundError, PermissionError):
             os.rename(pod_files(files).record, files.record)
 
 

@@ -24,6 +24,7 @@ TAKEN = {
     "a directory": 'rm -f "$x"; mkdir "$x"',
     "too large": 'rm -f "$x"; head -c 3000000 /dev/zero > "$x"',
     "garbage": r"""printf '\000\377{"version":1' > "$x" """,
+    "closed": 'rm -f "$x"; : > "$x"; chmod 0 "$x" .',
     "empty": ': > "$x"',
     "nothing": 'rm -f "$x"',
 }
