@@ -42,7 +42,7 @@ IN_CLUSTER = "KUBERNETES_SERVICE_HOST"
 TOKEN_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 WATCH_SECONDS = 60
 """A watch ends after this long and is begun again, so that a dead connection is noticed."""
-_PAGE = 500
+PAGE = 500
 _STREAM_FAULTS: tuple[type[Exception], ...] = (ValueError,)
 """Python's error for a TLS connection that was cut while it was read."""
 _WRONG_FORM: tuple[type[Exception], ...] = (ValueError, LookupError, TypeError, AttributeError)
@@ -146,7 +146,7 @@ class KubernetesClient:
         raise BackendUnavailable(f"the {kind}s of {namespace} change faster than they are read", backend="kubernetes")
 
     def _list(self, kind: str, namespace: str, selector: str) -> Listed:
-        query = {"labelSelector": selector, "limit": str(_PAGE)}
+        query = {"labelSelector": selector, "limit": str(PAGE)}
         items: list[dict[str, Any]] = []
         while True:
             answer = self.call("GET", _path(kind, namespace), query)

@@ -97,7 +97,7 @@ def test_a_status_costs_no_call_while_watched(jobs: KubernetesHarness) -> None:
 
 
 def test_many_pages(own_cluster: ApiServer, jobs_on: JobsOn, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "_PAGE", 3)
+    monkeypatch.setattr(client, "PAGE", 3)
     jobs = jobs_on(own_cluster, watch=False)
     ids = [each.id for each in jobs.submit_all([jobs.request("true") for _ in range(10)]) if isinstance(each, Job)]
     other = jobs_on(own_cluster, watch=False)
