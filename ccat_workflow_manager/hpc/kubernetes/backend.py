@@ -154,7 +154,7 @@ class KubernetesBackend(FileBackend):
             raise self.rejected(str(error), self._reason(request)) from error
         files = self.prepare_script(request, lambda files: self._script(request, files))
         self.on_files(lambda: os.makedirs(pod_files(files).directory, exist_ok=True))
-        key = JobKey(self._site.namespace, job["metadata"]["name"])
+        key = JobKey(self._site.settings.used_namespace, job["metadata"]["name"])
         noted = KubernetesJob(request.job_name, files.workspace, time.time())
         self._store.put(key.name, noted)
         self._jobs.put(key.name, noted)
@@ -184,7 +184,7 @@ class KubernetesBackend(FileBackend):
         return FailureReason.REJECTED
 
     def find(self, job_name: str) -> str | None:
-        key = JobKey(self._site.namespace, object_name(job_name))
+        key = JobKey(self._site.settings.used_namespace, object_name(job_name))
         return str(key) if self._find(key, job_name) is not None else None
 
     def _find(self, key: JobKey, job_name: str) -> SeenJob | None:
@@ -263,7 +263,7 @@ class KubernetesBackend(FileBackend):
 
     def listen(self, on_change: Callable[[Sequence[str]], None]) -> Callable[[], None]:
         notices = Notices(on_change)
-        namespace = self._site.namespace
+        namespace = self._site.settings.used_namespace
         stop_listening = self._view(namespace).listen(lambda name: notices.add(str(JobKey(namespace, name))))
 
         def stop() -> None:
@@ -303,7 +303,7 @@ class KubernetesBackend(FileBackend):
             return self._views[namespace]
 
     def _fresh_view(self) -> View:
-        view = self._view(self._site.namespace)
+        view = self._view(self._site.settings.used_namespace)
         if not view.is_recent:
             view.refresh()
         return view

@@ -75,7 +75,12 @@ def render_job(request: JobRequest, site: Site, version: tuple[int, int]) -> dic
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {"name": name, "namespace": site.namespace, "labels": own, "annotations": annotations},
+        "metadata": {
+            "name": name,
+            "namespace": site.settings.used_namespace,
+            "labels": own,
+            "annotations": annotations,
+        },
         "spec": spec,
     }
 

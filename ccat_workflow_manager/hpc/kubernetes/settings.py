@@ -80,3 +80,7 @@ class KubernetesSettings(BackendSettings):
     poll_seconds: float = Field(default=2, ge=0, description="Without a watch, jobs are not listed again sooner.")
     request_seconds: float = Field(default=30, gt=0, description="How long one request may take, repetitions included.")
     watch: bool = Field(default=True, description="Whether changes are watched; otherwise jobs are listed.")
+
+    @property
+    def used_namespace(self) -> str:
+        return self.namespace or self.k8s_namespace

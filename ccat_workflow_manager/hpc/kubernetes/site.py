@@ -46,10 +46,6 @@ class Site:
     grace_seconds: float
 
     @property
-    def namespace(self) -> str:
-        return self.settings.namespace or self.settings.k8s_namespace
-
-    @property
     def native(self) -> bool:
         """The image of the step is the image of the pod."""
         return self.settings.mode == "native"

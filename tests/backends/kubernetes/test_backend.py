@@ -25,6 +25,7 @@ from tests.backends.kubernetes.harness import (
     core_api,
     delete_job,
     name_of,
+    phases_of,
     pods_of,
 )
 from tests.stand_ins.kubernetes import ApiServer, Node
@@ -261,17 +262,12 @@ def test_a_node_is_removed(own_cluster: ApiServer, jobs_on: JobsOn) -> None:
     assert info.reason is FailureReason.NODE_FAILURE, info
 
 
-def _lost(server: ApiServer, jobs: KubernetesHarness) -> Job:
-    """A running job whose node has fallen silent, and whose pod is deleted for it. No other node has room."""
+def _on_silent_node(server: ApiServer, jobs: KubernetesHarness) -> Job:
+    """A running job whose node n1 does not answer."""
     job, _ = jobs.gated()
-    first = pods_of(job)[0]
+    wait_until(lambda: phases_of(job) == ["Running"], 20, "the kubelet to report the container")
     server.faults.lose_node("n1")
     jobs.poll(lambda: "n1" in str(jobs.backend.get_status(job.id).message), "the node in the message", 60)
-    wait_until(lambda: len(pods_of(job)) > 1, 60, "a second pod")
-    assert first in pods_of(job)
-    info = jobs.backend.get_status(job.id)
-    assert info.status is JobStatus.RUNNING
-    assert "n1 does not answer" in str(info.message)
     return job
 
 
@@ -279,7 +275,11 @@ def _lost(server: ApiServer, jobs: KubernetesHarness) -> Job:
 def test_a_silent_node_returns(new_cluster: NewCluster, jobs_on: JobsOn, watched: bool) -> None:
     server = new_cluster(nodes=(Node("n1"), Node("n2", cpu="0.1")), version="1.20", clock_scale=50)
     jobs = jobs_on(server, margin_seconds=36_000, watch=watched)
-    job = _lost(server, jobs)
+    job = _on_silent_node(server, jobs)
+    wait_until(lambda: phases_of(job) == ["Running", "Pending"], 60, "a second pod, for which no node has room")
+    info = jobs.backend.get_status(job.id)
+    assert info.status is JobStatus.RUNNING
+    assert "n1 does not answer" in str(info.message)
     server.faults.return_node("n1")
     info = jobs.until(job, JobStatus.FAILED)
     assert info.reason in (FailureReason.PREEMPTED, FailureReason.NODE_FAILURE), info
@@ -289,11 +289,7 @@ def test_a_silent_node_returns(new_cluster: NewCluster, jobs_on: JobsOn, watched
 def test_a_silent_node_is_removed(new_cluster: NewCluster, jobs_on: JobsOn, watched: bool) -> None:
     server = new_cluster(nodes=(Node("n1"), Node("n2", cpu="2")), version="1.20", clock_scale=50)
     jobs = jobs_on(server, margin_seconds=36_000, watch=watched)
-    job, _ = jobs.gated()
-    if watched:
-        jobs.begin_watching()
-    server.faults.lose_node("n1")
-    jobs.poll(lambda: "n1" in str(jobs.backend.get_status(job.id).message), "the node in the message", 60)
+    job = _on_silent_node(server, jobs)
     server.faults.remove_node("n1")
     info = jobs.until(job, JobStatus.FAILED)
     assert info.reason is FailureReason.NODE_FAILURE, info

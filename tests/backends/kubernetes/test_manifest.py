@@ -48,7 +48,7 @@ def site(*, base_dir: str = "/data/pipelines", image_dir: str = "/data/sif-cache
     return site_of(settings, base_dir=base_dir, image_dir=image_dir, grace_seconds=5)
 
 
-RICH = {
+RICH: dict[str, Any] = {
     "service_account": "steps", "pull_secrets": "one, two", "priority_class": "science", "privileged": True,
     "node_selector": "{disk: ssd}", "tolerations": "[{key: ccat, operator: Exists}]",
     "volume": "nfs:nfs.example.org:/export/pipelines", "sif_volume": "hostpath:/opt/images",
@@ -131,9 +131,9 @@ def test_a_dollar_in_a_path_is_not_a_variable_of_kubernetes() -> None:
         (Resources(extra={"resources": {"a b": "1"}}), "cannot be asked for"),
         (Resources(extra={"resources": {"vendor.example/fpga": "many"}}), "no quantity"),
         (Resources(extra={"resources": {"vendor.example/fpga": True}}), "no quantity"),
-        (Resources(extra={"resources": 1}), "shape"),
-        (Resources(extra={"node_selector": {"disk": 1}}), "shape"),
-        (Resources(extra={"tolerations": "all"}), "shape"),
+        (Resources(extra={"resources": 1}), "does not accept"),
+        (Resources(extra={"node_selector": {"disk": 1}}), "does not accept"),
+        (Resources(extra={"tolerations": "all"}), "does not accept"),
         (Resources(extra={"priority_class": 5}), "PriorityClass"),
     ],
 )
