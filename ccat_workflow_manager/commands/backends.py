@@ -87,6 +87,9 @@ def check(
         Path | None, typer.Option(help="A directory that jobs see under the same path (default: PIPELINE_BASE_DIR).")
     ] = None,
     clause: Annotated[list[str] | None, typer.Option(help="Only this clause. May be repeated.")] = None,
+    python: Annotated[
+        str | None, typer.Option(help="Path of a Python 3 where jobs run (default: that of this command).")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run the contract suite against a backend with the present settings. It submits small real jobs.
@@ -112,14 +115,16 @@ def check(
     except OSError as error:
         raise WrongUsage(f"{parent} cannot be used for the check: {error.strerror}") from error
     try:
-        broken = _run_clauses(name, settings, directory, clause, as_json)
+        broken = _run_clauses(name, settings, directory, clause, python, as_json)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     if broken:
         raise typer.Exit(ExitCode.WORK_FAILED)
 
 
-def _run_clauses(name: str, settings: Settings, directory: Path, only: list[str] | None, as_json: bool) -> int:
+def _run_clauses(
+    name: str, settings: Settings, directory: Path, only: list[str] | None, python: str | None, as_json: bool
+) -> int:
     from rich.text import Text
 
     from ccat_workflow_manager.commands.output import cell, console, plain, print_json
@@ -130,7 +135,7 @@ def _run_clauses(name: str, settings: Settings, directory: Path, only: list[str]
     results = []
     out = console(stderr=as_json)
     config = _config(name, settings, directory)
-    for result in iterate_contract(name, config, directory, clauses=chosen, adjust=_endless(name)):
+    for result in iterate_contract(name, config, directory, clauses=chosen, adjust=_adjusted(name, python)):
         results.append(result)
         outcome = str(result.outcome).replace("_", " ")
         line = Text.assemble(
@@ -143,10 +148,11 @@ def _run_clauses(name: str, settings: Settings, directory: Path, only: list[str]
     return sum(str(each.outcome) == "failed" for each in results)
 
 
-def _endless(name: str) -> Callable[[BackendHarness], None]:
-    """Configures how the harness requests an endless job from a backend that runs no programs."""
+def _adjusted(name: str, python: str | None) -> Callable[[BackendHarness], None]:
+    """Sets the Python of the jobs, and how an endless job is requested from a backend that runs no programs."""
 
     def adjust(harness: BackendHarness) -> None:
+        harness.python = python or harness.python
         harness.endless_extra = _ENDLESS_EXTRA.get(name, {})
 
     return adjust

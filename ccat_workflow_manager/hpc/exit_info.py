@@ -15,6 +15,7 @@ _STOPPED = {
     "log_limit": FailureReason.LOG_LIMIT,
     "carrier_lost": FailureReason.NODE_FAILURE,
 }
+_KILLED = "a process of the job was killed because it used too much memory, and the program ended with 0 all the same"
 _NOT_STARTED = (126, 127)
 """The exit codes of a shell for a program that cannot be executed or does not exist."""
 
@@ -38,8 +39,14 @@ def info_of(text: str, cancelled_at: float | None) -> HPCJobInfo:
         started_at=record.started_at,
         finished_at=record.finished_at,
         node=record.host,
-        warning=record.left_text,
+        warning=_warning(record),
     )
+
+
+def _warning(record: ExitRecord) -> str | None:
+    """What operators should know about the end. A program that lost a child may still have ended with 0."""
+    killed = _KILLED if record.oom_killed and record.exit_code == 0 else None
+    return "; ".join(filter(None, (killed, record.left_text))) or None
 
 
 def _verdict(record: ExitRecord, cancelled_at: float | None) -> tuple[JobStatus, FailureReason | None]:

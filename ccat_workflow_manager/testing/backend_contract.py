@@ -26,6 +26,7 @@ from tempfile import mkdtemp
 from time import monotonic
 from typing import Any
 
+from ccat_workflow_manager.errors import ConfigurationError
 from ccat_workflow_manager.hpc import registry
 from ccat_workflow_manager.testing.clauses import CLAUSES, Clause
 from ccat_workflow_manager.testing.clauses.surroundings import check_arrival
@@ -83,6 +84,11 @@ def iterate_contract(
     json.dumps(dict(config))  # it has to travel to another process
     # Kept open all the while: some backends hold an allocation as long as one of their objects is there.
     with closing(registry.create(name, **config)) as keeping:
+        if keeping.runs_images:
+            raise ConfigurationError(
+                f"the contract starts programs of this machine, under their own paths, and the backend {name} runs the "
+                "images of steps instead (mode native): check it in its other mode"
+            )
         for clause in clauses:
             harness = BackendHarness(
                 create=partial(registry.create, name, **config),

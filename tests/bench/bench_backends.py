@@ -21,7 +21,7 @@ from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.errors import BackendError
 from ccat_workflow_manager.hpc.base import HPCBackend, JobRequest
 from ccat_workflow_manager.hpc.dask.client import SchedulerClient
-from ccat_workflow_manager.hpc.kubernetes.calls import Calls
+from ccat_workflow_manager.hpc.kubernetes.client import KubernetesClient
 from ccat_workflow_manager.hpc.supervisor.link import Conversation
 from ccat_workflow_manager.lifecycle.models import Resources
 from ccat_workflow_manager.settings import load_settings
@@ -82,7 +82,7 @@ def _plan() -> dict[str, Measured]:
         "local": partial(_calls_of, Conversation, "ask"),
         "slurm": partial(_calls_of, shell, "run"),
         "pbs": partial(_calls_of, shell, "run"),
-        "kubernetes": partial(_calls_of, Calls, "_ask"),
+        "kubernetes": partial(_calls_of, KubernetesClient, "call"),
         "aws_batch": _requests_to_aws,
         "dask": partial(_calls_of, SchedulerClient, "ask"),
     }

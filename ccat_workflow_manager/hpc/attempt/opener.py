@@ -48,7 +48,7 @@ def opened(path: str, *, root: str) -> Iterator[int]:
     Links in `root` itself are followed. Opening directories also makes network filesystems look again for new files.
     """
     *directories, name = _components(path, root)
-    held = os.open(root, _DIRECTORY)
+    held = _open(root, _DIRECTORY, None, root)
     try:
         for each in directories:
             below = _open(each, _DIRECTORY | os.O_NOFOLLOW, held, path)
@@ -87,10 +87,23 @@ def _components(path: str, root: str) -> list[str]:
     return components
 
 
-def _open(name: str, flags: int, directory: int, path: str) -> int:
+def _open(name: str, flags: int, directory: int | None, path: str) -> int:
     try:
         return os.open(name, flags, dir_fd=directory)
     except OSError as error:
         if error.errno in _REFUSED:
             raise UnsafeFile(f"{name} is a link or not a regular file", path) from error
+        if error.errno == errno.EACCES and _is_closed(name, directory):
+            raise UnsafeFile(f"{name} has permissions that forbid to read it", path) from error
         raise OSError(error.errno, error.strerror, path) from error
+
+
+def _is_closed(name: str, directory: int | None) -> bool:
+    """Whether its own permissions, which a job can change, refuse a file even to its owner.
+
+    Otherwise the filesystem refuses it, such as one whose ticket has expired: that says nothing about the job.
+    """
+    try:
+        return not os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode & stat.S_IRUSR
+    except OSError:
+        return directory is not None and not os.fstat(directory).st_mode & stat.S_IXUSR

@@ -1,4 +1,4 @@
-"""What an answer of the API server means. Pure."""
+"""The answers of the API server and the errors that they stand for. Pure."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from ccat_workflow_manager.errors import (
     JobDeferred,
 )
 
-TRIED_AGAIN = frozenset({429, 500, 502, 503, 504})
-"""Asking again may help. Every request of ours may be repeated: Jobs have names of their own."""
+REPEATED = frozenset({429, 500, 502, 503, 504})
+"""Repeating the request may help. Every request may be repeated, because Jobs have unique names."""
 _NEVER = frozenset({400, 405, 413, 415, 422})
 _DENIED = re.compile(r"denied (the )?request")
-"""The words of admission webhooks and policies: they judge what is asked for, not who asks."""
+"""Admission webhooks and policies use these words: they refuse the object, not the user."""
 _QUOTA = re.compile(r"exceeded quota")
 _TAIL = 2000
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back."""
+    """The answer to one request."""
 
     status: int
     headers: Mapping[str, str]
@@ -41,18 +41,18 @@ class Answer:
 
     @property
     def reason(self) -> str:
-        """The word that Kubernetes has for what went wrong (AlreadyExists, NotFound ...)."""
+        """The reason of an error (AlreadyExists, NotFound ...)."""
         return str(_status_object(self.body).get("reason") or "")
 
     @property
     def words(self) -> str:
-        told = _status_object(self.body).get("message")
-        text = told if isinstance(told, str) else self.body.decode("utf-8", "replace")
+        message = _status_object(self.body).get("message")
+        text = message if isinstance(message, str) else self.body.decode("utf-8", "replace")
         return " ".join(text.split())[:_TAIL] or f"HTTP {self.status}"
 
 
 class Expired(BackendUnavailable):
-    """The API server does not remember as far back as it was asked; everything is to be listed anew."""
+    """The API server no longer has the history since this version: the objects have to be listed again."""
 
 
 def _status_object(body: bytes) -> Mapping[str, Any]:
@@ -64,7 +64,7 @@ def _status_object(body: bytes) -> Mapping[str, Any]:
 
 
 def content(answer: Answer, kind: str) -> dict[str, Any]:
-    """The object in a good answer. Raises BackendConfused if it is something else."""
+    """The object in a successful answer. Raises BackendConfused if it is of another kind."""
     try:
         found = json.loads(answer.body)
     except (ValueError, RecursionError) as error:
@@ -82,7 +82,7 @@ def confused(why: str, body: bytes) -> BackendConfused:
 
 
 def refusal(answer: Answer, what: str) -> BackendError:
-    """What it means that the server did not do it."""
+    """The error of a request that the server has refused."""
     words = f"{what}: {answer.words}"
     if answer.status in _NEVER:
         return BackendRejected(f"Kubernetes cannot take this job: {words}", backend="kubernetes")
@@ -96,7 +96,7 @@ def refusal(answer: Answer, what: str) -> BackendError:
 
 
 def refused_job(answer: Answer, what: str) -> BackendError:
-    """What it means that the server did not take a Job: something may keep out this one and no other."""
+    """The error of a Job that the server has refused: other Jobs may still be accepted."""
     words = f"{what}: {answer.words}"
     if answer.status == 403 and _DENIED.search(answer.words):
         return BackendRejected(f"the cluster does not admit this job: {words}", backend="kubernetes")
@@ -108,7 +108,7 @@ def refused_job(answer: Answer, what: str) -> BackendError:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """How long the server asks to be left alone: seconds, or a date."""
+    """For how many seconds the server wants no request."""
     text = next((value for name, value in headers.items() if name.lower() == "retry-after"), "").strip()
     if text.isdecimal():
         return float(text)

@@ -6,7 +6,11 @@ from pydantic import Field
 
 from ccat_workflow_manager.settings import BackendSettings, matching
 
-DnsLabel = Annotated[str, matching(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", "a DNS label")]
+_DNS_LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+DnsLabel = Annotated[str, matching(_DNS_LABEL, "a DNS label")]
+LabelValue = Annotated[
+    str, matching(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", "at most 63 letters, digits, '-', '_' and '.'")
+]
 
 
 class KubernetesSettings(BackendSettings):
@@ -15,7 +19,9 @@ class KubernetesSettings(BackendSettings):
     short_prefix: ClassVar[str] = "K8S_"
 
     k8s_namespace: DnsLabel = Field(default="ccat-workflows", description="Namespace of the Kubernetes jobs.")
-    namespace: str = Field(default="", description="Overrides `K8S_NAMESPACE`; empty: that one.")
+    namespace: Annotated[str, matching(f"({_DNS_LABEL})?", "empty or a DNS label")] = Field(
+        default="", description="Overrides `K8S_NAMESPACE`; empty: that one."
+    )
     context: str = Field(default="", description="Context of the kubeconfig; empty: its current one.")
     mode: Literal["apptainer", "native"] = Field(
         default="apptainer",
@@ -39,6 +45,15 @@ class KubernetesSettings(BackendSettings):
     service_account: str = Field(default="", description="Service account of the pods; empty: the namespace's default.")
     pull_secrets: str = Field(default="", description="Secrets for private registries, separated by commas.")
     priority_class: str = Field(default="", description="PriorityClass of the pods whose step names none.")
+    allowed_priority_classes: str = Field(
+        default="", description="PriorityClasses that a step may choose, separated by commas."
+    )
+    allowed_node_labels: str = Field(
+        default="", description="Labels by which a step may choose nodes, separated by commas: `KEY` or `KEY=VALUE`."
+    )
+    allowed_tolerations: str = Field(
+        default="", description="Keys of the taints that a step may tolerate, separated by commas."
+    )
     gpu_resource: str = Field(default="nvidia.com/gpu", description="What GPUs are called in the cluster.")
     pod_patch: str = Field(
         default="", description="Strategic merge patch for the template of every pod, as YAML or JSON."
@@ -46,10 +61,10 @@ class KubernetesSettings(BackendSettings):
     privileged: bool = Field(
         default=False, description="With `apptainer`: privileged pods, where Apptainer does not run otherwise."
     )
-    run_as: str = Field(
+    run_as: Annotated[str, matching(r"(\d{1,10}(:\d{1,10})?|image)?", "UID, UID:GID, image, or empty")] = Field(
         default="", description="User of the pods: `UID`, `UID:GID` or `image`; empty: the worker's own."
     )
-    deployment: str = Field(
+    deployment: LabelValue = Field(
         default="ccat-wm", description="Label `app.kubernetes.io/instance` of everything this deployment creates."
     )
     margin_seconds: float = Field(

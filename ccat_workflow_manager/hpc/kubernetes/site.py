@@ -1,4 +1,4 @@
-"""What the settings say about a cluster: how its pods are to look. From text to values; a fault names its setting."""
+"""The settings of a cluster, checked and parsed. An error names its setting."""
 
 from __future__ import annotations
 
@@ -6,32 +6,23 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any, TypeVar
 
 import yaml
 
 from ccat_workflow_manager.errors import ConfigurationError
+from ccat_workflow_manager.hpc.kubernetes.patch import merged
+from ccat_workflow_manager.hpc.kubernetes.settings import KubernetesSettings
 
 T = TypeVar("T")
 
 LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
-_LABEL_VALUE = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
-_RUN_AS = re.compile(r"(\d{1,10})(?::(\d{1,10}))?")
-
-
-class Mode(StrEnum):
-    """How the step runs in its pod."""
-
-    APPTAINER = "apptainer"
-    """The command as the service built it, with Apptainer in front, inside the launcher image."""
-    NATIVE = "native"
-    """The step's own OCI image is the image of the pod."""
+_VOLUMES = "hostpath:/DIRECTORY, pvc:CLAIM, pvc:CLAIM/DIRECTORY or nfs:SERVER:/EXPORT, without '..'"
 
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """Where a directory comes from: a source as a pod spells it, and the directory in it."""
+    """The source of a volume as a pod spells it, and the directory in it."""
 
     source: Mapping[str, Any]
     sub_path: str = ""
@@ -39,43 +30,74 @@ class Volume:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """Everything about the pods of a cluster that is the same for all jobs."""
+    """What the pods of all jobs have in common."""
 
-    namespace: str
-    deployment: str
-    mode: Mode
+    settings: KubernetesSettings
     base_dir: str
     """PIPELINE_BASE_DIR, as workers see it."""
     base_volume: Volume
-    launcher_image: str = ""
     image_dir: str = ""
     image_volume: Volume | None = None
     run_as: tuple[int, int] | None = None
-    privileged: bool = False
-    service_account: str = ""
-    pull_secrets: Sequence[str] = ()
-    priority_class: str = ""
+    """User and group; None: those of the image."""
     node_selector: Mapping[str, str] = field(default_factory=dict)
     tolerations: Sequence[Mapping[str, Any]] = ()
-    gpu_resource: str
     pod_patch: Mapping[str, Any] = field(default_factory=dict)
-    margin_seconds: float
-    pending_hours: float
-    ttl_seconds: int
     grace_seconds: float
 
+    @property
+    def native(self) -> bool:
+        """The image of the step is the image of the pod."""
+        return self.settings.mode == "native"
 
-def fault(setting: str, value: object, allowed: str) -> ConfigurationError:
+
+def site_of(settings: KubernetesSettings, *, base_dir: str, image_dir: str, grace_seconds: float) -> Site:
+    """Raises ConfigurationError, naming the setting."""
+    native = settings.mode == "native"
+    if not native and not settings.launcher_image:
+        raise ConfigurationError(
+            "KUBERNETES_LAUNCHER_IMAGE is empty: with KUBERNETES_MODE=apptainer it names the image that holds Apptainer"
+        )
+    base = _directory("PIPELINE_BASE_DIR", base_dir)
+    images = _directory("SIF_CACHE_DIR", image_dir) if image_dir and not native else ""
+    separate = bool(images) and os.path.commonpath([images, base]) != base
+    return Site(
+        settings=settings,
+        base_dir=base,
+        base_volume=_volume("VOLUME", settings.volume, base),
+        image_dir=images,
+        image_volume=_volume("SIF_VOLUME", settings.sif_volume, images) if separate else None,
+        run_as=_run_as(settings.run_as),
+        node_selector=_structure("NODE_SELECTOR", settings.node_selector, labels, "a mapping from label to text") or {},
+        tolerations=_structure("TOLERATIONS", settings.tolerations, objects, "a list of tolerations") or (),
+        pod_patch=_patch(settings.pod_patch),
+        grace_seconds=grace_seconds,
+    )
+
+
+def names(text: str) -> list[str]:
+    """The items of a setting that is a list, separated by commas."""
+    return [each.strip() for each in text.split(",") if each.strip()]
+
+
+def _refused(setting: str, value: object, allowed: str) -> ConfigurationError:
     return ConfigurationError(f"KUBERNETES_{setting}: {value!r} is not allowed; allowed: {allowed}")
 
 
-def volume(setting: str, text: str) -> Volume:
-    """`hostpath:/dir`, `pvc:CLAIM`, `pvc:CLAIM/dir/in/it`, `nfs:SERVER:/export`."""
-    kind, _, rest = text.partition(":")
-    allowed = "hostpath:/DIRECTORY, pvc:CLAIM, pvc:CLAIM/DIRECTORY or nfs:SERVER:/EXPORT"
-    if ".." in rest.split("/"):
-        raise fault(setting, text, f"{allowed}, without '..'")
+def _directory(name: str, path: str) -> str:
+    """A directory that pods see under the same path."""
+    found = os.path.normpath(path)
+    if not os.path.isabs(found) or ":" in found:
+        raise ConfigurationError(f"{name} is {path!r}: Kubernetes mounts only absolute paths without ':'")
+    return found
+
+
+def _volume(setting: str, text: str, path: str) -> Volume:
+    """The volume that a setting names; if it is empty, the directory `path` of each node."""
+    kind, _, rest = (text or f"hostpath:{path}").partition(":")
     match kind:
+        case _ if ".." in rest.split("/"):
+            pass
         case "hostpath" if rest.startswith("/"):
             return Volume({"hostPath": {"path": rest}})
         case "pvc":
@@ -86,27 +108,38 @@ def volume(setting: str, text: str) -> Volume:
             server, _, export = rest.rpartition(":")
             if server and export.startswith("/"):
                 return Volume({"nfs": {"server": server, "path": export}})
-    raise fault(setting, text, allowed)
+    raise _refused(setting, text, _VOLUMES)
 
 
-def directory(name: str, path: str) -> str:
-    """A directory that pods are to see under the same path."""
-    found = os.path.normpath(path)
-    if not os.path.isabs(found) or ":" in found:
-        raise ConfigurationError(f"{name} is {path!r}: Kubernetes mounts only absolute paths without ':'")
-    return found
+def _run_as(text: str) -> tuple[int, int] | None:
+    if text == "image":
+        return None
+    user, _, group = text.partition(":")
+    return (int(user), int(group or user)) if text else (os.geteuid(), os.getegid())
 
 
-def structure(setting: str, text: str, kind: Callable[[Any], T | None], allowed: str) -> T | None:
-    """YAML or JSON text; None if it is empty."""
+def _patch(text: str) -> dict[str, Any]:
+    patch = _structure("POD_PATCH", text, mapping, "the part of a pod template that is to be merged in") or {}
+    try:
+        merged({"metadata": {}, "spec": {"containers": [], "volumes": []}}, patch)
+    except ValueError as error:
+        raise _refused("POD_PATCH", text, f"a strategic merge patch ({error})") from error
+    return patch
+
+
+# --- YAML or JSON in a setting ---------------------------------------------------------------------------------------
+
+
+def _structure(setting: str, text: str, shape: Callable[[Any], T | None], allowed: str) -> T | None:
+    """The parsed text; None if it is empty."""
     if not text.strip():
         return None
     try:
-        found = kind(yaml.safe_load(text))
+        found = shape(yaml.safe_load(text))
     except yaml.YAMLError as error:
-        raise fault(setting, text, f"{allowed}; it is no YAML: {' '.join(str(error).split())}") from error
+        raise _refused(setting, text, f"{allowed}; it is no YAML: {' '.join(str(error).split())}") from error
     if found is None:
-        raise fault(setting, text, allowed)
+        raise _refused(setting, text, allowed)
     return found
 
 
@@ -115,34 +148,12 @@ def mapping(value: Any) -> dict[str, Any] | None:
 
 
 def labels(value: Any) -> dict[str, str] | None:
-    """What a node selector is made of."""
+    """A node selector."""
     found = mapping(value)
-    if found is None or not all(isinstance(each, str) for each in found.values()):
-        return None
-    return found
+    return found if found is not None and all(isinstance(each, str) for each in found.values()) else None
 
 
 def objects(value: Any) -> list[dict[str, Any]] | None:
     """A list of mappings, or one mapping."""
     items = [value] if isinstance(value, dict) else value
-    if not isinstance(items, list) or not all(mapping(item) is not None for item in items):
-        return None
-    return items
-
-
-def run_as(text: str) -> tuple[int, int] | None:
-    """Under which user and group jobs run; those of the worker if nothing is said, those of the image for `image`."""
-    if text == "image":
-        return None
-    if not text:
-        return os.geteuid(), os.getegid()
-    match = _RUN_AS.fullmatch(text)
-    if match is None:
-        raise fault("RUN_AS", text, "UID, UID:GID, `image`, or empty for the worker's own")
-    return int(match[1]), int(match[2] or match[1])
-
-
-def label_value(setting: str, text: str) -> str:
-    if not _LABEL_VALUE.fullmatch(text):
-        raise fault(setting, text, "63 letters, digits, '-', '_', '.' at most, with a letter or digit at both ends")
-    return text
+    return items if isinstance(items, list) and all(mapping(item) is not None for item in items) else None

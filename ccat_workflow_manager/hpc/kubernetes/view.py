@@ -1,7 +1,7 @@
-"""What a namespace holds, kept up to date by a watch for Jobs and one for pods, or by listing both.
+"""The Jobs and pods of a namespace, kept up to date by a watch for each kind, or by lists of both.
 
-One view serves all jobs of a process. It answers without a call as long as the watches stand and every job that is
-asked for is in it; otherwise both kinds are listed once, for all jobs together.
+One view serves all jobs of a process. It answers without a call as long as the watches stand and it has every job that
+is asked for; otherwise it lists both kinds once, for all jobs together.
 """
 
 from __future__ import annotations
@@ -9,22 +9,22 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeAlias
 
 from ccat_workflow_manager.errors import BackendConfused, BackendError
 from ccat_workflow_manager.hpc.kubernetes.answers import Expired
-from ccat_workflow_manager.hpc.kubernetes.calls import Calls, Watching
+from ccat_workflow_manager.hpc.kubernetes.client import KubernetesClient, Watching
 from ccat_workflow_manager.hpc.kubernetes.manifest import SELECTOR
-from ccat_workflow_manager.hpc.kubernetes.observed import SeenJob, SeenPod, read_job, read_pod
+from ccat_workflow_manager.hpc.kubernetes.objects import SeenJob, SeenPod, read_job, read_pod
 
 log = logging.getLogger(__name__)
 
 Seen: TypeAlias = "SeenJob | SeenPod"
 OnJob: TypeAlias = "Callable[[str], None]"
-"""Told the name of a Job that is over or gone, or whose pod is."""
+"""Gets the name of a Job that has ended or is gone, with all of its pods."""
 
 _PAUSES = (0.2, 1.0, 5.0, 15.0)
 _REMEMBERED = 20_000
@@ -33,15 +33,15 @@ _SHORTEST_POLL = 0.5
 
 @dataclass(slots=True)
 class _Kind:
-    """All objects of one kind, by the Job that they belong to and then by name."""
+    """All objects of one kind, by Job and then by name."""
 
     kind: str
     read: Callable[[Mapping[str, Any]], Seen]
     groups: dict[str, dict[str, Seen]] = field(default_factory=dict)
     version: str | None = None
-    """Up to which `groups` is right; None: to be listed."""
+    """The resource version of `groups`; None: it has to be listed."""
     generation: int = 0
-    """Counts the lists: what a watch says that was begun before the last one is not heard."""
+    """Counts the lists. Events of a watch that began before the last list are dropped."""
     connected: bool = False
     watching: Watching | None = None
 
@@ -56,11 +56,11 @@ class _Kind:
 
 
 class View:
-    """One namespace, as far as it is ours."""
+    """Cached Jobs and pods of this service in one namespace."""
 
-    def __init__(self, calls: Calls, namespace: str, *, poll_seconds: float, watch: bool) -> None:
+    def __init__(self, client: KubernetesClient, namespace: str, *, poll_seconds: float, watch: bool) -> None:
         self.namespace = namespace
-        self._calls = calls
+        self._client = client
         self._poll_seconds = poll_seconds
         self._watch = watch
         self._jobs = _Kind("Job", read_job)
@@ -72,14 +72,14 @@ class View:
         self._closed = threading.Event()
         self._listeners: list[OnJob] = []
         self._departed: dict[str, dict[str, SeenPod]] = {}
-        """Pods that are gone, of Jobs that are not: how they ended is not said again."""
+        """Removed pods of Jobs that are still there: their ends are not in a later list."""
         self._missing: set[str] = set()
-        """Jobs of which a list said that they are not there."""
+        """Jobs that a list did not contain."""
 
     # --- asking ------------------------------------------------------------------------------------------------------
 
     def look(self, names: Collection[str]) -> None:
-        """Make sure that these Jobs are known as they are now, or known not to be there. Raises BackendError."""
+        """Bring these Jobs up to date, those that do not exist included. Raises BackendError."""
         if self._is_good(names):
             return
         if self._listed_at is not None:
@@ -99,13 +99,13 @@ class View:
         return job, [pod for pod in pods.values() if isinstance(pod, SeenPod)]
 
     def all(self) -> list[tuple[SeenJob | None, list[SeenPod]]]:
-        """Every Job, and what is left of pods whose Job is gone."""
+        """Every Job with its pods, and the pods whose Job is gone."""
         with self._lock:
             names = [*self._jobs.groups, *(name for name in self._pods.groups if name not in self._jobs.groups)]
         return [self.of(name) for name in names]
 
     def add(self, data: Mapping[str, Any]) -> None:
-        """A Job that was just created, which the watch may not have told of yet."""
+        """Add a Job that was just created, before the watch shows it."""
         seen = read_job(data)
         with self._lock:
             if seen.name not in self._jobs.groups:
@@ -118,7 +118,7 @@ class View:
 
     @property
     def is_recent(self) -> bool:
-        """Whether there is no need for another list only because time has passed."""
+        """Whether the last list is young enough, or the watches stand."""
         fresh = self._listed_at is not None and time.monotonic() - self._listed_at < self._poll_seconds
         return fresh or self.watched
 
@@ -128,14 +128,14 @@ class View:
             return self.is_recent and all(name in known for name in names)
 
     def refresh(self) -> None:
-        """List both kinds. Whoever comes while that is being done waits for it, and then does it again."""
+        """List both kinds. One thread at a time does this."""
         with self._listing:
             for kind in (self._jobs, self._pods):
                 self._list(kind)
             self._listed_at = time.monotonic()
 
     def _list(self, kind: _Kind) -> None:
-        listed = self._calls.list(kind.kind, self.namespace, SELECTOR)
+        listed = self._client.list(kind.kind, self.namespace, SELECTOR)
         try:
             seen = [kind.read(item) for item in listed.items]
         except ValueError as error:
@@ -154,9 +154,9 @@ class View:
             kind.generation += 1
             watching = kind.watching
         if watching is not None:
-            # It goes on from the version of the list, so that nothing is missed in between.
+            # The next watch goes on from the version of the list, so that it misses nothing.
             watching.cut()
-        self._tell(touched)
+        self._notify(touched)
 
     # --- watching ----------------------------------------------------------------------------------------------------
 
@@ -172,7 +172,7 @@ class View:
         return stop
 
     def begin_watching(self) -> None:
-        """Start the threads for it; one that has died is started again."""
+        """Start the threads that watch, and start those again that have died."""
         duties: dict[str, Callable[[], None]] = {"list jobs": self._keep_listing}
         if self._watch:
             duties = {f"watch {kind.kind}s": partial(self._keep_watching, kind) for kind in (self._jobs, self._pods)}
@@ -186,7 +186,7 @@ class View:
                     self._threads[name].start()
 
     def _keep_listing(self) -> None:
-        """For listeners, where nothing is watched."""
+        """Find changes for listeners without a watch."""
         while not self._closed.wait(max(self._poll_seconds, _SHORTEST_POLL)):
             try:
                 if self._listeners and not self.is_recent:
@@ -202,11 +202,11 @@ class View:
             while not self._closed.is_set():
                 failures = 0 if self._watched_again(kind, failures) else failures + 1
         finally:
-            # Whatever ends this thread: nobody may take the silence after it for "nothing has changed".
+            # Without this thread a silent watch no longer means that nothing has changed.
             self._disconnect(kind)
 
     def _watched_again(self, kind: _Kind, failures: int) -> bool:
-        """One watch, from its beginning to its end; False if it failed and its pause is over."""
+        """Watch once, from beginning to end. Returns False after a failure and its pause."""
         try:
             if kind.version is None:
                 self._list(kind)
@@ -230,7 +230,7 @@ class View:
         return False
 
     def _watch_once(self, kind: _Kind) -> None:
-        """Until the server or a list ends it. A watch that merely came of age stays connected in between."""
+        """Watch until the server or a list ends it. At its regular end the view still counts as connected."""
 
         def connected() -> None:
             with self._lock:
@@ -239,12 +239,12 @@ class View:
         with self._lock:
             version, generation = kind.version or "", kind.generation
             kind.watching = watching = Watching(connected)
-        for event in self._calls.watch(kind.kind, self.namespace, SELECTOR, version, watching):
+        for event in self._client.watch(kind.kind, self.namespace, SELECTOR, version, watching):
             if self._closed.is_set() or not self._apply(kind, event, generation):
                 return
 
     def _apply(self, kind: _Kind, event: Mapping[str, Any], generation: int) -> bool:
-        """Take in one event; False if it is none of ours any more."""
+        """Take in one event. Returns False if a list has made this watch obsolete."""
         data = event["object"]
         try:
             version = data["metadata"]["resourceVersion"]
@@ -263,22 +263,22 @@ class View:
                 if kind is self._jobs:
                     self._missing.discard(seen.group)
         if seen is not None:
-            self._tell([seen.group])
+            self._notify([seen.group])
         return True
 
     def _note_departure(self, seen: Seen) -> None:
         if isinstance(seen, SeenJob):
             self._departed.pop(seen.name, None)
         elif seen.group in self._jobs.groups:
-            over = seen if seen.over else replace(seen, phase="Failed")
+            over = seen if seen.over else replace(seen, phase="Failed", running=None)
             self._departed.setdefault(seen.group, {})[seen.name] = over
 
     def _disconnect(self, kind: _Kind) -> None:
         with self._lock:
             kind.connected = False
 
-    def _tell(self, names: Iterable[str]) -> None:
-        """Tell of those that are over, or gone, with all of their pods."""
+    def _notify(self, names: Iterable[str]) -> None:
+        """Call the listeners for the Jobs that have ended, or are gone, with all of their pods."""
         listeners = list(self._listeners)
         if not listeners:
             return
@@ -294,3 +294,37 @@ class View:
             self._disconnect(kind)
             if kind.watching is not None:
                 kind.watching.cut()
+
+
+class Notices:
+    """Calls a listener with the jobs that have ended, in a thread of its own: a slow listener does not hold up a watch.
+
+    Ids gather while the listener is busy.
+    """
+
+    def __init__(self, on_change: Callable[[Sequence[str]], None]) -> None:
+        self._on_change = on_change
+        self._gathered: dict[str, None] = {}
+        self._rung = threading.Condition()
+        self._over = False
+        threading.Thread(target=self._run, name="kubernetes notices", daemon=True).start()
+
+    def add(self, job_id: str) -> None:
+        with self._rung:
+            self._gathered[job_id] = None
+            self._rung.notify()
+
+    def stop(self) -> None:
+        with self._rung:
+            self._over = True
+            self._rung.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._rung:
+                while not self._gathered and not self._over:
+                    self._rung.wait()
+                if self._over:
+                    return
+                gathered, self._gathered = list(self._gathered), {}
+            self._on_change(gathered)

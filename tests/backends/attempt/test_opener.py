@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Callable
@@ -46,6 +47,36 @@ def test_replaced_file(root: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -
     REPLACEMENTS[kind](Path("record"))
     with pytest.raises(UnsafeFile):
         read_small(str(root / "record"), root=str(root))
+
+
+@pytest.mark.parametrize("closed", ["a", "a/b", "a/b/record"])
+def test_closed_by_its_job(root: Path, closed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`chmod 000` is the act of the job; any other refusal is that of the filesystem."""
+    monkeypatch.setattr(os, "open", _refusing(os.open))
+    (root / "a" / "b").mkdir(parents=True)
+    record = root / "a" / "b" / "record"
+    record.write_text("mine")
+    assert read_small(str(record), root=str(root / "a")) is not None
+    (root / closed).chmod(0)
+    try:
+        with pytest.raises(UnsafeFile):
+            read_small(str(record), root=str(root / "a"))
+    finally:
+        (root / closed).chmod(0o755)
+    monkeypatch.setattr(os, "open", _refusing(os.open, 0o7777))
+    with pytest.raises(PermissionError):
+        read_small(str(record), root=str(root / "a"))
+
+
+def _refusing(opened: Callable[..., int], ignored: int = 0) -> Callable[..., int]:
+    """`os.open` for a user who is not root: it obeys permissions, all but those that are `ignored`."""
+
+    def open_(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        if not os.stat(path, dir_fd=dir_fd).st_mode & 0o400 & ~ignored:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return opened(path, flags, mode, dir_fd=dir_fd)
+
+    return open_
 
 
 def test_device() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -128,8 +128,16 @@ def batch_api() -> client.BatchV1Api:
 
 
 def pods_of(job: Job) -> list[str]:
+    return [str(each.metadata.name) for each in _pods(job)]
+
+
+def phases_of(job: Job) -> list[str]:
+    return sorted((str(each.status.phase) for each in _pods(job)), reverse=True)
+
+
+def _pods(job: Job) -> Sequence[Any]:
     found = core_api().list_namespaced_pod("default", label_selector=f"job-name={name_of(job)}")
-    return [str(each.metadata.name) for each in found.items]
+    return list(found.items)
 
 
 def delete_job(job: Job, policy: str = "Background") -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from kubernetes.config import incluster_config
 
 from ccat_workflow_manager.errors import BackendUnavailable
 from ccat_workflow_manager.hpc import registry
-from ccat_workflow_manager.hpc.kubernetes import calls
+from ccat_workflow_manager.hpc.kubernetes import client
 from ccat_workflow_manager.hpc.kubernetes.backend import KubernetesBackend
 from ccat_workflow_manager.lifecycle.job_info import JobStatus
 from tests.backends.kubernetes.certificates import loopback_certificate
@@ -56,7 +57,7 @@ def test_a_file_of_a_token_may_end_with_a_line_break(
     token = tmp_path / "token"
     token.write_text(f"{own_cluster.token_file.read_text().strip()}\n")
     use_kubeconfig(monkeypatch, tmp_path / "config", own_cluster, {"tokenFile": str(token)})
-    assert calls.Calls(request_seconds=5).version() >= (1, 20)
+    assert client.KubernetesClient(request_seconds=5).version() >= (1, 20)
 
 
 @pytest.mark.parametrize("token", ["a\nb", "caf\u00e9", "\u0142"])
@@ -65,7 +66,7 @@ def test_a_token_that_cannot_be_sent_is_not_shown(
 ) -> None:
     use_kubeconfig(monkeypatch, tmp_path / "config", own_cluster, {"token": f"secret{token}"})
     with pytest.raises(BackendUnavailable, match="credentials") as caught:
-        calls.Calls(request_seconds=5).version()
+        client.KubernetesClient(request_seconds=5).version()
     assert "secret" not in f"{caught.value}{caught.value.__cause__}{caught.value.__context__}"
 
 
@@ -75,7 +76,7 @@ def test_a_kubeconfig_that_is_being_written(tmp_path: Path, monkeypatch: pytest.
     config.write_text(text)
     monkeypatch.setenv("KUBECONFIG", str(config))
     with pytest.raises(BackendUnavailable, match=f"{config} cannot be used"):
-        calls.Calls(request_seconds=5).version()
+        client.KubernetesClient(request_seconds=5).version()
 
 
 # --- the service account of a pod -------------------------------------------------------------------------------------
@@ -90,7 +91,7 @@ def pod_cluster(new_cluster: NewCluster, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.delenv("KUBECONFIG", raising=False)
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", host)
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", port)
-    monkeypatch.setattr(calls, "TOKEN_FILE", server.token_file)
+    monkeypatch.setattr(client, "TOKEN_FILE", server.token_file)
     monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(server.token_file))
     monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(tmp_path / "server.crt"))
     return server
@@ -111,7 +112,7 @@ def test_in_a_cluster(pod_cluster: ApiServer, jobs_on: JobsOn) -> None:
 
 def test_a_token_of_a_pod_that_is_being_written(pod_cluster: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The official client reads it again by itself, in the middle of a request."""
-    asking = calls.Calls(request_seconds=5)
+    asking = client.KubernetesClient(request_seconds=5)
     monkeypatch.setattr(incluster_config.InClusterConfigLoader, "token_expires_at", _Passed(), raising=False)
     asking.list("Job", "default", "a=b")
     token = pod_cluster.token_file.read_text()
@@ -139,20 +140,20 @@ class _Passed:
 def test_available_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("KUBECONFIG", raising=False)
-    monkeypatch.delenv(calls.IN_CLUSTER, raising=False)
+    monkeypatch.delenv(client.IN_CLUSTER, raising=False)
     found = KubernetesBackend.is_available()
     assert not found.available
     assert "KUBECONFIG" in found.installation_hint
     with pytest.raises(registry.UnusableBackend, match="no kubeconfig"):
         registry.create("kubernetes", pipeline_base_dir=str(tmp_path), launcher_image="x")
-    monkeypatch.setattr(calls, "TOKEN_FILE", tmp_path / "token")
-    monkeypatch.setenv(calls.IN_CLUSTER, "10.0.0.1")
+    monkeypatch.setattr(client, "TOKEN_FILE", tmp_path / "token")
+    monkeypatch.setenv(client.IN_CLUSTER, "10.0.0.1")
     assert not KubernetesBackend.is_available().available
     (tmp_path / "token").write_text("secret")
     assert KubernetesBackend.is_available().available
     (tmp_path / ".kube").mkdir()
     (tmp_path / ".kube" / "config").write_text("{}")
-    monkeypatch.delenv(calls.IN_CLUSTER)
+    monkeypatch.delenv(client.IN_CLUSTER)
     assert KubernetesBackend.is_available().available
 
 
@@ -171,19 +172,30 @@ def test_queue_status(jobs: KubernetesHarness) -> None:
     jobs.until(job, JobStatus.COMPLETED)
 
 
-def test_backend_check_on_a_cluster(cluster: ApiServer, tmp_path: Path) -> None:
+def backend_check(directory: Path, *arguments: str, mode: str = "apptainer") -> subprocess.CompletedProcess[str]:
     ours = {
-        "PIPELINE_BASE_DIR": str(tmp_path),
+        "PIPELINE_BASE_DIR": str(directory),
+        "KUBERNETES_MODE": mode,
         "KUBERNETES_LAUNCHER_IMAGE": "launcher:1",
         "KUBERNETES_NAMESPACE": "default",
     }
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CCAT_")}
-    clauses = [f"--clause={name}" for name in ("exit_3_is_failed", "cancel_running", "find_by_name")]
-    done = subprocess.run(
-        [PROGRAM, "backend", "check", "kubernetes", "--json", *clauses],
+    return subprocess.run(
+        [PROGRAM, "backend", "check", "kubernetes", "--json", *arguments],
         env={**environment, **{f"CCAT_WORKFLOW_MANAGER_{name}": value for name, value in ours.items()}},
         capture_output=True, text=True, timeout=110,
     )  # fmt: skip
+
+
+def test_backend_check_cannot_check_images(cluster: ApiServer, tmp_path: Path) -> None:
+    done = backend_check(tmp_path, mode="native")
+    assert done.returncode == 2, done.stderr
+    assert "mode native" in done.stderr
+
+
+def test_backend_check_on_a_cluster(cluster: ApiServer, tmp_path: Path) -> None:
+    clauses = [f"--clause={name}" for name in ("exit_3_is_failed", "cancel_running", "find_by_name")]
+    done = backend_check(tmp_path, f"--python={sys.executable}", *clauses)
     assert done.returncode == 0, done.stderr
     assert [each["outcome"] for each in json.loads(done.stdout)] == ["passed"] * 3
     assert os.listdir(tmp_path / ".kubernetes") == []

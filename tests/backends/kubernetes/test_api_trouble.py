@@ -15,9 +15,9 @@ from ccat_workflow_manager.errors import (
     BackendUnavailable,
     JobDeferred,
 )
-from ccat_workflow_manager.hpc.kubernetes import calls
+from ccat_workflow_manager.hpc.kubernetes import client
 from ccat_workflow_manager.hpc.kubernetes.answers import retry_after
-from ccat_workflow_manager.hpc.kubernetes.metrics import quantity, usage_of
+from ccat_workflow_manager.hpc.kubernetes.objects import quantity, usage_of
 from ccat_workflow_manager.lifecycle.job_info import JobStatus
 from ccat_workflow_manager.testing.harness import Job
 from tests.backends.kubernetes.certificates import loopback_certificate
@@ -97,7 +97,7 @@ def test_a_status_costs_no_call_while_watched(jobs: KubernetesHarness) -> None:
 
 
 def test_many_pages(own_cluster: ApiServer, jobs_on: JobsOn, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls, "_PAGE", 3)
+    monkeypatch.setattr(client, "PAGE", 3)
     jobs = jobs_on(own_cluster, watch=False)
     ids = [each.id for each in jobs.submit_all([jobs.request("true") for _ in range(10)]) if isinstance(each, Job)]
     other = jobs_on(own_cluster, watch=False)

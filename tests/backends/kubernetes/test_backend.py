@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +12,11 @@ import pytest
 from ccat_workflow_manager.errors import BackendRejected
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc import log_watch
+from ccat_workflow_manager.hpc.kubernetes import backend
+from ccat_workflow_manager.hpc.kubernetes.backend import KubernetesJob, job_store
 from ccat_workflow_manager.lifecycle.job_info import JobStatus
 from ccat_workflow_manager.lifecycle.models import Resources
+from ccat_workflow_manager.testing.harness import Job
 from tests.backends.kubernetes.conftest import JobsOn, NewCluster, nodes
 from tests.backends.kubernetes.harness import (
     GATE,
@@ -21,6 +25,7 @@ from tests.backends.kubernetes.harness import (
     core_api,
     delete_job,
     name_of,
+    phases_of,
     pods_of,
 )
 from tests.stand_ins.kubernetes import ApiServer, Node
@@ -99,6 +104,21 @@ def test_nothing_is_left_after_cleanup(jobs: KubernetesHarness, tmp_path: Path) 
     assert jobs.backend.find(job.request.job_name) is None
 
 
+def test_notes_of_jobs_that_were_not_cleaned_up_go(
+    jobs: KubernetesHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, _ = jobs.gated()
+    notes = job_store(tmp_path)
+    for name, submitted_at in (("old", 0.0), ("young", time.time()), (name_of(job), 0.0)):
+        notes.put(name, KubernetesJob(name, "/nowhere", submitted_at))
+    jobs.backend.list_jobs()
+    assert {"old", "young", name_of(job)} <= set(notes.ids())
+    monkeypatch.setattr(backend, "SWEEP_SECONDS", 0)
+    jobs.backend.list_jobs()
+    assert "old" not in notes.ids()
+    assert {"young", name_of(job)} <= set(notes.ids())
+
+
 # --- pods in trouble --------------------------------------------------------------------------------------------------
 
 
@@ -108,6 +128,46 @@ def test_evicted(jobs: KubernetesHarness, cluster: ApiServer) -> None:
     info = jobs.until(job, JobStatus.FAILED)
     assert info.reason is FailureReason.PREEMPTED
     assert "memory" in str(info.message)
+
+
+def test_over_its_time_limit_only_when_the_container_has_ended(
+    new_cluster: NewCluster, jobs_on: JobsOn, tmp_path: Path
+) -> None:
+    """A kubelet of 1.20 sets DeadlineExceeded, and then has to wait for a program that ignores SIGTERM."""
+    server = new_cluster(version="1.20", clock_scale=10)
+    jobs = jobs_on(server, margin_seconds=1, kill_grace_seconds=600)
+    gate = tmp_path / "go"
+    short = replace(jobs.resources, time_hours=1 / 3600)
+    job = jobs.submit(
+        "/bin/sh", "-c", f"trap '' TERM; {GATE.replace('exit 0', 'exit 3')}", "sh", str(gate), resources=short
+    )
+
+    def late() -> bool:
+        [pod] = core_api().list_namespaced_pod("default", label_selector=f"job-name={name_of(job)}").items
+        ended = batch_api().read_namespaced_job(name_of(job), "default").status.conditions
+        return (
+            bool(ended) and pod.status.phase == "Failed" and pod.status.container_statuses[0].state.running is not None
+        )
+
+    wait_until(late, 20, "DeadlineExceeded of a pod whose container runs")
+    jobs.begin_watching()
+    assert jobs.backend.get_status(job.id).status is JobStatus.RUNNING
+    assert job.id in [each.job_id for each in jobs.backend.list_jobs()]
+    gate.touch()
+    info = jobs.until(job, JobStatus.FAILED)
+    assert (info.reason, info.exit_code) == (FailureReason.TIME_LIMIT, 3), info
+    assert info.wall_time_seconds is not None
+
+
+@pytest.mark.parametrize("watched", [True, False])
+@pytest.mark.parametrize("version", ["1.20", "1.37"])
+def test_a_node_is_drained(new_cluster: NewCluster, jobs_on: JobsOn, version: str, watched: bool) -> None:
+    server = new_cluster(nodes=nodes("4", "8Gi"), version=version, clock_scale=10)
+    jobs = jobs_on(server, watch=watched)
+    job, _ = jobs.gated()
+    server.faults.drain(pods_of(job)[0])
+    info = jobs.until(job, JobStatus.FAILED)
+    assert info.reason is FailureReason.PREEMPTED, info
 
 
 def test_a_pod_is_deleted_by_hand(jobs: KubernetesHarness) -> None:
@@ -145,9 +205,12 @@ def test_a_job_that_writes_too_much_log_is_stopped(
 
 def test_out_of_memory_of_a_child(jobs: KubernetesHarness) -> None:
     """The shell of the pod goes on; the control group knows."""
-    command = ["/bin/sh", "-c", '"$@" & wait $!; exit 9', "sh", jobs.python, "-I", "-c", FILL.format(400)]
-    job = jobs.submit(*command, resources=replace(jobs.resources, memory_gb=0.125))
-    assert jobs.until(job, JobStatus.FAILED).reason is FailureReason.OUT_OF_MEMORY
+    small = replace(jobs.resources, memory_gb=0.125)
+    fill = ("sh", jobs.python, "-I", "-c", FILL.format(400))
+    failed = jobs.submit("/bin/sh", "-c", '"$@" & wait $!; exit 9', *fill, resources=small)
+    passed = jobs.submit("/bin/sh", "-c", '"$@" & wait $!; exit 0', *fill, resources=small)
+    assert jobs.until(failed, JobStatus.FAILED).reason is FailureReason.OUT_OF_MEMORY
+    assert "memory" in str(jobs.until(passed, JobStatus.COMPLETED).warning)
 
 
 def test_peak_memory_is_counted(jobs: KubernetesHarness) -> None:
@@ -160,8 +223,10 @@ def test_peak_memory_is_counted(jobs: KubernetesHarness) -> None:
 
 
 def test_a_volume_that_is_not_there(cluster: ApiServer, jobs_on: JobsOn, tmp_path: Path) -> None:
+    """The message of the shell is in the log of its container, of which a pod may have more."""
     (tmp_path / "empty").mkdir()
-    jobs = jobs_on(cluster, volume=f"hostpath:{tmp_path / 'empty'}")
+    side = "spec: {containers: [{name: side, image: 'launcher:1', command: ['true']}]}"
+    jobs = jobs_on(cluster, volume=f"hostpath:{tmp_path / 'empty'}", pod_patch=side)
     job = jobs.submit("true")
     info = jobs.until(job, JobStatus.FAILED)
     assert info.reason is FailureReason.CONTAINER_FAILED
@@ -180,7 +245,7 @@ def test_a_claim_of_a_volume_and_a_part_of_it(new_cluster: NewCluster, jobs_on: 
 def test_resources_of_a_step_choose_the_node(new_cluster: NewCluster, jobs_on: JobsOn) -> None:
     tainted = ({"key": "gpu", "effect": "NoSchedule"},)
     fast = Node("fast", extended={"nvidia.com/gpu": "2"}, labels={"disk": "ssd"}, taints=tainted)
-    jobs = jobs_on(new_cluster(nodes=(Node("plain"), fast)))
+    jobs = jobs_on(new_cluster(nodes=(Node("plain"), fast)), allowed_node_labels="disk", allowed_tolerations="gpu")
     extra = {"node_selector": {"disk": "ssd"}, "tolerations": [{"key": "gpu", "operator": "Exists"}]}
     job = jobs.submit("true", resources=Resources(cpu=1, memory_gb=0.25, gpu=1, extra=extra))
     assert jobs.until(job, JobStatus.COMPLETED).node == "fast"
@@ -193,6 +258,39 @@ def test_a_node_is_removed(own_cluster: ApiServer, jobs_on: JobsOn) -> None:
     # Of a pod that has gone unseen, only that it was disrupted is known.
     jobs.begin_watching()
     own_cluster.faults.remove_node(str(jobs.backend.get_status(job.id).node))
+    info = jobs.until(job, JobStatus.FAILED)
+    assert info.reason is FailureReason.NODE_FAILURE, info
+
+
+def _on_silent_node(server: ApiServer, jobs: KubernetesHarness) -> Job:
+    """A running job whose node n1 does not answer."""
+    job, _ = jobs.gated()
+    wait_until(lambda: phases_of(job) == ["Running"], 20, "the kubelet to report the container")
+    server.faults.lose_node("n1")
+    jobs.poll(lambda: "n1" in str(jobs.backend.get_status(job.id).message), "the node in the message", 60)
+    return job
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_a_silent_node_returns(new_cluster: NewCluster, jobs_on: JobsOn, watched: bool) -> None:
+    server = new_cluster(nodes=(Node("n1"), Node("n2", cpu="0.1")), version="1.20", clock_scale=50)
+    jobs = jobs_on(server, margin_seconds=36_000, watch=watched)
+    job = _on_silent_node(server, jobs)
+    wait_until(lambda: phases_of(job) == ["Running", "Pending"], 60, "a second pod, for which no node has room")
+    info = jobs.backend.get_status(job.id)
+    assert info.status is JobStatus.RUNNING
+    assert "n1 does not answer" in str(info.message)
+    server.faults.return_node("n1")
+    info = jobs.until(job, JobStatus.FAILED)
+    assert info.reason in (FailureReason.PREEMPTED, FailureReason.NODE_FAILURE), info
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_a_silent_node_is_removed(new_cluster: NewCluster, jobs_on: JobsOn, watched: bool) -> None:
+    server = new_cluster(nodes=(Node("n1"), Node("n2", cpu="2")), version="1.20", clock_scale=50)
+    jobs = jobs_on(server, margin_seconds=36_000, watch=watched)
+    job = _on_silent_node(server, jobs)
+    server.faults.remove_node("n1")
     info = jobs.until(job, JobStatus.FAILED)
     assert info.reason is FailureReason.NODE_FAILURE, info
 

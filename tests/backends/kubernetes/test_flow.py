@@ -26,7 +26,7 @@ def test_native_steps_hand_products_on(native_service: Service) -> None:
 def test_native_keeps_the_container_contract(native_service: Service) -> None:
     """Paths, modes and environment are those of the container contract."""
     look = (
-        "pwd; printenv OF_THE_IMAGE WORKFLOW_OUTPUT_DIR; "
+        "pwd; printenv OF_THE_IMAGE WORKFLOW_OUTPUT_DIR; env | grep -c ^KUBERNETES_; "
         'test -s "$WORKFLOW_MANIFEST" && echo manifest; '
         "touch /workflow/input/x 2>/dev/null || echo input is read-only; "
         "touch /workflow/config/x 2>/dev/null || echo config is read-only; "
@@ -37,7 +37,7 @@ def test_native_keeps_the_container_contract(native_service: Service) -> None:
     step = native_service.step(run_id, "only")
     seen = native_service.stream(step).splitlines()
     assert seen == [
-        "/workflow/workspace", "yes", "/workflow/output", "manifest", "input is read-only", "config is read-only",
+        "/workflow/workspace", "yes", "/workflow/output", "0", "manifest", "input is read-only", "config is read-only",
         "writable",
     ]  # fmt: skip
 

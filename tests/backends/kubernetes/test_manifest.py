@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from shlex import quote
 from typing import Any
 
 import kubernetes_validate
 import pytest
 
 from ccat_workflow_manager.errors import ConfigurationError
-from ccat_workflow_manager.hpc.attempt import files as shared
+from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
 from ccat_workflow_manager.hpc.base import JobRequest
-from ccat_workflow_manager.hpc.kubernetes.configuration import site_of
 from ccat_workflow_manager.hpc.kubernetes.manifest import object_name, render_job
 from ccat_workflow_manager.hpc.kubernetes.patch import merged
-from ccat_workflow_manager.hpc.kubernetes.script import AttemptFiles, render_pod_script
-from ccat_workflow_manager.hpc.kubernetes.site import Site
+from ccat_workflow_manager.hpc.kubernetes.script import render_pod_script
+from ccat_workflow_manager.hpc.kubernetes.settings import KubernetesSettings
+from ccat_workflow_manager.hpc.kubernetes.site import Site, site_of
 from ccat_workflow_manager.lifecycle.models import Mount, Resources
+from ccat_workflow_manager.settings import settings_of
 from tests.support.golden_files import check_golden
 
 CURRENT = (1, 37)
@@ -38,22 +38,20 @@ REQUEST = JobRequest(
 )
 
 
-def site(**texts: Any) -> Site:
-    known: dict[str, Any] = {
-        "namespace": "ccat", "deployment": "ccat-wm", "mode": "apptainer", "base_dir": "/data/pipelines",
-        "volume": "pvc:pipelines", "image_dir": "/data/sif-cache", "image_volume": "pvc:images/sif",
-        "launcher_image": "registry.example.org/ccat/launcher:1", "run_as": "1000:100", "privileged": False,
-        "service_account": "", "pull_secrets": "", "priority_class": "", "node_selector": "", "tolerations": "",
-        "gpu_resource": "nvidia.com/gpu", "pod_patch": "", "margin_seconds": 120, "pending_hours": 168,
-        "ttl_seconds": 604_800, "grace_seconds": 5,
+def site(*, base_dir: str = "/data/pipelines", image_dir: str = "/data/sif-cache", **given: Any) -> Site:
+    known = {
+        "namespace": "ccat", "volume": "pvc:pipelines", "sif_volume": "pvc:images/sif", "run_as": "1000:100",
+        "launcher_image": "registry.example.org/ccat/launcher:1", "allowed_node_labels": "zone, disk=ssd",
+        "allowed_tolerations": "gpu", "allowed_priority_classes": "urgent", **given,
     }  # fmt: skip
-    return site_of(**{**known, **texts})
+    settings = settings_of(KubernetesSettings, "kubernetes", known)
+    return site_of(settings, base_dir=base_dir, image_dir=image_dir, grace_seconds=5)
 
 
-RICH = {
+RICH: dict[str, Any] = {
     "service_account": "steps", "pull_secrets": "one, two", "priority_class": "science", "privileged": True,
     "node_selector": "{disk: ssd}", "tolerations": "[{key: ccat, operator: Exists}]",
-    "volume": "nfs:nfs.example.org:/export/pipelines", "image_volume": "hostpath:/opt/images",
+    "volume": "nfs:nfs.example.org:/export/pipelines", "sif_volume": "hostpath:/opt/images",
     "pod_patch": "spec: {hostUsers: false, volumes: [{name: fuse, hostPath: {path: /dev/fuse}}], "
                  "containers: [{name: step, volumeMounts: [{name: fuse, mountPath: /dev/fuse}]}]}",
 }  # fmt: skip
@@ -73,7 +71,7 @@ CASES = {
     "rich": (replace(REQUEST, resource_requirements=RESOURCES), site(**RICH), CURRENT),
     "native": (REQUEST, site(mode="native", volume="pvc:data/pipelines"), CURRENT),
     "native-upstream": (replace(REQUEST, mounts=MOUNTS), site(mode="native", run_as="image"), CURRENT),
-    "defaults": (REQUEST, site(volume="", image_volume="", image_dir="/data/pipelines/images"), CURRENT),
+    "defaults": (REQUEST, site(volume="", sif_volume="", image_dir="/data/pipelines/images"), CURRENT),
 }
 
 
@@ -90,25 +88,9 @@ def test_the_official_schema_takes_it(name: str, version: str) -> None:
 
 @pytest.mark.parametrize("native", [False, True])
 def test_golden_script(native: bool) -> None:
-    attempt = AttemptFiles.of(REQUEST.workspace_dir, NAME)
-    text = render_pod_script(["grid", "--name", "it's"], environment={"A": "1"}, attempt=attempt, native=native)
+    files = AttemptFiles.of(REQUEST.workspace_dir, NAME)
+    text = render_pod_script(["grid", "--name", "it's"], environment={"A": "1"}, files=files, native=native)
     check_golden(f"kubernetes-script-{'native' if native else 'apptainer'}", text.splitlines())
-
-
-@pytest.mark.parametrize("workspace", ["/data/attempt-1/workspace", "/data/ws1", "/data/odd: name/w:s", "/data/x/ws/"])
-@pytest.mark.parametrize("name", [NAME, "mine"])
-def test_an_attempt_is_known_by_a_text(workspace: str, name: str) -> None:
-    attempt = AttemptFiles.of(workspace, name)
-    assert AttemptFiles.parse(str(attempt)) == attempt
-    assert attempt.files == shared.AttemptFiles.of(workspace, name)
-    assert attempt.workspace == workspace.rstrip("/")
-    assert f"cd -- {quote(attempt.workspace)}" in render_pod_script(
-        ["x"], environment={}, attempt=attempt, native=False
-    )
-
-
-def test_the_text_of_an_attempt_of_the_service_is_where_its_files_begin() -> None:
-    assert str(AttemptFiles.of("/data/attempt-1/workspace", NAME)) == f"/data/attempt-1/{NAME}"
 
 
 @pytest.mark.parametrize(
@@ -149,15 +131,40 @@ def test_a_dollar_in_a_path_is_not_a_variable_of_kubernetes() -> None:
         (Resources(extra={"resources": {"a b": "1"}}), "cannot be asked for"),
         (Resources(extra={"resources": {"vendor.example/fpga": "many"}}), "no quantity"),
         (Resources(extra={"resources": {"vendor.example/fpga": True}}), "no quantity"),
-        (Resources(extra={"resources": 1}), "shape"),
-        (Resources(extra={"node_selector": {"disk": 1}}), "shape"),
-        (Resources(extra={"tolerations": "all"}), "shape"),
+        (Resources(extra={"resources": 1}), "does not accept"),
+        (Resources(extra={"node_selector": {"disk": 1}}), "does not accept"),
+        (Resources(extra={"tolerations": "all"}), "does not accept"),
         (Resources(extra={"priority_class": 5}), "PriorityClass"),
     ],
 )
 def test_refused(resources: Resources, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         render_job(replace(REQUEST, resource_requirements=resources), site(), CURRENT)
+
+
+NOT_ALLOWED = [
+    ({"priority_class": "system-cluster-critical"}, "KUBERNETES_ALLOWED_PRIORITY_CLASSES"),
+    ({"tolerations": [{"operator": "Exists"}]}, "KUBERNETES_ALLOWED_TOLERATIONS"),
+    ({"tolerations": {"key": "node-role.kubernetes.io/control-plane"}}, "KUBERNETES_ALLOWED_TOLERATIONS"),
+    ({"node_selector": {"disk": "hdd"}}, "KUBERNETES_ALLOWED_NODE_LABELS"),
+    ({"node_selector": {"zone": "a", "kubernetes.io/hostname": "n1"}}, "KUBERNETES_ALLOWED_NODE_LABELS"),
+]
+
+
+@pytest.mark.parametrize(("extra", "setting"), NOT_ALLOWED)
+def test_a_step_chooses_only_what_the_site_allows(extra: dict[str, Any], setting: str) -> None:
+    request = replace(REQUEST, resource_requirements=Resources(extra=extra))
+    with pytest.raises(ValueError, match=setting):
+        render_job(request, site(), CURRENT)
+
+
+@pytest.mark.parametrize("extra", [RESOURCES.extra, {"node_selector": {"zone": "b", "disk": "ssd"}}])
+def test_a_site_allows_nothing_by_default(extra: dict[str, Any]) -> None:
+    request = replace(REQUEST, resource_requirements=Resources(extra=extra))
+    render_job(request, site(), CURRENT)
+    closed = site(allowed_node_labels="", allowed_tolerations="", allowed_priority_classes="")
+    with pytest.raises(ValueError, match=r"KUBERNETES_ALLOWED_.* nothing"):
+        render_job(request, closed, CURRENT)
 
 
 @pytest.mark.parametrize("mode", ["apptainer", "native"])
@@ -177,7 +184,7 @@ def test_nothing_outside_of_the_volume_is_mounted(mode: str) -> None:
         ({"volume": "pipelines"}, "KUBERNETES_VOLUME"),
         ({"volume": "pvc:../x"}, "KUBERNETES_VOLUME"),
         ({"volume": "nfs:/export"}, "KUBERNETES_VOLUME"),
-        ({"image_volume": "pvc:UPPER"}, "KUBERNETES_SIF_VOLUME"),
+        ({"sif_volume": "pvc:UPPER"}, "KUBERNETES_SIF_VOLUME"),
         ({"run_as": "root"}, "KUBERNETES_RUN_AS"),
         ({"node_selector": "disk"}, "KUBERNETES_NODE_SELECTOR"),
         ({"node_selector": "{disk: 1}"}, "KUBERNETES_NODE_SELECTOR"),

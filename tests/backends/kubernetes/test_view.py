@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 import yaml
 
-from ccat_workflow_manager.hpc.kubernetes.calls import Calls, Listed, Watching
+from ccat_workflow_manager.hpc.kubernetes.client import KubernetesClient, Listed, Watching
 from ccat_workflow_manager.hpc.kubernetes.view import View
 from tests.support.waiting import wait_until
 
@@ -62,7 +62,7 @@ def server() -> Iterator[_Scripted]:
 
 
 def view_on(server: _Scripted, *, watch: bool = True, poll_seconds: float = 3600) -> View:
-    return View(cast("Calls", server), "ns", poll_seconds=poll_seconds, watch=watch)
+    return View(cast("KubernetesClient", server), "ns", poll_seconds=poll_seconds, watch=watch)
 
 
 def watched_view(server: _Scripted) -> View:

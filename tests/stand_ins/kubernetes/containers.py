@@ -252,6 +252,7 @@ def _environment(around: Surroundings, pod: Object, container: Object, image: Im
         "HOME": "/root",
         "KUBERNETES_SERVICE_HOST": around.host,
         "KUBERNETES_SERVICE_PORT": str(around.port),
+        "KUBERNETES_PORT": f"tcp://{around.host}:{around.port}",
         **image.environment,
     }
     for variable in container.get("env") or ():
@@ -281,7 +282,8 @@ def _mounts(around: Surroundings, pod: Object, container: Object) -> list[list[o
         source = _volume_path(around, volumes[mount["name"]])
         if mount.get("subPath"):
             source = source / mount["subPath"]
-            source.mkdir(parents=True, exist_ok=True)
+            if not source.exists():
+                source.mkdir(parents=True)
         mounts.append([str(source), mount["mountPath"], bool(mount.get("readOnly"))])
     return mounts
 

@@ -25,6 +25,7 @@ class ClusterFaults:
     return_node: Callable[[str], None]
     remove_node: Callable[[str], None]
     evict: Callable[[str, str], None]
+    drain: Callable[[str, str], None]
 
 
 @dataclass(slots=True)
@@ -132,6 +133,10 @@ class FaultInjector:
     def evict(self, pod: str, namespace: str = "default") -> None:
         """The kubelet evicts a pod because memory is short on the node."""
         self._cluster.evict(namespace, pod)
+
+    def drain(self, pod: str, namespace: str = "default") -> None:
+        """`kubectl drain` evicts a pod through the Eviction API."""
+        self._cluster.drain(namespace, pod)
 
     # --- asked by the server -----------------------------------------------------------------------------------------
 

@@ -211,7 +211,7 @@ class PodRun:
         if not self._reported_end:
             phase = self._phase(over)
             self._reported_end = over
-            end = self._end if over else {}
+            end = self._end if over or self.kubelet.old else {}
             self.kubelet.write(self, lambda status: self._status({**status, **end}, phase))
         if self._reported_end:
             self._leave()
@@ -227,6 +227,8 @@ class PodRun:
         if over:
             succeeded = all(one.succeeded for one in self.containers)
             return str(self._end.get("phase") or ("Succeeded" if succeeded else "Failed"))
+        if self._end and self.kubelet.old:
+            return str(self._end["phase"])  # Before the containers have ended.
         return "Running" if any(one.running or one.ended for one in self.containers) else "Pending"
 
     def _status(self, status: Object, phase: str) -> Object:

@@ -25,6 +25,7 @@ _NO_VICTIMS = " preemption: 0/{0} nodes are available: {0} Preemption is not hel
 _SILENCE = 40.0
 """Seconds without news until a node counts as lost."""
 _UNREACHABLE: Taint = {"key": "node.kubernetes.io/unreachable", "effect": "NoExecute"}
+_EVICTION = ("EvictionByEvictionAPI", "Eviction API: evicting")
 _OF_LOST_NODES: tuple[Taint, ...] = (_UNREACHABLE, {**_UNREACHABLE, "effect": "NoSchedule"})
 
 
@@ -180,6 +181,9 @@ class NodeController:
         for pod in self._pods(name):
             self.store.change(PODS, key_of(pod), self._collected)
             self.deletion.delete_pod(key_of(pod), 0)
+
+    def drain(self, key: Key) -> None:
+        self.deletion.delete_pod(key, disruption=None if self.old else _EVICTION)
 
     def _collected(self, pod: Object) -> Object:
         if self.old:

@@ -140,6 +140,7 @@ class ApiServer:
             return_node=lambda name: run(partial(nodes.bring_back, name)),
             remove_node=lambda name: run(partial(nodes.remove, name)),
             evict=lambda namespace, pod: evict((namespace, pod)),
+            drain=lambda namespace, pod: run(partial(nodes.drain, (namespace, pod))),
         )
 
     def _write_access(self) -> None:

@@ -1,8 +1,8 @@
-"""The calls to the API server, and when one is made again.
+"""The requests to the API server, and their repetition.
 
-The official client knows where the cluster is and who we are: kubeconfig with its contexts, plug-ins for credentials,
-the service account of a pod. The requests are made with its connection pool, but as plain JSON: its models cost
-milliseconds for each object, and they change from version to version.
+The official client finds the cluster and the credentials: kubeconfig with its contexts, plug-ins for credentials, the
+service account of a pod. This client sends plain JSON through its connection pool: its models cost milliseconds for
+each object, and they change from version to version.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from yaml import YAMLError
 
 from ccat_workflow_manager.errors import BackendConfused, BackendError, BackendUnavailable
 from ccat_workflow_manager.hpc.kubernetes.answers import (
-    TRIED_AGAIN,
+    REPEATED,
     Answer,
     Expired,
     confused,
@@ -32,6 +32,7 @@ from ccat_workflow_manager.hpc.kubernetes.answers import (
     refused_job,
     retry_after,
 )
+from ccat_workflow_manager.hpc.kubernetes.manifest import CONTAINER
 
 if TYPE_CHECKING:
     import urllib3
@@ -41,11 +42,11 @@ IN_CLUSTER = "KUBERNETES_SERVICE_HOST"
 TOKEN_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 WATCH_SECONDS = 60
 """A watch ends after this long and is begun again, so that a dead connection is noticed."""
-_PAGE = 500
+PAGE = 500
 _STREAM_FAULTS: tuple[type[Exception], ...] = (ValueError,)
-"""What Python says of a TLS connection that was cut while it was read."""
+"""Python's error for a TLS connection that was cut while it was read."""
 _WRONG_FORM: tuple[type[Exception], ...] = (ValueError, LookupError, TypeError, AttributeError)
-"""What the official client says of a configuration that is YAML, but not what it should be."""
+"""The errors of the official client for a configuration of the wrong shape."""
 _SENDABLE = re.compile(r"[\t\x20-\x7e]+")
 _PAUSES = (0, 0.2, 0.5, 1.0, 2.0)
 """Before each try."""
@@ -57,7 +58,7 @@ _KINDS = {"Job": ("/apis/batch/v1", "jobs"), "Pod": ("/api/v1", "pods")}
 
 
 def kubeconfig() -> list[Path]:
-    """The configuration files that there are, as kubectl finds them."""
+    """The configuration files that exist, as kubectl finds them."""
     named = os.environ.get("KUBECONFIG", "")
     paths = [Path(each).expanduser() for each in named.split(os.pathsep) if each]
     return [path for path in paths or [Path("~/.kube/config").expanduser()] if path.is_file()]
@@ -69,14 +70,14 @@ def in_cluster() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """All objects of a kind, and the version of the cluster that this is."""
+    """All objects of a kind, and the resource version of the list."""
 
     items: list[dict[str, Any]]
     version: str
 
 
-class Calls:
-    """One cluster. May be used by many threads."""
+class KubernetesClient:
+    """One cluster. Many threads may use it."""
 
     def __init__(self, *, context: str | None = None, request_seconds: float) -> None:
         self._context = context
@@ -87,28 +88,28 @@ class Calls:
         self._not_before = 0.0
         self._closed = threading.Event()
         self.requests = 0
-        """How many there were, watches included."""
+        """The number of requests so far, watches included."""
 
-    # --- what is asked for -------------------------------------------------------------------------------------------
+    # --- requests ----------------------------------------------------------------------------------------------------
 
     def version(self) -> tuple[int, int]:
-        """Of the server: (1, 31)."""
+        """The version of the server: (1, 31)."""
         if self._version is None:
-            answer = self._ask("GET", "/version")
+            answer = self.call("GET", "/version")
             if not answer.ok:
                 raise refusal(answer, "asking for the version")
             try:
                 data = json.loads(answer.body)
                 major, minor = (int("".join(filter(str.isdecimal, data[key]))) for key in ("major", "minor"))
             except (ValueError, KeyError, TypeError, RecursionError) as error:
-                raise confused(f"it tells no version: {error!r}", answer.body) from error
+                raise confused(f"it has no version: {error!r}", answer.body) from error
             self._version = major, minor
         return self._version
 
     def create(self, namespace: str, job: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The new Job; None if there is one of this name."""
+        """Create a Job. Returns None if there is one of this name."""
         for _ in range(_COUNTED_AGAIN):
-            answer = self._ask("POST", _path("Job", namespace), body=job)
+            answer = self.call("POST", _path("Job", namespace), body=job)
             if answer.ok:
                 return content(answer, "Job")
             if answer.status == 409 and answer.reason == "AlreadyExists":
@@ -118,7 +119,7 @@ class Calls:
         raise refused_job(answer, f"creating the Job {job['metadata']['name']} in {namespace}")
 
     def get(self, namespace: str, name: str) -> dict[str, Any] | None:
-        answer = self._ask("GET", _path("Job", namespace, name))
+        answer = self.call("GET", _path("Job", namespace, name))
         if answer.ok:
             return content(answer, "Job")
         if answer.status == 404 and answer.reason == "NotFound":
@@ -126,17 +127,17 @@ class Calls:
         raise refusal(answer, f"asking for the Job {name} in {namespace}")
 
     def delete(self, namespace: str, name: str, uid: str = "") -> None:
-        """The Job with its pods; by default Kubernetes would let the pods go on."""
+        """Delete a Job with its pods; by default Kubernetes would let the pods go on."""
         body: dict[str, Any] = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"}
         if uid:
             body["preconditions"] = {"uid": uid}
-        answer = self._ask("DELETE", _path("Job", namespace, name), body=body)
-        # 409: another Job has this name by now, and the one that was meant is gone.
+        answer = self.call("DELETE", _path("Job", namespace, name), body=body)
+        # 409: another Job has this name by now, and the one with this uid is gone.
         if not answer.ok and answer.status not in (404, 409):
             raise refusal(answer, f"deleting the Job {name} in {namespace}")
 
     def list(self, kind: str, namespace: str, selector: str) -> Listed:
-        """All of them, however many pages. A list that grows old while it is read is begun again."""
+        """All objects of a kind, page by page. A list that expires while it is read begins again."""
         for _ in range(3):
             try:
                 return self._list(kind, namespace, selector)
@@ -145,10 +146,10 @@ class Calls:
         raise BackendUnavailable(f"the {kind}s of {namespace} change faster than they are read", backend="kubernetes")
 
     def _list(self, kind: str, namespace: str, selector: str) -> Listed:
-        query = {"labelSelector": selector, "limit": str(_PAGE)}
+        query = {"labelSelector": selector, "limit": str(PAGE)}
         items: list[dict[str, Any]] = []
         while True:
-            answer = self._ask("GET", _path(kind, namespace), query)
+            answer = self.call("GET", _path(kind, namespace), query)
             if not answer.ok:
                 raise refusal(answer, f"listing the {kind}s of {namespace}")
             page = content(answer, f"{kind}List")
@@ -161,14 +162,15 @@ class Calls:
             query["continue"] = metadata["continue"]
 
     def pod_log(self, namespace: str, pod: str, lines: int) -> str:
-        """What a pod has printed; empty if there is nothing (any more)."""
-        query = {"tailLines": str(lines)}
-        answer = self._ask("GET", f"{_path('Pod', namespace, pod)}/log", query)
+        """The end of the log of a pod; empty if there is none (any more)."""
+        # A pod may have more containers, from KUBERNETES_POD_PATCH.
+        query = {"container": CONTAINER, "tailLines": str(lines)}
+        answer = self.call("GET", f"{_path('Pod', namespace, pod)}/log", query)
         return answer.body.decode("utf-8", "replace") if answer.ok else ""
 
     def pod_metrics(self, namespace: str, pod: str) -> dict[str, Any] | None:
-        """What the metrics server says of a pod, if there is one."""
-        answer = self._ask("GET", f"/apis/metrics.k8s.io/v1beta1/namespaces/{quote(namespace)}/pods/{quote(pod)}")
+        """The metrics of a pod, if there is a metrics server."""
+        answer = self.call("GET", f"/apis/metrics.k8s.io/v1beta1/namespaces/{quote(namespace)}/pods/{quote(pod)}")
         return content(answer, "PodMetrics") if answer.ok else None
 
     # --- watching ----------------------------------------------------------------------------------------------------
@@ -176,7 +178,7 @@ class Calls:
     def watch(
         self, kind: str, namespace: str, selector: str, version: str, opened: Watching
     ) -> Iterator[dict[str, Any]]:
-        """The changes since a version, until the server ends it. Raises Expired if that is too long ago."""
+        """The events since a version, until the server ends the watch. Raises Expired for a version that is too old."""
         query = {
             "labelSelector": selector,
             "watch": "1",
@@ -208,10 +210,10 @@ class Calls:
 
     # --- one request -------------------------------------------------------------------------------------------------
 
-    def _ask(
+    def call(
         self, method: str, path: str, query: Mapping[str, str] | None = None, body: Mapping[str, Any] | None = None
     ) -> Answer:
-        """Until it is answered by something that is worth telling, or patience is at its end."""
+        """Send a request, and repeat it while that may help and `request_seconds` last. Raises BackendUnavailable."""
         deadline = time.monotonic() + self._seconds
         trouble: BackendError | None = None
         renewed = False
@@ -230,7 +232,7 @@ class Calls:
             except _transport_errors() as error:
                 trouble = self._away(error)
                 continue
-            if answer.status not in TRIED_AGAIN:
+            if answer.status not in REPEATED:
                 return answer
             trouble = refusal(answer, f"{method} {path}")
             wanted = retry_after(answer.headers)
@@ -250,7 +252,7 @@ class Calls:
         try:
             headers = {"Accept": "application/json", "User-Agent": "ccat-workflow-manager", **_credentials(client)}
         except BackendUnavailable:
-            # What is wrong with them may have been mended in their files by the next time.
+            # Their files may have been repaired by the next request.
             self._renew()
             raise
         if body is not None:
@@ -276,7 +278,7 @@ class Calls:
             return self._client
 
     def _renew(self) -> None:
-        """Read the credentials anew: a token in use may have expired, while its file holds the next one."""
+        """Read the credentials again for the next request: a token may have expired while its file has a new one."""
         with self._lock:
             self._client = None
 
@@ -297,7 +299,7 @@ class Calls:
 
 
 class Watching:
-    """The connection of a watch: told when it stands, and cut from another thread."""
+    """The connection of a watch. `connected` is called when it stands; another thread may cut it."""
 
     def __init__(self, connected: Callable[[], None]) -> None:
         self.connected = connected
@@ -305,17 +307,18 @@ class Watching:
         self.over = False
 
     def cut(self) -> None:
-        """Let the reader of the stream find its end."""
+        """End the stream for its reader."""
         self.over = True
         response = self.response
         if response is not None:
-            # Only this wakes a reader that waits for the next byte; without it (older urllib3) the watch comes of age.
+            # Only this wakes a reader that waits for the next byte. With an older urllib3, which does not have it, the
+            # watch ends after WATCH_SECONDS.
             with suppress(ValueError, RuntimeError, OSError, AttributeError):
                 response.shutdown()
 
 
 def _client(context: str | None) -> ApiClient:
-    """Raises BackendUnavailable if nobody says where the cluster is."""
+    """Raises BackendUnavailable if the configuration of the cluster is missing or broken."""
     from kubernetes import client, config
     from kubernetes.config import ConfigException
 
@@ -336,11 +339,11 @@ def _client(context: str | None) -> ApiClient:
 
 
 def _credentials(client: ApiClient) -> dict[str, str]:
-    """The headers that say who we are. Raises BackendUnavailable, and never shows them."""
+    """The headers with the credentials. Raises BackendUnavailable, whose text never contains them."""
     from kubernetes.config import ConfigException
 
     try:
-        # The client may read them anew for this.
+        # The client may read them again for this.
         ways = client.configuration.auth_settings().values()
     except (ConfigException, YAMLError, *_WRONG_FORM) as error:
         words = f"the credentials for the Kubernetes API server cannot be read: {error}"
@@ -382,9 +385,9 @@ def _event(line: bytes) -> dict[str, Any]:
         raise confused("it is no event", line)
     if event.get("type") != "ERROR":
         return event
-    told = event["object"]
-    if told.get("code") == 410:
-        raise Expired(str(told.get("message")), backend="kubernetes")
-    if told.get("code") is None:
+    status = event["object"]
+    if status.get("code") == 410:
+        raise Expired(str(status.get("message")), backend="kubernetes")
+    if status.get("code") is None:
         raise BackendConfused("the watch ended with an error without a code", backend="kubernetes")
-    raise BackendUnavailable(f"the watch ended: {told.get('message')}", backend="kubernetes")
+    raise BackendUnavailable(f"the watch ended: {status.get('message')}", backend="kubernetes")

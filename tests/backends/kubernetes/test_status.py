@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 
 from ccat_workflow_manager.failures import FailureReason
-from ccat_workflow_manager.hpc.kubernetes.observed import Condition, Ended, SeenJob, SeenPod, read_job, read_pod
-from ccat_workflow_manager.hpc.kubernetes.states import Evidence, merge
+from ccat_workflow_manager.hpc.attempt.claim import Claim
+from ccat_workflow_manager.hpc.kubernetes.objects import Condition, Ended, SeenJob, SeenPod, read_job, read_pod
+from ccat_workflow_manager.hpc.kubernetes.status import CANCELLED as BLOCKED
+from ccat_workflow_manager.hpc.kubernetes.status import Evidence, resolve_status
+from ccat_workflow_manager.json_values import text_problem
 from ccat_workflow_manager.lifecycle.job_info import JobStatus
 
 NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
@@ -30,7 +33,7 @@ def record(code: int | None, *, oom: bool = False, finished: datetime = NOW) -> 
 
 
 def job(**conditions: Condition) -> SeenJob:
-    return SeenJob("j", "uid", "j", "/a/j", created=EARLIER, conditions=conditions)
+    return SeenJob("j", "uid", "j", created=EARLIER, conditions=conditions)
 
 
 def failed(
@@ -55,11 +58,17 @@ def waiting(reason: str, message: str = "because") -> SeenPod:
 LIVE = job()
 DONE = job(Complete=Condition())
 DELETING = replace(LIVE, deleting=NOW)
-BEGAN = {"claim": "j-aaaaa"}
+BEGAN = {"claim": Claim("j-aaaaa")}
 CUT = {"cancelled_at": NOW.timestamp() - 10}
 LONG = {"image_grace_seconds": 30}
 NODE_GONE = pod("Running", running=EARLIER, deleting=NOW - timedelta(minutes=5))
 ENDING = pod("Running", running=EARLIER, deleting=NOW)
+OLD = replace(failed(), shows_disruptions=False)
+SILENT = pod("Running", running=EARLIER, silent=True)
+SECOND = replace(
+    pod("Pending", "j-bbbbb", unschedulable="Unschedulable: 0/1 nodes: 1 Insufficient cpu"), created=NOW, node=""
+)
+LATE = pod("Failed", reason="DeadlineExceeded", message="Pod was active too long", running=EARLIER, grace_seconds=60)
 EVICTED = pod("Failed", reason="Evicted", message="The node was low on resource: memory.")
 POLICY = "Container step for pod ns/j-aaaaa failed with exit code 7 matching FailJob rule at index 1"
 DISRUPTED = "Pod ns/j-aaaaa has condition DisruptionTarget matching FailJob rule at index 0"
@@ -85,6 +94,9 @@ CASES: list[tuple[str, SeenJob | None, list[SeenPod], dict[str, Any], JobStatus,
     ("begun, not reported yet", LIVE, [waiting("ContainerCreating")], BEGAN, RUNNING, None, ""),
     ("running", LIVE, [pod("Running", running=EARLIER)], {}, RUNNING, None, ""),
     ("node silent", LIVE, [pod("Running", reason="NodeLost")], {}, RUNNING, None, "does not answer"),
+    ("node silent, not ready", LIVE, [SILENT], BEGAN, RUNNING, None, "n1 does not answer"),
+    ("node silent, a second pod waits", LIVE, [SILENT, SECOND], BEGAN, RUNNING, None, "n1 does not answer"),
+    ("first pod gone, a second one waits", LIVE, [SECOND], BEGAN, RUNNING, None, "Insufficient cpu"),
     ("phase unknown", LIVE, [pod("Unknown")], {}, RUNNING, None, "does not answer"),
     ("pod over, Job not yet", LIVE, [ended(0)], {}, RUNNING, None, ""),
     ("on its way to failed", job(FailureTarget=Condition()), [ended(7)], {}, RUNNING, None, ""),
@@ -92,6 +104,7 @@ CASES: list[tuple[str, SeenJob | None, list[SeenPod], dict[str, Any], JobStatus,
     # --- completed
     ("completed", DONE, [ended(0, "Completed")], {**BEGAN, "record": record(0)}, COMPLETED, None, ""),
     ("completed, record not seen yet", DONE, [ended(0, "Completed")], BEGAN, COMPLETED, None, ""),
+    ("completed just now, record not seen yet", job(Complete=Condition(since=NOW)), [], BEGAN, RUNNING, None, "record"),
     ("completed, pod gone", DONE, [], BEGAN, COMPLETED, None, ""),
     ("completed, yet the record says no", DONE, [], {"record": record(3)}, FAILED, R.PROGRAM_FAILED, ""),
     ("completed while a cancel was asked for", DONE, [], {"record": record(0), **CUT}, COMPLETED, None, ""),
@@ -100,7 +113,8 @@ CASES: list[tuple[str, SeenJob | None, list[SeenPod], dict[str, Any], JobStatus,
     ("exit 7", failed(), [ended(7)], {**BEGAN, "record": record(7)}, FAILED, R.PROGRAM_FAILED, ""),
     ("exit 7, no record", failed(), [ended(7)], BEGAN, FAILED, R.PROGRAM_FAILED, "Error"),
     ("exit 7, only the Job left", failed("PodFailurePolicy", POLICY), [], BEGAN, FAILED, R.PROGRAM_FAILED, "exit code"),
-    ("nothing left", failed(), [], BEGAN, FAILED, R.BACKEND_FAILED, "backoff limit"),
+    ("nothing left", failed(), [], BEGAN, FAILED, R.NODE_FAILURE, "backoff limit"),
+    ("nothing left, not started", failed(), [], {}, FAILED, R.BACKEND_FAILED, "backoff limit"),
     ("not found", failed(), [ended(127)], {**BEGAN, "record": record(127)}, FAILED, R.COMMAND_NOT_FOUND, ""),
     ("signal", failed(), [ended(139)], {**BEGAN, "record": record(139)}, FAILED, R.KILLED_BY_SIGNAL, ""),
     ("signal, no record", failed(), [ended(137)], BEGAN, FAILED, R.KILLED_BY_SIGNAL, ""),
@@ -111,11 +125,14 @@ CASES: list[tuple[str, SeenJob | None, list[SeenPod], dict[str, Any], JobStatus,
      R.OUT_OF_MEMORY, ""),
     ("time limit", failed(), [pod("Failed", reason="DeadlineExceeded", message="Pod was active too long")],
      {**BEGAN, "record": record(143)}, FAILED, R.TIME_LIMIT, "Pod was active"),
+    ("time limit, the container still runs", failed(), [LATE], {**BEGAN}, RUNNING, None, "ending"),
+    ("time limit, the container runs on for ever", failed(), [LATE], {**BEGAN, "now": NOW + timedelta(seconds=120)},
+     FAILED, R.TIME_LIMIT, "Pod was active"),
     ("Job deadline, had begun", failed("DeadlineExceeded", "Job was active longer"), [], {**BEGAN}, FAILED,
      R.TIME_LIMIT, "longer"),
     ("Job deadline, answered well", failed("DeadlineExceeded", "late"), [], {**BEGAN, "record": record(0)}, FAILED,
      R.TIME_LIMIT, "late"),
-    ("Job deadline, never begun", failed("DeadlineExceeded", "late"), [], {}, FAILED, R.BACKEND_FAILED, "never began"),
+    ("Job deadline, not started", failed("DeadlineExceeded", "late"), [], {}, FAILED, R.BACKEND_FAILED, "never"),
     ("Job deadline, still ending", failed("DeadlineExceeded", "late"), [ENDING], BEGAN, RUNNING, None, "ending"),
     # --- failed: the cluster
     ("evicted", failed(), [EVICTED], BEGAN, FAILED, R.PREEMPTED, "Evicted: The node was low"),
@@ -139,13 +156,22 @@ CASES: list[tuple[str, SeenJob | None, list[SeenPod], dict[str, Any], JobStatus,
      R.STOPPED_OUTSIDE, "deleted"),
     ("pod deleted by hand, no record", failed(), [replace(ended(137), deleting=NOW)], BEGAN, FAILED,
      R.STOPPED_OUTSIDE, "deleted"),
+    ("pod deleted, an old server", OLD, [replace(ended(143), deleting=NOW)], {**BEGAN, "record": record(143)}, FAILED,
+     R.PREEMPTED, "drained"),
+    ("pod deleted, an old server, no record", OLD, [replace(ended(137), deleting=NOW)], BEGAN, FAILED, R.PREEMPTED,
+     "drained"),
+    ("pod deleted and gone, an old server", OLD, [ended(75, name="j-bbbbb")], {**BEGAN, "record": record(143)}, FAILED,
+     R.PREEMPTED, "drained"),
+    ("pod deleted after a crash, an old server", OLD, [replace(ended(139), deleting=NOW)],
+     {**BEGAN, "record": record(139)}, FAILED, R.KILLED_BY_SIGNAL, ""),
+    ("node removed, an old server", OLD, [pod("Failed", deleting=NOW)], BEGAN, FAILED, R.NODE_FAILURE, "j-aaaaa"),
     ("the shell is missing", failed(), [ended(128, "StartError", "exec: /bin/sh: no such file")], {}, FAILED,
      R.CONTAINER_FAILED, "no such file"),
     ("the volume is missing", failed(), [ended(127, "Error", "sh: cannot open /a/j.sh")], {}, FAILED,
      R.CONTAINER_FAILED, "cannot open"),
-    ("given up", failed(), [ended(75)], {"claim": "nobody: no image"}, FAILED, R.BACKEND_FAILED, "no image"),
-    ("cancelled before it began", failed(), [ended(75)], {"claim": "nobody: cancelled", **CUT}, CANCELLED, R.CANCELLED,
-     ""),
+    ("given up", failed(), [ended(75)], {"claim": Claim("nobody: no image")}, FAILED, R.BACKEND_FAILED, "no image"),
+    ("cancelled before it began", failed(), [ended(75)], {"claim": Claim(f"nobody: {BLOCKED}"), **CUT}, CANCELLED,
+     R.CANCELLED, ""),
     # --- gone
     ("never there", None, [], {}, UNKNOWN, None, ""),
     ("cancel is being carried out", None, [ENDING], {**BEGAN, **CUT}, RUNNING, None, "is being stopped"),
@@ -163,7 +189,7 @@ CASES: list[tuple[str, SeenJob | None, list[SeenPod], dict[str, Any], JobStatus,
 
 
 def evidence(seen: SeenJob | None, pods: list[SeenPod], **more: Any) -> Evidence:
-    return Evidence(seen, pods, NOW, **{"image_grace_seconds": 120, **more})
+    return Evidence(seen, pods, **{"now": NOW, "image_grace_seconds": 120, **more})
 
 
 @pytest.mark.parametrize(
@@ -177,13 +203,13 @@ def test_case(
     reason: FailureReason | None,
     words: str,
 ) -> None:
-    info = merge(evidence(seen, pods, **more))
+    info = resolve_status(evidence(seen, pods, **more))
     assert (info.status, info.reason) == (status, reason), info
     assert words in (info.message or "")
 
 
 def test_metrics_of_the_record() -> None:
-    info = merge(evidence(DONE, [ended(0, "Completed")], record=record(0), claim="j-aaaaa"))
+    info = resolve_status(evidence(DONE, [ended(0, "Completed")], record=record(0), claim=Claim("j-aaaaa")))
     assert (info.exit_code, info.wall_time_seconds, info.peak_memory_gb) == (0, 10, 0.5)
     assert info.cpu_hours == pytest.approx(2 / 3600)
     assert (info.node, info.submitted_at, info.started_at, info.finished_at) == ("n1", EARLIER, EARLIER, NOW)
@@ -191,8 +217,28 @@ def test_metrics_of_the_record() -> None:
 
 def test_metrics_without_a_record_are_those_of_the_container() -> None:
     for seen, code in ((DONE, 0), (failed(), 7)):
-        info = merge(evidence(seen, [ended(code)], claim="j-aaaaa"))
+        info = resolve_status(evidence(seen, [ended(code)], claim=Claim("j-aaaaa")))
         assert (info.exit_code, info.wall_time_seconds, info.cpu_hours) == (code, 50, None)
+
+
+HOSTILE_WORDS = ["a\0b", "a\ud800b", "\udfff", "\0" * 5000, "x" * 10**6, "\N{HANGUL SYLLABLE GA}" * 10**5]
+
+
+@pytest.mark.parametrize("words", HOSTILE_WORDS, ids=lambda words: f"{len(words)} of {words[:2]!a}")
+def test_a_termination_message_can_be_stored(words: str) -> None:
+    state = {"terminated": {"exitCode": 7, "reason": words, "message": words}}
+    status = {
+        "phase": "Failed",
+        "reason": words,
+        "message": words,
+        "containerStatuses": [{"name": "step", "state": state}],
+    }
+    seen = read_pod({"metadata": {"name": "j-aaaaa", "labels": {"job-name": "j"}}, "status": status})
+    for claim in (None, Claim("j-aaaaa")):
+        message = resolve_status(evidence(failed(), [seen], claim=claim)).message
+        assert message
+        assert len(message) < 10_000
+        assert text_problem(message) is None
 
 
 @pytest.mark.parametrize(

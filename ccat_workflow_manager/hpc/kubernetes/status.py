@@ -1,9 +1,6 @@
-"""What became of a job, from everything that is known of it. One pure function.
+"""The state of a job from five witnesses: the Job, its pods, the exit record, the claim and the cancel request. Pure.
 
-tests/backends/kubernetes/test_states.py has the table of cases.
-
-Witnesses are the Job, its pods, and the files in the attempt's directory: the exit record, who claimed the attempt, and
-whether a cancel was asked for. Positive evidence counts, silence proves nothing.
+tests/backends/kubernetes/test_status.py has the table of cases. Positive evidence counts, silence proves nothing.
 """
 
 from __future__ import annotations
@@ -12,13 +9,14 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from signal import SIGKILL, SIGTERM
 
 from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.hpc.attempt.claim import NOT_STARTED, Claim
 from ccat_workflow_manager.hpc.attempt.record import signal_in
 from ccat_workflow_manager.hpc.exit_info import info_of
-from ccat_workflow_manager.hpc.kubernetes.observed import Condition, SeenJob, SeenPod
-from ccat_workflow_manager.hpc.kubernetes.script import NOBODY, NOT_STARTED
+from ccat_workflow_manager.hpc.kubernetes.objects import Condition, SeenJob, SeenPod
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
 
 IMAGE_TROUBLE = frozenset(
@@ -26,10 +24,15 @@ IMAGE_TROUBLE = frozenset(
      "SignatureValidationFailed", "InvalidImageName"}
 )  # fmt: skip
 CONTAINER_TROUBLE = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
-"""Why a container waits that may wait for ever."""
+"""Reasons of a container that may wait for ever."""
+CANCELLED = "cancelled"
+"""Why a claim blocks an attempt that was cancelled before it started."""
 
 _LOST_AFTER = timedelta(seconds=30)
-"""A pod that should have ended so long ago is on a node that does not answer."""
+"""The node of a pod that should have ended so long ago does not answer."""
+_VISIBLE_AFTER = timedelta(seconds=30)
+"""A shared filesystem shows a new file to another machine only after a while."""
+_NEVER = datetime.max.replace(tzinfo=UTC)
 _BY_DISRUPTION = {
     "PreemptionByScheduler": FailureReason.PREEMPTED,
     "EvictionByEvictionAPI": FailureReason.PREEMPTED,
@@ -48,43 +51,59 @@ _BY_POD_REASON = {
     "NodeAffinity": FailureReason.NODE_FAILURE,
     "UnexpectedAdmissionError": FailureReason.NODE_FAILURE,
 }
-_NEVER_BEGAN = ("StartError", "ContainerCannotRun", "ContainerStatusUnknown")
+_NEVER_STARTED = ("StartError", "ContainerCannotRun", "ContainerStatusUnknown")
 _CODE_IN_CONDITION = re.compile(r"failed with exit code (\d+)")
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Everything that is known of one job."""
+    """What the witnesses report."""
 
     job: SeenJob | None
     pods: Sequence[SeenPod]
     now: datetime
     image_grace_seconds: float
     record: str | None = None
-    """The text of the exit record."""
-    claim: str = ""
-    """The pod that began the attempt, or why none may."""
+    claim: Claim | None = None
     cancelled_at: float | None = None
 
     @property
+    def owner(self) -> str:
+        """The pod that started the attempt. Empty if none has, or if its claim cannot be read."""
+        return "" if self.claim is None or self.claim.blocked is not None else self.claim.owner
+
+    @property
+    def started(self) -> bool:
+        return self.claim is not None and self.claim.blocked is None
+
+    @property
+    def replaced(self) -> bool:
+        """The pod that started the attempt is gone, and another one has its place."""
+        return bool(self.owner) and bool(self.pods) and all(pod.name != self.owner for pod in self.pods)
+
+    @property
+    def deleted(self) -> bool:
+        """The pod of the attempt was deleted."""
+        return self.chosen is None or self.replaced or self.chosen.deleting is not None
+
+    @property
     def alive(self) -> SeenPod | None:
-        """A pod whose processes may be there."""
+        """A pod that may still have processes."""
         return next((pod for pod in self.pods if not pod.over), None)
 
     @property
     def chosen(self) -> SeenPod | None:
-        """The pod that ran the attempt, else the newest."""
-        own = next((pod for pod in self.pods if pod.name == self.claim), None)
+        """The pod that started the attempt, else the newest."""
+        own = next((pod for pod in self.pods if pod.name == self.owner), None)
         return own or max(self.pods, key=lambda pod: (pod.created is not None, pod.created), default=None)
 
 
-def merge(evidence: Evidence) -> HPCJobInfo:
-    """The state of the job."""
+def resolve_status(evidence: Evidence) -> HPCJobInfo:
     job = evidence.job
     if job is None or (job.deleting is not None and evidence.cancelled_at is not None):
         return _gone(evidence)
-    if job.complete:
-        return _complete(evidence)
+    if "Complete" in job.conditions:
+        return _complete(evidence, job.conditions["Complete"])
     if job.failed is not None:
         return _failed(evidence, job.failed)
     if job.deleting is not None:
@@ -100,33 +119,38 @@ def _live(evidence: Evidence, job: SeenJob) -> HPCJobInfo:
     if pod is None:
         words = "suspended at the cluster" if job.suspended else "the cluster has not made a pod yet"
         return HPCJobInfo(JobStatus.PENDING, message=words, submitted_at=job.created)
-    if pod.phase != "Pending" or evidence.claim == pod.name:
+    if pod.phase != "Pending" or evidence.owner == pod.name:
         return _running(pod, "")
+    if evidence.replaced:
+        return _running(pod, f"its pod {evidence.owner} is gone, and {pod.name}, in its place, {_wait(pod)}")
     known = HPCJobInfo(JobStatus.PENDING, submitted_at=job.created, node=pod.node or None)
     waiting = pod.waiting
     if waiting is None or (not waiting.reason and not pod.unschedulable):
-        return replace(known, message=pod.unschedulable or "waits for a node")
-    words = f"{waiting.reason}: {waiting.message}".rstrip(": ")
+        return replace(known, message=_wait(pod))
     if waiting.reason in IMAGE_TROUBLE | CONTAINER_TROUBLE:
-        return _stuck(evidence, pod, waiting, known, words)
-    return replace(known, message=words)
+        return _stuck(evidence, pod, waiting, known)
+    return replace(known, message=str(waiting))
 
 
-def _stuck(evidence: Evidence, pod: SeenPod, waiting: Condition, known: HPCJobInfo, words: str) -> HPCJobInfo:
-    """A container that does not start may still do so until the grace is over."""
+def _wait(pod: SeenPod) -> str:
+    return pod.unschedulable or "waits for a node"
+
+
+def _stuck(evidence: Evidence, pod: SeenPod, waiting: Condition, known: HPCJobInfo) -> HPCJobInfo:
+    """A container that cannot start has time until the grace is over."""
     since = pod.scheduled or pod.created
     waited = (evidence.now - since).total_seconds() if since is not None else 0
     if waited < evidence.image_grace_seconds and waiting.reason != "InvalidImageName":
-        return replace(known, message=f"{words} (for {waited:.0f} s)")
+        return replace(known, message=f"{waiting} (for {waited:.0f} s)")
     if waiting.reason == "InvalidImageName":
         reason = FailureReason.IMAGE_INVALID
     else:
         reason = FailureReason.IMAGE_PULL if waiting.reason in IMAGE_TROUBLE else FailureReason.CONTAINER_FAILED
-    return replace(known, status=JobStatus.FAILED, reason=reason, message=words)
+    return replace(known, status=JobStatus.FAILED, reason=reason, message=str(waiting))
 
 
 def _running(pod: SeenPod, words: str) -> HPCJobInfo:
-    if not words and (pod.reason == "NodeLost" or pod.phase == "Unknown"):
+    if not words and (pod.silent or pod.reason == "NodeLost" or pod.phase == "Unknown"):
         words = f"the node {pod.node} does not answer"
     started = pod.running or (pod.ended.started if pod.ended is not None else None)
     return HPCJobInfo(JobStatus.RUNNING, message=words or None, started_at=started, node=pod.node or None)
@@ -136,26 +160,28 @@ def _running(pod: SeenPod, words: str) -> HPCJobInfo:
 
 
 def _gone(evidence: Evidence) -> HPCJobInfo:
-    """There is no Job any more: it was cancelled, somebody else deleted it, or it lived too long after its end."""
+    """The Job does not exist: it was cancelled, another user deleted it, or it was removed some time after its end."""
     cancelled_at = evidence.cancelled_at
     if evidence.alive is not None:
         words = "is being stopped" if cancelled_at is not None else "its Job is gone, but its pod is still there"
         return _running(evidence.alive, words)
     if cancelled_at is not None:
-        # Records count in whole seconds.
+        # The times in a record are whole seconds.
         if evidence.record is not None:
             return _placed(info_of(evidence.record, math.floor(cancelled_at)), evidence)
         return HPCJobInfo(JobStatus.CANCELLED, reason=FailureReason.CANCELLED)
     if evidence.record is None:
         return UNKNOWN
-    return _placed(_stopped_outside(info_of(evidence.record, None)), evidence)
+    return _placed(_stopped_outside(info_of(evidence.record, None), evidence), evidence)
 
 
-def _complete(evidence: Evidence) -> HPCJobInfo:
+def _complete(evidence: Evidence, complete: Condition) -> HPCJobInfo:
     pod = evidence.chosen
     ended = pod.ended if pod is not None else None
     if evidence.record is not None:
         return _placed(info_of(evidence.record, None), evidence)
+    if complete.since is not None and evidence.now < complete.since + _VISIBLE_AFTER:
+        return HPCJobInfo(JobStatus.RUNNING, message="its exit record is not visible here yet")
     info = HPCJobInfo(JobStatus.COMPLETED, exit_code=0)
     if ended is not None:
         info = replace(info, wall_time_seconds=_between(ended.started, ended.finished))
@@ -165,21 +191,19 @@ def _complete(evidence: Evidence) -> HPCJobInfo:
 
 def _failed(evidence: Evidence, failed: Condition) -> HPCJobInfo:
     alive = evidence.alive
-    if alive is not None and (alive.deleting is None or evidence.now < alive.deleting + _LOST_AFTER):
+    if alive is not None and evidence.now < _lost_at(alive, failed):
         return _running(alive, "its pod is ending")
-    if evidence.claim.startswith(NOBODY):
-        words = evidence.claim.removeprefix(NOBODY)
+    if evidence.claim is not None and evidence.claim.blocked is not None:
         if evidence.cancelled_at is not None:
             return HPCJobInfo(JobStatus.CANCELLED, reason=FailureReason.CANCELLED)
-        return HPCJobInfo(JobStatus.FAILED, reason=FailureReason.BACKEND_FAILED, message=words)
+        return HPCJobInfo(JobStatus.FAILED, reason=FailureReason.BACKEND_FAILED, message=evidence.claim.blocked)
     info = info_of(evidence.record, None) if evidence.record is not None else None
     if failed.reason == "DeadlineExceeded":
         return _placed(_late(evidence, failed, info), evidence)
     reason, words = _cause(evidence, failed)
-    # A program that has ended well has done so, whatever happened to its pod afterwards.
+    # What happens to the pod of a program that has ended well does not matter.
     if info is not None and (info.status is JobStatus.COMPLETED or reason is None):
-        outside = evidence.chosen is None or evidence.chosen.deleting is not None
-        return _placed(_stopped_outside(info) if outside else info, evidence)
+        return _placed(_stopped_outside(info, evidence) if evidence.deleted else info, evidence)
     info = info or HPCJobInfo(JobStatus.FAILED)
     if reason is not None:
         info = replace(info, status=JobStatus.FAILED, reason=reason, message=words)
@@ -187,17 +211,25 @@ def _failed(evidence: Evidence, failed: Condition) -> HPCJobInfo:
     return _placed(_without_record(evidence, failed), evidence)
 
 
+def _lost_at(pod: SeenPod, failed: Condition) -> datetime:
+    """From when on a pod that has not ended is on a node that does not answer."""
+    killed_at = pod.deleting
+    if killed_at is None and pod.phase == "Failed" and failed.since is not None:
+        killed_at = failed.since + timedelta(seconds=pod.grace_seconds)
+    return killed_at + _LOST_AFTER if killed_at is not None else _NEVER
+
+
 def _late(evidence: Evidence, failed: Condition, info: HPCJobInfo | None) -> HPCJobInfo:
     """The deadline of the whole Job has passed, which counts the time that it waited."""
-    if info is None and not evidence.claim:
-        words = f"the job never began, and was given up: {failed.message}"
+    if info is None and not evidence.started:
+        words = f"the job never started, and was given up: {failed.message}"
         return HPCJobInfo(JobStatus.FAILED, reason=FailureReason.BACKEND_FAILED, message=words)
     known = info or HPCJobInfo(JobStatus.FAILED)
     return replace(known, status=JobStatus.FAILED, reason=FailureReason.TIME_LIMIT, message=failed.message)
 
 
 def _cause(evidence: Evidence, failed: Condition) -> tuple[FailureReason | None, str]:
-    """What Kubernetes itself did to the pod, if it did anything."""
+    """The reason and the text of an end that Kubernetes itself caused; no reason if it did not."""
     pod = evidence.chosen
     if pod is None:
         if "DisruptionTarget" in failed.message:
@@ -206,12 +238,12 @@ def _cause(evidence: Evidence, failed: Condition) -> tuple[FailureReason | None,
     if pod.ended is not None and pod.ended.reason == "OOMKilled":
         return FailureReason.OUT_OF_MEMORY, "OOMKilled"
     if pod.reason in _BY_POD_REASON:
-        return _BY_POD_REASON[pod.reason], f"{pod.reason}: {pod.message}".rstrip(": ")
+        return _BY_POD_REASON[pod.reason], str(pod)
     if pod.disrupted is not None:
         reason = _BY_DISRUPTION.get(pod.disrupted.reason, FailureReason.PREEMPTED)
-        return reason, f"{pod.disrupted.reason}: {pod.disrupted.message}".rstrip(": ")
+        return reason, str(pod.disrupted)
     if pod.reason.startswith("OutOf"):  # OutOfcpu, OutOfmemory: the node had less room than the scheduler thought
-        return FailureReason.NODE_FAILURE, f"{pod.reason}: {pod.message}".rstrip(": ")
+        return FailureReason.NODE_FAILURE, str(pod)
     if not pod.over:
         return FailureReason.NODE_FAILURE, f"the node {pod.node} does not answer"
     if pod.ended is not None and pod.ended.reason == "ContainerStatusUnknown":
@@ -220,26 +252,31 @@ def _cause(evidence: Evidence, failed: Condition) -> tuple[FailureReason | None,
 
 
 def _without_record(evidence: Evidence, failed: Condition) -> HPCJobInfo:
-    """The program failed, or never began, and left nothing."""
+    """The program failed, or never started, and left no exit record."""
     pod = evidence.chosen
     ended = pod.ended if pod is not None else None
-    words = f"{failed.reason}: {failed.message}".rstrip(": ")
     if ended is None:
         code = _CODE_IN_CONDITION.search(failed.message)
         if code is None:
-            return HPCJobInfo(JobStatus.FAILED, reason=FailureReason.BACKEND_FAILED, message=words)
-        return _by_code(int(code[1]), words)
+            return _vanished(evidence, failed)
+        return _by_code(int(code[1]), str(failed))
     words = ended.message or ended.reason
-    if ended.exit_code == NOT_STARTED and evidence.claim and pod is not None and evidence.claim != pod.name:
-        words = f"the pod {evidence.claim}, which had begun, is gone; {pod.name} took its place and did not start"
+    if ended.exit_code == NOT_STARTED and evidence.owner and pod is not None and evidence.owner != pod.name:
+        words = f"the pod {evidence.owner}, which had started, is gone; {pod.name} took its place and did not start"
         return HPCJobInfo(JobStatus.FAILED, reason=FailureReason.NODE_FAILURE, message=words)
-    if not evidence.claim or ended.reason in _NEVER_BEGAN:
+    if not evidence.started or ended.reason in _NEVER_STARTED:
         words = f"the job script did not start: {words}"
         return HPCJobInfo(JobStatus.FAILED, reason=FailureReason.CONTAINER_FAILED, message=words)
     info = _by_code(ended.exit_code, words)
-    if pod is not None and pod.deleting is not None:
-        info = _stopped_outside(info)
-    return _with_end(info, evidence)
+    return _with_end(_stopped_outside(info, evidence) if evidence.deleted else info, evidence)
+
+
+def _vanished(evidence: Evidence, failed: Condition) -> HPCJobInfo:
+    """Without an exit code: a pod that had started went away with its node."""
+    if not evidence.started:
+        return HPCJobInfo(JobStatus.FAILED, reason=FailureReason.BACKEND_FAILED, message=str(failed))
+    words = f"its pod {evidence.owner} is gone, and its end was not reported; {failed}"
+    return HPCJobInfo(JobStatus.FAILED, reason=FailureReason.NODE_FAILURE, message=words)
 
 
 def _by_code(code: int, words: str) -> HPCJobInfo:
@@ -248,15 +285,23 @@ def _by_code(code: int, words: str) -> HPCJobInfo:
     return HPCJobInfo(JobStatus.FAILED, exit_code=code, signal=signal, reason=reason, message=words or None)
 
 
-def _stopped_outside(info: HPCJobInfo) -> HPCJobInfo:
-    """A program that ended by a signal together with its pod was stopped by whoever took the pod away."""
-    if info.reason is not FailureReason.KILLED_BY_SIGNAL:
+def _stopped_outside(info: HPCJobInfo, evidence: Evidence) -> HPCJobInfo:
+    """The state of a program that was stopped by the deletion of its pod.
+
+    Kubernetes marks a pod that it deletes itself, but not before 1.26. Without such marks a drained node, a node that
+    came back and a user look the same; a job is then retried, unless its Job was deleted, too.
+    """
+    if info.reason is not FailureReason.KILLED_BY_SIGNAL or info.signal not in (SIGTERM, SIGKILL):
         return info
-    return replace(info, reason=FailureReason.STOPPED_OUTSIDE, message="the Job or its pod was deleted at the cluster")
+    if evidence.job is None or evidence.job.shows_disruptions:
+        text = "the Job or its pod was deleted at the cluster"
+        return replace(info, reason=FailureReason.STOPPED_OUTSIDE, message=text)
+    text = "its pod was deleted, and its Job was not: the node was drained, or did not answer for a while"
+    return replace(info, reason=FailureReason.PREEMPTED, message=text)
 
 
 def _with_end(info: HPCJobInfo, evidence: Evidence) -> HPCJobInfo:
-    """With what the container's end adds."""
+    """With exit code and times of the container, where the record has none."""
     ended = evidence.chosen.ended if evidence.chosen is not None else None
     if ended is None:
         return info
@@ -271,7 +316,7 @@ def _with_end(info: HPCJobInfo, evidence: Evidence) -> HPCJobInfo:
 
 
 def _placed(info: HPCJobInfo, evidence: Evidence) -> HPCJobInfo:
-    """With the node, which the record of a pod does not know."""
+    """With the node, which the exit record does not contain."""
     node = evidence.chosen.node if evidence.chosen is not None else ""
     submitted = evidence.job.created if evidence.job is not None else None
     return replace(info, node=node or info.node, submitted_at=info.submitted_at or submitted)
