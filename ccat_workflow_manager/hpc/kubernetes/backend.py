@@ -6,6 +6,7 @@ the volume that workers and pods share.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import threading
@@ -16,7 +17,6 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,7 @@ class KubernetesBackend(FileBackend):
 
     @classmethod
     def is_available(cls) -> Availability:
-        if find_spec("kubernetes") is None:
+        if importlib.util.find_spec("kubernetes") is None:
             return Availability(False, "not installed: kubernetes", "pip install 'ccat-workflow-manager[kubernetes]'")
         if client.kubeconfig() or client.in_cluster():
             return Availability(True)

@@ -180,7 +180,7 @@ def _complete(evidence: Evidence, complete: Condition) -> HPCJobInfo:
     ended = pod.ended if pod is not None else None
     if evidence.record is not None:
         return _placed(info_of(evidence.record, None), evidence)
-    if complete.since is not None and evidence.now < complete.since + _VISIBLE_AFTER:
+    if evidence.started and complete.since is not None and evidence.now < complete.since + _VISIBLE_AFTER:
         return HPCJobInfo(JobStatus.RUNNING, message="its exit record is not visible here yet")
     info = HPCJobInfo(JobStatus.COMPLETED, exit_code=0)
     if ended is not None:
