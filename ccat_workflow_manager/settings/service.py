@@ -58,6 +58,14 @@ class Settings(SettingsModel):
     )
     api_port: int = Field(ge=0, le=65535, description="Port the API listens on; 0 takes a free one.")
     auth_required: bool = Field(description="Whether every call needs a token.")
+    json_depth: int = Field(ge=8, le=100, description="How deep JSON and YAML may be nested.")
+    json_values: int = Field(ge=1000, description="How many values one JSON or YAML document may hold.")
+    schema_visits: int = Field(
+        ge=1000,
+        description="How many keywords and entries of a JSON Schema one check of parameters may look at; a million "
+        "takes half a minute.",
+    )
+    request_step_runs: int = Field(ge=1, description="How many step runs all runs of one request may have.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(description="The least severe messages to log.")
 
     workers: int = Field(ge=1, le=256, description="Workers that `ccat-wm up` starts.")
