@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -9,20 +10,22 @@ from fastapi import Depends, FastAPI
 
 from ccat_workflow_manager import __version__
 from ccat_workflow_manager.api import breakers, pipelines, products, runs, service, step_runs
-from ccat_workflow_manager.api.dependencies import PREFIX, known_parameters
+from ccat_workflow_manager.api.dependencies import LARGE_AT_ONCE, PREFIX, known_parameters
+from ccat_workflow_manager.api.guard import Guard
 from ccat_workflow_manager.api.openapi import PROBLEMS, DocumentedApp
 from ccat_workflow_manager.api.problems import handle_errors
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.errors import ConfigurationError
 
 
-def create_app(context: Context) -> FastAPI:
-    """The application for this context, which it closes at shutdown."""
+def create_app(context: Context, *, secret: str | None = None) -> FastAPI:
+    """The application for this context, closed at shutdown. All calls but those of health need the `secret`."""
     if context.settings.auth_required:
         # The operator wants tokens to be checked: do not serve without the check.
         raise ConfigurationError(
-            "AUTH_REQUIRED is true, but this version cannot check tokens: let the API listen on loopback behind a proxy"
-            " that does, and set CCAT_WORKFLOW_MANAGER_AUTH_REQUIRED=false; or start it with --no-api"
+            "AUTH_REQUIRED is true, but this version cannot check tokens: let the API listen on a Unix socket"
+            " (API_SOCKET) or on loopback, behind a proxy that does, and set CCAT_WORKFLOW_MANAGER_AUTH_REQUIRED=false;"
+            " or start it with --no-api"
         )
 
     @asynccontextmanager
@@ -40,6 +43,8 @@ def create_app(context: Context) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.context = context
+    app.state.large_bodies = asyncio.Semaphore(LARGE_AT_ONCE)
+    app.add_middleware(Guard, hosts=context.settings.api_names, secret=secret)
     handle_errors(app)
     checked = [Depends(known_parameters)]
     for resource in (runs, step_runs, pipelines, products, breakers, service):

@@ -18,6 +18,7 @@ from ccat_workflow_manager.execution import runtime
 from ccat_workflow_manager.hpc import registry
 from ccat_workflow_manager.hpc.base import HPCBackend
 from ccat_workflow_manager.lifecycle.breaker import BreakerPolicy
+from ccat_workflow_manager.limits import Limits, enforce
 from ccat_workflow_manager.services.backend_handle import BackendHandle
 from ccat_workflow_manager.services.breakers import Breakers
 from ccat_workflow_manager.services.cancel import Canceller
@@ -43,6 +44,14 @@ class Context:
     """The parts of one process. None of them connects before it is used, so a process may fork before that."""
 
     def __init__(self, settings: Settings, *, backends: tuple[str, ...] = ()) -> None:
+        enforce(
+            Limits(
+                json_depth=settings.json_depth,
+                json_values=settings.json_values,
+                schema_visits=settings.schema_visits,
+                request_step_runs=settings.request_step_runs,
+            )
+        )
         self.settings = settings
         self.backends = backends or (settings.hpc_backend,)
         self.worker = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:6]}"

@@ -7,17 +7,20 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import islice
 from typing import Any
 
 from ccat_workflow_manager.errors import Fault, Invalid
+from ccat_workflow_manager.limits import limits
 
 JSON = Any
 """A value that JSON can express."""
 
 MAX_DEPTH = 32
-MAX_VALUES = 1_000_000
 MAX_FAULTS = 100
 _BIGGEST_INTEGER = 10**100
+_LONGEST_COMPARED = 100
 
 PathPart = str | int
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_$-]+")
@@ -82,9 +85,47 @@ def listed(names: Iterable[str], most: int = 20) -> str:
     return f"{text} and {len(known) - most} more" if len(known) > most else text
 
 
+def similar(name: str, known: Iterable[str]) -> str | None:
+    """The one of up to 100 known names that was probably meant. Long names are not compared: it takes too long."""
+    if len(name) > _LONGEST_COMPARED:
+        return None
+    return next(iter(get_close_matches(name, list(islice(known, 100)), 1)), None)
+
+
 def canonical_json(value: JSON) -> str:
     """The same text for equal values; the order of keys does not matter."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def whole_numbers(value: JSON) -> JSON:
+    """The value with 1.0 as 1: JSON Schema treats them as equal."""
+    match value:
+        case float() if math.isfinite(value) and value.is_integer():
+            return int(value)
+        case list():
+            return [whole_numbers(one) for one in value]
+        case dict():
+            return {name: whole_numbers(one) for name, one in value.items()}
+        case _:
+            return value
+
+
+def weight(value: JSON) -> int:
+    """About how much memory and time a value takes: one for each value in it, and one for each 64 characters."""
+    if isinstance(value, str):
+        return 1 + len(value) // 64
+    total, waiting = 0, [value]
+    while waiting:
+        one = waiting.pop()
+        total += 1
+        if isinstance(one, str):
+            total += len(one) // 64
+        elif isinstance(one, list):
+            waiting += one
+        elif isinstance(one, dict):
+            total += sum(map(len, one)) // 64
+            waiting += one.values()
+    return total
 
 
 def invalid(faults: Iterable[Fault]) -> Invalid:
@@ -138,7 +179,8 @@ def scan_json(value: object, root: Sequence[PathPart] = ()) -> Scan:
     readable = True
     count = 0
     level: list[tuple[object, _Chain | None]] = [(value, None)]
-    for _ in range(MAX_DEPTH):
+    most_values, deepest = limits().json_values, limits().json_depth
+    for _ in range(deepest):
         below: list[tuple[object, _Chain | None]] = []
         for one, chain in level:
             count += 1
@@ -162,10 +204,12 @@ def scan_json(value: object, root: Sequence[PathPart] = ()) -> Scan:
                 return Scan(faults, False)
         if not below:
             return Scan(faults, readable)
-        if count + len(below) > MAX_VALUES:
-            return Scan([*faults, Fault(path_text(root), f"holds more than {MAX_VALUES} values")], False)
+        if count + len(below) > most_values:
+            message = f"holds more than {most_values} values; send less, or raise JSON_VALUES"
+            return Scan([*faults, Fault(path_text(root), message)], False)
         level = below
-    return Scan([*faults, _fault(root, level[0][1], f"is nested more than {MAX_DEPTH} levels deep")], False)
+    message = f"is nested more than {deepest} levels deep, the limit JSON_DEPTH"
+    return Scan([*faults, _fault(root, level[0][1], message)], False)
 
 
 def _scalar_problem(value: object) -> str | None:

@@ -6,8 +6,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import FrameType
 
@@ -54,7 +53,9 @@ def run_manager(settings: Settings, *, api: bool = True, with_loops: bool = True
         loop.start()
     try:
         if api:
-            _serve(context)
+            from ccat_workflow_manager.http_server import serve
+
+            serve(context, graceful_seconds=_JOIN_SECONDS)
         else:
             _wait_for_signal()
     finally:
@@ -63,35 +64,6 @@ def run_manager(settings: Settings, *, api: bool = True, with_loops: bool = True
         for loop in running:
             loop.join(_JOIN_SECONDS)
         context.close()
-
-
-def _serve(context: Context) -> None:
-    import uvicorn
-
-    from ccat_workflow_manager.app import create_app
-
-    class Server(uvicorn.Server):
-        """uvicorn's server, which does not raise the signal again that ended it: the loops are stopped afterwards."""
-
-        @contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
-            try:
-                yield
-            finally:
-                for number, handler in before.items():
-                    signal.signal(number, handler)
-
-    settings = context.settings
-    config = uvicorn.Config(
-        create_app(context),
-        host=settings.api_host,
-        port=settings.api_port,
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=_JOIN_SECONDS,
-    )
-    Server(config).run()
 
 
 def _wait_for_signal() -> None:

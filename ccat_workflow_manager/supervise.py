@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import FrameType
 
+from ccat_workflow_manager import local_api
 from ccat_workflow_manager.db.migrate import upgrade
 from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedServer, EmbeddedValkey
@@ -29,7 +30,7 @@ from ccat_workflow_manager.settings import Settings
 
 log = logging.getLogger(__name__)
 
-_PRELOADED = ("ccat_workflow_manager.app", "ccat_workflow_manager.processes", "uvicorn.protocols.http.httptools_impl")
+_PRELOADED = ("ccat_workflow_manager.http_server", "ccat_workflow_manager.processes")
 _PR_SET_PDEATHSIG = 1
 _RESTART_SECONDS = (0.5, 30.0)
 _HEALTHY_SECONDS = 60.0
@@ -60,6 +61,8 @@ class Deployment:
 
     @property
     def api_url(self) -> str:
+        if self.settings.api_socket.name:
+            return f"unix:{self.settings.api_socket}"
         host = self.settings.api_host
         return f"http://[{host}]:{self.settings.api_port}" if ":" in host else f"http://{host}:{self.settings.api_port}"
 
@@ -70,9 +73,10 @@ class Deployment:
 
     def start(self) -> None:
         """Start servers that the settings do not name, migrate the database, start manager and workers."""
-        if self.settings.api_port == 0:
-            self.settings = self.settings.model_copy(update={"api_port": _free_port(self.settings.api_host)})
-        _require_free(self.settings.api_host, self.settings.api_port)
+        if not self.settings.api_socket.name:
+            if self.settings.api_port == 0:
+                self.settings = self.settings.model_copy(update={"api_port": _free_port(self.settings.api_host)})
+            _require_free(self.settings.api_host, self.settings.api_port)
         try:
             self._start_servers()
             preload()
@@ -194,7 +198,7 @@ class Deployment:
         """Return when the API accepts connections. Raises ServiceUnavailable."""
         deadline = time.monotonic() + _READY_SECONDS
         while not self._stopping:
-            if _accepts(self.settings.api_host, self.settings.api_port):
+            if _accepts(self.settings):
                 return
             if time.monotonic() > deadline:
                 raise ServiceUnavailable(f"the API did not come up at {self.api_url} within {_READY_SECONDS:.0f} s")
@@ -280,9 +284,11 @@ def _require_free(host: str, port: int) -> None:
         ) from error
 
 
-def _accepts(host: str, port: int) -> bool:
+def _accepts(settings: Settings) -> bool:
+    if settings.api_socket.name:
+        return local_api.accepts(settings.api_socket)
     try:
-        socket.create_connection((host, port), timeout=1).close()
+        socket.create_connection((settings.api_host, settings.api_port), timeout=1).close()
     except OSError:
         return False
     return True

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -11,16 +14,19 @@ from fastapi import Depends, Header, Request
 from fastapi.routing import APIRoute
 from pydantic import AfterValidator, BaseModel
 
-from ccat_workflow_manager.api.problems import BodyTooLarge, MalformedBody, UnsupportedMediaType
+from ccat_workflow_manager.api.problems import BodyTooLarge, BodyTooSlow, MalformedBody, UnsupportedMediaType
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.definition.messages import refuse_if, validated
 from ccat_workflow_manager.definition.text import load_text
 from ccat_workflow_manager.errors import Fault, Invalid
 from ccat_workflow_manager.json_values import duplicate_name
+from ccat_workflow_manager.settings import Settings
 
 PREFIX = "/api/v1"
 ANONYMOUS = "anonymous"
-MOST_BYTES = 32 * 1024 * 1024
+LARGE_BYTES = 1024 * 1024
+LARGE_AT_ONCE = 4
+"""So many bodies of more than LARGE_BYTES are in memory at once."""
 YAML_TYPES = ("application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml")
 
 M = TypeVar("M", bound=BaseModel)
@@ -29,9 +35,13 @@ _REPEATABLE = ("status", "label")
 _LONGEST_KEY = 255
 
 
-async def _context(request: Request) -> Context:
+def _of_app(request: Request) -> Context:
     context: Context = request.app.state.context
     return context
+
+
+async def _context(request: Request) -> Context:
+    return _of_app(request)
 
 
 async def actor(request: Request) -> str:
@@ -106,27 +116,40 @@ class RawBody:
             raise MalformedBody(f"the body is not JSON: {error}") from None
 
 
-async def read_body(request: Request) -> RawBody:
-    """Read the body. Raises BodyTooLarge before more than the limit is in memory."""
+async def read_body(request: Request) -> AsyncIterator[RawBody]:
+    """Read the body. Raises BodyTooLarge before more than the limit is in memory.
+
+    A body of more than a megabyte waits until few others are in progress, and counts until its response is ready.
+    """
+    settings = _of_app(request).settings
+    most_bytes = settings.body_limit_mb * 1024**2
     announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > MOST_BYTES:
-        raise _too_large()
+    if announced.isdecimal() and int(announced) > most_bytes:
+        raise _too_large(settings)
+    large: asyncio.Semaphore = request.app.state.large_bodies
     chunks: list[bytes] = []
     size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > MOST_BYTES:
-            raise _too_large()
-        chunks.append(chunk)
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    return RawBody(b"".join(chunks), media_type)
+    async with AsyncExitStack() as held:
+        try:
+            async with asyncio.timeout(settings.api_body_seconds):
+                async for chunk in request.stream():
+                    if size <= LARGE_BYTES < size + len(chunk):
+                        await held.enter_async_context(large)
+                    size += len(chunk)
+                    if size > most_bytes:
+                        raise _too_large(settings)
+                    chunks.append(chunk)
+        except TimeoutError:
+            raise BodyTooSlow(f"the body took more than {settings.api_body_seconds:g} s (API_BODY_SECONDS)") from None
+        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        yield RawBody(b"".join(chunks), media_type)
 
 
 Body = Annotated[RawBody, Depends(read_body)]
 
 
-def _too_large() -> BodyTooLarge:
-    return BodyTooLarge(f"the body may have at most {MOST_BYTES // 1024**2} MB")
+def _too_large(settings: Settings) -> BodyTooLarge:
+    return BodyTooLarge(f"the body may have at most {settings.body_limit_mb} MB (BODY_LIMIT_MB)")
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

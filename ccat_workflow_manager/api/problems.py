@@ -49,6 +49,13 @@ class BodyTooLarge(RequestError):
     http_status = 413
 
 
+class BodyTooSlow(RequestError):
+    """The body took too long."""
+
+    code = "body_too_slow"
+    http_status = 408
+
+
 class UnsupportedMediaType(RequestError):
     """Unsupported media type."""
 

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 
+from ccat_workflow_manager import local_api
 from ccat_workflow_manager.commands.exit_codes import WrongUsage
 from ccat_workflow_manager.errors import Fault, Invalid, NotFound, RequestError, ServiceUnavailable
 
 URL_VARIABLE = "CCAT_WM_URL"
 TOKEN_VARIABLE = "CCAT_WM_TOKEN"
 DEFAULT_URL = "http://127.0.0.1:8000"
+SOCKET_SCHEME = "unix:"
 
 _TIMEOUT = httpx.Timeout(60, connect=10)
 _PAGE = 500
+_SETTING = "CCAT_WORKFLOW_MANAGER_"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -34,16 +38,26 @@ class ApiRefused(Invalid):
 
 
 class Client:
-    """Calls one API."""
+    """Calls one API: at a URL, or on a Unix socket (`unix:/path`).
 
-    def __init__(self, url: str, token: str = "") -> None:
-        parsed = _parsed(url)
+    Without a token it looks for the secret of a service of this user on this machine.
+    """
+
+    def __init__(self, url: str, token: str = "", data_dir: Path | None = None) -> None:
         self.url = url.rstrip("/")
+        on_socket = url.startswith(SOCKET_SCHEME)
+        parsed = httpx.URL("http://localhost") if on_socket else _parsed(url)
         local = parsed.host in _LOOPBACK
         headers = {"Authorization": f"Bearer {_header(token, TOKEN_VARIABLE)}"} if token else {}
         # No proxy for this machine. Certificates take a while to load, so only https loads them.
         self._http = httpx.Client(
-            base_url=self.url, headers=headers, timeout=_TIMEOUT, trust_env=not local, verify=parsed.scheme == "https"
+            base_url=parsed,
+            headers=headers,
+            auth=None if token or on_socket or not local else _LocalSecret(parsed, data_dir),
+            timeout=_TIMEOUT,
+            transport=httpx.HTTPTransport(uds=url.removeprefix(SOCKET_SCHEME)) if on_socket else None,
+            trust_env=not local,
+            verify=parsed.scheme == "https",
         )
 
     def __enter__(self) -> Client:
@@ -152,9 +166,36 @@ class Client:
         )
 
 
+class _LocalSecret(httpx.Auth):
+    """Sends the secret of a service of this user: one that is not accepted is followed by the next one."""
+
+    def __init__(self, url: httpx.URL, data_dir: Path | None) -> None:
+        self._url = url
+        home = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+        given = os.environ.get(_SETTING + "DATA_DIR")
+        self._data_dirs = [data_dir or (Path(given).expanduser() if given else home / "ccat-workflow-manager")]
+        self._accepted = ""
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        port = self._url.port or (443 if self._url.scheme == "https" else 80)
+        secrets = [self._accepted] if self._accepted else local_api.secrets_for(self._url.host, port, self._data_dirs)
+        tried = False
+        for secret in secrets:
+            tried = True
+            request.headers["Authorization"] = f"Bearer {secret}"
+            response = yield request
+            if response.status_code != httpx.codes.UNAUTHORIZED:
+                self._accepted = secret
+                return
+        if not tried:
+            yield request
+
+
 def connect() -> Client:
-    """A client for the API in CCAT_WM_URL."""
-    return Client(os.environ.get(URL_VARIABLE) or DEFAULT_URL, os.environ.get(TOKEN_VARIABLE, "").strip())
+    """A client for the API in CCAT_WM_URL, else for the one of this machine."""
+    path = os.environ.get(_SETTING + "API_SOCKET")
+    url = os.environ.get(URL_VARIABLE) or (f"{SOCKET_SCHEME}{Path(path).expanduser()}" if path else DEFAULT_URL)
+    return Client(url, os.environ.get(TOKEN_VARIABLE, "").strip())
 
 
 def _parsed(url: str) -> httpx.URL:
@@ -163,7 +204,7 @@ def _parsed(url: str) -> httpx.URL:
     except httpx.InvalidURL as error:
         raise WrongUsage(f"{URL_VARIABLE}={url!r} is not a URL: {error}") from None
     if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise WrongUsage(f"{URL_VARIABLE}={url!r} is not a URL such as {DEFAULT_URL}")
+        raise WrongUsage(f"{URL_VARIABLE}={url!r} is not a URL such as {DEFAULT_URL} or {SOCKET_SCHEME}/path")
     return parsed
 
 
@@ -201,7 +242,7 @@ def _refusal(response: httpx.Response, url: str) -> RequestError | ServiceUnavai
         return _not_this_service(response)
     message = str(problem.get("detail") or problem.get("title") or f"HTTP {status}")
     if status in (401, 403):
-        return ServiceUnavailable(f"{url} refuses access: {message}; set a token in {TOKEN_VARIABLE}")
+        return ServiceUnavailable(f"{url} refuses access: {message}; set it in {TOKEN_VARIABLE}")
     if status >= 500:
         return ServiceUnavailable(f"{url} is unavailable: {message}")
     return ApiRefused(status, message, _faults(problem))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any
 
 from ccat_workflow_manager.definition import variables
@@ -24,14 +23,12 @@ from ccat_workflow_manager.definition.substitution import (
     whole_parameter,
 )
 from ccat_workflow_manager.errors import Fault
-from ccat_workflow_manager.json_values import JSON, PathPart, canonical_json, kind, listed, path_text
+from ccat_workflow_manager.json_values import JSON, PathPart, canonical_json, kind, listed, path_text, shown, similar
 from ccat_workflow_manager.lifecycle.retry import NEVER_RETRIED
 
 MAX_STEPS = 1000
 MAX_DEPENDENCIES = 20_000
 MAX_ITEMS = 100_000
-_SEARCHED = 100
-"""Among this many names a similar one is looked for."""
 
 
 @dataclass(slots=True)
@@ -122,9 +119,9 @@ def _edge_faults(step: _Step, by_name: dict[str, _Step]) -> Iterator[Fault]:
         if edge.upstream == step.name:
             yield Fault(at, f"makes {step.name} depend on itself")
         elif edge.upstream not in by_name:
-            close = get_close_matches(edge.upstream, list(by_name)[:_SEARCHED], 1)
-            hint = f"did you mean {close[0]}?" if close else f"there are {listed(by_name)}"
-            yield Fault(at, f"names no step of this pipeline ({edge.upstream!r}); {hint}")
+            close = similar(edge.upstream, by_name)
+            hint = f"did you mean {close}?" if close else f"there are {listed(by_name)}"
+            yield Fault(at, f"names no step of this pipeline ({shown(edge.upstream)}); {hint}")
         elif edge.upstream in named:
             yield Fault(at, f"names {edge.upstream} a second time")
         elif edge.match == "key" and not same_items(step.raw.get("foreach"), by_name[edge.upstream].raw.get("foreach")):

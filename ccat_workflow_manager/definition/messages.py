@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from ccat_workflow_manager.errors import Fault
-from ccat_workflow_manager.json_values import invalid, kind, path_text, shown, text_problem
+from ccat_workflow_manager.json_values import invalid, kind, path_text, shown, similar, text_problem
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -147,8 +146,8 @@ def _unknown_field(path: tuple[int | str, ...], model: type[BaseModel]) -> str:
         if isinstance(part, str) and part in model.model_fields:
             model = _model_in(model.model_fields[part].annotation) or model
     known = list(model.model_fields)
-    close = get_close_matches(str(path[-1]), known, 1)
-    return f"unknown field; did you mean {close[0]}?" if close else f"unknown field; known: {', '.join(known)}"
+    close = similar(str(path[-1]), known)
+    return f"unknown field; did you mean {close}?" if close else f"unknown field; known: {', '.join(known)}"
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

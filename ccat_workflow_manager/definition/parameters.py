@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import copy
-import math
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from jsonschema import Draft202012Validator, validators
 from jsonschema.exceptions import ValidationError
 
-from ccat_workflow_manager.definition.schema_check import Schema, empty_registry, resolved
-from ccat_workflow_manager.errors import Fault
+from ccat_workflow_manager.definition.schema_check import Schema, resolved
+from ccat_workflow_manager.definition.validator import additional, budget, spend, validator_of
+from ccat_workflow_manager.errors import Fault, Invalid
 from ccat_workflow_manager.json_values import (
     JSON,
     MAX_FAULTS,
     PathPart,
-    canonical_json,
     invalid,
     kind,
     listed,
     path_text,
     scan_json,
     shown,
+    weight,
 )
 
 ROOT = "parameters"
@@ -45,6 +43,7 @@ class _Defaults:
     """The defaults below one schema. Not frozen, because a recursive schema refers to itself."""
 
     values: dict[str, JSON] = field(default_factory=dict)
+    weights: dict[str, int] = field(default_factory=dict)
     inside: dict[str, _Defaults] = field(default_factory=dict)
     items: _Defaults | None = None
     finished: bool = False
@@ -56,6 +55,7 @@ class _Defaults:
             filled = {name: inside[name].fill(one) if name in inside else one for name, one in value.items()}
             for name, default in self.values.items():
                 if name not in filled:
+                    spend(self.weights[name])
                     filled[name] = copy.deepcopy(default)
             return filled
         if isinstance(value, list) and self.items is not None:
@@ -69,7 +69,7 @@ class ParameterSchema:
     def __init__(self, schema: Schema) -> None:
         self._open = not set(schema) - {"type", "description", "title", "$schema", "$id", "$comment"}
         self._defaults = _read_defaults(schema)
-        self._validator = _Validator(schema, registry=empty_registry())
+        self._validator = validator_of(schema)
 
     def validate(self, parameters: object) -> dict[str, JSON]:
         """The parameters of a run with defaults filled in. Raises Invalid with paths like `parameters.scans[3]`."""
@@ -79,9 +79,10 @@ class ParameterSchema:
             raise invalid(found.faults)
         if self._open:
             return dict(parameters)
-        filled: dict[str, JSON] = self._defaults.fill(parameters) if self._defaults else dict(parameters)
         try:
-            faults = list(islice(_faults(self._validator.iter_errors(filled)), MAX_FAULTS))
+            with budget():
+                filled: dict[str, JSON] = self._defaults.fill(parameters) if self._defaults else dict(parameters)
+                faults = list(islice(_faults(self._validator.iter_errors(filled)), MAX_FAULTS))
         except RecursionError:
             faults = [Fault(ROOT, "are nested too deeply for the schema of this pipeline")]
         if faults:
@@ -91,9 +92,20 @@ class ParameterSchema:
 
 def default_faults(schema: Schema) -> list[Fault]:
     """Defaults that the schema itself refuses."""
+    try:
+        with budget():
+            _read_defaults(schema)
+            return _default_faults(schema)
+    except Invalid as error:
+        return list(error.faults)
+    except RecursionError:
+        return [Fault(ROOT, "is nested too deeply")]
+
+
+def _default_faults(schema: Schema) -> list[Fault]:
     faults: list[Fault] = []
     waiting: list[tuple[tuple[PathPart, ...], JSON]] = [((ROOT,), schema)]
-    validator = _Validator(schema, registry=empty_registry())
+    validator = validator_of(schema)
     while waiting:
         path, node = waiting.pop()
         if not isinstance(node, dict):
@@ -115,7 +127,8 @@ def default_faults(schema: Schema) -> list[Fault]:
 
 def _read_defaults(schema: Schema) -> _Defaults | None:
     known: dict[int, _Defaults] = {}
-    defaults = _defaults_of(schema, schema, known)
+    with budget():
+        defaults = _defaults_of(schema, schema, known)
     return defaults if any(one.values for one in known.values()) else None
 
 
@@ -135,6 +148,9 @@ def _defaults_of(node: JSON, root: Schema, known: dict[int, _Defaults]) -> _Defa
                 found.values[name] = below.fill(candidate["default"]) if below else candidate["default"]
         if name not in found.values and below is not None and _complete(resolved(inner, root), below):
             found.values[name] = below.fill({})
+        if name in found.values:
+            found.weights[name] = weight(found.values[name])
+            spend(found.weights[name])
     if "items" in node:
         found.items = _defaults_of(node["items"], root, known)
     found.finished = True
@@ -165,11 +181,9 @@ def _faults(errors: Iterator[ValidationError]) -> Iterator[Fault]:
             yield from (Fault(path_text([*path, name]), "is required") for name in missing)
         elif error.validator == "additionalProperties" and limit is False:
             known = schema.get("properties", {})
-            patterns = schema.get("patternProperties", {})
             hint = f"; there are {listed(known)}" if known else ""
-            for name in value:
-                if name not in known and not any(re.search(pattern, name) for pattern in patterns):
-                    yield Fault(path_text([*path, name]), f"is not a parameter of this pipeline{hint}")
+            for name in additional(value, schema):
+                yield Fault(path_text([*path, name]), f"is not a parameter of this pipeline{hint}")
         else:
             yield Fault(path_text(path), _sentence(error))
 
@@ -209,32 +223,3 @@ def _sentence(error: ValidationError) -> str:
         case _:
             text = error.message
             return f"is refused: {text if len(text) <= 200 else text[:197] + '...'}"
-
-
-# --- the validator --------------------------------------------------------------------------------------------------
-
-
-def _unique_items(_: Any, wanted: bool, instance: JSON, __: Mapping[str, Any]) -> Iterator[ValidationError]:
-    """`uniqueItems` of the standard in one pass: the library compares every pair of objects."""
-    if not wanted or not isinstance(instance, list):
-        return
-    if len({canonical_json(_whole_numbers(one)) for one in instance}) < len(instance):
-        yield ValidationError("has non-unique elements")
-
-
-def _whole_numbers(value: JSON) -> JSON:
-    """The value with 1.0 as 1: JSON Schema treats them as equal."""
-    match value:
-        case float() if math.isfinite(value) and value.is_integer():
-            return int(value)
-        case list():
-            return [_whole_numbers(one) for one in value]
-        case dict():
-            return {name: _whole_numbers(one) for name, one in value.items()}
-        case _:
-            return value
-
-
-_Validator: Any = validators.extend(  # type: ignore[no-untyped-call]
-    Draft202012Validator, {"uniqueItems": _unique_items}
-)

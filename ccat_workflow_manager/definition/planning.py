@@ -22,8 +22,7 @@ from ccat_workflow_manager.errors import Fault
 from ccat_workflow_manager.json_values import JSON, MAX_FAULTS, PathPart, canonical_json, invalid, kind, path_text
 from ccat_workflow_manager.lifecycle.breaker import breaker_key
 from ccat_workflow_manager.lifecycle.models import Resources, RetryPolicy
-
-MAX_STEP_RUNS = 100_000
+from ccat_workflow_manager.limits import limits
 
 
 class PlannedStepRun(NamedTuple):
@@ -69,18 +68,20 @@ def plan(compiled: CompiledPipeline, parameters: Mapping[str, JSON]) -> Plan:
     """The step runs of a run with these parameters, which come from `validate_parameters`.
 
     Raises Invalid if a parameter that is needed has no value, if a list holds an item twice, if there would be no step
-    run or more than MAX_STEP_RUNS, or if an image name is impossible.
+    run or more than REQUEST_STEP_RUNS, or if an image name is impossible.
     """
     faults: list[Fault] = []
     known: dict[str, Sequence[tuple[str, JSON]]] = {}
+    most = limits().request_step_runs
     items = [_items_of(step, parameters, known, faults) for step in compiled.steps]
     total = sum(map(len, items))
     if not faults:
         faults += _missing(compiled, parameters, items)
         if total == 0:
             faults.append(Fault(_decisive_path(compiled), "gives no item to any step, so there is nothing to run"))
-        elif total > MAX_STEP_RUNS:
-            faults.append(Fault(_decisive_path(compiled), f"makes {total} step runs; one run may have {MAX_STEP_RUNS}"))
+        elif total > most:
+            message = f"makes {total} step runs; one run may have {most}, the limit REQUEST_STEP_RUNS"
+            faults.append(Fault(_decisive_path(compiled), message))
         else:
             faults += islice(_image_faults(compiled, parameters, items), MAX_FAULTS + 1)
     if faults:
@@ -150,8 +151,9 @@ def _keyed(
         message = f"must be a list, because {step.spec.name} runs once for each item; not {kind(values)}"
         faults.append(Fault(path_text(path), message))
         return []
-    if len(values) > MAX_STEP_RUNS:
-        faults.append(Fault(path_text(path), f"has {len(values)} items; one run may have {MAX_STEP_RUNS} step runs"))
+    if len(values) > (most := limits().request_step_runs):
+        message = f"has {len(values)} items; one run may have {most} step runs, the limit REQUEST_STEP_RUNS"
+        faults.append(Fault(path_text(path), message))
         return []
     if (twice := first_duplicate(values)) is not None:
         faults.append(Fault(path_text([*path, twice]), "is the same as an item before it; every item may occur once"))

@@ -18,7 +18,8 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from yaml.reader import ReaderError
 
 from ccat_workflow_manager.errors import Fault, Invalid
-from ccat_workflow_manager.json_values import JSON, MAX_DEPTH, MAX_VALUES, duplicate_name
+from ccat_workflow_manager.json_values import JSON, duplicate_name
+from ccat_workflow_manager.limits import limits
 
 MAX_TEXT = 4 * 1024 * 1024
 MAX_YAML = 512 * 1024
@@ -114,8 +115,9 @@ def _expanded_size(node: Node, known: dict[int, int]) -> int:
         size += sum(_expanded_size(inner, known) for inner in node.value)
     elif isinstance(node, MappingNode):
         size += sum(_expanded_size(key, known) + _expanded_size(inner, known) for key, inner in node.value)
-    if size > MAX_VALUES:
-        raise ConstructorError(None, None, f"with its aliases this is more than {MAX_VALUES} values", node.start_mark)
+    if size > (most := limits().json_values):
+        message = f"with its aliases this is more than {most} values, the limit JSON_VALUES"
+        raise ConstructorError(None, None, message, node.start_mark)
     known[id(node)] = size
     return size
 
@@ -133,9 +135,9 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Node | None, index: int) -> Node | None:
         self._depth += 1
-        if self._depth > 2 * MAX_DEPTH:
+        if self._depth > (deepest := 2 * limits().json_depth):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise ConstructorError(None, None, f"nested more than {2 * MAX_DEPTH} levels deep", mark)
+            raise ConstructorError(None, None, f"nested more than {deepest} levels deep", mark)
         node = super().compose_node(parent, index)
         self._depth -= 1
         return node

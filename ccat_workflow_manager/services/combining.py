@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from threading import Event, Lock
 from typing import Generic, TypeVar
 
-from ccat_workflow_manager.errors import RequestError, WorkflowError
+from ccat_workflow_manager.errors import RequestError, ServiceUnavailable, WorkflowError
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Call(Generic[T, R]):
     """One call of `do`."""
 
@@ -34,12 +34,20 @@ class Combiner(Generic[T, R]):
     `work` runs in the threads of the callers, in at most `at_once` of them at a time. If it raises for several items,
     each caller repeats its item alone, so that no caller gets the error of another. The failed batch may have been
     committed all the same: `work` must recognise an item that it has processed before.
+
+    A call gives up after `patience` seconds in the queue, and after as many again in the batch of another caller.
     """
 
     def __init__(
-        self, work: Callable[[Sequence[T]], Sequence[R | RequestError]], *, at_once: int = 2, most: int = 100
+        self,
+        work: Callable[[Sequence[T]], Sequence[R | RequestError]],
+        *,
+        at_once: int = 2,
+        most: int = 100,
+        patience: float = 30,
     ) -> None:
         self._work = work
+        self._patience = patience
         self._at_once = at_once
         self._most = most
         self._lock = Lock()
@@ -61,13 +69,26 @@ class Combiner(Generic[T, R]):
             else:
                 self._queue.append(call)
         if not call.batch:
-            call.wake.wait()
+            self._wait(call)
         if call.batch:
             self._run(call.batch)
         outcome = self._work([item])[0] if call.outcome is None else call.outcome
         if isinstance(outcome, RequestError):
             raise outcome
         return outcome
+
+    def _wait(self, call: _Call[T, R]) -> None:
+        """Wait until the outcome of the call is known or it has to carry out a batch. Raises ServiceUnavailable."""
+        if call.wake.wait(self._patience):
+            return
+        with self._lock:
+            if call in self._queue:
+                self._queue.remove(call)
+                raise ServiceUnavailable(f"the service is busy: {self._patience:g} s were not enough; try again")
+        if not call.wake.wait(self._patience):
+            raise ServiceUnavailable(
+                f"the database did not answer within {self._patience:g} s: what was asked for may have been done"
+            )
 
     def _run(self, batch: Sequence[_Call[T, R]]) -> None:
         try:
@@ -88,5 +109,5 @@ class Combiner(Generic[T, R]):
             if not batch:
                 self._in_progress -= 1
                 return
-        batch[0].batch = batch
-        batch[0].wake.set()
+            batch[0].batch = batch
+            batch[0].wake.set()

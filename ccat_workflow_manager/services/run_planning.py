@@ -1,4 +1,4 @@
-"""Turns a submission into the rows of a new run, or into the faults of its request."""
+"""Turns a submission into a planned run, or into the faults of its request."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from uuid import UUID
 
 from ccat_workflow_manager.db.creation import NewRun
 from ccat_workflow_manager.db.pipelines import PipelineStore
-from ccat_workflow_manager.db.session import UnitOfWork
+from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.definition.compiled import CompiledPipeline, compile_pipeline
 from ccat_workflow_manager.definition.planning import Plan, plan
-from ccat_workflow_manager.definition.spec import canonical, parse_pipeline
+from ccat_workflow_manager.definition.spec import all_files, canonical, parse_pipeline
 from ccat_workflow_manager.errors import Conflict, Fault, Invalid, NotFound, RequestError
-from ccat_workflow_manager.services.catalogue import Catalogue, save_files
+from ccat_workflow_manager.json_values import weight
+from ccat_workflow_manager.limits import limits
+from ccat_workflow_manager.services.catalogue import Catalogue, check_files, save_files
 from ccat_workflow_manager.services.run_request import RunRequest, RunSubmission
 
 
@@ -22,57 +24,92 @@ from ccat_workflow_manager.services.run_request import RunRequest, RunSubmission
 class _Target:
     """The definition that a run executes."""
 
-    spec_id: UUID
+    spec_id: UUID | None
+    """None: an inline definition, not stored yet."""
     compiled: CompiledPipeline
     name: str
     version: int | None
     priority: int
 
 
+@dataclass(frozen=True, slots=True)
+class PlannedRun:
+    """A run that can be created: everything that takes long has been done, outside of a transaction."""
+
+    submission: RunSubmission
+    target: _Target
+    parameters: Mapping[str, Any]
+    plan: Plan
+    default_backend: str
+
+    def new_run(self, store: PipelineStore, inline: dict[str, UUID]) -> NewRun:
+        """The rows of the run. Stores an inline definition; `inline` has those that this transaction has stored."""
+        target, request, compiled = self.target, self.submission.request, self.target.compiled
+        spec_id = target.spec_id or inline.get(compiled.content_hash)
+        if spec_id is None:
+            save_files(store, compiled.spec)
+            spec_id = store.save_inline(target.name, canonical(compiled.spec), compiled.content_hash)
+            inline[compiled.content_hash] = spec_id
+        return NewRun(
+            run_id=self.submission.run_id,
+            spec_id=spec_id,
+            pipeline=target.name,
+            pipeline_version=target.version,
+            parameters=self.parameters,
+            plan=self.plan,
+            created_by=self.submission.actor,
+            default_backend=compiled.default_backend or self.default_backend,
+            labels=request.labels,
+            priority=request.priority if request.priority is not None else target.priority,
+            backend=request.backend,
+            idempotency_key=self.submission.key,
+            request_hash=self.submission.digest,
+        )
+
+
 class RunPlanner:
-    """Plans runs inside one transaction. It looks up each pipeline once."""
+    """Plans the runs of one request, outside of any transaction. It looks up each pipeline once."""
 
     def __init__(
-        self,
-        unit: UnitOfWork,
-        catalogue: Catalogue,
-        *,
-        default_backend: str,
-        known_backends: Set[str],
+        self, database: Database, catalogue: Catalogue, *, default_backend: str, known_backends: Set[str]
     ) -> None:
-        self._store = PipelineStore(unit)
-        self._unit = unit
+        self._database = database
         self._catalogue = catalogue
         self._default_backend = default_backend
         self._known_backends = known_backends
         self._targets: dict[object, _Target] = {}
+        self._step_runs = 0
+        self._weight = 0
 
-    def plan(self, submission: RunSubmission, path: str = "") -> NewRun:
-        """The new run. Raises RequestError with the paths of its faults below `path`."""
+    def plan(self, submission: RunSubmission, path: str = "") -> PlannedRun:
+        """The run. Raises RequestError with the paths of its faults below `path`."""
         request = submission.request
         try:
             self._check(request)
             target = self._target(request)
             parameters = target.compiled.validate_parameters(request.parameters)
-            return NewRun(
-                run_id=submission.run_id,
-                spec_id=target.spec_id,
-                pipeline=target.name,
-                pipeline_version=target.version,
-                parameters=parameters,
-                plan=_planned(target.compiled, parameters, "pipeline" if request.spec is None else "spec"),
-                created_by=submission.actor,
-                default_backend=target.compiled.default_backend or self._default_backend,
-                labels=request.labels,
-                priority=request.priority if request.priority is not None else target.priority,
-                backend=request.backend,
-                idempotency_key=submission.key,
-                request_hash=submission.digest,
-            )
+            self._weigh(parameters)
+            planned = _planned(target.compiled, parameters, "pipeline" if request.spec is None else "spec")
+            self._count(planned)
+            return PlannedRun(submission, target, parameters, planned, self._default_backend)
         except RequestError as error:
             if not path:
                 raise
             raise type(error)(faults=_below(path, error.faults)) from None
+
+    def _weigh(self, parameters: Mapping[str, Any]) -> None:
+        self._weight += weight(dict(parameters))
+        if self._weight > (most := limits().json_values):
+            message = (
+                f"hold with their defaults more than {most} values in this request; send less, or raise JSON_VALUES"
+            )
+            raise Invalid(faults=[Fault("parameters", message)])
+
+    def _count(self, planned: Plan) -> None:
+        self._step_runs += max(planned.total, len(planned.steps))
+        if self._step_runs > (most := limits().request_step_runs):
+            message = f"makes more than {most} step runs in this request; send several, or raise REQUEST_STEP_RUNS"
+            raise Invalid(faults=[Fault("", message)])
 
     def _check(self, request: RunRequest) -> None:
         faults: list[Fault] = []
@@ -102,25 +139,26 @@ class RunPlanner:
     def _registered_target(self, request: RunRequest) -> _Target:
         name = request.pipeline or ""
         try:
-            found = self._store.head(name, request.version)
+            with self._database.read() as unit:
+                found = PipelineStore(unit).head(name, request.version)
+                compiled = self._catalogue.compiled(unit, found.id)
         except NotFound as error:
             path = "pipeline" if request.version is None else "version"
             raise NotFound(error.message, [Fault(path, error.message)]) from None
         if not found.enabled:
             raise Conflict(faults=[Fault("pipeline", f"the pipeline {name} is disabled")])
-        compiled = self._catalogue.compiled(self._unit, found.id)
         self._check_backends(compiled, "pipeline.")
         return _Target(found.id, compiled, name, found.version, found.priority)
 
     def _inline_target(self, compiled: CompiledPipeline) -> _Target:
         self._check_backends(compiled, "spec.")
-        spec = compiled.spec
-        try:
-            save_files(self._store, spec)
-        except Invalid as error:
-            raise Invalid(faults=_below("spec", error.faults)) from None
-        spec_id = self._store.save_inline(spec.name, canonical(spec), compiled.content_hash)
-        return _Target(spec_id, compiled, spec.name, None, 0)
+        if any(True for _ in all_files(compiled.spec)):
+            try:
+                with self._database.read() as unit:
+                    check_files(PipelineStore(unit), compiled.spec)
+            except Invalid as error:
+                raise Invalid(faults=_below("spec", error.faults)) from None
+        return _Target(None, compiled, compiled.spec.name, None, 0)
 
     def _check_backends(self, compiled: CompiledPipeline, path: str) -> None:
         named = [(f"steps[{step.index}].backend", step.backend) for step in compiled.steps]

@@ -7,13 +7,14 @@ from typing import NamedTuple
 from uuid import UUID
 
 from ccat_workflow_manager.db.creation import NewRun, create_runs, runs_by_idempotency_key
+from ccat_workflow_manager.db.pipelines import PipelineStore
 from ccat_workflow_manager.db.queries.runs import existing_runs
 from ccat_workflow_manager.db.session import Database, UnitOfWork
 from ccat_workflow_manager.doorbell import Bell, Doorbell
 from ccat_workflow_manager.errors import Conflict, RequestError
 from ccat_workflow_manager.services.catalogue import Catalogue
 from ccat_workflow_manager.services.combining import Combiner
-from ccat_workflow_manager.services.run_planning import RunPlanner
+from ccat_workflow_manager.services.run_planning import PlannedRun, RunPlanner
 from ccat_workflow_manager.services.run_request import RunRequest, RunSubmission, submissions_of_bulk
 
 
@@ -44,11 +45,17 @@ class Submitter:
         self._catalogue = catalogue
         self._default_backend = default_backend
         self._known_backends = known_backends
-        self._combiner: Combiner[RunSubmission, Submitted] = Combiner(self._create)
+        self._combiner: Combiner[PlannedRun, Submitted] = Combiner(self._create)
 
     def submit(self, request: RunRequest, *, actor: str, idempotency_key: str | None = None) -> Submitted:
         """Create one run, or find the run that the same request with the same key created before."""
-        return self._combiner.do(RunSubmission(request, actor, idempotency_key))
+        submission = RunSubmission(request, actor, idempotency_key)
+        if idempotency_key is not None:
+            with self._database.read() as unit:
+                run_id = submission.made_before(_known(unit, [submission]))
+            if run_id is not None:
+                return _found(submission, run_id)
+        return self._combiner.do(self._planner().plan(submission))
 
     def submit_bulk(
         self, requests: Sequence[RunRequest], *, actor: str, idempotency_key: str | None = None
@@ -58,12 +65,13 @@ class Submitter:
         Returns their ids in order, and whether they are new.
         """
         submissions = submissions_of_bulk(requests, actor, idempotency_key)
-        with self._database.begin("commit.create-many") as unit:
+        with self._database.read() as unit:
             if (made := self._bulk_made_before(unit, submissions)) is not None:
                 return made, False
-            planner = self._planner(unit)
-            new = [planner.plan(submission, f"runs[{index}]") for index, submission in enumerate(submissions)]
-            created = create_runs(unit, new)
+        planner = self._planner()
+        planned = [planner.plan(submission, f"runs[{index}]") for index, submission in enumerate(submissions)]
+        with self._database.begin("commit.create-many") as unit:
+            created = create_runs(unit, _new_runs(unit, planned))
             if None in created.run_ids:  # a concurrent call with the same key has committed first
                 if (made := self._bulk_made_before(unit, submissions)) is None:
                     raise Conflict("runs with this Idempotency-Key were created and removed meanwhile; try again")
@@ -73,33 +81,33 @@ class Submitter:
 
     # --- single runs, several of them in one transaction -------------------------------------------------------------
 
-    def _create(self, submissions: Sequence[RunSubmission]) -> list[Submitted | RequestError]:
-        """Create a run for each submission that is valid, in one transaction. Returns one outcome each."""
+    def _create(self, planned: Sequence[PlannedRun]) -> list[Submitted | RequestError]:
+        """Create these runs in one transaction, but those whose key is in use. Returns one outcome each."""
+        submissions = [each.submission for each in planned]
         # In the order of their keys, or two transactions with the same keys could wait for each other.
-        order = sorted(range(len(submissions)), key=lambda index: submissions[index].key or "")
+        order = sorted(range(len(planned)), key=lambda index: submissions[index].key or "")
 
         def work(unit: UnitOfWork) -> list[Submitted | RequestError]:
             outcomes: dict[int, Submitted | RequestError] = {}
-            new: dict[int, NewRun] = {}
+            new: list[int] = []
             known = _known(unit, submissions)
-            planner = self._planner(unit)
             for index in order:
                 try:
                     if (run_id := submissions[index].made_before(known)) is None:
-                        new[index] = planner.plan(submissions[index])
+                        new.append(index)
                     else:
                         outcomes[index] = _found(submissions[index], run_id)
                 except RequestError as error:
                     outcomes[index] = error
             if new:
-                created = create_runs(unit, list(new.values()), shown=True)
+                created = create_runs(unit, _new_runs(unit, [planned[index] for index in new]), shown=True)
                 unit.after_commit(lambda: self._doorbell.ring_all(Bell.LAUNCH, created.ready))
                 for index, run_id in zip(new, created.run_ids, strict=True):
                     if run_id is None:
                         outcomes[index] = _made_meanwhile(unit, submissions[index])
                     else:
                         outcomes[index] = Submitted(run_id, True, created.shown[run_id])
-            return [outcomes[index] for index in range(len(submissions))]
+            return [outcomes[index] for index in range(len(planned))]
 
         return self._database.transact("commit.create", work)
 
@@ -111,10 +119,15 @@ class Submitter:
             raise Conflict("some of the runs that were created with this Idempotency-Key have been removed since")
         return found or None
 
-    def _planner(self, unit: UnitOfWork) -> RunPlanner:
+    def _planner(self) -> RunPlanner:
         return RunPlanner(
-            unit, self._catalogue, default_backend=self._default_backend, known_backends=self._known_backends
+            self._database, self._catalogue, default_backend=self._default_backend, known_backends=self._known_backends
         )
+
+
+def _new_runs(unit: UnitOfWork, planned: Sequence[PlannedRun]) -> list[NewRun]:
+    store, inline = PipelineStore(unit), dict[str, UUID]()
+    return [each.new_run(store, inline) for each in planned]
 
 
 def _known(unit: UnitOfWork, submissions: Sequence[RunSubmission]) -> dict[str, tuple[UUID, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -13,6 +12,7 @@ from urllib.parse import quote
 from pydantic import Field, model_validator
 
 from ccat_workflow_manager.errors import Fault
+from ccat_workflow_manager.local_api import is_loopback
 from ccat_workflow_manager.settings.backends import BackendSettings
 from ccat_workflow_manager.settings.model import PREFIX, SettingsModel, matching, url_of
 
@@ -57,7 +57,27 @@ class Settings(SettingsModel):
         description="Address the API listens on. Anything but loopback needs `AUTH_REQUIRED`."
     )
     api_port: int = Field(ge=0, le=65535, description="Port the API listens on; 0 takes a free one.")
+    api_hosts: Annotated[str, matching(r"[A-Za-z0-9._:\[\]\s,-]*", "host names with commas between them")] = Field(
+        description="Names under which the API may be called (header `Host`), beside those of loopback and `API_HOST`. "
+        "Needed off loopback."
+    )
+    api_socket: Path = Field(
+        description="Path of a Unix socket that the API listens on instead of a port, in a directory of mode 0700. "
+        "Empty: the port, where every call needs the secret in `DATA_DIR/api-secret`."
+    )
     auth_required: bool = Field(description="Whether every call needs a token.")
+    api_connections: int = Field(ge=10, description="How many connections a manager keeps; it closes further ones.")
+    api_header_seconds: float = Field(gt=0, description="How long a client may take to send the headers of a request.")
+    api_body_seconds: float = Field(gt=0, description="How long a client may take to send the body of a request.")
+    body_limit_mb: int = Field(ge=1, description="How large the body of a request may be.")
+    json_depth: int = Field(ge=8, le=100, description="How deep JSON and YAML may be nested.")
+    json_values: int = Field(ge=1000, description="How many values one JSON or YAML document may hold.")
+    schema_visits: int = Field(
+        ge=1000,
+        description="How many keywords and entries of a JSON Schema one check of parameters may look at; a million "
+        "takes half a minute.",
+    )
+    request_step_runs: int = Field(ge=1, description="How many step runs all runs of one request may have.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(description="The least severe messages to log.")
 
     workers: int = Field(ge=1, le=256, description="Workers that `ccat-wm up` starts.")
@@ -108,6 +128,12 @@ class Settings(SettingsModel):
             given = declared.model_dump(exclude_unset=True, by_alias=True)
         return {keyword: value for keyword, value in given.items() if value != ""}
 
+    @property
+    def api_names(self) -> frozenset[str]:
+        """The names under which the API may be called, beside those of loopback."""
+        given = (name.strip() for name in (*self.api_hosts.split(","), self.api_host))
+        return frozenset(name for name in given if name not in ("", "0.0.0.0", "::"))
+
     @model_validator(mode="after")
     def _complete(self) -> Self:
         """Fill in the settings that follow from others when they are empty."""
@@ -139,15 +165,13 @@ def contradictions(settings: Settings) -> Iterator[Fault]:
                 PREFIX + "CONTAINER_RUNTIME",
                 f"'none' is not allowed in {environment}; allowed: auto, apptainer, singularity",
             )
-    if not settings.auth_required and not _is_loopback(settings.api_host):
+    on_loopback = is_loopback(settings.api_host) or settings.api_socket != _UNSET
+    if environment != "localdev" and not on_loopback and not settings.api_hosts:
+        yield Fault(
+            PREFIX + "API_HOSTS", f"'' is not allowed in {environment} off loopback: name what the API is called"
+        )
+    if not settings.auth_required and not on_loopback:
         yield Fault(
             PREFIX + "API_HOST",
             f"{settings.api_host!r} is not allowed without {PREFIX}AUTH_REQUIRED=true; allowed: a loopback address",
         )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -10,12 +10,12 @@ from fastapi.testclient import TestClient
 
 from ccat_workflow_manager.app import create_app
 from ccat_workflow_manager.context import Context
-from tests.api.rest import Hand, Rest
+from tests.api.rest import BASE_URL, Hand, Rest
 
 
 @pytest.fixture
 def rest(context: Context) -> Iterator[Rest]:
-    with TestClient(create_app(context)) as client:
+    with TestClient(create_app(context), base_url=BASE_URL) as client:
         yield Rest(client)
 
 

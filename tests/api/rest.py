@@ -17,6 +17,7 @@ from ccat_workflow_manager.lifecycle.states import Event
 from ccat_workflow_manager.services.run_request import RunRequest
 
 V1 = "/api/v1"
+BASE_URL = "http://localhost"
 
 ONE: dict[str, Any] = {"name": "one", "steps": [{"name": "only", "command": ["true"]}]}
 CHAIN: dict[str, Any] = {

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from ccat_workflow_manager.api.dependencies import MOST_BYTES
 from ccat_workflow_manager.api.paging import encode
 from tests.api.rest import CHAIN, ONE, Rest
 
@@ -259,9 +258,10 @@ def test_all_faults_are_reported_together(rest: Rest) -> None:
 
 def test_an_oversized_body_is_refused_before_it_is_read(rest: Rest) -> None:
     kind = {"Content-Type": "application/json"}
-    big = b" " * (MOST_BYTES + 1)
+    limit = 32 * 1024**2
+    big = b" " * (limit + 1)
     rest.refused(rest.send("POST", "/runs", content=big, headers=kind), 413, "body_too_large")
-    chunks = (b" " * 1024**2 for _ in range(MOST_BYTES // 1024**2 + 1))
+    chunks = (b" " * 1024**2 for _ in range(limit // 1024**2 + 1))
     rest.refused(rest.send("POST", "/runs", content=chunks, headers=kind), 413, "body_too_large")
     rest.refused(rest.send("POST", "/runs", content=big[:-1], headers=kind), 400, "malformed_body")
 

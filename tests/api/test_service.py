@@ -13,7 +13,7 @@ from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.backends import BackendStore
 from ccat_workflow_manager.db.workers import WorkerStore
 from ccat_workflow_manager.lifecycle.waiting import action_required
-from tests.api.rest import ONE, Hand, Rest
+from tests.api.rest import BASE_URL, ONE, Hand, Rest
 from tests.support.fixtures_store import ContextMaker
 
 
@@ -26,7 +26,9 @@ def test_alive_and_ready(rest: Rest) -> None:
 
 
 def test_without_redis_it_is_not_ready_but_accepts_runs(make_context: ContextMaker) -> None:
-    with TestClient(create_app(make_context("noop", REDIS_URL="unix:///nowhere/at/all.sock?db=0"))) as client:
+    with TestClient(
+        create_app(make_context("noop", REDIS_URL="unix:///nowhere/at/all.sock?db=0")), base_url=BASE_URL
+    ) as client:
         rest = Rest(client)
         response = rest.send("GET", "/readyz")
         problem = rest.refused(response, 503, "not_ready")
@@ -39,7 +41,7 @@ def test_without_redis_it_is_not_ready_but_accepts_runs(make_context: ContextMak
 
 def test_without_postgres_every_call_gives_503(make_context: ContextMaker) -> None:
     away = make_context("noop", DATABASE_URL="postgresql://ccat@127.0.0.1:1/ccat")
-    with TestClient(create_app(away)) as client:
+    with TestClient(create_app(away), base_url=BASE_URL) as client:
         rest = Rest(client)
         problem = rest.refused(rest.send("GET", "/readyz"), 503, "not_ready")
         assert problem["dependencies"]["migrations"]["ok"] is False

@@ -114,7 +114,9 @@ class World:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         process = self.service.start_another("manager", "--no-loops", **variables(API_PORT=str(port), **settings))
-        client = self.ground.stack.enter_context(httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60))
+        client = self.ground.stack.enter_context(
+            httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, auth=self.service.client.auth)
+        )
 
         def answers() -> bool:
             assert process.poll() is None, self.service.log()

@@ -82,3 +82,19 @@ def test_nobody_is_left_waiting_under_load() -> None:
     combiner = Combiner(Work())
     with ThreadPoolExecutor(32) as pool:
         assert list(pool.map(combiner.do, range(0, 4000, 2))) == [2 * number for number in range(0, 4000, 2)]
+
+
+def test_a_call_gives_up_when_its_turn_does_not_come() -> None:
+    work = Work()
+    work.may_go.clear()
+    combiner = Combiner(work, at_once=1, patience=0.05)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(combiner.do, 2)
+        wait_until(lambda: work.batches == [[2]])
+        with pytest.raises(ServiceUnavailable, match="busy"):
+            combiner.do(4)
+        assert combiner.queued == 0
+        work.may_go.set()
+        assert first.result(10) == 4
+    assert combiner.do(6) == 12
+    assert work.batches == [[2], [6]]

@@ -15,7 +15,8 @@ import pytest
 from ccat_workflow_manager import failpoints
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.queries.runs import run_detail
-from ccat_workflow_manager.errors import Invalid, RequestError, ServiceUnavailable
+from ccat_workflow_manager.errors import Conflict, RequestError, ServiceUnavailable
+from ccat_workflow_manager.services.run_planning import PlannedRun
 from ccat_workflow_manager.services.run_request import RunRequest, RunSubmission
 from ccat_workflow_manager.services.submit import Submitted
 from tests.support.armed import Plan
@@ -39,14 +40,14 @@ def together(
     create, held, may_go = combiner._work, Event(), Event()
     batches: list[int] = []
 
-    def work(submissions: Sequence[RunSubmission]) -> Sequence[Submitted | RequestError]:
-        batches.append(len(submissions))
-        if submissions[0].actor == "first":
+    def work(planned: Sequence[PlannedRun]) -> Sequence[Submitted | RequestError]:
+        batches.append(len(planned))
+        if planned[0].submission.actor == "first":
             held.set()
             may_go.wait(30)
-        elif len(submissions) > 1:
+        elif len(planned) > 1:
             failpoints.arm(Plan(plan))
-        return create(submissions)
+        return create(planned)
 
     def ask(request: RunRequest, key: str | None) -> Submitted | RequestError | ServiceUnavailable:
         try:
@@ -97,9 +98,10 @@ def test_each_request_makes_one_run_and_is_told_of_it(context: Context, moment: 
 
 @pytest.mark.usefixtures("disarmed")
 def test_the_fault_of_one_is_told_to_that_one(context: Context) -> None:
-    requests = [(RunRequest(spec=SPEC), None), (RunRequest(), None), (RunRequest(spec=SPEC), None)]
+    other = RunRequest(spec=SPEC, priority=1)
+    requests = [(RunRequest(spec=SPEC), "key"), (other, "key"), (RunRequest(spec=SPEC), None)]
     answers = together(context, requests, "* commit.create after timeout")
-    assert [type(answer) for answer in answers] == [Submitted, Invalid, Submitted]
+    assert [type(answer) for answer in answers] == [Submitted, Conflict, Submitted]
     assert len(runs(context)) == 2
 
 
@@ -114,10 +116,11 @@ def test_two_with_one_key_get_one_run(context: Context) -> None:
 
 @pytest.mark.usefixtures("disarmed")
 def test_a_submission_without_an_answer_can_be_repeated(context: Context) -> None:
-    submission = RunSubmission(RunRequest(spec=SPEC), "test")
+    submitter = context.submitter
+    planned = submitter._planner().plan(RunSubmission(RunRequest(spec=SPEC), "test"))
     failpoints.arm(Plan("* commit.create after timeout"))
     with pytest.raises(ServiceUnavailable):
-        context.submitter._create([submission])
-    [again] = context.submitter._create([submission])
+        submitter._create([planned])
+    [again] = submitter._create([planned])
     assert isinstance(again, Submitted)
     assert runs(context) == {again.run_id}

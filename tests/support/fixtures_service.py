@@ -21,6 +21,7 @@ import pytest
 
 from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedValkey
 from tests.support import armed, leftovers
+from tests.support.api_secret import FileSecret
 from tests.support.reaper import Reaper
 from tests.support.waiting import wait_for, wait_until
 
@@ -63,7 +64,13 @@ class Service:
         }
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port: int = free.getsockname()[1]
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}/api/v1", timeout=30)
+        socket_path = environment.get("CCAT_WORKFLOW_MANAGER_API_SOCKET")
+        self.client = httpx.Client(
+            base_url=f"http://127.0.0.1:{self.port}/api/v1",
+            timeout=30,
+            auth=FileSecret(self.data_dir),
+            transport=httpx.HTTPTransport(uds=socket_path) if socket_path else None,
+        )
         self.process: subprocess.Popen[bytes] | None = None
         self._others: list[subprocess.Popen[bytes]] = []
 

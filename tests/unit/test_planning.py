@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from ccat_workflow_manager.definition.compiled import CompiledPipeline, compile_pipeline
-from ccat_workflow_manager.definition.planning import MAX_STEP_RUNS, Plan, plan
+from ccat_workflow_manager.definition.planning import Plan, plan
 from ccat_workflow_manager.definition.spec import parse_pipeline, parse_pipeline_text
+from ccat_workflow_manager.limits import Limits
 from tests.unit.definitions import CONTRACT_EXAMPLE, faults_of, pipeline, step
 
 
@@ -111,13 +112,13 @@ def test_only_a_step_that_names_its_backend_is_bound_to_it() -> None:
         ),
         (
             [step("a", foreach="${parameters.items}"), step("b", foreach="${parameters.items}")],
-            {"items": list(range(MAX_STEP_RUNS // 2 + 1))},
+            {"items": list(range(Limits().request_step_runs // 2 + 1))},
             "parameters.items",
             "100002 step runs",
         ),
         (
             [step(foreach="${parameters.items}")],
-            {"items": list(range(MAX_STEP_RUNS + 1))},
+            {"items": list(range(Limits().request_step_runs + 1))},
             "parameters.items",
             "100001",
         ),

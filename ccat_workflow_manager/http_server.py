@@ -1,0 +1,91 @@
+"""The HTTP server of the API: on a Unix socket or on a port, with limits for connections and slow clients."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from ccat_workflow_manager import local_api
+from ccat_workflow_manager.app import create_app
+from ccat_workflow_manager.context import Context
+from ccat_workflow_manager.settings import Settings
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which does not raise the signal again that ended it: the loops are stopped afterwards."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def serve(context: Context, *, graceful_seconds: int) -> None:
+    """Serve the API until SIGTERM or SIGINT."""
+    settings = context.settings
+    on_socket = settings.api_socket.name != ""
+    sockets = [local_api.listening_socket(settings.api_socket)] if on_socket else None
+    secret = None if on_socket else local_api.ensure_secret(settings.data_dir)
+    if settings.api_port and not on_socket:
+        local_api.announce(settings.api_port, settings.data_dir)
+    config = uvicorn.Config(
+        create_app(context, secret=secret),
+        host=settings.api_host,
+        port=settings.api_port,
+        http=_protocol(settings),
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=graceful_seconds,
+    )
+    try:
+        _Server(config).run(sockets=sockets)
+    finally:
+        if on_socket:
+            settings.api_socket.unlink(missing_ok=True)
+
+
+def _protocol(settings: Settings) -> type[asyncio.Protocol]:
+    class Bounded(HttpToolsProtocol):
+        """uvicorn's protocol, which closes connections that are too many or whose headers take too long."""
+
+        _deadline: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            if len(self.connections) > settings.api_connections:
+                transport.abort()
+            else:
+                self._begin()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._end()
+            super().connection_lost(exc)
+
+        def on_message_begin(self) -> None:
+            self._begin()
+            super().on_message_begin()
+
+        def on_headers_complete(self) -> None:
+            self._end()
+            super().on_headers_complete()
+
+        def _begin(self) -> None:
+            if self._deadline is None:
+                self._deadline = self.loop.call_later(settings.api_header_seconds, self.transport.abort)
+
+        def _end(self) -> None:
+            if self._deadline is not None:
+                self._deadline.cancel()
+                self._deadline = None
+
+    return Bounded

@@ -1,0 +1,149 @@
+"""How the commands of a user reach the API of the same machine: a private socket, or a port and a secret.
+
+The secret lies in DATA_DIR, readable for its owner only. A link in the runtime directory of the user, named by the
+port, leads to it, so that a command finds the secret of a service with any data directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import secrets
+import socket
+import stat
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from ccat_workflow_manager.errors import ConfigurationError
+
+SECRET_FILE = "api-secret"
+_SECRET_BYTES = 32
+_LISTENING = "0A"
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+# --- the secret -----------------------------------------------------------------------------------------------------
+
+
+def ensure_secret(data_dir: Path) -> str:
+    """The secret of the service with this data directory; made at first. Several managers may share it."""
+    path = data_dir / SECRET_FILE
+    data_dir.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        made = path.with_name(f"{path.name}.{os.getpid()}")
+        made.unlink(missing_ok=True)
+        descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(f"ccatwm_local_{secrets.token_urlsafe(_SECRET_BYTES)}\n")
+        with contextlib.suppress(FileExistsError):  # another manager was faster
+            os.link(made, path)
+        made.unlink()
+    secret = _private_text(path)
+    if not secret:
+        raise ConfigurationError(f"{path} must be a file of this user with mode 0600; remove it for a new one")
+    return secret
+
+
+def _private_text(path: Path) -> str:
+    """The text of a file that only its owner, this user, can read; else empty."""
+    try:
+        with path.open() as file:
+            found = os.fstat(file.fileno())
+            private = stat.S_ISREG(found.st_mode) and not stat.S_IMODE(found.st_mode) & 0o077
+            return file.read(1000).strip() if private and found.st_uid == os.geteuid() else ""
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def announce(port: int, data_dir: Path) -> None:
+    """Let the commands of this user find the secret of the service at this port."""
+    with contextlib.suppress(OSError):  # they can still find it through DATA_DIR
+        directory = _runtime_dir(create=True)
+        if directory is not None:
+            link = directory / f"{port}.{os.getpid()}"
+            link.unlink(missing_ok=True)
+            link.symlink_to(data_dir.absolute() / SECRET_FILE)
+            link.replace(directory / str(port))
+
+
+def secrets_for(host: str, port: int, data_dirs: Iterable[Path]) -> Iterator[str]:
+    """The secrets that may be those of the service at this address; none if another user listens there."""
+    if not is_loopback(host) or not _listener_is_trusted(port):
+        return
+    directory = _runtime_dir(create=False)
+    files = [] if directory is None else [directory / str(port)]
+    given: set[str] = set()
+    for path in (*files, *(each / SECRET_FILE for each in data_dirs)):
+        secret = _private_text(path)
+        if secret and secret not in given:
+            given.add(secret)
+            yield secret
+
+
+def _runtime_dir(*, create: bool) -> Path | None:
+    """A directory of this user alone, or None."""
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    directory = Path(base) / "ccat-wm" if base else Path(tempfile.gettempdir()) / f"ccat-wm-{os.geteuid()}"
+    if create:
+        directory.mkdir(mode=0o700, exist_ok=True)
+    return directory if _is_private(directory) else None
+
+
+def _is_private(directory: Path) -> bool:
+    try:
+        found = directory.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not stat.S_IMODE(found.st_mode) & 0o077
+
+
+def _listener_is_trusted(port: int) -> bool:
+    """Whether no user but this one and root listens on this port: the secret must not be sent to another."""
+    owners: set[int] = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(OSError):
+            for line in Path(table).read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == _LISTENING and int(fields[1].rpartition(":")[2], 16) == port:
+                    owners.add(int(fields[7]))
+    return owners <= {0, os.geteuid()}
+
+
+# --- the socket -----------------------------------------------------------------------------------------------------
+
+
+def listening_socket(path: Path) -> socket.socket:
+    """A Unix socket for the API in a directory that only this user can enter. Raises ConfigurationError."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not _is_private(path.parent):
+            raise ConfigurationError(f"the directory of API_SOCKET, {path.parent}, must be this user's with mode 0700")
+        if accepts(path):
+            raise ConfigurationError(f"another service listens on {path}")
+        path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(str(path))
+    except OSError as error:
+        raise ConfigurationError(f"the API cannot listen on {path}: {error.strerror or error}") from None
+    path.chmod(0o600)
+    listener.listen(socket.SOMAXCONN)
+    return listener
+
+
+def accepts(path: Path) -> bool:
+    """Whether a service accepts connections on this Unix socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(1)
+        try:
+            connection.connect(str(path))
+        except OSError:
+            return False
+        return True

@@ -1,0 +1,125 @@
+"""Other users of the machine, and programs of its containers, cannot use the API of a user."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from ccat_workflow_manager import local_api
+from ccat_workflow_manager.errors import ConfigurationError
+from ccat_workflow_manager.local_api import SECRET_FILE, announce, ensure_secret, listening_socket, secrets_for
+from ccat_workflow_manager.settings import load_settings
+from tests.cli.commands import answer, invoke
+from tests.support.fixtures_service import Service, ServiceMaker, sh, variables
+
+NOBODY = 65534
+
+
+@pytest.fixture(autouse=True)
+def runtime_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    return tmp_path / "ccat-wm"
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A port at which this user listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_a_port_is_no_door(service: Service) -> None:
+    run = {"spec": {"name": "x", "steps": [sh("id")]}}
+    with httpx.Client(base_url=f"http://127.0.0.1:{service.port}/api/v1") as neighbour:
+        assert neighbour.post("/runs", json=run).status_code == 401
+        assert neighbour.get("/runs").status_code == 401
+    secret = service.data_dir / SECRET_FILE
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    found = answer(
+        "run",
+        "list",
+        env={"CCAT_WM_URL": f"http://127.0.0.1:{service.port}", **variables(DATA_DIR=str(service.data_dir))},
+    )
+    assert isinstance(found, list | dict)
+    wrong = {"CCAT_WM_URL": f"http://127.0.0.1:{service.port}", **variables(DATA_DIR="/nowhere")}
+    refused = invoke("run", "list", env=wrong)
+    assert (refused.exit_code, "CCAT_WM_TOKEN" in refused.stderr) == (3, True)
+
+
+def test_a_service_on_a_socket(make_service: ServiceMaker, tmp_path: Path) -> None:
+    path = tmp_path / "private" / "api.sock"
+    service = make_service(API_SOCKET=str(path))
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    run = service.submit(sh("true"))
+    assert service.wait(run)["status"] == "COMPLETED"
+    for env in (variables(API_SOCKET=str(path)), {"CCAT_WM_URL": f"unix:{path}"}):
+        assert answer("run", "show", run, env=env)["id"] == run
+
+
+def test_managers_share_one_secret(tmp_path: Path) -> None:
+    first = ensure_secret(tmp_path)
+    assert first.startswith("ccatwm_local_")
+    assert ensure_secret(tmp_path) == first
+    assert [each.name for each in tmp_path.iterdir()] == [SECRET_FILE]
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o660])
+def test_a_secret_that_others_can_read_is_none(tmp_path: Path, port: int, mode: int) -> None:
+    ensure_secret(tmp_path)
+    (tmp_path / SECRET_FILE).chmod(mode)
+    with pytest.raises(ConfigurationError, match="0600"):
+        ensure_secret(tmp_path)
+    assert list(secrets_for("127.0.0.1", port, [tmp_path])) == []
+
+
+def test_the_secret_is_found_by_the_port(tmp_path: Path, port: int, runtime_dir: Path) -> None:
+    secret = ensure_secret(tmp_path / "a")
+    announce(port, tmp_path / "a")
+    assert list(secrets_for("localhost", port, [tmp_path / "b"])) == [secret]
+    assert list(secrets_for("wm.example.org", port, [tmp_path / "a"])) == []
+    runtime_dir.chmod(0o777)  # anyone may have put the link there
+    assert list(secrets_for("localhost", port, [tmp_path / "b"])) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can listen as another user")
+def test_the_secret_is_not_sent_to_another_user(tmp_path: Path) -> None:
+    ensure_secret(tmp_path)
+    script = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
+    with subprocess.Popen(
+        ["python3", "-c", script], user=NOBODY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as thief:
+        assert thief.stdout is not None
+        taken = int(thief.stdout.readline())
+        assert list(secrets_for("127.0.0.1", taken, [tmp_path])) == []
+        thief.communicate("\n")
+
+
+def test_a_socket_needs_a_private_directory(tmp_path: Path) -> None:
+    (tmp_path / "open").mkdir(mode=0o755)
+    with pytest.raises(ConfigurationError, match="0700"):
+        listening_socket(tmp_path / "open" / "api.sock")
+    path = tmp_path / "private" / "api.sock"
+    for _ in range(2):  # the second time over the file that the first has left
+        with listening_socket(path):
+            assert local_api.accepts(path)
+            with pytest.raises(ConfigurationError, match="another service"):
+                listening_socket(path)
+    with pytest.raises(ConfigurationError, match="cannot listen"):
+        listening_socket(tmp_path / "private" / ("a" * 200))
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "wm.example.org"])
+def test_no_access_off_loopback_without_authentication(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for environment in ("localdev", "production"):
+        monkeypatch.setenv("ENV_FOR_DYNACONF", environment)
+        with pytest.raises(ConfigurationError) as refusal:
+            load_settings({"API_HOST": host, "AUTH_REQUIRED": "false"})
+        named = {fault.path.removeprefix("CCAT_WORKFLOW_MANAGER_") for fault in refusal.value.faults}
+        assert named >= ({"API_HOST"} if environment == "localdev" else {"API_HOST", "API_HOSTS"})
