@@ -51,7 +51,7 @@ def make_site(reaper: Reaper, **config: Any) -> Site:
     directory = Path(tempfile.mkdtemp(prefix="ccat-wm-radical-"))
     reaper.remove(directory)
     state_dir = str(directory / "state")
-    standard = {"state_dir": state_dir, "cores": 8, "kill_grace_seconds": 1}
+    standard = {"state_dir": state_dir, "trusted_network": True, "cores": 8, "kill_grace_seconds": 1}
     return Site(directory, {**standard, **config}, litter())
 
 

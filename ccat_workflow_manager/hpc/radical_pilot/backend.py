@@ -40,6 +40,10 @@ from ccat_workflow_manager.settings import settings_of
 
 _HARMLESS = re.compile(r"[A-Za-z0-9_./+@=:,-]+")
 _INSTALL = "pip install 'ccat-workflow-manager[radical_pilot]'"
+_OPEN_PORTS = (
+    "RADICAL-Pilot listens on all interfaces without a password, and any user who reaches it runs programs as this one"
+)
+_TRUST = "if all of them are trusted, set RADICAL_PILOT_TRUSTED_NETWORK=true"
 
 
 class RadicalPilotBackend(FileBackend):
@@ -54,6 +58,8 @@ class RadicalPilotBackend(FileBackend):
 
     def __init__(self, *, kill_grace_seconds: float = 5, log_limit_mb: float = 512, **settings: Any) -> None:
         site = settings_of(RadicalPilotSettings, self.name, settings)
+        if not site.trusted_network:
+            raise ConfigurationError(f"{_OPEN_PORTS}; {_TRUST}")
         root = Path(site.state_dir).absolute() if site.state_dir else default_state_dir(self.name)
         if not _HARMLESS.fullmatch(str(root)):
             # RADICAL-Pilot writes it into shell scripts without quotes.

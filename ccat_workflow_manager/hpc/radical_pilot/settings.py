@@ -14,6 +14,10 @@ _MB = 1024**2
 class RadicalPilotSettings(BackendSettings):
     """`RADICAL_PILOT_...`: one allocation, as RADICAL-Pilot describes it."""
 
+    trusted_network: bool = Field(
+        default=False,
+        description="Required: `true` states that all users who reach the ports of RADICAL-Pilot are trusted.",
+    )
     resource: Label = Field(
         default="local.localhost",
         description="Where pilots run, as RADICAL-Pilot calls it; `local.localhost` is the machine of the worker.",

@@ -30,7 +30,7 @@ Job = Callable[..., PilotJob]
 
 
 def pilot_backend(tmp_path: Path, **settings: Any) -> RadicalPilotBackend:
-    return RadicalPilotBackend(**{"state_dir": tmp_path / "state", **settings})
+    return RadicalPilotBackend(**{"state_dir": tmp_path / "state", "trusted_network": True, **settings})
 
 
 @pytest.fixture
@@ -162,6 +162,7 @@ def test_more_time_than_a_pilot_has_is_refused_before_any_is_started(tmp_path: P
     [
         ({"state_dir": "/tmp/two words"}, "RADICAL_PILOT_STATE_DIR"),
         ({"resource": "frontier"}, "RADICAL_PILOT_RESOURCE"),
+        ({"trusted_network": False}, "RADICAL_PILOT_TRUSTED_NETWORK=true"),
     ],
 )
 def test_settings_that_are_refused(tmp_path: Path, setting: dict[str, Any], name: str) -> None:

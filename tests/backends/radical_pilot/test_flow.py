@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.needs("radical"), pytest.mark.timeout(START_SECONDS + 
 
 @pytest.fixture(scope="module")
 def deployment(reaper: Reaper) -> Iterator[Service]:
-    pilot = {"RADICAL_PILOT_CORES": "8"}
+    pilot = {"RADICAL_PILOT_TRUSTED_NETWORK": "true", "RADICAL_PILOT_CORES": "8"}
     settings = {"WORKERS": "1", "FOLLOW_SECONDS": "1", "LOG_LIMIT_MB": "1"}
     with running_service(reaper, HPC_BACKEND="radical_pilot", **pilot, **settings) as service:
         yield service
