@@ -384,3 +384,8 @@ def _check_mode(site: AwsBatchSettings) -> None:
         return
     if site.job_definition:
         raise ConfigurationError("AWS_BATCH_MODE=native needs a job definition for each image, so none can be given")
+    if not site.native_trusted:
+        raise ConfigurationError(
+            "with AWS_BATCH_MODE=native every step can write all of AWS_BATCH_VOLUMES, also the files of other runs, "
+            "and can use AWS_BATCH_JOB_ROLE; if all steps are trusted with that, set AWS_BATCH_NATIVE_TRUSTED=true"
+        )

@@ -32,6 +32,11 @@ class AwsBatchSettings(BackendSettings):
         description="How steps run in AWS Batch jobs: by Apptainer in `AWS_BATCH_IMAGE`, or each in a job of its own "
         "image.",
     )
+    native_trusted: bool = Field(
+        default=False,
+        description="Required by `AWS_BATCH_MODE=native`: `true` states that every step is trusted with all volumes "
+        "and the role of the jobs.",
+    )
     platform: Literal["EC2", "FARGATE"] = Field(default="EC2", description="What the AWS Batch queue's machines are.")
     volumes: str = Field(
         default="",
