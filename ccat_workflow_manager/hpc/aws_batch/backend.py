@@ -41,7 +41,7 @@ from ccat_workflow_manager.hpc.batch.scheduler_backend import SETTLE_SECONDS, Ba
 from ccat_workflow_manager.hpc.batch.script import render_batch_script
 from ccat_workflow_manager.hpc.batch.store import ArrayTask, Submission
 from ccat_workflow_manager.hpc.file_backend import BoundedCache
-from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo
+from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 from ccat_workflow_manager.settings import settings_of
 
 _HOME = "/tmp"
@@ -95,7 +95,10 @@ class AwsBatchBackend(BatchBackend):
         if not site.s3_prefix:
             return None
         try:
-            return S3Staging(self.name, self._aws, site.s3_prefix, region, None if self.runs_images else _HOME)
+            return S3Staging(
+                self._aws, site.s3_prefix, region, home=None if self.runs_images else _HOME,
+                limit_gb=site.s3_result_limit_gb, locks=self._store.directory / "fetching",
+            )  # fmt: skip
         except ValueError as error:
             raise ConfigurationError(f"AWS_BATCH_S3_PREFIX cannot be used: {error}") from error
 
@@ -250,6 +253,8 @@ class AwsBatchBackend(BatchBackend):
         member = known[0].members[known[1]] if known is not None else None
         now = datetime.now(UTC)
         record = self._results(member) if member is not None and (job is None or job.over) else None
+        if record is not None and record.status is JobStatus.RUNNING:
+            return record
         info = resolve_status(
             Evidence(
                 job,
@@ -267,9 +272,8 @@ class AwsBatchBackend(BatchBackend):
 
     def _results(self, member: ArrayTask) -> HPCJobInfo | None:
         """The status according to the exit record, which S3 may still have."""
-        if self._staging is not None:
-            self._staging.fetch(member)
-        return self._record_info(member)
+        problem = self._staging.fetch(member) if self._staging is not None else None
+        return problem or self._record_info(member)
 
     def _last_words(self, job: DescribedJob) -> str:
         """The end of the container's log, for a command that left nothing."""

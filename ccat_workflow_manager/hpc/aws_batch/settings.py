@@ -59,6 +59,9 @@ class AwsBatchSettings(BackendSettings):
     s3_prefix: str = Field(
         default="", description="Where attempts travel, `s3://bucket/prefix`, if jobs share no filesystem."
     )
+    s3_result_limit_gb: float = Field(
+        default=50, gt=0, description="Largest size of the results that a job may send through S3, unpacked."
+    )
     calls_per_minute: int = Field(default=600, ge=1, description="Calls of AWS in any minute, by all workers.")
     state_dir: str = Field(
         default="",

@@ -125,7 +125,7 @@ class Evidence:
 
     job: DescribedJob | None
     record: HPCJobInfo | None
-    """The status according to the exit record."""
+    """The status according to the exit record, or why the results of the job cannot be stored."""
     now: datetime
     handed_over_recently: bool = False
     """AWS Batch may not show the job yet."""
