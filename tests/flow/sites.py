@@ -74,7 +74,7 @@ def _aws_batch(ground: Ground) -> Environment:
 
 
 def _radical_pilot(ground: Ground) -> Environment:
-    return variables(RADICAL_PILOT_CORES="8")
+    return variables(RADICAL_PILOT_CORES="8", RADICAL_PILOT_TRUSTED_NETWORK="true")
 
 
 @dataclass(frozen=True, slots=True)

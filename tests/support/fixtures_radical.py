@@ -31,12 +31,12 @@ class Site:
     """What of RADICAL-Pilot's was in the user's home before."""
 
     @property
-    def pilots(self) -> Path:
-        return Path(self.config["state_dir"]) / "pilots"
+    def state_dir(self) -> Path:
+        return Path(self.config["state_dir"])
 
     @property
     def jobs(self) -> Path:
-        return Path(self.config["state_dir"]) / "jobs"
+        return self.state_dir / "jobs"
 
     def harness(self, workdir: Path) -> BackendHarness:
         return BackendHarness(create=partial(RadicalPilotBackend, **self.config), workdir=workdir)
@@ -50,7 +50,8 @@ def litter() -> frozenset[str]:
 def make_site(reaper: Reaper, **config: Any) -> Site:
     directory = Path(tempfile.mkdtemp(prefix="ccat-wm-radical-"))
     reaper.remove(directory)
-    standard = {"state_dir": str(directory / "state"), "cores": 8, "kill_grace_seconds": 1}
+    state_dir = str(directory / "state")
+    standard = {"state_dir": state_dir, "trusted_network": True, "cores": 8, "kill_grace_seconds": 1}
     return Site(directory, {**standard, **config}, litter())
 
 

@@ -1,7 +1,7 @@
-"""Arrays: which questions answer for all children of one, and what the answers say. Pure.
+"""The states of the children of an array, from as few listings as possible. Pure.
 
-The parent tells how many children are in which state. So a large array needs a listing of those states only that have
-changed since: children that are over are listed once, and those that are neither over nor running are waiting.
+The parent shows how many children are in which state, so only those states are listed that have changed: children that
+are over are listed once, and children that are neither over nor started are waiting.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from ccat_workflow_manager.hpc.aws_batch.states import OVER, STARTED, Seen
+from ccat_workflow_manager.hpc.aws_batch.status import OVER, STARTED, DescribedJob
 
 T = TypeVar("T")
 
@@ -19,7 +19,7 @@ DESCRIBED_DIRECTLY = 100
 
 
 def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """All items, so many at a time."""
+    """All items, `size` at a time."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
 
@@ -35,15 +35,15 @@ def index_of(job_id: str) -> int | None:
 
 
 @dataclass(slots=True)
-class ArrayBook:
-    """What is known of one array from one look to the next."""
+class ArrayChildren:
+    """What the listings of one array have shown."""
 
     number: str
-    over: dict[int, Seen] = field(default_factory=dict)
-    started: dict[int, Seen] = field(default_factory=dict)
+    over: dict[int, DescribedJob] = field(default_factory=dict)
+    started: dict[int, DescribedJob] = field(default_factory=dict)
     _counts: Mapping[str, int] = field(default_factory=dict)
 
-    def to_list(self, parent: Seen) -> list[str]:
+    def to_list(self, parent: DescribedJob) -> list[str]:
         """The states whose children have to be listed now."""
         counts = parent.children
         wanted = [state for state in sorted(OVER) if counts.get(state, 0) > self._known_over(state)]
@@ -52,19 +52,19 @@ class ArrayBook:
             wanted += [state for state in sorted(STARTED) if counts.get(state, 0)]
         return wanted
 
-    def listed(self, parent: Seen, states: Iterable[str], children: Iterable[Seen]) -> None:
-        """Note what the listings of these states have shown."""
+    def listed(self, parent: DescribedJob, states: Iterable[str], children: Iterable[DescribedJob]) -> None:
+        """Take the results of the listings of these states."""
         states = set(states)
-        found = {index: seen for seen in children if (index := index_of(seen.job_id)) is not None}
-        self.over |= {index: seen for index, seen in found.items() if seen.over}
+        found = {index: job for job in children if (index := index_of(job.job_id)) is not None}
+        self.over |= {index: job for index, job in found.items() if job.over}
         if states & STARTED or not any(parent.children.get(state, 0) for state in STARTED):
-            self.started = {index: seen for index, seen in found.items() if seen.status in STARTED}
-        self.started = {index: seen for index, seen in self.started.items() if index not in self.over}
-        # The counts may be ahead of the listing; then it has to be looked at again.
+            self.started = {index: job for index, job in found.items() if job.status in STARTED}
+        self.started = {index: job for index, job in self.started.items() if index not in self.over}
+        # The counts may be ahead of the listing; then the states are listed again.
         complete = len(self.started) == sum(parent.children.get(state, 0) for state in STARTED)
         self._counts = dict(parent.children) if complete else {}
 
-    def child(self, parent: Seen, index: int) -> Seen:
+    def child(self, parent: DescribedJob, index: int) -> DescribedJob:
         """One child: over, started, or else waiting."""
         known = self.over.get(index) or self.started.get(index)
         if known is not None:
@@ -73,7 +73,7 @@ class ArrayBook:
         if status in OVER:
             # The parent is over, so the child is, but its own end is not shown yet.
             status = "RUNNING"
-        return Seen(
+        return DescribedJob(
             job_id=child_id(self.number, index),
             name=parent.name,
             status=status,
@@ -82,4 +82,4 @@ class ArrayBook:
         )
 
     def _known_over(self, state: str) -> int:
-        return sum(seen.status == state for seen in self.over.values())
+        return sum(job.status == state for job in self.over.values())

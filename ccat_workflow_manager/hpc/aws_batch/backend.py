@@ -1,6 +1,6 @@
-"""AWS Batch, through its API.
+"""Jobs in queues of AWS Batch, through its API.
 
-One `describe_jobs` answers for a hundred jobs; of a large array only those children are listed whose state has changed.
+One `describe_jobs` covers a hundred jobs; of a large array only those children are listed whose state has changed.
 Alike step runs that are ready together become one array job. Every call is counted against `calls_per_minute`.
 """
 
@@ -11,20 +11,18 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
 from ccat_workflow_manager.definition.image_names import oci_image
-from ccat_workflow_manager.errors import BackendRejected, BackendUnavailable, ConfigurationError
+from ccat_workflow_manager.errors import BackendUnavailable, ConfigurationError
 from ccat_workflow_manager.failures import FailureReason
-from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
+from ccat_workflow_manager.hpc.attempt.files import AttemptFiles, write_new
 from ccat_workflow_manager.hpc.attempt.script import render_job_script
-from ccat_workflow_manager.hpc.aws_batch import credentials as here
+from ccat_workflow_manager.hpc.aws_batch import credentials
 from ccat_workflow_manager.hpc.aws_batch.client import Aws, AwsError, Done
 from ccat_workflow_manager.hpc.aws_batch.definition import Mode, make_shape, render_definition
 from ccat_workflow_manager.hpc.aws_batch.job_queries import JobQueries, aws_id
-from ccat_workflow_manager.hpc.aws_batch.logs import read_stream
 from ccat_workflow_manager.hpc.aws_batch.native import seen_as, with_links
 from ccat_workflow_manager.hpc.aws_batch.request import (
     CANCEL_REASON,
@@ -37,17 +35,17 @@ from ccat_workflow_manager.hpc.aws_batch.request import (
 )
 from ccat_workflow_manager.hpc.aws_batch.settings import DEFAULT_LOG_GROUP, AwsBatchSettings
 from ccat_workflow_manager.hpc.aws_batch.staging import S3Staging
-from ccat_workflow_manager.hpc.aws_batch.states import STARTED, Evidence, Seen, merge
+from ccat_workflow_manager.hpc.aws_batch.status import STARTED, DescribedJob, Evidence, resolve_status
 from ccat_workflow_manager.hpc.base import Availability, Capabilities, JobRequest, LogStream, QueueStatus
 from ccat_workflow_manager.hpc.batch.scheduler_backend import SETTLE_SECONDS, BatchBackend, JobKey
 from ccat_workflow_manager.hpc.batch.script import render_batch_script
-from ccat_workflow_manager.hpc.batch.store import Submission
-from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo
+from ccat_workflow_manager.hpc.batch.store import ArrayTask, Submission
+from ccat_workflow_manager.hpc.file_backend import BoundedCache
+from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 from ccat_workflow_manager.settings import settings_of
 
 _HOME = "/tmp"
-_REMEMBERED = 50_000
-
+_FINISHED = 50_000
 _LOG_WORDS_BYTES = 500
 _LARGEST_SENT = 100
 _LATER = re.compile(r"disabled|not in (a )?valid|being (deleted|updated)|UPDATING|try again", re.IGNORECASE)
@@ -55,7 +53,7 @@ _NO_DEFINITION = re.compile(r"job ?definition.*(not found|not exist|inactive|der
 
 
 class AwsBatchBackend(BatchBackend):
-    """Jobs in queues of AWS Batch; see docs/backends/aws_batch.md."""
+    """Runs jobs in queues of AWS Batch; see docs/backends/aws_batch.md."""
 
     name = "aws_batch"
     capabilities = Capabilities(bulk_status=True, bulk_submit=True, find=True, exit_record=True, gpu=True, lists=True)
@@ -65,7 +63,7 @@ class AwsBatchBackend(BatchBackend):
 
     def __init__(self, *, job_queue: str, log_limit_mb: float = 512, **settings: Any) -> None:
         site = settings_of(AwsBatchSettings, self.name, settings)
-        region = site.region or here.region(site.profile)
+        region = site.region or credentials.region(site.profile)
         if region is None:
             raise ConfigurationError("AWS_BATCH_REGION must name the region of the queue, or AWS_REGION has to")
         try:
@@ -77,7 +75,7 @@ class AwsBatchBackend(BatchBackend):
         except ValueError as error:
             raise ConfigurationError(f"the settings AWS_BATCH_* cannot be used: {error}") from error
         self.runs_images = Mode(site.mode) is Mode.NATIVE
-        _check_image(self.runs_images, site.job_definition, site.image)
+        _check_mode(site)
         super().__init__(state_dir=site.state_dir or None, log_limit_mb=log_limit_mb)
         self._site = SiteDefaults(job_queue, site.share_identifier, self._shape.platform)
         self._image = site.image
@@ -89,22 +87,24 @@ class AwsBatchBackend(BatchBackend):
             self.name, self._store.directory, per_minute=site.calls_per_minute, region=region, profile=site.profile,
             endpoint_url=site.endpoint_url,
         )  # fmt: skip
+        self._staging = self._make_staging(site, region)
+        self._finished: BoundedCache[JobKey, HPCJobInfo] = BoundedCache(_FINISHED)
+        self._queries = JobQueries(self.name, self._aws)
+
+    def _make_staging(self, site: AwsBatchSettings, region: str) -> S3Staging | None:
+        if not site.s3_prefix:
+            return None
         try:
-            self._staging = (
-                S3Staging(self.name, self._aws, site.s3_prefix, region, self._home()) if site.s3_prefix else None
-            )
+            return S3Staging(
+                self._aws, site.s3_prefix, region, home=None if self.runs_images else _HOME,
+                limit_gb=site.s3_result_limit_gb, locks=self._store.directory / "fetching",
+            )  # fmt: skip
         except ValueError as error:
             raise ConfigurationError(f"AWS_BATCH_S3_PREFIX cannot be used: {error}") from error
-        self._over: dict[JobKey, HPCJobInfo] = {}
-        self._looker = JobQueries(self.name, self._aws)
-
-    def _home(self) -> str | None:
-        """Of what runs without a shared filesystem; None: the environment is that of the image."""
-        return None if self.runs_images else _HOME
 
     @classmethod
     def is_available(cls, profile: str | None = None) -> Availability:
-        return here.availability(profile)
+        return credentials.availability(profile)
 
     def close(self) -> None:
         self._aws.close()
@@ -133,7 +133,7 @@ class AwsBatchBackend(BatchBackend):
         return with_links(script, request.mounts)
 
     def _largest_array(self) -> int:
-        # What travels is sent one by one, and whoever claimed it must not be silent for long.
+        # Attempts are uploaded one by one, and the lease of the caller must not run out meanwhile.
         return LARGEST_ARRAY if self._staging is None else _LARGEST_SENT
 
     def _submitted(self, submission: Submission, options: Sequence[str]) -> Submission:
@@ -147,8 +147,8 @@ class AwsBatchBackend(BatchBackend):
                 size=len(submission.members) if submission.array else None,
             )
         except ValueError as error:
-            raise BackendRejected(f"{self.name} cannot take this job: {error}", backend=self.name) from error
-        self._note_queue(ask.queue)
+            raise self.rejected(str(error)) from error
+        self._add_queue(ask.queue)
         self._store.add(submission)
         try:
             answer = self._aws.act("batch", "submit_job", **request)
@@ -165,7 +165,7 @@ class AwsBatchBackend(BatchBackend):
         return ["/bin/sh", self._script(submission)]
 
     def _script(self, submission: Submission) -> str:
-        """The script that all jobs of a submission start with; it knows which of them each is."""
+        """Write the script that all jobs of a submission start with. Returns its path."""
         text = render_batch_script(
             submission.members,
             number='"${AWS_BATCH_JOB_ID%%:*}"',
@@ -173,9 +173,9 @@ class AwsBatchBackend(BatchBackend):
             home=_HOME,
             own_path=self.runs_images,
         )
-        file = Path(submission.members[0].files.script).with_name(f"{submission.name}.batch")
-        file.write_bytes(text.encode("utf-8", "surrogateescape"))
-        return str(file)
+        path = os.path.join(submission.members[0].files.directory, f"{submission.name}.batch")
+        write_new(path, text.encode("utf-8", "surrogateescape"))
+        return path
 
     def _not_submitted(self, submission: Submission, error: AwsError) -> Submission:
         if error.done is Done.PERHAPS:
@@ -184,10 +184,10 @@ class AwsBatchBackend(BatchBackend):
         words = error.error.message
         if error.done is Done.REFUSED:
             if _NO_DEFINITION.search(words) and not self._given_definition:
-                # Somebody has deregistered it; the next try registers it again.
+                # It was deregistered at AWS; the next try registers it again.
                 self._definitions.clear()
             elif not _LATER.search(words):
-                raise BackendRejected(f"{self.name} does not take this job: {words}", backend=self.name) from error
+                raise self.rejected(words) from error
         raise BackendUnavailable(words, backend=self.name) from error
 
     def _definition(self, image: str) -> str:
@@ -210,23 +210,23 @@ class AwsBatchBackend(BatchBackend):
             known = self._definitions[image] = f"{name}:{max(revisions)}"
         return known
 
-    def _note_queue(self, queue: str) -> None:
-        """Jobs are listed by queue, so every queue that has ever been used is remembered. Raises BackendRejected."""
-        note = self._queues / quote(queue, safe="")
-        if queue != self._site.queue and not note.exists() and not self._there([queue]):
-            raise BackendRejected(f"there is no job queue {queue} at AWS Batch", backend=self.name)
+    def _add_queue(self, queue: str) -> None:
+        """Record that a queue is used: jobs are listed by queue. Raises BackendRejected if it does not exist."""
+        file = self._queues / quote(queue, safe="")
+        if queue != self._site.queue and not file.exists() and not self._existing([queue]):
+            raise self.rejected(f"there is no job queue {queue} at AWS Batch")
         self._queues.mkdir(exist_ok=True)
-        note.touch()
+        file.touch()
 
     def _known_queues(self) -> list[str]:
-        """Those that were used and still exist: a queue is deleted after its jobs."""
+        """The queues that were used and still exist: a queue is deleted after its jobs."""
         try:
             others = {unquote(name) for name in os.listdir(self._queues)} - {self._site.queue}
         except FileNotFoundError:
             others = set()
-        return [self._site.queue, *(self._there(sorted(others)) if others else ())]
+        return [self._site.queue, *(self._existing(sorted(others)) if others else ())]
 
-    def _there(self, queues: Sequence[str]) -> list[str]:
+    def _existing(self, queues: Sequence[str]) -> list[str]:
         known = {
             each for queue in self._described(queues) for each in (queue.get("jobQueueName"), queue.get("jobQueueArn"))
         }
@@ -237,55 +237,60 @@ class AwsBatchBackend(BatchBackend):
         return self._aws.items(answer, "jobQueues", "describe_job_queues")
 
     def _numbers_of(self, name: str, tried_at: float | None) -> Sequence[str]:
-        found = [seen for queue in self._known_queues() for seen in self._looker.named(queue, aws_name(name))]
-        return [seen.job_id for seen in sorted(found, key=lambda seen: (str(seen.created_at), seen.job_id))]
+        found = [job for queue in self._known_queues() for job in self._queries.named(queue, aws_name(name))]
+        return [job.job_id for job in sorted(found, key=lambda job: (str(job.created_at), job.job_id))]
 
     # --- following ---------------------------------------------------------------------------------------------------
 
     def _observe(self, jobs: Sequence[JobKey]) -> Mapping[JobKey, HPCJobInfo]:
-        # One that is over stays so, but if there are no others it is asked for: silence must not pass for an answer.
-        seen = self._looker.at([key for key in jobs if key not in self._over] or jobs[:1])
-        return {key: self._over.get(key) or self._judge(key, seen.get(key)) for key in jobs}
+        finished = {key: info for key in jobs if (info := self._finished.get(key)) is not None}
+        # A finished job stays finished. Without any other one is asked for, so that an outage of AWS is noticed.
+        described = self._queries.describe([key for key in jobs if key not in finished] or jobs[:1])
+        return {key: finished.get(key) or self._resolve(key, described.get(key)) for key in jobs}
 
-    def _judge(self, key: JobKey, seen: Seen | None) -> HPCJobInfo:
+    def _resolve(self, key: JobKey, job: DescribedJob | None) -> HPCJobInfo:
         known = self._known(key.job_name)
         member = known[0].members[known[1]] if known is not None else None
         now = datetime.now(UTC)
-        if self._staging is not None and member is not None and (seen is None or seen.over):
-            self._staging.fetch(member)
-        info = merge(
+        record = self._results(member) if member is not None and (job is None or job.over) else None
+        if record is not None and record.status is JobStatus.RUNNING:
+            return record
+        info = resolve_status(
             Evidence(
-                seen,
-                self._record_info(member) if member is not None and (seen is None or seen.over) else None,
+                job,
+                record,
                 now,
                 handed_over_recently=known is not None and now.timestamp() - known[0].tried_at < SETTLE_SECONDS,
                 records_expected=member is not None,
             )
         )
         if info.finished:
-            if info.reason is FailureReason.BACKEND_FAILED and seen is not None and seen.log_stream:
-                info = replace(info, message=f"{info.message}{self._last_words(seen)}")
-            if len(self._over) >= _REMEMBERED:
-                self._over.clear()
-            self._over[key] = info
+            if info.reason is FailureReason.BACKEND_FAILED and job is not None and job.log_stream:
+                info = replace(info, message=f"{info.message}{self._last_words(job)}")
+            self._finished.put(key, info)
         return info
 
-    def _last_words(self, seen: Seen) -> str:
-        """What the container itself has said, where the command has left nothing."""
+    def _results(self, member: ArrayTask) -> HPCJobInfo | None:
+        """The status according to the exit record, which S3 may still have."""
+        problem = self._staging.fetch(member) if self._staging is not None else None
+        return problem or self._record_info(member)
+
+    def _last_words(self, job: DescribedJob) -> str:
+        """The end of the container's log, for a command that left nothing."""
         try:
-            words = " ".join(read_stream(self._aws, self._log_group, seen.log_stream, _LOG_WORDS_BYTES).split())
+            words = " ".join(self._aws.log_tail(self._log_group, job.log_stream, _LOG_WORDS_BYTES).split())
         except BackendUnavailable as error:
             words = error.message
-        return f"; its container said: {words}" if words else ""
+        return f"; its container printed: {words}" if words else ""
 
     def _listing(self) -> Iterable[tuple[JobKey, datetime | None]]:
-        return [each for queue in self._known_queues() for each in self._looker.live(queue)]
+        return [each for queue in self._known_queues() for each in self._queries.live(queue)]
 
     # --- stopping, forgetting ----------------------------------------------------------------------------------------
 
     def _stop(self, jobs: Sequence[JobKey]) -> None:
-        live = {key: seen for key, seen in self._looker.at(jobs, urgent=True).items() if not seen.over}
-        waiting = [key for key, seen in live.items() if seen.status not in STARTED]
+        live = {key: job for key, job in self._queries.describe(jobs, urgent=True).items() if not job.over}
+        waiting = [key for key, job in live.items() if job.status not in STARTED]
         whole = self._whole_arrays(live)
         for number in whole:
             started = any(key.number == number and key not in waiting for key in live)
@@ -293,13 +298,13 @@ class AwsBatchBackend(BatchBackend):
         for key in live:
             if key.number not in whole:
                 self._end(aws_id(key), started=key not in waiting)
-        # What started in the meantime has not been cancelled.
-        for key, seen in self._looker.at(waiting, urgent=True).items() if waiting else ():
-            if seen.status in STARTED:
+        # Jobs that have started meanwhile were not cancelled.
+        for key, job in self._queries.describe(waiting, urgent=True).items() if waiting else ():
+            if job.status in STARTED:
                 self._end(aws_id(key), started=True)
 
-    def _whole_arrays(self, live: Mapping[JobKey, Seen]) -> set[str]:
-        """The arrays of which every child that is not over yet is to be stopped."""
+    def _whole_arrays(self, live: Mapping[JobKey, DescribedJob]) -> set[str]:
+        """The arrays of which every child that is not over is to be stopped."""
         wanted: dict[str, set[str]] = {}
         for key in live:
             if key.index is not None:
@@ -310,12 +315,13 @@ class AwsBatchBackend(BatchBackend):
             if len(names) < 2 or known is None:
                 continue
             others = [
-                JobKey(number, index, member.job_name)
+                key
                 for index, member in enumerate(known[0].members)
                 if member.job_name not in names
+                and (key := JobKey(number, index, member.job_name)) not in self._finished
             ]
-            seen = self._looker.at([key for key in others if key not in self._over], urgent=True) if others else {}
-            if all(key in self._over or (key in seen and seen[key].over) for key in others):
+            described = self._queries.describe(others, urgent=True) if others else {}
+            if all(key in described and described[key].over for key in others):
                 whole.add(number)
         return whole
 
@@ -329,7 +335,7 @@ class AwsBatchBackend(BatchBackend):
     def cleanup_many(self, job_ids: Sequence[str]) -> None:
         keys = [key for job_id in job_ids if (key := self._key(job_id)) is not None]
         for key in keys:
-            self._over.pop(key, None)
+            self._finished.pop(key)
         submissions = {known[0].name for key in keys if (known := self._known(key.job_name)) is not None}
         super().cleanup_many(job_ids)
         if self._staging is not None:
@@ -348,12 +354,12 @@ class AwsBatchBackend(BatchBackend):
         return "".join(self._cloudwatch(job_id).splitlines(keepends=True)[-lines:])
 
     def _cloudwatch(self, job_id: str) -> str:
-        """Both streams as CloudWatch has them, if the job has left no file that could be seen from here."""
+        """Both streams from CloudWatch, if the job has left no file that this process sees."""
         key, files = self._key(job_id), self.attempt_files(job_id)
-        if key is None or (files is not None and os.path.exists(files.stdout)):
+        if key is None or (files is not None and os.path.lexists(files.stdout)):
             return ""
-        seen = self._looker.at([key]).get(key)
-        return read_stream(self._aws, self._log_group, seen.log_stream) if seen is not None and seen.log_stream else ""
+        job = self._queries.describe([key]).get(key)
+        return self._aws.log_tail(self._log_group, job.log_stream) if job is not None and job.log_stream else ""
 
     def queue_status(self) -> list[QueueStatus]:
         budget = self._aws.budget
@@ -374,8 +380,16 @@ class AwsBatchBackend(BatchBackend):
         ]
 
 
-def _check_image(runs_images: bool, job_definition: str, image: str) -> None:
-    if runs_images and job_definition:
+def _check_mode(site: AwsBatchSettings) -> None:
+    """Raises ConfigurationError."""
+    if Mode(site.mode) is not Mode.NATIVE:
+        if not site.job_definition and not site.image:
+            raise ConfigurationError("one of AWS_BATCH_IMAGE and AWS_BATCH_JOB_DEFINITION must name what jobs run in")
+        return
+    if site.job_definition:
         raise ConfigurationError("AWS_BATCH_MODE=native needs a job definition for each image, so none can be given")
-    if not runs_images and not job_definition and not image:
-        raise ConfigurationError("one of AWS_BATCH_IMAGE and AWS_BATCH_JOB_DEFINITION must say what jobs run in")
+    if not site.native_trusted:
+        raise ConfigurationError(
+            "with AWS_BATCH_MODE=native every step can write all of AWS_BATCH_VOLUMES, also the files of other runs, "
+            "and can use AWS_BATCH_JOB_ROLE; if all steps are trusted with that, set AWS_BATCH_NATIVE_TRUSTED=true"
+        )

@@ -1,13 +1,14 @@
-"""Calls of the AWS services: each with time limits and retries, all within a budget, every failure sorted.
+"""Calls of the AWS services: each with time limits and retries, all within a budget, every failure classified.
 
-Looking is repeated by botocore itself, with back-off. Submitting is repeated only after an answer that says that
-nothing was done.
+botocore repeats calls that change nothing, with back-off. A call that changes something is repeated only after an
+answer which says that nothing was done.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from enum import Enum
@@ -35,46 +36,20 @@ from botocore.parsers import ResponseParserError
 from ccat_workflow_manager.errors import BackendConfused, BackendError, BackendUnavailable
 from ccat_workflow_manager.hpc.batch.calls import CallBudget
 
-logging.getLogger("botocore.credentials").setLevel(logging.WARNING)  # it says for each client where they come from
+logging.getLogger("botocore.credentials").setLevel(logging.WARNING)  # it names their source for each client
 
 CONNECT_SECONDS = 5
 READ_SECONDS = 30
+LOG_BYTES = 4 * 1024 * 1024
 LOOKING_TRIES = 4
 SUBMITTING_TRIES = 5
 _FIRST_PAUSE_SECONDS = 0.5
-_THROTTLING = frozenset(
-    {
-        "TooManyRequestsException",
-        "Throttling",
-        "ThrottlingException",
-        "ThrottledException",
-        "RequestLimitExceeded",
-        "RequestThrottled",
-        "RequestThrottledException",
-        "SlowDown",
-        "429",
-    }
+_THROTTLING = re.compile(r"Throttl|TooManyRequests|RequestLimitExceeded|SlowDown|^429$")
+_NOT_ALLOWED = re.compile(
+    r"AccessDenied|AuthFailure|ExpiredToken|IncompleteSignature|InvalidClientTokenId|InvalidSignature|OptInRequired|"
+    r"MissingAuthenticationToken|RequestExpired|SignatureDoesNotMatch|UnauthorizedOperation|UnrecognizedClient"
 )
-_NOBODY = frozenset(
-    {
-        "AccessDenied",
-        "AccessDeniedException",
-        "AuthFailure",
-        "ExpiredToken",
-        "ExpiredTokenException",
-        "IncompleteSignature",
-        "InvalidClientTokenId",
-        "InvalidSignatureException",
-        "MissingAuthenticationToken",
-        "MissingAuthenticationTokenException",
-        "OptInRequired",
-        "RequestExpired",
-        "SignatureDoesNotMatch",
-        "UnauthorizedOperation",
-        "UnrecognizedClientException",
-    }
-)
-"""Errors that are about who asks, not about what is asked."""
+"""Codes of errors about the caller, not about the request."""
 _NEVER_SENT = (
     ConnectTimeoutError,
     CredentialRetrievalError,
@@ -91,15 +66,15 @@ class Done(Enum):
     """What became of a request that has failed."""
 
     NO = "no"
-    """It was not carried out, for certain."""
+    """It certainly was not carried out."""
     REFUSED = "refused"
-    """The service has understood it and does not want it."""
+    """The service refuses this request."""
     PERHAPS = "perhaps"
-    """Nobody knows."""
+    """It may have been carried out."""
 
 
 class _Manner(Enum):
-    """How a call is made."""
+    """The part of the budget that a call is taken from, and how it is repeated."""
 
     LOOK = "look"
     URGENT = "urgent"
@@ -118,7 +93,7 @@ class AwsError(Exception):
 
 
 class Aws:
-    """The services that a backend talks to."""
+    """The AWS services that a backend uses."""
 
     def __init__(
         self,
@@ -130,7 +105,7 @@ class Aws:
         profile: str | None = None,
         endpoint_url: str | None = None,
     ) -> None:
-        """`endpoint_url` is that of AWS Batch; AWS's own configuration has words for those of the other services."""
+        """`endpoint_url` is that of AWS Batch; AWS's own configuration has the endpoints of the other services."""
         self._backend = backend
         self.budget = CallBudget(directory, per_minute)
         throttled = directory / "throttled"
@@ -144,9 +119,9 @@ class Aws:
         self._making = Lock()
 
     def look(self, service: str, operation: str, /, *, urgent: bool = False, **arguments: Any) -> dict[str, Any]:
-        """Call something that changes nothing. Raises BackendUnavailable and BackendConfused.
+        """Make a call that changes nothing. Raises BackendUnavailable and BackendConfused.
 
-        `urgent`: from that part of the budget which is kept for submitting and cancelling.
+        `urgent`: from the part of the budget that is reserved for submitting and cancelling.
         """
         try:
             return self._call(service, operation, arguments, _Manner.URGENT if urgent else _Manner.LOOK)
@@ -166,7 +141,7 @@ class Aws:
             token = following
 
     def items(self, answer: Mapping[str, Any], key: str, operation: str) -> list[Mapping[str, Any]]:
-        """The list in an answer, which has to be there, empty or not."""
+        """The list in an answer. Raises BackendConfused if it is missing."""
         items = answer.get(key)
         if not isinstance(items, list):
             text = f"the answer of {operation} has no {key}: {str(dict(answer))[:300]}"
@@ -174,7 +149,7 @@ class Aws:
         return items
 
     def act(self, service: str, operation: str, /, **arguments: Any) -> dict[str, Any]:
-        """Call something that changes the world, again only if nothing was done. Raises AwsError."""
+        """Make a call that changes something. Repeats it only if nothing was done. Raises AwsError."""
         pause = _FIRST_PAUSE_SECONDS
         for left in reversed(range(SUBMITTING_TRIES)):
             try:
@@ -195,7 +170,7 @@ class Aws:
         return data
 
     def address(self, service: str) -> str:
-        """Where a service is asked. Raises BackendUnavailable."""
+        """The endpoint of a service. Raises BackendUnavailable."""
         try:
             return str(self._client(service, _Manner.ACT).meta.endpoint_url)
         except BotoCoreError as error:
@@ -203,8 +178,32 @@ class Aws:
 
     @property
     def throttled(self) -> int:
-        """How many calls of the last minute the service has sent back."""
+        """How many calls were throttled in the last minute."""
         return self._throttled.used()
+
+    def log_tail(self, group: str, stream: str, limit: int = LOG_BYTES) -> str:
+        """The last `limit` bytes of a stream of CloudWatch: both streams of a container, some seconds late.
+
+        Empty if there is no such stream (yet). Raises BackendUnavailable and BackendConfused.
+        """
+        pages: list[str] = []
+        token = ""
+        while sum(map(len, pages)) < limit:
+            more = {"nextToken": token} if token else {}
+            try:
+                answer = self.act("logs", "get_log_events", logGroupName=group, logStreamName=stream, **more)
+            except AwsError as error:
+                if error.code == "ResourceNotFoundException":
+                    return ""
+                raise error.error from error
+            events = self.items(answer, "events", "get_log_events")
+            pages.append("".join(f"{event.get('message', '')}\n" for event in events))
+            following = str(answer.get("nextBackwardToken") or "")
+            # An empty page need not be the last one; the token of the last page is its own.
+            if not following or following == token:
+                break
+            token = following
+        return "".join(reversed(pages))[-limit:]
 
     def close(self) -> None:
         for client in self._clients.values():
@@ -239,9 +238,9 @@ class Aws:
         status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         text = f"{operation} failed with {code or status}: {message or 'no words'}"
         backend_error = BackendUnavailable(text, backend=self._backend, output_tail=message)
-        if code in _THROTTLING or status == 429:
+        if _THROTTLING.search(code) or status == 429:
             return AwsError(backend_error, Done.NO, throttled=True, code=code)
-        if code in _NOBODY or status in (401, 403):
+        if _NOT_ALLOWED.search(code) or status in (401, 403):
             return AwsError(backend_error, Done.NO, code=code)
         return AwsError(backend_error, Done.REFUSED if 400 <= status < 500 else Done.PERHAPS, code=code)
 

@@ -1,4 +1,4 @@
-"""Whether this machine may talk to AWS, told without the network."""
+"""Whether this machine has credentials and a region for AWS. Uses no network."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _HINT = "give the worker credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KE
 
 
 def availability(profile: str | None = None) -> Availability:
-    """Credentials that are there, or would be where this runs. Where to ask and in which queue is configuration."""
+    """Whether there are credentials, or may be on the network of this machine."""
     try:
         session = Session(profile=profile or None)
         known = session.available_profiles
@@ -46,7 +46,7 @@ def region(profile: str | None = None) -> str | None:
 
 
 def _on_ec2() -> bool:
-    """Such a machine may have a role; asking would need the network."""
+    """Whether this machine may have a role, which only the network would show."""
     try:
         return _MACHINE.read_text(encoding="utf-8").strip() == "Amazon EC2"
     except OSError:

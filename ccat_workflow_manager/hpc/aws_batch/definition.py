@@ -1,4 +1,4 @@
-"""The job definition: what all jobs of one image and one shape have in common. Pure."""
+"""The job definition that all jobs of one image and one shape share. Pure."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from hashlib import blake2b
 from typing import Any
 
 PREFIX = "ccat-wm-"
-"""How the names of the definitions that are registered here begin."""
+"""The prefix of the names of registered definitions."""
 
 _EFS = re.compile(r"efs:(fs-[0-9a-zA-Z]+)(@fsap-[0-9a-zA-Z]+)?(:/[^,]*)?")
 _HOST = re.compile(r"/[^,]*")
 
 
 class Platform(StrEnum):
-    """What the compute environments of the queue are made of."""
+    """The kind of the compute environments of the queue."""
 
     EC2 = "EC2"
     FARGATE = "FARGATE"
@@ -61,7 +61,7 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a site says about the containers of its jobs."""
+    """The containers of the jobs of a site."""
 
     platform: Platform = Platform.EC2
     mounts: Sequence[Mount] = ()
@@ -74,7 +74,7 @@ class Shape:
 
 
 def make_shape(platform: str, volumes: str, **more: Any) -> Shape:
-    """From settings. Raises ValueError for what AWS Batch would refuse for every job."""
+    """Raises ValueError for settings with which AWS Batch would refuse every job."""
     shape = Shape(Platform(platform), parse_mounts(volumes), **more)
     if found := problems(shape):
         raise ValueError("; ".join(found))
@@ -105,9 +105,9 @@ def parse_mounts(text: str) -> tuple[Mount, ...]:
 
 
 def render_definition(image: str, shape: Shape) -> dict[str, Any]:
-    """The request that registers the definition of an image. Its name says what is in it, so it is registered once.
+    """The request that registers the definition of an image. Its name is a digest of it, so it is registered once.
 
-    Each job overrides command, cores, memory and time; what is here only satisfies the service.
+    Each job overrides command, cores, memory and time; the values here only satisfy the service.
     """
     content = _content(image, shape)
     digest = blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=12).hexdigest()
@@ -144,7 +144,7 @@ def _content(image: str, shape: Shape) -> dict[str, Any]:
         "type": "container",
         "containerProperties": container,
         "platformCapabilities": [shape.platform.value],
-        # Another attempt is a matter of the step's own policy, and has a directory of its own.
+        # The policy of the step decides about retries, and each has a directory of its own.
         "retryStrategy": {"attempts": 1},
         "propagateTags": True,
         "tags": {"created-by": "ccat-workflow-manager"},
@@ -152,12 +152,12 @@ def _content(image: str, shape: Shape) -> dict[str, Any]:
 
 
 def problems(shape: Shape) -> list[str]:
-    """What AWS Batch would refuse for every job."""
+    """Why AWS Batch would refuse every job."""
     if shape.platform is not Platform.FARGATE:
         return []
     found = []
     if shape.privileged:
-        found.append("privileged containers are nothing that Fargate has")
+        found.append("Fargate has no privileged containers")
     if any(mount.host_path for mount in shape.mounts):
         found.append("Fargate cannot mount directories of a host; use efs:FILE-SYSTEM")
     if not shape.execution_role:

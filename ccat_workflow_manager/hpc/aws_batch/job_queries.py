@@ -1,117 +1,103 @@
-"""Looking at jobs: what AWS Batch shows of them, in as few calls as there can be."""
+"""Describes and lists jobs of AWS Batch, in as few calls as possible."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from ccat_workflow_manager.errors import BackendConfused
-from ccat_workflow_manager.hpc.aws_batch.arrays import DESCRIBED_DIRECTLY, ArrayBook, child_id, chunks, index_of
+from ccat_workflow_manager.hpc.aws_batch.arrays import DESCRIBED_DIRECTLY, ArrayChildren, child_id, chunks, index_of
 from ccat_workflow_manager.hpc.aws_batch.client import Aws
 from ccat_workflow_manager.hpc.aws_batch.request import CANCEL_REASON, MOST_DESCRIBED, aws_name
-from ccat_workflow_manager.hpc.aws_batch.states import ENDED_BY_ITSELF, OVER, STATES, Seen, parse_job
+from ccat_workflow_manager.hpc.aws_batch.status import ENDED_BY_ITSELF, OVER, STATES, DescribedJob, parse_job
 from ccat_workflow_manager.hpc.batch.scheduler_backend import JobKey
+from ccat_workflow_manager.hpc.file_backend import BoundedCache
 
 _PAGE = 1000
 _TERMINATED = 128 + 15
 """The exit code of a command that was asked to end."""
-_BOOKS = 100
-"""Of so many arrays it is remembered which children are over; those of others are listed again."""
+_ARRAYS = 100
+"""The number of arrays whose children are cached; those of others are listed again."""
 
 
 class JobQueries:
-    """Describes and lists jobs."""
+    """The queries of one backend."""
 
     def __init__(self, backend: str, aws: Aws) -> None:
         self._backend = backend
         self._aws = aws
-        self._books: dict[str, ArrayBook] = {}
+        self._arrays: BoundedCache[str, ArrayChildren] = BoundedCache(_ARRAYS)
 
-    def at(self, jobs: Sequence[JobKey], *, urgent: bool = False) -> dict[JobKey, Seen]:
-        """What AWS Batch shows of these now."""
+    def describe(self, keys: Sequence[JobKey], *, urgent: bool = False) -> dict[JobKey, DescribedJob]:
+        """Ask for these jobs. Jobs that AWS Batch does not show are missing in the answer."""
         arrays: dict[str, list[JobKey]] = {}
-        for key in jobs:
+        for key in keys:
             if key.index is not None:
                 arrays.setdefault(key.number, []).append(key)
-        direct = [key for keys in arrays.values() if len(keys) <= DESCRIBED_DIRECTLY for key in keys]
-        ids = list(dict.fromkeys([key.number for key in jobs] + [aws_id(key) for key in direct]))
-        described: dict[str, Seen] = {}
-        for some in chunks(ids, MOST_DESCRIBED):
-            answer = self._aws.look("batch", "describe_jobs", urgent=urgent, jobs=list(some))
-            for data in self._aws.items(answer, "jobs", "describe_jobs"):
-                seen = self._parsed(data)
-                described[seen.job_id] = seen
-        found: dict[JobKey, Seen] = {}
-        for number, keys in arrays.items():
-            parent = described.get(number)
-            if parent is not None and len(keys) > DESCRIBED_DIRECTLY:
-                book = self._listed_children(parent)
-                described |= {aws_id(key): book.child(parent, key.index) for key in keys if key.index is not None}
-            for key in keys:
-                if (child := described.get(aws_id(key))) is not None:
-                    found[key] = _with_parent(child, parent)
-        for key in jobs:
-            if (
-                key.index is None
-                and (seen_job := described.get(key.number))
-                and seen_job.name == aws_name(key.job_name)
-            ):
-                found[key] = seen_job
+        direct = [key for each in arrays.values() if len(each) <= DESCRIBED_DIRECTLY for key in each]
+        described = self._describe([key.number for key in keys] + [aws_id(key) for key in direct], urgent=urgent)
+        for number, wanted in arrays.items():
+            if len(wanted) > DESCRIBED_DIRECTLY and (parent := described.get(number)) is not None:
+                children = self._list_children(parent)
+                described |= {aws_id(key): children.child(parent, key.index or 0) for key in wanted}
+        found = {}
+        for key in keys:
+            job = described.get(aws_id(key))
+            if job is not None and key.index is not None:
+                found[key] = _with_parent(job, described.get(key.number))
+            elif job is not None and job.name == aws_name(key.job_name):
+                found[key] = job
         return found
 
-    def _listed_children(self, parent: Seen) -> ArrayBook:
-        book = self._book(parent.job_id)
-        states = book.to_list(parent)
-        children = [
-            self._parsed(data)
-            for state in states
-            for data in self._aws.pages(
-                "batch", "list_jobs", "jobSummaryList", arrayJobId=parent.job_id, jobStatus=state, maxResults=_PAGE
-            )
+    def _describe(self, ids: Iterable[str], *, urgent: bool) -> dict[str, DescribedJob]:
+        described = {}
+        for some in chunks(list(dict.fromkeys(ids)), MOST_DESCRIBED):
+            answer = self._aws.look("batch", "describe_jobs", urgent=urgent, jobs=list(some))
+            for data in self._aws.items(answer, "jobs", "describe_jobs"):
+                job = self._parsed(data)
+                described[job.job_id] = job
+        return described
+
+    def _list_children(self, parent: DescribedJob) -> ArrayChildren:
+        children = self._arrays.get(parent.job_id) or ArrayChildren(parent.job_id)
+        self._arrays.put(parent.job_id, children)
+        states = children.to_list(parent)
+        listed = [
+            self._parsed(data) for state in states for data in self._list(arrayJobId=parent.job_id, jobStatus=state)
         ]
-        book.listed(parent, states, children)
-        return book
+        children.listed(parent, states, listed)
+        return children
 
-    def _book(self, number: str) -> ArrayBook:
-        book = self._books.pop(number, None) or ArrayBook(number)
-        if len(self._books) >= _BOOKS:
-            self._books.pop(next(iter(self._books)))
-        self._books[number] = book
-        return book
-
-    def named(self, queue: str, name: str) -> list[Seen]:
-        """The jobs of this name in a queue, whatever their state."""
+    def named(self, queue: str, name: str) -> list[DescribedJob]:
+        """The jobs of this name in a queue, in any state."""
         filters = [{"name": "JOB_NAME", "values": [name]}]
         pages = self._aws.pages("batch", "list_jobs", "jobSummaryList", jobQueue=queue, filters=filters)
-        # The filter does not tell capitals from small letters.
-        return [seen for seen in map(self._parsed, pages) if seen.name == name]
+        # The filter ignores case.
+        return [job for job in map(self._parsed, pages) if job.name == name]
 
     def live(self, queue: str) -> Iterable[tuple[JobKey, datetime | None]]:
-        """What has not ended in a queue; the children of an array bear the name of the array."""
+        """The jobs of a queue that are not over. The children of an array have the name of the array."""
         live: dict[JobKey, datetime | None] = {}
         for state in sorted(STATES - OVER):
-            arguments = {"jobQueue": queue, "jobStatus": state, "maxResults": _PAGE}
-            for data in self._aws.pages("batch", "list_jobs", "jobSummaryList", **arguments):
-                seen = self._parsed(data)
+            for data in self._list(jobQueue=queue, jobStatus=state):
+                job = self._parsed(data)
                 size = (data.get("arrayProperties") or {}).get("size")
-                places = self._live_children(seen, int(size)) if size else (None,)
-                live |= {JobKey(seen.job_id, place, seen.name): seen.created_at for place in places}
+                indices = self._live_children(job, int(size)) if size else (None,)
+                live |= {JobKey(job.job_id, index, job.name): job.created_at for index in indices}
         return live.items()
 
-    def _live_children(self, parent: Seen, size: int) -> list[int]:
-        over = {
-            index_of(str(data.get("jobId")))
-            for state in sorted(OVER)
-            if parent.children.get(state, 1)
-            for data in self._aws.pages(
-                "batch", "list_jobs", "jobSummaryList", arrayJobId=parent.job_id, jobStatus=state, maxResults=_PAGE
-            )
-        }
+    def _live_children(self, parent: DescribedJob, size: int) -> list[int]:
+        states = [state for state in sorted(OVER) if parent.children.get(state, 1)]
+        listings = (self._list(arrayJobId=parent.job_id, jobStatus=state) for state in states)
+        over = {index_of(str(data.get("jobId"))) for listing in listings for data in listing}
         return [index for index in range(size) if index not in over]
 
-    def _parsed(self, data: Mapping[str, Any]) -> Seen:
+    def _list(self, **arguments: str) -> Iterator[Mapping[str, Any]]:
+        return self._aws.pages("batch", "list_jobs", "jobSummaryList", maxResults=_PAGE, **arguments)
+
+    def _parsed(self, data: Mapping[str, Any]) -> DescribedJob:
         try:
             return parse_job(data)
         except ValueError as error:
@@ -123,8 +109,8 @@ def aws_id(key: JobKey) -> str:
     return key.number if key.index is None else child_id(key.number, key.index)
 
 
-def _with_parent(child: Seen, parent: Seen | None) -> Seen:
-    """A child that was ended with its array says so with the words of the array; one that had ended before does not."""
+def _with_parent(child: DescribedJob, parent: DescribedJob | None) -> DescribedJob:
+    """The child of a cancelled array with the reason of the array, unless the child ended by itself before."""
     ended = parent is not None and parent.status_reason.startswith(CANCEL_REASON)
     if parent is None or not ended or child.status != "FAILED" or child.container_reason:
         return child

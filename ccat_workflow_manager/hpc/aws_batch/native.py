@@ -1,7 +1,7 @@
-"""Steps that run in their own image, without Apptainer: the job's container is the step's. Pure text.
+"""The start of a step that runs in its own image, without Apptainer. Pure text.
 
-The volumes of a job are those of its definition, the same for all attempts. So the directories of an attempt get their
-places in the container by links that are made when it starts: what may only be read is not write-protected.
+The volumes of a job are those of its definition, the same for all attempts, and writable. So the script of an attempt
+first makes links from the paths that the step knows to the directories of the attempt. Nothing is write-protected.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from shlex import quote
 from ccat_workflow_manager.lifecycle.models import Mount
 
 _CANNOT = 125
-"""The exit code of a job whose image lets nobody make the links."""
+"""The exit code of a job whose user may not make the links."""
 
 
 def seen_as(path: str, mounts: Sequence[Mount]) -> str:
-    """Where the container sees a directory."""
+    """The path of a directory in the container."""
     return next((each.target for each in mounts if each.source == path), path)
 
 
 def with_links(script: str, mounts: Sequence[Mount]) -> str:
-    """The job script with what makes the places that the step knows, in front."""
+    """The job script, with the commands that make the links in front."""
     lines = [
         "#!/bin/sh",
         "cannot() {",
@@ -34,7 +34,7 @@ def with_links(script: str, mounts: Sequence[Mount]) -> str:
     for each in mounts:
         target = quote(each.target)
         if dirname(each.target) != parent:
-            # In order: one place may be inside another, which is a link by then.
+            # In order: a target may be inside another one, which is a link by then.
             parent = dirname(each.target)
             lines += [f"mkdir -p {quote(parent)} || cannot"]
         lines += [f"[ ! -d {target} ] || [ -L {target} ] || rmdir {target} || cannot"]

@@ -1,4 +1,4 @@
-"""What AWS Batch is asked for: from the resources of a step to the requests of its API. Pure."""
+"""From the resources of a step to the requests of the API. Pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHORTEST_SECONDS = 60
 CANCEL_REASON = "cancelled by ccat-workflow-manager"
 HIGHEST_PRIORITY = 9999
 MOST_DESCRIBED = 100
-"""So many ids fit into one `describe_jobs`."""
+"""The most ids of one `describe_jobs`."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,254}")
@@ -36,12 +36,12 @@ FARGATE_MEMORY_MB: Mapping[float, Sequence[int]] = {
     8: tuple(range(16384, 61441, 4096)),
     16: tuple(range(32768, 122881, 8192)),
 }
-"""What Fargate has: cores, and the memory that goes with them."""
+"""The sizes of Fargate: cores, and the memory that goes with them."""
 
 
 @dataclass(frozen=True, slots=True)
 class SiteDefaults:
-    """What the settings say for steps that say nothing themselves."""
+    """The values of the settings for steps that set none."""
 
     queue: str
     share_identifier: str = ""
@@ -50,7 +50,7 @@ class SiteDefaults:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What one job asks for; jobs that ask for the same may become one array."""
+    """The requirements of one job; jobs with the same ones may become one array."""
 
     queue: str
     vcpus: str
@@ -71,7 +71,7 @@ def parse_option(text: str) -> Ask:
 
 
 def render_ask(resources: Resources, priority: int, site: SiteDefaults, image: str = "") -> Ask:
-    """Raises ValueError for what cannot be given."""
+    """Raises ValueError for requirements that cannot be met."""
     extra = _checked(resources.extra)
     vcpus, memory_mb = _size(resources, site.platform)
     share = _word("the account (here: share identifier)", _SHARE, resources.account or site.share_identifier)
@@ -101,7 +101,7 @@ def render_submit(ask: Ask, *, name: str, definition: str, command: Sequence[str
     try:
         "".join(command).encode()
     except UnicodeEncodeError:
-        raise ValueError("its directory has a name that is no UTF-8, which AWS Batch cannot be told") from None
+        raise ValueError("its directory has a name that is no UTF-8, which AWS Batch does not take") from None
     request: dict[str, Any] = {
         "jobName": aws_name(name),
         "jobQueue": ask.queue,
@@ -121,7 +121,7 @@ def render_submit(ask: Ask, *, name: str, definition: str, command: Sequence[str
 
 
 def aws_name(name: str) -> str:
-    """The name under which AWS Batch knows a job: names with other characters, or too long, stand for themselves."""
+    """The name of a job at AWS Batch: the name itself, or its digest if AWS Batch does not take it."""
     if _NAME.fullmatch(name):
         return name
     return "ccat-" + blake2b(name.encode(), digest_size=16).hexdigest()

@@ -32,6 +32,11 @@ class AwsBatchSettings(BackendSettings):
         description="How steps run in AWS Batch jobs: by Apptainer in `AWS_BATCH_IMAGE`, or each in a job of its own "
         "image.",
     )
+    native_trusted: bool = Field(
+        default=False,
+        description="Required by `AWS_BATCH_MODE=native`: `true` states that every step is trusted with all volumes "
+        "and the role of the jobs.",
+    )
     platform: Literal["EC2", "FARGATE"] = Field(default="EC2", description="What the AWS Batch queue's machines are.")
     volumes: str = Field(
         default="",
@@ -53,6 +58,9 @@ class AwsBatchSettings(BackendSettings):
     log_group: str = Field(default=DEFAULT_LOG_GROUP, description="Log group that AWS Batch containers write to.")
     s3_prefix: str = Field(
         default="", description="Where attempts travel, `s3://bucket/prefix`, if jobs share no filesystem."
+    )
+    s3_result_limit_gb: float = Field(
+        default=50, gt=0, description="Largest size of the results that a job may send through S3, unpacked."
     )
     calls_per_minute: int = Field(default=600, ge=1, description="Calls of AWS in any minute, by all workers.")
     state_dir: str = Field(

@@ -1,4 +1,4 @@
-"""What the bridge does: takes jobs from the worker, gives them to the pilot while it has time for them, notes ends."""
+"""The pilot agent: gives jobs to one pilot while it has time for them, and records tasks that left no exit record."""
 
 from __future__ import annotations
 
@@ -14,359 +14,316 @@ import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 from ccat_workflow_manager import shell
 from ccat_workflow_manager.errors import BackendUnavailable
-from ccat_workflow_manager.hpc.attempt import process_tree
-from ccat_workflow_manager.hpc.radical_pilot import pilot_dir
-from ccat_workflow_manager.hpc.radical_pilot.options import PilotOptions
-from ccat_workflow_manager.hpc.radical_pilot.pilot_dir import BEAT_SECONDS, PilotDir, PilotNote
-from ccat_workflow_manager.hpc.radical_pilot.rp_session import PilotNews, RadicalSession, TaskNews
-from ccat_workflow_manager.hpc.radical_pilot.start_script import NOT_MINE
-from ccat_workflow_manager.hpc.radical_pilot.store import (
-    End,
-    JobStore,
-    Ticket,
-    ask_to_stop,
-    claim_of,
-    record_of,
-    stopped_of,
+from ccat_workflow_manager.hpc.attempt import claim as claims
+from ccat_workflow_manager.hpc.attempt.claim import NOT_STARTED, Claim
+from ccat_workflow_manager.hpc.radical_pilot.job import JobStore, PilotJob, TaskEnd
+from ccat_workflow_manager.hpc.radical_pilot.pilot import (
+    ACTIVE,
+    BEAT_SECONDS,
+    FAILED,
+    OVER,
+    AgentProcess,
+    Pilots,
+    PilotState,
 )
+from ccat_workflow_manager.hpc.radical_pilot.rp_session import PilotChange, RadicalSession, TaskChange
+from ccat_workflow_manager.hpc.radical_pilot.settings import RadicalPilotSettings
 
 logger = logging.getLogger(__name__)
 
-_TICK_SECONDS = 0.5
-_PRUNE_SECONDS = 10.0
-_OPEN_SECONDS = 300.0
-_CLOSE_SECONDS = 20.0
-_CLOSE_LOCAL_SECONDS = 4.0
-"""On this machine nothing is left to be told to anybody: what does not end is swept away."""
-_FRESH_SHARE = 0.1
+TICK_SECONDS = 0.5
+PRUNE_SECONDS = 10.0
+"""How often jobs are dropped that were cancelled while the pilot waited in a queue."""
+OPEN_SECONDS = 300.0
+CLOSE_SECONDS = 20.0
+CLOSE_LOCAL_SECONDS = 4.0
+"""On this machine no batch system must hear of the end, and `sweep.py` kills what does not end."""
+STOP_SECONDS = 3.0
+"""How long jobs may take to end beyond their grace."""
+FRESH_SHARE = 0.1
 """A pilot that has used less of its time than this takes every job that fits into the whole of it."""
-_SETTLE_SECONDS = 3.0
 _OPEN_FAULTS = (RuntimeError, ValueError, LookupError, OSError, TypeError, AttributeError, AssertionError, ImportError)
 """What RADICAL-Pilot raises when a label, a scheduler or an installation is not what it should be."""
 
 
 @dataclass(frozen=True, slots=True)
-class _JobNews:
-    ticket: Ticket
+class EndRequest:
+    """The pilot is to end."""
 
-
-@dataclass(frozen=True, slots=True)
-class _EndNews:
     why: str
 
 
-_News = PilotNews | TaskNews | _JobNews | _EndNews
+Event = PilotChange | TaskChange | PilotJob | EndRequest
 
 
-def run(root: Path, name: str) -> int:
-    """Look after one pilot from its start to its end."""
+def run(root: str, name: str, settings: str) -> int:
+    """Manage one pilot from its start to its end."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    pilot = PilotDir(root / "pilots" / name)
-    options, rest = _read_options()
     _start_sweeper()
-    news: queue.SimpleQueue[_News] = queue.SimpleQueue()
-    threading.Thread(target=_beat, args=(pilot,), daemon=True).start()
-    threading.Thread(target=_listen, args=(news, rest), daemon=True).start()
+    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    threading.Thread(target=_read_jobs, args=(events,), daemon=True).start()
     code = 1
     try:
-        PilotAgent(JobStore(root / "jobs"), pilot, options, news).run()
+        agent = PilotAgent(Path(root), name, RadicalPilotSettings.model_validate_json(settings), events)
+        agent.run()
         code = 0
     except BaseException:
-        logger.exception("the bridge broke")
+        logger.exception("the pilot agent failed")
         raise
     finally:
-        # Threads of RADICAL-Pilot that do not end have kept others waiting for ever.
+        # Threads of RADICAL-Pilot that do not end would keep this process for ever.
         os._exit(code)
 
 
 class PilotAgent:
     """One pilot and its jobs."""
 
-    def __init__(self, store: JobStore, pilot: PilotDir, options: PilotOptions, news: queue.SimpleQueue[_News]) -> None:
-        self._store = store
-        self._pilot = pilot
-        self._options = options
-        self._news = news
-        self._session = RadicalSession(options, pilot.path, news.put)
-        self._note = PilotNote()
-        self._waiting: dict[str, Ticket] = {}
-        self._handed: dict[str, Ticket] = {}
+    def __init__(self, root: Path, name: str, settings: RadicalPilotSettings, events: queue.SimpleQueue[Event]) -> None:
+        self._store = JobStore(root)
+        self._pilots = Pilots(root)
+        self._name = name
+        self._settings = settings
+        self._events = events
+        self._session = RadicalSession(settings, self._pilots.path(name), events.put)
+        self._state = PilotState(AgentProcess.of(os.getpid()), resource=settings.resource)
+        self._recorded: PilotState | None = None
+        self._waiting: dict[str, PilotJob] = {}
+        self._submitted: dict[str, PilotJob] = {}
+        """By the uid of the task."""
         self._running: set[str] = set()
-        self._ends: dict[str, End] = {}
+        self._ends: dict[str, TaskEnd] = {}
         self._active_at: float | None = None
         self._busy_at = self._pruned_at = time.monotonic()
-        self._why_end: str | None = None
-        self._told = False
+        self._end: EndRequest | None = None
+        self._ending = threading.Event()
 
     def run(self) -> None:
+        beats = threading.Thread(target=self._beat, daemon=True)
+        beats.start()
         try:
             self._open()
-            while self._why_end is None:
-                self._take_news()
+            while self._end is None:
+                self._take_events()
                 self._submit()
-                self._write_ends()
+                self._record_ends()
                 self._look_at_the_clock()
-                self._tell()
+                self._record_state()
         finally:
+            self._ending.set()
+            beats.join()
             self._finish()
+
+    def _beat(self) -> None:
+        number = 0
+        while not self._ending.wait(BEAT_SECONDS if number else 0):
+            number += 1
+            try:
+                self._pilots.beat(self._name, str(number))
+            except OSError as error:
+                logger.warning("no beat was written: %s", error)
 
     # --- the pilot ---------------------------------------------------------------------------------------------------
 
     def _open(self) -> None:
-        self._pilot.set_note(self._note)
-        timer = threading.Timer(_OPEN_SECONDS, self._give_up)
+        self._record_state()
+        timer = threading.Timer(OPEN_SECONDS, self._give_up)
         timer.daemon = True
         timer.start()
         try:
             shape = self._session.open()
         except _OPEN_FAULTS as error:
-            logger.exception("there is no pilot")
-            self._fail(f"{self._options.resource}: {error}")
+            logger.exception("the pilot cannot be submitted")
+            self._fail(f"{self._settings.resource}: {error}")
             return
         finally:
             timer.cancel()
-        # RADICAL-Pilot has handlers of its own by now.
+        # RADICAL-Pilot has set handlers of its own.
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
-        text = self._note.text if self._options.local else f"the pilot waits in the queue of {self._options.resource}"
-        self._note = replace(
-            self._note,
-            text=text,
-            cores_per_node=shape.cores_per_node,
-            gpus_per_node=self._options.gpus,
-            memory_mb_per_node=shape.memory_mb_per_node,
+            signal.signal(number, lambda number, frame: self._events.put(EndRequest(f"signal {number} ended it")))
+        self._state = replace(
+            self._state,
+            cores_per_node=shape.cores,
+            memory_mb_per_node=shape.memory_mb,
+            cores=self._settings.pilot_size.get("cores") or self._settings.nodes * shape.cores,
         )
+        if not self._settings.local:
+            self._state = replace(self._state, text=f"the pilot waits in the queue of {self._settings.resource}")
 
     def _give_up(self) -> None:
-        """RADICAL-Pilot waits for ever for programs of its own that did not start."""
-        self._fail(f"RADICAL-Pilot did not come up within {_OPEN_SECONDS:g} s; see {self._pilot.path}")
-        self._pilot.set_note(self._note)
+        """End this process: RADICAL-Pilot waits for ever for programs of its own that did not start."""
+        self._fail(f"RADICAL-Pilot did not come up within {OPEN_SECONDS:g} s; see {self._pilots.path(self._name)}")
+        self._record_state()
         os._exit(1)
 
     def _fail(self, text: str) -> None:
-        self._note = replace(self._note, state=pilot_dir.FAILED, text=text)
-        self._why_end = text
+        self._state = replace(self._state, state=FAILED, text=text)
+        self._end = EndRequest(text)
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._news.put(_EndNews(f"signal {number} asked it to end"))
-
-    def _on_pilot(self, news: PilotNews) -> None:
-        logger.info("the pilot is %s %s", news.state, news.text)
-        if news.active and self._active_at is None:
+    def _on_pilot(self, change: PilotChange) -> None:
+        logger.info("the pilot is %s %s", change.state, change.text)
+        if change.active and self._active_at is None:
             self._active_at = self._busy_at = time.monotonic()
-            until = time.time() + self._options.walltime_minutes * 60
-            self._note = replace(
-                self._note, state=pilot_dir.ACTIVE, text="all places of the pilot are taken", until=until
-            )
-        if news.final and self._why_end is None:
+            until = time.time() + self._settings.walltime_minutes * 60
+            self._state = replace(self._state, state=ACTIVE, text="all places of the pilot are taken", until=until)
+        if change.final and self._end is None:
             if self._active_at is None:
-                self._fail(f"it ended as {news.state} before it was active {news.text}".strip())
+                self._fail(f"it ended as {change.state} before it was active {change.text}".strip())
             else:
-                self._why_end = f"the pilot ended as {news.state}"
+                self._end = EndRequest(f"the pilot ended as {change.state}")
 
     def _look_at_the_clock(self) -> None:
         now = time.monotonic()
-        if self._active_at is None and now - self._pruned_at > _PRUNE_SECONDS:
-            # Who waits for long in a queue is cancelled meanwhile; nobody needs a pilot for him.
+        if self._active_at is None and now - self._pruned_at > PRUNE_SECONDS:
             self._pruned_at = now
-            self._waiting = {job_id: ticket for job_id, ticket in self._waiting.items() if not _is_claimed(ticket)}
-        if self._waiting or self._handed:
+            self._waiting = {job_id: job for job_id, job in self._waiting.items() if _claim(job) is None}
+        if self._waiting or self._submitted:
             self._busy_at = now
-        elif now - self._busy_at > self._options.idle_minutes * 60:
-            self._why_end = f"the pilot had nothing to do for {self._options.idle_minutes:g} minutes"
-        if self._waiting and not self._handed and self._active_at is not None and not self._fitting():
-            self._why_end = "what waits does not fit into the rest of the pilot's time"
+        elif now - self._busy_at > self._settings.idle_minutes * 60:
+            self._end = EndRequest(f"the pilot had nothing to do for {self._settings.idle_minutes:g} minutes")
+        if self._waiting and not self._submitted and self._active_at is not None and not self._fitting():
+            self._end = EndRequest("what waits does not fit into the rest of the pilot's time")
 
     # --- jobs --------------------------------------------------------------------------------------------------------
 
-    def _take_news(self) -> None:
+    def _take_events(self) -> None:
         try:
-            news = self._news.get(timeout=_TICK_SECONDS)
+            event = self._events.get(timeout=TICK_SECONDS)
             while True:
-                self._take(news)
-                news = self._news.get_nowait()
+                self._take(event)
+                event = self._events.get_nowait()
         except queue.Empty:
             return
 
-    def _take(self, news: _News) -> None:
-        match news:
-            case _JobNews():
-                self._waiting[news.ticket.job_id] = news.ticket
-            case PilotNews():
-                self._on_pilot(news)
-            case TaskNews():
-                self._on_task(news)
-            case _EndNews():
-                logger.info("to end: %s", news.why)
-                self._why_end = news.why
+    def _take(self, event: Event) -> None:
+        match event:
+            case PilotJob():
+                self._waiting[event.job_id] = event
+            case PilotChange():
+                self._on_pilot(event)
+            case TaskChange():
+                self._on_task(event)
+            case EndRequest():
+                logger.info("to end: %s", event.why)
+                self._end = event
 
-    def _fitting(self) -> list[Ticket]:
+    def _fitting(self) -> list[PilotJob]:
         """The jobs that the pilot has time for, the most urgent first."""
         if self._active_at is None:
             return []
-        whole = self._options.walltime_minutes * 60
+        whole = self._settings.walltime_minutes * 60
         used = time.monotonic() - self._active_at
-        fresh = used < whole * _FRESH_SHARE
-        fitting = [ticket for ticket in self._waiting.values() if fresh or ticket.limit_seconds <= whole - used]
-        return sorted(fitting, key=lambda ticket: -ticket.priority)
+        left = whole if used < whole * FRESH_SHARE else whole - used
+        fitting = [job for job in self._waiting.values() if job.limits.time_seconds <= left]
+        return sorted(fitting, key=lambda job: -job.priority)
 
     def _submit(self) -> None:
-        tickets = self._fitting()
-        if not tickets or self._why_end is not None:
+        jobs = self._fitting()
+        if not jobs or self._end is not None:
             return
-        for ticket in tickets:
-            del self._waiting[ticket.job_id]
-        tickets = [ticket for ticket in tickets if not _is_claimed(ticket)]
-        for uid, ticket in zip(self._session.submit(tickets, self._store), tickets, strict=True):
-            self._handed[uid] = ticket
+        for job in jobs:
+            del self._waiting[job.job_id]
+        jobs = [job for job in jobs if _claim(job) is None]
+        with_files = [(job, self._store.path(job.job_id)) for job in jobs]
+        uids = self._session.submit(with_files, self._pilots.program(self._name))
+        self._submitted |= dict(zip(uids, jobs, strict=True))
 
-    def _on_task(self, news: TaskNews) -> None:
-        if not news.final:
-            self._running.add(news.uid)
+    def _on_task(self, change: TaskChange) -> None:
+        if not change.final:
+            self._running.add(change.uid)
             return
-        if news.with_its_pilot:
+        if change.with_its_pilot:
             return
-        self._running.discard(news.uid)
-        ticket = self._handed.pop(news.uid, None)
-        if ticket is None or news.exit_code == NOT_MINE or _has_record(ticket):
-            self._remove(news.sandbox)
+        self._running.discard(change.uid)
+        job = self._submitted.pop(change.uid, None)
+        if job is None or change.exit_code == NOT_STARTED or os.path.lexists(job.files.record):
+            self._remove(change.sandbox)
             return
-        refused = news.exit_code is None and not _is_claimed(ticket)
-        logger.info("%s is %s without a record: %s", ticket.job_id, news.state, news.text)
-        text = f"RADICAL-Pilot says {news.state}" + (f": {news.text}" if news.text else "")
-        self._ends[ticket.job_id] = End(time.time(), text, refused=refused)
+        logger.info("%s is %s without a record: %s", job.job_id, change.state, change.text)
+        text = f"RADICAL-Pilot says {change.state}" + (f": {change.text}" if change.text else "")
+        refused = change.exit_code is None and _claim(job) is None
+        self._ends[job.job_id] = TaskEnd(text, refused=refused)
 
     def _remove(self, sandbox: str) -> None:
-        """Of a job that has come to its end nobody needs what RADICAL-Pilot has made for it: ten files."""
+        """Remove the ten files that RADICAL-Pilot made for a task."""
         path = Path(os.path.normpath(sandbox or "/"))
-        if self._pilot.path in path.parents:
+        if self._pilots.path(self._name) in path.parents:
             shutil.rmtree(path, ignore_errors=True)
 
-    def _write_ends(self) -> None:
+    def _record_ends(self) -> None:
         for job_id, end in list(self._ends.items()):
             try:
-                self._store.set_end(job_id, end)
+                self._store.ends.add(job_id, end)
             except BackendUnavailable as error:
                 logger.warning("%s", error.message)
                 return
             del self._ends[job_id]
 
-    def _tell(self) -> None:
+    def _record_state(self) -> None:
         running = len(self._running)
-        note = replace(
-            self._note,
-            cores=self._options.pilot_size.get("cores") or self._options.nodes * self._note.cores_per_node,
-            running=running,
-            pending=len(self._waiting) + len(self._handed) - running,
-            details={"resource": self._options.resource, "pilot": self._pilot.path.name},
-        )
-        if note != self._note or not self._told:
-            self._note = note
-            self._pilot.set_note(note)
-            self._told = True
+        pending = len(self._waiting) + len(self._submitted) - running
+        self._state = replace(self._state, running=running, pending=pending)
+        if self._state != self._recorded:
+            self._pilots.states.put(self._name, self._state)
+            self._recorded = self._state
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
     def _finish(self) -> None:
-        """Nothing runs on without somebody who looks after it: jobs first, then the pilot."""
-        if self._note.state != pilot_dir.FAILED:
-            text = self._why_end or "the bridge broke"
-            state = pilot_dir.ENDED if self._active_at is not None or self._why_end else pilot_dir.FAILED
-            self._note = replace(self._note, state=state, text=text, until=time.time())
-        self._pilot.set_note(self._note)
-        deadline = time.monotonic() + self._options.kill_grace_seconds + _SETTLE_SECONDS
-        while self._stop_jobs() and time.monotonic() < deadline:
+        """End the jobs, then the pilot: no job may run that no agent watches."""
+        if self._state.state != FAILED:
+            text = self._end.why if self._end is not None else "the pilot agent failed"
+            state = OVER if self._active_at is not None or self._end is not None else FAILED
+            self._state = replace(self._state, state=state, text=text, until=time.time())
+        self._record_state()
+        self._pilots.end(self._name)
+        graces = [job.limits.kill_grace_seconds for job in self._submitted.values()]
+        deadline = time.monotonic() + max(graces, default=0) + STOP_SECONDS
+        while any(self._runs(job) for job in self._submitted.values()) and time.monotonic() < deadline:
             time.sleep(0.1)
-        self._write_ends()
-        patience = _CLOSE_LOCAL_SECONDS if self._options.local else _CLOSE_SECONDS
-        timer = threading.Timer(patience, os._exit, [1])
+        self._record_ends()
+        timer = threading.Timer(CLOSE_LOCAL_SECONDS if self._settings.local else CLOSE_SECONDS, os._exit, [1])
         timer.daemon = True
         timer.start()
         self._session.close()
-        # What began while the pilot was being closed.
-        self._stop_jobs()
 
-    def _stop_jobs(self) -> bool:
-        """Ask the keepers of the jobs to stop them; True while some run."""
-        left = False
-        for ticket in self._handed.values():
-            try:
-                claim = claim_of(ticket)
-                mine = claim is not None and claim.pilot in ("", self._pilot.path.name)
-                if not mine or _has_record(ticket) or stopped_of(ticket)[1]:
-                    continue
-                ask_to_stop(ticket, "pilot")
-                left = True
-            except OSError as error:
-                logger.warning("%s cannot be stopped: %s", ticket.job_id, error)
-        return left
+    def _runs(self, job: PilotJob) -> bool:
+        claim = _claim(job)
+        return claim is not None and claim.owner == self._name and not os.path.lexists(job.files.record)
 
 
-def _is_claimed(ticket: Ticket) -> bool:
+def _claim(job: PilotJob) -> Claim | None:
     try:
-        return claim_of(ticket) is not None
-    except OSError:
-        return False
+        return claims.read(job.files)
+    except OSError as error:
+        logger.warning("the claim of %s cannot be read: %s", job.job_id, error)
+        return None
 
 
-def _has_record(ticket: Ticket) -> bool:
-    try:
-        return record_of(ticket) is not None
-    except OSError:
-        return False
+# --- the process -----------------------------------------------------------------------------------------------------
 
 
-# --- around it -------------------------------------------------------------------------------------------------------
-
-
-def _read_options() -> tuple[PilotOptions, bytes]:
-    data = b""
-    while b"\n" not in data:
-        chunk = os.read(0, 65536)
-        if not chunk:
-            sys.exit("nobody has said what the pilot is to be")
-        data += chunk
-    line, _, rest = data.partition(b"\n")
-    return PilotOptions(**json.loads(line)), rest
-
-
-def _listen(news: queue.SimpleQueue[_News], rest: bytes) -> None:
-    """Read jobs until the worker has closed its end of the pipe, or is gone."""
+def _read_jobs(events: queue.SimpleQueue[Event]) -> None:
+    """Read jobs until the worker has closed its end of the pipe, or has ended: a child of it may hold the pipe."""
     poller = select.poll()
-    poller.register(0, select.POLLIN | select.POLLHUP)
     parent = os.pidfd_open(os.getppid())
-    poller.register(parent, select.POLLIN)
+    for descriptor in (0, parent):
+        poller.register(descriptor, select.POLLIN)
+    rest = b""
     while True:
-        *lines, rest = rest.split(b"\n")
-        for line in lines:
-            job: dict[str, Any] = json.loads(line)["job"]
-            news.put(_JobNews(Ticket(**job)))
         ready = [descriptor for descriptor, _ in poller.poll()]
         chunk = os.read(0, 65536) if 0 in ready else b""
         if not chunk:
-            news.put(_EndNews("the worker has ended"))
+            events.put(EndRequest("the worker has ended"))
             return
-        rest += chunk
-
-
-def _beat(pilot: PilotDir) -> None:
-    number = 0
-    while True:
-        number += 1
-        try:
-            pilot.beat(number)
-        except OSError as error:
-            logger.warning("no sign of life could be given: %s", error)
-        time.sleep(BEAT_SECONDS)
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            events.put(PilotJob.decode(json.loads(line)))
 
 
 def _start_sweeper() -> None:
-    me = process_tree.identity(os.getpid())
-    assert me is not None, "this process is in the process table"
+    me = AgentProcess.of(os.getpid())
     program = str(Path(__file__).with_name("sweep.py"))
     shell.spawn([sys.executable, "-I", "-S", program, str(me.pid), str(me.started)])

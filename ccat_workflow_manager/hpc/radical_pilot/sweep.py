@@ -1,9 +1,9 @@
-"""Ends what a bridge has left behind: waits until it is gone, however it went, then kills the rest of its session.
+"""Kills what a pilot agent leaves behind: waits until the agent has ended, then kills the rest of its session.
 
     python -I -S sweep.py PID STARTED
 
-RADICAL-Pilot is two dozen processes. When the one that has started them is killed, they stay for ten minutes, and its
-own orderly end leaves some for seconds. This needs nothing but the standard library and one pure module.
+RADICAL-Pilot is two dozen processes. They live on for ten minutes when the process that started them is killed, and
+some live on for seconds after an orderly end.
 """
 
 from __future__ import annotations
@@ -19,21 +19,19 @@ _ROUNDS = 100
 
 
 def main() -> int:
-    # Last, because nothing of ours may hide a module of the standard library.
+    # Last, so that no module of the package hides one of the standard library.
     sys.path.append(str(Path(__file__).resolve().parents[3]))
     from ccat_workflow_manager.hpc.attempt import process_tree
 
-    bridge = process_tree.Identity(int(sys.argv[1]), int(sys.argv[2]))
+    agent = process_tree.Identity(int(sys.argv[1]), int(sys.argv[2]))
     try:
-        end = os.pidfd_open(bridge.pid)
+        end = os.pidfd_open(agent.pid)
     except ProcessLookupError:
         end = None
-    if end is not None and bridge.running:
-        poller = select.poll()
-        poller.register(end, select.POLLIN)
-        poller.poll()
+    if end is not None and agent.running:
+        select.select([end], [], [])
     for _ in range(_ROUNDS):
-        left = process_tree.related(bridge, process_tree.table())
+        left = process_tree.related(agent, process_tree.table())
         if not left:
             break
         process_tree.send(SIGKILL, left)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,12 +11,13 @@ from typing import Any
 
 from ccat_workflow_manager.hpc.aws_batch.backend import AwsBatchBackend
 from ccat_workflow_manager.hpc.base import JobRequest
+from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo
 from ccat_workflow_manager.lifecycle.models import Mount, Resources
 from ccat_workflow_manager.testing.harness import Attempt, BackendHarness, Job
 from tests.stand_ins.aws_batch.jobs import Job as AwsJob
 from tests.stand_ins.aws_batch.server import StandIn
 from tests.support.fixtures_aws_batch import aws_batch_config, mend
-from tests.support.waiting import wait_until
+from tests.support.waiting import wait_for, wait_until
 
 SH = ("/bin/sh", "-c")
 _LOOKING = ("DescribeJobs", "ListJobs")
@@ -61,6 +62,16 @@ class AwsBatchHarness(BackendHarness):
         results = self.submit_all(requests)
         assert all(isinstance(each, Job) for each in results), results
         return [each for each in results if isinstance(each, Job)]
+
+    def until_finished(self, jobs: Sequence[Job]) -> dict[str, HPCJobInfo]:
+        """Ask for all of them in one call, until all have ended."""
+        ids = [job.id for job in jobs]
+
+        def finished() -> dict[str, HPCJobInfo] | None:
+            infos = self.backend.get_statuses(ids)
+            return infos if all(info.finished for info in infos.values()) else None
+
+        return wait_for(finished, self.patience_seconds)
 
     def at_aws(self, job: Job) -> AwsJob:
         """The job, or its array, as the stand-in has it."""

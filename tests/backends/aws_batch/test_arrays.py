@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from ccat_workflow_manager.hpc.aws_batch.arrays import ArrayBook, chunks, index_of
-from ccat_workflow_manager.hpc.aws_batch.states import Seen
+from ccat_workflow_manager.hpc.aws_batch.arrays import ArrayChildren, chunks, index_of
+from ccat_workflow_manager.hpc.aws_batch.status import DescribedJob
 
 
-def parent(**children: int) -> Seen:
-    return Seen("a", "array", "PENDING", children=children)
+def parent(**children: int) -> DescribedJob:
+    return DescribedJob("a", "array", "PENDING", children=children)
 
 
-def child(index: int, status: str) -> Seen:
-    return Seen(f"a:{index}", "array", status)
+def child(index: int, status: str) -> DescribedJob:
+    return DescribedJob(f"a:{index}", "array", status)
 
 
-def states(book: ArrayBook, of: Seen, size: int) -> list[str]:
+def states(book: ArrayChildren, of: DescribedJob, size: int) -> list[str]:
     return [book.child(of, index).status for index in range(size)]
 
 
 def test_a_life() -> None:
-    book = ArrayBook("a")
+    book = ArrayChildren("a")
     waiting = parent(RUNNABLE=4)
     assert book.to_list(waiting) == []
     book.listed(waiting, [], [])
@@ -41,7 +41,7 @@ def test_a_life() -> None:
 
 
 def test_a_listing_that_lags_behind_the_counts() -> None:
-    book = ArrayBook("a")
+    book = ArrayChildren("a")
     counts = parent(RUNNING=1, SUCCEEDED=1)
     assert book.to_list(counts) == ["SUCCEEDED", "RUNNING"]
     book.listed(counts, ["SUCCEEDED", "RUNNING"], [child(0, "RUNNING")])
@@ -49,15 +49,15 @@ def test_a_listing_that_lags_behind_the_counts() -> None:
     book.listed(counts, ["SUCCEEDED"], [child(1, "SUCCEEDED")])
     assert states(book, counts, 2) == ["RUNNING", "SUCCEEDED"]
     started = parent(RUNNING=2)
-    lagging = ArrayBook("a")
+    lagging = ArrayChildren("a")
     lagging.listed(started, ["RUNNING"], [child(0, "RUNNING")])
     assert lagging.to_list(started) == ["RUNNING"]  # one of two was shown
 
 
 def test_a_child_whose_end_is_not_shown_yet() -> None:
     """The end of the array does not show how a child has ended."""
-    over = Seen("a", "array", "FAILED", children={"FAILED": 1, "SUCCEEDED": 1})
-    assert ArrayBook("a").child(over, 0).status == "RUNNING"
+    over = DescribedJob("a", "array", "FAILED", children={"FAILED": 1, "SUCCEEDED": 1})
+    assert ArrayChildren("a").child(over, 0).status == "RUNNING"
 
 
 def test_small_things() -> None:

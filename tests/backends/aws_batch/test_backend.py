@@ -192,6 +192,7 @@ def test_a_directory_that_jobs_do_not_see(jobs_with: JobsWith) -> None:
         ({"platform": "FARGATE"}, "execution role"),
         ({"region": ""}, "AWS_BATCH_REGION"),
         ({"mode": "native", "image": "", "job_definition": "x"}, "native"),
+        ({"mode": "native", "image": ""}, "AWS_BATCH_NATIVE_TRUSTED=true"),
         *(
             ({"volumes": "", "s3_prefix": url}, "AWS_BATCH_S3_PREFIX")
             for url in ("bucket/x", "https://bucket", "s3://")

@@ -115,7 +115,7 @@ def test_the_log_of_a_container_without_its_script(jobs_with: JobsWith, tmp_path
 
 def test_a_step_in_its_own_image(jobs_with: JobsWith) -> None:
     """The container is the step's: its directories are where every step has them, its search path is the image's."""
-    jobs = jobs_with(image="", mode="native")
+    jobs = jobs_with(image="", mode="native", native_trusted=True)
     attempt = jobs.attempt()
     text = 'echo here >/workflow/output/file; pwd; echo "$PATH"; cat /workflow/workspace/given'
     (attempt.workspace / "given").write_text("given\n")

@@ -49,7 +49,7 @@ def test_an_image_that_lets_nobody_write(tmp_path: Path) -> None:
 
 
 def test_a_definition_for_each_image(jobs_with: JobsWith, tmp_path: Path) -> None:
-    jobs = jobs_with(image="", mode="native")
+    jobs = jobs_with(image="", mode="native", native_trusted=True)
     assert jobs.backend.runs_images
     attempt, inside = jobs.attempt(), tmp_path / "there"
     request = native_request(

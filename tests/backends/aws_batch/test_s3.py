@@ -5,22 +5,28 @@ The stand-in hides the worker's directory from its containers, so that nothing g
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import subprocess
 import sys
 import tarfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
 import pytest
 
 from ccat_workflow_manager.failures import FailureReason
-from ccat_workflow_manager.hpc.aws_batch.staging import STAGER, pack, unpack
+from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
+from ccat_workflow_manager.hpc.aws_batch import staging
+from ccat_workflow_manager.hpc.aws_batch.staging import STAGER, pack
 from ccat_workflow_manager.lifecycle.job_info import JobStatus
 from ccat_workflow_manager.testing.clauses import CLAUSES, Clause
-from tests.backends.aws_batch.harness import SH, AwsBatchHarness, aws_batch_harness
+from ccat_workflow_manager.testing.harness import Job
+from tests.backends.aws_batch.harness import SH, AwsBatchHarness, aws_batch_harness, native_request
 from tests.stand_ins.aws_batch.server import StandIn
 from tests.support.fixtures_aws_batch import mend
 from tests.support.waiting import wait_until
@@ -47,6 +53,7 @@ APART = (
     "find_by_name",
 )
 """Clauses whose jobs read and write nothing but their own attempt."""
+S3 = {"s3_prefix": "s3://bucket/some/prefix/", "s3_result_limit_gb": 0.001}
 needs_root = pytest.mark.needs("root")
 
 
@@ -54,7 +61,7 @@ needs_root = pytest.mark.needs("root")
 def apart(aws_batch: StandIn, tmp_path: Path) -> Iterator[AwsBatchHarness]:
     workdir = tmp_path / "worker"
     workdir.mkdir()
-    harness = aws_batch_harness(aws_batch, workdir, volumes="", s3_prefix="s3://bucket/some/prefix/")
+    harness = aws_batch_harness(aws_batch, workdir, volumes="", **S3)
     aws_batch.site.hidden = workdir
     yield harness
     mend(aws_batch)
@@ -128,21 +135,90 @@ def test_two_jobs_of_one_name_run_the_command_once(apart: AwsBatchHarness) -> No
     assert apart.run_twin(job) == 75
 
 
-def test_results_that_cannot_be_unpacked_are_fetched_again(apart: AwsBatchHarness, aws_batch: StandIn) -> None:
-    """Nothing is concluded from a damaged answer."""
+@contextmanager
+def results_replaced(apart: AwsBatchHarness, aws_batch: StandIn, content: bytes) -> Iterator[tuple[Job, Job]]:
+    """Two jobs that have ended; the results of the first one are `content`."""
     aws_batch.site.hidden = None
-    good = zlib.compress(b"")
     objects: dict[str, bytes] = {}
     with mock.patch.object(aws_batch.buckets, "objects", objects):
-        job = apart.submit("true")
-        path = f"/bucket/some/prefix/{job.request.job_name}/out.tar.gz"
-        wait_until(lambda: path in objects, 30, "the results")
-        whole, objects[path] = objects[path], good
-        Path(apart.workdir / "attempts/1" / f"{job.request.job_name}.exit.json").unlink()
-        with pytest.raises(Exception, match="cannot be unpacked"):
-            wait_until(lambda: apart.backend.get_status(job.id).finished, 10, "the end")
-        objects[path] = whole
-        apart.until(job, JobStatus.COMPLETED)
+        bad, good = apart.submit("true"), apart.submit("true")
+        paths = [f"/bucket/some/prefix/{job.request.job_name}/out.tar.gz" for job in (bad, good)]
+        wait_until(lambda: objects.keys() >= set(paths), 30, "the results")
+        objects[paths[0]] = content
+        Path(AttemptFiles.of(bad.request.workspace_dir, bad.request.job_name).record).unlink()
+        yield bad, good
+
+
+def archive(*entries: tarfile.TarInfo) -> bytes:
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w:gz") as tar:
+        for entry in entries:
+            tar.addfile(entry, io.BytesIO(bytes(entry.size)))
+    return data.getvalue()
+
+
+def of_size(size: int) -> tarfile.TarInfo:
+    entry = tarfile.TarInfo("output.partial/file")
+    entry.size = size
+    return entry
+
+
+DAMAGED = {
+    "not an archive": b"nothing",
+    "cut short": archive(of_size(10**5))[:-100],
+    "a name that no filesystem takes": archive(tarfile.TarInfo("output.partial/" + "x" * 300)),
+    "a name with a NUL": archive(tarfile.TarInfo("output.partial/\u00e9\0b")),
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_archive_fails_its_own_job_only(apart: AwsBatchHarness, aws_batch: StandIn, content: bytes) -> None:
+    with results_replaced(apart, aws_batch, content) as (bad, good):
+        infos = apart.until_finished([bad, good])
+        assert infos[good.id].status is JobStatus.COMPLETED
+        assert (infos[bad.id].status, infos[bad.id].reason) == (JobStatus.FAILED, FailureReason.OUTPUT_UNREADABLE)
+
+
+def test_results_beyond_the_limit_fail_their_own_job_only(apart: AwsBatchHarness, aws_batch: StandIn) -> None:
+    with results_replaced(apart, aws_batch, archive(of_size(2 * 10**6))) as (bad, good):
+        infos = apart.until_finished([bad, good])
+        assert infos[good.id].status is JobStatus.COMPLETED
+        assert infos[bad.id].reason is FailureReason.OUTPUT_INVALID
+        assert "AWS_BATCH_S3_RESULT_LIMIT_GB" in str(infos[bad.id].message)
+
+
+def test_a_full_disk_of_the_worker_keeps_its_own_job_waiting(apart: AwsBatchHarness, aws_batch: StandIn) -> None:
+    full = OSError(errno.ENOSPC, "no space", "x")
+    with results_replaced(apart, aws_batch, archive()) as (waiting, good):
+        apart.until(good, JobStatus.COMPLETED)
+        with mock.patch.object(staging, "unpack", side_effect=full):
+            wait_until(lambda: apart.backend.get_status(waiting.id).attention, 10, "the full disk")
+            infos = apart.backend.get_statuses([waiting.id, good.id])
+        assert [info.status for info in infos.values()] == [JobStatus.RUNNING, JobStatus.COMPLETED]
+        assert "no space" in str(infos[waiting.id].message)
+
+
+@needs_root
+def test_logs_that_the_program_replaces_stay_out_of_cloudwatch(apart: AwsBatchHarness) -> None:
+    """A link would show a file of the container, a FIFO would stop the program that copies the logs."""
+    text = 'cd "$0/logs"; rm stdout.log stderr.log; ln -s /etc/passwd stdout.log; mkfifo stderr.log; sleep 2'
+    attempt = apart.attempt()
+    job = apart.submit(*SH, text, str(attempt.root), attempt=attempt)
+    apart.until(job, JobStatus.COMPLETED)
+    assert "root:" not in apart.backend.get_logs(job.id)
+
+
+@needs_root
+def test_a_native_step_gets_no_keys_of_the_role(aws_batch: StandIn, tmp_path: Path) -> None:
+    settings = {"image": "", "mode": "native", "native_trusted": True, "volumes": "", "s3_prefix": "s3://bucket/x"}
+    harness = aws_batch_harness(aws_batch, tmp_path, **settings)
+    attempt = harness.attempt()
+    [job] = harness.submit_each([native_request(harness, "maps:2", attempt, tmp_path / "inside", *SH, "env")])
+    harness.until(job, JobStatus.COMPLETED)
+    names = {line.partition("=")[0] for line in harness.backend.get_logs(job.id).splitlines()}
+    assert "AWS_BATCH_JOB_ID" in names
+    assert "AWS_CONTAINER_CREDENTIALS_FULL_URI" not in names
+    harness.close()
 
 
 @needs_root
@@ -162,24 +238,6 @@ def test_the_stager_needs_nothing_but_python(tmp_path: Path) -> None:
     argv = [sys.executable, "-I", "-S", "-c", f"compile(open({str(STAGER)!r}).read(), 'stager', 'exec')"]
     subprocess.run(argv, check=True)
     assert len(zlib.compress(STAGER.read_bytes(), 9)) * 4 / 3 < 6000
-
-
-def test_paths_out_of_an_attempt_are_not_unpacked(tmp_path: Path) -> None:
-    source, target = tmp_path / "source", tmp_path / "target"
-    source.mkdir()
-    target.mkdir()
-    (source / "good").write_text("good")
-    os.symlink("/etc", source / "link")
-    with tarfile.open(tmp_path / "x.tar", "w") as tar:
-        tar.add(source / "good", "logs/good")
-        tar.add(source / "good", "../outside")
-        tar.add(source / "good", "/absolute/good")
-        tar.add(source / "link", "logs/link")
-    with tarfile.open(tmp_path / "x.tar") as tar:
-        unpack(tar, target)
-    found = {path.relative_to(target).as_posix() for path in target.rglob("*") if not path.is_dir()}
-    assert found == {"logs/good", "absolute/good"}
-    assert not (tmp_path / "outside").exists()
 
 
 def test_packing_takes_every_target_once(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.needs("radical"), pytest.mark.timeout(START_SECONDS + 
 
 @dataclass
 class RadicalHarness(BackendHarness):
-    """What answers about jobs is a directory."""
+    """The service that reports the states of jobs is a directory."""
 
     site: Site | None = None
 
@@ -37,17 +37,17 @@ class RadicalHarness(BackendHarness):
     @contextmanager
     def corrupt_answer(self, job: Job) -> Iterator[None]:
         assert self.site is not None
-        ticket = self.site.jobs / f"{job.id}.ticket"
-        sound = ticket.read_text()
-        ticket.write_text(sound[: len(sound) // 2])
+        file = self.site.jobs / f"{job.id}.job"
+        sound = file.read_text()
+        file.write_text(sound[: len(sound) // 2])
         try:
             yield
         finally:
-            ticket.write_text(sound)
+            file.write_text(sound)
 
 
 class TestRadicalPilot(BackendContract):
-    not_claimed = frozenset({"ends_are_notified", "memory_limit"})
+    not_claimed = frozenset({"ends_are_notified"})
     site: ClassVar[Site]
 
     @pytest.fixture(autouse=True)
@@ -76,6 +76,6 @@ class TestRadicalPilot(BackendContract):
 
 
 def test_home_is_left_alone(radical_site: Site) -> None:
-    [pilot] = radical_site.pilots.iterdir()
-    assert (pilot / "home" / ".psij").is_dir(), "it has been written elsewhere"
+    [home] = radical_site.state_dir.glob("pilots/*/home")
+    assert (home / ".psij").is_dir()
     assert litter() == radical_site.litter

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ccat_workflow_manager.hpc.radical_pilot.pilot import Pilots
 from tests.support import leftovers
 from tests.support.fixtures_radical import START_SECONDS
 from tests.support.fixtures_service import Service, running_service, sh
@@ -21,8 +22,9 @@ pytestmark = [pytest.mark.needs("radical"), pytest.mark.timeout(START_SECONDS + 
 
 @pytest.fixture(scope="module")
 def deployment(reaper: Reaper) -> Iterator[Service]:
-    settings = {"RADICAL_PILOT_CORES": "8", "WORKERS": "1", "FOLLOW_SECONDS": "1", "LOG_LIMIT_MB": "1"}
-    with running_service(reaper, HPC_BACKEND="radical_pilot", **settings) as service:
+    pilot = {"RADICAL_PILOT_TRUSTED_NETWORK": "true", "RADICAL_PILOT_CORES": "8"}
+    settings = {"WORKERS": "1", "FOLLOW_SECONDS": "1", "LOG_LIMIT_MB": "1"}
+    with running_service(reaper, HPC_BACKEND="radical_pilot", **pilot, **settings) as service:
         yield service
 
 
@@ -40,7 +42,7 @@ def test_a_pipeline_waits_for_the_pilot_and_runs_in_it(deployment: Service) -> N
 CASES: list[tuple[dict[str, Any], str, str]] = [
     (sh("true", resources={"partition": "nowhere"}), "rejected", "nowhere"),
     (sh("true", resources={"gpu": 1}), "rejected", "RADICAL_PILOT_GPUS"),
-    (sh("exec sleep 1000", resources={"time_hours": 0.0003}), "time_limit", "time limit"),
+    (sh("exec sleep 1000", resources={"time_hours": 0.0003}), "time_limit", "still running"),
     (sh("head -c 3000000 /dev/zero; exec sleep 1000"), "log_limit", "LOG_LIMIT_MB allows 1"),
 ]
 
@@ -54,7 +56,7 @@ def test_every_end_has_a_name_and_words(deployment: Service) -> None:
         assert words.lower() in found["reason_text"].lower()
 
 
-def test_the_death_of_a_pilot_is_nobodys_failure(deployment: Service, tmp_path: Path) -> None:
+def test_the_death_of_a_pilot_fails_no_step(deployment: Service, tmp_path: Path) -> None:
     """What ran is tried again, what waited has lost nothing, and the next pilot runs both."""
     marks = [tmp_path / f"ran-{n}" for n in range(9)]
     script = "echo once >> '{}'; [ \"$WORKFLOW_ATTEMPT\" = 2 ] || exec sleep 1000"
@@ -79,7 +81,8 @@ def test_the_death_of_a_pilot_is_nobodys_failure(deployment: Service, tmp_path: 
 
 
 def test_a_killed_worker_takes_its_pilot_with_it(deployment: Service) -> None:
-    pilots = sorted((deployment.directory / "data" / "backends" / "radical_pilot" / "pilots").iterdir())
-    assert leftovers.processes(pilots[-1])
+    pilots = Pilots(deployment.directory / "data" / "backends" / "radical_pilot")
+    last = pilots.path(pilots.states.ids()[-1])
+    assert leftovers.processes(last)
     deployment.kill()
-    wait_until(lambda: not leftovers.processes(pilots[-1]), 30, "the end of the pilot")
+    wait_until(lambda: not leftovers.processes(last), 30, "the end of the pilot")

@@ -4,11 +4,15 @@ It needs Python 3.11 and nothing else. It travels in the command of the job, so 
 `endpoint`, `region`, `bucket`, `prefix`, `table` (the key of a list of [job name, job script]), `environment`.
 """
 
+import contextlib
+import ctypes
 import hashlib
 import hmac
 import json
 import os
+import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tarfile
@@ -111,23 +115,37 @@ class S3:
         return owner
 
 
-def follow(paths: list[str], over: threading.Event) -> None:
-    """What the command prints goes to the log of the container as well."""
-    seen = [0] * len(paths)
+def opened(directory: str, name: str) -> int:
+    parent = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=parent)
+    finally:
+        os.close(parent)
+
+
+def follow(directory: str, over: threading.Event) -> None:
+    """Copy what the command prints to the log of the container. The command may replace its logs by anything."""
+    seen = {"stdout.log": 0, "stderr.log": 0}
     last = False
     while not last:
         last = over.wait(1)
-        for number, path in enumerate(paths):
-            if os.path.exists(path):
-                with open(path, "rb") as file:
-                    file.seek(seen[number])
-                    data = file.read()
-                seen[number] += len(data)
-                sys.stdout.buffer.write(data)
+        for name in list(seen):
+            with contextlib.suppress(OSError), open(opened(directory, name), "rb") as file:
+                if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    file.seek(seen[name])
+                    shutil.copyfileobj(file, sys.stdout.buffer)
+                    seen[name] = file.tell()
         sys.stdout.buffer.flush()
 
 
+def environment() -> dict[str, str]:
+    """The environment of the image without the keys of the role, which this process alone needs."""
+    return {n: v for n, v in os.environ.items() if not n.startswith("AWS_") or n.startswith("AWS_BATCH_")}
+
+
 def main() -> int:
+    # The command must not read the keys in /proc, where this process has the same user (PR_SET_DUMPABLE).
+    ctypes.CDLL(None).prctl(4, 0)
     config = json.loads(sys.argv[1])
     s3 = S3(config)
     table = json.loads(s3.patiently(lambda: s3.get(config["table"])))
@@ -148,14 +166,14 @@ def main() -> int:
         if os.path.exists(script[:-2] + name):
             os.unlink(script[:-2] + name)
     over = threading.Event()
-    logs = [os.path.join(attempt, log_name, each + ".log") for each in ("stdout", "stderr")]
+    logs = os.path.join(attempt, log_name)
     follower = threading.Thread(target=follow, args=(logs, over), daemon=True)
-    process = subprocess.Popen(["/bin/sh", script], env=config["environment"], cwd="/")
+    process = subprocess.Popen(["/bin/sh", script], env=config["environment"] or environment(), cwd="/")
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     follower.start()
     code = process.wait()
     over.set()
-    follower.join()
+    follower.join(30)
     with tempfile.NamedTemporaryFile(suffix=".tar.gz") as file:
         with tarfile.open(file.name, "w:gz", compresslevel=1) as tar:
             # The record last: where it is, everything else is.

@@ -10,7 +10,7 @@ import pytest
 
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.aws_batch.request import CANCEL_REASON
-from ccat_workflow_manager.hpc.aws_batch.states import RECORD_SECONDS, Evidence, Seen, merge, parse_job
+from ccat_workflow_manager.hpc.aws_batch.status import RECORD_SECONDS, DescribedJob, Evidence, parse_job, resolve_status
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -27,12 +27,12 @@ TIMEOUT = "Job attempt duration exceeded timeout"
 HOST = "Host EC2 (instance i-08784105ffff56b4f) terminated."
 
 
-def seen(status: str, reason: str = "", container: str = "", **more: Any) -> Seen:
+def seen(status: str, reason: str = "", container: str = "", **more: Any) -> DescribedJob:
     times = {"created_at": LONG_AGO, "started_at": LONG_AGO, "stopped_at": LONG_AGO}
-    return Seen("id", "name", status, reason, container, **{**times, **more})
+    return DescribedJob("id", "name", status, reason, container, **{**times, **more})
 
 
-ENDS: list[tuple[str, Seen, HPCJobInfo | None, JobStatus, FailureReason | None]] = [
+ENDS: list[tuple[str, DescribedJob, HPCJobInfo | None, JobStatus, FailureReason | None]] = [
     ("success", seen("SUCCEEDED", EXITED, exit_code=0), OK, JobStatus.COMPLETED, None),
     ("success without a record", seen("SUCCEEDED", EXITED, exit_code=0), None, JobStatus.COMPLETED, None),
     ("program", seen("FAILED", EXITED, exit_code=3), FAILED, JobStatus.FAILED, R.PROGRAM_FAILED),
@@ -100,8 +100,10 @@ ENDS: list[tuple[str, Seen, HPCJobInfo | None, JobStatus, FailureReason | None]]
 
 
 @pytest.mark.parametrize(("what", "job", "record", "status", "reason"), ENDS, ids=[case[0] for case in ENDS])
-def test_ends(what: str, job: Seen, record: HPCJobInfo | None, status: JobStatus, reason: FailureReason | None) -> None:
-    info = merge(Evidence(job, record, NOW))
+def test_ends(
+    what: str, job: DescribedJob, record: HPCJobInfo | None, status: JobStatus, reason: FailureReason | None
+) -> None:
+    info = resolve_status(Evidence(job, record, NOW))
     assert (info.status, info.reason) == (status, reason), what
     if record is not None:
         assert (info.cpu_hours, info.peak_memory_gb) == (record.cpu_hours, record.peak_memory_gb) or reason is None
@@ -122,35 +124,35 @@ WAITS = [
 
 @pytest.mark.parametrize(("status", "why", "words", "attention"), WAITS, ids=[f"{s}-{w[:30]}" for s, w, *_ in WAITS])
 def test_waits(status: str, why: str, words: str, attention: bool) -> None:
-    info = merge(Evidence(seen(status, why, stopped_at=None, started_at=None), None, NOW))
+    info = resolve_status(Evidence(seen(status, why, stopped_at=None, started_at=None), None, NOW))
     assert (info.status, info.attention) == (JobStatus.PENDING, attention)
     assert words in str(info.message)
 
 
 def test_running() -> None:
-    info = merge(Evidence(seen("RUNNING", stopped_at=None), None, NOW))
+    info = resolve_status(Evidence(seen("RUNNING", stopped_at=None), None, NOW))
     assert (info.status, info.started_at) == (JobStatus.RUNNING, LONG_AGO)
 
 
 def test_silence() -> None:
-    assert merge(Evidence(None, None, NOW)).status is JobStatus.UNKNOWN
-    assert merge(Evidence(None, OK, NOW)) == OK
-    assert merge(Evidence(None, None, NOW, handed_over_recently=True)).status is JobStatus.PENDING
+    assert resolve_status(Evidence(None, None, NOW)).status is JobStatus.UNKNOWN
+    assert resolve_status(Evidence(None, OK, NOW)) == OK
+    assert resolve_status(Evidence(None, None, NOW, handed_over_recently=True)).status is JobStatus.PENDING
 
 
 @pytest.mark.parametrize("status", ["SUCCEEDED", "FAILED"])
 def test_a_record_that_is_late(status: str) -> None:
     """A network filesystem may show it later than AWS Batch the end."""
     job = seen(status, EXITED, exit_code=0, stopped_at=NOW - timedelta(seconds=RECORD_SECONDS - 1))
-    assert merge(Evidence(job, None, NOW)).status is JobStatus.RUNNING
-    assert merge(Evidence(job, OK, NOW)).status is JobStatus.COMPLETED
-    assert merge(Evidence(job, None, NOW, records_expected=False)).finished
-    assert merge(Evidence(replace(job, stopped_at=LONG_AGO), None, NOW)).finished
+    assert resolve_status(Evidence(job, None, NOW)).status is JobStatus.RUNNING
+    assert resolve_status(Evidence(job, OK, NOW)).status is JobStatus.COMPLETED
+    assert resolve_status(Evidence(job, None, NOW, records_expected=False)).finished
+    assert resolve_status(Evidence(replace(job, stopped_at=LONG_AGO), None, NOW)).finished
 
 
 def test_the_numbers_of_a_job_without_a_record() -> None:
     job = seen("SUCCEEDED", EXITED, exit_code=0, started_at=LONG_AGO - timedelta(seconds=90))
-    info = merge(Evidence(job, None, NOW))
+    info = resolve_status(Evidence(job, None, NOW))
     assert (info.wall_time_seconds, info.finished_at) == (90, LONG_AGO)
 
 

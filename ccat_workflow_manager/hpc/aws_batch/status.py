@@ -1,7 +1,7 @@
-"""What a job's state means: the words of AWS Batch in tables, and two witnesses merged by one pure function.
+"""The state of a job, from two witnesses: AWS Batch, whose words are in tables, and the exit record. Pure.
 
-AWS Batch knows what is going on, and for some days what has been. The exit record knows best how the command ended,
-and nothing else. That a witness is silent proves nothing.
+AWS Batch knows whether a job runs, and for some days how it ended. The exit record knows best how the command ended.
+A witness that reports nothing proves nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ccat_workflow_manager.hpc.aws_batch.request import CANCEL_REASON
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
 
 RECORD_SECONDS = 10
-"""How long an end waits for its exit record, which a network filesystem may show late."""
+"""How long the end of a job waits for the exit record, which a network filesystem may show late."""
 
 PENDING: Mapping[str, str] = {
     "SUBMITTED": "submitted to AWS Batch",
@@ -56,9 +56,9 @@ ENDS: tuple[tuple[re.Pattern[str], FailureReason], ...] = tuple(
         (r"No space left on device", _F.DISK_FULL),
     )
 )
-"""What `statusReason` and the container's `reason` say of a FAILED job, the first match counting.
+"""Reasons by the `statusReason` of a FAILED job, or the `reason` of its container. The first match counts.
 
-The words are those of AWS's documentation and of reports by its users; none was recorded from the service.
+The words are from AWS's documentation and from reports of its users; none was recorded from the service.
 """
 ENDED_BY_ITSELF = "Essential container in task exited"
 _BEATS_RECORD = frozenset({_F.TIME_LIMIT, _F.OUT_OF_MEMORY, _F.PREEMPTED})
@@ -66,7 +66,7 @@ _BEATS_RECORD = frozenset({_F.TIME_LIMIT, _F.OUT_OF_MEMORY, _F.PREEMPTED})
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class DescribedJob:
     """One job as `describe_jobs` or `list_jobs` shows it."""
 
     job_id: str
@@ -79,23 +79,23 @@ class Seen:
     started_at: datetime | None = None
     stopped_at: datetime | None = None
     stopped_by_request: bool = False
-    """Somebody has cancelled or terminated it, if AWS Batch says so."""
+    """The job was cancelled or terminated, according to AWS Batch."""
     log_stream: str = ""
     children: Mapping[str, int] = field(default_factory=dict)
-    """For the parent of an array: how many of its children are in which state."""
+    """For the parent of an array: the number of its children in each state."""
 
     @property
     def over(self) -> bool:
         return self.status in OVER
 
 
-def parse_job(data: Mapping[str, Any]) -> Seen:
-    """From a JobDetail or a JobSummary, which have the same names for what they share. Raises ValueError."""
+def parse_job(data: Mapping[str, Any]) -> DescribedJob:
+    """Parse a JobDetail or a JobSummary, which share their names. Raises ValueError."""
     try:
         attempts = data.get("attempts") or [{}]
         container = {**(attempts[-1].get("container") or {}), **(data.get("container") or {})}
         array = data.get("arrayProperties") or {}
-        return Seen(
+        return DescribedJob(
             job_id=str(data["jobId"]),
             name=str(data["jobName"]),
             status=str(data["status"]),
@@ -121,101 +121,100 @@ def _time(milliseconds: object) -> datetime | None:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All that is known about one job at one moment."""
+    """What is known about one job."""
 
-    seen: Seen | None
+    job: DescribedJob | None
     record: HPCJobInfo | None
-    """What the exit record says, if there is one."""
+    """The status according to the exit record, or why the results of the job cannot be stored."""
     now: datetime
     handed_over_recently: bool = False
-    """It was submitted so lately that AWS Batch need not show it yet."""
+    """AWS Batch may not show the job yet."""
     records_expected: bool = True
 
 
-def merge(evidence: Evidence) -> HPCJobInfo:
-    """The state of a job, from both witnesses."""
-    seen, record = evidence.seen, evidence.record
-    if seen is None:
+def resolve_status(evidence: Evidence) -> HPCJobInfo:
+    job, record = evidence.job, evidence.record
+    if job is None:
         if record is None and evidence.handed_over_recently:
             return HPCJobInfo(JobStatus.PENDING, message="handed to AWS Batch, which does not show it yet")
         return record if record is not None else UNKNOWN
-    if not seen.over:
-        return _alive(seen)
-    info = _succeeded(seen, evidence) if seen.status == "SUCCEEDED" else _failed(seen, evidence)
-    return info if info.status is JobStatus.RUNNING else _measured(info, seen, record)
+    if not job.over:
+        return _alive(job)
+    info = _succeeded(job, evidence) if job.status == "SUCCEEDED" else _failed(job, evidence)
+    return info if info.status is JobStatus.RUNNING else _measured(info, job, record)
 
 
-def _alive(seen: Seen) -> HPCJobInfo:
-    if seen.status == "RUNNING":
-        return HPCJobInfo(JobStatus.RUNNING, submitted_at=seen.created_at, started_at=seen.started_at)
-    text = PENDING.get(seen.status, f"AWS Batch says {seen.status}")
-    why = seen.status_reason or seen.container_reason
+def _alive(job: DescribedJob) -> HPCJobInfo:
+    if job.status == "RUNNING":
+        return HPCJobInfo(JobStatus.RUNNING, submitted_at=job.created_at, started_at=job.started_at)
+    text = PENDING.get(job.status, f"AWS Batch says {job.status}")
+    why = job.status_reason or job.container_reason
     known = next((words for code, words in WAITS.items() if why.startswith(code)), "")
     words = ": ".join(each for each in (text, known or why) if each)
     stuck = why.startswith(("MISCONFIGURATION:", "ACTION_REQUIRED"))
-    return HPCJobInfo(JobStatus.PENDING, message=words, submitted_at=seen.created_at, attention=stuck)
+    return HPCJobInfo(JobStatus.PENDING, message=words, submitted_at=job.created_at, attention=stuck)
 
 
-def _succeeded(seen: Seen, evidence: Evidence) -> HPCJobInfo:
+def _succeeded(job: DescribedJob, evidence: Evidence) -> HPCJobInfo:
     if evidence.record is not None:
         return evidence.record
-    return _waiting_for_record(seen, evidence) or HPCJobInfo(JobStatus.COMPLETED, exit_code=0)
+    return _waiting_for_record(job, evidence) or HPCJobInfo(JobStatus.COMPLETED, exit_code=0)
 
 
-def _failed(seen: Seen, evidence: Evidence) -> HPCJobInfo:
+def _failed(job: DescribedJob, evidence: Evidence) -> HPCJobInfo:
     record = evidence.record
-    words = "; ".join(dict.fromkeys(each for each in (seen.status_reason, seen.container_reason) if each)) or None
-    if seen.status_reason.startswith(CANCEL_REASON):
+    words = "; ".join(dict.fromkeys(each for each in (job.status_reason, job.container_reason) if each)) or None
+    if job.status_reason.startswith(CANCEL_REASON):
         return HPCJobInfo(JobStatus.CANCELLED, message=words)
     reason = next((reason for pattern, reason in ENDS if words and pattern.search(words)), None)
-    # A request that came when the command had ended by itself has stopped nothing.
-    by_itself = record is not None and seen.status_reason.startswith(ENDED_BY_ITSELF)
-    if reason is None and seen.stopped_by_request and not by_itself:
+    # A request that came after the end of the command has stopped nothing.
+    by_itself = record is not None and job.status_reason.startswith(ENDED_BY_ITSELF)
+    if reason is None and job.stopped_by_request and not by_itself:
         return HPCJobInfo(JobStatus.CANCELLED, message=f"stopped at AWS Batch: {words}" if words else None)
     if reason is not None and (record is None or reason in _BEATS_RECORD):
         return replace(_bare(record), reason=reason, message=words)
     if record is not None:
         return record
-    return _waiting_for_record(seen, evidence) or _unexplained(seen, words)
+    return _waiting_for_record(job, evidence) or _unexplained(job, words)
 
 
-def _waiting_for_record(seen: Seen, evidence: Evidence) -> HPCJobInfo | None:
-    """What has ended only now may still show its record."""
-    if not evidence.records_expected or seen.stopped_at is None or seen.started_at is None:
+def _waiting_for_record(job: DescribedJob, evidence: Evidence) -> HPCJobInfo | None:
+    """The state of a job whose record may still appear."""
+    if not evidence.records_expected or job.stopped_at is None or job.started_at is None:
         return None
-    if 0 <= (evidence.now - seen.stopped_at).total_seconds() < RECORD_SECONDS:
-        return HPCJobInfo(JobStatus.RUNNING, message="over; waiting for its exit record", started_at=seen.started_at)
+    if 0 <= (evidence.now - job.stopped_at).total_seconds() < RECORD_SECONDS:
+        return HPCJobInfo(JobStatus.RUNNING, message="over; waiting for its exit record", started_at=job.started_at)
     return None
 
 
-def _unexplained(seen: Seen, words: str | None) -> HPCJobInfo:
-    """A failure without an exit record, which only a job lacks that was ended with its script, or never began."""
-    number = signal_in(seen.exit_code)
+def _unexplained(job: DescribedJob, words: str | None) -> HPCJobInfo:
+    """A failure without a record: the job was killed with its script, or never began."""
+    number = signal_in(job.exit_code)
     if number is not None:
         return HPCJobInfo(
-            JobStatus.FAILED, exit_code=seen.exit_code, signal=number, reason=_F.KILLED_BY_SIGNAL, message=words
+            JobStatus.FAILED, exit_code=job.exit_code, signal=number, reason=_F.KILLED_BY_SIGNAL, message=words
         )
-    code = "nothing of its end" if seen.exit_code is None else f"exit code {seen.exit_code}"
+    code = "no exit code" if job.exit_code is None else f"exit code {job.exit_code}"
     return HPCJobInfo(JobStatus.FAILED, reason=_F.BACKEND_FAILED, message=f"AWS Batch says {words or code} ({code})")
 
 
 def _bare(record: HPCJobInfo | None) -> HPCJobInfo:
-    """A failure with what the record knows of it, but not its opinion."""
+    """A failure with the measurements of the record, but not its reason."""
     if record is None:
         return HPCJobInfo(JobStatus.FAILED)
     return replace(record, status=JobStatus.FAILED, reason=None, message=None)
 
 
-def _measured(info: HPCJobInfo, seen: Seen, record: HPCJobInfo | None) -> HPCJobInfo:
-    """Add the numbers, the best of each."""
+def _measured(info: HPCJobInfo, job: DescribedJob, record: HPCJobInfo | None) -> HPCJobInfo:
+    """Add the measurements of both witnesses."""
     wall = record.wall_time_seconds if record is not None else None
-    if wall is None and seen.started_at is not None and seen.stopped_at is not None:
-        wall = max(0.0, (seen.stopped_at - seen.started_at).total_seconds())
+    if wall is None and job.started_at is not None and job.stopped_at is not None:
+        wall = max(0.0, (job.stopped_at - job.started_at).total_seconds())
     return replace(
         info,
         wall_time_seconds=wall,
         cpu_hours=record.cpu_hours if record is not None else None,
-        submitted_at=seen.created_at,
-        started_at=info.started_at or seen.started_at,
-        finished_at=info.finished_at or seen.stopped_at,
+        submitted_at=job.created_at,
+        started_at=info.started_at or job.started_at,
+        finished_at=info.finished_at or job.stopped_at,
     )
