@@ -5,10 +5,11 @@ from __future__ import annotations
 from contextlib import suppress
 
 from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.hpc.attempt.opener import read_small
 from ccat_workflow_manager.hpc.attempt.record import parse_exit_record
 from ccat_workflow_manager.hpc.supervisor.engine import Engine
 from ccat_workflow_manager.hpc.supervisor.index import Index
-from ccat_workflow_manager.hpc.supervisor.jobs import Job, State, read_part, read_record
+from ccat_workflow_manager.hpc.supervisor.jobs import Job, State, read_part
 
 
 def restore(engine: Engine, index: Index) -> None:
@@ -24,14 +25,14 @@ def restore(engine: Engine, index: Index) -> None:
 
 def _restore_finished(engine: Engine, job: Job) -> bool:
     """Raises OSError and ValueError."""
-    found = read_record(job.files)
+    found = read_small(job.files.record, root=job.files.directory)
     if found is None:
         return False
-    if parse_exit_record(found[0]).finished_at is None:
-        # Published by a script that was alone: what else is known has to be added.
+    if parse_exit_record(found.text).finished_at is None:
+        # A script that was alone has published it, without what only a supervisor knows.
         engine.take_over_ended(job)
     else:
-        job.state, job.record = State.FINISHED, found[0]
+        job.state, job.record = State.FINISHED, found.text
     return True
 
 
