@@ -80,7 +80,7 @@ def all_checks(settings: Settings) -> Iterator[Check]:
 def _machine(settings: Settings, states: Mapping[str, BackendState]) -> Iterator[Check]:
     yield _runtime(settings)
     yield from _backends(settings, states)
-    yield from _accounting(settings, states)
+    yield from _queues(settings, states)
     yield _disk(settings)
 
 
@@ -292,18 +292,31 @@ def _unavailable(name: str, state: BackendState, default: str) -> Check:
     )
 
 
-def _accounting(settings: Settings, states: Mapping[str, BackendState]) -> Iterator[Check]:
-    """The accounting of backends that look up in another service how jobs ended."""
+def _queues(settings: Settings, states: Mapping[str, BackendState]) -> Iterator[Check]:
+    """The queues that workers have seen: closed ones, nodes that are away, an accounting that does not answer."""
     server = EmbeddedValkey(settings.data_dir)
     url = settings.redis_url or (server.url if server.pid is not None else "")
     if not url:
         return
     doorbell = Doorbell(url)
     for name in states:
-        words = {str(queue["details"].get("accounting", "ok")) for queue in stored_queues(doorbell, name)}
+        queues = stored_queues(doorbell, name)
+        if away := [text for queue in queues if (text := _away(queue)) is not None]:
+            hint = "jobs that need them wait until an administrator of the cluster brings them back"
+            yield Check(f"queues {name}", None, "; ".join(away), hint)
+        words = {str(queue["details"].get("accounting", "ok")) for queue in queues}
         for each in sorted(words - _ACCOUNTING_IN_ORDER):
             hint = "look at its database (for Slurm: slurmdbd); without it, old jobs count as lost"
             yield Check(f"accounting {name}", False, each, hint)
+
+
+def _away(queue: Mapping[str, Any]) -> str | None:
+    nodes = queue["details"].get("nodes")
+    if not queue.get("available", True):
+        return f"{queue['name']} is closed"
+    if isinstance(nodes, dict) and nodes.get("other"):
+        return f"{queue['name']}: {nodes['other']} of {nodes['total']} nodes are down or drained"
+    return None
 
 
 def _disk(settings: Settings) -> Check:

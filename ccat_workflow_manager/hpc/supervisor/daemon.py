@@ -16,12 +16,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.attempt import process_tree
+from ccat_workflow_manager.hpc.attempt.opener import read_small
+from ccat_workflow_manager.hpc.attempt.record import parse_exit_record
 from ccat_workflow_manager.hpc.supervisor import cgroups
 from ccat_workflow_manager.hpc.supervisor.engine import Engine
 from ccat_workflow_manager.hpc.supervisor.index import Index
+from ccat_workflow_manager.hpc.supervisor.jobs import Job, State, read_part
 from ccat_workflow_manager.hpc.supervisor.queue import Limits
-from ccat_workflow_manager.hpc.supervisor.restore import restore
 from ccat_workflow_manager.hpc.supervisor.server import Server
 from ccat_workflow_manager.hpc.supervisor.wire import LOCK_NAME, LOG_NAME, OwnSocket, connect, holder, listen
 
@@ -127,7 +130,7 @@ def _serve(state_dir: str, index: Index, listener: socket.socket, options: dict[
     own = OwnSocket(state_dir)
     server = Server(listener, _machine(), options["idle_exit"], own.is_there)
     server.engine = Engine(index, groups, server.limits_from(options["limits"]), server, process_tree.boot_id())
-    restore(server.engine, index)
+    _take_over(server.engine, index)
     if groups is not None:
         groups.sweep()
     measured = groups.version.source if groups is not None else "watching processes"
@@ -139,6 +142,49 @@ def _serve(state_dir: str, index: Index, listener: socket.socket, options: dict[
         groups.close()
     _log("ends")
     os._exit(0)
+
+
+def _take_over(engine: Engine, index: Index) -> None:
+    """Take over from an earlier supervisor: the ends of its jobs are read from what their scripts have left."""
+    for job in index.load(engine.boot):
+        engine.keep(job)
+        try:
+            if not _take_over_finished(engine, job):
+                _take_over_unfinished(engine, index, job)
+        except (OSError, ValueError) as error:
+            job.state = State.FINISHED
+            job.lost = (FailureReason.EXIT_RECORD_UNREADABLE, str(error))
+
+
+def _take_over_finished(engine: Engine, job: Job) -> bool:
+    """Raises OSError and ValueError."""
+    found = read_small(job.files.record, root=job.files.directory)
+    if found is None:
+        return False
+    if parse_exit_record(found.text).finished_at is None:
+        # A script that was alone has published it, without what only a supervisor knows.
+        engine.take_over_ended(job)
+    else:
+        job.state, job.record = State.FINISHED, found.text
+    return True
+
+
+def _take_over_unfinished(engine: Engine, index: Index, job: Job) -> None:
+    """Raises OSError."""
+    part = read_part(job.files)
+    if part is None:
+        # Never started. Its script may still be on its way if the last supervisor was killed in this very moment: of
+        # two scripts one claims the attempt, and the other one gives up.
+        if job.boot != engine.boot:
+            job.boot = engine.boot
+            with suppress(OSError):
+                index.add(job)
+        if job.stop is None:
+            engine.queue.put(job)
+        else:
+            engine.drop(job)
+    elif part.complete or not engine.adopt(job, part):
+        engine.take_over_ended(job)
 
 
 def _machine() -> Limits:
