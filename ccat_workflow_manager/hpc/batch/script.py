@@ -30,8 +30,8 @@ NO_WORDS_FOR_STARTS = '""'
 _LOG_BYTES = 4096
 
 # `$start` is "JOB RESTARTS" where the scheduler has words for it: only a start with more restarts of the same job is a
-# requeue. Where it has none, each later start may be one. The record of a command that a requeue has killed does not
-# count.
+# requeue, and runs the command again. Where it has none, each later start may be one, and runs it again unless the
+# command has ended by itself.
 _AGAIN = f"""\
   before= code= requeued=
   {{ read -r _; read -r _; read -r _; read -r before; }} 2>/dev/null <"$attempt.claim"
@@ -40,10 +40,12 @@ _AGAIN = f"""\
   read -r record 2>/dev/null <"$attempt.exit.json"
   case $record in *'"exit_code":'[0-9]*) code=${{record##*'"exit_code":'}} code=${{code%%[!0-9]*}} ;; esac
   case $start in
-  '') requeued=1 ;;
-  "${{before% *}} "*) [ "${{start##* }}" -le "${{before##* }}" ] || requeued=1 ;;
+  '')
+    requeued=1
+    case $code in {" | ".join(map(str, KILLED_BY_SCHEDULER))}) code= ;; esac
+    ;;
+  "${{before% *}} "*) [ "${{start##* }}" -le "${{before##* }}" ] || requeued=1 code= ;;
   esac
-  case $code in {" | ".join(map(str, KILLED_BY_SCHEDULER))}) [ ! "$requeued" ] || code= ;; esac
   if [ "$code" ]; then did="ended at once, with the code $code of the first start"
   elif [ "$requeued" ]; then did="ran the command again"
   else code={NOT_STARTED} did="ran nothing: the first start has left no exit record"

@@ -40,6 +40,8 @@ from ccat_workflow_manager.settings import settings_of
 _PROGRAMS = ("sbatch", "squeue", "sacct", "scancel", "sinfo", "scontrol")
 _PASSED_ON = ("SLURM_CONF", "SLURM_JWT", "LD_LIBRARY_PATH")
 _LARGEST_SCRIPT_TASKS = 5000
+_WITH_WORDS = frozenset({"FAILED", "CANCELLED", "PENDING"})
+"""States that the log of the scheduler may explain."""
 _CLOCKS_APART = 3600
 """The accounting is asked from so many seconds before a job was tried: not all clocks agree."""
 
@@ -211,7 +213,7 @@ class SlurmBackend(CommandBackend):
                 starts=self.on_files(lambda: read_starts(member.files)) if member is not None else (),
                 own_users=self._client.own_users() if cancelled else (),
                 controller_started_at=self._client.controller_started_at() if cancelled else None,
-                scheduler_log=self._scheduler_words(key) if not states or cancelled or "FAILED" in states else "",
+                scheduler_log=self._scheduler_words(key) if not states or _WITH_WORDS.intersection(states) else "",
                 signal_seconds=self._site.signal_seconds,
                 sampling_seconds=known.sampling_seconds,
             )

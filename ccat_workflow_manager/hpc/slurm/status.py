@@ -10,7 +10,7 @@ Where Slurm and a whole exit record disagree:
 - Slurm says FAILED or that a node failed, and the record says that the command ended well: the record wins.
 - Slurm says TIMEOUT, OUT_OF_MEMORY or PREEMPTED: Slurm wins.
 - Slurm says PENDING, and the record says that the command ended by itself: a controller that was killed has forgotten
-  the start. The record wins. (A command that died of SIGTERM or SIGKILL may have been requeued: Slurm wins.)
+  the start. The record wins, unless the log of the scheduler or a death of SIGTERM or SIGKILL shows a requeue.
 - Slurm itself cancels jobs, as its user or as root: after a restart of the controller that has forgotten a start, and
   when a node cannot launch a job. That is a failure of the site, not the wish of a person.
 """
@@ -38,6 +38,7 @@ RECORD_SECONDS = 10
 """How long a failure waits for its exit record, which a network filesystem may show late."""
 _SIGNAL_EARLY_SECONDS = 70
 _OUT_OF_MEMORY = re.compile(r"exceeded (job |step )?memory limit|oom[-_ ]kill|out of memory", re.IGNORECASE)
+_REQUEUED = "DUE TO JOB REQUEUE"
 _HELD = re.compile(r"held", re.IGNORECASE)
 _BY = re.compile(r"by (\d+)")
 _CANCELLED_BY_NODE = re.compile(r"CANCELLED AT \S+?(?: DUE TO (?P<why>[A-Z ]+?))?[, ]+(?:SEE .*)?\*\*\*")
@@ -148,7 +149,7 @@ def needs_no_accounting(seen: Seen, record: HPCJobInfo | None, sampling_seconds:
 def resolve_status(evidence: Evidence) -> HPCJobInfo:
     controller, accounting, record = evidence.controller, evidence.accounting, evidence.record
     if controller is not None and controller.state not in FINAL:
-        if record is not None and forgotten_start(controller, record):
+        if record is not None and _forgotten_start(controller, record, evidence.scheduler_log):
             return _warned(_by_record(record, controller, evidence), evidence)
         return _alive(controller)
     seen = controller
@@ -166,8 +167,10 @@ def resolve_status(evidence: Evidence) -> HPCJobInfo:
     return _warned(_measured(_ended(seen, evidence), seen, evidence), evidence)
 
 
-def forgotten_start(seen: Seen, record: HPCJobInfo) -> bool:
+def _forgotten_start(seen: Seen, record: HPCJobInfo, log: str) -> bool:
     """Whether a job that waits has run: the controller was restarted and has lost that."""
+    if _REQUEUED in log and not held(seen):
+        return False
     meaning = MEANINGS.get(seen.state)
     waits = meaning is not None and meaning.status is _P
     return waits and (held(seen) or record.exit_code not in (None, *KILLED_BY_SCHEDULER))

@@ -74,13 +74,13 @@ def test_a_forgotten_start_without_a_record(attempt: Attempt) -> None:
     assert attempt.runs == 1
 
 
-@pytest.mark.parametrize(("code", "runs"), [(0, 1), (3, 1), (143, 2), (137, 2)])
-def test_a_requeue(attempt: Attempt, code: int, runs: int) -> None:
-    """A requeue kills the command, which then runs again; a command that has ended by itself does not."""
+@pytest.mark.parametrize("code", [0, 3, 143])
+def test_a_requeue(attempt: Attempt, code: int) -> None:
+    """The command runs again, however it has ended when the requeue stopped it."""
     attempt.write(code)
     assert attempt.start("7", "7 0") == code
     assert attempt.start("7", "7 1") == code
-    assert attempt.runs == runs
+    assert attempt.runs == 2
 
 
 def test_a_requeue_without_a_record(attempt: Attempt) -> None:

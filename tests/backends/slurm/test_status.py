@@ -72,6 +72,9 @@ CASES: dict[str, Case] = {
     "ending": (seen("COMPLETING"), None, OK, {}, R, None),
     "held after it has run": (seen("PENDING", reason="launch failed requeued held"), None, OK, {}, C, None),
     "waiting again after a controller was killed": (seen("PENDING", reason="Resources"), None, OK, {}, C, None),
+    "requeued, the command made a clean end": (
+        seen("PENDING"), None, OK, {"scheduler_log": by_node(" DUE TO JOB REQUEUE")}, P, None,
+    ),
     "the same, it had failed": (seen("PENDING"), None, BAD, {}, F, Why.PROGRAM_FAILED),
     "started again, nothing known of the first start": (
         seen("FAILED"), seen("FAILED", exit_code=75), None, {"starts": ["7 0 on n1 ..."]}, F, Why.BACKEND_FAILED,
