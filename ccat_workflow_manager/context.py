@@ -15,6 +15,7 @@ from ccat_workflow_manager.db.workers import WorkerStore
 from ccat_workflow_manager.doorbell import Doorbell
 from ccat_workflow_manager.errors import BackendError, BackendUnavailable, ConfigurationError
 from ccat_workflow_manager.execution import runtime
+from ccat_workflow_manager.execution.layout import group_id
 from ccat_workflow_manager.hpc import registry
 from ccat_workflow_manager.hpc.base import HPCBackend
 from ccat_workflow_manager.lifecycle.breaker import BreakerPolicy
@@ -115,6 +116,7 @@ class Context:
                 runtime=self.runtime,
                 log_limit_mb=settings.log_limit_mb,
                 exit_record_wait_seconds=_EXIT_RECORD_WAIT_SECONDS,
+                run_group=group_id(settings.run_group),
             ),
             backend_handle=self.backend_handle,
             lease_seconds=settings.lease_seconds,
@@ -192,6 +194,7 @@ class Context:
                         "redis_url": settings.redis_url,
                         "kill_grace_seconds": settings.kill_grace_seconds,
                         "log_limit_mb": settings.log_limit_mb,
+                        "disk_limit_gb": settings.disk_limit_gb,
                         **settings.for_backend(name),
                     },
                 )

@@ -36,6 +36,7 @@ class FailureReason(StrEnum):
     OUT_OF_MEMORY = "out_of_memory"
     TIME_LIMIT = "time_limit"
     LOG_LIMIT = "log_limit"
+    DISK_LIMIT = "disk_limit"
     IMAGE_MISSING = "image_missing"
     IMAGE_INVALID = "image_invalid"
     IMAGE_PULL = "image_pull"
@@ -86,6 +87,9 @@ FAILURES: dict[FailureReason, FailureInfo] = {
     ),
     FailureReason.LOG_LIMIT: FailureInfo(
         Blame.USER, Retry.NO, "The program wrote more log than LOG_LIMIT_MB allows and was stopped."
+    ),
+    FailureReason.DISK_LIMIT: FailureInfo(
+        Blame.USER, Retry.NO, "The program used more disk than DISK_LIMIT_GB allows and was stopped."
     ),
     FailureReason.IMAGE_MISSING: FailureInfo(Blame.USER, Retry.NO, "The image does not exist where the step names it."),
     FailureReason.IMAGE_INVALID: FailureInfo(Blame.USER, Retry.NO, "The image is damaged or is not a container image."),
@@ -151,6 +155,7 @@ COMMON = frozenset(
         FailureReason.OUT_OF_MEMORY,
         FailureReason.TIME_LIMIT,
         FailureReason.LOG_LIMIT,
+        FailureReason.DISK_LIMIT,
         FailureReason.IMAGE_MISSING,
         FailureReason.IMAGE_INVALID,
         FailureReason.IMAGE_PULL,

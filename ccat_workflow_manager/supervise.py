@@ -35,6 +35,8 @@ _PR_SET_PDEATHSIG = 1
 _RESTART_SECONDS = (0.5, 30.0)
 _HEALTHY_SECONDS = 60.0
 _DRAIN_SECONDS = 30.0
+_SAY_SECONDS, _SAY_AGAIN_SECONDS = 2.0, 10.0
+_KILLED_SECONDS = 5.0
 _CHECK_SERVERS_SECONDS = 10.0
 _READY_SECONDS = 60.0
 ALWAYS_SERVED = ("local", "noop", "concurrent")
@@ -176,23 +178,47 @@ class Deployment:
         living = [child for child in self._children if child.pid]
         for child in living:
             os.kill(child.pid, signal.SIGTERM)
-        deadline = time.monotonic() + _DRAIN_SECONDS
-        while living and time.monotonic() < deadline:
-            for child in living:
-                if os.waitpid(child.pid, os.WNOHANG)[0]:
-                    child.pid = 0
-            living = [child for child in living if child.pid]
-            if living:
-                select.select([self._signals], [], [], 0.05)
-                with contextlib.suppress(BlockingIOError):
-                    os.read(self._signals, 64)
+        living, why = self._drain(living)
         for child in living:
-            log.warning("%s did not end within %.0f s and is killed", child.name, _DRAIN_SECONDS)
+            log.warning("%s %s and is killed; another worker takes its work over", child.name, why)
             os.kill(child.pid, signal.SIGKILL)
-            os.waitpid(child.pid, 0)
-            child.pid = 0
+        for child in living:
+            self._await_end(child)
         while self._servers:
-            self._servers.pop().stop()
+            server = self._servers.pop()
+            log.info("stopping the embedded %s", server.name)
+            server.stop()
+
+    def _drain(self, living: list[_Child]) -> tuple[list[_Child], str]:
+        """Wait for the ends of the children, for _DRAIN_SECONDS or until a second signal. Returns those that live."""
+        began = time.monotonic()
+        say_at = began + _SAY_SECONDS
+        while living and (now := time.monotonic()) < began + _DRAIN_SECONDS:
+            living = [child for child in living if not _ended(child)]
+            if living and now >= say_at:
+                say_at = now + _SAY_AGAIN_SECONDS
+                names, left = ", ".join(child.name for child in living), began + _DRAIN_SECONDS - now
+                log.warning(
+                    "%s must finish the task in hand: waiting up to %.0f s more; a second signal ends it now",
+                    names,
+                    left,
+                )
+            if living and select.select([self._signals], [], [], 0.05)[0]:
+                numbers = os.read(self._signals, 64)
+                if signal.SIGTERM in numbers or signal.SIGINT in numbers:
+                    return living, "was still at work at the second signal"
+        return living, f"did not end within {_DRAIN_SECONDS:.0f} s"
+
+    def _await_end(self, child: _Child) -> None:
+        """Wait for the end of a killed child, but not for ever: it may wait in the kernel, for a file server say."""
+        deadline = time.monotonic() + _KILLED_SECONDS
+        while not _ended(child):
+            if time.monotonic() > deadline:
+                log.error("%s (process %d) hangs in the kernel and is left behind", child.name, child.pid)
+                return
+            select.select([self._signals], [], [], 0.05)
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._signals, 64)
 
     def wait_ready(self) -> None:
         """Return when the API accepts connections. Raises ServiceUnavailable."""
@@ -215,6 +241,21 @@ def up(settings: Settings, on_ready: Callable[[Deployment], None] = lambda deplo
         deployment.watch()
     finally:
         deployment.stop()
+
+
+def stop_abandoned(settings: Settings) -> list[tuple[str, bool]]:
+    """Stop the embedded servers that a killed `up` has left. Returns the name of each that runs, and if it was stopped.
+
+    One that another process uses is not stopped.
+    """
+    servers: list[EmbeddedServer] = [EmbeddedPostgres(settings.data_dir), EmbeddedValkey(settings.data_dir)]
+    return [(server.name, server.stop_abandoned()) for server in servers if server.pid is not None]
+
+
+def _ended(child: _Child) -> bool:
+    if child.pid and os.waitpid(child.pid, os.WNOHANG)[0]:
+        child.pid = 0
+    return child.pid == 0
 
 
 def _run_child(child: _Child) -> int:

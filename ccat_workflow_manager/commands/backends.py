@@ -169,6 +169,7 @@ def _config(name: str, settings: Settings, directory: Path) -> dict[str, Any]:
         "redis_url": settings.redis_url or None,
         "kill_grace_seconds": settings.kill_grace_seconds,
         "log_limit_mb": settings.log_limit_mb,
+        "disk_limit_gb": settings.disk_limit_gb,
         **settings.for_backend(name),
     }
     return registry.filtered(name, offered)

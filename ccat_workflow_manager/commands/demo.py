@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ccat_workflow_manager.commands.exit_codes import ExitCode, exit_code
-from ccat_workflow_manager.commands.startup import set_up_log, starting
+from ccat_workflow_manager.commands.startup import keep_files_private, set_up_log, starting
 from ccat_workflow_manager.errors import WorkflowError
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def demo(
     log_file = settings.data_dir / "demo.log"
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     set_up_log(settings.log_level, log_file)
+    keep_files_private()
     with starting():
         from ccat_workflow_manager.supervise import Deployment
 

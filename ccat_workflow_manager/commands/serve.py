@@ -13,7 +13,7 @@ import typer
 
 from ccat_workflow_manager.commands.arguments import AsJson
 from ccat_workflow_manager.commands.exit_codes import ExitCode, WrongUsage
-from ccat_workflow_manager.commands.startup import reachable, set_up_log, starting
+from ccat_workflow_manager.commands.startup import keep_files_private, reachable, set_up_log, starting
 
 if TYPE_CHECKING:
     from ccat_workflow_manager.db.session import Database
@@ -28,11 +28,13 @@ def up(
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port of the API; 0 takes a free one.")] = None,
     data_dir: DataDir = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Number of workers to start.")] = None,
+    stop: Annotated[bool, typer.Option("--stop", help="Stop the servers that a killed `up` has left.")] = False,
 ) -> None:
     """Run everything on this machine: PostgreSQL, Valkey, the manager with the API, and workers.
 
     Embedded servers are used where DATABASE_URL and REDIS_URL are empty. Ctrl-C stops everything except running
-    jobs; the next `up` continues to follow them.
+    jobs; the next `up` continues to follow them. Tasks in hand are finished first, for up to 30 s; a second Ctrl-C
+    ends them at once.
 
     Example:  ccat-wm up --port 8080 --data-dir ~/ccat
 
@@ -43,7 +45,20 @@ def up(
     with starting():
         from ccat_workflow_manager import supervise
 
+        if stop:
+            _print_stopped(supervise.stop_abandoned(settings), settings)
+            return
         supervise.up(settings, lambda deployment: _print_addresses(deployment.api_url, settings))
+
+
+def _print_stopped(found: list[tuple[str, bool]], settings: Settings) -> None:
+    for name, stopped in found:
+        what = "stopped" if stopped else "in use by a running `ccat-wm up` or `demo`: end that with Ctrl-C or SIGTERM"
+        typer.echo(f"{name} in {settings.data_dir}: {what}")
+    if not found:
+        typer.echo(f"no embedded server runs in {settings.data_dir}")
+    if not all(stopped for _, stopped in found):
+        raise typer.Exit(ExitCode.NO_SERVICE)
 
 
 def _print_addresses(api_url: str, settings: Settings) -> None:
@@ -139,6 +154,7 @@ def _settings(**overrides: object) -> Settings:
 
     settings = load_settings({name: str(value) for name, value in overrides.items() if value is not None})
     set_up_log(settings.log_level)
+    keep_files_private()
     return settings
 
 

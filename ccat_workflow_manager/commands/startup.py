@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,8 +17,14 @@ if TYPE_CHECKING:
     from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedValkey
     from ccat_workflow_manager.settings import Settings
 
+_UMASK = 0o027
 _FORMAT = "%(asctime)s %(levelname)-7s [%(process)d] %(message)s"
 _CHATTY = ("httpx", "httpcore", "alembic", "rq.worker", "uvicorn.access")
+
+
+def keep_files_private() -> None:
+    """What this process and its jobs make is not for other users of the machine."""
+    os.umask(_UMASK)
 
 
 def set_up_log(level: str, file: Path | None = None) -> None:

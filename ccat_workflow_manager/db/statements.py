@@ -39,21 +39,21 @@ m AS MATERIALIZED (
 """
 
 
-def _within_lifetime(time: str, created_at: str) -> str:
-    """A time by the clock of a node, moved into the time from the creation of the step run until now."""
-    return f"CASE WHEN {time} IS NOT NULL THEN LEAST(GREATEST({time}, {created_at}), now()) END"
+def _within_lifetime(time: str, begun_at: str) -> str:
+    """A time by the clock of a node, moved into the time from the begin of the step run or attempt until now."""
+    return f"CASE WHEN {time} IS NOT NULL THEN LEAST(GREATEST({time}, {begun_at}), now()) END"
 
 
-def _started_at(row: str, created_at: str) -> str:
+def _started_at(row: str, begun_at: str) -> str:
     """The start that the backend reports; else the stored one; else now, if the job has just been seen running."""
-    reported = _within_lifetime("m.job_started_at", created_at)
+    reported = _within_lifetime("m.job_started_at", begun_at)
     return f"COALESCE({reported}, {row}.started_at, CASE WHEN m.started THEN now() END)"
 
 
-def _submitted_at(row: str, created_at: str) -> str:
+def _submitted_at(row: str, begun_at: str) -> str:
     """When `submit` returned, but not after the start: the job may have started before that."""
     returned = f"CASE WHEN m.submitted THEN now() ELSE {row}.submitted_at END"
-    return f"LEAST({returned}, {_started_at(row, created_at)})"
+    return f"LEAST({returned}, {_started_at(row, begun_at)})"
 
 
 def _unless_reset(value: str) -> str:
@@ -108,11 +108,11 @@ worked_on AS (
   UPDATE attempts a SET
     {_FACTS_OF_ATTEMPT},
     reason = COALESCE(a.reason, m.reason), reason_text = COALESCE(a.reason_text, m.reason_text),
-    submitted_at = {_submitted_at("a", "c.created_at")},
-    started_at = {_started_at("a", "c.created_at")},
+    submitted_at = {_submitted_at("a", "a.claimed_at")},
+    started_at = {_started_at("a", "a.claimed_at")},
     finished_at = COALESCE(a.finished_at,
       CASE WHEN m.job_finished_at IS NOT NULL THEN
-        GREATEST({_within_lifetime("m.job_finished_at", "c.created_at")}, {_started_at("a", "c.created_at")}) END,
+        GREATEST({_within_lifetime("m.job_finished_at", "a.claimed_at")}, {_started_at("a", "a.claimed_at")}) END,
       CASE WHEN m.finished OR m.reset THEN now() END)
   FROM m JOIN changed c ON c.id = m.id
   WHERE a.step_run_id = m.id AND a.number = m.number AND m.worked_on AND m.new_attempt IS NULL

@@ -59,14 +59,40 @@ class EmbeddedServer(ABC):
         with self._changing():
             os.close(self._in_use)
             self._in_use = None
-            try:
-                alone = _locked(self.home / "users.lock", fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return
-            try:
-                self._shut_down()
-            finally:
-                os.close(alone)
+            self._stop_unused()
+
+    def stop_abandoned(self) -> bool:
+        """Stop a server whose processes were all killed. Returns False if a process uses it."""
+        with self._changing():
+            return self._stop_unused()
+
+    def is_abandoned(self) -> bool:
+        """Whether the server runs and no process uses it."""
+        if self.pid is None:
+            return False
+        try:
+            # Who stops or starts the server holds this lock.
+            change = _locked(self.home / "change.lock", fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        try:
+            os.close(_locked(self.home / "users.lock", fcntl.LOCK_EX | fcntl.LOCK_NB))
+        except OSError:
+            return False
+        finally:
+            os.close(change)
+        return True
+
+    def _stop_unused(self) -> bool:
+        try:
+            alone = _locked(self.home / "users.lock", fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        try:
+            self._shut_down()
+        finally:
+            os.close(alone)
+        return True
 
     def __enter__(self) -> str:
         return self.start()

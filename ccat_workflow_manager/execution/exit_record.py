@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
+from shlex import quote
 
 from ccat_workflow_manager import failpoints
 from ccat_workflow_manager.errors import OutputError, StagingError
@@ -13,17 +15,39 @@ from ccat_workflow_manager.execution.layout import AttemptDirs
 from ccat_workflow_manager.execution.logs import tail_text
 from ccat_workflow_manager.execution.runtime import Runtime
 from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.hpc.attempt.claim import NOT_STARTED, sh_take
 from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
-from ccat_workflow_manager.hpc.attempt.script import render_job_script, write_script
+from ccat_workflow_manager.hpc.attempt.script import CLEAN_PATH, render_job_script, write_script
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 
+_CLAIMED = "another job had claimed the attempt, and left no exit record"
 _OPEN_REASONS = frozenset({None, FailureReason.PROGRAM_FAILED, FailureReason.COMMAND_NOT_FOUND})
+
+
+# A job that finds the attempt claimed stands for the one that has claimed it, and ends as that one does. On the host of
+# that one it waits no longer than for the process.
+_STAND_IN = """\
+while ! read -r record 2>/dev/null <{record}; do
+      {{ read -r _; read -r where; }} <{claim}
+      [ "$where" != "$host" ] || [ -e "/proc/$first" ] || [ -e {record} ] || break
+      PATH={path} sleep 1
+    done
+    case $record in
+    *'"exit_code":'[0-9]*) code=${{record##*'"exit_code":'}}; exit "${{code%%[!0-9]*}}" ;;
+    esac"""
 
 
 def wrapped(launch: Launch, dirs: AttemptDirs, job_name: str) -> list[str]:
     """Write the job script of this attempt. Returns the argument vector that runs it."""
     files = AttemptFiles.of(dirs.workspace, job_name)
-    script = render_job_script(launch.vector, environment=launch.environment, cwd=dirs.workspace, files=files)
+    stand_in = _STAND_IN.format(record=quote(files.record), claim=quote(files.claim), path=CLEAN_PATH)
+    script = render_job_script(
+        launch.vector,
+        environment=launch.environment,
+        cwd=dirs.workspace,
+        files=files,
+        first="me=$$ start= record=\n" + sh_take(quote(files.claim), refused=stand_in),
+    )
     try:
         failpoints.around("files.script", lambda: write_script(files, script))
     except OSError as error:
@@ -38,12 +62,18 @@ def read_end(info: HPCJobInfo, dirs: AttemptDirs, job_name: str, runtime: Runtim
     failpoints.point("files.end")
     if info.wall_time_seconds is None or info.exit_code is None:
         info = _with_record(info, dirs, job_name)
+    if info.status is JobStatus.FAILED and info.exit_code == NOT_STARTED and not _has_record(dirs, job_name):
+        return replace(info, reason=FailureReason.BACKEND_FAILED, message=_CLAIMED)
     if info.status is JobStatus.FAILED and info.reason in _OPEN_REASONS:
         stderr = tail_text(dirs)
         reason = interpret_exit(runtime, info.exit_code, stderr)
         if reason is not None:
             info = replace(info, reason=reason, message=fatal_line(stderr) or info.message)
     return info
+
+
+def _has_record(dirs: AttemptDirs, job_name: str) -> bool:
+    return os.path.lexists(AttemptFiles.of(dirs.workspace, job_name).record)
 
 
 def _with_record(info: HPCJobInfo, dirs: AttemptDirs, job_name: str) -> HPCJobInfo:

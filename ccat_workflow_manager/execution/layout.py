@@ -6,6 +6,7 @@ directories one by one: this runs for thousands of step runs per second.
 
 from __future__ import annotations
 
+import grp
 import json
 import os
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from types import MappingProxyType
 
-from ccat_workflow_manager.errors import StagingError
+from ccat_workflow_manager.errors import ConfigurationError, StagingError
 from ccat_workflow_manager.failures import FailureReason
 
 CONTAINER_ROOT = "/workflow"
@@ -118,11 +119,25 @@ def program_paths(dirs: AttemptDirs, *, contained: bool) -> ProgramPaths:
     )
 
 
-def create(dirs: AttemptDirs, *, contained: bool) -> None:
-    """Make the directories. Those that an interrupted try has made stay as they are."""
+def group_id(name: str) -> int | None:
+    """The number of the group that RUN_GROUP names; None for no name. Raises ConfigurationError."""
+    try:
+        return grp.getgrnam(name).gr_gid if name else None
+    except KeyError:
+        raise ConfigurationError(f"RUN_GROUP: there is no group {name!r} on this machine") from None
+
+
+def create(dirs: AttemptDirs, *, contained: bool, group: int | None = None) -> None:
+    """Make the directories. Those that an interrupted try has made stay as they are.
+
+    Only the user of the service and `group` get into the directory of a run: a program may leave files there that run
+    with the rights of their owner.
+    """
     try:
         os.mkdir(dirs.root)
     except FileNotFoundError:
+        if not os.path.isdir(dirs.run):
+            _make_private(dirs.run, group)
         os.makedirs(dirs.root, exist_ok=True)
     except FileExistsError:
         pass
@@ -134,3 +149,21 @@ def create(dirs: AttemptDirs, *, contained: bool) -> None:
     for path in wanted:
         with suppress(FileExistsError):
             os.mkdir(path)
+
+
+def _make_private(path: str, group: int | None) -> None:
+    """Make a directory that is complete when it appears. What is made in it inherits its group."""
+    parent, name = os.path.split(path)
+    os.makedirs(parent, exist_ok=True)
+    part = f"{parent}/.{name}.{os.getpid()}"
+    with suppress(FileExistsError):
+        os.mkdir(part, 0o700)
+    if group is not None:
+        os.chown(part, -1, group)
+        os.chmod(part, 0o2750)
+    try:
+        os.rename(part, path)
+    except OSError:
+        os.rmdir(part)
+        if not os.path.isdir(path):
+            raise

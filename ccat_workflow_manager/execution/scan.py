@@ -20,6 +20,7 @@ from ccat_workflow_manager.failures import FailureReason
 
 MAX_DEPTH = 64
 _CHUNK = 1024 * 1024
+_SET_ID = stat.S_ISUID | stat.S_ISGID
 _BYTES_PER_PROGRESS = 64 * 1024 * 1024
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -99,6 +100,7 @@ class Scanner:
         """Size and SHA-256 of a file. Raises OutputError if it changes meanwhile."""
         with open_file(name, path, directory) as file:
             before = os.fstat(file)
+            _drop_set_id(file, before.st_mode, path)
             digest = hashlib.sha256()
             try:
                 while chunk := os.read(file, _CHUNK):
@@ -146,6 +148,15 @@ def stays_inside(path: str, target: str) -> bool:
         return False
     upwards = next((count for count, part in enumerate(parts) if part != ".."), len(parts))
     return upwards <= path.count("/") and ".." not in parts[upwards:]
+
+
+def _drop_set_id(file: int, mode: int, path: str) -> None:
+    """No product runs with the rights of the service's user, whoever starts it."""
+    if mode & _SET_ID:
+        try:
+            os.fchmod(file, stat.S_IMODE(mode) & ~_SET_ID)
+        except OSError as error:
+            raise _invalid(f"{path} has a set-user-id or set-group-id bit, which cannot be removed") from error
 
 
 def _names(directory: int, prefix: str) -> list[tuple[str, str]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from ccat_workflow_manager import failpoints
@@ -49,6 +51,7 @@ def stage(
     images_dir: str | None = None,
     read_file: ReadFile = no_files,
     progress: Progress = no_progress,
+    group: int | None = None,
 ) -> Staged:
     """Make the directories, link the upstream products, find the image, write the files, build the command.
 
@@ -65,9 +68,9 @@ def stage(
     limits = step.limits_by_runtime and supports_limits(runtime)
     launch = build_command(step, dirs, runtime, image, limits=limits)
     try:
-        failpoints.around("files.directories", lambda: layout.create(dirs, contained=runtime.contained))
+        failpoints.around("files.directories", lambda: layout.create(dirs, contained=runtime.contained, group=group))
         if step.upstream:
-            failpoints.around("files.links", lambda: _link_upstream(step, dirs, progress))
+            failpoints.around("files.links", lambda: _link_upstream(step, dirs, progress, contained=runtime.contained))
             if runtime.contained and mounts_products(step):
                 failpoints.around("files.links", lambda: _make_mount_points(step, dirs))
         if step.files:
@@ -80,24 +83,70 @@ def stage(
     return Staged(dirs, launch, image)
 
 
-def _link_upstream(step: StepLaunch, dirs: AttemptDirs, progress: Progress) -> None:
-    """Make the links `upstream/<step>/<key>` to published outputs.
+class _Links:
+    """Makes links that lead through `.run`, which is a link on the host and a read-only mount in a container.
 
-    The links are relative and lead through `.run`, which is a link on the host and a read-only mount in a container, so
-    the same links work in both. A container that gets the products of a small fan-in as mounts does not see the links.
+    They are relative, so the same links work in both, and after the tree of the run was moved.
     """
-    _link(os.path.relpath(dirs.run, dirs.root), f"{dirs.root}/{RUN_VIEW}")
+
+    def __init__(self, dirs: AttemptDirs, progress: Progress) -> None:
+        self._progress = progress
+        self._made = 0
+        _link(os.path.relpath(dirs.run, dirs.root), f"{dirs.root}/{RUN_VIEW}")
+
+    def make(self, target: str, path: str) -> None:
+        _link(target, path)
+        self._made += 1
+        if self._made % _LINKS_PER_PROGRESS == 0:
+            self._progress()
+
+    def mirror(self, source: str, target: str, path: str, whole: Collection[str], inside: str = "") -> None:
+        """Make the directory `path` with the directories of `source` and a link for each of its files.
+
+        Programs that walk through directories do not follow links to them. `whole` are directories that are one product
+        each: they are linked. `target` leads from `path` to `source`.
+        """
+        if os.path.islink(path):
+            os.unlink(path)
+        os.makedirs(path, exist_ok=True)
+        with os.scandir(source) as entries:
+            found = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
+        for name, is_directory in found.items():
+            if is_directory and inside + name not in whole:
+                self.mirror(f"{source}/{name}", f"../{target}/{name}", f"{path}/{name}", whole, f"{inside}{name}/")
+            else:
+                self.make(f"{target}/{name}", f"{path}/{name}")
+        for stale in set(os.listdir(path)) - found.keys():
+            # An upstream step run was repeated before this attempt is staged again.
+            _remove(f"{path}/{stale}")
+
+
+def _link_upstream(step: StepLaunch, dirs: AttemptDirs, progress: Progress, *, contained: bool) -> None:
+    """Make `upstream/<step>/<key>` for published outputs: links, or without a container directories of links.
+
+    A container that gets the products of a small fan-in as mounts does not see the links.
+    """
+    links = _Links(dirs, progress)
     steps = set()
-    for count, source in enumerate(step.upstream, start=1):
-        target = _inside_run(source, dirs)
+    for source in step.upstream:
+        target, path = _inside_run(source, dirs), f"{dirs.upstream}/{source.step}/{source.key}"
         if source.step not in steps:
             steps.add(source.step)
             os.makedirs(f"{dirs.upstream}/{source.step}", exist_ok=True)
-        _link(f"../../{RUN_VIEW}/{target}", f"{dirs.upstream}/{source.step}/{source.key}")
-        if count % _LINKS_PER_PROGRESS == 0:
-            progress()
+        if contained:
+            links.make(f"../../{RUN_VIEW}/{target}", path)
+        else:
+            whole = {product.path for product in source.products if product.is_directory}
+            links.mirror(source.directory, f"../../../{RUN_VIEW}/{target}", path, whole)
     for name, key in _workspace_views(step).items():
         _link(f"../upstream/{name}/{key}", f"{dirs.workspace}/{name}")
+
+
+def _remove(path: str) -> None:
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    else:
+        os.unlink(path)
 
 
 def _make_mount_points(step: StepLaunch, dirs: AttemptDirs) -> None:

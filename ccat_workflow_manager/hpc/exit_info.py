@@ -13,6 +13,7 @@ _STOPPED = {
     "time_limit": FailureReason.TIME_LIMIT,
     "memory_limit": FailureReason.OUT_OF_MEMORY,
     "log_limit": FailureReason.LOG_LIMIT,
+    "disk_limit": FailureReason.DISK_LIMIT,
     "carrier_lost": FailureReason.NODE_FAILURE,
 }
 _KILLED = "a process of the job was killed because it used too much memory, and the program ended with 0 all the same"

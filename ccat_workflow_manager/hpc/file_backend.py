@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 GIB = 1024**3
 REMEMBERED = 20_000
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 class BoundedCache(Generic[K, V]):
@@ -131,7 +131,7 @@ class FileBackend(BulkBackend):
         try:
             failpoints.around("files.job-script", lambda: write_script(files, script))
         except OSError as error:
-            reason = FailureReason.DISK_FULL if error.errno in _NO_SPACE else FailureReason.STAGING_FAILED
+            reason = FailureReason.DISK_FULL if error.errno in NO_SPACE else FailureReason.STAGING_FAILED
             text = f"its job script cannot be written: {error.strerror}: {error.filename or files.script}"
             raise self.rejected(text, reason) from error
         return files

@@ -5,27 +5,24 @@ Without the service:
     backend = LocalBackend()
     job_id = backend.submit(execution_command=["sha256sum", "map.fits"], ...)
 
-The supervisor (see `supervisor/start.py`) is started when first needed; one per `state_dir`, which has to be on a disk
-of this machine. It admits jobs by CPU and memory, keeps their limits and writes their exit records. A gigabyte is 2**30
-bytes here, when asked for and when reported.
+The supervisor (see `supervisor/start.py`) is started when first needed; one for each `state_dir`, which has to be on a
+disk of this machine. It admits jobs by CPU and memory, keeps their limits and writes their exit records. A gigabyte is
+2**30 bytes.
 
-Job ids are made here and tracked in Redis, where there is one: by it a job's files are found even when the supervisor's
-own notes are lost. When Redis has lost them, they are known from the disk all the same.
+Job ids are made here. The supervisor keeps them in its index, and a hash in Redis, where there is one, names the files
+of each job as well: either may be lost.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
 import socket
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
@@ -33,35 +30,29 @@ from uuid import uuid4
 
 from pydantic import Field
 
-from ccat_workflow_manager import failpoints
 from ccat_workflow_manager.errors import BackendConfused, BackendError, BackendRejected, BackendUnavailable
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
-from ccat_workflow_manager.hpc.attempt.logs import read_logs, tail_log
-from ccat_workflow_manager.hpc.attempt.script import render_job_script, write_script
+from ccat_workflow_manager.hpc.attempt.record import read_record, utc
 from ccat_workflow_manager.hpc.base import (
     Availability,
-    BulkBackend,
     Capabilities,
     JobRequest,
     JobSeen,
-    LogStream,
     QueueStatus,
     ResourceUsage,
 )
 from ccat_workflow_manager.hpc.exit_info import info_of
+from ccat_workflow_manager.hpc.file_backend import GIB, NO_SPACE, FileBackend, default_state_dir, one_machine_lacks
 from ccat_workflow_manager.hpc.supervisor.link import ANSWER_SECONDS, Listener, SupervisorLink
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
-from ccat_workflow_manager.lifecycle.models import Resources
 from ccat_workflow_manager.settings import BackendSettings, settings_of
 
 if TYPE_CHECKING:
     import redis
 
-_GIB = 1024**3
 _CHUNK = 500
 """Jobs in one request: the first ones start while the others are still being prepared."""
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _JOB_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 
 
@@ -75,7 +66,7 @@ class LocalSettings(BackendSettings):
     )
 
 
-class LocalBackend(BulkBackend):
+class LocalBackend(FileBackend):
     """Runs jobs on this machine."""
 
     name = "local"
@@ -91,16 +82,18 @@ class LocalBackend(BulkBackend):
         redis_url: str | None = None,
         kill_grace_seconds: float = 5,
         log_limit_mb: float = 512,
+        disk_limit_gb: float = 0,
         **settings: Any,
     ) -> None:
         site = settings_of(LocalSettings, self.name, settings)
         limits = {
             "cpu": site.max_cpu,
-            "memory": int(site.max_memory_gb * _GIB),
+            "memory": int(site.max_memory_gb * GIB),
             "kill_grace": kill_grace_seconds,
             "log_limit": int(log_limit_mb * 1024**2),
+            "disk_limit": int(disk_limit_gb * GIB),
         }
-        self._link = SupervisorLink(site.state_dir or _default_state_dir(), limits)
+        self._link = SupervisorLink(site.state_dir or str(default_state_dir(self.name)), limits)
         self._table = _JobTable(redis_url, self._link.state_dir) if redis_url else None
         self._node = socket.gethostname()
 
@@ -129,83 +122,50 @@ class LocalBackend(BulkBackend):
         items = []
         for request in requests:
             try:
-                items.append(self._prepare(request))
+                items.append(self._described(request))
                 results.append("")
             except BackendRejected as error:
                 results.append(error)
         answers = iter(self._ask(list, do="submit", jobs=items) if items else ())
         taken: dict[str, tuple[str, str]] = {}
-        for place, request in enumerate(requests):
-            if results[place] == "":
-                results[place] = outcome = self._outcome(next(answers, None))
+        for index, request in enumerate(requests):
+            if results[index] == "":
+                results[index] = outcome = self._outcome(next(answers, None))
                 if isinstance(outcome, str):
                     taken[outcome] = (request.workspace_dir, request.job_name)
         if self._table is not None and taken:
             self._table.add(taken)
         return results
 
-    def _prepare(self, request: JobRequest) -> dict[str, Any]:
+    def _described(self, request: JobRequest) -> dict[str, Any]:
         """Write the job script and describe the job for the supervisor. Raises BackendRejected."""
         resources = request.resource_requirements
-        self._check(resources)
-        try:
-            files = AttemptFiles.of(request.workspace_dir, request.job_name)
-            script = render_job_script(
-                request.execution_command,
-                environment=request.environment_variables,
-                cwd=request.workspace_dir,
-                files=files,
-                supervised=True,
-            )
-        except ValueError as error:
-            raise self._rejected(str(error)) from error
-        try:
-            failpoints.around("files.job-script", lambda: write_script(files, script))
-        except OSError as error:
-            reason = FailureReason.DISK_FULL if error.errno in _NO_SPACE else FailureReason.STAGING_FAILED
-            text = f"its job script cannot be written: {error.strerror}: {error.filename or files.script}"
-            raise self._rejected(text, reason) from error
+        self.refuse(one_machine_lacks(resources))
+        self.prepare(request, supervised=True)
         return {
             "id": str(uuid4()),
             "name": request.job_name,
             "workspace": request.workspace_dir,
             "cpu": resources.cpu,
-            "memory": int(resources.memory_gb * _GIB),
+            "memory": int(resources.memory_gb * GIB),
             "time_limit": resources.time_hours * 3600,
             "priority": request.priority,
         }
-
-    def _check(self, resources: Resources) -> None:
-        """Refuse what a single machine does not have: nothing that is asked for is left out silently."""
-        wrong = []
-        if resources.gpu:
-            wrong.append("it has no GPUs to give")
-        if resources.partition is not None:
-            wrong.append(f"it has no partitions, so not {resources.partition!r} either")
-        if resources.account is not None:
-            wrong.append(f"it has no accounts, so not {resources.account!r} either")
-        if resources.extra:
-            wrong.append(f"it knows no extra resources, so not {', '.join(resources.extra)} either")
-        if wrong:
-            raise self._rejected("; ".join(wrong))
 
     def _outcome(self, answer: Any) -> str | BackendError:
         match answer:
             case {"id": str(job_id)}:
                 return job_id
             case {"refused": str(why)}:
-                return self._rejected(why)
+                return self.rejected(why)
             case {"failed": str(why), "errno": int(number)}:
-                if number in _NO_SPACE:
-                    return self._rejected(f"the supervisor cannot note it: {why}", FailureReason.DISK_FULL)
-                return BackendUnavailable(f"the supervisor cannot note the job: {why}", backend=self.name)
+                if number in NO_SPACE:
+                    return self.rejected(f"the supervisor cannot record it: {why}", FailureReason.DISK_FULL)
+                return BackendUnavailable(f"the supervisor cannot record the job: {why}", backend=self.name)
             case _:
                 raise self._confused(answer)
 
-    # --- following ---------------------------------------------------------------------------------------------------
-
-    def get_status(self, job_id: str) -> HPCJobInfo:
-        return self.get_statuses([job_id])[job_id]
+    # --- polling -----------------------------------------------------------------------------------------------------
 
     def get_statuses(self, job_ids: Sequence[str]) -> dict[str, HPCJobInfo]:
         known = [job_id for job_id in job_ids if _JOB_ID.fullmatch(job_id)]
@@ -225,12 +185,12 @@ class LocalBackend(BulkBackend):
 
     def _info(self, row: Any) -> HPCJobInfo:
         try:
-            submitted = _time(row["submitted"])
+            submitted = utc(row["submitted"])
             match row["state"]:
                 case "pending":
                     return HPCJobInfo(JobStatus.PENDING, message=row["message"], submitted_at=submitted)
                 case "running":
-                    started = _time(row["started"])
+                    started = utc(row["started"])
                     return HPCJobInfo(JobStatus.RUNNING, submitted_at=submitted, started_at=started, node=self._node)
                 case "finished":
                     info = info_of(row["record"], None) if row["record"] else HPCJobInfo(JobStatus.FAILED)
@@ -252,7 +212,7 @@ class LocalBackend(BulkBackend):
     def list_jobs(self) -> list[JobSeen]:
         jobs = self._ask(list, do="list")
         try:
-            return [JobSeen(str(job_id), str(name), _time(taken)) for job_id, name, taken in jobs]
+            return [JobSeen(str(job_id), str(name), utc(taken)) for job_id, name, taken in jobs]
         except (TypeError, ValueError, OverflowError) as error:
             raise self._confused(jobs) from error
 
@@ -266,8 +226,8 @@ class LocalBackend(BulkBackend):
         try:
             return ResourceUsage(
                 cpu_seconds=float(usage["cpu_seconds"]),
-                memory_gb=usage["memory"] / _GIB,
-                peak_memory_gb=None if usage["peak"] is None else usage["peak"] / _GIB,
+                memory_gb=usage["memory"] / GIB,
+                peak_memory_gb=None if usage["peak"] is None else usage["peak"] / GIB,
                 processes=int(usage["processes"]),
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -282,15 +242,9 @@ class LocalBackend(BulkBackend):
 
     # --- stopping and forgetting -------------------------------------------------------------------------------------
 
-    def cancel(self, job_id: str) -> None:
-        self.cancel_many([job_id])
-
     def cancel_many(self, job_ids: Sequence[str]) -> None:
-        """Returns when the stop has been asked for; the status is `cancelled` once all processes are gone."""
+        """Ask for the stop. The status is `cancelled` once all processes are gone."""
         self._ask(object, do="cancel", ids=list(job_ids))
-
-    def cleanup(self, job_id: str) -> None:
-        self.cleanup_many([job_id])
 
     def cleanup_many(self, job_ids: Sequence[str]) -> None:
         self._ask(object, do="cleanup", ids=list(job_ids))
@@ -302,17 +256,7 @@ class LocalBackend(BulkBackend):
         if self._table is not None:
             self._table.close()
 
-    # --- logs --------------------------------------------------------------------------------------------------------
-
-    def get_logs(self, job_id: str) -> str:
-        files = self._files(job_id)
-        return "" if files is None else read_logs(files)
-
-    def tail_logs(self, job_id: str, *, stream: LogStream = "stdout", lines: int = 200) -> str:
-        files = self._files(job_id)
-        return "" if files is None else tail_log(files, stream, lines)
-
-    def _files(self, job_id: str) -> AttemptFiles | None:
+    def attempt_files(self, job_id: str) -> AttemptFiles | None:
         if not _JOB_ID.fullmatch(job_id):
             return None
         match self._ask(object, do="files", id=job_id):
@@ -332,11 +276,8 @@ class LocalBackend(BulkBackend):
             raise self._confused(answer)
         return answer
 
-    def _rejected(self, why: str, reason: FailureReason = FailureReason.REJECTED) -> BackendRejected:
-        return BackendRejected(f"the local backend cannot take this job: {why}", backend=self.name, reason=reason)
-
     def _confused(self, answer: Any) -> BackendConfused:
-        text = f"the supervisor of local jobs gave an answer that means nothing: {answer!r:.200}"
+        text = f"the supervisor of local jobs gave an answer that cannot be used: {answer!r:.200}"
         return BackendConfused(text, backend=self.name, output_tail=repr(answer)[-2000:])
 
 
@@ -353,10 +294,10 @@ class _JobTable:
     def add(self, jobs: Mapping[str, tuple[str, str]]) -> None:
         """One round trip for all of them."""
         with self._away():
-            self._client.hset(self._key, mapping={job_id: json.dumps(place) for job_id, place in jobs.items()})
+            self._client.hset(self._key, mapping={job_id: json.dumps(paths) for job_id, paths in jobs.items()})
 
     def get(self, job_ids: Sequence[str]) -> dict[str, AttemptFiles]:
-        """The files of those that are known."""
+        """The files of the jobs that are known."""
         found: dict[str, AttemptFiles] = {}
         with self._away():
             values: Any = self._client.hmget(self._key, list(job_ids))
@@ -375,17 +316,9 @@ class _JobTable:
 
 
 def _recorded(files: AttemptFiles) -> HPCJobInfo:
-    """What the exit record alone says about a job that the supervisor does not know."""
+    """The status according to the exit record alone, of a job that the supervisor does not know."""
     try:
-        with open(files.record, encoding="utf-8", errors="replace") as file:
-            return info_of(file.read(), None)
+        text = read_record(files)
     except OSError:
         return UNKNOWN
-
-
-def _default_state_dir() -> str:
-    return os.path.join(tempfile.gettempdir(), f"ccat-wm-{os.geteuid()}", "local")
-
-
-def _time(seconds: Any) -> datetime:
-    return datetime.fromtimestamp(float(seconds), UTC)
+    return UNKNOWN if text is None else info_of(text, None)

@@ -109,6 +109,10 @@ def failure_of(info: HPCJobInfo, resources: Resources) -> tuple[FailureReason, s
     text = FAILURES[reason].text
     if reason is FailureReason.OUT_OF_MEMORY:
         text = f"The program used more memory than the {resources.memory_gb:g} GB it asked for and was stopped."
+    elif reason is FailureReason.TIME_LIMIT:
+        text = f"The program reached its time limit of {resources.time_hours:.3g} h and was stopped."
+    elif reason is FailureReason.NODE_FAILURE and info.node:
+        text = f"The node that ran the job failed: {info.node}."
     words = info.message or ""
     if reason is FailureReason.PROGRAM_FAILED and info.exit_code is not None:
         words = f"exit code {info.exit_code}" + (f": {words}" if words else "")

@@ -42,6 +42,7 @@ def build_request(
         runtime=host.runtime_for(backend),
         read_file=read_file,
         progress=progress,
+        group=host.run_group,
     )
     dirs, launch, image = staged.dirs, staged.launch, staged.image
     own_record = backend.capabilities.exit_record

@@ -32,6 +32,8 @@ class WorkerHost:
     runtime: Runtime
     log_limit_mb: float
     exit_record_wait_seconds: float
+    run_group: int | None = None
+    """The group that may read the directories of runs, besides the user of the service."""
 
     def runtime_for(self, backend: BackendHandle) -> Runtime:
         return BY_BACKEND if backend.runs_images else self.runtime

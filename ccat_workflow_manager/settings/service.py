@@ -37,6 +37,9 @@ class Settings(SettingsModel):
         "Empty: `$XDG_DATA_HOME/ccat-workflow-manager`."
     )
     pipeline_base_dir: Path = Field(description="Directories of all runs. Empty: `pipelines` under `DATA_DIR`.")
+    run_group: str = Field(
+        description="Group that may read the directories of runs, besides the user of the service. Empty: none."
+    )
     sif_cache_dir: Path = Field(description="Images fetched from registries. Empty: `sif-cache` under `DATA_DIR`.")
 
     database_url: Annotated[str, url_of("postgresql", "postgresql+psycopg", "postgres")] = Field(
@@ -115,6 +118,10 @@ class Settings(SettingsModel):
 
     kill_grace_seconds: float = Field(ge=0, description="From asking a process to stop to killing it.")
     log_limit_mb: int = Field(ge=1, description="A job that writes more log than this is stopped.")
+    disk_limit_gb: float = Field(
+        ge=0,
+        description="A job whose attempt holds more disk space than this is stopped (local, slurm, pbs); 0: never.",
+    )
 
     backends: Mapping[str, BackendSettings] = {}
     """Settings that are given for backends, by name of the backend."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -101,3 +102,45 @@ def test_a_backend_that_is_away_is_asked_again(
     assert "could not be stopped yet: the controller is silent" in caplog.text
     watch.apply({"long": RUNNING}, jobs.files, jobs.stop)
     assert jobs.stopped == ["long"]
+
+
+def test_a_log_under_another_name_counts(jobs: Jobs) -> None:
+    jobs.write("job", 0.6)
+    log = Path(jobs.files("job").stdout)  # type: ignore[union-attr]
+    log.rename(log.with_name("moved"))
+    jobs.write("job", 0.6)
+    LogWatch("batch", 1).apply({"job": RUNNING}, jobs.files, jobs.stop)
+    assert jobs.stopped == ["job"]
+
+
+def test_a_job_without_its_log_is_stopped(jobs: Jobs) -> None:
+    """It may go on to write into the removed file, whose size is not known here."""
+    watch = LogWatch("batch", 1)
+    for job in ("job", "young", "whole"):
+        jobs.write(job, 0.1)
+        jobs.write(job, 0.1, "stderr")
+        files = jobs.files(job)
+        assert files is not None
+        Path(files.record_part).touch()
+        if job != "young":
+            os.utime(files.record_part, (0, 0))
+        if job != "whole":
+            Path(files.stdout).unlink()
+    watch.apply(dict.fromkeys(("job", "young", "whole"), RUNNING), jobs.files, jobs.stop)
+    assert jobs.stopped == ["job"]
+    Path(jobs.directory, "job", "job.exit.part").rename(Path(jobs.directory, "job", "job.exit.json"))
+    told = watch.apply({"job": HPCJobInfo(JobStatus.CANCELLED, 143)}, jobs.files, jobs.stop)
+    assert told["job"].reason is FailureReason.LOG_LIMIT
+
+
+def test_a_job_that_takes_too_much_disk_is_stopped(jobs: Jobs) -> None:
+    for job, megabytes in (("large", 3), ("small", 1)):
+        jobs.write(job, 0.1)
+        jobs.write(job, 0.1, "stderr")
+        (jobs.directory / job / "workspace").mkdir()
+        (jobs.directory / job / "workspace" / "x").write_bytes(bytes(megabytes * 1024**2))
+    watch = LogWatch("batch", 1, disk_limit_gb=2 / 1024)
+    watch.apply(dict.fromkeys(("large", "small"), RUNNING), jobs.files, jobs.stop)
+    assert jobs.stopped == ["large"]
+    told = watch.apply({"large": HPCJobInfo(JobStatus.CANCELLED, 143)}, jobs.files, jobs.stop)
+    assert told["large"].reason is FailureReason.DISK_LIMIT

@@ -135,8 +135,11 @@ def test_a_server_of_a_killed_process_is_adopted(place: Path, server_at: Servers
     assert killed.returncode == -signal.SIGKILL
     left = EmbeddedPostgres(place).pid
     assert left is not None
+    assert EmbeddedPostgres(place).is_abandoned()
     server = server_at(place)
     assert server.pid == left
+    assert not EmbeddedPostgres(place).is_abandoned()
+    assert not EmbeddedPostgres(place).stop_abandoned()
     server.stop()
     assert server.pid is None
 

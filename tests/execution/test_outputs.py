@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import socket
+import stat
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -89,6 +90,17 @@ def test_collecting_again_after_publishing_gives_the_same(dirs: AttemptDirs, out
     assert not output.exists()
     assert collect(dirs) == before
     assert before.warnings == ["careful"]
+
+
+@pytest.mark.parametrize("name", ["tool", "cube.zarr/tool"])
+def test_no_product_runs_with_the_rights_of_the_service(dirs: AttemptDirs, output: Path, name: str) -> None:
+    path = output / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("#!/bin/sh")
+    path.chmod(0o6755)
+    collect(dirs)
+    publish(dirs)
+    assert stat.S_IMODE(Path(dirs.output, name).stat().st_mode) == 0o755
 
 
 def test_publishing_never_overwrites(dirs: AttemptDirs, output: Path) -> None:

@@ -6,16 +6,23 @@ import errno
 import hashlib
 import json
 import os
+import stat
 from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
-from ccat_workflow_manager.errors import LeaseLost, StagingError
+from ccat_workflow_manager.errors import ConfigurationError, LeaseLost, StagingError
 from ccat_workflow_manager.execution import staging
-from ccat_workflow_manager.execution.launch_spec import Progress, StepLaunch, UpstreamProducts, no_progress
-from ccat_workflow_manager.execution.layout import attempt_dirs
+from ccat_workflow_manager.execution.launch_spec import (
+    Progress,
+    StepLaunch,
+    UpstreamProduct,
+    UpstreamProducts,
+    no_progress,
+)
+from ccat_workflow_manager.execution.layout import attempt_dirs, group_id
 from ccat_workflow_manager.execution.runtime import NO_RUNTIME
 from ccat_workflow_manager.failures import FailureReason
 from tests.execution.conftest import StepRunner
@@ -54,6 +61,52 @@ def test_staging_again_changes_nothing_but_the_manifest(tmp_path: Path) -> None:
     assert Path(first.dirs.output_partial, "x").read_text() == "kept"
     assert Path(first.dirs.upstream, "cal/k/data").read_text() == "k 2"
     assert Path(first.dirs.workspace, "cal/data").read_text() == "k 2"
+
+
+def test_a_program_without_a_container_can_walk_through_upstream(tmp_path: Path) -> None:
+    source = upstream(tmp_path, "k")
+    for name in ("science/map.fits", "cube.zarr/.zgroup", "qa/deep/er/x"):
+        path = Path(source.directory, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    cube = UpstreamProduct(uuid4(), "cube", "SCIENCE", "cube.zarr", 1, "", is_directory=True)
+    dirs = stage(replace(STEP, upstream=[replace(source, products=[cube])]), tmp_path).dirs
+    walked = {
+        os.path.relpath(os.path.join(where, name), dirs.upstream) for where, _, names in os.walk(dirs.upstream)
+        for name in names
+    }  # fmt: skip
+    assert walked == {"cal/k/data", "cal/k/science/map.fits", "cal/k/qa/deep/er/x"}
+    assert {path.name for path in Path(dirs.upstream).rglob("*") if path.is_file()} == {"data", "map.fits", "x"}
+    assert [path.name for path in Path(dirs.upstream).rglob("*.zarr")] == ["cube.zarr"]
+    assert Path(dirs.upstream, "cal/k/qa/deep/er/x").read_text() == "qa/deep/er/x"
+    assert Path(dirs.upstream, "cal/k/cube.zarr/.zgroup").read_text() == "cube.zarr/.zgroup"
+
+
+def test_files_of_an_upstream_attempt_that_was_repeated(tmp_path: Path) -> None:
+    first = upstream(tmp_path, "k")
+    Path(first.directory, "old").mkdir()
+    Path(first.directory, "old", "x").touch()
+    dirs = stage(replace(STEP, upstream=[first]), tmp_path).dirs
+    stage(replace(STEP, upstream=[upstream(tmp_path, "k", 2)]), tmp_path)
+    assert os.listdir(f"{dirs.upstream}/cal/k") == ["data"]
+
+
+def test_the_directory_of_a_run_is_private(tmp_path: Path) -> None:
+    run = Path(stage(STEP, tmp_path).dirs.run)
+    assert stat.S_IMODE(run.stat().st_mode) == 0o700
+    assert [path.name for path in run.parent.iterdir()] == [run.name]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may choose any group")
+def test_a_group_may_read_the_directories_of_runs(tmp_path: Path) -> None:
+    group = group_id("daemon")
+    dirs = staging.stage(STEP, base_dir=str(tmp_path), sif_cache_dir="", runtime=NO_RUNTIME, group=group).dirs
+    for path in (dirs.run, dirs.root, dirs.output_partial):
+        assert os.stat(path).st_gid == group
+    assert stat.S_IMODE(os.stat(dirs.run).st_mode) == 0o2750
+    with pytest.raises(ConfigurationError):
+        group_id("no-such-group")
+    assert group_id("") is None
 
 
 def test_attempts_share_nothing(tmp_path: Path) -> None:

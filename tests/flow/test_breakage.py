@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ import psutil
 import pytest
 from redis import Redis
 
-from tests.support.fixtures_service import Service, running_service, sh
+from tests.support.fixtures_service import Service, ServiceMaker, running_service, sh
 from tests.support.reaper import Reaper
 from tests.support.waiting import wait_for, wait_until
 
@@ -47,6 +48,34 @@ class Fan:
         assert {path.name: path.read_text() for path in self.marks.iterdir()} == {str(n): "started\n" for n in range(6)}
         assert all(step["attempt"] == 1 for step in run["step_runs"])
         return run
+
+
+def test_a_second_signal_ends_what_the_first_waits_for(make_service: ServiceMaker) -> None:
+    service = make_service()
+    assert service.process is not None
+    hangs = service.worker_pids()[0]
+    os.kill(hangs, signal.SIGSTOP)
+    service.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: "a second signal" in service.log(), 20, "what it waits for")
+    service.process.send_signal(signal.SIGTERM)
+    assert service.process.wait(15) == 0
+    assert not psutil.pid_exists(hangs)
+    assert service.postgres.pid is service.valkey.pid is None
+
+
+def test_what_a_killed_deployment_leaves(make_service: ServiceMaker) -> None:
+    service = make_service()
+    doctor = partial(service.start_another, "doctor")
+    assert doctor().wait(30) == 0
+    assert "the last one was killed" not in service.log()
+    assert service.start_another("up", "--stop").wait(30) == 3
+    service.kill()
+    wait_until(service.postgres.is_abandoned, 30, "the last process that uses it to end")
+    doctor().wait(30)
+    assert service.log().count("the last one was killed") == 2
+    assert service.start_another("up", "--stop").wait(30) == 0
+    assert f"postgres in {service.data_dir}: stopped" in service.log()
+    assert service.postgres.pid is service.valkey.pid is None
 
 
 @pytest.fixture

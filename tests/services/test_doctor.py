@@ -42,6 +42,21 @@ def test_an_unavailable_backend_of_other_hosts_is_reported(context: Context) -> 
     assert check.ok is False
 
 
+def test_queues_that_only_an_administrator_can_open(context: Context) -> None:
+    context.alive()
+    nodes = {"allocated": 1, "idle": 2, "other": 0, "total": 3}
+    whole = {"name": "a", "available": True, "details": {"nodes": nodes}}
+    context.doorbell.remember_queues("noop", json.dumps([whole]))
+    assert "queues noop" not in report(context)
+    closed = {**whole, "name": "b", "available": False}
+    drained = {**whole, "name": "c", "details": {"nodes": {**nodes, "other": 2}}}
+    context.doorbell.remember_queues("noop", json.dumps([whole, closed, drained]))
+    (check,) = report(context)["queues noop"]
+    assert check.ok is None
+    assert "b is closed" in check.message
+    assert "c: 2 of 3" in check.message
+
+
 def test_an_unavailable_accounting_is_reported(context: Context) -> None:
     context.alive()
     problem = "the accounting does not answer: slurmdbd is down"

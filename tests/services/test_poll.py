@@ -68,7 +68,8 @@ def test_the_times_of_a_step_run_are_in_order(
     assert found.status == "COMPLETED"
     assert found.created_at <= found.submitted_at <= found.started_at <= found.finished_at
     (attempt,) = attempts(context)
-    assert found.created_at <= attempt.submitted_at <= attempt.started_at <= attempt.finished_at <= found.finished_at
+    assert found.created_at <= attempt.claimed_at <= attempt.submitted_at <= attempt.started_at
+    assert attempt.started_at <= attempt.finished_at <= found.finished_at
     if hours == 0:
         assert found.started_at == attempt.started_at == began
 

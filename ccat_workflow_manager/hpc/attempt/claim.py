@@ -4,7 +4,8 @@ Schedulers may start a job twice (a lost answer, a lost worker). Each start take
 ends without having started anything. A cancel, or a backend that gives the job up, takes the claim as well: then the
 attempt never starts.
 
-The file has up to three lines: owner, host, time. `sh_take` writes the first two from a shell.
+The file has up to four lines: owner, host, time, start. A shell (`sh_take`) writes no time; `start` distinguishes the
+starts of one owner, if its scheduler has a word for that.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ class Claim:
     at: float = 0.0
     touched: float = 0.0
     """The time of the last heartbeat."""
+    start: str = ""
+    """Which start of the owner this is."""
 
     @property
     def blocked(self) -> str | None:
@@ -74,12 +77,12 @@ def read(files: AttemptFiles) -> Claim | None:
         return Claim("")
     if found is None:
         return None
-    owner, host, at, *_ = [*found.text.splitlines(), "", "", ""]
+    owner, host, at, start, *_ = [*found.text.splitlines(), "", "", "", ""]
     try:
         since = float(at)
     except ValueError:
         since = found.modified
-    return Claim(owner, host, since, found.modified)
+    return Claim(owner, host, since, found.modified, start)
 
 
 def touch(files: AttemptFiles) -> None:
@@ -88,22 +91,27 @@ def touch(files: AttemptFiles) -> None:
         os.utime(files.claim, follow_symlinks=False)
 
 
-def sh_take(claim: str, *, again: str | None = None) -> str:
+def sh_take(claim: str, *, again: str | None = None, refused: str = ":") -> str:
     """Shell text that takes the claim for `$me`, or ends the script with NOT_STARTED or NOT_WRITABLE.
 
-    `claim` is the path as a quoted shell word. `again` is what an owner runs that finds its own claim, after a restart
-    by the scheduler; without it such a start ends as well. Needs only what is built into a shell.
+    `claim` is the path as a quoted shell word. `again` is what an owner runs that finds its own claim, after a second
+    start by the scheduler; without it such a start ends as well. `refused` is what a start runs before it ends that
+    finds the claim of `$first`. Needs only what is built into a shell, and the variables `me` and `start`.
     """
     found = "" if again is None else '[ "$first" = "$me" ] || '
     return f"""\
 first= host=
 read -r host </proc/sys/kernel/hostname
-(set -C; printf '%s\\n%s\\n' "$me" "$host" >{claim}) 2>/dev/null || {{
+(set -C; printf '%s\\n%s\\n\\n%s\\n' "$me" "$host" "$start" >{claim}) 2>/dev/null || {{
   read -r first 2>/dev/null <{claim} || [ -e {claim} ] || {{
     echo "the directory of the attempt cannot be written to" >&2
     exit {NOT_WRITABLE}
   }}
-  {found}{{ echo "the attempt belongs to ${{first:-another job}}, not to $me" >&2; exit {NOT_STARTED}; }}
+  {found}{{
+    {refused}
+    echo "the attempt belongs to ${{first:-another job}}, not to $me" >&2
+    exit {NOT_STARTED}
+  }}
   {again or ":"}
 }}
 """

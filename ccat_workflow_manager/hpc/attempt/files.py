@@ -20,6 +20,8 @@ WORKSPACE = "workspace"
 _OF_SERVICE = re.compile(r"ccat-[0-9a-f]{32}-[1-9][0-9]{0,8}", re.ASCII)
 """The names that `lifecycle.models.job_name` makes. Repeated here because nodes do not have that module."""
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+_PRIVATE = 0o600
+"""Scripts hold the environment of their commands, which may be secret."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,11 @@ class AttemptFiles:
         return self.base + ".claim"
 
     @property
+    def starts(self) -> str:
+        """Written by each later start of a job that its scheduler has started again."""
+        return self.base + ".starts"
+
+    @property
     def cancel(self) -> str:
         """Present once a cancel was requested; holds the time of the request."""
         return self.base + ".cancel"
@@ -113,7 +120,7 @@ def replace_file(path: str, data: bytes) -> None:
 def write_new(path: str, data: bytes) -> None:
     """Write a file as a new inode: a shell may be reading the old one. Cheaper than `replace_file` if there is none."""
     try:
-        descriptor = os.open(path, _NEW, 0o644)
+        descriptor = os.open(path, _NEW, _PRIVATE)
     except FileExistsError:
         replace_file(path, data)
     else:
@@ -123,7 +130,7 @@ def write_new(path: str, data: bytes) -> None:
 def _written(path: str, data: bytes) -> str:
     directory, name = split(path)
     part = join(directory, f".{name}.{uuid4().hex}")
-    _fill(os.open(part, _NEW, 0o644), data, part)
+    _fill(os.open(part, _NEW, _PRIVATE), data, part)
     return part
 
 

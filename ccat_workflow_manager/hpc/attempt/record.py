@@ -14,7 +14,7 @@ from ccat_workflow_manager.hpc.attempt.files import AttemptFiles, replace_file
 from ccat_workflow_manager.hpc.attempt.opener import UnsafeFile, read_small
 
 VERSION = 1
-STOPPED_BY = ("cancel", "time_limit", "memory_limit", "log_limit", "carrier_lost")
+STOPPED_BY = ("cancel", "time_limit", "memory_limit", "log_limit", "disk_limit", "carrier_lost")
 """Why a backend stops a job. `carrier_lost`: the Dask worker or the pilot that carried the job ended."""
 
 _LAST_SIGNAL = 64
@@ -110,7 +110,7 @@ def publish(files: AttemptFiles, record: ExitRecord) -> None:
 
 
 def _overwrite(path: str, data: bytes) -> None:
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     try:
         if not stat.S_ISREG(os.fstat(file).st_mode) or os.write(file, data) != len(data):
             raise OSError(errno.EIO, os.strerror(errno.EIO), path)

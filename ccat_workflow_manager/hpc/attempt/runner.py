@@ -157,7 +157,7 @@ class JobRunner:
             text = f"its processes held {memory} bytes, {limits.memory_bytes:.0f} were asked for"
             self._stop("memory_limit", text)
             process_tree.kill_all(self.files.job_name, self.root)
-        elif (why := log_excess(self.files, limits.log_bytes)) is not None:
+        elif (why := log_excess(self.files, limits.log_bytes, self._pid)) is not None:
             self._stop("log_limit", why)
 
     def _memory(self) -> int:

@@ -44,12 +44,13 @@ def render_job_script(
     files: AttemptFiles,
     supervised: bool = False,
     own_cgroup: bool = False,
+    first: str = "",
 ) -> str:
     """The text of the script, to be written with `write_script`.
 
     `own_cgroup`: a script alone runs in a control group that is the job's own, as in a pod. Then it records what the
     kernel counts there: the peak of memory, and whether a process was killed for it. A group without a limit of its own
-    is not taken for the job's.
+    is not taken for the job's. `first` is what a script alone runs before everything else.
 
     Raises ValueError for what no program can get: no command, a NUL, a variable without a name.
     """
@@ -58,11 +59,12 @@ def render_job_script(
         head=quote(f'{{"version":{VERSION},"job_name":{json.dumps(files.job_name)},"pid":'),
         part=quote(files.record_part),
         record=quote(files.record),
-        streams=f"</dev/null >{quote(files.stdout)} 2>{quote(files.stderr)}",
+        stdout=quote(files.stdout),
+        stderr=quote(files.stderr),
         cwd=quote(cwd),
         run=_invocation(command, environment),
     )
-    return _supervised(quoted) if supervised else _alone(quoted, _MEMORY if own_cgroup else _NO_MEMORY)
+    return _supervised(quoted) if supervised else _alone(quoted, _MEMORY if own_cgroup else _NO_MEMORY, first)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +74,14 @@ class _Quoted:
     head: str
     part: str
     record: str
-    streams: str
+    stdout: str
+    stderr: str
     cwd: str
     run: str
+
+    @property
+    def streams(self) -> str:
+        return f"</dev/null >{self.stdout} 2>{self.stderr}"
 
 
 _MEASURE = """\
@@ -108,8 +115,8 @@ read -r began _ </proc/uptime
 [ ! -e {quoted.record} ] || exit 1
 set -C
 printf '%s%s,"began":%s' {quoted.head} $$ "$began" >{quoted.part} || exit
+exec {quoted.streams} || exit
 set +C
-exec {quoted.streams}
 trap : HUP INT TERM
 status=126
 cd -- {quoted.cwd} && {{
@@ -153,17 +160,23 @@ while IFS=: read -r _ controllers path; do
 done </proc/self/cgroup"""
 
 
-def _alone(quoted: _Quoted, memory: str) -> str:
+def _alone(quoted: _Quoted, memory: str, first: str) -> str:
+    # An earlier life of the job may have left links in place of its logs: they are removed, and `set -C` follows none.
     # A scheduler that signals this script alone means its command, so the signal is passed on. The trap is set before
     # the command starts: a signal in between would end the script without a record.
     return f"""\
 #!/bin/sh
 # Written by ccat-workflow-manager for one attempt: runs its command and leaves the exit record.
-read -r began _ </proc/uptime
+{first}read -r began _ </proc/uptime
 now() {{ PATH={CLEAN_PATH} date -u +%Y-%m-%dT%H:%M:%SZ; }}
 started=$(now)
 printf '%s%s,"began":%s' {quoted.head} $$ "$began" >{quoted.part} || exit
-exec {quoted.streams}
+for log in {quoted.stdout} {quoted.stderr}; do
+  if [ -e "$log" ] || [ -h "$log" ]; then PATH={CLEAN_PATH} rm -f -- "$log"; fi
+done
+set -C
+exec {quoted.streams} || exit
+set +C
 status=126
 cd -- {quoted.cwd} && {{
 {_HUSH}

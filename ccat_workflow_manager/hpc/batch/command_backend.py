@@ -27,9 +27,10 @@ class CommandBackend(BatchBackend):
         environment: Mapping[str, str],
         looking_environment: Mapping[str, str] | None = None,
         log_limit_mb: float,
+        disk_limit_gb: float,
         node: SubmitNode | None = None,
     ) -> None:
-        super().__init__(state_dir=state_dir, log_limit_mb=log_limit_mb)
+        super().__init__(state_dir=state_dir, log_limit_mb=log_limit_mb, disk_limit_gb=disk_limit_gb)
         budget = CallBudget(self._store.directory, calls_per_minute)
         self._commands = SchedulerCommands(self.name, budget, environment, COMMAND_SECONDS, looking_environment, node)
 

@@ -72,11 +72,13 @@ class BatchBackend(FileBackend):
     own_cgroup: ClassVar[bool] = False
     """Each job runs in a container, where the kernel's counters are those of the job."""
 
-    def __init__(self, *, state_dir: str | os.PathLike[str] | None, log_limit_mb: float) -> None:
+    def __init__(
+        self, *, state_dir: str | os.PathLike[str] | None, log_limit_mb: float, disk_limit_gb: float = 0
+    ) -> None:
         directory = Path(state_dir) if state_dir is not None else default_state_dir(self.name)
         self._store = SubmissionStore(directory, self.name)
         self._id = re.compile(rf"({self.number_pattern})(?:_(\d{{1,9}}))?:({JOB_NAME.pattern})", re.ASCII)
-        self._logs = LogWatch(self.name, log_limit_mb)
+        self._logs = LogWatch(self.name, log_limit_mb, disk_limit_gb)
         self._limits = LimitCache()
 
     # --- hooks -------------------------------------------------------------------------------------------------------

@@ -1,9 +1,12 @@
 """The script that a batch scheduler starts, and the log that the scheduler writes about it.
 
-A scheduler may hold two jobs of one name, when it took the first and its answer was lost. So the script first claims
-the attempt, and ends without having started anything if another job has claimed it. The same job may start again (an
-administrator requeued it); then it removes the exit record of its first start. The script ends by running the job
-script of the attempt.
+A scheduler may have two jobs of one name, when it took the first and its answer was lost. So the script first claims
+the attempt, and ends without having started anything if another job has claimed it.
+
+A scheduler may also start the same job again. An administrator has requeued it: then it runs again, without the exit
+record and the logs of its first start. Or the scheduler has lost its last seconds in a crash and does not know of the
+first start: then the script runs nothing. It ends with the code of a whole exit record, else with NOT_STARTED. Each
+later start leaves a line in the file `starts`.
 """
 
 from __future__ import annotations
@@ -14,20 +17,59 @@ from contextlib import suppress
 from shlex import quote
 
 from ccat_workflow_manager.hpc.attempt.claim import NOT_STARTED, sh_take
+from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
 from ccat_workflow_manager.hpc.attempt.logs import read_end
+from ccat_workflow_manager.hpc.attempt.opener import UnsafeFile, read_small
 from ccat_workflow_manager.hpc.attempt.script import CLEAN_PATH
 from ccat_workflow_manager.hpc.batch.store import ArrayTask, Submission
 
+KILLED_BY_SCHEDULER = (137, 143)
+"""The exit codes of a command that a requeue has ended: SIGKILL, SIGTERM."""
+NO_WORDS_FOR_STARTS = '""'
+
 _LOG_BYTES = 4096
+
+# `$start` is "JOB RESTARTS" where the scheduler has words for it: only a start with more restarts of the same job is a
+# requeue, and runs the command again. Where it has none, each later start may be one, and runs it again unless the
+# command has ended by itself.
+_AGAIN = f"""\
+  before= code= requeued=
+  {{ read -r _; read -r _; read -r _; read -r before; }} 2>/dev/null <"$attempt.claim"
+  while read -r job restarts _; do before="$job $restarts"; done 2>/dev/null <"$attempt.starts"
+  record=
+  read -r record 2>/dev/null <"$attempt.exit.json"
+  case $record in *'"exit_code":'[0-9]*) code=${{record##*'"exit_code":'}} code=${{code%%[!0-9]*}} ;; esac
+  case $start in
+  '')
+    requeued=1
+    case $code in {" | ".join(map(str, KILLED_BY_SCHEDULER))}) code= ;; esac
+    ;;
+  "${{before% *}} "*) [ "${{start##* }}" -le "${{before##* }}" ] || requeued=1 code= ;;
+  esac
+  if [ "$code" ]; then did="ended at once, with the code $code of the first start"
+  elif [ "$requeued" ]; then did="ran the command again"
+  else code={NOT_STARTED} did="ran nothing: the first start has left no exit record"
+  fi
+  printf '%s on %s %s\\n' "${{start:-$me -}}" "$host" "$did" >>"$attempt.starts"
+  [ ! "$code" ] || exit "$code"
+  rm -f -- "$attempt.exit.json" "$attempt.exit.part\""""
 
 
 def render_batch_script(
-    members: Sequence[ArrayTask], *, number: str, index: str | None, home: str, own_path: bool = False
+    members: Sequence[ArrayTask],
+    *,
+    number: str,
+    index: str | None,
+    home: str,
+    own_path: bool = False,
+    start: str = NO_WORDS_FOR_STARTS,
+    unset: str = "",
 ) -> str:
     """The text for one job, or for an array of them.
 
-    `number` and `index` are what the shell expands to the number of the job (of the whole array) and its index in it.
-    `own_path`: the search path is that of the image that this runs in.
+    `number` and `index` are what the shell expands to the number of the job (of the whole array) and its index in it;
+    `start` to the words "JOB RESTARTS", which distinguish the starts of one job. `own_path`: the search path is that
+    of the image that this runs in. `unset` names variables that the command must not see.
     """
     path = "" if own_path else f"PATH={CLEAN_PATH} "
     if index is None:
@@ -36,15 +78,25 @@ def render_batch_script(
     else:
         cases = [f"{each}) attempt={quote(member.files.base)} ;;" for each, member in enumerate(members)]
         choice = "\n".join([f"case {index} in", *cases, f"*) exit {NOT_STARTED} ;;", "esac"])
-    claim = sh_take('"$attempt.claim"', again='rm -f -- "$attempt.exit.json" "$attempt.exit.part"')
+    hidden = f"unset {unset}\n" if unset else ""
     return f"""\
 #!/bin/sh
 # Written by ccat-workflow-manager.
-export {path}HOME={quote(home)} LANG=C.UTF-8 LC_ALL=C.UTF-8
+{hidden}export {path}HOME={quote(home)} LANG=C.UTF-8 LC_ALL=C.UTF-8
 {choice}
 me={number}
-{claim}exec /bin/sh "$attempt.sh"
+start={start}
+{sh_take('"$attempt.claim"', again=_AGAIN)}exec /bin/sh "$attempt.sh"
 """
+
+
+def read_starts(files: AttemptFiles) -> list[str]:
+    """What each later start of the job has done; empty for a job that was started once. Raises OSError."""
+    try:
+        found = read_small(files.starts, root=files.directory)
+    except UnsafeFile:
+        return []
+    return [] if found is None else found.text.splitlines()
 
 
 # --- the log of the scheduler ----------------------------------------------------------------------------------------
@@ -53,12 +105,12 @@ me={number}
 def scheduler_log(submission: Submission) -> str:
     """The path for the scheduler's own output: a file, or for an array a directory of files, one for each index.
 
-    It lies beside the logs of the command; for an array, in the directory of its first attempt.
+    It lies in the directory of the (first) attempt, where no container writes: the scheduler follows links.
     """
     first = submission.members[0].files
     if submission.array:
         return os.path.join(first.directory, f"{submission.name}.logs")
-    return os.path.join(first.logs, "scheduler.log")
+    return first.base + ".scheduler.log"
 
 
 def read_scheduler_log(submission: Submission, index: int) -> str:

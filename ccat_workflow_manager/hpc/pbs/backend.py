@@ -53,7 +53,7 @@ class PbsBackend(CommandBackend):
     settings = PbsSettings
     number_pattern = NUMBER
 
-    def __init__(self, *, log_limit_mb: float = 512, **settings: Any) -> None:
+    def __init__(self, *, log_limit_mb: float = 512, disk_limit_gb: float = 0, **settings: Any) -> None:
         site = settings_of(PbsSettings, self.name, settings)
         super().__init__(
             state_dir=site.state_dir or None,
@@ -61,6 +61,7 @@ class PbsBackend(CommandBackend):
             environment={name: value for name in _PASSED_ON if (value := os.environ.get(name))},
             looking_environment=CLOCK,
             log_limit_mb=log_limit_mb,
+            disk_limit_gb=disk_limit_gb,
         )
         self._site = site
         self._client = PbsClient(self._commands, self.name)

@@ -19,9 +19,10 @@ from ccat_workflow_manager.hpc.batch.command_backend import CommandBackend
 from ccat_workflow_manager.hpc.batch.refusals import Refusal
 from ccat_workflow_manager.hpc.batch.remote import SubmitNode
 from ccat_workflow_manager.hpc.batch.scheduler_backend import JobKey
-from ccat_workflow_manager.hpc.batch.script import render_batch_script
+from ccat_workflow_manager.hpc.batch.script import read_starts, render_batch_script
 from ccat_workflow_manager.hpc.batch.store import ARRAY_PREFIX, ArrayTask, Submission
 from ccat_workflow_manager.hpc.file_backend import BoundedCache
+from ccat_workflow_manager.hpc.log_watch import Turns
 from ccat_workflow_manager.hpc.slurm.client import AccountingState, SlurmClient
 from ccat_workflow_manager.hpc.slurm.listing import TIME_FORMAT, Seen, TaskId, parse_sbatch
 from ccat_workflow_manager.hpc.slurm.refusals import TRIES_AGAIN, is_of_size, refusal
@@ -39,6 +40,8 @@ from ccat_workflow_manager.settings import settings_of
 _PROGRAMS = ("sbatch", "squeue", "sacct", "scancel", "sinfo", "scontrol")
 _PASSED_ON = ("SLURM_CONF", "SLURM_JWT", "LD_LIBRARY_PATH")
 _LARGEST_SCRIPT_TASKS = 5000
+_WITH_WORDS = frozenset({"FAILED", "CANCELLED", "PENDING"})
+"""States that the log of the scheduler may explain."""
 _CLOCKS_APART = 3600
 """The accounting is asked from so many seconds before a job was tried: not all clocks agree."""
 
@@ -61,7 +64,7 @@ class SlurmBackend(CommandBackend):
     capabilities = Capabilities(bulk_status=True, bulk_submit=True, find=True, exit_record=True, gpu=True, lists=True)
     settings = SlurmSettings
 
-    def __init__(self, *, log_limit_mb: float = 512, **settings: Any) -> None:
+    def __init__(self, *, log_limit_mb: float = 512, disk_limit_gb: float = 0, **settings: Any) -> None:
         site = settings_of(SlurmSettings, self.name, settings)
         passed_on = {} if site.ssh_host else {name: value for name in _PASSED_ON if (value := os.environ.get(name))}
         super().__init__(
@@ -70,6 +73,7 @@ class SlurmBackend(CommandBackend):
             environment={**passed_on, **({"SLURM_CONF": site.conf} if site.conf else {})},
             looking_environment=TIME_FORMAT,
             log_limit_mb=log_limit_mb,
+            disk_limit_gb=disk_limit_gb,
             node=SubmitNode(site.ssh_host, site.ssh_config) if site.ssh_host else None,
         )
         self._site = site
@@ -78,6 +82,7 @@ class SlurmBackend(CommandBackend):
         self._arrays: BoundedCache[JobKey, str] = BoundedCache()
         self._over: BoundedCache[JobKey, HPCJobInfo] = BoundedCache()
         self._leftover: set[JobKey] = set()
+        self._turns = Turns()
 
     @classmethod
     def is_available(cls, ssh_host: str | None = None) -> Availability:
@@ -107,6 +112,8 @@ class SlurmBackend(CommandBackend):
             number="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}",
             index='"$SLURM_ARRAY_TASK_ID"' if submission.array else None,
             home=pwd.getpwuid(os.geteuid()).pw_dir,
+            start='"$SLURM_JOB_ID ${SLURM_RESTART_COUNT:-0}"',
+            unset="SLURM_JWT",
         )
         return argv, script.encode("utf-8", "surrogateescape")
 
@@ -142,18 +149,20 @@ class SlurmBackend(CommandBackend):
         listed = self._client.jobs([(key.number, key.index) for key in jobs])
         infos: dict[JobKey, HPCJobInfo] = {}
         ended: list[JobKey] = []
+        waiting = [key for key in jobs if (each := listed.get((key.number, key.index))) and each.state == "PENDING"]
+        forgotten = {key for key in self._turns.take(waiting) if self._has_record(key)}
         for key in jobs:
             seen = self._own(listed.get((key.number, key.index)), key)
             if (over := self._over.get(key)) is not None and (seen is None or seen.state in FINAL):
                 infos[key] = over
-            elif seen is None or seen.state in FINAL or held(seen):
+            elif seen is None or seen.state in FINAL or held(seen) or key in forgotten:
                 ended.append(key)
             else:
                 infos[key] = resolve_status(Evidence(seen, None, None, _now()))
         return infos | self._ended(ended, listed) if ended else infos
 
     def _ended(self, jobs: Sequence[JobKey], listed: Mapping[TaskId, Seen]) -> dict[JobKey, HPCJobInfo]:
-        """Jobs that are over, not in the queue, or held."""
+        """Jobs that are over, not in the queue, held, or waiting although they have left a record."""
         seen = {key: self._own(listed.get((key.number, key.index)), key) for key in jobs}
         members = {key: member for key in jobs if (member := self._member(key)) is not None}
         records = {key: self._record_info(member) for key, member in members.items()}
@@ -161,7 +170,7 @@ class SlurmBackend(CommandBackend):
         without = {
             key
             for key, each in seen.items()
-            if each is not None and (held(each) or needs_no_accounting(each, records.get(key), sampling))
+            if each is not None and (_live(each) or needs_no_accounting(each, records.get(key), sampling))
         }
         over = [key for key in jobs if key not in without]
         accounted = self._client.accounted(key.number for key in over) if over else {}
@@ -190,6 +199,7 @@ class SlurmBackend(CommandBackend):
         member = known.member
         accounting = self._own(accounted.get((key.number, key.index)), key) if accounted is not None else None
         states = [witness.state for witness in (seen, accounting) if witness is not None]
+        cancelled = "CANCELLED" in states
         info = resolve_status(
             Evidence(
                 controller=seen,
@@ -199,16 +209,24 @@ class SlurmBackend(CommandBackend):
                 accounting_error=self._client.accounting_error if accounted is None else "",
                 accounting_expected=accounted is not None and known.asked,
                 removed=in_array and seen is None and member is not None and self._claim(member) is None,
-                scheduler_log=self._scheduler_words(key) if not states or "FAILED" in states else "",
+                claimed=not cancelled or (member is not None and self._claim(member) is not None),
+                starts=self.on_files(lambda: read_starts(member.files)) if member is not None else (),
+                own_users=self._client.own_users() if cancelled else (),
+                controller_started_at=self._client.controller_started_at() if cancelled else None,
+                scheduler_log=self._scheduler_words(key) if not states or _WITH_WORDS.intersection(states) else "",
                 signal_seconds=self._site.signal_seconds,
                 sampling_seconds=known.sampling_seconds,
             )
         )
         if info.finished:
             self._over.put(key, info)
-            if seen is not None and held(seen):
+            if seen is not None and _live(seen):
                 self._leftover.add(key)
         return info
+
+    def _has_record(self, key: JobKey) -> bool:
+        member = self._member(key)
+        return member is not None and self._record_info(member) is not None
 
     def _own(self, seen: Seen | None, key: JobKey) -> Seen | None:
         """`seen` if it is this job: numbers are reused."""
@@ -252,7 +270,7 @@ class SlurmBackend(CommandBackend):
 
     def cleanup_many(self, job_ids: Sequence[str]) -> None:
         keys = {key for job_id in job_ids if (key := self._key(job_id)) is not None}
-        # A job that Slurm holds after it has run would run again if a person released it.
+        # A job that Slurm calls pending after it has run would start again.
         leftover = keys & self._leftover
         self._cancel(leftover)
         self._leftover -= leftover

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +22,7 @@ from ccat_workflow_manager.hpc.slurm.listing import (
     Partition,
     Seen,
     TaskId,
+    parse_boot_time,
     parse_config,
     parse_sacct,
     parse_sinfo,
@@ -27,6 +30,7 @@ from ccat_workflow_manager.hpc.slurm.listing import (
 )
 
 _CONFIG_SECONDS = 3600.0
+_RESTARTED_SECONDS = 10.0
 _NO_ACCOUNTING_SECONDS = 600.0
 _LONGEST_POLL_SECONDS = 30.0
 _SLOWNESS = 10
@@ -133,8 +137,24 @@ class SlurmClient:
         digits = frequency.rpartition("task=")[2].partition(",")[0]
         return float(digits) if digits.isdecimal() and digits != "0" else math.inf
 
-    def _configuration(self) -> Mapping[str, str]:
-        if self._config is None or time.monotonic() - self._config[0] > _CONFIG_SECONDS:
+    def own_users(self) -> frozenset[int]:
+        """The users as which Slurm itself acts: those of its daemons."""
+        try:
+            configured = self._configuration()
+        except BackendUnavailable:
+            return frozenset({0})
+        users = (re.search(r"\((\d+)\)$", configured.get(name, "")) for name in ("SlurmUser", "SlurmdUser"))
+        return frozenset({0, *(int(user[1]) for user in users if user)})
+
+    def controller_started_at(self) -> datetime | None:
+        """When the controller was started last; None if it does not answer."""
+        try:
+            return parse_boot_time(self._configuration(_RESTARTED_SECONDS).get("BOOT_TIME", ""))
+        except BackendUnavailable:
+            return None
+
+    def _configuration(self, good_for: float = _CONFIG_SECONDS) -> Mapping[str, str]:
+        if self._config is None or time.monotonic() - self._config[0] > good_for:
             answer = self._asked(["scontrol", "show", "config"], parse_config)
             self._config = (time.monotonic(), answer)
         return self._config[1]

@@ -210,6 +210,14 @@ def parse_config(text: str) -> dict[str, str]:
     return config
 
 
+def parse_boot_time(text: str) -> datetime | None:
+    """`BOOT_TIME` of the configuration, as TIME_FORMAT asks for it or, in older versions, in words."""
+    try:
+        return _time(text) or datetime.fromisoformat(text).replace(tzinfo=UTC)
+    except ValueError:
+        return None
+
+
 def parse_sbatch(text: str) -> str:
     """`sbatch --parsable`: the number of the job, perhaps with the name of the cluster after it."""
     lines = text.split()

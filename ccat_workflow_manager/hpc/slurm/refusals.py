@@ -34,6 +34,12 @@ _NEVER = re.compile(
     r"|can not be satisfied|does not look like a batch script|denied",
     re.IGNORECASE,
 )
+_NODES_AWAY = re.compile(
+    r"PartitionDown|PartitionInactive|Nodes? required for job (is|are) DOWN|ReqNodeNotAvail, UnavailableNodes"
+    r"|Required Node not available",
+    re.IGNORECASE,
+)
+"""A partition that was closed, nodes that are down or drained: an administrator has to bring them back."""
 _HOPELESS = frozenset({
     "BadConstraints", "PartitionConfig", "PartitionTimeLimit", "PartitionNodeLimit", "InvalidAccount", "InvalidQOS",
     "AccountNotAllowed", "QOSNotAllowed", "ReservationDeleted", "DependencyNeverSatisfied", "MaxMemPerLimit",
@@ -42,7 +48,7 @@ _HOPELESS = frozenset({
 
 def never_by_itself(reason: str) -> bool:
     """Whether a job that waits for this reason waits until a person changes it or the cluster."""
-    return reason in _HOPELESS or bool(_NEVER_LIMIT.fullmatch(reason))
+    return reason in _HOPELESS or bool(_NEVER_LIMIT.fullmatch(reason) or _NODES_AWAY.match(reason))
 
 
 def refusal(returncode: int, words: str) -> Refusal:

@@ -3,16 +3,28 @@
 The controller knows the present, and forgets a job some minutes after its end. The accounting keeps all jobs but gets
 them late, and a site may have none. The exit record has the exact end of the command. The newest positive evidence
 counts; silence of a witness proves nothing.
+
+Where Slurm and a whole exit record disagree:
+- Slurm says CANCELLED, and the record says that the command ended well before that: the record wins. A command that
+  ends well in the same second may have been asked to, so Slurm wins.
+- Slurm says FAILED or that a node failed, and the record says that the command ended well: the record wins.
+- Slurm says TIMEOUT, OUT_OF_MEMORY or PREEMPTED: Slurm wins.
+- Slurm says PENDING, and the record says that the command ended by itself: a controller that was killed has forgotten
+  the start. The record wins, unless the log of the scheduler or a death of SIGTERM or SIGKILL shows a requeue.
+- Slurm itself cancels jobs, as its user or as root: after a restart of the controller that has forgotten a start, and
+  when a node cannot launch a job. That is a failure of the site, not the wish of a person.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.attempt.record import signal_in
+from ccat_workflow_manager.hpc.batch.script import KILLED_BY_SCHEDULER
 from ccat_workflow_manager.hpc.slurm.listing import Seen
 from ccat_workflow_manager.hpc.slurm.refusals import never_by_itself
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
@@ -20,11 +32,15 @@ from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobSta
 _GIB = 1024**3
 ACCOUNTING_SECONDS = 3
 """How long an end waits for its numbers from the accounting."""
+RESTART_SECONDS = 180
+"""How long after its start a controller cancels jobs whose start it has forgotten."""
 RECORD_SECONDS = 10
 """How long a failure waits for its exit record, which a network filesystem may show late."""
 _SIGNAL_EARLY_SECONDS = 70
 _OUT_OF_MEMORY = re.compile(r"exceeded (job |step )?memory limit|oom[-_ ]kill|out of memory", re.IGNORECASE)
+_REQUEUED = "DUE TO JOB REQUEUE"
 _HELD = re.compile(r"held", re.IGNORECASE)
+_BY = re.compile(r"by (\d+)")
 _CANCELLED_BY_NODE = re.compile(r"CANCELLED AT \S+?(?: DUE TO (?P<why>[A-Z ]+?))?[, ]+(?:SEE .*)?\*\*\*")
 _WHY_CANCELLED = {
     None: HPCJobInfo(JobStatus.CANCELLED, message="cancelled at Slurm"),
@@ -99,6 +115,13 @@ class Evidence:
     """The site has an accounting, and it answered."""
     removed: bool = False
     """The controller knows the array of this task but not the task, which has never started."""
+    claimed: bool = True
+    """A start of the job has claimed the attempt."""
+    starts: Sequence[str] = ()
+    """What each later start of the job has done."""
+    own_users: Collection[int] = (0,)
+    """The users as which Slurm itself acts."""
+    controller_started_at: datetime | None = None
     scheduler_log: str = ""
     signal_seconds: float = 0
     """How long before the limit Slurm was asked to send a signal."""
@@ -126,9 +149,8 @@ def needs_no_accounting(seen: Seen, record: HPCJobInfo | None, sampling_seconds:
 def resolve_status(evidence: Evidence) -> HPCJobInfo:
     controller, accounting, record = evidence.controller, evidence.accounting, evidence.record
     if controller is not None and controller.state not in FINAL:
-        if record is not None and held(controller):
-            # The controller was restarted and has lost that the job has run: it will not run again.
-            return _by_record(record, controller, evidence)
+        if record is not None and _forgotten_start(controller, record, evidence.scheduler_log):
+            return _warned(_by_record(record, controller, evidence), evidence)
         return _alive(controller)
     seen = controller
     if seen is None and accounting is not None and accounting.state in FINAL:
@@ -137,10 +159,36 @@ def resolve_status(evidence: Evidence) -> HPCJobInfo:
         if record is None and accounting is None and evidence.removed and not evidence.accounting_error:
             # A single task that is cancelled while it waits leaves no trace.
             return HPCJobInfo(JobStatus.CANCELLED, message="taken out of its array at Slurm before it started")
-        return _by_record(record, accounting, evidence) if record is not None else _silence(evidence)
+        if record is None:
+            return _silence(evidence)
+        return _warned(_by_record(record, accounting, evidence), evidence)
     if controller is not None and (why := _too_early(controller, evidence)):
         return HPCJobInfo(_R, message=why, submitted_at=seen.submitted_at, started_at=seen.started_at, node=seen.node)
-    return _measured(_ended(seen, evidence), seen, evidence)
+    return _warned(_measured(_ended(seen, evidence), seen, evidence), evidence)
+
+
+def _forgotten_start(seen: Seen, record: HPCJobInfo, log: str) -> bool:
+    """Whether a job that waits has run: the controller was restarted and has lost that."""
+    if _REQUEUED in log and not held(seen):
+        return False
+    meaning = MEANINGS.get(seen.state)
+    waits = meaning is not None and meaning.status is _P
+    return waits and (held(seen) or record.exit_code not in (None, *KILLED_BY_SCHEDULER))
+
+
+def cancelled_by(*witnesses: Seen | None) -> int | None:
+    """The user who cancelled the job, as far as a witness names one."""
+    for seen in witnesses:
+        if seen is not None and (words := _BY.fullmatch(seen.detail)):
+            return int(words[1])
+    return None
+
+
+def _warned(info: HPCJobInfo, evidence: Evidence) -> HPCJobInfo:
+    if not evidence.starts:
+        return info
+    text = f"Slurm has started this job {len(evidence.starts) + 1} times; {'; '.join(evidence.starts)}"
+    return replace(info, warning="; ".join(each for each in (info.warning, text) if each))
 
 
 # --- before the end --------------------------------------------------------------------------------------------------
@@ -198,9 +246,8 @@ def _explained(evidence: Evidence) -> bool:
 
 def _ended(seen: Seen, evidence: Evidence) -> HPCJobInfo:
     meaning, record = MEANINGS[seen.state], evidence.record
-    by = f"cancelled at Slurm {seen.detail or _detail(evidence)}".strip()
     if meaning.status is JobStatus.CANCELLED:
-        return HPCJobInfo(JobStatus.CANCELLED, message=by)
+        return _cancelled(seen, evidence)
     if meaning.status is JobStatus.COMPLETED:
         return record if record is not None else HPCJobInfo(JobStatus.COMPLETED, exit_code=0)
     if seen.state in _RECORD_WINS and record is not None and record.status is JobStatus.COMPLETED:
@@ -216,14 +263,41 @@ def _ended(seen: Seen, evidence: Evidence) -> HPCJobInfo:
     return record if record is not None else _failed_without_record(evidence)
 
 
-def _detail(evidence: Evidence) -> str:
-    return evidence.accounting.detail if evidence.accounting is not None else ""
+def _cancelled(seen: Seen, evidence: Evidence) -> HPCJobInfo:
+    record, cancelled_at = evidence.record, seen.ended_at
+    if record is not None and record.status is JobStatus.COMPLETED:
+        finished_at = record.finished_at
+        if finished_at is not None and cancelled_at is not None and finished_at < cancelled_at:
+            return record
+    user = cancelled_by(seen, evidence.accounting)
+    by = "cancelled at Slurm" + (f" by {user}" if user is not None else "")
+    why = _why_cancelled_by_site(user, seen, evidence)
+    if why is None:
+        return HPCJobInfo(JobStatus.CANCELLED, message=by)
+    words = " ".join(evidence.scheduler_log.split())[-300:]
+    message = "; ".join(each for each in (by, why, words) if each)
+    return HPCJobInfo(_F, reason=FailureReason.BACKEND_FAILED, message=message)
+
+
+def _why_cancelled_by_site(user: int | None, seen: Seen, evidence: Evidence) -> str | None:
+    """Why Slurm itself has cancelled the job; None if a person has."""
+    if user is not None and user not in evidence.own_users:
+        return None
+    started, ended = evidence.controller_started_at, seen.ended_at
+    if started is not None and ended is not None and 0 <= (ended - started).total_seconds() < RESTART_SECONDS:
+        return f"its controller was restarted at {started:%H:%M:%S} UTC"
+    if user is not None and seen.node is not None and not evidence.claimed:
+        return f"it could not be launched on {seen.node}"
+    return "by the user of Slurm itself" if user else None
 
 
 def _failed_without_record(evidence: Evidence) -> HPCJobInfo:
     """A job script that has started its command leaves a record, unless it is killed too."""
     accounting = evidence.accounting
     words = " ".join(evidence.scheduler_log.split())[-300:] or None
+    if evidence.starts:
+        text = "its controller was restarted, has forgotten the start of the job and started it again"
+        return HPCJobInfo(_F, reason=FailureReason.BACKEND_FAILED, message=text)
     if accounting is not None and accounting.signal in range(1, 32):
         return HPCJobInfo(_F, signal=accounting.signal, reason=FailureReason.KILLED_BY_SIGNAL, message=words)
     codes = f"Slurm says {accounting.exit_code}:{accounting.signal or 0}" if accounting is not None else None

@@ -183,7 +183,7 @@ class Groups:
         return Group(path, self.version) if os.path.isdir(path) else None
 
     def sweep(self) -> None:
-        """Remove those that nobody is in, also those that an earlier supervisor has left."""
+        """Remove the empty groups, also those that an earlier supervisor has left."""
         with suppress(OSError):
             for entry in list(os.scandir(self.base)):
                 if entry.is_dir():

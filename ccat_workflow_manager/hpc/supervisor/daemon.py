@@ -1,4 +1,4 @@
-"""The supervisor as a process: one for each state directory, detached from whoever has started it.
+"""The supervisor as a process: one for each state directory, detached from the worker that has started it.
 
 Everything is imported before it detaches, so that an upgrade of the package under its feet does it no harm.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import signal
 import socket
 import sys
 import time
@@ -15,14 +16,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.attempt import process_tree
+from ccat_workflow_manager.hpc.attempt.opener import read_small
+from ccat_workflow_manager.hpc.attempt.record import parse_exit_record
 from ccat_workflow_manager.hpc.supervisor import cgroups
 from ccat_workflow_manager.hpc.supervisor.engine import Engine
 from ccat_workflow_manager.hpc.supervisor.index import Index
+from ccat_workflow_manager.hpc.supervisor.jobs import Job, State, read_part
 from ccat_workflow_manager.hpc.supervisor.queue import Limits
-from ccat_workflow_manager.hpc.supervisor.restore import restore
 from ccat_workflow_manager.hpc.supervisor.server import Server
-from ccat_workflow_manager.hpc.supervisor.wire import LOCK_NAME, LOG_NAME, connect, listen, remove_socket
+from ccat_workflow_manager.hpc.supervisor.wire import LOCK_NAME, LOG_NAME, OwnSocket, connect, holder, listen
 
 _PR_SET_CHILD_SUBREAPER = 36
 _PATIENCE_SECONDS = 10.0
@@ -37,7 +41,7 @@ def start(state_dir: str, options: dict[str, Any]) -> int:
         os.makedirs(state_dir, mode=0o700, exist_ok=True)
         os.chmod(state_dir, 0o700)
         lock = os.open(os.path.join(state_dir, LOCK_NAME), os.O_RDWR | os.O_CREAT, 0o600)
-        if not _acquire(lock, state_dir):
+        if not _acquire(lock, state_dir, options.get("replace", "")):
             return 0
         index = Index(state_dir)
         listener = listen(state_dir)
@@ -53,9 +57,15 @@ def start(state_dir: str, options: dict[str, Any]) -> int:
     return 0
 
 
-def _acquire(lock: int, state_dir: str) -> bool:
-    """Hold the lock; False if another supervisor holds it and can be connected to. Raises OSError."""
+def _acquire(lock: int, state_dir: str, silent: str) -> bool:
+    """Hold the lock. Returns False if another supervisor holds it and can be connected to. Raises OSError.
+
+    `silent` is a holder that has not answered a client. It is killed, as is one that cannot be connected to: its jobs
+    go on, and are taken over.
+    """
     deadline = time.monotonic() + _PATIENCE_SECONDS
+    if silent and holder(state_dir) == silent:
+        _kill_holder(silent, state_dir)
     while True:
         with suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -65,9 +75,30 @@ def _acquire(lock: int, state_dir: str) -> bool:
             connect(state_dir, _PATIENCE_SECONDS).close()
             return False
         if time.monotonic() > deadline:
-            holder = os.pread(lock, 200, 0).decode(errors="replace").strip() or "unknown"
-            raise TimeoutError(f"it is held by a supervisor that does not answer (host and process: {holder})")
+            found = holder(state_dir)
+            if not _kill_holder(found, state_dir):
+                words = f"host and process: {found or 'unknown'}"
+                raise TimeoutError(f"a supervisor that does not answer holds {LOCK_NAME} ({words}); end that process")
+            deadline = time.monotonic() + _PATIENCE_SECONDS
         time.sleep(_PAUSE_SECONDS)
+
+
+def _kill_holder(text: str, state_dir: str) -> bool:
+    """Kill the holder of the lock. Returns False unless it is a supervisor of this directory on this host."""
+    host, _, number = text.rpartition(" ")
+    if host != os.uname().nodename or not number.isdecimal():
+        return False
+    try:
+        with open(f"/proc/{number}/cmdline", "rb") as file:
+            words = file.read().split(b"\0")
+        if os.fsencode(state_dir) not in words or not any(word.endswith(b"/start.py") for word in words):
+            return False
+        os.kill(int(number), signal.SIGKILL)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def _open_log(path: str) -> int:
@@ -77,7 +108,7 @@ def _open_log(path: str) -> int:
 
 
 def _detach(log: int) -> None:
-    """Become independent of whoever has started this: own session, own streams."""
+    """Become independent of the worker that has started this: own session, own streams."""
     os.setsid()
     os.chdir("/")
     null = os.open(os.devnull, os.O_RDWR)
@@ -96,20 +127,64 @@ def _serve(state_dir: str, index: Index, listener: socket.socket, options: dict[
     # Orphans of jobs become children of this process, so that none gets out of sight.
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     groups = cgroups.detect(f"ccat-wm-{os.stat(state_dir).st_ino}") if options["cgroups"] else None
-    server = Server(listener, _machine(), options["idle_exit"])
+    own = OwnSocket(state_dir)
+    server = Server(listener, _machine(), options["idle_exit"], own.is_there)
     server.engine = Engine(index, groups, server.limits_from(options["limits"]), server, process_tree.boot_id())
-    restore(server.engine, index)
+    _take_over(server.engine, index)
     if groups is not None:
         groups.sweep()
     measured = groups.version.source if groups is not None else "watching processes"
     _log(f"serves, with {len(server.engine.jobs)} jobs from before; memory limits by {measured}")
     server.run()
-    remove_socket(state_dir)
+    own.remove()
     listener.close()
     if groups is not None:
         groups.close()
     _log("ends")
     os._exit(0)
+
+
+def _take_over(engine: Engine, index: Index) -> None:
+    """Take over from an earlier supervisor: the ends of its jobs are read from what their scripts have left."""
+    for job in index.load(engine.boot):
+        engine.keep(job)
+        try:
+            if not _take_over_finished(engine, job):
+                _take_over_unfinished(engine, index, job)
+        except (OSError, ValueError) as error:
+            job.state = State.FINISHED
+            job.lost = (FailureReason.EXIT_RECORD_UNREADABLE, str(error))
+
+
+def _take_over_finished(engine: Engine, job: Job) -> bool:
+    """Raises OSError and ValueError."""
+    found = read_small(job.files.record, root=job.files.directory)
+    if found is None:
+        return False
+    if parse_exit_record(found.text).finished_at is None:
+        # A script that was alone has published it, without what only a supervisor knows.
+        engine.take_over_ended(job)
+    else:
+        job.state, job.record = State.FINISHED, found.text
+    return True
+
+
+def _take_over_unfinished(engine: Engine, index: Index, job: Job) -> None:
+    """Raises OSError."""
+    part = read_part(job.files)
+    if part is None:
+        # Never started. Its script may still be on its way if the last supervisor was killed in this very moment: of
+        # two scripts one claims the attempt, and the other one gives up.
+        if job.boot != engine.boot:
+            job.boot = engine.boot
+            with suppress(OSError):
+                index.add(job)
+        if job.stop is None:
+            engine.queue.put(job)
+        else:
+            engine.drop(job)
+    elif part.complete or not engine.adopt(job, part):
+        engine.take_over_ended(job)
 
 
 def _machine() -> Limits:

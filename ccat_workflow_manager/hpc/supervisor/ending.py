@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import resource
 import time
-from datetime import UTC, datetime
+from datetime import datetime
 from signal import SIGCONT, SIGTERM
 
 from ccat_workflow_manager.failures import FailureReason
-from ccat_workflow_manager.hpc.attempt.record import ExitRecord, parse_exit_record, signal_in
-from ccat_workflow_manager.hpc.supervisor import jobs, processes
+from ccat_workflow_manager.hpc.attempt.opener import SmallFile, read_small
+from ccat_workflow_manager.hpc.attempt.record import ExitRecord, parse_exit_record, publish, signal_in, utc
+from ccat_workflow_manager.hpc.supervisor import processes
 from ccat_workflow_manager.hpc.supervisor.cgroups import Groups
-from ccat_workflow_manager.hpc.supervisor.jobs import End, Job, Memory, State, read_part, read_record
+from ccat_workflow_manager.hpc.supervisor.jobs import End, Job, Memory, State, read_part
 
 _WRITING_SECONDS = 2.0
-"""After this long nobody is still writing the first line of a part."""
+"""After this long no script is still writing the first line of its part."""
 
 
 class Endings:
@@ -33,7 +34,7 @@ class Endings:
             job.memory_used = Memory(job.group.peak(), job.group.version.source, job.group.oom_killed())
             self.release_group(job)
         else:
-            job.memory_used = Memory(_told_by_wait(job), "wait4", False)
+            job.memory_used = Memory(_peak_of_wait(job), "wait4", False)
         self._ended.append(job)
 
     def release_group(self, job: Job) -> None:
@@ -52,12 +53,12 @@ class Endings:
     def is_published(self, job: Job) -> bool:
         """Whether a supervisor has already written the whole record, which then holds."""
         try:
-            found = read_record(job.files)
-            if found is None or parse_exit_record(found[0]).finished_at is None:
+            found = read_small(job.files.record, root=job.files.directory)
+            if found is None or parse_exit_record(found.text).finished_at is None:
                 return False
         except (OSError, ValueError):
             return False
-        job.record = found[0]
+        job.record = found.text
         return True
 
     def _publish(self, job: Job) -> None:
@@ -65,11 +66,12 @@ class Endings:
             return
         if job.stop is not None:
             job.lost = None
-        job.record = self._record(job).to_json()
+        record = self._record(job)
+        job.record = record.to_json()
         if job.lost is not None:
             return
         try:
-            jobs.publish(job.files, job.record)
+            publish(job.files, record)
         except OSError as error:
             if job.stop is None:
                 full = disk_full(job.workspace)
@@ -104,12 +106,12 @@ class Endings:
     def reconstruct(self, job: Job) -> End | None:
         """How a job of an earlier supervisor ended, from what its script has left; None while that is being written.
 
-        What cannot be told is noted in `job.lost`.
+        `job.lost` is set if the exit code is not known.
         """
         try:
-            found = read_record(job.files)
+            found = read_small(job.files.record, root=job.files.directory)
             if found is not None:
-                return _from_record(*found)
+                return _from_record(found)
             part = read_part(job.files)
         except (OSError, ValueError) as error:
             job.lost = (FailureReason.EXIT_RECORD_UNREADABLE, str(error))
@@ -140,14 +142,14 @@ def disk_full(path: str) -> bool:
     return space.f_bavail == 0 or (space.f_files > 0 and space.f_favail == 0)
 
 
-def _from_record(text: str, modified: float) -> End:
-    """What a script that was alone has published. Raises ValueError."""
-    record = parse_exit_record(text)
-    started = None if record.wall_time_seconds is None else modified - record.wall_time_seconds
-    return End(record.exit_code, record.signal, started, modified, record.wall_time_seconds, record.cpu_seconds)
+def _from_record(found: SmallFile) -> End:
+    """The end of a job from the record of its script alone. Raises ValueError."""
+    record, ended = parse_exit_record(found.text), found.modified
+    started = None if record.wall_time_seconds is None else ended - record.wall_time_seconds
+    return End(record.exit_code, record.signal, started, ended, record.wall_time_seconds, record.cpu_seconds)
 
 
-def _told_by_wait(job: Job) -> int | None:
+def _peak_of_wait(job: Job) -> int | None:
     """The largest process as the kernel counted it, or the largest sum that was seen while watching.
 
     For the kernel a process begins as large as the one that started it, which says nothing about the job.
@@ -159,4 +161,4 @@ def _told_by_wait(job: Job) -> int | None:
 
 
 def _time(seconds: float | None) -> datetime | None:
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+    return None if seconds is None else utc(seconds)

@@ -8,7 +8,6 @@ behind in the background is killed at once.
 from __future__ import annotations
 
 import os
-import pwd
 import signal
 import time
 from collections.abc import Iterable
@@ -19,13 +18,13 @@ from typing import Any, Protocol
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.attempt import process_tree
 from ccat_workflow_manager.hpc.attempt.record import signal_in
-from ccat_workflow_manager.hpc.attempt.script import CGROUP_VARIABLE, CLEAN_PATH
+from ccat_workflow_manager.hpc.attempt.runner import IGNORED_BY_PYTHON
+from ccat_workflow_manager.hpc.attempt.script import CGROUP_VARIABLE, clean_environment
 from ccat_workflow_manager.hpc.supervisor import processes
 from ccat_workflow_manager.hpc.supervisor.cgroups import Groups
 from ccat_workflow_manager.hpc.supervisor.ending import Endings, disk_full
 from ccat_workflow_manager.hpc.supervisor.index import Index
 from ccat_workflow_manager.hpc.supervisor.jobs import End, Job, Part, State, Stop, claim, new_job, read_part
-from ccat_workflow_manager.hpc.supervisor.limits import broken_limits
 from ccat_workflow_manager.hpc.supervisor.queue import Limits, Queue
 from ccat_workflow_manager.json_values import listed
 
@@ -34,7 +33,6 @@ _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.01, 0.25
 _GIVE_UP_SECONDS = 30.0
 _NAMED = 10
 _TRY_AGAIN_SECONDS = 1.0
-_IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 
 
 class Watcher(Protocol):
@@ -59,10 +57,10 @@ class Engine:
         self._names: dict[str, str] = {}
         self._children: dict[int, Job] = {}
         self._endings = Endings(groups, boot)
+        self._disk = processes.DiskWatch()
         self._tick_at = inf
         self._try_again_at = 0.0
-        home = pwd.getpwuid(os.geteuid()).pw_dir
-        self._environment = {"PATH": CLEAN_PATH, "HOME": home, "LANG": "C.UTF-8"}
+        self._environment = clean_environment()
 
     # --- what clients ask for ----------------------------------------------------------------------------------------
 
@@ -128,7 +126,7 @@ class Engine:
                 ["/bin/sh", job.files.script],
                 environment,
                 setsid=True,
-                setsigdef=_IGNORED_BY_PYTHON,
+                setsigdef=IGNORED_BY_PYTHON,
                 setsigmask=(),
             )
         except OSError:
@@ -368,8 +366,13 @@ class Engine:
         for job in running:
             if job.adopted and job.watch is None and not processes.is_script_of(job.pid, job):
                 self.adopted_ended(job)
-        for job, stop in broken_limits([job for job in running if job.stop is None], self.queue.limits.log_limit):
+        limited = [job for job in running if job.stop is None]
+        for job, stop in processes.broken_limits(limited, self.queue.limits.log_limit):
             self.stop(job, stop, grace=0)
+        too_much = self._disk.excess(limited, self.queue.limits.disk_limit)
+        for job in limited:
+            if job.id in too_much:
+                self.stop(job, Stop("disk_limit", too_much[job.id]), grace=0)
 
 
 def _ask(job: Job, processes: Iterable[int]) -> None:

@@ -4,7 +4,7 @@ A line is there before the client hears that its job was taken. One file for all
 make and remove thousands of small files costs more than to run thousands of small jobs: ext4, for one, does not use an
 inode again for minutes after its file was removed, and searches past all of those whenever a new one is wanted.
 
-Nothing is flushed to the disk by force: jobs do not outlive the machine, and that they are gone is told by the boot id.
+Nothing is flushed to the disk by force: jobs do not outlive the machine, and the boot id shows that they are gone.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from ccat_workflow_manager.hpc.supervisor.jobs import Job, Stop, new_job
 
 INDEX_NAME = "jobs.index"
 _HISTORY = 1000
-"""Lines about nothing that is still of interest, before the file is written anew without them."""
+"""Lines about forgotten jobs, before the file is written anew without them."""
 
 
 class Index:
-    """The jobs on disk. Belongs to whoever holds the lock of the state directory."""
+    """The jobs on disk. Belongs to the process that holds the lock of the state directory."""
 
     def __init__(self, state_dir: str) -> None:
         """Raises OSError."""
@@ -91,7 +91,7 @@ class Index:
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def load(self, boot: str) -> list[Job]:
-        """All jobs, oldest first. What was cut short had not been promised to anybody."""
+        """All jobs, oldest first. A line that is cut short was never confirmed to a client."""
         jobs = []
         self._entries = self._read()
         for job_id, entry in list(self._entries.items()):
@@ -116,14 +116,14 @@ class Index:
                     os.ftruncate(self._file, self._size)
                     break
                 try:
-                    news = json.loads(line)
-                    job_id = str(news["id"])
+                    line_data = json.loads(line)
+                    job_id = str(line_data["id"])
                 except (ValueError, KeyError, TypeError):
                     continue
-                if "gone" in news:
+                if "gone" in line_data:
                     entries.pop(job_id, None)
                 else:
-                    entries.setdefault(job_id, {}).update(news)
+                    entries.setdefault(job_id, {}).update(line_data)
         return entries
 
 

@@ -1,15 +1,14 @@
 """The jobs of a supervisor, and what their scripts leave.
 
-That a job was taken, and that it is to be stopped, is noted in the index (`supervisor_index`). Everything else is read
-from the attempt itself: the part of the exit record is there from the moment a job script runs, and the record when the
-job is over. So nothing has to be noted when a job starts, and whoever takes over finds the truth in whatever moment the
-supervisor before was killed.
+The index (`index.py`) holds the jobs that were taken and those that are to be stopped. Everything else is read from the
+attempt itself: the part of the exit record is there from the moment a job script runs, and the record when the job is
+over. So nothing has to be written when a job starts, and a supervisor that takes over finds the truth, at whatever
+moment the one before was killed.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -17,9 +16,12 @@ from math import inf
 from typing import Any
 
 from ccat_workflow_manager.failures import FailureReason
-from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
+from ccat_workflow_manager.hpc.attempt.files import AttemptFiles, write_once
+from ccat_workflow_manager.hpc.attempt.opener import read_small
 from ccat_workflow_manager.hpc.attempt.process_tree import Identity
 from ccat_workflow_manager.hpc.supervisor.cgroups import Group
+
+GIB = 1024**3
 
 
 class State(Enum):
@@ -40,7 +42,7 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """How the job script ended, as far as anybody could see it. Times in seconds since the epoch."""
+    """How the job script ended, as far as it is known. Times in seconds since the epoch."""
 
     exit_code: int | None
     signal: int | None = None
@@ -53,7 +55,7 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """The most memory that a job has used, and who says so."""
+    """The most memory that a job has used, and the source of the number."""
 
     peak: int | None
     source: str
@@ -79,7 +81,7 @@ class Job:
     # --- while it runs
     pid: int = 0
     root: Identity | None = None
-    """Told from a later process with this pid; looked up when first needed."""
+    """Distinguishes it from a later process with this pid; looked up when first needed."""
     adopted: bool = False
     """Started by an earlier supervisor: not a child of this one."""
     watch: int | None = None
@@ -108,9 +110,9 @@ class Job:
     record: str | None = None
     """The exit record as text."""
     left: str | None = None
-    """What of it nothing ends."""
+    """Its processes that SIGKILL does not end."""
     lost: tuple[FailureReason, str] | None = None
-    """Why there is no exit record that could be believed."""
+    """Why there is no exit record that can be used."""
 
 
 def new_job(item: dict[str, Any], boot: str) -> Job:
@@ -148,50 +150,19 @@ class Part:
 
 
 def read_part(files: AttemptFiles) -> Part | None:
-    """None if no job script has ever claimed this attempt. Raises OSError if that cannot be told."""
-    try:
-        with open(files.record_part, encoding="utf-8") as file:
-            text = file.read()
-            modified = os.fstat(file.fileno()).st_mtime
-    except FileNotFoundError:
+    """The part of the record; None if no job script has claimed this attempt. Raises OSError."""
+    found = read_small(files.record_part, root=files.directory)
+    if found is None:
         return None
-    for whole in (text, text + "}"):
+    for whole in (found.text, found.text + "}"):
         try:
             data = json.loads(whole)
-            return Part(int(data["pid"]), float(data["began"]), data.get("exit_code"), modified)
-        except (ValueError, KeyError, TypeError):
+            return Part(int(data["pid"]), float(data["began"]), data.get("exit_code"), found.modified)
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue
-    return Part(None, None, None, modified)
+    return Part(None, None, None, found.modified)
 
 
 def claim(files: AttemptFiles) -> bool:
-    """Claim the attempt, so that no job script will ever run its command; False if one has done so. Raises OSError."""
-    try:
-        os.close(os.open(files.record_part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
-    except FileExistsError:
-        return False
-    return True
-
-
-def publish(files: AttemptFiles, text: str) -> None:
-    """Make the part the record, whole and at once. Raises OSError.
-
-    The part is overwritten, not replaced: that takes a single write, also on a disk that has become full, and neither a
-    new file nor the removal of the old one.
-    """
-    file = os.open(files.record_part, os.O_WRONLY | os.O_CREAT, 0o644)
-    try:
-        # Blanks, lest anything of a longer part remains.
-        os.write(file, text.encode("utf-8").ljust(511) + b"\n")
-    finally:
-        os.close(file)
-    os.rename(files.record_part, files.record)
-
-
-def read_record(files: AttemptFiles) -> tuple[str, float] | None:
-    """The text of the record and when it was written; None if there is none. Raises OSError and UnicodeDecodeError."""
-    try:
-        with open(files.record, encoding="utf-8") as file:
-            return file.read(), os.fstat(file.fileno()).st_mtime
-    except FileNotFoundError:
-        return None
+    """Claim the attempt, so that no job script runs its command. Returns False if one has done so. Raises OSError."""
+    return write_once(files.record_part, b"")

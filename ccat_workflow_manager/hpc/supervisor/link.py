@@ -21,6 +21,7 @@ from ccat_workflow_manager.hpc.supervisor.wire import PROTOCOL, Unpacker, WireEr
 
 ANSWER_SECONDS = 20.0
 IDLE_EXIT_SECONDS = 300.0
+_START_SECONDS = 40.0
 
 _BACKEND = "local"
 _SCRIPT = str(Path(wire.__file__).with_name("start.py"))
@@ -28,7 +29,7 @@ _PAUSES = (0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 """Before each attempt: one supervisor may be on its way out while the next one comes."""
 _CHUNK = 1 << 18
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 5.0
-_NOBODY_THERE = (FileNotFoundError, ConnectionRefusedError, NotADirectoryError)
+_NOT_RUNNING = (FileNotFoundError, ConnectionRefusedError, NotADirectoryError)
 
 
 class Conversation:
@@ -92,7 +93,7 @@ class SupervisorLink:
                     return _answer_in(conversation.ask(request))
                 except TimeoutError:
                     self._drop()
-                    raise self._silent() from None
+                    raise self._replace_silent() from None
                 except (OSError, EOFError):
                     # It has been killed, or was about to leave when we came.
                     self._drop()
@@ -119,10 +120,10 @@ class SupervisorLink:
                 conversation = Conversation(connection)
                 if self._introduce(conversation):
                     return conversation
-            except _NOBODY_THERE:
+            except _NOT_RUNNING:
                 self._start()
             except TimeoutError:
-                raise self._silent() from None
+                raise self._replace_silent() from None
             except (OSError, EOFError):
                 continue
             except WireError as error:
@@ -161,28 +162,30 @@ class SupervisorLink:
         conversation.hang_up()
         return False
 
-    def _start(self) -> None:
-        argv = [sys.executable, "-I", "-S", _SCRIPT, self.state_dir, json.dumps(self._options)]
+    def _start(self, replace: str = "") -> None:
+        argv = [sys.executable, "-I", "-S", _SCRIPT, self.state_dir, json.dumps({**self._options, "replace": replace})]
         try:
-            done = shell.run(argv, timeout=ANSWER_SECONDS, env={"LANG": "C.UTF-8"}, cwd="/")
+            done = shell.run(argv, timeout=_START_SECONDS, env={"LANG": "C.UTF-8"}, cwd="/")
         except shell.CommandError as error:
             raise BackendUnavailable(error.message, backend=_BACKEND, command=error.argv) from error
         if done.returncode != 0:
             text = done.output_tail or f"the supervisor of local jobs cannot be started: exit code {done.returncode}"
             raise BackendUnavailable(text, backend=_BACKEND, command=argv, output_tail=done.output_tail)
 
-    def _silent(self) -> BackendUnavailable:
-        text = f"the supervisor of local jobs in {self.state_dir} has not answered for {ANSWER_SECONDS:g} s"
-        return BackendUnavailable(text, backend=_BACKEND)
+    def _replace_silent(self) -> BackendUnavailable:
+        """Put another supervisor in the place of one that does not answer. Its jobs go on and are taken over."""
+        self._start(replace=wire.holder(self.state_dir))
+        text = f"the supervisor of local jobs in {self.state_dir} has not answered for {ANSWER_SECONDS:g} s: "
+        return BackendUnavailable(f"{text}another one takes its place", backend=_BACKEND)
 
     def _check_owner(self) -> None:
-        """Under a shared temporary directory somebody else may have been first to make ours."""
+        """Under a shared temporary directory another user may have made ours first."""
         if os.stat(self.state_dir).st_uid != os.geteuid():
-            raise BackendUnavailable(f"{self.state_dir} belongs to somebody else", backend=_BACKEND)
+            raise BackendUnavailable(f"{self.state_dir} belongs to another user", backend=_BACKEND)
 
 
 class Listener:
-    """Hears of the ends of jobs in a thread of its own, and connects again whenever the supervisor has changed."""
+    """Receives the ends of jobs in a thread of its own. Connects again whenever the supervisor has changed."""
 
     def __init__(self, link: SupervisorLink, on_change: Callable[[Sequence[str]], None]) -> None:
         self._link = link
@@ -209,9 +212,9 @@ class Listener:
             try:
                 conversation = self._conversation or self._subscribe()
                 pause = _FIRST_PAUSE_SECONDS
-                self._hear(conversation)
+                self._receive(conversation)
             except (BackendUnavailable, BackendConfused, OSError, EOFError, WireError):
-                # Nobody is told: whoever wants to know whether the supervisor answers asks for a status.
+                # Not reported: a caller that asks for a status finds out whether the supervisor answers.
                 self._conversation = None
                 self._stopped.wait(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
@@ -226,10 +229,10 @@ class Listener:
                 conversation.hang_up()
         return conversation
 
-    def _hear(self, conversation: Conversation) -> None:
+    def _receive(self, conversation: Conversation) -> None:
         while not self._stopped.is_set():
-            news = conversation.receive_all()
-            ended = [str(job_id) for frame in news if isinstance(frame, dict) for job_id in frame.get("ended", ())]
+            frames = conversation.receive_all()
+            ended = [str(job_id) for frame in frames if isinstance(frame, dict) for job_id in frame.get("ended", ())]
             if ended and not self._stopped.is_set():
                 self._on_change(ended)
 
@@ -239,5 +242,6 @@ def _answer_in(frame: Any) -> Any:
         return frame["ok"]
     text = frame.get("error") if isinstance(frame, dict) else None
     raise BackendConfused(
-        f"the supervisor of local jobs gave an answer that means nothing: {text or repr(frame)[:200]}", backend=_BACKEND
+        f"the supervisor of local jobs gave an answer that cannot be used: {text or repr(frame)[:200]}",
+        backend=_BACKEND,
     )

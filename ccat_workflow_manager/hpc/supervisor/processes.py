@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from ccat_workflow_manager.hpc.attempt import process_tree
+from ccat_workflow_manager.hpc.attempt.disk import disk_excess
+from ccat_workflow_manager.hpc.attempt.logs import log_excess
 from ccat_workflow_manager.hpc.attempt.process_tree import Identity
-from ccat_workflow_manager.hpc.supervisor.jobs import Job
+from ccat_workflow_manager.hpc.supervisor.jobs import GIB, Job, Stop
 
 _TICKS = os.sysconf("SC_CLK_TCK")
+_DISK_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,3 +97,53 @@ def _cpu_seconds(pid: int) -> float:
     except OSError:
         return 0.0
     return sum(int(ticks) for ticks in fields[11:15]) / _TICKS
+
+
+class DiskWatch:
+    """Looks at the disk space of running jobs in a thread: for a job with many files that takes long."""
+
+    def __init__(self) -> None:
+        self._jobs: Mapping[str, str] = {}
+        self._limit = 0
+        self._found: dict[str, str] = {}
+        self._thread: threading.Thread | None = None
+
+    def excess(self, jobs: Sequence[Job], limit: int) -> Mapping[str, str]:
+        """Why jobs must stop that have too much, by id, as far as it is known by now. A limit of 0 is none."""
+        if not limit:
+            return {}
+        self._jobs, self._limit = {job.id: job.files.directory for job in jobs}, limit
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="disk", daemon=True)
+            self._thread.start()
+        found, self._found = self._found, {}
+        return found
+
+    def _run(self) -> None:
+        while True:
+            for job_id, directory in self._jobs.items():
+                if (why := disk_excess(directory, self._limit)) is not None:
+                    self._found[job_id] = why
+            time.sleep(_DISK_SECONDS)
+
+
+def broken_limits(jobs: Sequence[Job], log_limit: int) -> Iterator[tuple[Job, Stop]]:
+    """The running jobs that have exceeded a limit of log space or, without control group, of memory."""
+    table = process_tree.table() if any(job.group is None for job in jobs) else {}
+    for job in jobs:
+        if (text := log_excess(job.files, log_limit, job.pid)) is not None:
+            yield job, Stop("log_limit", text)
+        elif job.group is None and (text := _memory_excess(job, table)) is not None:
+            yield job, Stop("memory_limit", text)
+
+
+def _memory_excess(job: Job, table: dict[int, process_tree.Process]) -> str | None:
+    root = job.root or process_tree.identity(job.pid)
+    if root is None:
+        return None
+    tree = [table[pid] for pid in process_tree.related(root, table)]
+    used = process_tree.memory_against(job.memory, tree)
+    job.sampled_peak = max(job.sampled_peak, used)
+    if used <= job.memory:
+        return None
+    return f"{used / GIB:.2f} GB of memory in use where {job.memory / GIB:.2f} GB were asked for"

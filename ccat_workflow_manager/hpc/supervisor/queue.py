@@ -11,9 +11,7 @@ import heapq
 from dataclasses import dataclass
 from itertools import count
 
-from ccat_workflow_manager.hpc.supervisor.jobs import Job, State
-
-GIB = 1024**3
+from ccat_workflow_manager.hpc.supervisor.jobs import GIB, Job, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +22,8 @@ class Limits:
     memory: int
     kill_grace: float
     log_limit: int
+    disk_limit: int = 0
+    """0: none."""
 
 
 class Refused(Exception):

@@ -6,33 +6,40 @@ import os
 import selectors
 import signal
 import socket
+import sys
 import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from math import inf
 from typing import Any
 
 from ccat_workflow_manager.hpc.supervisor import processes
 from ccat_workflow_manager.hpc.supervisor.engine import Engine
-from ccat_workflow_manager.hpc.supervisor.jobs import Job, State
-from ccat_workflow_manager.hpc.supervisor.queue import GIB, Limits, Refused
+from ccat_workflow_manager.hpc.supervisor.jobs import GIB, Job, State
+from ccat_workflow_manager.hpc.supervisor.queue import Limits, Refused
 from ccat_workflow_manager.hpc.supervisor.wire import PROTOCOL, Unpacker, WireError, pack
 
 _READ = 1 << 18
 _FIRST_CLIENT_SECONDS = 10.0
-"""A supervisor is started because somebody wants it, so it waits at least so long for its first client."""
+"""A client has started this supervisor, so it waits at least so long for that client."""
+_CHECK_SOCKET_SECONDS = 5.0
 _LARGEST_BACKLOG = 64 * 1024 * 1024
 """What a client may leave unread before it is cut off."""
 
 
 class Server:
-    """Serves clients until it is idle for long enough or told to leave. Running jobs are none of its business then."""
+    """Serves clients until it has been idle for long enough or is asked to leave. Running jobs go on."""
 
-    def __init__(self, listener: socket.socket, machine: Limits, idle_exit: float) -> None:
+    def __init__(
+        self, listener: socket.socket, machine: Limits, idle_exit: float, reachable: Callable[[], bool]
+    ) -> None:
         self.engine: Engine  # is made with this object as its watcher
         self._machine = machine
         self._listener = listener
         self._idle_exit = idle_exit
+        self._reachable = reachable
+        self._check_at = 0.0
         self._selector = selectors.DefaultSelector()
         self._clients: set[Client] = set()
         self._leaving = False
@@ -48,6 +55,7 @@ class Server:
             memory=int(configured["memory"]) or self._machine.memory,
             kill_grace=float(configured["kill_grace"]),
             log_limit=int(configured["log_limit"]),
+            disk_limit=int(configured["disk_limit"]),
         )
 
     # --- watching processes ------------------------------------------------------------------------------------------
@@ -70,7 +78,7 @@ class Server:
         self._advance()
         while not self._leaving:
             events = self._selector.select(self._timeout())
-            # Ends come first, so that nobody is told that a job runs, or may stop one, that is over.
+            # Ends come first: no client gets `running` for a job that is over, or stops one.
             for key, mask in sorted(events, key=self._order):
                 key.data(mask)
             self._advance()
@@ -78,9 +86,19 @@ class Server:
                 self._idle_at = time.monotonic() + self._idle_exit
             elif time.monotonic() >= self._idle_at:
                 self._leaving = True
-        # A client whose request is not read any more sees the end of its connection, and asks the next supervisor.
+            self._check_socket()
+        # A client with an unread request sees the end of its connection, and asks the next supervisor.
         for client in list(self._clients):
             client.close()
+
+    def _check_socket(self) -> None:
+        """End if no new client can come: the directory was removed, perhaps made again for another supervisor."""
+        now = time.monotonic()
+        if now >= self._check_at:
+            self._check_at = now + _CHECK_SOCKET_SECONDS
+            if not self._reachable():
+                print("the socket of this supervisor is gone: it ends", file=sys.stderr, flush=True)
+                self._leaving = True
 
     def _advance(self) -> None:
         """Bring the jobs up to date: see what has ended, start what can start, only then write records."""
@@ -98,12 +116,12 @@ class Server:
     def _busy(self) -> bool:
         return bool(self._clients) or not self.engine.idle
 
-    def _timeout(self) -> float | None:
+    def _timeout(self) -> float:
         now = time.monotonic()
         due = self.engine.due()
         if due is None and not self._busy():
             due = self._idle_at
-        return None if due is None else max(0.0, due - now)
+        return max(0.0, min(self._check_at, due if due is not None else inf) - now)
 
     def _order(self, event: tuple[selectors.SelectorKey, int]) -> bool:
         return event[0].fd != self._wake_read

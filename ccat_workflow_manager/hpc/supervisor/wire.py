@@ -1,4 +1,4 @@
-"""How the `local` backend and its supervisor talk: JSON in frames over a unix socket in the state directory."""
+"""The messages between the `local` backend and its supervisor: JSON in frames, over a unix socket."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-PROTOCOL = 2
-"""Raised with every change of what is said here, or of what the supervisor keeps on disk."""
+PROTOCOL = 3
+"""Raised with every change of these messages, or of the files of the supervisor."""
 SOCKET_NAME = "supervisor.sock"
 LOCK_NAME = "supervisor.lock"
 LOG_NAME = "supervisor.log"
@@ -77,7 +77,8 @@ def connect(state_dir: str, timeout: float) -> socket.socket:
 
 def listen(state_dir: str) -> socket.socket:
     """The supervisor's end; only for the one that holds the lock."""
-    remove_socket(state_dir)
+    with suppress(FileNotFoundError):
+        os.unlink(os.path.join(state_dir, SOCKET_NAME))
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     with _short_path(state_dir) as path:
         listener.bind(path)
@@ -86,6 +87,33 @@ def listen(state_dir: str) -> socket.socket:
     return listener
 
 
-def remove_socket(state_dir: str) -> None:
-    with suppress(FileNotFoundError):
-        os.unlink(os.path.join(state_dir, SOCKET_NAME))
+class OwnSocket:
+    """The socket that a supervisor has made. Its directory may be removed, and made again for another supervisor."""
+
+    def __init__(self, state_dir: str) -> None:
+        self._path = os.path.join(state_dir, SOCKET_NAME)
+        self._file = self._identity()
+
+    def is_there(self) -> bool:
+        return self._file is not None and self._identity() == self._file
+
+    def remove(self) -> None:
+        if self.is_there():
+            with suppress(FileNotFoundError):
+                os.unlink(self._path)
+
+    def _identity(self) -> tuple[int, int] | None:
+        try:
+            found = os.lstat(self._path)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+
+def holder(state_dir: str) -> str:
+    """Host and process id of the supervisor that holds the lock, or held it last; empty if that is not known."""
+    try:
+        with open(os.path.join(state_dir, LOCK_NAME), encoding="utf-8", errors="replace") as file:
+            return file.read(200).strip()
+    except OSError:
+        return ""

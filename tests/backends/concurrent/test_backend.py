@@ -194,10 +194,11 @@ def test_an_orphan_is_cancelled_by_the_next_worker(tmp_path: Path) -> None:
     backend.close()
 
 
-def test_log_limit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("trick", ["", "rm ../*.logs/stdout.log logs/stdout.log; "])
+def test_log_limit(tmp_path: Path, trick: str) -> None:
     backend = partial(ConcurrentBackend, state_dir=tmp_path / "state", log_limit_mb=1, kill_grace_seconds=0.2)
     with closing(BackendHarness(create=backend, workdir=tmp_path)) as harness:
-        info = harness.until(harness.submit("yes"), JobStatus.FAILED)
+        info = harness.until(harness.submit("/bin/sh", "-c", f"{trick}yes"), JobStatus.FAILED)
         assert info.reason is FailureReason.LOG_LIMIT
 
 

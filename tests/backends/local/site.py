@@ -34,6 +34,7 @@ class Site:
         memory_gb: float = 2,
         grace: float = 0.5,
         log_mb: float = 1,
+        disk_gb: float = 0,
         idle_exit: float = 60,
         cgroups: bool = True,
         redis_url: str | None = None,
@@ -41,7 +42,13 @@ class Site:
         self.root = root
         self.state_dir = root / "state"
         self._idle_exit, self._cgroups = idle_exit, cgroups
-        self._config = {"max_cpu": cpu, "max_memory_gb": memory_gb, "kill_grace_seconds": grace, "log_limit_mb": log_mb}
+        self._config = {
+            "max_cpu": cpu,
+            "max_memory_gb": memory_gb,
+            "kill_grace_seconds": grace,
+            "log_limit_mb": log_mb,
+            "disk_limit_gb": disk_gb,
+        }
         self._redis_url = redis_url
         self.backend = self.another()
         self.ids: list[str] = []

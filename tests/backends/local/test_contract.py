@@ -30,7 +30,7 @@ def end_supervisor(state_dir: Path) -> None:
         conversation = Conversation(wire.connect(str(state_dir), 10))
     except NOBODY_THERE:
         return
-    limits = {"cpu": 0, "memory": 0, "kill_grace": 0.3, "log_limit": 1 << 20}
+    limits = {"cpu": 0, "memory": 0, "kill_grace": 0.3, "log_limit": 1 << 20, "disk_limit": 0}
     pid = conversation.ask({"do": "hello", "protocol": wire.PROTOCOL, "limits": limits})["ok"]["pid"]
     with suppress(OSError, EOFError):
         conversation.ask({"do": "leave"})
@@ -78,7 +78,7 @@ class LocalHarness(BackendHarness):
             listener.shutdown(socket.SHUT_RDWR)
             babbler.join()
             listener.close()
-            wire.remove_socket(str(self.state_dir))
+            (self.state_dir / wire.SOCKET_NAME).unlink(missing_ok=True)
 
     @contextmanager
     def count_status_calls(self) -> Iterator[Callable[[], int]]:

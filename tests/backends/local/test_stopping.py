@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
@@ -91,11 +95,25 @@ def test_memory_limit(either_site: Site) -> None:
     assert info.peak_memory_gb > 0.1
 
 
-def test_log_limit(site: Site) -> None:
-    info = site.ended(site.sh("yes"))
+@pytest.mark.parametrize("trick", ["", 'rm "$1"; ', 'mv "$1" "$1.old"; ', 'mv "$1" ./mine; '])
+def test_log_limit(site: Site, trick: str) -> None:
+    request = site.request("/bin/sh", "-c", f"{trick}yes", "sh", name="job-noisy")
+    log = site.files(request).stdout
+    [job_id] = site.submit(replace(request, execution_command=[*request.execution_command, log]))
+    info = site.ended(job_id)
     assert (info.status, info.reason) == (JobStatus.FAILED, FailureReason.LOG_LIMIT)
     assert info.message is not None
     assert "MB of log; LOG_LIMIT_MB allows 1" in info.message
+
+
+def test_disk_limit(make_site: Callable[..., Site]) -> None:
+    site = make_site(disk_gb=0.01)
+    small = site.sh("head -c 5000000 /dev/zero >x; exec sleep 1000")
+    info = site.ended(site.sh("mkdir -p a/b; head -c 20000000 /dev/zero >a/b/x; exec sleep 1000"))
+    assert (info.status, info.reason) == (JobStatus.FAILED, FailureReason.DISK_LIMIT)
+    assert info.message is not None
+    assert "DISK_LIMIT_GB" in info.message
+    assert site.backend.get_status(small).status is JobStatus.RUNNING
 
 
 def test_the_jobs_after_an_out_of_memory_kill_are_innocent(site: Site) -> None:

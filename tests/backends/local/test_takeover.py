@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -311,15 +312,44 @@ def test_a_job_that_has_its_record_is_not_run_again(site: Site) -> None:
     assert (site.root / "runs").read_text() == "x\n"
 
 
-def test_a_supervisor_that_hangs_is_unavailable(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_supervisor_that_hangs_is_replaced(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, starts = site.root / "go", site.root / "starts"
+    job_id = site.sh(HOLD, str(starts), str(gate), "4")
+    site.until(job_id, JobStatus.RUNNING)
+    hangs = site.pid
+    monkeypatch.setattr("ccat_workflow_manager.hpc.supervisor.link.ANSWER_SECONDS", 0.3)
+    os.kill(hangs, signal.SIGSTOP)
+    other = site.another()
+    with pytest.raises(BackendUnavailable, match="has not answered"):
+        other.get_status(job_id)
+    monkeypatch.undo()
+    wait_until(lambda: not is_alive(hangs), what="the one that hangs to be gone")
+    assert site.backend.get_status(job_id).status is JobStatus.RUNNING
+    assert site.pid != hangs
+    gate.touch()
+    assert site.ended(job_id).exit_code == 4
+    assert starts.read_text().count("\n") == 1
+
+
+def test_a_holder_of_the_lock_without_a_socket_is_replaced(site: Site) -> None:
     job_id = site.run("true")
     site.ended(job_id)
-    monkeypatch.setattr("ccat_workflow_manager.hpc.supervisor.link.ANSWER_SECONDS", 0.3)
-    os.kill(site.pid, signal.SIGSTOP)
-    try:
-        other = site.another()
-        with pytest.raises(BackendUnavailable, match="has not answered"):
-            other.get_status(job_id)
-    finally:
-        os.kill(site.pid, signal.SIGCONT)
-    assert site.backend.get_status(job_id).status is JobStatus.COMPLETED
+    hangs = site.pid
+    os.kill(hangs, signal.SIGSTOP)
+    (site.state_dir / "supervisor.sock").unlink()
+    assert site.another().get_status(job_id).status is JobStatus.COMPLETED
+    wait_until(lambda: not is_alive(hangs), what="the one that hangs to be gone")
+
+
+def test_a_supervisor_whose_directory_was_made_again_ends(site: Site) -> None:
+    site.ended(site.run("true"))
+    first = site.pid
+    shutil.rmtree(site.state_dir)
+    second = site.another()
+    [job_id] = map(str, second.submit_many([site.request("true")]))
+    assert site.pid != first
+    wait_until(lambda: not is_alive(first), 20, "the supervisor without a directory to end")
+    assert second.get_status(job_id).status is not JobStatus.UNKNOWN
+    assert is_alive(site.pid)
+    assert (site.state_dir / "supervisor.sock").exists()
+    second.close()

@@ -153,7 +153,9 @@ def test_a_number_that_now_is_another_job(jobs: PbsHarness, fake_pbs: FakePbs) -
 def test_what_the_scheduler_says_goes_beside_the_logs(jobs: PbsHarness) -> None:
     job = jobs.submit("sleep", "1000", resources=replace(jobs.resources, time_hours=1 / 3600))
     jobs.until(job, JobStatus.FAILED)
-    log = wait_for((job.attempt.logs / "scheduler.log").read_text, what="the scheduler's own log")
+    log = wait_for(
+        (job.attempt.root / f"{job.request.job_name}.scheduler.log").read_text, what="the scheduler's own log"
+    )
     assert "=>> PBS: job killed: walltime" in log
 
 

@@ -37,7 +37,7 @@ def test_ends_and_logs(jobs: BackendHarness) -> None:
     ends = [jobs.ended(job) for job in results]
     assert [(end.status, end.exit_code) for end in ends] == [(JobStatus.COMPLETED, 0), (JobStatus.FAILED, 3)]
     assert jobs.backend.get_logs(results[1].id) == "out\nerr\n"
-    assert (results[1].attempt.logs / "scheduler.log").exists()
+    assert (results[1].attempt.root / f"{results[1].request.job_name}.scheduler.log").exists()
 
 
 def test_found_and_stopped(jobs: BackendHarness) -> None:

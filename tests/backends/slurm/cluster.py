@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -121,6 +123,20 @@ class Cluster:
         daemon = self._daemons[name]
         daemon.kill()
         daemon.wait(10)
+
+    def remembers_until_now(self) -> Callable[[], None]:
+        """Keep the state that the controller has saved. The function takes a controller that is dead back to it."""
+        state, kept = self.directory / "state", self.directory / "state.kept"
+        saved, since = state / "job_state", time.time()
+        self.ask("sbatch", "--hold", "-o", "/dev/null", "-p", "short", "--wrap", "true")
+        wait_until(lambda: saved.exists() and saved.stat().st_mtime > since + 1, 30, "the controller to save its state")
+        shutil.copytree(state, kept)
+
+        def forget() -> None:
+            shutil.rmtree(state)
+            kept.rename(state)
+
+        return forget
 
     def running(self, name: str) -> bool:
         daemon = self._daemons.get(name)

@@ -39,6 +39,7 @@ OK = HPCJobInfo(C, exit_code=0, wall_time_seconds=3540.0, cpu_hours=0.5)
 BAD = HPCJobInfo(F, exit_code=3, wall_time_seconds=3540.0, reason=Why.PROGRAM_FAILED)
 KILLED = HPCJobInfo(F, exit_code=137, signal=9, wall_time_seconds=3540.0, reason=Why.KILLED_BY_SIGNAL)
 TERMED = HPCJobInfo(F, exit_code=143, signal=15, wall_time_seconds=3520.0, reason=Why.KILLED_BY_SIGNAL)
+RESTARTED = {"controller_started_at": END - timedelta(seconds=20)}
 CUT = HPCJobInfo(F, reason=Why.EXIT_RECORD_UNREADABLE, message="cut short")
 
 Case = tuple[Seen | None, Seen | None, HPCJobInfo | None, dict[str, Any], JobStatus, Why | None]
@@ -70,6 +71,37 @@ CASES: dict[str, Case] = {
     "running, accounting is behind": (seen("RUNNING"), seen("PENDING"), None, {}, R, None),
     "ending": (seen("COMPLETING"), None, OK, {}, R, None),
     "held after it has run": (seen("PENDING", reason="launch failed requeued held"), None, OK, {}, C, None),
+    "waiting again after a controller was killed": (seen("PENDING", reason="Resources"), None, OK, {}, C, None),
+    "requeued, the command made a clean end": (
+        seen("PENDING"), None, OK, {"scheduler_log": by_node(" DUE TO JOB REQUEUE")}, P, None,
+    ),
+    "the same, it had failed": (seen("PENDING"), None, BAD, {}, F, Why.PROGRAM_FAILED),
+    "started again, nothing known of the first start": (
+        seen("FAILED"), seen("FAILED", exit_code=75), None, {"starts": ["7 0 on n1 ..."]}, F, Why.BACKEND_FAILED,
+    ),
+    "cancelled by a person": (seen("CANCELLED"), seen("CANCELLED", detail="by 1000"), KILLED, RESTARTED, X, None),
+    "cancelled by root, no restart": (seen("CANCELLED"), seen("CANCELLED", detail="by 0"), KILLED, {}, X, None),
+    "cancelled by Slurm after a restart": (
+        seen("CANCELLED"), seen("CANCELLED", detail="by 0"), KILLED, RESTARTED, F, Why.BACKEND_FAILED,
+    ),
+    "cancelled after a restart, no accounting": (seen("CANCELLED"), None, None, RESTARTED, F, Why.BACKEND_FAILED),
+    "cancelled long after a restart": (
+        seen("CANCELLED"), seen("CANCELLED", detail="by 0"), KILLED,
+        {"controller_started_at": END - timedelta(hours=1)}, X, None,
+    ),
+    "cancelled by the user of Slurm": (
+        None, seen("CANCELLED", detail="by 64030"), None, {"own_users": {0, 64030}}, F, Why.BACKEND_FAILED,
+    ),
+    "not launched on its node": (
+        None, seen("CANCELLED", detail="by 0", node="n1"), None, {"claimed": False}, F, Why.BACKEND_FAILED,
+    ),
+    "cancelled before it had a node": (None, seen("CANCELLED", detail="by 0"), None, {"claimed": False}, X, None),
+    "cancelled after it had ended well": (
+        seen("CANCELLED"), None, replace(OK, finished_at=END - timedelta(seconds=1)), {}, C, None,
+    ),
+    "cancelled, and ended well when it was asked to": (
+        seen("CANCELLED"), None, replace(OK, finished_at=END), {}, X, None,
+    ),
     "held before it ran": (seen("PENDING", reason="JobHeldUser"), None, None, {}, P, None),
     "a word of tomorrow": (seen("HIBERNATING"), None, None, {}, P, None),
     "completed": (seen("COMPLETED"), seen("COMPLETED"), OK, {}, C, None),
@@ -161,9 +193,10 @@ def test_words_for_those_who_wait() -> None:
     assert "HIBERNATING" in (resolve_status(Evidence(seen("HIBERNATING"), None, None, START)).message or "")
     assert resolve_status(Evidence(stuck, None, None, START)).attention
     assert not waiting.attention
-    for hopeless in ("BadConstraints", "AssocMaxWallDurationPerJobLimit", "QOSMaxCpuPerJobLimit", "JobHeldUser"):
+    for hopeless in ("BadConstraints", "AssocMaxWallDurationPerJobLimit", "QOSMaxCpuPerJobLimit", "JobHeldUser",
+                     "PartitionDown", "Nodes required for job are DOWN, DRAINED or reserved"):  # fmt: skip
         assert resolve_status(Evidence(seen("PENDING", reason=hopeless), None, None, START)).attention, hopeless
-    for passing in ("Priority", "Resources", "QOSMaxCpuPerUserLimit", "AssocGrpCpuLimit", "PartitionDown", "BeginTime"):
+    for passing in ("Priority", "Resources", "QOSMaxCpuPerUserLimit", "AssocGrpCpuLimit", "BeginTime"):
         assert not resolve_status(Evidence(seen("PENDING", reason=passing), None, None, START)).attention, passing
     cancelled = resolve_status(Evidence(seen("CANCELLED"), seen("CANCELLED", detail="by 1000"), None, LONG_AFTER))
     assert cancelled.message == "cancelled at Slurm by 1000"

@@ -69,11 +69,13 @@ def test_the_script() -> None:
         ArrayTask("ccat-aa-1", "/data/pipelines/chai/run/grid/main/attempt-1/workspace"),
         ArrayTask("ccat-bb-1", "/data/it's $(here)/attempt-1/workspace"),
     ]
-    number = "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}"
+    number, start = "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}", '"$SLURM_JOB_ID ${SLURM_RESTART_COUNT:-0}"'
     check_golden(
         "slurm-script",
         {
-            "job": render_batch_script(members[:1], number=number, index=None, home="/home/o'ne").splitlines(),
+            "job": render_batch_script(
+                members[:1], number=number, index=None, home="/home/o'ne", start=start, unset="SLURM_JWT"
+            ).splitlines(),
             "array": render_batch_script(
                 members, number=number, index='"$SLURM_ARRAY_TASK_ID"', home="/home/one"
             ).splitlines(),
