@@ -16,6 +16,7 @@ from ccat_workflow_manager.doorbell import Doorbell
 from ccat_workflow_manager.errors import BackendError, BackendUnavailable, ConfigurationError
 from ccat_workflow_manager.execution import runtime
 from ccat_workflow_manager.execution.layout import group_id
+from ccat_workflow_manager.execution.output_limits import OutputLimits
 from ccat_workflow_manager.hpc import registry
 from ccat_workflow_manager.hpc.base import HPCBackend
 from ccat_workflow_manager.lifecycle.breaker import BreakerPolicy
@@ -44,7 +45,8 @@ _EXIT_RECORD_WAIT_SECONDS = 5
 class Context:
     """The parts of one process. None of them connects before it is used, so a process may fork before that."""
 
-    def __init__(self, settings: Settings, *, backends: tuple[str, ...] = ()) -> None:
+    def __init__(self, settings: Settings, *, backends: tuple[str, ...] = (), statement_seconds: float = 0) -> None:
+        """`statement_seconds` is how long a statement of the API may take; 0: any time."""
         enforce(
             Limits(
                 json_depth=settings.json_depth,
@@ -57,6 +59,7 @@ class Context:
         self.backends = backends or (settings.hpc_backend,)
         self.worker = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:6]}"
         self._backends: dict[str, HPCBackend] = {}
+        self._statement_seconds = statement_seconds
         self._completed = 0
         self._reported_alive = -_ALIVE_SECONDS
 
@@ -64,7 +67,16 @@ class Context:
 
     @cached_property
     def database(self) -> Database:
-        return Database(self.settings.database_url, application_name=f"ccat-wm {os.getpid()}")
+        return Database(
+            self.settings.database_url,
+            application_name=f"ccat-wm {os.getpid()}",
+            statement_seconds=self._statement_seconds,
+        )
+
+    @cached_property
+    def loop_database(self) -> Database:
+        """For the loops of a manager: requests that take all connections of `database` do not stop them."""
+        return Database(self.settings.database_url, pool_size=3, application_name=f"ccat-wm loops {os.getpid()}")
 
     @cached_property
     def doorbell(self) -> Doorbell:
@@ -117,12 +129,23 @@ class Context:
                 log_limit_mb=settings.log_limit_mb,
                 exit_record_wait_seconds=_EXIT_RECORD_WAIT_SECONDS,
                 run_group=group_id(settings.run_group),
+                output_limits=OutputLimits(
+                    max_files=settings.output_max_files,
+                    max_entries=settings.output_max_entries,
+                    limit_gb=settings.output_limit_gb,
+                    sparse_gb=settings.output_sparse_gb,
+                    limit_seconds=settings.output_limit_seconds,
+                    metadata_kb=settings.output_metadata_kb,
+                    max_parents=settings.output_max_parents,
+                ),
             ),
             backend_handle=self.backend_handle,
             lease_seconds=settings.lease_seconds,
             grace_seconds=settings.unknown_grace_seconds,
             cancel_confirm_seconds=settings.cancel_confirm_seconds,
             retry_backend_seconds=_RETRY_BACKEND_SECONDS,
+            upstream_max_products=settings.upstream_max_products,
+            max_worker_deaths=settings.max_worker_deaths,
             breakers=self.breaker_policy,
         )
 
@@ -236,5 +259,6 @@ class Context:
         """Close the backends and the connections to the database."""
         for backend in self._backends.values():
             backend.close()
-        if "database" in self.__dict__:
-            self.database.close()
+        for name in ("database", "loop_database"):
+            if name in self.__dict__:
+                getattr(self, name).close()

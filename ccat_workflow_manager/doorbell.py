@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from functools import partial
+from threading import BoundedSemaphore
 from types import FrameType
 from typing import Any, cast
 from uuid import UUID, uuid4
@@ -45,6 +46,8 @@ _ANSWER_LIFE_SECONDS = 60
 _QUEUES_LIFE_SECONDS = 7 * 86_400
 _LISTEN_SECONDS = 15
 _RING_SECONDS = 2.0
+_MOST_ASK_SECONDS = 10.0
+_ASK_AT_ONCE = 8
 _QUIET_SECONDS = 5.0
 _HEARTBEAT_SECONDS = 5.0
 
@@ -78,7 +81,8 @@ class Doorbell:
 
     def __init__(self, url: str) -> None:
         self.redis = connect(url, answer_seconds=_RING_SECONDS)
-        self._patient = connect(url)
+        self._patient = connect(url, answer_seconds=_MOST_ASK_SECONDS + _RING_SECONDS)
+        self._asking = BoundedSemaphore(_ASK_AT_ONCE)
         self._queues: dict[tuple[Bell, str], Queue] = {}
         self._down = False
         self._quiet_until = 0.0
@@ -122,7 +126,7 @@ class Doorbell:
             taken = cast("list[bytes]", failpoints.around("bell.take-notices", spop))
             if len(taken) == NOTICES:
                 self.ring(Bell.NOTICE, backend)
-        return [each.decode() for each in taken]
+        return [each.decode("utf-8", "replace") for each in taken]
 
     def queues_are_due(self, backend: str, seconds: float) -> bool:
         """True at most once per `seconds`. The caller that gets True has the queues of the backend looked at."""
@@ -151,20 +155,35 @@ class Doorbell:
         return count
 
     def ask(self, backend: str, question: Mapping[str, Any], timeout: float) -> Any:
-        """Send a question to a worker of this backend and return its answer. Raises ServiceUnavailable."""
-        with _required():
-            enqueue = partial(
-                Queue(_queue_name(Bell.ASK, backend), connection=self._patient, serializer=JSONSerializer).enqueue,
-                _task(Bell.ASK),
-                dict(question),
-                job_timeout=timeout,
-                result_ttl=_ANSWER_LIFE_SECONDS,
-                ttl=int(timeout) + 1,
-            )
-            job = failpoints.around("bell.ask", enqueue)
-            result = job.latest_result(timeout=max(1, int(timeout)))
-            if result is not None:
-                Result.delete_all(job)  # a long log comes in many answers of megabytes
+        """Send a question to a worker of this backend and return its answer. Raises ServiceUnavailable.
+
+        Few threads wait for answers at a time, so that the others still serve what needs no worker.
+        """
+        if time.monotonic() < self._quiet_until:
+            raise ServiceUnavailable("Redis did not answer just now; try again in some seconds")
+        if not self._asking.acquire(blocking=False):
+            raise ServiceUnavailable(f"{_ASK_AT_ONCE} questions wait for workers at this moment; try again later")
+        try:
+            return self._ask(backend, question, min(timeout, _MOST_ASK_SECONDS))
+        except RedisError as error:
+            self._note_timeout(error)
+            raise ServiceUnavailable(f"Redis cannot be used: {error}") from error
+        finally:
+            self._asking.release()
+
+    def _ask(self, backend: str, question: Mapping[str, Any], timeout: float) -> Any:
+        enqueue = partial(
+            Queue(_queue_name(Bell.ASK, backend), connection=self._patient, serializer=JSONSerializer).enqueue,
+            _task(Bell.ASK),
+            dict(question),
+            job_timeout=timeout,
+            result_ttl=_ANSWER_LIFE_SECONDS,
+            ttl=int(timeout) + 1,
+        )
+        job = failpoints.around("bell.ask", enqueue)
+        result = job.latest_result(timeout=max(1, int(timeout)))
+        if result is not None:
+            Result.delete_all(job)  # a long log comes in many answers of megabytes
         if result is None:
             raise ServiceUnavailable(f"no worker of the backend {backend} answered within {timeout:g} s")
         if result.type.name != "SUCCESSFUL":
@@ -192,9 +211,12 @@ class Doorbell:
             if not self._down:
                 log.warning("Redis cannot be used: %s; the loops of the manager will send the message again", error)
             self._down = True
-            if isinstance(error, RedisTimeout):
-                # A hanging server costs the time of one call, and not that of every request.
-                self._quiet_until = time.monotonic() + _QUIET_SECONDS
+            self._note_timeout(error)
+
+    def _note_timeout(self, error: RedisError) -> None:
+        """A hanging server costs the time of one call, and not that of every request."""
+        if isinstance(error, RedisTimeout):
+            self._quiet_until = time.monotonic() + _QUIET_SECONDS
 
 
 @contextmanager

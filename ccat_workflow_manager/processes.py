@@ -10,14 +10,23 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from types import FrameType
 
-from ccat_workflow_manager import failpoints, tasks
+from ccat_workflow_manager import failpoints, tasks, watchdog
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.migrate import require_current
 from ccat_workflow_manager.db.workers import WorkerStore
 from ccat_workflow_manager.doorbell import listen
 from ccat_workflow_manager.errors import BackendError, WorkflowError
 from ccat_workflow_manager.execution import runtime
-from ccat_workflow_manager.managers.loops import LeaseSweep, Loop, OrphansLoop, PollLoop, QueuesLoop, RequeueSweep
+from ccat_workflow_manager.managers.loops import (
+    HistoryLoop,
+    LeaseSweep,
+    Loop,
+    OrphansLoop,
+    PollLoop,
+    QueuesLoop,
+    RequeueSweep,
+)
+from ccat_workflow_manager.services.breakers import Breakers
 from ccat_workflow_manager.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -25,20 +34,24 @@ log = logging.getLogger(__name__)
 _JOIN_SECONDS = 10
 _QUEUES_SECONDS = 10
 """A new backend is asked for its queues within so many seconds."""
+_HISTORY_SECONDS = 3600
+_WAITING = "waiting for work"
 _BURST_SECONDS = 0.01
 _GATHER_SECONDS = 0.03
 
 
 def loops(context: Context) -> list[Loop]:
     """All loops of a manager. Any number of managers may run them at the same time."""
-    settings, database, doorbell = context.settings, context.database, context.doorbell
+    settings, database, doorbell = context.settings, context.loop_database, context.doorbell
+    breakers = Breakers(database, doorbell, context.breaker_policy)
     reap = [Loop("reap", settings.reaper_seconds, OrphansLoop(database, doorbell).tick)]
     return [
         *(reap if settings.reaper_seconds else ()),
         Loop("dispatch", settings.dispatch_seconds, RequeueSweep(database, doorbell).tick),
-        Loop("sweep", settings.sweep_seconds, LeaseSweep(database, doorbell).tick),
+        Loop("sweep", settings.sweep_seconds, LeaseSweep(database, doorbell, settings.max_worker_deaths).tick),
         Loop("queues", _QUEUES_SECONDS, QueuesLoop(database, doorbell).tick),
-        Loop("breakers", settings.sweep_seconds, context.breakers.sweep),
+        Loop("history", _HISTORY_SECONDS, HistoryLoop(database, settings.events_keep_months).tick),
+        Loop("breakers", settings.sweep_seconds, breakers.sweep),
         Loop("follow", min(1.0, settings.follow_seconds), PollLoop(database, doorbell, settings.follow_seconds).tick),
     ]
 
@@ -46,7 +59,7 @@ def loops(context: Context) -> list[Loop]:
 def run_manager(settings: Settings, *, api: bool = True, with_loops: bool = True) -> None:
     """REST API and control loops until SIGTERM or SIGINT."""
     failpoints.enter("manager")
-    context = Context(settings)
+    context = Context(settings, statement_seconds=settings.statement_seconds)
     require_current(context.database)
     running = loops(context) if with_loops else []
     for loop in running:
@@ -77,8 +90,11 @@ def _wait_for_signal() -> None:
     stop.wait()
 
 
-def run_worker(settings: Settings, backends: Sequence[str]) -> None:
-    """Serve these backends until SIGTERM or SIGINT. The current task is finished first."""
+def run_worker(settings: Settings, backends: Sequence[str], page: watchdog.Page | None = None) -> None:
+    """Serve these backends until SIGTERM or SIGINT. The current task is finished first.
+
+    A worker that hangs ends itself. Its parent process sees by `page` that even that fails.
+    """
     failpoints.enter("worker")
     context = Context(settings, backends=tuple(backends))
     require_current(context.database)
@@ -87,6 +103,9 @@ def run_worker(settings: Settings, backends: Sequence[str]) -> None:
     if not context.runtime.contained and runtime.falls_back(settings.container_runtime, allow_none=allow_none):
         log.warning("%s", runtime.FELL_BACK)
     tasks.bind(context)
+    context.collector.start_thread()
+    watchdog.start(settings.hang_seconds, page)
+    watchdog.report(_WAITING)
     context.alive()
     stops = [stop for stop in (_subscribe(context, name) for name in context.backends) if stop is not None]
     log.info("worker %s serves %s", context.worker, ", ".join(context.backends))
@@ -95,6 +114,8 @@ def run_worker(settings: Settings, backends: Sequence[str]) -> None:
     finally:
         for stop in stops:
             stop()
+        watchdog.stop()
+        context.collector.stop_thread()
         try:
             with context.database.begin("commit.gone") as unit:
                 WorkerStore(unit).remove(context.worker)
@@ -138,7 +159,9 @@ def _subscribe(context: Context, name: str) -> Callable[[], None] | None:
 
 def _report_alive(context: Context) -> None:
     """Record a sign of life. The worker survives a database that is down."""
+    watchdog.report(_WAITING)
     try:
+        context.collector.clean_up()
         context.alive()
     except WorkflowError as error:
         log.warning("no sign of life could be recorded: %s", error.message)

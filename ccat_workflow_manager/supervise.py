@@ -27,6 +27,7 @@ from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedServer, EmbeddedValkey
 from ccat_workflow_manager.errors import ConfigurationError, ServiceUnavailable, WorkflowError
 from ccat_workflow_manager.settings import Settings
+from ccat_workflow_manager.watchdog import Page
 
 log = logging.getLogger(__name__)
 
@@ -46,11 +47,13 @@ ALWAYS_SERVED = ("local", "noop", "concurrent")
 @dataclass(slots=True)
 class _Child:
     name: str
-    run: Callable[[], None]
+    run: Callable[[Page], None]
     pid: int = 0
     started: float = 0.0
     failures: int = 0
     restart_at: float = 0.0
+    page: Page = field(default_factory=Page)
+    """The signs of life of a worker."""
 
 
 @dataclass(slots=True)
@@ -86,7 +89,7 @@ class Deployment:
             upgrade(database)
             database.close()
             self._signals = _wakeup_pipe()
-            self._children = [_Child("manager", self._run_manager)]
+            self._children = [_Child("manager", lambda page: self._run_manager())]
             self._children += [_Child(f"worker {n + 1}", self._run_worker) for n in range(self.settings.workers)]
             for child in self._children:
                 self._spawn(child)
@@ -119,15 +122,16 @@ class Deployment:
 
         run_manager(self.settings)
 
-    def _run_worker(self) -> None:
+    def _run_worker(self, page: Page) -> None:
         from ccat_workflow_manager.processes import run_worker
 
-        run_worker(self.settings, list(dict.fromkeys((self.settings.hpc_backend, *ALWAYS_SERVED))))
+        run_worker(self.settings, list(dict.fromkeys((self.settings.hpc_backend, *ALWAYS_SERVED))), page)
 
     def _spawn(self, child: _Child) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         child.started = time.monotonic()
+        child.page.clear()
         child.pid = os.fork()
         if child.pid == 0:
             os._exit(_run_child(child))
@@ -138,6 +142,7 @@ class Deployment:
         until = None if seconds is None else time.monotonic() + seconds
         while not self._stopping:
             self._reap()
+            self._kill_hung()
             now = time.monotonic()
             if until is not None and now >= until:
                 return
@@ -159,6 +164,15 @@ class Deployment:
                 pid, status = os.waitpid(child.pid, os.WNOHANG)
                 if pid:
                     self._plan_restart(child, os.waitstatus_to_exitcode(status))
+
+    def _kill_hung(self) -> None:
+        """Kill workers that cannot even end themselves."""
+        for child in self._children:
+            seen, what = child.page.read()
+            silent = time.monotonic() - seen
+            if child.pid and seen and silent > self.settings.hang_seconds:
+                log.error("%s has hung for %.0f s (HANG_SECONDS) and is killed: %s", child.name, silent, what)
+                os.kill(child.pid, signal.SIGKILL)
 
     def _plan_restart(self, child: _Child, code: int) -> None:
         now = time.monotonic()
@@ -267,7 +281,7 @@ def _run_child(child: _Child) -> int:
             signal.signal(number, signal.SIG_DFL)
         # Ctrl-C in a terminal reaches the whole group; only the parent acts on it and ends the children in order.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        child.run()
+        child.run(child.page)
         return 0
     except WorkflowError as error:
         log.error("%s: %s", child.name, error.message)

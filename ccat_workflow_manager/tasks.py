@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ccat_workflow_manager import watchdog
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.doorbell import BATCH, Bell
 from ccat_workflow_manager.errors import ServiceUnavailable
@@ -86,6 +87,7 @@ def _do(what: str, work: Callable[[Context], Any]) -> Any:
     if _context is None:
         raise RuntimeError("tasks.bind was not called in this process")
     try:
+        watchdog.report(what)
         with _context.busy():
             return work(_context)
     except ServiceUnavailable as error:

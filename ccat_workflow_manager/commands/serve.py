@@ -192,6 +192,28 @@ def upgrade() -> None:
 
 
 @db.command()
+def prune(
+    keep_months: Annotated[
+        int | None, typer.Option(min=1, help="The present month counts as one (default: EVENTS_KEEP_MONTHS).")
+    ] = None,
+) -> None:
+    """Delete the events of old months. Runs, attempts and products stay.
+
+    Example:  ccat-wm db prune --keep-months 12
+
+    Exit codes:  0 done,  2 neither option nor setting says how much to keep,  3 the database cannot be reached.
+    """
+    months = keep_months or _settings().events_keep_months
+    if not months:
+        raise WrongUsage("EVENTS_KEEP_MONTHS is 0: say how much to keep with --keep-months")
+    with _database() as database:
+        from ccat_workflow_manager.db.partitions import maintain_events
+
+        dropped = maintain_events(database, months)
+    typer.echo(f"deleted: {', '.join(dropped)}" if dropped else "there is nothing older")
+
+
+@db.command()
 def check(as_json: AsJson = False) -> None:
     """Check whether all migrations are applied.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 from uuid import UUID
 
 from ccat_workflow_manager.db.session import UnitOfWork
@@ -13,10 +12,12 @@ from ccat_workflow_manager.lifecycle.models import WorkItem
 from ccat_workflow_manager.lifecycle.states import Status
 
 _ACQUIRE_FOR_COLLECTION = f"""
-UPDATE step_runs s SET lease_owner = :worker, lease_until = now() + :seconds * interval '1 second', token = s.token + 1
+UPDATE step_runs s SET lease_owner = :worker, lease_until = now() + :seconds * interval '1 second', token = s.token + 1,
+  deaths = s.deaths + CASE WHEN s.lease_owner IS NULL THEN 0 ELSE 1 END
 FROM (
   SELECT id FROM step_runs
-  WHERE status = '{Status.COLLECTING_RESULTS}' AND backend = :backend AND (lease_until IS NULL OR lease_until < now())
+  WHERE status = '{Status.COLLECTING_RESULTS}' AND backend = :backend
+    AND (lease_until IS NULL OR (lease_until < now() AND deaths + 1 < :max_deaths))
   ORDER BY id LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
 ) c WHERE s.id = c.id RETURNING s.id
 """
@@ -31,10 +32,26 @@ FROM (
 RETURNING s.id, s.cancel_requested_at IS NOT NULL AS cancel_requested
 """
 
-_EXPIRED_STAGING = f"""
-SELECT id AS step_run_id, token, lease_owner AS owner FROM step_runs
-WHERE status = '{Status.STAGING_DATA}' AND lease_until < now() ORDER BY lease_until LIMIT :limit
-FOR NO KEY UPDATE SKIP LOCKED
+_RELEASE = f"""
+UPDATE step_runs s SET lease_owner = NULL, lease_until = NULL
+FROM (
+  SELECT s.id FROM step_runs s
+  JOIN unnest(CAST(:ids AS uuid[]), CAST(:tokens AS bigint[])) AS h(id, token) ON h.id = s.id AND h.token = s.token
+  WHERE s.lease_owner = :worker AND s.status = '{Status.COLLECTING_RESULTS}' ORDER BY s.id FOR NO KEY UPDATE OF s
+) h WHERE s.id = h.id
+"""
+
+_EXPIRED = f"""
+lease_until < now() AND (status = '{Status.STAGING_DATA}'
+  OR (status = '{Status.COLLECTING_RESULTS}' AND deaths + 1 >= :max_deaths))
+"""
+
+_ANY_EXPIRED = f"SELECT EXISTS (SELECT 1 FROM step_runs WHERE {_EXPIRED})"
+
+_TAKE_EXPIRED = f"""
+UPDATE step_runs s SET deaths = s.deaths + 1
+FROM (SELECT id FROM step_runs WHERE {_EXPIRED} ORDER BY id LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED) x
+WHERE s.id = x.id RETURNING s.id AS step_run_id, s.token, s.lease_owner AS owner, s.deaths
 """
 
 
@@ -46,12 +63,15 @@ class Renewal:
     cancel_requested: frozenset[UUID]
 
 
-class ExpiredLease(NamedTuple):
-    """The lease of a worker that stopped before it had submitted the job."""
+@dataclass(frozen=True, slots=True)
+class ExpiredLease:
+    """The lease of a worker that stopped answering."""
 
     step_run_id: UUID
     token: int
     owner: str
+    deaths: int
+    """How many workers have done so with this attempt."""
 
 
 class LeaseStore:
@@ -60,9 +80,13 @@ class LeaseStore:
     def __init__(self, unit: UnitOfWork) -> None:
         self.unit = unit
 
-    def acquire_for_collection(self, backend: str, worker: str, limit: int, seconds: float) -> list[WorkItem]:
-        """Lease up to `limit` step runs whose results wait to be collected."""
-        parameters = {"backend": backend, "worker": worker, "limit": limit, "seconds": seconds}
+    def acquire_for_collection(
+        self, backend: str, worker: str, limit: int, seconds: float, max_deaths: int
+    ) -> list[WorkItem]:
+        """Lease up to `limit` step runs whose results wait to be collected. Leaves those that `take_expired` takes."""
+        parameters = {
+            "backend": backend, "worker": worker, "limit": limit, "seconds": seconds, "max_deaths": max_deaths,
+        }  # fmt: skip
         return load_items(self.unit, [row[0] for row in self.unit.execute(_ACQUIRE_FOR_COLLECTION, parameters)])
 
     def renew(self, tokens: Mapping[UUID, int], worker: str, seconds: float) -> Renewal:
@@ -71,6 +95,17 @@ class LeaseStore:
         rows = self.unit.execute(_RENEW, parameters).all()
         return Renewal(frozenset(row[0] for row in rows), frozenset(row[0] for row in rows if row[1]))
 
-    def expired_staging(self, limit: int) -> list[ExpiredLease]:
-        """Expired leases of step runs in STAGING_DATA. The rows stay locked, so that no worker renews them now."""
-        return self.unit.rows(ExpiredLease, _EXPIRED_STAGING, {"limit": limit})
+    def release(self, tokens: Mapping[UUID, int], worker: str) -> None:
+        """End the leases of these step runs, whose results another worker may then collect."""
+        self.unit.execute(_RELEASE, {"ids": list(tokens), "tokens": list(tokens.values()), "worker": worker})
+
+    def any_expired(self, max_deaths: int) -> bool:
+        """Whether `take_expired` would find anything."""
+        return bool(self.unit.execute(_ANY_EXPIRED, {"max_deaths": max_deaths}).scalar_one())
+
+    def take_expired(self, limit: int, max_deaths: int) -> list[ExpiredLease]:
+        """Expired leases of step runs in STAGING_DATA, and of those whose results have ended `max_deaths` workers.
+
+        Counts the deaths. The rows stay locked, so that no worker renews them now.
+        """
+        return self.unit.rows(ExpiredLease, _TAKE_EXPIRED, {"limit": limit, "max_deaths": max_deaths})

@@ -7,8 +7,12 @@ from dataclasses import dataclass
 from itertools import groupby
 from uuid import UUID
 
-from ccat_workflow_manager.db.session import UnitOfWork, json_list
+from ccat_workflow_manager.db.session import Database, UnitOfWork, json_list
+from ccat_workflow_manager.errors import StagingError
+from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.models import WorkItem
+
+_PAGE = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +56,14 @@ class Upstream:
 
 _UPSTREAM = """
 WITH i AS (
-  SELECT * FROM json_to_recordset(CAST(:items AS json)) AS i(id uuid, run_id uuid, position smallint, key text,
-    pipeline text)
+  SELECT * FROM json_to_recordset(CAST(:items AS json)) AS i(n integer, id uuid, run_id uuid, position smallint,
+    key text, pipeline text)
 ), u AS (
-  SELECT i.id AS item_id, i.pipeline, s.*
+  SELECT i.n, i.id AS item_id, i.pipeline, s.*
   FROM i JOIN run_steps t ON t.run_id = i.run_id AND i.position = ANY(t.downstream_key)
   JOIN step_runs s ON s.run_id = t.run_id AND s.position = t.position AND s.key = i.key
   UNION ALL
-  SELECT i.id, i.pipeline, s.*
+  SELECT i.n, i.id, i.pipeline, s.*
   FROM i JOIN run_steps t ON t.run_id = i.run_id AND i.position = ANY(t.downstream_all)
   JOIN step_runs s ON s.run_id = t.run_id AND s.position = t.position
 )
@@ -67,7 +71,8 @@ SELECT u.item_id, u.id AS step_run_id, u.run_id, u.pipeline, u.backend, u.step, 
   p.id, p.name, p.type, p.path, p.size, p.sha256, p.is_directory, p.file_count, p.id IS NOT NULL AS published
 FROM u LEFT JOIN products p ON p.step_run_id = u.id
 WHERE u.status = 'COMPLETED'
-ORDER BY u.item_id, u.position, u.key, p.name
+ORDER BY u.n, u.position, u.key, p.name
+LIMIT :limit
 """
 
 _PRODUCT = """
@@ -77,26 +82,55 @@ FROM products p JOIN step_runs s ON s.id = p.step_run_id JOIN runs r ON r.id = p
 """
 
 
-def upstream_of(unit: UnitOfWork, items: Sequence[WorkItem]) -> dict[UUID, list[Upstream]]:
-    """The completed step runs that each of these step runs depends on."""
-    records = [
-        {
-            "id": str(item.step_run_id),
-            "run_id": str(item.run.run_id),
-            "position": item.position,
-            "key": item.key,
-            "pipeline": item.run.pipeline,
+class UpstreamReader:
+    """Reads what some step runs depend on, in pages: each may have thousands of products upstream."""
+
+    def __init__(self, database: Database, items: Sequence[WorkItem], most: int, page: int = _PAGE) -> None:
+        """`most` is the largest number of products upstream of one step run."""
+        self._database = database
+        self._items = [item for item in items if item.position > 0]
+        self._indexes = {item.step_run_id: index for index, item in enumerate(self._items)}
+        self._most = most
+        self._page = page
+        self._loaded: dict[UUID, list[Upstream]] = {}
+
+    def of(self, item: WorkItem) -> list[Upstream]:
+        """The completed step runs that `item` depends on. Raises StagingError if they have too many products."""
+        index = self._indexes.get(item.step_run_id)
+        if index is None:
+            return []
+        if item.step_run_id not in self._loaded:
+            self._loaded = self._read(self._items[index:], self._page)
+        if item.step_run_id not in self._loaded:
+            self._loaded = self._read([item], self._most)
+        if item.step_run_id not in self._loaded:
+            message = f"the step runs before it have more than {self._most} products (UPSTREAM_MAX_PRODUCTS)"
+            raise StagingError(FailureReason.STAGING_FAILED, message)
+        return self._loaded[item.step_run_id]
+
+    def _read(self, items: Sequence[WorkItem], most: int) -> dict[UUID, list[Upstream]]:
+        """As many of these step runs as have `most` products upstream together, from the first one on."""
+        records = [
+            {
+                "n": number,
+                "id": str(item.step_run_id),
+                "run_id": str(item.run.run_id),
+                "position": item.position,
+                "key": item.key,
+                "pipeline": item.run.pipeline,
+            }
+            for number, item in enumerate(items)
+        ]
+        with self._database.read() as unit:
+            rows = unit.rows(_UpstreamProduct, _UPSTREAM, {"items": json_list(records), "limit": most + 1})
+        found = {
+            item_id: [_upstream(list(products)) for _, products in groupby(of_item, key=lambda row: row.step_run_id)]
+            for item_id, of_item in groupby(rows, key=lambda row: row.item_id)
         }
-        for item in items
-        if item.position > 0
-    ]
-    if not records:
-        return {}
-    rows = unit.rows(_UpstreamProduct, _UPSTREAM, {"items": json_list(records)})
-    return {
-        item_id: [_upstream(list(products)) for _, products in groupby(of_item, key=lambda row: row.step_run_id)]
-        for item_id, of_item in groupby(rows, key=lambda row: row.item_id)
-    }
+        if len(rows) > most:
+            del found[rows[-1].item_id]  # there are more rows of it
+            return found
+        return {item.step_run_id: [] for item in items} | found
 
 
 def _upstream(products: Sequence[_UpstreamProduct]) -> Upstream:

@@ -46,6 +46,15 @@ class Applied:
     def add_ready(self, backend: str, step_run_id: UUID) -> None:
         self.ready.setdefault(backend, []).append(step_run_id)
 
+    def add(self, other: Applied) -> None:
+        """Take in the result of a further write."""
+        self.applied += other.applied
+        self.refused |= other.refused
+        for backend, ids in other.ready.items():
+            self.ready.setdefault(backend, []).extend(ids)
+        self.finished_runs += other.finished_runs
+        self.breaker_opened |= other.breaker_opened
+
 
 class RunStore:
     """Changes runs inside the caller's transaction."""

@@ -199,6 +199,7 @@ step_runs = Table(
     Column("lease_owner", Text),
     Column("lease_until", _TIME),
     Column("token", BigInteger, nullable=False, server_default=text("0")),
+    Column("deaths", SmallInteger, nullable=False, server_default=text("0")),
     Column("job_id", Text),
     Column("unknown_since", _TIME),
     Column("exit_code", Integer),
@@ -275,8 +276,8 @@ attempts = Table(
 events = Table(
     "events",
     metadata,
-    Column("id", BigInteger, Identity(always=True), primary_key=True),
-    Column("step_run_id", Uuid, ForeignKey("step_runs.id", ondelete="CASCADE"), nullable=False),
+    Column("id", BigInteger, Identity(always=True), nullable=False),
+    Column("step_run_id", Uuid, nullable=False),
     Column("run_id", Uuid, nullable=False),
     Column("at", _TIME, nullable=False, server_default=_NOW),
     Column("event", Text, nullable=False),
@@ -286,7 +287,31 @@ events = Table(
     Column("actor", Text, nullable=False),
     Column("reason", Text),
     Column("text", Text),
+    PrimaryKeyConstraint("id", "at"),
     Index("ix_events_step_run_id_id", "step_run_id", "id"),
+    postgresql_partition_by="RANGE (at)",
+)
+"""The history of step runs, in partitions of a month each. A partition is dropped without a look at other tables."""
+
+CREATE_EVENT_PARTITIONS = """
+DO $$
+DECLARE
+  month date;
+BEGIN
+  FOR ahead IN 0..2 LOOP
+    month := date_trunc('month', now() AT TIME ZONE 'UTC') + ahead * interval '1 month';
+    EXECUTE 'CREATE TABLE IF NOT EXISTS events_' || to_char(month, 'YYYY_MM')
+      || ' PARTITION OF events FOR VALUES FROM ('
+      || quote_literal(month || ' 00:00:00+00') || ') TO ('
+      || quote_literal((month + interval '1 month')::date || ' 00:00:00+00') || ')';
+  END LOOP;
+END $$
+"""
+"""Makes the partitions of this month and the two after it. `events_rest` takes what has none."""
+event.listen(
+    events,
+    "after_create",
+    DDL(f"CREATE TABLE events_rest PARTITION OF events DEFAULT; {CREATE_EVENT_PARTITIONS}"),  # type: ignore[no-untyped-call]
 )
 
 products = Table(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import lru_cache
 from operator import itemgetter
@@ -12,19 +12,21 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from sqlalchemy import Connection, CursorResult, Engine, TextClause, create_engine, text
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from uuid_utils.compat import uuid7
 
 from ccat_workflow_manager import failpoints
+from ccat_workflow_manager.db.sql_errors import RolledBack, translated
 from ccat_workflow_manager.errors import ServiceUnavailable
-from ccat_workflow_manager.json_values import storable
+from ccat_workflow_manager.json_values import storable, text_problem
 
 T = TypeVar("T")
 
 _KEEP_ALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 25_000}
 """A dead server is noticed after half a minute instead of hours, the default."""
-_DEADLOCK = "40P01"
+_IDLE_MILLISECONDS = 120_000
+"""How long a transaction may do nothing while it holds its locks: its process hangs or is gone."""
 _TRIES = 5
 
 
@@ -37,7 +39,7 @@ class UnitOfWork:
 
     def execute(self, statement: str, parameters: Mapping[str, Any] | None = None) -> CursorResult[Any]:
         """Run one SQL statement. Lists of records are passed as JSON (`json_list`), values as named parameters."""
-        return self.connection.execute(_prepared(statement), parameters or {})
+        return self.connection.execute(_prepared(statement), _sendable(parameters or {}))
 
     def rows(self, shape: type[T], statement: str, parameters: Mapping[str, Any] | None = None) -> list[T]:
         """Run a SELECT. Returns its rows as `shape`, a dataclass: each field takes the column of its own name."""
@@ -81,15 +83,31 @@ class UnitOfWork:
 class Database:
     """The engine of one process. It connects on first use, so that the process may fork before."""
 
-    def __init__(self, url: str, *, pool_size: int = 5, application_name: str = "ccat-wm") -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        pool_size: int = 5,
+        application_name: str = "ccat-wm",
+        statement_seconds: float = 0,
+    ) -> None:
+        """`statement_seconds` is the longest time that one statement may take; 0: any."""
         self.url = url
+        options = f"-c idle_in_transaction_session_timeout={_IDLE_MILLISECONDS}"
+        if statement_seconds:
+            options += f" -c statement_timeout={max(1, round(statement_seconds * 1000))}"
         self.engine: Engine = create_engine(
             url,
             pool_size=pool_size,
             max_overflow=pool_size,
             pool_pre_ping=False,
             pool_use_lifo=True,
-            connect_args={"application_name": application_name, "connect_timeout": 5, **_KEEP_ALIVE},
+            connect_args={
+                "application_name": application_name,
+                "connect_timeout": 5,
+                "options": options,
+                **_KEEP_ALIVE,
+            },
             json_serializer=json.dumps,
             hide_parameters=True,  # they hold definitions and parameters, which do not belong into a log
         )
@@ -98,6 +116,7 @@ class Database:
     def begin(self, name: str = "") -> Iterator[UnitOfWork]:
         """A transaction: committed at the end of the block, rolled back on an exception.
 
+        Raises ServiceUnavailable if the server is away, and RowRefused if it refuses a value.
         `name` is its failpoint; every transaction that writes has one.
         """
         try:
@@ -106,10 +125,11 @@ class Database:
                 yield unit
                 if name:
                     failpoints.point(name)
-        except (OperationalError, InterfaceError) as error:
-            if is_deadlock(error):
+        except DBAPIError as error:
+            meaning = translated(error)
+            if meaning is None:
                 raise
-            raise ServiceUnavailable(f"PostgreSQL cannot be used: {str(error.orig).strip()}") from error
+            raise meaning from error
         except PoolTimeout as error:
             raise ServiceUnavailable("PostgreSQL cannot be used: all connections of this process are busy") from error
         if name:
@@ -125,12 +145,8 @@ class Database:
     def transact(self, name: str, work: Callable[[UnitOfWork], T]) -> T:
         """Run `work` in a transaction. Repeats both if PostgreSQL ends the transaction to resolve a deadlock."""
         for _ in range(_TRIES - 1):
-            try:
-                with self.begin(name) as unit:
-                    return work(unit)
-            except OperationalError as error:
-                if not is_deadlock(error):
-                    raise
+            with suppress(RolledBack), self.begin(name) as unit:
+                return work(unit)
         with self.begin(name) as unit:
             return work(unit)
 
@@ -138,13 +154,20 @@ class Database:
         self.engine.dispose()
 
 
-def is_deadlock(error: DBAPIError) -> bool:
-    return getattr(error.orig, "sqlstate", None) == _DEADLOCK
-
-
 @lru_cache(maxsize=256)
 def _prepared(statement: str) -> TextClause:
     return text(statement)
+
+
+def _sendable(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The parameters with every text, alone or in a list, as PostgreSQL can hold it."""
+    bad = {
+        name: storable(value)
+        for name, value in parameters.items()
+        if (isinstance(value, str) and text_problem(value))
+        or (isinstance(value, list) and any(isinstance(each, str) and text_problem(each) for each in value))
+    }
+    return {**parameters, **bad} if bad else parameters
 
 
 def json_list(records: Sequence[Mapping[str, Any]]) -> str:

@@ -76,6 +76,7 @@ changed AS (
     not_before = now() + m.delay_seconds * interval '1 second', unknown_since = NULL,
     waiting_for = m.waiting_for, reason = m.reason, reason_text = m.reason_text,
     resources = COALESCE(m.resources, s.resources),
+    deaths = CASE WHEN m.new_attempt IS NOT NULL OR m.submitted THEN 0 ELSE s.deaths END,
     cancel_requested_at = CASE WHEN NOT {_CANCEL_IS_OVER} THEN s.cancel_requested_at END,
     cancel_requested_by = CASE WHEN NOT {_CANCEL_IS_OVER} THEN s.cancel_requested_by END,
     requeued_by_breaker = s.requeued_by_breaker AND NOT {_CANCEL_IS_OVER},
@@ -86,7 +87,10 @@ changed AS (
   FROM m WHERE s.id = m.id
   RETURNING s.id, s.attempt, s.backend, s.resources, s.created_at
 )"""
-"""The step runs. Lease, back-off, wait and reason belong to one status: each transition sets them anew."""
+"""The step runs. `deaths` counts the workers that died with the attempt, before its job and again after it.
+
+Lease, back-off, wait and reason belong to one status: each transition sets them anew.
+"""
 
 _INSERT_ATTEMPTS = """
 begun AS (

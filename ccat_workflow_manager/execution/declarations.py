@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NoReturn
 
-from ccat_workflow_manager.errors import OutputError
-from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.execution.output_limits import MAX_PATH_BYTES, invalid
 from ccat_workflow_manager.json_values import JSON, scan_json
 
 PRODUCTS_FILE = "products.json"
 WARNINGS_FILE = "warnings.json"
 MAX_WARNINGS = 100
-_MAX_TEXT = 1000
+_LONGEST_WARNING = 1000
 _FIELDS = frozenset({"path", "name", "type", "quality", "quality_metrics", "metadata", "parents"})
 
 
@@ -57,7 +56,7 @@ class Declaration:
     by_name: bool = False
 
 
-def parse_products(data: bytes) -> dict[str, Declaration]:
+def parse_products(data: bytes, *, metadata_kb: float) -> dict[str, Declaration]:
     """The entries of products.json by path. Raises OutputError with the JSON path of the fault."""
     content = _parse(PRODUCTS_FILE, data)
     if isinstance(content, dict) and set(content) <= {"products"}:
@@ -66,10 +65,13 @@ def parse_products(data: bytes) -> dict[str, Declaration]:
         _fault(PRODUCTS_FILE, "must be a list of products or an object with the one field 'products'")
     declarations: dict[str, Declaration] = {}
     for index, entry in enumerate(content):
-        declaration = _declaration(f"{PRODUCTS_FILE}[{index}]", entry)
+        at = f"{PRODUCTS_FILE}[{index}]"
+        declaration = _declaration(at, entry)
+        if declaration.metadata and len(json.dumps(declaration.metadata)) > metadata_kb * 1024:
+            _fault(f"{at}.metadata", f"is larger than {metadata_kb:g} kB (OUTPUT_METADATA_KB)")
         if declaration.path in declarations:
             key = "name" if declaration.by_name else "path"
-            _fault(f"{PRODUCTS_FILE}[{index}].{key}", f"{declaration.path!r} is declared twice")
+            _fault(f"{at}.{key}", f"{declaration.path!r} is declared twice")
         declarations[declaration.path] = declaration
     return declarations
 
@@ -80,7 +82,9 @@ def parse_warnings(data: bytes) -> list[str]:
         content = content.get("warnings", [])
     if not isinstance(content, list) or not all(isinstance(text, str) for text in content):
         _fault(WARNINGS_FILE, "must be a list of texts or an object with the one field 'warnings'")
-    warnings = [text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}..." for text in content[:MAX_WARNINGS]]
+    warnings = [
+        text if len(text) <= _LONGEST_WARNING else f"{text[:_LONGEST_WARNING]}..." for text in content[:MAX_WARNINGS]
+    ]
     if len(content) > MAX_WARNINGS:
         warnings.append(f"{len(content) - MAX_WARNINGS} more warnings are not shown")
     return warnings
@@ -124,8 +128,8 @@ def _quality(at: str, entry: Mapping[str, Any]) -> dict[str, JSON]:
 
 
 def _text(at: str, value: Any) -> str:
-    if not isinstance(value, str) or not value or len(value) > _MAX_TEXT:
-        _fault(at, f"must be a text of 1 to {_MAX_TEXT} characters")
+    if not isinstance(value, str) or not 0 < len(value.encode()) <= MAX_PATH_BYTES:
+        _fault(at, f"must be a text of 1 to {MAX_PATH_BYTES} bytes")
     return value
 
 
@@ -149,4 +153,4 @@ def _parse(name: str, data: bytes) -> Any:
 
 
 def _fault(at: str, message: str) -> NoReturn:
-    raise OutputError(FailureReason.OUTPUT_INVALID, f"{at} {message}")
+    invalid(f"{at} {message}")

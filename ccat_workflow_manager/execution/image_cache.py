@@ -1,8 +1,7 @@
 """The cache of registry images: `sha256-<digest>.sif`, and for each reference an entry that names its file.
 
-One process pulls an image under a file lock to a temporary name, and the others wait for the result. The pull runs in a
-thread, so that the caller renews its lease meanwhile. It goes on when the caller gives up, because the next attempt
-needs the same image.
+One process pulls an image under a file lock to a temporary name, in a thread. Step runs that need the image are
+deferred until it is there.
 """
 
 from __future__ import annotations
@@ -14,75 +13,97 @@ import os
 import threading
 import time
 
-from ccat_workflow_manager import failpoints
-from ccat_workflow_manager.errors import AttemptError, StagingError
-from ccat_workflow_manager.execution import spython_tools
+from ccat_workflow_manager import failpoints, shell
+from ccat_workflow_manager.errors import AttemptError, JobDeferred, StagingError
 from ccat_workflow_manager.execution.launch_spec import Progress, ResolvedImage
 from ccat_workflow_manager.execution.runtime import Runtime
 from ccat_workflow_manager.execution.sif import check_sif, digest_of
 from ccat_workflow_manager.failures import FailureReason
 
 _PROGRESS_SECONDS = 1.0
+_STALE_SECONDS = 60.0
+_SHORT_PULL_SECONDS = 5.0
+"""How long the worker that starts a pull waits for it: small images need no second claim."""
 _known: dict[tuple[str, str], ResolvedImage] = {}
 
 
 def pulled_image(
     reference: str, *, cache_dir: str, runtime: Runtime, progress: Progress, timeout: float
 ) -> ResolvedImage:
-    """The cached image of a registry reference. Pulls it if it is not in the cache."""
-    known = _known.get((cache_dir, reference)) or _read_entry(cache_dir, reference)
+    """The cached image of a registry reference. Pulls it if it is not in the cache.
+
+    Raises JobDeferred while it is being pulled: a worker has other work to do.
+    """
+    key = cache_dir, reference
+    known = _known.get(key) or _read_entry(cache_dir, reference)
     if known is not None and os.path.exists(known.path):
-        _known[cache_dir, reference] = known
+        _known[key] = known
         return known
-    pull = _Pull(reference, cache_dir, runtime)
-    pull.start()
-    deadline = time.monotonic() + timeout
-    while pull.is_alive():
-        pull.join(_PROGRESS_SECONDS)
-        progress()
-        if pull.is_alive() and time.monotonic() > deadline:
-            raise StagingError(
-                FailureReason.IMAGE_PULL, f"{reference} is still being pulled after {timeout:g} s; a retry will find it"
-            )
+    pull = _pulls.get(key)
+    if pull is None or pull.is_stale:
+        pull = _pulls[key] = _Pull(reference, cache_dir, runtime, timeout)
+        pull.start()
+        deadline = time.monotonic() + _SHORT_PULL_SECONDS
+        while pull.is_alive() and time.monotonic() < deadline:
+            pull.join(_PROGRESS_SECONDS)
+            progress()
+    if pull.is_alive():
+        raise JobDeferred(f"waiting for the image {reference}, which is being pulled")
+    _pulls.pop(key, None)
     if pull.image is None:
         raise pull.error or StagingError(FailureReason.IMAGE_PULL, f"the pull of {reference} broke off")
-    _known[cache_dir, reference] = pull.image
+    _known[key] = pull.image
     return pull.image
 
 
 class _Pull(threading.Thread):
     """One pull, in a daemon thread: a worker does not wait for it when it ends."""
 
-    def __init__(self, reference: str, cache_dir: str, runtime: Runtime) -> None:
+    def __init__(self, reference: str, cache_dir: str, runtime: Runtime, timeout: float) -> None:
         super().__init__(name=f"pull {reference}", daemon=True)
-        self.reference, self.cache_dir, self.runtime = reference, cache_dir, runtime
+        self.reference, self.cache_dir, self.runtime, self.timeout = reference, cache_dir, runtime, timeout
         self.image: ResolvedImage | None = None
-        self.error: AttemptError | None = None
+        self.error: AttemptError | JobDeferred | None = None
+        self._ended: float | None = None
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether it failed long ago, and another try may succeed."""
+        return self.image is None and self._ended is not None and time.monotonic() - self._ended > _STALE_SECONDS
 
     def run(self) -> None:
         try:
-            self.image = _pull_under_lock(self.reference, self.cache_dir, self.runtime)
-        except AttemptError as error:
+            self.image = _pull_under_lock(self.reference, self.cache_dir, self.runtime, self.timeout)
+        except (AttemptError, JobDeferred) as error:
             self.error = error
-        except spython_tools.SpythonFailed as error:
-            message = f"{self.reference} could not be pulled: {str(error)[-1000:]}"
+        except shell.CommandError as error:
+            message = f"{self.reference} could not be pulled: {error.message}{error.output_tail[-1000:]}"
             self.error = StagingError(FailureReason.IMAGE_PULL, message)
         except OSError as error:
             self.error = StagingError(FailureReason.IMAGE_PULL, f"{self.reference} could not be cached: {error}")
+        finally:
+            self._ended = time.monotonic()
 
 
-def _pull_under_lock(reference: str, cache_dir: str, runtime: Runtime) -> ResolvedImage:
+_pulls: dict[tuple[str, str], _Pull] = {}
+"""The pulls of this process that are going on, or whose outcome was not taken yet."""
+
+
+def _pull_under_lock(reference: str, cache_dir: str, runtime: Runtime, timeout: float) -> ResolvedImage:
     stem = _entry(cache_dir, reference)
     os.makedirs(os.path.dirname(stem), exist_ok=True)
     with open(f"{stem}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise JobDeferred(f"waiting for the image {reference}, which another worker is pulling") from None
         known = _read_entry(cache_dir, reference)
         if known is not None and os.path.exists(known.path):
             return known
         # Only the holder of the lock uses this name, so a file that exists is left from a killed pull.
         partial = f"{stem}.partial.sif"
         try:
-            failpoints.around("files.pull", lambda: spython_tools.pull(runtime.program, reference, partial))
+            failpoints.around("files.pull", lambda: _pull(runtime.program, reference, partial, timeout))
             if not os.path.exists(partial):
                 raise StagingError(FailureReason.IMAGE_PULL, f"the pull of {reference} left no image")
             check_sif(partial)
@@ -95,6 +116,14 @@ def _pull_under_lock(reference: str, cache_dir: str, runtime: Runtime) -> Resolv
                 os.unlink(partial)
         _write_entry(f"{stem}.json", reference, digest, path)
         return ResolvedImage(reference, path, digest)
+
+
+def _pull(program: str, reference: str, target: str, timeout: float) -> None:
+    """Pull a registry image into the file `target`, replacing an existing one. Kills a pull that takes too long."""
+    argv = [program, "pull", "--force", "--name", target, reference]
+    done = shell.run(argv, timeout=timeout)
+    if done.returncode != 0:
+        raise shell.CommandError(done.output_tail or f"{program} ended with exit code {done.returncode}", argv)
 
 
 def _entry(cache_dir: str, reference: str) -> str:

@@ -18,20 +18,20 @@ from ccat_workflow_manager.execution.declarations import (
     PRODUCTS_FILE,
     WARNINGS_FILE,
     Declaration,
-    ProductType,
     parse_products,
     parse_warnings,
     type_of,
 )
 from ccat_workflow_manager.execution.launch_spec import Progress, no_progress
 from ccat_workflow_manager.execution.layout import AttemptDirs
+from ccat_workflow_manager.execution.output_limits import Budget, OutputLimits, invalid
 from ccat_workflow_manager.execution.scan import Found, Scanner, open_directory, open_file
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.json_values import JSON
 from ccat_workflow_manager.lifecycle.models import NewProduct
 
 NO_PRODUCTS = "the program left no products"
-MAX_FILES = 20_000
+DEFAULT_LIMITS = OutputLimits()
 _MAX_DECLARATION_BYTES = 16 * 1024 * 1024
 _DECLARATION_FILES = frozenset({PRODUCTS_FILE, WARNINGS_FILE})
 _TREE_SUFFIX = ".zarr"
@@ -47,24 +47,18 @@ class Collected:
     warnings: list[str]
 
 
-def collect(dirs: AttemptDirs, *, progress: Progress = no_progress, max_files: int = MAX_FILES) -> Collected:
+def collect(dirs: AttemptDirs, *, limits: OutputLimits = DEFAULT_LIMITS, progress: Progress = no_progress) -> Collected:
     """The products and warnings in the output directory, whether it is published or not."""
+    budget = Budget(limits, progress)
     with open_directory(_current(dirs), "output") as root:
-        names = os.listdir(root)
-        if not names:
-            return Collected([], [NO_PRODUCTS])
-        declared = parse_products(_read(root, PRODUCTS_FILE)) if PRODUCTS_FILE in names else {}
-        warnings = parse_warnings(_read(root, WARNINGS_FILE)) if WARNINGS_FILE in names else []
-        scanner = Scanner(lambda path: path in declared or path.endswith(_TREE_SUFFIX), progress, max_files)
+        products, warnings = _read(root, PRODUCTS_FILE), _read(root, WARNINGS_FILE)
+        declared = {} if products is None else parse_products(products, metadata_kb=limits.metadata_kb)
+        texts = [] if warnings is None else parse_warnings(warnings)
+        scanner = Scanner(lambda path: path in declared or path.endswith(_TREE_SUFFIX), budget)
         found = [product for product in scanner.scan(root) if product.path not in _DECLARATION_FILES]
-    if len(found) > max_files:
-        message = f"more than {max_files} products; declare directories of many files in {PRODUCTS_FILE}"
-        raise OutputError(FailureReason.OUTPUT_INVALID, message)
     _check_declared(declared, found)
-    products = _products(found, declared, _Parents(dirs.manifest))
-    if not products:
-        warnings.append(NO_PRODUCTS)
-    return Collected(products, warnings)
+    collected = _products(found, declared, _Parents(dirs.manifest, budget))
+    return Collected(collected, texts if collected else [*texts, NO_PRODUCTS])
 
 
 def publish(dirs: AttemptDirs) -> None:
@@ -85,14 +79,20 @@ def _current(dirs: AttemptDirs) -> str:
     return dirs.output_partial if os.path.lexists(dirs.output_partial) else dirs.output
 
 
-def _read(root: int, name: str) -> bytes:
+def _read(root: int, name: str) -> bytes | None:
+    """The content of a declaration file, if there is one."""
+    try:
+        os.stat(name, dir_fd=root, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
     with open_file(name, name, root) as file:
-        if os.fstat(file).st_size > _MAX_DECLARATION_BYTES:
-            raise OutputError(FailureReason.OUTPUT_INVALID, f"{name} is larger than {_MAX_DECLARATION_BYTES} bytes")
-        parts = []
-        while chunk := os.read(file, 1024 * 1024):
+        parts, size = list[bytes](), 0
+        while size <= _MAX_DECLARATION_BYTES and (chunk := os.read(file, 1024 * 1024)):
             parts.append(chunk)
-        return b"".join(parts)
+            size += len(chunk)
+    if size > _MAX_DECLARATION_BYTES:
+        invalid(f"{name} is larger than {_MAX_DECLARATION_BYTES} bytes")
+    return b"".join(parts)
 
 
 def _check_declared(declared: Mapping[str, Declaration], found: Sequence[Found]) -> None:
@@ -133,21 +133,22 @@ def _products(found: Sequence[Found], declared: Mapping[str, Declaration], paren
 class _Parents:
     """The possible parents of the products of an attempt: the upstream products that its manifest lists."""
 
-    def __init__(self, manifest: str) -> None:
+    def __init__(self, manifest: str, budget: Budget) -> None:
         self._manifest = manifest
+        self._budget = budget
         self._by_name: dict[str, tuple[UUID, ...]] | None = None
-        self._all: tuple[UUID, ...] = ()
         self._by_bare_name: dict[str, list[str]] = {}
 
     def of(self, declaration: Declaration) -> tuple[UUID, ...]:
-        """The declared parents, or all possible ones if none are declared."""
+        """The declared parents. A product without any has all possible ones, which need not be stored."""
+        if not declaration.parents:
+            return ()
         if self._by_name is None:
             self._by_name = self._load()
-        if declaration.parents is None:
-            return () if declaration.type is ProductType.LOG else self._all
         ids: dict[UUID, None] = {}
         for name in declaration.parents:
             ids.update(dict.fromkeys(self._named(self._by_name, name, declaration.path)))
+        self._budget.parents(declaration.path, len(ids))
         return tuple(ids)
 
     def _named(self, by_name: Mapping[str, tuple[UUID, ...]], name: str, child: str) -> tuple[UUID, ...]:
@@ -155,13 +156,12 @@ class _Parents:
         if name in by_name:
             return by_name[name]
         candidates = self._by_bare_name.get(name, [])
-        if len(candidates) == 1:
-            return by_name[candidates[0]]
-        why = "; no such product was given"
-        if candidates:
-            why = f", which may be {' or '.join(candidates[:_LISTED])}: say which"
-        message = f"{PRODUCTS_FILE} names {name!r} as a parent of {child}{why}"
-        raise OutputError(FailureReason.OUTPUT_INVALID, message)
+        if len(candidates) != 1:
+            why = "; no such product was given"
+            if candidates:
+                why = f", which may be {' or '.join(candidates[:_LISTED])}: say which"
+            invalid(f"{PRODUCTS_FILE} names {name!r} as a parent of {child}{why}")
+        return by_name[candidates[0]]
 
     def _load(self) -> dict[str, tuple[UUID, ...]]:
         try:
@@ -180,5 +180,4 @@ class _Parents:
                 by_name[group] = tuple(ids)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise OutputError(FailureReason.OUTPUT_UNREADABLE, f"the manifest cannot be read again: {error}") from error
-        self._all = tuple(dict.fromkeys(identity for ids in by_name.values() for identity in ids))
         return by_name

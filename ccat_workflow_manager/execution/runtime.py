@@ -1,6 +1,6 @@
 """Detect the container runtime of this machine and what it supports.
 
-spython asks for versions and pulls images; it does not launch (docs/decisions/0006-spython-does-not-launch.md).
+spython asks for versions; it neither launches nor pulls (docs/decisions/0006-spython-does-not-launch.md).
 """
 
 from __future__ import annotations

@@ -15,13 +15,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ccat_workflow_manager.errors import OutputError
-from ccat_workflow_manager.execution.launch_spec import Progress
+from ccat_workflow_manager.execution.output_limits import Budget, invalid
 from ccat_workflow_manager.failures import FailureReason
 
 MAX_DEPTH = 64
 _CHUNK = 1024 * 1024
 _SET_ID = stat.S_ISUID | stat.S_ISGID
-_BYTES_PER_PROGRESS = 64 * 1024 * 1024
+_ENTRY_WORK, _FILE_WORK = 1024, 64 * 1024
+"""The time to read a name, and to open a file, in bytes that are read meanwhile."""
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -38,13 +39,11 @@ class Found:
 
 
 class Scanner:
-    """Walks one output directory."""
+    """Walks one output directory within a budget."""
 
-    def __init__(self, is_product_directory: Callable[[str], bool], progress: Progress, max_files: int) -> None:
+    def __init__(self, is_product_directory: Callable[[str], bool], budget: Budget) -> None:
         self._is_product_directory = is_product_directory
-        self._progress = progress
-        self._max_files = max_files
-        self._unreported = 0
+        self._budget = budget
 
     def scan(self, root: int) -> list[Found]:
         """The products below the open directory `root`, sorted by path."""
@@ -53,24 +52,21 @@ class Scanner:
         return found
 
     def _walk(self, directory: int, prefix: str, depth: int) -> Iterator[Found]:
-        for count, (name, path) in enumerate(_names(directory, prefix)):
-            if count >= self._max_files:
-                raise _invalid(
-                    f"more than {self._max_files} files in {prefix or 'output'}; "
-                    "declare the directory as one product in products.json"
-                )
+        for name, path in self._names(directory, prefix):
             mode = _stat(name, path, directory).st_mode
             if stat.S_ISDIR(mode):
                 with open_directory(name, path, directory, depth) as inner:
                     if self._is_product_directory(path):
+                        self._budget.product(path)
                         yield self._tree(inner, path)
                     else:
                         yield from self._walk(inner, f"{path}/", depth + 1)
             elif stat.S_ISREG(mode):
+                self._budget.product(path)
                 size, digest = self._hash(name, path, directory)
                 yield Found(path, size, digest)
             else:
-                self._link(name, path, directory, mode)
+                _link(name, path, directory, mode)
 
     def _tree(self, directory: int, path: str) -> Found:
         """A directory as one product. Its digest is that of the sorted list of its names, sizes and digests."""
@@ -79,7 +75,7 @@ class Scanner:
 
         def visit(inner: int, prefix: str, depth: int) -> None:
             nonlocal total, files
-            for name, entry in _names(inner, prefix):
+            for name, entry in self._names(inner, prefix):
                 mode = _stat(name, entry, inner).st_mode
                 relative = entry[len(path) + 1 :]
                 if stat.S_ISDIR(mode):
@@ -91,42 +87,46 @@ class Scanner:
                     total, files = total + size, files + 1
                     lines.append((relative, f"file {size} {digest}"))
                 else:
-                    lines.append((relative, f"link {self._link(name, entry, inner, mode)}"))
+                    lines.append((relative, f"link {_link(name, entry, inner, mode)}"))
 
         visit(directory, f"{path}/", path.count("/") + 1)
         return Found(path, total, tree_checksum(lines), is_directory=True, file_count=files)
+
+    def _names(self, directory: int, prefix: str) -> list[tuple[str, str]]:
+        """The names in a directory, sorted, with their paths."""
+        names = []
+        try:
+            with os.scandir(directory) as entries:
+                for entry in entries:
+                    path = prefix + entry.name
+                    _check_utf8(entry.name, path)
+                    self._budget.entry(path)
+                    self._budget.work(path, _ENTRY_WORK)
+                    names.append((entry.name, path))
+        except OSError as error:
+            raise _unreadable(prefix.rstrip("/") or "output", error) from error
+        return sorted(names)
 
     def _hash(self, name: str, path: str, directory: int) -> tuple[int, str]:
         """Size and SHA-256 of a file. Raises OutputError if it changes meanwhile."""
         with open_file(name, path, directory) as file:
             before = os.fstat(file)
             _drop_set_id(file, before.st_mode, path)
+            self._budget.file(path, before.st_size, before.st_blocks * 512)
             digest = hashlib.sha256()
+            unread = before.st_size
             try:
-                while chunk := os.read(file, _CHUNK):
+                while unread >= 0 and (chunk := os.read(file, _CHUNK)):
+                    unread -= len(chunk)
                     digest.update(chunk)
-                    self._count(len(chunk))
+                    self._budget.work(path, len(chunk))
             except OSError as error:
                 raise _unreadable(path, error) from error
             after = os.fstat(file)
-        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        if unread or (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
             raise OutputError(FailureReason.OUTPUT_UNREADABLE, f"{path} was still being written when it was collected")
-        self._count(4096)  # opening a file takes time too
+        self._budget.work(path, _FILE_WORK)
         return after.st_size, digest.hexdigest()
-
-    def _count(self, amount: int) -> None:
-        self._unreported += amount
-        if self._unreported >= _BYTES_PER_PROGRESS:
-            self._unreported = 0
-            self._progress()
-
-    def _link(self, name: str, path: str, directory: int, mode: int) -> str:
-        if not stat.S_ISLNK(mode):
-            raise _invalid(f"{path} is neither a file nor a directory")
-        target = os.readlink(name, dir_fd=directory)
-        if not stays_inside(path, target):
-            raise _invalid(f"{path} is a link to {target!r}, which leads out of the output directory")
-        return target
 
 
 def tree_checksum(lines: Iterable[tuple[str, str]]) -> str:
@@ -155,22 +155,35 @@ def _drop_set_id(file: int, mode: int, path: str) -> None:
     if mode & _SET_ID:
         try:
             os.fchmod(file, stat.S_IMODE(mode) & ~_SET_ID)
-        except OSError as error:
-            raise _invalid(f"{path} has a set-user-id or set-group-id bit, which cannot be removed") from error
+        except OSError:
+            invalid(f"{path} has a set-user-id or set-group-id bit, which cannot be removed")
 
 
-def _names(directory: int, prefix: str) -> list[tuple[str, str]]:
+def _check_utf8(name: str, path: str) -> None:
     try:
-        names = sorted(os.listdir(directory))
+        name.encode()
+    except UnicodeEncodeError:
+        invalid(f"the file name '{_escaped(path)}' is not UTF-8")
+
+
+def _escaped(path: str) -> str:
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _link(name: str, path: str, directory: int, mode: int) -> str:
+    """The target of a link that stays inside."""
+    if not stat.S_ISLNK(mode):
+        invalid(f"{path} is neither a file nor a directory")
+    try:
+        target = os.readlink(name, dir_fd=directory)
+        target.encode()
+    except UnicodeEncodeError:
+        invalid(f"{path} is a link to '{_escaped(target)}', which is not UTF-8")
     except OSError as error:
-        raise _unreadable(prefix.rstrip("/") or "output", error) from error
-    for name in names:
-        try:
-            name.encode()
-        except UnicodeEncodeError:
-            shown = os.fsencode(prefix + name).decode("utf-8", "backslashreplace")
-            raise _invalid(f"the file name '{shown}' is not UTF-8") from None
-    return [(name, prefix + name) for name in names]
+        raise _unreadable(path, error) from error
+    if not stays_inside(path, target):
+        invalid(f"{path} is a link to {target!r}, which leads out of the output directory")
+    return target
 
 
 def _stat(name: str, path: str, directory: int) -> os.stat_result:
@@ -184,7 +197,7 @@ def _stat(name: str, path: str, directory: int) -> os.stat_result:
 def open_directory(name: str, path: str, parent: int | None = None, depth: int = 0) -> Iterator[int]:
     """The descriptor of a directory. Raises OutputError for a link."""
     if depth >= MAX_DEPTH:
-        raise _invalid(f"{path} is more than {MAX_DEPTH} directories deep")
+        invalid(f"{path} is more than {MAX_DEPTH} directories deep")
     with _opened(name, path, _OPEN_DIRECTORY, parent) as descriptor:
         yield descriptor
 
@@ -194,7 +207,7 @@ def open_file(name: str, path: str, parent: int | None = None) -> Iterator[int]:
     """The descriptor of a regular file. Raises OutputError for a link."""
     with _opened(name, path, _OPEN_FILE, parent) as descriptor:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise _invalid(f"{path} is not a regular file")
+            invalid(f"{path} is not a regular file")
         yield descriptor
 
 
@@ -204,16 +217,12 @@ def _opened(name: str, path: str, flags: int, parent: int | None) -> Iterator[in
         descriptor = os.open(name, flags, dir_fd=parent)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENOTDIR):
-            raise _invalid(f"{path} is a link or changed while it was collected") from error
+            invalid(f"{path} is a link or changed while it was collected")
         raise _unreadable(path, error) from error
     try:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-def _invalid(message: str) -> OutputError:
-    return OutputError(FailureReason.OUTPUT_INVALID, message)
 
 
 def _unreadable(path: str, error: OSError) -> OutputError:

@@ -1,7 +1,7 @@
-"""What spython does here: ask a runtime for its version, and pull an image.
+"""What spython does here: ask a runtime for its version.
 
-It does not launch (docs/decisions/0006-spython-does-not-launch.md). Its client would call the program `singularity`, so
-only its `run_command` is used, with the runtime that was detected.
+It does not launch, and it cannot end a pull that hangs (docs/decisions/0006-spython-does-not-launch.md). Its client
+would call the program `singularity`, so only its `run_command` is used, with the runtime that was detected.
 """
 
 from __future__ import annotations
@@ -14,11 +14,6 @@ class SpythonFailed(Exception):
 def version(program: str) -> str:
     """The output of `--version`."""
     return _run([program, "--version"])
-
-
-def pull(program: str, reference: str, target: str) -> None:
-    """Pull a registry image into the file `target`, replacing an existing one."""
-    _run([program, "pull", "--force", "--name", target, reference])
 
 
 def _run(argv: list[str]) -> str:

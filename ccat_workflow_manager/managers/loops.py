@@ -10,7 +10,8 @@ from typing import ClassVar
 from uuid import UUID
 
 from ccat_workflow_manager.db.backends import BackendStore, Workload
-from ccat_workflow_manager.db.leases import LeaseStore
+from ccat_workflow_manager.db.leases import ExpiredLease, LeaseStore
+from ccat_workflow_manager.db.partitions import maintain_events
 from ccat_workflow_manager.db.retries import try_lock_retries
 from ccat_workflow_manager.db.runs import RunStore
 from ccat_workflow_manager.db.session import Database
@@ -18,6 +19,7 @@ from ccat_workflow_manager.db.work_items import launchable_ids
 from ccat_workflow_manager.db.workers import WorkerStore
 from ccat_workflow_manager.doorbell import BATCH, Bell, Doorbell
 from ccat_workflow_manager.errors import WorkflowError
+from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.models import Transition, TransitionEvent
 from ccat_workflow_manager.lifecycle.states import Event
 
@@ -115,17 +117,21 @@ def _bells(work: Workload) -> list[Bell]:
 
 
 class LeaseSweep:
-    """Releases step runs whose lease has expired, and skips those behind a step run that can never complete."""
+    """Releases step runs whose lease has expired, and skips those behind a step run that can never complete.
 
-    def __init__(self, database: Database, doorbell: Doorbell) -> None:
+    A step run that ends one worker after the other fails.
+    """
+
+    def __init__(self, database: Database, doorbell: Doorbell, max_deaths: int = 5) -> None:
         self._database = database
         self._doorbell = doorbell
+        self._max_deaths = max_deaths
 
     def tick(self) -> None:
         with self._database.begin("commit.silent") as unit:
             for worker in WorkerStore(unit).remove_silent(_SILENT_WORKER_SECONDS):
                 log.warning("worker %s has been silent for %d s and is taken as gone", worker, _SILENT_WORKER_SECONDS)
-            expired = LeaseStore(unit).expired_staging(1)
+            expired = LeaseStore(unit).any_expired(self._max_deaths)
             stuck = RunStore(unit).stuck_runs(_SWEEP_AT_MOST)
         if expired:
             self._release()
@@ -134,18 +140,19 @@ class LeaseSweep:
 
     def _release(self) -> None:
         with self._database.begin("commit.swept") as unit:
-            transitions = [
-                Transition(
-                    step_run_id,
-                    [TransitionEvent(Event.RELEASED, "sweep", text=f"worker {owner} stopped answering")],
-                    token,
-                )
-                for step_run_id, token, owner in LeaseStore(unit).expired_staging(_SWEEP_AT_MOST)
-            ]
-            done = RunStore(unit).apply(transitions)
+            expired = LeaseStore(unit).take_expired(_SWEEP_AT_MOST, self._max_deaths)
+            done = RunStore(unit).apply([self._transition(lease) for lease in expired])
             unit.after_commit(lambda: self._doorbell.ring_all(Bell.LAUNCH, done.ready))
         if done.applied:
-            log.warning("%d step runs released: their workers stopped answering", len(done.applied))
+            log.warning("%d step runs taken back: their workers stopped answering", len(done.applied))
+
+    def _transition(self, lease: ExpiredLease) -> Transition:
+        if lease.deaths >= self._max_deaths:
+            text = f"its workers died {lease.deaths} times (MAX_WORKER_DEATHS), the last one was {lease.owner}"
+            event = TransitionEvent(Event.FAILED, "sweep", reason=FailureReason.INTERNAL_ERROR, text=text)
+        else:
+            event = TransitionEvent(Event.RELEASED, "sweep", text=f"worker {lease.owner} stopped answering")
+        return Transition(lease.step_run_id, [event], lease.token)
 
     def _skip(self, run_ids: Sequence[UUID]) -> None:
         with self._database.begin("commit.swept") as unit:
@@ -153,6 +160,18 @@ class LeaseSweep:
                 return
             RunStore(unit).skip_orphaned_dependents(run_ids)
         log.warning("%d runs had step runs behind one that can never complete; these were skipped", len(run_ids))
+
+
+class HistoryLoop:
+    """Makes the partitions of coming events, and drops those that are too old."""
+
+    def __init__(self, database: Database, keep_months: int) -> None:
+        self._database = database
+        self._keep_months = keep_months
+
+    def tick(self) -> None:
+        for name in maintain_events(self._database, self._keep_months):
+            log.warning("%s was dropped: it is older than %d months", name, self._keep_months)
 
 
 class PollLoop:

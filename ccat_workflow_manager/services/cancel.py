@@ -8,8 +8,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from uuid import UUID
 
-from ccat_workflow_manager.db.backends import BackendStore
-from ccat_workflow_manager.db.runs import RunStore
 from ccat_workflow_manager.db.work_items import cancel_items
 from ccat_workflow_manager.errors import BackendError, BackendUnavailable, JobDeferred
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
@@ -51,6 +49,19 @@ class _CancelOutcome:
     """Step runs for which the backend cannot say yet whether there is a job, and why."""
     unasked: set[UUID] = field(default_factory=set)
     problem: BackendError | None = None
+
+    def take(self, answers: Mapping[str, HPCJobInfo | BackendError]) -> list[str]:
+        """Keep the answers of one status call. Returns the jobs that have not ended."""
+        live = []
+        for job_id, answer in answers.items():
+            if isinstance(answer, BackendError):
+                asked = [each for each, job in self.jobs.items() if job == job_id]
+                self.deferred |= dict.fromkeys(asked, answer.message)
+            else:
+                self.infos[job_id] = answer
+                if not answer.finished:
+                    live.append(job_id)
+        return live
 
     def info(self, item: WorkItem) -> HPCJobInfo:
         return self.infos.get(self.jobs.get(item.step_run_id, ""), UNKNOWN)
@@ -159,8 +170,7 @@ class Canceller:
         pause, longest = _CONFIRM_SECONDS
         live = list(job_ids)
         while live:
-            outcome.infos |= backend.get_statuses(live, point="backend.confirm")
-            live = [job_id for job_id in live if not outcome.infos[job_id].finished]
+            live = outcome.take(backend.get_statuses(live, point="backend.confirm"))
             if not live or time.monotonic() >= deadline:
                 break
             self._pause(pause)
@@ -192,12 +202,9 @@ class Canceller:
             elif job_id is not None:
                 text = f"asked {backend.name} to stop the job; not confirmed yet"
                 waits.append((each, item.token, text, info.status is JobStatus.UNKNOWN and _counts(item, known)))
-        with self._context.database.begin("commit.cancelled") as unit:
-            store = RunStore(unit)
-            done = set(store.apply(transitions).applied)
-            store.record_waits(waits)
-            if outcome.problem is None and outcome.jobs:
-                BackendStore(unit).mark_healthy(backend.name, self._problems.get(backend.name))
+        done = set(self._context.writer(point="commit.cancelled").write(transitions, waits).applied)
+        if outcome.problem is None and outcome.jobs:
+            self._context.record_recovery(backend.name, self._problems.get(backend.name))
         if outcome.problem is None:
             self._problems.pop(backend.name, None)
         # A job taken as lost is not forgotten: it may reappear, and the backend must then know whose it is.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 from ccat_workflow_manager.db.backends import BackendStore
-from ccat_workflow_manager.db.products import Upstream, upstream_of
+from ccat_workflow_manager.db.products import UpstreamReader
 from ccat_workflow_manager.db.runs import RunStore
 from ccat_workflow_manager.db.work_items import load_items
 from ccat_workflow_manager.definition.compiled import CompiledPipeline
@@ -20,6 +21,7 @@ from ccat_workflow_manager.errors import (
     Invalid,
     JobDeferred,
     LeaseLost,
+    ServiceUnavailable,
 )
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.base import JobRequest
@@ -37,6 +39,8 @@ log = logging.getLogger(__name__)
 _MOST_DELAYS = 6
 """The delay between two tries of a step run that a limit keeps out grows up to this many times the shortest one."""
 
+_Request = tuple[WorkItem, JobRequest]
+
 
 @dataclass(slots=True)
 class _Claim:
@@ -46,10 +50,10 @@ class _Claim:
     items: Sequence[WorkItem]
     leases: Leases
     compiled: dict[UUID, CompiledPipeline]
-    upstream: dict[UUID, list[Upstream]]
+    upstream: UpstreamReader
     after_problem: bool
     """The backend could not be used the last time."""
-    requests: list[tuple[WorkItem, JobRequest]] = field(default_factory=list)
+    requests: list[_Request] = field(default_factory=list)
     transitions: list[Transition] = field(default_factory=list)
     problem: BackendError | None = None
     """Why the backend cannot be used. The rest of the claim is then released."""
@@ -91,9 +95,9 @@ class Launcher:
             items = RunStore(unit).claim(backend.name, context.worker, limit, context.lease_seconds, probes=probes)
             spec_ids = {item.run.spec_id for item in items}
             compiled = {spec_id: context.catalogue.compiled(unit, spec_id) for spec_id in spec_ids}
-            upstream = upstream_of(unit, items) if backend.capabilities.executes else {}
         if not items:
             return None
+        upstream = UpstreamReader(context.database, items, context.upstream_max_products)
         return _Claim(backend, items, Leases(context, items), compiled, upstream, after_problem=trouble is not None)
 
     # --- prepare -----------------------------------------------------------------------------------------------------
@@ -129,6 +133,8 @@ class Launcher:
         except BackendError as error:
             claim.problem = error
             claim.transitions.append(self._unusable(item, error))
+        except ServiceUnavailable:
+            raise
         except Exception as error:  # one step run fails, the next goes on
             log.exception("%s/%s could not be launched", item.step, item.key)
             claim.transitions.append(self._failed(item, claim, FailureReason.INTERNAL_ERROR, repr(error)))
@@ -141,7 +147,7 @@ class Launcher:
         return build_request(
             item,
             claim.compiled[item.run.spec_id],
-            claim.upstream.get(item.step_run_id, ()),
+            claim.upstream.of(item) if claim.backend.capabilities.executes else (),
             backend=claim.backend,
             host=self._context.host,
             read_file=self._context.read_file,
@@ -151,26 +157,47 @@ class Launcher:
     # --- submit ------------------------------------------------------------------------------------------------------
 
     def _submit(self, claim: _Claim) -> None:
-        if not claim.requests:
-            return
-        if claim.problem is not None:
-            claim.transitions += [self._unusable(item, claim.problem) for item, _ in claim.requests]
+        if claim.backend.submits_each:
+            self._submit_each(claim)
             return
         slow = claim.backend.submit_seconds
-        if slow or claim.leases.due:
+        if claim.problem is None and (slow or claim.leases.due):
             claim.leases.renew(silent_seconds=slow)
-            claim.requests = [(item, request) for item, request in claim.requests if self._is_wanted(item, claim)]
-        results = claim.backend.submit_many([request for _, request in claim.requests])
-        for (item, _), result in zip(claim.requests, results, strict=True):
-            if isinstance(result, str):
-                claim.transitions.append(self._submitted(item, result))
-            elif isinstance(result, BackendRejected):
-                claim.transitions.append(self._failed(item, claim, result.reason, result.message))
-            elif isinstance(result, JobDeferred):
-                claim.transitions.append(self._deferred(item, result))
-            else:
-                claim.problem = result
-                claim.transitions.append(self._unusable(item, result))
+        requests = self._take_wanted(claim, claim.requests)
+        results = claim.backend.submit_many([request for _, request in requests])
+        for (item, _), result in zip(requests, results, strict=True):
+            self._take_result(claim, item, result)
+
+    def _submit_each(self, claim: _Claim) -> None:
+        """Submit job by job. The batch may take longer than a lease, so leases and records do not wait for its end."""
+        slow, recorded = claim.backend.submit_seconds, time.monotonic()
+        for each in claim.requests:
+            if claim.problem is None and (slow or claim.leases.due):
+                claim.leases.renew(silent_seconds=slow)
+            for item, request in self._take_wanted(claim, [each]):
+                [result] = claim.backend.submit_many([request])
+                self._take_result(claim, item, result)
+            if time.monotonic() - recorded > self._context.lease_seconds / 4:
+                self._record(claim)
+                recorded = time.monotonic()
+
+    def _take_wanted(self, claim: _Claim, requests: Sequence[_Request]) -> list[_Request]:
+        """Those whose step runs are still to be launched. If the backend cannot be used, the others are released."""
+        if claim.problem is not None:
+            claim.transitions += [self._unusable(item, claim.problem) for item, _ in requests]
+            return []
+        return [(item, request) for item, request in requests if self._is_wanted(item, claim)]
+
+    def _take_result(self, claim: _Claim, item: WorkItem, result: str | BackendError) -> None:
+        if isinstance(result, str):
+            claim.transitions.append(self._submitted(item, result))
+        elif isinstance(result, BackendRejected):
+            claim.transitions.append(self._failed(item, claim, result.reason, result.message))
+        elif isinstance(result, JobDeferred):
+            claim.transitions.append(self._deferred(item, result))
+        else:
+            claim.problem = result
+            claim.transitions.append(self._unusable(item, result))
 
     def _is_wanted(self, item: WorkItem, claim: _Claim) -> bool:
         """Whether, after the renewal of the leases, the step run is still this worker's and still to be launched."""
@@ -187,7 +214,10 @@ class Launcher:
     # --- record ------------------------------------------------------------------------------------------------------
 
     def _record(self, claim: _Claim) -> None:
-        """Apply the transitions, then poll once: a job may have been reported as ended before its id was stored."""
+        """Apply the transitions that are not yet applied, then poll once.
+
+        A job may have been reported as ended before its id was stored.
+        """
         backend, context = claim.backend, self._context
         jobs = claim.job_ids()
         submitted = [
@@ -199,8 +229,8 @@ class Launcher:
         judged = None
         if submitted and not backend.capabilities.executes:
             judged = self._updater.fetch_verdicts(backend, submitted)
-        with context.database.begin("commit.launched") as unit:
-            result = self._updater.apply(unit, backend, judged or (), claim.transitions)
+        result = self._updater.apply(backend, judged or (), claim.transitions, point="commit.launched")
+        claim.transitions = []
         refused = result.applied.refused
         for step_run_id, why in refused.items():
             log.info("launch of %s not recorded: %s", step_run_id, why)

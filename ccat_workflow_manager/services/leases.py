@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from uuid import UUID
 
+from ccat_workflow_manager import watchdog
 from ccat_workflow_manager.db.leases import LeaseStore
 from ccat_workflow_manager.errors import CancelRequested, LeaseLost
 from ccat_workflow_manager.lifecycle.models import WorkItem
@@ -25,12 +26,30 @@ class Leases:
         self._cancelled: set[UUID] = {item.step_run_id for item in items if item.cancel_requested}
         self._renewed = time.monotonic()
 
+    def add(self, items: Sequence[WorkItem]) -> None:
+        """Hold the leases of these step runs too."""
+        self._tokens |= {item.step_run_id: item.token for item in items}
+        self._lost -= {item.step_run_id for item in items}
+        self._cancelled -= {item.step_run_id for item in items}
+        self._cancelled |= {item.step_run_id for item in items if item.cancel_requested}
+
+    def drop(self, item: WorkItem) -> None:
+        """The work on this step run is done."""
+        self._tokens.pop(item.step_run_id, None)
+
+    def release(self) -> None:
+        """Give up the leases that are left, so that another worker need not wait until they expire."""
+        if self._tokens:
+            with self._context.database.begin("commit.lease") as unit:
+                LeaseStore(unit).release(self._tokens, self._context.worker)
+
     def progress_for(self, item: WorkItem) -> Callable[[], None]:
         """A callback for long work on one item, which calls `check`."""
         return lambda: self.check(item)
 
     def check(self, item: WorkItem) -> None:
         """Renew the leases if that is due. Raises LeaseLost or CancelRequested if the work on `item` is to stop."""
+        watchdog.report(f"{item.step}/{item.key} of run {item.run.run_id}")
         if self.due:
             self.renew()
         if item.step_run_id in self._lost:

@@ -7,11 +7,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
-from ccat_workflow_manager.db.runs import Applied, RunStore
-from ccat_workflow_manager.db.session import UnitOfWork
+from ccat_workflow_manager.db.runs import Applied
 from ccat_workflow_manager.doorbell import Bell
 from ccat_workflow_manager.errors import BackendError
 from ccat_workflow_manager.execution.exit_record import read_end
+from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 from ccat_workflow_manager.lifecycle.models import Lease, RetryPolicy, Transition, TransitionEvent, WorkItem
 from ccat_workflow_manager.lifecycle.states import Event
@@ -54,23 +54,30 @@ class StatusUpdater:
         judged = self.fetch_verdicts(backend, items)
         if judged is None:
             return False
-        with self._context.database.begin("commit.news") as unit:
-            result = self.apply(unit, backend, judged)
-        self.finish(result)
+        self.finish(self.apply(backend, judged, point="commit.news"))
         return True
 
     def fetch_verdicts(self, backend: BackendHandle, items: Sequence[WorkItem]) -> Sequence[JudgedItem] | None:
         """The verdict on each job, by one status call. Returns None if the backend could not be asked."""
         jobs = [(item, item.job_id) for item in items if item.job_id is not None]
         try:
-            infos = backend.get_statuses([job_id for _, job_id in jobs], point="backend.status")
+            answers = backend.get_statuses([job_id for _, job_id in jobs], point="backend.status")
         except BackendError as error:
             # An error says nothing about the jobs: the step runs stay as they are, and the API shows why.
             self._context.record_problem(backend.name, error)
             return None
-        states = [(item, self._complete(item, backend, infos[job_id])) for item, job_id in jobs]
+        states, judged = list[tuple[WorkItem, HPCJobInfo]](), list[JudgedItem]()
+        for item, job_id in jobs:
+            answer = answers[job_id]
+            if isinstance(answer, BackendError):
+                judged.append((item, _undecided(item, answer.message)))
+                continue
+            try:
+                states.append((item, self._complete(item, backend, answer)))
+            except OSError as error:
+                judged.append((item, _undecided(item, f"the files of the job cannot be read now: {error}")))
         policies = self._context.policies([item for item, info in states if info.status in _MAY_FAIL])
-        return [
+        return judged + [
             (
                 item,
                 judge(
@@ -90,16 +97,26 @@ class StatusUpdater:
         if not info.finished or not backend.capabilities.executes:
             return info
         host = self._context.host
-        return read_end(info, host.dirs(item), item.job_name, host.runtime_for(backend))
+        try:
+            return read_end(info, host.dirs(item), item.job_name, host.runtime_for(backend))
+        except OSError:
+            raise
+        except Exception as error:  # the files of one job, which it may have written itself
+            log.exception("the end of %s/%s cannot be read", item.step, item.key)
+            return HPCJobInfo(JobStatus.FAILED, reason=FailureReason.INTERNAL_ERROR, message=repr(error))
 
     def apply(
         self,
-        unit: UnitOfWork,
         backend: BackendHandle,
         judged: Sequence[JudgedItem],
         launched: Sequence[Transition] = (),
+        *,
+        point: str,
     ) -> AppliedVerdicts:
-        """Apply the verdicts after the transitions of `launched`: a job may have ended right after its submission."""
+        """Apply the verdicts after the transitions of `launched`: a job may have ended right after its submission.
+
+        `point` is the failpoint of the transaction.
+        """
         executes = backend.capabilities.executes
         succeeded = [item.step_run_id for item, verdict in judged if _succeeds(verdict)] if executes else []
         mine = set(succeeded[:_COLLECT_AT_MOST])
@@ -115,10 +132,8 @@ class StatusUpdater:
                 )
             elif _changes_wait(item, verdict):
                 waits.append((each, item.token, verdict.waiting_for, verdict.unknown))
-        store = RunStore(unit, self._context.breakers)
-        applied = store.apply(list(transitions.values()))
-        store.record_waits(waits)
-        unit.after_commit(lambda: self._ring(backend.name, succeeded[_COLLECT_AT_MOST:], applied))
+        applied = self._context.writer(point=point).write(list(transitions.values()), waits)
+        self._ring(backend.name, succeeded[_COLLECT_AT_MOST:], applied)
         return AppliedVerdicts(backend, judged, applied, mine & set(applied.applied))
 
     def _events(self, verdict: Verdict, executes: bool) -> Sequence[TransitionEvent]:
@@ -180,6 +195,12 @@ def _ended_without_results(result: AppliedVerdicts) -> list[str]:
         if verdict.events and item.step_run_id in applied and item.job_id
         and not verdict.unknown and not _succeeds(verdict) and verdict.events[0].event is not Event.JOB_STARTED
     ]  # fmt: skip
+
+
+def _undecided(item: WorkItem, why: str) -> Verdict:
+    """The verdict on a job that nothing can be said about now. The grace of an unknown job goes on."""
+    waiting_for = item.waiting_for if item.cancel_requested else why
+    return Verdict(waiting_for=waiting_for, unknown=item.unknown_seconds is not None)
 
 
 def _succeeds(verdict: Verdict) -> bool:

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from ccat_workflow_manager.db.backends import BackendStore
+from ccat_workflow_manager.db.batches import BatchWriter
 from ccat_workflow_manager.db.pipelines import PipelineStore
 from ccat_workflow_manager.db.runs import RunStore
 from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.doorbell import Doorbell
 from ccat_workflow_manager.errors import BackendError, StagingError
 from ccat_workflow_manager.execution.layout import AttemptDirs, attempt_dirs
+from ccat_workflow_manager.execution.output_limits import OutputLimits
 from ccat_workflow_manager.execution.runtime import BY_BACKEND, Runtime
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.breaker import BreakerPolicy
@@ -32,6 +34,7 @@ class WorkerHost:
     runtime: Runtime
     log_limit_mb: float
     exit_record_wait_seconds: float
+    output_limits: OutputLimits
     run_group: int | None = None
     """The group that may read the directories of runs, besides the user of the service."""
 
@@ -59,6 +62,8 @@ class WorkerContext:
     grace_seconds: float
     cancel_confirm_seconds: float
     retry_backend_seconds: float
+    upstream_max_products: int
+    max_worker_deaths: int
     breakers: BreakerPolicy
 
     def usable_backend(self, name: str) -> BackendHandle | None:
@@ -80,9 +85,14 @@ class WorkerContext:
             BackendStore(unit).report_problem(backend, error.message, self.retry_backend_seconds)
             RunStore(unit).record_waits(waits)
 
-    def record_recovery(self, backend: str) -> None:
+    def record_recovery(self, backend: str, problem: str | None = None) -> None:
+        """Clear the problem of a backend that has answered, as `BackendStore.mark_healthy` does."""
         with self.database.begin("commit.well") as unit:
-            BackendStore(unit).mark_healthy(backend)
+            BackendStore(unit).mark_healthy(backend, problem)
+
+    def writer(self, *, point: str) -> BatchWriter:
+        """The writer of one batch of transitions; `point` is the failpoint of its transaction."""
+        return BatchWriter(self.database, point, actor=self.worker, breakers=self.breakers)
 
     def read_file(self, digest: str) -> bytes:
         """The content of a file of a definition."""

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from pydantic import Field, model_validator
 
@@ -44,6 +44,12 @@ class Settings(SettingsModel):
 
     database_url: Annotated[str, url_of("postgresql", "postgresql+psycopg", "postgres")] = Field(
         repr=False, description="PostgreSQL. Empty: an embedded server, in localdev only."
+    )
+    statement_seconds: float = Field(
+        ge=0, description="The longest time that one statement of the API may take in the database; 0: any."
+    )
+    events_keep_months: int = Field(
+        ge=0, description="Events older than so many months are deleted, a whole month at a time; 0: never."
     )
     redis_url: Annotated[str, url_of("redis", "rediss", "unix")] = Field(
         repr=False,
@@ -85,6 +91,13 @@ class Settings(SettingsModel):
 
     workers: int = Field(ge=1, le=256, description="Workers that `ccat-wm up` starts.")
     lease_seconds: float = Field(ge=1, description="How long a worker may be silent before another takes its work.")
+    hang_seconds: float = Field(
+        ge=1,
+        description="A worker without progress for so long, in a call of a backend or elsewhere, is ended.",
+    )
+    max_worker_deaths: int = Field(
+        ge=1, description="An attempt with which so many workers die, one after the other, fails."
+    )
     dispatch_seconds: float = Field(
         gt=0, description="How often the manager repeats lost notices of rows that are ready."
     )
@@ -121,6 +134,24 @@ class Settings(SettingsModel):
     disk_limit_gb: float = Field(
         ge=0,
         description="A job whose attempt holds more disk space than this is stopped (local, slurm, pbs); 0: never.",
+    )
+    output_max_files: int = Field(
+        ge=1, description="The most products of one step run; a directory that is one product counts once."
+    )
+    output_max_entries: int = Field(
+        ge=1, description="The most files, directories and links in the output of one step run."
+    )
+    output_limit_gb: float = Field(gt=0, description="The most that the files of one output may hold together.")
+    output_sparse_gb: float = Field(
+        ge=0, description="How much larger a file may claim to be than what it takes on the disk."
+    )
+    output_limit_seconds: float = Field(gt=0, description="How long collecting the output of one step run may take.")
+    output_metadata_kb: float = Field(gt=0, description="The most metadata of one product in `products.json`.")
+    output_max_parents: int = Field(
+        ge=1, description="The most parents that the products of one step run may declare together."
+    )
+    upstream_max_products: int = Field(
+        ge=1, description="The most products of other steps that one step run may be given."
     )
 
     backends: Mapping[str, BackendSettings] = {}
@@ -167,6 +198,12 @@ def contradictions(settings: Settings) -> Iterator[Fault]:
         for name in ("DATABASE_URL", "REDIS_URL"):
             if not getattr(settings, name.lower()):
                 yield Fault(PREFIX + name, f"'' is not allowed in {environment}: name the server to use")
+        if settings.redis_url and not _is_protected(settings.redis_url):
+            yield Fault(
+                PREFIX + "REDIS_URL",
+                f"without a password is not allowed in {environment}: who can write to Redis commands the workers; "
+                "use redis://:PASSWORD@..., rediss:// or unix://",
+            )
         if settings.container_runtime == "none":
             yield Fault(
                 PREFIX + "CONTAINER_RUNTIME",
@@ -182,3 +219,8 @@ def contradictions(settings: Settings) -> Iterator[Fault]:
             PREFIX + "API_HOST",
             f"{settings.api_host!r} is not allowed without {PREFIX}AUTH_REQUIRED=true; allowed: a loopback address",
         )
+
+
+def _is_protected(redis_url: str) -> bool:
+    parts = urlsplit(redis_url)
+    return parts.scheme in ("rediss", "unix") or bool(parts.password)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import threading
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ccat_workflow_manager.errors import ConfigurationError, LeaseLost, StagingError
+from ccat_workflow_manager.errors import ConfigurationError, JobDeferred, LeaseLost, StagingError
 from ccat_workflow_manager.execution import runtime as runtimes
 from ccat_workflow_manager.execution import sif
 from ccat_workflow_manager.execution.images import resolve_image
@@ -155,11 +156,20 @@ def test_a_fake_pull_of_an_image_that_was_removed_from_the_cache(cache: Path, re
 
 def test_fake_pulls_at_the_same_time_are_one(cache: Path, registry: tuple[Runtime, Path]) -> None:
     runtime, log = registry
-    threads = [threading.Thread(target=resolve, args=("docker://same", cache, runtime)) for _ in range(8)]
+    waited: list[JobDeferred] = []
+
+    def ask() -> None:
+        try:
+            resolve("docker://same", cache, runtime)
+        except JobDeferred as error:
+            waited.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    assert all("is being pulled" in error.message for error in waited)
     assert len(log.read_text().splitlines()) == 1
 
 
@@ -184,23 +194,44 @@ def test_a_fake_pull_that_leaves_no_image(cache: Path, fake_program: FakeProgram
     assert failure("docker://chai", cache, fake_program("apptainer", "exit 0")) is FailureReason.IMAGE_PULL
 
 
-def test_a_lost_lease_and_a_timeout_end_the_wait_for_a_fake_pull(
+def test_a_fake_pull_that_takes_long_is_waited_for_elsewhere(
     cache: Path, tmp_path: Path, fake_program: FakeProgram
 ) -> None:
-    gate, opened = tmp_path / "gate", tmp_path / "opened"
+    gate = tmp_path / "gate"
     os.mkfifo(gate)
-    runtime = fake_program("apptainer", f'[ -e {opened} ] || read x < {gate}\nprintf x > "$4"')
+    runtime = fake_program("apptainer", f'read x < {gate}\ncp {cache}/a.sif "$4"')
 
     def lost() -> None:
         raise LeaseLost
 
     with pytest.raises(LeaseLost):
         resolve("docker://slow", cache, runtime, progress=lost)
-    assert failure("docker://slow", cache, runtime, pull_timeout=0.1) is FailureReason.IMAGE_PULL
-    opened.touch()
+    with pytest.raises(JobDeferred, match="docker://slow"):
+        resolve("docker://slow", cache, runtime)
     gate.write_text("go\n")
     pulls = [thread for thread in threading.enumerate() if thread.name == "pull docker://slow"]
-    wait_until(lambda: not any(thread.is_alive() for thread in pulls), what="the end of the abandoned pulls")
+    wait_until(lambda: not any(thread.is_alive() for thread in pulls), what="the end of the pull")
+    assert resolve("docker://slow", cache, runtime).digest is not None
+
+
+def test_a_fake_pull_that_another_process_does(cache: Path, registry: tuple[Runtime, Path]) -> None:
+    runtime, log = registry
+    resolve("docker://same", cache, runtime)
+    [lock] = (cache / "references").glob("*.lock")
+    (cache / os.path.basename(resolve("docker://same", cache, runtime).path)).unlink()
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(JobDeferred, match="another worker"):
+            resolve("docker://same", cache, runtime)
+    assert len(log.read_text().splitlines()) == 1
+
+
+def test_a_fake_pull_that_hangs_is_killed(cache: Path, tmp_path: Path, fake_program: FakeProgram) -> None:
+    runtime = fake_program("apptainer", f"echo $$ > {tmp_path}/pid\nexec sleep 1000")
+    assert failure("docker://hangs", cache, runtime, pull_timeout=0.5) is FailureReason.IMAGE_PULL
+    pid = int((tmp_path / "pid").read_text())
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
 
 
 # --- runtimes ---------------------------------------------------------------------------------------------------------

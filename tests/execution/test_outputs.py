@@ -21,6 +21,7 @@ from ccat_workflow_manager.errors import LeaseLost, OutputError
 from ccat_workflow_manager.execution import scan
 from ccat_workflow_manager.execution.launch_spec import StepLaunch, UpstreamProduct, UpstreamProducts
 from ccat_workflow_manager.execution.layout import AttemptDirs, attempt_dirs
+from ccat_workflow_manager.execution.output_limits import OutputLimits
 from ccat_workflow_manager.execution.outputs import NO_PRODUCTS, Collected, collect, publish
 from ccat_workflow_manager.execution.runtime import NO_RUNTIME
 from ccat_workflow_manager.execution.staging import stage
@@ -255,7 +256,7 @@ def test_parents(tmp_path: Path) -> None:
         "by-group": {one, two},
         "by-bare-name": {three},
         "none": set(),
-        "undeclared": {one, two, three},
+        "undeclared": set(),
         "logs/l": set(),
     }
 
@@ -336,10 +337,9 @@ def test_directories_too_deep(dirs: AttemptDirs, output: Path) -> None:
 
 def test_too_many_files(dirs: AttemptDirs, output: Path) -> None:
     write(output, {f"{folder}/{index}": "" for folder in "ab" for index in range(6)})
-    for limit, fault in ((5, "more than 5 files in a/"), (10, "more than 10 products")):
-        with pytest.raises(OutputError, match=fault):
-            collect(dirs, max_files=limit)
-    assert len(collect(dirs, max_files=12).products) == 12
+    with pytest.raises(OutputError, match=r"more than 10 files.*OUTPUT_MAX_FILES"):
+        collect(dirs, limits=OutputLimits(max_files=10))
+    assert len(collect(dirs, limits=OutputLimits(max_files=12)).products) == 12
 
 
 def test_a_file_that_cannot_be_read(dirs: AttemptDirs, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -375,7 +375,7 @@ def test_progress_during_large_files(dirs: AttemptDirs, output: Path) -> None:
             file.truncate(70 * 1024 * 1024)
     calls: list[int] = []
     assert len(collect(dirs, progress=lambda: calls.append(1)).products) == 2
-    assert len(calls) == 2
+    assert len(calls) > 2
 
     def lost() -> None:
         raise LeaseLost

@@ -9,10 +9,10 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy.exc import IntegrityError
 
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.runs import Applied, RunStore
+from ccat_workflow_manager.db.sql_errors import RowRefused
 from ccat_workflow_manager.db.work_items import load_items
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.models import (
@@ -339,7 +339,7 @@ FORBIDDEN = [
 def test_the_constraints_refuse_forbidden_rows(context: Context) -> None:
     start(context, SINGLE)
     for change in FORBIDDEN:
-        with pytest.raises(IntegrityError), context.database.begin() as unit:
+        with pytest.raises(RowRefused), context.database.begin() as unit:
             unit.execute(f"UPDATE step_runs SET {change}")
 
 
@@ -347,7 +347,7 @@ def test_one_job_belongs_to_one_attempt(context: Context) -> None:
     start(context, scans=["x", "y"])
     first, second, *_ = claim(context)
     apply(context, Transition(first.step_run_id, [event_of(Event.JOB_SUBMITTED)], first.token, Facts(job_id="same")))
-    with pytest.raises(IntegrityError):
+    with pytest.raises(RowRefused):
         apply(
             context, Transition(second.step_run_id, [event_of(Event.JOB_SUBMITTED)], second.token, Facts(job_id="same"))
         )

@@ -35,7 +35,7 @@ def end_delays(context: Context) -> None:
 
 def expire_leases(context: Context) -> None:
     with context.database.begin() as unit:
-        unit.execute("UPDATE step_runs SET lease_until = now() - interval '1 second'")
+        unit.execute("UPDATE step_runs SET lease_until = now() - interval '1 second' WHERE lease_owner IS NOT NULL")
 
 
 def launch(context: Context, limit: int = 10) -> int:

@@ -27,7 +27,7 @@ from ccat_workflow_manager.settings.model import PREFIX, converted, masked_url, 
 from tests.backends import OURS
 
 REPOSITORY = Path(__file__).parents[2]
-SERVERS = {"DATABASE_URL": "postgresql://db/ccat", "REDIS_URL": "redis://cache:6379/0"}
+SERVERS = {"DATABASE_URL": "postgresql://db/ccat", "REDIS_URL": "redis://:secret@cache:6379/0"}
 
 
 @pytest.fixture(autouse=True)

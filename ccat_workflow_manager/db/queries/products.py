@@ -42,7 +42,7 @@ JOIN step_runs u ON u.run_id = t.run_id AND u.position = t.position
 """
 """Joins a step run `s` with the step runs `u` that it depends on."""
 
-_UNDECLARED = "NOT EXISTS (SELECT 1 FROM product_parents x WHERE x.product_id = p.id)"
+_UNDECLARED = "p.type <> 'LOG' AND NOT EXISTS (SELECT 1 FROM product_parents x WHERE x.product_id = p.id)"
 
 _PARENTS = f"""
 SELECT d.product_id, d.parent_id, true FROM product_parents d WHERE d.product_id = ANY(:ids)

@@ -11,6 +11,11 @@ from typing import Any
 
 from ccat_workflow_manager.lifecycle.states import RunStatus
 
+SEARCHED_RUNS = 50_000
+"""`q` searches so many of the newest runs: no index serves it."""
+_NEWEST = """
+r.id >= COALESCE((SELECT w.id FROM runs w ORDER BY w.id DESC OFFSET CAST(:window AS integer) LIMIT 1),
+  '00000000-0000-0000-0000-000000000000')"""
 _ID_PREFIX = re.compile(r"[0-9a-fA-F-]{1,36}")
 
 
@@ -50,6 +55,8 @@ class RunFilter:
             where.append("r.created_at > :created_after")
             values["created_after"] = self.created_after
         if self.q:
+            where.append(_NEWEST)
+            values["window"] = SEARCHED_RUNS
             where.append(f"({' OR '.join(_search(self.q, values))})")
         return where, values
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from threading import Event
+from time import monotonic
 
 from ccat_workflow_manager.errors import BackendError
+from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
+from ccat_workflow_manager.hpc.base import HPCBackend
 from ccat_workflow_manager.lifecycle.job_info import JobStatus
 from ccat_workflow_manager.testing.harness import BackendHarness, ClauseFailed, Job, NotClaimed, check
 
 _MANY = 50
+_SOME = 10
+_LEASE_SECONDS = 20.0
+_FORGOTTEN = (JobStatus.COMPLETED, JobStatus.UNKNOWN)
+"""A new object of a backend without shared records need not know the jobs of another one."""
 
 
 def clause_submit_many_in_order(harness: BackendHarness) -> None:
@@ -32,6 +40,37 @@ def clause_submit_many_errors_one_by_one(harness: BackendHarness) -> None:
     for result in (results[0], results[2]):
         harness.until(_job(result), JobStatus.COMPLETED)
     check(harness.backend.submit_many([]) == [], "no jobs, no results")
+
+
+def clause_slow_submit(harness: BackendHarness) -> None:
+    """Submitting takes no longer than a lease, or than `submit_seconds` claims: ten jobs, or one of them by itself."""
+    backend = harness.backend
+    one_by_one = type(backend).submit_many is HPCBackend.submit_many
+    began = monotonic()
+    results = harness.submit_all([harness.request("true") for _ in range(_SOME)])
+    seconds = (monotonic() - began) / (_SOME if one_by_one else 1)
+    most = max(_LEASE_SECONDS, backend.submit_seconds)
+    check(seconds <= most, f"submitting took {seconds:.0f} s; `submit_seconds` claims {backend.submit_seconds:g}")
+    for result in results:
+        _job(result)
+
+
+def clause_one_garbage_record_among_ten(harness: BackendHarness) -> None:
+    """A job that destroys its exit record keeps no other job of a status call from being seen."""
+    harness.needs_programs()
+    jobs = [_job(result) for result in harness.submit_all([harness.request("true") for _ in range(_SOME)])]
+    for job in jobs:
+        harness.until(job, JobStatus.COMPLETED)
+    record = AttemptFiles.of(jobs[3].request.workspace_dir, jobs[3].request.job_name).record
+    with contextlib.suppress(OSError), open(record, "wb") as file:
+        file.write(b'\xff\x00{"exit_code": 1e999')
+    fresh = harness.create()
+    try:
+        statuses = fresh.get_statuses([job.id for job in jobs])
+    finally:
+        fresh.close()
+    wrong = {job.id: statuses[job.id] for job in [*jobs[:3], *jobs[4:]] if statuses[job.id].status not in _FORGOTTEN}
+    check(not wrong, f"nine jobs have completed, but one destroyed record makes them {wrong}")
 
 
 def clause_fifty_ids_one_status_call(harness: BackendHarness) -> None:

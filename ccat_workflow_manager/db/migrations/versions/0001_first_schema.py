@@ -215,6 +215,7 @@ TABLES = (
         lease_owner TEXT,
         lease_until TIMESTAMP WITH TIME ZONE,
         token BIGINT DEFAULT 0 NOT NULL,
+        deaths SMALLINT DEFAULT 0 NOT NULL,
         job_id TEXT,
         unknown_since TIMESTAMP WITH TIME ZONE,
         exit_code INTEGER,
@@ -299,12 +300,28 @@ TABLES = (
         actor TEXT NOT NULL,
         reason TEXT,
         text TEXT,
-        CONSTRAINT pk_events PRIMARY KEY (id),
-        CONSTRAINT fk_events_step_run_id FOREIGN KEY(step_run_id) REFERENCES step_runs (id) ON DELETE CASCADE
-    )
+        CONSTRAINT pk_events PRIMARY KEY (id, at)
+    ) PARTITION BY RANGE (at)
     """,
     """
     CREATE INDEX ix_events_step_run_id_id ON events (step_run_id, id)
+    """,
+    """
+    CREATE TABLE events_rest PARTITION OF events DEFAULT
+    """,
+    """
+    DO $$
+    DECLARE
+      month date;
+    BEGIN
+      FOR ahead IN 0..2 LOOP
+        month := date_trunc('month', now() AT TIME ZONE 'UTC') + ahead * interval '1 month';
+        EXECUTE 'CREATE TABLE IF NOT EXISTS events_' || to_char(month, 'YYYY_MM')
+          || ' PARTITION OF events FOR VALUES FROM ('
+          || quote_literal(month || ' 00:00:00+00') || ') TO ('
+          || quote_literal((month + interval '1 month')::date || ' 00:00:00+00') || ')';
+      END LOOP;
+    END $$
     """,
     """
     CREATE TABLE products (
