@@ -19,7 +19,7 @@ from ccat_workflow_manager.errors import ConfigurationError
 
 
 def create_app(context: Context, *, secret: str | None = None) -> FastAPI:
-    """The application for this context, closed at shutdown. All calls but those of health need the `secret`."""
+    """The application for this context, closed at shutdown. Calls of other users need the `secret`."""
     if context.settings.auth_required:
         # The operator wants tokens to be checked: do not serve without the check.
         raise ConfigurationError(

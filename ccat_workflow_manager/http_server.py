@@ -45,6 +45,7 @@ def serve(context: Context, *, graceful_seconds: int) -> None:
         http=_protocol(settings),
         log_config=None,
         access_log=False,
+        proxy_headers=False,  # they would hide whose connection it is
         timeout_graceful_shutdown=graceful_seconds,
     )
     try:

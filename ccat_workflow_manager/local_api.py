@@ -1,7 +1,8 @@
-"""How the commands of a user reach the API of the same machine: a private socket, or a port and a secret.
+"""How a user reaches the API of the same machine: a private socket, a port, or a port and a secret.
 
-The secret lies in DATA_DIR, readable for its owner only. A link in the runtime directory of the user, named by the
-port, leads to it, so that a command finds the secret of a service with any data directory.
+The API knows connections of its own user by the kernel's list of sockets. For all others there is a secret. It lies in
+DATA_DIR, readable for its owner only. A link in the runtime directory of the user, named by the port, leads to it, so
+that a command finds the secret of a service with any data directory.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from ccat_workflow_manager.errors import ConfigurationError
 
 SECRET_FILE = "api-secret"
 _SECRET_BYTES = 32
-_LISTENING = "0A"
+_LISTENING, _ESTABLISHED = "0A", "01"
 
 
 def is_loopback(host: str) -> bool:
@@ -105,16 +107,41 @@ def _is_private(directory: Path) -> bool:
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not stat.S_IMODE(found.st_mode) & 0o077
 
 
+# --- who is at the other end ----------------------------------------------------------------------------------------
+
+
+class _Socket(NamedTuple):
+    remote_port: int
+    state: str
+    uid: int
+    is_open: bool
+    """A process has it open. The kernel gives those without one to root."""
+
+
+def is_own_connection(client_port: int, server_port: int) -> bool:
+    """Whether the process that has opened this connection over loopback is one of this user."""
+    return any(
+        each.uid == os.geteuid() and each.is_open
+        for each in _sockets(client_port)
+        if (each.remote_port, each.state) == (server_port, _ESTABLISHED)
+    )
+
+
 def _listener_is_trusted(port: int) -> bool:
     """Whether no user but this one and root listens on this port: the secret must not be sent to another."""
-    owners: set[int] = set()
+    return {each.uid for each in _sockets(port) if each.state == _LISTENING} <= {0, os.geteuid()}
+
+
+def _sockets(port: int) -> Iterator[_Socket]:
+    """The TCP sockets of this machine with this local port."""
+    wanted = f":{port:04X}"
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         with contextlib.suppress(OSError):
             for line in Path(table).read_text().splitlines()[1:]:
-                fields = line.split()
-                if fields[3] == _LISTENING and int(fields[1].rpartition(":")[2], 16) == port:
-                    owners.add(int(fields[7]))
-    return owners <= {0, os.geteuid()}
+                if wanted in line:
+                    _, local, remote, state, _, _, _, uid, _, inode, *_ = line.split()
+                    if local.endswith(wanted):
+                        yield _Socket(int(remote.rpartition(":")[2], 16), state, int(uid), inode != "0")
 
 
 # --- the socket -----------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ccat_workflow_manager.api.problems import problem
-from ccat_workflow_manager.local_api import is_loopback
+from ccat_workflow_manager.local_api import is_loopback, is_own_connection
 
 HEALTH = ("/healthz", "/readyz")
 """Anyone may ask these, by any name: probes know neither."""
@@ -22,7 +22,10 @@ _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 class Guard:
-    """Middleware. `hosts` are the names of the API beside those of loopback; `secret` None: no call needs one."""
+    """Middleware. `hosts` are the names of the API beside those of loopback.
+
+    `secret` is for calls of other users of this machine; None: no call needs one.
+    """
 
     def __init__(self, app: ASGIApp, hosts: Iterable[str], secret: str | None) -> None:
         self._app = app
@@ -40,13 +43,24 @@ class Guard:
             # A page of another name whose address was changed to loopback would be of the same origin.
             name = hosts[0] if hosts else "(none)"
             return problem(421, "misdirected_request", f"this API has no name {name[:100]!r}; add it to API_HOSTS")
-        if scope["method"] not in _SAFE and (why := self._foreign(headers, hosts[0])):
-            return problem(403, "forbidden", f"a web page of another site must not change anything here ({why})")
-        given = headers.get("authorization", "").encode("latin-1")
-        if self._secret is not None and not hmac.compare_digest(given, self._secret):
-            detail = "this call needs `Authorization: Bearer SECRET`; the file api-secret in DATA_DIR has the secret"
+        is_link = scope["method"] in _SAFE and headers.get("sec-fetch-mode") == "navigate"
+        if not is_link and (why := self._foreign(headers, hosts[0])):
+            return problem(403, "forbidden", f"a web page of another site must not call this API ({why})")
+        if not self._is_allowed(scope, headers):
+            detail = (
+                "this service is another user's; a call needs `Authorization: Bearer SECRET` with what is in the file "
+                "api-secret of its DATA_DIR"
+            )
             return problem(401, "unauthorized", detail, headers={"WWW-Authenticate": "Bearer"})
         return None
+
+    def _is_allowed(self, scope: Scope, headers: Headers) -> bool:
+        if self._secret is None:
+            return True
+        if (given := headers.get("authorization")) is not None:
+            return hmac.compare_digest(given.encode("latin-1"), self._secret)
+        client, server = scope.get("client"), scope.get("server")
+        return client is not None and server is not None and is_own_connection(client[1], server[1])
 
     def _is_ours(self, host: str) -> bool:
         name = _name(host)

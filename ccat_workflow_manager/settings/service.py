@@ -72,7 +72,7 @@ class Settings(SettingsModel):
     )
     api_socket: Path = Field(
         description="Path of a Unix socket that the API listens on instead of a port, in a directory of mode 0700. "
-        "Empty: the port, where every call needs the secret in `DATA_DIR/api-secret`."
+        "Empty: the port, where calls of other users need the secret in `DATA_DIR/api-secret`."
     )
     auth_required: bool = Field(description="Whether every call needs a token.")
     api_connections: int = Field(ge=10, description="How many connections a manager keeps; it closes further ones.")

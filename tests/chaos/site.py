@@ -28,7 +28,6 @@ from ccat_workflow_manager.processes import run_manager, run_worker
 from ccat_workflow_manager.settings import load_settings
 from tests.backends.slurm.cluster import Cluster
 from tests.support import invariants, leftovers
-from tests.support.api_secret import FileSecret
 from tests.support.armed import VARIABLE, Injection, arm_from_environment
 from tests.support.reaper import Reaper
 from tests.support.waiting import wait_for, wait_until
@@ -102,9 +101,7 @@ class Site:
         self.valkey = EmbeddedValkey(data_dir)
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port: int = free.getsockname()[1]
-        self.client = httpx.Client(
-            base_url=f"http://127.0.0.1:{self.port}/api/v1", timeout=20, auth=FileSecret(data_dir)
-        )
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}/api/v1", timeout=20)
         self.settings = load_settings(
             {
                 "DATA_DIR": str(data_dir),

@@ -6,17 +6,17 @@ import os
 import socket
 import stat
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from ccat_workflow_manager import local_api
 from ccat_workflow_manager.errors import ConfigurationError
 from ccat_workflow_manager.local_api import SECRET_FILE, announce, ensure_secret, listening_socket, secrets_for
 from ccat_workflow_manager.settings import load_settings
-from tests.cli.commands import answer, invoke
+from tests.cli.commands import answer
 from tests.support.fixtures_service import Service, ServiceMaker, sh, variables
 
 NOBODY = 65534
@@ -35,22 +35,45 @@ def port() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
-def test_a_port_is_no_door(service: Service) -> None:
-    run = {"spec": {"name": "x", "steps": [sh("id")]}}
-    with httpx.Client(base_url=f"http://127.0.0.1:{service.port}/api/v1") as neighbour:
-        assert neighbour.post("/runs", json=run).status_code == 401
-        assert neighbour.get("/runs").status_code == 401
-    secret = service.data_dir / SECRET_FILE
-    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
-    found = answer(
-        "run",
-        "list",
-        env={"CCAT_WM_URL": f"http://127.0.0.1:{service.port}", **variables(DATA_DIR=str(service.data_dir))},
+CALL = """
+import json, sys, urllib.error, urllib.request
+url, secret = sys.argv[1:]
+body = json.dumps({"spec": {"name": "x", "steps": [{"name": "s", "command": ["id"]}]}}).encode()
+headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {secret}"} if secret else {})}
+try:
+    print(urllib.request.urlopen(urllib.request.Request(url, body, headers)).status)
+except urllib.error.HTTPError as refusal:
+    print(refusal.code)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can call as another user")
+def test_a_port_is_no_door_for_another_user(service: Service) -> None:
+    url = f"http://127.0.0.1:{service.port}/api/v1/runs"
+    file = service.data_dir / SECRET_FILE
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+    def call(secret: str, user: int) -> str:
+        command = [sys.executable, "-I", "-c", CALL, url, secret]
+        return subprocess.run(command, user=user, capture_output=True, text=True, check=True).stdout.strip()
+
+    assert [call("", NOBODY), call("x", NOBODY), call("", os.geteuid())] == ["401", "401", "202"]
+    assert call(file.read_text().strip(), NOBODY) == "202"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can call as another user")
+def test_a_caller_that_has_hung_up_is_nobody(service: Service) -> None:
+    """The kernel gives the socket of a process that has closed it to root."""
+    body = b'{"spec": {"name": "hung-up", "steps": [{"name": "s", "command": ["true"]}]}}'
+    headers = f"Host: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    script = (
+        "import socket, sys; s = socket.create_connection(('127.0.0.1', int(sys.argv[1])));"
+        "s.sendall(sys.argv[2].encode()); s.close()"
     )
-    assert isinstance(found, list | dict)
-    wrong = {"CCAT_WM_URL": f"http://127.0.0.1:{service.port}", **variables(DATA_DIR="/nowhere")}
-    refused = invoke("run", "list", env=wrong)
-    assert (refused.exit_code, "CCAT_WM_TOKEN" in refused.stderr) == (3, True)
+    text = f"POST /api/v1/runs HTTP/1.1\r\n{headers}\r\n\r\n{body.decode()}"
+    for _ in range(20):
+        subprocess.run([sys.executable, "-I", "-c", script, str(service.port), text], user=NOBODY, check=True)
+    assert service.call("GET", "/runs?pipeline=hung-up")["items"] == []
 
 
 def test_a_service_on_a_socket(make_service: ServiceMaker, tmp_path: Path) -> None:

@@ -65,6 +65,13 @@ def test_a_page_of_another_site_changes_nothing(
     assert send(context, method, path, headers, json=RUN) == (403, "forbidden")
 
 
+def test_a_page_of_another_site_reads_nothing_but_may_link_here(context: Context) -> None:
+    foreign = {"Sec-Fetch-Site": "cross-site"}
+    assert send(context, "GET", "/runs", {**foreign, "Sec-Fetch-Mode": "no-cors"}) == (403, "forbidden")
+    assert send(context, "GET", "/runs", {"Origin": "https://evil.example"}) == (403, "forbidden")
+    assert send(context, "GET", "/runs", {**foreign, "Sec-Fetch-Mode": "navigate"})[0] == 200
+
+
 @pytest.mark.parametrize("headers", [{"Origin": "http://127.0.0.1:8000"}, {"Sec-Fetch-Site": "same-origin"}])
 def test_a_page_of_this_site_may(context: Context, headers: dict[str, str]) -> None:
     assert send(context, "POST", "/runs", headers, json=RUN)[0] == 202

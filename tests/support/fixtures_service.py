@@ -21,7 +21,6 @@ import pytest
 
 from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedValkey
 from tests.support import armed, leftovers
-from tests.support.api_secret import FileSecret
 from tests.support.reaper import Reaper
 from tests.support.waiting import wait_for, wait_until
 
@@ -68,7 +67,6 @@ class Service:
         self.client = httpx.Client(
             base_url=f"http://127.0.0.1:{self.port}/api/v1",
             timeout=30,
-            auth=FileSecret(self.data_dir),
             transport=httpx.HTTPTransport(uds=socket_path) if socket_path else None,
         )
         self.process: subprocess.Popen[bytes] | None = None
