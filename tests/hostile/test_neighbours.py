@@ -6,7 +6,6 @@ import os
 import socket
 import stat
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +19,8 @@ from tests.cli.commands import answer
 from tests.support.fixtures_service import Service, ServiceMaker, sh, variables
 
 NOBODY = 65534
+PLAIN = {"PATH": os.defpath}
+"""The environment of a process that sees nothing of this user's directories."""
 
 
 @pytest.fixture(autouse=True)
@@ -54,8 +55,8 @@ def test_a_port_is_no_door_for_another_user(service: Service) -> None:
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
     def call(secret: str, user: int) -> str:
-        command = [sys.executable, "-I", "-c", CALL, url, secret]
-        return subprocess.run(command, user=user, capture_output=True, text=True, check=True).stdout.strip()
+        command = ["python3", "-I", "-c", CALL, url, secret]
+        return subprocess.run(command, user=user, env=PLAIN, capture_output=True, text=True, check=True).stdout.strip()
 
     assert [call("", NOBODY), call("x", NOBODY), call("", os.geteuid())] == ["401", "401", "202"]
     assert call(file.read_text().strip(), NOBODY) == "202"
@@ -72,7 +73,7 @@ def test_a_caller_that_has_hung_up_is_nobody(service: Service) -> None:
     )
     text = f"POST /api/v1/runs HTTP/1.1\r\n{headers}\r\n\r\n{body.decode()}"
     for _ in range(20):
-        subprocess.run([sys.executable, "-I", "-c", script, str(service.port), text], user=NOBODY, check=True)
+        subprocess.run(["python3", "-I", "-c", script, str(service.port), text], user=NOBODY, env=PLAIN, check=True)
     assert service.call("GET", "/runs?pipeline=hung-up")["items"] == []
 
 
