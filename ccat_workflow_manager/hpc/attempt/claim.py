@@ -28,6 +28,9 @@ BEAT_SECONDS = 5.0
 STALE_SECONDS = 60.0
 """A claim that was not touched for so long belongs to a dead runner; shared filesystems show changes late."""
 _BLOCKED = "nobody: "
+_LONGEST = 1000
+"""A job may have written the claim, and its texts get into messages."""
+_LAST_SECOND = 2**33
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +81,8 @@ def read(files: AttemptFiles) -> Claim | None:
     if found is None:
         return None
     owner, host, at, start, *_ = [*found.text.splitlines(), "", "", "", ""]
-    try:
-        since = float(at)
-    except ValueError:
-        since = found.modified
-    return Claim(owner, host, since, found.modified, start)
+    since = _seconds(at, found.modified)
+    return Claim(owner[:_LONGEST], host[:_LONGEST], since, found.modified, start[:_LONGEST])
 
 
 def touch(files: AttemptFiles) -> None:
@@ -129,6 +129,15 @@ def cancel_requested_at(files: AttemptFiles) -> float | None:
     """When the first cancel was requested. Raises OSError."""
     try:
         found = read_small(files.cancel, root=files.directory)
-        return None if found is None else float(found.text)
-    except (UnsafeFile, ValueError):
+        return None if found is None else _seconds(found.text, 0.0)
+    except UnsafeFile:
         return 0.0
+
+
+def _seconds(text: str, otherwise: float) -> float:
+    """A time since the epoch that a date can hold."""
+    try:
+        found = float(text)
+    except ValueError:
+        return otherwise
+    return found if 0 <= found < _LAST_SECOND else otherwise

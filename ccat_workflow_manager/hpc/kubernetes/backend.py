@@ -11,18 +11,17 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ccat_workflow_manager.definition.image_names import oci_image
 from ccat_workflow_manager.errors import (
-    BackendConfused,
     BackendError,
     BackendRejected,
     BackendUnavailable,
@@ -41,7 +40,7 @@ from ccat_workflow_manager.hpc.kubernetes.script import pod_files, render_pod_sc
 from ccat_workflow_manager.hpc.kubernetes.settings import KubernetesSettings
 from ccat_workflow_manager.hpc.kubernetes.site import LABEL, site_of
 from ccat_workflow_manager.hpc.kubernetes.status import CANCELLED, Evidence, resolve_status
-from ccat_workflow_manager.hpc.kubernetes.view import Notices, View
+from ccat_workflow_manager.hpc.kubernetes.view import Notices, View, parsed
 from ccat_workflow_manager.hpc.log_watch import LogWatch
 from ccat_workflow_manager.hpc.note_store import NoteStore
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
@@ -56,13 +55,11 @@ SWEEP_SECONDS = 3600.0
 """How often, and how soon after its start, a worker removes the notes of jobs that were never cleaned up."""
 
 
-@dataclass(frozen=True, slots=True)
-class JobKey:
-    """The parts of a job id."""
+class JobKey(NamedTuple):
+    """The parts of a job id: the namespace and the name of the Job."""
 
     namespace: str
     name: str
-    """The name of the Job at the API server."""
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"
@@ -152,7 +149,15 @@ class KubernetesBackend(FileBackend):
             job = render_job(request, self._site, version)
         except ValueError as error:
             raise self.rejected(str(error), self._reason(request)) from error
-        files = self.prepare_script(request, lambda files: self._script(request, files))
+        files = self.prepare_script(
+            request,
+            lambda files: render_pod_script(
+                request.execution_command,
+                environment=request.environment_variables,
+                files=files,
+                native=self._site.native,
+            ),
+        )
         self.on_files(lambda: os.makedirs(pod_files(files).directory, exist_ok=True))
         key = JobKey(self._site.settings.used_namespace, job["metadata"]["name"])
         noted = KubernetesJob(request.job_name, files.workspace, time.time())
@@ -165,14 +170,6 @@ class KubernetesBackend(FileBackend):
             words = f"the Job {key.name} existed when it was submitted, and is gone now"
             raise BackendUnavailable(words, backend=self.name)
         return str(key)
-
-    def _script(self, request: JobRequest, files: AttemptFiles) -> str:
-        return render_pod_script(
-            request.execution_command,
-            environment=request.environment_variables,
-            files=files,
-            native=self._site.native,
-        )
 
     def _reason(self, request: JobRequest) -> FailureReason:
         """Why a request was refused: for its image, or for anything else."""
@@ -192,7 +189,7 @@ class KubernetesBackend(FileBackend):
         data = self._client.get(key.namespace, key.name)
         if data is None:
             return None
-        seen = _read(data)
+        seen = parsed(read_job, data)
         if seen.job_name != job_name:
             raise self.rejected(f"{key.namespace} has another Job with the name {key.name}, which is not ours")
         self._view(key.namespace).add(data)
@@ -400,10 +397,3 @@ def _publish(files: AttemptFiles) -> None:
         # Another worker was faster, or the program has closed the directory.
         with suppress(FileNotFoundError, PermissionError):
             os.rename(pod_files(files).record, files.record)
-
-
-def _read(data: Mapping[str, Any]) -> SeenJob:
-    try:
-        return read_job(data)
-    except ValueError as error:
-        raise BackendConfused(f"a Job cannot be read: {error}", backend="kubernetes") from error

@@ -73,8 +73,17 @@ class Evidence:
         return "" if self.claim is None or self.claim.blocked is not None else self.claim.owner
 
     @property
+    def blocked(self) -> str | None:
+        """Why the attempt never starts. A record or an exit code disprove a claim that the program has forged."""
+        if self.claim is None or self.record is not None:
+            return None
+        ended = self.chosen.ended if self.chosen is not None else None
+        ran = ended is not None and ended.exit_code != NOT_STARTED and ended.reason not in _NEVER_STARTED
+        return None if ran and self.cancelled_at is None else self.claim.blocked
+
+    @property
     def started(self) -> bool:
-        return self.claim is not None and self.claim.blocked is None
+        return self.claim is not None and self.blocked is None
 
     @property
     def replaced(self) -> bool:
@@ -193,10 +202,10 @@ def _failed(evidence: Evidence, failed: Condition) -> HPCJobInfo:
     alive = evidence.alive
     if alive is not None and evidence.now < _lost_at(alive, failed):
         return _running(alive, "its pod is ending")
-    if evidence.claim is not None and evidence.claim.blocked is not None:
+    if evidence.blocked is not None:
         if evidence.cancelled_at is not None:
             return HPCJobInfo(JobStatus.CANCELLED, reason=FailureReason.CANCELLED)
-        return HPCJobInfo(JobStatus.FAILED, reason=FailureReason.BACKEND_FAILED, message=evidence.claim.blocked)
+        return HPCJobInfo(JobStatus.FAILED, reason=FailureReason.BACKEND_FAILED, message=evidence.blocked)
     info = info_of(evidence.record, None) if evidence.record is not None else None
     if failed.reason == "DeadlineExceeded":
         return _placed(_late(evidence, failed, info), evidence)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from shlex import quote
 from threading import Barrier
@@ -97,6 +98,17 @@ def test_a_claim_that_is_being_written_or_was_replaced(files: AttemptFiles) -> N
     Path(files.claim).unlink()
     Path(files.claim).symlink_to("/etc/passwd")
     assert claim.read(files) == Claim("")
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1", "nan", "9" * 400, "\0"])
+def test_a_claim_that_its_job_has_written(files: AttemptFiles, number: str) -> None:
+    Path(files.claim).write_text(f"{'x' * 60_000}\nhost\n{number}\n")
+    found = claim.read(files)
+    assert found is not None
+    assert len(found.owner) <= 1000
+    assert datetime.fromtimestamp(found.at, UTC).year >= 2024
+    Path(files.cancel).write_text(number)
+    assert claim.cancel_requested_at(files) == 0
 
 
 def test_cancel_requests(files: AttemptFiles) -> None:

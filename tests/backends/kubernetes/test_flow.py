@@ -49,6 +49,15 @@ def test_native_refuses_what_is_no_oci_image(native_service: Service) -> None:
     assert (step["status"], step["reason"]) == ("FAILED", "image_invalid"), step
 
 
+def test_the_last_words_of_a_pod_harm_no_other_job(native_service: Service) -> None:
+    words = "printf 'last \\000\\355\\240\\200 words' > /dev/termination-log; kill -9 $PPID; exec sleep 5"
+    bad = native_service.submit(sh(words, image="ccat/shell:1", retry={"max_attempts": 1}))
+    good = native_service.submit(sh("true", image="ccat/shell:1"))
+    assert native_service.wait(good)["status"] == "COMPLETED"
+    native_service.wait(bad)
+    assert native_service.step(bad, "only")["reason"] == "killed_by_signal"
+
+
 ENDS = [
     (sh("true", resources={"partition": "science"}), "rejected", "no partitions"),
     (sh("exec sleep 1000", resources={"time_hours": 0.0003}), "time_limit", "deadline"),
