@@ -168,7 +168,10 @@ def main() -> int:
     over = threading.Event()
     logs = os.path.join(attempt, log_name)
     follower = threading.Thread(target=follow, args=(logs, over), daemon=True)
-    process = subprocess.Popen(["/bin/sh", script], env=config["environment"] or environment(), cwd="/")
+    # Without /proc/self/fd, which is closed to it now, Python would try a thousand million descriptors.
+    process = subprocess.Popen(
+        ["/bin/sh", script], env=config["environment"] or environment(), cwd="/", close_fds=False
+    )
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     follower.start()
     code = process.wait()
