@@ -2,8 +2,9 @@
 
     python -I -S run.py JOB_FILE PILOT_DIRECTORY
 
-A pilot that ends kills the processes that it started. So the process that it starts only waits for a second one, which
-has a session of its own, runs the job, and notices by a pipe that the first one is gone. Then it stops the job.
+A pilot that ends kills the processes that it started, and their children. So the process that it starts only waits for
+another one, which runs the job out of its reach: in a session of its own, as a child of init. Each of the two notices
+by a socket when the other one is gone; the second one then stops the job.
 This file travels to the nodes together with `hpc.attempt`: it imports nothing else but the standard library.
 """
 
@@ -13,6 +14,7 @@ import json
 import os
 import select
 import signal
+import socket
 import sys
 import time
 from contextlib import suppress
@@ -40,34 +42,37 @@ def main() -> int:
     os.chdir("/")
     if not claims.take(files, os.path.basename(pilot)):
         return NOT_STARTED
-    pipe, held_open = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(held_open)
+    waiting, running = socket.socketpair()
+    if os.fork() == 0:
+        waiting.close()
+        if os.fork() != 0:
+            os._exit(0)
         os.setsid()
-        return _run(files, Limits(**job["limits"]), _Pilot(os.path.join(pilot, ALIVE), pipe))
-    os.close(pipe)
-    _, status = os.waitpid(child, 0)
-    if status != 0:
+        _run(files, Limits(**job["limits"]), _Pilot(os.path.join(pilot, ALIVE), running.fileno()))
+        with suppress(BrokenPipeError):
+            running.send(b".")
+        return 0
+    running.close()
+    os.wait()
+    if not waiting.recv(1):
         end_abandoned(files, "the process that watched over the job was killed, and the job with it")
     return 0
 
 
-def _run(files: AttemptFiles, limits: Limits, pilot: _Pilot) -> int:
+def _run(files: AttemptFiles, limits: Limits, pilot: _Pilot) -> None:
     signal.signal(signal.SIGTERM, pilot.on_signal)
     devices = {name: os.environ[name] for name in _DEVICES if os.environ.get(name)}
-    runner = JobRunner(files, limits, environment=devices, carrier_lost=pilot.lost, wake_on=[pilot.pipe])
+    runner = JobRunner(files, limits, environment=devices, carrier_lost=pilot.lost, wake_on=[pilot.socket])
     runner.start()
     while not runner.step():
         pass
-    return 0
 
 
 class _Pilot:
     """Whether the pilot of a job still runs."""
 
-    def __init__(self, alive: str, pipe: int) -> None:
-        self.pipe = pipe
+    def __init__(self, alive: str, descriptor: int) -> None:
+        self.socket = descriptor
         self._alive = alive
         self._signalled = False
         self._last = ""
@@ -79,7 +84,7 @@ class _Pilot:
 
     def lost(self) -> str | None:
         """Why the job must end with its pilot; None if the pilot runs."""
-        closed, _, _ = select.select([self.pipe], [], [], 0)
+        closed, _, _ = select.select([self.socket], [], [], 0)
         beat, now = self._beat(), time.monotonic()
         if closed or self._signalled or beat == ENDED:
             return "its pilot ended while it ran"

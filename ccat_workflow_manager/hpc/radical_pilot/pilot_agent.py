@@ -34,15 +34,15 @@ from ccat_workflow_manager.hpc.radical_pilot.settings import RadicalPilotSetting
 
 logger = logging.getLogger(__name__)
 
-TICK_SECONDS = 0.5
+_TICK_SECONDS = 0.5
 PRUNE_SECONDS = 10.0
 """How often jobs are dropped that were cancelled while the pilot waited in a queue."""
-OPEN_SECONDS = 300.0
-CLOSE_SECONDS = 20.0
-CLOSE_LOCAL_SECONDS = 4.0
+_OPEN_SECONDS = 300.0
+_CLOSE_SECONDS = 20.0
+_CLOSE_LOCAL_SECONDS = 4.0
 """On this machine no batch system must hear of the end, and `sweep.py` kills what does not end."""
-STOP_SECONDS = 3.0
-"""How long jobs may take to end beyond their grace."""
+_SHORT_SECONDS = 3.0
+"""How long jobs may take to end beyond their grace, and a beat to be written."""
 FRESH_SHARE = 0.1
 """A pilot that has used less of its time than this takes every job that fits into the whole of it."""
 _OPEN_FAULTS = (RuntimeError, ValueError, LookupError, OSError, TypeError, AttributeError, AssertionError, ImportError)
@@ -113,7 +113,7 @@ class PilotAgent:
                 self._record_state()
         finally:
             self._ending.set()
-            beats.join()
+            beats.join(_SHORT_SECONDS)
             self._finish()
 
     def _beat(self) -> None:
@@ -129,7 +129,7 @@ class PilotAgent:
 
     def _open(self) -> None:
         self._record_state()
-        timer = threading.Timer(OPEN_SECONDS, self._give_up)
+        timer = threading.Timer(_OPEN_SECONDS, self._give_up)
         timer.daemon = True
         timer.start()
         try:
@@ -154,7 +154,7 @@ class PilotAgent:
 
     def _give_up(self) -> None:
         """End this process: RADICAL-Pilot waits for ever for programs of its own that did not start."""
-        self._fail(f"RADICAL-Pilot did not come up within {OPEN_SECONDS:g} s; see {self._pilots.path(self._name)}")
+        self._fail(f"RADICAL-Pilot did not come up within {_OPEN_SECONDS:g} s; see {self._pilots.path(self._name)}")
         self._record_state()
         os._exit(1)
 
@@ -190,7 +190,7 @@ class PilotAgent:
 
     def _take_events(self) -> None:
         try:
-            event = self._events.get(timeout=TICK_SECONDS)
+            event = self._events.get(timeout=_TICK_SECONDS)
             while True:
                 self._take(event)
                 event = self._events.get_nowait()
@@ -266,8 +266,12 @@ class PilotAgent:
         pending = len(self._waiting) + len(self._submitted) - running
         self._state = replace(self._state, running=running, pending=pending)
         if self._state != self._recorded:
-            self._pilots.states.put(self._name, self._state)
-            self._recorded = self._state
+            try:
+                self._pilots.states.put(self._name, self._state)
+            except BackendUnavailable as error:
+                logger.warning("%s", error.message)
+            else:
+                self._recorded = self._state
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
@@ -278,13 +282,16 @@ class PilotAgent:
             state = OVER if self._active_at is not None or self._end is not None else FAILED
             self._state = replace(self._state, state=state, text=text, until=time.time())
         self._record_state()
-        self._pilots.end(self._name)
+        try:
+            self._pilots.end(self._name)
+        except OSError as error:
+            logger.warning("the jobs end without notice: %s", error)
         graces = [job.limits.kill_grace_seconds for job in self._submitted.values()]
-        deadline = time.monotonic() + max(graces, default=0) + STOP_SECONDS
+        deadline = time.monotonic() + max(graces, default=0) + _SHORT_SECONDS
         while any(self._runs(job) for job in self._submitted.values()) and time.monotonic() < deadline:
             time.sleep(0.1)
         self._record_ends()
-        timer = threading.Timer(CLOSE_LOCAL_SECONDS if self._settings.local else CLOSE_SECONDS, os._exit, [1])
+        timer = threading.Timer(_CLOSE_LOCAL_SECONDS if self._settings.local else _CLOSE_SECONDS, os._exit, [1])
         timer.daemon = True
         timer.start()
         self._session.close()

@@ -96,7 +96,7 @@ def test_a_single_child_of_an_array_is_cancelled(deployment: Service, aws_batch_
     assert [deployment.step(run_id, "many", key)["status"] for key in "abc"] == ["COMPLETED", "CANCELLED", "COMPLETED"]
 
 
-def test_stopped_by_somebody_else(deployment: Service, aws_batch_stand_in: StandIn) -> None:
+def test_stopped_at_aws(deployment: Service, aws_batch_stand_in: StandIn) -> None:
     run_id = deployment.submit(sh("exec sleep 1000"))
     number = deployment.wait_running(run_id)["job_id"].partition(":")[0]
     site = aws_batch_stand_in.site

@@ -39,7 +39,7 @@ def test_links_inside_links(tmp_path: Path) -> None:
         assert (upstream / "cal" / "k").resolve() == product
 
 
-def test_an_image_that_lets_nobody_write(tmp_path: Path) -> None:
+def test_an_image_in_which_the_links_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "output").mkdir()
     (tmp_path / "output" / "full").touch()
     script = with_links("exit 0", [Mount(str(tmp_path), f"{tmp_path}/output", True)])

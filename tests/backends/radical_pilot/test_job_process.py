@@ -173,8 +173,9 @@ def test_a_pilot_that_kills_its_task_stops_the_job(job: PilotJob, start: Start, 
 def test_a_killed_job_process_leaves_a_record(job: PilotJob, start: Start) -> None:
     process = start("touch up; exec sleep 1000")
     is_up(job)
-    [child] = psutil.Process(process.pid).children()
-    child.kill()
+    [runner] = {script.parent() for script in living(job)} - {psutil.Process(each.pid) for each in living(job)}
+    assert runner is not None
+    runner.kill()
     process.wait(30)
     assert record_of(job).exit_code is None
     wait_until(lambda: not living(job), 10, "the end of all processes")
