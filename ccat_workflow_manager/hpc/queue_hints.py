@@ -16,7 +16,7 @@ _NAMED = 8
 
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
-    """What one job may ask of a queue at most; None: nobody knows, or there is no limit."""
+    """What one job may ask of a queue at most; None: not known, or no limit."""
 
     name: str
     default: bool = False
@@ -38,7 +38,7 @@ class Asked:
 
 
 def hints(steps: Iterable[Asked], queues: Mapping[str, Sequence[QueueLimits]]) -> list[str]:
-    """What is doubtful about these steps, in one sentence each; nothing about backends whose queues nobody knows."""
+    """What is doubtful about these steps, in one sentence each; nothing about backends whose queues are not known."""
     return [hint for asked in steps if (known := queues.get(asked.backend)) for hint in _about(asked, known)]
 
 

@@ -133,7 +133,7 @@ class Settings(SettingsModel):
     log_limit_mb: int = Field(ge=1, description="A job that writes more log than this is stopped.")
     disk_limit_gb: float = Field(
         ge=0,
-        description="A job whose attempt holds more disk space than this is stopped (local, slurm, pbs); 0: never.",
+        description="A job whose attempt takes more disk is stopped (not on Kubernetes and AWS Batch); 0: never.",
     )
     output_max_files: int = Field(
         ge=1, description="The most products of one step run; a directory that is one product counts once."

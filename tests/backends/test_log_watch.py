@@ -62,9 +62,9 @@ def test_a_running_job_is_stopped_and_says_why_when_it_has_ended(jobs: Jobs) -> 
         "long": HPCJobInfo(JobStatus.CANCELLED, 143, reason=FailureReason.CANCELLED, cpu_hours=1),
         "short": HPCJobInfo(JobStatus.CANCELLED, 143, reason=FailureReason.CANCELLED),
     }
-    told = LogWatch("batch", 1).apply(ended, jobs.files, jobs.stop)
-    assert told["long"] == HPCJobInfo(JobStatus.FAILED, 143, reason=FailureReason.LOG_LIMIT, message=WORDS, cpu_hours=1)
-    assert told["short"] == ended["short"]
+    seen = LogWatch("batch", 1).apply(ended, jobs.files, jobs.stop)
+    assert seen["long"] == HPCJobInfo(JobStatus.FAILED, 143, reason=FailureReason.LOG_LIMIT, message=WORDS, cpu_hours=1)
+    assert seen["short"] == ended["short"]
 
 
 @pytest.mark.parametrize("status", [JobStatus.COMPLETED, JobStatus.PENDING, JobStatus.UNKNOWN])
@@ -129,8 +129,8 @@ def test_a_job_without_its_log_is_stopped(jobs: Jobs) -> None:
     watch.apply(dict.fromkeys(("job", "young", "whole"), RUNNING), jobs.files, jobs.stop)
     assert jobs.stopped == ["job"]
     Path(jobs.directory, "job", "job.exit.part").rename(Path(jobs.directory, "job", "job.exit.json"))
-    told = watch.apply({"job": HPCJobInfo(JobStatus.CANCELLED, 143)}, jobs.files, jobs.stop)
-    assert told["job"].reason is FailureReason.LOG_LIMIT
+    seen = watch.apply({"job": HPCJobInfo(JobStatus.CANCELLED, 143)}, jobs.files, jobs.stop)
+    assert seen["job"].reason is FailureReason.LOG_LIMIT
 
 
 def test_a_job_that_takes_too_much_disk_is_stopped(jobs: Jobs) -> None:
@@ -142,5 +142,5 @@ def test_a_job_that_takes_too_much_disk_is_stopped(jobs: Jobs) -> None:
     watch = LogWatch("batch", 1, disk_limit_gb=2 / 1024)
     watch.apply(dict.fromkeys(("large", "small"), RUNNING), jobs.files, jobs.stop)
     assert jobs.stopped == ["large"]
-    told = watch.apply({"large": HPCJobInfo(JobStatus.CANCELLED, 143)}, jobs.files, jobs.stop)
-    assert told["large"].reason is FailureReason.DISK_LIMIT
+    seen = watch.apply({"large": HPCJobInfo(JobStatus.CANCELLED, 143)}, jobs.files, jobs.stop)
+    assert seen["large"].reason is FailureReason.DISK_LIMIT

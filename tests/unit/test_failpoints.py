@@ -25,7 +25,10 @@ _CACHES = ("_numbered", "_limits")
 _COVERED_BY_CALLER = {
     # Called by `stage` and by nobody else, inside of the points there.
     "execution/layout.py:create",
+    "execution/layout.py:_make_private",
     "execution/staging.py:_link_upstream",
+    "execution/staging.py:mirror",
+    "execution/staging.py:_remove",
     "execution/staging.py:_link",
     "execution/staging.py:_make_mount_points",
     "execution/manifest.py:write_atomically",

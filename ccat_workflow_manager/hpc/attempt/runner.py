@@ -20,6 +20,7 @@ from signal import SIGPIPE, SIGTERM, SIGXFSZ
 
 from ccat_workflow_manager.hpc.attempt import claim as claims
 from ccat_workflow_manager.hpc.attempt import process_tree
+from ccat_workflow_manager.hpc.attempt.disk import disk_excess
 from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
 from ccat_workflow_manager.hpc.attempt.logs import log_excess
 from ccat_workflow_manager.hpc.attempt.process_tree import Identity, Process
@@ -29,6 +30,7 @@ from ccat_workflow_manager.hpc.attempt.script import clean_environment
 IGNORED_BY_PYTHON = (SIGPIPE, SIGXFSZ)
 """Signals that a job gets back."""
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.05, 0.5
+_DISK_SECONDS = 5.0
 _NO_STREAMS = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
 
 
@@ -39,7 +41,14 @@ class Limits:
     time_seconds: float = inf
     memory_bytes: float = inf
     log_bytes: float = inf
+    disk_bytes: float = inf
     kill_grace_seconds: float = 5.0
+
+    @classmethod
+    def configured(cls, log_limit_mb: float, disk_limit_gb: float, kill_grace_seconds: float) -> Limits:
+        """The limits of every job, from the settings. A disk limit of 0 is none."""
+        disk = disk_limit_gb * 1024**3 if disk_limit_gb else inf
+        return cls(log_bytes=int(log_limit_mb * 1024**2), disk_bytes=disk, kill_grace_seconds=kill_grace_seconds)
 
 
 def carried_on() -> None:
@@ -73,7 +82,7 @@ class JobRunner:
         self._wake_on = wake_on
         self._table = table
         self._kill_at = inf
-        self._beat_at = 0.0
+        self._beat_at = self._disk_at = 0.0
         self._pause = _SHORTEST_PAUSE
         self._peak_memory = 0
         self._known: dict[int, int] = {}
@@ -159,6 +168,16 @@ class JobRunner:
             process_tree.kill_all(self.files.job_name, self.root)
         elif (why := log_excess(self.files, limits.log_bytes, self._pid)) is not None:
             self._stop("log_limit", why)
+        elif (why := self._disk_excess(now)) is not None:
+            self._stop("disk_limit", why)
+
+    def _disk_excess(self, now: float) -> str | None:
+        if now < self._disk_at or self.limits.disk_bytes == inf:
+            return None
+        why = disk_excess(self.files.directory, self.limits.disk_bytes)
+        # A look at many files takes long: it may take a tenth of the time.
+        self._disk_at = now + max(_DISK_SECONDS, 10 * (time.monotonic() - now))
+        return why
 
     def _memory(self) -> int:
         processes = self._table()

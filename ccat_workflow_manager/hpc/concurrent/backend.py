@@ -65,9 +65,11 @@ class ConcurrentBackend(FileBackend):
     capabilities = Capabilities(find=True, exit_record=True, survives_worker=False, notifies=True, lists=True)
     settings = ConcurrentSettings
 
-    def __init__(self, *, kill_grace_seconds: float = 5, log_limit_mb: float = 512, **settings: Any) -> None:
+    def __init__(
+        self, *, kill_grace_seconds: float = 5, log_limit_mb: float = 512, disk_limit_gb: float = 0, **settings: Any
+    ) -> None:
         site = settings_of(ConcurrentSettings, self.name, settings)
-        self._limits = Limits(log_bytes=int(log_limit_mb * 1024 * 1024), kill_grace_seconds=kill_grace_seconds)
+        self._limits = Limits.configured(log_limit_mb, disk_limit_gb, kill_grace_seconds)
         self._tickets = TicketStore(Path(site.state_dir) if site.state_dir else default_state_dir(self.name))
         self._me = Owner.here()
         places = site.max_workers or os.cpu_count() or 1

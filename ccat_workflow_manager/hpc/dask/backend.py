@@ -84,11 +84,13 @@ class DaskBackend(FileBackend):
     settings = DaskSettings
     submit_seconds = START_SECONDS + 2 * ANSWER_SECONDS
 
-    def __init__(self, *, kill_grace_seconds: float = 5, log_limit_mb: float = 512, **settings: Any) -> None:
+    def __init__(
+        self, *, kill_grace_seconds: float = 5, log_limit_mb: float = 512, disk_limit_gb: float = 0, **settings: Any
+    ) -> None:
         """Without `scheduler_address` the other settings of Dask shape the cluster of our own."""
         site = settings_of(DaskSettings, self.name, settings)
         directory = Path(site.state_dir) if site.state_dir else default_state_dir(self.name)
-        self._limits = Limits(log_bytes=int(log_limit_mb * 1024 * 1024), kill_grace_seconds=kill_grace_seconds)
+        self._limits = Limits.configured(log_limit_mb, disk_limit_gb, kill_grace_seconds)
         self._store = job_store(directory)
         self._jobs: BoundedCache[str, DaskJob] = BoundedCache()
         self._shape: Shape | None = None

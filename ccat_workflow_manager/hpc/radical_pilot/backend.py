@@ -56,7 +56,9 @@ class RadicalPilotBackend(FileBackend):
     settings = RadicalPilotSettings
     start_seconds = 120
 
-    def __init__(self, *, kill_grace_seconds: float = 5, log_limit_mb: float = 512, **settings: Any) -> None:
+    def __init__(
+        self, *, kill_grace_seconds: float = 5, log_limit_mb: float = 512, disk_limit_gb: float = 0, **settings: Any
+    ) -> None:
         site = settings_of(RadicalPilotSettings, self.name, settings)
         if not site.trusted_network:
             raise ConfigurationError(f"{_OPEN_PORTS}; {_TRUST}")
@@ -65,7 +67,7 @@ class RadicalPilotBackend(FileBackend):
             # RADICAL-Pilot writes it into shell scripts without quotes.
             raise ConfigurationError(f"RADICAL_PILOT_STATE_DIR must have no blanks or special characters: {root}")
         self._site = site
-        self._limits = Limits(log_bytes=int(log_limit_mb * 1024 * 1024), kill_grace_seconds=kill_grace_seconds)
+        self._limits = Limits.configured(log_limit_mb, disk_limit_gb, kill_grace_seconds)
         self._root = root
         self._acquired: agent_client.AgentClient | None = agent_client.acquire(root, site)
 

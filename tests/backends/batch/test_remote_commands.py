@@ -34,7 +34,7 @@ def test_only_ssh_ends_with_255(code: int, seen: int) -> None:
     assert subprocess.run(["/bin/sh", "-c", line], timeout=10, check=False).returncode == seen
 
 
-def test_nothing_goes_on_there_that_nobody_waits_for() -> None:
+def test_a_command_ends_there_when_its_caller_is_gone() -> None:
     line = render_remote(["/bin/sh", "-c", "exec sleep 1000"], {}, 0.1)
     assert subprocess.run(["/bin/sh", "-c", line], timeout=30, check=False).returncode == 137
 

@@ -202,6 +202,13 @@ def test_log_limit(tmp_path: Path, trick: str) -> None:
         assert info.reason is FailureReason.LOG_LIMIT
 
 
+def test_disk_limit(tmp_path: Path) -> None:
+    backend = partial(ConcurrentBackend, state_dir=tmp_path / "state", disk_limit_gb=0.01, kill_grace_seconds=0.2)
+    with closing(BackendHarness(create=backend, workdir=tmp_path)) as harness:
+        job = harness.submit("/bin/sh", "-c", "head -c 20000000 /dev/zero >x; exec sleep 1000")
+        assert harness.until(job, JobStatus.FAILED).reason is FailureReason.DISK_LIMIT
+
+
 def test_nothing_is_left_behind_by_a_job_that_ends_by_itself(jobs: ConcurrentHarness) -> None:
     job = jobs.submit("/bin/sh", "-c", 'setsid sleep 1000 & echo $! > "$1"', "sh", str(jobs.workdir / "pid"))
     jobs.until(job, JobStatus.COMPLETED)

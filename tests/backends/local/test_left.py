@@ -19,7 +19,7 @@ from ccat_workflow_manager.lifecycle.job_info import JobStatus
 from ccat_workflow_manager.lifecycle.verdict import facts_of
 
 
-class Nobody:
+class NoWatcher:
     """Watches nothing."""
 
     def watch(self, pidfd: int, job: Job) -> None: ...
@@ -55,7 +55,7 @@ def supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
     monkeypatch.setattr(engine, "_GIVE_UP_SECONDS", 0.0)
     monkeypatch.setattr(processes, "left_over", lambda *_: {4243, 4242})
     monkeypatch.setattr(process_tree, "send", send)
-    return Engine(Index(str(tmp_path)), None, Limits(1000, 1 << 30, 1.0, 1 << 20), Nobody(), "boot")
+    return Engine(Index(str(tmp_path)), None, Limits(1000, 1 << 30, 1.0, 1 << 20), NoWatcher(), "boot")
 
 
 @pytest.mark.parametrize("stopped", [False, True])

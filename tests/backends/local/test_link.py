@@ -24,22 +24,22 @@ from tests.support.waiting import wait_until
 
 
 def test_news_of_many_jobs(site: Site) -> None:
-    heard: list[str] = []
-    stop = site.backend.listen(heard.extend)
+    reported: list[str] = []
+    stop = site.backend.listen(reported.extend)
     ids = site.submit(*(site.request("true") for _ in range(50)))
-    wait_until(lambda: set(ids) <= set(heard), what="news of fifty jobs")
-    assert len(heard) == 50
+    wait_until(lambda: set(ids) <= set(reported), what="news of fifty jobs")
+    assert len(reported) == 50
     assert all(info.finished for info in site.backend.get_statuses(ids).values())
     stop()
 
 
 def test_news_go_on_after_the_supervisor_was_killed(site: Site) -> None:
-    heard: list[str] = []
+    reported: list[str] = []
     calls: list[Sequence[str]] = []
 
     def on_change(job_ids: Sequence[str]) -> None:
         calls.append(job_ids)
-        heard.extend(job_ids)
+        reported.extend(job_ids)
 
     stop = site.backend.listen(on_change)
     gate = site.root / "go"
@@ -56,7 +56,7 @@ def test_news_go_on_after_the_supervisor_was_killed(site: Site) -> None:
 
     def news() -> bool:
         others.append(site.run("true"))
-        return not set(heard).isdisjoint(others)
+        return not set(reported).isdisjoint(others)
 
     wait_until(news, what="news from the second supervisor", timeout=40)
     stop()

@@ -190,7 +190,7 @@ def test_the_machine_was_started_anew(site: Site) -> None:
 
 
 def test_the_worker_dies(site: Site) -> None:
-    """Whoever has submitted is killed with its whole process group; the job and its supervisor go on."""
+    """The process that has submitted is killed with its whole process group; the job and its supervisor go on."""
     request = site.request("/bin/sh", "-c", "sleep 0.5; exit 6")
     program = f"""
 import signal, sys
@@ -300,7 +300,7 @@ def test_an_older_supervisor_makes_room(site: Site, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_job_that_has_its_record_is_not_run_again(site: Site) -> None:
-    """Even when nobody knows its name any more."""
+    """Even when the supervisor no longer knows its name."""
     request = site.request("/bin/sh", "-c", 'echo x >> "$1"; exit 3', "sh", str(site.root / "runs"))
     [first] = site.submit(request)
     info = site.ended(first)

@@ -1,6 +1,6 @@
 """A fake PBS: `qsub`, `qstat`, `qdel` and `qselect` that really run the scripts, one process for each job.
 
-It speaks the dialect of OpenPBS 23.06.06 as far as that was seen, and that of Torque if told so. All its state is files
+It speaks the dialect of OpenPBS 23.06.06 as far as that was seen, and of Torque if asked to. All its state is files
 in one directory, so there is no server that could be forgotten; `FakePbs` makes such a directory and its programs.
 Switches are files in it: `down`, `garbage`, `silent`, `no_history`, `no_json`, `hold`, `never`, `lose_answer`, `full`,
 `torque`.

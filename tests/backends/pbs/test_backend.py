@@ -109,7 +109,7 @@ def test_what_pbs_says_of_a_refusal(jobs: PbsHarness) -> None:
 
 @pytest.mark.parametrize("switch", ["no_history", "no_json", "torque"])
 def test_other_servers(jobs: PbsHarness, fake_pbs: FakePbs, switch: str) -> None:
-    """No history, no JSON, or Torque: ends, limits and deletions are told apart all the same."""
+    """No history, no JSON, or Torque: ends, limits and deletions are distinguished all the same."""
     (fake_pbs.directory / switch).touch()
     assert jobs.ended(jobs.submit("true")).status is JobStatus.COMPLETED
     failed = jobs.ended(jobs.submit(*sh("exit 3")))

@@ -27,7 +27,7 @@ def over(exit_status: int | None, substate: int | None = 93, **more: object) -> 
 Case = tuple[str, Seen | None, HPCJobInfo | None, JobStatus, Why | None]
 
 CASES: list[Case] = [
-    ("nobody knows", None, None, JobStatus.UNKNOWN, None),
+    ("no witness", None, None, JobStatus.UNKNOWN, None),
     ("forgotten, recorded", None, RECORD_3, JobStatus.FAILED, Why.PROGRAM_FAILED),
     ("forgotten, recorded well", None, RECORD_0, JobStatus.COMPLETED, None),
     ("well", over(0, 92), RECORD_0, JobStatus.COMPLETED, None),
@@ -118,8 +118,8 @@ def test_torque_has_codes_and_ways_of_its_own() -> None:
 
 def test_the_best_numbers() -> None:
     seen = over(3, used_seconds=3, cpu_seconds=36, memory_bytes=1 << 30)
-    told = resolve_status(Evidence(seen, RECORD_3, NOW))
-    assert (told.wall_time_seconds, told.cpu_hours, told.peak_memory_gb) == (2, 0.01, None)
+    info = resolve_status(Evidence(seen, RECORD_3, NOW))
+    assert (info.wall_time_seconds, info.cpu_hours, info.peak_memory_gb) == (2, 0.01, None)
     long = resolve_status(Evidence(replace(seen, used_seconds=600), None, NOW))
     assert (long.wall_time_seconds, long.peak_memory_gb) == (600, 1)
 

@@ -21,7 +21,7 @@ def shim(directory: Path, program: str, text: str) -> Path:
 
 
 def accepts_and_times_out(directory: Path) -> Path:
-    """An `sbatch` whose job is taken, and which then says that nobody answered."""
+    """An `sbatch` whose job is taken, and which then reports that the controller did not answer."""
     return shim(directory, "sbatch", f'"$real" "$@" >/dev/null\necho \'{TIMED_OUT}\' >&2\nexit 1')
 
 

@@ -1,4 +1,4 @@
-"""An SSH server on loopback that lets in whoever has the key that was made for it."""
+"""An SSH server on loopback that accepts the one key that was made for it."""
 
 from __future__ import annotations
 

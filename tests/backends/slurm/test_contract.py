@@ -45,14 +45,14 @@ class SlurmHarness(BackendHarness):
 
     @contextmanager
     def service_down(self) -> Iterator[None]:
-        """The backend's commands are told of a controller that is not there."""
+        """The backend's commands use the configuration of a controller that is not there."""
         assert self.cluster is not None
-        nobody = self.cluster.conf.with_name("nobody.conf")
+        absent = self.cluster.conf.with_name("nobody.conf")
         lines = [line for line in self.cluster.conf.read_text().splitlines() if not line.startswith("SlurmctldPort=")]
-        nobody.write_text("\n".join([*lines, "SlurmctldPort=1", "MessageTimeout=2"]))
+        absent.write_text("\n".join([*lines, "SlurmctldPort=1", "MessageTimeout=2"]))
         assert isinstance(self.backend, SlurmBackend)
         commands = self.backend._commands
-        with mock.patch.object(commands, "_environment", {**commands._environment, "SLURM_CONF": str(nobody)}):
+        with mock.patch.object(commands, "_environment", {**commands._environment, "SLURM_CONF": str(absent)}):
             yield
 
     @contextmanager

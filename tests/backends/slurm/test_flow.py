@@ -130,7 +130,7 @@ def test_preempted(slurm_service: Service, slurm_cluster: Cluster) -> None:
     assert reason_of(slurm_service, run_id) == ("FAILED", "preempted")
 
 
-def test_stopped_by_somebody_else(slurm_service: Service, slurm_cluster: Cluster) -> None:
+def test_stopped_by_another_user(slurm_service: Service, slurm_cluster: Cluster) -> None:
     run_id = slurm_service.submit(sh("exec sleep 1000"))
     slurm_cluster.ask("scancel", number(slurm_service.wait_running(run_id)))
     slurm_service.wait(run_id)

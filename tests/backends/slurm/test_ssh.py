@@ -120,7 +120,7 @@ def test_a_server_that_is_away_is_unavailable(jobs: SlurmHarness, server: SshSer
 def test_a_connection_that_breaks_after_sbatch_yields_one_job(
     jobs: SlurmHarness, server: SshServer, slurm_cluster: Cluster
 ) -> None:
-    """The job was taken, and nobody heard of it."""
+    """The job was taken, and its number was lost."""
     once = server.directory / "once"
     shim(
         server.programs,

@@ -46,10 +46,10 @@ Case = tuple[Seen | None, Seen | None, HPCJobInfo | None, dict[str, Any], JobSta
 
 CASES: dict[str, Case] = {
     # controller, accounting, record, more -> status, reason
-    "nobody knows": (None, None, None, {}, U, None),
-    "nobody knows, accounting away": (None, None, None, {"accounting_error": "sacct failed"}, P, None),
+    "no witness": (None, None, None, {}, U, None),
+    "no witness, accounting away": (None, None, None, {"accounting_error": "sacct failed"}, P, None),
     "forgotten": (None, None, TERMED, {}, F, Why.KILLED_BY_SIGNAL),
-    "forgotten, cancelled by somebody": (None, None, TERMED, {"scheduler_log": by_node("")}, X, None),
+    "forgotten, cancelled by a person": (None, None, TERMED, {"scheduler_log": by_node("")}, X, None),
     "forgotten, over its time": (
         None, None, KILLED, {"scheduler_log": by_node(" DUE TO TIME LIMIT")}, F, Why.TIME_LIMIT,
     ),

@@ -1,4 +1,4 @@
-"""What keeps one job out keeps no other out, as told by a Slurm that is made of text."""
+"""A limit that keeps one job out keeps no other out: a Slurm that is made of text."""
 
 from __future__ import annotations
 
@@ -140,9 +140,9 @@ def test_a_full_place_is_remembered_for_a_moment(
     slurm.refuses = in_partition("full", FULL)
     backend.submit_many(requests(tmp_path, "a", 1, full))
     slurm.refuses = lambda argv: ""
-    told = backend.full(replace(full, cpu=3), -1)
-    assert told is not None
-    assert "AssocMaxSubmitJobLimit" in told.message
+    limit = backend.full(replace(full, cpu=3), -1)
+    assert limit is not None
+    assert "AssocMaxSubmitJobLimit" in limit.message
     assert backend.full(free, 0) is None
     assert backend.full(replace(full, extra={"no": "such"}), 0) is None
     assert kinds(backend.submit_many(requests(tmp_path, "b", 3, full))) == [refusals.LimitReached] * 3
@@ -284,13 +284,13 @@ def test_a_number_that_now_is_another_array(backend: SlurmBackend, slurm: TextSl
     backend.cancel(job_id)
     assert slurm.cancelled == []
     del slurm.states["5_1"]
-    assert backend.get_status(job_id).status is JobStatus.UNKNOWN, "not taken out of somebody else's array"
+    assert backend.get_status(job_id).status is JobStatus.UNKNOWN, "not taken out of the array of another user"
     slurm.states = {}
     slurm.add("5_0", submission.name)
     assert backend.get_status(job_id).status is JobStatus.CANCELLED
 
 
-def test_an_array_that_nobody_has_written_down(backend: SlurmBackend, slurm: TextSlurm) -> None:
+def test_an_array_without_a_record(backend: SlurmBackend, slurm: TextSlurm) -> None:
     slurm.add("5_1", ARRAY_PREFIX + "f" * 24)
     assert backend.get_status("5_1:ccat-lost-1").status is JobStatus.RUNNING
 

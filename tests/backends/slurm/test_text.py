@@ -95,7 +95,7 @@ def test_the_script() -> None:
         ({"exclusive": "yes"}, "extra.exclusive must be true or false"),
     ],
 )
-def test_what_nobody_may_ask_for(extra: dict[str, Any], words: str) -> None:
+def test_options_that_are_refused(extra: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         render_options(Resources(extra=extra), 0, SlurmSettings())
 
