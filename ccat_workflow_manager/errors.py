@@ -5,12 +5,17 @@ The docstring of a class is the default message of its instances, so it addresse
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from inspect import cleandoc
+from itertools import islice
 from typing import ClassVar
 
 from ccat_workflow_manager.failures import FailureReason
+
+MAX_FAULTS = 100
+_LONGEST_PATH = 500
+_LONGEST_MESSAGE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +48,26 @@ class RequestError(WorkflowError):
     code = "request_error"
     http_status: ClassVar[int] = 400
 
-    def __init__(self, message: str | None = None, faults: Sequence[Fault] = ()) -> None:
-        self.faults = tuple(faults)
+    def __init__(self, message: str | None = None, faults: Iterable[Fault] = ()) -> None:
+        self.faults = _bounded(faults)
         if message is None and self.faults:
             message = "; ".join(str(fault) for fault in self.faults)
         super().__init__(message)
+
+
+def _bounded(faults: Iterable[Fault]) -> tuple[Fault, ...]:
+    """The first faults, cut to a length for people: an answer must not be larger than its request."""
+    found = [
+        Fault(_cut(fault.path, _LONGEST_PATH), _cut(fault.message, _LONGEST_MESSAGE))
+        for fault in islice(faults, MAX_FAULTS + 1)
+    ]
+    if len(found) > MAX_FAULTS:
+        found[MAX_FAULTS:] = [Fault("", "there are more faults than are listed here")]
+    return tuple(found)
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
 class NotFound(RequestError):

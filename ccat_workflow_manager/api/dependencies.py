@@ -19,7 +19,7 @@ from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.definition.messages import refuse_if, validated
 from ccat_workflow_manager.definition.text import load_text
 from ccat_workflow_manager.errors import Fault, Invalid
-from ccat_workflow_manager.json_values import duplicate_name
+from ccat_workflow_manager.json_values import duplicate_name, invalid, scan_json
 from ccat_workflow_manager.settings import Settings
 
 PREFIX = "/api/v1"
@@ -91,7 +91,10 @@ class RawBody:
 
     def parse(self, model: type[M]) -> M:
         """A JSON body as a model."""
-        return validated(model, self._json())
+        data = self._json()
+        if len(self.data) > LARGE_BYTES and not (scan := scan_json(data)).readable:
+            raise invalid(scan.faults)
+        return validated(model, data)
 
     def definition(self) -> Any:
         """A pipeline definition in JSON or YAML, not validated."""

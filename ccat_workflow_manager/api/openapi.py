@@ -9,11 +9,12 @@ from datetime import datetime
 from typing import Any
 
 from fastapi import FastAPI
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.json_schema import models_json_schema
 
 from ccat_workflow_manager.api.dependencies import YAML_TYPES
 from ccat_workflow_manager.api.problems import MEDIA_TYPE
+from ccat_workflow_manager.definition.messages import few_fields
 from ccat_workflow_manager.definition.spec import PipelineSpec
 
 Time = datetime
@@ -23,6 +24,8 @@ class Shape(BaseModel):
     """Base of all models."""
 
     model_config = ConfigDict(extra="forbid")
+
+    _few = model_validator(mode="before")(few_fields)
 
 
 class Page(Shape):

@@ -12,7 +12,7 @@ import typer
 
 from ccat_workflow_manager.commands.client import ApiRefused, Client
 from ccat_workflow_manager.commands.exit_codes import WrongUsage
-from ccat_workflow_manager.commands.output import print_json
+from ccat_workflow_manager.commands.output import plain, print_json
 from ccat_workflow_manager.lifecycle.states import FINISHED
 
 _INTERVAL = (0.2, 1.0)
@@ -158,5 +158,6 @@ def _or_nothing(texts: Iterator[str]) -> Iterator[str]:
 
 
 def _write(text: str) -> None:
-    sys.stdout.write(text)
+    # A program must not steer the terminal of the one who reads its log.
+    sys.stdout.write(plain(text.replace("\r\n", "\n")) if sys.stdout.isatty() else text)
     sys.stdout.flush()

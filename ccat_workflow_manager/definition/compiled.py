@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 
+from ccat_workflow_manager.bounded_cache import BoundedCache
 from ccat_workflow_manager.definition.checks import same_items
 from ccat_workflow_manager.definition.graph import topological_order
 from ccat_workflow_manager.definition.parameters import ParameterSchema
@@ -15,13 +15,14 @@ from ccat_workflow_manager.definition.spec import (
     Match,
     PipelineSpec,
     StepSpec,
+    canonical,
     effective_files,
     effective_resources,
     effective_retry,
 )
 from ccat_workflow_manager.definition.substitution import PARAMETERS, parse_template, whole_parameter
 from ccat_workflow_manager.errors import Fault
-from ccat_workflow_manager.json_values import JSON, invalid
+from ccat_workflow_manager.json_values import JSON, invalid, weight
 from ccat_workflow_manager.lifecycle.models import Resources, RetryPolicy
 
 
@@ -70,6 +71,8 @@ class CompiledPipeline:
     content_hash: str
     schema: ParameterSchema
     steps: tuple[CompiledStep, ...]
+    weight: int
+    """About how much memory it takes, for caches."""
 
     @property
     def default_backend(self) -> str | None:
@@ -85,12 +88,24 @@ class CompiledPipeline:
         return self.schema.validate(parameters)
 
 
+_BASE_WEIGHT = 500
 _NOT_THE_PROGRAM = {"description", "foreach", "depends_on", "image"}
 
 
-@lru_cache(maxsize=512)
+_MOST_WEIGHT = 2_000_000
+_compiled: BoundedCache[PipelineSpec, CompiledPipeline] = BoundedCache(_MOST_WEIGHT)
+
+
 def compile_pipeline(spec: PipelineSpec) -> CompiledPipeline:
-    """The compiled form of a definition. The last 512 are cached."""
+    """The compiled form of a definition, cached."""
+    found = _compiled.get(spec)
+    if found is None:
+        found = _compile(spec)
+        _compiled.put(spec, found, found.weight)
+    return found
+
+
+def _compile(spec: PipelineSpec) -> CompiledPipeline:
     position_of = _positions(spec)
     by_name = {step.name: step for step in spec.steps}
     steps = []
@@ -117,7 +132,8 @@ def compile_pipeline(spec: PipelineSpec) -> CompiledPipeline:
         )
         steps.append(compiled)
     steps.sort(key=lambda compiled: compiled.position)
-    return CompiledPipeline(spec, spec.content_hash, ParameterSchema(spec.parameters), tuple(steps))
+    schema = ParameterSchema(spec.parameters)
+    return CompiledPipeline(spec, spec.content_hash, schema, tuple(steps), _BASE_WEIGHT + weight(canonical(spec)))
 
 
 def _positions(spec: PipelineSpec) -> dict[str, int]:

@@ -15,6 +15,7 @@ M = TypeVar("M", bound=BaseModel)
 
 _MOST_ERRORS = 20_000
 """Pydantic lists its errors all or none, at some 5 microseconds each."""
+_MOST_FIELDS = 100
 _TYPES = {
     "string_type": "a string",
     "float_type": "a number",
@@ -51,6 +52,13 @@ def validated(model: type[M], data: object) -> M:
         return model.model_validate(data)
     except ValidationError as error:
         raise invalid(faults_of(error, data, model)) from None
+
+
+def few_fields(data: Any) -> Any:
+    """For validators of models, before all fields: pydantic would describe each of a million unknown fields."""
+    if isinstance(data, dict) and len(data) > _MOST_FIELDS:
+        refuse_if(f"has {len(data)} fields; no object here has more than {_MOST_FIELDS}")
+    return data
 
 
 def refuse_if(problem: str | None) -> None:

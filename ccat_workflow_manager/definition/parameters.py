@@ -12,10 +12,9 @@ from jsonschema.exceptions import ValidationError
 
 from ccat_workflow_manager.definition.schema_check import Schema, resolved
 from ccat_workflow_manager.definition.validator import additional, budget, spend, validator_of
-from ccat_workflow_manager.errors import Fault, Invalid
+from ccat_workflow_manager.errors import MAX_FAULTS, Fault, Invalid
 from ccat_workflow_manager.json_values import (
     JSON,
-    MAX_FAULTS,
     PathPart,
     invalid,
     kind,

@@ -18,8 +18,8 @@ from ccat_workflow_manager.definition.substitution import (
     look_up,
     partly_substituted,
 )
-from ccat_workflow_manager.errors import Fault
-from ccat_workflow_manager.json_values import JSON, MAX_FAULTS, PathPart, canonical_json, invalid, kind, path_text
+from ccat_workflow_manager.errors import MAX_FAULTS, Fault
+from ccat_workflow_manager.json_values import JSON, PathPart, canonical_json, invalid, kind, path_text
 from ccat_workflow_manager.lifecycle.breaker import breaker_key
 from ccat_workflow_manager.lifecycle.models import Resources, RetryPolicy
 from ccat_workflow_manager.limits import limits

@@ -16,8 +16,8 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
 from ccat_workflow_manager.definition.patterns import pattern_problem
-from ccat_workflow_manager.errors import Fault
-from ccat_workflow_manager.json_values import JSON, MAX_DEPTH, MAX_FAULTS, PathPart, kind, listed, path_text, shown
+from ccat_workflow_manager.errors import MAX_FAULTS, Fault
+from ccat_workflow_manager.json_values import JSON, MAX_DEPTH, PathPart, kind, listed, path_text, shown
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")

@@ -31,9 +31,9 @@ from ccat_workflow_manager.definition.messages import faults_of, refuse_if
 from ccat_workflow_manager.definition.schema_check import DIALECT
 from ccat_workflow_manager.definition.text import load_text, with_on
 from ccat_workflow_manager.definition.variables import RESERVED_PREFIX
-from ccat_workflow_manager.errors import Fault
+from ccat_workflow_manager.errors import MAX_FAULTS, Fault
 from ccat_workflow_manager.failures import FailureReason
-from ccat_workflow_manager.json_values import JSON, MAX_FAULTS, canonical_json, invalid, path_text, scan_json
+from ccat_workflow_manager.json_values import JSON, canonical_json, invalid, path_text, scan_json
 from ccat_workflow_manager.lifecycle.models import Resources, RetryPolicy
 from ccat_workflow_manager.lifecycle.retry import MAX_DELAY_SECONDS, MAX_MEMORY_GB, MAX_TIME_HOURS
 

@@ -25,6 +25,7 @@ LITERAL = 'write "$${" where a literal "${" is meant'
 MAX_ARGUMENT_BYTES = 128 * 1024 - 1
 """What Linux takes as one argument or one environment entry (MAX_ARG_STRLEN, with the final NUL)."""
 
+_LONGEST_REMEMBERED = 500
 _TOKEN = re.compile(r"\$\$\{|\$\{([^{}]*)\}|\$\{")
 _WHOLE = re.compile(r"\$\{parameters\.([^{}]+)\}")
 
@@ -75,9 +76,12 @@ class NoValue(LookupError):
     """A parameter that a text uses has no value in this run."""
 
 
-@lru_cache(maxsize=8192)
 def parse_template(text: str) -> Template:
-    """Split a text. Faults of its `${...}` are listed in `problems`."""
+    """Split a text. Faults of its `${...}` are listed in `problems`. Short texts are cached."""
+    return _remembered(text) if len(text) <= _LONGEST_REMEMBERED else _parsed(text)
+
+
+def _parsed(text: str) -> Template:
     parts: list[str | Reference] = []
     problems: list[str] = []
     literal = ""
@@ -103,6 +107,9 @@ def parse_template(text: str) -> Template:
     if literal:
         parts.append(literal)
     return Template(tuple(parts), tuple(problems))
+
+
+_remembered = lru_cache(maxsize=8192)(_parsed)
 
 
 def _exists(names: tuple[str, ...]) -> bool:

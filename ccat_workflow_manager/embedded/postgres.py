@@ -18,6 +18,7 @@ from ccat_workflow_manager.errors import ConfigurationError, ServiceUnavailable
 USER = "ccat"
 DATABASE = "ccat"
 _UNPRIVILEGED_USER = "nobody"
+_LOWERED = "setpriv"
 _STATUS_LINE = 7
 NAMESPACE = ("unshare", "--user", "--map-user=1000", "--map-group=1000", "--")
 """Runs a program in a user namespace in which the caller has the id 1000."""
@@ -99,12 +100,21 @@ class EmbeddedPostgres(EmbeddedServer):
         self._check_version(programs, owner)
         self._remove_leftovers()
         settings = dict(_SETTINGS, unix_socket_directories=_listed(self.socket_dir))
+        if owner and owner[0] == _LOWERED:
+            settings |= self._only_root()
         if not self._fsync:
             settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
         arguments = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         process = self._spawn([*owner, str(programs / "postgres"), "-D", str(self.cluster), *arguments])
         self._wait_for_answer(process, lambda: self.pid is not None)
         self._make_database()
+
+    def _only_root(self) -> dict[str, str]:
+        """Settings that let in root, and no other process of the unprivileged user that the server runs as."""
+        rules = {"hba_file": "local all all peer map=owner\n", "ident_file": f"owner root {USER}\n"}
+        for name, rule in rules.items():
+            (self.home / name).write_text(rule)
+        return {name: str(self.home / name) for name in rules}
 
     def _create(self, owner: list[str], programs: Path) -> None:
         # initdb writes to another name, so that `cluster` is complete or absent. --no-sync: a crash of the machine in
@@ -177,7 +187,7 @@ def _as_owner(home: Path, programs: Path) -> list[str]:
                 return list(NAMESPACE)
         _give_to(pwd.getpwnam(_UNPRIVILEGED_USER), home)
     found = home.stat()
-    lowered = ["setpriv", f"--reuid={found.st_uid}", f"--regid={found.st_gid}", "--clear-groups", "--"]
+    lowered = [_LOWERED, f"--reuid={found.st_uid}", f"--regid={found.st_gid}", "--clear-groups", "--"]
     for probe in (["test", "-w", str(home)], [str(programs / "postgres"), "--version"]):
         done = shell.run([*lowered, *probe], timeout=10, env=ENVIRONMENT, cwd="/")
         if done.returncode != 0:

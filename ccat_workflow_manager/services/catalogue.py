@@ -5,20 +5,22 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from threading import Lock
 from uuid import UUID
 
 import yaml
 
+from ccat_workflow_manager.bounded_cache import BoundedCache
 from ccat_workflow_manager.db.pipelines import PipelineStore, StoredSpec
 from ccat_workflow_manager.db.session import Database, UnitOfWork
 from ccat_workflow_manager.definition.compiled import CompiledPipeline, compile_pipeline
 from ccat_workflow_manager.definition.spec import PipelineSpec, all_files, canonical, parse_pipeline, stored_pipeline
 from ccat_workflow_manager.errors import Conflict, Fault, Invalid, NotFound
-from ccat_workflow_manager.json_values import invalid
+from ccat_workflow_manager.json_values import invalid, weight
 from ccat_workflow_manager.lifecycle.models import RetryPolicy, WorkItem
 
-_MOST_COMPILED = 1000
+_MOST_WEIGHT = 2_000_000
+_MOST_SHOWN = 20_000
+"""Weight of the definitions that are compared line by line, which takes a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +38,7 @@ class Catalogue:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._compiled: dict[UUID, CompiledPipeline] = {}
-        self._lock = Lock()
+        self._compiled: BoundedCache[UUID, CompiledPipeline] = BoundedCache(_MOST_WEIGHT)
 
     def apply(self, definition: object, *, name: str | None = None, create_only: bool = False) -> PipelineChange:
         """Store a new version of a pipeline. Equal content changes nothing."""
@@ -79,10 +80,7 @@ class Catalogue:
         if known is not None:
             return known
         compiled = compile_pipeline(stored_pipeline(PipelineStore(unit).by_id(spec_id).content))
-        with self._lock:
-            if len(self._compiled) >= _MOST_COMPILED:
-                self._compiled.clear()
-            self._compiled[spec_id] = compiled
+        self._compiled.put(spec_id, compiled, compiled.weight)
         return compiled
 
     def policies(self, unit: UnitOfWork, items: Sequence[WorkItem]) -> dict[UUID, RetryPolicy]:
@@ -123,6 +121,8 @@ def check_files(store: PipelineStore, spec: PipelineSpec) -> None:
 def _diff(before: StoredSpec | None, content: object) -> str:
     if content is None:
         return ""
+    if weight(content) + (weight(dict(before.content)) if before else 0) > _MOST_SHOWN:
+        return "(the change is too large to be shown)\n"
     old = _as_yaml(before.content) if before else []
     name = f"version {before.version}" if before else "nothing"
     return "".join(difflib.unified_diff(old, _as_yaml(content), name, "new", n=3))

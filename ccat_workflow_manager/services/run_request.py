@@ -9,10 +9,19 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, StrictStr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictInt,
+    StrictStr,
+    model_validator,
+)
 
 from ccat_workflow_manager.db.session import new_id
-from ccat_workflow_manager.definition.messages import refuse_if
+from ccat_workflow_manager.definition.messages import few_fields, refuse_if
 from ccat_workflow_manager.errors import Conflict
 from ccat_workflow_manager.json_values import text_problem
 
@@ -80,6 +89,8 @@ class RunRequest(BaseModel):
     priority: Priority | None = Field(default=None, description="Default: the pipeline's.")
     labels: _Labels = Field(default={}, description="Up to 50, to find the run by.")
     backend: Text | None = Field(default=None, description="For steps that name no backend.")
+
+    _few = model_validator(mode="before")(few_fields)
 
     def digest(self) -> str:
         """Equal for equal requests; decides whether an Idempotency-Key is used for the same request again."""

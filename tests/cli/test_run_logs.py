@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -108,3 +109,13 @@ def test_a_log_as_json(capsys: pytest.CaptureFixture[str], follow: bool) -> None
         "step_run_id": "i", "step": "s", "key": "k", "attempt": 2 if follow else 1, "stream": "stdout",
         "text": "second\n" if follow else "first\n" * 50,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_a_log_cannot_steer_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], is_terminal: bool
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal)
+    out, _ = printed(GrowingLog("\x1b]0;title\x07\x1b[2J\x9b1;1Hx\r\nline\n\ttab\n".encode()), capsys, follow=False)
+    assert out.endswith("line\n\ttab\n")
+    assert ("\x1b" in out, "\\x1b" in out) == (not is_terminal, is_terminal)

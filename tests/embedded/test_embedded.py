@@ -193,6 +193,10 @@ def test_root_without_user_namespaces(place: Path, server_at: Servers, monkeypat
     server = server_at(place)
     assert ask(server, "SELECT 1") == 1
     assert os.stat(f"/proc/{server.pid}").st_uid == nobody
+    code = f"import psycopg; psycopg.connect({server.url.replace('+psycopg', '')!r})"
+    for argv, refused in ((["setpriv", f"--reuid={nobody}", "--clear-groups"], True), (["env"], False)):
+        done = subprocess.run([*argv, sys.executable, "-c", code], capture_output=True, text=True)
+        assert ("Peer authentication failed" in done.stderr, done.returncode == 0) == (refused, not refused)
     server.stop()
     # The directory now belongs to `nobody`, with or without namespaces.
     monkeypatch.undo()

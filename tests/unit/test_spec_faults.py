@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ccat_workflow_manager.definition.spec import canonical, parse_pipeline
-from ccat_workflow_manager.errors import Invalid
+from ccat_workflow_manager.errors import MAX_FAULTS, Invalid
 from ccat_workflow_manager.failures import FailureReason
-from ccat_workflow_manager.json_values import MAX_DEPTH, MAX_FAULTS
+from ccat_workflow_manager.json_values import MAX_DEPTH
 from tests.unit.definitions import SCHEMA, faults_of, nested, pipeline, step, with_schema
 
 BAD: list[tuple[str, object, set[str]]] = [
