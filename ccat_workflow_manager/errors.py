@@ -152,6 +152,8 @@ class JobDeferred(BackendError):
     """
 
     code = "job_deferred"
+    concerns_all_alike: ClassVar[bool] = False
+    """Every job with the same resources has to wait, too."""
 
 
 # --- the work of one attempt ----------------------------------------------------------------------------------------

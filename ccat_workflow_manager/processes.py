@@ -36,6 +36,8 @@ _QUEUES_SECONDS = 10
 """A new backend is asked for its queues within so many seconds."""
 _HISTORY_SECONDS = 3600
 _WAITING = "waiting for work"
+_IDLE_SECONDS = 60
+"""Beyond HANG_SECONDS: a worker without work is silent for some seconds at a time."""
 _BURST_SECONDS = 0.01
 _GATHER_SECONDS = 0.03
 
@@ -105,7 +107,7 @@ def run_worker(settings: Settings, backends: Sequence[str], page: watchdog.Page 
     tasks.bind(context)
     context.collector.start_thread()
     watchdog.start(settings.hang_seconds, page)
-    watchdog.report(_WAITING)
+    watchdog.report(_WAITING, _IDLE_SECONDS)
     context.alive()
     stops = [stop for stop in (_subscribe(context, name) for name in context.backends) if stop is not None]
     log.info("worker %s serves %s", context.worker, ", ".join(context.backends))
@@ -159,7 +161,7 @@ def _subscribe(context: Context, name: str) -> Callable[[], None] | None:
 
 def _report_alive(context: Context) -> None:
     """Record a sign of life. The worker survives a database that is down."""
-    watchdog.report(_WAITING)
+    watchdog.report(_WAITING, _IDLE_SECONDS)
     try:
         context.collector.clean_up()
         context.alive()

@@ -30,7 +30,7 @@ def launch(backend: str, ids: Sequence[str]) -> None:
     """Launch up to BATCH ready step runs, the most urgent first. They need not be those of the message."""
 
     def work(context: Context) -> None:
-        if context.launcher.launch(backend, BATCH) == BATCH:
+        if context.launcher.launch(backend, BATCH) >= BATCH:
             context.doorbell.ring(Bell.LAUNCH, backend)
 
     _do(f"launch {backend}", work)

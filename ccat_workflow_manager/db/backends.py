@@ -25,7 +25,8 @@ WHERE name = :name AND problem IS NOT NULL AND (retry_at <= now() OR problem = l
 
 _LAUNCH_STATE = """
 SELECT (SELECT retry_at > now() FROM backends WHERE name = :name AND problem IS NOT NULL) AS retry_later,
-  EXISTS (SELECT 1 FROM breakers WHERE probe_at <= now()) AS probe_due
+  EXISTS (SELECT 1 FROM breakers WHERE probe_at <= now()) AS probe_due,
+  (SELECT min(retry_at) <= now() FROM full_places WHERE backend = :name) AS place_due
 """
 
 _ACQUIRE_POLL_LEASE = """
@@ -102,6 +103,18 @@ class Workload:
     """Seconds until workers try the backend again, while it has a problem."""
 
 
+@dataclass(frozen=True, slots=True)
+class LaunchState:
+    """What a worker takes into account before it claims step runs."""
+
+    retry_later: bool | None
+    """The backend is left alone until its retry. None: it has no problem."""
+    probe_due: bool
+    """A breaker is due for a probe."""
+    place_due: bool | None
+    """A full place is due for a probe. None: no place is full."""
+
+
 class BackendStore:
     """Reads and writes backends inside the caller's transaction."""
 
@@ -122,10 +135,10 @@ class BackendStore:
         """
         self.unit.execute(_MARK_HEALTHY, {"name": backend, "problem": problem})
 
-    def launch_state(self, backend: str) -> tuple[bool | None, bool]:
-        """Whether to leave the backend alone until its retry (None: it has no problem), and whether a probe is due."""
-        retry_later, probe_due = self.unit.execute(_LAUNCH_STATE, {"name": backend}).one()
-        return retry_later, probe_due
+    def launch_state(self, backend: str) -> LaunchState:
+        state = self.unit.row(LaunchState, _LAUNCH_STATE, {"name": backend})
+        assert state is not None
+        return state
 
     def acquire_poll_lease(self, backend: str, seconds: float) -> bool:
         """Become the worker that polls all jobs of this backend. Returns False while another one does."""

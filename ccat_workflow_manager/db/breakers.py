@@ -40,7 +40,12 @@ _PROBE_DUE = """(b.opened_at IS NOT NULL AND b.probe_at <= now() AND NOT EXISTS 
   WHERE p.id = b.probe AND p.finished_at IS NULL AND NOT (p.held AND p.status = 'PENDING')))"""
 """`breakers b` is open, its waiting time is over, and it has no probe that can still finish."""
 
-LAUNCHABLE = f"""{CLAIMABLE} AND NOT (breaker_key IN (SELECT b.breaker_key FROM breakers b
+IN_FULL_PLACE = "(backend, resources) IN (SELECT f.backend, f.resources FROM full_places f)"
+"""The backend takes no job with the resources of the step run now (`db.full_places`)."""
+
+LAUNCHABLE = f"""{CLAIMABLE}
+  AND (backend, resources) NOT IN (SELECT f.backend, f.resources FROM full_places f WHERE f.retry_at > now())
+  AND NOT (breaker_key IN (SELECT b.breaker_key FROM breakers b
     WHERE b.opened_at IS NOT NULL AND {_PROBE_DUE} IS NOT TRUE)
   AND id NOT IN ({_PROBES}))"""
 """A worker should come for the step run: it can be claimed, at once or as a probe."""

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
-from ccat_workflow_manager.db.schema import CREATE_EVENT_PARTITIONS
 from ccat_workflow_manager.db.session import Database, UnitOfWork
 
+CREATE_EVENT_PARTITIONS = """
+DO $$
+DECLARE
+  month date;
+BEGIN
+  FOR ahead IN 0..2 LOOP
+    month := date_trunc('month', now() AT TIME ZONE 'UTC') + ahead * interval '1 month';
+    EXECUTE 'CREATE TABLE IF NOT EXISTS events_' || to_char(month, 'YYYY_MM')
+      || ' PARTITION OF events FOR VALUES FROM ('
+      || quote_literal(month || ' 00:00:00+00') || ') TO ('
+      || quote_literal((month + interval '1 month')::date || ' 00:00:00+00') || ')';
+  END LOOP;
+END $$
+"""
+"""Makes the partitions of this month and the two after it. `events_rest` takes what has none."""
 _LOCK = 0x65766E74
 _PARTITIONS = r"""
 SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid

@@ -16,6 +16,7 @@ from uuid import UUID
 from ccat_workflow_manager.db import locked_rows as locks
 from ccat_workflow_manager.db import statements as sql
 from ccat_workflow_manager.db.breakers import LOCK_PROBES, BreakerStore
+from ccat_workflow_manager.db.full_places import LOCK_PROBES_OF_PLACES, FullPlaceStore
 from ccat_workflow_manager.db.locked_rows import BlockingRow, Cause, LockedRow
 from ccat_workflow_manager.db.session import UnitOfWork, json_list
 from ccat_workflow_manager.db.transitions import Batch, validate_transitions
@@ -71,13 +72,24 @@ class RunStore:
         return self._write(self.lock([transition.step_run_id for transition in transitions]), transitions)
 
     def claim(
-        self, backend: str, worker: str, limit: int, lease_seconds: float, *, probes: bool = True
+        self,
+        backend: str,
+        worker: str,
+        limit: int,
+        lease_seconds: float,
+        *,
+        probes: bool = True,
+        places: bool = True,
     ) -> list[WorkItem]:
         """Claim up to `limit` ready step runs of a backend, the most urgent first.
 
-        With `probes` also one for each open breaker that is due for a probe.
+        With `probes` also one for each open breaker that is due for a probe, with `places` a few for each full place.
         """
         rows = self._locked(sql.LOCK_CLAIMABLE, {"backend": backend, "limit": limit})
+        if places:
+            probes_of_places = self._locked(LOCK_PROBES_OF_PLACES, {"backend": backend})
+            FullPlaceStore(self.unit, backend).postpone(probes_of_places)
+            rows |= probes_of_places
         if probes:
             due = self._locked(LOCK_PROBES, {"backend": backend})
             self._breakers.set_probes(list(due), worker)

@@ -35,6 +35,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSON, JSONB
 
+from ccat_workflow_manager.db.partitions import CREATE_EVENT_PARTITIONS
 from ccat_workflow_manager.lifecycle.states import ACTIVE, CANCELLABLE, FINISHED, LEASED, LIVE, Status
 
 metadata = MetaData(
@@ -293,21 +294,6 @@ events = Table(
 )
 """The history of step runs, in partitions of a month each. A partition is dropped without a look at other tables."""
 
-CREATE_EVENT_PARTITIONS = """
-DO $$
-DECLARE
-  month date;
-BEGIN
-  FOR ahead IN 0..2 LOOP
-    month := date_trunc('month', now() AT TIME ZONE 'UTC') + ahead * interval '1 month';
-    EXECUTE 'CREATE TABLE IF NOT EXISTS events_' || to_char(month, 'YYYY_MM')
-      || ' PARTITION OF events FOR VALUES FROM ('
-      || quote_literal(month || ' 00:00:00+00') || ') TO ('
-      || quote_literal((month + interval '1 month')::date || ' 00:00:00+00') || ')';
-  END LOOP;
-END $$
-"""
-"""Makes the partitions of this month and the two after it. `events_rest` takes what has none."""
 event.listen(
     events,
     "after_create",
@@ -382,6 +368,23 @@ backends = Table(
 - `polled_at`, `answered_at`, `poll_lease_until`: the last poll of all its jobs, the last one that was answered, and the
   lease of the worker that polls now.
 - `reaped_at` and the rest: the result of the last sweep for orphan jobs (`db.orphans`).
+"""
+
+full_places = Table(
+    "full_places",
+    metadata,
+    Column("backend", Text, nullable=False),
+    Column("resources", JSONB, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("since", _TIME, nullable=False, server_default=_NOW),
+    Column("retry_at", _TIME, nullable=False),
+    Column("refusals", SmallInteger, nullable=False, server_default=text("1")),
+    Column("allowed", Integer, nullable=False, server_default=text("1")),
+    PrimaryKeyConstraint("backend", "resources"),
+)
+"""One row for jobs with the same resources that a backend does not take now.
+
+`allowed` step runs are claimed as probes when `retry_at` is over. The table must stay small: every claim reads it.
 """
 
 breakers = Table(

@@ -6,14 +6,14 @@ that return locked step runs are in `locked_rows`; those about breakers are in `
 
 from __future__ import annotations
 
-from ccat_workflow_manager.db.breakers import HELD_BACK
+from ccat_workflow_manager.db.breakers import HELD_BACK, IN_FULL_PLACE
 from ccat_workflow_manager.db.locked_rows import BLOCKS_OTHERS, LOCKED
 from ccat_workflow_manager.db.schema import CLAIMABLE, counter
 from ccat_workflow_manager.lifecycle.states import ACTIVE, CANCELLABLE, RETRYABLE, RunStatus, Status
 
 LOCK_CLAIMABLE = f"""
 SELECT {LOCKED}, false AS has_breaker
-FROM step_runs s WHERE backend = :backend AND {CLAIMABLE} AND NOT {HELD_BACK}
+FROM step_runs s WHERE backend = :backend AND {CLAIMABLE} AND NOT {HELD_BACK} AND NOT {IN_FULL_PLACE}
 ORDER BY priority DESC, id LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
 """
 """What a worker claims, the most urgent first. Concurrent claims skip each other's rows."""

@@ -37,6 +37,8 @@ class WaitFacts:
     backend_problem: str | None = None
     held_back: str | None = None
     """The text of the open breaker that holds it back."""
+    full_place: str | None = None
+    """Why the backend takes no more jobs with its resources."""
     workers_serving: int | None = None
     """How many living workers serve this backend. None: not counted."""
 
@@ -55,6 +57,8 @@ def explain(facts: WaitFacts) -> str:
         because = f": {facts.stored_reason}" if facts.stored_reason else ""
         return f"not before {_time(facts.not_before)}{because}"
     away = unattended(facts.backend, facts.backend_problem, facts.workers_serving)
+    if away is None and facts.full_place is not None:
+        return f"{facts.backend} takes no more such jobs now: {facts.full_place}"
     return away or f"queued for a worker of backend {facts.backend}"
 
 

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 from ccat_workflow_manager.db.backends import BackendStore
+from ccat_workflow_manager.db.full_places import FullPlaceStore, place_of
 from ccat_workflow_manager.db.products import UpstreamReader
 from ccat_workflow_manager.db.runs import RunStore
 from ccat_workflow_manager.db.work_items import load_items
 from ccat_workflow_manager.definition.compiled import CompiledPipeline
+from ccat_workflow_manager.doorbell import Bell
 from ccat_workflow_manager.errors import (
     AttemptError,
     BackendError,
@@ -53,8 +55,13 @@ class _Claim:
     upstream: UpstreamReader
     after_problem: bool
     """The backend could not be used the last time."""
+    has_full_places: bool
     requests: list[_Request] = field(default_factory=list)
     transitions: list[Transition] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+    """Places that are full, and why."""
+    taken: set[str] = field(default_factory=set)
+    """Places that have taken a job."""
     problem: BackendError | None = None
     """Why the backend cannot be used. The rest of the claim is then released."""
 
@@ -81,6 +88,7 @@ class Launcher:
             self._prepare(item, claim)
         self._submit(claim)
         self._record(claim)
+        self._record_places(claim)
         return len(claim.items)
 
     # --- claim -------------------------------------------------------------------------------------------------------
@@ -89,16 +97,31 @@ class Launcher:
         """None if the backend is not to be tried now, or if nothing is ready."""
         context = self._context
         with context.database.begin("commit.claim") as unit:
-            trouble, probes = BackendStore(unit).launch_state(backend.name)
-            if trouble:
+            state = BackendStore(unit).launch_state(backend.name)
+            if state.retry_later:
                 return None
-            items = RunStore(unit).claim(backend.name, context.worker, limit, context.lease_seconds, probes=probes)
+            items = RunStore(unit).claim(
+                backend.name,
+                context.worker,
+                limit,
+                context.lease_seconds,
+                probes=state.probe_due,
+                places=bool(state.place_due),
+            )
             spec_ids = {item.run.spec_id for item in items}
             compiled = {spec_id: context.catalogue.compiled(unit, spec_id) for spec_id in spec_ids}
         if not items:
             return None
         upstream = UpstreamReader(context.database, items, context.upstream_max_products)
-        return _Claim(backend, items, Leases(context, items), compiled, upstream, after_problem=trouble is not None)
+        return _Claim(
+            backend,
+            items,
+            Leases(context, items),
+            compiled,
+            upstream,
+            after_problem=state.retry_later is not None,
+            has_full_places=state.place_due is not None,
+        )
 
     # --- prepare -----------------------------------------------------------------------------------------------------
 
@@ -125,7 +148,7 @@ class Launcher:
                 self._released(item, "to be cancelled", 0) if may_have_a_job else self._cancelled(item)
             )
         except JobDeferred as error:
-            claim.transitions.append(self._deferred(item, error))
+            claim.transitions.append(self._deferred(item, claim, error))
         except AttemptError as error:
             claim.transitions.append(self._failed(item, claim, error.reason, error.message))
         except Invalid as error:
@@ -190,11 +213,12 @@ class Launcher:
 
     def _take_result(self, claim: _Claim, item: WorkItem, result: str | BackendError) -> None:
         if isinstance(result, str):
+            claim.taken.add(place_of(item.resources))
             claim.transitions.append(self._submitted(item, result))
         elif isinstance(result, BackendRejected):
             claim.transitions.append(self._failed(item, claim, result.reason, result.message))
         elif isinstance(result, JobDeferred):
-            claim.transitions.append(self._deferred(item, result))
+            claim.transitions.append(self._deferred(item, claim, result))
         else:
             claim.problem = result
             claim.transitions.append(self._unusable(item, result))
@@ -246,6 +270,17 @@ class Launcher:
             if launched := [item for item in submitted if item.step_run_id in applied]:
                 self._updater.update(backend, launched)
 
+    def _record_places(self, claim: _Claim) -> None:
+        """Step runs of a place that is full are not claimed any more, but for probes."""
+        if not claim.refused and not claim.has_full_places:
+            return
+        context = self._context
+        with context.database.begin("commit.full") as unit:
+            store = FullPlaceStore(unit, claim.backend.name)
+            store.record(claim.refused, claim.taken, context.retry_backend_seconds, _MOST_DELAYS)
+        if claim.taken:
+            context.doorbell.ring(Bell.LAUNCH, claim.backend.name)
+
     def _stop_late_jobs(self, backend: BackendHandle, late: Sequence[WorkItem]) -> None:
         """Stop the jobs that could not be recorded and that no other worker will look for.
 
@@ -275,8 +310,10 @@ class Launcher:
         text = f"{item.backend} cannot be used: {error.message}"
         return self._released(item, text, self._context.retry_backend_seconds)
 
-    def _deferred(self, item: WorkItem, error: JobDeferred) -> Transition:
+    def _deferred(self, item: WorkItem, claim: _Claim, error: JobDeferred) -> Transition:
         """The step run waits longer each time, so that it does not long take the turn of those behind it."""
+        if error.concerns_all_alike:
+            claim.refused[place_of(item.resources)] = error.message
         delay = self._context.retry_backend_seconds * min(item.claims, _MOST_DELAYS)
         return self._released(item, error.message, delay)
 

@@ -21,9 +21,12 @@ from ccat_workflow_manager.lifecycle.waiting import ACTION_REQUIRED, WaitFacts, 
 
 _OPEN_BREAKER = """CASE WHEN s.breaker_key IN (SELECT b.breaker_key FROM breakers b WHERE b.opened_at IS NOT NULL)
   AND s.id NOT IN (SELECT b.probe FROM breakers b WHERE b.probe IS NOT NULL) THEN s.breaker_key END"""
+_FULL_PLACE = """CASE WHEN (s.backend, s.resources) IN (SELECT p.backend, p.resources FROM full_places p)
+  THEN md5(s.resources::text) END"""
 WAIT_KEY = (
     "concat_ws('|', s.position, s.backend, s.unmet, s.held, s.cancel_requested_at IS NOT NULL,"
-    f" COALESCE(s.not_before::text, '-'), COALESCE(({_OPEN_BREAKER})::text, '-'), s.waiting_for)"
+    f" COALESCE(s.not_before::text, '-'), COALESCE(({_OPEN_BREAKER})::text, '-'),"
+    f" COALESCE({_FULL_PLACE}, '-'), s.waiting_for)"
 )
 """Equal for pending step runs of one run that wait for the same reason."""
 
@@ -50,12 +53,14 @@ SELECT f.wait_key, f.backend, f.cancelled, f.held, f.unmet, f.not_before, f.wait
     SELECT u.name FROM run_steps t JOIN run_steps u ON u.run_id = t.run_id AND u.position = ANY(t.upstream)
     WHERE t.run_id = f.run_id AND t.position = f.position AND u.remaining > 0 ORDER BY u.position
   ) ELSE '{{}}' END AS upstream,
+  p.text AS full_place,
   k.breaker_key, k.reason_text AS breaker_reason, k.probe IS NOT NULL AS probing, {utc("k.probe_at")} AS probe_at
 FROM (
   SELECT DISTINCT ON (wait_key) {WAIT_KEY} AS wait_key, s.run_id, s.position, s.backend, s.unmet, s.held, s.not_before,
-    s.waiting_for, s.cancel_requested_at IS NOT NULL AS cancelled, {_OPEN_BREAKER} AS breaker_key
+    s.waiting_for, s.resources, s.cancel_requested_at IS NOT NULL AS cancelled, {_OPEN_BREAKER} AS breaker_key
   FROM step_runs s WHERE %where% AND s.status = '{Status.PENDING}'
 ) f LEFT JOIN backends b ON b.name = f.backend LEFT JOIN breakers k ON k.breaker_key = f.breaker_key
+  LEFT JOIN full_places p ON p.backend = f.backend AND p.resources = f.resources
 """
 _PENDING_OF_RUN = _PENDING.replace("%where%", "s.run_id = :id AND (SELECT n_pending FROM runs WHERE id = :id) > 0")
 _PENDING_OF_STEP_RUN = _PENDING.replace("%where%", "s.id = :id")
@@ -108,5 +113,6 @@ def _facts(row: Mapping[str, Any]) -> WaitFacts:
         stored_reason=row["waiting_for"],
         backend_problem=row["problem"],
         held_back=breaker,
+        full_place=row["full_place"],
         workers_serving=row["workers"],
     )

@@ -31,6 +31,8 @@ class Refusal(Enum):
 class LimitReached(JobDeferred):
     """A limit of the site is reached; the job was not taken and has to wait."""
 
+    concerns_all_alike = True
+
 
 class SubmissionUnconfirmed(JobDeferred):
     """The scheduler may have taken the job; the job waits until that is known."""

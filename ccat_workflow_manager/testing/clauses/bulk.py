@@ -57,7 +57,6 @@ def clause_slow_submit(harness: BackendHarness) -> None:
 
 def clause_one_garbage_record_among_ten(harness: BackendHarness) -> None:
     """A job that destroys its exit record keeps no other job of a status call from being seen."""
-    harness.needs_programs()
     jobs = [_job(result) for result in harness.submit_all([harness.request("true") for _ in range(_SOME)])]
     for job in jobs:
         harness.until(job, JobStatus.COMPLETED)

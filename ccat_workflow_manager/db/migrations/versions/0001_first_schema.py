@@ -78,6 +78,18 @@ TABLES = (
     )
     """,
     """
+    CREATE TABLE full_places (
+        backend TEXT NOT NULL,
+        resources JSONB NOT NULL,
+        text TEXT NOT NULL,
+        since TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
+        retry_at TIMESTAMP WITH TIME ZONE NOT NULL,
+        refusals SMALLINT DEFAULT 1 NOT NULL,
+        allowed INTEGER DEFAULT 1 NOT NULL,
+        CONSTRAINT pk_full_places PRIMARY KEY (backend, resources)
+    )
+    """,
+    """
     CREATE TABLE pipelines (
         id UUID NOT NULL,
         name TEXT NOT NULL,
@@ -383,6 +395,7 @@ def downgrade() -> None:
         "files",
         "workers",
         "pipelines",
+        "full_places",
         "breakers",
         "breaker_events",
         "backends",
