@@ -15,7 +15,7 @@ LOCKS := requirements/build.txt requirements/runtime.txt
 DEV_LOCKS := requirements/backends.txt requirements/dev.txt
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help demo check test test-slow lab bench chaos lint format docs lock clean
+.PHONY: help demo check test test-slow lab bench soak chaos lint format docs lock clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -38,6 +38,9 @@ lab: ## install the real parts that tests use (Debian, as root)
 
 bench: $(DEV) ## measure; prints a table
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+soak: $(DEV) ## hostile and honest pipelines together for 30 minutes; ARGS="--minutes 5 --site slurm"
+	@$(BIN)/python -m tests.chaos.soak $(ARGS)
 
 chaos: $(DEV) ## kill everything everywhere (10 minutes); writes the table of docs/reliability.md
 	@$(BIN)/python -m tests.chaos $(ARGS)

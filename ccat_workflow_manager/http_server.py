@@ -36,8 +36,6 @@ def serve(context: Context, *, graceful_seconds: int) -> None:
     on_socket = settings.api_socket.name != ""
     sockets = [local_api.listening_socket(settings.api_socket)] if on_socket else None
     secret = None if on_socket else local_api.ensure_secret(settings.data_dir)
-    if settings.api_port and not on_socket:
-        local_api.announce(settings.api_port, settings.data_dir)
     config = uvicorn.Config(
         create_app(context, secret=secret),
         host=settings.api_host,

@@ -1,8 +1,7 @@
 """How a user reaches the API of the same machine: a private socket, a port, or a port and a secret.
 
 The API knows connections of its own user by the kernel's list of sockets. For all others there is a secret. It lies in
-DATA_DIR, readable for its owner only. A link in the runtime directory of the user, named by the port, leads to it, so
-that a command finds the secret of a service with any data directory.
+DATA_DIR, readable for its owner only.
 """
 
 from __future__ import annotations
@@ -13,8 +12,7 @@ import os
 import secrets
 import socket
 import stat
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,38 +63,9 @@ def _private_text(path: Path) -> str:
         return ""
 
 
-def announce(port: int, data_dir: Path) -> None:
-    """Let the commands of this user find the secret of the service at this port."""
-    with contextlib.suppress(OSError):  # they can still find it through DATA_DIR
-        directory = _runtime_dir(create=True)
-        if directory is not None:
-            link = directory / f"{port}.{os.getpid()}"
-            link.unlink(missing_ok=True)
-            link.symlink_to(data_dir.absolute() / SECRET_FILE)
-            link.replace(directory / str(port))
-
-
-def secrets_for(host: str, port: int, data_dirs: Iterable[Path]) -> Iterator[str]:
-    """The secrets that may be those of the service at this address; none if another user listens there."""
-    if not is_loopback(host) or not _listener_is_trusted(port):
-        return
-    directory = _runtime_dir(create=False)
-    files = [] if directory is None else [directory / str(port)]
-    given: set[str] = set()
-    for path in (*files, *(each / SECRET_FILE for each in data_dirs)):
-        secret = _private_text(path)
-        if secret and secret not in given:
-            given.add(secret)
-            yield secret
-
-
-def _runtime_dir(*, create: bool) -> Path | None:
-    """A directory of this user alone, or None."""
-    base = os.environ.get("XDG_RUNTIME_DIR")
-    directory = Path(base) / "ccat-wm" if base else Path(tempfile.gettempdir()) / f"ccat-wm-{os.geteuid()}"
-    if create:
-        directory.mkdir(mode=0o700, exist_ok=True)
-    return directory if _is_private(directory) else None
+def secret_for(host: str, port: int, data_dir: Path) -> str:
+    """The secret of the service with this data directory; empty if there is none, or if another user listens there."""
+    return _private_text(data_dir / SECRET_FILE) if is_loopback(host) and _listener_is_trusted(port) else ""
 
 
 def _is_private(directory: Path) -> bool:

@@ -57,8 +57,8 @@ class Guard:
     def _is_allowed(self, scope: Scope, headers: Headers) -> bool:
         if self._secret is None:
             return True
-        if (given := headers.get("authorization")) is not None:
-            return hmac.compare_digest(given.encode("latin-1"), self._secret)
+        if hmac.compare_digest(headers.get("authorization", "").encode("latin-1"), self._secret):
+            return True
         client, server = scope.get("client"), scope.get("server")
         return client is not None and server is not None and is_own_connection(client[1], server[1])
 

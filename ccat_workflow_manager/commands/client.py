@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,17 +43,18 @@ class Client:
     Without a token it looks for the secret of a service of this user on this machine.
     """
 
-    def __init__(self, url: str, token: str = "", data_dir: Path | None = None) -> None:
+    def __init__(self, url: str, token: str = "") -> None:
         self.url = url.rstrip("/")
         on_socket = url.startswith(SOCKET_SCHEME)
         parsed = httpx.URL("http://localhost") if on_socket else _parsed(url)
         local = parsed.host in _LOOPBACK
+        if not token and local and not on_socket:
+            token = _local_secret(parsed)
         headers = {"Authorization": f"Bearer {_header(token, TOKEN_VARIABLE)}"} if token else {}
         # No proxy for this machine. Certificates take a while to load, so only https loads them.
         self._http = httpx.Client(
             base_url=parsed,
             headers=headers,
-            auth=None if token or on_socket or not local else _LocalSecret(parsed, data_dir),
             timeout=_TIMEOUT,
             transport=httpx.HTTPTransport(uds=url.removeprefix(SOCKET_SCHEME)) if on_socket else None,
             trust_env=not local,
@@ -166,29 +167,12 @@ class Client:
         )
 
 
-class _LocalSecret(httpx.Auth):
-    """Sends the secret of a service of this user: one that is not accepted is followed by the next one."""
-
-    def __init__(self, url: httpx.URL, data_dir: Path | None) -> None:
-        self._url = url
-        home = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
-        given = os.environ.get(_SETTING + "DATA_DIR")
-        self._data_dirs = [data_dir or (Path(given).expanduser() if given else home / "ccat-workflow-manager")]
-        self._accepted = ""
-
-    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        port = self._url.port or (443 if self._url.scheme == "https" else 80)
-        secrets = [self._accepted] if self._accepted else local_api.secrets_for(self._url.host, port, self._data_dirs)
-        tried = False
-        for secret in secrets:
-            tried = True
-            request.headers["Authorization"] = f"Bearer {secret}"
-            response = yield request
-            if response.status_code != httpx.codes.UNAUTHORIZED:
-                self._accepted = secret
-                return
-        if not tried:
-            yield request
+def _local_secret(url: httpx.URL) -> str:
+    """The secret of a service of this user on this machine; empty if there is none."""
+    home = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    given = os.environ.get(_SETTING + "DATA_DIR")
+    data_dir = Path(given).expanduser() if given else home / "ccat-workflow-manager"
+    return local_api.secret_for(url.host, url.port or (443 if url.scheme == "https" else 80), data_dir)
 
 
 def connect() -> Client:

@@ -101,7 +101,7 @@ def _run(deployment: Deployment, scans: int | None) -> bool:
     pause = _watchful_pause(deployment)
     deployment.wait_ready()
     pause(0.001)
-    with Client(deployment.api_url, os.environ.get(TOKEN_VARIABLE, ""), deployment.settings.data_dir) as client:
+    with Client(deployment.api_url, os.environ.get(TOKEN_VARIABLE, "")) as client:
         client.put(f"/pipelines/{definition['name']}", definition)
         parameters = {} if scans is None else {"scans": [f"scan-{number:02}" for number in range(1, scans + 1)]}
         submitted = client.post("/runs", {"pipeline": definition["name"], "parameters": parameters})

@@ -13,7 +13,7 @@ import pytest
 
 from ccat_workflow_manager import local_api
 from ccat_workflow_manager.errors import ConfigurationError
-from ccat_workflow_manager.local_api import SECRET_FILE, announce, ensure_secret, listening_socket, secrets_for
+from ccat_workflow_manager.local_api import SECRET_FILE, ensure_secret, listening_socket, secret_for
 from ccat_workflow_manager.settings import load_settings
 from tests.cli.commands import answer
 from tests.support.fixtures_service import Service, ServiceMaker, sh, variables
@@ -21,12 +21,6 @@ from tests.support.fixtures_service import Service, ServiceMaker, sh, variables
 NOBODY = 65534
 PLAIN = {"PATH": os.defpath}
 """The environment of a process that sees nothing of this user's directories."""
-
-
-@pytest.fixture(autouse=True)
-def runtime_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    return tmp_path / "ccat-wm"
 
 
 @pytest.fixture
@@ -100,16 +94,14 @@ def test_a_secret_that_others_can_read_is_none(tmp_path: Path, port: int, mode: 
     (tmp_path / SECRET_FILE).chmod(mode)
     with pytest.raises(ConfigurationError, match="0600"):
         ensure_secret(tmp_path)
-    assert list(secrets_for("127.0.0.1", port, [tmp_path])) == []
+    assert secret_for("127.0.0.1", port, tmp_path) == ""
 
 
-def test_the_secret_is_found_by_the_port(tmp_path: Path, port: int, runtime_dir: Path) -> None:
-    secret = ensure_secret(tmp_path / "a")
-    announce(port, tmp_path / "a")
-    assert list(secrets_for("localhost", port, [tmp_path / "b"])) == [secret]
-    assert list(secrets_for("wm.example.org", port, [tmp_path / "a"])) == []
-    runtime_dir.chmod(0o777)  # anyone may have put the link there
-    assert list(secrets_for("localhost", port, [tmp_path / "b"])) == []
+def test_the_secret_is_sent_to_this_machine_only(tmp_path: Path, port: int) -> None:
+    secret = ensure_secret(tmp_path)
+    assert secret_for("localhost", port, tmp_path) == secret
+    assert secret_for("wm.example.org", port, tmp_path) == ""
+    assert secret_for("localhost", port, tmp_path / "other") == ""
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can listen as another user")
@@ -121,7 +113,7 @@ def test_the_secret_is_not_sent_to_another_user(tmp_path: Path) -> None:
     ) as thief:
         assert thief.stdout is not None
         taken = int(thief.stdout.readline())
-        assert list(secrets_for("127.0.0.1", taken, [tmp_path])) == []
+        assert secret_for("127.0.0.1", taken, tmp_path) == ""
         thief.communicate("\n")
 
 

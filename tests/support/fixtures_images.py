@@ -15,10 +15,10 @@ TOOLS = (
 )
 
 
-def build_tools_image(directory: Path) -> Path:
-    """Build `tools.sif` in this directory."""
+def build_tools_image(directory: Path, *more: str) -> Path:
+    """Build `tools.sif` in this directory, with these tools as well."""
     sandbox = Sandbox(directory / "sandbox")
-    for tool in which_all(TOOLS):
+    for tool in which_all((*TOOLS, *more)):
         sandbox.add_program(tool)
     path = directory / "tools.sif"
     sandbox.build(runtimes.detect("auto"), path)
