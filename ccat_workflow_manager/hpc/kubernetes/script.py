@@ -52,6 +52,6 @@ def render_pod_script(
 #!/bin/sh
 # Written by ccat-workflow-manager for the pod of one attempt.
 export {path}HOME="${{HOME:-/tmp}}" LANG="${{LANG:-C.UTF-8}}" LC_ALL=C.UTF-8
-me=${POD_VARIABLE}
+me=${POD_VARIABLE} start=
 unset {POD_VARIABLE} {_OF_THE_CLUSTER}
 {sh_take(quote(files.claim))}{job.removeprefix("#!/bin/sh").lstrip()}"""
