@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
@@ -17,9 +17,11 @@ pytest_plugins = [
 ]
 
 # With CI=true the same examples every time, so that a red run is red again; at a desk new ones, to find something new.
-settings.register_profile("reproducible", derandomize=True, database=None)
-if os.environ.get("CI") == "true":
-    settings.load_profile("reproducible")
+# How long an example takes says something about the machine, not about the code.
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("at a desk", PATIENT)
+settings.register_profile("reproducible", PATIENT, derandomize=True, database=None)
+settings.load_profile("reproducible" if os.environ.get("CI") == "true" else "at a desk")
 
 
 class OnePilotAtATime(LoadFileScheduling):  # type: ignore[misc]

@@ -29,6 +29,7 @@ def test_containers_are_measured() -> None:
     assert figure.reference
 
 
+@pytest.mark.slow
 @pytest.mark.needs("postgresql", "valkey", "slurm")
 def test_slurm_is_measured() -> None:
     figures = measure([SLURM], QUICK)
@@ -36,6 +37,7 @@ def test_slurm_is_measured() -> None:
     assert all(figure.value > 0 and figure.reference for figure in figures)
 
 
+@pytest.mark.slow
 @pytest.mark.needs("slurm", "radical")
 @pytest.mark.timeout(400)
 def test_every_backend_is_measured(capsys: pytest.CaptureFixture[str]) -> None:

@@ -59,7 +59,8 @@ def step(site: Site, name: str, text: str, **more: Any) -> dict[str, Any]:
 def complete(site: Site) -> list[str]:
     """Two and then one; and somebody reads a log."""
     run_id = site.submit(
-        step(site, "first", _WORK, foreach=["a", "b"]), step(site, "second", _WORK, depends_on=["first"])
+        step(site, "first", _WORK, foreach=["a", "b"]),
+        step(site, "second", _WORK, depends_on=["first"], files={"table.csv": {"text": "1,2\n"}}),
     )
     end = site.wait(run_id)
     last = site.run(run_id)["step_runs"][-1]

@@ -36,6 +36,8 @@ class Ground:
     """Closed when the last test is over."""
 
 
+PATIENCE_SECONDS = 120.0
+"""How long a run may take on most sites. A test of one that needs longer is slow."""
 Environment = Mapping[str, str]
 
 
@@ -83,7 +85,7 @@ class Site:
 
     environment: Callable[[Ground], Environment] = _nothing
     needs: tuple[str, ...] = ()
-    patience_seconds: float = 120
+    patience_seconds: float = PATIENCE_SECONDS
 
 
 _SITES = {
@@ -100,7 +102,9 @@ SITES = {name: _SITES.get(name, Site()) for name in OURS if name != "noop"}
 
 def parameters() -> list[Any]:
     """One test for each site, with the marks that it needs."""
-    return [
-        pytest.param(name, marks=[pytest.mark.needs(*site.needs), pytest.mark.timeout(site.patience_seconds + 240)])
-        for name, site in SITES.items()
-    ]
+    return [pytest.param(name, marks=_marks(site)) for name, site in SITES.items()]
+
+
+def _marks(site: Site) -> list[pytest.MarkDecorator]:
+    slow = [pytest.mark.slow] if site.patience_seconds > PATIENCE_SECONDS else []
+    return [pytest.mark.needs(*site.needs), pytest.mark.timeout(site.patience_seconds + 240), *slow]

@@ -41,6 +41,7 @@ def test_the_scheduler_dies_and_the_step_is_tried_again(
     assert starts.read_text() == "1\n2\n"
 
 
+@pytest.mark.slow
 def test_all_workers_die_while_a_job_runs_on_their_own_cluster(make_service: ServiceMaker, tmp_path: Path) -> None:
     service = make_service(HPC_BACKEND="dask", FOLLOW_SECONDS="1", DASK_IDLE_SECONDS="5")
     gate = tmp_path / "go"

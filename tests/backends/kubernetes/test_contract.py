@@ -45,6 +45,7 @@ class TestKubernetes(_OnKubernetes):
     pass
 
 
+@pytest.mark.slow
 class TestWithoutWatch(_OnKubernetes):
     watch = False
 

@@ -28,6 +28,7 @@ def deployment(reaper: Reaper) -> Iterator[Service]:
         yield service
 
 
+@pytest.mark.slow
 def test_a_pipeline_waits_for_the_pilot_and_runs_in_it(deployment: Service) -> None:
     keys = [str(n) for n in range(12)]
     run_id = deployment.submit(sh("true", "many", foreach=keys, resources={"memory_gb": 0.1}))

@@ -195,6 +195,7 @@ def test_the_authentication_is_killed_while_jobs_run(
     check_once(marks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accounting", [True, False], ids=["accounting", "no accounting"])
 def test_forgotten_before_anybody_asked(
     reaper: Reaper, make_service: Any, gate: Path, marks: Path, accounting: bool

@@ -30,6 +30,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(directory / ensure_demo_image(str(directory), runtimes.detect("auto")))
 
 
+@pytest.mark.slow
 def test_the_demo(contained: Service, image: str) -> None:
     contained.call("PUT", "/pipelines/demo-galaxy", json=demo_pipeline(image))
     scans = [f"scan-{number}" for number in range(6)]

@@ -27,6 +27,7 @@ def reason_of(service: Service, run_id: str) -> tuple[str, str]:
     return step["status"], step["reason"]
 
 
+@pytest.mark.slow
 def test_a_fan_out_of_a_thousand_is_a_few_arrays(
     slurm_service: Service, slurm_calls: Callable[[], Counter[str]], tmp_path: Path
 ) -> None:
