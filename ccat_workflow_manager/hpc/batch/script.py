@@ -5,8 +5,8 @@ the attempt, and ends without having started anything if another job has claimed
 
 A scheduler may also start the same job again. An administrator has requeued it: then it runs again, without the exit
 record and the logs of its first start. Or the scheduler has lost its last seconds in a crash and does not know of the
-first start: then the script runs nothing. It ends with the code of a whole exit record, else with NOT_STARTED. Each
-later start leaves a line in the file `starts`.
+first start: then the script runs nothing. It ends as the first start did. If that was killed, as Slurm does with a job
+that it has forgotten, it ends with NOT_STARTED. Each later start leaves a line in the file `starts`.
 """
 
 from __future__ import annotations
@@ -39,16 +39,14 @@ _AGAIN = f"""\
   record=
   read -r record 2>/dev/null <"$attempt.exit.json"
   case $record in *'"exit_code":'[0-9]*) code=${{record##*'"exit_code":'}} code=${{code%%[!0-9]*}} ;; esac
+  case $code in {" | ".join(map(str, KILLED_BY_SCHEDULER))}) code= ;; esac
   case $start in
-  '')
-    requeued=1
-    case $code in {" | ".join(map(str, KILLED_BY_SCHEDULER))}) code= ;; esac
-    ;;
+  '') requeued=1 ;;
   "${{before% *}} "*) [ "${{start##* }}" -le "${{before##* }}" ] || requeued=1 code= ;;
   esac
   if [ "$code" ]; then did="ended at once, with the code $code of the first start"
   elif [ "$requeued" ]; then did="ran the command again"
-  else code={NOT_STARTED} did="ran nothing: the first start has left no exit record"
+  else code={NOT_STARTED} did="ran nothing: the first start was killed"
   fi
   printf '%s on %s %s\\n' "${{start:-$me -}}" "$host" "$did" >>"$attempt.starts"
   [ ! "$code" ] || exit "$code"

@@ -260,7 +260,9 @@ def _ended(seen: Seen, evidence: Evidence) -> HPCJobInfo:
         return replace(base, reason=FailureReason.TIME_LIMIT, message="ended by the signal before its time limit")
     if _OUT_OF_MEMORY.search(evidence.scheduler_log) and (record is None or record.signal == 9):
         return replace(record or HPCJobInfo(_F), reason=FailureReason.OUT_OF_MEMORY)
-    return record if record is not None else _failed_without_record(evidence)
+    if record is None or (evidence.starts and record.exit_code in KILLED_BY_SCHEDULER):
+        return _failed_without_record(evidence)
+    return record
 
 
 def _cancelled(seen: Seen, evidence: Evidence) -> HPCJobInfo:

@@ -14,7 +14,6 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -127,10 +126,14 @@ class Cluster:
     def remembers_until_now(self) -> Callable[[], None]:
         """Keep the state that the controller has saved. The function takes a controller that is dead back to it."""
         state, kept = self.directory / "state", self.directory / "state.kept"
-        saved, since = state / "job_state", time.time()
-        self.ask("sbatch", "--hold", "-o", "/dev/null", "-p", "short", "--wrap", "true")
-        wait_until(lambda: saved.exists() and saved.stat().st_mtime > since + 1, 30, "the controller to save its state")
-        shutil.copytree(state, kept)
+        saved, name = state / "job_state", f"last-{secrets.token_hex(8)}"
+        self.ask("sbatch", "--hold", "-J", name, "-o", "/dev/null", "-p", "short", "--wrap", "true")
+        wait_until(
+            lambda: saved.exists() and name.encode() in saved.read_bytes(), 60, "the controller to save its state"
+        )
+        shutil.rmtree(kept, ignore_errors=True)
+        # The other two come and go while it saves.
+        shutil.copytree(state, kept, ignore=shutil.ignore_patterns("*.new", "*.old"))
 
         def forget() -> None:
             shutil.rmtree(state)

@@ -124,10 +124,12 @@ def test_a_controller_forgets_that_jobs_have_started(
     slurm_cluster.start()
     slurm_cluster.ask(*open_partition, "state=up")
     gate.touch()
-    assert slurm_service.wait(run_id, 120)["status"] == "COMPLETED"
+    status = slurm_service.wait(run_id, 120)["status"]
+    steps = slurm_service.run(run_id)["step_runs"]
+    assert status == "COMPLETED", [(step["reason_text"], slurm_service.attempts(step)) for step in steps]
     if ended:
         check_once(marks, keys)
-    for step in slurm_service.run(run_id)["step_runs"]:
+    for step in steps:
         history = slurm_service.attempts(step)
         assert step["attempt"] == len(history) == len((marks / step["key"]).read_text().split())
         assert {each["reason"] for each in history[:-1]} <= {"node_failure", "backend_failed", "lost"}

@@ -79,6 +79,9 @@ CASES: dict[str, Case] = {
     "started again, nothing known of the first start": (
         seen("FAILED"), seen("FAILED", exit_code=75), None, {"starts": ["7 0 on n1 ..."]}, F, Why.BACKEND_FAILED,
     ),
+    "started again, the first start was killed": (
+        seen("FAILED"), seen("FAILED", exit_code=75), TERMED, {"starts": ["7 0 on n1 ..."]}, F, Why.BACKEND_FAILED,
+    ),
     "cancelled by a person": (seen("CANCELLED"), seen("CANCELLED", detail="by 1000"), KILLED, RESTARTED, X, None),
     "cancelled by root, no restart": (seen("CANCELLED"), seen("CANCELLED", detail="by 0"), KILLED, {}, X, None),
     "cancelled by Slurm after a restart": (
