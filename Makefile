@@ -15,7 +15,7 @@ LOCKS := requirements/build.txt requirements/runtime.txt
 DEV_LOCKS := requirements/backends.txt requirements/dev.txt
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help demo check test test-slow lab bench soak chaos lint format docs lock clean
+.PHONY: help demo check test test-slow lab bench soak chaos fuzz lint format docs lock clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -44,6 +44,9 @@ soak: $(DEV) ## hostile and honest pipelines together for 30 minutes; ARGS="--mi
 
 chaos: $(DEV) ## kill everything everywhere (10 minutes); writes the table of docs/reliability.md
 	@$(BIN)/python -m tests.chaos $(ARGS)
+
+fuzz: $(DEV) ## broken texts for every parser of foreign text; ARGS="--minutes 1 yaml json", else ten minutes for each
+	@$(BIN)/python -m tests.fuzz $(ARGS)
 
 lint: $(DEV) ## style, types, who imports what
 	@$(BIN)/ruff check .

@@ -44,6 +44,7 @@ def create_app(context: Context, *, secret: str | None = None) -> FastAPI:
     )
     app.state.context = context
     app.state.large_bodies = asyncio.Semaphore(LARGE_AT_ONCE)
+    app.state.large_answers = asyncio.Semaphore(LARGE_AT_ONCE)
     app.add_middleware(Guard, hosts=context.settings.api_names, secret=secret)
     handle_errors(app)
     checked = [Depends(known_parameters)]

@@ -26,7 +26,7 @@ PREFIX = "/api/v1"
 ANONYMOUS = "anonymous"
 LARGE_BYTES = 1024 * 1024
 LARGE_AT_ONCE = 4
-"""So many bodies of more than LARGE_BYTES are in memory at once."""
+"""So many bodies of more than LARGE_BYTES are in memory at once, and as many answers."""
 YAML_TYPES = ("application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml")
 
 M = TypeVar("M", bound=BaseModel)

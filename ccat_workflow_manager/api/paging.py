@@ -5,6 +5,7 @@ A cursor holds the key of the last item of a page, so a list that grows between 
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections.abc import Callable, Sequence
@@ -12,8 +13,12 @@ from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
 from fastapi import Query
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
+from ccat_workflow_manager.api.dependencies import LARGE_AT_ONCE, LARGE_BYTES
+from ccat_workflow_manager.api.problems import problem
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.queries import Row, array, snapshot
 from ccat_workflow_manager.db.session import UnitOfWork
@@ -27,6 +32,7 @@ Limit = Annotated[int, Query(ge=1, le=1000, description="Largest number of items
 Cursor = Annotated[str | None, Query(max_length=1000, description="`next_cursor` of the previous page.")]
 
 _BIGGEST = 2**63
+_PIECE_BYTES = 256 * 1024
 
 
 def read_one(context: Context, what: str, view: Callable[[UnitOfWork, Any], str | None], key: object) -> str:
@@ -40,7 +46,36 @@ def read_one(context: Context, what: str, view: Callable[[UnitOfWork, Any], str 
 
 
 def json_response(text: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(text, status, headers, "application/json")
+    kind = Response if len(text) <= LARGE_BYTES else LargeResponse
+    return kind(text, status, headers, "application/json")
+
+
+class LargeResponse(Response):
+    """A response of more than a megabyte, such as a run of 100,000 step runs. Few are in memory at once.
+
+    It is sent in pieces, so that a slow client holds its place; one that takes longer than API_BODY_SECONDS is cut off.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        state = scope["app"].state
+        places: asyncio.Semaphore = state.large_answers
+        if places.locked() and scope["method"] == "GET":
+            detail = f"{LARGE_AT_ONCE} large answers are being sent; ask again, or ask for lists, which come in pages"
+            await problem(503, "service_unavailable", detail, headers={"Retry-After": "5"})(scope, receive, send)
+            return
+        async with places:
+            try:
+                async with asyncio.timeout(state.context.settings.api_body_seconds):
+                    await self._send(send)
+            except TimeoutError:
+                raise ClientDisconnect from None
+
+    async def _send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        for start in range(0, len(self.body), _PIECE_BYTES):
+            piece = self.body[start : start + _PIECE_BYTES]
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def page(kind: str, rows: Sequence[Row], limit: int) -> Response:

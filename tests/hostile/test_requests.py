@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 from collections.abc import Iterator
@@ -10,7 +11,10 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from starlette.types import Message
 
+from ccat_workflow_manager.api.dependencies import LARGE_AT_ONCE
+from ccat_workflow_manager.api.paging import json_response
 from ccat_workflow_manager.app import create_app
 from ccat_workflow_manager.bounded_cache import BoundedCache
 from ccat_workflow_manager.context import Context
@@ -137,6 +141,30 @@ def test_a_slow_client_is_cut_off(make_service: ServiceMaker) -> None:
         crowd = [open_ones.enter_context(socket.create_connection(address, timeout=20)) for _ in range(30)]
         assert [cut_off(each) for each in crowd] == [b""] * 30
     assert service.client.get("/runs").status_code == 200
+
+
+def test_few_large_answers_are_sent_at_once(make_context: ContextMaker) -> None:
+    app = create_app(make_context("noop"))
+    may_go, sent, count = asyncio.Event(), list[int](), LARGE_AT_ONCE + 3
+    scope = {"type": "http", "method": "GET", "app": app}
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            sent.append(message["status"])
+            if len(sent) == count:
+                may_go.set()
+        await may_go.wait()
+
+    async def ask_for_all() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(count):
+                tasks.create_task(json_response("x" * 2_000_000)(scope, receive, send))
+
+    asyncio.run(asyncio.wait_for(ask_for_all(), 20))
+    assert sorted(sent) == [200] * LARGE_AT_ONCE + [503] * 3
 
 
 def cut_off(connection: socket.socket) -> bytes:

@@ -109,7 +109,7 @@ def parse_job(data: Mapping[str, Any]) -> DescribedJob:
             log_stream=str(container.get("logStreamName") or ""),
             children=dict(array.get("statusSummary") or {}),
         )
-    except (KeyError, TypeError, AttributeError, OverflowError) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError, OSError) as error:
         raise ValueError(f"a job without {error}: {str(data)[:200]}") from error
 
 

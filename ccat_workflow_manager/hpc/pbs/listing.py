@@ -20,6 +20,7 @@ NUMBER = r"\d{1,12}(?:\[\d*\])?(?:\.[A-Za-z0-9.-]{1,253})?"
 _HEADING = re.compile(r"(Job Id|Queue):\s*(\S+)\s*")
 _ATTRIBUTE = re.compile(r"\s+([A-Za-z_][\w.-]*) = ?(.*)")
 _UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
+_MOST_DIGITS = 11
 _YES = ("True", "yes")
 _COUNTS = re.compile(r"(\w+):(\d+)")
 
@@ -92,7 +93,10 @@ def parse_json(text: str) -> dict[str, Seen]:
     """`qstat -f -F json`. Without any job there may be no text at all."""
     if not text.strip():
         return {}
-    answer = json.loads(text, strict=False)
+    try:
+        answer = json.loads(text, strict=False)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     jobs = answer.get("Jobs", {}) if isinstance(answer, dict) and "pbs_version" in answer else None
     if not isinstance(jobs, dict) or not all(isinstance(job, dict) for job in jobs.values()):
         raise ValueError("no list of jobs")
@@ -194,7 +198,7 @@ def _time(text: str | None) -> datetime | None:
     """`Sat Nov 21 08:59:27 2026`; there are versions that print seconds since the epoch."""
     if text is None:
         return None
-    if text.isdecimal():
+    if text.isdecimal() and len(text) <= _MOST_DIGITS:
         return datetime.fromtimestamp(int(text), UTC)
     try:
         return datetime.strptime(text.strip(), "%a %b %d %H:%M:%S %Y").replace(tzinfo=UTC)
@@ -204,7 +208,7 @@ def _time(text: str | None) -> datetime | None:
 
 def _duration(text: str | None) -> float | None:
     """`hours:minutes:seconds`, or seconds."""
-    match = re.fullmatch(r"(?:(?:(\d+):)?(\d+):)?(\d+)(?:\.\d+)?", (text or "").strip())
+    match = re.fullmatch(r"(?:(?:(\d{1,11}):)?(\d{1,11}):)?(\d{1,11})(?:\.\d+)?", (text or "").strip())
     if match is None:
         return None
     hours, minutes, seconds = (int(part or 0) for part in match.groups())
@@ -212,7 +216,7 @@ def _duration(text: str | None) -> float | None:
 
 
 def _bytes(text: str | None) -> int | None:
-    match = re.fullmatch(r"(\d+)([kmgt]?)b", (text or "").strip().lower())
+    match = re.fullmatch(r"(\d{1,18})([kmgt]?)b", (text or "").strip().lower())
     return int(match[1]) * _UNITS[match[2]] if match else None
 
 

@@ -33,6 +33,7 @@ _NOT_OURS = re.compile(r"\d+\+\d+|\d+_\[[^]]*\].*")
 """Parts of heterogeneous jobs; the tasks of an array that accounting knows only in common."""
 _GPUS = re.compile(r"gpu(?::[^:(]*[^:(\d][^:(]*)?:(\d+)")
 _GIB_MB = 1024
+_MOST_DIGITS = 11
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 
 SQUEUE = ("squeue", "--noheader", "--all", "--states=all", "--array", f"--format={_SEPARATOR.join(_SQUEUE)}")
@@ -170,14 +171,14 @@ def parse_sacct(text: str) -> dict[TaskId, Seen]:
             submitted_at=_time(submit),
             started_at=_time(start),
             ended_at=_time(end),
-            limit_seconds=60.0 * int(limit) if limit.isdecimal() else None,
-            elapsed_seconds=float(elapsed) if elapsed.isdecimal() else None,
+            limit_seconds=None if (minutes := _count(limit)) is None else 60.0 * minutes,
+            elapsed_seconds=_count(elapsed),
             node=_nodes(nodes),
             exit_code=int(code or 0),
             signal=int(signal or 0) or None,
             cpu_seconds=cpu_seconds,
             peak_bytes=peak,
-            allocated_seconds=float(allocated) if allocated.isdecimal() else None,
+            allocated_seconds=_count(allocated),
         )
     return jobs
 
@@ -254,14 +255,21 @@ def _word(text: str) -> str:
     return word
 
 
+def _count(text: str) -> int | None:
+    """A number of up to eleven digits; None for all else, which is no number that Slurm has."""
+    return int(text) if len(text) <= _MOST_DIGITS and text.isdecimal() else None
+
+
 def _time(text: str) -> datetime | None:
-    return datetime.fromtimestamp(int(text), UTC) if text.isdecimal() and int(text) > 0 else None
+    seconds = _count(text)
+    return datetime.fromtimestamp(seconds, UTC) if seconds else None
 
 
 def _allocated(cpus: str, started_at: datetime | None, ended_at: datetime | None) -> float | None:
-    if not cpus.isdecimal() or started_at is None or ended_at is None:
+    count = _count(cpus)
+    if count is None or started_at is None or ended_at is None:
         return None
-    return int(cpus) * max(0.0, (ended_at - started_at).total_seconds())
+    return count * max(0.0, (ended_at - started_at).total_seconds())
 
 
 def _nodes(text: str) -> str | None:
@@ -274,7 +282,7 @@ def _limit(text: str) -> float | None:
 
 def _duration(text: str) -> float | None:
     """`[days-][hours:]minutes:seconds[.fraction]` in seconds."""
-    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+(?:\.\d+)?)", text)
+    match = re.fullmatch(r"(?:(\d{1,11})-)?(?:(\d{1,11}):)?(\d{1,11}):(\d{1,11}(?:\.\d+)?)", text)
     if match is None:
         return None
     days, hours, minutes, seconds = (float(part or 0) for part in match.groups())
@@ -282,7 +290,7 @@ def _duration(text: str) -> float | None:
 
 
 def _bytes(text: str) -> int | None:
-    match = re.fullmatch(r"([\d.]+)([KMGT]?)", text)
+    match = re.fullmatch(r"(\d{1,18}(?:\.\d*)?)([KMGT]?)", text)
     return int(float(match[1]) * _UNITS[match[2]]) if match else None
 
 

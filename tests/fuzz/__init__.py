@@ -1,0 +1,1 @@
+"""Broken and hostile texts for every parser of foreign text."""
