@@ -52,6 +52,7 @@ class _Child:
     started: float = 0.0
     failures: int = 0
     restart_at: float = 0.0
+    watched: bool = False
     page: Page = field(default_factory=Page)
     """The signs of life of a worker."""
 
@@ -90,7 +91,9 @@ class Deployment:
             database.close()
             self._signals = _wakeup_pipe()
             self._children = [_Child("manager", lambda page: self._run_manager())]
-            self._children += [_Child(f"worker {n + 1}", self._run_worker) for n in range(self.settings.workers)]
+            self._children += [
+                _Child(f"worker {n + 1}", self._run_worker, watched=True) for n in range(self.settings.workers)
+            ]
             for child in self._children:
                 self._spawn(child)
         except BaseException:
@@ -131,7 +134,8 @@ class Deployment:
         sys.stdout.flush()
         sys.stderr.flush()
         child.started = time.monotonic()
-        child.page.clear()
+        if child.watched:
+            child.page.write(child.started, "starting")
         child.pid = os.fork()
         if child.pid == 0:
             os._exit(_run_child(child))
@@ -170,7 +174,7 @@ class Deployment:
         for child in self._children:
             seen, what = child.page.read()
             silent = time.monotonic() - seen
-            if child.pid and seen and silent > self.settings.hang_seconds:
+            if child.pid and child.watched and silent > self.settings.hang_seconds:
                 log.error("%s has hung for %.0f s (HANG_SECONDS) and is killed: %s", child.name, silent, what)
                 os.kill(child.pid, signal.SIGKILL)
 

@@ -43,9 +43,6 @@ class Page:
         text = what.encode()[:_TEXT_BYTES].ljust(_TEXT_BYTES, b"\0")
         self._memory[:] = _STAMP.pack(now) + text
 
-    def clear(self) -> None:
-        self.write(0.0, "")
-
     def read(self) -> tuple[float, str]:
         """The time of the last sign of life, 0 for none, and what the process did."""
         data = self._memory[:]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from threading import BoundedSemaphore
 from typing import Any
 from uuid import uuid4
 
 import fakeredis
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeout
 from rq import Queue
 from rq.job import Job
 from rq.results import Result
@@ -92,3 +94,20 @@ def test_without_redis_ringing_is_no_error(doorbell: Doorbell, server: fakeredis
     server.connected = True
     doorbell.ring(Bell.LAUNCH, "local", [uuid4()])
     assert doorbell.waiting(Bell.LAUNCH, "local") == 1
+
+
+def test_few_questions_wait_at_a_time(doorbell: Doorbell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that waits for a worker serves nothing else."""
+
+    def ask_again(*_: object, **__: object) -> None:
+        with pytest.raises(ServiceUnavailable, match="questions wait"):
+            doorbell.ask("local", {}, 5)
+        raise RedisTimeout
+
+    monkeypatch.setattr("ccat_workflow_manager.doorbell._ASK_AT_ONCE", 1)
+    doorbell._asking = BoundedSemaphore(1)
+    monkeypatch.setattr(Queue, "enqueue", ask_again)
+    with pytest.raises(ServiceUnavailable, match="Redis cannot be used"):
+        doorbell.ask("local", {}, 5)
+    with pytest.raises(ServiceUnavailable, match="did not answer just now"):
+        doorbell.ask("local", {}, 5)

@@ -177,6 +177,13 @@ def test_servers_must_be_named_and_containers_used_outside_localdev(
     assert set(faults_of(container_runtime="none")) == {"DATABASE_URL", "REDIS_URL", "CONTAINER_RUNTIME"}
 
 
+def test_redis_needs_a_password_or_a_protected_way_outside_localdev(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENV_FOR_DYNACONF", "production")
+    assert set(faults_of(**{**SERVERS, "REDIS_URL": "redis://cache:6379/0"})) == {"REDIS_URL"}
+    for url in ("rediss://cache/0", "unix:///run/valkey.sock", "redis://:secret@cache/0"):
+        assert load_settings({**SERVERS, "REDIS_URL": url}).redis_url == url
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "somewhere.example"])
 def test_only_loopback_may_go_without_authentication(host: str) -> None:
     assert set(faults_of(api_host=host)) == {"API_HOST"}
