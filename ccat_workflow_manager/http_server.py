@@ -58,9 +58,12 @@ def _protocol(settings: Settings) -> type[asyncio.Protocol]:
         """uvicorn's protocol, which closes connections that are too many or whose headers take too long."""
 
         _deadline: asyncio.TimerHandle | None = None
+        _peer: dict[str, bool]
+        """What is known about the client, for all requests of this connection."""
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
+            self._peer = {}
             if len(self.connections) > settings.api_connections:
                 transport.abort()
             else:
@@ -73,6 +76,7 @@ def _protocol(settings: Settings) -> type[asyncio.Protocol]:
         def on_message_begin(self) -> None:
             self._begin()
             super().on_message_begin()
+            self.scope["state"]["peer"] = self._peer
 
         def on_headers_complete(self) -> None:
             self._end()

@@ -59,8 +59,12 @@ class Guard:
             return True
         if hmac.compare_digest(headers.get("authorization", "").encode("latin-1"), self._secret):
             return True
+        # The kernel's list is long, so it is read once for a connection.
+        peer = scope.get("state", {}).get("peer", {})
         client, server = scope.get("client"), scope.get("server")
-        return client is not None and server is not None and is_own_connection(client[1], server[1])
+        if not peer.get("is_own") and client is not None and server is not None:
+            peer["is_own"] = is_own_connection(client[1], server[1])
+        return bool(peer.get("is_own"))
 
     def _is_ours(self, host: str) -> bool:
         name = _name(host)
