@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -138,13 +139,13 @@ class SlurmClient:
         return float(digits) if digits.isdecimal() and digits != "0" else math.inf
 
     def own_users(self) -> frozenset[int]:
-        """The users as which Slurm itself acts: those of its daemons."""
+        """The users as which Slurm itself acts: those of its daemons, unless this service acts as one of them."""
         try:
             configured = self._configuration()
         except BackendUnavailable:
             return frozenset({0})
         users = (re.search(r"\((\d+)\)$", configured.get(name, "")) for name in ("SlurmUser", "SlurmdUser"))
-        return frozenset({0, *(int(user[1]) for user in users if user)})
+        return frozenset({0, *(int(user[1]) for user in users if user and int(user[1]) != os.geteuid())})
 
     def controller_started_at(self) -> datetime | None:
         """When the controller was started last; None if it does not answer."""

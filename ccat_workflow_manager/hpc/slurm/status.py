@@ -286,8 +286,10 @@ def _why_cancelled_by_site(user: int | None, seen: Seen, evidence: Evidence) -> 
     if user is not None and user not in evidence.own_users:
         return None
     started, ended = evidence.controller_started_at, seen.ended_at
-    if started is not None and ended is not None and 0 <= (ended - started).total_seconds() < RESTART_SECONDS:
-        return f"its controller was restarted at {started:%H:%M:%S} UTC"
+    if started is not None and ended is not None:
+        older = seen.submitted_at is None or seen.submitted_at < started
+        if older and 0 <= (ended - started).total_seconds() < RESTART_SECONDS:
+            return f"its controller was restarted at {started:%H:%M:%S} UTC"
     if user is not None and seen.node is not None and not evidence.claimed:
         return f"it could not be launched on {seen.node}"
     return "by the user of Slurm itself" if user else None

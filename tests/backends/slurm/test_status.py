@@ -88,6 +88,10 @@ CASES: dict[str, Case] = {
         seen("CANCELLED"), seen("CANCELLED", detail="by 0"), KILLED, RESTARTED, F, Why.BACKEND_FAILED,
     ),
     "cancelled after a restart, no accounting": (seen("CANCELLED"), None, None, RESTARTED, F, Why.BACKEND_FAILED),
+    "cancelled after a restart, submitted after it too": (
+        seen("CANCELLED", submitted_at=END - timedelta(seconds=10)), seen("CANCELLED", detail="by 0"), KILLED,
+        RESTARTED, X, None,
+    ),
     "cancelled long after a restart": (
         seen("CANCELLED"), seen("CANCELLED", detail="by 0"), KILLED,
         {"controller_started_at": END - timedelta(hours=1)}, X, None,
