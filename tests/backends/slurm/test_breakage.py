@@ -101,10 +101,11 @@ def test_the_controller_is_killed_while_jobs_run(
     check_once(marks)
 
 
-@pytest.mark.parametrize("ended", [True, False], ids=["ended", "running"])
-@pytest.mark.parametrize("keys", [1, 4], ids=["job", "array"])
+@pytest.mark.parametrize(
+    ("keys", "ended"), [(1, True), (1, False), (4, True)], ids=["job-ended", "job-running", "array-ended"]
+)
 def test_a_controller_forgets_that_jobs_have_started(
-    slurm_service: Service, slurm_cluster: Cluster, gate: Path, marks: Path, ended: bool, keys: int
+    slurm_service: Service, slurm_cluster: Cluster, gate: Path, marks: Path, keys: int, ended: bool
 ) -> None:
     """It is killed and comes back with a state from before. No attempt runs twice; none is taken as stopped outside."""
     open_partition = ("scontrol", "update", "partitionname=main")
