@@ -125,6 +125,7 @@ class TestAtTheSchedulerOfASite(BackendContract):
         return dask_harness(workdir, self.cluster, workdir / "state")
 
 
+@pytest.mark.slow
 class TestOnAClusterOfItsOwn(BackendContract):
     not_claimed = frozenset({"ends_are_notified", "service_down_is_unavailable"})
     state_dir: ClassVar[Path]
