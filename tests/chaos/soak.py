@@ -12,6 +12,7 @@ import argparse
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -37,6 +38,7 @@ _GROWTH, _SLACK_MB = 1.25, 24
 _SETTINGS = {"BREAKER_FAILURES": 0, "LOG_LIMIT_MB": 8}
 _TOOLS = ("ln", "mkfifo", "truncate", "chmod", "seq")
 _PAUSE = Event()
+SITES = ("local", "slurm")
 _START = f'echo started >> "$WORKFLOW_WORKSPACE_DIR/{STARTS}"'
 
 
@@ -162,29 +164,24 @@ class Soak:
                 yield f"{name} has grown from {before:.0f} to {after:.0f} MB"
 
 
-def soak(sites: Mapping[str, Site], minutes: float, seed: int) -> list[str]:
-    """Keep all sites busy for so long. Returns what was wrong."""
-    soaks = {name: Soak(site, random.Random(seed)) for name, site in sites.items()}
+def soak(site: Site, minutes: float, seed: int) -> list[str]:
+    """Keep a deployment busy for so long. Returns what was wrong."""
+    work = Soak(site, random.Random(seed))
     end = time.monotonic() + 60 * minutes
-    while (now := time.monotonic()) < end or any(each.running for each in soaks.values()):
-        for each in soaks.values():
-            each.site.tend()
-            if now < end:
-                each.disturb(now)
-                if len(each.running) < _AT_ONCE:
-                    each.begin()
-            each.look()
+    while (now := time.monotonic()) < end or work.running:
+        site.tend()
+        if now < end:
+            work.disturb(now)
+            if len(work.running) < _AT_ONCE:
+                work.begin()
+        work.look()
         _PAUSE.wait(_ROUND_SECONDS)
-    wrong = []
-    for name, each in soaks.items():
-        _say(
-            f"{name}: {sum(each.ended.values())} runs, {each.kills} workers killed: {dict(sorted(each.ended.items()))}"
-        )
-        _say(f"{name}: the slowest honest run took {each.slowest:.0f} s")
-        for process, samples in each.memory.items():
-            _say(f"{name}: {process}: {samples[0]:.0f} MB at first, {samples[-1]:.0f} MB at last")
-        wrong += [f"{name}: {text}" for text in (*each.wrong, *each.growth(), *each.site.violations())]
-    return wrong
+    _say(f"{site.backend}: {sum(work.ended.values())} runs, {work.kills} workers killed")
+    _say(f"{site.backend}: {dict(sorted(work.ended.items()))}")
+    _say(f"{site.backend}: the slowest honest run took {work.slowest:.0f} s")
+    for process, samples in work.memory.items():
+        _say(f"{site.backend}: {process}: {samples[0]:.0f} MB at first, {samples[-1]:.0f} MB at last")
+    return [*work.wrong, *work.growth(), *site.violations()]
 
 
 def make_site(name: str) -> Site:
@@ -213,18 +210,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--seed", type=int, default=int(time.time()), help="the same seed makes the same choices")
-    parser.add_argument("--site", choices=["local", "slurm"], action="append")
+    parser.add_argument("--site", choices=SITES, action="append")
     options = parser.parse_args()
-    _say(f"seed {options.seed}")
-    sites: dict[str, Site] = {}
+    sites: list[str] = options.site or list(SITES)
+    if len(sites) > 1:  # each in a process of its own, whose children inherit nothing of the other
+        program = [sys.executable, "-m", "tests.chaos.soak", "--minutes", str(options.minutes)]
+        running = [subprocess.Popen([*program, "--seed", str(options.seed), "--site", name]) for name in sites]
+        return max(process.wait() for process in running)
+    name = sites[0]
+    _say(f"{name}: seed {options.seed}")
+    site = make_site(name)
     try:
-        for name in options.site or ["local", "slurm"]:
-            sites[name] = make_site(name)
-        wrong = soak(sites, options.minutes, options.seed)
+        wrong = soak(site, options.minutes, options.seed)
     finally:
-        for site in sites.values():
-            site.close()
-    _say("\n".join(wrong) or "all is well")
+        site.close()
+    _say("\n".join(f"{name}: {text}" for text in wrong) or f"{name}: all is well")
     return 1 if wrong else 0
 
 

@@ -13,6 +13,6 @@ from tests.chaos.soak import make_site, soak
 def test_hostile_and_honest_pipelines_together() -> None:
     site = make_site("local")
     try:
-        assert soak({"local": site}, minutes=0.5, seed=1) == []
+        assert soak(site, minutes=0.5, seed=1) == []
     finally:
         site.close()
