@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -18,6 +20,8 @@ from ccat_workflow_manager.json_values import path_text
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 _MAX_BYTES = 16 * 1024 * 1024
+_AGO = re.compile(r"([0-9]{1,9})([smhdw])", re.ASCII)
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 def read_definition(file: str) -> Any:
@@ -137,6 +141,18 @@ def _declared_as_text(definition: Any) -> set[str]:
         for name, schema in (declared.items() if isinstance(declared, dict) else ())
         if isinstance(schema, dict) and schema.get("type") in ("string", ["string"])
     }
+
+
+def moment_before_now(text: str) -> str:
+    """The time that lies so long before now, for `90m`, `24h`, `7d` or `2w`; any other text is a time by itself."""
+    match = _AGO.fullmatch(text)
+    if match is None:
+        return text
+    try:
+        moment = datetime.now(UTC) - timedelta(**{_UNITS[match[2]]: int(match[1])})
+    except OverflowError:
+        raise WrongUsage(f"{text} ago is before all time") from None
+    return moment.isoformat()
 
 
 def labels(pairs: Iterable[str]) -> dict[str, str]:

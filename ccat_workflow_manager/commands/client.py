@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,9 @@ SOCKET_SCHEME = "unix:"
 _TIMEOUT = httpx.Timeout(60, connect=10)
 _PAGE = 500
 _SETTING = "CCAT_WORKFLOW_MANAGER_"
+_SEARCHED = 1000
+"""Among so many newest runs the end of an id is looked for."""
+_PART_OF_ID = re.compile("[0-9a-fA-F-]{4,35}")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -127,13 +131,29 @@ class Client:
         return found
 
     def run_id(self, given: str) -> str:
-        """The id itself, or the id of the newest run for `latest`."""
-        if given != "latest":
-            return given
-        newest = next(self.items("/runs", 1), None)
-        if newest is None:
-            raise NotFound("there is no run yet; create one with `ccat-wm run submit PIPELINE`")
-        return str(newest["id"])
+        """The id of a run: by itself, by its first or last characters, `latest`, or `latest:PIPELINE`."""
+        word, _, pipeline = given.partition(":")
+        if word == "latest":
+            newest = next(self.items("/runs", 1, pipeline=pipeline or None), None)
+            if newest is None:
+                of = f" of {pipeline}" if pipeline else ""
+                raise NotFound(
+                    f"there is no run{of} yet; create one with `ccat-wm run submit {pipeline or 'PIPELINE'}`"
+                )
+            return str(newest["id"])
+        return self._complete(given.lower()) if _PART_OF_ID.fullmatch(given) else given
+
+    def _complete(self, part: str) -> str:
+        """The id of which this is the beginning or the end."""
+        ids = [str(each["id"]) for each in self.items("/runs", _SEARCHED)]
+        found = [each for each in ids if each.startswith(part) or each.endswith(part)]
+        found = found or [str(each["id"]) for each in self.items("/runs", 2, q=part) if each["id"].startswith(part)]
+        if not found:
+            raise NotFound(f"no run has an id that begins or ends with {part!r}")
+        if len(found) > 1:
+            few = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
+            raise WrongUsage(f"{part!r} is the beginning or end of the ids of {len(found)} runs: {few}")
+        return found[0]
 
     # --- below -------------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 _NO_WIDTH = 10_000
+_MOST_ITEMS = 10
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _STYLES = {
     "COMPLETED": "green",
@@ -33,10 +34,10 @@ _STYLES = {
 }
 
 
-def console(*, stderr: bool = False) -> Console:
-    """A console for people. Without a terminal, lines have no maximum width."""
+def console(*, stderr: bool = False, wide: bool = False) -> Console:
+    """A console for people. Without a terminal, or `wide`, lines have no maximum width."""
     stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else _NO_WIDTH
+    width = None if stream.isatty() and not wide else _NO_WIDTH
     return Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
 
 
@@ -56,15 +57,21 @@ def cell(value: object, style: str = "") -> Text:
 
 
 def table(
-    columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Iterable[str] = (), title: str = ""
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    right: Iterable[str] = (),
+    whole: Iterable[str] = (),
+    title: str = "",
 ) -> Table:
-    """A plain table. Columns named in `right` hold numbers."""
-    numbers = set(right)
+    """A plain table. Columns named in `right` hold numbers, those in `whole` texts that are never broken."""
+    numbers, unbroken = set(right), set(whole)
     made = Table(
         box=SIMPLE_HEAD, pad_edge=False, show_edge=False, title=title or None, title_justify="left", title_style="bold"
     )
     for column in columns:
-        made.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+        justify: Literal["left", "right"] = "right" if column in numbers else "left"
+        made.add_column(column, justify=justify, overflow="fold", no_wrap=column in unbroken)
     for row in rows:
         made.add_row(*(value if isinstance(value, Text) else cell(value) for value in row))
     return made
@@ -139,9 +146,11 @@ def when(text: str | None) -> str:
 
 
 def pairs_text(mapping: dict[str, Any], separator: str = "=") -> str:
-    """Parameters or labels on one line, as on the command line."""
-    words = (
-        f"{name}{separator}{value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
-        for name, value in mapping.items()
-    )
-    return "  ".join(words)
+    """Parameters or labels on one line, as on the command line; long lists by their length."""
+    return "  ".join(f"{name}{separator}{_value_text(value)}" for name, value in mapping.items())
+
+
+def _value_text(value: Any) -> str:
+    if isinstance(value, list) and len(value) > _MOST_ITEMS:
+        return f"{len(value)} items"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

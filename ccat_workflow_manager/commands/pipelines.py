@@ -11,7 +11,9 @@ import typer
 from ccat_workflow_manager.commands.arguments import AsJson
 from ccat_workflow_manager.errors import NotFound
 
-pipeline = typer.Typer(name="pipeline", no_args_is_help=True, help="Pipelines as files: apply, compare, show, enable.")
+pipeline = typer.Typer(
+    name="pipeline", no_args_is_help=True, help="Pipelines as files: validate, apply, compare, show."
+)
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="YAML or JSON; - is standard input.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a pipeline.")]
@@ -31,6 +33,32 @@ def apply(file: File, as_json: AsJson = False) -> None:
     if _printed(answer, as_json):
         return
     typer.echo(f"{answer['name']} is {'now' if changed else 'unchanged'} at version {answer['version']}")
+
+
+@pipeline.command()
+def validate(file: File, as_json: AsJson = False) -> None:
+    """Check the definition in a file, and the files that it names, without a service.
+
+    Example:  ccat-wm pipeline validate chai-map.yaml
+
+    Exit codes:  0 it has no fault,  2 it has.
+    """
+    from ccat_workflow_manager.commands.arguments import fault_in_file, read_pipeline
+    from ccat_workflow_manager.commands.output import print_json
+    from ccat_workflow_manager.definition.spec import all_files, canonical, parse_pipeline
+    from ccat_workflow_manager.errors import Invalid
+
+    try:
+        spec = parse_pipeline(read_pipeline(file))
+    except Invalid as error:
+        raise fault_in_file(file, error) from None
+    if as_json:
+        print_json({"name": spec.name, "content_hash": spec.content_hash, "definition": canonical(spec)})
+        return
+    parts = [f"{len(spec.steps)} steps"]
+    if files := list(all_files(spec)):
+        parts.append(f"{len(files)} files of {sum(each.size for _, each in files)} bytes")
+    typer.echo(f"{spec.name} is valid: {', '.join(parts)}")
 
 
 @pipeline.command("list")

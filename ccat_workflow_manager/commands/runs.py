@@ -14,14 +14,17 @@ if TYPE_CHECKING:
     from ccat_workflow_manager.commands.client import Client
 
 run = typer.Typer(
-    name="run", no_args_is_help=True, help="Runs: submit, watch, cancel, retry, read logs. ID may be 'latest'."
+    name="run", no_args_is_help=True, help="Runs: submit, watch, cancel, retry, read logs, download products."
 )
 
-Id = Annotated[str, typer.Argument(metavar="ID", help="Id of a run, or 'latest'.")]
-Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of runs; 'latest' is the newest.")]
+_ID_HELP = "Id of a run, its beginning or end, 'latest', or 'latest:PIPELINE'."
+Id = Annotated[str, typer.Argument(metavar="ID", help=_ID_HELP)]
+Ids = Annotated[list[str], typer.Argument(metavar="ID...", help=_ID_HELP)]
 Labels = Annotated[list[str] | None, typer.Option("--label", metavar="NAME:VALUE", help="May be repeated.")]
 
 _SHOWN = 50
+_COLUMNS = ((130, 7), (105, 6), (0, 4))
+"""How many columns a list of runs has in a terminal of so many characters."""
 
 
 @run.command()
@@ -117,41 +120,59 @@ def list_(
     ] = None,
     pipeline: Annotated[str | None, typer.Option(help="Runs of this pipeline.")] = None,
     label: Labels = None,
-    created_after: Annotated[str | None, typer.Option(metavar="TIME", help="RFC 3339: 2026-01-31T12:00:00Z")] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="The same as --status FAILED.")] = False,
+    since: Annotated[
+        str | None,
+        typer.Option("--since", "--created-after", metavar="TIME", help="24h, 7d, or RFC 3339: 2026-01-31T12:00:00Z"),
+    ] = None,
     query: Annotated[str | None, typer.Option("-q", "--query", help="Part of a name, label, reason or id.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Largest number of runs.")] = 20,
     everything: Annotated[bool, typer.Option("--all", help="List all of them.")] = False,
+    form: Annotated[str | None, typer.Option("-o", "--output", help="wide, json or id.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List runs, newest first.
+    """List runs, newest first. A narrow terminal shows fewer columns.
 
-    Example:  ccat-wm run list --status FAILED --label night:2026-01-31 --all
+    Example:  ccat-wm run list --failed --since 24h --label night:2026-01-31 --all
     """
+    from ccat_workflow_manager.commands.arguments import moment_before_now
     from ccat_workflow_manager.commands.client import connect
-    from ccat_workflow_manager.commands.output import console, pairs_text, table, when
 
+    if form not in (None, "wide", "json", "id"):
+        raise WrongUsage(f"-o must be wide, json or id, not {form!r}")
+    statuses = [each.upper() for each in status or ()] + (["FAILED"] if failed else [])
     filters = {
-        "status": [each.upper() for each in status] if status else None,
+        "status": statuses or None,
         "pipeline": pipeline,
         "label": label or None,
-        "created_after": created_after,
+        "created_after": moment_before_now(since) if since is not None else None,
         "q": query,
     }
     with connect() as client:
         found = list(client.items("/runs", None if everything else limit, **filters))
-    if as_json:
+    if as_json or form == "json":
         _print_json(found)
-        return
-    if not found:
+    elif form == "id":
+        typer.echo("".join(f"{one['id']}\n" for one in found), nl=False)
+    elif not found:
         typer.echo("No runs match.", err=True)
-        return
+    else:
+        print_runs(found, wide=form == "wide")
+
+
+def print_runs(found: list[dict[str, Any]], *, wide: bool) -> None:
+    """Print a table of runs."""
+    from ccat_workflow_manager.commands.output import console, pairs_text, table, when
+
+    out = console(wide=wide)
+    columns = ("run", "pipeline", "status", "step runs", "created (UTC)", "took", "labels")
+    shown = next(number for width, number in _COLUMNS if out.width >= width)
     rows = [
         (one["id"], one["pipeline"], one["status"], _done(one), when(one["created_at"]), _took(one),
-         pairs_text(one["labels"], ":"))
+         pairs_text(one["labels"], ":"))[:shown]
         for one in found
     ]  # fmt: skip
-    columns = ("run", "pipeline", "status", "step runs", "created (UTC)", "took", "labels")
-    console().print(table(columns, rows, right=("step runs", "took")))
+    out.print(table(columns[:shown], rows, right=("step runs", "took"), whole=("run", "status", "created (UTC)")))
 
 
 @run.command()
@@ -197,7 +218,8 @@ def _print_step_runs(found: dict[str, Any]) -> None:
 
     listed = found["step_runs"]
     if len(listed) > _SHOWN:
-        listed = [each for each in listed if each["status"] != "COMPLETED"][:_SHOWN]
+        listed = [each for each in listed if each["status"] != "COMPLETED"]
+    listed = sorted(listed, key=lambda each: each["status"] != "FAILED")[:_SHOWN]
     rows = [
         (label(each), each["status"], f"{each['attempt']}/{each['max_attempts']}", duration(each["wall_time_seconds"]),
          cpu_hours(each["cpu_hours"]), memory(each["peak_memory_gb"]), each["waiting_for"] or each["reason_text"])
@@ -231,7 +253,12 @@ def _watch(client: Client, run_id: str, as_json: bool) -> None:
     from ccat_workflow_manager.commands.watch import summary, watch_run
 
     out = console(stderr=as_json)
-    finished = watch_run(client, run_id, out)
+    run_id = client.run_id(run_id)
+    try:
+        finished = watch_run(client, run_id, out)
+    except KeyboardInterrupt:
+        typer.echo(f"the run goes on; see it with: ccat-wm run watch {run_id}", err=True)
+        raise
     if as_json:
         _print_json(finished)
     else:

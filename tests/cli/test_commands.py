@@ -67,6 +67,17 @@ def test_a_pipeline_as_a_file(greet: Path, deployment: Deployment) -> None:
     assert "Say something for each name" in output("pipeline", "list", deployment=deployment)
 
 
+def test_a_file_is_validated_without_a_service(greet: Path, tmp_path: Path) -> None:
+    nowhere = {"CCAT_WM_URL": "http://127.0.0.1:9"}
+    assert invoke("pipeline", "validate", str(greet), env=nowhere).stdout == "greet is valid: 2 steps\n"
+    assert answer("pipeline", "validate", str(greet), env=nowhere)["name"] == "greet"
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("name: wrong\nfiles: {a: ./missing}\nsteps: [{name: s, command: [a]}]\n")
+    assert "files.a" in refused("pipeline", "validate", str(wrong), env=nowhere)
+    wrong.write_text("name: wrong\nsteps: [{name: s, comand: [a]}]\n")
+    assert "did you mean command" in refused("pipeline", "validate", str(wrong), env=nowhere)
+
+
 def test_files_are_read_beside_the_definition(deployment: Deployment, tmp_path: Path) -> None:
     definition = tmp_path / "scripted.yaml"
     steps = "[{name: s, command: [python, /workflow/code/reduce.py]}]"
@@ -222,6 +233,29 @@ def test_lists_have_all_pages(deployment: Deployment, monkeypatch: pytest.Monkey
     assert [run["id"] for run in everything[:3]] == [
         run["id"] for run in answer("run", "list", "--label", "page:yes", "--limit", "3", env=deployment.env)
     ]
+
+
+@pytest.mark.usefixtures("greet")
+def test_a_run_is_named_by_a_part_of_its_id(deployment: Deployment) -> None:
+    first, second = (answer("run", "submit", "greet", env=deployment.env)["id"] for _ in range(2))
+    for part in (second[-12:], second[-6:].upper(), "latest:greet", second):
+        assert answer("run", "show", part, env=deployment.env)["id"] == second
+    assert answer("run", "cancel", first[-12:], env=deployment.env)[0]["id"] == first
+    assert first in refused("run", "show", first[:5], env=deployment.env)
+    assert "begins or ends" in refused("run", "show", "ffffffff", env=deployment.env)
+    assert "latest:no-such" not in refused("run", "show", "latest:no-such", env=deployment.env)
+
+
+@pytest.mark.usefixtures("greet")
+def test_runs_are_listed_in_other_forms(deployment: Deployment) -> None:
+    run = answer("run", "submit", "greet", "--label", "form:yes", env=deployment.env)
+    chosen = ("run", "list", "--label", "form:yes")
+    assert output(*chosen, "--since", "1h", "-o", "id", deployment=deployment) == f"{run['id']}\n"
+    assert output(*chosen, "--since", "0s", "-o", "id", deployment=deployment) == ""
+    assert json.loads(output(*chosen, "-o", "json", deployment=deployment))[0]["id"] == run["id"]
+    assert output(*chosen, "--failed", "-o", "id", deployment=deployment) == ""
+    assert "-o" in refused(*chosen, "-o", "xml", env=deployment.env)
+    assert "before all time" in refused(*chosen, "--since", "999999999w", env=deployment.env)
 
 
 # --- what needs no API -----------------------------------------------------------------------------------------------

@@ -61,7 +61,9 @@ def test_ctrl_c_while_watching(deployment: Deployment, greet: Path, tmp_path: Pa
         wait_until(lambda: "running" in output.read_text(), 20, "a line about what is running")
         watching.send_signal(signal.SIGINT)
         assert watching.wait(10) == 130
-    assert "Traceback" not in output.with_suffix(".stderr").read_text()
+    said = output.with_suffix(".stderr").read_text()
+    assert "Traceback" not in said
+    assert "ccat-wm run watch" in said
     with process("run", "cancel", "latest", env=deployment.env, output=output) as cancelling:
         assert cancelling.wait(20) == 0
 
