@@ -114,6 +114,7 @@ class EmbeddedPostgres(EmbeddedServer):
         rules = {"hba_file": "local all all peer map=owner\n", "ident_file": f"owner root {USER}\n"}
         for name, rule in rules.items():
             (self.home / name).write_text(rule)
+            (self.home / name).chmod(0o644)  # the server, which is another user, reads it; no secret is in it
         return {name: str(self.home / name) for name in rules}
 
     def _create(self, owner: list[str], programs: Path) -> None:

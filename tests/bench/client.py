@@ -32,7 +32,7 @@ class Answer:
 
 def message(method: str, path: str, body: object = None) -> bytes:
     """A request as it goes over the wire."""
-    head = f"{method} {path} HTTP/1.1\r\nHost: bench\r\n"
+    head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n"
     if body is None:
         return f"{head}\r\n".encode()
     content = json.dumps(body).encode()

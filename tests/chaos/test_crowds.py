@@ -184,6 +184,7 @@ def come_to_an_end(context: Context, steps: int) -> None:
     assert unfinished(context) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(170)
 def test_three_managers_and_eight_workers_claim_nothing_twice(make_service: ServiceMaker) -> None:
     """In processes of their own. PostgreSQL reports deadlocks in its log."""

@@ -169,7 +169,7 @@ def test_fake_pulls_at_the_same_time_are_one(cache: Path, registry: tuple[Runtim
         thread.start()
     for thread in threads:
         thread.join()
-    assert all("is being pulled" in error.message for error in waited)
+    assert all("docker://same" in error.message for error in waited)
     assert len(log.read_text().splitlines()) == 1
 
 

@@ -47,6 +47,14 @@ def sh(text: str, name: str = "only", **more: Any) -> dict[str, Any]:
     return {"name": name, "command": ["/bin/sh", "-c", text], **more}
 
 
+def _command(process: psutil.Process) -> list[str] | None:
+    """The command line of a process; None if it has ended."""
+    try:
+        return process.cmdline()
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return None
+
+
 class Service:
     """One deployment and its client."""
 
@@ -127,7 +135,7 @@ class Service:
         """Manager and workers: they are forked, so their command lines are that of `up`."""
         assert self.process is not None
         ours = psutil.Process(self.process.pid)
-        return [child for child in ours.children() if child.cmdline() == ours.cmdline()]
+        return [child for child in ours.children() if _command(child) == ours.cmdline()]
 
     def worker_pids(self) -> list[int]:
         return [item["pid"] for item in self.call("GET", "/workers")["items"]]

@@ -19,6 +19,7 @@ def at_a_site(make_service: ServiceMaker, dask_cluster: DaskCluster) -> Service:
     )
 
 
+@pytest.mark.slow
 def test_the_scheduler_dies_and_the_step_is_tried_again(
     at_a_site: Service, dask_cluster: DaskCluster, tmp_path: Path
 ) -> None:

@@ -295,6 +295,7 @@ def test_a_silent_node_is_removed(new_cluster: NewCluster, jobs_on: JobsOn, watc
     assert info.reason is FailureReason.NODE_FAILURE, info
 
 
+@pytest.mark.slow
 def test_a_second_pod_of_a_job_does_nothing(new_cluster: NewCluster, jobs_on: JobsOn, tmp_path: Path) -> None:
     """An old server starts one while the first, on a node that is lost, is still running."""
     server = new_cluster(nodes=nodes("4", "1000Gi"), version="1.20", clock_scale=50)

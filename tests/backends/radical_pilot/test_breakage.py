@@ -75,6 +75,7 @@ def test_a_killed_agent_leaves_no_process_and_its_jobs_wait(reaper: Reaper, open
     harness.backend.cancel(job.id)
 
 
+@pytest.mark.slow
 def test_a_job_that_runs_when_its_agent_is_killed_leaves_a_record(reaper: Reaper, opened: Opened) -> None:
     site = make_site(reaper)
     harness = opened(site)

@@ -48,6 +48,7 @@ CASES: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 
+@pytest.mark.slow
 def test_every_end_has_a_name_and_words(deployment: Service) -> None:
     runs = [deployment.submit({"retry": {"max_attempts": 1}, **step}) for step, _, _ in CASES]
     for run_id, (_, reason, words) in zip(runs, CASES, strict=True):
@@ -57,6 +58,7 @@ def test_every_end_has_a_name_and_words(deployment: Service) -> None:
         assert words.lower() in found["reason_text"].lower()
 
 
+@pytest.mark.slow
 def test_the_death_of_a_pilot_fails_no_step(deployment: Service, tmp_path: Path) -> None:
     """What ran is tried again, what waited has lost nothing, and the next pilot runs both."""
     marks = [tmp_path / f"ran-{n}" for n in range(9)]

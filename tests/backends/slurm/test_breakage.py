@@ -101,6 +101,7 @@ def test_the_controller_is_killed_while_jobs_run(
     check_once(marks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("keys", "ended"), [(1, True), (1, False), (4, True)], ids=["job-ended", "job-running", "array-ended"]
 )
@@ -249,6 +250,7 @@ def end_of(service: Service, run_id: str) -> str:
 # --- an `sbatch` that lies --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_never_two_jobs(jobs: SlurmHarness, slurm_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     accepts_and_times_out(jobs.workdir / "programs")
     monkeypatch.setenv("PATH", str(jobs.workdir / "programs"), prepend=":")

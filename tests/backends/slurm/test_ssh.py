@@ -66,6 +66,7 @@ def jobs(
         harness.close()
 
 
+@pytest.mark.slow
 def test_jobs_of_another_machine(jobs: SlurmHarness) -> None:
     program = "import json, os, sys; print(json.dumps([sys.argv[1:], dict(os.environ)]))"
     job = jobs.submit(sys.executable, "-S", "-c", program, *ODD)
