@@ -41,8 +41,9 @@ def pulled_image(
         return known
     pull = _pulls.get(key)
     if pull is None or pull.is_stale:
-        pull = _pulls[key] = _Pull(reference, cache_dir, runtime, timeout)
+        pull = _Pull(reference, cache_dir, runtime, timeout)
         pull.start()
+        _pulls[key] = pull
         deadline = time.monotonic() + _SHORT_PULL_SECONDS
         while pull.is_alive() and time.monotonic() < deadline:
             pull.join(_PROGRESS_SECONDS)
