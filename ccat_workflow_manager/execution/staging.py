@@ -74,13 +74,19 @@ def stage(
             if runtime.contained and mounts_products(step):
                 failpoints.around("files.links", lambda: _make_mount_points(step, dirs))
         if step.files:
-            failpoints.around("files.code", lambda: write_files(dirs.code, step.files, read_file))
+            failpoints.around("files.code", lambda: _write_code(step, dirs, read_file))
         paths = layout.program_paths(dirs, contained=runtime.contained)
         content = manifest(step, paths, image)
         failpoints.around("files.manifest", lambda: write_atomically(dirs.manifest, content))
     except OSError as error:
         raise _staging_error(error) from error
     return Staged(dirs, launch, image)
+
+
+def _write_code(step: StepLaunch, dirs: AttemptDirs, read_file: ReadFile) -> None:
+    """Write the files of the definition, and a link to them for those who look at the attempt or copy it elsewhere."""
+    write_files(dirs.code, step.files, read_file)
+    _link(os.path.relpath(dirs.code, dirs.root), f"{dirs.root}/code")
 
 
 class _Links:

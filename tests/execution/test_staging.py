@@ -204,6 +204,7 @@ def test_files_of_a_definition_are_written_once_for_a_run(tmp_path: Path) -> Non
         )
         assert staged.launch.vector == [f"{staged.dirs.code}/bin/say"]
         assert Path(staged.launch.environment["WORKFLOW_CODE_DIR"], "bin/say").read_bytes() == SCRIPT
+        assert os.path.realpath(f"{staged.dirs.root}/code") == os.path.realpath(staged.dirs.code)
     assert reads == list(FILES.values())
     assert os.listdir(os.path.dirname(staged.dirs.code)) == [os.path.basename(staged.dirs.code)]
 

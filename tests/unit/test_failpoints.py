@@ -26,6 +26,7 @@ _COVERED_BY_CALLER = {
     # Called by `stage` and by nobody else, inside of the points there.
     "execution/layout.py:create",
     "execution/layout.py:_make_private",
+    "execution/staging.py:_write_code",
     "execution/staging.py:_link_upstream",
     "execution/staging.py:mirror",
     "execution/staging.py:_remove",
