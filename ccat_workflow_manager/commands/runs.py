@@ -22,10 +22,6 @@ Id = Annotated[str, typer.Argument(metavar="ID", help=_ID_HELP)]
 Ids = Annotated[list[str], typer.Argument(metavar="ID...", help=_ID_HELP)]
 Labels = Annotated[list[str] | None, typer.Option("--label", metavar="NAME:VALUE", help="May be repeated.")]
 
-_SHOWN = 50
-_COLUMNS = ((130, 7), (105, 6), (0, 4))
-"""How many columns a list of runs has in a terminal of so many characters."""
-
 
 @run.command()
 def submit(
@@ -157,22 +153,9 @@ def list_(
     elif not found:
         typer.echo("No runs match.", err=True)
     else:
+        from ccat_workflow_manager.commands.run_tables import print_runs
+
         print_runs(found, wide=form == "wide")
-
-
-def print_runs(found: list[dict[str, Any]], *, wide: bool) -> None:
-    """Print a table of runs."""
-    from ccat_workflow_manager.commands.output import console, pairs_text, table, when
-
-    out = console(wide=wide)
-    columns = ("run", "pipeline", "status", "step runs", "created (UTC)", "took", "labels")
-    shown = next(number for width, number in _COLUMNS if out.width >= width)
-    rows = [
-        (one["id"], one["pipeline"], one["status"], _done(one), when(one["created_at"]), _took(one),
-         pairs_text(one["labels"], ":"))[:shown]
-        for one in found
-    ]  # fmt: skip
-    out.print(table(columns[:shown], rows, right=("step runs", "took"), whole=("run", "status", "created (UTC)")))
 
 
 @run.command()
@@ -183,6 +166,7 @@ def show(run_id: Id, as_json: AsJson = False) -> None:
     """
     from ccat_workflow_manager.commands.client import connect
     from ccat_workflow_manager.commands.output import console, facts, pairs_text, when
+    from ccat_workflow_manager.commands.run_tables import print_step_runs, took
     from ccat_workflow_manager.commands.watch import steps_table
 
     with connect() as client:
@@ -204,32 +188,12 @@ def show(run_id: Id, as_json: AsJson = False) -> None:
                 ("labels", pairs_text(found["labels"], ":")),
                 ("priority", found["priority"] or None),
                 ("created (UTC)", when(found["created_at"])),
-                ("took", _took(found)),
+                ("took", took(found)),
             ]
         )
     )
     out.print(steps_table(found))
-    _print_step_runs(found)
-
-
-def _print_step_runs(found: dict[str, Any]) -> None:
-    from ccat_workflow_manager.commands.output import console, cpu_hours, duration, memory, table
-    from ccat_workflow_manager.commands.watch import label
-
-    listed = found["step_runs"]
-    if len(listed) > _SHOWN:
-        listed = [each for each in listed if each["status"] != "COMPLETED"]
-    listed = sorted(listed, key=lambda each: each["status"] != "FAILED")[:_SHOWN]
-    rows = [
-        (label(each), each["status"], f"{each['attempt']}/{each['max_attempts']}", duration(each["wall_time_seconds"]),
-         cpu_hours(each["cpu_hours"]), memory(each["peak_memory_gb"]), each["waiting_for"] or each["reason_text"])
-        for each in listed
-    ]  # fmt: skip
-    columns = ("step run", "status", "attempt", "wall time", "CPU hours", "peak memory", "reason")
-    if rows:
-        console().print(table(columns, rows, right=("attempt", "wall time", "CPU hours", "peak memory")))
-    if left := len(found["step_runs"]) - len(rows):
-        typer.echo(f"{left} more step runs; --json lists all of them", err=True)
+    print_step_runs(found)
 
 
 @run.command()
@@ -442,18 +406,6 @@ def _print_json(value: Any) -> None:
     from ccat_workflow_manager.commands.output import print_json
 
     print_json(value)
-
-
-def _done(found: dict[str, Any]) -> str:
-    counts = found["counts"]
-    return f"{counts.get('COMPLETED', 0)}/{sum(counts.values())}"
-
-
-def _took(found: dict[str, Any]) -> str:
-    from ccat_workflow_manager.commands.output import duration, moment
-
-    begun, ended = moment(found["created_at"]), moment(found["finished_at"])
-    return duration((ended - begun).total_seconds()) if begun and ended else ""
 
 
 def _cancelling(found: dict[str, Any]) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from ccat_workflow_manager.commands import output, runs
+from ccat_workflow_manager.commands import run_tables
 from ccat_workflow_manager.commands.output import pairs_text
 
 RUN: dict[str, Any] = {
@@ -25,8 +25,8 @@ RUN: dict[str, Any] = {
 @pytest.mark.parametrize("width", [80, 110, 140])
 def test_ids_and_statuses_are_never_broken(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     text = io.StringIO()
-    monkeypatch.setattr(output, "console", lambda **_: Console(file=text, width=width))
-    runs.print_runs([RUN], wide=False)
+    monkeypatch.setattr(run_tables, "console", lambda **_: Console(file=text, width=width))
+    run_tables.print_runs([RUN], wide=False)
     lines = text.getvalue().splitlines()
     assert max(map(len, lines)) <= width
     [line] = [line for line in lines if RUN["id"] in line]

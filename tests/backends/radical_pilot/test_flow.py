@@ -83,6 +83,7 @@ def test_the_death_of_a_pilot_fails_no_step(deployment: Service, tmp_path: Path)
     assert [mark.read_text() for mark in marks] == ["once\nonce\n"] * 8 + ["once\n"]
 
 
+@pytest.mark.slow
 def test_a_killed_worker_takes_its_pilot_with_it(deployment: Service) -> None:
     pilots = Pilots(deployment.directory / "data" / "backends" / "radical_pilot")
     last = pilots.path(pilots.states.ids()[-1])
