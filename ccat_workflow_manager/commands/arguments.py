@@ -18,6 +18,8 @@ from ccat_workflow_manager.errors import Fault, Invalid
 from ccat_workflow_manager.json_values import path_text
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+ID_HELP = "Id of a run, its beginning or end, 'latest', or 'latest:PIPELINE'."
+Id = Annotated[str, typer.Argument(metavar="ID", help=ID_HELP)]
 
 _MAX_BYTES = 16 * 1024 * 1024
 _AGO = re.compile(r"([0-9]{1,9})([smhdw])", re.ASCII)

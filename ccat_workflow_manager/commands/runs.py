@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ccat_workflow_manager.commands.arguments import AsJson
+from ccat_workflow_manager.commands.arguments import ID_HELP, AsJson, Id
 from ccat_workflow_manager.commands.exit_codes import ExitCode, WrongUsage
+from ccat_workflow_manager.commands.run_products import download, products
 
 if TYPE_CHECKING:
     from ccat_workflow_manager.commands.client import Client
@@ -17,9 +18,7 @@ run = typer.Typer(
     name="run", no_args_is_help=True, help="Runs: submit, watch, cancel, retry, read logs, download products."
 )
 
-_ID_HELP = "Id of a run, its beginning or end, 'latest', or 'latest:PIPELINE'."
-Id = Annotated[str, typer.Argument(metavar="ID", help=_ID_HELP)]
-Ids = Annotated[list[str], typer.Argument(metavar="ID...", help=_ID_HELP)]
+Ids = Annotated[list[str], typer.Argument(metavar="ID...", help=ID_HELP)]
 Labels = Annotated[list[str] | None, typer.Option("--label", metavar="NAME:VALUE", help="May be repeated.")]
 
 
@@ -329,74 +328,8 @@ def logs(
         print_log(client, found, attempt=attempt, stream=stream, tail=tail, follow=follow, as_json=as_json)
 
 
-Step = Annotated[str | None, typer.Option(metavar="STEP", help="Only products of this step.")]
-Type = Annotated[str | None, typer.Option("--type", metavar="TYPE", help="Only SCIENCE, PLOT, QA_METRIC, ...")]
-Key = Annotated[str | None, typer.Option(metavar="KEY", help="Only this key; * and ? stand for any text.")]
-
-
-@run.command()
-def products(run_id: Id, step: Step = None, type_: Type = None, key: Key = None, as_json: AsJson = False) -> None:
-    """List the products of a run.
-
-    Example:  ccat-wm run products latest --type SCIENCE
-    """
-    from ccat_workflow_manager.commands.client import connect
-    from ccat_workflow_manager.commands.output import console, size, table
-    from ccat_workflow_manager.commands.results import run_products
-
-    with connect() as client:
-        found = list(run_products(client, client.run_id(run_id), step=step, type=_upper(type_), key=key))
-    if as_json:
-        _print_json(found)
-    elif not found:
-        typer.echo("No products match.", err=True)
-    else:
-        rows = [(f"{one['step']}/{one['key']}", one["path"], one["type"], size(one["size"])) for one in found]
-        console().print(table(("step run", "path", "type", "size"), rows, right=("size",)))
-
-
-@run.command()
-def download(
-    run_id: Id,
-    directory: Annotated[str | None, typer.Argument(metavar="[DIR]", help="Default: PIPELINE-RUN here.")] = None,
-    step: Step = None,
-    type_: Type = None,
-    key: Key = None,
-    as_json: AsJson = False,
-) -> None:
-    """Download the products of a run to DIR/STEP/KEY/PATH, and verify their checksums.
-
-    What is there already stays. After an interruption, the same command goes on where it stopped.
-
-    Example:  ccat-wm run download latest maps --step grid --type SCIENCE
-    """
-    from pathlib import Path
-
-    from ccat_workflow_manager.commands.client import connect
-    from ccat_workflow_manager.commands.output import progress
-    from ccat_workflow_manager.commands.results import fetch, run_products
-
-    with connect() as client:
-        found = client.run(run_id)
-        target = Path(directory or f"{found['pipeline']}-{found['id'][-12:]}")
-        wanted = list(run_products(client, found["id"], step=step, type=_upper(type_), key=key))
-        total = sum(one["size"] for one in wanted)
-        with progress("downloading", total) as advance:
-            fetched = []
-            for one in wanted:
-                fetched.append(fetch(client, one, target))
-                advance(one["size"])
-    if as_json:
-        _print_json([{**each.product, "file": str(each.path), "was_there": each.was_there} for each in fetched])
-    elif not fetched:
-        typer.echo("No products match.", err=True)
-    else:
-        old = sum(each.was_there for each in fetched)
-        typer.echo(f"{target}: {len(fetched)} products{f', {old} of them were there' if old else ''}")
-
-
-def _upper(text: str | None) -> str | None:
-    return None if text is None else text.upper()
+for _command in (products, download):
+    run.command()(_command)
 
 
 # --- helpers ---------------------------------------------------------------------------------------------------------

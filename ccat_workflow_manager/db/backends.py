@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ccat_workflow_manager.db.breakers import LAUNCHABLE
-from ccat_workflow_manager.db.schema import READY, quoted
+from ccat_workflow_manager.db.conditions import READY, quoted
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.lifecycle.states import CANCELLABLE, LEASED, LIVE, Status
 

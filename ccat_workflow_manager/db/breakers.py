@@ -15,8 +15,8 @@ from datetime import datetime, timedelta
 from functools import partial
 from uuid import UUID
 
+from ccat_workflow_manager.db.conditions import CLAIMABLE
 from ccat_workflow_manager.db.locked_rows import LOCKED
-from ccat_workflow_manager.db.schema import CLAIMABLE
 from ccat_workflow_manager.db.session import UnitOfWork, json_list
 from ccat_workflow_manager.lifecycle.breaker import Breaker, BreakerPolicy, Failure, after_failure, reason_text
 from ccat_workflow_manager.lifecycle.states import Status

@@ -11,8 +11,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict
 
 from ccat_workflow_manager.db.breakers import HELD_BACK
+from ccat_workflow_manager.db.conditions import CLAIMABLE
 from ccat_workflow_manager.db.locked_rows import LOCKED
-from ccat_workflow_manager.db.schema import CLAIMABLE
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.lifecycle.models import Resources
 

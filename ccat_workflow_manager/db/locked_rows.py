@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import UUID
 
-from ccat_workflow_manager.db.schema import quoted
+from ccat_workflow_manager.db.conditions import quoted
 from ccat_workflow_manager.lifecycle.states import CANCELLABLE, RETRYABLE, Status
 
 

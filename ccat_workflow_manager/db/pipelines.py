@@ -108,12 +108,12 @@ class PipelineStore:
         found = self.unit.execute("SELECT sha256 FROM files WHERE sha256 = ANY(:digests)", {"digests": list(digests)})
         return {row.sha256 for row in found}
 
-    def file(self, digest: str) -> bytes | None:
-        """The content of a file. None if it is not stored."""
-        content: bytes | None = self.unit.execute(
-            "SELECT content FROM files WHERE sha256 = :digest", {"digest": digest}
-        ).scalar_one_or_none()
-        return content
+    def files(self, digests: Iterable[str]) -> dict[str, bytes]:
+        """The contents of those of these files that are stored."""
+        found = self.unit.execute(
+            "SELECT sha256, content FROM files WHERE sha256 = ANY(:digests)", {"digests": list(digests)}
+        )
+        return {row.sha256: row.content for row in found}
 
     def newest(self, name: str) -> StoredSpec:
         return self._one(f"{_SPEC} WHERE s.name = :name AND s.version = p.current_version", {"name": name}, name)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from ccat_workflow_manager.db.schema import quoted
+from ccat_workflow_manager.db.conditions import quoted
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.db.statements import EDGES
 from ccat_workflow_manager.lifecycle.states import RETRYABLE, Status

@@ -1,11 +1,9 @@
-"""The tables, and the SQL fragments that follow from them.
+"""The tables.
 
 The CHECK constraints are generated from `lifecycle.states`: the database refuses every status the state machine lacks.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 from sqlalchemy import (
     DDL,
@@ -35,6 +33,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSON, JSONB
 
+from ccat_workflow_manager.db.conditions import OPEN, READY, RUN_STATUS_SQL, counter, quoted
 from ccat_workflow_manager.db.partitions import CREATE_EVENT_PARTITIONS
 from ccat_workflow_manager.lifecycle.states import ACTIVE, CANCELLABLE, FINISHED, LEASED, LIVE, Status
 
@@ -51,32 +50,6 @@ metadata = MetaData(
 _TIME = DateTime(timezone=True)
 _NOW = func.now()
 
-
-def quoted(statuses: Iterable[Status]) -> str:
-    """The statuses as an SQL list, in the order of `Status`."""
-    return ", ".join(f"'{status}'" for status in Status if status in set(statuses))
-
-
-def counter(status: Status) -> str:
-    """The column of `runs` that counts its step runs in this status."""
-    return f"n_{status.lower()}"
-
-
-_OPEN = " + ".join(counter(status) for status in Status if status in CANCELLABLE)
-_ALL = " + ".join(counter(status) for status in Status)
-
-RUN_STATUS_SQL = (
-    f"CASE WHEN {_OPEN} = 0 THEN"
-    " CASE WHEN n_failed > 0 THEN 'FAILED' WHEN n_cancelled > 0 THEN 'CANCELLED' ELSE 'COMPLETED' END"
-    f" WHEN n_pending = {_ALL} THEN 'PENDING' ELSE 'RUNNING' END"
-)
-"""`lifecycle.states.run_status` in SQL."""
-
-READY = "status = 'PENDING' AND unmet = 0 AND NOT held"
-"""All upstream steps are completed and the run is not paused. The condition of an index: use it literally."""
-
-CLAIMABLE = f"{READY} AND (not_before IS NULL OR not_before <= now()) AND cancel_requested_at IS NULL"
-"""Ready, not backing off and not cancelled. Only a breaker (`db.breakers`) may still hold it back."""
 
 pipelines = Table(
     "pipelines",
@@ -141,7 +114,7 @@ runs = Table(
     Column("idempotency_key", Text),
     Column("request_hash", Text),
     CheckConstraint(" AND ".join(f"{counter(status)} >= 0" for status in Status), name="counters"),
-    CheckConstraint(f"(finished_at IS NOT NULL) = ({_OPEN} = 0)", name="finished_at"),
+    CheckConstraint(f"(finished_at IS NOT NULL) = ({OPEN} = 0)", name="finished_at"),
     CheckConstraint("(idempotency_key IS NULL) = (request_hash IS NULL)", name="idempotency"),
     Index("ix_runs_status_id", "status", text("id DESC")),
     Index("ix_runs_pipeline_id", "pipeline", text("id DESC")),

@@ -7,8 +7,8 @@ that return locked step runs are in `locked_rows`; those about breakers are in `
 from __future__ import annotations
 
 from ccat_workflow_manager.db.breakers import HELD_BACK, IN_FULL_PLACE
+from ccat_workflow_manager.db.conditions import CLAIMABLE, counter
 from ccat_workflow_manager.db.locked_rows import BLOCKS_OTHERS, LOCKED
-from ccat_workflow_manager.db.schema import CLAIMABLE, counter
 from ccat_workflow_manager.lifecycle.states import ACTIVE, CANCELLABLE, RETRYABLE, RunStatus, Status
 
 LOCK_CLAIMABLE = f"""

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 from uuid import UUID
 
+from ccat_workflow_manager.db.conditions import counter
 from ccat_workflow_manager.db.locked_rows import Cause, LockedRow
-from ccat_workflow_manager.db.schema import counter
 from ccat_workflow_manager.db.session import new_id
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.breaker import failure_signature

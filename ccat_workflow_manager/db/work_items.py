@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from ccat_workflow_manager.db.breakers import LAUNCHABLE
-from ccat_workflow_manager.db.schema import quoted
+from ccat_workflow_manager.db.conditions import quoted
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.lifecycle.models import Resources, RunFacts, WorkItem
 from ccat_workflow_manager.lifecycle.states import CANCELLABLE, LIVE, Status

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -13,17 +13,17 @@ Progress = Callable[[], None]
 """Called between long pieces of work. It renews the lease; it raises LeaseLost or CancelRequested to end the work."""
 
 
-ReadFile = Callable[[str], bytes]
-"""Returns the content of a file of the definition by its SHA-256."""
+ReadFiles = Callable[[Collection[str]], Mapping[str, bytes]]
+"""Returns the contents of those of these files of the definition that are stored, by SHA-256."""
 
 
 def no_progress() -> None:
     """For callers without a lease."""
 
 
-def no_files(digest: str) -> bytes:
+def no_files(digests: Collection[str]) -> Mapping[str, bytes]:
     """For attempts whose definition has no files."""
-    raise LookupError(digest)
+    return {}
 
 
 @dataclass(frozen=True, slots=True)

@@ -151,7 +151,7 @@ def stays_inside(path: str, target: str) -> bool:
 
 
 def _drop_set_id(file: int, mode: int, path: str) -> None:
-    """No product runs with the rights of the service's user, whoever starts it."""
+    """Take the set-user-id and set-group-id bits away: a user who runs a product keeps his own rights."""
     if mode & _SET_ID:
         try:
             os.fchmod(file, stat.S_IMODE(mode) & ~_SET_ID)

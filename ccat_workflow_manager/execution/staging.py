@@ -17,7 +17,7 @@ from ccat_workflow_manager.execution.images import resolve_image
 from ccat_workflow_manager.execution.launch_spec import (
     Launch,
     Progress,
-    ReadFile,
+    ReadFiles,
     ResolvedImage,
     StepLaunch,
     UpstreamProducts,
@@ -49,7 +49,7 @@ def stage(
     sif_cache_dir: str,
     runtime: Runtime,
     images_dir: str | None = None,
-    read_file: ReadFile = no_files,
+    read_files: ReadFiles = no_files,
     progress: Progress = no_progress,
     group: int | None = None,
 ) -> Staged:
@@ -74,7 +74,7 @@ def stage(
             if runtime.contained and mounts_products(step):
                 failpoints.around("files.links", lambda: _make_mount_points(step, dirs))
         if step.files:
-            failpoints.around("files.code", lambda: _write_code(step, dirs, read_file))
+            failpoints.around("files.code", lambda: _write_code(step, dirs, read_files))
         paths = layout.program_paths(dirs, contained=runtime.contained)
         content = manifest(step, paths, image)
         failpoints.around("files.manifest", lambda: write_atomically(dirs.manifest, content))
@@ -83,9 +83,9 @@ def stage(
     return Staged(dirs, launch, image)
 
 
-def _write_code(step: StepLaunch, dirs: AttemptDirs, read_file: ReadFile) -> None:
+def _write_code(step: StepLaunch, dirs: AttemptDirs, read_files: ReadFiles) -> None:
     """Write the files of the definition, and a link to them for those who look at the attempt or copy it elsewhere."""
-    write_files(dirs.code, step.files, read_file)
+    write_files(dirs.code, step.files, read_files)
     _link(os.path.relpath(dirs.code, dirs.root), f"{dirs.root}/code")
 
 

@@ -48,6 +48,7 @@ class Catalogue:
         with self._database.begin("commit.pipeline") as unit:
             store = PipelineStore(unit)
             before = self._newest(store, spec.name)
+            check_files(store, spec)
             save_files(store, spec)
             stored, changed = store.save(spec.name, content, spec.content_hash)
             if create_only and changed and stored.version != 1:
@@ -101,8 +102,7 @@ class Catalogue:
 
 
 def save_files(store: PipelineStore, spec: PipelineSpec) -> None:
-    """Store the files that the definition brings. Raises Invalid for one that it only names and that is not stored."""
-    check_files(store, spec)
+    """Store the files that the definition brings."""
     store.save_files({each.sha256: each.content for _, each in all_files(spec) if each.content is not None})
 
 

@@ -10,7 +10,7 @@ from ccat_workflow_manager.definition.substitution import substitute_step
 from ccat_workflow_manager.execution.exit_record import wrapped
 from ccat_workflow_manager.execution.launch_spec import (
     Progress,
-    ReadFile,
+    ReadFiles,
     StepLaunch,
     UpstreamProduct,
     UpstreamProducts,
@@ -29,7 +29,7 @@ def build_request(
     *,
     backend: BackendHandle,
     host: WorkerHost,
-    read_file: ReadFile,
+    read_files: ReadFiles,
     progress: Progress,
 ) -> JobRequest:
     """Stage the attempt and return its request. A backend that runs nothing gets no directories."""
@@ -40,7 +40,7 @@ def build_request(
         base_dir=host.base_dir,
         sif_cache_dir=host.sif_cache_dir,
         runtime=host.runtime_for(backend),
-        read_file=read_file,
+        read_files=read_files,
         progress=progress,
         group=host.run_group,
     )

@@ -173,7 +173,7 @@ class Launcher:
             claim.upstream.of(item) if claim.backend.capabilities.executes else (),
             backend=claim.backend,
             host=self._context.host,
-            read_file=self._context.read_file,
+            read_files=self._context.read_files,
             progress=claim.leases.progress_for(item),
         )
 

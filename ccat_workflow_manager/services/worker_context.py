@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -13,7 +13,7 @@ from ccat_workflow_manager.db.pipelines import PipelineStore
 from ccat_workflow_manager.db.runs import RunStore
 from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.doorbell import Doorbell
-from ccat_workflow_manager.errors import BackendError, StagingError
+from ccat_workflow_manager.errors import BackendError
 from ccat_workflow_manager.execution.layout import AttemptDirs, attempt_dirs
 from ccat_workflow_manager.execution.output_limits import OutputLimits
 from ccat_workflow_manager.execution.runtime import BY_BACKEND, Runtime
@@ -94,13 +94,10 @@ class WorkerContext:
         """The writer of one batch of transitions; `point` is the failpoint of its transaction."""
         return BatchWriter(self.database, point, actor=self.worker, breakers=self.breakers)
 
-    def read_file(self, digest: str) -> bytes:
-        """The content of a file of a definition."""
+    def read_files(self, digests: Collection[str]) -> Mapping[str, bytes]:
+        """The contents of these files of a definition, by SHA-256."""
         with self.database.read() as unit:
-            content = PipelineStore(unit).file(digest)
-        if content is None:
-            raise StagingError(FailureReason.STAGING_FAILED, f"the file {digest} of the definition is not stored")
-        return content
+            return PipelineStore(unit).files(digests)
 
     def policies(self, items: Sequence[WorkItem]) -> dict[UUID, RetryPolicy]:
         """The retry policy of each of these step runs."""

@@ -77,7 +77,7 @@ HOSTILE = (
         ("output_invalid",),
     ),
     Kind("loud", f"{_START}; head -c 30000000 /dev/zero | tr '\\0' 'x'; sleep 5", ("log_limit",)),
-    Kind("greedy", f"{_START}; kill -9 $$", ("killed_by_signal", "out_of_memory")),
+    Kind("killed", f"{_START}; kill -9 $$", ("killed_by_signal", "out_of_memory")),
 )
 
 

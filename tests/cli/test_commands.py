@@ -243,7 +243,7 @@ def test_a_run_is_named_by_a_part_of_its_id(deployment: Deployment) -> None:
     assert answer("run", "cancel", first[-12:], env=deployment.env)[0]["id"] == first
     assert first in refused("run", "show", first[:5], env=deployment.env)
     assert "begins or ends" in refused("run", "show", "ffffffff", env=deployment.env)
-    assert "latest:no-such" not in refused("run", "show", "latest:no-such", env=deployment.env)
+    assert "ccat-wm run submit no-such" in refused("run", "show", "latest:no-such", env=deployment.env)
 
 
 @pytest.mark.usefixtures("greet")

@@ -53,7 +53,7 @@ class StepRunner:
             base_dir=str(self.base),
             sif_cache_dir=str(self.images),
             runtime=self.runtime,
-            read_file=(contents or {}).__getitem__,
+            read_files=lambda digests: contents or {},
         )
 
     def run(self, command: list[str], **changes: Any) -> Ended:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import stat
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
@@ -191,29 +192,30 @@ FILES = {"bin/say": hashlib.sha256(SCRIPT).hexdigest()}
 
 
 def test_files_of_a_definition_are_written_once_for_a_run(tmp_path: Path) -> None:
-    reads: list[str] = []
+    reads: list[set[str]] = []
 
-    def read(digest: str) -> bytes:
-        reads.append(digest)
-        return SCRIPT
+    def read(digests: Collection[str]) -> Mapping[str, bytes]:
+        reads.append(set(digests))
+        return dict.fromkeys(digests, SCRIPT)
 
     for key in ("a", "b"):
         step = replace(STEP, key=key, files=FILES, command=["/workflow/code/bin/say"])
         staged = staging.stage(
-            step, base_dir=str(tmp_path), sif_cache_dir=str(tmp_path), runtime=NO_RUNTIME, read_file=read
+            step, base_dir=str(tmp_path), sif_cache_dir=str(tmp_path), runtime=NO_RUNTIME, read_files=read
         )
         assert staged.launch.vector == [f"{staged.dirs.code}/bin/say"]
         assert Path(staged.launch.environment["WORKFLOW_CODE_DIR"], "bin/say").read_bytes() == SCRIPT
         assert os.path.realpath(f"{staged.dirs.root}/code") == os.path.realpath(staged.dirs.code)
-    assert reads == list(FILES.values())
+    assert reads == [set(FILES.values())]
     assert os.listdir(os.path.dirname(staged.dirs.code)) == [os.path.basename(staged.dirs.code)]
 
 
-def test_a_file_without_its_checksum_stages_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stored", [{}, {FILES["bin/say"]: b"other"}], ids=["missing", "damaged"])
+def test_a_file_without_its_checksum_stages_nothing(tmp_path: Path, stored: dict[str, bytes]) -> None:
     with pytest.raises(StagingError):
         staging.stage(
             replace(STEP, files=FILES),
-            base_dir=str(tmp_path), sif_cache_dir=str(tmp_path), runtime=NO_RUNTIME, read_file=lambda digest: b"other",
+            base_dir=str(tmp_path), sif_cache_dir=str(tmp_path), runtime=NO_RUNTIME, read_files=lambda digests: stored,
         )  # fmt: skip
     assert list(tmp_path.glob("p/*/.code/*")) == []
 

@@ -69,6 +69,10 @@ def test_a_caller_that_has_hung_up_is_nobody(service: Service) -> None:
     for _ in range(20):
         subprocess.run(["python3", "-I", "-c", script, str(service.port), text], user=NOBODY, env=PLAIN, check=True)
     assert service.call("GET", "/runs?pipeline=hung-up")["items"] == []
+    # The same request of this user, who does not hang up, is accepted.
+    with socket.create_connection(("127.0.0.1", service.port)) as connection:
+        connection.sendall(text.encode())
+        assert b" 202 " in connection.recv(1000).partition(b"\r\n")[0]
 
 
 def test_a_service_on_a_socket(make_service: ServiceMaker, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from sqlalchemy import create_engine, text
 from alembic import command
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db import migrate
-from ccat_workflow_manager.db.schema import RUN_STATUS_SQL, counter, metadata
+from ccat_workflow_manager.db.conditions import RUN_STATUS_SQL, counter
+from ccat_workflow_manager.db.schema import metadata
 from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.errors import ConfigurationError
 from ccat_workflow_manager.lifecycle.states import Status, run_status

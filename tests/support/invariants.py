@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
 
-from ccat_workflow_manager.db.schema import counter
+from ccat_workflow_manager.db.conditions import counter
 from ccat_workflow_manager.db.session import Database, UnitOfWork
 from ccat_workflow_manager.errors import WorkflowError
 from ccat_workflow_manager.execution.layout import AttemptDirs, attempt_dirs

@@ -35,7 +35,6 @@ _COVERED_BY_CALLER = {
     "execution/manifest.py:write_atomically",
     "execution/code_files.py:write_files",
     "execution/code_files.py:_write",
-    "execution/code_files.py:_publish",
     # Inside of `files.publish` in services/collect.py.
     "execution/outputs.py:publish",
     # A probe in a directory that is removed again.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from ccat_workflow_manager.db.conditions import quoted
 from ccat_workflow_manager.db.queries import Row, rows, times
-from ccat_workflow_manager.db.schema import quoted
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.lifecycle.states import CANCELLABLE, LIVE
 from ccat_workflow_manager.lifecycle.waiting import ACTION_REQUIRED

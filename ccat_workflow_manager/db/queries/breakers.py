@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from ccat_workflow_manager.db.conditions import CLAIMABLE
 from ccat_workflow_manager.db.queries import Row, one, rows, times
-from ccat_workflow_manager.db.schema import CLAIMABLE
 from ccat_workflow_manager.db.session import UnitOfWork
 
 _BREAKER = f"""

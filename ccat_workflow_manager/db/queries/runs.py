@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
+from ccat_workflow_manager.db.conditions import counter
 from ccat_workflow_manager.db.queries import Row, rows, times
 from ccat_workflow_manager.db.queries.run_filter import RunFilter
 from ccat_workflow_manager.db.queries.step_runs import STEP_RUN
 from ccat_workflow_manager.db.queries.waits import waits_of_run
-from ccat_workflow_manager.db.schema import counter
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.lifecycle.states import Status
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ccat_workflow_manager.db.backends import BackendStore, Workload
+from ccat_workflow_manager.db.conditions import READY
 from ccat_workflow_manager.db.queries import Row, one, rows, times, utc
-from ccat_workflow_manager.db.schema import READY
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.lifecycle.states import RunStatus
 

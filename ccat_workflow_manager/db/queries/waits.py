@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
+from ccat_workflow_manager.db.conditions import counter, quoted
 from ccat_workflow_manager.db.queries import utc
-from ccat_workflow_manager.db.schema import counter, quoted
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.lifecycle.breaker import held_text
 from ccat_workflow_manager.lifecycle.states import LIVE, Status

@@ -322,20 +322,6 @@ TABLES = (
     CREATE TABLE events_rest PARTITION OF events DEFAULT
     """,
     """
-    DO $$
-    DECLARE
-      month date;
-    BEGIN
-      FOR ahead IN 0..2 LOOP
-        month := date_trunc('month', now() AT TIME ZONE 'UTC') + ahead * interval '1 month';
-        EXECUTE 'CREATE TABLE IF NOT EXISTS events_' || to_char(month, 'YYYY_MM')
-          || ' PARTITION OF events FOR VALUES FROM ('
-          || quote_literal(month || ' 00:00:00+00') || ') TO ('
-          || quote_literal((month + interval '1 month')::date || ' 00:00:00+00') || ')';
-      END LOOP;
-    END $$
-    """,
-    """
     CREATE TABLE products (
         id UUID NOT NULL,
         step_run_id UUID NOT NULL,

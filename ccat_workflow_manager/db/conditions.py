@@ -1,0 +1,34 @@
+"""SQL fragments about statuses, derived from `lifecycle.states`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ccat_workflow_manager.lifecycle.states import CANCELLABLE, Status
+
+
+def quoted(statuses: Iterable[Status]) -> str:
+    """The statuses as an SQL list, in the order of `Status`."""
+    return ", ".join(f"'{status}'" for status in Status if status in set(statuses))
+
+
+def counter(status: Status) -> str:
+    """The column of `runs` that counts its step runs in this status."""
+    return f"n_{status.lower()}"
+
+
+OPEN = " + ".join(counter(status) for status in Status if status in CANCELLABLE)
+ALL = " + ".join(counter(status) for status in Status)
+
+RUN_STATUS_SQL = (
+    f"CASE WHEN {OPEN} = 0 THEN"
+    " CASE WHEN n_failed > 0 THEN 'FAILED' WHEN n_cancelled > 0 THEN 'CANCELLED' ELSE 'COMPLETED' END"
+    f" WHEN n_pending = {ALL} THEN 'PENDING' ELSE 'RUNNING' END"
+)
+"""`lifecycle.states.run_status` in SQL."""
+
+READY = "status = 'PENDING' AND unmet = 0 AND NOT held"
+"""All upstream steps are completed and the run is not paused. The condition of an index: use it literally."""
+
+CLAIMABLE = f"{READY} AND (not_before IS NULL OR not_before <= now()) AND cancel_requested_at IS NULL"
+"""Ready, not backing off and not cancelled. Only a breaker (`db.breakers`) may still hold it back."""
