@@ -85,6 +85,15 @@ class Cluster:
             known += self.ask("sacct", "-n", "-X", "-P", "-S", "now-1days", "--name", name, "-o", "JobIDRaw").split()
         return sorted(set(known))
 
+    def end_time_limit(self, number: str) -> None:
+        """Let the time limit of a running job be over. scontrol refuses that in the second in which the job started."""
+        argv = ("scontrol", "update", f"jobid={number}", "EndTime=now")
+
+        def is_accepted() -> bool:
+            return subprocess.run(argv, env=self.environment, capture_output=True, timeout=60).returncode == 0
+
+        wait_until(is_accepted, 10, f"{' '.join(argv)} to be accepted")
+
     def drop_all(self) -> None:
         """End what earlier tests may have left."""
         if self.ask("squeue", "-h", "-o", "%A"):

@@ -40,7 +40,7 @@ class SlurmHarness(BackendHarness):
             # Slurm counts in minutes and looks every half of one.
             assert self.cluster is not None
             self.until(job, JobStatus.RUNNING)
-            self.cluster.ask("scontrol", "update", f"jobid={job.id.partition(':')[0]}", "EndTime=now")
+            self.cluster.end_time_limit(job.id.partition(":")[0])
         return job
 
     @contextmanager

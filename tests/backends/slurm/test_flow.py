@@ -103,7 +103,7 @@ def test_out_of_memory(slurm_service: Service) -> None:
 def test_time_limit(slurm_service: Service, slurm_cluster: Cluster) -> None:
     run_id = slurm_service.submit(sh("exec sleep 1000", retry={"max_attempts": 1}))
     step = slurm_service.wait_running(run_id)
-    slurm_cluster.ask("scontrol", "update", f"jobid={number(step)}", "EndTime=now")
+    slurm_cluster.end_time_limit(number(step))
     slurm_service.wait(run_id, 60)
     assert reason_of(slurm_service, run_id) == ("FAILED", "time_limit")
 
