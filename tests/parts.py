@@ -84,6 +84,8 @@ PARTS: dict[str, Callable[[], str | None]] = {
     "slurm": _slurm,
     "sshd": _sshd,
     "docker": _docker,
+    "chromium": lambda: _program("chromium", "--version"),
+    "systemd-analyze": lambda: _program("systemd-analyze", "--version"),
     "radical": lambda: _wheel("radical.pilot"),
     "user namespaces": _user_namespaces,
     "root": _root,
