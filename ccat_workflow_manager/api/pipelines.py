@@ -57,7 +57,9 @@ class Pipeline(PipelineItem):
 
 
 class AppliedPipeline(Pipeline):
-    warnings: list[str] = Field(description="Resources that no queue seems to offer. It is applied all the same.")
+    warnings: list[str] = Field(
+        description="Steps without an image, and resources that no queue seems to offer. It is applied all the same."
+    )
 
 
 class PipelineVersion(Shape):

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from ccat_workflow_manager.definition.compiled import compile_pipeline
+from ccat_workflow_manager.definition.compiled import CompiledPipeline, compile_pipeline
 from ccat_workflow_manager.definition.spec import parse_pipeline
 from ccat_workflow_manager.doorbell import Doorbell
 from ccat_workflow_manager.errors import BackendError
 from ccat_workflow_manager.hpc.queue_hints import Asked, QueueLimits, hints
+from ccat_workflow_manager.json_values import listed
 from ccat_workflow_manager.services.worker_context import WorkerContext
 
 log = logging.getLogger(__name__)
@@ -42,11 +43,22 @@ class QueueHints:
         self._default_backend = default_backend
 
     def about(self, definition: object) -> list[str]:
-        """Texts about resources that no queue of a step's backend offers, for a valid definition."""
+        """Texts about steps without an image, and about resources that no queue offers, for a valid definition."""
         pipeline = compile_pipeline(parse_pipeline(definition))
         default = pipeline.default_backend or self._default_backend
         steps = [Asked(step.spec.name, step.backend or default, step.resources) for step in pipeline.steps]
-        return hints(steps, {name: self._known(name) for name in {step.backend for step in steps}})
+        return [
+            *_without_image(pipeline),
+            *hints(steps, {name: self._known(name) for name in {step.backend for step in steps}}),
+        ]
 
     def _known(self, backend: str) -> Sequence[QueueLimits]:
         return [QueueLimits(**queue["limits"]) for queue in stored_queues(self._doorbell, backend) if queue["limits"]]
+
+
+def _without_image(pipeline: CompiledPipeline) -> list[str]:
+    names = [step.spec.name for step in pipeline.steps if step.spec.image is None]
+    if not names:
+        return []
+    subject, verb = ("the step", "names") if len(names) == 1 else ("the steps", "name")
+    return [f"{subject} {listed(names, 5)} {verb} no image: that runs in localdev only, with CONTAINER_RUNTIME=none"]

@@ -45,11 +45,19 @@ def test_yaml_is_accepted(rest: Rest, kind: str) -> None:
     rest.put("/pipelines/chain", {**CHAIN, "description": "für Örion ✨"}, status=200)
 
 
+WITH_IMAGE = {**ONE, "steps": [{**ONE["steps"][0], "image": "one.sif"}]}
+
+
+def test_a_step_without_an_image_gives_a_warning(rest: Rest) -> None:
+    assert ["localdev" in each for each in rest.put("/pipelines/one", ONE)["warnings"]] == [True]
+    assert rest.put("/pipelines/one", WITH_IMAGE)["warnings"] == []
+
+
 def test_resources_that_no_queue_offers_give_a_warning(rest: Rest, context: Context) -> None:
-    assert rest.put("/pipelines/one", ONE)["warnings"] == []
+    assert rest.put("/pipelines/one", WITH_IMAGE)["warnings"] == []
     queues = [{"name": "pool", "limits": None}, {"name": "main", "limits": asdict(QueueLimits("main", True, cpus=4))}]
     context.doorbell.remember_queues(context.settings.hpc_backend, json.dumps(queues))
-    large = {**ONE, "defaults": {"resources": {"cpu": 5}}}
+    large = {**WITH_IMAGE, "defaults": {"resources": {"cpu": 5}}}
     words = "asks for 5 CPUs, but the default partition main of"
     planned = rest.send("PUT", "/pipelines/one", json=large, params={"dry_run": "true"}).json()
     assert words in planned["warnings"][0]
@@ -58,12 +66,12 @@ def test_resources_that_no_queue_offers_give_a_warning(rest: Rest, context: Cont
     assert "warnings" not in rest.get("/pipelines/one")
     shown = next(each for each in rest.get("/backends")["items"] if each["name"] == context.settings.hpc_backend)
     assert [queue["name"] for queue in shown["queues"]] == ["pool", "main"]
-    assert rest.put("/pipelines/one", ONE)["warnings"] == []
+    assert rest.put("/pipelines/one", WITH_IMAGE)["warnings"] == []
 
 
 def test_without_redis_there_are_no_hints_and_no_waits(rest: Rest, context: Context) -> None:
     context.doorbell.redis = connect("redis://127.0.0.1:1", answer_seconds=1)
-    assert rest.put("/pipelines/one", ONE)["warnings"] == []
+    assert rest.put("/pipelines/one", WITH_IMAGE)["warnings"] == []
 
 
 def test_a_dry_run_says_what_would_change(rest: Rest) -> None:
@@ -73,11 +81,11 @@ def test_a_dry_run_says_what_would_change(rest: Rest) -> None:
         found: dict[str, Any] = response.json()
         return found
 
-    assert plan(ONE) | {"diff": ""} == {"name": "one", "version": 1, "changed": True, "diff": "", "warnings": []}
+    assert plan(WITH_IMAGE) | {"diff": ""} == {"name": "one", "version": 1, "changed": True, "diff": "", "warnings": []}
     rest.refused(rest.send("GET", "/pipelines/one"), 404, "not_found")
-    rest.put("/pipelines/one", ONE)
-    assert plan(ONE) == {"name": "one", "version": 1, "changed": False, "diff": "", "warnings": []}
-    assert "+description: new" in plan({**ONE, "description": "new"})["diff"]
+    rest.put("/pipelines/one", WITH_IMAGE)
+    assert plan(WITH_IMAGE) == {"name": "one", "version": 1, "changed": False, "diff": "", "warnings": []}
+    assert "+description: new" in plan({**WITH_IMAGE, "description": "new"})["diff"]
     assert rest.get("/pipelines/one")["version"] == 1
 
 
