@@ -14,6 +14,7 @@ from ccat_workflow_manager.api.dependencies import LARGE_AT_ONCE, PREFIX, known_
 from ccat_workflow_manager.api.guard import Guard
 from ccat_workflow_manager.api.openapi import PROBLEMS, DocumentedApp
 from ccat_workflow_manager.api.problems import handle_errors
+from ccat_workflow_manager.api.run_watch import RunWatch
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.errors import ConfigurationError
 
@@ -45,6 +46,7 @@ def create_app(context: Context, *, secret: str | None = None) -> FastAPI:
     app.state.context = context
     app.state.large_bodies = asyncio.Semaphore(LARGE_AT_ONCE)
     app.state.large_answers = asyncio.Semaphore(LARGE_AT_ONCE)
+    app.state.run_watch = RunWatch(context)
     app.add_middleware(Guard, hosts=context.settings.api_names, secret=secret)
     handle_errors(app)
     checked = [Depends(known_parameters)]

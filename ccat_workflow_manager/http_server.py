@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -18,7 +19,18 @@ from ccat_workflow_manager.settings import Settings
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, which does not raise the signal again that ended it: the loops are stopped afterwards."""
+    """uvicorn's server, which does not raise the signal again that ended it: the loops are stopped afterwards.
+
+    Requests that wait are answered at once, so that they do not delay the end.
+    """
+
+    def __init__(self, config: uvicorn.Config, answer_waiting: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._answer_waiting = answer_waiting
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._answer_waiting()
+        super().handle_exit(sig, frame)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -36,8 +48,9 @@ def serve(context: Context, *, graceful_seconds: int) -> None:
     on_socket = settings.api_socket.name != ""
     sockets = [local_api.listening_socket(settings.api_socket)] if on_socket else None
     secret = None if on_socket else local_api.ensure_secret(settings.data_dir)
+    app = create_app(context, secret=secret)
     config = uvicorn.Config(
-        create_app(context, secret=secret),
+        app,
         host=settings.api_host,
         port=settings.api_port,
         http=_protocol(settings),
@@ -47,7 +60,7 @@ def serve(context: Context, *, graceful_seconds: int) -> None:
         timeout_graceful_shutdown=graceful_seconds,
     )
     try:
-        _Server(config).run(sockets=sockets)
+        _Server(config, app.state.run_watch.stop).run(sockets=sockets)
     finally:
         if on_socket:
             settings.api_socket.unlink(missing_ok=True)

@@ -130,6 +130,8 @@ content: dict[str, Any] = {
     },
 }
 
+not_modified: dict[str, Any] = {"description": "The client has it already, by its `If-None-Match`"}
+
 
 def _problem(description: str, example: dict[str, Any]) -> dict[str, Any]:
     schema = {"$ref": _REFERENCE.format(model="Problem")}

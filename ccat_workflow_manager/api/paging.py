@@ -9,10 +9,12 @@ import asyncio
 import base64
 import json
 from collections.abc import Callable, Sequence
+from hashlib import blake2b
 from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
 from fastapi import Query
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -50,6 +52,43 @@ def json_response(text: str, status: int = 200, headers: dict[str, str] | None =
     return kind(text, status, headers, "application/json")
 
 
+# --- conditional requests --------------------------------------------------------------------------------------------
+
+
+def etag_of(text: str) -> str:
+    """A weak ETag of this text."""
+    return f'W/"{blake2b(text.encode(), digest_size=12).hexdigest()}"'
+
+
+def matches(if_none_match: str | None, etag: str) -> bool:
+    """Whether the client has this version already, by its header `If-None-Match`."""
+    tags = [tag.strip().removeprefix("W/") for tag in (if_none_match or "").split(",")]
+    return "*" in tags or etag.removeprefix("W/") in tags
+
+
+def not_modified(etag: str) -> Response:
+    return Response(status_code=304, headers={"ETag": etag, "Cache-Control": "no-cache"})
+
+
+def tagged(text: str, etag: str) -> Response:
+    """A JSON response with an ETag."""
+    return json_response(text, headers={"ETag": etag, "Cache-Control": "no-cache"})
+
+
+class _TaggedPage(Response):
+    """A list with an ETag. It is not sent to a client that has it already."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        etag = self.headers["etag"]
+        if matches(Headers(scope=scope).get("if-none-match"), etag):
+            await not_modified(etag)(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+# --- large responses -------------------------------------------------------------------------------------------------
+
+
 class LargeResponse(Response):
     """A response of more than a megabyte, such as a run of 100,000 step runs. Few are in memory at once.
 
@@ -82,7 +121,13 @@ def page(kind: str, rows: Sequence[Row], limit: int) -> Response:
     """A page of up to `limit` rows; one more in `rows` means that there is another page."""
     shown = rows[:limit]
     cursor = json.dumps(encode(kind, shown[-1].key)) if len(rows) > limit else "null"
-    return json_response(f'{{"items":{array(row.json for row in shown)},"next_cursor":{cursor}}}')
+    text = f'{{"items":{array(row.json for row in shown)},"next_cursor":{cursor}}}'
+    if len(text) > LARGE_BYTES:
+        return json_response(text)
+    return _TaggedPage(text, 200, {"ETag": etag_of(text), "Cache-Control": "no-cache"}, "application/json")
+
+
+# --- cursors ---------------------------------------------------------------------------------------------------------
 
 
 def encode(kind: str, key: UUID | int | str) -> str:

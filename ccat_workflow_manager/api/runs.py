@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Header, Query, Request
 from pydantic import AfterValidator, BeforeValidator, Field, StrictStr
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from ccat_workflow_manager.api import openapi
@@ -21,15 +22,21 @@ from ccat_workflow_manager.api.paging import (
     Cursor,
     Limit,
     decode,
+    etag_of,
     json_response,
+    matches,
+    not_modified,
     page,
     read_one,
+    tagged,
     uuid_key,
 )
 from ccat_workflow_manager.api.products import ProductPage
+from ccat_workflow_manager.api.run_watch import RunWatch, Until, wait_seconds
 from ccat_workflow_manager.api.step_runs import StepRun
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.queries import runs as queries
+from ccat_workflow_manager.db.queries import snapshot
 from ccat_workflow_manager.db.queries.products import run_products_page
 from ccat_workflow_manager.db.queries.run_filter import RunFilter
 from ccat_workflow_manager.definition.messages import refuse_if, validated
@@ -212,10 +219,47 @@ def _one_or_all(values: list[str]) -> str | list[str]:
     return values[0] if len(values) == 1 else values
 
 
-@router.get("/{run_id}", response_model=Run)
-def get_run(context: Ctx, run_id: UUID) -> Response:
-    """A run with its step runs."""
-    return json_response(_run(context, run_id))
+@router.get("/{run_id}", response_model=Run, responses={304: openapi.not_modified})
+async def get_run(
+    request: Request,
+    context: Ctx,
+    run_id: UUID,
+    wait: Annotated[str | None, Query(description="Answer later, after at most this time: 30s. At most 60s.")] = None,
+    until: Annotated[Until | None, Query(description="With `wait`: answer before that once the run is so.")] = None,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
+    """A run with its step runs; with `wait`, once it is finished, or once it has changed.
+
+    With an `If-None-Match` of an earlier answer, the run is sent only if it has changed since (else 304).
+    """
+    seconds = 0.0 if wait is None else wait_seconds(wait)
+    if wait is None and until is not None:
+        raise Invalid(faults=[Fault("wait", "is needed together with `until`, like 30s")])
+    since, response = await run_in_threadpool(_run_response, context, run_id, if_none_match)
+    if seconds == 0 or since.finished or (until == "changed" and if_none_match and response.status_code != 304):
+        return response
+    watch: RunWatch = request.app.state.run_watch
+    await watch.wait(run_id, since, until or "finished", seconds)
+    _, response = await run_in_threadpool(_run_response, context, run_id, if_none_match)
+    return response
+
+
+def _run_response(context: Context, run_id: UUID, if_none_match: str | None) -> tuple[queries.RunVersion, Response]:
+    """The version of a run, and the run itself unless the client has it already.
+
+    What waits in a run may change without the run, so only of a finished one its row is the version.
+    """
+    with context.database.read() as unit:
+        snapshot(unit)
+        version = queries.run_versions(unit, [run_id]).get(run_id)
+        if version is None:
+            raise NotFound(f"there is no run {run_id}")
+        etag = etag_of(f"{run_id} {version.row}") if version.finished else None
+        if etag is not None and matches(if_none_match, etag):
+            return version, not_modified(etag)
+        text = queries.run_detail(unit, run_id) or ""
+    etag = etag or etag_of(text)
+    return version, not_modified(etag) if matches(if_none_match, etag) else tagged(text, etag)
 
 
 @router.post("/{run_id}/cancel", status_code=202, response_model=Run)

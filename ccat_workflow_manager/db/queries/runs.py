@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from ccat_workflow_manager.db.conditions import counter
@@ -29,6 +29,21 @@ SELECT row_to_json(x)::text AS run,
    FROM (SELECT {STEP_RUN} FROM step_runs s WHERE s.run_id = :id) y) AS step_runs
 FROM (SELECT {RUN} FROM runs r WHERE r.id = :id) x
 """
+
+
+_VERSIONS = "SELECT id, xmin::text, finished_at IS NOT NULL FROM runs WHERE id = ANY(:ids)"
+
+
+class RunVersion(NamedTuple):
+    """The state of the row of a run. Every change of a status in the run changes its counters, and so this row."""
+
+    row: str
+    finished: bool
+
+
+def run_versions(unit: UnitOfWork, run_ids: Sequence[UUID]) -> dict[UUID, RunVersion]:
+    """The present versions of these runs, as far as they exist."""
+    return {row[0]: RunVersion(row[1], row[2]) for row in unit.execute(_VERSIONS, {"ids": list(run_ids)})}
 
 
 def run_detail(unit: UnitOfWork, run_id: UUID) -> str | None:
