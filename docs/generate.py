@@ -33,7 +33,8 @@ A setting `X` is given, the later winning, in
 
 1. the shipped defaults: `settings.toml`, and for a backend its declaration;
 2. the site's own file of the same shape, named by the environment variable `{prefix}SETTINGS_FILE`;
-3. the environment variable `{prefix}X`.
+3. the environment variable `{prefix}X`. A setting that holds a secret ({secrets}) may be given as a file
+   instead: `{prefix}X_FILE` is its path.
 
 `ENV_FOR_DYNACONF` chooses between `localdev` (which it is when unset), `staging` and `production`; the files have a
 section for each, and `[default]` for all. Where defaults differ, the table names those of the three in this order.
@@ -191,7 +192,8 @@ def settings_markdown() -> str:
         defaults = [_toml_text(values.get(spec.name, spec.field.default)) for values in shipped]
         shown = [f"`{value}`" if value else "empty" for value in (defaults if len(set(defaults)) > 1 else defaults[:1])]
         lines.append(f"| `{spec.name}` | {' / '.join(shown)} | {spec.allowed} | {spec.field.description} |")
-    return _SETTINGS_PAGE.format(prefix=PREFIX, tables="\n".join(lines) + "\n")
+    secrets = ", ".join(f"`{spec.name}`" for spec in specs_of(Settings) if spec.is_secret)
+    return _SETTINGS_PAGE.format(prefix=PREFIX, secrets=secrets, tables="\n".join(lines) + "\n")
 
 
 def _toml_text(value: object) -> str:

@@ -36,7 +36,7 @@ def load_settings(overrides: Mapping[str, object] | None = None) -> Settings:
     if environment not in ENVIRONMENTS:
         allowed = ", ".join(ENVIRONMENTS)
         raise refusal([Fault(ENVIRONMENT_SWITCH, f"{environment!r} is not allowed; allowed: {allowed}")])
-    values = from_files(environment, faults) | _from_environment()
+    values = from_files(environment, faults) | _from_environment(faults)
     values |= {name.upper(): value for name, value in (overrides or {}).items() if value is not None}
     service = {spec.keyword: values.pop(spec.name, "") for spec in specs_of(Settings)}
     backends, extras = _of_backends(values, faults)
@@ -92,12 +92,31 @@ def _site_file_faults(path: Path) -> Iterator[str]:
                 yield f"{name!r} in {path} is not one of the sections [default], [{'], ['.join(ENVIRONMENTS)}]"
 
 
-def _from_environment() -> dict[str, object]:
-    return {
+def _from_environment(faults: list[Fault]) -> dict[str, object]:
+    values: dict[str, object] = {
         name.removeprefix(PREFIX): value
         for name, value in os.environ.items()
         if name.startswith(PREFIX) and name != SITE_FILE
     }
+    for spec in specs_of(Settings):
+        file = values.pop(f"{spec.name}_FILE", None) if spec.is_secret else None
+        if file is not None:
+            values[spec.name] = _secret_in(str(file), spec, values, faults)
+    return values
+
+
+def _secret_in(file: str, spec: SettingSpec, values: Mapping[str, object], faults: list[Fault]) -> str:
+    """Returns what the file of a secret holds. Crash dumps show variables, and orchestrators hand over files."""
+    variable = f"{spec.variable}_FILE"
+    if spec.name in values:
+        faults.append(Fault(variable, f"is given beside {spec.variable}; give one of them"))
+    try:
+        return Path(file).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        faults.append(Fault(variable, f"{file} cannot be read: {error.strerror}"))
+    except UnicodeDecodeError:
+        faults.append(Fault(variable, f"{file} is not text"))
+    return ""
 
 
 # --- settings of backends --------------------------------------------------------------------------------------------

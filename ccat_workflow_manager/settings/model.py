@@ -101,9 +101,13 @@ class SettingSpec:
         words += [each.allowed for each in self.field.metadata if isinstance(each, Rule)]
         return ", ".join(filter(None, words)) or "any text"
 
+    @property
+    def is_secret(self) -> bool:
+        return not self.field.repr
+
     def shown(self, value: object) -> str:
         """The value without its secret."""
-        return str(value) if self.field.repr else masked(value)
+        return masked(value) if self.is_secret else str(value)
 
     def fault(self, value: object) -> Fault:
         return Fault(self.variable, f"{self.shown(value)!r} is not allowed; allowed: {self.allowed}")

@@ -154,7 +154,8 @@ def test_commands_are_found_at_all() -> None:
 
 @pytest.mark.parametrize("page", [*PAGES, *UNITS], ids=name_of)
 def test_every_setting_exists(page: Path) -> None:
-    known = {spec.variable for spec in specs()} | {PREFIX + "SETTINGS_FILE", PREFIX + "X"}
+    known = {spec.variable for spec in specs()} | {PREFIX + name for name in ("SETTINGS_FILE", "X", "X_FILE")}
+    known |= {f"{spec.variable}_FILE" for spec in specs() if spec.is_secret}
     named = set(re.findall(rf"{PREFIX}[A-Z][A-Z0-9_]*", page.read_text(encoding="utf-8")))
     assert {name for name in named - known if not name.startswith(_EXAMPLE_BACKEND)} == set()
 

@@ -231,6 +231,15 @@ def test_secrets_are_in_no_message_and_no_repr(plug_ins: Callable[..., None]) ->
         assert "hunter2" not in faults_of(database_url=bad)["DATABASE_URL"]
 
 
+def test_a_secret_may_be_in_a_file(given: Callable[..., None], tmp_path: Path) -> None:
+    file = tmp_path / "database"
+    file.write_text("postgresql://ccat:pa55@db/ccat\n")
+    given(DATABASE_URL_FILE=str(file))
+    assert load_settings().database_url == "postgresql+psycopg://ccat:pa55@db/ccat"
+    given(DATABASE_URL="postgresql://db/other", REDIS_URL_FILE=str(tmp_path / "absent"), API_HOST_FILE=str(file))
+    assert faults_of().keys() == {"DATABASE_URL_FILE", "REDIS_URL_FILE", "API_HOST_FILE"}
+
+
 def test_masked_url_keeps_what_is_no_secret() -> None:
     assert masked_url("unix:///run/v.sock?db=0") == "unix:///run/v.sock?db=0"
     assert masked_url("redis://h:6379/0") == "redis://h:6379/0"
