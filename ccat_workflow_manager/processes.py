@@ -46,13 +46,14 @@ def loops(context: Context) -> list[Loop]:
     """All loops of a manager. Any number of managers may run them at the same time."""
     settings, database, doorbell = context.settings, context.loop_database, context.doorbell
     breakers = Breakers(database, doorbell, context.breaker_policy)
+    history = HistoryLoop(database, settings.events_keep_months, settings.audit_keep_months)
     reap = [Loop("reap", settings.reaper_seconds, OrphansLoop(database, doorbell).tick)]
     return [
         *(reap if settings.reaper_seconds else ()),
         Loop("dispatch", settings.dispatch_seconds, RequeueSweep(database, doorbell).tick),
         Loop("sweep", settings.sweep_seconds, LeaseSweep(database, doorbell, settings.max_worker_deaths).tick),
         Loop("queues", _QUEUES_SECONDS, QueuesLoop(database, doorbell).tick),
-        Loop("history", _HISTORY_SECONDS, HistoryLoop(database, settings.events_keep_months).tick),
+        Loop("history", _HISTORY_SECONDS, history.tick),
         Loop("breakers", settings.sweep_seconds, breakers.sweep),
         Loop("follow", min(1.0, settings.follow_seconds), PollLoop(database, doorbell, settings.follow_seconds).tick),
     ]

@@ -32,6 +32,7 @@ Counting = Annotated[bool, Query(description="Include breakers that count failur
 class Breaker(Shape):
     id: UUID
     state: Literal["counting", "open", "probing"]
+    project: str
     pipeline: str
     step: str
     image: str | None
@@ -48,6 +49,7 @@ class Breaker(Shape):
 class BreakerEvent(Shape):
     id: int
     breaker_id: UUID
+    project: str
     pipeline: str
     step: str
     image: str | None

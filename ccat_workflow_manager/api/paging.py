@@ -24,6 +24,7 @@ from ccat_workflow_manager.api.problems import problem
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.queries import Row, array, snapshot
 from ccat_workflow_manager.db.session import UnitOfWork
+from ccat_workflow_manager.definition.project import PROJECT_NAME
 from ccat_workflow_manager.errors import Fault, Invalid, NotFound
 from ccat_workflow_manager.json_values import text_problem
 
@@ -32,6 +33,7 @@ K = TypeVar("K", UUID, int, str)
 DEFAULT_LIMIT = 100
 Limit = Annotated[int, Query(ge=1, le=1000, description="Largest number of items.")]
 Cursor = Annotated[str | None, Query(max_length=1000, description="`next_cursor` of the previous page.")]
+ProjectName = Annotated[str | None, Query(pattern=PROJECT_NAME, description="Only those of this project.")]
 
 _BIGGEST = 2**63
 _PIECE_BYTES = 256 * 1024

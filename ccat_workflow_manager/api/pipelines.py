@@ -17,6 +17,7 @@ from ccat_workflow_manager.api.paging import (
     DEFAULT_LIMIT,
     Cursor,
     Limit,
+    ProjectName,
     decode,
     json_response,
     number_key,
@@ -43,6 +44,7 @@ class PipelinePatch(Shape):
 
 class PipelineItem(Shape):
     name: str
+    project: str
     version: int
     description: str
     enabled: bool
@@ -124,11 +126,13 @@ def put_pipeline(context: Ctx, name: Name, body: Body, dry_run: bool = False) ->
 
 
 @router.get("", response_model=PipelinePage)
-def list_pipelines(context: Ctx, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Response:
+def list_pipelines(
+    context: Ctx, project: ProjectName = None, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
+) -> Response:
     """Pipelines by name, without their definitions."""
     after = decode("pipelines", cursor, text_key)
     with context.database.read() as unit:
-        found = queries.pipelines_page(unit, after, limit + 1)
+        found = queries.pipelines_page(unit, after, limit + 1, project=project)
     return page("pipelines", found, limit)
 
 

@@ -47,6 +47,7 @@ class Product(Shape):
     id: UUID
     run_id: UUID
     step_run_id: UUID
+    project: str
     pipeline: str
     step: str
     key: str

@@ -21,6 +21,7 @@ from ccat_workflow_manager.api.paging import (
     DEFAULT_LIMIT,
     Cursor,
     Limit,
+    ProjectName,
     decode,
     etag_of,
     json_response,
@@ -44,7 +45,7 @@ from ccat_workflow_manager.errors import Conflict, Fault, Invalid, NotFound
 from ccat_workflow_manager.execution.declarations import ProductType
 from ccat_workflow_manager.json_values import kind
 from ccat_workflow_manager.lifecycle.states import RunStatus
-from ccat_workflow_manager.services.run_request import RunRequest, Text, storable
+from ccat_workflow_manager.services.run_request import Project, RunRequest, Text, storable
 
 router = APIRouter(prefix="/runs", tags=["runs"])
 
@@ -86,6 +87,7 @@ class RunFilterBody(Shape):
     status: Annotated[
         list[RunStatus] | None, BeforeValidator(_as_list, json_schema_input_type=RunStatus | list[RunStatus] | None)
     ] = None
+    project: Project | None = None
     pipeline: Text | None = None
     label: Annotated[
         list[Annotated[StrictStr, AfterValidator(_label)]] | None,
@@ -97,6 +99,7 @@ class RunFilterBody(Shape):
     def filter(self) -> RunFilter:
         return RunFilter(
             status=tuple(dict.fromkeys(self.status or ())),
+            project=self.project,
             pipeline=self.pipeline,
             labels=dict(_divided(label) for label in self.label or ()),
             created_after=self.created_after,
@@ -139,6 +142,7 @@ class RunItem(Shape):
     id: UUID
     pipeline: str
     pipeline_version: int | None = Field(description="null: an inline definition.")
+    project: str
     status: RunStatus
     status_reason: str | None
     cancel_requested_at: Time | None
@@ -198,6 +202,7 @@ def create_run(context: Ctx, actor: Actor, body: Body, key: IdempotencyKey = Non
 def list_runs(
     context: Ctx,
     status: Annotated[list[str], Query(description="PENDING, RUNNING, ... May be repeated.")] = [],  # noqa: B006
+    project: ProjectName = None,
     pipeline: str | None = None,
     label: Annotated[list[str], Query(description="`name:value`. May be repeated.")] = [],  # noqa: B006
     created_after: Annotated[str | None, Query(description="RFC 3339.")] = None,
@@ -207,7 +212,7 @@ def list_runs(
 ) -> Response:
     """Runs without their step runs, newest first."""
     query = {"status": _one_or_all(status), "label": _one_or_all(label), "created_after": created_after}
-    wanted = validated(RunFilterBody, {**query, "pipeline": pipeline, "q": q}).filter()
+    wanted = validated(RunFilterBody, {**query, "project": project, "pipeline": pipeline, "q": q}).filter()
     after = decode(_KIND, cursor, uuid_key)
     with context.database.read() as unit:
         found = queries.runs_page(unit, wanted, after, limit + 1)

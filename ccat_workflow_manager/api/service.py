@@ -67,6 +67,7 @@ class Attention(Shape):
 
     id: UUID
     run_id: UUID
+    project: str
     pipeline: str
     step: str
     key: str

@@ -69,6 +69,7 @@ class StepRun(Shape):
 class StepRunDetail(StepRun):
     pipeline: str
     pipeline_version: int | None
+    project: str
     item: Any = Field(description="Its item of `foreach`.")
     resources: Resources
     priority: int
@@ -103,6 +104,7 @@ class EventItem(Shape):
     id: int
     step_run_id: UUID
     run_id: UUID
+    project: str
     at: Time
     event: Event
     from_status: Status | None

@@ -68,7 +68,7 @@ The only place that locks breakers before step runs. It never waits for a lock, 
 # --- statements of the store -----------------------------------------------------------------------------------------
 
 _ENDED = """
-SELECT s.id AS step_run_id, s.breaker_key, r.pipeline, s.step, t.image, now() AS at
+SELECT s.id AS step_run_id, s.breaker_key, r.project, r.pipeline, s.step, t.image, now() AS at
 FROM step_runs s JOIN runs r ON r.id = s.run_id
 JOIN run_steps t ON t.run_id = s.run_id AND t.position = s.position
 WHERE s.id = ANY(:ids) ORDER BY s.id
@@ -77,11 +77,12 @@ WHERE s.id = ANY(:ids) ORDER BY s.id
 _LOCK = "SELECT 1 FROM breakers WHERE breaker_key = :key FOR NO KEY UPDATE"
 
 _LOCK_OR_CREATE = """
-INSERT INTO breakers (breaker_key, pipeline, step, image)
+INSERT INTO breakers (breaker_key, project, pipeline, step, image)
 SELECT * FROM (
-  SELECT breaker_key, pipeline, step, image
-  FROM json_to_recordset(CAST(:failing AS json)) AS f(breaker_key uuid, pipeline text, step text, image text)
-  UNION ALL SELECT breaker_key, pipeline, step, image FROM breakers WHERE breaker_key = ANY(:healthy)
+  SELECT breaker_key, project, pipeline, step, image
+  FROM json_to_recordset(CAST(:failing AS json)) AS f(breaker_key uuid, project text, pipeline text, step text,
+    image text)
+  UNION ALL SELECT breaker_key, project, pipeline, step, image FROM breakers WHERE breaker_key = ANY(:healthy)
 ) x ORDER BY breaker_key
 ON CONFLICT (breaker_key) DO UPDATE SET updated_at = now()
 RETURNING breaker_key, failures, opened_at, failure_signature, probe, probe_at
@@ -95,17 +96,17 @@ WHERE breaker_key = :key
 """
 
 _RECORD_EVENT = """
-INSERT INTO breaker_events (breaker_key, pipeline, step, image, event, actor, text)
-SELECT breaker_key, pipeline, step, image, :event, :actor, :text FROM breakers WHERE breaker_key = :key
+INSERT INTO breaker_events (breaker_key, project, pipeline, step, image, event, actor, text)
+SELECT breaker_key, project, pipeline, step, image, :event, :actor, :text FROM breakers WHERE breaker_key = :key
 """
 
 _REMOVE = """
 WITH removed AS (
   DELETE FROM breakers WHERE breaker_key = ANY(:keys)
-  RETURNING breaker_key, pipeline, step, image, opened_at
+  RETURNING breaker_key, project, pipeline, step, image, opened_at
 )
-INSERT INTO breaker_events (breaker_key, pipeline, step, image, event, actor, text)
-SELECT breaker_key, pipeline, step, image, :event, :actor, :text FROM removed WHERE opened_at IS NOT NULL
+INSERT INTO breaker_events (breaker_key, project, pipeline, step, image, event, actor, text)
+SELECT breaker_key, project, pipeline, step, image, :event, :actor, :text FROM removed WHERE opened_at IS NOT NULL
 RETURNING breaker_key, pipeline, step
 """
 """Removes breakers, and returns those that were open."""
@@ -139,6 +140,7 @@ class _EndedStepRun:
 
     step_run_id: UUID
     breaker_key: UUID
+    project: str
     pipeline: str
     step: str
     image: str | None
@@ -174,7 +176,13 @@ class BreakerStore:
 
     def _lock_or_create(self, failing: Sequence[_EndedStepRun], healthy: Collection[UUID]) -> dict[UUID, Breaker]:
         new = [
-            {"breaker_key": str(each.breaker_key), "pipeline": each.pipeline, "step": each.step, "image": each.image}
+            {
+                "breaker_key": str(each.breaker_key),
+                "project": each.project,
+                "pipeline": each.pipeline,
+                "step": each.step,
+                "image": each.image,
+            }
             for each in failing
         ]
         found = self.unit.records(_LOCK_OR_CREATE, {"failing": json_list(new), "healthy": sorted(healthy)})

@@ -22,12 +22,12 @@ _RESOURCES = tuple(each.name for each in fields(Resources))
 # `r`, `t`, `s` and `e` insert the runs, their steps, step runs and events. `x` is a record of the table, `y` of a step.
 _WRITE = f"""
 WITH r AS (
-  INSERT INTO runs (id, spec_id, pipeline, pipeline_version, parameters, labels, priority, backend, created_by,
+  INSERT INTO runs (id, spec_id, pipeline, pipeline_version, project, parameters, labels, priority, backend, created_by,
     n_pending, idempotency_key, request_hash)
-  SELECT id, spec_id, pipeline, pipeline_version, parameters, labels, priority, backend, created_by, n_pending,
+  SELECT id, spec_id, pipeline, pipeline_version, project, parameters, labels, priority, backend, created_by, n_pending,
     idempotency_key, request_hash
   FROM json_to_recordset(CAST(:runs AS json)) AS x(id uuid, spec_id uuid, pipeline text, pipeline_version integer,
-    parameters jsonb, labels jsonb, priority integer, backend text, created_by text, n_pending integer,
+    project text, parameters jsonb, labels jsonb, priority integer, backend text, created_by text, n_pending integer,
     idempotency_key text, request_hash text)
   ON CONFLICT DO NOTHING
   RETURNING *
@@ -50,8 +50,8 @@ WITH r AS (
     ON y.run_id = x.run_id AND y.position = x.position
   RETURNING *
 ), e AS (
-  INSERT INTO events (step_run_id, run_id, event, to_status, attempt, actor)
-  SELECT s.id, s.run_id, '{Event.CREATED}', '{INITIAL}', 0, r.created_by FROM s JOIN r ON r.id = s.run_id
+  INSERT INTO events (step_run_id, run_id, project, event, to_status, attempt, actor)
+  SELECT s.id, s.run_id, r.project, '{Event.CREATED}', '{INITIAL}', 0, r.created_by FROM s JOIN r ON r.id = s.run_id
 )
 """
 _CREATE = f"{_WRITE} SELECT id FROM r"
@@ -66,7 +66,15 @@ SELECT x.id, row_to_json(x)::text, g.step_runs FROM (SELECT {RUN} FROM r) x LEFT
 """
 """The same with the JSON of the new runs as `queries.runs.run_detail` would select it, without another round trip."""
 
-_BY_IDEMPOTENCY_KEY = "SELECT idempotency_key, id, request_hash FROM runs WHERE idempotency_key = ANY(:keys)"
+_BY_IDEMPOTENCY_KEY = """
+SELECT r.created_by, r.idempotency_key, r.id, r.request_hash
+FROM unnest(CAST(:creators AS text[]), CAST(:keys AS text[])) AS k(creator, key)
+JOIN runs r ON r.created_by = k.creator AND r.idempotency_key = k.key
+"""
+
+
+KeyOfCreator = tuple[str, str]
+"""Who created a run, and the idempotency key: each client has its own keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +85,7 @@ class NewRun:
     spec_id: UUID
     pipeline: str
     pipeline_version: int | None
+    project: str
     parameters: Mapping[str, JSON]
     plan: Plan
     created_by: str
@@ -115,10 +124,11 @@ def create_runs(unit: UnitOfWork, new: Sequence[NewRun], *, shown: bool = False)
     return Created(ids, records.ready_of(written), texts)
 
 
-def runs_by_idempotency_key(unit: UnitOfWork, keys: Sequence[str]) -> dict[str, tuple[UUID, str]]:
+def runs_by_idempotency_key(unit: UnitOfWork, wanted: Sequence[KeyOfCreator]) -> dict[KeyOfCreator, tuple[UUID, str]]:
     """The ids of the runs with these keys, and the digests of the requests that created them."""
-    found = unit.execute(_BY_IDEMPOTENCY_KEY, {"keys": list(keys)})
-    return {key: (run_id, digest) for key, run_id, digest in found}
+    creators, keys = [creator for creator, _ in wanted], [key for _, key in wanted]
+    found = unit.execute(_BY_IDEMPOTENCY_KEY, {"creators": creators, "keys": keys})
+    return {(creator, key): (run_id, digest) for creator, key, run_id, digest in found}
 
 
 def _first_waits(new: Sequence[NewRun]) -> dict[str, str]:
@@ -164,6 +174,7 @@ class _Records:
                 "spec_id": str(run.spec_id),
                 "pipeline": run.pipeline,
                 "pipeline_version": run.pipeline_version,
+                "project": run.project,
                 "parameters": run.parameters,
                 "labels": run.labels,
                 "priority": run.priority,

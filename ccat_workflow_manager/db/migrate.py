@@ -10,7 +10,7 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
 from alembic import command
-from ccat_workflow_manager.db.partitions import CREATE_EVENT_PARTITIONS
+from ccat_workflow_manager.db.partitions import CREATE_AUDIT_PARTITIONS, CREATE_EVENT_PARTITIONS
 from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.errors import ConfigurationError
 from ccat_workflow_manager.settings import migrations_dir
@@ -59,6 +59,7 @@ def upgrade(database: Database) -> SchemaState:
                 known = f"the database is at revision {before.current}, which this program does not know"
                 raise ConfigurationError(f"{known}; use the version that made it, or an empty database") from error
             unit.execute(CREATE_EVENT_PARTITIONS)
+            unit.execute(CREATE_AUDIT_PARTITIONS)
     return before
 
 

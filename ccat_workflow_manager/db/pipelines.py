@@ -31,6 +31,7 @@ class SpecHead:
 
     id: UUID
     version: int
+    project: str
     enabled: bool
     priority: int
 
@@ -48,11 +49,14 @@ class PipelineStore:
     def __init__(self, unit: UnitOfWork) -> None:
         self.unit = unit
 
-    def save(self, name: str, content: Mapping[str, Any], content_hash: str) -> tuple[StoredSpec, bool]:
+    def save(
+        self, name: str, content: Mapping[str, Any], content_hash: str, *, project: str
+    ) -> tuple[StoredSpec, bool]:
         """Make this content the newest version of `name`. Returns the version, and False if it is not new."""
         self.unit.execute(
-            "INSERT INTO pipelines (id, name, current_version) VALUES (:id, :name, 0) ON CONFLICT (name) DO NOTHING",
-            {"id": new_id(), "name": name},
+            "INSERT INTO pipelines (id, name, project, current_version) VALUES (:id, :name, :project, 0)"
+            " ON CONFLICT (name) DO NOTHING",
+            {"id": new_id(), "name": name, "project": project},
         )
         pipeline_id, current = self.unit.execute(
             "SELECT id, current_version FROM pipelines WHERE name = :name FOR UPDATE", {"name": name}
@@ -74,8 +78,8 @@ class PipelineStore:
             },
         )
         self.unit.execute(
-            "UPDATE pipelines SET current_version = :version, updated_at = now() WHERE id = :id",
-            {"version": current + 1, "id": pipeline_id},
+            "UPDATE pipelines SET current_version = :version, project = :project, updated_at = now() WHERE id = :id",
+            {"version": current + 1, "project": project, "id": pipeline_id},
         )
         return self.newest(name), True
 
@@ -129,7 +133,8 @@ class PipelineStore:
         """The newest or the given version of a pipeline, without its content."""
         found = self.unit.row(
             SpecHead,
-            "SELECT s.id, s.version, p.enabled, p.priority FROM pipelines p JOIN specs s ON s.pipeline_id = p.id"
+            "SELECT s.id, s.version, p.project, p.enabled, p.priority"
+            " FROM pipelines p JOIN specs s ON s.pipeline_id = p.id"
             " WHERE p.name = :name AND s.version = COALESCE(CAST(:version AS bigint), p.current_version)",
             {"name": name, "version": version},
         )

@@ -124,12 +124,16 @@ worked_on AS (
 """The attempts that were begun earlier. Their first reason and their first end stay."""
 
 _INSERT_EVENTS = """
-INSERT INTO events (step_run_id, run_id, event, from_status, to_status, attempt, actor, reason, text, at)
-SELECT step_run_id, run_id, event, from_status, to_status, attempt, actor, reason, text, clock_timestamp()
+INSERT INTO events (step_run_id, run_id, project, event, from_status, to_status, attempt, actor, reason, text, at)
+SELECT step_run_id, run_id, (SELECT r.project FROM runs r WHERE r.id = e.run_id), event, from_status, to_status,
+  attempt, actor, reason, text, clock_timestamp()
 FROM json_to_recordset(CAST(:events AS json)) AS e(step_run_id uuid, run_id uuid, event text, from_status text,
   to_status text, attempt smallint, actor text, reason text, text text)
 """
-"""`clock_timestamp()`, because the transaction may have begun long before it locked the rows (`now()`)."""
+"""A join would change the order of the events.
+
+`clock_timestamp()`, because the transaction may have begun long before it locked the rows (`now()`).
+"""
 
 WRITE_TRANSITIONS = f"WITH {_RECORDS}, {_UPDATE_STEP_RUNS}, {_INSERT_ATTEMPTS}, {_UPDATE_ATTEMPTS} {_INSERT_EVENTS}"
 """Step runs, attempts and events of a batch of transitions, in one round trip."""

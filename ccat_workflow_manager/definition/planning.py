@@ -10,6 +10,7 @@ from uuid import UUID
 
 from ccat_workflow_manager.definition.compiled import CompiledPipeline, CompiledStep, Edge, ParameterUse
 from ccat_workflow_manager.definition.keys import SINGLE, first_duplicate, item_keys
+from ccat_workflow_manager.definition.project import DEFAULT_PROJECT, in_project
 from ccat_workflow_manager.definition.substitution import (
     ITEM_TEXT,
     PARAMETERS,
@@ -64,8 +65,8 @@ class Plan:
         return sum(len(step.step_runs) for step in self.steps)
 
 
-def plan(compiled: CompiledPipeline, parameters: Mapping[str, JSON]) -> Plan:
-    """The step runs of a run with these parameters, which come from `validate_parameters`.
+def plan(compiled: CompiledPipeline, parameters: Mapping[str, JSON], project: str = DEFAULT_PROJECT) -> Plan:
+    """The step runs of a run of a project with these parameters, which come from `validate_parameters`.
 
     Raises Invalid if a parameter that is needed has no value, if a list holds an item twice, if there would be no step
     run or more than REQUEST_STEP_RUNS, or if an image name is impossible.
@@ -86,11 +87,12 @@ def plan(compiled: CompiledPipeline, parameters: Mapping[str, JSON]) -> Plan:
             faults += islice(_image_faults(compiled, parameters, items), MAX_FAULTS + 1)
     if faults:
         raise invalid(faults)
-    return Plan(tuple(_planned(compiled, step, parameters, items) for step in compiled.steps))
+    return Plan(tuple(_planned(compiled, project, step, parameters, items) for step in compiled.steps))
 
 
 def _planned(
     compiled: CompiledPipeline,
+    project: str,
     step: CompiledStep,
     parameters: Mapping[str, JSON],
     items: Sequence[Sequence[tuple[str, JSON]]],
@@ -99,7 +101,7 @@ def _planned(
     image = step.spec.image
 
     def key_of(image: str | None) -> UUID:
-        return breaker_key(compiled.spec.name, step.program, image)
+        return breaker_key(in_project(project, compiled.spec.name), step.program, image)
 
     def planned(key: str, item: JSON) -> PlannedStepRun:
         if image is None or ITEM_TEXT not in image:

@@ -28,6 +28,7 @@ from pydantic import model_validator as validator_of_all
 from ccat_workflow_manager.definition.checks import MAX_ITEMS, MAX_STEPS, definition_faults
 from ccat_workflow_manager.definition.files import FileSpec, files_problem, name_problem, total_problem
 from ccat_workflow_manager.definition.messages import faults_of, refuse_if
+from ccat_workflow_manager.definition.project import DEFAULT_PROJECT, PROJECT_NAME
 from ccat_workflow_manager.definition.schema_check import DIALECT
 from ccat_workflow_manager.definition.text import load_text, with_on
 from ccat_workflow_manager.definition.variables import RESERVED_PREFIX
@@ -171,6 +172,7 @@ class PipelineSpec(_Part):
     """A pipeline definition. Use `parse_pipeline`: the constructor alone checks only types and ranges."""
 
     name: Annotated[StrictStr, Field(pattern=PIPELINE_NAME)]
+    project: Annotated[StrictStr, Field(pattern=PROJECT_NAME)] = DEFAULT_PROJECT
     description: _Text = ""
     parameters: Annotated[
         dict[str, Any],

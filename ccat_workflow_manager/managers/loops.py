@@ -11,7 +11,7 @@ from uuid import UUID
 
 from ccat_workflow_manager.db.backends import BackendStore, Workload
 from ccat_workflow_manager.db.leases import ExpiredLease, LeaseStore
-from ccat_workflow_manager.db.partitions import maintain_events
+from ccat_workflow_manager.db.partitions import maintain_audit, maintain_events
 from ccat_workflow_manager.db.retries import try_lock_retries
 from ccat_workflow_manager.db.runs import RunStore
 from ccat_workflow_manager.db.session import Database
@@ -163,15 +163,16 @@ class LeaseSweep:
 
 
 class HistoryLoop:
-    """Makes the partitions of coming events, and drops those that are too old."""
+    """Makes the partitions of coming events and of the audit, and drops those that are too old."""
 
-    def __init__(self, database: Database, keep_months: int) -> None:
+    def __init__(self, database: Database, events_months: int, audit_months: int) -> None:
         self._database = database
-        self._keep_months = keep_months
+        self._kept = ((maintain_events, events_months), (maintain_audit, audit_months))
 
     def tick(self) -> None:
-        for name in maintain_events(self._database, self._keep_months):
-            log.warning("%s was dropped: it is older than %d months", name, self._keep_months)
+        for maintain, months in self._kept:
+            for name in maintain(self._database, months):
+                log.warning("%s was dropped: it is older than %d months", name, months)
 
 
 class PollLoop:

@@ -50,7 +50,7 @@ class Catalogue:
             before = self._newest(store, spec.name)
             check_files(store, spec)
             save_files(store, spec)
-            stored, changed = store.save(spec.name, content, spec.content_hash)
+            stored, changed = store.save(spec.name, content, spec.content_hash, project=spec.project)
             if create_only and changed and stored.version != 1:
                 raise Conflict(f"the pipeline {spec.name} exists with other content; use PUT to add a version")
         return PipelineChange(spec.name, stored.version or 0, changed, _diff(before, content if changed else None))

@@ -29,6 +29,7 @@ class _Target:
     compiled: CompiledPipeline
     name: str
     version: int | None
+    project: str
     priority: int
 
 
@@ -55,6 +56,7 @@ class PlannedRun:
             spec_id=spec_id,
             pipeline=target.name,
             pipeline_version=target.version,
+            project=request.project or target.project,
             parameters=self.parameters,
             plan=self.plan,
             created_by=self.submission.actor,
@@ -89,7 +91,7 @@ class RunPlanner:
             target = self._target(request)
             parameters = target.compiled.validate_parameters(request.parameters)
             self._weigh(parameters)
-            planned = _planned(target.compiled, parameters, "pipeline" if request.spec is None else "spec")
+            planned = _planned(request, target, parameters)
             self._count(planned)
             return PlannedRun(submission, target, parameters, planned, self._default_backend)
         except RequestError as error:
@@ -148,7 +150,7 @@ class RunPlanner:
         if not found.enabled:
             raise Conflict(faults=[Fault("pipeline", f"the pipeline {name} is disabled")])
         self._check_backends(compiled, "pipeline.")
-        return _Target(found.id, compiled, name, found.version, found.priority)
+        return _Target(found.id, compiled, name, found.version, found.project, found.priority)
 
     def _inline_target(self, compiled: CompiledPipeline) -> _Target:
         self._check_backends(compiled, "spec.")
@@ -158,7 +160,7 @@ class RunPlanner:
                     check_files(PipelineStore(unit), compiled.spec)
             except Invalid as error:
                 raise Invalid(faults=_below("spec", error.faults)) from None
-        return _Target(None, compiled, compiled.spec.name, None, 0)
+        return _Target(None, compiled, compiled.spec.name, None, compiled.spec.project, 0)
 
     def _check_backends(self, compiled: CompiledPipeline, path: str) -> None:
         named = [(f"steps[{step.index}].backend", step.backend) for step in compiled.steps]
@@ -175,11 +177,12 @@ def _inline(spec: object) -> CompiledPipeline:
         raise Invalid(faults=_below("spec", error.faults)) from None
 
 
-def _planned(compiled: CompiledPipeline, parameters: Mapping[str, Any], definition: str) -> Plan:
+def _planned(request: RunRequest, target: _Target, parameters: Mapping[str, Any]) -> Plan:
     """The plan. Faults of the definition get a path below the field of the request that names or holds it."""
     try:
-        return plan(compiled, parameters)
+        return plan(target.compiled, parameters, request.project or target.project)
     except Invalid as error:
+        definition = "pipeline" if request.spec is None else "spec"
         own = [fault for fault in error.faults if fault.path.startswith("steps")]
         others = [fault for fault in error.faults if not fault.path.startswith("steps")]
         raise Invalid(faults=[*_below(definition, own), *others]) from None

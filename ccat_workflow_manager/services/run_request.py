@@ -22,6 +22,7 @@ from pydantic import (
 
 from ccat_workflow_manager.db.session import new_id
 from ccat_workflow_manager.definition.messages import few_fields, refuse_if
+from ccat_workflow_manager.definition.project import PROJECT_NAME
 from ccat_workflow_manager.errors import Conflict
 from ccat_workflow_manager.json_values import text_problem
 
@@ -66,6 +67,7 @@ def _null_is_empty(value: object) -> object:
 Text = Annotated[StrictStr, AfterValidator(storable)]
 """Text that PostgreSQL can hold."""
 Priority = Annotated[StrictInt, Field(ge=-1000, le=1000)]
+Project = Annotated[StrictStr, Field(pattern=PROJECT_NAME)]
 
 _Version = Annotated[StrictInt, AfterValidator(_version)]
 _Labels = Annotated[
@@ -86,6 +88,7 @@ class RunRequest(BaseModel):
     parameters: Annotated[dict[str, Any], BeforeValidator(_null_is_empty)] = Field(
         default={}, description="Checked by the JSON Schema of the pipeline."
     )
+    project: Project | None = Field(default=None, description="Default: the pipeline's.")
     priority: Priority | None = Field(default=None, description="Default: the pipeline's.")
     labels: _Labels = Field(default={}, description="Up to 50, to find the run by.")
     backend: Text | None = Field(default=None, description="For steps that name no backend.")
@@ -113,11 +116,11 @@ class RunSubmission:
     def digest(self) -> str | None:
         return None if self.key is None else self.bulk_digest or self.request.digest()
 
-    def made_before(self, known: Mapping[str, tuple[UUID, str]]) -> UUID | None:
+    def made_before(self, known: Mapping[tuple[str, str], tuple[UUID, str]]) -> UUID | None:
         """The run of an earlier request with this key. Raises Conflict if that request was another one."""
-        if self.key is None or self.key not in known:
+        if self.key is None or (self.actor, self.key) not in known:
             return None
-        run_id, digest = known[self.key]
+        run_id, digest = known[self.actor, self.key]
         if digest != self.digest:
             raise Conflict(f"the Idempotency-Key {self.key!r} was used for another request")
         return run_id

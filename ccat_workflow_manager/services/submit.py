@@ -6,7 +6,7 @@ from collections.abc import Sequence, Set
 from typing import NamedTuple
 from uuid import UUID
 
-from ccat_workflow_manager.db.creation import NewRun, create_runs, runs_by_idempotency_key
+from ccat_workflow_manager.db.creation import KeyOfCreator, NewRun, create_runs, runs_by_idempotency_key
 from ccat_workflow_manager.db.pipelines import PipelineStore
 from ccat_workflow_manager.db.queries.runs import existing_runs
 from ccat_workflow_manager.db.session import Database, UnitOfWork
@@ -85,7 +85,7 @@ class Submitter:
         """Create these runs in one transaction, but those whose key is in use. Returns one outcome each."""
         submissions = [each.submission for each in planned]
         # In the order of their keys, or two transactions with the same keys could wait for each other.
-        order = sorted(range(len(planned)), key=lambda index: submissions[index].key or "")
+        order = sorted(range(len(planned)), key=lambda index: (submissions[index].actor, submissions[index].key or ""))
 
         def work(unit: UnitOfWork) -> list[Submitted | RequestError]:
             outcomes: dict[int, Submitted | RequestError] = {}
@@ -130,9 +130,9 @@ def _new_runs(unit: UnitOfWork, planned: Sequence[PlannedRun]) -> list[NewRun]:
     return [each.new_run(store, inline) for each in planned]
 
 
-def _known(unit: UnitOfWork, submissions: Sequence[RunSubmission]) -> dict[str, tuple[UUID, str]]:
+def _known(unit: UnitOfWork, submissions: Sequence[RunSubmission]) -> dict[KeyOfCreator, tuple[UUID, str]]:
     """The run and the request digest of each idempotency key that is in use."""
-    keys = [submission.key for submission in submissions if submission.key is not None]
+    keys = [(submission.actor, submission.key) for submission in submissions if submission.key is not None]
     return runs_by_idempotency_key(unit, keys) if keys else {}
 
 

@@ -51,6 +51,7 @@ class Settings(SettingsModel):
     events_keep_months: int = Field(
         ge=0, description="Events older than so many months are deleted, a whole month at a time; 0: never."
     )
+    audit_keep_months: int = Field(ge=0, description="The same for the audit; 0: never.")
     redis_url: Annotated[str, url_of("redis", "rediss", "unix")] = Field(
         repr=False,
         description="Redis or Valkey. Empty: built from `REDIS_HOST`; without that an embedded server, in localdev "

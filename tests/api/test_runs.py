@@ -12,8 +12,8 @@ from ccat_workflow_manager.context import Context
 from tests.api.rest import CHAIN, ONE, Hand, Rest
 
 RUN_FIELDS = {
-    "id", "pipeline", "pipeline_version", "status", "status_reason", "cancel_requested_at", "paused", "parameters",
-    "labels", "priority", "created_at", "started_at", "finished_at", "counts", "step_runs",
+    "id", "pipeline", "pipeline_version", "project", "status", "status_reason", "cancel_requested_at", "paused",
+    "parameters", "labels", "priority", "created_at", "started_at", "finished_at", "counts", "step_runs",
 }  # fmt: skip
 STEP_RUN_FIELDS = {
     "id", "run_id", "step", "key", "status", "reason", "reason_text", "waiting_for", "backend", "attempt",

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+from psycopg.errors import InsufficientPrivilege
+from sqlalchemy.exc import DBAPIError
+
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.db.partitions import maintain_events
+from ccat_workflow_manager.db.partitions import maintain_audit, maintain_events
 from tests.support.step_runs import rows, start
 
 _ADD = """
@@ -35,3 +39,23 @@ def test_old_months_are_dropped_and_others_stay(context: Context) -> None:
     assert partitions(context) == before
     assert len(rows(context, table="events")) == 1
     assert len(rows(context)) == 1
+
+
+def test_old_months_of_the_audit_go_as_a_whole(context: Context) -> None:
+    with context.database.begin() as unit:
+        unit.execute(_ADD.format(year=2001).replace("events", "audit"))
+    assert maintain_audit(context.database, 0) == []
+    assert maintain_audit(context.database, 12) == ["audit_2001_01"]
+
+
+@pytest.mark.parametrize("change", ["UPDATE audit SET actor = 'x'", "DELETE FROM audit", "TRUNCATE audit"])
+def test_the_audit_refuses_every_change(context: Context, change: str) -> None:
+    with context.database.begin() as unit:
+        unit.execute(
+            "INSERT INTO audit (actor, identity, address, action, object, request_id)"
+            " VALUES ('a', 'b', '', 'c', 'd', 'e')"
+        )
+    with pytest.raises(DBAPIError) as refused, context.database.begin() as unit:
+        unit.execute(change)
+    assert isinstance(refused.value.orig, InsufficientPrivilege)
+    assert [row.actor for row in rows(context, table="audit")] == ["a"]

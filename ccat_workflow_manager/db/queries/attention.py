@@ -39,7 +39,7 @@ UNION ALL
 
 _PAGE = f"""
 SELECT x.id, row_to_json(x)::text FROM (
-  SELECT s.id, s.run_id, r.pipeline, s.step, s.key, s.backend, w.job_id, w.text, {times("s", "submitted_at")}
+  SELECT s.id, s.run_id, r.project, r.pipeline, s.step, s.key, s.backend, w.job_id, w.text, {times("s", "submitted_at")}
   FROM (SELECT DISTINCT ON (id) id, job_id, text FROM ({_WANTED}) w ORDER BY id, rank) w
   JOIN step_runs s ON s.id = w.id JOIN runs r ON r.id = s.run_id
   WHERE CAST(:after AS uuid) IS NULL OR s.id > :after ORDER BY s.id LIMIT :limit

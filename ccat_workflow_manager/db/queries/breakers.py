@@ -11,7 +11,7 @@ from ccat_workflow_manager.db.session import UnitOfWork
 _BREAKER = f"""
 b.breaker_key AS id,
 CASE WHEN b.opened_at IS NULL THEN 'counting' WHEN b.probe IS NULL THEN 'open' ELSE 'probing' END AS state,
-b.pipeline, b.step, b.image, b.reason_text, jsonb_array_length(b.failures) AS failures,
+b.project, b.pipeline, b.step, b.image, b.reason_text, jsonb_array_length(b.failures) AS failures,
 b.failure_signature AS way,
 (SELECT count(*) FROM (SELECT 1 FROM step_runs WHERE b.opened_at IS NOT NULL AND {CLAIMABLE}
   AND breaker_key = b.breaker_key AND id IS DISTINCT FROM b.probe LIMIT 10000) x) AS held_back,
@@ -30,7 +30,8 @@ _DETAIL = f"SELECT row_to_json(x)::text FROM (SELECT {_BREAKER} FROM breakers b 
 
 _EVENTS = f"""
 SELECT x.id, row_to_json(x)::text FROM (
-  SELECT e.id, e.breaker_key AS breaker_id, e.pipeline, e.step, e.image, {times("e", "at")}, e.event, e.actor, e.text
+  SELECT e.id, e.breaker_key AS breaker_id, e.project, e.pipeline, e.step, e.image, {times("e", "at")}, e.event,
+    e.actor, e.text
   FROM breaker_events e WHERE e.breaker_key = :id AND e.id > :after ORDER BY e.id LIMIT :limit
 ) x
 """

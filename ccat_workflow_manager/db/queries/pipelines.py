@@ -6,8 +6,8 @@ from ccat_workflow_manager.db.queries import Row, one, rows, times
 from ccat_workflow_manager.db.session import UnitOfWork
 
 _PIPELINE = f"""
-p.name, p.current_version AS version, COALESCE(d.content ->> 'description', '') AS description, p.enabled, p.priority,
-d.content_hash, {times("p", "created_at", "updated_at")}
+p.name, p.project, p.current_version AS version, COALESCE(d.content ->> 'description', '') AS description, p.enabled,
+p.priority, d.content_hash, {times("p", "created_at", "updated_at")}
 """
 _FROM = "FROM pipelines p JOIN specs d ON d.pipeline_id = p.id AND d.version = p.current_version"
 
@@ -17,7 +17,9 @@ SELECT row_to_json(x)::text FROM (SELECT {_PIPELINE}, d.content AS definition {_
 
 _PAGE = f"""
 SELECT x.name, row_to_json(x)::text FROM (
-  SELECT {_PIPELINE} {_FROM} WHERE CAST(:after AS text) IS NULL OR p.name > :after ORDER BY p.name LIMIT :limit
+  SELECT {_PIPELINE} {_FROM}
+  WHERE (CAST(:after AS text) IS NULL OR p.name > :after) AND (CAST(:project AS text) IS NULL OR p.project = :project)
+  ORDER BY p.name LIMIT :limit
 ) x
 """
 
@@ -36,9 +38,9 @@ def pipeline_detail(unit: UnitOfWork, name: str) -> str | None:
     return one(unit, _DETAIL, {"name": name})
 
 
-def pipelines_page(unit: UnitOfWork, after: str | None, limit: int) -> list[Row]:
+def pipelines_page(unit: UnitOfWork, after: str | None, limit: int, *, project: str | None) -> list[Row]:
     """Pipelines by name, without their definitions."""
-    return rows(unit, _PAGE, {"after": after, "limit": limit})
+    return rows(unit, _PAGE, {"after": after, "limit": limit, "project": project})
 
 
 def versions_page(unit: UnitOfWork, name: str, after: int | None, limit: int) -> list[Row]:

@@ -10,8 +10,8 @@ from ccat_workflow_manager.db.queries import Row, array, one, rows, times
 from ccat_workflow_manager.db.session import UnitOfWork
 
 _PRODUCT = f"""
-p.id, p.run_id, p.step_run_id, r.pipeline, s.step, s.key, p.attempt, p.name, p.type, p.path, p.size, p.sha256,
-p.is_directory, p.file_count, p.metadata, {times("p", "created_at")}
+p.id, p.run_id, p.step_run_id, r.project, r.pipeline, s.step, s.key, p.attempt, p.name, p.type, p.path, p.size,
+p.sha256, p.is_directory, p.file_count, p.metadata, {times("p", "created_at")}
 """
 _FROM = "FROM products p JOIN step_runs s ON s.id = p.step_run_id JOIN runs r ON r.id = p.run_id"
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from ccat_workflow_manager.db.metadata import OTHER_PROJECT
+from ccat_workflow_manager.definition.project import DEFAULT_PROJECT
 from ccat_workflow_manager.lifecycle.states import RunStatus
 
 SEARCHED_RUNS = 50_000
@@ -24,6 +26,7 @@ class RunFilter:
     """A run must fulfil all conditions. One that is left out selects every run."""
 
     status: tuple[RunStatus, ...] = ()
+    project: str | None = None
     pipeline: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     created_after: datetime | None = None
@@ -47,6 +50,11 @@ class RunFilter:
         if self.pipeline is not None:
             where.append("r.pipeline = :pipeline")
             values["pipeline"] = self.pipeline
+        if self.project is not None:
+            where.append("r.project = :project")
+            values["project"] = self.project
+            if self.project != DEFAULT_PROJECT:  # as the index of projects has it
+                where.append(f"r.{OTHER_PROJECT}")
         if self.labels:
             where.append("r.labels @> CAST(:labels AS jsonb)")
             values["labels"] = json.dumps(dict(self.labels))

@@ -17,8 +17,9 @@ from ccat_workflow_manager.lifecycle.states import Status
 _COUNTS = ", ".join(f"'{status}', r.{counter(status)}" for status in Status)
 
 RUN = f"""
-r.id, r.pipeline, r.pipeline_version, r.status, r.status_reason, {times("r", "cancel_requested_at")}, r.paused,
-r.parameters, r.labels, r.priority, r.backend, r.created_by, {times("r", "created_at", "started_at", "finished_at")},
+r.id, r.pipeline, r.pipeline_version, r.project, r.status, r.status_reason, {times("r", "cancel_requested_at")},
+r.paused, r.parameters, r.labels, r.priority, r.backend, r.created_by,
+{times("r", "created_at", "started_at", "finished_at")},
 json_build_object({_COUNTS}) AS counts
 """
 """The columns of `runs r` that a list of runs shows."""

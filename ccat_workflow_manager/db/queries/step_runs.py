@@ -36,7 +36,7 @@ STEP_RUN = step_run_columns(WAITING_FOR)
 
 _DETAIL = f"""
 SELECT row_to_json(x)::text FROM (
-  SELECT {STEP_RUN}, r.pipeline, r.pipeline_version, s.item, s.resources, s.priority
+  SELECT {STEP_RUN}, r.pipeline, r.pipeline_version, r.project, s.item, s.resources, s.priority
   FROM step_runs s JOIN runs r ON r.id = s.run_id WHERE s.id = :id
 ) x
 """
@@ -60,8 +60,8 @@ WHERE s.id = :id
 
 _EVENTS = f"""
 SELECT x.id, row_to_json(x)::text FROM (
-  SELECT e.id, e.step_run_id, e.run_id, {times("e", "at")}, e.event, e.from_status, e.to_status, e.attempt, e.actor,
-    e.reason, e.text
+  SELECT e.id, e.step_run_id, e.run_id, e.project, {times("e", "at")}, e.event, e.from_status, e.to_status, e.attempt,
+    e.actor, e.reason, e.text
   FROM events e WHERE e.step_run_id = :id AND e.id > :after ORDER BY e.id LIMIT :limit
 ) x
 """

@@ -36,6 +36,7 @@ TABLES = (
     CREATE TABLE breaker_events (
         id BIGINT GENERATED ALWAYS AS IDENTITY,
         breaker_key UUID NOT NULL,
+        project TEXT DEFAULT 'default' NOT NULL,
         pipeline TEXT NOT NULL,
         step TEXT NOT NULL,
         image TEXT,
@@ -53,6 +54,7 @@ TABLES = (
     """
     CREATE TABLE breakers (
         breaker_key UUID NOT NULL,
+        project TEXT DEFAULT 'default' NOT NULL,
         pipeline TEXT NOT NULL,
         step TEXT NOT NULL,
         image TEXT,
@@ -93,6 +95,7 @@ TABLES = (
     CREATE TABLE pipelines (
         id UUID NOT NULL,
         name TEXT NOT NULL,
+        project TEXT DEFAULT 'default' NOT NULL,
         enabled BOOLEAN DEFAULT true NOT NULL,
         priority INTEGER DEFAULT 0 NOT NULL,
         current_version INTEGER NOT NULL,
@@ -139,6 +142,7 @@ TABLES = (
         spec_id UUID NOT NULL,
         pipeline TEXT NOT NULL,
         pipeline_version INTEGER,
+        project TEXT DEFAULT 'default' NOT NULL,
         parameters JSONB NOT NULL,
         labels JSONB NOT NULL,
         priority INTEGER NOT NULL,
@@ -179,10 +183,13 @@ TABLES = (
     CREATE INDEX ix_runs_pipeline_id ON runs (pipeline, id DESC)
     """,
     """
+    CREATE INDEX ix_runs_project_id ON runs (project, id DESC) WHERE project <> 'default'
+    """,
+    """
     CREATE INDEX ix_runs_status_id ON runs (status, id DESC)
     """,
     """
-    CREATE UNIQUE INDEX uq_runs_idempotency_key ON runs (idempotency_key) WHERE idempotency_key IS NOT NULL
+    CREATE UNIQUE INDEX uq_runs_idempotency_key ON runs (created_by, idempotency_key) WHERE idempotency_key IS NOT NULL
     """,
     """
     CREATE TABLE run_steps (
@@ -304,6 +311,7 @@ TABLES = (
         id BIGINT GENERATED ALWAYS AS IDENTITY,
         step_run_id UUID NOT NULL,
         run_id UUID NOT NULL,
+        project TEXT DEFAULT 'default' NOT NULL,
         at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
         event TEXT NOT NULL,
         from_status TEXT,

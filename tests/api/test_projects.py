@@ -1,0 +1,61 @@
+"""Projects of pipelines and runs."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.api.rest import ONE, Hand, Rest
+
+
+@pytest.fixture
+def night(rest: Rest) -> str:
+    """A pipeline of the project `night`."""
+    rest.put("/pipelines/of-night", {**ONE, "name": "of-night", "project": "night"})
+    return "of-night"
+
+
+def test_everything_belongs_to_the_default_project_at_first(rest: Rest) -> None:
+    assert rest.put("/pipelines/one", ONE)["project"] == "default"
+    assert rest.run()["project"] == "default"
+    assert rest.post("/runs", {"pipeline": "one"})["project"] == "default"
+
+
+def test_a_run_belongs_to_the_project_of_its_pipeline_or_to_another_one(rest: Rest, night: str) -> None:
+    assert rest.get(f"/pipelines/{night}")["project"] == "night"
+    assert rest.post("/runs", {"pipeline": night})["project"] == "night"
+    assert rest.post("/runs", {"pipeline": night, "project": "day"})["project"] == "day"
+    assert rest.run({**ONE, "project": "day"})["project"] == "day"
+
+
+def test_lists_can_be_limited_to_a_project(rest: Rest, night: str) -> None:
+    rest.put("/pipelines/one", ONE)
+    ids = rest.post("/runs/bulk", {"runs": [{"pipeline": night}, {"pipeline": "one"}]})["ids"]
+    for project, pipeline, run_id in (("night", night, ids[0]), ("default", "one", ids[1])):
+        assert [each["name"] for each in rest.get("/pipelines", project=project)["items"]] == [pipeline]
+        assert [each["id"] for each in rest.get("/runs", project=project)["items"]] == [run_id]
+    cancelled = rest.post("/runs/cancel", {"filter": {"project": "night"}})["ids"]
+    assert cancelled == [ids[0]]
+    rest.refused(rest.send("GET", "/runs", params={"project": "No Project"}), 422, "invalid", "project")
+
+
+def test_a_pipeline_can_move_to_another_project(rest: Rest, night: str) -> None:
+    assert rest.put(f"/pipelines/{night}", {**ONE, "name": night, "project": "day"})["version"] == 2
+    assert rest.get(f"/pipelines/{night}")["project"] == "day"
+
+
+def test_events_and_products_say_the_project_of_their_run(rest: Rest, night: str, hand: Hand) -> None:
+    made = rest.post("/runs", {"pipeline": night})
+    (item,) = hand.claim()
+    hand.complete(item)
+    events = rest.get(f"/step-runs/{made['step_runs'][0]['id']}/events")["items"]
+    assert len(events) > 2
+    assert {event["project"] for event in events} == {"night"}
+
+
+def test_an_open_breaker_holds_back_its_own_project_only(rest: Rest, hand: Hand) -> None:
+    hand.open_breaker()
+    (breaker,) = rest.get("/breakers")["items"]
+    assert breaker["project"] == "default"
+    steps = [{"name": "out", "image": "a.sif", "foreach": list(range(10)), "command": ["a"]}]
+    other = rest.run({"name": "fan", "project": "night", "steps": steps})
+    assert "held back" not in other["step_runs"][0]["waiting_for"]
