@@ -26,6 +26,7 @@ from ccat_workflow_manager.services.breakers import Breakers
 from ccat_workflow_manager.services.cancel import Canceller
 from ccat_workflow_manager.services.catalogue import Catalogue
 from ccat_workflow_manager.services.collect import Collector
+from ccat_workflow_manager.services.deletion import Deletions, Remover
 from ccat_workflow_manager.services.launch import Launcher
 from ccat_workflow_manager.services.logs import Answers, Logs
 from ccat_workflow_manager.services.orphans import OrphanReaper
@@ -99,6 +100,10 @@ class Context:
     @cached_property
     def requests(self) -> Requests:
         return Requests(self.database, self.doorbell)
+
+    @cached_property
+    def deletions(self) -> Deletions:
+        return Deletions(self.database, self.doorbell)
 
     @cached_property
     def breakers(self) -> Breakers:
@@ -181,6 +186,10 @@ class Context:
     @cached_property
     def canceller(self) -> Canceller:
         return Canceller(self.worker_context)
+
+    @cached_property
+    def remover(self) -> Remover:
+        return Remover(self.worker_context)
 
     @cached_property
     def reaper(self) -> OrphanReaper:

@@ -62,6 +62,7 @@ class Bell(StrEnum):
     FOLLOW = "follow"
     REAP = "reap"
     QUEUES = "queues"
+    REMOVE = "remove"
     LAUNCH = "launch"
 
 

@@ -17,6 +17,7 @@ from ccat_workflow_manager.db.workers import WorkerStore
 from ccat_workflow_manager.doorbell import listen
 from ccat_workflow_manager.errors import BackendError, WorkflowError
 from ccat_workflow_manager.execution import runtime
+from ccat_workflow_manager.lifecycle.deletion import What
 from ccat_workflow_manager.managers.loops import (
     HistoryLoop,
     LeaseSweep,
@@ -27,6 +28,7 @@ from ccat_workflow_manager.managers.loops import (
     RequeueSweep,
 )
 from ccat_workflow_manager.services.breakers import Breakers
+from ccat_workflow_manager.services.deletion import Deletions, Retention
 from ccat_workflow_manager.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -35,6 +37,8 @@ _JOIN_SECONDS = 10
 _QUEUES_SECONDS = 10
 """A new backend is asked for its queues within so many seconds."""
 _HISTORY_SECONDS = 3600
+_RETENTION_SECONDS = 60
+_DELETIONS_SECONDS = 10
 _WAITING = "waiting for work"
 _IDLE_SECONDS = 60
 """Beyond HANG_SECONDS: a worker without work is silent for some seconds at a time."""
@@ -47,6 +51,11 @@ def loops(context: Context) -> list[Loop]:
     settings, database, doorbell = context.settings, context.loop_database, context.doorbell
     breakers = Breakers(database, doorbell, context.breaker_policy)
     history = HistoryLoop(database, settings.events_keep_months, settings.audit_keep_months)
+    keep = {
+        What.RUN: settings.keep_runs_days,
+        What.WORKSPACES: settings.keep_workspaces_days,
+        What.FAILED_OUTPUT: settings.keep_failed_output_days,
+    }
     reap = [Loop("reap", settings.reaper_seconds, OrphansLoop(database, doorbell).tick)]
     return [
         *(reap if settings.reaper_seconds else ()),
@@ -54,6 +63,8 @@ def loops(context: Context) -> list[Loop]:
         Loop("sweep", settings.sweep_seconds, LeaseSweep(database, doorbell, settings.max_worker_deaths).tick),
         Loop("queues", _QUEUES_SECONDS, QueuesLoop(database, doorbell).tick),
         Loop("history", _HISTORY_SECONDS, history.tick),
+        Loop("retention", _RETENTION_SECONDS, Retention(database, keep).tick),
+        Loop("deletions", _DELETIONS_SECONDS, Deletions(database, doorbell).advance),
         Loop("breakers", settings.sweep_seconds, breakers.sweep),
         Loop("follow", min(1.0, settings.follow_seconds), PollLoop(database, doorbell, settings.follow_seconds).tick),
     ]

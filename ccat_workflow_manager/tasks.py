@@ -77,6 +77,16 @@ def queues(backend: str, ids: Sequence[str]) -> None:
     _do(f"queues {backend}", lambda context: poll_queues(context.worker_context, backend))
 
 
+def remove(backend: str, ids: Sequence[str]) -> None:
+    """Remove files of runs that are deleted."""
+
+    def work(context: Context) -> None:
+        if context.remover.remove(backend):
+            context.doorbell.ring(Bell.REMOVE, backend)
+
+    _do(f"remove {backend}", work)
+
+
 def ask(question: Mapping[str, Any]) -> Any:
     """Answer a question about files that only a worker can see."""
     return _do("ask", lambda context: context.answers.answer(question))

@@ -108,6 +108,9 @@ class Client:
     def patch(self, path: str, body: Any) -> Any:
         return _json(self._send("PATCH", path, body=body))
 
+    def delete(self, path: str, **query: Any) -> Any:
+        return _json(self._send("DELETE", path, query=query))
+
     def items(self, path: str, limit: int | None, **query: Any) -> Iterator[dict[str, Any]]:
         """Up to `limit` items of a list, page by page."""
         cursor, left = None, limit

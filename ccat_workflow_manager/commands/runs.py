@@ -9,6 +9,7 @@ import typer
 
 from ccat_workflow_manager.commands.arguments import ID_HELP, AsJson, Id
 from ccat_workflow_manager.commands.exit_codes import ExitCode, WrongUsage
+from ccat_workflow_manager.commands.run_delete import delete
 from ccat_workflow_manager.commands.run_products import download, products
 
 if TYPE_CHECKING:
@@ -328,7 +329,7 @@ def logs(
         print_log(client, found, attempt=attempt, stream=stream, tail=tail, follow=follow, as_json=as_json)
 
 
-for _command in (products, download):
+for _command in (products, download, delete):
     run.command()(_command)
 
 

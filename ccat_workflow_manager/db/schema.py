@@ -34,6 +34,7 @@ from ccat_workflow_manager.db.conditions import OPEN, READY, RUN_STATUS_SQL, cou
 from ccat_workflow_manager.db.identity_tables import audit, sessions, tokens
 from ccat_workflow_manager.db.metadata import NOW, OTHER_PROJECT, TIME, metadata, project_column
 from ccat_workflow_manager.db.partitions import CREATE_EVENT_PARTITIONS
+from ccat_workflow_manager.lifecycle.deletion import What
 from ccat_workflow_manager.lifecycle.states import ACTIVE, CANCELLABLE, FINISHED, LEASED, LIVE, Status
 
 __all__ = ["audit", "metadata", "sessions", "tokens"]
@@ -298,6 +299,24 @@ product_parents = Table(
     PrimaryKeyConstraint("product_id", "parent_id"),
     Index("ix_product_parents_parent_id", "parent_id"),
 )
+
+deletions = Table(
+    "deletions",
+    metadata,
+    Column("run_id", Uuid, ForeignKey("runs.id", ondelete="CASCADE"), nullable=False),
+    Column("what", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("requested_at", _TIME, nullable=False, server_default=_NOW),
+    Column("run_finished_at", _TIME, nullable=False),
+    Column("backends", ARRAY(Text), nullable=False),
+    Column("lease_until", _TIME),
+    Column("problem", Text),
+    Column("done_at", _TIME),
+    PrimaryKeyConstraint("run_id", "what"),
+    CheckConstraint(f"what IN ({', '.join(repr(str(each)) for each in What)})", name="what"),
+    Index("ix_deletions_requested_at", "requested_at", postgresql_where=text("done_at IS NULL")),
+)
+"""What is to be removed of finished runs, and what was. `backends`: those whose workers still have to remove files."""
 
 workers = Table(
     "workers",

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Container, Iterable, Sequence
 from uuid import UUID
 
+from ccat_workflow_manager.db.deletions import DeletionStore
 from ccat_workflow_manager.db.queries.runs import existing_runs
 from ccat_workflow_manager.db.queries.step_runs import runs_of_step_runs
 from ccat_workflow_manager.db.retries import lock_reopenable
@@ -55,6 +56,7 @@ class Requests:
 
         def work(unit: UnitOfWork) -> dict[UUID, int]:
             runs = lock_reopenable(unit, run_ids, None)
+            _require_kept(unit, run_ids)
             return dict(Counter(runs[step_run_id] for step_run_id in self._reopen(unit, list(runs), actor)))
 
         return self._database.transact("commit.retry", work)
@@ -65,6 +67,7 @@ class Requests:
 
         def work(unit: UnitOfWork) -> int:
             chosen = list(lock_reopenable(unit, sorted(set(runs.values())), set(step_run_ids)))
+            _require_kept(unit, list(set(runs.values())))
             if not chosen:
                 raise Conflict(
                     "only a step run that failed, was cancelled or was skipped can be retried,"
@@ -111,6 +114,12 @@ class Requests:
     def _ring_each(self, bell: Bell, backends: Iterable[str]) -> None:
         for backend in sorted(backends):
             self._doorbell.ring(bell, backend)
+
+
+def _require_kept(unit: UnitOfWork, run_ids: Sequence[UUID]) -> None:
+    """Raises Conflict for a run that is being deleted. The step runs that a retry reopens must be locked."""
+    if gone := sorted(DeletionStore(unit).being_deleted(run_ids)):
+        raise Conflict(f"the run {gone[0]} is being deleted")
 
 
 def _require(what: str, ids: Sequence[UUID], found: Container[UUID], path: str = "") -> None:

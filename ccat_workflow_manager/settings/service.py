@@ -52,6 +52,17 @@ class Settings(SettingsModel):
         ge=0, description="Events older than so many months are deleted, a whole month at a time; 0: never."
     )
     audit_keep_months: int = Field(ge=0, description="The same for the audit; 0: never.")
+    keep_runs_days: int = Field(
+        ge=0, le=36500, description="Runs that have been over for so many days are deleted with their files; 0: never."
+    )
+    keep_workspaces_days: int = Field(
+        ge=0, le=36500, description="After so many days the workspaces of finished runs are removed; 0: never."
+    )
+    keep_failed_output_days: int = Field(
+        ge=0,
+        le=36500,
+        description="After so many days the output of attempts that did not complete is removed; 0: never.",
+    )
     redis_url: Annotated[str, url_of("redis", "rediss", "unix")] = Field(
         repr=False,
         description="Redis or Valkey. Empty: built from `REDIS_HOST`; without that an embedded server, in localdev "

@@ -127,6 +127,12 @@ class Hand:
         note = TransitionEvent(Event.FAILED, "test", FailureReason.PROGRAM_FAILED, text)
         self.apply(item, _note(Event.JOB_SUBMITTED), note, facts=Facts(job_id=f"job {item.job_name}", exit_code=3))
 
+    def finished_run(self) -> str:
+        """A run that was cancelled before anything started."""
+        run_id, *_ = self._context.submitter.submit(RunRequest(spec=ONE), actor="test")
+        self._context.requests.cancel([run_id], actor="test")
+        return str(run_id)
+
     def open_breaker(self, step_runs: int = 3) -> str:
         """Open a breaker: this many step runs of a step fail the same way. Returns the id of the breaker."""
         spec = {

@@ -98,6 +98,7 @@ def test_every_response_has_the_fields_of_its_schema(rest: Rest, hand: Hand, con
     product = rest.get(f"/step-runs/{first}/products")["items"][0]["id"]
     for path in ("", "/lineage"):
         call("GET", f"{v1}/products/{{product_id}}{path}", product_id=product)
+    call("DELETE", f"{v1}/runs/{{run_id}}", run_id=hand.finished_run())
     breaker_id = hand.open_breaker()
     call("GET", f"{v1}/breakers")
     for method, verb in (("GET", "events"), ("POST", "release")):

@@ -368,6 +368,25 @@ TABLES = (
     "ALTER TABLE run_steps SET (fillfactor = 80)",
     "ALTER TABLE step_runs SET (fillfactor = 70)",
     "ALTER TABLE attempts SET (fillfactor = 70)",
+    """
+    CREATE TABLE deletions (
+        run_id UUID NOT NULL,
+        what TEXT NOT NULL,
+        actor TEXT NOT NULL,
+        requested_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
+        run_finished_at TIMESTAMP WITH TIME ZONE NOT NULL,
+        backends TEXT[] NOT NULL,
+        lease_until TIMESTAMP WITH TIME ZONE,
+        problem TEXT,
+        done_at TIMESTAMP WITH TIME ZONE,
+        CONSTRAINT pk_deletions PRIMARY KEY (run_id, what),
+        CONSTRAINT ck_deletions_what CHECK (what IN ('run', 'workspaces', 'failed_output')),
+        CONSTRAINT fk_deletions_run_id FOREIGN KEY(run_id) REFERENCES runs (id) ON DELETE CASCADE
+    )
+    """,
+    """
+    CREATE INDEX ix_deletions_requested_at ON deletions (requested_at) WHERE done_at IS NULL
+    """,
 )
 
 
@@ -378,6 +397,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     for table in (
+        "deletions",
         "product_parents",
         "products",
         "events",
