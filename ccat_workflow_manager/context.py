@@ -99,7 +99,7 @@ class Context:
 
     @cached_property
     def requests(self) -> Requests:
-        return Requests(self.database, self.doorbell)
+        return Requests(self.database, self.doorbell, self.catalogue, known_backends=frozenset(registry.names()))
 
     @cached_property
     def deletions(self) -> Deletions:

@@ -96,6 +96,10 @@ class RawBody:
             raise invalid(scan.faults)
         return validated(model, data)
 
+    def parse_optional(self, model: type[M]) -> M:
+        """The same; without a body the model with no field given."""
+        return self.parse(model) if self.data.strip() else model()
+
     def definition(self) -> Any:
         """A pipeline definition in JSON or YAML, not validated."""
         if self.media_type not in YAML_TYPES:

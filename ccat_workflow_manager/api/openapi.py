@@ -89,14 +89,18 @@ CHOICE_EXAMPLES = {
     "by ids": {"value": {"ids": [_ID]}},
     "by filter": {"value": {"filter": {"pipeline": "chai-map", "label": "source:Orion KL"}}},
 }
+RETRY_EXAMPLES = {
+    "more memory": {"value": {"step": "grid", "resources": {"memory_gb": 64, "time_hours": 4}}},
+    "elsewhere": {"value": {"step": "grid", "key": "101", "backend": "slurm", "reason": "the node is broken"}},
+}
 PATCH_EXAMPLES = {"disable": {"value": {"enabled": False}}, "more urgent": {"value": {"priority": 100}}}
 
 
-def body(model: type[BaseModel], examples: dict[str, Any]) -> dict[str, Any]:
+def body(model: type[BaseModel], examples: dict[str, Any], *, required: bool = True) -> dict[str, Any]:
     """The JSON body of a call. `DocumentedApp` adds the schema of the model."""
     _BODIES.append(model)
     content = {"schema": {"$ref": _REFERENCE.format(model=model.__name__)}, "examples": examples}
-    return {"requestBody": {"required": True, "content": {"application/json": content}}}
+    return {"requestBody": {"required": required, "content": {"application/json": content}}}
 
 
 definition: dict[str, Any] = body(PipelineSpec, {"two steps": {"value": _DEFINITION}})

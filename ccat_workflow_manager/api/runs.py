@@ -45,6 +45,7 @@ from ccat_workflow_manager.errors import Conflict, Fault, Invalid, NotFound
 from ccat_workflow_manager.execution.declarations import ProductType
 from ccat_workflow_manager.json_values import kind
 from ccat_workflow_manager.lifecycle.states import RunStatus
+from ccat_workflow_manager.services.retry_request import AS_BEFORE, RetryRequest
 from ccat_workflow_manager.services.run_request import Project, RunRequest, Text, storable
 
 router = APIRouter(prefix="/runs", tags=["runs"])
@@ -274,9 +275,20 @@ def cancel_run(context: Ctx, actor: Actor, run_id: UUID) -> Response:
     return json_response(_run(context, run_id), 202)
 
 
-@router.post("/{run_id}/retry", status_code=202, response_model=Run)
-def retry_run(context: Ctx, actor: Actor, run_id: UUID) -> Response:
-    """Retry the step runs that did not complete."""
+@router.post(
+    "/{run_id}/retry",
+    status_code=202,
+    response_model=Run,
+    openapi_extra=openapi.body(RetryRequest, openapi.RETRY_EXAMPLES, required=False),
+)
+def retry_run(context: Ctx, actor: Actor, run_id: UUID, body: Body) -> Response:
+    """Retry the step runs that did not complete; with `step`, those of this step, with other resources or elsewhere."""
+    request = body.parse_optional(RetryRequest)
+    if request.step is not None:
+        context.requests.retry_step(run_id, request, actor=actor)
+        return json_response(_run(context, run_id), 202)
+    if request != AS_BEFORE:
+        raise Invalid(faults=[Fault("step", "is needed: it names the step whose step runs are retried like this")])
     if not context.requests.retry([run_id], actor=actor):
         raise Conflict("nothing to retry: no step run of this run failed, was cancelled or was skipped")
     return json_response(_run(context, run_id), 202)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -10,7 +11,7 @@ from pydantic import Field
 from starlette.responses import Response, StreamingResponse
 
 from ccat_workflow_manager.api import openapi
-from ccat_workflow_manager.api.dependencies import Actor, Ctx
+from ccat_workflow_manager.api.dependencies import Actor, Body, Ctx
 from ccat_workflow_manager.api.openapi import Page, Shape, Time
 from ccat_workflow_manager.api.paging import (
     DEFAULT_LIMIT,
@@ -33,6 +34,7 @@ from ccat_workflow_manager.errors import Fault, Invalid, NotFound
 from ccat_workflow_manager.lifecycle.models import Resources
 from ccat_workflow_manager.lifecycle.states import Event, Status
 from ccat_workflow_manager.services.logs import LogPiece
+from ccat_workflow_manager.services.retry_request import RetryRequest
 
 router = APIRouter(prefix="/step-runs/{step_run_id}", tags=["step runs"])
 
@@ -208,8 +210,18 @@ def cancel_step_run(context: Ctx, actor: Actor, step_run_id: UUID) -> Response:
     return json_response(_step_run(context, step_run_id), 202)
 
 
-@router.post("/retry", status_code=202, response_model=StepRunDetail)
-def retry_step_run(context: Ctx, actor: Actor, step_run_id: UUID) -> Response:
-    """Retry a step run, and the step runs that were skipped only because of it."""
-    context.requests.retry_step_runs([step_run_id], actor=actor)
+@router.post(
+    "/retry",
+    status_code=202,
+    response_model=StepRunDetail,
+    openapi_extra=openapi.body(RetryRequest, openapi.RETRY_EXAMPLES, required=False),
+)
+def retry_step_run(context: Ctx, actor: Actor, step_run_id: UUID, body: Body) -> Response:
+    """Retry a step run, and those that were skipped only because of it; with other resources, or elsewhere."""
+    request = body.parse_optional(RetryRequest)
+    shown = json.loads(_step_run(context, step_run_id))
+    wrong = [name for name in ("step", "key") if getattr(request, name) not in (None, shown[name])]
+    if wrong:
+        raise Invalid(faults=[Fault(name, f"must be {shown[name]!r}, or not be given") for name in wrong])
+    context.requests.retry_step_runs([step_run_id], request, actor=actor)
     return json_response(_step_run(context, step_run_id), 202)

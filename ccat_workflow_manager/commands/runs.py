@@ -244,12 +244,28 @@ def cancel(ids: Ids, as_json: AsJson = False) -> None:
 
 
 @run.command()
-def retry(ids: Ids, as_json: AsJson = False) -> None:
+def retry(
+    ids: Ids,
+    step: Annotated[str | None, typer.Option(help="Only the step runs of this step, and those behind them.")] = None,
+    key: Annotated[str | None, typer.Option(help="Only the step run of the step with this key.")] = None,
+    memory: Annotated[float | None, typer.Option(metavar="GB", help="Memory of the next attempts.")] = None,
+    time: Annotated[float | None, typer.Option(metavar="HOURS", help="Time limit of the next attempts.")] = None,
+    cpu: Annotated[float | None, typer.Option(help="CPUs of the next attempts.")] = None,
+    backend: Annotated[str | None, typer.Option(help="Backend of the next attempts.")] = None,
+    reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why, for the history.")] = None,
+    as_json: AsJson = False,
+) -> None:
     """Retry the step runs that did not complete; completed ones stay as they are.
 
-    Example:  ccat-wm run retry latest
+    With --step, the next attempts of the step may get other resources, within its caps, or run elsewhere.
+
+    Example:  ccat-wm run retry latest --step reduce --memory 8 --time 2
     """
-    _each(ids, "retry", lambda _: "is retried", as_json)
+    resources = {"memory_gb": memory, "time_hours": time, "cpu": cpu}
+    changed = {name: value for name, value in resources.items() if value is not None}
+    body = {"step": step, "key": key, "resources": changed or None, "backend": backend, "reason": reason}
+    given = {name: value for name, value in body.items() if value is not None}
+    _each(ids, "retry", lambda _: "is retried", as_json, given or None)
 
 
 @run.command()
@@ -277,7 +293,7 @@ def _cancel_outcome(found: dict[str, Any]) -> str:
     return "is cancelled" if status == "CANCELLED" else f"is {status}: nothing to cancel"
 
 
-def _each(ids: list[str], verb: str, outcome: Callable[[dict[str, Any]], str], as_json: bool) -> None:
+def _each(ids: list[str], verb: str, outcome: Callable[[dict[str, Any]], str], as_json: bool, body: Any = None) -> None:
     """Change each run. A refusal of one does not stop the others."""
     from urllib.parse import quote
 
@@ -290,7 +306,7 @@ def _each(ids: list[str], verb: str, outcome: Callable[[dict[str, Any]], str], a
         for given in ids:
             try:
                 run_id = client.run_id(given)
-                answers.append(client.post(f"/runs/{quote(run_id, safe='')}/{verb}"))
+                answers.append(client.post(f"/runs/{quote(run_id, safe='')}/{verb}", body))
             except RequestError as error:
                 refused.append(Fault(given, error.message))
                 continue

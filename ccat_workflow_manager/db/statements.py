@@ -27,8 +27,8 @@ m AS MATERIALIZED (
     id uuid, number smallint, status text, attempt smallint, max_attempts smallint, claims integer, token bigint,
     new_attempt text, worker text, worked_on boolean, reset boolean, submitted boolean, started boolean,
     finished boolean, lease_owner text, lease_seconds double precision, delay_seconds double precision,
-    waiting_for text, reason text, reason_text text, resources jsonb, job_id text, job_state text, exit_code integer,
-    signal integer, wall_time_seconds double precision, cpu_hours double precision,
+    waiting_for text, reason text, reason_text text, backend text, resources jsonb, job_id text, job_state text,
+    exit_code integer, signal integer, wall_time_seconds double precision, cpu_hours double precision,
     cpu_hours_allocated double precision, peak_memory_gb double precision, job_started_at timestamptz,
     job_finished_at timestamptz, node text, warnings jsonb)
 )"""
@@ -75,7 +75,7 @@ changed AS (
     lease_owner = m.lease_owner, lease_until = now() + m.lease_seconds * interval '1 second',
     not_before = now() + m.delay_seconds * interval '1 second', unknown_since = NULL,
     waiting_for = m.waiting_for, reason = m.reason, reason_text = m.reason_text,
-    resources = COALESCE(m.resources, s.resources),
+    backend = COALESCE(m.backend, s.backend), resources = COALESCE(m.resources, s.resources),
     deaths = CASE WHEN m.new_attempt IS NOT NULL OR m.submitted THEN 0 ELSE s.deaths END,
     cancel_requested_at = CASE WHEN NOT {_CANCEL_IS_OVER} THEN s.cancel_requested_at END,
     cancel_requested_by = CASE WHEN NOT {_CANCEL_IS_OVER} THEN s.cancel_requested_by END,

@@ -239,6 +239,8 @@ def _reset(row: LockedRow, event: TransitionEvent, record: dict[str, Any]) -> No
     record["waiting_for"], record["delay_seconds"] = event.text, event.delay_seconds
     if event.resources is not None:
         record["resources"] = asdict(event.resources)
+    if event.backend is not None:
+        row.backend = record["backend"] = event.backend
 
 
 def _columns(facts: Facts) -> dict[str, Any]:

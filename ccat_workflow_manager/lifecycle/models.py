@@ -61,6 +61,8 @@ class TransitionEvent:
     """For `retried` and `released`: the time until the next claim, by the clock of the database."""
     resources: Resources | None = None
     """For `retried`: the resources of the next attempt, if they differ."""
+    backend: str | None = None
+    """For `retried`: the backend of the next attempt, if it differs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,15 +27,21 @@ class RetryDecision:
 
 
 def decide(
-    reason: FailureReason, attempt: int, max_attempts: int, policy: RetryPolicy, resources: Resources, jitter: float
+    reason: FailureReason,
+    attempt: int,
+    max_attempts: int,
+    policy: RetryPolicy,
+    resources: Resources,
+    jitter: float,
+    peak_memory_gb: float | None = None,
 ) -> RetryDecision | None:
     """The next attempt after attempt number `attempt` failed for `reason`. None: there is none, see `refusal`.
 
-    `jitter` is a random number in [0, 1).
+    `jitter` is a random number in [0, 1); `peak_memory_gb` is what the attempt was measured to use.
     """
     if refusal(reason, attempt, max_attempts, policy, resources) is not None:
         return None
-    more = _increased(reason, policy, resources)
+    more = _increased(reason, policy, resources, peak_memory_gb)
     delay = back_off(policy.backoff_seconds, attempt) * (1 + JITTER * jitter)
     text = f"attempt {attempt + 1} of {max_attempts} {duration_text(delay)}"
     if more.memory_gb != resources.memory_gb:
@@ -78,10 +84,14 @@ def duration_text(seconds: float) -> str:
     return f"in {seconds / 3600:.1f} h"
 
 
-def _increased(reason: FailureReason, policy: RetryPolicy, resources: Resources) -> Resources:
+def _increased(
+    reason: FailureReason, policy: RetryPolicy, resources: Resources, peak_memory_gb: float | None
+) -> Resources:
     match FAILURES[reason].retry:
-        case Retry.MORE_MEMORY:
-            wanted = round(resources.memory_gb * policy.memory_factor, 6)
+        case Retry.MORE_MEMORY if policy.memory_factor > 1:
+            # Some sites let a program use more than it asked for before they stop it.
+            used = max(resources.memory_gb, peak_memory_gb or 0)
+            wanted = round(used * policy.memory_factor, 6)
             return replace(resources, memory_gb=max(resources.memory_gb, min(wanted, _memory_cap(policy))))
         case Retry.MORE_TIME:
             wanted = round(resources.time_hours * policy.time_factor, 6)

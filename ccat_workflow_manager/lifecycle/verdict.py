@@ -43,7 +43,8 @@ def judge(
             if item.cancel_requested:
                 return Verdict((cancelled(actor),), facts_of(info))
             reason, text = failure_of(info, item.resources)
-            return Verdict(failed(item, policy, reason, text, actor=actor, jitter=jitter), facts_of(info))
+            facts = facts_of(info)
+            return Verdict(failed(item, policy, reason, text, actor=actor, jitter=jitter, facts=facts), facts)
 
 
 def _unknown(item: WorkItem, policy: RetryPolicy, actor: str, grace_seconds: float, jitter: float) -> Verdict:
@@ -66,14 +67,22 @@ def _cancel_state(item: WorkItem) -> str | None:
 
 
 def failed(
-    item: WorkItem, policy: RetryPolicy, reason: FailureReason, text: str | None, *, actor: str, jitter: float
+    item: WorkItem,
+    policy: RetryPolicy,
+    reason: FailureReason,
+    text: str | None,
+    *,
+    actor: str,
+    jitter: float,
+    facts: Facts | None = None,
 ) -> tuple[TransitionEvent, ...]:
     """A failure, followed by a retry if the policy grants one."""
     if item.cancel_requested:
         return (cancelled(actor),)
     text = text or FAILURES[reason].text
     failure = TransitionEvent(Event.FAILED, actor, reason=reason, text=text)
-    again = decide(reason, item.attempt, item.max_attempts, policy, item.resources, jitter)
+    peak = facts.peak_memory_gb if facts is not None else None
+    again = decide(reason, item.attempt, item.max_attempts, policy, item.resources, jitter, peak)
     more = FAILURES[reason].retry in (Retry.MORE_MEMORY, Retry.MORE_TIME)
     if again is None:
         if more:

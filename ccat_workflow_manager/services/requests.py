@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence, Set
+from types import MappingProxyType
 from uuid import UUID
 
 from ccat_workflow_manager.db.deletions import DeletionStore
 from ccat_workflow_manager.db.queries.runs import existing_runs
-from ccat_workflow_manager.db.queries.step_runs import runs_of_step_runs
+from ccat_workflow_manager.db.queries.step_runs import runs_of_step_runs, step_runs_of
 from ccat_workflow_manager.db.retries import lock_reopenable
 from ccat_workflow_manager.db.runs import Applied, RunStore
 from ccat_workflow_manager.db.session import Database, UnitOfWork
+from ccat_workflow_manager.db.work_items import load_items
 from ccat_workflow_manager.doorbell import Bell, Doorbell
-from ccat_workflow_manager.errors import Conflict, Fault, NotFound
+from ccat_workflow_manager.errors import Conflict, Fault, Invalid, NotFound
 from ccat_workflow_manager.lifecycle.models import Transition, TransitionEvent
 from ccat_workflow_manager.lifecycle.states import RETRYABLE, Event
+from ccat_workflow_manager.services.catalogue import Catalogue
+from ccat_workflow_manager.services.retry_request import AS_BEFORE, RetryRequest
+
+_BLOCKED = (
+    "only a step run that failed, was cancelled or was skipped can be retried, after the steps before it have completed"
+)
+_NO_CHANGE: Mapping[UUID, TransitionEvent] = MappingProxyType({})
 
 
 class Requests:
     """Changes runs and step runs of one deployment."""
 
-    def __init__(self, database: Database, doorbell: Doorbell) -> None:
+    def __init__(
+        self, database: Database, doorbell: Doorbell, catalogue: Catalogue, *, known_backends: Set[str]
+    ) -> None:
         self._database = database
         self._doorbell = doorbell
+        self._catalogue = catalogue
+        self._known_backends = known_backends
 
     def cancel(self, run_ids: Sequence[UUID], *, actor: str, path: str = "") -> None:
         """Request the cancellation of these runs. A step run is CANCELLED once its job is known to be gone."""
@@ -61,25 +74,64 @@ class Requests:
 
         return self._database.transact("commit.retry", work)
 
-    def retry_step_runs(self, step_run_ids: Sequence[UUID], *, actor: str) -> int:
+    def retry_step(self, run_id: UUID, request: RetryRequest, *, actor: str) -> int:
+        """Retry the step runs of one step of a run, and those that were skipped only because of them.
+
+        Returns how many are retried.
+        """
+        self._require_runs([run_id])
+        with self._database.read() as unit:
+            wanted = step_runs_of(unit, run_id, request.step or "", request.key)
+        if not wanted:
+            path = "step" if request.key is None else "key"
+            raise NotFound(faults=[Fault(path, f"this run has no step run {request.step}/{request.key or '...'}")])
+        return self.retry_step_runs(wanted, request, actor=actor)
+
+    def retry_step_runs(self, step_run_ids: Sequence[UUID], request: RetryRequest = AS_BEFORE, *, actor: str) -> int:
         """Retry these step runs, and those that were skipped only because of them. Returns how many."""
+        self._check_backend(request)
         runs = self._require_step_runs(step_run_ids)
 
         def work(unit: UnitOfWork) -> int:
             chosen = list(lock_reopenable(unit, sorted(set(runs.values())), set(step_run_ids)))
             _require_kept(unit, list(set(runs.values())))
             if not chosen:
-                raise Conflict(
-                    "only a step run that failed, was cancelled or was skipped can be retried,"
-                    " after the steps before it have completed"
-                )
-            return len(self._reopen(unit, chosen, actor))
+                raise Conflict(_BLOCKED)
+            changes = self._changes(unit, [each for each in chosen if each in runs], request, actor)
+            return len(self._reopen(unit, chosen, actor, changes))
 
         return self._database.transact("commit.retry-step-runs", work)
 
-    def _reopen(self, unit: UnitOfWork, chosen: Sequence[UUID], actor: str) -> list[UUID]:
+    def _check_backend(self, request: RetryRequest) -> None:
+        if request.backend is not None and request.backend not in self._known_backends:
+            known = ", ".join(sorted(self._known_backends))
+            raise Invalid(faults=[Fault("backend", f"there is no backend {request.backend!r}; known: {known}")])
+
+    def _changes(
+        self, unit: UnitOfWork, step_run_ids: Sequence[UUID], request: RetryRequest, actor: str
+    ) -> dict[UUID, TransitionEvent]:
+        """The events of the step runs whose next attempts have other resources, or another text."""
+        if request == AS_BEFORE:
+            return {}
+        items = load_items(unit, step_run_ids)
+        policies = self._catalogue.policies(unit, items)
+        events = {}
+        for item in items:
+            wanted = request.resources_of(item, policies[item.step_run_id])
+            events[item.step_run_id] = TransitionEvent(
+                Event.RETRIED,
+                actor,
+                text=request.text(actor) + request.change_text(item, wanted),
+                resources=wanted if wanted != item.resources else None,
+                backend=request.backend,
+            )
+        return events
+
+    def _reopen(
+        self, unit: UnitOfWork, chosen: Sequence[UUID], actor: str, changes: Mapping[UUID, TransitionEvent] = _NO_CHANGE
+    ) -> list[UUID]:
         event = TransitionEvent(Event.RETRIED, actor, text=f"requested by {actor}")
-        transitions = [Transition(step_run_id, [event]) for step_run_id in chosen]
+        transitions = [Transition(step_run_id, [changes.get(step_run_id, event)]) for step_run_id in chosen]
         done: Applied = RunStore(unit).apply(transitions)
         unit.after_commit(lambda: self._doorbell.ring_all(Bell.LAUNCH, done.ready))
         return done.applied

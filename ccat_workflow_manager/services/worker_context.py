@@ -113,5 +113,5 @@ class WorkerContext:
         self, item: WorkItem, policy: RetryPolicy, reason: FailureReason, text: str, facts: Facts | None = None
     ) -> Transition:
         """The failure of an attempt that this worker has found, with the retry that the policy grants."""
-        events = failed(item, policy, reason, text, actor=self.worker, jitter=self.jitter())
+        events = failed(item, policy, reason, text, actor=self.worker, jitter=self.jitter(), facts=facts)
         return Transition(item.step_run_id, events, item.token, facts)

@@ -74,6 +74,20 @@ def test_out_of_memory_gets_more_memory_up_to_the_cap() -> None:
     assert refused(F.OUT_OF_MEMORY, resources=Resources(memory_gb=MAX_MEMORY_GB))
 
 
+def test_memory_grows_from_the_measured_peak_if_that_is_larger() -> None:
+    def next_memory(peak: float | None, **policy: Any) -> float:
+        decision = decide(F.OUT_OF_MEMORY, 1, 3, RetryPolicy(**policy), Resources(memory_gb=2), 0, peak)
+        assert decision is not None
+        return decision.resources.memory_gb
+
+    assert [next_memory(peak) for peak in (None, 0, 1.9, 2, 5)] == [4, 4, 4, 4, 10]
+    assert next_memory(5, memory_cap_gb=6) == 6
+    assert next_memory(5, memory_factor=1) == 2
+    lost = decide(F.LOST, 1, 3, RetryPolicy(), Resources(memory_gb=2), 0, 5)
+    assert lost is not None
+    assert lost.resources.memory_gb == 2
+
+
 def test_time_limit_gets_more_time_up_to_the_cap() -> None:
     assert decided(F.TIME_LIMIT, time_factor=1.5).resources == Resources(time_hours=1.5)
     assert decided(F.TIME_LIMIT, time_factor=1.5).text == "attempt 2 of 3 in 10 s with 1.5 h instead of 1 h"

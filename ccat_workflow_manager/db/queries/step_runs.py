@@ -67,6 +67,12 @@ SELECT x.id, row_to_json(x)::text FROM (
 """
 
 
+_OF_STEP = """
+SELECT s.id FROM run_steps t JOIN step_runs s ON s.run_id = t.run_id AND s.position = t.position
+WHERE t.run_id = :id AND t.name = :step AND (CAST(:key AS text) IS NULL OR s.key = :key) ORDER BY s.id
+"""
+
+
 def step_run_detail(unit: UnitOfWork, step_run_id: UUID) -> str | None:
     """A step run with its item and its resources."""
     return one(unit, _DETAIL, {"id": step_run_id, "waits": waits_of_step_run(unit, step_run_id)})
@@ -80,6 +86,12 @@ def runs_of_step_runs(unit: UnitOfWork, ids: Sequence[UUID]) -> dict[UUID, UUID]
     """The run of each of these step runs, as far as they exist."""
     found = unit.execute("SELECT id, run_id FROM step_runs WHERE id = ANY(:ids)", {"ids": list(ids)})
     return {row[0]: row[1] for row in found}
+
+
+def step_runs_of(unit: UnitOfWork, run_id: UUID, step: str, key: str | None) -> list[UUID]:
+    """The step runs of a step of a run, or the one with this key."""
+    found = unit.execute(_OF_STEP, {"id": run_id, "step": step, "key": key})
+    return [row[0] for row in found]
 
 
 def find_attempt(unit: UnitOfWork, step_run_id: UUID, attempt: int | None) -> Attempt | None:
