@@ -30,6 +30,7 @@ from ccat_workflow_manager.services.deletion import Deletions, Remover
 from ccat_workflow_manager.services.launch import Launcher
 from ccat_workflow_manager.services.logs import Answers, Logs
 from ccat_workflow_manager.services.orphans import OrphanReaper
+from ccat_workflow_manager.services.outcomes import Outcomes
 from ccat_workflow_manager.services.poll import Poller
 from ccat_workflow_manager.services.queues import QueueHints
 from ccat_workflow_manager.services.requests import Requests
@@ -104,6 +105,10 @@ class Context:
     @cached_property
     def deletions(self) -> Deletions:
         return Deletions(self.database, self.doorbell)
+
+    @cached_property
+    def outcomes(self) -> Outcomes:
+        return Outcomes(self.database, self.doorbell)
 
     @cached_property
     def breakers(self) -> Breakers:

@@ -58,6 +58,7 @@ class FailureReason(StrEnum):
     UPSTREAM_FAILED = "upstream_failed"
     UPSTREAM_CANCELLED = "upstream_cancelled"
     CANCELLED = "cancelled"
+    SET_BY_HAND = "set_by_hand"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +143,9 @@ FAILURES: dict[FailureReason, FailureInfo] = {
         Blame.USER, Retry.NO, "A step that this one depends on was cancelled."
     ),
     FailureReason.CANCELLED: FailureInfo(Blame.USER, Retry.NO, "Cancelled on request."),
+    FailureReason.SET_BY_HAND: FailureInfo(
+        Blame.USER, Retry.NO, "A person has set it to completed or skipped; what depends on it goes on."
+    ),
 }
 
 RETRYABLE_BY_DEFAULT = frozenset(reason for reason, info in FAILURES.items() if info.retry is not Retry.NO)

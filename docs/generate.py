@@ -85,6 +85,8 @@ _EVENTS = {
     Event.RESULTS_COLLECTED: ("the output was read and published", "products, warnings"),
     Event.FAILED: ("this attempt did not complete", "reason and text; what is known of the job"),
     Event.CANCELLED: ("the stop is a fact", "who asked, or the backend that confirmed it"),
+    Event.SET_COMPLETED: ("a person has done the work in another way", "who, and why"),
+    Event.SET_SKIPPED: ("a person says that the work is not needed; what depends on it goes on", "who, and why"),
     Event.RETRIED: ("another attempt was granted, by the policy or by a person", "who, the delay, new resources"),
 }
 
@@ -124,7 +126,8 @@ not exist, and the constraints of the database say the same.
 
 Not drawn, to keep it readable: `cancelled` leads to CANCELLED from
 {cancellable};
-`retried` leads back to {initial} from {retryable}.
+`retried` leads back to {initial} from {retryable};
+`set_completed` and `set_skipped` lead to COMPLETED and SKIPPED from {initial}, {retryable}.
 
 ## Statuses
 
@@ -232,7 +235,7 @@ def states_markdown() -> str:
 
 
 def _diagram() -> str:
-    left_out = (Event.CANCELLED, Event.RETRIED)
+    left_out = (Event.CANCELLED, Event.RETRIED, Event.SET_COMPLETED, Event.SET_SKIPPED)
     drawn = [f"    {before} --> {to}: {event}" for (before, event), to in TRANSITIONS.items() if event not in left_out]
     ends = [f"    {status} --> [*]" for status in Status if status in FINISHED and status is not Status.CANCELLED]
     return "\n".join(["stateDiagram-v2", f"    [*] --> {INITIAL}: {Event.CREATED}", *drawn, *ends])

@@ -93,6 +93,10 @@ RETRY_EXAMPLES = {
     "more memory": {"value": {"step": "grid", "resources": {"memory_gb": 64, "time_hours": 4}}},
     "elsewhere": {"value": {"step": "grid", "key": "101", "backend": "slurm", "reason": "the node is broken"}},
 }
+OUTCOME_EXAMPLES = {
+    "not needed": {"value": {"outcome": "skipped", "reason": "detector 101 is dead since May"}},
+    "done": {"value": {"outcome": "completed", "reason": "checked and copied by hand"}},
+}
 PATCH_EXAMPLES = {"disable": {"value": {"enabled": False}}, "more urgent": {"value": {"priority": 100}}}
 
 

@@ -32,6 +32,7 @@ from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.errors import NotFound, OutputError, ServiceUnavailable
 from ccat_workflow_manager.execution.layout import attempt_dirs
 from ccat_workflow_manager.execution.scan import open_directory, open_file, stays_inside
+from ccat_workflow_manager.lifecycle.states import Status
 
 router = APIRouter(prefix="/products/{product_id}", tags=["products"])
 
@@ -73,11 +74,22 @@ class LineageEdge(Shape):
     declared: bool = Field(description="False: derived from the order of the steps.")
 
 
+class SetByHand(Shape):
+    step_run_id: UUID
+    run_id: UUID
+    step: str
+    key: str
+    status: Status
+    reason_text: str
+    finished_at: Time
+
+
 class Lineage(Shape):
     product: Product
     ancestors: list[Product]
     descendants: list[Product]
     edges: list[LineageEdge]
+    set_by_hand: list[SetByHand] = Field(description="Step runs before these products whose outcome a person has set.")
     truncated: bool
 
 

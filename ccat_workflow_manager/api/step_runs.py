@@ -34,7 +34,8 @@ from ccat_workflow_manager.errors import Fault, Invalid, NotFound
 from ccat_workflow_manager.lifecycle.models import Resources
 from ccat_workflow_manager.lifecycle.states import Event, Status
 from ccat_workflow_manager.services.logs import LogPiece
-from ccat_workflow_manager.services.retry_request import RetryRequest
+from ccat_workflow_manager.services.outcomes import Outcome
+from ccat_workflow_manager.services.retry_request import Reason, RetryRequest
 
 router = APIRouter(prefix="/step-runs/{step_run_id}", tags=["step runs"])
 
@@ -123,6 +124,11 @@ class AttemptPage(Page):
 
 class EventPage(Page):
     items: list[EventItem]
+
+
+class OutcomeRequest(Shape):
+    outcome: Outcome = Field(description="completed: done in another way. skipped: not needed.")
+    reason: Reason = Field(min_length=1, description="Why, for ever in the history.")
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -224,4 +230,17 @@ def retry_step_run(context: Ctx, actor: Actor, step_run_id: UUID, body: Body) ->
     if wrong:
         raise Invalid(faults=[Fault(name, f"must be {shown[name]!r}, or not be given") for name in wrong])
     context.requests.retry_step_runs([step_run_id], request, actor=actor)
+    return json_response(_step_run(context, step_run_id), 202)
+
+
+@router.post(
+    "/outcome",
+    status_code=202,
+    response_model=StepRunDetail,
+    openapi_extra=openapi.body(OutcomeRequest, openapi.OUTCOME_EXAMPLES),
+)
+def set_outcome(context: Ctx, actor: Actor, step_run_id: UUID, body: Body) -> Response:
+    """Set a step run that did not complete to completed or skipped, for good. What depends on it goes on."""
+    request = body.parse(OutcomeRequest)
+    context.outcomes.set(step_run_id, request.outcome, request.reason, actor=actor)
     return json_response(_step_run(context, step_run_id), 202)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.states import CANCELLABLE, Status
 
 
@@ -26,6 +27,11 @@ RUN_STATUS_SQL = (
     f" WHEN n_pending = {ALL} THEN 'PENDING' ELSE 'RUNNING' END"
 )
 """`lifecycle.states.run_status` in SQL."""
+
+SET_ASIDE = f"(status = '{Status.SKIPPED}' AND reason IS NOT DISTINCT FROM '{FailureReason.SET_BY_HAND}')"
+"""A person has set it to skipped: what depends on it goes on, as behind a completed one."""
+MET = f"(status = '{Status.COMPLETED}' OR {SET_ASIDE})"
+"""What depends on it need not wait for it."""
 
 READY = "status = 'PENDING' AND unmet = 0 AND NOT held"
 """All upstream steps are completed and the run is not paused. The condition of an index: use it literally."""

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from ccat_workflow_manager.db.conditions import quoted
+from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.states import CANCELLABLE, RETRYABLE, Status
 
 
@@ -91,7 +92,9 @@ SELECT 1 FROM run_steps t JOIN step_runs d ON d.run_id = t.run_id AND d.status =
   AND (d.position = ANY(t.downstream_all) OR (d.position = ANY(t.downstream_key) AND d.key = s.key))
 WHERE t.run_id = s.run_id AND t.position = s.position"""
 
-BLOCKS_OTHERS = f"s.status IN ({quoted(RETRYABLE)}) AND s.has_dependents AND EXISTS ({_PENDING_DEPENDENTS})"
+_SET_BY_HAND = f"s.reason IS NOT DISTINCT FROM '{FailureReason.SET_BY_HAND}'"
+BLOCKS_OTHERS = f"""s.status IN ({quoted(RETRYABLE)}) AND s.has_dependents AND NOT {_SET_BY_HAND}
+  AND EXISTS ({_PENDING_DEPENDENTS})"""
 """`step_runs s` ended without completing, and pending step runs depend on it."""
 
 SELECT_BLOCKING = f"""

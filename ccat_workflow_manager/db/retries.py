@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from ccat_workflow_manager.db.conditions import quoted
+from ccat_workflow_manager.db.conditions import SET_ASIDE, quoted
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.db.statements import EDGES
 from ccat_workflow_manager.lifecycle.states import RETRYABLE, Status
 
 _LOCK_RETRYABLE = f"""
 SELECT id, run_id, position, key, status FROM step_runs
-WHERE run_id = ANY(:run_ids) AND status IN ({quoted(RETRYABLE)}) ORDER BY id FOR NO KEY UPDATE
+WHERE run_id = ANY(:run_ids) AND status IN ({quoted(RETRYABLE)}) AND NOT {SET_ASIDE} ORDER BY id FOR NO KEY UPDATE
 """
 
 _ADVISORY_LOCK = 5_720_191
@@ -40,14 +40,18 @@ def try_lock_retries(unit: UnitOfWork) -> bool:
     return bool(unit.execute("SELECT pg_try_advisory_xact_lock(:lock)", {"lock": _ADVISORY_LOCK}).scalar_one())
 
 
-def lock_reopenable(unit: UnitOfWork, run_ids: Sequence[UUID], wanted: set[UUID] | None) -> dict[UUID, UUID]:
+def lock_reopenable(
+    unit: UnitOfWork, run_ids: Sequence[UUID], wanted: set[UUID] | None, *, done: UUID | None = None
+) -> dict[UUID, UUID]:
     """Lock the step runs that a retry reopens. Returns their runs by id.
 
     With `wanted` None these are all that did not complete; else the wanted ones, and those that were skipped because
     of them. With `wanted`, a step run is reopened only if all others it depends on are completed or reopened too.
+    The step run `done` counts as completed.
     """
     unit.execute("SELECT pg_advisory_xact_lock_shared(:lock)", {"lock": _ADVISORY_LOCK})
-    rows = unit.rows(_Retryable, _LOCK_RETRYABLE, {"run_ids": list(run_ids)})
+    locked = unit.rows(_Retryable, _LOCK_RETRYABLE, {"run_ids": list(run_ids)})
+    rows = [row for row in locked if row.id != done]
     if wanted is None:
         return {row.id: row.run_id for row in rows}
     upstream_key, upstream_all = _upstream_edges(unit, run_ids)

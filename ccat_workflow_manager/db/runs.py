@@ -146,6 +146,15 @@ class RunStore:
         self.unit.execute(sql.PAUSE_RUNS, parameters)
         return chosen, result.ready
 
+    def set_by_hand(self, step_run_id: UUID) -> bool:
+        """Whether a person has set the outcome of this step run."""
+        found = self.unit.execute(sql.SET_BY_HAND, {"id": step_run_id}).first()
+        return found is not None
+
+    def restate_failure(self, run_id: UUID) -> None:
+        """Name another failed step run as the reason of the run, if the first one has another outcome now."""
+        self.unit.execute(sql.RESTATE_FAILURE, {"id": run_id, "colon": ": "})
+
     # --- the write ---------------------------------------------------------------------------------------------------
 
     def _locked(self, statement: str, parameters: dict[str, Any]) -> dict[UUID, LockedRow]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from ccat_workflow_manager.db.breakers import HELD_BACK, IN_FULL_PLACE
 from ccat_workflow_manager.db.conditions import CLAIMABLE, counter
 from ccat_workflow_manager.db.locked_rows import BLOCKS_OTHERS, LOCKED
+from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.states import ACTIVE, CANCELLABLE, RETRYABLE, RunStatus, Status
 
 LOCK_CLAIMABLE = f"""
@@ -236,6 +237,15 @@ WHERE r.id = d.id
 RETURNING r.id, r.finished_at IS NOT NULL AS finished
 """
 """Add the changes of their step runs to the counters of runs, from which PostgreSQL derives the status."""
+
+SET_BY_HAND = f"SELECT 1 FROM step_runs WHERE id = :id AND reason = '{FailureReason.SET_BY_HAND}'"
+
+RESTATE_FAILURE = f"""
+UPDATE runs r SET status_reason = (
+  SELECT concat(s.step, '/', s.key, CAST(:colon AS text), s.reason, CAST(:colon AS text) || s.reason_text)
+  FROM step_runs s WHERE s.run_id = r.id AND s.status = '{Status.FAILED}' ORDER BY s.finished_at, s.id LIMIT 1)
+WHERE r.id = :id AND r.status_reason IS NULL AND r.{counter(Status.FAILED)} > 0
+"""
 
 # --- requests and waits ----------------------------------------------------------------------------------------------
 

@@ -35,7 +35,7 @@ class Batch:
     reasons: dict[UUID, str] = field(default_factory=dict)
     """The first failure of each run."""
     completed: list[LockedRow] = field(default_factory=list)
-    """Completed step runs that others depend on."""
+    """Completed step runs that others depend on, and those that a person has set to skipped."""
     blocked: list[Cause] = field(default_factory=list)
     """Step runs that ended without completing and that others depend on."""
     failures: list[tuple[UUID, str]] = field(default_factory=list)
@@ -77,8 +77,9 @@ class Batch:
         last = transition.events[-1]
         if row.status is Status.FAILED:
             self.reasons.setdefault(row.run_id, f"{row.step}/{row.key}: {last.reason}: {last.text or ''}".rstrip(": "))
-        if row.status is Status.COMPLETED:
-            self.succeeded.append(row)
+        if row.status is Status.COMPLETED or last.event is Event.SET_SKIPPED:
+            if last.reason is not FailureReason.SET_BY_HAND:
+                self.succeeded.append(row)
             if row.has_dependents:
                 self.completed.append(row)
             return
@@ -106,7 +107,7 @@ class Batch:
                 record["submitted"] = True
             case Event.JOB_STARTED:
                 record["started"] = True
-            case Event.FAILED | Event.SKIPPED | Event.CANCELLED:
+            case Event.FAILED | Event.SKIPPED | Event.CANCELLED | Event.SET_COMPLETED | Event.SET_SKIPPED:
                 record["reason"], record["reason_text"] = event.reason or FailureReason.CANCELLED, event.text
             case Event.RETRIED:
                 _reset(row, event, record)

@@ -13,7 +13,14 @@ MAX_TIME_HOURS = 8760
 JITTER = 0.25
 """The largest random extension of a delay. Step runs that failed together are not all retried together."""
 
-NEVER_RETRIED = frozenset({FailureReason.CANCELLED, FailureReason.UPSTREAM_CANCELLED, FailureReason.UPSTREAM_FAILED})
+NEVER_RETRIED = frozenset(
+    {
+        FailureReason.CANCELLED,
+        FailureReason.SET_BY_HAND,
+        FailureReason.UPSTREAM_CANCELLED,
+        FailureReason.UPSTREAM_FAILED,
+    }
+)
 """No attempt of the step run itself failed, so no policy can retry it."""
 
 

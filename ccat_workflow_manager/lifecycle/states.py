@@ -41,6 +41,8 @@ class Event(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
     RETRIED = "retried"
+    SET_COMPLETED = "set_completed"
+    SET_SKIPPED = "set_skipped"
 
 
 class RunStatus(StrEnum):
@@ -83,6 +85,8 @@ TRANSITIONS: Mapping[tuple[Status, Event], Status] = MappingProxyType(
         (_S.FAILED, _E.RETRIED): _S.PENDING,
         (_S.CANCELLED, _E.RETRIED): _S.PENDING,
         (_S.SKIPPED, _E.RETRIED): _S.PENDING,
+        **{(status, _E.SET_COMPLETED): _S.COMPLETED for status in (_S.PENDING, _S.FAILED, _S.CANCELLED, _S.SKIPPED)},
+        **{(status, _E.SET_SKIPPED): _S.SKIPPED for status in (_S.PENDING, _S.FAILED, _S.CANCELLED, _S.SKIPPED)},
     }
 )
 
@@ -105,7 +109,7 @@ def _from(events: Iterable[Event]) -> frozenset[Status]:
 CANCELLABLE = _from([Event.CANCELLED])
 RETRYABLE = _from([Event.RETRIED])
 FINISHED = frozenset(Status) - CANCELLABLE
-"""Final unless a retry is requested."""
+"""Final unless a retry is requested, or a person sets another outcome."""
 LEASED = frozenset(after for (_, event), after in TRANSITIONS.items() if event is Event.CLAIMED) | _from(
     [Event.RESULTS_COLLECTED]
 )

@@ -358,7 +358,8 @@ def test_random_histories_keep_every_counter(context: Context) -> None:
     randomness = random.Random(7)
     for _ in range(3):
         start(context, scans=list(range(6)))
-    events = sorted(set(Event) - {Event.CREATED})
+    # A person sets outcomes under more conditions than the table has (`services.outcomes`).
+    events = sorted(set(Event) - {Event.CREATED, Event.SET_COMPLETED, Event.SET_SKIPPED})
     for turn in range(150):
         ids = [row[0] for row in rows(context, "SELECT id FROM step_runs WHERE unmet = 0 OR status = 'PENDING'")]
         chosen = randomness.sample(ids, 5)

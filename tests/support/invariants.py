@@ -26,18 +26,19 @@ STARTS = "starts"
 """Programs of tests add a line to this file in their workspace when they start: two, and something ran twice."""
 
 _ENDED = ", ".join(f"'{status}'" for status in FINISHED)
-_UNMET = """
+_MET = "(u.status = 'COMPLETED' OR u.status = 'SKIPPED' AND u.reason = 'set_by_hand')"
+_UNMET = f"""
 SELECT * FROM (
   SELECT s.id, s.status, s.unmet, (
     SELECT count(*) FROM run_steps r WHERE r.run_id = s.run_id AND (
       s.position = ANY(r.downstream_all) AND r.remaining > 0
       OR s.position = ANY(r.downstream_key) AND EXISTS (
         SELECT 1 FROM step_runs u
-        WHERE u.run_id = r.run_id AND u.position = r.position AND u.key = s.key AND u.status <> 'COMPLETED'))) AS real
+        WHERE u.run_id = r.run_id AND u.position = r.position AND u.key = s.key AND NOT {_MET}))) AS real
   FROM step_runs s) x
 WHERE unmet <> real
 """
-_LOST = f"u.status IN ({_ENDED}) AND u.status <> 'COMPLETED'"
+_LOST = f"u.status IN ({_ENDED}) AND NOT {_MET}"
 _BEHIND_AN_END = f"""
 SELECT s.id, s.status, u.step || '/' || u.key || ' is ' || u.status
 FROM step_runs s JOIN run_steps r ON r.run_id = s.run_id
@@ -149,7 +150,7 @@ def _counters(unit: UnitOfWork) -> Iterator[str]:
         # Of steps that nothing depends on nobody counts.
         "SELECT r.run_id, r.name, r.remaining FROM run_steps r"
         " WHERE cardinality(r.downstream_key || r.downstream_all) > 0 AND r.remaining <> (SELECT count(*)"
-        " FROM step_runs s WHERE s.run_id = r.run_id AND s.position = r.position AND s.status <> 'COMPLETED')"
+        f" FROM step_runs u WHERE u.run_id = r.run_id AND u.position = r.position AND NOT {_MET})"
     ):
         yield f"{name} of {run_id} counts {remaining} that are not completed"
 

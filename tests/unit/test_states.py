@@ -52,8 +52,10 @@ def test_every_status_is_reachable_and_can_reach_an_end() -> None:
         assert reach(status) & FINISHED
 
 
-def test_only_a_retry_leads_out_of_an_end() -> None:
-    assert {event for before, event in TRANSITIONS if before in FINISHED} == {Event.RETRIED}
+def test_only_a_retry_or_a_person_leads_out_of_an_end() -> None:
+    by_hand = {Event.SET_COMPLETED, Event.SET_SKIPPED}
+    assert {event for before, event in TRANSITIONS if before in FINISHED} == {Event.RETRIED} | by_hand
+    assert {after for (_, event), after in TRANSITIONS.items() if event in by_hand} == {S.COMPLETED, S.SKIPPED}
     assert all(TRANSITIONS[status, Event.RETRIED] is INITIAL for status in RETRYABLE)
     assert not any(before is S.COMPLETED for before, _ in TRANSITIONS)
 

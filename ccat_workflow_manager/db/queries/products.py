@@ -8,6 +8,7 @@ from uuid import UUID
 
 from ccat_workflow_manager.db.queries import Row, array, one, rows, times
 from ccat_workflow_manager.db.session import UnitOfWork
+from ccat_workflow_manager.failures import FailureReason
 
 _PRODUCT = f"""
 p.id, p.run_id, p.step_run_id, r.project, r.pipeline, s.step, s.key, p.attempt, p.name, p.type, p.path, p.size,
@@ -63,6 +64,15 @@ UNION ALL
  JOIN products p ON p.step_run_id = s.id
  WHERE q.id = ANY(:ids) AND {_UNDECLARED} ORDER BY q.id, p.id)
 LIMIT :limit
+"""
+
+
+_SET_BY_HAND = f"""
+SELECT x.step_run_id, row_to_json(x)::text FROM (
+  SELECT DISTINCT u.id AS step_run_id, u.run_id, u.step, u.key, u.status, u.reason_text, {times("u", "finished_at")}
+  FROM products p JOIN step_runs s ON s.id = p.step_run_id {_EDGES}
+  WHERE p.id = ANY(:ids) AND u.reason = '{FailureReason.SET_BY_HAND}' ORDER BY u.id
+) x
 """
 
 
@@ -123,6 +133,7 @@ def lineage(unit: UnitOfWork, product_id: UUID, most: int) -> str | None:
     _walk(unit, _PARENTS, product_id, up)
     _walk(unit, _CHILDREN, product_id, down)
     texts = dict(rows(unit, _MANY, {"ids": list(up.found | down.found)}))
+    by_hand = rows(unit, _SET_BY_HAND, {"ids": [product_id, *up.found]})
     edges = sorted({*up.edges, *down.edges}, key=lambda edge: (edge[1], edge[0]))
     shown = [
         f'{{"parent":"{parent}","child":"{child}","declared":{"true" if declared else "false"}}}'
@@ -131,7 +142,7 @@ def lineage(unit: UnitOfWork, product_id: UUID, most: int) -> str | None:
     truncated = "true" if up.truncated or down.truncated else "false"
     return (
         f'{{"product":{product},"ancestors":{_listed(up.found, texts)},"descendants":{_listed(down.found, texts)},'
-        f'"edges":{array(shown)},"truncated":{truncated}}}'
+        f'"edges":{array(shown)},"set_by_hand":{array(row.json for row in by_hand)},"truncated":{truncated}}}'
     )
 
 
