@@ -73,11 +73,24 @@ class LineageEdge(Shape):
     declared: bool = Field(description="False: derived from the order of the steps.")
 
 
+class LineageInput(Shape):
+    """A file of the host or of a store that a step run has read."""
+
+    step_run_id: UUID
+    name: str = Field(description="Below `/workflow/input`.")
+    source: str
+    size: int
+    sha256: str = Field(description="Of a directory: of the list of its names, sizes and times.")
+    is_directory: bool
+    file_count: int
+
+
 class Lineage(Shape):
     product: Product
     ancestors: list[Product]
     descendants: list[Product]
     edges: list[LineageEdge]
+    inputs: list[LineageInput] = Field(description="Of its step run and of those of its ancestors.")
     truncated: bool
 
 

@@ -318,6 +318,25 @@ deletions = Table(
 )
 """What is to be removed of finished runs, and what was. `backends`: those whose workers still have to remove files."""
 
+step_run_inputs = Table(
+    "step_run_inputs",
+    metadata,
+    Column("step_run_id", Uuid, ForeignKey("step_runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("inputs", JSONB, nullable=False),
+    Column("source_runs", ARRAY(Uuid), nullable=False),
+    Column("created_at", _TIME, nullable=False, server_default=_NOW),
+    Index(
+        "ix_step_run_inputs_source_runs",
+        "source_runs",
+        postgresql_using="gin",
+        postgresql_where=text("source_runs <> '{}'"),
+    ),
+)
+"""What the first attempt found as inputs, with sizes and checksums. A later attempt gets the same or fails.
+
+`source_runs` are the runs in whose directories inputs lie.
+"""
+
 workers = Table(
     "workers",
     metadata,
