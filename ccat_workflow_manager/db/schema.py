@@ -324,18 +324,9 @@ step_run_inputs = Table(
     Column("step_run_id", Uuid, ForeignKey("step_runs.id", ondelete="CASCADE"), primary_key=True),
     Column("inputs", JSONB, nullable=False),
     Column("source_runs", ARRAY(Uuid), nullable=False),
-    Column("created_at", _TIME, nullable=False, server_default=_NOW),
-    Index(
-        "ix_step_run_inputs_source_runs",
-        "source_runs",
-        postgresql_using="gin",
-        postgresql_where=text("source_runs <> '{}'"),
-    ),
+    Index("ix_step_run_inputs_source_runs", "source_runs", postgresql_using="gin"),
 )
-"""What the first attempt found as inputs, with sizes and checksums. A later attempt gets the same or fails.
-
-`source_runs` are the runs in whose directories inputs lie.
-"""
+"""What the first attempt found as inputs; `source_runs` are the runs in whose directories they lie."""
 
 workers = Table(
     "workers",

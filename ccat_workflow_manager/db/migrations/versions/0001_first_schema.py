@@ -369,14 +369,12 @@ TABLES = (
         step_run_id UUID NOT NULL,
         inputs JSONB NOT NULL,
         source_runs UUID[] NOT NULL,
-        created_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
         CONSTRAINT pk_step_run_inputs PRIMARY KEY (step_run_id),
         CONSTRAINT fk_step_run_inputs_step_run_id FOREIGN KEY(step_run_id) REFERENCES step_runs (id) ON DELETE CASCADE
     )
     """,
     """
     CREATE INDEX ix_step_run_inputs_source_runs ON step_run_inputs USING gin (source_runs)
-    WHERE source_runs <> '{}'
     """,
     "ALTER TABLE runs SET (fillfactor = 80)",
     "ALTER TABLE run_steps SET (fillfactor = 80)",
@@ -412,7 +410,6 @@ def upgrade() -> None:
 def downgrade() -> None:
     for table in (
         "deletions",
-
         "step_run_inputs",
         "product_parents",
         "products",
