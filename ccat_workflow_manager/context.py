@@ -12,9 +12,11 @@ from uuid import uuid4
 
 from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.db.workers import WorkerStore
+from ccat_workflow_manager.definition.input_roots import InputRoots
 from ccat_workflow_manager.doorbell import Doorbell
 from ccat_workflow_manager.errors import BackendError, BackendUnavailable, ConfigurationError
 from ccat_workflow_manager.execution import runtime
+from ccat_workflow_manager.execution.inputs import InputLimits, no_fetch
 from ccat_workflow_manager.execution.layout import group_id
 from ccat_workflow_manager.execution.output_limits import OutputLimits
 from ccat_workflow_manager.hpc import registry
@@ -85,8 +87,12 @@ class Context:
         return Doorbell(self.settings.redis_url)
 
     @cached_property
+    def input_roots(self) -> InputRoots:
+        return InputRoots.of(self.settings.places_of_inputs, free=self.settings.environment == "localdev")
+
+    @cached_property
     def catalogue(self) -> Catalogue:
-        return Catalogue(self.database)
+        return Catalogue(self.database, self.input_roots)
 
     @cached_property
     def submitter(self) -> Submitter:
@@ -138,6 +144,9 @@ class Context:
                 runtime=self.runtime,
                 log_limit_mb=settings.log_limit_mb,
                 exit_record_wait_seconds=_EXIT_RECORD_WAIT_SECONDS,
+                input_roots=self.input_roots,
+                input_limits=InputLimits(settings.input_max_files, settings.input_max_entries),
+                fetch=no_fetch,
                 run_group=group_id(settings.run_group),
                 output_limits=OutputLimits(
                     max_files=settings.output_max_files,

@@ -42,6 +42,9 @@ class FailureReason(StrEnum):
     IMAGE_PULL = "image_pull"
     CONTAINER_FAILED = "container_failed"
     INPUT_MISSING = "input_missing"
+    INPUT_UNREADABLE = "input_unreadable"
+    INPUT_CHANGED = "input_changed"
+    INPUT_REFUSED = "input_refused"
     STAGING_FAILED = "staging_failed"
     DISK_FULL = "disk_full"
     REJECTED = "rejected"
@@ -98,8 +101,13 @@ FAILURES: dict[FailureReason, FailureInfo] = {
     FailureReason.CONTAINER_FAILED: FailureInfo(
         Blame.SITE, Retry.LATER, "The container runtime failed, not the program."
     ),
-    FailureReason.INPUT_MISSING: FailureInfo(
-        Blame.USER, Retry.NO, "An input of the step does not exist or cannot be read."
+    FailureReason.INPUT_MISSING: FailureInfo(Blame.USER, Retry.NO, "An input of the step does not exist."),
+    FailureReason.INPUT_UNREADABLE: FailureInfo(Blame.USER, Retry.NO, "An input of the step cannot be read."),
+    FailureReason.INPUT_CHANGED: FailureInfo(
+        Blame.USER, Retry.NO, "An input is not what the first attempt read; a new run takes what is there now."
+    ),
+    FailureReason.INPUT_REFUSED: FailureInfo(
+        Blame.USER, Retry.NO, "An input is not below INPUT_ROOTS, or there are too many, or two with one name."
     ),
     FailureReason.STAGING_FAILED: FailureInfo(
         Blame.SITE, Retry.LATER, "The directories or inputs of the attempt could not be prepared."

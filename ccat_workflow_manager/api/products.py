@@ -84,12 +84,25 @@ class SetByHand(Shape):
     finished_at: Time
 
 
+class LineageInput(Shape):
+    """A file of the host or of a store that a step run has read."""
+
+    step_run_id: UUID
+    name: str = Field(description="Below `/workflow/input`.")
+    source: str
+    size: int
+    sha256: str = Field(description="Of a directory: of the list of its names, sizes and times.")
+    is_directory: bool
+    file_count: int
+
+
 class Lineage(Shape):
     product: Product
     ancestors: list[Product]
     descendants: list[Product]
     edges: list[LineageEdge]
     set_by_hand: list[SetByHand] = Field(description="Step runs before these products whose outcome a person has set.")
+    inputs: list[LineageInput] = Field(description="Of its step run and of those of its ancestors.")
     truncated: bool
 
 

@@ -28,6 +28,10 @@ SELECT count(*) FROM (
 _USERS = """
 SELECT DISTINCT p.run_id, q.run_id AS other FROM products p JOIN product_parents d ON d.parent_id = p.id
 JOIN products q ON q.id = d.product_id WHERE p.run_id = ANY(:run_ids) AND q.run_id <> p.run_id
+UNION
+SELECT x.run_id, s.run_id FROM step_run_inputs i JOIN step_runs s ON s.id = i.step_run_id
+CROSS JOIN LATERAL unnest(i.source_runs) AS x(run_id)
+WHERE i.source_runs && CAST(:run_ids AS uuid[]) AND x.run_id = ANY(:run_ids) AND s.run_id <> x.run_id
 """
 
 _OPEN = "SELECT id FROM runs WHERE id = ANY(:run_ids) AND finished_at IS NULL"

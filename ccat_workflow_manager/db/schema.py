@@ -318,6 +318,16 @@ deletions = Table(
 )
 """What is to be removed of finished runs, and what was. `backends`: those whose workers still have to remove files."""
 
+step_run_inputs = Table(
+    "step_run_inputs",
+    metadata,
+    Column("step_run_id", Uuid, ForeignKey("step_runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("inputs", JSONB, nullable=False),
+    Column("source_runs", ARRAY(Uuid), nullable=False),
+    Index("ix_step_run_inputs_source_runs", "source_runs", postgresql_using="gin"),
+)
+"""What the first attempt found as inputs; `source_runs` are the runs in whose directories they lie."""
+
 workers = Table(
     "workers",
     metadata,

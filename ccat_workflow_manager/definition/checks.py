@@ -73,6 +73,7 @@ def definition_faults(raw: object) -> Iterator[Fault]:
         yield from _variable_faults(step)
         yield from _foreach_faults(step, schema, check_type=not wrong_schema)
         yield from _policy_faults(step.raw, ("steps", step.index))
+    yield from _common_input_faults(raw, steps, schema)
     yield from _policy_faults(_dict(raw.get("defaults")), ("defaults",))
 
 
@@ -161,6 +162,7 @@ def _text_faults(step: _Step, schema: JSON) -> Iterator[Fault]:
     ]
     texts += [(step.path("environment", name), text) for name, text in _dict(step.raw.get("environment")).items()]
     texts.append((step.path("image"), step.raw.get("image")))
+    texts += _input_texts(step.raw, ("steps", step.index))
     for at, text in texts:
         if isinstance(text, str):
             problems = template_problems(text, schema, with_items=step.raw.get("foreach") is not None)
@@ -172,6 +174,28 @@ def _text_faults(step: _Step, schema: JSON) -> Iterator[Fault]:
         yield Fault(step.path("command", 0), "is empty; it must name a program")
     if isinstance(image, str) and (problem := image_template_problem(image)):
         yield Fault(step.path("image"), problem)
+
+
+def _input_texts(owner: dict[str, JSON], path: tuple[PathPart, ...]) -> list[tuple[str, object]]:
+    """The texts of `inputs` that may contain substitutions."""
+    found: list[tuple[str, object]] = []
+    for number, entry in enumerate(_list(owner.get("inputs"))):
+        at = (*path, "inputs", number)
+        if isinstance(entry, dict):
+            found += [(path_text([*at, name]), entry.get(name)) for name in ("from", "to")]
+        else:
+            found.append((path_text(at), entry))
+    return found
+
+
+def _common_input_faults(raw: dict[str, Any], steps: Sequence[_Step], schema: JSON) -> Iterator[Fault]:
+    """Faults of the inputs of the pipeline, which all its steps have."""
+    without_items = next((step for step in steps if step.raw.get("foreach") is None), None)
+    for at, text in _input_texts(raw, ()):
+        for problem in template_problems(text, schema, with_items=True) if isinstance(text, str) else ():
+            yield Fault(at, problem)
+        if isinstance(text, str) and without_items and any(r.names == ITEM for r in parse_template(text).references):
+            yield Fault(at, f"uses ${{item}}, but the step {without_items.name or without_items.index} has no foreach")
 
 
 def template_problems(text: str, schema: JSON, with_items: bool) -> list[str]:
@@ -213,7 +237,7 @@ def _literal_faults(value: object, path: tuple[PathPart, ...]) -> Iterator[Fault
     while waiting:
         at, one = waiting.pop()
         if isinstance(one, str) and "${" in one:
-            message = "contains ${...}, but only command, environment and image can, and foreach as a whole"
+            message = "contains ${...}, but only command, environment, image and inputs can, and foreach as a whole"
             yield Fault(path_text(at), message)
         elif isinstance(one, dict):
             waiting += [((*at, name), inner) for name, inner in one.items()]

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from ccat_workflow_manager.bounded_cache import BoundedCache
 from ccat_workflow_manager.definition.checks import same_items
 from ccat_workflow_manager.definition.graph import topological_order
+from ccat_workflow_manager.definition.inputs import InputSpec
 from ccat_workflow_manager.definition.parameters import ParameterSchema
 from ccat_workflow_manager.definition.spec import (
     Dependency,
@@ -17,6 +18,7 @@ from ccat_workflow_manager.definition.spec import (
     StepSpec,
     canonical,
     effective_files,
+    effective_inputs,
     effective_resources,
     effective_retry,
 )
@@ -59,6 +61,8 @@ class CompiledStep:
     uses: tuple[ParameterUse, ...]
     files: Mapping[str, str]
     """The SHA-256 of each file that the program finds at `/workflow/code`, by name."""
+    inputs: Sequence[tuple[str, InputSpec]]
+    """Those of the pipeline and its own, each with its path in the definition."""
     program: Mapping[str, JSON]
     """The part of its definition that decides what a step run does: without items, dependencies and image."""
 
@@ -122,12 +126,13 @@ def _compile(spec: PipelineSpec) -> CompiledPipeline:
             backend=step.backend,
             dependencies=edges,
             items=_items(step, index),
-            uses=tuple(_uses(step, index)),
+            uses=tuple(_uses(step, index, inputs := effective_inputs(spec, index))),
             files={name: each.sha256 for name, each in effective_files(spec, step).items()},
+            inputs=inputs,
             program={
                 "step": step.model_dump(mode="json", exclude_defaults=True, exclude=_NOT_THE_PROGRAM),
                 "defaults": spec.defaults.model_dump(mode="json", exclude_defaults=True),
-                **({"files": spec.model_dump(mode="json", include={"files"})["files"]} if spec.files else {}),
+                **spec.model_dump(mode="json", include={"files", "inputs"}, exclude_defaults=True),
             },
         )
         steps.append(compiled)
@@ -156,10 +161,11 @@ def _items(step: StepSpec, index: int) -> Sequence[JSON] | ParameterUse | None:
     return step.foreach  # type: ignore[no-any-return]
 
 
-def _uses(step: StepSpec, index: int) -> list[ParameterUse]:
+def _uses(step: StepSpec, index: int, inputs: Sequence[tuple[str, InputSpec]]) -> list[ParameterUse]:
     texts = [(f"steps[{index}].command[{number}]", text) for number, text in enumerate(step.command)]
     texts += [(f"steps[{index}].environment.{name}", text) for name, text in step.environment.items()]
     texts.append((f"steps[{index}].image", step.image or ""))
+    texts += [(path, f"{each.source}\n{each.to or ''}") for path, each in inputs]
     return [
         ParameterUse(reference.names[1:], path)
         for path, text in texts

@@ -153,7 +153,7 @@ def _unknown_field(path: tuple[int | str, ...], model: type[BaseModel]) -> str:
     for part in path[:-1]:
         if isinstance(part, str) and part in model.model_fields:
             model = _model_in(model.model_fields[part].annotation) or model
-    known = list(model.model_fields)
+    known = [field.alias or name for name, field in model.model_fields.items()]
     close = similar(str(path[-1]), known)
     return f"unknown field; did you mean {close}?" if close else f"unknown field; known: {', '.join(known)}"
 

@@ -27,6 +27,7 @@ from pydantic import model_validator as validator_of_all
 
 from ccat_workflow_manager.definition.checks import MAX_ITEMS, MAX_STEPS, definition_faults
 from ccat_workflow_manager.definition.files import FileSpec, files_problem, name_problem, total_problem
+from ccat_workflow_manager.definition.inputs import InputSpec, input_faults
 from ccat_workflow_manager.definition.messages import faults_of, refuse_if
 from ccat_workflow_manager.definition.project import DEFAULT_PROJECT, PROJECT_NAME
 from ccat_workflow_manager.definition.schema_check import DIALECT
@@ -63,6 +64,10 @@ _Text = Annotated[StrictStr, Field(max_length=10_000)]
 _Files = Annotated[
     dict[Annotated[StrictStr, AfterValidator(_file_name)], FileSpec],
     Field(description="Scripts, read-only at /workflow/code. A file of a step hides one of the pipeline."),
+]
+_Inputs = Annotated[
+    tuple[InputSpec, ...],
+    Field(description="Files of the host (below INPUT_ROOTS), s3:// or https://, read-only at /workflow/input."),
 ]
 _Foreach = Annotated[
     Any,
@@ -163,6 +168,7 @@ class StepSpec(_Part):
     )
     depends_on: tuple[Dependency, ...] = ()
     files: _Files = Field(default_factory=dict)
+    inputs: _Inputs = ()
     resources: ResourceSpec = ResourceSpec()
     retry: RetrySpec = RetrySpec()
     backend: _Backend | None = None
@@ -184,6 +190,7 @@ class PipelineSpec(_Part):
     ]
     defaults: DefaultsSpec = DefaultsSpec()
     files: _Files = Field(default_factory=dict)
+    inputs: _Inputs = ()
     steps: Annotated[tuple[StepSpec, ...], Field(min_length=1, max_length=MAX_STEPS)]
 
     @cached_property
@@ -253,6 +260,9 @@ def _all_faults(data: object) -> Iterator[Fault]:
     else:
         yield from _cap_faults(spec)
         yield from _file_faults(spec)
+        for index, step in enumerate(spec.steps):
+            owner = path_text(["steps", index, "inputs"] if step.inputs else ["inputs"])
+            yield from input_faults(owner, [entry for _, entry in effective_inputs(spec, index)])
     yield from definition_faults(data)
 
 
@@ -296,6 +306,13 @@ def effective_retry(spec: PipelineSpec, step: StepSpec) -> RetryPolicy:
 def effective_files(spec: PipelineSpec, step: StepSpec) -> dict[str, FileSpec]:
     """The files of the pipeline and of the step, by name."""
     return {**spec.files, **step.files}
+
+
+def effective_inputs(spec: PipelineSpec, index: int) -> list[tuple[str, InputSpec]]:
+    """The inputs of the pipeline and of its step with this number, each with its path in the definition."""
+    common = [(path_text(["inputs", number]), entry) for number, entry in enumerate(spec.inputs)]
+    own = enumerate(spec.steps[index].inputs)
+    return common + [(path_text(["steps", index, "inputs", number]), entry) for number, entry in own]
 
 
 def all_files(spec: PipelineSpec) -> Iterator[tuple[str, FileSpec]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import fields
+from posixpath import dirname
 
 from ccat_workflow_manager.definition.variables import container_name_problem, container_value_problem
 from ccat_workflow_manager.errors import StagingError
@@ -26,6 +27,10 @@ from ccat_workflow_manager.json_values import text_problem
 from ccat_workflow_manager.lifecycle.models import Mount
 
 MOST_PRODUCT_MOUNTS = 64
+MOST_INPUT_MOUNTS = 64
+MOST_INPUT_DIRECTORIES = 1000
+INPUT_VIEW = ".input"
+"""Below `/workflow`: the directories of the host that the links in `/workflow/input` lead to."""
 _PLAIN = re.compile(r"[A-Za-z0-9=/._-]+")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _PREFIX = {RuntimeKind.APPTAINER: "APPTAINERENV_", RuntimeKind.SINGULARITY: "SINGULARITYENV_"}
@@ -130,6 +135,26 @@ def mounts_products(step: StepLaunch) -> bool:
     return 0 < len(step.upstream) <= MOST_PRODUCT_MOUNTS
 
 
+def mounts_inputs(step: StepLaunch) -> bool:
+    """Whether the container gets each input as a mount. More of them are links into mounts of their directories."""
+    return len(step.inputs) <= MOST_INPUT_MOUNTS
+
+
+def input_directories(step: StepLaunch) -> dict[str, str]:
+    """For links: the path in the container of each directory of the host that holds inputs."""
+    directories = dict.fromkeys(dirname(each.path) for each in step.inputs)
+    if len(directories) > MOST_INPUT_DIRECTORIES:
+        message = f"the inputs lie in {len(directories)} directories; a container can have {MOST_INPUT_DIRECTORIES}"
+        raise StagingError(FailureReason.INPUT_REFUSED, message)
+    return {path: f"{CONTAINER_ROOT}/{INPUT_VIEW}/{number}" for number, path in enumerate(directories)}
+
+
+def input_mounts(step: StepLaunch) -> list[Mount]:
+    if mounts_inputs(step):
+        return [Mount(each.path, f"{IN_CONTAINER.input}/{each.name}", writable=False) for each in step.inputs]
+    return [Mount(path, target, writable=False) for path, target in input_directories(step).items()]
+
+
 def upstream_steps(step: StepLaunch, dirs: AttemptDirs) -> list[str]:
     """The names of the upstream steps, which are directories of the run."""
     start = len(dirs.run) + 1
@@ -139,7 +164,8 @@ def upstream_steps(step: StepLaunch, dirs: AttemptDirs) -> list[str]:
 def _mounts(step: StepLaunch, dirs: AttemptDirs) -> list[Mount]:
     mounted = mounts_products(step)
     own = [
-        Mount(dirs.input, IN_CONTAINER.input, writable=False),
+        Mount(dirs.input_places if step.inputs else dirs.input, IN_CONTAINER.input, writable=False),
+        *input_mounts(step),
         Mount(dirs.mount_points if mounted else dirs.upstream, IN_CONTAINER.upstream, writable=False),
         Mount(dirs.workspace, IN_CONTAINER.workspace, writable=True),
         Mount(dirs.output_partial, IN_CONTAINER.output, writable=True),

@@ -10,20 +10,15 @@ import fcntl
 import hashlib
 import json
 import os
-import threading
-import time
 
 from ccat_workflow_manager import failpoints, shell
-from ccat_workflow_manager.errors import AttemptError, JobDeferred, StagingError
+from ccat_workflow_manager.errors import JobDeferred, StagingError
+from ccat_workflow_manager.execution.background import Background
 from ccat_workflow_manager.execution.launch_spec import Progress, ResolvedImage
 from ccat_workflow_manager.execution.runtime import Runtime
 from ccat_workflow_manager.execution.sif import check_sif, digest_of
 from ccat_workflow_manager.failures import FailureReason
 
-_PROGRESS_SECONDS = 1.0
-_STALE_SECONDS = 60.0
-_SHORT_PULL_SECONDS = 5.0
-"""How long the worker that starts a pull waits for it: small images need no second claim."""
 _known: dict[tuple[str, str], ResolvedImage] = {}
 
 
@@ -39,55 +34,28 @@ def pulled_image(
     if known is not None and os.path.exists(known.path):
         _known[key] = known
         return known
-    pull = _pulls.get(key)
-    if pull is None or pull.is_stale:
-        pull = _Pull(reference, cache_dir, runtime, timeout)
-        pull.start()
-        _pulls[key] = pull
-        deadline = time.monotonic() + _SHORT_PULL_SECONDS
-        while pull.is_alive() and time.monotonic() < deadline:
-            pull.join(_PROGRESS_SECONDS)
-            progress()
-    if pull.is_alive():
-        raise JobDeferred(f"waiting for the image {reference}, which is being pulled")
-    _pulls.pop(key, None)
-    if pull.image is None:
-        raise pull.error or StagingError(FailureReason.IMAGE_PULL, f"the pull of {reference} broke off")
-    _known[key] = pull.image
-    return pull.image
+    image = _pulls.result(
+        key,
+        lambda: _pulled(reference, cache_dir, runtime, timeout),
+        progress,
+        name=f"pull {reference}",
+        waiting=f"waiting for the image {reference}, which is being pulled",
+    )
+    _known[key] = image
+    return image
 
 
-class _Pull(threading.Thread):
-    """One pull, in a daemon thread: a worker does not wait for it when it ends."""
-
-    def __init__(self, reference: str, cache_dir: str, runtime: Runtime, timeout: float) -> None:
-        super().__init__(name=f"pull {reference}", daemon=True)
-        self.reference, self.cache_dir, self.runtime, self.timeout = reference, cache_dir, runtime, timeout
-        self.image: ResolvedImage | None = None
-        self.error: AttemptError | JobDeferred | None = None
-        self._ended: float | None = None
-
-    @property
-    def is_stale(self) -> bool:
-        """Whether it failed long ago, and another try may succeed."""
-        return self.image is None and self._ended is not None and time.monotonic() - self._ended > _STALE_SECONDS
-
-    def run(self) -> None:
-        try:
-            self.image = _pull_under_lock(self.reference, self.cache_dir, self.runtime, self.timeout)
-        except (AttemptError, JobDeferred) as error:
-            self.error = error
-        except shell.CommandError as error:
-            message = f"{self.reference} could not be pulled: {error.message}{error.output_tail[-1000:]}"
-            self.error = StagingError(FailureReason.IMAGE_PULL, message)
-        except OSError as error:
-            self.error = StagingError(FailureReason.IMAGE_PULL, f"{self.reference} could not be cached: {error}")
-        finally:
-            self._ended = time.monotonic()
+_pulls: Background[ResolvedImage] = Background()
 
 
-_pulls: dict[tuple[str, str], _Pull] = {}
-"""The pulls of this process that are going on, or whose outcome was not taken yet."""
+def _pulled(reference: str, cache_dir: str, runtime: Runtime, timeout: float) -> ResolvedImage:
+    try:
+        return _pull_under_lock(reference, cache_dir, runtime, timeout)
+    except shell.CommandError as error:
+        message = f"{reference} could not be pulled: {error.message}{error.output_tail[-1000:]}"
+        raise StagingError(FailureReason.IMAGE_PULL, message) from error
+    except OSError as error:
+        raise StagingError(FailureReason.IMAGE_PULL, f"{reference} could not be cached: {error}") from error
 
 
 def _pull_under_lock(reference: str, cache_dir: str, runtime: Runtime, timeout: float) -> ResolvedImage:

@@ -50,6 +50,23 @@ class UpstreamProducts:
 
 
 @dataclass(frozen=True, slots=True)
+class Input:
+    """A file or directory that a program finds at `/workflow/input`, as it was when the step run started."""
+
+    name: str
+    """Below `/workflow/input`."""
+    source: str
+    """As the definition names it, or as its pattern has found it."""
+    path: str
+    """On the host, without links."""
+    size: int
+    sha256: str
+    """Of a directory: of the sorted list of its names, sizes and times."""
+    is_directory: bool = False
+    file_count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class StepLaunch:
     """One attempt of a step run, all substitutions done."""
 
@@ -67,6 +84,7 @@ class StepLaunch:
     upstream: Sequence[UpstreamProducts] = ()
     files: Mapping[str, str] = field(default_factory=dict)
     """The SHA-256 of each file of the definition, by its name below `/workflow/code`."""
+    inputs: Sequence[Input] = ()
     limits_by_runtime: bool = False
     """The container runtime limits memory and CPU, because the backend cannot."""
 

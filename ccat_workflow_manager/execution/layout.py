@@ -31,6 +31,9 @@ class AttemptDirs:
     run: str
     root: str
     input: str
+    """Links to the inputs, with the paths of the host."""
+    input_places: str
+    """What a container has at `/workflow/input`: empty files on which inputs are mounted, or links to mounts."""
     upstream: str
     """Links to the products of upstream steps."""
     mount_points: str
@@ -89,6 +92,7 @@ def attempt_dirs(
         run=run,
         root=root,
         input=f"{root}/input",
+        input_places=f"{root}/input.places",
         upstream=f"{root}/upstream",
         mount_points=f"{root}/upstream.places",
         workspace=f"{root}/workspace",

@@ -42,7 +42,17 @@ def manifest(step: StepLaunch, paths: ProgramPaths, image: ResolvedImage | None)
             **({"code": paths.code} if step.files else {}),
         },
         "files": dict(step.files),
-        "inputs": [],
+        "inputs": [
+            {
+                "name": each.name,
+                "path": f"{paths.input}/{each.name}",
+                "source": each.source,
+                "size": each.size,
+                "sha256": each.sha256,
+                "is_directory": each.is_directory,
+            }
+            for each in step.inputs
+        ],
         "upstream": [_upstream(source, paths) for source in step.upstream],
     }
 

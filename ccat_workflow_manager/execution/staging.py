@@ -14,6 +14,7 @@ from ccat_workflow_manager.execution import layout
 from ccat_workflow_manager.execution.code_files import write_files
 from ccat_workflow_manager.execution.command_builder import build_command, mounts_products
 from ccat_workflow_manager.execution.images import resolve_image
+from ccat_workflow_manager.execution.input_links import link_inputs
 from ccat_workflow_manager.execution.launch_spec import (
     Launch,
     Progress,
@@ -73,6 +74,8 @@ def stage(
             failpoints.around("files.links", lambda: _link_upstream(step, dirs, progress, contained=runtime.contained))
             if runtime.contained and mounts_products(step):
                 failpoints.around("files.links", lambda: _make_mount_points(step, dirs))
+        if step.inputs:
+            failpoints.around("files.inputs", lambda: link_inputs(step, dirs, progress, contained=runtime.contained))
         if step.files:
             failpoints.around("files.code", lambda: _write_code(step, dirs, read_files))
         paths = layout.program_paths(dirs, contained=runtime.contained)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -13,9 +13,11 @@ from ccat_workflow_manager.bounded_cache import BoundedCache
 from ccat_workflow_manager.db.pipelines import PipelineStore, StoredSpec
 from ccat_workflow_manager.db.session import Database, UnitOfWork
 from ccat_workflow_manager.definition.compiled import CompiledPipeline, compile_pipeline
+from ccat_workflow_manager.definition.input_roots import InputRoots
+from ccat_workflow_manager.definition.planning import Plan
 from ccat_workflow_manager.definition.spec import PipelineSpec, all_files, canonical, parse_pipeline, stored_pipeline
 from ccat_workflow_manager.errors import Conflict, Fault, Invalid, NotFound
-from ccat_workflow_manager.json_values import invalid, weight
+from ccat_workflow_manager.json_values import JSON, invalid, weight
 from ccat_workflow_manager.lifecycle.models import RetryPolicy, WorkItem
 
 _MOST_WEIGHT = 2_000_000
@@ -36,14 +38,16 @@ class PipelineChange:
 class Catalogue:
     """The definitions of one deployment. Versions never change, so their compiled form is cached."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, input_roots: InputRoots) -> None:
         self._database = database
+        self._input_roots = input_roots
         self._compiled: BoundedCache[UUID, CompiledPipeline] = BoundedCache(_MOST_WEIGHT)
 
     def apply(self, definition: object, *, name: str | None = None, create_only: bool = False) -> PipelineChange:
         """Store a new version of a pipeline. Equal content changes nothing."""
         spec = parse_pipeline(definition)
         self._check_name(spec, name)
+        self.check_inputs(compile_pipeline(spec))
         content = canonical(spec)
         with self._database.begin("commit.pipeline") as unit:
             store = PipelineStore(unit)
@@ -59,6 +63,7 @@ class Catalogue:
         """Returns what `apply` would change."""
         spec = parse_pipeline(definition)
         self._check_name(spec, name)
+        self.check_inputs(compile_pipeline(spec))
         with self._database.read() as unit:
             store = PipelineStore(unit)
             before = self._newest(store, spec.name)
@@ -87,6 +92,21 @@ class Catalogue:
     def policies(self, unit: UnitOfWork, items: Sequence[WorkItem]) -> dict[UUID, RetryPolicy]:
         """The retry policy of each step run."""
         return {item.step_run_id: self.compiled(unit, item.run.spec_id).step(item.step).retry for item in items}
+
+    def check_inputs(self, compiled: CompiledPipeline) -> None:
+        """Raises Invalid if an input can only lie where none may come from."""
+        if faults := list(self._input_roots.faults(compiled)):
+            raise invalid(faults)
+
+    def input_faults(
+        self, compiled: CompiledPipeline, planned: Plan, parameters: Mapping[str, JSON], run_id: str
+    ) -> Iterator[Fault]:
+        """The inputs of a run that are not allowed."""
+        for step in planned.steps:
+            entries = compiled.steps[step.position].inputs
+            by_item = any("${item}" in f"{each.source}{each.to}" for _, each in entries)
+            for step_run in step.step_runs[: None if by_item else 1] if entries else ():
+                yield from self._input_roots.faults_of(entries, parameters, step_run.item, run_id, step.name)
 
     @staticmethod
     def _check_name(spec: PipelineSpec, name: str | None) -> None:

@@ -9,6 +9,7 @@ from ccat_workflow_manager.definition.compiled import CompiledPipeline
 from ccat_workflow_manager.definition.substitution import substitute_step
 from ccat_workflow_manager.execution.exit_record import wrapped
 from ccat_workflow_manager.execution.launch_spec import (
+    Input,
     Progress,
     ReadFiles,
     StepLaunch,
@@ -26,6 +27,7 @@ def build_request(
     item: WorkItem,
     compiled: CompiledPipeline,
     upstream: Sequence[Upstream],
+    inputs: Sequence[Input],
     *,
     backend: BackendHandle,
     host: WorkerHost,
@@ -36,7 +38,7 @@ def build_request(
     if not backend.capabilities.executes:
         return JobRequest(job_name=item.job_name, resource_requirements=item.resources, priority=item.priority)
     staged = stage(
-        _step_launch(item, compiled, upstream, backend, host),
+        _step_launch(item, compiled, upstream, inputs, backend, host),
         base_dir=host.base_dir,
         sif_cache_dir=host.sif_cache_dir,
         runtime=host.runtime_for(backend),
@@ -63,7 +65,12 @@ def build_request(
 
 
 def _step_launch(
-    item: WorkItem, compiled: CompiledPipeline, upstream: Sequence[Upstream], backend: BackendHandle, host: WorkerHost
+    item: WorkItem,
+    compiled: CompiledPipeline,
+    upstream: Sequence[Upstream],
+    inputs: Sequence[Input],
+    backend: BackendHandle,
+    host: WorkerHost,
 ) -> StepLaunch:
     run, definition = item.run, compiled.step(item.step)
     step = substitute_step(definition.spec, run.parameters, item.item, str(run.run_id), item.step)
@@ -81,6 +88,7 @@ def _step_launch(
         item=item.item,
         files=definition.files,
         upstream=[_upstream_products(item, each, host) for each in upstream],
+        inputs=inputs,
         limits_by_runtime=not backend.capabilities.memory_limit,
     )
 

@@ -31,6 +31,7 @@ from ccat_workflow_manager.lifecycle.models import Facts, Transition, Transition
 from ccat_workflow_manager.lifecycle.states import CANCELLABLE, Event, Status
 from ccat_workflow_manager.lifecycle.verdict import cancelled
 from ccat_workflow_manager.services.backend_handle import BackendHandle
+from ccat_workflow_manager.services.inputs import InputFinder
 from ccat_workflow_manager.services.job_requests import build_request
 from ccat_workflow_manager.services.leases import Leases
 from ccat_workflow_manager.services.status_updater import StatusUpdater
@@ -53,6 +54,7 @@ class _Claim:
     leases: Leases
     compiled: dict[UUID, CompiledPipeline]
     upstream: UpstreamReader
+    inputs: InputFinder
     after_problem: bool
     """The backend could not be used the last time."""
     has_full_places: bool
@@ -119,6 +121,7 @@ class Launcher:
             Leases(context, items),
             compiled,
             upstream,
+            InputFinder(context.database, context.host, items),
             after_problem=state.retry_later is not None,
             has_full_places=state.place_due is not None,
         )
@@ -167,19 +170,23 @@ class Launcher:
         deferred = claim.backend.full(item.resources, item.priority)
         if deferred is not None:
             raise deferred
+        compiled, executes = claim.compiled[item.run.spec_id], claim.backend.capabilities.executes
+        progress = claim.leases.progress_for(item)
         return build_request(
             item,
-            claim.compiled[item.run.spec_id],
-            claim.upstream.of(item) if claim.backend.capabilities.executes else (),
+            compiled,
+            claim.upstream.of(item) if executes else (),
+            claim.inputs.of(item, compiled, progress) if executes else (),
             backend=claim.backend,
             host=self._context.host,
             read_files=self._context.read_files,
-            progress=claim.leases.progress_for(item),
+            progress=progress,
         )
 
     # --- submit ------------------------------------------------------------------------------------------------------
 
     def _submit(self, claim: _Claim) -> None:
+        claim.inputs.save()
         if claim.backend.submits_each:
             self._submit_each(claim)
             return

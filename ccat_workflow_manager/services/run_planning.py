@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
@@ -13,8 +14,8 @@ from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.definition.compiled import CompiledPipeline, compile_pipeline
 from ccat_workflow_manager.definition.planning import Plan, plan
 from ccat_workflow_manager.definition.spec import all_files, canonical, parse_pipeline
-from ccat_workflow_manager.errors import Conflict, Fault, Invalid, NotFound, RequestError
-from ccat_workflow_manager.json_values import weight
+from ccat_workflow_manager.errors import MAX_FAULTS, Conflict, Fault, Invalid, NotFound, RequestError
+from ccat_workflow_manager.json_values import invalid, weight
 from ccat_workflow_manager.limits import limits
 from ccat_workflow_manager.services.catalogue import Catalogue, check_files, save_files
 from ccat_workflow_manager.services.run_request import RunRequest, RunSubmission
@@ -93,6 +94,7 @@ class RunPlanner:
             self._weigh(parameters)
             planned = _planned(request, target, parameters)
             self._count(planned)
+            self._check_inputs(submission, target.compiled, planned, parameters)
             return PlannedRun(submission, target, parameters, planned, self._default_backend)
         except RequestError as error:
             if not path:
@@ -112,6 +114,15 @@ class RunPlanner:
         if self._step_runs > (most := limits().request_step_runs):
             message = f"makes more than {most} step runs in this request; send several, or raise REQUEST_STEP_RUNS"
             raise Invalid(faults=[Fault("", message)])
+
+    def _check_inputs(
+        self, submission: RunSubmission, compiled: CompiledPipeline, planned: Plan, parameters: Mapping[str, Any]
+    ) -> None:
+        """Refuse what no worker would take as an input. Whether it exists, a worker sees."""
+        definition = "pipeline" if submission.request.spec is None else "spec"
+        faults = self._catalogue.input_faults(compiled, planned, parameters, str(submission.run_id))
+        if found := _below(definition, islice(faults, MAX_FAULTS + 1)):
+            raise invalid(found)
 
     def _check(self, request: RunRequest) -> None:
         faults: list[Fault] = []
@@ -154,6 +165,10 @@ class RunPlanner:
 
     def _inline_target(self, compiled: CompiledPipeline) -> _Target:
         self._check_backends(compiled, "spec.")
+        try:
+            self._catalogue.check_inputs(compiled)
+        except Invalid as error:
+            raise Invalid(faults=_below("spec", error.faults)) from None
         if any(True for _ in all_files(compiled.spec)):
             try:
                 with self._database.read() as unit:

@@ -12,8 +12,10 @@ from ccat_workflow_manager.db.batches import BatchWriter
 from ccat_workflow_manager.db.pipelines import PipelineStore
 from ccat_workflow_manager.db.runs import RunStore
 from ccat_workflow_manager.db.session import Database
+from ccat_workflow_manager.definition.input_roots import InputRoots
 from ccat_workflow_manager.doorbell import Doorbell
 from ccat_workflow_manager.errors import BackendError
+from ccat_workflow_manager.execution.inputs import Fetch, InputLimits
 from ccat_workflow_manager.execution.layout import AttemptDirs, attempt_dirs
 from ccat_workflow_manager.execution.output_limits import OutputLimits
 from ccat_workflow_manager.execution.runtime import BY_BACKEND, Runtime
@@ -35,6 +37,10 @@ class WorkerHost:
     log_limit_mb: float
     exit_record_wait_seconds: float
     output_limits: OutputLimits
+    input_roots: InputRoots
+    input_limits: InputLimits
+    fetch: Fetch
+    """Brings inputs of stores to this host."""
     run_group: int | None = None
     """The group that may read the directories of runs, besides the user of the service."""
 

@@ -166,6 +166,8 @@ def converted(kind: Any, value: object) -> object:
         if not math.isfinite(number) or (kind is int and number != int(number)):
             raise ValueError(value)
         return int(number) if kind is int else number
+    if kind is str and isinstance(value, list | tuple) and all(isinstance(each, str) for each in value):
+        value = ",".join(value)  # a setting with commas between its entries, as a list of TOML
     if not isinstance(value, str | Path) or "\0" in str(value):
         raise ValueError(value)
     if kind is Path:

@@ -14,9 +14,15 @@ from pydantic import Field, model_validator
 from ccat_workflow_manager.errors import Fault
 from ccat_workflow_manager.local_api import is_loopback
 from ccat_workflow_manager.settings.backends import BackendSettings
-from ccat_workflow_manager.settings.model import PREFIX, SettingsModel, matching, url_of
+from ccat_workflow_manager.settings.model import PREFIX, Rule, SettingsModel, matching, url_of
 
 _UNSET = Path()
+_ROOT = re.compile(r"/.*|(s3|https?)://[^/]+(/.*)?", re.DOTALL)
+
+
+def _are_roots(value: str) -> bool:
+    roots = [each.strip() for each in value.split(",") if each.strip()]
+    return all(_ROOT.fullmatch(each) and ".." not in each.split("/") for each in roots)
 
 
 class Settings(SettingsModel):
@@ -41,6 +47,18 @@ class Settings(SettingsModel):
         description="Group that may read the directories of runs, besides the user of the service. Empty: none."
     )
     sif_cache_dir: Path = Field(description="Images fetched from registries. Empty: `sif-cache` under `DATA_DIR`.")
+    input_roots: Annotated[
+        str, Rule("absolute paths, s3://BUCKET and https://HOST with commas between them", _are_roots)
+    ] = Field(
+        description="Directories, `s3://BUCKET/PREFIX` and `https://HOST/PATH` that `inputs` of steps may come from, "
+        "with commas between them. Empty: none, in localdev any."
+    )
+    input_max_files: int = Field(ge=1, description="How many inputs one step run may have.")
+    input_max_entries: int = Field(
+        ge=1,
+        description="How many names a pattern may look at, and how many entries the directories among the inputs "
+        "of one step run may have together.",
+    )
 
     database_url: Annotated[str, url_of("postgresql", "postgresql+psycopg", "postgres")] = Field(
         repr=False, description="PostgreSQL. Empty: an embedded server, in localdev only."
@@ -183,6 +201,11 @@ class Settings(SettingsModel):
         """The names under which the API may be called, beside those of loopback."""
         given = (name.strip() for name in (*self.api_hosts.split(","), self.api_host))
         return frozenset(name for name in given if name not in ("", "0.0.0.0", "::"))
+
+    @property
+    def places_of_inputs(self) -> tuple[str, ...]:
+        """The entries of INPUT_ROOTS."""
+        return tuple(each.strip() for each in self.input_roots.split(",") if each.strip())
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

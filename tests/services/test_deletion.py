@@ -10,6 +10,7 @@ import pytest
 
 from ccat_workflow_manager import failpoints
 from ccat_workflow_manager.context import Context
+from ccat_workflow_manager.db.inputs import save_inputs
 from ccat_workflow_manager.db.runs import RunStore
 from ccat_workflow_manager.errors import Conflict, NotFound
 from ccat_workflow_manager.execution.layout import create
@@ -133,6 +134,19 @@ def test_a_run_whose_products_are_used_stays(site: Site) -> None:
     Retention(context.database, {What.RUN: 5}).tick()
     context.remover.remove("noop")
     assert rows(context, "id", "runs") == []
+
+
+def test_a_run_whose_files_are_inputs_of_another_stays(site: Site) -> None:
+    site.completed()
+    first = site.run_id
+    [product] = rows(site.context, "step_run_id", "products")
+    site.completed()
+    second = next(row.id for row in rows(site.context) if row.id != product.step_run_id)
+    with site.context.database.begin() as unit:
+        save_inputs(unit, {second: ([], [first])})
+    with pytest.raises(Conflict, match=str(site.run_id)):
+        site.context.deletions.request([first], What.RUN, actor="ada")
+    assert site.context.deletions.request([site.run_id], What.RUN, actor="ada") != []
 
 
 def test_a_retry_of_a_run_that_is_being_deleted_is_refused(site: Site) -> None:

@@ -33,6 +33,9 @@ _COVERED_BY_CALLER = {
     "execution/staging.py:_link",
     "execution/staging.py:_make_mount_points",
     "execution/manifest.py:write_atomically",
+    "execution/input_links.py:link_inputs",
+    "execution/input_links.py:_lay_out",
+    "execution/input_links.py:_remove_others",
     "execution/code_files.py:write_files",
     "execution/code_files.py:_write",
     # Inside of `files.publish` in services/collect.py.

@@ -75,6 +75,17 @@ SELECT x.step_run_id, row_to_json(x)::text FROM (
 ) x
 """
 
+_INPUTS = """
+SELECT row_to_json(x)::text FROM (
+  SELECT i.step_run_id, e.name, e.source, e.size, e.sha256, e.is_directory, e.file_count
+  FROM (SELECT DISTINCT p.step_run_id FROM products p WHERE p.id = ANY(:ids)) d
+  JOIN step_run_inputs i ON i.step_run_id = d.step_run_id
+  CROSS JOIN LATERAL jsonb_to_recordset(i.inputs) AS e(name text, source text, size bigint, sha256 text,
+    is_directory boolean, file_count integer)
+  ORDER BY i.step_run_id, e.name LIMIT :limit
+) x
+"""
+
 
 def product_detail(unit: UnitOfWork, product_id: UUID) -> str | None:
     return one(unit, _DETAIL, {"id": product_id})
@@ -139,10 +150,12 @@ def lineage(unit: UnitOfWork, product_id: UUID, most: int) -> str | None:
         f'{{"parent":"{parent}","child":"{child}","declared":{"true" if declared else "false"}}}'
         for child, parent, declared in edges
     ]
-    truncated = "true" if up.truncated or down.truncated else "false"
+    inputs = [row[0] for row in unit.execute(_INPUTS, {"ids": [product_id, *up.found], "limit": most + 1})]
+    truncated = "true" if up.truncated or down.truncated or len(inputs) > most else "false"
     return (
         f'{{"product":{product},"ancestors":{_listed(up.found, texts)},"descendants":{_listed(down.found, texts)},'
-        f'"edges":{array(shown)},"set_by_hand":{array(row.json for row in by_hand)},"truncated":{truncated}}}'
+        f'"edges":{array(shown)},"inputs":{array(inputs[:most])},'
+        f'"set_by_hand":{array(row.json for row in by_hand)},"truncated":{truncated}}}'
     )
 
 

@@ -364,6 +364,18 @@ TABLES = (
     """
     CREATE INDEX ix_product_parents_parent_id ON product_parents (parent_id)
     """,
+    """
+    CREATE TABLE step_run_inputs (
+        step_run_id UUID NOT NULL,
+        inputs JSONB NOT NULL,
+        source_runs UUID[] NOT NULL,
+        CONSTRAINT pk_step_run_inputs PRIMARY KEY (step_run_id),
+        CONSTRAINT fk_step_run_inputs_step_run_id FOREIGN KEY(step_run_id) REFERENCES step_runs (id) ON DELETE CASCADE
+    )
+    """,
+    """
+    CREATE INDEX ix_step_run_inputs_source_runs ON step_run_inputs USING gin (source_runs)
+    """,
     "ALTER TABLE runs SET (fillfactor = 80)",
     "ALTER TABLE run_steps SET (fillfactor = 80)",
     "ALTER TABLE step_runs SET (fillfactor = 70)",
@@ -398,6 +410,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     for table in (
         "deletions",
+        "step_run_inputs",
         "product_parents",
         "products",
         "events",
