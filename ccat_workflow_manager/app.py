@@ -9,7 +9,17 @@ from contextlib import asynccontextmanager
 from fastapi import Depends, FastAPI
 
 from ccat_workflow_manager import __version__
-from ccat_workflow_manager.api import breakers, deletions, pipelines, products, runs, service, step_runs
+from ccat_workflow_manager.api import (
+    breakers,
+    deletions,
+    events,
+    pipelines,
+    products,
+    runs,
+    service,
+    step_runs,
+    webhooks,
+)
 from ccat_workflow_manager.api.dependencies import LARGE_AT_ONCE, PREFIX, known_parameters
 from ccat_workflow_manager.api.guard import Guard
 from ccat_workflow_manager.api.openapi import PROBLEMS, DocumentedApp
@@ -32,6 +42,7 @@ def create_app(context: Context, *, secret: str | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
+        context.feed.close()
         context.close()
 
     # The interactive pages of FastAPI load scripts from the internet, so there is only /openapi.json.
@@ -50,7 +61,7 @@ def create_app(context: Context, *, secret: str | None = None) -> FastAPI:
     app.add_middleware(Guard, hosts=context.settings.api_names, secret=secret)
     handle_errors(app)
     checked = [Depends(known_parameters)]
-    for resource in (runs, deletions, step_runs, pipelines, products, breakers, service):
+    for resource in (runs, deletions, step_runs, pipelines, products, breakers, events, webhooks, service):
         app.include_router(resource.router, prefix=PREFIX, dependencies=checked, responses=PROBLEMS)
     app.include_router(service.health, dependencies=checked)
     return app

@@ -29,6 +29,7 @@ from ccat_workflow_manager.services.cancel import Canceller
 from ccat_workflow_manager.services.catalogue import Catalogue
 from ccat_workflow_manager.services.collect import Collector
 from ccat_workflow_manager.services.deletion import Deletions, Remover
+from ccat_workflow_manager.services.feed import Feed
 from ccat_workflow_manager.services.launch import Launcher
 from ccat_workflow_manager.services.logs import Answers, Logs
 from ccat_workflow_manager.services.orphans import OrphanReaper
@@ -38,6 +39,7 @@ from ccat_workflow_manager.services.queues import QueueHints
 from ccat_workflow_manager.services.requests import Requests
 from ccat_workflow_manager.services.status_updater import StatusUpdater
 from ccat_workflow_manager.services.submit import Submitter
+from ccat_workflow_manager.services.webhooks import WebhookPolicy, Webhooks
 from ccat_workflow_manager.services.worker_context import WorkerContext, WorkerHost
 from ccat_workflow_manager.settings import Settings
 
@@ -123,6 +125,18 @@ class Context:
     @cached_property
     def queue_hints(self) -> QueueHints:
         return QueueHints(self.doorbell, self.settings.hpc_backend)
+
+    @cached_property
+    def feed(self) -> Feed:
+        return Feed(self.loop_database, self.settings.event_source, most_streams=self.settings.event_streams)
+
+    @cached_property
+    def webhooks(self) -> Webhooks:
+        settings = self.settings
+        policy = WebhookPolicy(
+            settings.webhook_in_flight, settings.webhook_retry_hours, settings.webhook_private_targets
+        )
+        return Webhooks(self.loop_database, self.feed, policy)
 
     @cached_property
     def logs(self) -> Logs:

@@ -6,6 +6,7 @@ import asyncio
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from socket import socket
 from types import FrameType
 from typing import Any
 
@@ -21,16 +22,23 @@ from ccat_workflow_manager.settings import Settings
 class _Server(uvicorn.Server):
     """uvicorn's server, which does not raise the signal again that ended it: the loops are stopped afterwards.
 
-    Requests that wait are answered at once, so that they do not delay the end.
+    Requests that wait are answered at once, and event streams are ended, so that they do not delay the end.
     """
 
-    def __init__(self, config: uvicorn.Config, answer_waiting: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, answer_waiting: Callable[[], None], end_streams: Callable[[], None]
+    ) -> None:
         super().__init__(config)
         self._answer_waiting = answer_waiting
+        self._end_streams = end_streams
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._answer_waiting()
         super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        self._end_streams()
+        await super().shutdown(sockets)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -60,7 +68,7 @@ def serve(context: Context, *, graceful_seconds: int) -> None:
         timeout_graceful_shutdown=graceful_seconds,
     )
     try:
-        _Server(config, app.state.run_watch.stop).run(sockets=sockets)
+        _Server(config, app.state.run_watch.stop, context.feed.close).run(sockets=sockets)
     finally:
         if on_socket:
             settings.api_socket.unlink(missing_ok=True)
@@ -90,6 +98,7 @@ def _protocol(settings: Settings) -> type[asyncio.Protocol]:
             self._begin()
             super().on_message_begin()
             self.scope["state"]["peer"] = self._peer
+            self.scope["state"]["abort"] = self.transport.abort
 
         def on_headers_complete(self) -> None:
             self._end()

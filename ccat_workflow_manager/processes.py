@@ -39,6 +39,7 @@ _QUEUES_SECONDS = 10
 _HISTORY_SECONDS = 3600
 _RETENTION_SECONDS = 60
 _DELETIONS_SECONDS = 10
+_WEBHOOKS_SECONDS = 1
 _WAITING = "waiting for work"
 _IDLE_SECONDS = 60
 """Beyond HANG_SECONDS: a worker without work is silent for some seconds at a time."""
@@ -65,6 +66,8 @@ def loops(context: Context) -> list[Loop]:
         Loop("history", _HISTORY_SECONDS, history.tick),
         Loop("retention", _RETENTION_SECONDS, Retention(database, keep).tick),
         Loop("deletions", _DELETIONS_SECONDS, Deletions(database, doorbell).advance),
+        Loop("webhooks", _WEBHOOKS_SECONDS, context.webhooks.tick),
+        Loop("forget deliveries", _HISTORY_SECONDS, context.webhooks.forget),
         Loop("breakers", settings.sweep_seconds, breakers.sweep),
         Loop("follow", min(1.0, settings.follow_seconds), PollLoop(database, doorbell, settings.follow_seconds).tick),
     ]
@@ -90,6 +93,8 @@ def run_manager(settings: Settings, *, api: bool = True, with_loops: bool = True
             loop.stop()
         for loop in running:
             loop.join(_JOIN_SECONDS)
+        if running:
+            context.webhooks.stop()
         context.close()
 
 

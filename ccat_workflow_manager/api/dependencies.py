@@ -31,7 +31,7 @@ YAML_TYPES = ("application/yaml", "application/x-yaml", "text/yaml", "text/x-yam
 
 M = TypeVar("M", bound=BaseModel)
 
-_REPEATABLE = ("status", "label")
+_REPEATABLE = ("status", "label", "type")
 _LONGEST_KEY = 255
 
 

@@ -7,20 +7,33 @@ from dataclasses import dataclass
 from ccat_workflow_manager.db.breakers import LAUNCHABLE
 from ccat_workflow_manager.db.conditions import READY, quoted
 from ccat_workflow_manager.db.session import UnitOfWork
+from ccat_workflow_manager.lifecycle.event_types import BackendEvent
 from ccat_workflow_manager.lifecycle.states import CANCELLABLE, LEASED, LIVE, Status
 
 _LONGEST_PROBLEM = 2000
 
-_REPORT_PROBLEM = """
-INSERT INTO backends (name, problem, problem_since, retry_at)
-VALUES (:name, :problem, now(), now() + :retry * interval '1 second')
-ON CONFLICT (name) DO UPDATE SET problem = excluded.problem, retry_at = excluded.retry_at,
-  problem_since = COALESCE(backends.problem_since, excluded.problem_since)
+_REPORT_PROBLEM = f"""
+WITH known AS (
+  SELECT problem_since FROM backends WHERE name = :name FOR NO KEY UPDATE
+), reported AS (
+  INSERT INTO backends (name, problem, problem_since, retry_at)
+  VALUES (:name, :problem, now(), now() + :retry * interval '1 second')
+  ON CONFLICT (name) DO UPDATE SET problem = excluded.problem, retry_at = excluded.retry_at,
+    problem_since = COALESCE(backends.problem_since, excluded.problem_since)
+)
+INSERT INTO events (backend, event, to_status, attempt, actor, text, at)
+SELECT :name, '{BackendEvent.AWAY}', 'AWAY', 0, 'worker', :problem, clock_timestamp()
+WHERE NOT EXISTS (SELECT 1 FROM known WHERE problem_since IS NOT NULL)
 """
 
 _MARK_HEALTHY = f"""
-UPDATE backends SET problem = NULL, problem_since = NULL, retry_at = NULL
-WHERE name = :name AND problem IS NOT NULL AND (retry_at <= now() OR problem = left(:problem, {_LONGEST_PROBLEM}))
+WITH back AS (
+  UPDATE backends SET problem = NULL, problem_since = NULL, retry_at = NULL
+  WHERE name = :name AND problem IS NOT NULL AND (retry_at <= now() OR problem = left(:problem, {_LONGEST_PROBLEM}))
+  RETURNING name
+)
+INSERT INTO events (backend, event, to_status, attempt, actor, at)
+SELECT name, '{BackendEvent.BACK}', 'AVAILABLE', 0, 'worker', clock_timestamp() FROM back
 """
 
 _LAUNCH_STATE = """

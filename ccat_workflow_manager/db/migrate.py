@@ -10,6 +10,7 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
 from alembic import command
+from ccat_workflow_manager.db import feed_epoch
 from ccat_workflow_manager.db.partitions import CREATE_AUDIT_PARTITIONS, CREATE_EVENT_PARTITIONS
 from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.errors import ConfigurationError
@@ -46,7 +47,7 @@ def state(database: Database) -> SchemaState:
 
 
 def upgrade(database: Database) -> SchemaState:
-    """Run the missing migrations. Returns the state before them."""
+    """Run the missing migrations, and adopt a database that comes from another server. Returns the state before."""
     before = state(database)
     if not before.is_current:
         config = _config()
@@ -60,6 +61,10 @@ def upgrade(database: Database) -> SchemaState:
                 raise ConfigurationError(f"{known}; use the version that made it, or an empty database") from error
             unit.execute(CREATE_EVENT_PARTITIONS)
             unit.execute(CREATE_AUDIT_PARTITIONS)
+    feed_epoch.signing_key(database)
+    with database.begin("commit.feed-epoch") as unit:
+        unit.execute("SELECT pg_advisory_xact_lock(:key)", {"key": _LOCK})
+        feed_epoch.begin_epoch(unit)
     return before
 
 
@@ -69,3 +74,6 @@ def require_current(database: Database) -> None:
     if not found.is_current:
         has = f"is at revision {found.current}" if found.current else "has no schema yet"
         raise ConfigurationError(f"the database {has}, this program needs {found.wanted}; run: ccat-wm db upgrade")
+    with database.read() as unit:
+        if feed_epoch.was_moved(unit):
+            raise ConfigurationError("the database was restored from another server; run: ccat-wm db upgrade")

@@ -10,6 +10,7 @@ from ccat_workflow_manager.db.breakers import HELD_BACK, IN_FULL_PLACE
 from ccat_workflow_manager.db.conditions import CLAIMABLE, counter
 from ccat_workflow_manager.db.locked_rows import BLOCKS_OTHERS, LOCKED
 from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.lifecycle.event_types import RunEvent
 from ccat_workflow_manager.lifecycle.states import ACTIVE, CANCELLABLE, RETRYABLE, RunStatus, Status
 
 LOCK_CLAIMABLE = f"""
@@ -223,8 +224,8 @@ WITH d AS MATERIALIZED (
   SELECT * FROM json_to_recordset(CAST(:deltas AS json)) AS d(id uuid, began boolean, reopened boolean,
     cancelled boolean, status_reason text, {", ".join(f"{column} integer" for column in _COUNTERS)})
 ), locked AS (
-  SELECT r.id FROM runs r JOIN d ON d.id = r.id ORDER BY r.id FOR NO KEY UPDATE OF r
-)
+  SELECT r.id, r.finished_at AS finished_before FROM runs r JOIN d ON d.id = r.id ORDER BY r.id FOR NO KEY UPDATE OF r
+), changed AS (
 UPDATE runs r SET
   {", ".join(f"{column} = r.{column} + COALESCE(d.{column}, 0)" for column in _COUNTERS)},
   started_at = COALESCE(r.started_at, CASE WHEN d.began THEN now() END),
@@ -234,9 +235,19 @@ UPDATE runs r SET
   status_reason = COALESCE(CASE WHEN NOT d.reopened THEN r.status_reason END, d.status_reason)
 FROM d JOIN locked l ON l.id = d.id
 WHERE r.id = d.id
-RETURNING r.id, r.finished_at IS NOT NULL AS finished
+RETURNING r.id, r.project, r.finished_at IS NOT NULL AS finished, r.status, r.status_reason,
+  r.finished_at IS NOT NULL AND (l.finished_before IS NULL OR d.reopened) AS has_ended
+), ended AS (
+  INSERT INTO events (run_id, project, event, to_status, attempt, actor, text, at)
+  SELECT id, project, '{RunEvent.FINISHED}', status, 0, 'service', status_reason, clock_timestamp()
+  FROM changed WHERE has_ended
+)
+SELECT id, finished FROM changed
 """
-"""Add the changes of their step runs to the counters of runs, from which PostgreSQL derives the status."""
+"""Add the changes of their step runs to the counters of runs, from which PostgreSQL derives the status.
+
+The end of a run is an event.
+"""
 
 SET_BY_HAND = f"SELECT 1 FROM step_runs WHERE id = :id AND reason = '{FailureReason.SET_BY_HAND}'"
 

@@ -104,6 +104,17 @@ class Settings(SettingsModel):
         description="Path of a Unix socket that the API listens on instead of a port, in a directory of mode 0700. "
         "Empty: the port, where calls of other users need the secret in `DATA_DIR/api-secret`."
     )
+    deployment: Annotated[str, matching(r"[a-z0-9-]{0,63}", "up to 63 lower-case letters, digits and hyphens")] = Field(
+        description="Name of this deployment in the source of its events. Empty: the environment."
+    )
+    event_streams: int = Field(ge=1, description="How many streams of events a manager serves at a time.")
+    webhook_in_flight: int = Field(ge=1, le=100, description="How many deliveries of a webhook are under way at once.")
+    webhook_retry_hours: float = Field(
+        gt=0, description="How long a delivery of a webhook is repeated before it is given up."
+    )
+    webhook_private_targets: bool = Field(
+        description="Whether webhooks may call addresses that are not public: of this host, of the local network."
+    )
     auth_required: bool = Field(description="Whether every call needs a token.")
     api_connections: int = Field(ge=10, description="How many connections a manager keeps; it closes further ones.")
     api_header_seconds: float = Field(gt=0, description="How long a client may take to send the headers of a request.")
@@ -195,6 +206,11 @@ class Settings(SettingsModel):
         if declared is not None:
             given = declared.model_dump(exclude_unset=True, by_alias=True)
         return {keyword: value for keyword, value in given.items() if value != ""}
+
+    @property
+    def event_source(self) -> str:
+        """The source of all events of this deployment."""
+        return f"/ccat-wm/{self.deployment or self.environment}"
 
     @property
     def api_names(self) -> frozenset[str]:

@@ -87,7 +87,7 @@ def test_every_response_has_the_fields_of_its_schema(rest: Rest, hand: Hand, con
     hand.execute(
         "UPDATE step_runs SET cancel_requested_at = now() - interval '1 hour' WHERE id = :id", id=item.step_run_id
     )
-    for path in ("/runs", "/runs/{run_id}", "/backends", "/workers", "/attention", "/dashboard/summary"):
+    for path in ("/events", "/runs", "/runs/{run_id}", "/backends", "/workers", "/attention", "/dashboard/summary"):
         call("GET", v1 + path, run_id=run["id"])
     first, second, _ = (step["id"] for step in run["step_runs"])
     for path in ("", "/attempts", "/events", "/products"):

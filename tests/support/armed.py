@@ -84,6 +84,7 @@ _TIMEOUTS: Mapping[str, Callable[[], Exception]] = {
     "bell": lambda: RedisTimeout("no answer (injected)"),
     "backend": lambda: BackendUnavailable("Socket timed out on send/recv operation (injected)"),
     "command": lambda: shell.CommandTimeout(["(injected)"], 0, ""),
+    "webhook": lambda: TimeoutError(errno.ETIMEDOUT, "Connection timed out (injected)"),
     "files": lambda: TimeoutError(errno.ETIMEDOUT, "Connection timed out (injected)"),
 }
 

@@ -124,7 +124,7 @@ def _history(unit: UnitOfWork) -> Iterator[str]:
     """Every move is in the table, and each begins where the one before has ended."""
     last: dict[UUID, str] = {}
     for step_run_id, event, before, after in unit.execute(
-        "SELECT step_run_id, event, from_status, to_status FROM events ORDER BY id"
+        "SELECT step_run_id, event, from_status, to_status FROM events WHERE step_run_id IS NOT NULL ORDER BY id"
     ):
         known = last.get(step_run_id)
         legal = INITIAL if before is None else TRANSITIONS.get((Status(before), Event(event)))

@@ -309,8 +309,9 @@ TABLES = (
     """
     CREATE TABLE events (
         id BIGINT GENERATED ALWAYS AS IDENTITY,
-        step_run_id UUID NOT NULL,
-        run_id UUID NOT NULL,
+        position BIGINT DEFAULT CAST(CAST(pg_current_xact_id() AS text) AS bigint) + 0 NOT NULL,
+        step_run_id UUID,
+        run_id UUID,
         project TEXT DEFAULT 'default' NOT NULL,
         at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
         event TEXT NOT NULL,
@@ -320,11 +321,25 @@ TABLES = (
         actor TEXT NOT NULL,
         reason TEXT,
         text TEXT,
-        CONSTRAINT pk_events PRIMARY KEY (id, at)
+        backend TEXT,
+        CONSTRAINT pk_events PRIMARY KEY (position, id, at)
     ) PARTITION BY RANGE (at)
     """,
     """
     CREATE INDEX ix_events_step_run_id_id ON events (step_run_id, id)
+    """,
+    """
+    CREATE INDEX ix_events_run_id_id ON events (run_id, id) WHERE step_run_id IS NULL
+    """,
+    """
+    CREATE TABLE feed (
+        one BOOLEAN DEFAULT true NOT NULL,
+        key BYTEA NOT NULL,
+        epoch INTEGER NOT NULL,
+        server TEXT NOT NULL,
+        CONSTRAINT pk_feed PRIMARY KEY (one),
+        CONSTRAINT ck_feed_one CHECK (one)
+    )
     """,
     """
     CREATE TABLE events_rest PARTITION OF events DEFAULT
@@ -376,6 +391,56 @@ TABLES = (
     """
     CREATE INDEX ix_step_run_inputs_source_runs ON step_run_inputs USING gin (source_runs)
     """,
+    """
+    CREATE TABLE webhooks (
+        id UUID NOT NULL,
+        url TEXT NOT NULL,
+        secret TEXT NOT NULL,
+        types TEXT[] NOT NULL,
+        project TEXT,
+        pipeline TEXT,
+        run_id UUID,
+        created_by TEXT NOT NULL,
+        created_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
+        position BIGINT NOT NULL,
+        event_id BIGINT NOT NULL,
+        disabled_at TIMESTAMP WITH TIME ZONE,
+        disabled_reason TEXT,
+        CONSTRAINT pk_webhooks PRIMARY KEY (id),
+        CONSTRAINT ck_webhooks_disabled CHECK ((disabled_at IS NULL) = (disabled_reason IS NULL))
+    )
+    """,
+    """
+    CREATE TABLE webhook_deliveries (
+        id UUID NOT NULL,
+        webhook_id UUID NOT NULL,
+        event TEXT NOT NULL,
+        type TEXT NOT NULL,
+        body TEXT NOT NULL,
+        status TEXT DEFAULT 'PENDING' NOT NULL,
+        attempts INTEGER DEFAULT 0 NOT NULL,
+        next_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
+        give_up_at TIMESTAMP WITH TIME ZONE NOT NULL,
+        in_flight_until TIMESTAMP WITH TIME ZONE,
+        http_status INTEGER,
+        problem TEXT,
+        created_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
+        finished_at TIMESTAMP WITH TIME ZONE,
+        CONSTRAINT pk_webhook_deliveries PRIMARY KEY (id),
+        CONSTRAINT ck_webhook_deliveries_status CHECK (status IN ('PENDING', 'DELIVERED', 'DEAD')),
+        CONSTRAINT ck_webhook_deliveries_finished_at CHECK ((status = 'PENDING') = (finished_at IS NULL)),
+        CONSTRAINT fk_webhook_deliveries_webhook_id FOREIGN KEY(webhook_id) REFERENCES webhooks (id) ON DELETE CASCADE
+    )
+    """,
+    """
+    CREATE INDEX ix_webhook_deliveries_webhook_id_id ON webhook_deliveries (webhook_id, id DESC)
+    """,
+    """
+    CREATE INDEX ix_webhook_deliveries_pending ON webhook_deliveries (webhook_id, next_at) WHERE status = 'PENDING'
+    """,
+    """
+    CREATE INDEX ix_webhook_deliveries_finished_at ON webhook_deliveries (finished_at) WHERE status <> 'PENDING'
+    """,
     "ALTER TABLE runs SET (fillfactor = 80)",
     "ALTER TABLE run_steps SET (fillfactor = 80)",
     "ALTER TABLE step_runs SET (fillfactor = 70)",
@@ -411,8 +476,11 @@ def downgrade() -> None:
     for table in (
         "deletions",
         "step_run_inputs",
+        "webhook_deliveries",
+        "webhooks",
         "product_parents",
         "products",
+        "feed",
         "events",
         "attempts",
         "step_runs",

@@ -1,0 +1,67 @@
+"""A response of server-sent events that ends with its client, also with one that no longer reads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+MEDIA_TYPE = "text/event-stream"
+_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+
+
+class EventStream(Response):
+    """Sends the texts until they end. `on_end` is called once, also if nothing was sent.
+
+    A client that takes nothing for `send_seconds` loses its connection.
+    """
+
+    def __init__(
+        self,
+        texts: AsyncIterator[bytes],
+        *,
+        send_seconds: float,
+        on_end: Callable[[], None],
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(headers={**_HEADERS, **(headers or {})}, media_type=MEDIA_TYPE)
+        del self.headers["content-length"]
+        self._texts = texts
+        self._send_seconds = send_seconds
+        self._on_end = on_end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        tasks = {asyncio.ensure_future(self._send_all(scope, send)), asyncio.ensure_future(_disconnected(receive))}
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._on_end()
+
+    async def _send_all(self, scope: Scope, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": b": events\n", "more_body": True})
+        try:
+            async for text in self._texts:
+                if text:
+                    async with asyncio.timeout(self._send_seconds):
+                        await send({"type": "http.response.body", "body": text, "more_body": True})
+        except TimeoutError:
+            # Closing would wait until the client has read what is in the buffers.
+            if (abort := scope.get("state", {}).get("abort")) is not None:
+                abort()
+            return
+        with suppress(OSError):
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,133 @@
+"""Events of everything, in pages or as a stream."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Header, Query, Request
+from pydantic import Field
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from ccat_workflow_manager.api.dependencies import Ctx
+from ccat_workflow_manager.api.event_stream import MEDIA_TYPE, EventStream
+from ccat_workflow_manager.api.openapi import Page, Shape, Time
+from ccat_workflow_manager.api.paging import DEFAULT_LIMIT, Limit, json_response
+from ccat_workflow_manager.context import Context
+from ccat_workflow_manager.db.queries import array
+from ccat_workflow_manager.db.queries.feed import BEGIN, Place, Selection
+from ccat_workflow_manager.errors import Fault, Invalid
+from ccat_workflow_manager.lifecycle.event_types import TYPES, events_of
+
+router = APIRouter(tags=["events"])
+
+_SEND_SECONDS = 30
+_MOST_TYPES = 50
+_LONGEST_NAME = 200
+
+
+class EventData(Shape):
+    run_id: UUID | None
+    step_run_id: UUID | None = Field(description="null in events of a run or a backend.")
+    project: str | None = Field(description="null in events of a backend.")
+    pipeline: str | None
+    step: str | None
+    key: str | None
+    backend: str | None
+    attempt: int
+    from_status: str | None
+    status: str
+    actor: str
+    reason: str | None
+    text: str | None
+
+
+class CloudEvent(Shape):
+    """CloudEvents 1.0."""
+
+    id: str = Field(description="Unique, and the cursor behind this event.")
+    specversion: str
+    source: str = Field(description="`/ccat-wm/<deployment>`.")
+    type: str
+    subject: str = Field(description="`runs/ID`, `runs/ID/step-runs/ID` or `backends/NAME`.")
+    time: Time
+    datacontenttype: str
+    data: EventData
+
+
+class CloudEventPage(Page):
+    items: list[CloudEvent]
+    cursor: str = Field(description="How far this page looked: `after` for what comes later. Never null.")
+
+
+_RESPONSES: dict[int | str, dict[str, Any]] = {200: {"content": {MEDIA_TYPE: {"schema": {"type": "string"}}}}}
+After = Annotated[
+    str | None, Query(max_length=1000, description="A cursor or the id of an event: only what comes behind it.")
+]
+Types = Annotated[
+    list[str] | None, Query(max_length=_MOST_TYPES, description="Only these types; `ccat.wm.run.*` means all of runs.")
+]
+PipelineName = Annotated[str | None, Query(max_length=_LONGEST_NAME, description="Only of this pipeline.")]
+ProjectName = Annotated[str | None, Query(max_length=_LONGEST_NAME, description="Only of this project.")]
+LastEventId = Annotated[str | None, Header(alias="Last-Event-ID", description="Wins over `after`; for streams.")]
+
+
+@router.get("/events", response_model=CloudEventPage, responses=_RESPONSES)
+async def get_events(
+    request: Request,
+    context: Ctx,
+    after: After = None,
+    type: Types = None,  # noqa: A002  the name of the query parameter
+    project: ProjectName = None,
+    pipeline: PipelineName = None,
+    run: Annotated[UUID | None, Query(description="Only of this run.")] = None,
+    limit: Limit = DEFAULT_LIMIT,
+    last_event_id: LastEventId = None,
+) -> Response:
+    """Events of step runs, runs and backends, the oldest first; what commits late is never passed over.
+
+    A page without `after` begins with the oldest event. With `Accept: text/event-stream` the events are sent as they
+    happen, from `Last-Event-ID` or `after` on, else from now on.
+    """
+    wanted = Selection(
+        events=known_types(type) if type else None,
+        projects=frozenset([project]) if project is not None else None,
+        pipeline=pipeline,
+        run_id=run,
+    )
+    if MEDIA_TYPE in request.headers.get("accept", ""):
+        return await _stream(context, last_event_id or after, wanted)
+    return await run_in_threadpool(_page, context, after, wanted, limit)
+
+
+def known_types(types: list[str]) -> frozenset[str]:
+    """The events that these types mean. Raises Invalid for a type that means none."""
+    events, unknown = events_of(types)
+    if unknown:
+        known = ", ".join(TYPES.values())
+        raise Invalid(faults=[Fault("type", f"{name[:100]!r} is no type of event; known: {known}") for name in unknown])
+    return events
+
+
+def _page(context: Context, after: str | None, wanted: Selection, limit: int) -> Response:
+    feed = context.feed
+    page = feed.page(BEGIN if after is None else feed.cursors.decode(after), wanted, limit)
+    cursor = json.dumps(feed.cursors.encode(page.place))
+    items = array(feed.cloud_event(event) for event in page.events)
+    return json_response(f'{{"items":{items},"next_cursor":{cursor if page.more else "null"},"cursor":{cursor}}}')
+
+
+async def _stream(context: Context, after: str | None, wanted: Selection) -> Response:
+    feed = context.feed
+    feed.enter()
+    try:
+        now = await feed.start()
+        place: Place = now if after is None else feed.cursors.decode(after)
+        cursor = feed.cursors.encode(place)
+    except BaseException:
+        feed.leave()
+        raise
+    texts = feed.stream(place, wanted)
+    return EventStream(texts, send_seconds=_SEND_SECONDS, on_end=feed.leave, headers={"X-Event-Cursor": cursor})

@@ -1,0 +1,174 @@
+"""Webhooks: events that are sent to a URL."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Query
+from pydantic import Field
+from starlette.responses import Response
+
+from ccat_workflow_manager.api import openapi
+from ccat_workflow_manager.api.dependencies import Actor, Body, Ctx
+from ccat_workflow_manager.api.events import known_types
+from ccat_workflow_manager.api.openapi import Page, Shape, Time
+from ccat_workflow_manager.api.paging import (
+    DEFAULT_LIMIT,
+    Cursor,
+    Limit,
+    decode,
+    json_response,
+    page,
+    read_one,
+    uuid_key,
+)
+from ccat_workflow_manager.context import Context
+from ccat_workflow_manager.db import webhooks as queries
+
+router = APIRouter(prefix="/webhooks", tags=["webhooks"])
+
+_EXAMPLES = {
+    "ends of runs": {
+        "value": {
+            "url": "https://example.org/hook",
+            "types": ["ccat.wm.run.finished"],
+            "filter": {"pipeline": "chai-map"},
+        }
+    }
+}
+
+
+class WebhookFilter(Shape):
+    pipeline: str | None = Field(default=None, max_length=200, description="Only events of this pipeline.")
+    run: UUID | None = Field(default=None, description="Only events of this run.")
+
+
+class NewWebhook(Shape):
+    url: str = Field(description="http:// or https://, at a public address.")
+    types: list[str] = Field(
+        default=[], max_length=50, description="Types of events; `ccat.wm.run.*` means all of runs. Empty: all."
+    )
+    filter: WebhookFilter = WebhookFilter()
+    project: str | None = Field(default=None, max_length=200, description="Only events of this project.")
+
+
+class ShownFilter(Shape):
+    pipeline: str | None
+    run: UUID | None
+
+
+class Webhook(Shape):
+    id: UUID
+    url: str
+    types: list[str]
+    project: str | None
+    filter: ShownFilter
+    created_by: str
+    created_at: Time
+    disabled_at: Time | None
+    disabled_reason: str | None = Field(description="Why nothing more is sent: the target answered 410.")
+
+
+class CreatedWebhook(Webhook):
+    secret: str = Field(description="The key of the signatures. It is shown only here.")
+
+
+class Delivery(Shape):
+    id: UUID = Field(description="The header `webhook-id`, the same in every attempt.")
+    webhook_id: UUID
+    event: str = Field(description="The id of the event.")
+    type: str
+    status: Literal["PENDING", "DELIVERED", "DEAD"] = Field(description="DEAD: given up; it can be sent again.")
+    attempts: int
+    http_status: int | None = Field(description="The last answer of the target.")
+    problem: str | None = Field(description="Why the last attempt failed.")
+    created_at: Time
+    next_at: Time
+    finished_at: Time | None
+
+
+class Redelivered(Shape):
+    deliveries: int = Field(description="How many are sent again.")
+
+
+class WebhookPage(Page):
+    items: list[Webhook]
+
+
+class DeliveryPage(Page):
+    items: list[Delivery]
+
+
+def _webhook(context: Context, webhook_id: UUID) -> str:
+    return read_one(context, "webhook", queries.webhook_detail, webhook_id)
+
+
+@router.post("", status_code=201, response_model=CreatedWebhook, openapi_extra=openapi.body(NewWebhook, _EXAMPLES))
+def create_webhook(context: Ctx, actor: Actor, body: Body) -> Response:
+    """Have events from now on sent to a URL, signed with a secret that only this response shows."""
+    new = body.parse(NewWebhook)
+    known_types(new.types)
+    webhook_id, secret = context.webhooks.create(
+        new.url,
+        new.types,
+        project=new.project,
+        pipeline=new.filter.pipeline,
+        run_id=new.filter.run,
+        actor=actor,
+    )
+    return json_response(f'{_webhook(context, webhook_id)[:-1]},"secret":"{secret}"}}', 201)
+
+
+@router.get("", response_model=WebhookPage)
+def list_webhooks(context: Ctx, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Response:
+    """The webhooks, oldest first, without their secrets."""
+    after = decode("webhooks", cursor, uuid_key)
+    with context.database.read() as unit:
+        found = queries.webhooks_page(unit, after, limit + 1)
+    return page("webhooks", found, limit)
+
+
+@router.get("/{webhook_id}", response_model=Webhook)
+def get_webhook(context: Ctx, webhook_id: UUID) -> Response:
+    """A webhook, without its secret."""
+    return json_response(_webhook(context, webhook_id))
+
+
+@router.delete("/{webhook_id}", response_model=Webhook)
+def delete_webhook(context: Ctx, webhook_id: UUID) -> Response:
+    """Delete a webhook with its deliveries. The response is what it was."""
+    text = _webhook(context, webhook_id)
+    context.webhooks.delete(webhook_id)
+    return json_response(text)
+
+
+@router.get("/{webhook_id}/deliveries", response_model=DeliveryPage)
+def list_deliveries(
+    context: Ctx,
+    webhook_id: UUID,
+    status: Annotated[Literal["PENDING", "DELIVERED", "DEAD"] | None, Query(description="Only these.")] = None,
+    limit: Limit = DEFAULT_LIMIT,
+    cursor: Cursor = None,
+) -> Response:
+    """The deliveries of a webhook, the newest first. Finished ones are kept for a week."""
+    after = decode("deliveries", cursor, uuid_key)
+    _webhook(context, webhook_id)
+    with context.database.read() as unit:
+        found = queries.deliveries_page(unit, webhook_id, status, after, limit + 1)
+    return page("deliveries", found, limit)
+
+
+@router.post("/{webhook_id}/deliveries/{delivery_id}/redeliver", status_code=202, response_model=Delivery)
+def redeliver(context: Ctx, webhook_id: UUID, delivery_id: UUID) -> Response:
+    """Send a delivery again, whatever has become of it."""
+    _webhook(context, webhook_id)
+    context.webhooks.redeliver(webhook_id, delivery_id)
+    return json_response(read_one(context, "delivery", queries.delivery_detail, delivery_id), 202)
+
+
+@router.post("/{webhook_id}/redeliver", status_code=202, response_model=Redelivered)
+def redeliver_dead(context: Ctx, webhook_id: UUID) -> Response:
+    """Send again all deliveries that were given up."""
+    _webhook(context, webhook_id)
+    return json_response(f'{{"deliveries":{context.webhooks.redeliver(webhook_id)}}}', 202)
