@@ -217,7 +217,11 @@ def list_runs(
     cursor: Cursor = None,
 ) -> Response:
     """Runs without their step runs, newest first."""
-    query = {"status": _one_or_all(status), "label": _one_or_all(label), "created_after": created_after}
+    query: dict[str, object] = {
+        "status": _one_or_all(status),
+        "label": _one_or_all(label),
+        "created_after": created_after,
+    }
     query |= {"project": project, "pipeline": pipeline, "caveats": caveats, "q": q}
     wanted = validated(RunFilterBody, query).filter()
     after = decode(_KIND, cursor, uuid_key)
