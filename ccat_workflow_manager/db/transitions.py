@@ -64,6 +64,9 @@ class Batch:
         record["max_attempts"] = row.max_attempts
         if transition.lease is not None and status in LEASED:
             record["lease_owner"], record["lease_seconds"] = transition.lease.owner, transition.lease.seconds
+        if transition.caveats:
+            record["caveats"] = [asdict(each) for each in transition.caveats]
+            row.caveats = [*(row.caveats or []), *record["caveats"]]
         self.rows.append(record)
         self._add_products(row, transition)
         self._count(row, before)

@@ -110,7 +110,12 @@ class WorkerContext:
         if not items:
             return {}
         with self.database.read() as unit:
-            return self.catalogue.policies(unit, items)
+            policies = self.catalogue.policies(unit, items)
+        for item in items:
+            made = policies[item.step_run_id].irreversible_after
+            if made is not None and os.path.lexists(f"{self.host.dirs(item).workspace}/{made}"):
+                policies[item.step_run_id] = replace(policies[item.step_run_id], irreversible=True)
+        return policies
 
     def jitter(self) -> float:
         return random.random()
