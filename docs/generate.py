@@ -156,6 +156,7 @@ Derived from the table of moves, never typed twice.
 |---|---|
 | all its step runs are PENDING | PENDING |
 | some step run is not finished | RUNNING |
+| all are finished, and every loss is [tolerated](pipelines.md#losses) | COMPLETED, with caveats |
 | all are finished, one is FAILED | FAILED |
 | all are finished, none FAILED, one CANCELLED | CANCELLED |
 | otherwise | COMPLETED |

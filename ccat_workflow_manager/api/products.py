@@ -44,6 +44,13 @@ _SHOWN_IN_BROWSERS = (
 )  # fmt: skip
 
 
+class Caveat(Shape):
+    """What a result lacks although its step run COMPLETED."""
+
+    kind: str = Field(description="`tolerated_loss`, `no_work`, `partial`, `unprocessable`, ...")
+    text: str
+
+
 class Product(Shape):
     id: UUID
     run_id: UUID
@@ -61,6 +68,7 @@ class Product(Shape):
     is_directory: bool
     file_count: int
     metadata: dict[str, Any]
+    caveats: list[Caveat] = Field(description="Those of its step run.")
     created_at: Time
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Query, Request
-from pydantic import AfterValidator, BeforeValidator, Field, StrictStr
+from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, StrictStr
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
@@ -32,7 +32,7 @@ from ccat_workflow_manager.api.paging import (
     tagged,
     uuid_key,
 )
-from ccat_workflow_manager.api.products import ProductPage
+from ccat_workflow_manager.api.products import Caveat, ProductPage
 from ccat_workflow_manager.api.run_watch import RunWatch, Until, wait_seconds
 from ccat_workflow_manager.api.step_runs import StepRun
 from ccat_workflow_manager.context import Context
@@ -95,6 +95,7 @@ class RunFilterBody(Shape):
         BeforeValidator(_as_list, json_schema_input_type=str | list[str] | None),
     ] = Field(default=None, description="`name:value`")
     created_after: Annotated[Time, BeforeValidator(_moment)] | None = None
+    caveats: StrictBool | None = Field(default=None, description="Whether there are caveats.")
     q: Annotated[StrictStr, Field(max_length=200), AfterValidator(storable)] | None = None
 
     def filter(self) -> RunFilter:
@@ -104,6 +105,7 @@ class RunFilterBody(Shape):
             pipeline=self.pipeline,
             labels=dict(_divided(label) for label in self.label or ()),
             created_after=self.created_after,
+            caveats=self.caveats,
             q=self.q or None,
         )
 
@@ -157,6 +159,8 @@ class RunItem(Shape):
     started_at: Time | None
     finished_at: Time | None
     counts: Counts
+    caveat_count: int = Field(description="How many caveats its completed step runs have.")
+    caveats: list[Caveat] = Field(description="The first 50 of them.")
 
 
 class Run(RunItem):
@@ -207,13 +211,19 @@ def list_runs(
     pipeline: str | None = None,
     label: Annotated[list[str], Query(description="`name:value`. May be repeated.")] = [],  # noqa: B006
     created_after: Annotated[str | None, Query(description="RFC 3339.")] = None,
+    caveats: Annotated[bool | None, Query(description="Whether there are caveats, such as tolerated losses.")] = None,
     q: Annotated[str | None, Query(description="Part of pipeline, label or reason, or the beginning of an id.")] = None,
     limit: Limit = DEFAULT_LIMIT,
     cursor: Cursor = None,
 ) -> Response:
     """Runs without their step runs, newest first."""
-    query = {"status": _one_or_all(status), "label": _one_or_all(label), "created_after": created_after}
-    wanted = validated(RunFilterBody, {**query, "project": project, "pipeline": pipeline, "q": q}).filter()
+    query: dict[str, object] = {
+        "status": _one_or_all(status),
+        "label": _one_or_all(label),
+        "created_after": created_after,
+    }
+    query |= {"project": project, "pipeline": pipeline, "caveats": caveats, "q": q}
+    wanted = validated(RunFilterBody, query).filter()
     after = decode(_KIND, cursor, uuid_key)
     with context.database.read() as unit:
         found = queries.runs_page(unit, wanted, after, limit + 1)

@@ -24,7 +24,7 @@ from ccat_workflow_manager.api.paging import (
     read_one,
     text_key,
 )
-from ccat_workflow_manager.api.products import ProductPage
+from ccat_workflow_manager.api.products import Caveat, ProductPage
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.queries import Row
 from ccat_workflow_manager.db.queries import products as product_queries
@@ -62,6 +62,7 @@ class StepRun(Shape):
     wall_time_seconds: float | None
     cpu_hours: float | None
     peak_memory_gb: float | None
+    caveats: list[Caveat] = Field(description="What its results lack, although it COMPLETED.")
     cancel_requested_at: Time | None
     created_at: Time
     submitted_at: Time | None

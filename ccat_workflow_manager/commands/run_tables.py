@@ -35,7 +35,7 @@ def print_step_runs(found: dict[str, Any]) -> None:
     listed = sorted(listed, key=lambda each: each["status"] != "FAILED")[:_SHOWN]
     rows = [
         (label(each), each["status"], f"{each['attempt']}/{each['max_attempts']}", duration(each["wall_time_seconds"]),
-         cpu_hours(each["cpu_hours"]), memory(each["peak_memory_gb"]), each["waiting_for"] or each["reason_text"])
+         cpu_hours(each["cpu_hours"]), memory(each["peak_memory_gb"]), why(each))
         for each in listed
     ]  # fmt: skip
     columns = ("step run", "status", "attempt", "wall time", "CPU hours", "peak memory", "reason")
@@ -43,6 +43,12 @@ def print_step_runs(found: dict[str, Any]) -> None:
         console().print(table(columns, rows, right=("attempt", "wall time", "CPU hours", "peak memory")))
     if left := len(found["step_runs"]) - len(rows):
         typer.echo(f"{left} more step runs; --json lists all of them", err=True)
+
+
+def why(step_run: dict[str, Any]) -> str:
+    """What it waits for, why it did not complete, or what its results lack."""
+    caveats = "; ".join(f"{each['kind']}: {each['text']}" for each in step_run.get("caveats", []))
+    return step_run["waiting_for"] or step_run["reason_text"] or caveats
 
 
 def done(found: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from ccat_workflow_manager.db.runs import Applied, RunStore
-from ccat_workflow_manager.db.session import Database
+from ccat_workflow_manager.db.session import Database, UnitOfWork
 from ccat_workflow_manager.db.sql_errors import RowRefused
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.breaker import OFF, BreakerPolicy
@@ -50,11 +50,13 @@ class BatchWriter:
         return result
 
     def _write(self, transitions: Sequence[Transition], waits: Sequence[Wait] = ()) -> Applied:
-        with self._database.begin(self._point) as unit:
+        def work(unit: UnitOfWork) -> Applied:
             store = RunStore(unit, self._breakers)
             applied = store.apply(transitions)
             store.record_waits(waits)
-        return applied
+            return applied
+
+        return self._database.transact(self._point, work)
 
     def _write_alone(self, transition: Transition) -> Applied:
         try:

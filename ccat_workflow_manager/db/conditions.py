@@ -23,7 +23,8 @@ ALL = " + ".join(counter(status) for status in Status)
 
 RUN_STATUS_SQL = (
     f"CASE WHEN {OPEN} = 0 THEN"
-    " CASE WHEN n_failed > 0 THEN 'FAILED' WHEN n_cancelled > 0 THEN 'CANCELLED' ELSE 'COMPLETED' END"
+    " CASE WHEN tolerated THEN 'COMPLETED' WHEN n_failed > 0 THEN 'FAILED' WHEN n_cancelled > 0 THEN 'CANCELLED'"
+    " ELSE 'COMPLETED' END"
     f" WHEN n_pending = {ALL} THEN 'PENDING' ELSE 'RUNNING' END"
 )
 """`lifecycle.states.run_status` in SQL."""

@@ -11,6 +11,7 @@ from uuid import UUID
 from ccat_workflow_manager.db.queries.runs import RUN, with_step_runs
 from ccat_workflow_manager.db.queries.step_runs import step_run_columns
 from ccat_workflow_manager.db.session import UnitOfWork, json_list, new_ids
+from ccat_workflow_manager.definition.compiled import Edge
 from ccat_workflow_manager.definition.planning import Plan, PlannedStep
 from ccat_workflow_manager.json_values import JSON
 from ccat_workflow_manager.lifecycle.models import Resources
@@ -32,21 +33,25 @@ WITH r AS (
   ON CONFLICT DO NOTHING
   RETURNING *
 ), t AS (
-  INSERT INTO run_steps (run_id, position, name, total, remaining, downstream_key, downstream_all, upstream, image)
-  SELECT x.run_id, position, name, total, total, downstream_key, downstream_all, upstream, image
+  INSERT INTO run_steps (run_id, position, name, total, remaining, downstream_key, downstream_all, upstream, image,
+    soft, soft_allowed, fail_fast)
+  SELECT x.run_id, position, name, total, total, downstream_key, downstream_all, upstream, image, soft, soft_allowed,
+    fail_fast
   FROM json_to_recordset(CAST(:steps AS json)) AS x(run_id uuid, position smallint, name text, total integer,
-    downstream_key smallint[], downstream_all smallint[], upstream smallint[], image text)
+    downstream_key smallint[], downstream_all smallint[], upstream smallint[], image text,
+    soft smallint[], soft_allowed integer[], fail_fast smallint[])
   JOIN r ON r.id = x.run_id
 ), s AS (
   INSERT INTO step_runs (id, run_id, position, step, key, item, backend, priority, status, max_attempts, unmet,
-    has_dependents, resources, breaker_key)
+    awaits, has_dependents, resources, breaker_key)
   SELECT x.id, x.run_id, x.position, y.name, x.key, x.item, y.backend, y.priority, '{INITIAL}', y.max_attempts, x.unmet,
-    y.has_dependents, y.resources, COALESCE(x.breaker_key, y.breaker_key)
+    y.awaits, y.has_dependents, y.resources, COALESCE(x.breaker_key, y.breaker_key)
   FROM json_to_recordset(CAST(:step_runs AS json)) AS x(id uuid, run_id uuid, position smallint, key text, item jsonb,
     unmet smallint, breaker_key uuid)
   JOIN r ON r.id = x.run_id
   JOIN json_to_recordset(CAST(:steps AS json)) AS y(run_id uuid, position smallint, name text, backend text,
-    priority integer, max_attempts smallint, has_dependents boolean, resources jsonb, breaker_key uuid)
+    priority integer, max_attempts smallint, awaits smallint[], has_dependents boolean, resources jsonb,
+    breaker_key uuid)
     ON y.run_id = x.run_id AND y.position = x.position
   RETURNING *
 ), e AS (
@@ -138,7 +143,8 @@ def _first_waits(new: Sequence[NewRun]) -> dict[str, str]:
 
 def _first_wait(new: NewRun, step: PlannedStep) -> str:
     unmet = step.step_runs[0].unmet if step.step_runs else 0
-    names = [new.plan.steps[upstream].name for upstream, _ in step.dependencies if new.plan.steps[upstream].step_runs]
+    found = [new.plan.steps[edge.upstream] for edge in step.dependencies]
+    names = [upstream.name for upstream in found if upstream.step_runs]
     return explain(WaitFacts(_backend_of(new, step), unmet=unmet, upstream=names if len(names) == unmet else ()))
 
 
@@ -185,26 +191,33 @@ class _Records:
                 "request_hash": run.request_hash,
             }
         )
-        by_key, by_all = _downstream(run.plan)
+        downstream = _downstream(run.plan)
         step_run_ids = iter(new_ids(run.plan.total))
         for step in run.plan.steps:
-            self._add_step(run, step, by_key.get(step.position, []), by_all.get(step.position, []))
+            self._add_step(run, step, downstream[step.position])
             self._add_step_runs(run, step, step_run_ids)
 
-    def _add_step(self, run: NewRun, step: PlannedStep, by_key: Sequence[int], by_all: Sequence[int]) -> None:
+    def _add_step(self, run: NewRun, step: PlannedStep, downstream: Sequence[tuple[int, Edge]]) -> None:
+        total = len(step.step_runs)
+        soft = [(position, edge) for position, edge in downstream if edge.soft]
+        awaits = [edge.upstream for edge in step.dependencies if edge.soft and run.plan.steps[edge.upstream].step_runs]
         self.steps.append(
             {
                 "run_id": str(run.run_id),
                 "position": step.position,
                 "name": step.name,
-                "total": len(step.step_runs),
-                "downstream_key": by_key,
-                "downstream_all": by_all,
-                "upstream": [upstream for upstream, _ in step.dependencies],
+                "total": total,
+                "downstream_key": [position for position, edge in downstream if edge.match == "key"],
+                "downstream_all": [position for position, edge in downstream if edge.match == "all"],
+                "upstream": [edge.upstream for edge in step.dependencies],
+                "soft": [position for position, _ in soft],
+                "soft_allowed": [edge.allowed(total) for _, edge in soft],
+                "fail_fast": [position for position, edge in soft if edge.fail_fast],
+                "awaits": awaits or None,
                 "backend": _backend_of(run, step),
                 "priority": run.priority,
                 "max_attempts": step.retry.max_attempts,
-                "has_dependents": bool(by_key or by_all),
+                "has_dependents": bool(downstream),
                 "resources": {name: getattr(step.resources, name) for name in _RESOURCES},
                 "image": step.image,
                 "breaker_key": str(step.breaker_key),
@@ -234,11 +247,10 @@ def _backend_of(run: NewRun, step: PlannedStep) -> str:
     return step.backend or run.backend or run.default_backend
 
 
-def _downstream(plan: Plan) -> tuple[dict[int, list[int]], dict[int, list[int]]]:
-    """The positions of the steps that depend on each step: by key, and on the whole step."""
-    by_key: dict[int, list[int]] = {}
-    by_all: dict[int, list[int]] = {}
+def _downstream(plan: Plan) -> list[list[tuple[int, Edge]]]:
+    """By position: the positions of the steps that depend on each step, with the edges."""
+    found: list[list[tuple[int, Edge]]] = [[] for _ in plan.steps]
     for step in plan.steps:
-        for upstream, match in step.dependencies:
-            (by_key if match == "key" else by_all).setdefault(upstream, []).append(step.position)
-    return by_key, by_all
+        for edge in step.dependencies:
+            found[edge.upstream].append((step.position, edge))
+    return found

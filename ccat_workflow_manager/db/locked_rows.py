@@ -36,6 +36,7 @@ class LockedRow:
     """The cancel was requested by a breaker: the step run returns to PENDING instead of CANCELLED."""
     has_breaker: bool
     """There is a breaker for its key. Only `LOCK_STEP_RUNS` and the claim of probes look for one."""
+    caveats: list[dict[str, str]] | None
 
     def __post_init__(self) -> None:
         self.status = Status(self.status)
@@ -46,18 +47,46 @@ class BlockingRow(LockedRow):
     """A step run that ended without completing while others still wait for it."""
 
     reason: str | None
+    reason_text: str | None
+
+
+class Block(NamedTuple):
+    """Why dependents are skipped: what did not complete, with the chain to the root, and the reason that they get."""
+
+    text: str
+    reason: FailureReason
 
 
 class Cause(NamedTuple):
-    """Why dependents are skipped: the step run that did not complete, its status, and its reason."""
+    """A step run that did not complete, and what it means for its dependents."""
 
     row: LockedRow
-    status: Status
-    reason: str
+    block: Block
+
+
+BLOCKED_BY = "blocked by "
+"""The beginning of the text of a step run that is skipped because of others."""
+_BEHIND = ", behind "
+_LONGEST_CHAIN = 6
+
+
+def block_of(row: LockedRow, reason: str | None, text: str | None) -> Block:
+    """What the end of this step run, with this reason and text, means for its dependents."""
+    cancelled = row.status is Status.CANCELLED or reason == FailureReason.UPSTREAM_CANCELLED
+    name = f"{row.step}/{row.key}"
+    if row.status is Status.SKIPPED and text is not None and text.startswith(BLOCKED_BY):
+        chain = [name, *text.removeprefix(BLOCKED_BY).split(_BEHIND)]
+        if len(chain) > _LONGEST_CHAIN:
+            chain = [*chain[:3], "...", *chain[-2:]]
+        shown = _BEHIND.join(chain)
+    else:
+        shown = f"{name} ({row.status}: {reason})"
+    return Block(shown, FailureReason.UPSTREAM_CANCELLED if cancelled else FailureReason.UPSTREAM_FAILED)
 
 
 LOCKED = """s.id, s.run_id, s.position, s.step, s.key, s.backend, s.status, s.attempt, s.max_attempts, s.claims,
-  s.token, s.unmet, s.has_dependents, s.cancel_requested_at IS NOT NULL AS cancel_requested, s.requeued_by_breaker"""
+  s.token, s.unmet, s.has_dependents, s.cancel_requested_at IS NOT NULL AS cancel_requested, s.requeued_by_breaker,
+  s.caveats"""
 """The columns of a `LockedRow` of `step_runs s`, all but `has_breaker`."""
 
 LOCK_STEP_RUNS = f"""
@@ -89,16 +118,17 @@ LOCK_FREE_DEPENDENTS = f"{LOCK_DEPENDENTS} SKIP LOCKED"
 
 _PENDING_DEPENDENTS = f"""
 SELECT 1 FROM run_steps t JOIN step_runs d ON d.run_id = t.run_id AND d.status = '{Status.PENDING}'
+  AND d.position <> ALL(t.soft)
   AND (d.position = ANY(t.downstream_all) OR (d.position = ANY(t.downstream_key) AND d.key = s.key))
 WHERE t.run_id = s.run_id AND t.position = s.position"""
 
 _SET_BY_HAND = f"s.reason IS NOT DISTINCT FROM '{FailureReason.SET_BY_HAND}'"
 BLOCKS_OTHERS = f"""s.status IN ({quoted(RETRYABLE)}) AND s.has_dependents AND NOT {_SET_BY_HAND}
   AND EXISTS ({_PENDING_DEPENDENTS})"""
-"""`step_runs s` ended without completing, and pending step runs depend on it."""
+"""`step_runs s` ended without completing, and pending step runs depend on it by strong edges."""
 
 SELECT_BLOCKING = f"""
-SELECT {LOCKED}, false AS has_breaker, s.reason
+SELECT {LOCKED}, false AS has_breaker, s.reason, s.reason_text
 FROM step_runs s WHERE s.run_id = ANY(:run_ids) AND {BLOCKS_OTHERS} ORDER BY s.id
 """
 """`BlockingRow`s of these runs. Not locked: none of them changes."""

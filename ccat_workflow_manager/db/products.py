@@ -42,16 +42,22 @@ class _UpstreamProduct(StoredProduct):
 
     item_id: UUID
     published: bool
+    status: str
+    reason: str | None
+    reason_text: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """A completed step run that another depends on, with what it published."""
+    """A step run that another depends on: completed, with what it published, or a loss that the edge tolerates."""
 
     step: str
     key: str
     attempt: int
     products: tuple[StoredProduct, ...]
+    status: str
+    reason: str | None
+    reason_text: str | None
 
 
 _UPSTREAM = """
@@ -59,18 +65,19 @@ WITH i AS (
   SELECT * FROM json_to_recordset(CAST(:items AS json)) AS i(n integer, id uuid, run_id uuid, position smallint,
     key text, pipeline text)
 ), u AS (
-  SELECT i.n, i.id AS item_id, i.pipeline, s.*
+  SELECT i.n, i.id AS item_id, i.pipeline, i.position = ANY(t.soft) AS soft, s.*
   FROM i JOIN run_steps t ON t.run_id = i.run_id AND i.position = ANY(t.downstream_key)
   JOIN step_runs s ON s.run_id = t.run_id AND s.position = t.position AND s.key = i.key
   UNION ALL
-  SELECT i.n, i.id, i.pipeline, s.*
+  SELECT i.n, i.id, i.pipeline, i.position = ANY(t.soft), s.*
   FROM i JOIN run_steps t ON t.run_id = i.run_id AND i.position = ANY(t.downstream_all)
   JOIN step_runs s ON s.run_id = t.run_id AND s.position = t.position
 )
 SELECT u.item_id, u.id AS step_run_id, u.run_id, u.pipeline, u.backend, u.step, u.key, u.attempt,
-  p.id, p.name, p.type, p.path, p.size, p.sha256, p.is_directory, p.file_count, p.id IS NOT NULL AS published
+  p.id, p.name, p.type, p.path, p.size, p.sha256, p.is_directory, p.file_count, p.id IS NOT NULL AS published,
+  u.status, u.reason, u.reason_text
 FROM u LEFT JOIN products p ON p.step_run_id = u.id
-WHERE u.status = 'COMPLETED'
+WHERE u.status = 'COMPLETED' OR u.soft AND u.finished_at IS NOT NULL
 ORDER BY u.n, u.position, u.key, p.name
 LIMIT :limit
 """
@@ -95,7 +102,7 @@ class UpstreamReader:
         self._loaded: dict[UUID, list[Upstream]] = {}
 
     def of(self, item: WorkItem) -> list[Upstream]:
-        """The completed step runs that `item` depends on. Raises StagingError if they have too many products."""
+        """The step runs that `item` depends on. Raises StagingError if they have too many products."""
         index = self._indexes.get(item.step_run_id)
         if index is None:
             return []
@@ -135,7 +142,8 @@ class UpstreamReader:
 
 def _upstream(products: Sequence[_UpstreamProduct]) -> Upstream:
     first = products[0]
-    return Upstream(first.step, first.key, first.attempt, tuple(each for each in products if each.published))
+    published = tuple(each for each in products if each.published)
+    return Upstream(first.step, first.key, first.attempt, published, first.status, first.reason, first.reason_text)
 
 
 def find_product(unit: UnitOfWork, product_id: UUID) -> StoredProduct | None:

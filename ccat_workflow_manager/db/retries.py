@@ -13,12 +13,15 @@ from uuid import UUID
 
 from ccat_workflow_manager.db.conditions import SET_ASIDE, quoted
 from ccat_workflow_manager.db.session import UnitOfWork
-from ccat_workflow_manager.db.statements import EDGES
 from ccat_workflow_manager.lifecycle.states import RETRYABLE, Status
 
 _LOCK_RETRYABLE = f"""
 SELECT id, run_id, position, key, status FROM step_runs
 WHERE run_id = ANY(:run_ids) AND status IN ({quoted(RETRYABLE)}) AND NOT {SET_ASIDE} ORDER BY id FOR NO KEY UPDATE
+"""
+
+_EDGES = """
+SELECT run_id, position, downstream_key, downstream_all, soft, soft_allowed FROM run_steps WHERE run_id = ANY(:run_ids)
 """
 
 _ADVISORY_LOCK = 5_720_191
@@ -46,8 +49,9 @@ def lock_reopenable(
     """Lock the step runs that a retry reopens. Returns their runs by id.
 
     With `wanted` None these are all that did not complete; else the wanted ones, and those that were skipped because
-    of them. With `wanted`, a step run is reopened only if all others it depends on are completed or reopened too.
-    The step run `done` counts as completed.
+    of them. With `wanted`, a step run is reopened only if all others it depends on are completed or reopened too, but
+    for as many as its edges tolerate. The step run
+    `done` counts as completed.
     """
     unit.execute("SELECT pg_advisory_xact_lock_shared(:lock)", {"lock": _ADVISORY_LOCK})
     locked = unit.rows(_Retryable, _LOCK_RETRYABLE, {"run_ids": list(run_ids)})
@@ -60,7 +64,7 @@ def lock_reopenable(
     chosen: dict[UUID, UUID] = {}
     for row in sorted(rows, key=lambda row: (row.run_id, row.position)):
         step = row.run_id, row.position
-        blocked = any(left[row.run_id, up] for up in upstream_all[step]) or any(
+        blocked = any(left[row.run_id, up] > allowed for up, allowed in upstream_all[step]) or any(
             (row.run_id, up, row.key) in left_keys for up in upstream_key[step]
         )
         if not blocked and (row.id in wanted or row.status == Status.SKIPPED):
@@ -72,13 +76,15 @@ def lock_reopenable(
 
 def _upstream_edges(
     unit: UnitOfWork, run_ids: Sequence[UUID]
-) -> tuple[Mapping[_Step, set[int]], Mapping[_Step, set[int]]]:
-    """The positions of the steps that each step depends on: by key, and as a whole."""
+) -> tuple[Mapping[_Step, set[int]], Mapping[_Step, set[tuple[int, int]]]]:
+    """What each step depends on: positions by key, and whole steps with the number of losses that it tolerates."""
     by_key: dict[_Step, set[int]] = defaultdict(set)
-    by_all: dict[_Step, set[int]] = defaultdict(set)
-    for edge in unit.execute(EDGES, {"run_ids": list(run_ids)}):
+    by_all: dict[_Step, set[tuple[int, int]]] = defaultdict(set)
+    for edge in unit.execute(_EDGES, {"run_ids": list(run_ids)}):
+        allowed = dict(zip(edge.soft, edge.soft_allowed, strict=True))
         for downstream in edge.downstream_key:
-            by_key[edge.run_id, downstream].add(edge.position)
+            if downstream not in allowed:
+                by_key[edge.run_id, downstream].add(edge.position)
         for downstream in edge.downstream_all:
-            by_all[edge.run_id, downstream].add(edge.position)
+            by_all[edge.run_id, downstream].add((edge.position, allowed.get(downstream, 0)))
     return by_key, by_all

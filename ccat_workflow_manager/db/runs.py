@@ -7,7 +7,6 @@ for each other: step runs by id (which is also topological), edges, dependents, 
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,21 +15,17 @@ from uuid import UUID
 from ccat_workflow_manager.db import locked_rows as locks
 from ccat_workflow_manager.db import statements as sql
 from ccat_workflow_manager.db.breakers import LOCK_PROBES, BreakerStore
+from ccat_workflow_manager.db.dependents import Dependents
 from ccat_workflow_manager.db.full_places import LOCK_PROBES_OF_PLACES, FullPlaceStore
-from ccat_workflow_manager.db.locked_rows import BlockingRow, Cause, LockedRow
+from ccat_workflow_manager.db.locked_rows import LockedRow
 from ccat_workflow_manager.db.session import UnitOfWork, json_list
+from ccat_workflow_manager.db.tolerance import mark_tolerated
 from ccat_workflow_manager.db.transitions import Batch, validate_transitions
 from ccat_workflow_manager.db.work_items import load_items
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.breaker import OFF, BreakerPolicy
 from ccat_workflow_manager.lifecycle.models import Lease, Transition, TransitionEvent, WorkItem
 from ccat_workflow_manager.lifecycle.states import Event, Status
-
-DEPENDENCIES = "dependencies"
-"""The actor recorded for transitions that upstream step runs cause."""
-
-_StepKey = tuple[UUID, int, str | None]
-"""A run, the position of a step, and a key; None stands for all step runs of the step."""
 
 
 @dataclass(slots=True)
@@ -64,6 +59,7 @@ class RunStore:
         """`breakers` is how failures are counted. Without it only successes are."""
         self.unit = unit
         self._breakers = BreakerStore(unit, breakers)
+        self._dependents = Dependents(unit, self._write_rows)
 
     def apply(self, transitions: Sequence[Transition]) -> Applied:
         """Apply all transitions that are still legal. The others are refused with a reason and change nothing."""
@@ -170,13 +166,7 @@ class RunStore:
             return result
         if batch.rows:
             self._write_rows(batch)
-        if batch.completed:
-            self._release_dependents(batch.completed, result)
-        if batch.blocked:
-            skipped = self._skip_dependents(batch.blocked, locks.LOCK_DEPENDENTS)
-            batch.blocked = skipped.blocked
-            for run_id, delta in skipped.deltas.items():
-                batch.deltas.setdefault(run_id, Counter()).update(delta)
+        self._dependents.settle(batch, result.add_ready)
         for row in rows.values():
             if row.status is Status.PENDING and row.unmet == 0:
                 result.add_ready(row.backend, row.id)
@@ -201,82 +191,27 @@ class RunStore:
         """Bring the rows of the runs up to date. Returns the runs that are finished now."""
         deltas = batch.delta_records()
         found = self.unit.execute(sql.COUNT_RUNS, {"deltas": json_list(deltas)}).all() if deltas else []
-        return [run_id for run_id, finished in found if finished]
+        mark_tolerated(self.unit, [row.id for row in found if row.has_losses])
+        if with_losses := [row.id for row in found if row.has_ended and row.has_losses]:
+            self.unit.execute(sql.END_WITH_LOSSES, {"run_ids": with_losses})
+        return [row.id for row in found if row.finished]
 
     # --- dependents --------------------------------------------------------------------------------------------------
-
-    def _release_dependents(self, completed: Iterable[LockedRow], result: Applied) -> None:
-        """Count down what the dependents of these step runs still wait for."""
-        keys: dict[tuple[UUID, int], list[str]] = defaultdict(list)
-        for row in completed:
-            keys[row.run_id, row.position].append(row.key)
-        done = [{"run_id": str(r), "position": p, "n": len(of_step)} for (r, p), of_step in sorted(keys.items())]
-        same_key: list[dict[str, Any]] = []
-        whole: list[dict[str, Any]] = []
-        for step in self.unit.execute(sql.COUNT_DOWN, {"done": json_list(done)}):
-            run_id, finished = str(step.run_id), keys[step.run_id, step.position]
-            for downstream in step.downstream_key:
-                same_key += [{"run_id": run_id, "position": downstream, "key": key} for key in finished]
-            if step.remaining == 0:
-                whole += [{"run_id": run_id, "position": downstream} for downstream in step.downstream_all]
-        for statement, met in ((sql.RELEASE_SAME_KEY, same_key), (sql.RELEASE_WHOLE_STEP, whole)):
-            if met:
-                for step_run_id, backend, ready in self.unit.execute(statement, {"met": json_list(met)}):
-                    if ready:
-                        result.add_ready(backend, step_run_id)
-
-    def _skip_dependents(self, causes: Sequence[Cause], lock: str) -> Batch:
-        """Skip what can no longer run, level by level down the DAG. Returns what was written.
-
-        Its `blocked` holds these causes and every step run that was skipped.
-        """
-        run_ids = list({cause.row.run_id for cause in causes})
-        edges = {
-            (edge.run_id, edge.position): (edge.downstream_key, edge.downstream_all)
-            for edge in self.unit.execute(sql.EDGES, {"run_ids": run_ids})
-        }
-        skipped, done = Batch(blocked=list(causes)), 0
-        while level := skipped.blocked[done:]:
-            done = len(skipped.blocked)
-            because: dict[_StepKey, Cause] = {}
-            for cause in level:
-                row = cause.row
-                downstream_key, downstream_all = edges[row.run_id, row.position]
-                for position in downstream_key:
-                    because.setdefault((row.run_id, position, row.key), cause)
-                for position in downstream_all:
-                    because.setdefault((row.run_id, position, None), cause)
-            for row in self._lock_dependents(because, lock):
-                cause = because.get((row.run_id, row.position, row.key)) or because[row.run_id, row.position, None]
-                skipped.add(row, Transition(row.id, [_skip(cause)]))
-            if skipped.rows:
-                self._write_rows(skipped)
-                skipped.rows, skipped.events = [], []
-        return skipped
-
-    def _lock_dependents(self, blocked: Iterable[_StepKey], lock: str) -> Iterable[LockedRow]:
-        records = [
-            {"run_id": str(run_id), "position": position, "key": key, "whole": key is None}
-            for run_id, position, key in blocked
-        ]
-        return self._locked(lock, {"blocked": json_list(records)}).values() if records else ()
 
     def _recheck_upstream(self, batch: Batch) -> list[UUID]:
         """Skip step runs that were reopened while one upstream of them ended. Returns the runs that this finishes.
 
         A retry and an end that are written concurrently do not see each other's step runs. Both then lock the row of
         their run, so the second one sees all from here on. It must not wait for step runs while it holds runs: what
-        another transaction has locked is left to the sweep.
+        another transaction has locked is left to the sweep, and so are runs with soft edges, whose steps would count.
         """
-        causes = [*batch.blocked, *self._blocking(batch.reopened)]
-        return self._count(self._skip_dependents(causes, locks.LOCK_FREE_DEPENDENTS)) if causes else []
-
-    def _blocking(self, run_ids: Collection[UUID]) -> list[Cause]:
-        """The step runs of these runs that ended without completing while others still wait for them."""
-        if not run_ids:
-            return []
-        rows = self.unit.rows(BlockingRow, locks.SELECT_BLOCKING, {"run_ids": list(run_ids)})
-        return [Cause(row, row.status, str(row.reason)) for row in rows]
+        concerned = self._dependents.only_strong({*batch.reopened, *(cause.row.run_id for cause in batch.blocked)})
+        causes = [cause for cause in batch.blocked if cause.row.run_id in concerned]
+        blocks = {
+            **self._dependents.blocks_of_runs(concerned & batch.reopened),
+            **self._dependents.blocks(causes),
+        }
+        return self._count(self._dependents.skip(blocks, locks.LOCK_FREE_DEPENDENTS)) if blocks else []
 
     def stuck_runs(self, limit: int) -> list[UUID]:
         """Runs in which nothing is active, and something waits for a step run that will not complete."""
@@ -287,13 +222,5 @@ class RunStore:
 
         The caller must hold the lock of `retries.try_lock_retries`.
         """
-        causes = self._blocking(run_ids)
-        return self._count(self._skip_dependents(causes, locks.LOCK_DEPENDENTS)) if causes else []
-
-
-def _skip(cause: Cause) -> TransitionEvent:
-    row, status, why = cause
-    cancelled = status is Status.CANCELLED or why == FailureReason.UPSTREAM_CANCELLED
-    reason = FailureReason.UPSTREAM_CANCELLED if cancelled else FailureReason.UPSTREAM_FAILED
-    text = f"{row.step}/{row.key} is {status}: {why}"
-    return TransitionEvent(Event.SKIPPED, actor=DEPENDENCIES, reason=reason, text=text)
+        blocks = self._dependents.blocks_of_runs(run_ids)
+        return self._count(self._dependents.skip(blocks, locks.LOCK_DEPENDENTS)) if blocks else []

@@ -103,7 +103,10 @@ runs = Table(
     Column("started_at", TIME),
     Column("finished_at", TIME),
     *(Column(counter(status), Integer, nullable=False, server_default=text("0")) for status in Status),
+    Column("tolerated", Boolean, nullable=False, server_default=text("false")),
     Column("status", Text, Computed(RUN_STATUS_SQL, persisted=True), nullable=False),
+    Column("n_caveats", Integer, nullable=False, server_default=text("0")),
+    Column("caveats", JSONB),
     Column("idempotency_key", Text),
     Column("request_hash", Text),
     CheckConstraint(" AND ".join(f"{counter(status)} >= 0" for status in Status), name="counters"),
@@ -112,6 +115,7 @@ runs = Table(
     Index("ix_runs_status_id", "status", text("id DESC")),
     Index("ix_runs_pipeline_id", "pipeline", text("id DESC")),
     Index("ix_runs_project_id", "project", text("id DESC"), postgresql_where=text(OTHER_PROJECT)),
+    Index("ix_runs_caveats", text("id DESC"), postgresql_where=text("n_caveats > 0")),
     Index("ix_runs_created_at_status", "created_at", "status"),
     Index("ix_runs_labels", "labels", postgresql_using="gin", postgresql_ops={"labels": "jsonb_path_ops"}),
     Index(
@@ -122,6 +126,10 @@ runs = Table(
         postgresql_where=text("idempotency_key IS NOT NULL"),
     ),
 )
+"""`tolerated`: all step runs that ended without completing are losses that the steps behind them tolerate.
+
+`caveats` holds the first of the `n_caveats` caveats of its completed step runs.
+"""
 
 run_steps = Table(
     "run_steps",
@@ -135,12 +143,22 @@ run_steps = Table(
     Column("downstream_all", ARRAY(SmallInteger), nullable=False),
     Column("upstream", ARRAY(SmallInteger), nullable=False),
     Column("image", Text),
+    Column("lost", Integer, nullable=False, server_default=text("0")),
+    Column("soft", ARRAY(SmallInteger), nullable=False, server_default=text("'{}'")),
+    Column("soft_allowed", ARRAY(Integer), nullable=False, server_default=text("'{}'")),
+    Column("fail_fast", ARRAY(SmallInteger), nullable=False, server_default=text("'{}'")),
     PrimaryKeyConstraint("run_id", "position"),
     CheckConstraint("remaining BETWEEN 0 AND total", name="remaining"),
+    CheckConstraint("lost BETWEEN 0 AND remaining", name="lost"),
+    CheckConstraint("cardinality(soft) = cardinality(soft_allowed)", name="soft"),
 )
 """The edges of a run, one row per step instead of one per pair of step runs.
 
 `remaining` counts the step runs that are not completed. At 0 it releases the steps in `downstream_all`.
+
+`soft` are the steps among `downstream_key` and `downstream_all` that tolerate losses, at most `soft_allowed` each;
+those in `fail_fast` are skipped as soon as there are more. Only for them, `lost` counts the step runs that ended
+without completing.
 """
 
 step_runs = Table(
@@ -159,6 +177,7 @@ step_runs = Table(
     Column("max_attempts", SmallInteger, nullable=False),
     Column("claims", Integer, nullable=False, server_default=text("0")),
     Column("unmet", SmallInteger, nullable=False),
+    Column("awaits", ARRAY(SmallInteger)),
     Column("has_dependents", Boolean, nullable=False),
     Column("held", Boolean, nullable=False, server_default=text("false")),
     Column("not_before", TIME),
@@ -184,6 +203,7 @@ step_runs = Table(
     Column("finished_at", TIME),
     Column("breaker_key", Uuid, nullable=False),
     Column("requeued_by_breaker", Boolean, nullable=False, server_default=text("false")),
+    Column("caveats", JSONB),
     UniqueConstraint("run_id", "position", "key"),
     CheckConstraint(f"status IN ({quoted(Status)})", name="status"),
     CheckConstraint("status <> 'STAGING_DATA' OR lease_owner IS NOT NULL", name="staging_is_leased"),
@@ -214,6 +234,10 @@ step_runs = Table(
         postgresql_where=text(f"cancel_requested_at IS NOT NULL AND status IN ({quoted(CANCELLABLE)})"),
     ),
 )
+"""`unmet` counts the upstream steps that are not decided; `awaits` holds those among them whose losses are tolerated.
+
+A retry of a person may reopen a loss that was tolerated, so these are counted up and down by name.
+"""
 
 attempts = Table(
     "attempts",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ccat_workflow_manager.db.breakers import HELD_BACK, IN_FULL_PLACE
 from ccat_workflow_manager.db.conditions import CLAIMABLE, counter
+from ccat_workflow_manager.db.edge_statements import EXCEEDED
 from ccat_workflow_manager.db.locked_rows import BLOCKS_OTHERS, LOCKED
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.event_types import RunEvent
@@ -32,7 +33,7 @@ m AS MATERIALIZED (
     waiting_for text, reason text, reason_text text, backend text, resources jsonb, job_id text, job_state text,
     exit_code integer, signal integer, wall_time_seconds double precision, cpu_hours double precision,
     cpu_hours_allocated double precision, peak_memory_gb double precision, job_started_at timestamptz,
-    job_finished_at timestamptz, node text, warnings jsonb)
+    job_finished_at timestamptz, node text, warnings jsonb, caveats jsonb)
 )"""
 """The records of `transitions.Batch`. A fact that is null is not known and keeps what is stored.
 
@@ -83,6 +84,7 @@ changed AS (
     cancel_requested_by = CASE WHEN NOT {_CANCEL_IS_OVER} THEN s.cancel_requested_by END,
     requeued_by_breaker = s.requeued_by_breaker AND NOT {_CANCEL_IS_OVER},
     {_FACTS_OF_STEP_RUN},
+    caveats = CASE WHEN m.caveats IS NULL THEN s.caveats ELSE COALESCE(s.caveats, '[]') || m.caveats END,
     submitted_at = {_unless_reset(_submitted_at("s", "s.created_at"))},
     started_at = {_unless_reset(_started_at("s", "s.created_at"))},
     finished_at = CASE WHEN m.finished THEN now() END
@@ -158,62 +160,20 @@ JOIN products p ON p.id = x.parent_id
 
 # --- dependents ------------------------------------------------------------------------------------------------------
 
-EDGES = "SELECT run_id, position, downstream_key, downstream_all FROM run_steps WHERE run_id = ANY(:run_ids)"
-
-COUNT_DOWN = """
-WITH done AS (
-  SELECT * FROM json_to_recordset(CAST(:done AS json)) AS d(run_id uuid, position smallint, n integer)
-), locked AS (
-  SELECT r.run_id, r.position, d.n FROM run_steps r JOIN done d ON d.run_id = r.run_id AND d.position = r.position
-  ORDER BY r.run_id, r.position FOR NO KEY UPDATE OF r
-)
-UPDATE run_steps r SET remaining = r.remaining - l.n
-FROM locked l WHERE r.run_id = l.run_id AND r.position = l.position
-RETURNING r.run_id, r.position, r.remaining, r.downstream_key, r.downstream_all
-"""
-"""Subtract the completed step runs from their steps. At `remaining` 0 a step is completed as a whole."""
-
-_SUBTRACT_MET = """
-UPDATE step_runs s SET unmet = s.unmet - l.n FROM locked l WHERE s.id = l.id
-RETURNING s.id, s.backend, s.unmet = 0 AND s.status = 'PENDING' AND NOT s.held AS ready
-"""
-
-RELEASE_SAME_KEY = f"""
-WITH met AS (
-  SELECT run_id, position, key, count(*)::smallint AS n
-  FROM json_to_recordset(CAST(:met AS json)) AS d(run_id uuid, position smallint, key text) GROUP BY 1, 2, 3
-), locked AS (
-  SELECT s.id, met.n FROM step_runs s
-  JOIN met ON met.run_id = s.run_id AND met.position = s.position AND met.key = s.key
-  ORDER BY s.id FOR NO KEY UPDATE OF s
-)
-{_SUBTRACT_MET}
-"""
-"""Each step run that waits for a step run of its own key waits for one step less."""
-
-RELEASE_WHOLE_STEP = f"""
-WITH met AS (
-  SELECT run_id, position, count(*)::smallint AS n
-  FROM json_to_recordset(CAST(:met AS json)) AS d(run_id uuid, position smallint) GROUP BY 1, 2
-), locked AS (
-  SELECT s.id, met.n FROM step_runs s JOIN met ON met.run_id = s.run_id AND met.position = s.position
-  ORDER BY s.id FOR NO KEY UPDATE OF s
-)
-{_SUBTRACT_MET}
-"""
-"""All step runs of a step that waits for a whole step wait for one step less."""
-
 STUCK_RUNS = f"""
 SELECT r.id FROM runs r
 WHERE r.status = '{RunStatus.RUNNING}' AND {" + ".join(f"r.{counter(status)}" for status in sorted(ACTIVE))} = 0
   AND {" + ".join(f"r.{counter(status)}" for status in sorted(RETRYABLE))} > 0
-  AND EXISTS (SELECT 1 FROM step_runs s WHERE s.run_id = r.id AND {BLOCKS_OTHERS})
+  AND (EXISTS (SELECT 1 FROM step_runs s WHERE s.run_id = r.id AND {BLOCKS_OTHERS})
+    OR EXISTS (SELECT 1 {EXCEEDED} AND t.run_id = r.id))
 ORDER BY r.id LIMIT :limit
 """
-"""Runs without active step runs, in which pending ones depend on one that ended without completing."""
+"""Runs without active step runs, in which pending ones depend on what will not complete."""
 
 # --- runs ------------------------------------------------------------------------------------------------------------
 
+SHOWN_CAVEATS = 50
+"""How many caveats a run lists. `n_caveats` counts all."""
 _COUNTERS = [counter(status) for status in Status]
 _OPEN_AFTERWARDS = " + ".join(
     f"r.{counter(status)} + COALESCE(d.{counter(status)}, 0)" for status in Status if status in CANCELLABLE
@@ -222,7 +182,7 @@ _OPEN_AFTERWARDS = " + ".join(
 COUNT_RUNS = f"""
 WITH d AS MATERIALIZED (
   SELECT * FROM json_to_recordset(CAST(:deltas AS json)) AS d(id uuid, began boolean, reopened boolean,
-    cancelled boolean, status_reason text, {", ".join(f"{column} integer" for column in _COUNTERS)})
+    cancelled boolean, status_reason text, caveats jsonb, {", ".join(f"{column} integer" for column in _COUNTERS)})
 ), locked AS (
   SELECT r.id, r.finished_at AS finished_before FROM runs r JOIN d ON d.id = r.id ORDER BY r.id FOR NO KEY UPDATE OF r
 ), changed AS (
@@ -232,21 +192,32 @@ UPDATE runs r SET
   cancel_requested_at = CASE WHEN d.cancelled THEN COALESCE(r.cancel_requested_at, now())
                              WHEN NOT d.reopened THEN r.cancel_requested_at END,
   finished_at = CASE WHEN {_OPEN_AFTERWARDS} = 0 THEN COALESCE(r.finished_at, now()) END,
-  status_reason = COALESCE(CASE WHEN NOT d.reopened THEN r.status_reason END, d.status_reason)
+  status_reason = COALESCE(CASE WHEN NOT d.reopened THEN r.status_reason END, d.status_reason),
+  tolerated = r.tolerated AND {_OPEN_AFTERWARDS} = 0,
+  n_caveats = r.n_caveats + COALESCE(jsonb_array_length(d.caveats), 0),
+  caveats = CASE WHEN d.caveats IS NULL OR r.n_caveats >= {SHOWN_CAVEATS} THEN r.caveats
+    ELSE jsonb_path_query_array(COALESCE(r.caveats, '[]') || d.caveats, '$[0 to {SHOWN_CAVEATS - 1}]') END
 FROM d JOIN locked l ON l.id = d.id
 WHERE r.id = d.id
 RETURNING r.id, r.project, r.finished_at IS NOT NULL AS finished, r.status, r.status_reason,
-  r.finished_at IS NOT NULL AND (l.finished_before IS NULL OR d.reopened) AS has_ended
+  r.finished_at IS NOT NULL AND (l.finished_before IS NULL OR d.reopened) AS has_ended,
+  r.finished_at IS NOT NULL AND r.{counter(Status.FAILED)} + r.{counter(Status.CANCELLED)} > 0 AS has_losses
 ), ended AS (
   INSERT INTO events (run_id, project, event, to_status, attempt, actor, text, at)
   SELECT id, project, '{RunEvent.FINISHED}', status, 0, 'service', status_reason, clock_timestamp()
-  FROM changed WHERE has_ended
+  FROM changed WHERE has_ended AND NOT has_losses
 )
-SELECT id, finished FROM changed
+SELECT id, finished, has_ended, has_losses FROM changed
 """
 """Add the changes of their step runs to the counters of runs, from which PostgreSQL derives the status.
 
-The end of a run is an event.
+The end of a run is an event; END_WITH_LOSSES adds it where losses may be tolerated.
+"""
+
+END_WITH_LOSSES = f"""
+INSERT INTO events (run_id, project, event, to_status, attempt, actor, text, at)
+SELECT id, project, '{RunEvent.FINISHED}', status, 0, 'service', status_reason, clock_timestamp()
+FROM runs WHERE id = ANY(:run_ids)
 """
 
 SET_BY_HAND = f"SELECT 1 FROM step_runs WHERE id = :id AND reason = '{FailureReason.SET_BY_HAND}'"

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from ccat_workflow_manager.db.conditions import counter
-from ccat_workflow_manager.db.locked_rows import Cause, LockedRow
+from ccat_workflow_manager.db.locked_rows import Cause, LockedRow, block_of
 from ccat_workflow_manager.db.session import new_id
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.breaker import failure_signature
@@ -43,6 +43,10 @@ class Batch:
     succeeded: list[LockedRow] = field(default_factory=list)
     reopened: set[UUID] = field(default_factory=set)
     """Runs with a finished step run that was reset for retry."""
+    reopened_rows: list[LockedRow] = field(default_factory=list)
+    """These step runs, if others depend on them."""
+    caveats: dict[UUID, list[dict[str, str]]] = field(default_factory=dict)
+    """The caveats of completed step runs, by run."""
     cancelled: set[UUID] = field(default_factory=set)
     """Runs for which a cancel was requested."""
 
@@ -60,17 +64,26 @@ class Batch:
         record["max_attempts"] = row.max_attempts
         if transition.lease is not None and status in LEASED:
             record["lease_owner"], record["lease_seconds"] = transition.lease.owner, transition.lease.seconds
+        if transition.caveats:
+            record["caveats"] = [asdict(each) for each in transition.caveats]
+            row.caveats = [*(row.caveats or []), *record["caveats"]]
         self.rows.append(record)
         self._add_products(row, transition)
         self._count(row, before)
         self._add_consequences(row, transition)
 
     def _count(self, row: LockedRow, before: Status) -> None:
-        delta = self.deltas.setdefault(row.run_id, Counter())
+        delta = self.delta(row.run_id)
         delta[counter(before)] -= 1
         delta[counter(row.status)] += 1
         if before in FINISHED:
             self.reopened.add(row.run_id)
+            if row.has_dependents:
+                self.reopened_rows.append(row)
+
+    def delta(self, run_id: UUID) -> Counter[str]:
+        """The changes of the counters of a run, to be added to."""
+        return self.deltas.setdefault(run_id, Counter())
 
     def _add_consequences(self, row: LockedRow, transition: Transition) -> None:
         """Register what the new status means for the run, the breaker and the dependents."""
@@ -80,13 +93,19 @@ class Batch:
         if row.status is Status.COMPLETED or last.event is Event.SET_SKIPPED:
             if last.reason is not FailureReason.SET_BY_HAND:
                 self.succeeded.append(row)
+            self._add_caveats(row)
             if row.has_dependents:
                 self.completed.append(row)
             return
         if signature := _signature(transition):
             self.failures.append((row.id, signature))
         if row.status in FINISHED and row.has_dependents:
-            self.blocked.append(Cause(row, row.status, str(last.reason or last.event)))
+            self.blocked.append(Cause(row, block_of(row, str(last.reason or last.event), last.text)))
+
+    def _add_caveats(self, row: LockedRow) -> None:
+        if row.caveats:
+            named = [{**each, "text": f"{row.step}/{row.key}: {each['text']}"} for each in row.caveats]
+            self.caveats.setdefault(row.run_id, []).extend(named)
 
     def _add_event(self, row: LockedRow, event: TransitionEvent, record: dict[str, Any]) -> None:
         """Add the row of one event, and what the event changes besides the status."""
@@ -159,6 +178,7 @@ class Batch:
                         "reopened": run_id in self.reopened,
                         "cancelled": run_id in self.cancelled,
                         "status_reason": self.reasons.get(run_id),
+                        "caveats": self.caveats.get(run_id),
                         **changes,
                     }
                 )

@@ -22,6 +22,7 @@ from ccat_workflow_manager.definition.substitution import (
     parse_template,
     whole_parameter,
 )
+from ccat_workflow_manager.definition.tolerance import combination_faults
 from ccat_workflow_manager.errors import Fault
 from ccat_workflow_manager.json_values import JSON, PathPart, canonical_json, kind, listed, path_text, shown, similar
 from ccat_workflow_manager.lifecycle.retry import NEVER_RETRIED
@@ -36,7 +37,7 @@ class _Edge:
     """One entry of depends_on."""
 
     upstream: str
-    match: JSON
+    entry: dict[str, JSON]
     path: tuple[PathPart, ...]
 
 
@@ -90,9 +91,9 @@ def _read(index: int, raw: dict[str, JSON]) -> _Step:
     for number, entry in enumerate(_list(raw.get("depends_on"))):
         path: tuple[PathPart, ...] = ("steps", index, "depends_on", number)
         if isinstance(entry, str):
-            step.edges.append(_Edge(entry, None, path))
+            step.edges.append(_Edge(entry, {}, path))
         elif isinstance(entry, dict) and isinstance(entry.get("step"), str):
-            step.edges.append(_Edge(entry["step"], entry.get("match"), path))
+            step.edges.append(_Edge(entry["step"], entry, path))
     return step
 
 
@@ -125,10 +126,13 @@ def _edge_faults(step: _Step, by_name: dict[str, _Step]) -> Iterator[Fault]:
             yield Fault(at, f"names no step of this pipeline ({shown(edge.upstream)}); {hint}")
         elif edge.upstream in named:
             yield Fault(at, f"names {edge.upstream} a second time")
-        elif edge.match == "key" and not same_items(step.raw.get("foreach"), by_name[edge.upstream].raw.get("foreach")):
-            both = f"{step.name or 'this step'} and in {edge.upstream}"
-            message = f"needs the same foreach in {both}; write all, or leave it out"
-            yield Fault(path_text([*edge.path, "match"]), message)
+        else:
+            same = same_items(step.raw.get("foreach"), by_name[edge.upstream].raw.get("foreach"))
+            if edge.entry.get("match") == "key" and not same:
+                both = f"{step.name or 'this step'} and in {edge.upstream}"
+                message = f"needs the same foreach in {both}; write all, or leave it out"
+                yield Fault(path_text([*edge.path, "match"]), message)
+            yield from combination_faults(edge.entry, edge.path, same_foreach=same)
         named.add(edge.upstream)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from ccat_workflow_manager.bounded_cache import BoundedCache
@@ -23,6 +23,7 @@ from ccat_workflow_manager.definition.spec import (
     effective_retry,
 )
 from ccat_workflow_manager.definition.substitution import PARAMETERS, parse_template, whole_parameter
+from ccat_workflow_manager.definition.tolerance import allowed_losses
 from ccat_workflow_manager.errors import Fault
 from ccat_workflow_manager.json_values import JSON, invalid, weight
 from ccat_workflow_manager.lifecycle.models import Resources, RetryPolicy
@@ -33,6 +34,21 @@ class Edge(NamedTuple):
 
     upstream: int
     match: Match
+    tolerate: int | str | None = None
+    """How many step runs of the other step may end without completing, or which share of them."""
+    fail_fast: bool = False
+    """The tolerance is decided as soon as it is exceeded."""
+    weak: bool = False
+    """The other step must only be over."""
+
+    @property
+    def soft(self) -> bool:
+        """A loss in the other step need not keep this one from running."""
+        return self.weak or self.tolerate is not None
+
+    def allowed(self, total: int) -> int:
+        """How many of the `total` step runs of the other step may be lost."""
+        return total if self.tolerate is None else allowed_losses(self.tolerate, total)
 
 
 class ParameterUse(NamedTuple):
@@ -114,15 +130,13 @@ def _compile(spec: PipelineSpec) -> CompiledPipeline:
     by_name = {step.name: step for step in spec.steps}
     steps = []
     for index, step in enumerate(spec.steps):
-        edges = tuple(
-            Edge(position_of[wanted.step], _match(wanted, step, by_name[wanted.step])) for wanted in step.depends_on
-        )
+        edges = tuple(_edge(wanted, step, by_name[wanted.step], position_of[wanted.step]) for wanted in step.depends_on)
         compiled = CompiledStep(
             position=position_of[step.name],
             index=index,
             spec=step,
             resources=effective_resources(spec, step),
-            retry=effective_retry(spec, step),
+            retry=replace(effective_retry(spec, step), irreversible_after=step.irreversible_after),
             backend=step.backend,
             dependencies=edges,
             items=_items(step, index),
@@ -147,6 +161,11 @@ def _positions(spec: PipelineSpec) -> dict[str, int]:
     if len(order) < len(spec.steps):
         raise invalid([Fault("steps", "depend on each other in a circle")])
     return {spec.steps[index].name: position for position, index in enumerate(order)}
+
+
+def _edge(wanted: Dependency, step: StepSpec, upstream: StepSpec, position: int) -> Edge:
+    match = _match(wanted, step, upstream)
+    return Edge(position, match, wanted.tolerate, wanted.wait == "fail_fast", wanted.weak)
 
 
 def _match(wanted: Dependency, step: StepSpec, upstream: StepSpec) -> Match:

@@ -18,6 +18,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    StrictBool,
     StrictStr,
     ValidationError,
     WithJsonSchema,
@@ -32,10 +33,11 @@ from ccat_workflow_manager.definition.messages import faults_of, refuse_if
 from ccat_workflow_manager.definition.project import DEFAULT_PROJECT, PROJECT_NAME
 from ccat_workflow_manager.definition.schema_check import DIALECT
 from ccat_workflow_manager.definition.text import load_text, with_on
+from ccat_workflow_manager.definition.tolerance import tolerate_problem
 from ccat_workflow_manager.definition.variables import RESERVED_PREFIX
 from ccat_workflow_manager.errors import MAX_FAULTS, Fault
 from ccat_workflow_manager.failures import FailureReason
-from ccat_workflow_manager.json_values import JSON, canonical_json, invalid, path_text, scan_json
+from ccat_workflow_manager.json_values import JSON, canonical_json, invalid, path_text, scan_json, shown
 from ccat_workflow_manager.lifecycle.models import Resources, RetryPolicy
 from ccat_workflow_manager.lifecycle.retry import MAX_DELAY_SECONDS, MAX_MEMORY_GB, MAX_TIME_HOURS
 
@@ -49,9 +51,22 @@ def _file_name(name: str) -> str:
     return name
 
 
+def _workspace_file(path: str) -> str:
+    if path.startswith("/") or "${" in path or any(part in ("", ".", "..") for part in path.split("/")):
+        refuse_if(f"must be a plain path inside the workspace, such as state/sent, not {shown(path)}")
+    return path
+
+
+def _tolerance(value: Any) -> Any:
+    refuse_if(tolerate_problem(value))
+    return value
+
+
 Match = Literal["key", "all"]
 """Whether a step run waits for the upstream step run of its own item, or for all of them."""
 
+Wait = Literal["all", "fail_fast"]
+"""Whether a tolerance is decided when all upstream step runs are over, or as soon as too many of them are lost."""
 
 _Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 _Cpu = Annotated[_Number, Field(gt=0, le=10_000)]
@@ -68,6 +83,28 @@ _Files = Annotated[
 _Inputs = Annotated[
     tuple[InputSpec, ...],
     Field(description="Files of the host (below INPUT_ROOTS), s3:// or https://, read-only at /workflow/input."),
+]
+_WorkspaceFile = Annotated[
+    StrictStr,
+    AfterValidator(_workspace_file),
+    Field(
+        min_length=1,
+        max_length=500,
+        description="A failure after the program has made this file in its workspace is never retried by a policy.",
+    ),
+]
+_Tolerate = Annotated[
+    Any,
+    AfterValidator(_tolerance),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 0},
+                {"type": "string", "pattern": r"^[0-9]{1,3}(\.[0-9]{1,6})? ?%$"},
+            ],
+            "description": "How many step runs, or which share of them, may end without completing.",
+        }
+    ),
 ]
 _Foreach = Annotated[
     Any,
@@ -146,6 +183,12 @@ class Dependency(_Part):
     step: StrictStr
     match: Match | None = None
     """None: `key` if both steps have the same foreach, otherwise `all`."""
+    tolerate: _Tolerate = None
+    """None: none."""
+    wait: Wait | None = None
+    """None: `all`."""
+    weak: StrictBool = False
+    """The other step must only be over."""
 
     @validator_of_all(mode="before")
     @classmethod
@@ -171,6 +214,7 @@ class StepSpec(_Part):
     inputs: _Inputs = ()
     resources: ResourceSpec = ResourceSpec()
     retry: RetrySpec = RetrySpec()
+    irreversible_after: _WorkspaceFile | None = None
     backend: _Backend | None = None
 
 

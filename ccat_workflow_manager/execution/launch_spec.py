@@ -67,6 +67,18 @@ class Input:
 
 
 @dataclass(frozen=True, slots=True)
+class LostUpstream:
+    """An upstream step run that did not complete, which this one tolerates."""
+
+    step: str
+    key: str
+    outcome: str
+    """`failed`, `skipped` or `cancelled`."""
+    reason: str | None
+    text: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class StepLaunch:
     """One attempt of a step run, all substitutions done."""
 
@@ -82,6 +94,7 @@ class StepLaunch:
     parameters: Mapping[str, JSON] = field(default_factory=dict)
     item: JSON = None
     upstream: Sequence[UpstreamProducts] = ()
+    lost: Sequence[LostUpstream] = ()
     files: Mapping[str, str] = field(default_factory=dict)
     """The SHA-256 of each file of the definition, by its name below `/workflow/code`."""
     inputs: Sequence[Input] = ()

@@ -6,7 +6,7 @@ import json
 import os
 from typing import Any
 
-from ccat_workflow_manager.execution.launch_spec import ResolvedImage, StepLaunch, UpstreamProducts
+from ccat_workflow_manager.execution.launch_spec import LostUpstream, ResolvedImage, StepLaunch, UpstreamProducts
 from ccat_workflow_manager.execution.layout import ProgramPaths
 from ccat_workflow_manager.json_values import JSON
 
@@ -53,7 +53,10 @@ def manifest(step: StepLaunch, paths: ProgramPaths, image: ResolvedImage | None)
             }
             for each in step.inputs
         ],
-        "upstream": [_upstream(source, paths) for source in step.upstream],
+        "upstream": [
+            *(_upstream(source, paths) for source in step.upstream),
+            *(_lost_upstream(source) for source in step.lost),
+        ],
     }
 
 
@@ -61,6 +64,7 @@ def _upstream(source: UpstreamProducts, paths: ProgramPaths) -> dict[str, Any]:
     return {
         "step": source.step,
         "key": source.key,
+        "outcome": "present",
         "directory": f"{paths.upstream}/{source.step}/{source.key}",
         "products": [
             {
@@ -74,6 +78,18 @@ def _upstream(source: UpstreamProducts, paths: ProgramPaths) -> dict[str, Any]:
             }
             for product in source.products
         ],
+    }
+
+
+def _lost_upstream(source: LostUpstream) -> dict[str, Any]:
+    return {
+        "step": source.step,
+        "key": source.key,
+        "outcome": source.outcome,
+        "reason": source.reason,
+        "text": source.text,
+        "directory": None,
+        "products": [],
     }
 
 

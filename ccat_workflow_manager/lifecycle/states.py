@@ -120,13 +120,16 @@ ACTIVE = CANCELLABLE - {INITIAL}
 """Between the claim and the end."""
 
 
-def run_status(counts: Mapping[Status, int]) -> RunStatus:
-    """The status of a run with these counts of step runs. `db.schema.RUN_STATUS_SQL` is the same rule in SQL."""
+def run_status(counts: Mapping[Status, int], *, tolerated: bool = False) -> RunStatus:
+    """The status of a run with these counts of step runs. `db.conditions.RUN_STATUS_SQL` is the same rule in SQL.
+
+    `tolerated`: the steps behind them tolerate all step runs that ended without completing.
+    """
     open_ = sum(counts.get(status, 0) for status in CANCELLABLE)
     if open_ == 0:
-        if counts.get(Status.FAILED, 0):
+        if counts.get(Status.FAILED, 0) and not tolerated:
             return RunStatus.FAILED
-        if counts.get(Status.CANCELLED, 0):
+        if counts.get(Status.CANCELLED, 0) and not tolerated:
             return RunStatus.CANCELLED
         return RunStatus.COMPLETED
     if open_ == counts.get(Status.PENDING, 0) == sum(counts.values()):

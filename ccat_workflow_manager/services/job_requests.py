@@ -10,6 +10,7 @@ from ccat_workflow_manager.definition.substitution import substitute_step
 from ccat_workflow_manager.execution.exit_record import wrapped
 from ccat_workflow_manager.execution.launch_spec import (
     Input,
+    LostUpstream,
     Progress,
     ReadFiles,
     StepLaunch,
@@ -19,6 +20,7 @@ from ccat_workflow_manager.execution.launch_spec import (
 from ccat_workflow_manager.execution.staging import stage
 from ccat_workflow_manager.hpc.base import JobRequest
 from ccat_workflow_manager.lifecycle.models import WorkItem
+from ccat_workflow_manager.lifecycle.states import Status
 from ccat_workflow_manager.services.backend_handle import BackendHandle
 from ccat_workflow_manager.services.worker_context import WorkerHost
 
@@ -87,7 +89,12 @@ def _step_launch(
         parameters=run.parameters,
         item=item.item,
         files=definition.files,
-        upstream=[_upstream_products(item, each, host) for each in upstream],
+        upstream=[_upstream_products(item, each, host) for each in upstream if each.status == Status.COMPLETED],
+        lost=[
+            LostUpstream(each.step, each.key, each.status.lower(), each.reason, each.reason_text)
+            for each in upstream
+            if each.status != Status.COMPLETED
+        ],
         inputs=inputs,
         limits_by_runtime=not backend.capabilities.memory_limit,
     )

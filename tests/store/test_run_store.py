@@ -127,7 +127,7 @@ def test_a_failure_skips_its_dependents_and_nothing_else(context: Context) -> No
         context, "SELECT reason, reason_text FROM step_runs WHERE run_id = :id AND step = 'third'", id=run_id
     )
     assert reason == "upstream_failed"
-    assert text == "second/x is SKIPPED: upstream_failed"
+    assert text == "blocked by second/x, behind first/x (FAILED: program_failed)"
     (second,) = claim(context)
     complete(context, second)
     complete(context, by_name["alone", "main"])

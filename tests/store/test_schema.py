@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -93,8 +94,12 @@ def test_the_status_of_a_run_is_one_rule_in_two_languages(postgres_url: str) -> 
     columns = ", ".join(counter(status) for status in Status)
     engine = create_engine(postgres_url)
     with engine.connect() as connection:
-        for counts in combinations:
-            values = ", ".join(str(counts[status]) for status in Status)
-            sql = f"SELECT {RUN_STATUS_SQL} FROM (VALUES ({values})) AS t({columns})"
-            assert connection.execute(text(sql)).scalar() == run_status(counts), counts
+        cases = list(product(combinations, (False, True)))
+        values = [
+            f"({number}, {tolerated}, {', '.join(str(counts[status]) for status in Status)})"
+            for number, (counts, tolerated) in enumerate(cases)
+        ]
+        table = f"(VALUES {', '.join(values)}) AS t(number, tolerated, {columns})"
+        found = connection.execute(text(f"SELECT {RUN_STATUS_SQL} FROM {table} ORDER BY number")).scalars()
+        assert list(found) == [run_status(counts, tolerated=tolerated) for counts, tolerated in cases]
     engine.dispose()

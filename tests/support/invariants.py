@@ -30,7 +30,8 @@ _MET = "(u.status = 'COMPLETED' OR u.status = 'SKIPPED' AND u.reason = 'set_by_h
 _UNMET = f"""
 SELECT * FROM (
   SELECT s.id, s.status, s.unmet, (
-    SELECT count(*) FROM run_steps r WHERE r.run_id = s.run_id AND (
+    SELECT count(*) + COALESCE(cardinality(s.awaits), 0) FROM run_steps r
+    WHERE r.run_id = s.run_id AND s.position <> ALL(r.soft) AND (
       s.position = ANY(r.downstream_all) AND r.remaining > 0
       OR s.position = ANY(r.downstream_key) AND EXISTS (
         SELECT 1 FROM step_runs u
@@ -43,8 +44,15 @@ _BEHIND_AN_END = f"""
 SELECT s.id, s.status, u.step || '/' || u.key || ' is ' || u.status
 FROM step_runs s JOIN run_steps r ON r.run_id = s.run_id
 JOIN step_runs u ON u.run_id = r.run_id AND u.position = r.position AND {_LOST}
-WHERE s.status = 'PENDING'
+WHERE s.status = 'PENDING' AND s.position <> ALL(r.soft)
   AND (s.position = ANY(r.downstream_all) OR s.position = ANY(r.downstream_key) AND u.key = s.key)
+"""
+_WRONG_LOSSES = f"""
+SELECT * FROM (
+  SELECT r.run_id, r.name, r.lost, (SELECT count(*) FROM step_runs u
+    WHERE u.run_id = r.run_id AND u.position = r.position AND {_LOST}) AS real
+  FROM run_steps r WHERE r.soft <> '{{}}') x
+WHERE lost <> real
 """
 _SKIPPED_FOR_NOTHING = f"""
 SELECT s.id, s.reason FROM step_runs s
@@ -142,9 +150,9 @@ def _counters(unit: UnitOfWork) -> Iterator[str]:
     for run_id, status, number in unit.execute("SELECT run_id, status, count(*) FROM step_runs GROUP BY 1, 2"):
         counts.setdefault(run_id, Counter())[Status(status)] = number
     columns = ", ".join(counter(status) for status in Status)
-    for run_id, status, *counted in unit.execute(f"SELECT id, status, {columns} FROM runs"):
+    for run_id, status, tolerated, *counted in unit.execute(f"SELECT id, status, tolerated, {columns} FROM runs"):
         real = counts.get(run_id, Counter())
-        if counted != [real[each] for each in Status] or status != run_status(real):
+        if counted != [real[each] for each in Status] or status != run_status(real, tolerated=tolerated):
             yield f"the run {run_id} is {status} and counts {counted}; its step runs are {dict(real)}"
     for run_id, name, remaining in unit.execute(
         # Of steps that nothing depends on nobody counts.
@@ -153,6 +161,8 @@ def _counters(unit: UnitOfWork) -> Iterator[str]:
         f" FROM step_runs u WHERE u.run_id = r.run_id AND u.position = r.position AND NOT {_MET})"
     ):
         yield f"{name} of {run_id} counts {remaining} that are not completed"
+    for run_id, name, lost, real in unit.execute(_WRONG_LOSSES):
+        yield f"{name} of {run_id} counts {lost} losses, there are {real}"
 
 
 def _dependencies(unit: UnitOfWork) -> Iterator[str]:

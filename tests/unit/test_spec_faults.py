@@ -119,6 +119,38 @@ BAD: list[tuple[str, object, set[str]]] = [
     ("itself", pipeline(step("a", depends_on=["a"])), {"steps[0].depends_on[0]"}),
     ("twice", pipeline(step("a"), step("b", depends_on=["a", {"step": "a"}])), {"steps[1].depends_on[1]"}),
     ("dependency as text", pipeline(step("a"), step("b", depends_on="a")), {"steps[1].depends_on"}),
+    (
+        "tolerance of its own item",
+        pipeline(step("a", foreach=[1]), step("b", foreach=[1], depends_on=[{"step": "a", "tolerate": 1}])),
+        {"steps[1].depends_on[0].tolerate"},
+    ),
+    (
+        "tolerance and match: key",
+        pipeline(
+            step("a", foreach=[1]), step("b", foreach=[1], depends_on=[{"step": "a", "match": "key", "tolerate": "5%"}])
+        ),
+        {"steps[1].depends_on[0].tolerate"},
+    ),
+    (
+        "weak with tolerance",
+        pipeline(step("a"), step("b", depends_on=[{"step": "a", "weak": True, "tolerate": 1}])),
+        {"steps[1].depends_on[0].tolerate"},
+    ),
+    (
+        "wait without tolerance",
+        pipeline(step("a"), step("b", depends_on=[{"step": "a", "wait": "fail_fast"}])),
+        {"steps[1].depends_on[0].wait"},
+    ),
+    (
+        "unknown wait",
+        pipeline(step("a"), step("b", depends_on=[{"step": "a", "tolerate": 1, "wait": "some"}])),
+        {"steps[1].depends_on[0].wait"},
+    ),
+    (
+        "weak as text",
+        pipeline(step("a"), step("b", depends_on=[{"step": "a", "weak": "yes"}])),
+        {"steps[1].depends_on[0].weak"},
+    ),
     ("dependency as number", pipeline(step("a", depends_on=[3])), {"steps[0].depends_on[0]"}),
     ("dependency without step", pipeline(step("a", depends_on=[{"match": "all"}])), {"steps[0].depends_on[0].step"}),
     (
@@ -242,6 +274,12 @@ BAD: list[tuple[str, object, set[str]]] = [
         },
     ),
 ]
+
+
+@pytest.mark.parametrize("value", ["101%", "100.1%", -1, "-5%", "5", "five", 0.5, True, [], 10**9])
+def test_a_tolerance_is_a_number_or_a_percentage(value: Any) -> None:
+    faulty = pipeline(step("a", foreach=[1]), step("b", depends_on=[{"step": "a", "tolerate": value}]))
+    assert set(faults_of(parse_pipeline, faulty)) == {"steps[1].depends_on[0].tolerate"}
 
 
 @pytest.mark.parametrize(("definition", "paths"), [case[1:] for case in BAD], ids=[case[0] for case in BAD])

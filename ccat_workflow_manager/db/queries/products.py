@@ -12,7 +12,7 @@ from ccat_workflow_manager.failures import FailureReason
 
 _PRODUCT = f"""
 p.id, p.run_id, p.step_run_id, r.project, r.pipeline, s.step, s.key, p.attempt, p.name, p.type, p.path, p.size,
-p.sha256, p.is_directory, p.file_count, p.metadata, {times("p", "created_at")}
+p.sha256, p.is_directory, p.file_count, p.metadata, COALESCE(s.caveats, '[]') AS caveats, {times("p", "created_at")}
 """
 _FROM = "FROM products p JOIN step_runs s ON s.id = p.step_run_id JOIN runs r ON r.id = p.run_id"
 

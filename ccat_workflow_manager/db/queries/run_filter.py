@@ -30,6 +30,7 @@ class RunFilter:
     pipeline: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     created_after: datetime | None = None
+    caveats: bool | None = None
     q: str | None = None
     """A part of the pipeline name, of a label or of the status reason, or the beginning of an id."""
 
@@ -62,6 +63,8 @@ class RunFilter:
             # The time in an id is that of the clock of some manager.
             where.append("r.created_at > :created_after")
             values["created_after"] = self.created_after
+        if self.caveats is not None:
+            where.append("r.n_caveats > 0" if self.caveats else "r.n_caveats = 0")
         if self.q:
             where.append(_NEWEST)
             values["window"] = SEARCHED_RUNS

@@ -20,7 +20,7 @@ RUN = f"""
 r.id, r.pipeline, r.pipeline_version, r.project, r.status, r.status_reason, {times("r", "cancel_requested_at")},
 r.paused, r.parameters, r.labels, r.priority, r.backend, r.created_by,
 {times("r", "created_at", "started_at", "finished_at")},
-json_build_object({_COUNTS}) AS counts
+json_build_object({_COUNTS}) AS counts, r.n_caveats AS caveat_count, COALESCE(r.caveats, '[]') AS caveats
 """
 """The columns of `runs r` that a list of runs shows."""
 

@@ -28,6 +28,7 @@ def step_run_columns(waiting_for: str) -> str:
     return f"""
 s.id, s.run_id, s.step, s.key, s.status, s.reason, s.reason_text, {waiting_for} AS waiting_for, s.backend, s.attempt,
 s.max_attempts, s.job_id, s.exit_code, s.wall_time_seconds, s.cpu_hours, s.peak_memory_gb,
+COALESCE(s.caveats, '[]') AS caveats,
 {times("s", "cancel_requested_at", "created_at", "submitted_at", "started_at", "finished_at")}
 """
 

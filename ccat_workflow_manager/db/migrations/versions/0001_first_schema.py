@@ -163,7 +163,10 @@ TABLES = (
         n_failed INTEGER DEFAULT 0 NOT NULL,
         n_cancelled INTEGER DEFAULT 0 NOT NULL,
         n_skipped INTEGER DEFAULT 0 NOT NULL,
-        status TEXT GENERATED ALWAYS AS (CASE WHEN n_pending + n_staging_data + n_submitted + n_running + n_collecting_results = 0 THEN CASE WHEN n_failed > 0 THEN 'FAILED' WHEN n_cancelled > 0 THEN 'CANCELLED' ELSE 'COMPLETED' END WHEN n_pending = n_pending + n_staging_data + n_submitted + n_running + n_collecting_results + n_completed + n_failed + n_cancelled + n_skipped THEN 'PENDING' ELSE 'RUNNING' END) STORED NOT NULL,
+        tolerated BOOLEAN DEFAULT false NOT NULL,
+        status TEXT GENERATED ALWAYS AS (CASE WHEN n_pending + n_staging_data + n_submitted + n_running + n_collecting_results = 0 THEN CASE WHEN tolerated THEN 'COMPLETED' WHEN n_failed > 0 THEN 'FAILED' WHEN n_cancelled > 0 THEN 'CANCELLED' ELSE 'COMPLETED' END WHEN n_pending = n_pending + n_staging_data + n_submitted + n_running + n_collecting_results + n_completed + n_failed + n_cancelled + n_skipped THEN 'PENDING' ELSE 'RUNNING' END) STORED NOT NULL,
+        n_caveats INTEGER DEFAULT 0 NOT NULL,
+        caveats JSONB,
         idempotency_key TEXT,
         request_hash TEXT,
         CONSTRAINT pk_runs PRIMARY KEY (id),
@@ -172,6 +175,9 @@ TABLES = (
         CONSTRAINT ck_runs_idempotency CHECK ((idempotency_key IS NULL) = (request_hash IS NULL)),
         CONSTRAINT fk_runs_spec_id FOREIGN KEY(spec_id) REFERENCES specs (id)
     )
+    """,
+    """
+    CREATE INDEX ix_runs_caveats ON runs (id DESC) WHERE n_caveats > 0
     """,
     """
     CREATE INDEX ix_runs_created_at_status ON runs (created_at, status)
@@ -202,8 +208,14 @@ TABLES = (
         downstream_all SMALLINT[] NOT NULL,
         upstream SMALLINT[] NOT NULL,
         image TEXT,
+        lost INTEGER DEFAULT 0 NOT NULL,
+        soft SMALLINT[] DEFAULT '{}' NOT NULL,
+        soft_allowed INTEGER[] DEFAULT '{}' NOT NULL,
+        fail_fast SMALLINT[] DEFAULT '{}' NOT NULL,
         CONSTRAINT pk_run_steps PRIMARY KEY (run_id, position),
         CONSTRAINT ck_run_steps_remaining CHECK (remaining BETWEEN 0 AND total),
+        CONSTRAINT ck_run_steps_lost CHECK (lost BETWEEN 0 AND remaining),
+        CONSTRAINT ck_run_steps_soft CHECK (cardinality(soft) = cardinality(soft_allowed)),
         CONSTRAINT fk_run_steps_run_id FOREIGN KEY(run_id) REFERENCES runs (id) ON DELETE CASCADE
     )
     """,
@@ -222,6 +234,7 @@ TABLES = (
         max_attempts SMALLINT NOT NULL,
         claims INTEGER DEFAULT 0 NOT NULL,
         unmet SMALLINT NOT NULL,
+        awaits SMALLINT[],
         has_dependents BOOLEAN NOT NULL,
         held BOOLEAN DEFAULT false NOT NULL,
         not_before TIMESTAMP WITH TIME ZONE,
@@ -247,6 +260,7 @@ TABLES = (
         finished_at TIMESTAMP WITH TIME ZONE,
         breaker_key UUID NOT NULL,
         requeued_by_breaker BOOLEAN DEFAULT false NOT NULL,
+        caveats JSONB,
         CONSTRAINT pk_step_runs PRIMARY KEY (id),
         CONSTRAINT uq_step_runs_run_id_position_key UNIQUE (run_id, position, key),
         CONSTRAINT ck_step_runs_status CHECK (status IN ('PENDING', 'STAGING_DATA', 'SUBMITTED', 'RUNNING', 'COLLECTING_RESULTS', 'COMPLETED', 'FAILED', 'CANCELLED', 'SKIPPED')),

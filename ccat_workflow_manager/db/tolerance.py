@@ -1,0 +1,90 @@
+"""Whether the losses of a finished run are tolerated: then it is COMPLETED, with caveats.
+
+A step run that ended without completing is a tolerated loss if at least one step run depends on it, every soft edge
+behind it is within its tolerance, and every step run that was skipped because of it is itself a tolerated loss.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from uuid import UUID
+
+from ccat_workflow_manager.db.conditions import quoted
+from ccat_workflow_manager.db.session import UnitOfWork
+from ccat_workflow_manager.lifecycle.states import RETRYABLE
+
+_STEPS = """
+SELECT run_id, position, total, lost, downstream_key, downstream_all, soft, soft_allowed FROM run_steps
+WHERE run_id IN (SELECT run_id FROM run_steps WHERE run_id = ANY(:run_ids) AND soft <> '{}')
+ORDER BY run_id, position
+"""
+_LOSSES = f"""
+SELECT run_id, position, key FROM step_runs WHERE run_id = ANY(:run_ids) AND status IN ({quoted(RETRYABLE)})
+"""
+_MARK = "UPDATE runs SET tolerated = true WHERE id = ANY(:run_ids)"
+
+Loss = tuple[int, str]
+"""The position and the key of a step run that ended without completing."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepLosses:
+    """One step of a finished run: how many of its step runs are lost, and who depends on them."""
+
+    run_id: UUID
+    position: int
+    total: int
+    lost: int
+    downstream_key: Sequence[int]
+    downstream_all: Sequence[int]
+    soft: Sequence[int]
+    soft_allowed: Sequence[int]
+
+
+def mark_tolerated(unit: UnitOfWork, run_ids: Sequence[UUID]) -> None:
+    """Mark those of these finished runs whose losses are all tolerated. A run without soft edges has none."""
+    steps = unit.rows(StepLosses, _STEPS, {"run_ids": list(run_ids)}) if run_ids else []
+    if not steps:
+        return
+    by_run = {run_id: list(of_run) for run_id, of_run in groupby(steps, key=lambda step: step.run_id)}
+    losses: dict[UUID, list[Loss]] = defaultdict(list)
+    for run_id, position, key in unit.execute(_LOSSES, {"run_ids": list(by_run)}):
+        losses[run_id].append((position, key))
+    tolerated = [run_id for run_id, of_run in by_run.items() if all_tolerated(of_run, losses[run_id])]
+    if tolerated:
+        unit.execute(_MARK, {"run_ids": tolerated})
+
+
+def all_tolerated(steps: Iterable[StepLosses], losses: Iterable[Loss]) -> bool:
+    """Whether every loss of a finished run is tolerated."""
+    by_position = {step.position: step for step in steps}
+    tolerated: dict[Loss, bool] = {}
+    whole: dict[int, bool] = {}
+    """By position: whether all losses of the step are tolerated."""
+    for loss in sorted(losses, reverse=True):  # those behind a step run have higher positions
+        position = loss[0]
+        tolerated[loss] = _is_tolerated(loss, by_position, tolerated, whole)
+        whole[position] = whole.get(position, True) and tolerated[loss]
+    return all(tolerated.values())
+
+
+def _is_tolerated(
+    loss: Loss, steps: Mapping[int, StepLosses], tolerated: Mapping[Loss, bool], whole: Mapping[int, bool]
+) -> bool:
+    position, key = loss
+    step = steps[position]
+    allowed = dict(zip(step.soft, step.soft_allowed, strict=True))
+    behind = [each for each in (*step.downstream_key, *step.downstream_all) if steps[each].total]
+    for each in behind:
+        if each in allowed:
+            within = step.lost <= allowed[each]
+        elif each in step.downstream_key:
+            within = tolerated.get((each, key), True)
+        else:
+            within = whole.get(each, True)
+        if not within:
+            return False
+    return bool(behind)
