@@ -227,7 +227,7 @@ def test_the_same_key_is_the_same_run(deployment: Deployment) -> None:
 def test_lists_have_all_pages(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(5):
         answer("run", "submit", "greet", "--label", "page:yes", env=deployment.env)
-    monkeypatch.setattr("ccat_workflow_manager.commands.client._PAGE", 2)
+    monkeypatch.setattr("ccat_workflow_manager.client.transport._PAGE", 2)
     everything = answer("run", "list", "--label", "page:yes", "--all", env=deployment.env)
     assert len(everything) == len({run["id"] for run in everything}) == 5
     assert [run["id"] for run in everything[:3]] == [

@@ -1,0 +1,78 @@
+"""What a program meets when a task, its definition or its backend fails."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ccat_workflow_manager.errors import WorkflowError
+
+_TAIL = 2000
+
+
+class FlowError(WorkflowError):
+    """The program uses the engine in a way that cannot work."""
+
+    code = "flow_error"
+
+
+class BackendNotAvailable(FlowError):
+    """The backend cannot be used here."""
+
+    code = "backend_not_available"
+
+
+class TaskFailed(FlowError, RuntimeError):
+    """The program of an executable task failed. `exit_code` is minus the signal for a program that was killed."""
+
+    code = "task_failed"
+
+    def __init__(
+        self,
+        task: str,
+        why: str,
+        *,
+        exit_code: int | None = None,
+        stdout: str = "",
+        stderr: str = "",
+        attempts: int = 1,
+    ) -> None:
+        shown = (stderr.strip() or stdout.strip())[-_TAIL:]
+        times = f" (attempt {attempts})" if attempts > 1 else ""
+        super().__init__(f"task {task} failed{times}: {why}" + (f"\n{shown}" if shown else ""))
+        self.task = task
+        self.why = why
+        self.exit_code = exit_code
+        self.stdout = stdout
+        self.stderr = stderr
+        self.attempts = attempts
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuilt, (self.task, self.why, self.exit_code, self.stdout, self.stderr, self.attempts)
+
+
+def _rebuilt(task: str, why: str, exit_code: int | None, stdout: str, stderr: str, attempts: int) -> TaskFailed:
+    return TaskFailed(task, why, exit_code=exit_code, stdout=stdout, stderr=stderr, attempts=attempts)
+
+
+class DependencyFailed(FlowError):
+    """A task could not start because a task that it depends on has failed. `__cause__` is the error of that task."""
+
+    code = "dependency_failed"
+
+    def __init__(self, task: str, dependency: str, cause: BaseException) -> None:
+        root = cause.root_cause if isinstance(cause, DependencyFailed) else cause
+        super().__init__(
+            f"task {task} did not start: its dependency {dependency} failed; first cause: {describe(root)}"
+        )
+        self.failed_dependencies: Sequence[str] = (dependency,)
+        self.root_cause: BaseException = root
+        self.__cause__ = cause
+
+
+DependencyFailureError = DependencyFailed
+
+
+def describe(error: BaseException) -> str:
+    """The class and the first line of an error."""
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,0 +1,92 @@
+"""Backends by name: those of the registry, and the service."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from ccat_workflow_manager.errors import BackendUnavailable, ConfigurationError
+from ccat_workflow_manager.flow.errors import BackendNotAvailable, FlowError
+from ccat_workflow_manager.flow.execution import ExecutionBackend
+from ccat_workflow_manager.flow.jobs import JobBackend
+from ccat_workflow_manager.flow.noop import NoopExecutionBackend
+from ccat_workflow_manager.flow.pool import PoolBackend, default_places, process_pool
+from ccat_workflow_manager.hpc import registry
+
+_OWN_KEYS = ("name", "image")
+
+
+def list_available_backends() -> dict[str, dict[str, Any]]:
+    """For each backend whether it is available here; if not, the reason and what to install."""
+    return {
+        name: {
+            "available": each.available,
+            "reason": each.reason or None,
+            "installation_hint": each.installation_hint or None,
+        }
+        for name, each in registry.list_backends().items()
+    }
+
+
+async def create_backend(name: str, config: Mapping[str, Any] | None = None) -> ExecutionBackend:
+    """A backend with this configuration: its settings, `name` for routing, and `image` where it runs images.
+
+    Raises BackendNotAvailable with the available ones and what to install, and FlowError for a wrong setting.
+    """
+    try:
+        settings = dict(config or {})
+    except (TypeError, ValueError):
+        raise FlowError(f"create_backend takes a name and a mapping of settings, not {config!r:.200}") from None
+    own = {key: settings.pop(key) for key in _OWN_KEYS if key in settings}
+    label = own.get("name") or name
+    try:
+        if name == "concurrent":
+            return _concurrent(label, **settings)
+        if name == "noop":
+            return NoopExecutionBackend(label, **settings)
+        # Some backends ask a program of their site whether they can be used.
+        return await asyncio.to_thread(_job_backend, label, name, own.get("image"), settings)
+    except (registry.UnknownBackend, registry.InvalidBackend, BackendUnavailable) as error:
+        raise BackendNotAvailable(_unavailable(name, error)) from error
+    except ConfigurationError as error:
+        raise FlowError(f"the backend {name} cannot be created: {error.message}") from error
+
+
+def _job_backend(label: str, name: str, image: str | None, settings: Mapping[str, Any]) -> JobBackend:
+    return JobBackend(label, registry.create(name, **settings), image)
+
+
+def _concurrent(
+    name: str,
+    *,
+    max_workers: Any = None,
+    executor_type: str | None = None,
+    executor: str = "thread",
+    **others: Any,
+) -> PoolBackend:
+    kind = executor_type or executor
+    if kind not in ("thread", "process"):
+        raise FlowError(f"executor_type of the backend concurrent is 'thread' or 'process', not {kind!r}")
+    if max_workers is not None and (
+        not isinstance(max_workers, int) or isinstance(max_workers, bool) or max_workers < 0
+    ):
+        raise FlowError(f"max_workers of the backend concurrent is a whole number, not {max_workers!r:.200}")
+    places = max_workers or default_places()
+    # Wrong settings are reported now, not when the first task with limits starts.
+    registry.create("concurrent", max_workers=places, **others).close()
+
+    def limited() -> JobBackend:
+        return JobBackend(name, registry.create("concurrent", max_workers=places, **others))
+
+    return PoolBackend(name, places, process_pool(places) if kind == "process" else None, limited)
+
+
+def _unavailable(name: str, error: Exception) -> str:
+    found = list_available_backends()
+    available = ", ".join(each for each, about in found.items() if about["available"]) or "none"
+    known = found.get(name)
+    if known is None:
+        return f"there is no backend {name!r}; available are: {available}"
+    hint = f"; install or start it: {known['installation_hint']}" if known["installation_hint"] else ""
+    return f"the backend {name!r} is not available: {known['reason'] or error}; available are: {available}{hint}"

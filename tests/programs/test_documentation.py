@@ -1,0 +1,32 @@
+"""The programs in the documentation run as they stand there."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PAGE = Path(__file__).parents[2] / "docs" / "programs.md"
+PROGRAMS = [
+    text
+    for text in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    if "asyncio.run(" in text
+]
+
+
+@pytest.mark.parametrize("text", PROGRAMS)
+def test_programs_of_the_page_run(text: str, tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(text)
+    completed = subprocess.run(
+        [sys.executable, "program.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+    )
+    assert (completed.returncode, completed.stdout) == (0, "60\n"), completed.stderr

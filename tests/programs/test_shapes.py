@@ -1,0 +1,286 @@
+"""Programs of the shapes that users of AsyncFlow write."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ccat_workflow_manager.flow import (
+    FlowError,
+    InputFile,
+    LocalExecutionBackend,
+    NoopExecutionBackend,
+    OutputFile,
+    WorkflowEngine,
+    factory,
+)
+from tests.programs.running import on, run
+
+
+def test_a_function_uses_the_output_of_a_program() -> None:
+    async def program() -> int:
+        backend = await LocalExecutionBackend(ThreadPoolExecutor())
+        flow = await WorkflowEngine.create(backend=backend)
+
+        @flow.executable_task
+        async def measure() -> str:
+            return "/bin/echo '5'"
+
+        @flow.function_task
+        async def scale(printed: str, factor: int) -> int:
+            await asyncio.sleep(0)
+            return int(printed.strip()) * factor
+
+        measured = measure()
+        result = await scale(measured, factor=4)
+        assert await measured == "5\n"
+        await flow.shutdown()
+        return int(result)
+
+    assert run(program) == 20
+
+
+def test_futures_are_found_inside_containers() -> None:
+    async def program(flow: WorkflowEngine) -> Any:
+        @flow.function_task
+        def number(value: int) -> int:
+            return value
+
+        @flow.function_task
+        def total(pairs: dict[str, Any], *more: Any) -> Any:
+            return pairs, more
+
+        return await total({"a": [number(1), (number(2), {"b": number(3)})], "plain": "x"}, [number(4)], number(5))
+
+    assert on(program) == ({"a": [1, (2, {"b": 3})], "plain": "x"}, ([4], 5))
+
+
+def test_tasks_without_dependencies_run_side_by_side() -> None:
+    async def program(flow: WorkflowEngine) -> None:
+        barrier = threading.Barrier(3)
+
+        @flow.function_task
+        def meet() -> int:
+            return int(barrier.wait(30))
+
+        assert sorted(await asyncio.gather(meet(), meet(), meet())) == [0, 1, 2]
+
+    on(program, max_workers=3)
+
+
+def test_blocks_contain_tasks_and_other_blocks_and_depend_on_each_other() -> None:
+    async def program(flow: WorkflowEngine) -> list[str]:
+        seen: list[str] = []
+
+        @flow.function_task
+        async def step(name: str, *after: Any) -> str:
+            seen.append(name)
+            return name
+
+        @flow.block
+        async def pair(name: str, *after: Any) -> str:
+            first = step(f"{name}1")
+            return str(await step(f"{name}2", first))
+
+        @flow.block
+        async def both(*after: Any) -> str:
+            return str(await pair("b", pair("a")))
+
+        assert await both(pair("z")) == "b2"
+        return seen
+
+    assert on(program) == ["z1", "z2", "a1", "a2", "b1", "b2"]
+
+
+def test_workflows_have_ids_and_states() -> None:
+    async def program(flow: WorkflowEngine) -> None:
+        @flow.function_task
+        async def step(*after: Any) -> int:
+            return 1
+
+        @flow.block
+        async def inside() -> Any:
+            return step()
+
+        async with flow.workflow_scope("night-7") as scope:
+            assert scope == "night-7"
+            tagged, other = step(), step(workflow_id="own")
+        assert (tagged.workflow_id, other.workflow_id, step().workflow_id) == ("night-7", "own", None)
+        assert tagged.state in ("PENDING", "RUNNING")
+        assert await tagged == 1
+        assert tagged.state == "DONE"
+        async with flow.workflow_scope() as made:
+            member = await inside()
+        assert member.workflow_id == made
+
+    on(program)
+
+
+def test_two_backends_in_one_engine() -> None:
+    async def program() -> None:
+        threads = await LocalExecutionBackend(ThreadPoolExecutor(2), name="compute")
+        async with WorkflowEngine.create(backend=[threads, NoopExecutionBackend(name="ai")]) as flow:
+            assert flow.backend is threads
+
+            @flow.function_task(backend="compute")
+            async def real() -> int:
+                return 7
+
+            @flow.executable_task(backend="ai")
+            async def pretended(value: int) -> str:
+                return f"/bin/false {value}"
+
+            first = real()
+            second = pretended(first)
+            assert isinstance(await second, str)
+            assert (first.backend, second.backend) == ("compute", "ai")
+            with pytest.raises(FlowError, match=r"other.*compute, ai"):
+                flow.function_task(backend="other")(lambda: 1)
+
+    run(program)
+
+
+def test_a_dry_run_executes_nothing(tmp_path: Path) -> None:
+    async def program() -> None:
+        async with await WorkflowEngine.create(dry_run=True, work_dir=tmp_path) as flow:
+
+            @flow.executable_task
+            async def touch() -> list[str]:
+                return ["touch", "made"]
+
+            @flow.function_task
+            def fail(*after: Any) -> None:
+                raise AssertionError
+
+            assert isinstance(await fail(touch()), str)
+
+    run(program)
+    assert list(tmp_path.iterdir()) == []
+
+
+def add(left: int, right: int) -> int:
+    return left + right
+
+
+def test_functions_run_in_processes() -> None:
+    async def program() -> None:
+        backend = await LocalExecutionBackend(ProcessPoolExecutor(1))
+        async with await WorkflowEngine.create(backend=backend) as flow:
+            plus = flow.function_task(add)
+            offset = 10
+
+            @flow.function_task
+            async def shifted(value: int) -> int:
+                return value + offset
+
+            assert await shifted(plus(plus(1, 2), 3)) == 16
+
+            @flow.function_task
+            def fails() -> None:
+                raise KeyError("lost")
+
+            with pytest.raises(KeyError, match="lost"):
+                await fails()
+
+            @flow.executable_task
+            def where() -> str:
+                return "echo here"
+
+            assert await where() == "here\n"
+
+    run(program)
+
+
+@pytest.mark.parametrize("backend", ["concurrent", "local"])
+def test_programs_of_every_form(backend: str, tmp_path: Path) -> None:
+    async def program(flow: WorkflowEngine) -> None:
+        @flow.executable_task
+        def line() -> str:
+            return "printf '%s|' 'two words' $HOME '*' ';' '>'"
+
+        assert await line() == "two words|$HOME|*|;|>|"
+
+        @flow.executable_task
+        async def vector(path: Path) -> list[Any]:
+            return ["echo", path, 3, 1.5]
+
+        assert await vector(tmp_path) == f"{tmp_path} 3 1.5\n"
+
+        @flow.executable_task(task_description={"shell": True, "environment": {"GREETING": "hello"}})
+        def shell() -> str:
+            return "echo $GREETING > written; cat written"
+
+        assert await shell() == "hello\n"
+        assert (tmp_path / "written").read_text() == "hello\n"
+
+        @flow.executable_task(task_description={"memory_gb": 0.5, "time_hours": 0.1})
+        def limited() -> str:
+            return "cat written"
+
+        assert await limited() == "hello\n"
+
+    config = {"state_dir": str(tmp_path / "state")} if backend == "local" else {}
+    on(program, backend, work_dir=tmp_path, **config)
+    assert not (tmp_path / ".ccat-flow").exists()
+
+
+def test_output_in_files(tmp_path: Path) -> None:
+    async def program(flow: WorkflowEngine) -> tuple[str, str]:
+        @flow.executable_task(capture_stdio=True)
+        def talk() -> list[str]:
+            return ["sh", "-c", "echo out; echo err >&2"]
+
+        future = talk()
+        assert await future == future.stdout
+        return str(future.stdout), str(future.stderr)
+
+    out, err = map(Path, on(program, work_dir=tmp_path))
+    assert out.parent == tmp_path
+    assert (out.read_text(), err.read_text()) == ("out\n", "err\n")
+
+
+def test_files_as_arguments(tmp_path: Path) -> None:
+    async def program(flow: WorkflowEngine) -> None:
+        @flow.executable_task
+        async def write(target: OutputFile) -> list[str]:
+            return ["sh", "-c", f"echo data > {target}"]
+
+        @flow.executable_task
+        async def read(source: InputFile, *after: Any) -> list[Any]:
+            return ["cat", source]
+
+        assert await read(InputFile("a.txt"), write(OutputFile("a.txt"))) == "data\n"
+        with pytest.raises(FlowError, match=r"read\.000002 needs missing\.txt"):
+            await read(InputFile("missing.txt"))
+
+        @flow.executable_task
+        async def forget(target: OutputFile) -> str:
+            return "true"
+
+        with pytest.raises(FlowError, match=r"forget\.000001 .* b\.txt"):
+            await forget(OutputFile("b.txt"))
+
+    on(program, work_dir=tmp_path)
+
+
+def test_backends_are_listed_and_an_unavailable_one_names_the_others() -> None:
+    listed = factory.list_available_backends()
+    assert listed["concurrent"]["available"] is True
+    assert set(listed["slurm"]) == {"available", "reason", "installation_hint"}
+    away = [name for name, about in listed.items() if not about["available"]]
+
+    async def program() -> None:
+        with pytest.raises(FlowError, match=r"'nonsense'.*concurrent"):
+            await factory.create_backend("nonsense")
+        with pytest.raises(FlowError, match="max_wrkers"):
+            await factory.create_backend("concurrent", config={"max_wrkers": 1})
+        for name in away:
+            with pytest.raises(FlowError, match=rf"'{name}' is not available.*concurrent"):
+                await factory.create_backend(name)
+
+    run(program)
