@@ -8,9 +8,9 @@ from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.dashboard import assets, live
 from ccat_workflow_manager.dashboard.answers import Answers
 from ccat_workflow_manager.dashboard.errors import show_errors_as_pages
-from ccat_workflow_manager.dashboard.pages import overview, parts, runs
+from ccat_workflow_manager.dashboard.pages import overview, parts, run, runs
 
-_PAGES: tuple[APIRouter, ...] = (overview.router, runs.router, parts.router, live.router)
+_PAGES: tuple[APIRouter, ...] = (overview.router, runs.router, run.router, parts.router, live.router)
 
 
 def mount(app: FastAPI, context: Context) -> None:

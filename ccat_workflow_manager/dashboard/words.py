@@ -273,3 +273,108 @@ def _stray(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _CAUSES = {"breaker": _breaker, "backend": _backend, "action": _action, "cancel": _cancel, "stray": _stray}
+
+
+# --- one run --------------------------------------------------------------------------------------------------------
+
+
+def step_note(step: Mapping[str, Any], before: Sequence[str]) -> tuple[str, str]:
+    """The status of a whole step, and a short note about it."""
+    found, everything = groups(step["counts"]), total(step["counts"])
+    many = f"{everything:,} · " if everything > 1 else ""
+    if found["fail"] and not (found["run"] or found["queue"] or found["wait"]):
+        return "FAILED", f"{found['fail']:,} of {everything:,} failed" if everything > 1 else "failed"
+    if found["run"] or found["queue"]:
+        doing_ = f"{found['run']:,} running" if found["run"] else f"{found['queue']:,} queued"
+        status = "RUNNING" if found["run"] else "SUBMITTED"
+        return status, f"{found['done']:,} of {everything:,} · {doing_}" if everything > 1 else doing_.split(" ", 1)[1]
+    if found["done"] == everything:
+        retried = f"{step['retried']:,} retried" if step["retried"] else times.duration(step["mean"])
+        return "COMPLETED", f"{many}{retried}" if many or retried else "completed"
+    if found["wait"]:
+        if before:
+            waits = f"waits for {before[0] if len(before) == 1 else f'{len(before)} steps'}"
+            return "PENDING", f"{many}{waits}"
+        return "PENDING", f"{found['done']:,} of {everything:,}" if everything > 1 else "waits"
+    if step["counts"].get("CANCELLED"):
+        return "CANCELLED", f"{many}cancelled"
+    return "SKIPPED", f"{many}skipped"
+
+
+def key_note(step_run: Mapping[str, Any], *, several: bool) -> str:
+    """What is particular about a step run, at the end of its row."""
+    name = f"{step_run['step']}: " if several and step_run.get("step") else ""
+    if step_run["status"] == "FAILED":
+        return f"{name}{step_run['reason']}"
+    if step_run["waiting_for"] and step_run["status"] not in ("COMPLETED", "CANCELLED", "SKIPPED"):
+        return f"{name}{step_run['waiting_for']}"
+    if step_run["attempt"] > 1:
+        return f"{name}{ordinal(step_run['attempt'])} attempt"
+    return ""
+
+
+def progress(run: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """How far the run is: pieces of text, each with a class."""
+    found, everything = groups(run["counts"]), total(run["counts"])
+    pieces = [(f"{found['done']:,} of {everything:,}", "strong"), (" step runs completed", "")]
+    parts = [
+        ("run", "running", "c-run"),
+        ("queue", "queued", ""),
+        ("wait", "waiting", ""),
+        ("fail", "failed", "c-fail strong"),
+    ]
+    parts.append(("stop", "skipped or cancelled", ""))
+    separator = ". "
+    for group, word, kind in parts:
+        if found[group]:
+            pieces += [(separator, ""), (f"{found[group]:,} {word}", kind)]
+            separator = ", "
+    rest = left(run).removeprefix("~ ") if run["finished_at"] is None else ""
+    return [*pieces, (f". About {rest}." if rest else ".", "")]
+
+
+def wait(found: Mapping[str, Any]) -> dict[str, str]:
+    """One line of what a run waits for or does."""
+    number, status = found["count"], found["status"]
+    plural = "step run is" if number == 1 else "step runs are"
+    name = found["example"].removesuffix("/main") if number == 1 else count(number, "step run")
+    if found["text"] is None and status == "PENDING":
+        text = f"{count(number, 'step run')} {'waits' if number == 1 else 'wait'} for steps before"
+        return {"shape": "PENDING", "title": text, "text": found["steps"]}
+    shape = "WARN" if (found["text"] or "").startswith("action required") else status
+    if status == "PENDING":
+        return {"shape": shape, "title": f"{name} {'waits' if number == 1 else 'wait'}", "text": found["text"] or ""}
+    doing_ = {"RUNNING": "running", "SUBMITTED": "in the queue", "STAGING_DATA": "being prepared"}.get(
+        status, "being collected"
+    )
+    title = f"{name} is {doing_}" if number == 1 else f"{number:,} {plural} {doing_}"
+    return {"shape": shape, "title": title, "text": found["text"] or found["steps"]}
+
+
+_EVENT_WORDS = {
+    "created": "was asked for",
+    "claimed": "is being prepared",
+    "released": "was given back",
+    "skipped": "was skipped",
+    "job_submitted": "was submitted",
+    "job_started": "started",
+    "job_succeeded": "ended well",
+    "results_collected": "completed",
+    "failed": "failed",
+    "cancelled": "was cancelled",
+    "retried": "is tried again",
+}
+
+
+def event(found: Mapping[str, Any]) -> str:
+    """What happened to a step run."""
+    name = f"{found['step']}/{found['key']}".removesuffix("/main")
+    reason = f": {found['reason']}" if found.get("reason") else ""
+    return f"{name} {_EVENT_WORDS.get(found['event'], found['event'])}{reason}"
+
+
+def event_more(found: Mapping[str, Any]) -> str:
+    parts = [found.get("text") or "", f"attempt {found['attempt']}" if found["attempt"] > 1 else ""]
+    if found["event"] in ("created", "cancelled", "retried") and found["actor"] not in (found.get("text") or ""):
+        parts.append(f"by {found['actor']}")
+    return " · ".join(part for part in parts if part)

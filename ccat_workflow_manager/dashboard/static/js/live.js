@@ -5,7 +5,7 @@ const indicator = document.getElementById("live");
 const pending = new Map();
 let source = null, lostSince = null, delay = 1000;
 
-const sections = () => [...document.querySelectorAll("[data-live]")];
+const sections = () => [...document.querySelectorAll("[data-live]:not([data-still])")];
 
 function topics() {
   return [...new Set(sections().flatMap((each) => each.dataset.live.split(" ")))].join(",");
