@@ -26,6 +26,7 @@ from ccat_workflow_manager.api.openapi import PROBLEMS, DocumentedApp
 from ccat_workflow_manager.api.problems import handle_errors
 from ccat_workflow_manager.api.run_watch import RunWatch
 from ccat_workflow_manager.context import Context
+from ccat_workflow_manager.dashboard import router as dashboard
 from ccat_workflow_manager.errors import ConfigurationError
 
 
@@ -64,4 +65,5 @@ def create_app(context: Context, *, secret: str | None = None) -> FastAPI:
     for resource in (runs, deletions, step_runs, pipelines, products, breakers, events, webhooks, service):
         app.include_router(resource.router, prefix=PREFIX, dependencies=checked, responses=PROBLEMS)
     app.include_router(service.health, dependencies=checked)
+    dashboard.mount(app, context)
     return app

@@ -244,7 +244,7 @@ class _Availabilities:
             return self._known
 
 
-_availabilities = _Availabilities()
+availabilities = _Availabilities()
 
 
 @router.get("/backends", response_model=BackendPage)
@@ -253,7 +253,7 @@ def list_backends(context: Ctx, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = N
     after = decode("backends", cursor, text_key)
     with context.database.read() as unit:
         states = queries.backend_states(unit)
-    available = _availabilities.get(context.settings)
+    available = availabilities.get(context.settings)
     found = [
         Row(name, json.dumps(_backend(name, context, available.get(name), states.get(name))))
         for name in sorted(available.keys() | states.keys())

@@ -31,6 +31,10 @@ class RunFilter:
     labels: Mapping[str, str] = field(default_factory=dict)
     created_after: datetime | None = None
     caveats: bool | None = None
+    created_before: datetime | None = None
+    created_by: str | None = None
+    reason: str | None = None
+    """A part of the status reason."""
     q: str | None = None
     """A part of the pipeline name, of a label or of the status reason, or the beginning of an id."""
 
@@ -65,15 +69,30 @@ class RunFilter:
             values["created_after"] = self.created_after
         if self.caveats is not None:
             where.append("r.n_caveats > 0" if self.caveats else "r.n_caveats = 0")
-        if self.q:
+        if self.created_before is not None:
+            where.append("r.created_at <= :created_before")
+            values["created_before"] = self.created_before
+        if self.created_by is not None:
+            where.append("r.created_by = :created_by")
+            values["created_by"] = self.created_by
+        if self.reason:
+            where.append("r.status_reason ILIKE :reason")
+            values["reason"] = like(self.reason)
+        if self.q or self.reason or self.created_by is not None:
             where.append(_NEWEST)
             values["window"] = SEARCHED_RUNS
+        if self.q:
             where.append(f"({' OR '.join(_search(self.q, values))})")
         return where, values
 
 
+def like(words: str) -> str:
+    """The pattern of SQL for texts that contain these words."""
+    return "%" + re.sub(r"([\\%_])", r"\\\1", words) + "%"
+
+
 def _search(words: str, values: dict[str, Any]) -> list[str]:
-    values["like"] = "%" + re.sub(r"([\\%_])", r"\\\1", words) + "%"
+    values["like"] = like(words)
     found = [
         "r.pipeline ILIKE :like",
         "r.status_reason ILIKE :like",

@@ -1,0 +1,1 @@
+"""The dashboard: pages for people at `/`, on the same services and queries as the API."""

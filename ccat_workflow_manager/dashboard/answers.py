@@ -1,0 +1,44 @@
+"""One computation for all readers: an answer is kept for a second, and only one thread computes it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any, TypeVar, cast
+
+T = TypeVar("T")
+
+_MOST = 2000
+
+
+@dataclass(slots=True)
+class _Slot:
+    lock: Lock = field(default_factory=Lock)
+    value: Any = None
+    until: float = 0.0
+
+
+class Answers:
+    """Answers by key. A failed computation is not kept."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._slots: dict[Hashable, _Slot] = {}
+
+    def get(self, key: Hashable, compute: Callable[[], T], seconds: float = 1.0) -> T:
+        """The answer for this key, at most `seconds` old."""
+        with self._lock:
+            slot = self._slots.setdefault(key, _Slot())
+            if len(self._slots) > _MOST:
+                self._forget_old()
+        with slot.lock:
+            if time.monotonic() >= slot.until:
+                slot.value = compute()
+                slot.until = time.monotonic() + seconds
+            return cast("T", slot.value)
+
+    def _forget_old(self) -> None:
+        now = time.monotonic()
+        self._slots = {key: slot for key, slot in self._slots.items() if slot.until > now or slot.lock.locked()}

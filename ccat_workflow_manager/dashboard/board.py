@@ -1,0 +1,137 @@
+"""What every page needs: the rail with the health of backends and service, the viewer, the address."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+from starlette.responses import Response
+
+from ccat_workflow_manager.api.dependencies import Actor
+from ccat_workflow_manager.api.service import availabilities
+from ccat_workflow_manager.context import Context
+from ccat_workflow_manager.dashboard import rendering, times
+from ccat_workflow_manager.dashboard.answers import Answers
+from ccat_workflow_manager.db.queries.attention import attention_count
+from ccat_workflow_manager.db.queries.service import backend_states, workers_page
+from ccat_workflow_manager.db.session import UnitOfWork
+from ccat_workflow_manager.db.views.runs import LIVE, MOST_COUNTED, counts_since
+from ccat_workflow_manager.errors import ServiceUnavailable
+
+_AWAY_SECONDS = 60
+_SHELL_SECONDS = 2.0
+
+
+class Board:
+    """One request for a page."""
+
+    def __init__(self, request: Request, actor: Actor) -> None:
+        self.request = request
+        self.actor = actor
+        self.context: Context = request.app.state.context
+        self.answers: Answers = request.app.state.answers
+
+    def read(self, key: object, view: Callable[[UnitOfWork], Any], seconds: float = 1.0) -> Any:
+        """What `view` reads, shared by all readers who ask within a second."""
+
+        def compute() -> Any:
+            with self.context.database.read() as unit:
+                return view(unit)
+
+        return self.answers.get(key, compute, seconds)
+
+    def page(self, template: str, active: str, status: int = 200, **values: Any) -> Response:
+        """A whole page."""
+        text = rendering.render(f"pages/{template}.html", {**self._frame(active), **values})
+        return rendering.html(self.request, text, status)
+
+    def fragment(self, template: str, **values: Any) -> Response:
+        """A part of a page, to be put into it."""
+        return rendering.html(self.request, rendering.render(f"fragments/{template}.html", values))
+
+    def _frame(self, active: str) -> dict[str, Any]:
+        site = self.context.settings.environment
+        return {
+            "active": active,
+            "viewer": self.actor,
+            "role": "",
+            "site": site,
+            "now": times.now(),
+            "rail": self.rail(),
+        }
+
+    def rail(self) -> dict[str, Any]:
+        """The health that is seen on every page. The page is shown even if PostgreSQL is away."""
+        try:
+            found: dict[str, Any] = self.answers.get("rail", lambda: rail(self.context), _SHELL_SECONDS)
+        except ServiceUnavailable as error:
+            bad = {"name": "PostgreSQL", "state": "WARN", "text": "away", "kind": "bad"}
+            return {"attention": 0, "live": "", "workers": 0, "backends": [], "service": [bad], "why": error.message}
+        return found
+
+
+def rail(context: Context) -> dict[str, Any]:
+    """Backends, dependencies, workers and counts, as short texts."""
+    start = time.perf_counter()
+    with context.database.read() as unit:
+        unit.ping()
+        postgres = time.perf_counter() - start
+        states = {name: asdict(state) for name, state in backend_states(unit).items()}
+        attention = attention_count(unit)
+        counts = counts_since(unit, None, LIVE)
+        workers = [json.loads(row.json) for row in workers_page(unit, None, 1000)]
+    late = [each for each in workers if (times.since(each["seen_at"]) or 0) > _AWAY_SECONDS]
+    service = [{"name": "PostgreSQL", "state": "OK", "text": _milliseconds(postgres), "kind": ""}, _redis(context)]
+    kind = "warn" if late or not workers else ""
+    text = f"{len(workers) - len(late)} of {len(workers)}" if workers else "none"
+    service.append({"name": "Workers", "state": "WARN" if kind else "OK", "text": text, "kind": kind})
+    live = counts["PENDING"] + counts["RUNNING"]
+    return {
+        "attention": attention,
+        "live": f"{MOST_COUNTED:,}+" if live >= MOST_COUNTED else f"{live:,}",
+        "workers": len(workers),
+        "backends": _backends(context, states),
+        "service": service,
+        "why": "",
+    }
+
+
+def _redis(context: Context) -> dict[str, str]:
+    start = time.perf_counter()
+    try:
+        context.doorbell.ping()
+    except ServiceUnavailable:
+        return {"name": "Redis", "state": "WARN", "text": "away", "kind": "bad"}
+    return {"name": "Redis", "state": "OK", "text": _milliseconds(time.perf_counter() - start), "kind": ""}
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1000:.1f} ms"
+
+
+def _backends(context: Context, states: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Backends in use, then the default one; those that are only installed are on their own page."""
+    known = availabilities.get(context.settings)
+    shown = []
+    for name in sorted({*states, context.settings.hpc_backend}):
+        state = states.get(name)
+        if state is None or (state["workers"] == 0 and not state["problem"] and not state["ready"]):
+            there = name in known and known[name].available
+            shown.append({"name": name, "state": "OFF", "text": "no worker" if there else "not set up", "kind": ""})
+        elif state["problem"]:
+            text = f"away {times.age(times.since(state['problem_since']))}"
+            shown.append({"name": name, "state": "WARN", "text": text, "kind": "warn"})
+        else:
+            shown.append({"name": name, "state": "OK", "text": f"{state['live']:,} jobs", "kind": ""})
+    return shown
+
+
+def _board(request: Request, actor: Actor) -> Board:
+    return Board(request, actor)
+
+
+B = Annotated[Board, Depends(_board)]

@@ -1,0 +1,84 @@
+"""Errors as pages, where a browser asked for one; the API keeps its problem documents."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from ccat_workflow_manager.api.dependencies import ANONYMOUS
+from ccat_workflow_manager.dashboard.board import Board
+from ccat_workflow_manager.errors import (
+    AttemptError,
+    BackendError,
+    Fault,
+    RequestError,
+    ServiceUnavailable,
+    WorkflowError,
+)
+
+Handler = Callable[[Request, Exception], Awaitable[Response]]
+_RETRY_AFTER = {"Retry-After": "5"}
+
+
+def wants_page(request: Request) -> bool:
+    """Whether a person sees the answer: a browser asks for HTML, and not below the prefix of the API."""
+    path = request.url.path
+    is_api = path.startswith(("/api/", "/healthz", "/readyz", "/metrics"))
+    return not is_api and "text/html" in request.headers.get("accept", "")
+
+
+def show_errors_as_pages(app: FastAPI) -> None:
+    """Wrap the handlers of the API: a browser gets a page."""
+    for kind in (WorkflowError, HTTPException, RequestValidationError):
+        app.add_exception_handler(kind, _or_page(app.exception_handlers[kind]))
+
+
+def _or_page(handler: Any) -> Handler:
+    async def handle(request: Request, error: Exception) -> Response:
+        response: Response = await handler(request, error)
+        if not wants_page(request) or response.status_code < HTTPStatus.BAD_REQUEST:
+            return response
+        status = response.status_code
+        text, faults = _said(error, request)
+        page = await run_in_threadpool(
+            Board(request, ANONYMOUS).page, "error", "", status, code=status,
+            title=_TITLES.get(status, HTTPStatus(status).phrase), text=text, faults=faults,
+        )  # fmt: skip
+        if status == HTTPStatus.SERVICE_UNAVAILABLE:
+            page.headers.update(_RETRY_AFTER)
+        return page
+
+    return handle
+
+
+_TITLES = {
+    404: "There is nothing here",
+    403: "This is not allowed",
+    405: "This address takes no such request",
+    409: "This cannot be done now",
+    422: "The address or form has a fault",
+    503: "The service cannot answer now",
+}
+
+
+def _said(error: Exception, request: Request) -> tuple[str, list[Fault]]:
+    match error:
+        case RequestError():
+            return error.message, list(error.faults)
+        case ServiceUnavailable() | BackendError() | AttemptError():
+            return error.message, []
+        case RequestValidationError():
+            return f"{request.url.path} is not an address of a page", []
+        case HTTPException(status_code=404):
+            return f"There is no page {request.url.path}.", []
+        case HTTPException():
+            return str(error.detail), []
+        case _:
+            return "The workflow manager has made an error; its log has the details.", []

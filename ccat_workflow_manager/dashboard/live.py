@@ -1,0 +1,147 @@
+"""The live stream: names of what has changed. One reader of the database serves all viewers of this process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass, field
+
+from fastapi import APIRouter, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response, StreamingResponse
+
+from ccat_workflow_manager.dashboard.rendering import HEADERS
+from ccat_workflow_manager.db.session import Database
+from ccat_workflow_manager.db.views import changes
+from ccat_workflow_manager.errors import WorkflowError
+
+log = logging.getLogger(__name__)
+
+router = APIRouter()
+
+_POLL_SECONDS = 0.4
+_KEEP_ALIVE_SECONDS = 15.0
+_OVERLAP_SECONDS = 3.0
+"""An event may be committed after one with a larger id: so long back, ids are looked at again."""
+_MOST_TOPICS = 100
+_MOST_VIEWERS = 1000
+
+
+@dataclass(eq=False, slots=True)
+class _Viewer:
+    topics: frozenset[str]
+    changed: set[str] = field(default_factory=set)
+    woken: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class _Reader:
+    """Finds out what has changed since the last look."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._marks: changes.Others | None = None
+        self._heads: deque[tuple[float, int]] = deque()
+        self._known: set[int] = set()
+
+    def look(self) -> set[str]:
+        """The topics that have changed. The first look only remembers how things are."""
+        with self._database.read() as unit:
+            if not self._heads:
+                self._heads.append((time.monotonic(), changes.newest_event(unit)))
+                self._marks = changes.others(unit)
+                return set()
+            found = changes.events_after(unit, self._heads[0][1])
+            marks = changes.others(unit)
+        topics = {f"run:{run_id}" for number, run_id in found if number not in self._known}
+        if topics:
+            topics |= {"runs", "summary", "events"}
+        for name in ("breakers", "backends", "pipelines"):
+            if getattr(marks, name) != getattr(self._marks, name):
+                topics |= {name, "summary"}
+        self._marks = marks
+        self._remember(found)
+        return topics
+
+    def _remember(self, found: list[tuple[int, str]]) -> None:
+        now = time.monotonic()
+        self._known = {number for number, _ in found}
+        self._heads.append((now, max(self._known, default=self._heads[-1][1])))
+        while len(self._heads) > 1 and (
+            now - self._heads[0][0] > _OVERLAP_SECONDS or len(found) >= changes.MOST_EVENTS
+        ):
+            self._heads.popleft()
+
+
+class Live:
+    """The viewers of one process. It reads only while there are any."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._viewers: set[_Viewer] = set()
+        self._poller: asyncio.Task[None] | None = None
+        self._closed = False
+
+    def touch(self, topics: Iterable[str]) -> None:
+        """Tell the viewers at once about a change that this process has made and that has no event."""
+        names = set(topics)
+        for viewer in self._viewers:
+            if wanted := names & viewer.topics:
+                viewer.changed |= wanted
+                viewer.woken.set()
+
+    def close(self) -> None:
+        """End all streams, so that the server can stop."""
+        self._closed = True
+        for viewer in self._viewers:
+            viewer.woken.set()
+        if self._poller is not None:
+            self._poller.cancel()
+
+    async def stream(self, topics: frozenset[str]) -> AsyncIterator[bytes]:
+        """The text of one stream."""
+        viewer = _Viewer(topics)
+        self._viewers.add(viewer)
+        if self._poller is None or self._poller.done():
+            self._poller = asyncio.get_running_loop().create_task(self._poll())
+        try:
+            yield b": live\n\n"
+            while not self._closed:
+                try:
+                    async with asyncio.timeout(_KEEP_ALIVE_SECONDS):
+                        await viewer.woken.wait()
+                except TimeoutError:
+                    yield b": keep-alive\n\n"
+                    continue
+                viewer.woken.clear()
+                names, viewer.changed = sorted(viewer.changed), set()
+                if names:
+                    yield f"event: changed\ndata: {json.dumps(names)}\n\n".encode()
+        finally:
+            self._viewers.discard(viewer)
+
+    async def _poll(self) -> None:
+        reader = _Reader(self._database)
+        while self._viewers and not self._closed:
+            try:
+                self.touch(await run_in_threadpool(reader.look))
+            except WorkflowError as error:
+                log.warning("changes cannot be read: %s", error.message)
+            await asyncio.sleep(_POLL_SECONDS)
+
+    @property
+    def full(self) -> bool:
+        return len(self._viewers) >= _MOST_VIEWERS
+
+
+@router.get("/ui/live")
+async def live(request: Request, topics: str = "") -> Response:
+    names = frozenset(topics.split(",")[:_MOST_TOPICS])
+    found: Live = request.app.state.live
+    if found.full:
+        return Response("too many viewers", 503, {"Retry-After": "10"}, "text/plain")
+    headers = {**HEADERS, "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(found.stream(names), headers=headers, media_type="text/event-stream")

@@ -1,0 +1,96 @@
+"""Templates, and the responses that carry pages: compressed, with a strict policy, with an ETag."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ccat_workflow_manager.dashboard import assets, times, words
+from ccat_workflow_manager.dashboard.drawing import bars, charts, shapes
+
+_TEMPLATES = Path(__file__).with_name("templates")
+_SMALL = 1000
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; font-src 'self'; connect-src 'self';"
+    " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-cache, private",
+    "Vary": "Accept-Encoding",
+}
+
+
+@cache
+def environment() -> Environment:
+    """The templates, with everything that they may call."""
+    made = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    made.globals.update(
+        icon=shapes.icon,
+        shape=shapes.shape,
+        cell=shapes.cell,
+        bar=bars.bar,
+        meter=bars.meter,
+        usage=bars.usage,
+        by_group=bars.by_group,
+        groups=shapes.GROUPS,
+        spark=charts.spark,
+        asset=assets.address,
+        w=words,
+    )
+    made.filters.update(
+        clock=times.clock,
+        exact=times.exact,
+        iso=times.iso,
+        duration=times.duration,
+        age=times.age,
+        since=times.since,
+        number=times.number,
+        bytes=times.size,
+        short=times.short_id,
+        shown=words.shown,
+        pretty=pretty,
+    )
+    return made
+
+
+def pretty(value: object) -> str:
+    """A JSON value as indented text."""
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def render(template: str, values: Mapping[str, Any]) -> str:
+    return environment().get_template(template).render(values)
+
+
+def html(request: Request, text: str, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A page or a fragment. The answer is 304 if the browser has it already."""
+    body = words.printable(text).encode("utf-8", "replace")
+    sent = {**HEADERS, **(headers or {})}
+    if status == 200 and request.method == "GET":
+        sent["ETag"] = f'W/"{hashlib.sha256(body).hexdigest()[:20]}"'
+        if request.headers.get("if-none-match") == sent["ETag"]:
+            return Response(status_code=304, headers=sent)
+    if len(body) > _SMALL and "gzip" in request.headers.get("accept-encoding", ""):
+        body = gzip.compress(body, 4, mtime=0)
+        sent["Content-Encoding"] = "gzip"
+    return Response(body, status, sent, "text/html; charset=utf-8")

@@ -1,0 +1,23 @@
+"""Mounts the dashboard on an application."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, FastAPI
+
+from ccat_workflow_manager.context import Context
+from ccat_workflow_manager.dashboard import assets, live
+from ccat_workflow_manager.dashboard.answers import Answers
+from ccat_workflow_manager.dashboard.errors import show_errors_as_pages
+from ccat_workflow_manager.dashboard.pages import overview, parts, run, runs
+
+_PAGES: tuple[APIRouter, ...] = (overview.router, runs.router, run.router, parts.router, live.router)
+
+
+def mount(app: FastAPI, context: Context) -> None:
+    """Add the pages, their static files and their errors. The paths of the API stay as they are."""
+    app.state.answers = Answers()
+    app.state.live = live.Live(context.loop_database)
+    for router in _PAGES:
+        app.include_router(router, include_in_schema=False)
+    app.add_route("/static/{version}/{name:path}", assets.serve, include_in_schema=False)
+    show_errors_as_pages(app)

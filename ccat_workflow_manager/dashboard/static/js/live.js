@@ -1,0 +1,122 @@
+// Changes as they happen: the server names what has changed, and the parts of the page that show it are fetched again.
+import { isChoosing, paint } from "./list.js";
+
+const indicator = document.getElementById("live");
+const pending = new Map();
+let source = null, lostSince = null, delay = 1000;
+
+const sections = () => [...document.querySelectorAll("[data-live]:not([data-still])")];
+
+function topics() {
+  return [...new Set(sections().flatMap((each) => each.dataset.live.split(" ")))].join(",");
+}
+
+function say(text, isLive) {
+  if (!indicator) return;
+  indicator.classList.toggle("lost", !isLive);
+  const words = indicator.querySelector("span");
+  if (words.textContent !== text) words.textContent = text;
+}
+
+const isBusy = (section) => section.matches(":hover") && section.hasAttribute("data-list") || section.contains(document.activeElement) && document.activeElement.matches("input, textarea, select");
+
+export async function refresh(section) {
+  const state = pending.get(section.id) ?? { busy: false, again: false, etag: "" };
+  pending.set(section.id, state);
+  if (state.busy) { state.again = true; return; }
+  state.busy = true;
+  try {
+    const headers = state.etag ? { "If-None-Match": state.etag } : {};
+    const response = await fetch(section.dataset.src, { headers, cache: "no-store" });
+    if (response.status === 200) {
+      state.etag = response.headers.get("etag") ?? "";
+      morph(section, await response.text());
+    }
+  } catch { /* the stream notices that the service is away */ } finally {
+    state.busy = false;
+    if (state.again) { state.again = false; setTimeout(() => refresh(section), 500); }
+  }
+}
+
+function morph(section, html) {
+  const before = new Map([...section.querySelectorAll("tr[id]")].map((row) => [row.id, row.textContent]));
+  const fresh = new DOMParser().parseFromString(html, "text/html").body.firstElementChild;
+  if (!fresh) return;
+  if (section.hasAttribute("data-list") && holdsBack(section, fresh)) return;
+  Idiomorph.morph(section, fresh, { ignoreActiveValue: true, restoreFocus: true, callbacks: { beforeAttributeUpdated: keepOpen } });
+  for (const row of section.querySelectorAll("tr[id]")) {
+    if (before.has(row.id) && before.get(row.id) !== row.textContent) {
+      row.classList.add("changed");
+      setTimeout(() => row.classList.remove("changed"), 1000);
+    }
+  }
+  paint();
+  document.dispatchEvent(new CustomEvent("morphed", { detail: section }));
+}
+
+// What a person has opened, checked or typed stays as it is.
+function keepOpen(name, node) {
+  return !(name === "open" && node.tagName === "DETAILS") && !(name === "checked" && node.name === "id");
+}
+
+// New rows wait behind a pill while the list is scrolled or chosen from: nothing moves under the pointer.
+function holdsBack(section, fresh) {
+  const known = new Set([...section.querySelectorAll("tr[id]")].map((row) => row.id));
+  const added = [...fresh.querySelectorAll("tr[id]")].filter((row) => !known.has(row.id));
+  if (!added.length || !(isChoosing() || window.scrollY > 80 || isBusy(section))) return false;
+  let pill = section.querySelector(".pill");
+  if (!pill) {
+    pill = document.createElement("button");
+    pill.type = "button";
+    pill.className = "pill";
+    pill.addEventListener("click", () => { pill.remove(); window.scrollTo(0, 0); Idiomorph.morph(section, pill.fresh); paint(); });
+    section.prepend(pill);
+  }
+  pill.fresh = fresh;
+  pill.textContent = `${added.length} new ${added.length === 1 ? "run" : "runs"}`;
+  return true;
+}
+
+const seen = (section) => section.offsetParent !== null;
+const waiting = new Set();
+
+export function changed(names) {
+  for (const section of sections()) {
+    if (!section.dataset.live.split(" ").some((topic) => names.includes(topic) || names.includes("*"))) continue;
+    if (document.hidden || !seen(section)) waiting.add(section.id);
+    else refresh(section);
+  }
+}
+
+function catchUp() {
+  if (document.hidden) return;
+  for (const id of waiting) { const section = document.getElementById(id); if (section) refresh(section); }
+  waiting.clear();
+}
+
+function connect() {
+  source?.close();
+  source = new EventSource(`/ui/live?topics=${encodeURIComponent(topics())}`);
+  source.addEventListener("open", () => {
+    if (lostSince) changed(["*"]);
+    lostSince = null;
+    delay = 1000;
+    say("Live", true);
+  });
+  source.addEventListener("changed", (event) => changed(JSON.parse(event.data)));
+  source.addEventListener("error", () => {
+    source.close();
+    lostSince ??= new Date(Date.now());
+    setTimeout(() => { if (lostSince) say(`Not live since ${lostSince.toISOString().slice(11, 19)}`, false); }, 3000);
+    setTimeout(connect, delay);
+    delay = Math.min(30000, delay * 2);
+  });
+}
+
+export function startLive() {
+  if (!("EventSource" in window) || !sections().length) return;
+  connect();
+  document.addEventListener("visibilitychange", catchUp);
+  document.addEventListener("refresh", () => changed(["*"]));
+  addEventListener("pagehide", () => source?.close());
+}

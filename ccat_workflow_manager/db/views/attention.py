@@ -1,0 +1,80 @@
+"""What needs a person, grouped by its cause: each cause is found by an index and counted up to a limit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ccat_workflow_manager.db.conditions import CLAIMABLE, READY, quoted
+from ccat_workflow_manager.db.queries import times, utc
+from ccat_workflow_manager.db.session import UnitOfWork
+from ccat_workflow_manager.lifecycle.states import CANCELLABLE, LIVE
+from ccat_workflow_manager.lifecycle.waiting import ACTION_REQUIRED
+
+MOST_COUNTED = 10_000
+CANCEL_MINUTES = 10
+
+# Step runs and runs that an open breaker holds back. One with a probe heals itself, but it is a failure for all.
+_BREAKERS = f"""
+SELECT 'breaker' AS kind, b.breaker_key::text AS id, b.pipeline, b.step, b.image, b.reason_text AS text,
+  b.probe IS NOT NULL AS probing, {times("b", "probe_at")}, {utc("b.opened_at")} AS since,
+  n.step_runs, n.runs, n.example::text AS example, f.failed::text AS failure
+FROM breakers b
+CROSS JOIN LATERAL (SELECT count(*) AS step_runs, count(DISTINCT x.run_id) AS runs, min(x.id::text) AS example FROM (
+  SELECT s.run_id, s.id FROM step_runs s WHERE {CLAIMABLE}
+    AND s.breaker_key = b.breaker_key LIMIT {MOST_COUNTED}) x) n
+LEFT JOIN LATERAL (SELECT b.failures -> -1 ->> 0 AS failed) f ON true
+WHERE b.opened_at IS NOT NULL ORDER BY n.step_runs DESC LIMIT 50
+"""
+
+_BACKENDS = f"""
+SELECT 'backend' AS kind, b.name AS id, b.name AS backend, b.problem AS text, {utc("b.problem_since")} AS since,
+  {utc("b.retry_at")} AS retry_at, {utc("b.answered_at")} AS answered_at,
+  (SELECT count(*) FROM (SELECT 1 FROM step_runs s WHERE {READY}
+    AND s.backend = b.name LIMIT {MOST_COUNTED}) x) AS ready,
+  (SELECT count(*) FROM (SELECT 1 FROM step_runs s WHERE s.status IN ({quoted(LIVE)})
+    AND s.backend = b.name LIMIT {MOST_COUNTED}) x) AS live
+FROM backends b WHERE b.problem IS NOT NULL ORDER BY b.name LIMIT 50
+"""
+
+_HELD = f"""
+SELECT 'action' AS kind, md5(x.text || x.backend) AS id, x.backend, x.text, count(*) AS step_runs,
+  count(DISTINCT x.run_id) AS runs, {utc("min(x.submitted_at)")} AS since, min(x.id::text) AS example,
+  (array_agg(x.job_id ORDER BY x.id))[1:5] AS jobs
+FROM (
+  SELECT s.id, s.run_id, s.backend, s.job_id, s.submitted_at,
+    substr(s.waiting_for, {len(ACTION_REQUIRED) + 1}) AS text
+  FROM step_runs s WHERE s.status IN ({quoted(LIVE)}) AND starts_with(s.waiting_for, :mark) LIMIT {MOST_COUNTED}
+) x GROUP BY x.backend, x.text ORDER BY count(*) DESC LIMIT 50
+"""
+
+_CANCELS = f"""
+SELECT 'cancel' AS kind, x.backend AS id, x.backend, max(x.waiting_for) AS text, count(*) AS step_runs,
+  count(DISTINCT x.run_id) AS runs, {utc("min(x.cancel_requested_at)")} AS since, min(x.id::text) AS example
+FROM (
+  SELECT s.id, s.run_id, s.backend, s.waiting_for, s.cancel_requested_at FROM step_runs s
+  WHERE s.cancel_requested_at < now() - interval '{CANCEL_MINUTES} minutes' AND s.status IN ({quoted(CANCELLABLE)})
+  LIMIT {MOST_COUNTED}
+) x GROUP BY x.backend ORDER BY count(*) DESC LIMIT 50
+"""
+
+_STRAYS = f"""
+SELECT 'stray' AS kind, b.name AS id, b.name AS backend, b.reap_problem AS text, b.stray_jobs AS jobs_count,
+  {utc("b.reaped_at")} AS since, b.strays -> 0 ->> 'id' AS example
+FROM backends b WHERE b.stray_jobs > 0 AND (b.reap_problem IS NOT NULL OR EXISTS (
+  SELECT 1 FROM jsonb_to_recordset(b.strays) AS n(looks integer) WHERE n.looks > 1)) ORDER BY b.name LIMIT 50
+"""
+
+
+def causes(unit: UnitOfWork) -> list[dict[str, Any]]:
+    """Every cause with what it holds up. Each has `kind`, `id`, `text` and `since`."""
+    found: list[dict[str, Any]] = []
+    for statement in (_BREAKERS, _BACKENDS, _HELD, _CANCELS, _STRAYS):
+        found += unit.records(statement, {"mark": ACTION_REQUIRED} if ":mark" in statement else {})
+    return sorted(found, key=lambda cause: -held_by(cause))
+
+
+def held_by(cause: dict[str, Any]) -> int:
+    """How many step runs or jobs the cause holds up."""
+    if cause["kind"] == "backend":
+        return int(cause["ready"] + cause["live"])
+    return int(cause.get("step_runs") or cause.get("jobs_count") or 0)

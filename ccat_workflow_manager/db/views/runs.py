@@ -1,0 +1,119 @@
+"""The list of runs: a page in either direction, counts of statuses, runs per time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from ccat_workflow_manager.db.queries.run_filter import RunFilter
+from ccat_workflow_manager.db.queries.runs import RUN
+from ccat_workflow_manager.db.session import UnitOfWork
+from ccat_workflow_manager.lifecycle.states import RunStatus
+
+MOST_COUNTED = 10_000
+LIVE = (RunStatus.PENDING, RunStatus.RUNNING)
+_MOST_IN_HISTORY = 20_000
+BUCKETS = 96
+
+
+@dataclass(frozen=True, slots=True)
+class RunsPage:
+    """Runs, the newest first, and whether there are newer and older ones."""
+
+    items: list[dict[str, Any]]
+    newer: bool
+    older: bool
+
+
+def runs_page(
+    unit: UnitOfWork, wanted: RunFilter, limit: int, *, older_than: UUID | None, newer_than: UUID | None
+) -> RunsPage:
+    """A page of runs before or after a run, by default the newest."""
+    where, values = wanted.conditions()
+    bound = "<" if newer_than is None else ">"
+    edge = older_than if newer_than is None else newer_than
+    if edge is not None:
+        where.append(f"r.id {bound} :edge")
+        values["edge"] = edge
+    condition = f"WHERE {' AND '.join(where)}" if where else ""
+    order = "DESC" if newer_than is None else "ASC"
+    statement = f"""
+      SELECT row_to_json(x)::text FROM (SELECT {RUN} FROM runs r {condition} ORDER BY r.id {order} LIMIT :limit) x
+    """
+    found = [json.loads(row[0]) for row in unit.execute(statement, values | {"limit": limit + 1})]
+    more, items = len(found) > limit, found[:limit]
+    if newer_than is None:
+        return RunsPage(items, edge is not None, more)
+    return RunsPage(items[::-1], more, True)
+
+
+_COUNTS = f"""
+SELECT s.status, (SELECT count(*) FROM (
+    SELECT 1 FROM runs r WHERE r.status = s.status AND r.id >= :after LIMIT {MOST_COUNTED}) x)
+FROM unnest(CAST(:statuses AS text[])) AS s(status)
+"""
+
+
+def counts_since(
+    unit: UnitOfWork, moment: datetime | None, statuses: Iterable[RunStatus] = RunStatus
+) -> dict[str, int]:
+    """Runs by status that were created since this moment, each counted up to MOST_COUNTED."""
+    values = {"statuses": [str(each) for each in statuses], "after": first_id(moment)}
+    return {row[0]: row[1] for row in unit.execute(_COUNTS, values)}
+
+
+def first_id(moment: datetime | None) -> UUID:
+    """The smallest id of a run that is created at this moment: a UUIDv7 begins with the milliseconds."""
+    milliseconds = 0 if moment is None else max(0, int(moment.timestamp() * 1000))
+    return UUID(int=milliseconds << 80)
+
+
+_HISTORY = f"""
+SELECT width_bucket(extract(epoch FROM x.created_at), :first, :last, {BUCKETS}) AS bucket, x.status, count(*),
+  min(extract(epoch FROM x.created_at))
+FROM (SELECT created_at, status FROM runs WHERE created_at > :after ORDER BY created_at DESC
+  LIMIT {_MOST_IN_HISTORY}) x
+GROUP BY 1, 2
+"""
+
+
+def history(unit: UnitOfWork, first: datetime, last: datetime) -> tuple[dict[str, list[int]], bool]:
+    """Runs by status in BUCKETS equal parts of a span of time, and whether only the newest of them were counted."""
+    values = {"first": first.timestamp(), "last": last.timestamp(), "after": first}
+    found: dict[str, list[int]] = {str(status): [0] * BUCKETS for status in RunStatus}
+    counted = 0
+    for bucket, status, number, _ in unit.execute(_HISTORY, values):
+        found[status][min(max(bucket, 1), BUCKETS) - 1] += number
+        counted += number
+    return found, counted >= _MOST_IN_HISTORY
+
+
+_LONGEST = f"""
+SELECT row_to_json(x)::text FROM (SELECT {RUN} FROM runs r WHERE r.status = 'RUNNING' ORDER BY r.id LIMIT :limit) x
+"""
+
+
+def longest_running(unit: UnitOfWork, limit: int) -> list[dict[str, Any]]:
+    """The running runs that were created first."""
+    return [json.loads(row[0]) for row in unit.execute(_LONGEST, {"limit": limit})]
+
+
+_FAILED = f"""
+SELECT row_to_json(x)::text FROM (SELECT {RUN} FROM runs r WHERE r.status = 'FAILED' ORDER BY r.id DESC LIMIT :limit) x
+"""
+
+
+def last_failed(unit: UnitOfWork, limit: int) -> list[dict[str, Any]]:
+    """The newest runs that have failed."""
+    return [json.loads(row[0]) for row in unit.execute(_FAILED, {"limit": limit})]
+
+
+_BY_IDS = f"SELECT row_to_json(x)::text FROM (SELECT {RUN} FROM runs r WHERE r.id = ANY(:ids)) x"
+
+
+def runs_by_ids(unit: UnitOfWork, ids: Sequence[UUID]) -> list[dict[str, Any]]:
+    return [json.loads(row[0]) for row in unit.execute(_BY_IDS, {"ids": list(ids)})]

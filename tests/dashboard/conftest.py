@@ -1,0 +1,24 @@
+"""Pages as a browser asks for them, without a browser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from fastapi.testclient import TestClient
+
+from ccat_workflow_manager.app import create_app
+from ccat_workflow_manager.context import Context
+from tests.api.rest import BASE_URL, Hand, Rest
+
+
+@pytest.fixture
+def rest(context: Context) -> Iterator[Rest]:
+    with TestClient(create_app(context), base_url=BASE_URL, follow_redirects=False) as client:
+        client.headers["accept"] = "text/html,*/*"
+        yield Rest(client)
+
+
+@pytest.fixture
+def hand(context: Context) -> Hand:
+    return Hand(context)

@@ -1,0 +1,74 @@
+"""Each page is there, says what is wrong with its address, and shows what others have written as text."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.api.rest import ONE, Rest
+
+PAGES = ["/", "/runs", "/runs?status=FAILED&created=24h&label=a:b&q=x"]
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_an_empty_service_has_pages_that_teach_the_next_step(rest: Rest, path: str) -> None:
+    answer = rest.client.get(path)
+    assert answer.status_code == 200, answer.text
+    assert "'unsafe" not in answer.headers["content-security-policy"]
+    assert answer.headers["content-security-policy"].startswith("default-src 'none'")
+    assert 'class="empty"' in answer.text
+    again = rest.client.get(path, headers={"if-none-match": answer.headers["etag"]})
+    assert again.status_code in (200, 304)
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/runs?status=LATE", 422),
+        ("/runs?cursor=x", 422),
+        ("/runs?created=soon", 422),
+        ("/runs?colour=red", 422),
+        ("/runs?label=x", 422),
+        ("/nothing", 404),
+    ],
+)
+def test_a_wrong_address_says_what_is_wrong_and_leads_back(rest: Rest, path: str, status: int) -> None:
+    answer = rest.client.get(path)
+    assert answer.status_code == status
+    assert answer.headers["content-type"].startswith("text/html")
+    assert 'href="/runs"' in answer.text
+
+
+def test_conditions_that_are_typed_become_an_address(rest: Rest) -> None:
+    answer = rest.client.get(
+        "/runs", params={"add": 'status:failed label:"source:Orion KL" some text', "created": "7d"}
+    )
+    assert answer.status_code == 303
+    assert answer.headers["location"] == "/runs?created=7d&status=FAILED&label=source%3AOrion+KL&q=some+text"
+
+
+def test_lists_page_in_both_directions(rest: Rest) -> None:
+    rest.post("/pipelines", ONE, 201)
+    ids = rest.post("/runs/bulk", {"runs": [{"pipeline": "one"}] * 60})["ids"]
+    first = rest.client.get("/runs").text
+    assert ids[-1] in first
+    assert ids[0] not in first
+    last = rest.client.get(f"/runs?cursor={ids[10]}").text
+    assert ids[0] in last
+    assert f"/runs/{ids[10]}" not in last
+    assert f"after={ids[9]}" in last
+    assert ids[59] in rest.client.get(f"/runs?after={ids[9]}").text
+
+
+def test_what_others_write_is_text(rest: Rest) -> None:
+    hostile = "<img src=x onerror=alert(1)>\u202eevil\u0007"
+    rest.post("/runs", {"spec": ONE, "labels": {"note": hostile}})
+    text = rest.client.get("/runs").text
+    assert "<img src=x" not in text
+    assert "&lt;img src=x" in text
+    assert "\u0007" not in text
+
+
+def test_the_api_stays_as_it_is(rest: Rest) -> None:
+    answer = rest.client.get("/api/v1/nothing")
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert not any(path.startswith(("/runs", "/ui")) for path in rest.client.get("/openapi.json").json()["paths"])
