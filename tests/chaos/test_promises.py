@@ -20,7 +20,7 @@ _PATIENCE_SECONDS = 0.1
 _TRIES = 300
 
 
-@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("moment", [pytest.param("before", marks=pytest.mark.slow), "after"])
 def test_fifty_clients_with_one_key_and_a_service_that_dies_at_the_commit(
     reaper: Reaper, tmp_path: Path, moment: str
 ) -> None:

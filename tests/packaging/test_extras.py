@@ -118,7 +118,9 @@ def ask(site: Path, **environment: str) -> tuple[dict[str, Any], dict[str, dict[
     return json.loads(reported), {one["name"]: one for one in json.loads(printed)}
 
 
-@pytest.mark.parametrize("backend", PACKAGES)
+@pytest.mark.parametrize(
+    "backend", [pytest.param(each, marks=[] if each == "kubernetes" else [pytest.mark.slow]) for each in PACKAGES]
+)
 def test_a_missing_extra_is_named_with_its_hint(backend: str, tmp_path: Path) -> None:
     names = closure(PACKAGES) - {normal(PACKAGES[backend])}
     install(tmp_path / "site", names)

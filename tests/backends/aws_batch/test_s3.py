@@ -53,6 +53,8 @@ APART = (
     "find_by_name",
 )
 """Clauses whose jobs read and write nothing but their own attempt."""
+ALWAYS = ("exit_0_is_completed", "exit_3_is_failed", "logs_after_the_end", "cancel_running")
+"""Where staging shows. The others are about the job itself."""
 S3 = {"s3_prefix": "s3://bucket/some/prefix/", "s3_result_limit_gb": 0.001}
 needs_root = pytest.mark.needs("root")
 
@@ -69,7 +71,14 @@ def apart(aws_batch: StandIn, tmp_path: Path) -> Iterator[AwsBatchHarness]:
 
 
 @needs_root
-@pytest.mark.parametrize("clause", [each for each in CLAUSES if each.name in APART], ids=lambda each: each.name)
+@pytest.mark.parametrize(
+    "clause",
+    [
+        pytest.param(each, id=each.name, marks=[] if each.name in ALWAYS else [pytest.mark.slow])
+        for each in CLAUSES
+        if each.name in APART
+    ],
+)
 def test_clause(clause: Clause, apart: AwsBatchHarness) -> None:
     clause.check(apart)
 

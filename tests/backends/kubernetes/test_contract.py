@@ -50,5 +50,6 @@ class TestWithoutWatch(_OnKubernetes):
     watch = False
 
 
+@pytest.mark.slow
 class TestOldServer(_OnKubernetes):
     version = "1.20"

@@ -11,6 +11,7 @@ from ccat_workflow_manager.hpc.supervisor.link import SupervisorLink
 from tests.backends.local import test_contract as test_local
 
 
+@pytest.mark.slow
 class TestWithoutControlGroups(test_local.TestLocal):
     @pytest.fixture(autouse=True)
     def _no_control_groups(self) -> Iterator[None]:
