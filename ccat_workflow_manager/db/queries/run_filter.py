@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 from ccat_workflow_manager.db.metadata import OTHER_PROJECT
 from ccat_workflow_manager.definition.project import DEFAULT_PROJECT
+from ccat_workflow_manager.identity import Projects
 from ccat_workflow_manager.lifecycle.states import RunStatus
 
 SEARCHED_RUNS = 50_000
@@ -34,9 +35,12 @@ class RunFilter:
     q: str | None = None
     """A part of the pipeline name, of a label or of the status reason, or the beginning of an id."""
 
+    visible: Projects = None
+    """The projects that the caller may see."""
+
     @property
     def empty(self) -> bool:
-        return self == RunFilter()
+        return replace(self, visible=None) == RunFilter()
 
     def conditions(self) -> tuple[list[str], dict[str, Any]]:
         """SQL conditions on `runs r` and their parameters."""
@@ -51,11 +55,14 @@ class RunFilter:
         if self.pipeline is not None:
             where.append("r.pipeline = :pipeline")
             values["pipeline"] = self.pipeline
-        if self.project is not None:
+        if (project := self._project()) is not None:
             where.append("r.project = :project")
-            values["project"] = self.project
-            if self.project != DEFAULT_PROJECT:  # as the index of projects has it
+            values["project"] = project
+            if project != DEFAULT_PROJECT:  # as the index of projects has it
                 where.append(f"r.{OTHER_PROJECT}")
+        if self.visible is not None:
+            where.append("r.project = ANY(:visible)")
+            values["visible"] = sorted(self.visible)
         if self.labels:
             where.append("r.labels @> CAST(:labels AS jsonb)")
             values["labels"] = json.dumps(dict(self.labels))
@@ -70,6 +77,11 @@ class RunFilter:
             values["window"] = SEARCHED_RUNS
             where.append(f"({' OR '.join(_search(self.q, values))})")
         return where, values
+
+    def _project(self) -> str | None:
+        if self.project is None and self.visible is not None and len(self.visible) == 1:
+            return next(iter(self.visible))
+        return self.project
 
 
 def _search(words: str, values: dict[str, Any]) -> list[str]:
