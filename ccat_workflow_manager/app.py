@@ -10,6 +10,7 @@ from fastapi import Depends, FastAPI
 
 from ccat_workflow_manager import __version__
 from ccat_workflow_manager.api import (
+    audit,
     breakers,
     deletions,
     events,
@@ -18,27 +19,25 @@ from ccat_workflow_manager.api import (
     runs,
     service,
     step_runs,
+    tokens,
     webhooks,
 )
+from ccat_workflow_manager.api.authentication import Authenticator
 from ccat_workflow_manager.api.dependencies import LARGE_AT_ONCE, PREFIX, known_parameters
 from ccat_workflow_manager.api.guard import Guard
 from ccat_workflow_manager.api.openapi import PROBLEMS, DocumentedApp
 from ccat_workflow_manager.api.problems import handle_errors
+from ccat_workflow_manager.api.rights import authorize, declare
 from ccat_workflow_manager.api.run_watch import RunWatch
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.dashboard import router as dashboard
-from ccat_workflow_manager.errors import ConfigurationError
 
 
 def create_app(context: Context, *, secret: str | None = None) -> FastAPI:
-    """The application for this context, closed at shutdown. Calls of other users need the `secret`."""
-    if context.settings.auth_required:
-        # The operator wants tokens to be checked: do not serve without the check.
-        raise ConfigurationError(
-            "AUTH_REQUIRED is true, but this version cannot check tokens: let the API listen on a Unix socket"
-            " (API_SOCKET) or on loopback, behind a proxy that does, and set CCAT_WORKFLOW_MANAGER_AUTH_REQUIRED=false;"
-            " or start it with --no-api"
-        )
+    """The application for this context, closed at shutdown.
+
+    Without AUTH_REQUIRED, calls of other users need the `secret`.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -59,11 +58,15 @@ def create_app(context: Context, *, secret: str | None = None) -> FastAPI:
     app.state.large_bodies = asyncio.Semaphore(LARGE_AT_ONCE)
     app.state.large_answers = asyncio.Semaphore(LARGE_AT_ONCE)
     app.state.run_watch = RunWatch(context)
-    app.add_middleware(Guard, hosts=context.settings.api_names, secret=secret)
+    authenticator = Authenticator(context, secret)
+    app.add_middleware(Guard, hosts=context.settings.api_names, authenticator=authenticator)
     handle_errors(app)
-    checked = [Depends(known_parameters)]
-    for resource in (runs, deletions, step_runs, pipelines, products, breakers, events, webhooks, service):
+    checked = [Depends(authorize), Depends(known_parameters)]
+    for resource in (
+        runs, deletions, step_runs, pipelines, products, breakers, events, webhooks, tokens, audit, service
+    ):  # fmt: skip
         app.include_router(resource.router, prefix=PREFIX, dependencies=checked, responses=PROBLEMS)
     app.include_router(service.health, dependencies=checked)
     dashboard.mount(app, context)
+    declare(app)
     return app

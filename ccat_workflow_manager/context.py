@@ -39,6 +39,7 @@ from ccat_workflow_manager.services.queues import QueueHints
 from ccat_workflow_manager.services.requests import Requests
 from ccat_workflow_manager.services.status_updater import StatusUpdater
 from ccat_workflow_manager.services.submit import Submitter
+from ccat_workflow_manager.services.tokens import Tokens
 from ccat_workflow_manager.services.webhooks import WebhookPolicy, Webhooks
 from ccat_workflow_manager.services.worker_context import WorkerContext, WorkerHost
 from ccat_workflow_manager.settings import Settings
@@ -105,6 +106,10 @@ class Context:
             default_backend=self.settings.hpc_backend,
             known_backends=frozenset(registry.names()),
         )
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        return Tokens(self.database)
 
     @cached_property
     def requests(self) -> Requests:

@@ -55,7 +55,7 @@ def serve(context: Context, *, graceful_seconds: int) -> None:
     settings = context.settings
     on_socket = settings.api_socket.name != ""
     sockets = [local_api.listening_socket(settings.api_socket)] if on_socket else None
-    secret = None if on_socket else local_api.ensure_secret(settings.data_dir)
+    secret = None if on_socket or settings.auth_required else local_api.ensure_secret(settings.data_dir)
     app = create_app(context, secret=secret)
     config = uvicorn.Config(
         app,
@@ -79,12 +79,12 @@ def _protocol(settings: Settings) -> type[asyncio.Protocol]:
         """uvicorn's protocol, which closes connections that are too many or whose headers take too long."""
 
         _deadline: asyncio.TimerHandle | None = None
-        _peer: dict[str, bool]
+        _peer: dict[str, Any]
         """What is known about the client, for all requests of this connection."""
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            self._peer = {}
+            self._peer = local_api.peer_of(transport.get_extra_info("socket"))
             if len(self.connections) > settings.api_connections:
                 transport.abort()
             else:

@@ -20,6 +20,9 @@ class Role(StrEnum):
 
 _RANK = {role: rank for rank, role in enumerate(Role)}
 
+Projects = frozenset[str] | None
+"""The projects that an identity is limited to; None: all."""
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -30,8 +33,15 @@ class Identity:
     key: str
     """What never changes about it, like the id of its token."""
     role: Role
-    projects: frozenset[str] | None = None
-    """None: all."""
+    projects: Projects = None
 
     def sees(self, project: str) -> bool:
-        return self.projects is None or project in self.projects
+        return sees(self.projects, project)
+
+
+def sees(projects: Projects, project: str) -> bool:
+    return projects is None or project in projects
+
+
+ANONYMOUS = Identity("anonymous", "anonymous", Role.ADMIN)
+"""The one user of an API without a port, as tests have it."""

@@ -12,13 +12,15 @@ import os
 import secrets
 import socket
 import stat
+import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ccat_workflow_manager.errors import ConfigurationError
 
 SECRET_FILE = "api-secret"
+SECRET_PREFIX = "ccatwm_local_"
 _SECRET_BYTES = 32
 _LISTENING, _ESTABLISHED = "0A", "01"
 
@@ -42,7 +44,7 @@ def ensure_secret(data_dir: Path) -> str:
         made.unlink(missing_ok=True)
         descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
-            file.write(f"ccatwm_local_{secrets.token_urlsafe(_SECRET_BYTES)}\n")
+            file.write(f"{SECRET_PREFIX}{secrets.token_urlsafe(_SECRET_BYTES)}\n")
         with contextlib.suppress(FileExistsError):  # another manager was faster
             os.link(made, path)
         made.unlink()
@@ -111,6 +113,14 @@ def _sockets(port: int) -> Iterator[_Socket]:
                     _, local, remote, state, _, _, _, uid, _, inode, *_ = line.split()
                     if local.endswith(wanted):
                         yield _Socket(int(remote.rpartition(":")[2], 16), state, int(uid), inode != "0")
+
+
+def peer_of(connection: socket.socket) -> dict[str, Any]:
+    """What the kernel says about the other end: on a Unix socket the `uid` of its user."""
+    if connection.family != socket.AF_UNIX:
+        return {}
+    found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return {"uid": struct.unpack("3i", found)[1]}
 
 
 # --- the socket -----------------------------------------------------------------------------------------------------

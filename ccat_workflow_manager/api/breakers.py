@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query
 from pydantic import Field
 from starlette.responses import Response
 
-from ccat_workflow_manager.api.dependencies import Actor, Ctx
+from ccat_workflow_manager.api.dependencies import Actor, Ctx, Who
 from ccat_workflow_manager.api.openapi import Page, Shape, Time
 from ccat_workflow_manager.api.paging import (
     DEFAULT_LIMIT,
@@ -69,12 +69,12 @@ class BreakerEventPage(Page):
 
 @router.get("", response_model=BreakerPage)
 def list_breakers(
-    context: Ctx, counting: Counting = False, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
+    context: Ctx, who: Who, counting: Counting = False, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
 ) -> Response:
     """Open breakers. Each holds back the step runs of one step with one image."""
     after = decode("breakers", cursor, uuid_key)
     with context.database.read() as unit:
-        found = queries.breakers_page(unit, after, limit + 1, counting=counting)
+        found = queries.breakers_page(unit, after, limit + 1, counting=counting, projects=who.projects)
     return page("breakers", found, limit)
 
 

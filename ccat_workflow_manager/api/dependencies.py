@@ -14,16 +14,17 @@ from fastapi import Depends, Header, Request
 from fastapi.routing import APIRoute
 from pydantic import AfterValidator, BaseModel
 
+from ccat_workflow_manager.api.authentication import who
 from ccat_workflow_manager.api.problems import BodyTooLarge, BodyTooSlow, MalformedBody, UnsupportedMediaType
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.definition.messages import refuse_if, validated
 from ccat_workflow_manager.definition.text import load_text
 from ccat_workflow_manager.errors import Fault, Invalid
+from ccat_workflow_manager.identity import Identity
 from ccat_workflow_manager.json_values import duplicate_name, invalid, scan_json
 from ccat_workflow_manager.settings import Settings
 
 PREFIX = "/api/v1"
-ANONYMOUS = "anonymous"
 LARGE_BYTES = 1024 * 1024
 LARGE_AT_ONCE = 4
 """So many bodies of more than LARGE_BYTES are in memory at once, and as many answers."""
@@ -44,9 +45,12 @@ async def _context(request: Request) -> Context:
     return _of_app(request)
 
 
-async def actor(request: Request) -> str:
-    """The user that events record."""
-    return ANONYMOUS
+async def _who(request: Request) -> Identity:
+    return who(request)
+
+
+async def _actor(request: Request) -> str:
+    return who(request).name
 
 
 async def known_parameters(request: Request) -> None:
@@ -72,7 +76,9 @@ def _storable_key(key: str) -> str:
 
 
 Ctx = Annotated[Context, Depends(_context)]
-Actor = Annotated[str, Depends(actor)]
+Who = Annotated[Identity, Depends(_who)]
+Actor = Annotated[str, Depends(_actor)]
+"""The name of the caller, as events record it."""
 IdempotencyKey = Annotated[
     Annotated[str, AfterValidator(_storable_key)] | None,
     Header(alias="Idempotency-Key", description="Makes the call safe to repeat."),

@@ -11,7 +11,7 @@ from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from ccat_workflow_manager.api.dependencies import Ctx
+from ccat_workflow_manager.api.dependencies import Ctx, Who
 from ccat_workflow_manager.api.event_stream import MEDIA_TYPE, EventStream
 from ccat_workflow_manager.api.openapi import Page, Shape, Time
 from ccat_workflow_manager.api.paging import DEFAULT_LIMIT, Limit, json_response
@@ -78,6 +78,7 @@ LastEventId = Annotated[str | None, Header(alias="Last-Event-ID", description="W
 async def get_events(
     request: Request,
     context: Ctx,
+    who: Who,
     after: After = None,
     type: Types = None,  # noqa: A002  the name of the query parameter
     project: ProjectName = None,
@@ -93,7 +94,7 @@ async def get_events(
     """
     wanted = Selection(
         events=known_types(type) if type else None,
-        projects=frozenset([project]) if project is not None else None,
+        projects=who.projects if project is None else frozenset([project] if who.sees(project) else []),
         pipeline=pipeline,
         run_id=run,
     )

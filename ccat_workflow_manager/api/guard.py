@@ -1,43 +1,67 @@
-"""Refuses requests before any handler sees them: a foreign Host, a foreign web page, no secret."""
+"""Refuses requests before any handler sees them: a foreign Host, a foreign web page, an unknown caller."""
 
 from __future__ import annotations
 
-import hmac
 import re
 from collections.abc import Iterable
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
+from uuid import uuid4
 
-from starlette.datastructures import Headers
-from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ccat_workflow_manager.api.problems import problem
-from ccat_workflow_manager.local_api import is_loopback, is_own_connection
+from ccat_workflow_manager.api.authentication import Authenticator
+from ccat_workflow_manager.api.dependencies import PREFIX
+from ccat_workflow_manager.api.problems import of_error, problem
+from ccat_workflow_manager.errors import WorkflowError
+from ccat_workflow_manager.local_api import is_loopback
 
 HEALTH = ("/healthz", "/readyz")
 """Anyone may ask these, by any name: probes know neither."""
+OPEN = ("/login", "/login/oidc", "/login/oidc/callback")
+"""Anyone may open these, to log in."""
+OPEN_FILES = "/static/"
+"""The files that pages need, which hold nothing of any project."""
+REQUEST_ID = "x-request-id"
+
 _HOST = re.compile(r"[A-Za-z0-9._-]+(:[0-9]+)?|\[[0-9A-Fa-f:.]+\](:[0-9]+)?")
+_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SAFE = ("GET", "HEAD")
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+_UNKNOWN_CALLER = (
+    "this call needs a valid token or log-in: `Authorization: Bearer TOKEN`; commands take it from CCAT_WM_TOKEN, and "
+    "on the machine of a service without AUTH_REQUIRED from the file api-secret in its DATA_DIR"
+)
 
 
 class Guard:
-    """Middleware. `hosts` are the names of the API beside those of loopback.
+    """Middleware. `hosts` are the names of the API beside those of loopback."""
 
-    `secret` is for calls of other users of this machine; None: no call needs one.
-    """
-
-    def __init__(self, app: ASGIApp, hosts: Iterable[str], secret: str | None) -> None:
+    def __init__(self, app: ASGIApp, hosts: Iterable[str], authenticator: Authenticator) -> None:
         self._app = app
         self._hosts = frozenset(host.lower() for host in hosts if not is_loopback(host))
-        self._secret = None if secret is None else f"Bearer {secret}".encode()
+        self._authenticator = authenticator
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = self._refusal(scope) if scope["type"] == "http" and scope["path"] not in HEALTH else None
-        await (self._app if refusal is None else refusal)(scope, receive, send)
-
-    def _refusal(self, scope: Scope) -> Response | None:
+        if scope["type"] != "http" or scope["path"] in HEALTH:
+            await self._app(scope, receive, send)
+            return
         headers = Headers(scope=scope)
+        given = headers.get(REQUEST_ID, "")
+        request_id = given if _ID.fullmatch(given) else uuid4().hex
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)[REQUEST_ID] = request_id
+            await send(message)
+
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        refusal = self._refusal(scope, headers) or await self._unknown(scope, headers)
+        await (self._app if refusal is None else refusal)(scope, receive, send_with_id)
+
+    def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
         hosts = headers.getlist("host")
         if len(hosts) != 1 or not self._is_ours(hosts[0]):
             # A page of another name whose address was changed to loopback would be of the same origin.
@@ -46,25 +70,22 @@ class Guard:
         is_link = scope["method"] in _SAFE and headers.get("sec-fetch-mode") == "navigate"
         if not is_link and (why := self._foreign(headers, hosts[0])):
             return problem(403, "forbidden", f"a web page of another site must not call this API ({why})")
-        if not self._is_allowed(scope, headers):
-            detail = (
-                "this service is another user's; a call needs `Authorization: Bearer SECRET` with what is in the file "
-                "api-secret of its DATA_DIR"
-            )
-            return problem(401, "unauthorized", detail, headers={"WWW-Authenticate": "Bearer"})
         return None
 
-    def _is_allowed(self, scope: Scope, headers: Headers) -> bool:
-        if self._secret is None:
-            return True
-        if hmac.compare_digest(headers.get("authorization", "").encode("latin-1"), self._secret):
-            return True
-        # The kernel's list is long, so it is read once for a connection.
-        peer = scope.get("state", {}).get("peer", {})
-        client, server = scope.get("client"), scope.get("server")
-        if not peer.get("is_own") and client is not None and server is not None:
-            peer["is_own"] = is_own_connection(client[1], server[1])
-        return bool(peer.get("is_own"))
+    async def _unknown(self, scope: Scope, headers: Headers) -> Response | None:
+        """The refusal of a caller that is not known. A person who opens a page is sent to the log-in."""
+        path: str = scope["path"]
+        try:
+            caller = await self._authenticator.caller(scope, headers)
+        except WorkflowError as error:
+            return of_error(error)
+        scope["state"]["caller"] = caller
+        if caller is not None or path in OPEN or path.startswith(OPEN_FILES):
+            return None
+        if scope["method"] == "GET" and not path.startswith(PREFIX) and "text/html" in headers.get("accept", ""):
+            query = scope["query_string"].decode("latin-1")
+            return RedirectResponse(f"/login?next={quote(path + ('?' + query if query else ''), safe='')}", 303)
+        return problem(401, "unauthorized", _UNKNOWN_CALLER, headers={"WWW-Authenticate": 'Bearer realm="ccat-wm"'})
 
     def _is_ours(self, host: str) -> bool:
         name = _name(host)

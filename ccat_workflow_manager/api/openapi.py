@@ -5,7 +5,7 @@ Responses are JSON text from PostgreSQL. The models of the resources describe th
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import FastAPI
@@ -14,10 +14,22 @@ from pydantic.json_schema import models_json_schema
 
 from ccat_workflow_manager.api.dependencies import YAML_TYPES
 from ccat_workflow_manager.api.problems import MEDIA_TYPE
-from ccat_workflow_manager.definition.messages import few_fields
+from ccat_workflow_manager.definition.messages import few_fields, refuse_if
 from ccat_workflow_manager.definition.spec import PipelineSpec
+from ccat_workflow_manager.json_values import kind
 
 Time = datetime
+
+
+def moment(value: object) -> datetime:
+    """A time of a request, in UTC."""
+    refuse_if(None if isinstance(value, str) else f"must be a string, not {kind(value)}")
+    try:
+        found = datetime.fromisoformat(str(value))
+        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    except (ValueError, OverflowError):
+        refuse_if("must be a time like 2026-01-31T12:00:00Z (in a URL, write + as %2B)")
+        raise
 
 
 class Shape(BaseModel):
@@ -96,6 +108,9 @@ RETRY_EXAMPLES = {
 OUTCOME_EXAMPLES = {
     "not needed": {"value": {"outcome": "skipped", "reason": "detector 101 is dead since May"}},
     "done": {"value": {"outcome": "completed", "reason": "checked and copied by hand"}},
+}
+TOKEN_EXAMPLES = {
+    "for one project": {"value": {"name": "nightly", "role": "submitter", "projects": ["night"]}},
 }
 PATCH_EXAMPLES = {"disable": {"value": {"enabled": False}}, "more urgent": {"value": {"priority": 100}}}
 

@@ -11,7 +11,7 @@ from pydantic import Field, StrictBool
 from starlette.responses import Response
 
 from ccat_workflow_manager.api import openapi
-from ccat_workflow_manager.api.dependencies import PREFIX, Body, Ctx
+from ccat_workflow_manager.api.dependencies import PREFIX, Body, Ctx, Who
 from ccat_workflow_manager.api.openapi import Page, Shape, Time
 from ccat_workflow_manager.api.paging import (
     DEFAULT_LIMIT,
@@ -99,10 +99,10 @@ def _changed(context: Context, change: PipelineChange, definition: object) -> Re
     responses={200: _SAME},
     openapi_extra=openapi.definition,
 )
-def create_pipeline(context: Ctx, body: Body) -> Response:
+def create_pipeline(context: Ctx, who: Who, body: Body) -> Response:
     """Register a pipeline: 201 if it is new, 200 if it exists with equal content, 409 if with other content."""
     definition = body.definition()
-    return _changed(context, context.catalogue.apply(definition, create_only=True), definition)
+    return _changed(context, context.catalogue.apply(definition, create_only=True, projects=who.projects), definition)
 
 
 @router.put(
@@ -112,7 +112,7 @@ def create_pipeline(context: Ctx, body: Body) -> Response:
     responses={200: _SAME},
     openapi_extra=openapi.definition,
 )
-def put_pipeline(context: Ctx, name: Name, body: Body, dry_run: bool = False) -> Response:
+def put_pipeline(context: Ctx, who: Who, name: Name, body: Body, dry_run: bool = False) -> Response:
     """Add a version of a pipeline (201); equal content changes nothing (200).
 
     With `dry_run=true` nothing changes in any case. The response is the change that would be made:
@@ -120,19 +120,19 @@ def put_pipeline(context: Ctx, name: Name, body: Body, dry_run: bool = False) ->
     """
     definition = body.definition()
     if dry_run:
-        plan = context.catalogue.plan(definition, name=name)
+        plan = context.catalogue.plan(definition, name=name, projects=who.projects)
         return json_response(json.dumps({**asdict(plan), "warnings": context.queue_hints.about(definition)}))
-    return _changed(context, context.catalogue.apply(definition, name=name), definition)
+    return _changed(context, context.catalogue.apply(definition, name=name, projects=who.projects), definition)
 
 
 @router.get("", response_model=PipelinePage)
 def list_pipelines(
-    context: Ctx, project: ProjectName = None, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
+    context: Ctx, who: Who, project: ProjectName = None, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
 ) -> Response:
     """Pipelines by name, without their definitions."""
     after = decode("pipelines", cursor, text_key)
     with context.database.read() as unit:
-        found = queries.pipelines_page(unit, after, limit + 1, project=project)
+        found = queries.pipelines_page(unit, after, limit + 1, project=project, projects=who.projects)
     return page("pipelines", found, limit)
 
 

@@ -23,7 +23,7 @@ from pydantic import Field
 from starlette.responses import Response, StreamingResponse
 
 from ccat_workflow_manager.api import openapi
-from ccat_workflow_manager.api.dependencies import Ctx
+from ccat_workflow_manager.api.dependencies import Ctx, Who
 from ccat_workflow_manager.api.openapi import Page, Shape, Time
 from ccat_workflow_manager.api.paging import json_response, read_one
 from ccat_workflow_manager.db.products import StoredProduct, find_product
@@ -121,7 +121,7 @@ def get_product(context: Ctx, product_id: UUID) -> Response:
 
 
 @router.get("/lineage", response_model=Lineage)
-def get_lineage(context: Ctx, product_id: UUID) -> Response:
+def get_lineage(context: Ctx, who: Who, product_id: UUID) -> Response:
     """The products that it was made from, and those that were made from it.
 
     Parents are those that the program declared, by default all products of the step runs before it.
@@ -129,7 +129,7 @@ def get_lineage(context: Ctx, product_id: UUID) -> Response:
     """
 
     def view(unit: UnitOfWork, key: UUID) -> str | None:
-        return queries.lineage(unit, key, MOST_RELATIVES)
+        return queries.lineage(unit, key, MOST_RELATIVES, who.projects)
 
     return json_response(read_one(context, "product", view, product_id))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -15,8 +14,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from ccat_workflow_manager.api import openapi
-from ccat_workflow_manager.api.dependencies import PREFIX, Actor, Body, Ctx, IdempotencyKey
-from ccat_workflow_manager.api.openapi import Page, Shape, Time
+from ccat_workflow_manager.api.dependencies import PREFIX, Actor, Body, Ctx, IdempotencyKey, Who
+from ccat_workflow_manager.api.openapi import Page, Shape, Time, moment
 from ccat_workflow_manager.api.paging import (
     DEFAULT_LIMIT,
     Cursor,
@@ -36,6 +35,7 @@ from ccat_workflow_manager.api.products import Caveat, ProductPage
 from ccat_workflow_manager.api.run_watch import RunWatch, Until, wait_seconds
 from ccat_workflow_manager.api.step_runs import StepRun
 from ccat_workflow_manager.context import Context
+from ccat_workflow_manager.db import audit
 from ccat_workflow_manager.db.queries import runs as queries
 from ccat_workflow_manager.db.queries import snapshot
 from ccat_workflow_manager.db.queries.products import run_products_page
@@ -43,8 +43,9 @@ from ccat_workflow_manager.db.queries.run_filter import RunFilter
 from ccat_workflow_manager.definition.messages import refuse_if, validated
 from ccat_workflow_manager.errors import Conflict, Fault, Invalid, NotFound
 from ccat_workflow_manager.execution.declarations import ProductType
-from ccat_workflow_manager.json_values import kind
+from ccat_workflow_manager.identity import Identity
 from ccat_workflow_manager.lifecycle.states import RunStatus
+from ccat_workflow_manager.services.requests import require
 from ccat_workflow_manager.services.retry_request import AS_BEFORE, RetryRequest
 from ccat_workflow_manager.services.run_request import Project, RunRequest, Text, storable
 
@@ -68,16 +69,6 @@ def _label(text: str) -> str:
     return storable(text)
 
 
-def _moment(value: object) -> datetime:
-    refuse_if(None if isinstance(value, str) else f"must be a string, not {kind(value)}")
-    try:
-        moment = datetime.fromisoformat(str(value))
-        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-    except (ValueError, OverflowError):
-        refuse_if("must be a time like 2026-01-31T12:00:00Z (in a URL, write + as %2B)")
-        raise
-
-
 class BulkRequest(Shape):
     runs: list[RunRequest] = Field(min_length=1, max_length=5000)
 
@@ -94,12 +85,13 @@ class RunFilterBody(Shape):
         list[Annotated[StrictStr, AfterValidator(_label)]] | None,
         BeforeValidator(_as_list, json_schema_input_type=str | list[str] | None),
     ] = Field(default=None, description="`name:value`")
-    created_after: Annotated[Time, BeforeValidator(_moment)] | None = None
+    created_after: Annotated[Time, BeforeValidator(moment)] | None = None
     caveats: StrictBool | None = Field(default=None, description="Whether there are caveats.")
     q: Annotated[StrictStr, Field(max_length=200), AfterValidator(storable)] | None = None
 
-    def filter(self) -> RunFilter:
+    def filter(self, who: Identity) -> RunFilter:
         return RunFilter(
+            visible=who.projects,
             status=tuple(dict.fromkeys(self.status or ())),
             project=self.project,
             pipeline=self.pipeline,
@@ -193,12 +185,12 @@ def _run(context: Context, run_id: UUID) -> str:
     responses={200: _SAME_RUN},
     openapi_extra=openapi.body(RunRequest, openapi.RUN_EXAMPLES),
 )
-def create_run(context: Ctx, actor: Actor, body: Body, key: IdempotencyKey = None) -> Response:
+def create_run(context: Ctx, who: Who, body: Body, key: IdempotencyKey = None) -> Response:
     """Create a run of a pipeline, or of an inline definition.
 
     With an `Idempotency-Key`, the same key and body give the same run (200); the same key with another body, 409.
     """
-    made = context.submitter.submit(body.parse(RunRequest), actor=actor, idempotency_key=key)
+    made = context.submitter.submit(body.parse(RunRequest), actor=who.name, projects=who.projects, idempotency_key=key)
     status = 202 if made.is_new else 200
     return json_response(made.shown or _run(context, made.run_id), status, {"Location": f"{PREFIX}/runs/{made.run_id}"})
 
@@ -206,6 +198,7 @@ def create_run(context: Ctx, actor: Actor, body: Body, key: IdempotencyKey = Non
 @router.get("", response_model=RunPage)
 def list_runs(
     context: Ctx,
+    who: Who,
     status: Annotated[list[str], Query(description="PENDING, RUNNING, ... May be repeated.")] = [],  # noqa: B006
     project: ProjectName = None,
     pipeline: str | None = None,
@@ -223,7 +216,7 @@ def list_runs(
         "created_after": created_after,
     }
     query |= {"project": project, "pipeline": pipeline, "caveats": caveats, "q": q}
-    wanted = validated(RunFilterBody, query).filter()
+    wanted = validated(RunFilterBody, query).filter(who)
     after = decode(_KIND, cursor, uuid_key)
     with context.database.read() as unit:
         found = queries.runs_page(unit, wanted, after, limit + 1)
@@ -348,12 +341,14 @@ def list_run_products(
     responses={200: _SAME_RUNS},
     openapi_extra=openapi.body(BulkRequest, openapi.BULK_EXAMPLES),
 )
-def create_runs(context: Ctx, actor: Actor, body: Body, key: IdempotencyKey = None) -> Response:
+def create_runs(context: Ctx, who: Who, body: Body, key: IdempotencyKey = None) -> Response:
     """Create up to 5000 runs, all or none. The response has their ids in order.
 
     With an `Idempotency-Key`, the same key and body give the same ids (200); the same key with another body, 409.
     """
-    ids, are_new = context.submitter.submit_bulk(body.parse(BulkRequest).runs, actor=actor, idempotency_key=key)
+    ids, are_new = context.submitter.submit_bulk(
+        body.parse(BulkRequest).runs, actor=who.name, projects=who.projects, idempotency_key=key
+    )
     return _ids(ids, 202 if are_new else 200)
 
 
@@ -363,14 +358,14 @@ def create_runs(context: Ctx, actor: Actor, body: Body, key: IdempotencyKey = No
     response_model=Ids,
     openapi_extra=openapi.body(RunChoice, openapi.CHOICE_EXAMPLES),
 )
-def cancel_runs(context: Ctx, actor: Actor, body: Body) -> Response:
+def cancel_runs(context: Ctx, who: Who, body: Body) -> Response:
     """Cancel runs by `ids`, or all unfinished ones that match a `filter`."""
 
     def cancel(ids: list[UUID]) -> list[UUID]:
-        context.requests.cancel(ids, actor=actor, path="ids")
+        context.requests.cancel(ids, actor=who.name, path="ids")
         return ids
 
-    return _for_chosen(context, body.parse(RunChoice), (RunStatus.PENDING, RunStatus.RUNNING), cancel)
+    return _for_chosen(context, who, body.parse(RunChoice), (RunStatus.PENDING, RunStatus.RUNNING), cancel)
 
 
 @router.post(
@@ -379,28 +374,35 @@ def cancel_runs(context: Ctx, actor: Actor, body: Body) -> Response:
     response_model=Ids,
     openapi_extra=openapi.body(RunChoice, openapi.CHOICE_EXAMPLES),
 )
-def retry_runs(context: Ctx, actor: Actor, body: Body) -> Response:
+def retry_runs(context: Ctx, who: Who, body: Body) -> Response:
     """Retry runs by `ids`, or all failed and cancelled ones that match a `filter`.
 
     The response has the ids of the runs in which something is retried.
     """
 
     def retry(ids: list[UUID]) -> list[UUID]:
-        done = context.requests.retry(ids, actor=actor, path="ids")
+        done = context.requests.retry(ids, actor=who.name, path="ids")
         return [each for each in ids if each in done]
 
-    return _for_chosen(context, body.parse(RunChoice), (RunStatus.FAILED, RunStatus.CANCELLED), retry)
+    return _for_chosen(context, who, body.parse(RunChoice), (RunStatus.FAILED, RunStatus.CANCELLED), retry)
 
 
 def _for_chosen(
-    context: Context, choice: RunChoice, default: tuple[RunStatus, ...], act: Callable[[list[UUID]], list[UUID]]
+    context: Context,
+    who: Identity,
+    choice: RunChoice,
+    default: tuple[RunStatus, ...],
+    act: Callable[[list[UUID]], list[UUID]],
 ) -> Response:
     """Apply a change to the chosen runs; with a filter, to portions of them in one transaction each."""
     if (choice.ids is None) == (choice.filter is None):
         raise Invalid(faults=[Fault("ids", "give either `ids` or a `filter`")])
     if choice.filter is None:
+        audit.describe(after={"ids": len(choice.ids or [])})
+        _require_visible(context, who, choice.ids or [])
         return _ids(act(choice.ids or []))
-    wanted = choice.filter.filter()
+    audit.describe(after={"filter": choice.filter.model_dump(mode="json", exclude_none=True)})
+    wanted = choice.filter.filter(who)
     if wanted.empty:
         raise Invalid(faults=[Fault("filter", "is empty, which would match every run; give at least one condition")])
     if not wanted.status:
@@ -414,6 +416,13 @@ def _for_chosen(
             done += act(ids)
         if len(ids) < _AT_ONCE:
             return _ids(done)
+
+
+def _require_visible(context: Context, who: Identity, ids: Sequence[UUID]) -> None:
+    """Raises NotFound for runs of projects that the caller does not see, as for those that do not exist."""
+    if who.projects is not None:
+        with context.database.read() as unit:
+            require("run", ids, queries.existing_runs(unit, ids, who.projects), "ids")
 
 
 def _ids(ids: Sequence[UUID], status: int = 202) -> Response:

@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from ccat_workflow_manager import __version__
 from ccat_workflow_manager.api import openapi
-from ccat_workflow_manager.api.dependencies import Ctx
+from ccat_workflow_manager.api.dependencies import Ctx, Who
 from ccat_workflow_manager.api.openapi import Page, Shape, Time
 from ccat_workflow_manager.api.paging import (
     DEFAULT_LIMIT,
@@ -248,11 +248,11 @@ availabilities = _Availabilities()
 
 
 @router.get("/backends", response_model=BackendPage)
-def list_backends(context: Ctx, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Response:
+def list_backends(context: Ctx, who: Who, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Response:
     """Every backend: availability, workers, queues, waiting and live step runs, and its last problem."""
     after = decode("backends", cursor, text_key)
     with context.database.read() as unit:
-        states = queries.backend_states(unit)
+        states = queries.backend_states(unit, who.projects)
     available = availabilities.get(context.settings)
     found = [
         Row(name, json.dumps(_backend(name, context, available.get(name), states.get(name))))
@@ -276,14 +276,14 @@ def _backend(name: str, context: Context, known: Availability | None, state: Bac
 
 
 @router.get("/attention", response_model=AttentionPage)
-def list_attention(context: Ctx, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Response:
+def list_attention(context: Ctx, who: Who, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Response:
     """Step runs that need an operator, for example to release a job that is held at the scheduler; oldest first.
 
     Also those whose cancellation stays unconfirmed, and those that left a job which does not stop.
     """
     after = decode("attention", cursor, uuid_key)
     with context.database.read() as unit:
-        found = attention_page(unit, after, limit + 1)
+        found = attention_page(unit, after, limit + 1, who.projects)
     return page("attention", found, limit)
 
 
@@ -297,11 +297,11 @@ def list_workers(context: Ctx, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = No
 
 
 @router.get("/dashboard/summary", response_model=Summary)
-def get_summary(context: Ctx) -> Response:
+def get_summary(context: Ctx, who: Who) -> Response:
     """Runs of the last 24 hours, live runs, the oldest waiting step run and the latest failures."""
     with context.database.read() as unit:
-        text = queries.summary(unit)
-        states = queries.backend_states(unit)
-        attention = attention_count(unit)
+        text = queries.summary(unit, who.projects)
+        states = queries.backend_states(unit, who.projects)
+        attention = attention_count(unit, who.projects)
     backends = json.dumps([{"name": name, **asdict(state)} for name, state in states.items()])
     return json_response(f'{text[:-1]}, "attention": {attention}, "backends": {backends}}}')

@@ -147,13 +147,22 @@ def _declared_as_text(definition: Any) -> set[str]:
 
 def moment_before_now(text: str) -> str:
     """The time that lies so long before now, for `90m`, `24h`, `7d` or `2w`; any other text is a time by itself."""
+    return _moment(text, -1)
+
+
+def after_now(text: str) -> str:
+    """The time that lies so long after now; any other text is a time by itself."""
+    return _moment(text, 1)
+
+
+def _moment(text: str, direction: int) -> str:
     match = _AGO.fullmatch(text)
     if match is None:
         return text
     try:
-        moment = datetime.now(UTC) - timedelta(**{_UNITS[match[2]]: int(match[1])})
+        moment = datetime.now(UTC) + direction * timedelta(**{_UNITS[match[2]]: int(match[1])})
     except OverflowError:
-        raise WrongUsage(f"{text} ago is before all time") from None
+        raise WrongUsage(f"{text} from now is no time that can be written") from None
     return moment.isoformat()
 
 

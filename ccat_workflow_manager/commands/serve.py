@@ -162,7 +162,7 @@ def _settings(**overrides: object) -> Settings:
 
 
 @contextmanager
-def _database() -> Iterator[Database]:
+def host_database() -> Iterator[Database]:
     settings = _settings()
     with starting():
         from ccat_workflow_manager.db.session import Database
@@ -181,7 +181,7 @@ def upgrade() -> None:
 
     Exit codes:  0 the database is current,  3 it cannot be reached.
     """
-    with _database() as database:
+    with host_database() as database:
         from ccat_workflow_manager.db import migrate
 
         before = migrate.upgrade(database)
@@ -206,7 +206,7 @@ def prune(
     months = keep_months or _settings().events_keep_months
     if not months:
         raise WrongUsage("EVENTS_KEEP_MONTHS is 0: say how much to keep with --keep-months")
-    with _database() as database:
+    with host_database() as database:
         from ccat_workflow_manager.db.partitions import maintain_events
 
         dropped = maintain_events(database, months)
@@ -223,7 +223,7 @@ def check(as_json: AsJson = False) -> None:
     """
     from ccat_workflow_manager.commands.output import print_json
 
-    with _database() as database:
+    with host_database() as database:
         from ccat_workflow_manager.db import migrate
 
         state = migrate.state(database)

@@ -12,7 +12,6 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from ccat_workflow_manager.api.dependencies import ANONYMOUS
 from ccat_workflow_manager.dashboard.board import Board
 from ccat_workflow_manager.errors import (
     AttemptError,
@@ -22,6 +21,7 @@ from ccat_workflow_manager.errors import (
     ServiceUnavailable,
     WorkflowError,
 )
+from ccat_workflow_manager.identity import ANONYMOUS
 
 Handler = Callable[[Request, Exception], Awaitable[Response]]
 _RETRY_AFTER = {"Retry-After": "5"}
@@ -48,7 +48,7 @@ def _or_page(handler: Any) -> Handler:
         status = response.status_code
         text, faults = _said(error, request)
         page = await run_in_threadpool(
-            Board(request, ANONYMOUS).page, "error", "", status, code=status,
+            Board(request, ANONYMOUS.name).page, "error", "", status, code=status,
             title=_TITLES.get(status, HTTPStatus(status).phrase), text=text, faults=faults,
         )  # fmt: skip
         if status == HTTPStatus.SERVICE_UNAVAILABLE:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 
+from ccat_workflow_manager.api.rights import authorize
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.dashboard import assets, live
 from ccat_workflow_manager.dashboard.answers import Answers
@@ -18,6 +19,6 @@ def mount(app: FastAPI, context: Context) -> None:
     app.state.answers = Answers()
     app.state.live = live.Live(context.loop_database)
     for router in _PAGES:
-        app.include_router(router, include_in_schema=False)
+        app.include_router(router, include_in_schema=False, dependencies=[Depends(authorize)])
     app.add_route("/static/{version}/{name:path}", assets.serve, include_in_schema=False)
     show_errors_as_pages(app)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 from uuid import UUID
 
+from ccat_workflow_manager.db.audit import Change, current
 from ccat_workflow_manager.db.queries.runs import RUN, with_step_runs
 from ccat_workflow_manager.db.queries.step_runs import step_run_columns
 from ccat_workflow_manager.db.session import UnitOfWork, json_list, new_ids
@@ -59,10 +60,18 @@ WITH r AS (
   SELECT s.id, s.run_id, r.project, '{Event.CREATED}', '{INITIAL}', 0, r.created_by FROM s JOIN r ON r.id = s.run_id
 )
 """
-_CREATE = f"{_WRITE} SELECT id FROM r"
+_AUDIT = """, a AS (
+  INSERT INTO audit (actor, identity, address, action, object, project, after, request_id)
+  SELECT r.created_by, x.identity, x.address, x.action, 'runs/' || r.id, r.project,
+    json_build_object('pipeline', r.pipeline, 'version', r.pipeline_version, 'priority', r.priority), x.request_id
+  FROM json_to_recordset(CAST(:changes AS json)) AS x(run_id uuid, identity text, address text, action text,
+    request_id text)
+  JOIN r ON r.id = x.run_id
+)"""
+_CREATE = f"{_WRITE}{_AUDIT} SELECT id FROM r"
 """Nothing is inserted for a run whose id or idempotency key exists: the other parts join `r`."""
 _CREATE_SHOWN = f"""
-{_WRITE}, g AS (
+{_WRITE}{_AUDIT}, g AS (
   SELECT y.run_id, string_agg(row_to_json(y)::text, ',' ORDER BY y.id) AS step_runs
   FROM (SELECT {step_run_columns("CAST(:waits AS jsonb) ->> concat(s.run_id, '/', s.position)")} FROM s) y
   GROUP BY y.run_id
@@ -100,6 +109,8 @@ class NewRun:
     backend: str | None = None
     idempotency_key: str | None = None
     request_hash: str | None = None
+    change: Change | None = None
+    """The request that creates it, for the audit."""
 
 
 @dataclass(slots=True)
@@ -116,6 +127,8 @@ class Created:
 
 def create_runs(unit: UnitOfWork, new: Sequence[NewRun], *, shown: bool = False) -> Created:
     """Create runs. A run whose id or idempotency key exists is left out. With `shown`, also returns them as JSON."""
+    if (present := current()) is not None:
+        present.written_elsewhere = True
     records = _Records()
     for run in new:
         records.add(run)
@@ -155,6 +168,7 @@ class _Records:
     runs: list[dict[str, Any]] = field(default_factory=list)
     steps: list[dict[str, Any]] = field(default_factory=list)
     step_runs: list[dict[str, Any]] = field(default_factory=list)
+    changes: list[dict[str, Any]] = field(default_factory=list)
     ready: list[tuple[UUID, str, UUID]] = field(default_factory=list)
     """(run_id, backend, step_run_id) of step runs that are ready at once."""
 
@@ -163,6 +177,7 @@ class _Records:
             "runs": json_list(self.runs),
             "steps": json_list(self.steps),
             "step_runs": json_list(self.step_runs),
+            "changes": json_list(self.changes),
         }
 
     def ready_of(self, written: Set[UUID]) -> dict[str, list[UUID]]:
@@ -191,11 +206,24 @@ class _Records:
                 "request_hash": run.request_hash,
             }
         )
+        if run.change is not None:
+            self._add_change(run.run_id, run.change)
         downstream = _downstream(run.plan)
         step_run_ids = iter(new_ids(run.plan.total))
         for step in run.plan.steps:
             self._add_step(run, step, downstream[step.position])
             self._add_step_runs(run, step, step_run_ids)
+
+    def _add_change(self, run_id: UUID, change: Change) -> None:
+        self.changes.append(
+            {
+                "run_id": str(run_id),
+                "identity": change.by.key,
+                "address": change.address,
+                "action": change.action,
+                "request_id": change.request_id,
+            }
+        )
 
     def _add_step(self, run: NewRun, step: PlannedStep, downstream: Sequence[tuple[int, Edge]]) -> None:
         total = len(step.step_runs)

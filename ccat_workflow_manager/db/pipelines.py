@@ -119,6 +119,13 @@ class PipelineStore:
         )
         return {row.sha256: row.content for row in found}
 
+    def project(self, name: str) -> str | None:
+        """The project of a pipeline, None if there is no such pipeline."""
+        found: str | None = self.unit.execute(
+            "SELECT project FROM pipelines WHERE name = :name", {"name": name}
+        ).scalar()
+        return found
+
     def newest(self, name: str) -> StoredSpec:
         return self._one(f"{_SPEC} WHERE s.name = :name AND s.version = p.current_version", {"name": name}, name)
 

@@ -17,6 +17,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from uuid_utils.compat import uuid7
 
 from ccat_workflow_manager import failpoints
+from ccat_workflow_manager.db import audit
 from ccat_workflow_manager.db.sql_errors import RolledBack, translated
 from ccat_workflow_manager.errors import ServiceUnavailable
 from ccat_workflow_manager.json_values import storable, text_problem
@@ -124,6 +125,7 @@ class Database:
                 unit = UnitOfWork(connection)
                 yield unit
                 if name:
+                    audit.write(unit)
                     failpoints.point(name)
         except DBAPIError as error:
             meaning = translated(error)

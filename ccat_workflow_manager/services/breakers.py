@@ -45,7 +45,7 @@ class Breakers:
             store.lock(breaker_id)
             text = breaker_detail(unit, breaker_id)
             if text is None:
-                raise NotFound(f"there is no breaker {breaker_id}; it may have closed meanwhile")
+                raise NotFound(f"there is no breaker {breaker_id}")
             ready = store.close([breaker_id], "released", actor, f"released by {actor}")
             unit.after_commit(lambda: self._doorbell.ring_all(Bell.LAUNCH, ready))
         return text

@@ -10,6 +10,7 @@ from uuid import UUID
 import yaml
 
 from ccat_workflow_manager.bounded_cache import BoundedCache
+from ccat_workflow_manager.db import audit
 from ccat_workflow_manager.db.pipelines import PipelineStore, StoredSpec
 from ccat_workflow_manager.db.session import Database, UnitOfWork
 from ccat_workflow_manager.definition.compiled import CompiledPipeline, compile_pipeline
@@ -17,6 +18,7 @@ from ccat_workflow_manager.definition.input_roots import InputRoots
 from ccat_workflow_manager.definition.planning import Plan
 from ccat_workflow_manager.definition.spec import PipelineSpec, all_files, canonical, parse_pipeline, stored_pipeline
 from ccat_workflow_manager.errors import Conflict, Fault, Invalid, NotFound
+from ccat_workflow_manager.identity import Projects, sees
 from ccat_workflow_manager.json_values import JSON, invalid, weight
 from ccat_workflow_manager.lifecycle.models import RetryPolicy, WorkItem
 
@@ -43,26 +45,38 @@ class Catalogue:
         self._input_roots = input_roots
         self._compiled: BoundedCache[UUID, CompiledPipeline] = BoundedCache(_MOST_WEIGHT)
 
-    def apply(self, definition: object, *, name: str | None = None, create_only: bool = False) -> PipelineChange:
+    def apply(
+        self, definition: object, *, name: str | None = None, create_only: bool = False, projects: Projects = None
+    ) -> PipelineChange:
         """Store a new version of a pipeline. Equal content changes nothing."""
         spec = parse_pipeline(definition)
         self._check_name(spec, name)
+        _check_project(spec, projects)
         self.check_inputs(compile_pipeline(spec))
         content = canonical(spec)
         with self._database.begin("commit.pipeline") as unit:
             store = PipelineStore(unit)
             before = self._newest(store, spec.name)
+            if (owner := store.project(spec.name)) is not None and not sees(projects, owner):
+                raise Conflict(f"the name {spec.name} is in use; choose another one")
             check_files(store, spec)
             save_files(store, spec)
+            audit.describe(
+                target=f"pipelines/{spec.name}",
+                project=spec.project,
+                before=None if before is None else {"version": before.version, "project": owner},
+                after={"content_hash": spec.content_hash, "project": spec.project},
+            )
             stored, changed = store.save(spec.name, content, spec.content_hash, project=spec.project)
             if create_only and changed and stored.version != 1:
                 raise Conflict(f"the pipeline {spec.name} exists with other content; use PUT to add a version")
         return PipelineChange(spec.name, stored.version or 0, changed, _diff(before, content if changed else None))
 
-    def plan(self, definition: object, *, name: str | None = None) -> PipelineChange:
+    def plan(self, definition: object, *, name: str | None = None, projects: Projects = None) -> PipelineChange:
         """Returns what `apply` would change."""
         spec = parse_pipeline(definition)
         self._check_name(spec, name)
+        _check_project(spec, projects)
         self.check_inputs(compile_pipeline(spec))
         with self._database.read() as unit:
             store = PipelineStore(unit)
@@ -75,6 +89,8 @@ class Catalogue:
         )
 
     def change(self, name: str, *, enabled: bool | None = None, priority: int | None = None) -> None:
+        changed = {"enabled": enabled, "priority": priority}
+        audit.describe(after={key: value for key, value in changed.items() if value is not None})
         with self._database.begin("commit.pipeline-switch") as unit:
             PipelineStore(unit).change(name, enabled=enabled, priority=priority)
 
@@ -119,6 +135,11 @@ class Catalogue:
             return store.newest(name)
         except NotFound:
             return None
+
+
+def _check_project(spec: PipelineSpec, projects: Projects) -> None:
+    if not sees(projects, spec.project):
+        raise NotFound(f"there is no project {spec.project}", [Fault("project", f"there is no project {spec.project}")])
 
 
 def save_files(store: PipelineStore, spec: PipelineSpec) -> None:

@@ -154,13 +154,13 @@ class Requests:
         """Raises NotFound; `path` is the list of the request that holds the ids."""
         with self._database.read() as unit:
             found = existing_runs(unit, ids)
-        _require("run", ids, found, path)
+        require("run", ids, found, path)
 
     def _require_step_runs(self, ids: Sequence[UUID]) -> dict[UUID, UUID]:
         """Returns the run of each of these step runs. Raises NotFound."""
         with self._database.read() as unit:
             found = runs_of_step_runs(unit, ids)
-        _require("step run", ids, found)
+        require("step run", ids, found)
         return found
 
     def _ring_each(self, bell: Bell, backends: Iterable[str]) -> None:
@@ -174,7 +174,8 @@ def _require_kept(unit: UnitOfWork, run_ids: Sequence[UUID]) -> None:
         raise Conflict(f"the run {gone[0]} is being deleted")
 
 
-def _require(what: str, ids: Sequence[UUID], found: Container[UUID], path: str = "") -> None:
+def require(what: str, ids: Sequence[UUID], found: Container[UUID], path: str = "") -> None:
+    """Raises NotFound for the ids that were not found; `path` is the list of the request that holds them."""
     missing = [(index, each) for index, each in enumerate(ids) if each not in found]
     if missing:
         faults = [Fault(f"{path}[{index}]", f"there is no {what} {each}") for index, each in missing[:100] if path]

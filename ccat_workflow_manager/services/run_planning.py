@@ -15,6 +15,7 @@ from ccat_workflow_manager.definition.compiled import CompiledPipeline, compile_
 from ccat_workflow_manager.definition.planning import Plan, plan
 from ccat_workflow_manager.definition.spec import all_files, canonical, parse_pipeline
 from ccat_workflow_manager.errors import MAX_FAULTS, Conflict, Fault, Invalid, NotFound, RequestError
+from ccat_workflow_manager.identity import Projects, sees
 from ccat_workflow_manager.json_values import invalid, weight
 from ccat_workflow_manager.limits import limits
 from ccat_workflow_manager.services.catalogue import Catalogue, check_files, save_files
@@ -67,6 +68,7 @@ class PlannedRun:
             backend=request.backend,
             idempotency_key=self.submission.key,
             request_hash=self.submission.digest,
+            change=self.submission.change,
         )
 
 
@@ -74,8 +76,16 @@ class RunPlanner:
     """Plans the runs of one request, outside of any transaction. It looks up each pipeline once."""
 
     def __init__(
-        self, database: Database, catalogue: Catalogue, *, default_backend: str, known_backends: Set[str]
+        self,
+        database: Database,
+        catalogue: Catalogue,
+        *,
+        default_backend: str,
+        known_backends: Set[str],
+        projects: Projects = None,
     ) -> None:
+        """`projects` are those in which its caller may submit."""
+        self._projects = projects
         self._database = database
         self._catalogue = catalogue
         self._default_backend = default_backend
@@ -90,6 +100,7 @@ class RunPlanner:
         try:
             self._check(request)
             target = self._target(request)
+            self._check_project(request.project or target.project, "project" if request.project else "spec.project")
             parameters = target.compiled.validate_parameters(request.parameters)
             self._weigh(parameters)
             planned = _planned(request, target, parameters)
@@ -158,6 +169,9 @@ class RunPlanner:
         except NotFound as error:
             path = "pipeline" if request.version is None else "version"
             raise NotFound(error.message, [Fault(path, error.message)]) from None
+        if not sees(self._projects, found.project):
+            message = f"there is no pipeline {name}" + (f" version {request.version}" if request.version else "")
+            raise NotFound(message, [Fault("pipeline" if request.version is None else "version", message)])
         if not found.enabled:
             raise Conflict(faults=[Fault("pipeline", f"the pipeline {name} is disabled")])
         self._check_backends(compiled, "pipeline.")
@@ -176,6 +190,10 @@ class RunPlanner:
             except Invalid as error:
                 raise Invalid(faults=_below("spec", error.faults)) from None
         return _Target(None, compiled, compiled.spec.name, None, compiled.spec.project, 0)
+
+    def _check_project(self, project: str, path: str) -> None:
+        if not sees(self._projects, project):
+            raise NotFound(faults=[Fault(path, f"there is no project {project}")])
 
     def _check_backends(self, compiled: CompiledPipeline, path: str) -> None:
         named = [(f"steps[{step.index}].backend", step.backend) for step in compiled.steps]

@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from ccat_workflow_manager.db.audit import Change, current
 from ccat_workflow_manager.db.session import new_id
 from ccat_workflow_manager.definition.messages import few_fields, refuse_if
 from ccat_workflow_manager.definition.project import PROJECT_NAME
@@ -109,6 +110,8 @@ class RunSubmission:
     key: str | None = None
     run_id: UUID = field(default_factory=new_id, compare=False)
     """Chosen before the first try, so that a second try finds what the first one committed."""
+    change: Change | None = field(default_factory=current, compare=False)
+    """The present request, for the audit: another request may carry this one out."""
     bulk_digest: str | None = None
     """Digest of all requests of a bulk call with a key."""
 

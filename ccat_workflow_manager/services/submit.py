@@ -12,6 +12,7 @@ from ccat_workflow_manager.db.queries.runs import existing_runs
 from ccat_workflow_manager.db.session import Database, UnitOfWork
 from ccat_workflow_manager.doorbell import Bell, Doorbell
 from ccat_workflow_manager.errors import Conflict, RequestError
+from ccat_workflow_manager.identity import Projects
 from ccat_workflow_manager.services.catalogue import Catalogue
 from ccat_workflow_manager.services.combining import Combiner
 from ccat_workflow_manager.services.run_planning import PlannedRun, RunPlanner
@@ -47,7 +48,9 @@ class Submitter:
         self._known_backends = known_backends
         self._combiner: Combiner[PlannedRun, Submitted] = Combiner(self._create)
 
-    def submit(self, request: RunRequest, *, actor: str, idempotency_key: str | None = None) -> Submitted:
+    def submit(
+        self, request: RunRequest, *, actor: str, projects: Projects = None, idempotency_key: str | None = None
+    ) -> Submitted:
         """Create one run, or find the run that the same request with the same key created before."""
         submission = RunSubmission(request, actor, idempotency_key)
         if idempotency_key is not None:
@@ -55,10 +58,15 @@ class Submitter:
                 run_id = submission.made_before(_known(unit, [submission]))
             if run_id is not None:
                 return _found(submission, run_id)
-        return self._combiner.do(self._planner().plan(submission))
+        return self._combiner.do(self._planner(projects).plan(submission))
 
     def submit_bulk(
-        self, requests: Sequence[RunRequest], *, actor: str, idempotency_key: str | None = None
+        self,
+        requests: Sequence[RunRequest],
+        *,
+        actor: str,
+        projects: Projects = None,
+        idempotency_key: str | None = None,
     ) -> tuple[list[UUID], bool]:
         """Create all runs or none, or find those that the same requests with the same key created before.
 
@@ -68,7 +76,7 @@ class Submitter:
         with self._database.read() as unit:
             if (made := self._bulk_made_before(unit, submissions)) is not None:
                 return made, False
-        planner = self._planner()
+        planner = self._planner(projects)
         planned = [planner.plan(submission, f"runs[{index}]") for index, submission in enumerate(submissions)]
         with self._database.begin("commit.create-many") as unit:
             created = create_runs(unit, _new_runs(unit, planned))
@@ -119,9 +127,13 @@ class Submitter:
             raise Conflict("some of the runs that were created with this Idempotency-Key have been removed since")
         return found or None
 
-    def _planner(self) -> RunPlanner:
+    def _planner(self, projects: Projects = None) -> RunPlanner:
         return RunPlanner(
-            self._database, self._catalogue, default_backend=self._default_backend, known_backends=self._known_backends
+            self._database,
+            self._catalogue,
+            default_backend=self._default_backend,
+            known_backends=self._known_backends,
+            projects=projects,
         )
 
 

@@ -10,13 +10,22 @@ from fastapi.testclient import TestClient
 
 from ccat_workflow_manager.app import create_app
 from ccat_workflow_manager.context import Context
-from tests.api.rest import BASE_URL, Hand, Rest
+from tests.api.rest import BASE_URL, Hand, Rest, Secured
+from tests.support.fixtures_store import ContextMaker
 
 
 @pytest.fixture
 def rest(context: Context) -> Iterator[Rest]:
     with TestClient(create_app(context), base_url=BASE_URL) as client:
         yield Rest(client)
+
+
+@pytest.fixture
+def secured(make_context: ContextMaker) -> Iterator[Secured]:
+    """An API that wants tokens."""
+    context = make_context("noop", AUTH_REQUIRED=True)
+    with TestClient(create_app(context), base_url=BASE_URL) as client:
+        yield Secured(context, client)
 
 
 @pytest.fixture

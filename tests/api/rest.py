@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import Any
 from uuid import UUID
 
@@ -11,10 +12,12 @@ from httpx import Response
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.runs import RunStore
 from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.identity import ANONYMOUS, Role
 from ccat_workflow_manager.lifecycle.breaker import BreakerPolicy
 from ccat_workflow_manager.lifecycle.models import Facts, NewProduct, Transition, TransitionEvent, WorkItem
 from ccat_workflow_manager.lifecycle.states import Event
 from ccat_workflow_manager.services.run_request import RunRequest
+from ccat_workflow_manager.services.tokens import CreatedToken
 
 V1 = "/api/v1"
 BASE_URL = "http://localhost"
@@ -92,6 +95,29 @@ class Rest:
             cursor = page["next_cursor"]
             if cursor is None:
                 return found
+
+
+class Secured:
+    """An API that wants tokens, and callers of it."""
+
+    def __init__(self, context: Context, client: TestClient) -> None:
+        self.context = context
+        self.client = client
+        self._names = count(1)
+
+    def token(self, role: str = "admin", *projects: str, **more: Any) -> CreatedToken:
+        return self.context.tokens.create(
+            f"{role} {next(self._names)}",
+            Role(role),
+            by=ANONYMOUS,
+            projects=frozenset(projects) if projects else None,
+            **more,
+        )
+
+    def caller(self, role: str = "admin", *projects: str) -> Rest:
+        """A client with a new token."""
+        headers = {"Authorization": f"Bearer {self.token(role, *projects).secret}"}
+        return Rest(TestClient(self.client.app, base_url=BASE_URL, headers=headers))
 
 
 class Hand:

@@ -244,7 +244,13 @@ def test_every_call_is_one_of_the_description(context: Context, tmp_path: Path) 
     def answer(request: httpx.Request) -> httpx.Response:
         sent.append(request)
         thing = {"id": "x", "status": "COMPLETED", "attempt": 1, "step": "s", "key": "k", "path": "p", "size": 0}
-        more = {"ids": [], "items": [], "next_cursor": None, "is_directory": False, "sha256": sha256().hexdigest()}
+        more: dict[str, Any] = {
+            "ids": [],
+            "items": [],
+            "next_cursor": None,
+            "is_directory": False,
+            "sha256": sha256().hexdigest(),
+        }
         return httpx.Response(200, text=json.dumps({**thing, **more}), headers={"X-Log-Size": "0"})
 
     service = served(answer)

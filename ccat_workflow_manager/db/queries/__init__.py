@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ccat_workflow_manager.db.session import UnitOfWork
+from ccat_workflow_manager.identity import Projects
 
 
 class Row(NamedTuple):
@@ -28,6 +29,16 @@ def utc(column: str) -> str:
 def times(alias: str, *columns: str) -> str:
     """SQL for several time columns, each under its own name."""
     return ", ".join(f"{utc(f'{alias}.{column}')} AS {column}" for column in columns)
+
+
+def visible(column: str) -> str:
+    """SQL for a row whose project is among the parameter `:projects`; null: all."""
+    return f"(CAST(:projects AS text[]) IS NULL OR {column} = ANY(CAST(:projects AS text[])))"
+
+
+def project_list(projects: Projects) -> list[str] | None:
+    """The parameter `:projects` of `visible`."""
+    return None if projects is None else sorted(projects)
 
 
 def rows(unit: UnitOfWork, statement: str, parameters: Mapping[str, Any]) -> list[Row]:

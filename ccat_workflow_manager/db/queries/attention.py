@@ -5,8 +5,9 @@ from __future__ import annotations
 from uuid import UUID
 
 from ccat_workflow_manager.db.conditions import quoted
-from ccat_workflow_manager.db.queries import Row, rows, times
+from ccat_workflow_manager.db.queries import Row, project_list, rows, times, visible
 from ccat_workflow_manager.db.session import UnitOfWork
+from ccat_workflow_manager.identity import Projects
 from ccat_workflow_manager.lifecycle.states import CANCELLABLE, LIVE
 from ccat_workflow_manager.lifecycle.waiting import ACTION_REQUIRED
 
@@ -42,18 +43,22 @@ SELECT x.id, row_to_json(x)::text FROM (
   SELECT s.id, s.run_id, r.project, r.pipeline, s.step, s.key, s.backend, w.job_id, w.text, {times("s", "submitted_at")}
   FROM (SELECT DISTINCT ON (id) id, job_id, text FROM ({_WANTED}) w ORDER BY id, rank) w
   JOIN step_runs s ON s.id = w.id JOIN runs r ON r.id = s.run_id
-  WHERE CAST(:after AS uuid) IS NULL OR s.id > :after ORDER BY s.id LIMIT :limit
+  WHERE (CAST(:after AS uuid) IS NULL OR s.id > :after) AND {visible("r.project")} ORDER BY s.id LIMIT :limit
 ) x
 """
 
 _COUNT = f"SELECT count(DISTINCT w.id) FROM ({_WANTED}) w JOIN step_runs s ON s.id = w.id"
+_COUNT_VISIBLE = f"{_COUNT} JOIN runs r ON r.id = s.run_id WHERE {visible('r.project')}"
 
 
-def attention_page(unit: UnitOfWork, after: UUID | None, limit: int) -> list[Row]:
+def attention_page(unit: UnitOfWork, after: UUID | None, limit: int, projects: Projects = None) -> list[Row]:
     """The step runs that need an operator, the oldest first."""
-    return rows(unit, _PAGE, {"after": after, "limit": limit, "mark": ACTION_REQUIRED})
+    return rows(
+        unit, _PAGE, {"after": after, "limit": limit, "mark": ACTION_REQUIRED, "projects": project_list(projects)}
+    )
 
 
-def attention_count(unit: UnitOfWork) -> int:
-    found: int = unit.execute(_COUNT, {"mark": ACTION_REQUIRED}).scalar_one()
+def attention_count(unit: UnitOfWork, projects: Projects = None) -> int:
+    statement, values = (_COUNT, {}) if projects is None else (_COUNT_VISIBLE, {"projects": sorted(projects)})
+    found: int = unit.execute(statement, {"mark": ACTION_REQUIRED, **values}).scalar_one()
     return found

@@ -5,8 +5,9 @@ from __future__ import annotations
 from uuid import UUID
 
 from ccat_workflow_manager.db.conditions import CLAIMABLE
-from ccat_workflow_manager.db.queries import Row, one, rows, times
+from ccat_workflow_manager.db.queries import Row, one, project_list, rows, times, visible
 from ccat_workflow_manager.db.session import UnitOfWork
+from ccat_workflow_manager.identity import Projects
 
 _BREAKER = f"""
 b.breaker_key AS id,
@@ -22,6 +23,7 @@ _PAGE = f"""
 SELECT x.id, row_to_json(x)::text FROM (
   SELECT {_BREAKER} FROM breakers b
   WHERE (CAST(:after AS uuid) IS NULL OR b.breaker_key > :after) AND (:counting OR b.opened_at IS NOT NULL)
+    AND {visible("b.project")}
   ORDER BY b.breaker_key LIMIT :limit
 ) x
 """
@@ -37,9 +39,9 @@ SELECT x.id, row_to_json(x)::text FROM (
 """
 
 
-def breakers_page(unit: UnitOfWork, after: UUID | None, limit: int, *, counting: bool) -> list[Row]:
+def breakers_page(unit: UnitOfWork, after: UUID | None, limit: int, *, counting: bool, projects: Projects) -> list[Row]:
     """Open breakers; with `counting` also closed ones with failures."""
-    return rows(unit, _PAGE, {"after": after, "limit": limit, "counting": counting})
+    return rows(unit, _PAGE, {"after": after, "limit": limit, "counting": counting, "projects": project_list(projects)})
 
 
 def breaker_detail(unit: UnitOfWork, breaker_id: UUID) -> str | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ccat_workflow_manager.db.queries import Row, one, rows, times
+from ccat_workflow_manager.db.queries import Row, one, project_list, rows, times, visible
 from ccat_workflow_manager.db.session import UnitOfWork
+from ccat_workflow_manager.identity import Projects
 
 _PIPELINE = f"""
 p.name, p.project, p.current_version AS version, COALESCE(d.content ->> 'description', '') AS description, p.enabled,
@@ -19,6 +20,7 @@ _PAGE = f"""
 SELECT x.name, row_to_json(x)::text FROM (
   SELECT {_PIPELINE} {_FROM}
   WHERE (CAST(:after AS text) IS NULL OR p.name > :after) AND (CAST(:project AS text) IS NULL OR p.project = :project)
+    AND {visible("p.project")}
   ORDER BY p.name LIMIT :limit
 ) x
 """
@@ -38,9 +40,11 @@ def pipeline_detail(unit: UnitOfWork, name: str) -> str | None:
     return one(unit, _DETAIL, {"name": name})
 
 
-def pipelines_page(unit: UnitOfWork, after: str | None, limit: int, *, project: str | None) -> list[Row]:
+def pipelines_page(
+    unit: UnitOfWork, after: str | None, limit: int, *, project: str | None, projects: Projects
+) -> list[Row]:
     """Pipelines by name, without their definitions."""
-    return rows(unit, _PAGE, {"after": after, "limit": limit, "project": project})
+    return rows(unit, _PAGE, {"after": after, "limit": limit, "project": project, "projects": project_list(projects)})
 
 
 def versions_page(unit: UnitOfWork, name: str, after: int | None, limit: int) -> list[Row]:

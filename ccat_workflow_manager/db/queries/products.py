@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from ccat_workflow_manager.db.queries import Row, array, one, rows, times
+from ccat_workflow_manager.db.queries import Row, array, one, project_list, rows, times, visible
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.identity import Projects
 
 _PRODUCT = f"""
 p.id, p.run_id, p.step_run_id, r.project, r.pipeline, s.step, s.key, p.attempt, p.name, p.type, p.path, p.size,
@@ -34,7 +35,11 @@ SELECT x.id, row_to_json(x)::text FROM (
 ) x
 """
 
-_MANY = f"SELECT x.id, row_to_json(x)::text FROM (SELECT {_PRODUCT} {_FROM} WHERE p.id = ANY(:ids)) x"
+_MANY = f"""
+SELECT x.id, row_to_json(x)::text FROM (
+  SELECT {_PRODUCT} {_FROM} WHERE p.id = ANY(:ids) AND {visible("r.project")}
+) x
+"""
 
 _EDGES = """
 JOIN run_steps t ON t.run_id = s.run_id AND (s.position = ANY(t.downstream_all) OR s.position = ANY(t.downstream_key))
@@ -131,7 +136,7 @@ class _Walk:
     truncated: bool = False
 
 
-def lineage(unit: UnitOfWork, product_id: UUID, most: int) -> str | None:
+def lineage(unit: UnitOfWork, product_id: UUID, most: int, projects: Projects = None) -> str | None:
     """The product with its ancestors and descendants, at most `most` in each direction. None: it does not exist.
 
     The parents of a product are those that its program declared. If it declared none, they are all products of the step
@@ -143,9 +148,13 @@ def lineage(unit: UnitOfWork, product_id: UUID, most: int) -> str | None:
     up, down = _Walk(most), _Walk(most)
     _walk(unit, _PARENTS, product_id, up)
     _walk(unit, _CHILDREN, product_id, down)
-    texts = dict(rows(unit, _MANY, {"ids": list(up.found | down.found)}))
-    by_hand = rows(unit, _SET_BY_HAND, {"ids": [product_id, *up.found]})
-    edges = sorted({*up.edges, *down.edges}, key=lambda edge: (edge[1], edge[0]))
+    texts = dict(rows(unit, _MANY, {"ids": list(up.found | down.found), "projects": project_list(projects)}))
+    shown_ids = texts.keys() | {product_id}
+    by_hand = rows(unit, _SET_BY_HAND, {"ids": [product_id, *(up.found & texts.keys())]})
+    edges = sorted(
+        (edge for edge in {*up.edges, *down.edges} if edge[0] in shown_ids and edge[1] in shown_ids),
+        key=lambda edge: (edge[1], edge[0]),
+    )
     shown = [
         f'{{"parent":"{parent}","child":"{child}","declared":{"true" if declared else "false"}}}'
         for child, parent, declared in edges

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 from ccat_workflow_manager.db.metadata import OTHER_PROJECT
 from ccat_workflow_manager.definition.project import DEFAULT_PROJECT
+from ccat_workflow_manager.identity import Projects
 from ccat_workflow_manager.lifecycle.states import RunStatus
 
 SEARCHED_RUNS = 50_000
@@ -19,6 +20,16 @@ _NEWEST = """
 r.id >= COALESCE((SELECT w.id FROM runs w ORDER BY w.id DESC OFFSET CAST(:window AS integer) LIMIT 1),
   '00000000-0000-0000-0000-000000000000')"""
 _ID_PREFIX = re.compile(r"[0-9a-fA-F-]{1,36}")
+
+
+_PLAIN = {
+    "pipeline": "r.pipeline = :pipeline",
+    # The time in an id is that of the clock of some manager.
+    "created_after": "r.created_at > :created_after",
+    "created_before": "r.created_at <= :created_before",
+    "created_by": "r.created_by = :created_by",
+}
+"""Field -> its condition, where the parameter is the value of the field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +49,12 @@ class RunFilter:
     q: str | None = None
     """A part of the pipeline name, of a label or of the status reason, or the beginning of an id."""
 
+    visible: Projects = None
+    """The projects that the caller may see."""
+
     @property
     def empty(self) -> bool:
-        return self == RunFilter()
+        return replace(self, visible=None) == RunFilter()
 
     def conditions(self) -> tuple[list[str], dict[str, Any]]:
         """SQL conditions on `runs r` and their parameters."""
@@ -52,38 +66,37 @@ class RunFilter:
         elif self.status:
             where.append("r.status = ANY(:status)")
             values["status"] = list(self.status)
-        if self.pipeline is not None:
-            where.append("r.pipeline = :pipeline")
-            values["pipeline"] = self.pipeline
-        if self.project is not None:
+        if (project := self._project()) is not None:
             where.append("r.project = :project")
-            values["project"] = self.project
-            if self.project != DEFAULT_PROJECT:  # as the index of projects has it
+            values["project"] = project
+            if project != DEFAULT_PROJECT:  # as the index of projects has it
                 where.append(f"r.{OTHER_PROJECT}")
+        if self.visible is not None:
+            where.append("r.project = ANY(:visible)")
+            values["visible"] = sorted(self.visible)
         if self.labels:
             where.append("r.labels @> CAST(:labels AS jsonb)")
             values["labels"] = json.dumps(dict(self.labels))
-        if self.created_after is not None:
-            # The time in an id is that of the clock of some manager.
-            where.append("r.created_at > :created_after")
-            values["created_after"] = self.created_after
         if self.caveats is not None:
             where.append("r.n_caveats > 0" if self.caveats else "r.n_caveats = 0")
-        if self.created_before is not None:
-            where.append("r.created_at <= :created_before")
-            values["created_before"] = self.created_before
-        if self.created_by is not None:
-            where.append("r.created_by = :created_by")
-            values["created_by"] = self.created_by
-        if self.reason:
-            where.append("r.status_reason ILIKE :reason")
-            values["reason"] = like(self.reason)
+        for name, condition in _PLAIN.items():
+            if (value := getattr(self, name)) is not None:
+                where.append(condition)
+                values[name] = value
         if self.q or self.reason or self.created_by is not None:
             where.append(_NEWEST)
             values["window"] = SEARCHED_RUNS
+        if self.reason:
+            where.append("r.status_reason ILIKE :reason")
+            values["reason"] = like(self.reason)
         if self.q:
             where.append(f"({' OR '.join(_search(self.q, values))})")
         return where, values
+
+    def _project(self) -> str | None:
+        if self.project is None and self.visible is not None and len(self.visible) == 1:
+            return next(iter(self.visible))
+        return self.project
 
 
 def like(words: str) -> str:

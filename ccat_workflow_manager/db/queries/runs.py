@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from ccat_workflow_manager.db.conditions import counter
-from ccat_workflow_manager.db.queries import Row, rows, times
+from ccat_workflow_manager.db.queries import Row, project_list, rows, times, visible
 from ccat_workflow_manager.db.queries.run_filter import RunFilter
 from ccat_workflow_manager.db.queries.step_runs import STEP_RUN
 from ccat_workflow_manager.db.queries.waits import waits_of_run
 from ccat_workflow_manager.db.session import UnitOfWork
+from ccat_workflow_manager.identity import Projects
 from ccat_workflow_manager.lifecycle.states import Status
 
 _COUNTS = ", ".join(f"'{status}', r.{counter(status)}" for status in Status)
@@ -47,6 +48,9 @@ def run_versions(unit: UnitOfWork, run_ids: Sequence[UUID]) -> dict[UUID, RunVer
     return {row[0]: RunVersion(row[1], row[2]) for row in unit.execute(_VERSIONS, {"ids": list(run_ids)})}
 
 
+_EXISTING = f"SELECT id FROM runs WHERE id = ANY(:ids) AND {visible('project')}"
+
+
 def run_detail(unit: UnitOfWork, run_id: UUID) -> str | None:
     """A run with its step runs, in the order of the pipeline."""
     row = unit.execute(_DETAIL, {"id": run_id, "waits": waits_of_run(unit, run_id)}).first()
@@ -79,6 +83,7 @@ def _chosen(columns: str, wanted: RunFilter, after: UUID | None, limit: int) -> 
     return f"SELECT {columns} FROM runs r {condition} ORDER BY r.id DESC LIMIT :limit", values | {"limit": limit}
 
 
-def existing_runs(unit: UnitOfWork, ids: Sequence[UUID]) -> set[UUID]:
-    """Those of these ids that are the ids of runs."""
-    return {row[0] for row in unit.execute("SELECT id FROM runs WHERE id = ANY(:ids)", {"ids": list(ids)})}
+def existing_runs(unit: UnitOfWork, ids: Sequence[UUID], projects: Projects = None) -> set[UUID]:
+    """Those of these ids that are the ids of runs, of these projects."""
+    values = {"ids": list(ids), "projects": project_list(projects)}
+    return {row[0] for row in unit.execute(_EXISTING, values)}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ccat_workflow_manager.db.backends import BackendStore, Workload
-from ccat_workflow_manager.db.conditions import READY
-from ccat_workflow_manager.db.queries import Row, one, rows, times, utc
+from ccat_workflow_manager.db.conditions import READY, quoted
+from ccat_workflow_manager.db.queries import Row, one, project_list, rows, times, utc, visible
 from ccat_workflow_manager.db.session import UnitOfWork
-from ccat_workflow_manager.lifecycle.states import RunStatus
+from ccat_workflow_manager.identity import Projects
+from ccat_workflow_manager.lifecycle.states import LIVE, RunStatus
 
 _MOST_COUNTED = 100_000
 _RECENT = 10
@@ -27,6 +29,19 @@ SELECT n.name, b.problem, {utc("b.problem_since")} AS problem_since, {utc("b.ret
   COALESCE(b.unknown_jobs, 0) AS unknown_jobs, COALESCE(b.stray_jobs, 0) AS stray_jobs,
   COALESCE(b.strays_stopped, 0) AS strays_stopped, {utc("b.reaped_at")} AS reaped_at, b.reap_problem
 FROM (SELECT name FROM backends UNION SELECT unnest(backends) FROM workers) n LEFT JOIN backends b ON b.name = n.name
+"""
+
+
+_OF_NO_PROJECT = ("problem", "problem_since", "retry_at", "workers")
+_OWN_WORK = f"""
+SELECT backend, (count(*) FILTER (WHERE status = 'PENDING'))::int, (count(*) FILTER (WHERE status <> 'PENDING'))::int
+FROM (
+  (SELECT s.backend, s.status FROM step_runs s JOIN runs r ON r.id = s.run_id
+   WHERE s.status = 'PENDING' AND s.unmet = 0 AND NOT s.held AND {visible("r.project")} LIMIT {_MOST_COUNTED})
+  UNION ALL
+  (SELECT s.backend, s.status FROM step_runs s JOIN runs r ON r.id = s.run_id
+   WHERE s.status IN ({quoted(LIVE)}) AND {visible("r.project")} LIMIT {_MOST_COUNTED})
+) x GROUP BY backend
 """
 
 
@@ -51,14 +66,29 @@ def workers_page(unit: UnitOfWork, after: str | None, limit: int) -> list[Row]:
     return rows(unit, _WORKERS, {"after": after, "limit": limit})
 
 
-def backend_states(unit: UnitOfWork) -> Mapping[str, BackendState]:
-    """Every backend with a stored state, a worker or work to do, by name."""
+def backend_states(unit: UnitOfWork, projects: Projects = None) -> Mapping[str, BackendState]:
+    """Every backend with a stored state, a worker or work to do, by name. Counts only the work of these projects."""
     stored = {record.pop("name"): record for record in unit.records(_BACKENDS)}
+    if projects is not None:
+        return _states_for(unit, stored, projects)
     workloads = {each.backend: each for each in BackendStore(unit).workloads()}
     states = {}
     for name in sorted(stored.keys() | workloads.keys()):
         workload = workloads.get(name, Workload(name))
         states[name] = BackendState(**stored.get(name, {}), ready=workload.ready, live=workload.live)
+    return states
+
+
+def _states_for(
+    unit: UnitOfWork, stored: dict[str, dict[str, Any]], projects: frozenset[str]
+) -> dict[str, BackendState]:
+    """The same for a caller that is limited to projects: jobs that nobody knows may be those of others."""
+    counts = {name: (ready, live) for name, ready, live in unit.execute(_OWN_WORK, {"projects": sorted(projects)})}
+    states = {}
+    for name in sorted(stored.keys() | counts.keys()):
+        known = {key: value for key, value in stored.get(name, {}).items() if key in _OF_NO_PROJECT}
+        ready, live = counts.get(name, (0, 0))
+        states[name] = BackendState(**known, ready=ready, live=live)
     return states
 
 
@@ -68,7 +98,7 @@ def backend_states(unit: UnitOfWork) -> Mapping[str, BackendState]:
 def _counts(statuses: list[RunStatus], condition: str = "") -> str:
     counted = (
         f"'{status}', (SELECT count(*) FROM"
-        f" (SELECT 1 FROM runs WHERE status = '{status}'{condition} LIMIT {_MOST_COUNTED}) x)"
+        f" (SELECT 1 FROM runs WHERE status = '{status}' AND {visible('project')}{condition} LIMIT {_MOST_COUNTED}) x)"
         for status in statuses
     )
     return f"json_build_object({', '.join(counted)})"
@@ -78,7 +108,7 @@ _READY = f"SELECT backend, priority, id FROM step_runs WHERE {READY}"
 
 # The index of ready step runs begins with backend and priority. So the oldest one is found by going from the head of
 # one backend and priority to that of the next (`heads`), not through all that are ready.
-_SUMMARY = rf"""
+_HEADS = f"""
 WITH RECURSIVE heads AS (
   ({_READY} ORDER BY backend, priority DESC, id LIMIT 1)
   UNION ALL
@@ -88,13 +118,20 @@ WITH RECURSIVE heads AS (
     ({_READY} AND backend > h.backend ORDER BY backend, priority DESC, id LIMIT 1)
     LIMIT 1
   ) n
-), oldest AS (
+)"""
+_OWN_HEADS = f"""
+WITH heads AS (
+  SELECT s.id FROM step_runs s JOIN runs r ON r.id = s.run_id
+  WHERE s.status = 'PENDING' AND s.unmet = 0 AND NOT s.held AND {visible("r.project")} ORDER BY s.id LIMIT 1
+)"""
+_SUMMARY = rf"""
+, oldest AS (
   SELECT s.id, s.run_id, r.pipeline, s.step, s.key, s.backend, {times("s", "created_at")},
     round(extract(epoch FROM now() - s.created_at)::numeric, 3) AS waiting_seconds
   FROM step_runs s JOIN runs r ON r.id = s.run_id WHERE s.id = (SELECT id FROM heads ORDER BY id LIMIT 1)
 ), failures AS (
   SELECT r.id, r.pipeline, r.pipeline_version, r.status_reason, {times("r", "created_at", "finished_at")}
-  FROM runs r WHERE r.status = 'FAILED' ORDER BY r.id DESC LIMIT {_RECENT}
+  FROM runs r WHERE r.status = 'FAILED' AND {visible("r.project")} ORDER BY r.id DESC LIMIT {_RECENT}
 )
 SELECT json_build_object(
   'generated_at', {utc("now()")},
@@ -107,8 +144,9 @@ SELECT json_build_object(
 """
 
 
-def summary(unit: UnitOfWork) -> str:
+def summary(unit: UnitOfWork, projects: Projects = None) -> str:
     """Recent and unfinished runs by status, the oldest ready step run, and the last failures. Without the backends."""
-    text = one(unit, _SUMMARY, {})
+    heads = _HEADS if projects is None else _OWN_HEADS
+    text = one(unit, heads + _SUMMARY, {"projects": project_list(projects)})
     assert text is not None
     return text

@@ -1,0 +1,79 @@
+"""The audit: who changed what."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from pydantic import BeforeValidator, Field
+from starlette.responses import Response
+
+from ccat_workflow_manager.api.dependencies import Ctx, Who
+from ccat_workflow_manager.api.openapi import Page, Shape, Time, moment
+from ccat_workflow_manager.api.paging import DEFAULT_LIMIT, Cursor, Limit, ProjectName, decode, number_key, page
+from ccat_workflow_manager.db.queries.audit import audit_page
+from ccat_workflow_manager.definition.messages import validated
+from ccat_workflow_manager.services.run_request import Text
+
+router = APIRouter(prefix="/audit", tags=["audit"])
+
+
+class AuditItem(Shape):
+    """One change. Its row is written in the transaction of the change and never changes."""
+
+    id: int
+    at: Time
+    actor: str = Field(description="The name of the token, person or user.")
+    identity: str = Field(description="What never changes about it, such as the id of the token.")
+    address: str = Field(description="Where the request came from; empty for a command on the host.")
+    action: str = Field(description="Such as `create_run`.")
+    object: str = Field(description="Such as `runs/ID` or `pipelines/NAME`.")
+    project: str | None
+    before: Any = Field(description="The small part that changed, if it is known.")
+    after: Any
+    request_id: str = Field(description="The header `X-Request-ID` of the request and its response.")
+
+
+class AuditPage(Page):
+    items: list[AuditItem]
+
+
+class _Period(Shape):
+    since: Annotated[Time, BeforeValidator(moment)] | None = None
+    until: Annotated[Time, BeforeValidator(moment)] | None = None
+
+
+@router.get("", response_model=AuditPage)
+def list_audit(
+    context: Ctx,
+    who: Who,
+    actor: Text | None = None,
+    identity: Text | None = None,
+    action: Text | None = None,
+    on: Annotated[Text | None, Query(alias="object", description="Such as `runs/ID`.")] = None,
+    project: ProjectName = None,
+    request_id: Text | None = None,
+    since: Annotated[str | None, Query(description="RFC 3339.")] = None,
+    until: Annotated[str | None, Query(description="RFC 3339.")] = None,
+    limit: Limit = DEFAULT_LIMIT,
+    cursor: Cursor = None,
+) -> Response:
+    """Changes that people and programs asked for, the newest first."""
+    period = validated(_Period, {"since": since, "until": until})
+    after = decode("audit", cursor, number_key)
+    with context.database.read() as unit:
+        found = audit_page(
+            unit,
+            after,
+            limit + 1,
+            projects=who.projects,
+            since=period.since,
+            until=period.until,
+            actor=actor,
+            identity=identity,
+            action=action,
+            object=on,
+            project=project,
+            request_id=request_id,
+        )
+    return page("audit", found, limit)

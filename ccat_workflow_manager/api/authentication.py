@@ -1,0 +1,94 @@
+"""Finds out who makes a request: by its token, by its session, or, without AUTH_REQUIRED, by its connection."""
+
+from __future__ import annotations
+
+import hmac
+import os
+import pwd
+from dataclasses import dataclass
+
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.types import Scope
+
+from ccat_workflow_manager.context import Context
+from ccat_workflow_manager.identity import ANONYMOUS, Identity, Role
+from ccat_workflow_manager.local_api import SECRET_PREFIX, is_own_connection
+
+
+@dataclass(slots=True)
+class Caller:
+    """Who makes the present request."""
+
+    identity: Identity
+    by_cookie: bool = False
+    """A browser sends its cookie with every request: changes need the proof that a page of ours made them."""
+
+
+def current_identity(request: Request) -> Identity | None:
+    """Who makes this request; None on a page that needs no log-in."""
+    caller: Caller | None = request.scope["state"].get("caller")
+    return None if caller is None else caller.identity
+
+
+def who(request: Request) -> Identity:
+    """Who makes this request, on a route that is not open to anyone."""
+    identity = current_identity(request)
+    assert identity is not None, "the route is open to anyone"
+    return identity
+
+
+class Authenticator:
+    """Knows the caller of each request."""
+
+    def __init__(self, context: Context, secret: str | None) -> None:
+        """`secret` is for calls of other users of this machine; None: no call needs one."""
+        self._context = context
+        self._required = context.settings.auth_required
+        self._secret = None if secret is None or self._required else secret.encode()
+        self._socket = context.settings.api_socket.name != ""
+
+    async def caller(self, scope: Scope, headers: Headers) -> Caller | None:
+        """The caller, None if it proves nothing. Raises WorkflowError if that cannot be found out now."""
+        kind, _, given = headers.get("authorization", "").partition(" ")
+        given = given.strip() if kind.lower() == "bearer" else ""
+        if given and (self._required or not self._is_local(given)):
+            return await self._of_token(given)
+        if self._required:
+            return None
+        if given and self._secret is not None and hmac.compare_digest(given.encode("latin-1"), self._secret):
+            return Caller(_user(os.geteuid()))
+        return self._of_connection(scope)
+
+    def _is_local(self, given: str) -> bool:
+        return given.startswith(SECRET_PREFIX) or not given.startswith("ccatwm_")
+
+    async def _of_token(self, given: str) -> Caller | None:
+        tokens = self._context.tokens
+        if tokens.needs_database(given):
+            token = await run_in_threadpool(tokens.check, given)
+        else:
+            token = tokens.check(given)
+        return None if token is None else Caller(token.identity)
+
+    def _of_connection(self, scope: Scope) -> Caller | None:
+        # The kernel's list is long, so it is read once for a connection.
+        peer = scope.get("state", {}).get("peer", {})
+        if self._socket:
+            return Caller(_user(peer["uid"])) if "uid" in peer else None
+        if self._secret is None:
+            return Caller(ANONYMOUS)
+        client, server = scope.get("client"), scope.get("server")
+        if not peer.get("is_own") and client is not None and server is not None:
+            peer["is_own"] = is_own_connection(client[1], server[1])
+        return Caller(_user(os.geteuid())) if peer.get("is_own") else None
+
+
+def _user(uid: int) -> Identity:
+    """A user of this machine. Only the owner of the service and root can reach it."""
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        name = str(uid)
+    return Identity(f"user {name}", f"user:{uid}", Role.ADMIN)

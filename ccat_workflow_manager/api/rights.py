@@ -1,0 +1,195 @@
+"""What each route needs: the one declaration of rights.
+
+`declare` refuses an application with a route that is missing here. An identity that is limited to projects gets 404 for
+what belongs to others, whether it exists or not; 403 says that its role is too low.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from fastapi import FastAPI, Request
+from fastapi.routing import APIRoute, iter_route_contexts
+from starlette.concurrency import run_in_threadpool
+
+from ccat_workflow_manager.api.authentication import who
+from ccat_workflow_manager.api.dependencies import PREFIX
+from ccat_workflow_manager.context import Context
+from ccat_workflow_manager.db import audit
+from ccat_workflow_manager.db.queries import owners
+from ccat_workflow_manager.db.session import UnitOfWork
+from ccat_workflow_manager.errors import Forbidden, NotFound
+from ccat_workflow_manager.identity import Role
+
+
+class Thing(NamedTuple):
+    """What a route is about, and how its project is found."""
+
+    parameter: str
+    kind: str
+    """As messages name it."""
+    collection: str
+    """Its place in addresses and in the audit."""
+    project: Callable[[UnitOfWork, UUID | str], str | None]
+
+
+RUN = Thing("run_id", "run", "runs", owners.project_of_run)
+STEP_RUN = Thing("step_run_id", "step run", "step-runs", owners.project_of_step_run)
+PRODUCT = Thing("product_id", "product", "products", owners.project_of_product)
+PIPELINE = Thing("name", "pipeline", "pipelines", owners.project_of_pipeline)
+BREAKER = Thing("breaker_id", "breaker", "breakers", owners.project_of_breaker)
+FILTERED = None
+"""The handler shows and changes only what belongs to the projects of the caller."""
+_PUBLIC = ("/openapi.json", "/static")
+"""Not of FastAPI: the description of the API, and the files of pages."""
+WHOLE_SERVICE = "whole service"
+"""It concerns all projects: an identity that is limited to some has no right."""
+
+
+class Right(NamedTuple):
+    """The least role that a route needs, and what it is about."""
+
+    role: Role | None
+    """None: anyone, also without a token."""
+    about: Thing | str | None = FILTERED
+
+
+_VIEWER, _SUBMITTER, _OPERATOR, _ADMIN = Role
+_OPEN = Right(None)
+
+RIGHTS: dict[str, Right] = {
+    "GET /healthz": _OPEN,
+    "GET /readyz": _OPEN,
+    "GET /api/v1/attention": Right(_VIEWER),
+    "GET /api/v1/audit": Right(_OPERATOR),
+    "GET /api/v1/backends": Right(_VIEWER),
+    "GET /api/v1/breakers": Right(_VIEWER),
+    "GET /api/v1/breakers/{breaker_id}/events": Right(_VIEWER, BREAKER),
+    "POST /api/v1/breakers/{breaker_id}/release": Right(_OPERATOR, BREAKER),
+    "GET /api/v1/dashboard/summary": Right(_VIEWER),
+    "GET /api/v1/events": Right(_VIEWER),
+    "GET /api/v1/pipelines": Right(_VIEWER),
+    "POST /api/v1/pipelines": Right(_SUBMITTER),
+    "GET /api/v1/pipelines/{name}": Right(_VIEWER, PIPELINE),
+    "PUT /api/v1/pipelines/{name}": Right(_SUBMITTER, PIPELINE),
+    "PATCH /api/v1/pipelines/{name}": Right(_SUBMITTER, PIPELINE),
+    "GET /api/v1/pipelines/{name}/versions": Right(_VIEWER, PIPELINE),
+    "GET /api/v1/products/{product_id}": Right(_VIEWER, PRODUCT),
+    "GET /api/v1/products/{product_id}/content": Right(_VIEWER, PRODUCT),
+    "GET /api/v1/products/{product_id}/lineage": Right(_VIEWER, PRODUCT),
+    "GET /api/v1/runs": Right(_VIEWER),
+    "POST /api/v1/runs": Right(_SUBMITTER),
+    "POST /api/v1/runs/bulk": Right(_SUBMITTER),
+    "POST /api/v1/runs/cancel": Right(_SUBMITTER),
+    "POST /api/v1/runs/retry": Right(_SUBMITTER),
+    "GET /api/v1/runs/{run_id}": Right(_VIEWER, RUN),
+    "DELETE /api/v1/runs/{run_id}": Right(_SUBMITTER, RUN),
+    "POST /api/v1/runs/{run_id}/cancel": Right(_SUBMITTER, RUN),
+    "POST /api/v1/runs/{run_id}/pause": Right(_SUBMITTER, RUN),
+    "POST /api/v1/runs/{run_id}/resume": Right(_SUBMITTER, RUN),
+    "POST /api/v1/runs/{run_id}/retry": Right(_SUBMITTER, RUN),
+    "GET /api/v1/runs/{run_id}/products": Right(_VIEWER, RUN),
+    "GET /api/v1/step-runs/{step_run_id}": Right(_VIEWER, STEP_RUN),
+    "GET /api/v1/step-runs/{step_run_id}/attempts": Right(_VIEWER, STEP_RUN),
+    "GET /api/v1/step-runs/{step_run_id}/events": Right(_VIEWER, STEP_RUN),
+    "GET /api/v1/step-runs/{step_run_id}/log": Right(_VIEWER, STEP_RUN),
+    "GET /api/v1/step-runs/{step_run_id}/products": Right(_VIEWER, STEP_RUN),
+    "POST /api/v1/step-runs/{step_run_id}/cancel": Right(_SUBMITTER, STEP_RUN),
+    "POST /api/v1/step-runs/{step_run_id}/retry": Right(_SUBMITTER, STEP_RUN),
+    "POST /api/v1/step-runs/{step_run_id}/outcome": Right(_SUBMITTER, STEP_RUN),
+    "GET /api/v1/tokens": Right(_ADMIN),
+    "POST /api/v1/tokens": Right(_ADMIN),
+    "DELETE /api/v1/tokens/{token_id}": Right(_ADMIN),
+    "GET /api/v1/webhooks": Right(_OPERATOR, WHOLE_SERVICE),
+    "POST /api/v1/webhooks": Right(_OPERATOR, WHOLE_SERVICE),
+    "GET /api/v1/webhooks/{webhook_id}": Right(_OPERATOR, WHOLE_SERVICE),
+    "DELETE /api/v1/webhooks/{webhook_id}": Right(_OPERATOR, WHOLE_SERVICE),
+    "GET /api/v1/webhooks/{webhook_id}/deliveries": Right(_OPERATOR, WHOLE_SERVICE),
+    "POST /api/v1/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver": Right(_OPERATOR, WHOLE_SERVICE),
+    "POST /api/v1/webhooks/{webhook_id}/redeliver": Right(_OPERATOR, WHOLE_SERVICE),
+    "GET /api/v1/workers": Right(_VIEWER),
+    # Pages. What they show is not yet limited to the projects of the reader.
+    "GET /": Right(_VIEWER, WHOLE_SERVICE),
+    "GET /runs": Right(_VIEWER, WHOLE_SERVICE),
+    "GET /runs/{run_id}": Right(_VIEWER, WHOLE_SERVICE),
+    "GET /ui/overview": Right(_VIEWER, WHOLE_SERVICE),
+    "GET /ui/runs": Right(_VIEWER, WHOLE_SERVICE),
+    "GET /ui/runs/{run_id}": Right(_VIEWER, WHOLE_SERVICE),
+    "GET /ui/runs/{run_id}/keys": Right(_VIEWER, WHOLE_SERVICE),
+    "GET /ui/rail": Right(_VIEWER, WHOLE_SERVICE),
+    "GET /ui/live": Right(_VIEWER, WHOLE_SERVICE),
+}
+
+
+def declare(app: FastAPI) -> None:
+    """Give each route its right. Raises LookupError if a route has none, or does not check it."""
+    rights: dict[tuple[Callable[..., Any], str], Right] = {}
+    faults = []
+    for route in iter_route_contexts(app.routes):
+        if not isinstance(route.original_route, APIRoute):
+            if not str(route.path).startswith(_PUBLIC):
+                faults.append(f"{route.path} is no route of FastAPI")
+            continue
+        if all(each.call is not authorize for each in route.dependant.dependencies):
+            faults.append(f"{route.path} does not depend on `authorize`")
+        for method in sorted(route.methods or ()):
+            right = RIGHTS.get(key := f"{method} {route.path_format}")
+            if right is None:
+                faults.append(f"{key} is not in RIGHTS")
+            elif rights.setdefault((route.original_route.endpoint, method), right) != right:
+                faults.append(f"{key} has another right than the same function elsewhere")
+    if faults:
+        raise LookupError("; ".join(faults))
+    app.state.rights = rights
+
+
+async def authorize(request: Request) -> None:
+    """Refuse what the caller has no right to. Names the change for the audit."""
+    route: APIRoute = request.scope["route"]
+    right: Right = request.app.state.rights[route.endpoint, request.method]
+    if right.role is None:
+        return
+    identity, about = who(request), right.about
+    project = None
+    thing = about if isinstance(about, Thing) else None
+    key = None if thing is None else _key(request, thing)
+    changes = request.method != "GET"
+    if thing is not None and key is not None and (changes or identity.projects is not None):
+        context: Context = request.app.state.context
+        project = await run_in_threadpool(_project, context, thing, key)
+        if project is not None and not identity.sees(project):
+            raise NotFound(f"there is no {thing.kind} {key}")
+    if not identity.role.includes(right.role):
+        raise Forbidden(f"this needs the role {right.role}; {identity.name} has {identity.role}")
+    if about == WHOLE_SERVICE and identity.projects is not None:
+        raise Forbidden(f"this concerns all projects; {identity.name} is limited to some")
+    if changes:
+        client = request.client
+        audit.begin(
+            audit.Change(
+                identity,
+                route.name,
+                request.url.path.removeprefix(PREFIX + "/") if thing is None else f"{thing.collection}/{key}",
+                "" if client is None else client.host,
+                request.state.request_id,
+                project,
+            )
+        )
+
+
+def _key(request: Request, thing: Thing) -> UUID | str | None:
+    """The name or id in the path. None: it is malformed, which the handler reports."""
+    text = str(request.path_params[thing.parameter])
+    if thing is PIPELINE:
+        return text
+    try:
+        return UUID(text)
+    except ValueError:
+        return None
+
+
+def _project(context: Context, thing: Thing, key: UUID | str) -> str | None:
+    with context.database.read() as unit:
+        return thing.project(unit, key)
