@@ -13,6 +13,7 @@ from ccat_workflow_manager.api import (
     breakers,
     deletions,
     events,
+    metrics,
     pipelines,
     products,
     runs,
@@ -60,8 +61,10 @@ def create_app(context: Context, *, secret: str | None = None) -> FastAPI:
     app.state.run_watch = RunWatch(context)
     app.add_middleware(Guard, hosts=context.settings.api_names, secret=secret)
     handle_errors(app)
+    app.add_middleware(metrics.Measured)
     checked = [Depends(known_parameters)]
     for resource in (runs, deletions, step_runs, pipelines, products, breakers, events, webhooks, service):
         app.include_router(resource.router, prefix=PREFIX, dependencies=checked, responses=PROBLEMS)
     app.include_router(service.health, dependencies=checked)
+    app.include_router(metrics.router, dependencies=checked, responses=PROBLEMS)
     return app
