@@ -14,6 +14,7 @@ from ccat_workflow_manager.api import (
     breakers,
     deletions,
     events,
+    metrics,
     pipelines,
     products,
     runs,
@@ -61,12 +62,14 @@ def create_app(context: Context, *, secret: str | None = None) -> FastAPI:
     authenticator = Authenticator(context, secret)
     app.add_middleware(Guard, hosts=context.settings.api_names, authenticator=authenticator)
     handle_errors(app)
+    app.add_middleware(metrics.Measured)
     checked = [Depends(authorize), Depends(known_parameters)]
     for resource in (
         runs, deletions, step_runs, pipelines, products, breakers, events, webhooks, tokens, audit, service
     ):  # fmt: skip
         app.include_router(resource.router, prefix=PREFIX, dependencies=checked, responses=PROBLEMS)
     app.include_router(service.health, dependencies=checked)
+    app.include_router(metrics.router, dependencies=checked, responses=PROBLEMS)
     dashboard.mount(app, context)
     declare(app)
     return app

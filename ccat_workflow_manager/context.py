@@ -32,6 +32,7 @@ from ccat_workflow_manager.services.deletion import Deletions, Remover
 from ccat_workflow_manager.services.feed import Feed
 from ccat_workflow_manager.services.launch import Launcher
 from ccat_workflow_manager.services.logs import Answers, Logs
+from ccat_workflow_manager.services.metrics import DatabaseMetrics
 from ccat_workflow_manager.services.orphans import OrphanReaper
 from ccat_workflow_manager.services.outcomes import Outcomes
 from ccat_workflow_manager.services.poll import Poller
@@ -142,6 +143,10 @@ class Context:
             settings.webhook_in_flight, settings.webhook_retry_hours, settings.webhook_private_targets
         )
         return Webhooks(self.loop_database, self.feed, policy)
+
+    @cached_property
+    def metrics(self) -> DatabaseMetrics:
+        return DatabaseMetrics(self.loop_database)
 
     @cached_property
     def logs(self) -> Logs:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from types import FrameType
 
-from ccat_workflow_manager import failpoints, tasks, watchdog
+from ccat_workflow_manager import failpoints, metrics, tasks, watchdog
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.migrate import require_current
 from ccat_workflow_manager.db.workers import WorkerStore
@@ -78,6 +78,7 @@ def run_manager(settings: Settings, *, api: bool = True, with_loops: bool = True
     failpoints.enter("manager")
     context = Context(settings, statement_seconds=settings.statement_seconds)
     require_current(context.database)
+    context.metrics.begin()
     running = loops(context) if with_loops else []
     for loop in running:
         loop.start()
@@ -126,6 +127,7 @@ def run_worker(settings: Settings, backends: Sequence[str], page: watchdog.Page 
     watchdog.start(settings.hang_seconds, page)
     watchdog.report(_WAITING, _IDLE_SECONDS)
     context.alive()
+    stop_metrics = metrics.serve(settings.metrics_host, settings.metrics_port) if settings.metrics_port else None
     stops = [stop for stop in (_subscribe(context, name) for name in context.backends) if stop is not None]
     log.info("worker %s serves %s", context.worker, ", ".join(context.backends))
     try:
@@ -133,6 +135,8 @@ def run_worker(settings: Settings, backends: Sequence[str], page: watchdog.Page 
     finally:
         for stop in stops:
             stop()
+        if stop_metrics is not None:
+            stop_metrics()
         watchdog.stop()
         context.collector.stop_thread()
         try:

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from ccat_workflow_manager.api.dependencies import Ctx, Who
 from ccat_workflow_manager.api.event_stream import MEDIA_TYPE, EventStream
 from ccat_workflow_manager.api.openapi import Page, Shape, Time
-from ccat_workflow_manager.api.paging import DEFAULT_LIMIT, Limit, json_response
+from ccat_workflow_manager.api.paging import DEFAULT_LIMIT, Limit, ProjectName, json_response
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.queries import array
 from ccat_workflow_manager.db.queries.feed import BEGIN, Place, Selection
@@ -70,7 +70,6 @@ Types = Annotated[
     list[str] | None, Query(max_length=_MOST_TYPES, description="Only these types; `ccat.wm.run.*` means all of runs.")
 ]
 PipelineName = Annotated[str | None, Query(max_length=_LONGEST_NAME, description="Only of this pipeline.")]
-ProjectName = Annotated[str | None, Query(max_length=_LONGEST_NAME, description="Only of this project.")]
 LastEventId = Annotated[str | None, Header(alias="Last-Event-ID", description="Wins over `after`; for streams.")]
 
 

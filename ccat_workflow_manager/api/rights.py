@@ -62,6 +62,7 @@ _OPEN = Right(None)
 RIGHTS: dict[str, Right] = {
     "GET /healthz": _OPEN,
     "GET /readyz": _OPEN,
+    "GET /metrics": Right(_VIEWER, WHOLE_SERVICE),
     "GET /api/v1/attention": Right(_VIEWER),
     "GET /api/v1/audit": Right(_OPERATOR),
     "GET /api/v1/backends": Right(_VIEWER),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 from uuid import UUID
 
+from ccat_workflow_manager import metrics
 from ccat_workflow_manager.db.backends import BackendStore, Workload
 from ccat_workflow_manager.db.leases import ExpiredLease, LeaseStore
 from ccat_workflow_manager.db.partitions import maintain_audit, maintain_events
@@ -41,9 +43,15 @@ class Loop:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"loop {name}", daemon=True)
         self._trouble = ""
+        self._due = time.monotonic()
 
     def start(self) -> None:
         self._thread.start()
+        metrics.loop_started(self.name, self.lag)
+
+    def lag(self) -> float:
+        """For how many seconds the next turn has been due, or the present one has taken."""
+        return max(0.0, time.monotonic() - self._due)
 
     def stop(self) -> None:
         """Ask the loop to end after the present tick."""
@@ -55,6 +63,7 @@ class Loop:
     def _run(self) -> None:
         while not self._stop.is_set():
             self.tick_once()
+            self._due = time.monotonic() + self._seconds
             self._stop.wait(self._seconds)
 
     def tick_once(self) -> None:

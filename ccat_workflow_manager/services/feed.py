@@ -167,9 +167,9 @@ class Feed:
         assert tail is not None, "start() comes first"
         while not self._closed and after < (before := tail.before):
             page = await self._in(self._catching_up, partial(self.page, after, wanted, _BATCH))
-            yield b"".join(self._text(event) for event in page.events)
-            # What is behind the last page came after the list began, so it is in the list.
-            after = page.place if page.more else max(page.place, before)
+            # What is behind the beginning of the list is sent from the list, or it would be sent twice.
+            yield b"".join(self._text(event) for event in page.events if event.place <= before)
+            after = min(page.place, before) if page.more else before
         number = tail.number_behind(after)
         while not self._closed:
             if number < tail.base:

@@ -115,6 +115,12 @@ class Settings(SettingsModel):
     webhook_private_targets: bool = Field(
         description="Whether webhooks may call addresses that are not public: of this host, of the local network."
     )
+    metrics_host: Annotated[str, matching(r"[^\s/@]+", "an address or a host name")] = Field(
+        description="Address at which a worker serves its metrics."
+    )
+    metrics_port: int = Field(
+        ge=0, le=65535, description="Port of the metrics of a worker, or the next free one above it; 0: none."
+    )
     auth_required: bool = Field(description="Whether every call needs a token.")
     api_connections: int = Field(ge=10, description="How many connections a manager keeps; it closes further ones.")
     api_header_seconds: float = Field(gt=0, description="How long a client may take to send the headers of a request.")

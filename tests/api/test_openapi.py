@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -101,6 +102,7 @@ def test_every_response_has_the_fields_of_its_schema(rest: Rest, hand: Hand, con
     for path in ("", "/lineage"):
         call("GET", f"{v1}/products/{{product_id}}{path}", product_id=product)
     call("DELETE", f"{v1}/runs/{{run_id}}", run_id=hand.finished_run())
+    _call_webhooks(call, hand)
     breaker_id = hand.open_breaker()
     call("GET", f"{v1}/breakers")
     for method, verb in (("GET", "events"), ("POST", "release")):
@@ -109,8 +111,23 @@ def test_every_response_has_the_fields_of_its_schema(rest: Rest, hand: Hand, con
     call("GET", "/readyz")
     promised = {(method.upper(), path) for path, calls in api["paths"].items() for method in calls}
     assert {path for _, path in promised - called} == {
-        f"{v1}/step-runs/{{step_run_id}}/log", f"{v1}/products/{{product_id}}/content",
+        f"{v1}/step-runs/{{step_run_id}}/log", f"{v1}/products/{{product_id}}/content", "/metrics",
     }  # fmt: skip
+
+
+def _call_webhooks(call: Callable[..., Any], hand: Hand) -> None:
+    webhook = call("POST", "/api/v1/webhooks", {"url": "https://example.org/hook"})["id"]
+    hand.execute(
+        "INSERT INTO webhook_deliveries (id, webhook_id, event, type, body, give_up_at)"
+        " VALUES (:id, :id, 'e', 't', 'b', now())",
+        id=webhook,
+    )
+    for method, path in (("GET", ""), ("GET", "/{webhook_id}"), ("GET", "/{webhook_id}/deliveries")):
+        call(method, f"/api/v1/webhooks{path}", webhook_id=webhook)
+    redeliver = "/api/v1/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver"
+    call("POST", redeliver, webhook_id=webhook, delivery_id=webhook)
+    call("POST", "/api/v1/webhooks/{webhook_id}/redeliver", webhook_id=webhook)
+    call("DELETE", "/api/v1/webhooks/{webhook_id}", webhook_id=webhook)
 
 
 def test_there_are_no_pages_that_load_scripts_from_the_internet(rest: Rest) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from ccat_workflow_manager import failpoints, shell
+from ccat_workflow_manager import failpoints, metrics, shell
 from ccat_workflow_manager.errors import BackendConfused, BackendUnavailable
 from ccat_workflow_manager.hpc.attempt.script import CLEAN_PATH
 from ccat_workflow_manager.hpc.batch.remote import SubmitNode
@@ -41,6 +41,7 @@ class CallBudget:
         except OSError as error:
             text = f"the budget of scheduler calls cannot be kept: {error}"
             raise BackendUnavailable(text, backend=backend) from error
+        metrics.scheduler_called(backend, what, self.per_minute)
 
     def take(self, *, looking: bool) -> float | None:
         """Take one call. Returns None, or after how many seconds to ask again if the budget is used up."""

@@ -1,0 +1,47 @@
+"""Metrics for Prometheus: how long requests take, and the page with all numbers of this manager."""
+
+from __future__ import annotations
+
+import time
+
+from fastapi import APIRouter
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ccat_workflow_manager import metrics
+from ccat_workflow_manager.api.dependencies import Ctx
+
+router = APIRouter(tags=["service"])
+
+_UNMATCHED = "unmatched"
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
+def get_metrics(context: Ctx) -> Response:
+    """The metrics of this manager in the text format of Prometheus."""
+    return Response(metrics.exposition(context.metrics), headers={"Content-Type": metrics.CONTENT_TYPE})
+
+
+class Measured:
+    """Middleware: measures the time until a response begins, by the template of its route."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+
+        async def send_and_measure(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                route = getattr(scope.get("route"), "path", _UNMATCHED)
+                metrics.http_answered(route, message["status"], time.perf_counter() - began)
+            await send(message)
+
+        await self._app(scope, receive, send_and_measure)
