@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
+from typing import Any
 from uuid import uuid4
 
 from ccat_workflow_manager.db.session import Database
@@ -30,6 +31,7 @@ from ccat_workflow_manager.services.catalogue import Catalogue
 from ccat_workflow_manager.services.collect import Collector
 from ccat_workflow_manager.services.deletion import Deletions, Remover
 from ccat_workflow_manager.services.feed import Feed
+from ccat_workflow_manager.services.globs import Globs, answer
 from ccat_workflow_manager.services.launch import Launcher
 from ccat_workflow_manager.services.logs import Answers, Logs
 from ccat_workflow_manager.services.metrics import DatabaseMetrics
@@ -104,6 +106,7 @@ class Context:
             self.database,
             self.doorbell,
             self.catalogue,
+            Globs(self.doorbell, self.input_roots, self.settings.input_max_entries),
             default_backend=self.settings.hpc_backend,
             known_backends=frozenset(registry.names()),
         )
@@ -239,6 +242,12 @@ class Context:
     @cached_property
     def answers(self) -> Answers:
         return Answers(str(self.settings.pipeline_base_dir), self.backend_handle)
+
+    def answer(self, question: Mapping[str, Any]) -> dict[str, Any]:
+        """The answer of this worker to a question of a manager."""
+        if "glob" in question:
+            return answer(question, self.settings.input_max_entries, self.input_roots)
+        return self.answers.answer(question)
 
     def backend_handle(self, name: str) -> BackendHandle:
         """The backend with this name, for services. Raises BackendError."""

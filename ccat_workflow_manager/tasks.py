@@ -89,7 +89,7 @@ def remove(backend: str, ids: Sequence[str]) -> None:
 
 def ask(question: Mapping[str, Any]) -> Any:
     """Answer a question about files that only a worker can see."""
-    return _do("ask", lambda context: context.answers.answer(question))
+    return _do("ask", lambda context: context.answer(question))
 
 
 def _do(what: str, work: Callable[[Context], Any]) -> Any:

@@ -21,6 +21,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing els
 ID_HELP = "Id of a run, its beginning or end, 'latest', or 'latest:PIPELINE'."
 Id = Annotated[str, typer.Argument(metavar="ID", help=ID_HELP)]
 
+_MOST_MATCHES = 100_000
 _MAX_BYTES = 16 * 1024 * 1024
 _AGO = re.compile(r"([0-9]{1,9})([smhdw])", re.ASCII)
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -121,16 +122,37 @@ def as_mapping(value: Any, file: str, what: str) -> dict[str, Any]:
 def parameters(pairs: Iterable[str], file: str | None, definition: Callable[[], Any] = lambda: None) -> dict[str, Any]:
     """The parameters of a run: those of the file, overridden by each `name=value`.
 
-    A value that is valid JSON is parsed, unless the definition declares the parameter as text. `definition` is called
-    only if that makes a difference.
+    A value that is valid JSON is parsed, and `@/data/*.fits` is the list of the paths that match, unless the definition
+    declares the parameter as text. `definition` is called only if that makes a difference.
     """
     found = as_mapping(read_definition(file), file, "parameters") if file is not None else {}
     typed = dict(_pairs(pairs, "=", "-p"))
-    values = {name: _value(text) for name, text in typed.items()}
+    values = {name: None if text.startswith("@") else _value(text) for name, text in typed.items()}
     if any(not isinstance(value, str) for value in values.values()):
         texts = _declared_as_text(definition())
         values |= {name: typed[name] for name, value in values.items() if name in texts and not isinstance(value, str)}
+        for name, text in typed.items():
+            if text.startswith("@") and name not in texts:
+                values[name] = _matches(name, text[1:])
     return found | values
+
+
+def _matches(name: str, pattern: str) -> list[str]:
+    """The absolute paths that match a pattern, sorted."""
+    import os
+    from glob import iglob
+    from itertools import islice
+
+    if not pattern:
+        raise WrongUsage(f"-p {name}=@ needs a pattern of paths behind the @; write it in quotes")
+    found = sorted(islice(iglob(os.path.abspath(os.path.expanduser(pattern)), recursive=True), _MOST_MATCHES + 1))
+    if not found:
+        raise WrongUsage(f"-p {name}: no file matches {pattern} here; a pattern needs quotes, or the shell expands it")
+    if len(found) > _MOST_MATCHES:
+        raise WrongUsage(f"-p {name}: more than {_MOST_MATCHES} files match {pattern}")
+    if bad := next((path for path in found if not path.isprintable()), None):
+        raise WrongUsage(f"-p {name}: {bad!r} matches {pattern}, but its name has characters that no text can hold")
+    return found
 
 
 def _declared_as_text(definition: Any) -> set[str]:

@@ -50,6 +50,7 @@ def submit(
       -p line=CO43                  text
       -p 'scans=["s1", "s2"]'       a list
       -p threshold=3 -p 'x="3"'     a number, and a text
+      -p 'scans=@/data/raw/*.fits'  the files that match, sorted
 
     Example:  ccat-wm run submit chai-map -p line=CO43 --params scans.yaml --watch
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from ccat_workflow_manager.definition import variables
 from ccat_workflow_manager.definition.graph import cycles
-from ccat_workflow_manager.definition.keys import first_duplicate
+from ccat_workflow_manager.definition.inputs import path_problem
+from ccat_workflow_manager.definition.keys import with_keys
 from ccat_workflow_manager.definition.parameters import default_faults
 from ccat_workflow_manager.definition.schema_check import declared_types, reference_problem, schema_faults
 from ccat_workflow_manager.definition.substitution import (
@@ -260,11 +261,13 @@ def _foreach_faults(step: _Step, schema: JSON, check_type: bool) -> Iterator[Fau
     if isinstance(foreach, list):
         if len(foreach) > MAX_ITEMS:
             yield Fault(at, f"has {len(foreach)} items; at most {MAX_ITEMS} are allowed")
-        if (twice := first_duplicate(foreach)) is not None:
-            yield Fault(step.path("foreach", twice), "is the same as an item before it; every item may occur once")
+        elif fault := with_keys(foreach, ("steps", step.index, "foreach"))[1]:
+            yield fault
         yield from _literal_faults(foreach, ("steps", step.index, "foreach"))
+    elif isinstance(foreach, dict):
+        yield from _glob_faults(step, foreach, schema)
     elif not isinstance(foreach, str):
-        yield Fault(at, f"must be a list, or ${{parameters.NAME}} as a whole; not {kind(foreach)}")
+        yield Fault(at, f"must be a list, ${{parameters.NAME}} as a whole or {{glob: PATTERN}}; not {kind(foreach)}")
     elif (names := whole_parameter(foreach)) is None:
         yield Fault(at, "must be a list, or ${parameters.NAME} as a whole and nothing around it")
     elif check_type:
@@ -273,3 +276,18 @@ def _foreach_faults(step: _Step, schema: JSON, check_type: bool) -> Iterator[Fau
         elif "array" not in (types := declared_types(schema, names) or ()):
             what = f"as {' or '.join(types)}" if types else "without a type"
             yield Fault(at, f"needs a list, but {foreach} is declared {what}; declare it with type: array")
+
+
+def _glob_faults(step: _Step, foreach: dict[str, JSON], schema: JSON) -> Iterator[Fault]:
+    pattern, at = foreach.get("glob"), step.path("foreach", "glob")
+    for name in foreach.keys() - {"glob"}:
+        yield Fault(step.path("foreach", name), "unknown field; known: glob")
+    if not isinstance(pattern, str):
+        yield Fault(at, f"must be a pattern of paths, not {kind(pattern)}" if "glob" in foreach else "is required")
+        return
+    if problem := path_problem(pattern):
+        yield Fault(at, problem)
+    for reference in parse_template(pattern).references:
+        if reference.names[0] != PARAMETERS:
+            yield Fault(at, f"uses {reference}, but only parameters are known before there are step runs")
+    yield from (Fault(at, problem) for problem in template_problems(pattern, schema, with_items=True))

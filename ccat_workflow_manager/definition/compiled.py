@@ -59,6 +59,14 @@ class ParameterUse(NamedTuple):
     """Of the text."""
 
 
+class GlobUse(NamedTuple):
+    """A pattern of paths whose matches are the items of a step."""
+
+    pattern: str
+    path: str
+    """Of the pattern in the definition."""
+
+
 @dataclass(frozen=True, slots=True)
 class CompiledStep:
     """A step with its position in the order of execution, its defaults merged and its dependencies resolved."""
@@ -72,8 +80,8 @@ class CompiledStep:
     backend: str | None
     """The backend that the step itself names; a run cannot change it."""
     dependencies: tuple[Edge, ...]
-    items: Sequence[JSON] | ParameterUse | None
-    """The literal list of foreach, the parameter that holds it, or None."""
+    items: Sequence[JSON] | ParameterUse | GlobUse | None
+    """The literal list of foreach, the parameter that holds it, the pattern that finds it, or None."""
     uses: tuple[ParameterUse, ...]
     files: Mapping[str, str]
     """The SHA-256 of each file that the program finds at `/workflow/code`, by name."""
@@ -174,7 +182,9 @@ def _match(wanted: Dependency, step: StepSpec, upstream: StepSpec) -> Match:
     return "key" if same_items(step.foreach, upstream.foreach) else "all"
 
 
-def _items(step: StepSpec, index: int) -> Sequence[JSON] | ParameterUse | None:
+def _items(step: StepSpec, index: int) -> Sequence[JSON] | ParameterUse | GlobUse | None:
+    if isinstance(step.foreach, dict):
+        return GlobUse(step.foreach["glob"], f"steps[{index}].foreach.glob")
     if isinstance(step.foreach, str):
         return ParameterUse(whole_parameter(step.foreach) or (), f"steps[{index}].foreach")
     return step.foreach  # type: ignore[no-any-return]

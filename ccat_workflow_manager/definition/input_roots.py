@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from ccat_workflow_manager.definition.compiled import CompiledPipeline
+from ccat_workflow_manager.definition.compiled import CompiledPipeline, GlobUse
 from ccat_workflow_manager.definition.inputs import InputSpec, is_url, substituted_inputs
 from ccat_workflow_manager.errors import Fault, Invalid
 from ccat_workflow_manager.json_values import JSON, listed
@@ -64,6 +64,8 @@ class InputRoots:
         """The inputs of a definition that no run could use."""
         known: set[str] = set()
         for step in compiled.steps:
+            if isinstance(step.items, GlobUse) and (problem := self.template_problem(step.items.pattern)):
+                yield Fault(step.items.path, problem)
             for at, entry in step.inputs:
                 if at not in known and (problem := self.template_problem(entry.source)):
                     yield Fault(at, problem)

@@ -174,11 +174,7 @@ def _parameter(parameters: Mapping[str, JSON], reference: Reference) -> str:
 
 def _form_problem(text: str) -> str | None:
     """Why this text, with or without substitutions in it, cannot name an input; None if it can."""
-    if problem := text_problem(text):
-        return problem
-    if _CONTROL.search(text):
-        return "contains a control character, which no input may have in its name"
-    if match := _URL.match(text):
+    if (match := _URL.match(text)) and not text_problem(text) and not _CONTROL.search(text):
         scheme, rest = match.groups()
         place, _, key = rest.partition("/")
         if scheme not in SCHEMES:
@@ -188,6 +184,15 @@ def _form_problem(text: str) -> str | None:
         if scheme != "s3" and "@" in place:
             return "must not hold a name or password; everybody who may see the run would see it"
         return None
+    return path_problem(text)
+
+
+def path_problem(text: str) -> str | None:
+    """Why this text, with or without substitutions in it, cannot name files of the host; None if it can."""
+    if problem := text_problem(text):
+        return problem
+    if _CONTROL.search(text):
+        return "contains a control character, which no input may have in its name"
     if not text.startswith(("/", "${")):
         return "must be an absolute path, or s3://BUCKET/KEY or https://HOST/PATH"
     if ".." in text.split("/"):

@@ -1,23 +1,30 @@
 """The key of a step run: its item as a name that any file system, scheduler or shell takes as it is.
 
-A text that is such a name already is its own key. Everything else is made readable and gets a hash of the item, so the
-same item has the same key in every run, whatever the other items are.
+A text that is such a name already is its own key, and the key of an absolute path is the name of its file without the
+extension. Everything else, and a path whose name another item has, is made readable and gets a hash of the item. So the
+same item has the same key in every run, whatever the other items are called.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from hashlib import sha256
+from posixpath import basename, splitext
 
-from ccat_workflow_manager.json_values import JSON, canonical_json
+from ccat_workflow_manager.errors import Fault
+from ccat_workflow_manager.json_values import JSON, PathPart, canonical_json, path_text, shown
 
+Items = Sequence[tuple[str, JSON]]
+"""Keys and items."""
 SINGLE = "main"
 """The key of the only step run of a step without foreach."""
 MAX_LENGTH = 80
 
 _SHORT, _LONG = 12, 64
+_COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".fz", ".lz4")
 _SAFE = re.compile(rf"(?![.-])[A-Za-z0-9._-]{{1,{MAX_LENGTH}}}", re.ASCII)
 _HASHED = re.compile(r".*--[0-9a-f]+", re.ASCII)
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+", re.ASCII)
@@ -37,6 +44,7 @@ def first_duplicate(items: Sequence[JSON]) -> int | None:
 def item_keys(items: Sequence[JSON]) -> list[str]:
     """A key for each of these items, which must all be different."""
     names = [_own_name(item) for item in items]
+    names = _with_names_of_paths(items, names)
     texts = {name for name, item in zip(names, items, strict=True) if name is not None and isinstance(item, str)}
     keys: list[str] = []
     hashed: set[str] = set()
@@ -50,6 +58,67 @@ def item_keys(items: Sequence[JSON]) -> list[str]:
         hashed.add(key)
         keys.append(key)
     return keys
+
+
+def with_keys(values: Sequence[JSON], path: tuple[PathPart, ...]) -> tuple[Items, Fault | None]:
+    """The items of a list with their keys, or the first fault. An item `{key: ..., value: ...}` brings its key."""
+    given = {number: value["key"] for number, value in enumerate(values) if _brings_key(value)}
+    plain = [value for number, value in enumerate(values) if number not in given]
+    if (twice := first_duplicate(plain)) is not None:
+        number = [number for number in range(len(values)) if number not in given][twice]
+        return [], Fault(path_text([*path, number]), "is the same as an item before it; every item may occur once")
+    for number, key in given.items():
+        if problem := key_problem(key):
+            return [], Fault(path_text([*path, number, "key"]), problem)
+    derived = iter(item_keys(plain))
+    keys = [given[number] if number in given else next(derived) for number in range(len(values))]
+    seen: dict[str, int] = {}
+    for number, key in enumerate(keys):
+        if seen.setdefault(key, number) != number:
+            own = [*path, number, "key"] if number in given else [*path, number]
+            return [], Fault(path_text(own), f"has the key {key}, as item {seen[key]} has; every key may occur once")
+    items = [value["value"] if number in given else value for number, value in enumerate(values)]
+    return list(zip(keys, items, strict=True)), None
+
+
+def _brings_key(value: JSON) -> bool:
+    return isinstance(value, dict) and value.keys() == {"key", "value"}
+
+
+def key_problem(key: JSON) -> str | None:
+    """Why this cannot be the key of an item that a definition or a run gives; None if it can."""
+    if isinstance(key, str) and _SAFE.fullmatch(key):
+        return None
+    return (
+        f"must be a name of up to {MAX_LENGTH} letters, digits and . _ -, not beginning with . or -; not {shown(key)}"
+    )
+
+
+def keys_of_parts(parts: Sequence[str], paths: Sequence[str]) -> list[str]:
+    """Keys for paths that differ in these parts: the part if it is a name that no other one has, else as any item."""
+    names = [part.replace("/", "_") for part in parts]
+    count = Counter(names)
+    if all(count[name] == 1 and _own_name(name) is not None for name in names):
+        return names
+    return item_keys(paths)
+
+
+def _with_names_of_paths(items: Sequence[JSON], names: Sequence[str | None]) -> list[str | None]:
+    """The names, with those of absolute paths filled in."""
+    short = {n: _stem(item) for n, item in enumerate(items) if isinstance(item, str) and item.startswith("/")}
+    if not short:
+        return list(names)
+    count = Counter(name for name in names if name is not None) + Counter(short.values())
+    return [
+        short[n] if n in short and count[short[n]] == 1 and _own_name(short[n]) else name
+        for n, name in enumerate(names)
+    ]
+
+
+def _stem(path: str) -> str:
+    """`scan_1` for `/data/scan_1.fits` and `/data/scan_1.fits.gz`."""
+    name, extension = splitext(basename(path))
+    return splitext(name)[0] if extension in _COMPRESSED else name
 
 
 def _own_name(item: JSON) -> str | None:

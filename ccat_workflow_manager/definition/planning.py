@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from types import MappingProxyType
 from typing import NamedTuple
 from uuid import UUID
 
 from ccat_workflow_manager.definition.compiled import CompiledPipeline, CompiledStep, Edge, ParameterUse
-from ccat_workflow_manager.definition.keys import SINGLE, first_duplicate, item_keys
+from ccat_workflow_manager.definition.items import Globs, items_of
+from ccat_workflow_manager.definition.keys import Items
 from ccat_workflow_manager.definition.project import DEFAULT_PROJECT, in_project
 from ccat_workflow_manager.definition.substitution import (
     ITEM_TEXT,
@@ -20,7 +22,7 @@ from ccat_workflow_manager.definition.substitution import (
     partly_substituted,
 )
 from ccat_workflow_manager.errors import MAX_FAULTS, Fault
-from ccat_workflow_manager.json_values import JSON, PathPart, canonical_json, invalid, kind, path_text
+from ccat_workflow_manager.json_values import JSON, PathPart, invalid, path_text
 from ccat_workflow_manager.lifecycle.breaker import breaker_key
 from ccat_workflow_manager.lifecycle.models import Resources, RetryPolicy
 from ccat_workflow_manager.limits import limits
@@ -65,16 +67,23 @@ class Plan:
         return sum(len(step.step_runs) for step in self.steps)
 
 
-def plan(compiled: CompiledPipeline, parameters: Mapping[str, JSON], project: str = DEFAULT_PROJECT) -> Plan:
+def plan(
+    compiled: CompiledPipeline,
+    parameters: Mapping[str, JSON],
+    project: str = DEFAULT_PROJECT,
+    globs: Globs = MappingProxyType({}),
+) -> Plan:
     """The step runs of a run of a project with these parameters, which come from `validate_parameters`.
+
+    `globs` are the matches of the patterns that `items.patterns_of` finds.
 
     Raises Invalid if a parameter that is needed has no value, if a list holds an item twice, if there would be no step
     run or more than REQUEST_STEP_RUNS, or if an image name is impossible.
     """
     faults: list[Fault] = []
-    known: dict[str, Sequence[tuple[str, JSON]]] = {}
+    known: dict[str, Items] = {}
     most = limits().request_step_runs
-    items = [_items_of(step, parameters, known, faults) for step in compiled.steps]
+    items = [items_of(step, parameters, globs, known, faults) for step in compiled.steps]
     total = sum(map(len, items))
     if not faults:
         faults += _missing(compiled, parameters, items)
@@ -95,7 +104,7 @@ def _planned(
     project: str,
     step: CompiledStep,
     parameters: Mapping[str, JSON],
-    items: Sequence[Sequence[tuple[str, JSON]]],
+    items: Sequence[Items],
 ) -> PlannedStep:
     unmet = sum(1 for edge in step.dependencies if items[edge.upstream])
     image = step.spec.image
@@ -122,50 +131,7 @@ def _planned(
     )
 
 
-def _items_of(
-    step: CompiledStep,
-    parameters: Mapping[str, JSON],
-    known: dict[str, Sequence[tuple[str, JSON]]],
-    faults: list[Fault],
-) -> Sequence[tuple[str, JSON]]:
-    """The items of a step with their keys; steps with the same foreach share them."""
-    if step.items is None:
-        return [(SINGLE, None)]
-    identity = step.spec.foreach if isinstance(step.spec.foreach, str) else canonical_json(step.spec.foreach)
-    if identity not in known:
-        known[identity] = _keyed(step, step.items, parameters, faults)
-    return known[identity]
-
-
-def _keyed(
-    step: CompiledStep, source: Sequence[JSON] | ParameterUse, parameters: Mapping[str, JSON], faults: list[Fault]
-) -> Sequence[tuple[str, JSON]]:
-    path: tuple[PathPart, ...] = ("steps", step.index, "foreach")
-    values: JSON = source
-    if isinstance(source, ParameterUse):
-        path = (PARAMETERS, *source.names)
-        try:
-            values = look_up(parameters, source.names)
-        except NoValue:
-            faults.append(Fault(path_text(path), f"has no value, but {source.path} needs one"))
-            return []
-    if not isinstance(values, list):
-        message = f"must be a list, because {step.spec.name} runs once for each item; not {kind(values)}"
-        faults.append(Fault(path_text(path), message))
-        return []
-    if len(values) > (most := limits().request_step_runs):
-        message = f"has {len(values)} items; one run may have {most} step runs, the limit REQUEST_STEP_RUNS"
-        faults.append(Fault(path_text(path), message))
-        return []
-    if (twice := first_duplicate(values)) is not None:
-        faults.append(Fault(path_text([*path, twice]), "is the same as an item before it; every item may occur once"))
-        return []
-    return list(zip(item_keys(values), values, strict=True))
-
-
-def _missing(
-    compiled: CompiledPipeline, parameters: Mapping[str, JSON], items: Sequence[Sequence[tuple[str, JSON]]]
-) -> list[Fault]:
+def _missing(compiled: CompiledPipeline, parameters: Mapping[str, JSON], items: Sequence[Items]) -> list[Fault]:
     """Parameters without a value that some step run needs."""
     faults = []
     for step in compiled.steps:
@@ -178,7 +144,7 @@ def _missing(
 
 
 def _image_faults(
-    compiled: CompiledPipeline, parameters: Mapping[str, JSON], items: Sequence[Sequence[tuple[str, JSON]]]
+    compiled: CompiledPipeline, parameters: Mapping[str, JSON], items: Sequence[Items]
 ) -> Iterator[Fault]:
     """Image names that are impossible with these parameters and items."""
     for step in compiled.steps:

@@ -113,8 +113,15 @@ _Foreach = Annotated[
             "anyOf": [
                 {"type": "string", "pattern": r"^\$\{parameters\.[^{}]+\}$"},
                 {"type": "array", "maxItems": MAX_ITEMS, "uniqueItems": True},
+                {
+                    "type": "object",
+                    "properties": {"glob": {"type": "string"}},
+                    "required": ["glob"],
+                    "additionalProperties": False,
+                },
             ],
-            "description": "A list, or a list parameter: one step run for each item.",
+            "description": "A list, a list parameter, or a pattern of paths: one step run for each item. An item"
+            " `{key: ..., value: ...}` brings the key of its step run.",
         }
     ),
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -12,6 +12,7 @@ from ccat_workflow_manager.db.creation import NewRun
 from ccat_workflow_manager.db.pipelines import PipelineStore
 from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.definition.compiled import CompiledPipeline, compile_pipeline
+from ccat_workflow_manager.definition.items import patterns_of
 from ccat_workflow_manager.definition.planning import Plan, plan
 from ccat_workflow_manager.definition.spec import all_files, canonical, parse_pipeline
 from ccat_workflow_manager.errors import MAX_FAULTS, Conflict, Fault, Invalid, NotFound, RequestError
@@ -19,6 +20,7 @@ from ccat_workflow_manager.identity import Projects, sees
 from ccat_workflow_manager.json_values import invalid, weight
 from ccat_workflow_manager.limits import limits
 from ccat_workflow_manager.services.catalogue import Catalogue, check_files, save_files
+from ccat_workflow_manager.services.globs import Globs
 from ccat_workflow_manager.services.run_request import RunRequest, RunSubmission
 
 
@@ -79,6 +81,7 @@ class RunPlanner:
         self,
         database: Database,
         catalogue: Catalogue,
+        globs: Globs,
         *,
         default_backend: str,
         known_backends: Set[str],
@@ -88,6 +91,8 @@ class RunPlanner:
         self._projects = projects
         self._database = database
         self._catalogue = catalogue
+        self._globs = globs
+        self._matches: dict[tuple[str, str], Sequence[str]] = {}
         self._default_backend = default_backend
         self._known_backends = known_backends
         self._targets: dict[object, _Target] = {}
@@ -103,7 +108,7 @@ class RunPlanner:
             self._check_project(request.project or target.project, "project" if request.project else "spec.project")
             parameters = target.compiled.validate_parameters(request.parameters)
             self._weigh(parameters)
-            planned = _planned(request, target, parameters)
+            planned = self._planned(request, target, parameters)
             self._count(planned)
             self._check_inputs(submission, target.compiled, planned, parameters)
             return PlannedRun(submission, target, parameters, planned, self._default_backend)
@@ -111,6 +116,34 @@ class RunPlanner:
             if not path:
                 raise
             raise type(error)(faults=_below(path, error.faults)) from None
+
+    def _planned(self, request: RunRequest, target: _Target, parameters: Mapping[str, Any]) -> Plan:
+        """The plan. Faults of the definition get a path below the field of the request that names or holds it."""
+        try:
+            globs = self._expanded(request, target.compiled, parameters)
+            return plan(target.compiled, parameters, request.project or target.project, globs)
+        except Invalid as error:
+            definition = "pipeline" if request.spec is None else "spec"
+            own = [fault for fault in error.faults if fault.path.startswith("steps")]
+            others = [fault for fault in error.faults if not fault.path.startswith("steps")]
+            raise Invalid(faults=[*_below(definition, own), *others]) from None
+
+    def _expanded(
+        self, request: RunRequest, compiled: CompiledPipeline, parameters: Mapping[str, Any]
+    ) -> dict[str, Sequence[str]]:
+        """The matches of the patterns of `foreach`. The runs of one request look at each pattern once."""
+        faults: list[Fault] = []
+        patterns = patterns_of(compiled, parameters, faults)
+        if faults:
+            raise invalid(faults)
+        found: dict[str, Sequence[str]] = {}
+        for pattern, use in patterns.items():
+            own = next((step.backend for step in compiled.steps if step.items == use), None)
+            backend = own or request.backend or compiled.default_backend or self._default_backend
+            if (pattern, backend) not in self._matches:
+                self._matches[pattern, backend] = self._globs.matches(pattern, use.path, backend)
+            found[pattern] = self._matches[pattern, backend]
+        return found
 
     def _weigh(self, parameters: Mapping[str, Any]) -> None:
         self._weight += weight(dict(parameters))
@@ -208,17 +241,6 @@ def _inline(spec: object) -> CompiledPipeline:
         return compile_pipeline(parse_pipeline(spec))
     except Invalid as error:
         raise Invalid(faults=_below("spec", error.faults)) from None
-
-
-def _planned(request: RunRequest, target: _Target, parameters: Mapping[str, Any]) -> Plan:
-    """The plan. Faults of the definition get a path below the field of the request that names or holds it."""
-    try:
-        return plan(target.compiled, parameters, request.project or target.project)
-    except Invalid as error:
-        definition = "pipeline" if request.spec is None else "spec"
-        own = [fault for fault in error.faults if fault.path.startswith("steps")]
-        others = [fault for fault in error.faults if not fault.path.startswith("steps")]
-        raise Invalid(faults=[*_below(definition, own), *others]) from None
 
 
 def _below(path: str, faults: Iterable[Fault]) -> list[Fault]:

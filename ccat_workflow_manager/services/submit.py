@@ -15,6 +15,7 @@ from ccat_workflow_manager.errors import Conflict, RequestError
 from ccat_workflow_manager.identity import Projects
 from ccat_workflow_manager.services.catalogue import Catalogue
 from ccat_workflow_manager.services.combining import Combiner
+from ccat_workflow_manager.services.globs import Globs
 from ccat_workflow_manager.services.run_planning import PlannedRun, RunPlanner
 from ccat_workflow_manager.services.run_request import RunRequest, RunSubmission, submissions_of_bulk
 
@@ -37,6 +38,7 @@ class Submitter:
         database: Database,
         doorbell: Doorbell,
         catalogue: Catalogue,
+        globs: Globs,
         *,
         default_backend: str,
         known_backends: Set[str],
@@ -44,6 +46,7 @@ class Submitter:
         self._database = database
         self._doorbell = doorbell
         self._catalogue = catalogue
+        self._globs = globs
         self._default_backend = default_backend
         self._known_backends = known_backends
         self._combiner: Combiner[PlannedRun, Submitted] = Combiner(self._create)
@@ -131,6 +134,7 @@ class Submitter:
         return RunPlanner(
             self._database,
             self._catalogue,
+            self._globs,
             default_backend=self._default_backend,
             known_backends=self._known_backends,
             projects=projects,

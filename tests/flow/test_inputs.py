@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.fixtures_service import Service, sh
+from tests.support.fixtures_service import PROGRAM, Service, sh
 
 COPY = 'cat "$WORKFLOW_INPUT_DIR"/* > "$WORKFLOW_OUTPUT_DIR/copy"'
 
@@ -66,3 +69,36 @@ def test_a_preview_of_a_definition_and_a_request_name_the_path_of_a_fault(servic
         answer = service.client.request(method, path, json=body)
         assert answer.status_code == 422
         assert "steps[0].inputs[0]" in answer.text
+
+
+def test_one_step_run_for_each_file_that_matches(service: Service, raw: Path) -> None:
+    glob = {"glob": f"{raw}/${{parameters.night}}*.fits"}
+    step = sh(COPY, foreach=glob, inputs=["${item}"])
+    spec = {"name": "flow", "parameters": {"type": "object", "properties": {"night": {"type": "string"}}}}
+    body = {"spec": {**spec, "steps": [step]}, "parameters": {"night": "scan"}}
+    run_id = service.call("POST", "/runs", json=body)["id"]
+    (raw / "scan_3.fits").write_text("too late")
+    assert service.wait(run_id)["status"] == "COMPLETED", service.run(run_id)
+    assert sorted(each["key"] for each in service.run(run_id)["step_runs"]) == ["scan_1", "scan_2"]
+    answer = service.client.post("/runs", json={**body, "parameters": {"night": "none"}})
+    assert answer.status_code == 422
+    assert "spec.steps[0].foreach.glob" in answer.text
+
+
+def test_the_command_line_expands_a_pattern(service: Service, raw: Path) -> None:
+    spec = raw / "flow.yaml"
+    schema = {"type": "object", "properties": {"scans": {"type": "array"}}}
+    step = sh(COPY, foreach="${parameters.scans}", inputs=["${item}"])
+    spec.write_text(json.dumps({"name": "flow", "parameters": schema, "steps": [step]}))
+    environment = {**os.environ, "CCAT_WM_URL": str(service.client.base_url).removesuffix("/api/v1/")}
+
+    def submit(pattern: str) -> subprocess.CompletedProcess[str]:
+        command = [PROGRAM, "run", "submit", "--spec", str(spec), "-p", f"scans=@{pattern}", "--json"]
+        return subprocess.run(command, env=environment, cwd=raw, capture_output=True, text=True, timeout=60)
+
+    made = submit("*.fits")
+    assert made.returncode == 0, made.stderr
+    run = service.wait(json.loads(made.stdout)["id"])
+    assert run["parameters"]["scans"] == [f"{raw}/scan_1.fits", f"{raw}/scan_2.fits"]
+    assert (run["status"], [each["key"] for each in run["step_runs"]]) == ("COMPLETED", ["scan_1", "scan_2"])
+    assert submit("*.none").returncode == 2

@@ -60,12 +60,10 @@ class RunFilter:
         """SQL conditions on `runs r` and their parameters."""
         where: list[str] = []
         values: dict[str, Any] = {}
-        if len(self.status) == 1:
-            where.append("r.status = :status")
-            values["status"] = self.status[0]
-        elif self.status:
-            where.append("r.status = ANY(:status)")
-            values["status"] = list(self.status)
+        if self.status:
+            one = len(self.status) == 1
+            where.append("r.status = :status" if one else "r.status = ANY(:status)")
+            values["status"] = self.status[0] if one else list(self.status)
         if (project := self._project()) is not None:
             where.append("r.project = :project")
             values["project"] = project
