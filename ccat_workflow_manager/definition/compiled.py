@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from ccat_workflow_manager.bounded_cache import BoundedCache
@@ -136,7 +136,7 @@ def _compile(spec: PipelineSpec) -> CompiledPipeline:
             index=index,
             spec=step,
             resources=effective_resources(spec, step),
-            retry=effective_retry(spec, step),
+            retry=replace(effective_retry(spec, step), irreversible_after=step.irreversible_after),
             backend=step.backend,
             dependencies=edges,
             items=_items(step, index),

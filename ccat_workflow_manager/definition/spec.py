@@ -37,7 +37,7 @@ from ccat_workflow_manager.definition.tolerance import tolerate_problem
 from ccat_workflow_manager.definition.variables import RESERVED_PREFIX
 from ccat_workflow_manager.errors import MAX_FAULTS, Fault
 from ccat_workflow_manager.failures import FailureReason
-from ccat_workflow_manager.json_values import JSON, canonical_json, invalid, path_text, scan_json
+from ccat_workflow_manager.json_values import JSON, canonical_json, invalid, path_text, scan_json, shown
 from ccat_workflow_manager.lifecycle.models import Resources, RetryPolicy
 from ccat_workflow_manager.lifecycle.retry import MAX_DELAY_SECONDS, MAX_MEMORY_GB, MAX_TIME_HOURS
 
@@ -49,6 +49,12 @@ BACKEND_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 def _file_name(name: str) -> str:
     refuse_if(name_problem(name))
     return name
+
+
+def _workspace_file(path: str) -> str:
+    if path.startswith("/") or "${" in path or any(part in ("", ".", "..") for part in path.split("/")):
+        refuse_if(f"must be a plain path inside the workspace, such as state/sent, not {shown(path)}")
+    return path
 
 
 def _tolerance(value: Any) -> Any:
@@ -77,6 +83,15 @@ _Files = Annotated[
 _Inputs = Annotated[
     tuple[InputSpec, ...],
     Field(description="Files of the host (below INPUT_ROOTS), s3:// or https://, read-only at /workflow/input."),
+]
+_WorkspaceFile = Annotated[
+    StrictStr,
+    AfterValidator(_workspace_file),
+    Field(
+        min_length=1,
+        max_length=500,
+        description="A failure after the program has made this file in its workspace is never retried by a policy.",
+    ),
 ]
 _Tolerate = Annotated[
     Any,
@@ -199,6 +214,7 @@ class StepSpec(_Part):
     inputs: _Inputs = ()
     resources: ResourceSpec = ResourceSpec()
     retry: RetrySpec = RetrySpec()
+    irreversible_after: _WorkspaceFile | None = None
     backend: _Backend | None = None
 
 

@@ -10,9 +10,12 @@ from typing import Any, NoReturn
 
 from ccat_workflow_manager.execution.output_limits import MAX_PATH_BYTES, invalid
 from ccat_workflow_manager.json_values import JSON, scan_json
+from ccat_workflow_manager.lifecycle.models import Caveat
 
 PRODUCTS_FILE = "products.json"
 WARNINGS_FILE = "warnings.json"
+OUTCOME_FILE = "outcome.json"
+OUTCOME_BYTES = 64 * 1024
 MAX_WARNINGS = 100
 _LONGEST_WARNING = 1000
 _FIELDS = frozenset({"path", "name", "type", "quality", "quality_metrics", "metadata", "parents"})
@@ -88,6 +91,31 @@ def parse_warnings(data: bytes) -> list[str]:
     if len(content) > MAX_WARNINGS:
         warnings.append(f"{len(content) - MAX_WARNINGS} more warnings are not shown")
     return warnings
+
+
+class Outcome(StrEnum):
+    """What a program that ended with exit code 0 may say of its results."""
+
+    NO_WORK = "no_work"
+    PARTIAL = "partial"
+    UNPROCESSABLE = "unprocessable"
+
+
+def parse_outcome(data: bytes) -> Caveat:
+    """The caveat that outcome.json declares. Raises OutputError if it cannot be understood."""
+    content = _parse(OUTCOME_FILE, data)
+    if not isinstance(content, dict):
+        _fault(OUTCOME_FILE, "must be an object with the fields 'outcome' and 'text'")
+    unknown = sorted(set(content) - {"outcome", "text"})
+    if unknown:
+        _fault(f"{OUTCOME_FILE}.{unknown[0][:80]}", "is not a known field; known are outcome, text")
+    outcome, text = content.get("outcome"), content.get("text", "")
+    if not isinstance(outcome, str) or outcome not in set(Outcome):
+        _fault(f"{OUTCOME_FILE}.outcome", f"must be one of {', '.join(Outcome)}")
+    if not isinstance(text, str):
+        _fault(f"{OUTCOME_FILE}.text", "must be a text")
+    text = text if len(text) <= _LONGEST_WARNING else f"{text[:_LONGEST_WARNING]}..."
+    return Caveat(outcome, text or f"the program reports {outcome}")
 
 
 def _declaration(at: str, entry: Any) -> Declaration:

@@ -10,14 +10,17 @@ import errno
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import UUID
 
 from ccat_workflow_manager.errors import OutputError
 from ccat_workflow_manager.execution.declarations import (
+    OUTCOME_BYTES,
+    OUTCOME_FILE,
     PRODUCTS_FILE,
     WARNINGS_FILE,
     Declaration,
+    parse_outcome,
     parse_products,
     parse_warnings,
     type_of,
@@ -28,12 +31,13 @@ from ccat_workflow_manager.execution.output_limits import Budget, OutputLimits, 
 from ccat_workflow_manager.execution.scan import Found, Scanner, open_directory, open_file
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.json_values import JSON
-from ccat_workflow_manager.lifecycle.models import NewProduct
+from ccat_workflow_manager.lifecycle.models import Caveat, NewProduct
 
 NO_PRODUCTS = "the program left no products"
 DEFAULT_LIMITS = OutputLimits()
 _MAX_DECLARATION_BYTES = 16 * 1024 * 1024
-_DECLARATION_FILES = frozenset({PRODUCTS_FILE, WARNINGS_FILE})
+_DECLARATION_FILES = frozenset({PRODUCTS_FILE, WARNINGS_FILE, OUTCOME_FILE})
+UNREADABLE_OUTCOME = "unreadable_outcome"
 _TREE_SUFFIX = ".zarr"
 _LISTED = 8
 """The most candidates that an error text lists."""
@@ -45,6 +49,7 @@ class Collected:
 
     products: list[NewProduct]
     warnings: list[str]
+    caveats: list[Caveat] = field(default_factory=list)
 
 
 def collect(dirs: AttemptDirs, *, limits: OutputLimits = DEFAULT_LIMITS, progress: Progress = no_progress) -> Collected:
@@ -54,11 +59,12 @@ def collect(dirs: AttemptDirs, *, limits: OutputLimits = DEFAULT_LIMITS, progres
         products, warnings = _read(root, PRODUCTS_FILE), _read(root, WARNINGS_FILE)
         declared = {} if products is None else parse_products(products, metadata_kb=limits.metadata_kb)
         texts = [] if warnings is None else parse_warnings(warnings)
-        scanner = Scanner(lambda path: path in declared or path.endswith(_TREE_SUFFIX), budget)
+        caveats = _caveats(root)
+        scanner = Scanner(lambda path: path in declared or path.endswith(_TREE_SUFFIX), budget, unread={OUTCOME_FILE})
         found = [product for product in scanner.scan(root) if product.path not in _DECLARATION_FILES]
     _check_declared(declared, found)
     collected = _products(found, declared, _Parents(dirs.manifest, budget))
-    return Collected(collected, texts if collected else [*texts, NO_PRODUCTS])
+    return Collected(collected, texts if collected else [*texts, NO_PRODUCTS], caveats)
 
 
 def publish(dirs: AttemptDirs) -> None:
@@ -79,7 +85,16 @@ def _current(dirs: AttemptDirs) -> str:
     return dirs.output_partial if os.path.lexists(dirs.output_partial) else dirs.output
 
 
-def _read(root: int, name: str) -> bytes | None:
+def _caveats(root: int) -> list[Caveat]:
+    """What outcome.json declares. One that cannot be understood is a caveat too, and no failure: the work is done."""
+    try:
+        data = _read(root, OUTCOME_FILE, OUTCOME_BYTES)
+        return [] if data is None else [parse_outcome(data)]
+    except OutputError as error:
+        return [Caveat(UNREADABLE_OUTCOME, error.message)]
+
+
+def _read(root: int, name: str, limit: int = _MAX_DECLARATION_BYTES) -> bytes | None:
     """The content of a declaration file, if there is one."""
     try:
         os.stat(name, dir_fd=root, follow_symlinks=False)
@@ -87,11 +102,11 @@ def _read(root: int, name: str) -> bytes | None:
         return None
     with open_file(name, name, root) as file:
         parts, size = list[bytes](), 0
-        while size <= _MAX_DECLARATION_BYTES and (chunk := os.read(file, 1024 * 1024)):
+        while size <= limit and (chunk := os.read(file, min(limit + 1, 1024 * 1024))):
             parts.append(chunk)
             size += len(chunk)
-    if size > _MAX_DECLARATION_BYTES:
-        invalid(f"{name} is larger than {_MAX_DECLARATION_BYTES} bytes")
+    if size > limit:
+        invalid(f"{name} is larger than {limit} bytes")
     return b"".join(parts)
 
 

@@ -10,7 +10,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -41,7 +41,11 @@ class Found:
 class Scanner:
     """Walks one output directory within a budget."""
 
-    def __init__(self, is_product_directory: Callable[[str], bool], budget: Budget) -> None:
+    def __init__(
+        self, is_product_directory: Callable[[str], bool], budget: Budget, unread: Collection[str] = ()
+    ) -> None:
+        """`unread` are paths that are no product, whatever they are."""
+        self._unread = unread
         self._is_product_directory = is_product_directory
         self._budget = budget
 
@@ -53,6 +57,8 @@ class Scanner:
 
     def _walk(self, directory: int, prefix: str, depth: int) -> Iterator[Found]:
         for name, path in self._names(directory, prefix):
+            if path in self._unread:
+                continue
             mode = _stat(name, path, directory).st_mode
             if stat.S_ISDIR(mode):
                 with open_directory(name, path, directory, depth) as inner:

@@ -47,6 +47,18 @@ class RetryPolicy:
     memory_cap_gb: float | None = None
     time_factor: float = 2
     time_cap_hours: float | None = None
+    irreversible_after: str | None = None
+    """The file in the workspace with which the program does what must not be done twice."""
+    irreversible: bool = False
+    """The attempt has made this file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caveat:
+    """What the results of a completed step run lack."""
+
+    kind: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +101,7 @@ class Transition:
     waiting_for: str | None = None
     """Why the step run waits afterwards, if the events do not say so."""
     products: Sequence[NewProduct] = ()
+    caveats: Sequence[Caveat] = ()
 
 
 @dataclass(frozen=True, slots=True)

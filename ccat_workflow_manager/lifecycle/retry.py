@@ -62,6 +62,9 @@ def refusal(
     reason: FailureReason, attempt: int, max_attempts: int, policy: RetryPolicy, resources: Resources
 ) -> str | None:
     """Why there is no further attempt, for operators. None: there is one."""
+    if policy.irreversible:
+        made = f"the program had made {policy.irreversible_after} (irreversible_after)"
+        return f"no further attempt: {made}; only a person may repeat it"
     wanted = RETRYABLE_BY_DEFAULT if policy.on is None else policy.on
     if reason in NEVER_RETRIED or reason not in wanted:
         return f"no further attempt: {reason} is not a reason to retry this step"

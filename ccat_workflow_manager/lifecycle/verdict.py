@@ -85,7 +85,7 @@ def failed(
     again = decide(reason, item.attempt, item.max_attempts, policy, item.resources, jitter, peak)
     more = FAILURES[reason].retry in (Retry.MORE_MEMORY, Retry.MORE_TIME)
     if again is None:
-        if more:
+        if more or policy.irreversible:
             why = refusal(reason, item.attempt, item.max_attempts, policy, item.resources)
             failure = replace(failure, text=f"{text} ({why})")
         return (failure,)

@@ -160,7 +160,8 @@ class Collector:
         text = f"{len(collected.products)} products" + (f", {len(warnings)} warnings" if warnings else "")
         event = TransitionEvent(Event.RESULTS_COLLECTED, self._context.worker, text=text)
         facts = Facts(warnings=warnings or None)
-        return Transition(item.step_run_id, [event], item.token, facts, products=collected.products)
+        products, caveats = collected.products, collected.caveats
+        return Transition(item.step_run_id, [event], item.token, facts, products=products, caveats=caveats)
 
     def _failed(self, item: WorkItem, reason: FailureReason, text: str, facts: Facts | None = None) -> Transition:
         policy = self._context.policies([item])[item.step_run_id]

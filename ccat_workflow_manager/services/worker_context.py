@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from ccat_workflow_manager.db.backends import BackendStore
@@ -110,7 +111,12 @@ class WorkerContext:
         if not items:
             return {}
         with self.database.read() as unit:
-            return self.catalogue.policies(unit, items)
+            policies = self.catalogue.policies(unit, items)
+        for item in items:
+            made = policies[item.step_run_id].irreversible_after
+            if made is not None and os.path.lexists(f"{self.host.dirs(item).workspace}/{made}"):
+                policies[item.step_run_id] = replace(policies[item.step_run_id], irreversible=True)
+        return policies
 
     def jitter(self) -> float:
         return random.random()
