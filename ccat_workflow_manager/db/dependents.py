@@ -20,7 +20,7 @@ from ccat_workflow_manager.db.session import UnitOfWork, json_list
 from ccat_workflow_manager.db.transitions import Batch
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.models import Transition, TransitionEvent
-from ccat_workflow_manager.lifecycle.states import Event
+from ccat_workflow_manager.lifecycle.states import Event, Status
 
 DEPENDENCIES = "dependencies"
 """The actor recorded for transitions that upstream step runs cause."""
@@ -64,10 +64,11 @@ class _Ends:
 
     completed: Sequence[LockedRow] = ()
     lost: Sequence[Cause] = ()
-    reopened: Sequence[LockedRow] = ()
+    regained: Sequence[LockedRow] = ()
+    """They were losses until now: retried, or set to another outcome by a person."""
 
     def __bool__(self) -> bool:
-        return bool(self.completed or self.lost or self.reopened)
+        return bool(self.completed or self.lost or self.regained)
 
 
 @dataclass(slots=True)
@@ -93,7 +94,7 @@ class Dependents:
 
     def settle(self, batch: Batch, ready: _Ready) -> None:
         """Follow the transitions of a batch down the DAG. Adds what is skipped to its counts and its `blocked`."""
-        ends = _Ends(batch.completed, batch.blocked, batch.reopened_rows)
+        ends = _Ends(batch.completed, batch.blocked, batch.regained)
         if not ends:
             return
         skipped = self._levels(ends, {}, locks.LOCK_DEPENDENTS, ready)
@@ -145,7 +146,7 @@ class Dependents:
             blocks = {**blocks, **self.blocks(ends.lost)}
             if counts := self._counts(ends):
                 decisions = self._decide(counts, ends)
-                self._carry_out(decisions, ends.reopened, ready)
+                self._carry_out(decisions, ends.regained, ready)
                 blocks |= decisions.blocks
             for row in self._lock_dependents(blocks, lock):
                 block = blocks.get((row.run_id, row.position, row.key)) or blocks[row.run_id, row.position, None]
@@ -164,11 +165,11 @@ class Dependents:
 
     def _counts(self, ends: _Ends) -> list[_Counted]:
         """Count the ends on their steps. Losses count only where an edge tolerates some."""
-        self._load({row.run_id for row in ends.reopened})
+        self._load({row.run_id for row in ends.regained})
         changes: dict[_Step, list[int]] = defaultdict(lambda: [0, 0])
         for row in ends.completed:
             changes[row.run_id, row.position][0] += 1
-        for change, rows in ((1, [cause.row for cause in ends.lost]), (-1, ends.reopened)):
+        for change, rows in ((1, [cause.row for cause in ends.lost]), (-1, ends.regained)):
             for row in rows:
                 if self._edges[row.run_id, row.position].soft:
                     changes[row.run_id, row.position][1] += change
@@ -180,7 +181,8 @@ class Dependents:
 
     def _decide(self, counts: Sequence[_Counted], ends: _Ends) -> _Decisions:
         completed = _keys(ends.completed)
-        lost, reopened = _keys(cause.row for cause in ends.lost), _keys(ends.reopened)
+        lost = _keys(cause.row for cause in ends.lost)
+        reopened = _keys(row for row in ends.regained if row.status is Status.PENDING)
         decisions = _Decisions()
         for step in counts:
             at = step.run_id, step.position

@@ -50,8 +50,7 @@ def lock_reopenable(
 
     With `wanted` None these are all that did not complete; else the wanted ones, and those that were skipped because
     of them. With `wanted`, a step run is reopened only if all others it depends on are completed or reopened too, but
-    for as many as its edges tolerate. The step run
-    `done` counts as completed.
+    for as many as its edges tolerate. The step run `done` counts as completed.
     """
     unit.execute("SELECT pg_advisory_xact_lock_shared(:lock)", {"lock": _ADVISORY_LOCK})
     locked = unit.rows(_Retryable, _LOCK_RETRYABLE, {"run_ids": list(run_ids)})

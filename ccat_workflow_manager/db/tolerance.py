@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from uuid import UUID
 
-from ccat_workflow_manager.db.conditions import quoted
+from ccat_workflow_manager.db.conditions import SET_ASIDE, quoted
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.lifecycle.states import RETRYABLE
 
@@ -23,6 +23,7 @@ ORDER BY run_id, position
 """
 _LOSSES = f"""
 SELECT run_id, position, key FROM step_runs WHERE run_id = ANY(:run_ids) AND status IN ({quoted(RETRYABLE)})
+  AND NOT {SET_ASIDE}
 """
 _MARK = "UPDATE runs SET tolerated = true WHERE id = ANY(:run_ids)"
 

@@ -43,8 +43,8 @@ class Batch:
     succeeded: list[LockedRow] = field(default_factory=list)
     reopened: set[UUID] = field(default_factory=set)
     """Runs with a finished step run that was reset for retry."""
-    reopened_rows: list[LockedRow] = field(default_factory=list)
-    """These step runs, if others depend on them."""
+    regained: list[LockedRow] = field(default_factory=list)
+    """Step runs that had ended without completing and that others depend on."""
     caveats: dict[UUID, list[dict[str, str]]] = field(default_factory=dict)
     """The caveats of completed step runs, by run."""
     cancelled: set[UUID] = field(default_factory=set)
@@ -79,7 +79,7 @@ class Batch:
         if before in FINISHED:
             self.reopened.add(row.run_id)
             if row.has_dependents:
-                self.reopened_rows.append(row)
+                self.regained.append(row)
 
     def delta(self, run_id: UUID) -> Counter[str]:
         """The changes of the counters of a run, to be added to."""

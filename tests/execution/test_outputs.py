@@ -382,3 +382,32 @@ def test_progress_during_large_files(dirs: AttemptDirs, output: Path) -> None:
 
     with pytest.raises(LeaseLost):
         collect(dirs, progress=lost)
+
+
+def test_an_outcome_is_a_caveat_and_no_product(dirs: AttemptDirs, output: Path) -> None:
+    write(output, {"x": "", "outcome.json": {"outcome": "partial", "text": "t" * 2000}})
+    collected = collect(dirs)
+    assert list(by_path(collected)) == ["x"]
+    [caveat] = collected.caveats
+    assert caveat.kind == "partial"
+    assert len(caveat.text) == 1003
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", "null", '{"outcome": "fine"}', '{"outcome": 3}', '{"outcome": "no_work", "text": 1}', "[" * 100_000,
+     '{"outcome": "no_work", "more": 1}', '{"outcome": "no_work", "text": "\\u0000"}', "x" * 100_000],
+)  # fmt: skip
+def test_an_outcome_that_is_garbage_is_a_caveat_and_no_failure(dirs: AttemptDirs, output: Path, content: str) -> None:
+    write(output, {"x": "", "outcome.json": content})
+    collected = collect(dirs)
+    assert [caveat.kind for caveat in collected.caveats] == ["unreadable_outcome"]
+    assert list(by_path(collected)) == ["x"]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/etc/passwd", path)])
+def test_an_outcome_that_is_no_file_is_not_read(dirs: AttemptDirs, output: Path, make: Callable[[str], None]) -> None:
+    make(str(output / "outcome.json"))
+    [caveat] = collect(dirs).caveats
+    assert caveat.kind == "unreadable_outcome"
+    assert "root" not in caveat.text

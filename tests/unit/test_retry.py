@@ -150,3 +150,10 @@ def test_every_decision_is_within_bounds(
         assert backoff <= decision.delay_seconds <= MAX_DELAY_SECONDS * (1 + JITTER)
         assert memory <= decision.resources.memory_gb <= max(memory, MAX_MEMORY_GB if cap is None else cap)
         assert resources.time_hours <= decision.resources.time_hours
+
+
+@pytest.mark.parametrize("reason", F)
+def test_nothing_is_retried_after_the_irreversible(reason: F) -> None:
+    assert "state/sent" in refused(reason, irreversible_after="state/sent", irreversible=True, on=frozenset(F))
+    decision = decide(F.LOST, 1, 2, RetryPolicy(irreversible_after="state/sent"), Resources(), 0)
+    assert decision is not None
