@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ccat_workflow_manager.definition.compiled import compile_pipeline
+from ccat_workflow_manager.definition.compiled import Edge, compile_pipeline
 from ccat_workflow_manager.definition.items import patterns_of
 from ccat_workflow_manager.definition.keys import item_keys
 from ccat_workflow_manager.definition.planning import plan
@@ -101,7 +101,7 @@ def test_two_steps_with_one_pattern_wait_by_key() -> None:
     compiled = compile_pipeline(parse_pipeline(definition(glob, after)))
     planned = plan(compiled, {}, globs={"/raw/*": ["/raw/1", "/raw/2"]})
     assert planned.total == 4
-    assert planned.steps[1].dependencies == ((0, "key"),)
+    assert planned.steps[1].dependencies == (Edge(0, "key"),)
 
 
 @pytest.mark.parametrize(
