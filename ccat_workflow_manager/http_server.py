@@ -67,8 +67,13 @@ def serve(context: Context, *, graceful_seconds: int) -> None:
         proxy_headers=False,  # they would hide whose connection it is
         timeout_graceful_shutdown=graceful_seconds,
     )
+
+    def end_streams() -> None:
+        context.feed.close()
+        app.state.live.close()
+
     try:
-        _Server(config, app.state.run_watch.stop, context.feed.close).run(sockets=sockets)
+        _Server(config, app.state.run_watch.stop, end_streams).run(sockets=sockets)
     finally:
         if on_socket:
             settings.api_socket.unlink(missing_ok=True)

@@ -23,7 +23,9 @@ class _Slot:
 class Answers:
     """Answers by key. A failed computation is not kept."""
 
-    def __init__(self) -> None:
+    def __init__(self, longest: float = 60.0) -> None:
+        """No answer is kept for longer than `longest` seconds."""
+        self._longest = longest
         self._lock = Lock()
         self._slots: dict[Hashable, _Slot] = {}
 
@@ -36,7 +38,7 @@ class Answers:
         with slot.lock:
             if time.monotonic() >= slot.until:
                 slot.value = compute()
-                slot.until = time.monotonic() + seconds
+                slot.until = time.monotonic() + min(seconds, self._longest)
             return cast("T", slot.value)
 
     def _forget_old(self) -> None:

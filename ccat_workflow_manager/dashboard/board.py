@@ -44,10 +44,10 @@ class Board:
 
         return self.answers.get(key, compute, seconds)
 
-    def page(self, template: str, active: str, status: int = 200, **values: Any) -> Response:
+    def page(self, template: str, active: str, http_status: int = 200, /, **values: Any) -> Response:
         """A whole page."""
         text = rendering.render(f"pages/{template}.html", {**self._frame(active), **values})
-        return rendering.html(self.request, text, status)
+        return rendering.html(self.request, text, http_status)
 
     def fragment(self, template: str, **values: Any) -> Response:
         """A part of a page, to be put into it."""

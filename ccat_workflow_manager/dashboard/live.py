@@ -84,6 +84,12 @@ class Live:
         self._viewers: set[_Viewer] = set()
         self._poller: asyncio.Task[None] | None = None
         self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def tell(self, topics: Iterable[str]) -> None:
+        """`touch` from the thread of a handler."""
+        if self._loop is not None and self._viewers:
+            self._loop.call_soon_threadsafe(self.touch, frozenset(topics))
 
     def touch(self, topics: Iterable[str]) -> None:
         """Tell the viewers at once about a change that this process has made and that has no event."""
@@ -105,8 +111,9 @@ class Live:
         """The text of one stream."""
         viewer = _Viewer(topics)
         self._viewers.add(viewer)
+        self._loop = asyncio.get_running_loop()
         if self._poller is None or self._poller.done():
-            self._poller = asyncio.get_running_loop().create_task(self._poll())
+            self._poller = self._loop.create_task(self._poll())
         try:
             yield b": live\n\n"
             while not self._closed:

@@ -9,9 +9,17 @@ from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.dashboard import assets, live
 from ccat_workflow_manager.dashboard.answers import Answers
 from ccat_workflow_manager.dashboard.errors import show_errors_as_pages
-from ccat_workflow_manager.dashboard.pages import overview, parts, run, runs
+from ccat_workflow_manager.dashboard.pages import act, overview, parts, run, runs, step_run
 
-_PAGES: tuple[APIRouter, ...] = (overview.router, runs.router, run.router, parts.router, live.router)
+_PAGES: tuple[APIRouter, ...] = (
+    overview.router,
+    runs.router,
+    run.router,
+    step_run.router,
+    act.router,
+    parts.router,
+    live.router,
+)
 
 
 def mount(app: FastAPI, context: Context) -> None:

@@ -80,12 +80,14 @@ def iso(moment: str | datetime | None) -> str:
 
 
 def number(value: float | None) -> str:
-    """With commas: `24,301`; a fraction with up to two digits."""
+    """With commas: `24,301`; of a fraction the first digits."""
     if value is None:
         return ""
     if value == int(value):
         return f"{int(value):,}"
-    return f"{value:,.2f}".rstrip("0").rstrip(".") if abs(value) < 10 else f"{value:,.1f}".removesuffix(".0")
+    if abs(value) < 10:
+        return f"{value:.2g}" if abs(value) >= 0.001 else "0.001"
+    return f"{value:,.1f}".removesuffix(".0")
 
 
 def size(value: float | None) -> str:

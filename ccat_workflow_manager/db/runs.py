@@ -151,6 +151,13 @@ class RunStore:
         """Name another failed step run as the reason of the run, if the first one has another outcome now."""
         self.unit.execute(sql.RESTATE_FAILURE, {"id": run_id, "colon": ": "})
 
+    def set_priority(self, run_ids: Sequence[UUID], priority: int) -> list[UUID]:
+        """Set the priority of these runs, and of their step runs that are not finished. Returns the runs concerned."""
+        self.unit.execute(sql.LOCK_ALL_OF_RUNS, {"run_ids": list(run_ids)})
+        values = {"run_ids": list(run_ids), "priority": priority}
+        self.unit.execute(sql.SET_PRIORITY_OF_STEP_RUNS, values)
+        return [row[0] for row in self.unit.execute(sql.SET_PRIORITY, values)]
+
     # --- the write ---------------------------------------------------------------------------------------------------
 
     def _locked(self, statement: str, parameters: dict[str, Any]) -> dict[UUID, LockedRow]:

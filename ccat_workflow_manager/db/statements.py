@@ -252,6 +252,15 @@ UPDATE runs SET paused = :paused
 WHERE id IN (SELECT id FROM runs WHERE id = ANY(:run_ids) ORDER BY id FOR NO KEY UPDATE)
 """
 
+SET_PRIORITY = """
+WITH chosen AS (SELECT id FROM runs WHERE id = ANY(:run_ids) AND finished_at IS NULL ORDER BY id FOR NO KEY UPDATE)
+UPDATE runs r SET priority = :priority FROM chosen c WHERE r.id = c.id RETURNING r.id
+"""
+
+SET_PRIORITY_OF_STEP_RUNS = """
+UPDATE step_runs SET priority = :priority WHERE run_id = ANY(:run_ids) AND finished_at IS NULL AND priority <> :priority
+"""
+
 RECORD_WAITS = """
 UPDATE step_runs s SET waiting_for = n.reason,
   unknown_since = CASE WHEN n.unknown THEN COALESCE(s.unknown_since, now()) END

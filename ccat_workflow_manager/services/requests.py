@@ -150,6 +150,11 @@ class Requests:
 
         return self._database.transact("commit.pause", work)
 
+    def set_priority(self, run_ids: Sequence[UUID], priority: int) -> list[UUID]:
+        """Set the priority of runs that are not finished. Returns the runs that were changed."""
+        self._require_runs(run_ids)
+        return self._database.transact("commit.priority", lambda unit: RunStore(unit).set_priority(run_ids, priority))
+
     def _require_runs(self, ids: Sequence[UUID], path: str = "") -> None:
         """Raises NotFound; `path` is the list of the request that holds the ids."""
         with self._database.read() as unit:

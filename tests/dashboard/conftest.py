@@ -9,12 +9,15 @@ from fastapi.testclient import TestClient
 
 from ccat_workflow_manager.app import create_app
 from ccat_workflow_manager.context import Context
+from ccat_workflow_manager.dashboard.answers import Answers
 from tests.api.rest import BASE_URL, Hand, Rest
 
 
 @pytest.fixture
 def rest(context: Context) -> Iterator[Rest]:
-    with TestClient(create_app(context), base_url=BASE_URL, follow_redirects=False) as client:
+    app = create_app(context)
+    app.state.answers = Answers(longest=0)
+    with TestClient(app, base_url=BASE_URL, follow_redirects=False) as client:
         client.headers["accept"] = "text/html,*/*"
         yield Rest(client)
 

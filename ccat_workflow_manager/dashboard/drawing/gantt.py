@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 from markupsafe import Markup
 
@@ -13,6 +13,7 @@ from ccat_workflow_manager.dashboard import times
 from ccat_workflow_manager.dashboard.drawing.shapes import GROUP_OF
 
 WIDTH = 600
+Attempts: TypeAlias = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +43,8 @@ def row(scale: Scale, step_runs: Attempts, attempts: Mapping[str, Attempts]) -> 
         out += _bars(scale, step, attempts.get(step["id"], ()), number % 3)
     if scale.going_on:
         out.append(f'<rect class="nowl" x="{scale.x(scale.until):.1f}" width="1" height="18"/>')
-    return Markup(
-        f'<svg class="gantt" viewBox="0 0 {WIDTH} 18" preserveAspectRatio="none" aria-hidden="true">{"".join(out)}</svg>'
-    )
+    box = f'viewBox="0 0 {WIDTH} 18" preserveAspectRatio="none"'
+    return Markup(f'<svg class="gantt" {box} aria-hidden="true">{"".join(out)}</svg>')
 
 
 def _bars(scale: Scale, step: Mapping[str, Any], attempts: Attempts, number: int) -> list[str]:

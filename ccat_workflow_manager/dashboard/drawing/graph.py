@@ -48,8 +48,7 @@ def graph(
         points = [(ax + w + 5 * many_from, ay + h / 2), *between, (bx, by + h / 2)]
         lines = _bundle(points, many_from, many_to, w, is_by_key=(before, node) in by_key)
         out.append(f'<path class="edge" d="{lines}"/>')
-    for name, node in nodes.items():
-        out.append(_node(name, node, layout.place[name], w, h))
+    out += [_node(name, drawn, layout.place[name], w, h) for name, drawn in nodes.items()]
     width, height = layout.width + 21, layout.height + 21
     return Markup(
         f'<svg class="dag" viewBox="-8 -8 {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}"'

@@ -40,7 +40,8 @@ def _gathered(unit: UnitOfWork, run_id: UUID, order: str, keys_as: str) -> dict[
         "events": view.latest_events(unit, run_id, _EVENTS),
         "products": view.products(unit, run_id),
     }
-    return found | _keys(unit, head, steps, order, keys_as)
+    found |= _keys(unit, head, steps, order, keys_as)
+    return found
 
 
 def _keys(unit: UnitOfWork, run: Mapping[str, Any], steps: list[dict[str, Any]], order: str, keys_as: str) -> Any:

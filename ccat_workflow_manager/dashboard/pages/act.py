@@ -1,0 +1,225 @@
+"""Actions in three parts: the preview says what will happen, the action does it, the report says what happened.
+
+The preview holds the ids of the runs as they matched at that moment. What changed meanwhile is reported, not forced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+from urllib.parse import parse_qs
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Query
+from starlette.datastructures import QueryParams
+from starlette.responses import Response
+
+from ccat_workflow_manager.api.dependencies import Body
+from ccat_workflow_manager.dashboard import filters, words
+from ccat_workflow_manager.dashboard.board import B, Board
+from ccat_workflow_manager.db.session import UnitOfWork
+from ccat_workflow_manager.db.views import actions as view
+from ccat_workflow_manager.errors import Conflict, Fault, Invalid, NotFound, WorkflowError
+
+router = APIRouter()
+
+_AT_ONCE = 500
+_PRIORITIES = range(-1000, 1001)
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The fields of a form that was sent."""
+
+    fields: dict[str, list[str]]
+
+    def one(self, name: str, default: str = "") -> str:
+        return self.fields.get(name, [default])[0]
+
+    def ids(self) -> list[UUID]:
+        given = [*self.fields.get("id", ()), *(each for each in self.one("ids").split(",") if each)]
+        return _uuids(given)
+
+
+def _form(body: Body) -> Form:
+    if body.media_type != "application/x-www-form-urlencoded":
+        raise Invalid(faults=[Fault("", "a form must be sent as application/x-www-form-urlencoded")])
+    return Form(parse_qs(body.data.decode("utf-8", "replace"), keep_blank_values=True))
+
+
+Sent = Annotated[Form, Depends(_form)]
+
+
+def _uuids(texts: Sequence[str]) -> list[UUID]:
+    try:
+        found = list(dict.fromkeys(UUID(text) for text in texts))
+    except ValueError:
+        raise Invalid(faults=[Fault("id", "is not the id of a run")]) from None
+    if len(found) > view.MOST_RUNS:
+        raise Invalid(faults=[Fault("id", f"an action takes at most {view.MOST_RUNS} runs")])
+    return found
+
+
+def _verb(verb: str) -> str:
+    if verb not in view.VERBS:
+        raise NotFound(f"there is no action {verb!r}")
+    return verb
+
+
+def _sheet(board: Board, template: str, **values: Any) -> Response:
+    """The part alone for a script, a whole page otherwise."""
+    if board.request.headers.get("x-part") == "sheet":
+        return board.fragment(template, **values)
+    return board.page("act", "runs", part=f"fragments/{template}.html", **values)
+
+
+# --- preview --------------------------------------------------------------------------------------------------------
+
+
+def _preview(board: Board, verb: str, ids: list[UUID], matched: str = "") -> Response:
+    with board.context.database.read() as unit:
+        runs = view.chosen(unit, ids, verb)
+        eligible = [run["id"] for run in runs if run["eligible"]]
+        opened = view.reopened(unit, eligible) if verb == "retry" and eligible else []
+    if not runs:
+        raise NotFound("none of the chosen runs exists any more")
+    return _sheet(
+        board, "preview", verb=verb, runs=runs, ids=eligible, opened=opened, matched=matched,
+        preview=words.preview(verb, runs), is_cut=len(ids) >= view.MOST_RUNS, priority=runs[0]["priority"],
+        hidden={"ids": ",".join(map(str, eligible))},
+    )  # fmt: skip
+
+
+def _preview_step_run(board: Board, verb: str, step_run_id: UUID) -> Response:
+    with board.context.database.read() as unit:
+        found = view.step_run(unit, step_run_id)
+    if found is None:
+        raise NotFound(f"there is no step run {step_run_id}")
+    if verb not in ("cancel", "retry"):
+        raise NotFound(f"there is no action {verb!r} for one step run")
+    possible = found["cancellable"] if verb == "cancel" else found["retryable"]
+    return _sheet(board, "preview_step_run", verb=verb, found=found, possible=possible)
+
+
+@router.get("/act/breaker")
+def preview_release(board: B, breaker: Annotated[UUID, Query(alias="id")]) -> Response:
+    return _sheet(board, "preview_release", breaker=str(breaker))
+
+
+@router.get("/act/{verb}")
+def preview_one(
+    board: B,
+    verb: str,
+    run: Annotated[UUID | None, Query(alias="id")] = None,
+    step_run: UUID | None = None,
+    breaker: UUID | None = None,
+) -> Response:
+    """The preview for one run, one step run, or all runs that a breaker holds back."""
+    verb = _verb(verb)
+    if step_run is not None:
+        return _preview_step_run(board, verb, step_run)
+    if breaker is not None:
+        with board.context.database.read() as unit:
+            ids = view.of_breaker(unit, breaker)
+        return _preview(board, verb, ids)
+    if run is None:
+        raise Invalid(faults=[Fault("id", "give the id of a run")])
+    return _preview(board, verb, [run])
+
+
+@router.post("/act")
+def preview_many(board: B, form: Sent) -> Response:
+    """The preview for chosen runs, or for all that match the conditions at this moment."""
+    verb = _verb(form.one("verb"))
+    if not form.one("all"):
+        ids = form.ids()
+        if not ids:
+            raise Invalid(faults=[Fault("id", "choose at least one run")])
+        return _preview(board, verb, ids)
+    conditions = filters.of_query(QueryParams(form.one("conditions").removeprefix("?")))
+    wanted = conditions.filter()
+    with board.context.database.read() as unit:
+        ids = view.matching(unit, wanted, verb)
+    matched = ", ".join(f"{token.name} {token.text}" for token in conditions.tokens) or "every run"
+    if not ids:
+        raise Conflict(f"No run that matches ({matched}) can be changed in this way now.")
+    return _preview(board, verb, ids, matched)
+
+
+# --- action and report ----------------------------------------------------------------------------------------------
+
+
+def _act(board: Board, verb: str, form: Form) -> Callable[[list[UUID]], Sequence[UUID]]:
+    requests, actor = board.context.requests, board.actor
+    if verb == "priority":
+        text = form.one("priority")
+        if not text.lstrip("-").isdecimal() or int(text) not in _PRIORITIES:
+            raise Invalid(faults=[Fault("priority", "must be a whole number from -1000 to 1000")])
+        return lambda ids: requests.set_priority(ids, int(text))
+
+    def cancel(ids: list[UUID]) -> list[UUID]:
+        requests.cancel(ids, actor=actor)
+        return ids
+
+    return {
+        "cancel": cancel,
+        "retry": lambda ids: list(requests.retry(ids, actor=actor)),
+        "pause": lambda ids: requests.pause(ids, paused=True),
+        "resume": lambda ids: requests.pause(ids, paused=False),
+    }[verb]
+
+
+def _still(unit: UnitOfWork, ids: list[UUID], verb: str) -> list[UUID]:
+    return [run["id"] for run in view.chosen(unit, ids, verb) if run["eligible"]]
+
+
+@router.post("/act/breaker")
+def release(board: B, form: Sent) -> Response:
+    (breaker,) = _uuids([form.one("breaker")])
+    board.context.breakers.release(breaker, actor=board.actor)
+    _changed(board, ["breakers", "summary"])
+    return _sheet(board, "report", title="The breaker is released", lines=[words.RELEASED], href="/", failed="")
+
+
+@router.post("/act/step-run/{verb}")
+def act_on_step_run(board: B, verb: str, form: Sent) -> Response:
+    (step_run_id,) = _uuids([form.one("step_run")])
+    if _verb(verb) == "cancel":
+        board.context.requests.cancel_step_runs([step_run_id], actor=board.actor)
+        lines = ["It is cancelled once its job is known to be gone."]
+    else:
+        number = board.context.requests.retry_step_runs([step_run_id], actor=board.actor)
+        lines = [f"{words.count(number, 'step run')} {'is' if number == 1 else 'are'} open again."]
+    with board.context.database.read() as unit:
+        found = view.step_run(unit, step_run_id)
+    _changed(board, [f"run:{found['run_id']}"] if found else [])
+    href = f"/step-runs/{step_run_id}"
+    return _sheet(board, "report", title=words.DONE[verb], lines=lines, href=href, failed="")
+
+
+@router.post("/act/{verb}")
+def act(board: B, verb: str, form: Sent) -> Response:
+    """Do it, in portions of one transaction each. What was done before a failure stays done, and is reported."""
+    verb, ids = _verb(verb), form.ids()
+    if not ids:
+        raise Invalid(faults=[Fault("ids", "there is nothing to do")])
+    change = _act(board, verb, form)
+    done: list[UUID] = []
+    failed = ""
+    for start in range(0, len(ids), _AT_ONCE):
+        try:
+            with board.context.database.read() as unit:
+                portion = _still(unit, ids[start : start + _AT_ONCE], verb)
+            done += change(portion) if portion else []
+        except WorkflowError as error:
+            failed = error.message
+            break
+    _changed(board, ["runs", "summary", *(f"run:{each}" for each in done[:100])])
+    title, lines = words.report(verb, len(done), len(ids))
+    href = f"/runs/{ids[0]}" if len(ids) == 1 else "/runs"
+    return _sheet(board, "report", title=title, lines=lines, href=href, failed=failed)
+
+
+def _changed(board: Board, topics: list[str]) -> None:
+    board.request.app.state.live.tell(topics)

@@ -1,0 +1,92 @@
+"""Words for statuses, numbers and names, and texts of others."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Sequence
+
+from ccat_workflow_manager.failures import FAILURES, FailureReason
+
+STATUS_WORDS = {
+    "PENDING": "Pending",
+    "STAGING_DATA": "Staging",
+    "SUBMITTED": "Submitted",
+    "RUNNING": "Running",
+    "COLLECTING_RESULTS": "Collecting",
+    "COMPLETED": "Completed",
+    "FAILED": "Failed",
+    "CANCELLED": "Cancelled",
+    "SKIPPED": "Skipped",
+    "WARN": "Needs attention",
+    "HELD": "Held back",
+    "PAUSED": "Paused",
+    "OK": "ok",
+    "OFF": "not set up",
+}
+DOING = {"user": "pipeline", "site": "site", "us": "workflow manager"}
+"""Whose doing a failure is, by the word of the API."""
+
+NUMBERS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
+_ORDINALS = ("", "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth")
+
+
+def printable(text: str) -> str:
+    """The text with control characters as symbols; tabs and line ends stay."""
+    if text.isprintable():
+        return text
+    return "".join(_symbol(each) if _is_control(each) else each for each in text)
+
+
+def _is_control(character: str) -> bool:
+    return character not in "\n\t" and unicodedata.category(character) in ("Cc", "Cs")
+
+
+def _symbol(character: str) -> str:
+    code = ord(character)
+    return chr(0x2400 + code) if code < 0x20 else "\u2421" if code == 0x7F else "\ufffd"
+
+
+def shown(value: object) -> str:
+    """A JSON value in one line."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def count(number: int, one: str, many: str = "") -> str:
+    """`1 run`, `3 runs`."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def written(number: int) -> str:
+    """A small number as a word at the beginning of a sentence."""
+    return NUMBERS[number] if 0 <= number < len(NUMBERS) else f"{number:,}"
+
+
+def ordinal(number: int) -> str:
+    if 0 < number < len(_ORDINALS):
+        return _ORDINALS[number]
+    suffix = "th" if 10 <= number % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{suffix}"
+
+
+def capped(number: int, most: int) -> str:
+    """A count that stops at `most`."""
+    return f"{most:,}+" if number >= most else f"{number:,}"
+
+
+def doing(reason: str | None) -> str:
+    """Whose doing a failure with this reason is."""
+    info = FAILURES.get(FailureReason(reason)) if reason in set(FailureReason) else None
+    return DOING[info.blame] if info else ""
+
+
+def meaning(reason: str | None) -> str:
+    """What a reason means."""
+    return FAILURES[FailureReason(reason)].text if reason in set(FailureReason) else ""
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """`a, b and 4 more`."""
+    if len(names) <= most:
+        return ", ".join(names)
+    return f"{', '.join(names[:most])} and {len(names) - most} more"

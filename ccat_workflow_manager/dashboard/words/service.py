@@ -1,0 +1,132 @@
+"""Sentences about the service: is it well, and what needs a person."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ccat_workflow_manager.dashboard import times
+from ccat_workflow_manager.dashboard.words.plain import capped, count, written
+
+
+def overview_title(causes: int) -> str:
+    if causes == 0:
+        return "Everything is well."
+    return f"{written(causes)} {'thing needs' if causes == 1 else 'things need'} a person."
+
+
+def away(state: Mapping[str, Any]) -> str:
+    return f"away {times.age(times.since(state['problem_since']))}" if state["problem"] else ""
+
+
+def overview_text(view: Mapping[str, Any], most: int) -> list[tuple[str, bool]]:
+    """The sentences below the title, as pieces of text that are emphasised or not."""
+    live = view["live"]["PENDING"] + view["live"]["RUNNING"]
+    jobs = sum(state.live for state in view["states"].values())
+    ready = sum(state.ready for state in view["states"].values())
+    held = sum(cause["count"] for cause in view["causes"])
+    pieces: list[tuple[str, bool]] = []
+    if held:
+        pieces.append((f"They hold {count(held, 'step run')}. Everything else is well: ", False))
+    if not live:
+        return [*pieces, ("No run is live.", False)]
+    pieces += [(f"{capped(live, most)} {'run' if live == 1 else 'runs'}", True), (" live, ", False)]
+    pieces += [(count(jobs, "job"), True), (" at the backends", False)]
+    pieces.append(
+        (f", {count(ready, 'step run')} could start now." if ready else ", nothing waits for a place.", False)
+    )
+    return pieces
+
+
+def cause(found: Mapping[str, Any]) -> dict[str, Any]:
+    """One thing that needs a person: a title, what is known, whose doing it is, and what can be done."""
+    made = _CAUSES[found["kind"]](found)
+    return {
+        "kind": found["kind"],
+        "id": found["id"],
+        "since": found["since"],
+        "example": found.get("example"),
+        "backend": found.get("backend"),
+        "raw": dict(found),
+        "href": "",
+        "jobs": [],
+        **made,
+    }
+
+
+def _breaker(found: Mapping[str, Any]) -> dict[str, Any]:
+    probe = "One of them is tried now." if found["probing"] else ""
+    if not probe and found["probe_at"]:
+        probe = f"One is tried again at {times.clock(found['probe_at'])}."
+    return {
+        "icon": "HELD",
+        "tone": "fail",
+        "title": f"{found['pipeline']} / {found['step']} fails for everybody; the rest of it is held back",
+        "code": found["text"],
+        "text": probe or "No probe is planned: release it when the cause is gone.",
+        "count": found["step_runs"],
+        "unit": f"{'step run' if found['step_runs'] == 1 else 'step runs'} in {count(found['runs'], 'run')}",
+        "doing": "pipeline",
+        "example": found["failure"] or found["example"],
+    }
+
+
+def _backend(found: Mapping[str, Any]) -> dict[str, Any]:
+    retry = f" Next try at {times.clock(found['retry_at'])}." if found["retry_at"] else ""
+    return {
+        "icon": "unplug",
+        "tone": "warn",
+        "title": f"{found['backend']} does not answer",
+        "code": found["text"],
+        "text": f"Its jobs go on and are found again.{retry}",
+        "count": found["ready"] + found["live"],
+        "unit": f"step runs: {found['ready']:,} wait, {count(found['live'], 'job')} unseen",
+        "doing": "site",
+        "href": "/backends",
+    }
+
+
+def _action(found: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "icon": "hand",
+        "tone": "warn",
+        "title": f"Held at {found['backend']} until somebody acts there",
+        "code": "",
+        "text": found["text"],
+        "count": found["step_runs"],
+        "unit": f"{'job' if found['step_runs'] == 1 else 'jobs'} in {count(found['runs'], 'run')}",
+        "doing": "site",
+        "jobs": found["jobs"],
+    }
+
+
+def _cancel(found: Mapping[str, Any]) -> dict[str, Any]:
+    number = found["step_runs"]
+    return {
+        "icon": "octagon-x",
+        "tone": "warn",
+        "title": f"{written(number)} {'cancel is' if number == 1 else 'cancels are'} not confirmed",
+        "code": found["text"] or "",
+        "text": f"{found['backend']} is asked again; stop the jobs there if it cannot.",
+        "count": number,
+        "unit": f"{'step run' if number == 1 else 'step runs'} at {found['backend']}",
+        "doing": "site",
+    }
+
+
+def _stray(found: Mapping[str, Any]) -> dict[str, Any]:
+    number = found["jobs_count"]
+    return {
+        "icon": "triangle-alert",
+        "tone": "warn",
+        "title": f"{count(number, 'job')} of attempts that are over {'goes' if number == 1 else 'go'} on",
+        "code": found["text"] or "",
+        "text": f"Stop {'it' if number == 1 else 'them'} at {found['backend']}.",
+        "count": number,
+        "unit": f"{'job' if number == 1 else 'jobs'} at {found['backend']}",
+        "doing": "workflow manager",
+        "href": "/backends",
+    }
+
+
+_CAUSES = {"breaker": _breaker, "backend": _backend, "action": _action, "cancel": _cancel, "stray": _stray}

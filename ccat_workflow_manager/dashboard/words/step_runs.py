@@ -1,0 +1,86 @@
+"""Sentences about one step run and its attempts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ccat_workflow_manager.dashboard import times
+from ccat_workflow_manager.dashboard.words.plain import NUMBERS, STATUS_WORDS, meaning, ordinal
+from ccat_workflow_manager.failures import FAILURES, FailureReason
+
+FILE_GONE = (
+    "This file is not to be seen from here: the attempt has not written it, it is removed, or another machine has it."
+)
+
+
+def _of_attempts(step_run: Mapping[str, Any]) -> str:
+    number, most = step_run["attempt"], step_run["max_attempts"]
+    if most == 1:
+        return ""
+    return f", {ordinal(number)} of {NUMBERS[most].lower() if most < len(NUMBERS) else most} attempts"
+
+
+def step_run(found: Mapping[str, Any], attempts: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """The state of a step run: a sentence that is emphasised, and what explains it."""
+    status, last = found["status"], attempts[-1] if attempts else None
+    earlier = _earlier(attempts[:-1])
+    if status == "PENDING":
+        text = found["waiting_for"] or "waits to be started"
+        return f"Pending: {text}.", earlier
+    if status in ("RUNNING", "SUBMITTED", "STAGING_DATA", "COLLECTING_RESULTS"):
+        begun = found["started_at"] or found["submitted_at"] or (last or {}).get("claimed_at")
+        verb = {"RUNNING": "Running", "SUBMITTED": "In the queue", "STAGING_DATA": "Being prepared"}.get(
+            status, "Collecting"
+        )
+        wait_ = f" {found['waiting_for']}." if found["waiting_for"] else ""
+        return f"{verb} for {times.duration(times.since(begun))}{_of_attempts(found)}.", (earlier + wait_).strip()
+    if status == "COMPLETED":
+        return f"Completed in {times.duration(found['wall_time_seconds'])}{_of_attempts(found)}.", earlier
+    reason = meaning(found["reason"])
+    if status == "FAILED":
+        return f"Failed: {found['reason']}{_of_attempts(found)}.", f"{reason} {_advice(found)}".strip()
+    return f"{STATUS_WORDS[status]}.", found["reason_text"] or reason
+
+
+def _earlier(attempts: Sequence[Mapping[str, Any]]) -> str:
+    """How the attempts before ended, and what they had."""
+    failed = [each for each in attempts if each["reason"]]
+    if not failed:
+        return ""
+    last = failed[-1]
+    return f"The {ordinal(last['number'])} ended with {last['reason']} at {last['resources'].get('memory_gb')} GB."
+
+
+def _advice(found: Mapping[str, Any]) -> str:
+    reason = found["reason"]
+    info = FAILURES.get(FailureReason(reason)) if reason in set(FailureReason) else None
+    if info is None:
+        return ""
+    return {
+        "no": "The same attempt would fail again: change its cause before a retry.",
+        "later": "A retry can succeed later.",
+        "more_memory": "A retry with more memory can succeed.",
+        "more_time": "A retry with more time can succeed.",
+    }[info.retry]
+
+
+def ended_by(attempt: Mapping[str, Any]) -> str:
+    if attempt["finished_at"] is None:
+        return "goes on"
+    if attempt["signal"]:
+        return f"signal {attempt['signal']}"
+    return f"exit code {attempt['exit_code']}" if attempt["exit_code"] is not None else "no exit code known"
+
+
+def queued(attempt: Mapping[str, Any]) -> str:
+    seconds = times.seconds_between(attempt["submitted_at"], attempt["started_at"])
+    return "" if seconds is None else f"{times.age(seconds)} in queue"
+
+
+def next_memory(step: Mapping[str, Any], last: Mapping[str, Any]) -> str:
+    """What memory the next attempt would have, if this one runs out of it."""
+    retry = step.get("retry") or {}
+    memory = float(last["resources"].get("memory_gb") or 0) * float(retry.get("memory_factor", 2))
+    cap = retry.get("memory_cap_gb")
+    return f"{times.number(min(memory, cap) if cap else memory)} GB after out of memory"

@@ -1,0 +1,62 @@
+"""Drawings: long edges cross no node, bars show what is rare, names are escaped."""
+
+from __future__ import annotations
+
+import itertools
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ccat_workflow_manager.dashboard.drawing.bars import bar, parts
+from ccat_workflow_manager.dashboard.drawing.charts import Series, columns, histogram, lines, nice_top, spark
+from ccat_workflow_manager.dashboard.drawing.graph import Node, graph
+from ccat_workflow_manager.dashboard.drawing.layout import LANE, layered
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> dict[str, list[str]]:
+    names = [f"n{i}" for i in range(draw(st.integers(1, 14)))]
+    return {
+        name: draw(st.lists(st.sampled_from(names[:i]), unique=True, max_size=3)) if i else []
+        for i, name in enumerate(names)
+    }
+
+
+@given(graphs())
+@settings(max_examples=60, deadline=None)
+def test_nodes_never_overlap_and_long_edges_have_lanes_of_their_own(upstream: dict[str, list[str]]) -> None:
+    layout = layered(upstream, 138, 54)
+    boxes: dict[float, list[tuple[float, float]]] = {}
+    for name, (x, y) in layout.place.items():
+        boxes.setdefault(x, []).append((y, y + (LANE if name in layout.lanes else 54)))
+    for column in boxes.values():
+        column.sort()
+        assert all(above[1] <= below[0] + 0.01 for above, below in itertools.pairwise(column))
+    for (before, node), chain in layout.routes.items():
+        assert chain[0] == before
+        assert chain[-1] == node
+        assert set(chain[1:-1]) <= layout.lanes
+        levels = [layout.place[each][0] for each in chain]
+        assert levels == sorted(set(levels))
+
+
+def test_one_failure_in_ten_thousand_is_seen() -> None:
+    assert {group: width for group, _, width in parts({"done": 9999, "fail": 1}, 200)}["fail"] >= 3
+    assert 'aria-label="9,999 completed, 1 failed"' in bar({"done": 9999, "fail": 1})
+    assert "nothing" in bar({})
+
+
+def test_names_in_a_graph_are_escaped() -> None:
+    drawn = graph({"a": []}, {"a": Node("FAILED", {"fail": 1}, "<script>", '/x"><script>', title="<b>")}, frozenset())
+    assert "<script>" not in drawn
+    assert "<b>" not in drawn
+
+
+def test_charts_of_nothing_are_charts() -> None:
+    empty = Series("done", [0, 0, 0], "x")
+    for drawn in (columns("c", [empty], ["a", "b"]), lines("c", [empty], ["a"]), histogram("c", [empty], ["a"])):
+        assert drawn.startswith("<svg")
+        assert drawn.endswith("</svg>")
+    assert spark([]) == ""
+    assert nice_top(0) == 1
+    assert nice_top(131) == 200

@@ -1,0 +1,67 @@
+"""The pages of one run and one step run: graph, keys, waits, attempts, log; secrets are masked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ccat_workflow_manager.context import Context
+from ccat_workflow_manager.services.attempt_texts import masked, without_secrets
+from tests.api.rest import CHAIN, Hand, Rest
+
+
+def test_a_run_shows_its_steps_keys_and_waits(rest: Rest, hand: Hand) -> None:
+    rest.post("/pipelines", CHAIN, 201)
+    run = rest.post("/runs", {"pipeline": "chain", "parameters": {"scans": ["a<b", "c"]}})
+    (item,) = hand.claim()
+    hand.fail(item)
+    for path in ("", "?keys=field", "?order=slowest", "?tab=events", "?tab=parameters", "?tab=definition"):
+        answer = rest.client.get(f"/runs/{run['id']}{path}")
+        assert answer.status_code == 200, answer.text
+    text = rest.client.get(f"/runs/{run['id']}").text
+    assert 'class="dag"' in text
+    assert "program_failed" in text
+    assert rest.client.get(f"/ui/runs/{run['id']}").status_code == 200
+    assert rest.client.get(f"/ui/runs/{run['id']}/keys?step=0").json()["keys"] == ["ab", "c"]
+    table = rest.client.get(f"/runs/{run['id']}/steps/first?status=FAILED").text
+    assert table.count("<tr id=") == 1
+    assert rest.client.get(f"/runs/{run['id']}/steps/first/c").headers["location"].startswith("/step-runs/")
+    assert rest.client.get(f"/runs/{run['id']}/steps/first?status=LATE").status_code == 422
+    assert rest.client.get(f"/runs/{run['id']}/steps/none").status_code == 404
+    assert rest.client.get("/runs/00000000-0000-7000-8000-000000000000").status_code == 404
+
+
+def test_a_step_run_shows_attempts_and_its_log(rest: Rest, hand: Hand, context: Context) -> None:
+    spec = {
+        "name": "one",
+        "steps": [{"name": "only", "command": ["true"], "environment": {"API_TOKEN": "s3cret-value"}}],
+    }
+    run = rest.post("/runs", {"spec": spec})
+    step_run = run["step_runs"][0]["id"]
+    assert "No attempt" in rest.client.get(f"/step-runs/{step_run}").text
+    hand.claim()
+    directory = Path(context.settings.pipeline_base_dir) / "one" / run["id"] / "only" / "main" / "attempt-1"
+    (directory / "logs").mkdir(parents=True)
+    (directory / "logs" / "stdout.log").write_text("first <b>\nWARNING second\n" * 50, encoding="utf-8")
+    page = rest.client.get(f"/step-runs/{step_run}").text
+    assert "first &lt;b&gt;" in page
+    for part in ("command", "manifest", "script", "environment", "events"):
+        answer = rest.client.get(f"/step-runs/{step_run}?part={part}")
+        assert answer.status_code == 200, answer.text
+        assert "s3cret-value" not in answer.text
+    piece = rest.client.get(f"/ui/step-runs/{step_run}/log?offset=10").json()
+    assert piece["text"].startswith("WARNING second\n")
+    assert piece["next_offset"] == piece["size"] == 1250
+    found = rest.client.get(f"/ui/step-runs/{step_run}/log/search?q=warning").json()
+    assert found["offsets"][:2] == [10, 35]
+    assert found["looked"] == 1250
+    assert rest.client.get(f"/step-runs/{step_run}?attempt=7").status_code == 404
+
+
+def test_values_with_secret_names_are_masked_wherever_they_stand() -> None:
+    environment = {"DB_PASSWORD": "it's 1 secret", "LINE": "CO43"}
+    assert masked(environment) == {"DB_PASSWORD": "•••", "LINE": "CO43"}
+    script = "DB_PASSWORD='it'\"'\"'s 1 secret' LINE=CO43 prog --token-file x; OTHER_TOKEN=abcd prog"
+    shown = without_secrets(script, environment)
+    assert "1 secret" not in shown
+    assert "abcd" not in shown
+    assert "LINE=CO43" in shown
