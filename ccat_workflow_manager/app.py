@@ -24,9 +24,9 @@ from ccat_workflow_manager.api import (
     webhooks,
 )
 from ccat_workflow_manager.api.authentication import Authenticator
-from ccat_workflow_manager.api.dependencies import LARGE_AT_ONCE, PREFIX, known_parameters
+from ccat_workflow_manager.api.dependencies import LARGE_AT_ONCE, PREFIX, known_parameters, no_unknown_body
 from ccat_workflow_manager.api.guard import Guard
-from ccat_workflow_manager.api.openapi import PROBLEMS, DocumentedApp
+from ccat_workflow_manager.api.openapi import PROBLEMS, DocumentedApp, operation_id
 from ccat_workflow_manager.api.problems import handle_errors
 from ccat_workflow_manager.api.rights import authorize, declare
 from ccat_workflow_manager.api.run_watch import RunWatch
@@ -54,6 +54,7 @@ def create_app(context: Context, *, secret: str | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=operation_id,
     )
     app.state.context = context
     app.state.large_bodies = asyncio.Semaphore(LARGE_AT_ONCE)
@@ -63,7 +64,7 @@ def create_app(context: Context, *, secret: str | None = None) -> FastAPI:
     app.add_middleware(Guard, hosts=context.settings.api_names, authenticator=authenticator)
     handle_errors(app)
     app.add_middleware(metrics.Measured)
-    checked = [Depends(authorize), Depends(known_parameters)]
+    checked = [Depends(authorize), Depends(known_parameters), Depends(no_unknown_body)]
     for resource in (
         runs, deletions, step_runs, pipelines, products, breakers, events, webhooks, tokens, audit, service
     ):  # fmt: skip

@@ -74,9 +74,7 @@ class FailureInfo:
 
 
 FAILURES: dict[FailureReason, FailureInfo] = {
-    FailureReason.PROGRAM_FAILED: FailureInfo(
-        Blame.USER, Retry.NO, "The program ended with a non-zero exit code; its log says why."
-    ),
+    FailureReason.PROGRAM_FAILED: FailureInfo(Blame.USER, Retry.NO, "The program ended with a non-zero exit code."),
     FailureReason.KILLED_BY_SIGNAL: FailureInfo(
         Blame.USER, Retry.NO, "The program was killed by a signal that the workflow manager did not send."
     ),
@@ -112,7 +110,9 @@ FAILURES: dict[FailureReason, FailureInfo] = {
     FailureReason.STAGING_FAILED: FailureInfo(
         Blame.SITE, Retry.LATER, "The directories or inputs of the attempt could not be prepared."
     ),
-    FailureReason.DISK_FULL: FailureInfo(Blame.SITE, Retry.LATER, "The disk that holds PIPELINE_BASE_DIR is full."),
+    FailureReason.DISK_FULL: FailureInfo(
+        Blame.SITE, Retry.LATER, "No space was left on a disk that the attempt wrote to."
+    ),
     FailureReason.REJECTED: FailureInfo(
         Blame.USER, Retry.NO, "The backend can never run this job as requested; change its resources or its backend."
     ),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import gc
 import importlib
 import logging
@@ -19,7 +20,9 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
+from typing import IO
 
 from ccat_workflow_manager import local_api
 from ccat_workflow_manager.db.migrate import upgrade
@@ -40,6 +43,7 @@ _SAY_SECONDS, _SAY_AGAIN_SECONDS = 2.0, 10.0
 _KILLED_SECONDS = 5.0
 _CHECK_SERVERS_SECONDS = 10.0
 _READY_SECONDS = 60.0
+_LOCK_FILE = "up.lock"
 ALWAYS_SERVED = ("local", "noop", "concurrent")
 """Backends that need only this machine."""
 
@@ -62,6 +66,7 @@ class Deployment:
     settings: Settings
     _children: list[_Child] = field(default_factory=list)
     _servers: list[EmbeddedServer] = field(default_factory=list)
+    _lock: IO[str] | None = None
     _signals: int = -1
     _stopping: bool = False
 
@@ -79,6 +84,8 @@ class Deployment:
 
     def start(self) -> None:
         """Start servers that the settings do not name, migrate the database, start manager and workers."""
+        self.settings.data_dir.mkdir(parents=True, exist_ok=True)
+        self._lock = _locked(self.settings.data_dir)
         if not self.settings.api_socket.name:
             if self.settings.api_port == 0:
                 self.settings = self.settings.model_copy(update={"api_port": _free_port(self.settings.api_host)})
@@ -102,7 +109,6 @@ class Deployment:
 
     def _start_servers(self) -> None:
         settings = self.settings
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
         if not settings.database_url:
             self._servers.append(EmbeddedPostgres(settings.data_dir))
             settings = settings.model_copy(update={"database_url": self._servers[-1].start()})
@@ -206,6 +212,8 @@ class Deployment:
             server = self._servers.pop()
             log.info("stopping the embedded %s", server.name)
             server.stop()
+        if self._lock is not None:
+            self._lock.close()
 
     def _drain(self, living: list[_Child]) -> tuple[list[_Child], str]:
         """Wait for the ends of the children, for _DRAIN_SECONDS or until a second signal. Returns those that live."""
@@ -259,6 +267,27 @@ def up(settings: Settings, on_ready: Callable[[Deployment], None] = lambda deplo
         deployment.watch()
     finally:
         deployment.stop()
+
+
+def _locked(data_dir: Path) -> IO[str]:
+    """A lock on the data directory for as long as this process lives. Raises ServiceUnavailable if another has it.
+
+    A lock of this kind is not inherited: the children of a killed `up` do not keep the next one out.
+    """
+    file = (data_dir / _LOCK_FILE).open("a+")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.seek(0)
+        owner = file.read(20).strip()
+        file.close()
+        process = f" (process {owner})" if owner.isdecimal() else ""
+        text = f"another `ccat-wm up` or `demo`{process} uses {data_dir}: end it, or choose another --data-dir"
+        raise ServiceUnavailable(text) from None
+    file.truncate(0)
+    file.write(f"{os.getpid()}\n")
+    file.flush()
+    return file
 
 
 def stop_abandoned(settings: Settings) -> list[tuple[str, bool]]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Header, Request
+from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from pydantic import AfterValidator, BaseModel
 
@@ -51,6 +52,22 @@ async def _who(request: Request) -> Identity:
 
 async def _actor(request: Request) -> str:
     return who(request).name
+
+
+_NO_BODY = (b"", b"{}", b"null")
+
+
+async def no_unknown_body(request: Request) -> None:
+    """Refuse a body for a call that takes none: its sender expects that something is done with it."""
+    in_pieces, length = "transfer-encoding" in request.headers, request.headers.get("content-length", "0")
+    if (length == "0" and not in_pieces) or _takes_body(request.scope["route"].dependant):
+        return
+    if in_pieces or len(length) > 3 or (await request.body()).strip() not in _NO_BODY:
+        raise Invalid(faults=[Fault("", "this call takes no body")])
+
+
+def _takes_body(dependant: Dependant) -> bool:
+    return any(each.call is read_body or _takes_body(each) for each in dependant.dependencies)
 
 
 async def known_parameters(request: Request) -> None:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.json_schema import models_json_schema
 
@@ -123,9 +124,8 @@ def body(model: type[BaseModel], examples: dict[str, Any], *, required: bool = T
 
 
 definition: dict[str, Any] = body(PipelineSpec, {"two steps": {"value": _DEFINITION}})
-definition["requestBody"]["content"] |= {
-    YAML_TYPES[0]: {"schema": {"type": "string", "description": "The same as YAML."}}
-}
+definition["requestBody"]["description"] = f"The same as YAML is taken as {YAML_TYPES[0]}."
+"""Only in words: generators of clients take one type of content for a body."""
 
 log: dict[str, Any] = {
     "description": "The text",
@@ -184,6 +184,24 @@ not_ready: dict[str, Any] = _problem(
 )
 
 
+def operation_id(route: APIRoute) -> str:
+    """The name of a call in generated clients: that of its function."""
+    return route.name
+
+
+def _name_items(node: Any) -> None:
+    """Give each list whose entries may be anything the empty schema for them: generators of clients require one."""
+    waiting = [node]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, dict):
+            if each.get("type") == "array" and "prefixItems" not in each:
+                each.setdefault("items", {})
+            waiting += [value for name, value in each.items() if name not in ("example", "examples", "default")]
+        elif isinstance(each, list):
+            waiting += each
+
+
 class DocumentedApp(FastAPI):
     """FastAPI with the schemas of the bodies that handlers parse themselves."""
 
@@ -193,4 +211,5 @@ class DocumentedApp(FastAPI):
             _, found = models_json_schema([(model, "validation") for model in wanted], ref_template=_REFERENCE)
             schema = super().openapi()
             schema.setdefault("components", {}).setdefault("schemas", {}).update(found["$defs"])
+            _name_items(schema)
         return self.openapi_schema or {}

@@ -86,6 +86,7 @@ class RunFilterBody(Shape):
         BeforeValidator(_as_list, json_schema_input_type=str | list[str] | None),
     ] = Field(default=None, description="`name:value`")
     created_after: Annotated[Time, BeforeValidator(moment)] | None = None
+    created_before: Annotated[Time, BeforeValidator(moment)] | None = None
     caveats: StrictBool | None = Field(default=None, description="Whether there are caveats.")
     q: Annotated[StrictStr, Field(max_length=200), AfterValidator(storable)] | None = None
 
@@ -98,6 +99,7 @@ class RunFilterBody(Shape):
             labels=dict(_divided(label) for label in self.label or ()),
             created_after=self.created_after,
             caveats=self.caveats,
+            created_before=self.created_before,
             q=self.q or None,
         )
 
@@ -204,6 +206,7 @@ def list_runs(
     pipeline: str | None = None,
     label: Annotated[list[str], Query(description="`name:value`. May be repeated.")] = [],  # noqa: B006
     created_after: Annotated[str | None, Query(description="RFC 3339.")] = None,
+    created_before: Annotated[str | None, Query(description="RFC 3339.")] = None,
     caveats: Annotated[bool | None, Query(description="Whether there are caveats, such as tolerated losses.")] = None,
     q: Annotated[str | None, Query(description="Part of pipeline, label or reason, or the beginning of an id.")] = None,
     limit: Limit = DEFAULT_LIMIT,
@@ -214,6 +217,7 @@ def list_runs(
         "status": _one_or_all(status),
         "label": _one_or_all(label),
         "created_after": created_after,
+        "created_before": created_before,
     }
     query |= {"project": project, "pipeline": pipeline, "caveats": caveats, "q": q}
     wanted = validated(RunFilterBody, query).filter(who)

@@ -7,6 +7,7 @@ import re
 import sys
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -23,6 +24,8 @@ Id = Annotated[str, typer.Argument(metavar="ID", help=ID_HELP)]
 
 _MOST_MATCHES = 100_000
 _MAX_BYTES = 16 * 1024 * 1024
+_LOCATED = 20
+_LOCATED_BYTES = 1024 * 1024
 _AGO = re.compile(r"([0-9]{1,9})([smhdw])", re.ASCII)
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -84,9 +87,25 @@ def _content(path: Path, at: str, faults: list[Fault]) -> dict[str, str]:
 
 def fault_in_file(file: str, error: Invalid) -> WrongUsage:
     """The error for the content of a file: each fault begins with the name of the file."""
-    name = _shown(file)
-    faults = tuple(Fault(f"{name}: {fault.path}" if fault.path else name, fault.message) for fault in error.faults)
+    from ccat_workflow_manager.commands.fault_lines import whereabouts
+
+    name, text = _shown(file), _read_again(file)
+    faults = tuple(
+        Fault(
+            f"{name}: {fault.path}" if fault.path else name,
+            f"{fault.message} ({where})" if (where := whereabouts(text, fault.path)) else fault.message,
+        )
+        for fault in error.faults[:_LOCATED]
+    ) + tuple(Fault(f"{name}: {fault.path}", fault.message) for fault in error.faults[_LOCATED:])
     return WrongUsage("; ".join(map(str, faults)) or f"{name}: {error.message}", faults)
+
+
+def _read_again(file: str) -> str:
+    """The text of a file of moderate size, to find lines in it; empty if it cannot be had."""
+    with suppress(OSError, ValueError):
+        if file != "-" and Path(file).stat().st_size <= _LOCATED_BYTES:
+            return Path(file).read_text(encoding="utf-8-sig")
+    return ""
 
 
 def _shown(file: str) -> str:

@@ -14,6 +14,7 @@ from errno import EACCES, ENOTDIR
 from pathlib import Path
 from typing import Any
 
+from ccat_workflow_manager.commands.backend_ping import ping
 from ccat_workflow_manager.db import migrate
 from ccat_workflow_manager.db.queries.attention import attention_count, attention_page
 from ccat_workflow_manager.db.queries.service import BackendState, backend_states, workers_page
@@ -25,7 +26,7 @@ from ccat_workflow_manager.errors import ConfigurationError, WorkflowError
 from ccat_workflow_manager.execution import runtime
 from ccat_workflow_manager.hpc import registry
 from ccat_workflow_manager.services.queues import stored_queues
-from ccat_workflow_manager.settings import PREFIX, Settings
+from ccat_workflow_manager.settings import PREFIX, Settings, unprefixed
 
 _LEAST_FREE_GB = 1.0
 _CLOCK_SECONDS = 2.0
@@ -51,11 +52,18 @@ def settings_fault(error: ConfigurationError) -> Check:
     return Check("settings", False, text, "correct the file or the environment variable")
 
 
-def all_checks(settings: Settings) -> Iterator[Check]:
-    """All checks, in the order in which the service needs the dependencies."""
+def without_prefix() -> Iterator[Check]:
+    """Variables that are named like settings, but without the prefix: the service does not see them."""
+    if names := unprefixed():
+        text = f"ignored, because a setting begins with {PREFIX}: {', '.join(names)}"
+        yield Check("variables", None, text, f"if they are meant for the service, set {PREFIX}{names[0]}")
+
+
+def all_checks(settings: Settings, whose: str = "") -> Iterator[Check]:
+    """All checks, in the order in which the service needs the dependencies. `whose` tells where the data are from."""
     count = len(settings.backend_extras)
     extras = f", {count} for backends" if count else ""
-    yield Check("settings", True, f"{settings.environment}{extras}, data in {settings.data_dir}")
+    yield Check("settings", True, f"{settings.environment}{extras}, data in {settings.data_dir} {whose}".rstrip())
     database = _database(settings)
     if isinstance(database, Check):
         yield database
@@ -271,7 +279,7 @@ def _backends(settings: Settings, states: Mapping[str, BackendState]) -> Iterato
         if (state := states.get(name)) is not None and state.problem:
             yield _unavailable(name, state, default)
         elif availability.available:
-            yield Check(f"backend {name}", True, f"{default}can be used")
+            yield pinged(name, settings, default, asked=wanted or state is not None)
         else:
             ok = False if wanted else None
             yield Check(f"backend {name}", ok, default + availability.reason, availability.installation_hint)
@@ -281,6 +289,17 @@ def _backends(settings: Settings, states: Mapping[str, BackendState]) -> Iterato
     for name in sorted(states.keys() - found.keys() - {settings.hpc_backend}):
         if states[name].problem:
             yield _unavailable(name, states[name], "")
+
+
+def pinged(name: str, settings: Settings, default: str, *, asked: bool) -> Check:
+    """A backend whose programs are here: whether its scheduler answers, if it is the default or workers use it."""
+    if not asked or not registry.asks(name):
+        return Check(f"backend {name}", True, f"{default}can be used")
+    answers, words = ping(name, settings)
+    if answers:
+        return Check(f"backend {name}", True, f"{default}answers: {words}" if words else f"{default}can be used")
+    hint = "look at the service of this backend, and at its settings"
+    return Check(f"backend {name}", False if default else None, f"{default}{words}", hint)
 
 
 def _unavailable(name: str, state: BackendState, default: str) -> Check:

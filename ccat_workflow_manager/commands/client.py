@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
 
@@ -25,9 +26,12 @@ from ccat_workflow_manager.client.connection import (
 from ccat_workflow_manager.client.transport import BlockingTransport, Request
 from ccat_workflow_manager.commands.exit_codes import WrongUsage
 from ccat_workflow_manager.errors import NotFound
+from ccat_workflow_manager.json_values import similar
 
 __all__ = ["DEFAULT_URL", "SOCKET_SCHEME", "TOKEN_VARIABLE", "URL_VARIABLE", "ApiRefused", "Client", "connect"]
 
+_COMPARED = 100
+"""So many names of pipelines are compared with one that does not exist."""
 _SEARCHED = 1000
 """Among so many newest runs the end of an id is looked for."""
 _PART_OF_ID = re.compile("[0-9a-fA-F-]{4,35}")
@@ -104,6 +108,9 @@ class Client:
             newest = next(self.items("/runs", 1, pipeline=pipeline or None), None)
             if newest is None:
                 of = f" of {pipeline}" if pipeline else ""
+                close = similar(pipeline, (each["name"] for each in self.items("/pipelines", _COMPARED)))
+                if close is not None and close != pipeline:
+                    raise NotFound(f"there is no run{of}; did you mean latest:{close}?")
                 raise NotFound(
                     f"there is no run{of} yet; create one with `ccat-wm run submit {pipeline or 'PIPELINE'}`"
                 )
@@ -121,6 +128,20 @@ class Client:
             few = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
             raise WrongUsage(f"{part!r} is the beginning or end of the ids of {len(found)} runs: {few}")
         return found[0]
+
+
+@contextmanager
+def suggesting(client: Client, pipeline: str | None) -> Iterator[None]:
+    """Add the name that was probably meant to a refusal because there is no such pipeline."""
+    try:
+        yield
+    except ApiRefused as refusal:
+        if refusal.status not in (404, 422) or not pipeline or f"no pipeline {pipeline}" not in refusal.message:
+            raise
+        close = similar(pipeline, (each["name"] for each in client.items("/pipelines", _COMPARED)))
+        if close is None:
+            raise
+        raise ApiRefused(refusal.status, f"{refusal.message}; did you mean {close}?") from None
 
 
 def connect() -> Client:

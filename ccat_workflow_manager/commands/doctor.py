@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,13 +14,15 @@ from ccat_workflow_manager.commands.exit_codes import ExitCode
 if TYPE_CHECKING:
     from ccat_workflow_manager.commands.checks import Check
 
+DataDir = Annotated[Path | None, typer.Option(help="Directory of all data of the service to look at.")]
 _WORDS = {True: ("ok", "green"), False: ("not ok", "bold red"), None: ("-", "dim")}
 
 
-def doctor(as_json: AsJson = False) -> None:
+def doctor(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Check each dependency of the service: one line each, ok or what to do.
 
-    A line with `-` is about a dependency that is not needed or not running.
+    A line with `-` is about a dependency that is not needed or not running. Without --data-dir and DATA_DIR the doctor
+    looks at the `ccat-wm up` of this user that runs.
 
     Example:  ccat-wm doctor
 
@@ -31,7 +34,7 @@ def doctor(as_json: AsJson = False) -> None:
 
     out = console()
     found = []
-    for check in _checks():
+    for check in _checks(data_dir):
         found.append(check)
         if not as_json:
             hint = f"; {check.hint}" if check.hint else ""
@@ -47,14 +50,18 @@ def doctor(as_json: AsJson = False) -> None:
         raise typer.Exit(ExitCode.NO_SERVICE)
 
 
-def _checks() -> Iterator[Check]:
-    from ccat_workflow_manager.commands.checks import all_checks, settings_fault
+def _checks(data_dir: Path | None) -> Iterator[Check]:
+    from ccat_workflow_manager.commands.checks import all_checks, settings_fault, without_prefix
+    from ccat_workflow_manager.commands.running import data_dir_of_running
     from ccat_workflow_manager.errors import ConfigurationError
     from ccat_workflow_manager.settings import load_settings
 
+    found = None if data_dir is not None else data_dir_of_running()
+    chosen = data_dir or found
     try:
-        settings = load_settings()
+        settings = load_settings({"DATA_DIR": str(chosen.absolute())} if chosen is not None else {})
     except ConfigurationError as error:
         yield settings_fault(error)
         return
-    yield from all_checks(settings)
+    yield from without_prefix()
+    yield from all_checks(settings, "of the running `ccat-wm up`" if found is not None else "")

@@ -18,6 +18,7 @@ from rich.text import Text
 
 _NO_WIDTH = 10_000
 _MOST_ITEMS = 10
+_LONGEST_VALUE = 120
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _STYLES = {
     "COMPLETED": "green",
@@ -147,10 +148,11 @@ def when(text: str | None) -> str:
 
 def pairs_text(mapping: dict[str, Any], separator: str = "=") -> str:
     """Parameters or labels on one line, as on the command line; long lists by their length."""
-    return "  ".join(f"{name}{separator}{_value_text(value)}" for name, value in mapping.items())
+    return "  ".join(f"{name}{separator}{value_text(value)}" for name, value in mapping.items())
 
 
-def _value_text(value: Any) -> str:
-    if isinstance(value, list) and len(value) > _MOST_ITEMS:
+def value_text(value: Any) -> str:
+    if isinstance(value, list | dict) and len(value) > _MOST_ITEMS:
         return f"{len(value)} items"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."

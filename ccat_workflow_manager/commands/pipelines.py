@@ -97,10 +97,10 @@ def show(
 
     Example:  ccat-wm pipeline show chai-map --version 2 > old.yaml
     """
-    from ccat_workflow_manager.commands.client import connect
+    from ccat_workflow_manager.commands.client import connect, suggesting
     from ccat_workflow_manager.commands.output import print_json, when
 
-    with connect() as client:
+    with connect() as client, suggesting(client, name):
         if version is None:
             found = client.get(_path(name))
         else:
@@ -175,10 +175,10 @@ def disable(name: Name, as_json: AsJson = False) -> None:
 
 
 def _switch(name: str, enabled: bool, as_json: bool) -> None:
-    from ccat_workflow_manager.commands.client import connect
+    from ccat_workflow_manager.commands.client import connect, suggesting
     from ccat_workflow_manager.commands.output import print_json
 
-    with connect() as client:
+    with connect() as client, suggesting(client, name):
         answer = client.patch(_path(name), {"enabled": enabled})
     if as_json:
         print_json(answer)

@@ -1,19 +1,27 @@
-"""Prints the log of a step run once, or follows it until the step run is finished."""
+"""Prints the logs of step runs once, or follows one until the step run is finished."""
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from fnmatch import fnmatchcase
+from typing import Any, TextIO
 
 import httpx
 import typer
 
 from ccat_workflow_manager.commands.client import ApiRefused, Client
 from ccat_workflow_manager.commands.exit_codes import WrongUsage
-from ccat_workflow_manager.commands.output import plain, print_json
-from ccat_workflow_manager.lifecycle.states import FINISHED
+from ccat_workflow_manager.commands.output import plain
+from ccat_workflow_manager.commands.watch import label
+from ccat_workflow_manager.definition.keys import item_keys
+from ccat_workflow_manager.json_values import similar
+from ccat_workflow_manager.lifecycle.states import FINISHED, Status
+
+BOTH = "both"
+STREAMS = ("stdout", "stderr")
 
 _INTERVAL = (0.2, 1.0)
 _TAIL_LINES = 10_000
@@ -21,21 +29,44 @@ _ANCHOR = 4096
 _NAMED = 8
 
 
-def find_step_run(run: dict[str, Any], step: str, key: str | None) -> dict[str, Any]:
-    """The step run with this step and key; `step` may be written `step/key`."""
+def failed_step_runs(step_runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those that failed after an attempt had begun, and therefore may have a log."""
+    return [each for each in step_runs if each["status"] == Status.FAILED and each["attempt"]]
+
+
+def find_step_runs(run: dict[str, Any], step: str, key: str | None) -> list[dict[str, Any]]:
+    """The step runs that `step`, `step/key` or `step/item` names; a pattern names any number, at least one."""
     if key is None and "/" in step:
         step, _, key = step.partition("/")
-    of_step = [each for each in run["step_runs"] if each["step"] == step]
+    names = list(dict.fromkeys(each["step"] for each in run["step_runs"]))
+    of_step = [each for each in run["step_runs"] if fnmatchcase(each["step"], step)]
     if not of_step:
-        names = dict.fromkeys(each["step"] for each in run["step_runs"])
-        raise WrongUsage(f"the run {run['id']} has no step {step!r}; it has: {', '.join(names)}")
-    found = [each for each in of_step if key in (None, each["key"])]
-    if len(found) == 1:
-        return dict(found[0])
+        close = similar(step, names)
+        hint = f"; did you mean {close}?" if close else ""
+        raise WrongUsage(f"the run {run['id']} has no step {step!r}; it has: {', '.join(names)}{hint}")
+    if key is not None and (found := _with_key(of_step, key)):
+        return found
+    if key is None and (len(of_step) == 1 or _is_pattern(step)):
+        return of_step
     keys = ", ".join(each["key"] for each in of_step[:_NAMED]) + (", ..." if len(of_step) > _NAMED else "")
-    if found:
-        raise WrongUsage(f"the step {step} has {len(found)} step runs; choose one with --key: {keys}")
+    if key is None:
+        all_ = shlex.quote(f"{step}/*")
+        raise WrongUsage(f"the step {step} has {len(of_step)} step runs; name {all_}, or choose one with --key: {keys}")
     raise WrongUsage(f"the step {step} has no step run with the key {key!r}; it has: {keys}")
+
+
+def _is_pattern(text: str) -> bool:
+    return any(sign in text for sign in "*?[")
+
+
+def _with_key(step_runs: list[dict[str, Any]], wanted: str) -> list[dict[str, Any]]:
+    """Those with the key, or that of the item; else those that the pattern fits; else the one that it is a part of."""
+    keys = {wanted, *item_keys([wanted])}
+    for fits in (keys.__contains__, lambda key: fnmatchcase(key, wanted)):
+        if found := [each for each in step_runs if fits(each["key"])]:
+            return found
+    inside = [each for each in step_runs if wanted and wanted in each["key"]]
+    return inside if len(inside) == 1 else []
 
 
 def print_log(
@@ -47,34 +78,40 @@ def print_log(
     tail: int | None,
     follow: bool,
     as_json: bool = False,
+    head: bool = False,
     pause: Callable[[float], object] = time.sleep,
-) -> None:
-    """Print the log to stdout; with `follow`, until the step run is finished. JSON is printed at the end."""
-    texts: list[str] = []
-    write = texts.append if as_json else _write
+) -> dict[str, Any]:
+    """Print a log; with `follow`, until the step run is finished. With `as_json` print nothing. Returns the texts.
+
+    `head` prints which step run it is, and why it failed.
+    """
+    log = _Log(client, step_run["id"], stream, tail, keep=as_json)
+    if head and not as_json:
+        reason = f" failed: {plain(step_run['reason_text'])}" if step_run["status"] == Status.FAILED else ""
+        typer.echo(f"==> {label(step_run)}{reason}", err=True)
     number = attempt or step_run["attempt"]
     if follow:
-        number = _follow(client, step_run["id"], attempt, stream, tail, pause, write, texts.clear)
+        number = _follow(client, log, step_run["id"], attempt, pause)
     else:
-        for text in _Reader(client, step_run["id"], number or None, stream, tail).fresh():
-            write(text)
-    if as_json:
-        about = {"step_run_id": step_run["id"], "step": step_run["step"], "key": step_run["key"]}
-        print_json({**about, "attempt": number, "stream": stream, "text": "".join(texts)})
+        log.open(number or None)
+        log.show()
+    if not log.printed and not as_json:
+        where = "nothing" if stream == BOTH else f"nothing to {stream}"
+        typer.echo(f"({label(step_run)} printed {where})", err=True)
+    about = {"step_run_id": step_run["id"], "step": step_run["step"], "key": step_run["key"], "attempt": number}
+    texts = {each: "".join(log.texts[each]) for each in log.streams}
+    return about | {"stream": stream} | ({"text": texts[stream]} if stream != BOTH else texts)
 
 
 def _follow(
     client: Client,
+    log: _Log,
     step_run_id: str,
     wanted: int | None,
-    stream: str,
-    tail: int | None,
     pause: Callable[[float], object],
-    write: Callable[[str], object],
-    begin_again: Callable[[], object],
 ) -> int:
     """Write the log as it grows, over all attempts unless one is wanted. Returns the number of the last attempt."""
-    reader, following = None, 0
+    following = 0
     interval, longest = _INTERVAL
     while True:
         # The state is read before the log: a log that is read after the end is complete.
@@ -84,15 +121,46 @@ def _follow(
         if attempt != following:
             if following:
                 typer.echo(f"(attempt {attempt})", err=True)
-                begin_again()
-            reader, following = _Reader(client, step_run_id, attempt, stream, tail), attempt
-        for text in _or_nothing(reader.fresh()) if reader is not None else ():
-            write(text)
+            log.open(attempt)
+            following = attempt
+        if following and log.show(started=False):
             interval = _INTERVAL[0]
         if over:
             return following
         pause(interval)
         interval = min(interval * 1.5, longest)
+
+
+class _Log:
+    """The streams of one step run, each printed where it belongs, or kept."""
+
+    def __init__(self, client: Client, step_run_id: str, stream: str, tail: int | None, *, keep: bool) -> None:
+        self.streams = STREAMS if stream == BOTH else (stream,)
+        self.texts: dict[str, list[str]] = {each: [] for each in self.streams}
+        self.printed = False
+        self._client = client
+        self._step_run_id = step_run_id
+        self._tail = tail
+        self._keep = keep
+        self._readers: dict[str, _Reader] = {}
+
+    def open(self, attempt: int | None) -> None:
+        """Begin with the log of an attempt."""
+        for each in self.streams:
+            self.texts[each].clear()
+            self._readers[each] = _Reader(self._client, self._step_run_id, attempt, each, self._tail)
+
+    def show(self, *, started: bool = True) -> bool:
+        """Print what is new. Returns whether anything was. Unless `started`, the attempt may not have begun."""
+        any_new = False
+        for each, reader in self._readers.items():
+            for text in reader.fresh() if started else _or_nothing(reader.fresh()):
+                any_new = self.printed = True
+                if self._keep:
+                    self.texts[each].append(text)
+                else:
+                    _write(text, sys.stderr if each == "stderr" and len(self.streams) > 1 else sys.stdout)
+        return any_new
 
 
 class _Reader:
@@ -157,7 +225,7 @@ def _or_nothing(texts: Iterator[str]) -> Iterator[str]:
             raise
 
 
-def _write(text: str) -> None:
+def _write(text: str, to: TextIO) -> None:
     # A program must not steer the terminal of the one who reads its log.
-    sys.stdout.write(plain(text.replace("\r\n", "\n")) if sys.stdout.isatty() else text)
-    sys.stdout.flush()
+    to.write(plain(text.replace("\r\n", "\n")) if to.isatty() else text)
+    to.flush()

@@ -12,6 +12,13 @@ from ccat_workflow_manager.commands.watch import label
 _SHOWN = 50
 _COLUMNS = ((130, 7), (105, 6), (0, 4))
 """How many columns a list of runs has in a terminal of so many characters."""
+_ALL = ("step run", "status", "attempt", "wall time", "CPU hours", "peak memory", "reason")
+_STEP_RUN_COLUMNS: tuple[tuple[int, tuple[str, ...]], ...] = (
+    (130, _ALL),
+    (100, ("step run", "status", "attempt", "wall time", "reason")),
+    (0, ("step run", "status", "reason")),
+)
+"""The columns of a table of step runs in a terminal of so many characters."""
 
 
 def print_runs(found: list[dict[str, Any]], *, wide: bool) -> None:
@@ -28,21 +35,36 @@ def print_runs(found: list[dict[str, Any]], *, wide: bool) -> None:
 
 
 def print_step_runs(found: dict[str, Any]) -> None:
-    """Print a table of the step runs that matter most."""
+    """Print a table of the step runs that matter most: first those that failed, of many not those that completed."""
     listed = found["step_runs"]
     if len(listed) > _SHOWN:
         listed = [each for each in listed if each["status"] != "COMPLETED"]
     listed = sorted(listed, key=lambda each: each["status"] != "FAILED")[:_SHOWN]
-    rows = [
-        (label(each), each["status"], f"{each['attempt']}/{each['max_attempts']}", duration(each["wall_time_seconds"]),
-         cpu_hours(each["cpu_hours"]), memory(each["peak_memory_gb"]), why(each))
-        for each in listed
-    ]  # fmt: skip
-    columns = ("step run", "status", "attempt", "wall time", "CPU hours", "peak memory", "reason")
+    out = console()
+    columns = next(columns for width, columns in _STEP_RUN_COLUMNS if out.width >= width)
+    rows = [[cells[column] for column in columns] for cells in map(_cells, listed)]
     if rows:
-        console().print(table(columns, rows, right=("attempt", "wall time", "CPU hours", "peak memory")))
-    if left := len(found["step_runs"]) - len(rows):
-        typer.echo(f"{left} more step runs; --json lists all of them", err=True)
+        numbers = ("attempt", "wall time", "CPU hours", "peak memory")
+        out.print(table(columns, rows, right=numbers, whole=("status", *numbers)))
+    shown = {id(each) for each in listed}
+    left = [each["status"] for each in found["step_runs"] if id(each) not in shown]
+    if left:
+        completed = left.count("COMPLETED")
+        parts = [f"{completed} completed" if completed else "", f"{len(left) - completed} other"]
+        words = " and ".join(part for part in parts if part and part != "0 other")
+        typer.echo(f"{words} step runs are not shown; --json lists all of them", err=True)
+
+
+def _cells(each: dict[str, Any]) -> dict[str, str]:
+    return {
+        "step run": label(each),
+        "status": each["status"],
+        "attempt": f"{each['attempt']}/{each['max_attempts']}",
+        "wall time": duration(each["wall_time_seconds"]),
+        "CPU hours": cpu_hours(each["cpu_hours"]),
+        "peak memory": memory(each["peak_memory_gb"]),
+        "reason": why(each),
+    }
 
 
 def why(step_run: dict[str, Any]) -> str:

@@ -9,7 +9,10 @@ import typer
 
 from ccat_workflow_manager.commands.arguments import ID_HELP, AsJson, Id
 from ccat_workflow_manager.commands.exit_codes import ExitCode, WrongUsage
+from ccat_workflow_manager.commands.logs import logs
+from ccat_workflow_manager.commands.run_compare import compare
 from ccat_workflow_manager.commands.run_delete import delete
+from ccat_workflow_manager.commands.run_order import Order, in_order
 from ccat_workflow_manager.commands.run_products import download, products
 
 if TYPE_CHECKING:
@@ -57,7 +60,7 @@ def submit(
     Exit codes:  0 submitted, with --watch COMPLETED,  1 with --watch FAILED or CANCELLED,  2 bad input,  3 no service.
     """
     from ccat_workflow_manager.commands import arguments
-    from ccat_workflow_manager.commands.client import connect
+    from ccat_workflow_manager.commands.client import connect, suggesting
 
     _check_target(pipeline, spec, version)
     definition = arguments.as_mapping(arguments.read_pipeline(spec), spec, "a pipeline") if spec is not None else None
@@ -76,7 +79,8 @@ def submit(
             "backend": backend,
         }
         given = {name: value for name, value in body.items() if value is not None}
-        made = client.post("/runs", given, idempotency_key=idempotency_key)
+        with suggesting(client, pipeline):
+            made = client.post("/runs", given, idempotency_key=idempotency_key)
         if watch:
             _watch(client, made["id"], as_json)
         elif as_json:
@@ -122,13 +126,17 @@ def list_(
         str | None,
         typer.Option("--since", "--created-after", metavar="TIME", help="24h, 7d, or RFC 3339: 2026-01-31T12:00:00Z"),
     ] = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Created before this time, written like --since.")
+    ] = None,
+    sort: Annotated[Order | None, typer.Option(help="Order of the runs that are found.")] = None,
     query: Annotated[str | None, typer.Option("-q", "--query", help="Part of a name, label, reason or id.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Largest number of runs.")] = 20,
     everything: Annotated[bool, typer.Option("--all", help="List all of them.")] = False,
     form: Annotated[str | None, typer.Option("-o", "--output", help="wide, json or id.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List runs, newest first. A narrow terminal shows fewer columns.
+    """List the newest runs, in a table those that failed first. A narrow terminal shows fewer columns.
 
     Example:  ccat-wm run list --failed --since 24h --label night:2026-01-31 --all
     """
@@ -143,10 +151,13 @@ def list_(
         "pipeline": pipeline,
         "label": label or None,
         "created_after": moment_before_now(since) if since is not None else None,
+        "created_before": moment_before_now(until) if until is not None else None,
         "q": query,
     }
     with connect() as client:
         found = list(client.items("/runs", None if everything else limit, **filters))
+    as_table = not as_json and form in (None, "wide")
+    found = in_order(found, sort or (Order.FAILED if as_table else Order.CREATED))
     if as_json or form == "json":
         _print_json(found)
     elif form == "id":
@@ -266,7 +277,8 @@ def retry(
     changed = {name: value for name, value in resources.items() if value is not None}
     body = {"step": step, "key": key, "resources": changed or None, "backend": backend, "reason": reason}
     given = {name: value for name, value in body.items() if value is not None}
-    _each(ids, "retry", lambda _: "is retried", as_json, given or None)
+    before = _what_is_retried if step is None else None
+    _each(ids, "retry", lambda _: "is retried", as_json, given or None, before)
 
 
 @run.command()
@@ -294,8 +306,21 @@ def _cancel_outcome(found: dict[str, Any]) -> str:
     return "is cancelled" if status == "CANCELLED" else f"is {status}: nothing to cancel"
 
 
-def _each(ids: list[str], verb: str, outcome: Callable[[dict[str, Any]], str], as_json: bool, body: Any = None) -> None:
-    """Change each run. A refusal of one does not stop the others."""
+def _what_is_retried(run: dict[str, Any]) -> str:
+    """`: 5 failed, 1 skipped`."""
+    counts = ((run["counts"].get(status, 0), status.lower()) for status in ("FAILED", "CANCELLED", "SKIPPED"))
+    return ": " + ", ".join(f"{number} {word}" for number, word in counts if number)
+
+
+def _each(
+    ids: list[str],
+    verb: str,
+    outcome: Callable[[dict[str, Any]], str],
+    as_json: bool,
+    body: Any = None,
+    before: Callable[[dict[str, Any]], str] | None = None,
+) -> None:
+    """Change each run. A refusal of one does not stop the others. `before` describes the run as it was."""
     from urllib.parse import quote
 
     from ccat_workflow_manager.commands.client import connect
@@ -307,46 +332,20 @@ def _each(ids: list[str], verb: str, outcome: Callable[[dict[str, Any]], str], a
         for given in ids:
             try:
                 run_id = client.run_id(given)
+                was = before(client.run(run_id)) if before is not None else ""
                 answers.append(client.post(f"/runs/{quote(run_id, safe='')}/{verb}", body))
             except RequestError as error:
                 refused.append(Fault(given, error.message))
                 continue
             if not as_json:
-                typer.echo(f"{run_id} {outcome(answers[-1])}")
+                typer.echo(f"{run_id} {outcome(answers[-1])}{was}")
     if as_json:
         _print_json(answers)
     if refused:
         raise WrongUsage(faults=refused)
 
 
-@run.command()
-def logs(
-    run_id: Id,
-    step: Annotated[str, typer.Argument(metavar="STEP", help="Name of a step, or STEP/KEY.")],
-    key: Annotated[str | None, typer.Option(help="Key of the step run, if the step has several.")] = None,
-    attempt: Annotated[int | None, typer.Option(min=1, help="An earlier attempt (default: the latest).")] = None,
-    stream: Annotated[str, typer.Option(help="stdout or stderr")] = "stdout",
-    tail: Annotated[int | None, typer.Option(min=0, help="Number of lines from the end (default: all).")] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Continue until the step run is finished.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Print the log of a step run.
-
-    With --json, the log is the `text` of one mapping; with --follow, it is printed when the step run is finished.
-
-    Example:  ccat-wm run logs latest calibrate/scan-01 --stream stderr --follow
-    """
-    from ccat_workflow_manager.commands.client import connect
-    from ccat_workflow_manager.commands.run_logs import find_step_run, print_log
-
-    if stream not in ("stdout", "stderr"):
-        raise WrongUsage(f"--stream must be stdout or stderr, not {stream!r}")
-    with connect() as client:
-        found = find_step_run(client.run(run_id), step, key)
-        print_log(client, found, attempt=attempt, stream=stream, tail=tail, follow=follow, as_json=as_json)
-
-
-for _command in (products, download, delete):
+for _command in (logs, products, download, compare, delete):
     run.command()(_command)
 
 

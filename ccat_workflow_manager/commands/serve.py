@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from ccat_workflow_manager.commands.startup import keep_files_private, reachable
 if TYPE_CHECKING:
     from ccat_workflow_manager.db.session import Database
     from ccat_workflow_manager.settings import Settings
+
+log = logging.getLogger(__name__)
 
 db = typer.Typer(name="db", no_args_is_help=True, help="The database: apply or check its migrations.")
 
@@ -150,11 +153,13 @@ def _check_backends(names: list[str]) -> None:
 
 def _settings(**overrides: object) -> Settings:
     """Load the settings of a server process and set up its log."""
-    from ccat_workflow_manager.settings import load_settings
+    from ccat_workflow_manager.settings import PREFIX, load_settings, unprefixed
 
     settings = load_settings({name: str(value) for name, value in overrides.items() if value is not None})
     set_up_log(settings.log_level)
     keep_files_private()
+    if names := unprefixed():
+        log.warning("ignored, because a setting begins with %s: %s", PREFIX, ", ".join(names))
     return settings
 
 

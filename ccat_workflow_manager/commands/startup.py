@@ -44,6 +44,10 @@ def starting() -> Iterator[None]:
         yield
     except ConfigurationError as error:
         raise ServiceUnavailable(error.message) from error
+    except OSError as error:
+        if error.filename is None:
+            raise
+        raise ServiceUnavailable(f"{error.filename} cannot be used: {error.strerror}") from error
 
 
 @contextmanager

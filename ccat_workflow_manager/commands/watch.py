@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +36,7 @@ _NAMED = 5
 _WAITING = frozenset({Status.PENDING, Status.SUBMITTED})
 _WORDS = (
     ("running", ACTIVE - {Status.SUBMITTED}),
-    ("queued", {Status.SUBMITTED}),
+    ("submitted", {Status.SUBMITTED}),
     ("failed", {Status.FAILED}),
     ("cancelled", {Status.CANCELLED}),
     ("skipped", {Status.SKIPPED}),
@@ -72,7 +73,7 @@ class StepView:
 
     @property
     def words(self) -> str:
-        """`2 running, 9 queued, 1 waiting`. The bar shows the completed ones."""
+        """`2 running, 9 submitted, 1 waiting`. The bar shows the completed ones."""
         numbers = ((sum(self.counts.get(status, 0) for status in statuses), word) for word, statuses in _WORDS)
         return ", ".join(f"{number} {word}" for number, word in numbers if number)
 
@@ -259,4 +260,6 @@ def summary(run: Run, console: Console) -> None:
         console.print(line, soft_wrap=True)
     failed = next((each for each in run["step_runs"] if each["status"] == Status.FAILED), None)
     if failed is not None:
-        console.print(f"Its log: ccat-wm run logs {run['id']} {label(failed)} --stream stderr", soft_wrap=True)
+        more = sum(each["status"] == Status.FAILED for each in run["step_runs"]) > 1
+        which = "--failed" if more else shlex.quote(label(failed))
+        console.print(f"{'Their logs' if more else 'Its log'}: ccat-wm run logs {run['id']} {which}", soft_wrap=True)

@@ -233,6 +233,7 @@ step_runs = Table(
         "id",
         postgresql_where=text(f"cancel_requested_at IS NOT NULL AND status IN ({quoted(CANCELLABLE)})"),
     ),
+    Index("ix_step_runs_disk_full", "id", postgresql_where=text("reason = 'disk_full'")),
 )
 """`unmet` counts the upstream steps that are not decided; `awaits` holds those among them whose losses are tolerated.
 

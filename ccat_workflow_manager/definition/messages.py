@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from ccat_workflow_manager.definition.synonyms import meant, model_in
 from ccat_workflow_manager.errors import Fault
-from ccat_workflow_manager.json_values import invalid, kind, path_text, shown, similar, text_problem
+from ccat_workflow_manager.json_values import invalid, kind, path_text, shown, text_problem
 
 M = TypeVar("M", bound=BaseModel)
 
 _MOST_ERRORS = 20_000
 """Pydantic lists its errors all or none, at some 5 microseconds each."""
 _MOST_FIELDS = 100
+_MOST_WORDS = 50
 _TYPES = {
     "string_type": "a string",
     "float_type": "a number",
@@ -27,6 +31,7 @@ _TYPES = {
     "bool_type": "true or false",
     "uuid_type": "a UUID",
 }
+_HINTS = {"a mapping": " (lines `name: value`)"}
 _LIMITS = {
     "greater_than": ("more than", "gt"),
     "greater_than_equal": ("at least", "ge"),
@@ -127,18 +132,28 @@ def _path(detail: ErrorDetails, data: Any) -> list[int | str]:
 def _wrong_type(wanted: str, path: tuple[int | str, ...], value: object) -> str:
     if len(path) > 1 and path[-2] == "depends_on":
         return f"must be the name of a step, or {{step: NAME, match: key or all}}; not {kind(value)}"
-    sentence = f"must be {wanted}, not {shown(value) if isinstance(value, float) else kind(value)}"
+    sentence = (
+        f"must be {wanted}{_HINTS.get(wanted, '')}, not {shown(value) if isinstance(value, float) else kind(value)}"
+    )
     match path[-1] if path else "", value:
         case "command", str():
-            vector = ", ".join(value.split()[:4]) or "program, argument"
-            return f"{sentence}; write the argument vector, such as [{vector}]"
+            return f"{sentence}; write the argument vector, such as {_as_vector(value)}"
         case "depends_on", str():
-            return f"{sentence}; write [{value}]"
+            return f"{sentence}; write {json.dumps([value])}"
     if wanted == "a string" and isinstance(value, bool | int | float):
         return f'{sentence}; write it in quotes: "{shown(value)}"'
     if path and path[-1] == "environment" and isinstance(value, list):
         return f"{sentence}; write NAME: value"
     return sentence
+
+
+def _as_vector(command: str) -> str:
+    """A command line as a list that can be pasted: JSON, which is YAML too."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        words = command.split()
+    return json.dumps(words[:_MOST_WORDS] or ["program", "argument"], ensure_ascii=False)
 
 
 def _wrong_length(sort: str, context: Mapping[str, Any]) -> str:
@@ -152,16 +167,7 @@ def _wrong_length(sort: str, context: Mapping[str, Any]) -> str:
 def _unknown_field(path: tuple[int | str, ...], model: type[BaseModel]) -> str:
     for part in path[:-1]:
         if isinstance(part, str) and part in model.model_fields:
-            model = _model_in(model.model_fields[part].annotation) or model
-    known = [field.alias or name for name, field in model.model_fields.items()]
-    close = similar(str(path[-1]), known)
-    return f"unknown field; did you mean {close}?" if close else f"unknown field; known: {', '.join(known)}"
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for inner in get_args(annotation):
-        if found := _model_in(inner):
-            return found
-    return None
+            model = model_in(model.model_fields[part].annotation) or model
+    close = meant(str(path[-1]), model)
+    known = ", ".join(field.alias or name for name, field in model.model_fields.items())
+    return f"unknown field; did you mean {close}?" if close else f"unknown field; known: {known}"

@@ -31,7 +31,6 @@ from ccat_workflow_manager.definition.files import FileSpec, files_problem, name
 from ccat_workflow_manager.definition.inputs import InputSpec, input_faults
 from ccat_workflow_manager.definition.messages import faults_of, refuse_if
 from ccat_workflow_manager.definition.project import DEFAULT_PROJECT, PROJECT_NAME
-from ccat_workflow_manager.definition.schema_check import DIALECT
 from ccat_workflow_manager.definition.text import load_text, with_on
 from ccat_workflow_manager.definition.tolerance import tolerate_problem
 from ccat_workflow_manager.definition.variables import RESERVED_PREFIX
@@ -236,7 +235,6 @@ class PipelineSpec(_Part):
         Field(
             default_factory=dict,
             description="JSON Schema of type object; checks the parameters of runs and draws the form.",
-            json_schema_extra={"$ref": DIALECT},
         ),
     ]
     defaults: DefaultsSpec = DefaultsSpec()

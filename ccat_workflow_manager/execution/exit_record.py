@@ -10,6 +10,7 @@ from ccat_workflow_manager import failpoints
 from ccat_workflow_manager.errors import OutputError, StagingError
 from ccat_workflow_manager.execution.command_builder import fatal_line, interpret_exit
 from ccat_workflow_manager.execution.exit_check import check_exit_record
+from ccat_workflow_manager.execution.last_words import full_disk, last_line, not_started
 from ccat_workflow_manager.execution.launch_spec import Launch
 from ccat_workflow_manager.execution.layout import AttemptDirs
 from ccat_workflow_manager.execution.logs import tail_text
@@ -21,6 +22,7 @@ from ccat_workflow_manager.hpc.attempt.script import CLEAN_PATH, render_job_scri
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 
 _CLAIMED = "another job had claimed the attempt, and left no exit record"
+_MAY_BE_DISK = frozenset({None, FailureReason.PROGRAM_FAILED, FailureReason.KILLED_BY_SIGNAL, FailureReason.DISK_FULL})
 _OPEN_REASONS = frozenset({None, FailureReason.PROGRAM_FAILED, FailureReason.COMMAND_NOT_FOUND})
 
 
@@ -64,12 +66,19 @@ def read_end(info: HPCJobInfo, dirs: AttemptDirs, job_name: str, runtime: Runtim
         info = _with_record(info, dirs, job_name)
     if info.status is JobStatus.FAILED and info.exit_code == NOT_STARTED and not _has_record(dirs, job_name):
         return replace(info, reason=FailureReason.BACKEND_FAILED, message=_CLAIMED)
-    if info.status is JobStatus.FAILED and info.reason in _OPEN_REASONS:
-        stderr = tail_text(dirs)
+    if info.status is not JobStatus.FAILED:
+        return info
+    stderr = tail_text(dirs)
+    words = last_line(stderr)
+    if info.reason in _OPEN_REASONS:
         reason = interpret_exit(runtime, info.exit_code, stderr)
         if reason is not None:
             info = replace(info, reason=reason, message=fatal_line(stderr) or info.message)
-    return info
+        if reason is FailureReason.COMMAND_NOT_FOUND or info.reason is FailureReason.COMMAND_NOT_FOUND:
+            return replace(info, message=not_started(info.exit_code, fatal_line(stderr) or words) or info.message)
+    if info.reason in _MAY_BE_DISK and (full := full_disk(dirs.root, stderr)) is not None:
+        return replace(info, reason=FailureReason.DISK_FULL, message=full)
+    return replace(info, last_words=words or None)
 
 
 def _has_record(dirs: AttemptDirs, job_name: str) -> bool:

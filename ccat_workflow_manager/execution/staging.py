@@ -15,6 +15,7 @@ from ccat_workflow_manager.execution.code_files import write_files
 from ccat_workflow_manager.execution.command_builder import build_command, mounts_products
 from ccat_workflow_manager.execution.images import resolve_image
 from ccat_workflow_manager.execution.input_links import link_inputs
+from ccat_workflow_manager.execution.last_words import file_system
 from ccat_workflow_manager.execution.launch_spec import (
     Launch,
     Progress,
@@ -82,7 +83,7 @@ def stage(
         content = manifest(step, paths, image)
         failpoints.around("files.manifest", lambda: write_atomically(dirs.manifest, content))
     except OSError as error:
-        raise _staging_error(error) from error
+        raise _staging_error(error, base_dir) from error
     return Staged(dirs, launch, image)
 
 
@@ -199,8 +200,9 @@ def _link(target: str, path: str) -> None:
             os.symlink(target, path)
 
 
-def _staging_error(error: OSError) -> StagingError:
+def _staging_error(error: OSError, base_dir: str) -> StagingError:
     where = f" ({error.filename})" if error.filename else ""
     if error.errno in _DISK_FULL:
-        return StagingError(FailureReason.DISK_FULL, f"no space left while staging{where}")
+        place, _ = file_system(str(error.filename or base_dir))
+        return StagingError(FailureReason.DISK_FULL, f"No space was left while staging{where}: {place}")
     return StagingError(FailureReason.STAGING_FAILED, f"{error.strerror or error}{where}")

@@ -297,6 +297,13 @@ class HPCBackend(ABC):
         """
         raise WorkflowError(f"the backend {self.name} does not list its jobs")
 
+    def ping(self) -> str:
+        """Ask the scheduler whether it answers, by one cheap call, for `ccat-wm doctor`.
+
+        Returns what it said in a few words, empty if there is nothing to ask. Raises BackendError without an answer.
+        """
+        return ""
+
     def queue_status(self) -> list[QueueStatus]:
         """The queues of this backend, for operators."""
         return []

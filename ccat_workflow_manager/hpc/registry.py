@@ -86,6 +86,11 @@ def filtered(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if takes_all or key in accepted}
 
 
+def asks(name: str) -> bool:
+    """Whether the backend with this name has something to ask in its `ping`."""
+    return get_class(name).ping is not HPCBackend.ping
+
+
 def detect(settings: SettingsOf = lambda name: {}) -> str:
     """The name of the best backend that can be used here: slurm, pbs, kubernetes, local, in this order."""
     entries = registered()

@@ -50,6 +50,8 @@ class HPCJobInfo:
     """What operators should know about the end of the job, failed or not."""
     cpu_hours_allocated: float | None = None
     """What was reserved for the job while it ran, used or not. Sites account this."""
+    last_words: str | None = None
+    """The last line that the program wrote to stderr."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "status", JobStatus(self.status))

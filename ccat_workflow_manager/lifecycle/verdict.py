@@ -112,22 +112,43 @@ def unconfirmed(backend: str, job_id: str | None, unknown_seconds: float) -> str
     return f"cancelled; {backend} has not known the job {job_id} for {unknown_seconds:.0f} s, the stop is not confirmed"
 
 
+_IN_OWN_WORDS = {
+    FailureReason.COMMAND_NOT_FOUND: "",
+    FailureReason.DISK_FULL: "No space was left on a disk: ",
+}
+"""Failures whose message is a sentence that says all."""
+
+
 def failure_of(info: HPCJobInfo, resources: Resources) -> tuple[FailureReason, str]:
     """The reason and the text of a job that did not complete. `resources` are those it asked for."""
     reason = info.reason or _guess(info)
     text = FAILURES[reason].text
     if reason is FailureReason.OUT_OF_MEMORY:
-        text = f"The program used more memory than the {resources.memory_gb:g} GB it asked for and was stopped."
+        text = f"The program used more than its {resources.memory_gb:g} GB of memory and was stopped{_spent(info)}."
     elif reason is FailureReason.TIME_LIMIT:
-        text = f"The program reached its time limit of {resources.time_hours:.3g} h and was stopped."
+        text = f"The program reached its time limit of {resources.time_hours:.3g} h and was stopped{_spent(info)}."
     elif reason is FailureReason.NODE_FAILURE and info.node:
         text = f"The node that ran the job failed: {info.node}."
+    elif reason in _IN_OWN_WORDS and info.message:
+        return reason, f"{_IN_OWN_WORDS[reason]}{info.message}"
     words = info.message or ""
     if reason is FailureReason.PROGRAM_FAILED and info.exit_code is not None:
         words = f"exit code {info.exit_code}" + (f": {words}" if words else "")
     elif reason is FailureReason.KILLED_BY_SIGNAL and info.signal is not None:
         words = f"signal {info.signal}" + (f": {words}" if words else "")
-    return reason, f"{text} ({words})" if words else text
+    text = f"{text} ({words})" if words else text
+    return reason, f"{text} Last line of stderr: {info.last_words}" if info.last_words else text
+
+
+def _spent(info: HPCJobInfo) -> str:
+    """What the job had used of memory and time, and where, as far as that is known."""
+    known = [
+        f"at most {info.peak_memory_gb:.3g} GB were seen" if info.peak_memory_gb else "",
+        f"after {info.wall_time_seconds:.0f} s" if info.wall_time_seconds else "",
+        f"on {info.node}" if info.node else "",
+    ]
+    text = ", ".join(filter(None, known))
+    return f" ({text})" if text else ""
 
 
 def _guess(info: HPCJobInfo) -> FailureReason:

@@ -144,8 +144,7 @@ class Remover:
     def _removed(self, taken: TakenDeletion, backend: str, deadline: float) -> bool:
         """Returns whether all files of this deletion are removed, or cannot be removed now."""
         try:
-            failpoints.point("files.remove")
-            self._remove_files(taken, backend, deadline)
+            failpoints.around("files.remove", lambda: self._remove_files(taken, backend, deadline))
         except OutOfTime:
             self._postpone(taken, 0, None)
             return False

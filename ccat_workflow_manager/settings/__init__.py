@@ -6,7 +6,13 @@
 
 from ccat_workflow_manager.settings.backends import GROUP as BACKEND_GROUP
 from ccat_workflow_manager.settings.backends import BackendSettings, settings_of
-from ccat_workflow_manager.settings.loader import default_settings_file, load_settings, migrations_dir, specs
+from ccat_workflow_manager.settings.loader import (
+    default_settings_file,
+    load_settings,
+    migrations_dir,
+    specs,
+    unprefixed,
+)
 from ccat_workflow_manager.settings.model import PREFIX, matching, url_of
 from ccat_workflow_manager.settings.service import Settings
 
@@ -21,5 +27,6 @@ __all__ = [
     "migrations_dir",
     "settings_of",
     "specs",
+    "unprefixed",
     "url_of",
 ]

@@ -119,6 +119,12 @@ def _secret_in(file: str, spec: SettingSpec, values: Mapping[str, object], fault
     return ""
 
 
+def unprefixed() -> list[str]:
+    """The variables of the environment that are named like a setting without its prefix."""
+    known = {spec.name for spec in specs()}
+    return sorted(name for name in os.environ if name in known and PREFIX + name not in os.environ)
+
+
 # --- settings of backends --------------------------------------------------------------------------------------------
 
 _Checked = dict[str, BackendSettings]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -46,6 +47,42 @@ def test_every_reference_leads_somewhere_and_every_example_is_valid(rest: Rest) 
                     Draft202012Validator({**part["schema"], "components": api["components"]}).validate(example)
                     examples += 1
     assert examples > 50
+
+
+def test_generators_of_clients_can_use_every_call(rest: Rest) -> None:
+    """What openapi-python-client needs: short names, one type of content, local references, typed lists."""
+    api = description(rest)
+    nodes, waiting = list[dict[str, Any]](), list[Any]([api])
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict):
+            nodes.append(node)
+            waiting += [value for name, value in node.items() if name not in ("example", "examples", "default")]
+        elif isinstance(node, list):
+            waiting += node
+    assert [node["$ref"] for node in nodes if isinstance(node.get("$ref"), str) and node["$ref"][0] != "#"] == []
+    assert [node for node in nodes if node.get("type") == "array" and not {"items", "prefixItems"} & node.keys()] == []
+    assert [name for name in api["components"]["schemas"] if not name.isidentifier()] == []
+    names = []
+    for path, calls in api["paths"].items():
+        for call in calls.values():
+            names.append(call["operationId"])
+            assert list(call.get("requestBody", {}).get("content", {"application/json": {}})) == ["application/json"]
+            given = {each["name"] for each in call.get("parameters", ()) if each["in"] == "path"}
+            assert given == set(re.findall(r"{(\w+)}", path))
+            assert all(each["schema"] for each in call.get("parameters", ()))
+            assert [status for status in call["responses"] if status.startswith("2")]
+            assert call["tags"]
+    assert len(names) == len(set(names))
+    assert [name for name in names if not re.fullmatch(r"[a-z][a-z_]{2,29}", name)] == []
+
+
+def test_a_body_where_none_is_known_is_refused(rest: Rest) -> None:
+    run_id = rest.run()["id"]
+    for path in (f"/runs/{run_id}/pause", f"/runs/{run_id}/cancel"):
+        rest.refused(rest.send("POST", path, json={"memory_gb": 4}), 422, "invalid", "")
+    rest.post(f"/runs/{run_id}/pause", {})
+    rest.post(f"/runs/{run_id}/resume")
 
 
 def test_every_response_has_the_fields_of_its_schema(rest: Rest, hand: Hand, context: Context) -> None:

@@ -111,6 +111,9 @@ def test_refused_by_the_service(arguments: tuple[str, ...], expected: str, deplo
 def test_an_unknown_step(deployment: Deployment) -> None:
     made = invoke("run", "submit", "greet", "--watch", env=deployment.env)
     assert made.exit_code == 0, made.output
+    for command in (("run", "submit"), ("pipeline", "show"), ("pipeline", "disable")):
+        assert "did you mean greet" in refused(*command, "gret", env=deployment.env)
+    assert "latest:greet" in refused("run", "show", "latest:gret", env=deployment.env)
     text = refused("run", "logs", "latest", "hallo", env=deployment.env)
     assert "'hallo'" in text
     assert "hello, sum" in text

@@ -136,9 +136,16 @@ def test_a_run_that_fails_is_exit_code_1(deployment: Deployment) -> None:
     assert "hello/ada failed: " in text.stdout
     assert "(exit code 3)" in text.stdout
     assert "1 skipped" in text.stdout
+    assert "Last line of stderr: warned ada" in text.stdout
+    assert "ccat-wm run logs" in text.stdout
+    logs = invoke("run", "logs", "latest", "--failed", env=deployment.env)
+    assert (logs.stdout, "==> hello/ada failed: " in logs.stderr) == ("hello ada\n", True)
     failed = answer("run", "watch", "latest", env=deployment.env, code=WORK_FAILED)
     assert failed["status"] == "FAILED"
-    assert output("run", "retry", failed["id"], deployment=deployment) == f"{failed['id']} is retried\n"
+    assert (
+        output("run", "retry", failed["id"], deployment=deployment)
+        == f"{failed['id']} is retried: 1 failed, 1 skipped\n"
+    )
     assert answer("run", "watch", failed["id"], env=deployment.env, code=WORK_FAILED)["status"] == "FAILED"
 
 
@@ -152,10 +159,22 @@ def test_logs(deployment: Deployment) -> None:
     assert output("run", "logs", "latest", "hello/ada", "--tail", "0", deployment=deployment) == ""
     assert output("run", "logs", "latest", "hello/ada", "--follow", deployment=deployment) == "hello ada\n"
     assert output("run", "logs", "latest", "sum", deployment=deployment) == ""
-    found = answer("run", "logs", "latest", "hello/ada", env=deployment.env)
+    found = answer("run", "logs", "latest", "hello/ada", "--stream", "stdout", env=deployment.env)
     assert (found["step"], found["key"], found["attempt"], found["stream"]) == ("hello", "ada", 1, "stdout")
     assert found["text"] == "hello ada\n"
     assert "attempt" in refused("run", "logs", "latest", "sum", "--attempt", "7", env=deployment.env)
+    both = invoke("run", "logs", "latest", "hello/ada", env=deployment.env)
+    assert (both.stdout, both.stderr) == ("hello ada\n", "warned ada\n")
+    every = invoke("run", "logs", "latest", "hel*/*", env=deployment.env)
+    assert every.stdout == "hello ada\nhello bob\n"
+    assert every.stderr.splitlines()[0] == "==> hello/ada"
+    assert [one["stderr"] for one in answer("run", "logs", "latest", "*/[ab]*", env=deployment.env)] == [
+        "warned ada\n", "warned bob\n"
+    ]  # fmt: skip
+    assert "printed nothing" in invoke("run", "logs", "latest", "sum", env=deployment.env).stderr
+    assert invoke("run", "logs", "latest", "--failed", env=deployment.env).stderr == "no step run has failed\n"
+    assert "did you mean hello" in refused("run", "logs", "latest", "helo/ada", env=deployment.env)
+    assert "'hello/*'" in refused("run", "logs", "latest", "hello", env=deployment.env)
 
 
 def test_a_log_is_followed_to_its_end(deployment: Deployment, tmp_path: Path) -> None:
@@ -252,6 +271,8 @@ def test_runs_are_listed_in_other_forms(deployment: Deployment) -> None:
     chosen = ("run", "list", "--label", "form:yes")
     assert output(*chosen, "--since", "1h", "-o", "id", deployment=deployment) == f"{run['id']}\n"
     assert output(*chosen, "--since", "0s", "-o", "id", deployment=deployment) == ""
+    assert output(*chosen, "--until", "1h", "-o", "id", deployment=deployment) == ""
+    assert output(*chosen, "--until", "0s", "--sort", "status", "-o", "id", deployment=deployment) == f"{run['id']}\n"
     assert json.loads(output(*chosen, "-o", "json", deployment=deployment))[0]["id"] == run["id"]
     assert output(*chosen, "--failed", "-o", "id", deployment=deployment) == ""
     assert "-o" in refused(*chosen, "-o", "xml", env=deployment.env)

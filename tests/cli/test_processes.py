@@ -142,3 +142,22 @@ def test_processes_of_their_own(postgres_url: str, redis_url: str, tmp_path: Pat
             each.send_signal(signal.SIGTERM)
             assert each.wait(30) == 0
     assert "Traceback" not in errors.read_text() + log.read_text()
+
+
+def test_a_second_up_of_one_directory_refuses(deployment: Deployment, tmp_path: Path) -> None:
+    output = tmp_path / "second"
+    with process("up", "--port", "0", env=deployment.env, output=output) as second:
+        assert second.wait(60) == 3
+    error = output.with_suffix(".stderr").read_text()
+    assert f"uses {deployment.data_dir}" in error
+    assert "Traceback" not in error
+
+
+def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    output = tmp_path / "up"
+    with process("up", "--port", "0", "--data-dir", str(tmp_path / "file" / "x"), env={}, output=output) as up:
+        assert up.wait(60) == 3
+    error = output.with_suffix(".stderr").read_text()
+    assert f"{tmp_path}/file" in error
+    assert "Traceback" not in error

@@ -11,10 +11,11 @@ import httpx
 import pytest
 
 from ccat_workflow_manager.commands.client import Client
+from ccat_workflow_manager.commands.output import print_json
 from ccat_workflow_manager.commands.run_logs import print_log
 
 PIECE = 100
-STEP_RUN = {"id": "i", "step": "s", "key": "k", "attempt": 1}
+STEP_RUN = {"id": "i", "step": "s", "key": "k", "attempt": 1, "status": "RUNNING"}
 Grow = Callable[["GrowingLog"], None]
 
 
@@ -49,7 +50,9 @@ class GrowingLog:
 
 def printed(log: GrowingLog, capsys: pytest.CaptureFixture[str], **more: Any) -> tuple[str, str]:
     options = {"attempt": None, "stream": "stdout", "tail": None, "follow": True, "pause": log.pause, **more}
-    print_log(cast("Client", log), STEP_RUN, **options)
+    shown = print_log(cast("Client", log), STEP_RUN, **options)
+    if options.get("as_json"):
+        print_json(shown)
     out, err = capsys.readouterr()
     return out, err
 

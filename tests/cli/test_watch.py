@@ -151,7 +151,7 @@ def test_the_table_of_resources() -> None:
 def test_the_summary_of_a_failed_run_names_its_log() -> None:
     out = console()
     summary(a_run("FAILED", step_run("hello", "FAILED", "b", reason_text="no"), step_run("sum", "SKIPPED")), out)
-    assert f"ccat-wm run logs {RUN} hello/b --stream stderr" in printed(out)
+    assert f"ccat-wm run logs {RUN} hello/b" in printed(out)
     assert "1 skipped" in printed(out)
 
 

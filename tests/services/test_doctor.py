@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
 
 from ccat_workflow_manager.commands import checks
 from ccat_workflow_manager.commands.checks import Check
+from ccat_workflow_manager.commands.running import running_data_dirs
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.backends import BackendStore
 from ccat_workflow_manager.db.workers import WorkerStore
+from tests.support.fixtures_store import ContextMaker
+from tests.support.waiting import wait_until
 
 
 def report(context: Context) -> dict[str, list[Check]]:
@@ -67,3 +75,47 @@ def test_an_unavailable_accounting_is_reported(context: Context) -> None:
     context.doorbell.remember_queues("noop", json.dumps([*both, {"name": "c", "details": {}}]))
     (check,) = report(context)["accounting noop"]
     assert (check.ok, check.message) == (False, problem)
+
+
+@pytest.mark.parametrize(
+    ("script", "ok", "words"),
+    [
+        ("echo 'Slurmctld(primary) at head is UP'", True, "answers: Slurmctld(primary) at head is UP"),
+        ("echo 'Slurmctld(primary) at head is DOWN'; echo 'Slurmctld(backup) at b is UP'; exit 1", True, "backup"),
+        ("echo 'Slurmctld(primary) at head is DOWN'; exit 1", False, "head is DOWN"),
+        ("echo 'Could not establish a configuration source' >&2; exit 1", False, "configuration source"),
+    ],
+)
+def test_a_scheduler_is_asked(
+    make_context: ContextMaker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, ok: bool, words: str
+) -> None:
+    for name in ("sbatch", "squeue", "sacct", "scancel", "sinfo", "scontrol"):
+        program = tmp_path / name
+        program.write_text(f"#!/bin/sh\n{script if name == 'scontrol' else 'exit 1'}\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    settings = make_context("slurm").settings
+    check = checks.pinged("slurm", settings, "HPC_BACKEND, ", asked=True)
+    assert (check.ok, words in check.message) == (ok, True), check
+    other = checks.pinged("slurm", settings, "", asked=True)
+    assert other.ok is (True if ok else None)
+    assert checks.pinged("slurm", settings, "", asked=False).message == "can be used"
+
+
+def test_settings_without_their_prefix_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(checks.without_prefix()) == []
+    monkeypatch.setenv("CONTAINER_RUNTIME", "none")
+    (check,) = checks.without_prefix()
+    assert (check.ok, "CONTAINER_RUNTIME" in check.message) == (None, True)
+    monkeypatch.setenv("CCAT_WORKFLOW_MANAGER_CONTAINER_RUNTIME", "none")
+    assert list(checks.without_prefix()) == []
+
+
+def test_a_running_up_is_found(tmp_path: Path) -> None:
+    for options in (["--data-dir", str(tmp_path)], [f"--data-dir={tmp_path}"], ["--port", "0"]):
+        command = ["/bin/sh", "-c", "read x", "ccat-wm", "up", *options]
+        environment = {**os.environ, "CCAT_WORKFLOW_MANAGER_DATA_DIR": "." if "--port" in options else "/nowhere"}
+        with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, cwd=tmp_path) as process:
+            wait_until(lambda: tmp_path in {each.resolve() for each in running_data_dirs()}, 10, "it to be found")
+            process.communicate()
+    assert tmp_path not in set(running_data_dirs())

@@ -54,6 +54,12 @@ _COVERED_BY_CALLER = {
     "hpc/batch/command_backend.py:_act",
     # Beside the points of the submission's file: a link without its file means nothing.
     "hpc/batch/store.py:add",
+    # Inside of `files.remove` in services/deletion.py.
+    "execution/removal.py:remove",
+    "execution/removal.py:_empty",
+    "execution/removal.py:_flatten",
+    "execution/removal.py:_move_up",
+    "execution/removal.py:_unlinked",
     # The cache of images: a pull that broke off is begun anew under the same lock.
     "execution/image_cache.py:_write_entry",
 }

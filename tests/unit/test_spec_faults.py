@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -363,3 +364,36 @@ def test_any_json_gives_a_definition_or_invalid(definition: object) -> None:
 
 def test_without_an_image_any_variable_will_do() -> None:
     parse_pipeline(pipeline(step(environment={"HOME": "/x", "A": "x\r\ny\x80"})))
+
+
+@pytest.mark.parametrize(
+    ("definition", "meant"),
+    [
+        (pipeline(step(env={})), "environment"),
+        (pipeline(step(container="x.sif")), "image"),
+        (pipeline(step(script="x.py")), "files"),
+        (pipeline(step(needs=["a"])), "depends_on"),
+        (pipeline(step(walltime=1)), "resources.time_hours"),
+        (pipeline(step(memory=1)), "resources.memory_gb"),
+        (pipeline(step(cpus=1)), "resources.cpu"),
+        (pipeline(step(resources={"mem": 1})), "memory_gb"),
+        (pipeline(step(resources={"walltime": 1})), "time_hours"),
+        (pipeline(step(retries=1)), "retry.max_attempts"),
+        (pipeline(step(comand=["a"])), "command"),
+        (pipeline(tasks=[]), "steps"),
+        (pipeline(defaults={"memory_gb": 1}), "resources.memory_gb"),
+    ],
+)
+def test_names_of_other_systems_are_known(definition: object, meant: str) -> None:
+    with pytest.raises(Invalid) as refusal:
+        parse_pipeline(definition)
+    assert f"did you mean {meant}?" in str(refusal.value)
+
+
+@pytest.mark.parametrize("command", ["python reduce.py ${item}", "a 'b c' 3", 'a "b', ""])
+def test_a_suggested_command_can_be_pasted(command: str) -> None:
+    with pytest.raises(Invalid) as refusal:
+        parse_pipeline(pipeline(step(command=command)))
+    suggested = yaml.safe_load(str(refusal.value).partition("such as ")[2])
+    assert all(isinstance(word, str) for word in suggested)
+    parse_pipeline(pipeline(step(command=suggested, foreach=[1])))

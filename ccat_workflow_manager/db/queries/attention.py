@@ -7,15 +7,19 @@ from uuid import UUID
 from ccat_workflow_manager.db.conditions import quoted
 from ccat_workflow_manager.db.queries import Row, project_list, rows, times, visible
 from ccat_workflow_manager.db.session import UnitOfWork
+from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.identity import Projects
 from ccat_workflow_manager.lifecycle.states import CANCELLABLE, LIVE
 from ccat_workflow_manager.lifecycle.waiting import ACTION_REQUIRED
 
+_DISK_HOURS = 24
+"""For so long a step run that ended on a full disk is shown: somebody has to make room."""
 _CANCEL_MINUTES = 10
 """A cancel that is not confirmed by then will hardly be confirmed without an operator."""
 
 # Each part finds few rows by an index: jobs at backends, cancel requests, step runs of open breakers that try no probe,
-# and orphan jobs that a second sweep found. A step run in several parts is shown once, with the text of the first.
+# orphan jobs that a second sweep found, and ends on a full disk. A step run in several parts is shown once, with the
+# text of the first.
 _WANTED = f"""
   SELECT s.id, 1 AS rank, s.job_id, substr(s.waiting_for, {len(ACTION_REQUIRED) + 1}) AS text
   FROM step_runs s WHERE s.status IN ({quoted(LIVE)}) AND starts_with(s.waiting_for, :mark)
@@ -36,6 +40,10 @@ UNION ALL
     ' does not stop although the attempt is over: stop it at ', b.name, '; ' || b.reap_problem)
   FROM backends b, jsonb_to_recordset(b.strays) AS n(id uuid, number integer, job_id text, looks integer)
   WHERE n.looks > 1 OR b.reap_problem IS NOT NULL
+UNION ALL
+  SELECT s.id, 5, s.job_id, s.reason_text FROM step_runs s
+  WHERE s.reason = '{FailureReason.DISK_FULL}'
+    AND (s.status = 'PENDING' OR s.status = 'FAILED' AND s.finished_at > now() - interval '{_DISK_HOURS} hours')
 """
 
 _PAGE = f"""

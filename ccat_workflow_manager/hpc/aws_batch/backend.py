@@ -361,6 +361,9 @@ class AwsBatchBackend(BatchBackend):
         job = self._queries.describe([key]).get(key)
         return self._aws.log_tail(self._log_group, job.log_stream) if job is not None and job.log_stream else ""
 
+    def ping(self) -> str:
+        return f"{len(self.queue_status())} job queues"
+
     def queue_status(self) -> list[QueueStatus]:
         budget = self._aws.budget
         return [

@@ -369,6 +369,9 @@ class KubernetesBackend(FileBackend):
         data = self._client.pod_metrics(key.namespace, running[0].name) if key is not None and running else None
         return usage_of(data) if data is not None else None
 
+    def ping(self) -> str:
+        return f"server of version {'.'.join(map(str, self._client.version()))}"
+
     def queue_status(self) -> list[QueueStatus]:
         view = self._fresh_view()
         live = [pods for job, pods in view.all() if job is not None and not job.over]

@@ -147,6 +147,9 @@ class PbsBackend(CommandBackend):
 
     # --- for operators -----------------------------------------------------------------------------------------------
 
+    def ping(self) -> str:
+        return f"{len(self._client.queues())} queues"
+
     def queue_status(self) -> list[QueueStatus]:
         return [self._queue(queue) for queue in self._client.queues()]
 

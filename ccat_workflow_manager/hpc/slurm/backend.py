@@ -281,6 +281,9 @@ class SlurmBackend(CommandBackend):
 
     # --- for operators -----------------------------------------------------------------------------------------------
 
+    def ping(self) -> str:
+        return self._client.ping()
+
     def queue_status(self) -> list[QueueStatus]:
         partitions = self._client.partitions()
         states = self._client.jobs().values()

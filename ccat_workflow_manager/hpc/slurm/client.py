@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ccat_workflow_manager import shell
 from ccat_workflow_manager.errors import BackendConfused, BackendError, BackendUnavailable
 from ccat_workflow_manager.hpc.attempt.record import utc
 from ccat_workflow_manager.hpc.batch.calls import SchedulerCommands
@@ -104,6 +105,19 @@ class SlurmClient:
         """Why the accounting did not answer last time; empty if it did, or if there is none."""
 
     # --- controller --------------------------------------------------------------------------------------------------
+
+    def ping(self) -> str:
+        """What `scontrol ping` says about the controllers. Raises BackendError if none of them is up."""
+        argv = ["scontrol", "ping"]
+        try:
+            done = self._commands.run(argv, looking=True)
+        except shell.CommandError as error:
+            raise BackendUnavailable(error.message, backend=self._backend, command=argv) from error
+        lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
+        # With a dead primary and a living backup, the exit code is that of a failure.
+        if not any(line.endswith(" UP") for line in lines):
+            raise self._commands.failed(done)
+        return "; ".join(lines)
 
     def jobs(self, tasks: Iterable[TaskId] = ()) -> Mapping[TaskId, Seen]:
         """All our jobs, from a recent answer if that has all of `tasks`."""

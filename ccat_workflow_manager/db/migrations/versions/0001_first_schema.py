@@ -281,6 +281,9 @@ TABLES = (
     CREATE INDEX ix_step_runs_cancel ON step_runs (backend, id) WHERE cancel_requested_at IS NOT NULL AND status IN ('PENDING', 'STAGING_DATA', 'SUBMITTED', 'RUNNING', 'COLLECTING_RESULTS')
     """,
     """
+    CREATE INDEX ix_step_runs_disk_full ON step_runs (id) WHERE reason = 'disk_full'
+    """,
+    """
     CREATE INDEX ix_step_runs_in_hand ON step_runs (lease_until) WHERE status IN ('STAGING_DATA', 'COLLECTING_RESULTS')
     """,
     """
