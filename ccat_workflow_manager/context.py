@@ -44,6 +44,7 @@ from ccat_workflow_manager.services.status_updater import StatusUpdater
 from ccat_workflow_manager.services.submit import Submitter
 from ccat_workflow_manager.services.tokens import Tokens
 from ccat_workflow_manager.services.webhooks import WebhookPolicy, Webhooks
+from ccat_workflow_manager.services.why_not_reused import WhyNotReused
 from ccat_workflow_manager.services.worker_context import WorkerContext, WorkerHost
 from ccat_workflow_manager.settings import Settings
 
@@ -122,6 +123,10 @@ class Context:
     @cached_property
     def deletions(self) -> Deletions:
         return Deletions(self.database, self.doorbell)
+
+    @cached_property
+    def why_not_reused(self) -> WhyNotReused:
+        return WhyNotReused(self.database, self.catalogue, most_products=self.settings.upstream_max_products)
 
     @cached_property
     def outcomes(self) -> Outcomes:

@@ -85,6 +85,7 @@ _EVENTS = {
     Event.RESULTS_COLLECTED: ("the output was read and published", "products, warnings"),
     Event.FAILED: ("this attempt did not complete", "reason and text; what is known of the job"),
     Event.CANCELLED: ("the stop is a fact", "who asked, or the backend that confirmed it"),
+    Event.REUSED: ("the products of an equal step run were taken over", "which step run, of which run"),
     Event.SET_COMPLETED: ("a person has done the work in another way", "who, and why"),
     Event.SET_SKIPPED: ("a person says that the work is not needed; what depends on it goes on", "who, and why"),
     Event.RETRIED: ("another attempt was granted, by the policy or by a person", "who, the delay, new resources"),

@@ -97,6 +97,7 @@ RIGHTS: dict[str, Right] = {
     "GET /api/v1/step-runs/{step_run_id}/events": Right(_VIEWER, STEP_RUN),
     "GET /api/v1/step-runs/{step_run_id}/log": Right(_VIEWER, STEP_RUN),
     "GET /api/v1/step-runs/{step_run_id}/products": Right(_VIEWER, STEP_RUN),
+    "GET /api/v1/step-runs/{step_run_id}/why-not-reused": Right(_VIEWER, STEP_RUN),
     "POST /api/v1/step-runs/{step_run_id}/cancel": Right(_SUBMITTER, STEP_RUN),
     "POST /api/v1/step-runs/{step_run_id}/retry": Right(_SUBMITTER, STEP_RUN),
     "POST /api/v1/step-runs/{step_run_id}/outcome": Right(_SUBMITTER, STEP_RUN),

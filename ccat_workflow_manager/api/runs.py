@@ -149,6 +149,8 @@ class RunItem(Shape):
     priority: int
     backend: str | None
     created_by: str
+    replay_of: UUID | None = Field(description="The run that it repeats.")
+    reuse: UUID | None = Field(description="The run whose products it takes over where nothing has changed.")
     created_at: Time
     started_at: Time | None
     finished_at: Time | None

@@ -57,6 +57,8 @@ class StepRun(Shape):
     backend: str
     attempt: int = Field(description="0 before the first attempt.")
     max_attempts: int
+    replay_of: UUID | None = Field(description="Its counterpart in the run that is repeated or reused.")
+    reused: bool = Field(description="It did not run: it took over the products of `replay_of`.")
     job_id: str | None
     exit_code: int | None
     wall_time_seconds: float | None
@@ -125,6 +127,20 @@ class AttemptPage(Page):
 
 class EventPage(Page):
     items: list[EventItem]
+
+
+class Difference(Shape):
+    part: str = Field(description="image, programs, command, environment, files, parameters, item, inputs or upstream.")
+    now: str
+    before: str
+
+
+class Comparison(Shape):
+    step_run_id: UUID
+    reused: bool
+    compared_with: UUID | None = Field(description="The step run of the earlier run.")
+    text: str = Field(description="Why it was not reused.")
+    differs: list[Difference]
 
 
 class OutcomeRequest(Shape):
@@ -205,6 +221,12 @@ def _log_headers(piece: LogPiece, *, whole: bool = False) -> dict[str, str]:
     if piece.next_offset is not None and not whole:
         headers["X-Log-Next-Offset"] = str(piece.next_offset)
     return headers
+
+
+@router.get("/why-not-reused", response_model=Comparison)
+def why_not_reused(context: Ctx, step_run_id: UUID) -> Response:
+    """What is different from the step run whose products it could have taken over."""
+    return json_response(context.why_not_reused.explain(step_run_id))
 
 
 # --- changes ---------------------------------------------------------------------------------------------------------

@@ -40,6 +40,9 @@ def submit(
     priority: Annotated[int | None, typer.Option(help="A higher priority runs first.")] = None,
     backend: Annotated[str | None, typer.Option(help="For steps that name no backend.")] = None,
     spec: Annotated[str | None, typer.Option(metavar="FILE", help="Run this definition without applying it.")] = None,
+    reuse: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Take over the products of this run where nothing has changed.")
+    ] = None,
     idempotency_key: Annotated[
         str | None, typer.Option(metavar="KEY", help="The same key and request give the same run.")
     ] = None,
@@ -77,6 +80,7 @@ def submit(
             "labels": arguments.labels(label or ()),
             "priority": priority,
             "backend": backend,
+            "reuse": None if reuse is None else client.run_id(reuse),
         }
         given = {name: value for name, value in body.items() if value is not None}
         with suggesting(client, pipeline):

@@ -25,12 +25,12 @@ _RESOURCES = tuple(each.name for each in fields(Resources))
 _WRITE = f"""
 WITH r AS (
   INSERT INTO runs (id, spec_id, pipeline, pipeline_version, project, parameters, labels, priority, backend, created_by,
-    n_pending, idempotency_key, request_hash)
+    n_pending, idempotency_key, request_hash, replay_of, reuse)
   SELECT id, spec_id, pipeline, pipeline_version, project, parameters, labels, priority, backend, created_by, n_pending,
-    idempotency_key, request_hash
+    idempotency_key, request_hash, replay_of, reuse
   FROM json_to_recordset(CAST(:runs AS json)) AS x(id uuid, spec_id uuid, pipeline text, pipeline_version integer,
     project text, parameters jsonb, labels jsonb, priority integer, backend text, created_by text, n_pending integer,
-    idempotency_key text, request_hash text)
+    idempotency_key text, request_hash text, replay_of uuid, reuse uuid)
   ON CONFLICT DO NOTHING
   RETURNING *
 ), t AS (
@@ -44,11 +44,12 @@ WITH r AS (
   JOIN r ON r.id = x.run_id
 ), s AS (
   INSERT INTO step_runs (id, run_id, position, step, key, item, backend, priority, status, max_attempts, unmet,
-    awaits, has_dependents, resources, breaker_key)
+    awaits, has_dependents, resources, breaker_key, replay_of, reuse)
   SELECT x.id, x.run_id, x.position, y.name, x.key, x.item, y.backend, y.priority, '{INITIAL}', y.max_attempts, x.unmet,
-    y.awaits, y.has_dependents, y.resources, COALESCE(x.breaker_key, y.breaker_key)
+    y.awaits, y.has_dependents, y.resources, COALESCE(x.breaker_key, y.breaker_key), x.replay_of,
+    COALESCE(x.reuse, false)
   FROM json_to_recordset(CAST(:step_runs AS json)) AS x(id uuid, run_id uuid, position smallint, key text, item jsonb,
-    unmet smallint, breaker_key uuid)
+    unmet smallint, breaker_key uuid, replay_of uuid, reuse boolean)
   JOIN r ON r.id = x.run_id
   JOIN json_to_recordset(CAST(:steps AS json)) AS y(run_id uuid, position smallint, name text, backend text,
     priority integer, max_attempts smallint, awaits smallint[], has_dependents boolean, resources jsonb,
@@ -92,6 +93,16 @@ KeyOfCreator = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
+class Ancestry:
+    """The earlier run that a new one repeats, or whose products it takes over."""
+
+    replay_of: UUID | None = None
+    reuse: UUID | None = None
+    step_runs: Mapping[tuple[str, str], tuple[UUID, bool]] = field(default_factory=dict)
+    """By step and key: the step run of the earlier run, and whether its products may be taken over."""
+
+
+@dataclass(frozen=True, slots=True)
 class NewRun:
     """One run to be created. The caller chooses its id, so that a repeated call does not create a second run."""
 
@@ -111,6 +122,7 @@ class NewRun:
     request_hash: str | None = None
     change: Change | None = None
     """The request that creates it, for the audit."""
+    ancestry: Ancestry | None = None
 
 
 @dataclass(slots=True)
@@ -204,6 +216,7 @@ class _Records:
                 "n_pending": run.plan.total,
                 "idempotency_key": run.idempotency_key,
                 "request_hash": run.request_hash,
+                **({} if run.ancestry is None else _ancestors(run.ancestry)),
             }
         )
         if run.change is not None:
@@ -268,7 +281,15 @@ class _Records:
             }
             if planned.breaker_key is not None:
                 record["breaker_key"] = str(planned.breaker_key)
+            if run.ancestry is not None and (step.name, planned.key) in run.ancestry.step_runs:
+                ancestor, reuse = run.ancestry.step_runs[step.name, planned.key]
+                record |= {"replay_of": str(ancestor), "reuse": reuse}
             self.step_runs.append(record)
+
+
+def _ancestors(ancestry: Ancestry) -> dict[str, str | None]:
+    runs = {"replay_of": ancestry.replay_of, "reuse": ancestry.reuse}
+    return {name: None if run_id is None else str(run_id) for name, run_id in runs.items()}
 
 
 def _backend_of(run: NewRun, step: PlannedStep) -> str:

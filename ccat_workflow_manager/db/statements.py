@@ -33,7 +33,7 @@ m AS MATERIALIZED (
     waiting_for text, reason text, reason_text text, backend text, resources jsonb, job_id text, job_state text,
     exit_code integer, signal integer, wall_time_seconds double precision, cpu_hours double precision,
     cpu_hours_allocated double precision, peak_memory_gb double precision, job_started_at timestamptz,
-    job_finished_at timestamptz, node text, warnings jsonb, caveats jsonb)
+    job_finished_at timestamptz, node text, warnings jsonb, caveats jsonb, provenance jsonb)
 )"""
 """The records of `transitions.Batch`. A fact that is null is not known and keeps what is stored.
 
@@ -107,7 +107,7 @@ _FACTS_OF_ATTEMPT = ",\n    ".join(
     f"{name} = COALESCE(m.{name}, a.{name})"
     for name in (
         "worker", "job_id", "job_state", "node", "exit_code", "signal", "wall_time_seconds", "cpu_hours",
-        "cpu_hours_allocated", "peak_memory_gb", "warnings",
+        "cpu_hours_allocated", "peak_memory_gb", "warnings", "provenance",
     )
 )  # fmt: skip
 

@@ -278,4 +278,5 @@ def _columns(facts: Facts) -> dict[str, Any]:
         "job_finished_at": facts.finished_at.isoformat() if facts.finished_at else None,
         "node": facts.node,
         "warnings": list(facts.warnings) if facts.warnings else None,
+        "provenance": None if facts.provenance is None else dict(facts.provenance),
     }

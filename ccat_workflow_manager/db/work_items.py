@@ -15,7 +15,8 @@ from ccat_workflow_manager.lifecycle.states import CANCELLABLE, LIVE, Status
 _ITEMS = """
 SELECT id AS step_run_id, run_id, step, position, key, item, backend, status, attempt, max_attempts, claims, token,
   job_id, resources, priority, cancel_requested_at IS NOT NULL AS cancel_requested, waiting_for,
-  extract(epoch FROM now() - unknown_since)::float8 AS unknown_seconds, requeued_by_breaker
+  extract(epoch FROM now() - unknown_since)::float8 AS unknown_seconds, requeued_by_breaker,
+  replay_of, reuse
 FROM step_runs
 """
 

@@ -6,6 +6,7 @@ A path is searched for; a registry reference is pulled once into the cache. A re
 from __future__ import annotations
 
 import os
+import re
 import stat
 from dataclasses import dataclass, replace
 
@@ -30,6 +31,7 @@ class _CheckedFile:
     digest: str | None = None
 
 
+_CACHED_NAME = re.compile(r"sha256-([0-9a-f]{64})\.sif")
 _checked: dict[str, _CheckedFile] = {}
 
 
@@ -59,6 +61,25 @@ def resolve_image(
             raise _invalid(f"{reference} is not a reference to an image in a registry")
         reference = f"docker://{reference}"
     return pulled_image(reference, cache_dir=cache_dir, runtime=runtime, progress=progress, timeout=pull_timeout)
+
+
+def digest_of_image(path: str, progress: Progress = no_progress) -> str | None:
+    """The digest of an image file, computed once while the file stays the same. None: it is a directory."""
+    name = _CACHED_NAME.fullmatch(os.path.basename(path))
+    if name is not None:
+        return f"sha256:{name[1]}"
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        now = _CheckedFile(status.st_mtime_ns, status.st_size, status.st_ino)
+        checked = _checked.get(path)
+        if checked is None or checked.digest is None or replace(checked, digest=None) != now:
+            checked = replace(now, digest=digest_of(path, progress))
+            _checked[path] = checked
+    except OSError as error:
+        raise _invalid(f"{path} cannot be read: {error.strerror}") from error
+    return checked.digest
 
 
 def _find(name: str, directories: list[str]) -> str | None:

@@ -120,6 +120,8 @@ class Facts:
     node: str | None = None
     warnings: Sequence[str] | None = None
     cpu_hours_allocated: float | None = None
+    provenance: Mapping[str, JSON] | None = None
+    """What the attempt ran that its definition does not say: the digest of its image, or its programs on the host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +173,10 @@ class WorkItem:
     waiting_for: str | None
     unknown_seconds: float | None
     """How long the backend has not known the job, by the clock of the database."""
+    replay_of: UUID | None = None
+    """The step run of an earlier run with the same step and key."""
+    reuse: bool = False
+    """It takes over the products of `replay_of`, if nothing that decides them has changed."""
     requeued_by_breaker: bool = False
     """A breaker requested the cancel: the step run will be PENDING again."""
 

@@ -41,6 +41,7 @@ class Event(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
     RETRIED = "retried"
+    REUSED = "reused"
     SET_COMPLETED = "set_completed"
     SET_SKIPPED = "set_skipped"
 
@@ -70,6 +71,7 @@ TRANSITIONS: Mapping[tuple[Status, Event], Status] = MappingProxyType(
         (_S.PENDING, _E.CANCELLED): _S.CANCELLED,
         (_S.STAGING_DATA, _E.RELEASED): _S.PENDING,
         (_S.STAGING_DATA, _E.JOB_SUBMITTED): _S.SUBMITTED,
+        (_S.STAGING_DATA, _E.REUSED): _S.COMPLETED,
         (_S.STAGING_DATA, _E.FAILED): _S.FAILED,
         (_S.STAGING_DATA, _E.CANCELLED): _S.CANCELLED,
         (_S.SUBMITTED, _E.JOB_STARTED): _S.RUNNING,

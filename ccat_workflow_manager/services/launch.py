@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 from uuid import UUID
 
 from ccat_workflow_manager.db.backends import BackendStore
@@ -34,6 +35,7 @@ from ccat_workflow_manager.services.backend_handle import BackendHandle
 from ccat_workflow_manager.services.inputs import InputFinder
 from ccat_workflow_manager.services.job_requests import build_request
 from ccat_workflow_manager.services.leases import Leases
+from ccat_workflow_manager.services.reuse import NotReused, Reuser
 from ccat_workflow_manager.services.status_updater import StatusUpdater
 from ccat_workflow_manager.services.worker_context import WorkerContext
 
@@ -64,6 +66,10 @@ class _Claim:
     """Places that are full, and why."""
     taken: set[str] = field(default_factory=set)
     """Places that have taken a job."""
+    provenance: dict[UUID, Mapping[str, Any]] = field(default_factory=dict)
+    """What the attempts run, as far as their definitions do not say it."""
+    not_reused: dict[UUID, str] = field(default_factory=dict)
+    """Why step runs that were to take over products are launched."""
     problem: BackendError | None = None
     """Why the backend cannot be used. The rest of the claim is then released."""
 
@@ -79,6 +85,7 @@ class Launcher:
     def __init__(self, context: WorkerContext, updater: StatusUpdater) -> None:
         self._context = context
         self._updater = updater
+        self._reuser = Reuser(context)
 
     def launch(self, backend_name: str, limit: int) -> int:
         """Claim up to `limit` step runs and submit them. Returns how many were claimed."""
@@ -142,7 +149,7 @@ class Launcher:
                 if job_id is not None:
                     claim.transitions.append(self._submitted(item, job_id, "found again by its name"))
                     return
-            claim.requests.append((item, self._request(item, claim)))
+            self._reuse_or_stage(item, claim)
         except LeaseLost:
             _log_lost(item)
         except CancelRequested:
@@ -165,6 +172,13 @@ class Launcher:
             log.exception("%s/%s could not be launched", item.step, item.key)
             claim.transitions.append(self._failed(item, claim, FailureReason.INTERNAL_ERROR, repr(error)))
 
+    def _reuse_or_stage(self, item: WorkItem, claim: _Claim) -> None:
+        transition = self._take_over(item, claim) if item.reuse else None
+        if transition is not None:
+            claim.transitions.append(transition)
+        else:
+            claim.requests.append((item, self._request(item, claim)))
+
     def _request(self, item: WorkItem, claim: _Claim) -> JobRequest:
         """Raises JobDeferred before anything is staged if the backend knows already that the job would have to wait."""
         deferred = claim.backend.full(item.resources, item.priority)
@@ -172,7 +186,7 @@ class Launcher:
             raise deferred
         compiled, executes = claim.compiled[item.run.spec_id], claim.backend.capabilities.executes
         progress = claim.leases.progress_for(item)
-        return build_request(
+        request = build_request(
             item,
             compiled,
             claim.upstream.of(item) if executes else (),
@@ -182,6 +196,19 @@ class Launcher:
             read_files=self._context.read_files,
             progress=progress,
         )
+        if (provenance := self._reuser.provenance(item, compiled, claim.backend, progress)) is not None:
+            claim.provenance[item.step_run_id] = provenance
+        return request
+
+    def _take_over(self, item: WorkItem, claim: _Claim) -> Transition | None:
+        """Take over the products of an earlier run. Returns None if the step run is to be launched."""
+        progress, compiled = claim.leases.progress_for(item), claim.compiled[item.run.spec_id]
+        inputs = claim.inputs.of(item, compiled, progress) if claim.backend.capabilities.executes else ()
+        try:
+            return self._reuser.take_over(item, compiled, claim.upstream.of(item), inputs, claim.backend, progress)
+        except NotReused as error:
+            claim.not_reused[item.step_run_id] = f"not reused: {error}"
+            return None
 
     # --- submit ------------------------------------------------------------------------------------------------------
 
@@ -221,7 +248,8 @@ class Launcher:
     def _take_result(self, claim: _Claim, item: WorkItem, result: str | BackendError) -> None:
         if isinstance(result, str):
             claim.taken.add(place_of(item.resources))
-            claim.transitions.append(self._submitted(item, result))
+            why, ran = claim.not_reused.get(item.step_run_id), claim.provenance.get(item.step_run_id)
+            claim.transitions.append(self._submitted(item, result, why, ran))
         elif isinstance(result, BackendRejected):
             claim.transitions.append(self._failed(item, claim, result.reason, result.message))
         elif isinstance(result, JobDeferred):
@@ -309,9 +337,11 @@ class Launcher:
 
     # --- transitions -------------------------------------------------------------------------------------------------
 
-    def _submitted(self, item: WorkItem, job_id: str, text: str | None = None) -> Transition:
+    def _submitted(
+        self, item: WorkItem, job_id: str, text: str | None = None, provenance: Mapping[str, Any] | None = None
+    ) -> Transition:
         event = TransitionEvent(Event.JOB_SUBMITTED, self._context.worker, text=text)
-        return Transition(item.step_run_id, [event], item.token, Facts(job_id=job_id))
+        return Transition(item.step_run_id, [event], item.token, Facts(job_id=job_id, provenance=provenance))
 
     def _unusable(self, item: WorkItem, error: BackendError) -> Transition:
         text = f"{item.backend} cannot be used: {error.message}"

@@ -8,8 +8,10 @@ from itertools import islice
 from typing import Any
 from uuid import UUID
 
-from ccat_workflow_manager.db.creation import NewRun
+from ccat_workflow_manager.db.creation import Ancestry, NewRun
 from ccat_workflow_manager.db.pipelines import PipelineStore
+from ccat_workflow_manager.db.queries.owners import project_of_run
+from ccat_workflow_manager.db.reuse import ancestors_of
 from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.definition.compiled import CompiledPipeline, compile_pipeline
 from ccat_workflow_manager.definition.items import patterns_of
@@ -46,6 +48,7 @@ class PlannedRun:
     parameters: Mapping[str, Any]
     plan: Plan
     default_backend: str
+    ancestry: Ancestry | None = None
 
     def new_run(self, store: PipelineStore, inline: dict[str, UUID]) -> NewRun:
         """The rows of the run. Stores an inline definition; `inline` has those that this transaction has stored."""
@@ -71,6 +74,7 @@ class PlannedRun:
             idempotency_key=self.submission.key,
             request_hash=self.submission.digest,
             change=self.submission.change,
+            ancestry=self.ancestry,
         )
 
 
@@ -111,7 +115,8 @@ class RunPlanner:
             planned = self._planned(request, target, parameters)
             self._count(planned)
             self._check_inputs(submission, target.compiled, planned, parameters)
-            return PlannedRun(submission, target, parameters, planned, self._default_backend)
+            ancestry = None if request.reuse is None else self._ancestry(request.reuse)
+            return PlannedRun(submission, target, parameters, planned, self._default_backend, ancestry)
         except RequestError as error:
             if not path:
                 raise
@@ -144,6 +149,16 @@ class RunPlanner:
                 self._matches[pattern, backend] = self._globs.matches(pattern, use.path, backend)
             found[pattern] = self._matches[pattern, backend]
         return found
+
+    def _ancestry(self, run_id: UUID) -> Ancestry:
+        """The completed step runs of the run that is reused."""
+        with self._database.read() as unit:
+            project, found = project_of_run(unit, run_id), ancestors_of(unit, run_id)
+        if found is None or project is None or not sees(self._projects, project):
+            message = f"there is no run {run_id}"
+            raise NotFound(message, [Fault("reuse", message)])
+        completed = {name: (each.id, True) for name, each in found.items() if each.completed}
+        return Ancestry(reuse=run_id, step_runs=completed)
 
     def _weigh(self, parameters: Mapping[str, Any]) -> None:
         self._weight += weight(dict(parameters))

@@ -94,6 +94,10 @@ class RunRequest(BaseModel):
     labels: _Labels = Field(default={}, description="Up to 50, to find the run by.")
     backend: Text | None = Field(default=None, description="For steps that name no backend.")
 
+    reuse: UUID | None = Field(
+        default=None, description="A run whose products are taken over where nothing that decides them has changed."
+    )
+
     _few = model_validator(mode="before")(few_fields)
 
     def digest(self) -> str:

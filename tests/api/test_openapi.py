@@ -134,6 +134,7 @@ def test_every_response_has_the_fields_of_its_schema(rest: Rest, hand: Hand, con
     call("POST", f"{v1}/step-runs/{{step_run_id}}/cancel", step_run_id=second)
     outcome = {"outcome": "skipped", "reason": "x"}
     call("POST", f"{v1}/step-runs/{{step_run_id}}/outcome", outcome, step_run_id=rest.run()["step_runs"][0]["id"])
+    call("GET", f"{v1}/step-runs/{{step_run_id}}/why-not-reused", step_run_id=second)
     call("GET", f"{v1}/runs/{{run_id}}/products", run_id=run["id"])
     product = rest.get(f"/step-runs/{first}/products")["items"][0]["id"]
     for path in ("", "/lineage"):

@@ -19,7 +19,7 @@ _COUNTS = ", ".join(f"'{status}', r.{counter(status)}" for status in Status)
 
 RUN = f"""
 r.id, r.pipeline, r.pipeline_version, r.project, r.status, r.status_reason, {times("r", "cancel_requested_at")},
-r.paused, r.parameters, r.labels, r.priority, r.backend, r.created_by,
+r.paused, r.parameters, r.labels, r.priority, r.backend, r.created_by, r.replay_of, r.reuse,
 {times("r", "created_at", "started_at", "finished_at")},
 json_build_object({_COUNTS}) AS counts, r.n_caveats AS caveat_count, COALESCE(r.caveats, '[]') AS caveats
 """

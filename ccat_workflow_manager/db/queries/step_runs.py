@@ -27,7 +27,9 @@ def step_run_columns(waiting_for: str) -> str:
     """The columns of `step_runs s` that the API shows, with an expression for the reason of the wait."""
     return f"""
 s.id, s.run_id, s.step, s.key, s.status, s.reason, s.reason_text, {waiting_for} AS waiting_for, s.backend, s.attempt,
-s.max_attempts, s.job_id, s.exit_code, s.wall_time_seconds, s.cpu_hours, s.peak_memory_gb,
+s.max_attempts, s.replay_of,
+s.reuse AND s.status = 'COMPLETED' AND s.job_id IS NULL AND s.reason IS NULL AS reused, s.job_id, s.exit_code,
+s.wall_time_seconds, s.cpu_hours, s.peak_memory_gb,
 COALESCE(s.caveats, '[]') AS caveats,
 {times("s", "cancel_requested_at", "created_at", "submitted_at", "started_at", "finished_at")}
 """

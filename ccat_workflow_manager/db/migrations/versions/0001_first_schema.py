@@ -169,6 +169,8 @@ TABLES = (
         caveats JSONB,
         idempotency_key TEXT,
         request_hash TEXT,
+        replay_of UUID,
+        reuse UUID,
         CONSTRAINT pk_runs PRIMARY KEY (id),
         CONSTRAINT ck_runs_counters CHECK (n_pending >= 0 AND n_staging_data >= 0 AND n_submitted >= 0 AND n_running >= 0 AND n_collecting_results >= 0 AND n_completed >= 0 AND n_failed >= 0 AND n_cancelled >= 0 AND n_skipped >= 0),
         CONSTRAINT ck_runs_finished_at CHECK ((finished_at IS NOT NULL) = (n_pending + n_staging_data + n_submitted + n_running + n_collecting_results = 0)),
@@ -261,6 +263,8 @@ TABLES = (
         breaker_key UUID NOT NULL,
         requeued_by_breaker BOOLEAN DEFAULT false NOT NULL,
         caveats JSONB,
+        replay_of UUID,
+        reuse BOOLEAN DEFAULT false NOT NULL,
         CONSTRAINT pk_step_runs PRIMARY KEY (id),
         CONSTRAINT uq_step_runs_run_id_position_key UNIQUE (run_id, position, key),
         CONSTRAINT ck_step_runs_status CHECK (status IN ('PENDING', 'STAGING_DATA', 'SUBMITTED', 'RUNNING', 'COLLECTING_RESULTS', 'COMPLETED', 'FAILED', 'CANCELLED', 'SKIPPED')),
@@ -316,6 +320,7 @@ TABLES = (
         reason TEXT,
         reason_text TEXT,
         warnings JSONB,
+        provenance JSONB,
         CONSTRAINT pk_attempts PRIMARY KEY (step_run_id, number),
         CONSTRAINT fk_attempts_step_run_id FOREIGN KEY(step_run_id) REFERENCES step_runs (id) ON DELETE CASCADE
     )
