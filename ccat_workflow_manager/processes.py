@@ -78,7 +78,7 @@ def run_manager(settings: Settings, *, api: bool = True, with_loops: bool = True
     failpoints.enter("manager")
     context = Context(settings, statement_seconds=settings.statement_seconds)
     require_current(context.database)
-    context.metrics.begin()
+    context.metrics.start_counting()
     running = loops(context) if with_loops else []
     for loop in running:
         loop.start()

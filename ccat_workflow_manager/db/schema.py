@@ -31,15 +31,13 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSON, JSONB
 
 from ccat_workflow_manager.db.conditions import OPEN, READY, RUN_STATUS_SQL, counter, quoted
-from ccat_workflow_manager.db.feed_epoch import POSITION
+from ccat_workflow_manager.db.feed_tables import deliveries, events, feed, webhooks
 from ccat_workflow_manager.db.identity_tables import audit, sessions, tokens
 from ccat_workflow_manager.db.metadata import NOW, OTHER_PROJECT, TIME, metadata, project_column
-from ccat_workflow_manager.db.partitions import CREATE_EVENT_PARTITIONS
-from ccat_workflow_manager.db.webhook_tables import deliveries, webhooks
 from ccat_workflow_manager.lifecycle.deletion import What
 from ccat_workflow_manager.lifecycle.states import ACTIVE, CANCELLABLE, FINISHED, LEASED, LIVE, Status
 
-__all__ = ["audit", "deliveries", "metadata", "sessions", "tokens", "webhooks"]
+__all__ = ["audit", "deliveries", "events", "feed", "metadata", "sessions", "tokens", "webhooks"]
 
 
 pipelines = Table(
@@ -274,51 +272,6 @@ attempts = Table(
     Index("uq_attempts_backend_job_id", "backend", "job_id", unique=True, postgresql_where=text("job_id IS NOT NULL")),
 )
 """The facts of each attempt. The partial unique index allows a job to belong to one attempt only."""
-
-events = Table(
-    "events",
-    metadata,
-    Column("id", BigInteger, Identity(always=True), nullable=False),
-    Column("position", BigInteger, nullable=False, server_default=text(POSITION)),
-    Column("step_run_id", Uuid),
-    Column("run_id", Uuid),
-    project_column(),
-    Column("at", TIME, nullable=False, server_default=NOW),
-    Column("event", Text, nullable=False),
-    Column("from_status", Text),
-    Column("to_status", Text, nullable=False),
-    Column("attempt", SmallInteger, nullable=False),
-    Column("actor", Text, nullable=False),
-    Column("reason", Text),
-    Column("text", Text),
-    Column("backend", Text),
-    PrimaryKeyConstraint("position", "id", "at"),
-    Index("ix_events_step_run_id_id", "step_run_id", "id"),
-    Index("ix_events_run_id_id", "run_id", "id", postgresql_where=text("step_run_id IS NULL")),
-    postgresql_partition_by="RANGE (at)",
-)
-"""The history of step runs, runs and backends, in partitions of a month each.
-
-`position` orders the rows for readers, who go on where they stopped (`db.feed_epoch`). `backend` is given only in
-events of a backend. A partition is dropped without a look at other tables.
-"""
-
-feed = Table(
-    "feed",
-    metadata,
-    Column("one", Boolean, primary_key=True, server_default=text("true")),
-    Column("key", LargeBinary, nullable=False),
-    Column("epoch", Integer, nullable=False),
-    Column("server", Text, nullable=False),
-    CheckConstraint("one", name="one"),
-)
-"""The one row of `db.feed_epoch`. `key` signs the cursors of events, `server` is the PostgreSQL of this epoch."""
-
-event.listen(
-    events,
-    "after_create",
-    DDL(f"CREATE TABLE events_rest PARTITION OF events DEFAULT; {CREATE_EVENT_PARTITIONS}"),  # type: ignore[no-untyped-call]
-)
 
 products = Table(
     "products",

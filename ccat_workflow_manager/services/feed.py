@@ -176,8 +176,9 @@ class Feed:
                 yield TOO_SLOW
                 return
             if number < tail.end:
-                text, number = tail.text(number, wanted), tail.end
-                if text:
+                # The client may come from another manager, whose list was longer.
+                start, number = max(number, tail.number_behind(after)), tail.end
+                if text := tail.text(start, wanted):
                     yield text
                 continue
             if not await self._wait():

@@ -65,7 +65,7 @@ class DatabaseMetrics(Collector):
         self._up: dict[str, bool] = {}
         self._lag = 0.0
 
-    def begin(self) -> None:
+    def start_counting(self) -> None:
         """Count what ends from now on."""
         with self._database.read() as unit:
             self._place = head(unit)
@@ -83,7 +83,7 @@ class DatabaseMetrics(Collector):
 
     def _refresh(self) -> None:
         if self._place is None:
-            self.begin()
+            self.start_counting()
         assert self._place is not None
         for _ in range(_MOST_PAGES):
             with self._database.read() as unit:

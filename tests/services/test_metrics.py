@@ -40,7 +40,7 @@ def scrape(collector: DatabaseMetrics) -> str:
 
 def test_ends_waits_and_backends_are_counted(context: Context, hand: Hand) -> None:
     collector = DatabaseMetrics(context.database, seconds=0)
-    collector.begin()
+    collector.start_counting()
     for _ in range(2):
         context.submitter.submit(RunRequest(spec=ONE), actor="test")
     context.submitter.submit(RunRequest(spec=CHAIN, parameters={"scans": [1]}), actor="test")
@@ -84,7 +84,7 @@ def test_numbers_are_read_once_for_many_scrapes(context: Context, hand: Hand) ->
 def test_the_number_of_series_is_bounded(context: Context, hand: Hand, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "_MOST_STEPS", 1)
     collector = DatabaseMetrics(context.database, seconds=0)
-    collector.begin()
+    collector.start_counting()
     for name in ("a", "b", "c"):
         context.submitter.submit(RunRequest(spec={**ONE, "name": name}), actor="test")
     for item in hand.claim(3):

