@@ -56,7 +56,7 @@ class _Partial:
         except (OSError, ValueError, TypeError):
             return None
 
-    def begin(self, version: Version) -> None:
+    def start(self, version: Version) -> None:
         self.path.write_bytes(b"")
         self.begun_with.write_text(json.dumps(asdict(version)), encoding="utf-8")
 
@@ -179,7 +179,7 @@ class Stager:
             if stream is None:
                 return None
             if stream.offset != offset or not offset:
-                partial.begin(stream.version)
+                partial.start(stream.version)
             self._append(stream, partial, deadline)
         return stream.version
 
