@@ -17,9 +17,10 @@ from ccat_workflow_manager.definition.input_roots import InputRoots
 from ccat_workflow_manager.doorbell import Doorbell
 from ccat_workflow_manager.errors import BackendError, BackendUnavailable, ConfigurationError
 from ccat_workflow_manager.execution import runtime
-from ccat_workflow_manager.execution.inputs import InputLimits, no_fetch
+from ccat_workflow_manager.execution.inputs import InputLimits
 from ccat_workflow_manager.execution.layout import group_id
 from ccat_workflow_manager.execution.output_limits import OutputLimits
+from ccat_workflow_manager.execution.stager import Stager
 from ccat_workflow_manager.hpc import registry
 from ccat_workflow_manager.hpc.base import HPCBackend
 from ccat_workflow_manager.lifecycle.breaker import BreakerPolicy
@@ -178,7 +179,13 @@ class Context:
                 exit_record_wait_seconds=_EXIT_RECORD_WAIT_SECONDS,
                 input_roots=self.input_roots,
                 input_limits=InputLimits(settings.input_max_files, settings.input_max_entries),
-                fetch=no_fetch,
+                fetch=Stager(
+                    f"{settings.pipeline_base_dir}/.inputs",
+                    self.input_roots,
+                    limit_gb=settings.input_fetch_gb,
+                    limit_seconds=settings.input_fetch_seconds,
+                    s3_endpoint=settings.s3_endpoint_url,
+                ).fetch,
                 run_group=group_id(settings.run_group),
                 output_limits=OutputLimits(
                     max_files=settings.output_max_files,

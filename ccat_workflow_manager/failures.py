@@ -45,6 +45,7 @@ class FailureReason(StrEnum):
     INPUT_UNREADABLE = "input_unreadable"
     INPUT_CHANGED = "input_changed"
     INPUT_REFUSED = "input_refused"
+    INPUT_FETCH = "input_fetch"
     STAGING_FAILED = "staging_failed"
     DISK_FULL = "disk_full"
     REJECTED = "rejected"
@@ -107,6 +108,7 @@ FAILURES: dict[FailureReason, FailureInfo] = {
     FailureReason.INPUT_REFUSED: FailureInfo(
         Blame.USER, Retry.NO, "An input is not below INPUT_ROOTS, or there are too many, or two with one name."
     ),
+    FailureReason.INPUT_FETCH: FailureInfo(Blame.SITE, Retry.LATER, "An input could not be fetched from its store."),
     FailureReason.STAGING_FAILED: FailureInfo(
         Blame.SITE, Retry.LATER, "The directories or inputs of the attempt could not be prepared."
     ),

@@ -59,6 +59,11 @@ class Settings(SettingsModel):
         description="How many names a pattern may look at, and how many entries the directories among the inputs "
         "of one step run may have together.",
     )
+    input_fetch_gb: float = Field(gt=0, description="The largest object that is fetched from a store as an input.")
+    input_fetch_seconds: float = Field(gt=0, description="How long fetching one object may take.")
+    s3_endpoint_url: Annotated[str, url_of("https", "http")] = Field(
+        description="The S3-compatible store of `s3://` inputs. Empty: that of AWS."
+    )
 
     database_url: Annotated[str, url_of("postgresql", "postgresql+psycopg", "postgres")] = Field(
         repr=False, description="PostgreSQL. Empty: an embedded server, in localdev only."

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from functools import partial
 from hashlib import sha256
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -43,6 +46,23 @@ def test_from_the_host_to_the_lineage_of_the_product(service: Service, raw: Path
     ]  # fmt: skip
     assert found[0]["sha256"] == sha256(b"scan 2\n").hexdigest()
     assert found[0]["size"] == 7
+
+
+def test_an_object_of_a_web_server(service: Service, raw: Path) -> None:
+    handler = partial(SimpleHTTPRequestHandler, directory=str(raw))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        step = sh(
+            COPY, foreach=[1, 2], inputs=[f"{url}/scan_${{item}}.fits", {"from": f"{url}/scan_1.fits", "to": "x"}]
+        )
+        run_id = service.submit(step)
+        assert service.wait(run_id)["status"] == "COMPLETED", service.run(run_id)
+        missing = failed(service, service.submit(sh("true", inputs=[f"{url}/none"])))
+        server.shutdown()
+    assert missing["reason"] == "input_missing"
+    output = service.attempt_dir(run_id, "only", "2") / "output" / "copy"
+    assert output.read_text() == "scan 2\nscan 1\n"
 
 
 def test_a_missing_input_fails_its_step_run_and_is_not_retried(service: Service, raw: Path) -> None:

@@ -36,6 +36,8 @@ _COVERED_BY_CALLER = {
     "execution/input_links.py:link_inputs",
     "execution/input_links.py:_lay_out",
     "execution/input_links.py:_remove_others",
+    # Inside of `files.transfer`.
+    "execution/stager.py:_append",
     "execution/code_files.py:write_files",
     "execution/code_files.py:_write",
     # Inside of `files.publish` in services/collect.py.
