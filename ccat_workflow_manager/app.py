@@ -14,6 +14,8 @@ from ccat_workflow_manager.api import (
     breakers,
     deletions,
     events,
+    explain,
+    ledger,
     metrics,
     pipelines,
     products,
@@ -66,7 +68,8 @@ def create_app(context: Context, *, secret: str | None = None) -> FastAPI:
     app.add_middleware(metrics.Measured)
     checked = [Depends(authorize), Depends(known_parameters), Depends(no_unknown_body)]
     for resource in (
-        runs, deletions, step_runs, pipelines, products, breakers, events, webhooks, tokens, audit, service
+        runs, deletions, step_runs, pipelines, products, breakers, events, webhooks, tokens, audit, explain, ledger,
+        service,
     ):  # fmt: skip
         app.include_router(resource.router, prefix=PREFIX, dependencies=checked, responses=PROBLEMS)
     app.include_router(service.health, dependencies=checked)

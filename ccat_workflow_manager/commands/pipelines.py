@@ -9,11 +9,14 @@ from urllib.parse import quote
 import typer
 
 from ccat_workflow_manager.commands.arguments import AsJson
+from ccat_workflow_manager.commands.pipeline_ledger import ledger
 from ccat_workflow_manager.errors import NotFound
 
 pipeline = typer.Typer(
     name="pipeline", no_args_is_help=True, help="Pipelines as files: validate, apply, compare, show."
 )
+
+pipeline.command()(ledger)
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="YAML or JSON; - is standard input.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a pipeline.")]

@@ -128,7 +128,9 @@ def test_every_response_has_the_fields_of_its_schema(rest: Rest, hand: Hand, con
     for path in ("/events", "/runs", "/runs/{run_id}", "/backends", "/workers", "/attention", "/dashboard/summary"):
         call("GET", v1 + path, run_id=run["id"])
     first, second, _ = (step["id"] for step in run["step_runs"])
-    for path in ("", "/attempts", "/events", "/products"):
+    for path in ("/runs/{run_id}/explain", "/explain"):
+        call("GET", v1 + path, run_id=run["id"])
+    for path in ("", "/attempts", "/events", "/products", "/explain"):
         call("GET", f"{v1}/step-runs/{{step_run_id}}{path}", step_run_id=first)
     call("POST", f"{v1}/step-runs/{{step_run_id}}/retry", step_run_id=second)
     call("POST", f"{v1}/step-runs/{{step_run_id}}/cancel", step_run_id=second)
@@ -136,6 +138,7 @@ def test_every_response_has_the_fields_of_its_schema(rest: Rest, hand: Hand, con
     call("POST", f"{v1}/step-runs/{{step_run_id}}/outcome", outcome, step_run_id=rest.run()["step_runs"][0]["id"])
     call("GET", f"{v1}/step-runs/{{step_run_id}}/why-not-reused", step_run_id=second)
     call("GET", f"{v1}/runs/{{run_id}}/products", run_id=run["id"])
+    call("GET", f"{v1}/pipelines/{{name}}/ledger", name="chain")
     product = rest.get(f"/step-runs/{first}/products")["items"][0]["id"]
     for path in ("", "/lineage"):
         call("GET", f"{v1}/products/{{product_id}}{path}", product_id=product)

@@ -87,3 +87,9 @@ def existing_runs(unit: UnitOfWork, ids: Sequence[UUID], projects: Projects = No
     """Those of these ids that are the ids of runs, of these projects."""
     values = {"ids": list(ids), "projects": project_list(projects)}
     return {row[0] for row in unit.execute(_EXISTING, values)}
+
+
+def run_status_of(unit: UnitOfWork, run_id: UUID) -> str | None:
+    """The status of a run. None: it does not exist."""
+    status: str | None = unit.execute("SELECT status FROM runs WHERE id = :id", {"id": run_id}).scalar()
+    return status

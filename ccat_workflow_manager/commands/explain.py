@@ -1,0 +1,88 @@
+"""`ccat-wm explain`: why step runs and runs do not go on, through the REST API."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ccat_workflow_manager.commands.arguments import AsJson
+
+if TYPE_CHECKING:
+    from ccat_workflow_manager.commands.client import Client
+
+Id = Annotated[
+    str | None,
+    typer.Argument(metavar="ID", help="Id of a step run, or a run as in `run show`; without it, all by cause."),
+]
+
+
+def explain(identity: Id = None, as_json: AsJson = False) -> None:
+    """Say why a run or a step run waits, failed or was skipped: the root, whose move it is, and what frees it.
+
+    Example:  ccat-wm explain 0197c9a4-5b0e-7cc2-9f57-3f0d6c1a2b3c
+
+    Exit codes:  0 explained,  2 no such run or step run,  3 no service.
+    """
+    from ccat_workflow_manager.commands.client import connect
+    from ccat_workflow_manager.commands.output import print_json
+
+    with connect() as client:
+        found = client.get("/explain", group="cause") if identity is None else _explained(client, identity)
+    if as_json:
+        print_json(found)
+    elif identity is None:
+        _print_groups(found["items"])
+    else:
+        _print_one(found)
+
+
+def _explained(client: Client, identity: str) -> Any:
+    """The explanation of the run with this id, else of the step run."""
+    from urllib.parse import quote
+
+    from ccat_workflow_manager.errors import NotFound
+
+    try:
+        return client.get(f"/runs/{quote(client.run_id(identity), safe='')}/explain")
+    except NotFound:
+        return client.get(f"/step-runs/{quote(identity, safe='')}/explain")
+
+
+def _print_one(found: dict[str, Any]) -> None:
+    from ccat_workflow_manager.commands.output import plain
+
+    for number, link in enumerate(found.get("chain", [])):
+        typer.echo("  " * number + plain(link["text"]))
+    root = found["root"]
+    if "chain" not in found:
+        typer.echo(plain(found["summary"]))
+        _print_groups(found["causes"])
+    if root is None:
+        return
+    lines = {
+        "Root": root["text"],
+        "Recorded": root["words"],
+        "Scheduler": root["scheduler"],
+        "Since": root["since"],
+        "Until": root["until"],
+        "Whose move": root["move"],
+        "What frees it": root["remedy"],
+        "Waiting for the same": found.get("same_cause"),
+    }
+    for name, value in lines.items():
+        if value is not None:
+            typer.echo(f"{name}: {plain(str(value))}")
+    for each in found.get("again", []):
+        typer.echo(plain(f"{each['at']} attempt {each['attempt']} {each['event']}: {each['text'] or ''}"))
+
+
+def _print_groups(groups: list[dict[str, Any]]) -> None:
+    from ccat_workflow_manager.commands.output import console, table
+
+    if not groups:
+        typer.echo("Nothing waits.", err=True)
+        return
+    rows = [(one["count"], one["cause"], one["text"], one["move"], one["remedy"], one["example"]) for one in groups]
+    columns = ("step runs", "cause", "text", "whose move", "what frees it", "example")
+    console().print(table(columns, rows, right=("step runs",)))

@@ -1,0 +1,99 @@
+"""The ledger of a pipeline: what became of each step and key over all runs and attempts of a selection.
+
+Each pair of step and key has one state, so the numbers of all states add up to what is expected. The newest step run of
+a pair decides, with what came before it.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from ccat_workflow_manager.db.conditions import SET_ASIDE, quoted
+from ccat_workflow_manager.db.queries import one
+from ccat_workflow_manager.db.queries.run_filter import RunFilter
+from ccat_workflow_manager.db.session import UnitOfWork
+from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.lifecycle.states import FINISHED, Status
+
+
+class State(StrEnum):
+    """The state of a step and key in a ledger."""
+
+    GOOD = "good"
+    CAVEATS = "caveats"
+    RECOVERED = "recovered"
+    CONTRADICTORY = "contradictory"
+    PENDING = "pending"
+    FAILING = "failing"
+    FAILED = "failed"
+    BLOCKED = "blocked"
+    CANCELLED = "cancelled"
+    NOT_NEEDED = "not_needed"
+
+
+_OUTCOME = f"""CASE
+  WHEN s.status = '{Status.COMPLETED}' AND s.caveats IS NULL THEN '{State.GOOD}'
+  WHEN s.status = '{Status.COMPLETED}' THEN '{State.CAVEATS}'
+  WHEN {SET_ASIDE} THEN '{State.NOT_NEEDED}'
+  WHEN s.status = '{Status.FAILED}' THEN '{State.FAILED}'
+  WHEN s.status = '{Status.SKIPPED}' THEN '{State.BLOCKED}'
+  WHEN s.status = '{Status.CANCELLED}' THEN '{State.CANCELLED}'
+  ELSE '{State.PENDING}' END"""
+_FAILED_BEFORE = f"""CASE WHEN s.status = '{Status.FAILED}' THEN true
+  WHEN s.attempt > 1 OR s.attempt = 1 AND s.status = '{Status.PENDING}' THEN EXISTS (
+  SELECT 1 FROM attempts a WHERE a.step_run_id = s.id AND a.reason <> '{FailureReason.CANCELLED}') ELSE false END"""
+
+# The ids of step runs grow with time, so the greatest text of id and outcome is that of the newest step run.
+_LEDGER = f"""
+WITH chosen AS MATERIALIZED (SELECT r.id FROM runs r WHERE %where%), pairs AS MATERIALIZED (
+  SELECT s.step, s.key, min(s.position) AS position, count(*) AS runs, sum(s.attempt) AS attempts,
+    max(s.id::text || {_OUTCOME}) AS newest,
+    max(s.id::text || {_OUTCOME}) FILTER (WHERE s.status IN ({quoted(FINISHED)})) AS ended,
+    bool_or(s.status = '{Status.COMPLETED}') AS done, bool_or({_FAILED_BEFORE}) AS failed
+  FROM step_runs s JOIN chosen c ON c.id = s.run_id GROUP BY s.step, s.key
+), ledger AS MATERIALIZED (
+  SELECT step, key, position, runs, attempts, left(newest, 36) AS step_run_id, CASE
+    WHEN done AND substr(ended, 37) NOT IN ('{State.GOOD}', '{State.CAVEATS}', '{State.NOT_NEEDED}')
+      THEN '{State.CONTRADICTORY}'
+    WHEN done AND substr(ended, 37) = '{State.CAVEATS}' THEN '{State.CAVEATS}'
+    WHEN done AND failed THEN '{State.RECOVERED}'
+    WHEN done THEN '{State.GOOD}'
+    WHEN substr(newest, 37) = '{State.PENDING}' AND failed THEN '{State.FAILING}'
+    ELSE substr(newest, 37) END AS state
+  FROM pairs
+), page AS (
+  SELECT step, key, state, runs, attempts, step_run_id FROM ledger
+  WHERE (CAST(:state AS text) IS NULL OR state = :state) AND (CAST(:step AS text) IS NULL OR step = :step)
+    AND (CAST(:after_step AS text) IS NULL OR (step, key) > (:after_step, :after_key))
+  ORDER BY step, key LIMIT :limit
+)
+SELECT json_build_object(
+  'runs', (SELECT count(*) FROM chosen),
+  'totals', (SELECT row_to_json(t) FROM (SELECT {{numbers}} FROM ledger) t),
+  'steps', COALESCE((SELECT json_agg(row_to_json(t) ORDER BY t.position, t.step) FROM (
+    SELECT step, min(position) AS position, {{numbers}} FROM ledger GROUP BY step) t), '[]'),
+  'items', COALESCE((SELECT json_agg(row_to_json(p) ORDER BY p.step, p.key) FROM page p), '[]')
+)::text
+""".replace(
+    "{numbers}",
+    "count(*) AS expected, " + ", ".join(f"count(*) FILTER (WHERE state = '{state}') AS {state}" for state in State),
+)
+
+
+def ledger(
+    unit: UnitOfWork,
+    wanted: RunFilter,
+    after: tuple[str, str] | None,
+    limit: int,
+    *,
+    state: str | None = None,
+    step: str | None = None,
+) -> str:
+    """The numbers of all steps, and a page of their keys, over the runs that the filter selects."""
+    where, values = wanted.conditions()
+    page: dict[str, Any] = {"state": state, "step": step, "limit": limit}
+    page |= {"after_step": after[0] if after else None, "after_key": after[1] if after else None}
+    text = one(unit, _LEDGER.replace("%where%", " AND ".join(where)), values | page)
+    assert text is not None
+    return text
