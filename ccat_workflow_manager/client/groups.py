@@ -21,7 +21,7 @@ from ccat_workflow_manager.client.transport import Request, Transport
 
 _AT_ONCE = 1000
 """Runs of `submit_many` in one request; the service takes 5000."""
-_LONGEST_WAIT = 30.0
+LONGEST_WAIT_SECONDS = 30.0
 
 RunLike = str | Mapping[str, Any]
 # Inside a class with a method `list`, that name is the method.
@@ -133,9 +133,20 @@ class Runs(Group):
         limit: int | None = None,
     ) -> AsyncGenerator[Run, None]:
         """Runs, newest first, page by page."""
-        query = {"status": status, "pipeline": pipeline, "label": label, "created_after": created_after, "q": q}
+        query: dict[str, Any] = {
+            "status": status,
+            "pipeline": pipeline,
+            "label": label,
+            "created_after": created_after,
+            "q": q,
+        }
         async for item in self._api.items("/runs", limit, **query):
             yield Run(item)
+
+    @both
+    async def watch(self, run: RunLike, seconds: float = LONGEST_WAIT_SECONDS) -> Run:
+        """The run once it is finished, or as it is after these seconds. One request."""
+        return await _watched(self._api, run, seconds)
 
     @both
     async def wait(self, run: RunLike, timeout: float | None = None) -> Run:  # noqa: ASYNC109
@@ -303,7 +314,7 @@ class Events(Group):
         self, /, after: str | None = None, limit: int | None = None, **query: Any
     ) -> AsyncGenerator[Record, None]:
         """Events that are there, oldest first."""
-        async for item in self._api.items("/events", limit, after=after, **query):
+        async for item in self._api.items("/events", limit, "after", after, **query):
             yield Record(item)
 
     @both_many
@@ -325,14 +336,16 @@ def logs_of(
 async def _finished(api: Transport, run: RunLike, timeout: float | None) -> Run:  # noqa: ASYNC109
     deadline = None if timeout is None else time.monotonic() + timeout
     while True:
-        left = _LONGEST_WAIT if deadline is None else min(_LONGEST_WAIT, max(0.0, deadline - time.monotonic()))
-        query = {"wait": f"{max(left, 0.001):.3f}s", "until": "finished"}
-        response = await api.send(Request("GET", f"/runs/{id_of(run)}", query))
-        found = Run(response.json())
+        left = LONGEST_WAIT_SECONDS if deadline is None else max(0.0, deadline - time.monotonic())
+        found = await _watched(api, run, min(left, LONGEST_WAIT_SECONDS))
         if found.is_finished:
             return found
         if deadline is not None and time.monotonic() >= deadline:
             raise TimeoutError(f"the run {found.id} is {found.status} after {timeout:g} s")
+
+
+async def _watched(api: Transport, run: RunLike, seconds: float) -> Run:
+    return Run(await api.json("GET", f"/runs/{id_of(run)}", wait=f"{max(seconds, 0.001):.3f}s", until="finished"))
 
 
 async def _repeated(api: Transport, path: str) -> Any:

@@ -124,12 +124,14 @@ class Transport(ABC):
         headers = {"Idempotency-Key": header_value(key, "the idempotency key")} if key else {}
         return json_of(await self.send(Request(method, path, body=body, headers=headers)))
 
-    async def items(self, path: str, limit: int | None = None, **query: Any) -> AsyncGenerator[dict[str, Any], None]:
-        """Up to `limit` items of a list, page by page."""
-        cursor, left = None, limit
+    async def items(
+        self, path: str, limit: int | None = None, name: str = "cursor", cursor: str | None = None, **query: Any
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """Up to `limit` items of a list, page by page. `name` is what its query calls the cursor."""
+        left = limit
         while left is None or left > 0:
             size = _PAGE if left is None else min(left, _PAGE)
-            response = await self.send(Request("GET", path, {**query, "limit": size, "cursor": cursor}))
+            response = await self.send(Request("GET", path, {**query, "limit": size, name: cursor}))
             page = json_of(response)
             if not isinstance(page, dict) or not isinstance(page.get("items"), list):
                 raise not_this_service(response)

@@ -299,7 +299,8 @@ class WorkflowEngine:
             return
         call = self._live[future]
         if isinstance(outcome, Failed):
-            if work.attempt < work.options.max_attempts and not call.definition.backend.retries:
+            repeats = work.command is not None and call.definition.backend.retries
+            if work.attempt < work.options.max_attempts and not repeats:
                 self._again(call, work)
             else:
                 self._fail(future, outcome.error)
@@ -345,7 +346,8 @@ class WorkflowEngine:
         call = self._forget(future)
         if call is None:
             return
-        if call.work is not None:
+        ends = self._ended is not None or self._lifetime.is_ending
+        if call.work is not None and not (ends and call.definition.backend.durable):
             call.definition.backend.cancel(call.work)
         if call.body is not None:
             call.body.cancel()

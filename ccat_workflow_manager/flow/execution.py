@@ -84,7 +84,10 @@ class ExecutionBackend(ABC):
         return True
 
     retries: bool = False
-    """The backend itself repeats a work that failed."""
+    """The backend itself repeats a program that failed."""
+
+    durable: bool = False
+    """Programs go on when the engine ends. Only a cancel of their future ends them."""
 
     @abstractmethod
     def start(self, work: Work) -> None:

@@ -6,27 +6,48 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from ccat_workflow_manager.errors import BackendUnavailable, ConfigurationError
+from ccat_workflow_manager.client import Client
+from ccat_workflow_manager.client.both import finished
+from ccat_workflow_manager.client.transport import Request
+from ccat_workflow_manager.errors import BackendUnavailable, ConfigurationError, ServiceUnavailable, WorkflowError
 from ccat_workflow_manager.flow.errors import BackendNotAvailable, FlowError
 from ccat_workflow_manager.flow.execution import ExecutionBackend
 from ccat_workflow_manager.flow.jobs import JobBackend
 from ccat_workflow_manager.flow.noop import NoopExecutionBackend
 from ccat_workflow_manager.flow.pool import PoolBackend, default_places, process_pool
+from ccat_workflow_manager.flow.service import ServiceBackend
 from ccat_workflow_manager.hpc import registry
+from ccat_workflow_manager.hpc.base import Availability
 
+SERVICE = "service"
 _OWN_KEYS = ("name", "image")
+_SERVICE_KEYS = ("url", "token", "backend", "project", "max_workers")
+_SERVICE_HINT = "start one with `ccat-wm up`, or give config={'url': ..., 'token': ...}"
+_PROBE_SECONDS = 2.0
 
 
 def list_available_backends() -> dict[str, dict[str, Any]]:
     """For each backend whether it is available here; if not, the reason and what to install."""
+    found = {**registry.list_backends(), SERVICE: _service_availability()}
     return {
         name: {
             "available": each.available,
             "reason": each.reason or None,
             "installation_hint": each.installation_hint or None,
         }
-        for name, each in registry.list_backends().items()
+        for name, each in found.items()
     }
+
+
+def _service_availability() -> Availability:
+    try:
+        with Client(patience=0) as client:
+            finished(client.api.send(Request("GET", "/backends", {"limit": 1}, timeout=_PROBE_SECONDS)))
+    except WorkflowError as error:
+        return Availability(
+            False, error.message, "start one with `ccat-wm up`, or give config={'url': ..., 'token': ...}"
+        )
+    return Availability(True)
 
 
 async def create_backend(name: str, config: Mapping[str, Any] | None = None) -> ExecutionBackend:
@@ -45,12 +66,26 @@ async def create_backend(name: str, config: Mapping[str, Any] | None = None) -> 
             return _concurrent(label, **settings)
         if name == "noop":
             return NoopExecutionBackend(label, **settings)
+        if name == SERVICE:
+            return await _service(label, own.get("image"), settings)
         # Some backends ask a program of their site whether they can be used.
         return await asyncio.to_thread(_job_backend, label, name, own.get("image"), settings)
     except (registry.UnknownBackend, registry.InvalidBackend, BackendUnavailable) as error:
         raise BackendNotAvailable(_unavailable(name, error)) from error
     except ConfigurationError as error:
         raise FlowError(f"the backend {name} cannot be created: {error.message}") from error
+
+
+async def _service(name: str, image: str | None, settings: Mapping[str, Any]) -> ServiceBackend:
+    unknown = sorted(settings.keys() - _SERVICE_KEYS)
+    if unknown:
+        raise FlowError(f"the backend service has no setting {unknown[0]!r}; it has: {', '.join(_SERVICE_KEYS)}")
+    backend = ServiceBackend(name, image=image, **settings)
+    try:
+        await backend.connect()
+    except ServiceUnavailable as error:
+        raise BackendNotAvailable(_unavailable(SERVICE, error)) from error
+    return backend
 
 
 def _job_backend(label: str, name: str, image: str | None, settings: Mapping[str, Any]) -> JobBackend:
@@ -89,4 +124,5 @@ def _unavailable(name: str, error: Exception) -> str:
     if known is None:
         return f"there is no backend {name!r}; available are: {available}"
     hint = f"; install or start it: {known['installation_hint']}" if known["installation_hint"] else ""
-    return f"the backend {name!r} is not available: {known['reason'] or error}; available are: {available}{hint}"
+    reason = known["reason"] if known["reason"] and name != SERVICE else str(error)
+    return f"the backend {name!r} is not available: {reason}; available are: {available}{hint}"

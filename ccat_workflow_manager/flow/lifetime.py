@@ -38,6 +38,11 @@ class Lifetime:
             loop.add_signal_handler(number, _on_signal, loop, number)
         _open.add(self)
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether the main task of the program is being cancelled, as by SIGINT."""
+        return self._main is not None and self._main.cancelling() > 0
+
     def _handled(self) -> list[signal.Signals]:
         """The signals that the program does not handle itself."""
         if threading.current_thread() is not threading.main_thread():

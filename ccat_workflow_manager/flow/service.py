@@ -1,0 +1,215 @@
+"""Tasks on the service: every executable task is a run that outlives the program."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import re
+from collections.abc import Awaitable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ccat_workflow_manager.client import AsyncClient, Run, StepRun
+from ccat_workflow_manager.errors import WorkflowError
+from ccat_workflow_manager.flow.errors import FlowError, TaskFailed
+from ccat_workflow_manager.flow.execution import ExecutionBackend, Failed, Report, Work, failure
+from ccat_workflow_manager.flow.pool import LONGEST_SHUTDOWN_SECONDS, PoolBackend, default_places
+from ccat_workflow_manager.flow.programs import TAIL
+
+_CALLS_AT_ONCE = 32
+_LONGEST_WAIT_SECONDS = 30.0
+_RESOURCES = ("cpu", "memory_gb", "time_hours", "gpu", "partition", "account", "extra")
+_TAIL_LINES = 1000
+_PATIENCE_SECONDS = 3600.0
+"""How long a service may be away: its runs go on or wait, and so does the program."""
+
+
+class ServiceBackend(ExecutionBackend):
+    """Submits each executable task as a run of one step, under a key made of what the task is.
+
+    The program that is started again with the same workflow id makes the same keys, so it finds the runs that exist.
+    Function tasks run in threads of the program, and again when it is started again.
+    """
+
+    retries = True
+    durable = True
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        url: str | None = None,
+        token: str | None = None,
+        image: str | None = None,
+        backend: str | None = None,
+        project: str | None = None,
+        max_workers: int | None = None,
+    ) -> None:
+        super().__init__(name)
+        self._client = AsyncClient(url, token, patience=_PATIENCE_SECONDS)
+        self._image = image
+        self._fields: dict[str, Any] = {"backend": backend, "project": project}
+        self._functions = PoolBackend(f"{name}-functions", max_workers or default_places())
+        self._calls = asyncio.Semaphore(_CALLS_AT_ONCE)
+        self._tasks: dict[Work, asyncio.Task[None]] = {}
+        self._cancels: set[asyncio.Task[None]] = set()
+        self._runs: dict[Work, str] = {}
+        self._seen: dict[str, int] = {}
+        self._closed = False
+
+    def attach(self, loop: asyncio.AbstractEventLoop, report: Report, work_dir: str) -> None:
+        super().attach(loop, report, work_dir)
+        self._functions.attach(loop, report, work_dir)
+
+    def detach(self) -> None:
+        super().detach()
+        self._functions.detach()
+
+    async def connect(self) -> None:
+        """Raises what the service refuses, so that a wrong address or token is noticed before the first task."""
+        self._client.api.patience = 0
+        try:
+            await self._client.backends.list()
+        except WorkflowError:
+            await self._client.close()
+            raise
+        self._client.api.patience = _PATIENCE_SECONDS
+
+    def start(self, work: Work) -> None:
+        if self._closed:
+            raise FlowError(f"task {work.name} cannot start: the backend {self.name} is shut down")
+        if work.command is None:
+            self._functions.start(work)
+            return
+        # The key is made here, in the order of the calls of the program.
+        key = self._key(work)
+        task = asyncio.get_running_loop().create_task(self._follow(work, key), name=work.name)
+        self._tasks[work] = task
+        task.add_done_callback(lambda _: self._tasks.pop(work, None))
+
+    def cancel(self, work: Work) -> None:
+        if work.command is None:
+            self._functions.cancel(work)
+            return
+        if (task := self._tasks.get(work)) is not None:
+            task.cancel()
+        if (run_id := self._runs.pop(work, None)) is not None:
+            self._in_background(self._client.runs.cancel(run_id))
+
+    def _in_background(self, call: Awaitable[Any]) -> None:
+        async def made() -> None:
+            await call
+
+        task = asyncio.get_running_loop().create_task(made())
+        self._cancels.add(task)
+        task.add_done_callback(self._cancels.discard)
+
+    async def shutdown(self) -> None:
+        """Stop following. The runs go on."""
+        self._closed = True
+        for task in list(self._tasks.values()):
+            task.cancel()
+        if pending := [*self._tasks.values(), *self._cancels]:
+            await asyncio.wait(pending, timeout=LONGEST_SHUTDOWN_SECONDS)
+        await self._functions.shutdown()
+        await self._client.close()
+
+    def abandon(self) -> None:
+        self._functions.abandon()
+
+    # --- one task ----------------------------------------------------------------------------------------------------
+
+    async def _follow(self, work: Work, key: str) -> None:
+        try:
+            self.post(work, await self._outcome(work, key))
+        except TaskFailed as error:
+            self.post(work, Failed(error))
+        except WorkflowError as error:
+            self.post(work, failure(work, error))
+
+    async def _outcome(self, work: Work, key: str) -> str:
+        async with self._calls:
+            run = await self._client.runs.submit(
+                spec=self._spec(work), labels=self._labels(work), idempotency_key=key, **self._fields
+            )
+            # The same key has found a run of an earlier start of the program.
+            if run.is_finished and not run.succeeded:
+                run = await self._client.runs.retry(run)
+        self._runs[work] = run.id
+        while not run.is_finished:
+            work.future.is_running = run.status == "RUNNING"
+            # Others want to ask, too.
+            wait = max(1.0, _LONGEST_WAIT_SECONDS * _CALLS_AT_ONCE / max(_CALLS_AT_ONCE, len(self._tasks)))
+            async with self._calls:
+                run = await self._client.runs.watch(run, wait)
+        self._runs.pop(work, None)
+        async with self._calls:
+            return await self._ended(work, run)
+
+    async def _ended(self, work: Work, run: Run) -> str:
+        step_run = run.step_runs[0]
+        if not run.succeeded:
+            out, err = [await self._log(step_run, stream, tail=_TAIL_LINES) for stream in ("stdout", "stderr")]
+            raise TaskFailed(
+                work.name,
+                f"its run {run.id} is {run.status}: {step_run.get('reason_text') or run.get('status_reason')}",
+                exit_code=step_run.get("exit_code"),
+                stdout=out[-TAIL:],
+                stderr=err[-TAIL:],
+                attempts=step_run["attempt"],
+            )
+        work.future.attempts = step_run["attempt"]
+        if not work.capture_stdio:
+            return await self._log(step_run, "stdout")
+        files = []
+        for stream in ("stdout", "stderr"):
+            files.append(Path(self.work_dir, f"{work.name}.{stream}"))
+            text = await self._log(step_run, stream)
+            await asyncio.to_thread(files[-1].write_text, text)
+        work.future.stdout, work.future.stderr = map(str, files)
+        return str(files[0])
+
+    async def _log(self, step_run: StepRun, stream: str, tail: int | None = None) -> str:
+        if not step_run["attempt"]:
+            return ""
+        return "".join([text async for text in self._client.step_runs.logs(step_run, stream=stream, tail=tail)])
+
+    # --- what a task is ----------------------------------------------------------------------------------------------
+
+    def _spec(self, work: Work) -> dict[str, Any]:
+        name, given = step_name(work.future.name), work.options.given
+        step: dict[str, Any] = {
+            "name": name,
+            "command": [_literal(word) for word in work.command or ()],
+            "image": work.options.image or self._image,
+            "environment": {key: _literal(value) for key, value in work.options.environment.items()},
+            "resources": {key: given[key] for key in _RESOURCES if given.get(key) is not None},
+            "retry": {"max_attempts": work.options.max_attempts},
+        }
+        return {"name": name, "steps": [{key: value for key, value in step.items() if value}]}
+
+    @staticmethod
+    def _labels(work: Work) -> Mapping[str, str]:
+        return {"flow.workflow": _workflow(work)[:200], "flow.task": work.future.name[:200]}
+
+    def _key(self, work: Work) -> str:
+        """The same for the same call of the same workflow, in whatever order its tasks become ready."""
+        content = json.dumps([_workflow(work), work.future.name, self._spec(work), self._fields], sort_keys=True)
+        digest = hashlib.sha256(content.encode()).hexdigest()
+        number = self._seen[digest] = self._seen.get(digest, 0) + 1
+        return f"flow-{digest}-{number}"
+
+
+def _workflow(work: Work) -> str:
+    return work.future.workflow_id or str(getattr(work.future.engine, "uid", ""))
+
+
+def _literal(text: str) -> str:
+    """A text in which a definition substitutes nothing."""
+    return text.replace("${", "$${")
+
+
+def step_name(task: str) -> str:
+    """The name of a task as the name of a step."""
+    return (re.sub(r"[^a-z0-9]+", "-", task.lower()).strip("-") or "task")[:63]

@@ -1,0 +1,82 @@
+"""A program on a real service: it is killed at every request, started again, and goes on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from ccat_workflow_manager.client import Client
+from tests.cli.conftest import Deployment
+
+PROGRAM = """
+import asyncio, os, signal, sys
+from ccat_workflow_manager.client.transport import AsyncTransport
+from ccat_workflow_manager.flow import TaskFailed, WorkflowEngine, factory
+
+url, workflow, kill_at = sys.argv[1], sys.argv[2], int(sys.argv[3])
+count, once = 0, AsyncTransport.once
+
+async def counted(self, request):
+    # A request is lost before it arrives, or its answer is.
+    global count
+    count += request.method == "POST"
+    number = count if request.method == "POST" else 0
+    if number and 2 * number == kill_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+    answer = await once(self, request)
+    if number and 2 * number + 1 == kill_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return answer
+
+AsyncTransport.once = counted
+
+async def main():
+    backend = await factory.create_backend("service", config={"url": url, "backend": "local"})
+    async with await WorkflowEngine.create(backend=backend) as flow:
+
+        @flow.executable_task
+        async def measure(scan):
+            return ["sh", "-c", 'echo "$1" | sed "s/$/0/"', "sh", str(scan)]
+
+        @flow.function_task
+        def combine(*measured):
+            return sum(int(each) for each in measured)
+
+        @flow.executable_task
+        async def publish(total):
+            return ["echo", f"total ${{total}}", str(total)]
+
+        async with flow.workflow_scope(workflow):
+            print(await publish(combine(*[measure(scan) for scan in range(2)])), end="")
+            try:
+                await flow.executable_task(lambda: ["sh", "-c", "echo why >&2; exit 4"])()
+            except TaskFailed as error:
+                print(error.exit_code, error.stderr.strip(), error.attempts)
+
+asyncio.run(main())
+"""
+TASKS = 4
+
+
+def test_a_program_that_is_killed_goes_on(deployment: Deployment, tmp_path: Path) -> None:
+    file = tmp_path / "program.py"
+    file.write_text(PROGRAM)
+    env = {**os.environ, **deployment.env, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+    def started(kill_at: int) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(file), deployment.url, "night-7", str(kill_at)]
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=100)
+
+    ends = [started(kill_at).returncode for kill_at in (2, 3, 5, 7)]
+    assert ends == [-9, -9, -9, -9]
+    last = started(0)
+    assert last.stdout == "total ${total} 10\n4 why 1\n", last.stderr
+    with Client(deployment.url) as client:
+        runs = list(client.runs.list(label="flow.workflow:night-7"))
+        assert len(runs) == TASKS
+        again = started(0)
+        # What had failed was tried again.
+        assert again.stdout == "total ${total} 10\n4 why 2\n", again.stderr
+        assert len(list(client.runs.list(label="flow.workflow:night-7"))) == TASKS
