@@ -103,6 +103,14 @@ _DELETE_STEP_RUNS = """
 DELETE FROM step_runs WHERE id IN (SELECT id FROM step_runs WHERE run_id = :run_id LIMIT :limit)
 """
 
+_RECORD = """
+INSERT INTO audit (actor, identity, address, action, object, project, before, request_id)
+SELECT d.actor, d.actor, '', 'run.deleted', 'runs/' || r.id, r.project,
+  jsonb_build_object('pipeline', r.pipeline, 'status', r.status, 'created_by', r.created_by,
+    'created_at', r.created_at, 'finished_at', r.finished_at, 'deletion_requested_at', d.requested_at), ''
+FROM runs r JOIN deletions d ON d.run_id = r.id AND d.what = 'run' WHERE r.id = :run_id
+"""
+
 _OLD = """
 SELECT r.id, r.created_at,
   r.finished_at < now() - make_interval(days => :days)
@@ -232,9 +240,10 @@ class DeletionStore:
         return [row[0] for row in self._unit.execute(_READY, {"limit": limit})]
 
     def delete_rows(self, run_id: UUID) -> bool:
-        """Delete some step runs, and with the last ones the run. Returns whether the run is deleted."""
+        """Delete some step runs, and with the last ones the run, for the audit. Returns whether the run is deleted."""
         done = self._unit.execute(_DELETE_STEP_RUNS, {"run_id": run_id, "limit": _ROWS_AT_ONCE})
         if done.rowcount == _ROWS_AT_ONCE:
             return False
+        self._unit.execute(_RECORD, {"run_id": run_id})
         self._unit.execute("DELETE FROM runs WHERE id = :run_id", {"run_id": run_id})
         return True

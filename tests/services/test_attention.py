@@ -14,6 +14,7 @@ from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.queries.attention import attention_count, attention_page
 from ccat_workflow_manager.db.queries.service import backend_states
 from ccat_workflow_manager.errors import BackendUnavailable
+from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 from ccat_workflow_manager.testing.fake_backend import FakeBackend
 from tests.support.fixtures_store import ContextMaker
@@ -67,6 +68,21 @@ def test_a_breaker_that_only_an_operator_releases(context: Context, backend: Fak
     # Before a scheduled probe nothing is listed.
     with context.database.begin() as unit:
         unit.execute("UPDATE breakers SET probe_at = now() + interval '1 minute'")
+    assert listed(context) == []
+
+
+def test_a_full_disk_needs_an_operator(context: Context, backend: FakeBackend) -> None:
+    start_job(context)
+    full = HPCJobInfo(JobStatus.FAILED, 1, reason=FailureReason.DISK_FULL, message="/data has 0.00 GB of 9.00 GB free")
+    backend.set_state("fake-1", full)
+    poll(context)
+    [(_, text)] = listed(context)
+    assert "/data has 0.00 GB of 9.00 GB free" in text
+    with context.database.begin() as unit:
+        unit.execute("UPDATE step_runs SET status = 'FAILED', finished_at = now()")
+    assert len(listed(context)) == 1
+    with context.database.begin() as unit:
+        unit.execute("UPDATE step_runs SET finished_at = now() - interval '2 days'")
     assert listed(context) == []
 
 

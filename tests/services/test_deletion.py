@@ -106,6 +106,9 @@ def test_a_deleted_run_leaves_nothing(site: Site) -> None:
     assert (outside / "kept").exists()
     for table in ("runs", "step_runs", "products"):
         assert rows(context, "*", table) == []
+    [recorded] = rows(context, "actor, action, object, before", "audit")
+    assert (recorded.actor, recorded.action, recorded.object) == ("ada", "run.deleted", f"runs/{site.run_id}")
+    assert recorded.before["pipeline"] == "one"
     with pytest.raises(NotFound):
         context.deletions.request([site.run_id], What.RUN, actor="ada")
 
