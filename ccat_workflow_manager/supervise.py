@@ -86,11 +86,11 @@ class Deployment:
         """Start servers that the settings do not name, migrate the database, start manager and workers."""
         self.settings.data_dir.mkdir(parents=True, exist_ok=True)
         self._lock = _locked(self.settings.data_dir)
-        if not self.settings.api_socket.name:
-            if self.settings.api_port == 0:
-                self.settings = self.settings.model_copy(update={"api_port": _free_port(self.settings.api_host)})
-            _require_free(self.settings.api_host, self.settings.api_port)
         try:
+            if not self.settings.api_socket.name:
+                if self.settings.api_port == 0:
+                    self.settings = self.settings.model_copy(update={"api_port": _free_port(self.settings.api_host)})
+                _require_free(self.settings.api_host, self.settings.api_port)
             self._start_servers()
             preload()
             database = Database(self.settings.database_url)

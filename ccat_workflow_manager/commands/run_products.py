@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ccat_workflow_manager.commands.arguments import AsJson, Id
+from ccat_workflow_manager.commands.exit_codes import WrongUsage
 
 Step = Annotated[str | None, typer.Option(metavar="STEP", help="Only products of this step.")]
 Type = Annotated[str | None, typer.Option("--type", metavar="TYPE", help="Only SCIENCE, PLOT, QA_METRIC, ...")]
@@ -60,9 +61,12 @@ def download(
         total = sum(one["size"] for one in wanted)
         with progress("downloading", total) as advance:
             fetched = []
-            for one in wanted:
-                fetched.append(fetch(client, one, target))
-                advance(one["size"])
+            try:
+                for one in wanted:
+                    fetched.append(fetch(client, one, target))
+                    advance(one["size"])
+            except OSError as error:
+                raise WrongUsage(f"{error.filename or target} cannot be written: {error.strerror}") from None
     if as_json:
         print_json([{**each.product, "file": str(each.path), "was_there": each.was_there} for each in fetched])
     elif not fetched:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import time
 from collections.abc import Sequence
@@ -44,16 +45,19 @@ class Deletions:
 
         def work(unit: UnitOfWork) -> list[RunSize]:
             store = DeletionStore(unit)
-            if not dry_run:
-                store.lock(run_ids)
+            store.lock(run_ids)
             _check(unit, store, run_ids, what)
             sizes = store.sizes(run_ids)
-            if not dry_run:
-                store.request(run_ids, what, actor, f"is being deleted, requested by {actor}")
-                unit.after_commit(self.advance)
+            store.request(run_ids, what, actor, f"is being deleted, requested by {actor}")
+            # What follows is not a part of the request that the audit records.
+            unit.after_commit(lambda: contextvars.Context().run(self.advance))
             return sizes
 
-        return self._database.transact("commit.delete", work)
+        if not dry_run:
+            return self._database.transact("commit.delete", work)
+        with self._database.read() as unit:
+            _check(unit, DeletionStore(unit), run_ids, what)
+            return DeletionStore(unit).sizes(run_ids)
 
     def advance(self) -> None:
         """Have workers remove files, and delete the rows of the runs that have none left."""

@@ -15,6 +15,7 @@ from ccat_workflow_manager.errors import BackendError
 from ccat_workflow_manager.hpc.queue_hints import Asked, QueueLimits, hints
 from ccat_workflow_manager.json_values import listed
 from ccat_workflow_manager.services.worker_context import WorkerContext
+from ccat_workflow_manager.settings import PREFIX
 
 log = logging.getLogger(__name__)
 
@@ -61,4 +62,5 @@ def _without_image(pipeline: CompiledPipeline) -> list[str]:
     if not names:
         return []
     subject, verb = ("the step", "names") if len(names) == 1 else ("the steps", "name")
-    return [f"{subject} {listed(names, 5)} {verb} no image: that runs in localdev only, with CONTAINER_RUNTIME=none"]
+    where = f"that runs in localdev only, with {PREFIX}CONTAINER_RUNTIME=none"
+    return [f"{subject} {listed(names, 5)} {verb} no image: {where}"]

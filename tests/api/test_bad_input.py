@@ -146,7 +146,7 @@ RUNS: list[Case] = [
     ("POST", f"/runs/{UNKNOWN}/retry", {}, 404, "not_found", None),
     ("POST", f"/runs/{UNKNOWN}/pause", {}, 404, "not_found", None),
     ("POST", f"/runs/{UNKNOWN}/resume", {}, 404, "not_found", None),
-    ("DELETE", f"/runs/{UNKNOWN}", {}, 405, "method_not_allowed", None),
+    ("PUT", f"/runs/{UNKNOWN}", {}, 405, "method_not_allowed", None),
     ("GET", "/rums", {}, 404, "not_found", None),
     ("GET", "/runs/", {}, 404, "not_found", None),
 ]

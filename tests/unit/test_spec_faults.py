@@ -291,7 +291,7 @@ def test_a_malformed_definition_is_refused_with_the_path_of_each_fault(definitio
 @pytest.mark.parametrize(
     ("definition", "path", "words"),
     [
-        (pipeline(step(command="echo a")), "steps[0].command", "[echo, a]"),
+        (pipeline(step(command="echo a")), "steps[0].command", '["echo", "a"]'),
         (pipeline(step(resource={})), "steps[0].resource", "did you mean resources?"),
         (pipeline(step(environment={"N": 4})), "steps[0].environment.N", 'in quotes: "4"'),
         (pipeline(step("a"), step("b", depends_on=["aa"])), "steps[1].depends_on[0]", "did you mean a?"),
