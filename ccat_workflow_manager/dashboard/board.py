@@ -26,6 +26,11 @@ _AWAY_SECONDS = 60
 _SHELL_SECONDS = 2.0
 
 
+NO_RAIL: dict[str, Any] = {"attention": 0, "live": "", "workers": 0, "backends": [], "service": [], "why": ""}
+_STRANGERS = (401, 403)
+"""Who gets these must not see how the service is."""
+
+
 class Board:
     """One request for a page."""
 
@@ -46,14 +51,14 @@ class Board:
 
     def page(self, template: str, active: str, http_status: int = 200, /, **values: Any) -> Response:
         """A whole page."""
-        text = rendering.render(f"pages/{template}.html", {**self._frame(active), **values})
+        text = rendering.render(f"pages/{template}.html", {**self._frame(active, http_status), **values})
         return rendering.html(self.request, text, http_status)
 
     def fragment(self, template: str, **values: Any) -> Response:
         """A part of a page, to be put into it."""
         return rendering.html(self.request, rendering.render(f"fragments/{template}.html", values))
 
-    def _frame(self, active: str) -> dict[str, Any]:
+    def _frame(self, active: str, http_status: int) -> dict[str, Any]:
         site = self.context.settings.environment
         return {
             "active": active,
@@ -61,7 +66,7 @@ class Board:
             "role": "",
             "site": site,
             "now": times.now(),
-            "rail": self.rail(),
+            "rail": self.rail() if http_status not in _STRANGERS else NO_RAIL,
         }
 
     def rail(self) -> dict[str, Any]:
@@ -70,7 +75,7 @@ class Board:
             found: dict[str, Any] = self.answers.get("rail", lambda: rail(self.context), _SHELL_SECONDS)
         except ServiceUnavailable as error:
             bad = {"name": "PostgreSQL", "state": "WARN", "text": "away", "kind": "bad"}
-            return {"attention": 0, "live": "", "workers": 0, "backends": [], "service": [bad], "why": error.message}
+            return {**NO_RAIL, "service": [bad], "why": error.message}
         return found
 
 

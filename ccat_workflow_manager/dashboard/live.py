@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import time
-from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 
@@ -15,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
 from ccat_workflow_manager.dashboard.rendering import HEADERS
+from ccat_workflow_manager.db.queries.feed import Place, head
 from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.db.views import changes
 from ccat_workflow_manager.errors import WorkflowError
@@ -25,8 +24,6 @@ router = APIRouter()
 
 _POLL_SECONDS = 0.4
 _KEEP_ALIVE_SECONDS = 15.0
-_OVERLAP_SECONDS = 3.0
-"""An event may be committed after one with a larger id: so long back, ids are looked at again."""
 _MOST_TOPICS = 100
 _MOST_VIEWERS = 1000
 
@@ -44,36 +41,24 @@ class _Reader:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._marks: changes.Others | None = None
-        self._heads: deque[tuple[float, int]] = deque()
-        self._known: set[int] = set()
+        self._place: Place | None = None
 
     def look(self) -> set[str]:
         """The topics that have changed. The first look only remembers how things are."""
         with self._database.read() as unit:
-            if not self._heads:
-                self._heads.append((time.monotonic(), changes.newest_event(unit)))
-                self._marks = changes.others(unit)
-                return set()
-            found = changes.events_after(unit, self._heads[0][1])
             marks = changes.others(unit)
-        topics = {f"run:{run_id}" for number, run_id in found if number not in self._known}
-        if topics:
+            if self._place is None or self._marks is None:
+                self._place, self._marks = head(unit), marks
+                return set()
+            run_ids, self._place = changes.events_after(unit, self._place)
+        topics = {f"run:{run_id}" for run_id in run_ids if run_id is not None}
+        if run_ids:
             topics |= {"runs", "summary", "events"}
         for name in ("breakers", "backends", "pipelines"):
             if getattr(marks, name) != getattr(self._marks, name):
                 topics |= {name, "summary"}
         self._marks = marks
-        self._remember(found)
         return topics
-
-    def _remember(self, found: list[tuple[int, str]]) -> None:
-        now = time.monotonic()
-        self._known = {number for number, _ in found}
-        self._heads.append((now, max(self._known, default=self._heads[-1][1])))
-        while len(self._heads) > 1 and (
-            now - self._heads[0][0] > _OVERLAP_SECONDS or len(found) >= changes.MOST_EVENTS
-        ):
-            self._heads.popleft()
 
 
 class Live:

@@ -81,6 +81,11 @@ class RunFilter:
             if (value := getattr(self, name)) is not None:
                 where.append(condition)
                 values[name] = value
+        self._texts(where, values)
+        return where, values
+
+    def _texts(self, where: list[str], values: dict[str, Any]) -> None:
+        """Add the conditions that no index serves: they look at the newest runs only."""
         if self.q or self.reason or self.created_by is not None:
             where.append(_NEWEST)
             values["window"] = SEARCHED_RUNS
@@ -89,7 +94,6 @@ class RunFilter:
             values["reason"] = like(self.reason)
         if self.q:
             where.append(f"({' OR '.join(_search(self.q, values))})")
-        return where, values
 
     def _project(self) -> str | None:
         if self.project is None and self.visible is not None and len(self.visible) == 1:

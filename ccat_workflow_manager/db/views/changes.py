@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ccat_workflow_manager.db.feed_epoch import BELOW
+from ccat_workflow_manager.db.queries.feed import Place
 from ccat_workflow_manager.db.session import UnitOfWork
 
 MOST_EVENTS = 5000
 
-_HEAD = "SELECT COALESCE(max(id), 0) FROM events"
-
 _EVENTS = f"""
-SELECT e.id, e.run_id::text FROM events e WHERE e.id > :after ORDER BY e.id LIMIT {MOST_EVENTS}
+SELECT e.position, e.id, e.run_id::text FROM events e
+WHERE (e.position, e.id) > (:position, :event_id) AND e.position < {BELOW}
+ORDER BY e.position, e.id LIMIT {MOST_EVENTS}
 """
 
 _OTHERS = """
@@ -31,14 +33,10 @@ class Others:
     pipelines: str
 
 
-def newest_event(unit: UnitOfWork) -> int:
-    found: int = unit.execute(_HEAD).scalar_one()
-    return found
-
-
-def events_after(unit: UnitOfWork, after: int) -> list[tuple[int, str]]:
-    """Ids of events behind this one, each with the id of its run."""
-    return [(row[0], row[1]) for row in unit.execute(_EVENTS, {"after": after})]
+def events_after(unit: UnitOfWork, after: Place) -> tuple[list[str | None], Place]:
+    """The runs of the events behind this place, None for an event of a backend; and the place behind them."""
+    found = unit.execute(_EVENTS, {"position": after.position, "event_id": after.event_id}).all()
+    return [row[2] for row in found], Place(found[-1][0], found[-1][1]) if found else after
 
 
 def others(unit: UnitOfWork) -> Others:
