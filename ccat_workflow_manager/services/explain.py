@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from ccat_workflow_manager.db.queries import Projects
 from ccat_workflow_manager.db.queries import explain as queries
 from ccat_workflow_manager.db.queries.explain import EdgesOf, Node
 from ccat_workflow_manager.db.session import UnitOfWork
+from ccat_workflow_manager.identity import Projects
 from ccat_workflow_manager.lifecycle.causes import SEVERITY, Cause, move_of, remedy_of, text_of
 from ccat_workflow_manager.lifecycle.states import LIVE, RETRYABLE
 

@@ -8,9 +8,10 @@ from typing import Any
 from uuid import UUID
 
 from ccat_workflow_manager.db.conditions import MET, READY, counter, quoted
-from ccat_workflow_manager.db.queries import Projects, project_list, utc, visible
+from ccat_workflow_manager.db.queries import project_list, utc, visible
 from ccat_workflow_manager.db.queries.causes import CAUSE, SINCE, subject
 from ccat_workflow_manager.db.session import UnitOfWork
+from ccat_workflow_manager.identity import Projects
 from ccat_workflow_manager.lifecycle.causes import Cause
 from ccat_workflow_manager.lifecycle.states import LEASED, LIVE, Event, RunStatus, Status
 
