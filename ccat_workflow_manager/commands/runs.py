@@ -72,26 +72,33 @@ def submit(
         def declared() -> Any:
             return definition or (_definition(client, pipeline, version) if pipeline is not None else None)
 
-        body = {
-            "pipeline": pipeline,
-            "version": version,
-            "spec": definition,
-            "parameters": arguments.parameters(parameter or (), params, declared),
-            "labels": arguments.labels(label or ()),
-            "priority": priority,
-            "backend": backend,
-            "reuse": None if reuse is None else client.run_id(reuse),
-        }
-        given = {name: value for name, value in body.items() if value is not None}
+        given = _given(
+            pipeline=pipeline,
+            version=version,
+            spec=definition,
+            parameters=arguments.parameters(parameter or (), params, declared),
+            labels=arguments.labels(label or ()),
+            priority=priority,
+            backend=backend,
+            reuse=None if reuse is None else client.run_id(reuse),
+        )
         with suggesting(client, pipeline):
             made = client.post("/runs", given, idempotency_key=idempotency_key)
-        if watch:
-            _watch(client, made["id"], as_json)
-        elif as_json:
-            _print_json(made)
-        else:
-            typer.echo(f"{made['id']}  {made['pipeline']}  {made['status']}")
-            typer.echo(f"watch it with: ccat-wm run watch {made['id']}", err=True)
+        _submitted(client, made, watch=watch, as_json=as_json)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _submitted(client: Client, made: dict[str, Any], *, watch: bool, as_json: bool) -> None:
+    if watch:
+        _watch(client, made["id"], as_json)
+    elif as_json:
+        _print_json(made)
+    else:
+        typer.echo(f"{made['id']}  {made['pipeline']}  {made['status']}")
+        typer.echo(f"watch it with: ccat-wm run watch {made['id']}", err=True)
 
 
 def _check_target(pipeline: str | None, spec: str | None, version: int | None) -> None:

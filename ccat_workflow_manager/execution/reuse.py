@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
 from ccat_workflow_manager import failpoints
@@ -53,7 +54,7 @@ def discard(dirs: AttemptDirs) -> None:
     """Remove what an interrupted `take_over` has left, before the attempt runs by itself."""
     for path in (dirs.output, dirs.output_partial):
         if os.path.isdir(path):
-            shutil.rmtree(path)
+            failpoints.around("files.discard", partial(shutil.rmtree, path))
 
 
 class _Linker:

@@ -106,7 +106,7 @@ def commands_of(path: Path) -> Iterator[str]:
             if found:
                 yield found[1]
         return
-    lines = [line for block in blocks(path, "", "sh") for line in block.splitlines()]
+    lines = [line for block in blocks(path, "", "sh") for line in block.replace("\\\n", " ").splitlines()]
     lines += _INLINE.findall(_FENCE.sub("", text))
     for line in lines:
         command = re.sub(r"\s#.*", "", line).removeprefix("$ ")

@@ -56,6 +56,8 @@ _COVERED_BY_CALLER = {
     "hpc/batch/command_backend.py:_act",
     # Beside the points of the submission's file: a link without its file means nothing.
     "hpc/batch/store.py:add",
+    # Inside of `files.reuse`.
+    "execution/reuse.py:link",
     # Inside of `files.remove` in services/deletion.py.
     "execution/removal.py:remove",
     "execution/removal.py:_empty",

@@ -204,7 +204,7 @@ BAD: list[tuple[str, object, set[str]]] = [
     ("dot too many", pipeline(step(command=["${parameters.text.}"])), {"steps[0].command[0]"}),
     # foreach
     ("foreach as number", pipeline(step(foreach=3)), {"steps[0].foreach"}),
-    ("foreach as mapping", pipeline(step(foreach={"a": 1})), {"steps[0].foreach"}),
+    ("foreach as mapping", pipeline(step(foreach={"a": 1})), {"steps[0].foreach.a", "steps[0].foreach.glob"}),
     ("foreach as plain text", pipeline(step(foreach="abc")), {"steps[0].foreach"}),
     ("foreach with text around", pipeline(step(foreach="${parameters.items} ")), {"steps[0].foreach"}),
     ("foreach over a text", pipeline(step(foreach="${parameters.text}")), {"steps[0].foreach"}),
