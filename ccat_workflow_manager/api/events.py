@@ -19,6 +19,7 @@ from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.queries import array
 from ccat_workflow_manager.db.queries.feed import BEGIN, Place, Selection
 from ccat_workflow_manager.errors import Fault, Invalid
+from ccat_workflow_manager.identity import Projects, sees
 from ccat_workflow_manager.lifecycle.event_types import TYPES, events_of
 
 router = APIRouter(tags=["events"])
@@ -93,13 +94,20 @@ async def get_events(
     """
     wanted = Selection(
         events=known_types(type) if type else None,
-        projects=who.projects if project is None else frozenset([project] if who.sees(project) else []),
+        projects=_shown(who.projects, project),
         pipeline=pipeline,
         run_id=run,
     )
     if MEDIA_TYPE in request.headers.get("accept", ""):
         return await _stream(context, last_event_id or after, wanted)
     return await run_in_threadpool(_page, context, after, wanted, limit)
+
+
+def _shown(visible: Projects, project: str | None) -> Projects:
+    """The projects whose events the caller sees."""
+    if project is None:
+        return visible
+    return frozenset([project]) if sees(visible, project) else frozenset()
 
 
 def known_types(types: list[str]) -> frozenset[str]:

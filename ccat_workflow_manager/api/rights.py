@@ -40,6 +40,7 @@ STEP_RUN = Thing("step_run_id", "step run", "step-runs", owners.project_of_step_
 PRODUCT = Thing("product_id", "product", "products", owners.project_of_product)
 PIPELINE = Thing("name", "pipeline", "pipelines", owners.project_of_pipeline)
 BREAKER = Thing("breaker_id", "breaker", "breakers", owners.project_of_breaker)
+WEBHOOK = Thing("webhook_id", "webhook", "webhooks", owners.project_of_webhook)
 FILTERED = None
 """The handler shows and changes only what belongs to the projects of the caller."""
 _PUBLIC = ("/openapi.json", "/static")
@@ -103,18 +104,18 @@ RIGHTS: dict[str, Right] = {
     "GET /api/v1/step-runs/{step_run_id}/products": Right(_VIEWER, STEP_RUN),
     "GET /api/v1/step-runs/{step_run_id}/why-not-reused": Right(_VIEWER, STEP_RUN),
     "POST /api/v1/step-runs/{step_run_id}/cancel": Right(_SUBMITTER, STEP_RUN),
-    "POST /api/v1/step-runs/{step_run_id}/retry": Right(_SUBMITTER, STEP_RUN),
     "POST /api/v1/step-runs/{step_run_id}/outcome": Right(_SUBMITTER, STEP_RUN),
+    "POST /api/v1/step-runs/{step_run_id}/retry": Right(_SUBMITTER, STEP_RUN),
     "GET /api/v1/tokens": Right(_ADMIN),
     "POST /api/v1/tokens": Right(_ADMIN),
     "DELETE /api/v1/tokens/{token_id}": Right(_ADMIN),
-    "GET /api/v1/webhooks": Right(_OPERATOR, WHOLE_SERVICE),
-    "POST /api/v1/webhooks": Right(_OPERATOR, WHOLE_SERVICE),
-    "GET /api/v1/webhooks/{webhook_id}": Right(_OPERATOR, WHOLE_SERVICE),
-    "DELETE /api/v1/webhooks/{webhook_id}": Right(_OPERATOR, WHOLE_SERVICE),
-    "GET /api/v1/webhooks/{webhook_id}/deliveries": Right(_OPERATOR, WHOLE_SERVICE),
-    "POST /api/v1/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver": Right(_OPERATOR, WHOLE_SERVICE),
-    "POST /api/v1/webhooks/{webhook_id}/redeliver": Right(_OPERATOR, WHOLE_SERVICE),
+    "GET /api/v1/webhooks": Right(_OPERATOR),
+    "POST /api/v1/webhooks": Right(_OPERATOR),
+    "GET /api/v1/webhooks/{webhook_id}": Right(_OPERATOR, WEBHOOK),
+    "DELETE /api/v1/webhooks/{webhook_id}": Right(_OPERATOR, WEBHOOK),
+    "GET /api/v1/webhooks/{webhook_id}/deliveries": Right(_OPERATOR, WEBHOOK),
+    "POST /api/v1/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver": Right(_OPERATOR, WEBHOOK),
+    "POST /api/v1/webhooks/{webhook_id}/redeliver": Right(_OPERATOR, WEBHOOK),
     "GET /api/v1/workers": Right(_VIEWER),
     # Pages. What they show is not yet limited to the projects of the reader.
     "GET /": Right(_VIEWER, WHOLE_SERVICE),

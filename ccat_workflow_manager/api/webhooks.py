@@ -10,7 +10,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from ccat_workflow_manager.api import openapi
-from ccat_workflow_manager.api.dependencies import Actor, Body, Ctx
+from ccat_workflow_manager.api.dependencies import Body, Ctx, Who
 from ccat_workflow_manager.api.events import known_types
 from ccat_workflow_manager.api.openapi import Page, Shape, Time
 from ccat_workflow_manager.api.paging import (
@@ -25,6 +25,7 @@ from ccat_workflow_manager.api.paging import (
 )
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db import webhooks as queries
+from ccat_workflow_manager.errors import Fault, Invalid
 
 router = APIRouter(prefix="/webhooks", tags=["webhooks"])
 
@@ -105,27 +106,29 @@ def _webhook(context: Context, webhook_id: UUID) -> str:
 
 
 @router.post("", status_code=201, response_model=CreatedWebhook, openapi_extra=openapi.body(NewWebhook, _EXAMPLES))
-def create_webhook(context: Ctx, actor: Actor, body: Body) -> Response:
+def create_webhook(context: Ctx, who: Who, body: Body) -> Response:
     """Have events from now on sent to a URL, signed with a secret that only this response shows."""
     new = body.parse(NewWebhook)
     known_types(new.types)
+    if who.projects is not None and new.project not in who.projects:
+        raise Invalid(faults=[Fault("project", f"must be one of {', '.join(sorted(who.projects))}")])
     webhook_id, secret = context.webhooks.create(
         new.url,
         new.types,
         project=new.project,
         pipeline=new.filter.pipeline,
         run_id=new.filter.run,
-        actor=actor,
+        actor=who.name,
     )
     return json_response(f'{_webhook(context, webhook_id)[:-1]},"secret":"{secret}"}}', 201)
 
 
 @router.get("", response_model=WebhookPage)
-def list_webhooks(context: Ctx, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Response:
+def list_webhooks(context: Ctx, who: Who, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Response:
     """The webhooks, oldest first, without their secrets."""
     after = decode("webhooks", cursor, uuid_key)
     with context.database.read() as unit:
-        found = queries.webhooks_page(unit, after, limit + 1)
+        found = queries.webhooks_page(unit, after, limit + 1, who.projects)
     return page("webhooks", found, limit)
 
 

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from ccat_workflow_manager.db.queries import Row, one, rows, times
+from ccat_workflow_manager.db.queries import Row, one, project_list, rows, times, visible
 from ccat_workflow_manager.db.queries.feed import Place
 from ccat_workflow_manager.db.session import UnitOfWork, json_list
+from ccat_workflow_manager.identity import Projects
 
 MOST_PENDING = 1000
 """A webhook with more pending deliveries stays at its place. The events wait in the feed."""
@@ -22,7 +23,8 @@ _SHOWN = f"""w.id, w.url, w.types, w.project,
   {times("w", "created_at", "disabled_at")}, w.disabled_reason"""
 _PAGE = f"""
 SELECT x.id, row_to_json(x)::text FROM (
-  SELECT {_SHOWN} FROM webhooks w WHERE CAST(:after AS uuid) IS NULL OR w.id > :after ORDER BY w.id LIMIT :limit
+  SELECT {_SHOWN} FROM webhooks w
+  WHERE (CAST(:after AS uuid) IS NULL OR w.id > :after) AND {visible("w.project")} ORDER BY w.id LIMIT :limit
 ) x
 """
 _DETAIL = f"SELECT row_to_json(x)::text FROM (SELECT {_SHOWN} FROM webhooks w WHERE w.id = :id) x"
@@ -239,8 +241,8 @@ class WebhookStore:
         self.unit.execute(_FORGET, {"days": days})
 
 
-def webhooks_page(unit: UnitOfWork, after: UUID | None, limit: int) -> list[Row]:
-    return rows(unit, _PAGE, {"after": after, "limit": limit})
+def webhooks_page(unit: UnitOfWork, after: UUID | None, limit: int, projects: Projects = None) -> list[Row]:
+    return rows(unit, _PAGE, {"after": after, "limit": limit, "projects": project_list(projects)})
 
 
 def webhook_detail(unit: UnitOfWork, webhook_id: UUID) -> str | None:

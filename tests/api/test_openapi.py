@@ -148,6 +148,10 @@ def test_every_response_has_the_fields_of_its_schema(rest: Rest, hand: Hand, con
     call("GET", f"{v1}/breakers")
     for method, verb in (("GET", "events"), ("POST", "release")):
         call(method, f"{v1}/breakers/{{breaker_id}}/{verb}", breaker_id=breaker_id)
+    token = call("POST", f"{v1}/tokens", {"name": "a", "role": "viewer"})
+    call("GET", f"{v1}/tokens")
+    call("DELETE", f"{v1}/tokens/{{token_id}}", token_id=token["id"])
+    call("GET", f"{v1}/audit")
     call("GET", "/healthz")
     call("GET", "/readyz")
     promised = {(method.upper(), path) for path, calls in api["paths"].items() for method in calls}

@@ -15,6 +15,7 @@ from ccat_workflow_manager.lifecycle.models import NewProduct
 from tests.api.rest import Hand, Rest, Secured
 
 MINE, OTHERS = "night", "day"
+_NO_ID = UUID(int=1)
 
 
 class Belongings:
@@ -42,10 +43,16 @@ class Belongings:
             " VALUES (gen_random_uuid(), :project, :word, :word, now(), 'x', :word) RETURNING breaker_key",
             project=project, word=self.word,
         )  # fmt: skip
+        webhook = hand.execute(
+            "INSERT INTO webhooks (id, url, secret, types, project, created_by, position, event_id)"
+            " VALUES (gen_random_uuid(), :word, 'x', '{}', :project, 'test', 0, 0) RETURNING id",
+            project=project, word=self.word,
+        )  # fmt: skip
         step_run = run["step_runs"][0]["id"]
         product = admin.get(f"/step-runs/{step_run}/products")["items"][0]["id"]
         self.ids = {"name": self.word, "run_id": run["id"], "step_run_id": step_run, "product_id": product}
         self.ids["breaker_id"] = str(breaker[0][0])
+        self.ids["webhook_id"] = str(webhook[0][0])
         self.texts = {self.word, *self.ids.values()}
 
 
@@ -64,7 +71,9 @@ def calls(rest: Rest) -> Iterator[tuple[str, str]]:
 def call(rest: Rest, method: str, path: str, ids: dict[str, str]) -> Any:
     body: Any = {} if method in ("POST", "PUT", "PATCH") else None
     query = {"attempt": "99"} if path.endswith("/log") else {}  # or a worker would be asked
-    return rest.client.request(method, path.format(**{"token_id": UUID(int=1), **ids}), json=body, params=query)
+    return rest.client.request(
+        method, path.format(**{"token_id": _NO_ID, "delivery_id": _NO_ID, **ids}), json=body, params=query
+    )
 
 
 def test_each_role_in_each_project_on_each_route(secured: Secured, owned: dict[str, Belongings]) -> None:

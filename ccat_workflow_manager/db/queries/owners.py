@@ -36,3 +36,8 @@ def project_of_breaker(unit: UnitOfWork, key: UUID | str) -> str | None:
         " UNION ALL (SELECT project FROM breaker_events WHERE breaker_key = :key LIMIT 1) LIMIT 1",
         key,
     )
+
+
+def project_of_webhook(unit: UnitOfWork, key: UUID | str) -> str | None:
+    """Empty for a webhook of all projects: no project has this name."""
+    return _project(unit, "SELECT COALESCE(project, '') FROM webhooks WHERE id = :key", key)
