@@ -63,6 +63,7 @@ def create_app(context: Context, *, secret: str | None = None) -> FastAPI:
     app.state.large_answers = asyncio.Semaphore(LARGE_AT_ONCE)
     app.state.run_watch = RunWatch(context)
     authenticator = Authenticator(context, secret)
+    app.state.authenticator = authenticator
     app.add_middleware(Guard, hosts=context.settings.api_names, authenticator=authenticator)
     handle_errors(app)
     app.add_middleware(metrics.Measured)

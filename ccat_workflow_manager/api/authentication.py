@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.types import Scope
 
 from ccat_workflow_manager.context import Context
+from ccat_workflow_manager.errors import WorkflowError
 from ccat_workflow_manager.identity import ANONYMOUS, Identity, Role
 from ccat_workflow_manager.local_api import SECRET_PREFIX, is_own_connection
 
@@ -60,6 +61,16 @@ class Authenticator:
         if given and self._secret is not None and hmac.compare_digest(given.encode("latin-1"), self._secret):
             return Caller(_user(os.geteuid()))
         return self._of_connection(scope)
+
+    async def is_still_known(self, request: Request) -> bool:
+        """Whether the caller of a request that goes on for long would be the same now. True while that is unknown."""
+        if not self._required:
+            return True
+        try:
+            caller = await self.caller(request.scope, request.headers)
+        except WorkflowError:
+            return True
+        return caller is not None and caller.identity == current_identity(request)
 
     def _is_local(self, given: str) -> bool:
         return given.startswith(SECRET_PREFIX) or not given.startswith("ccatwm_")

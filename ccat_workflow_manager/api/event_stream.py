@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 MEDIA_TYPE = "text/event-stream"
+_ALLOWED_SECONDS = 1.0
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 class EventStream(Response):
     """Sends the texts until they end. `on_end` is called once, also if nothing was sent.
 
-    A client that takes nothing for `send_seconds` loses its connection.
+    A client that takes nothing for `send_seconds` loses its connection. The stream of one that `is_allowed` no longer
+    accepts ends: its token was revoked.
     """
 
     def __init__(
@@ -24,6 +26,7 @@ class EventStream(Response):
         texts: AsyncIterator[bytes],
         *,
         send_seconds: float,
+        is_allowed: Callable[[], Awaitable[bool]],
         on_end: Callable[[], None],
         headers: dict[str, str] | None = None,
     ) -> None:
@@ -31,10 +34,14 @@ class EventStream(Response):
         del self.headers["content-length"]
         self._texts = texts
         self._send_seconds = send_seconds
+        self._is_allowed = is_allowed
         self._on_end = on_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        tasks = {asyncio.ensure_future(self._send_all(scope, send)), asyncio.ensure_future(_disconnected(receive))}
+        sending, leaving, refusing = tasks = [
+            asyncio.ensure_future(each)
+            for each in (self._send_all(scope, send), _disconnected(receive), self._refused())
+        ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -44,6 +51,8 @@ class EventStream(Response):
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self._on_end()
+        if refusing in done and sending not in done and leaving not in done:
+            await _finish(send)
 
     async def _send_all(self, scope: Scope, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -58,8 +67,16 @@ class EventStream(Response):
             if (abort := scope.get("state", {}).get("abort")) is not None:
                 abort()
             return
-        with suppress(OSError):
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        await _finish(send)
+
+    async def _refused(self) -> None:
+        while await self._is_allowed():  # noqa: ASYNC110  another process may have revoked the token
+            await asyncio.sleep(_ALLOWED_SECONDS)
+
+
+async def _finish(send: Send) -> None:
+    with suppress(OSError):
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def _disconnected(receive: Receive) -> None:

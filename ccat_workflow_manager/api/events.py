@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -11,6 +12,7 @@ from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from ccat_workflow_manager.api.authentication import Authenticator
 from ccat_workflow_manager.api.dependencies import Ctx, Who
 from ccat_workflow_manager.api.event_stream import MEDIA_TYPE, EventStream
 from ccat_workflow_manager.api.openapi import Page, Shape, Time
@@ -99,7 +101,7 @@ async def get_events(
         run_id=run,
     )
     if MEDIA_TYPE in request.headers.get("accept", ""):
-        return await _stream(context, last_event_id or after, wanted)
+        return await _stream(request, context, last_event_id or after, wanted)
     return await run_in_threadpool(_page, context, after, wanted, limit)
 
 
@@ -127,7 +129,7 @@ def _page(context: Context, after: str | None, wanted: Selection, limit: int) ->
     return json_response(f'{{"items":{items},"next_cursor":{cursor if page.more else "null"},"cursor":{cursor}}}')
 
 
-async def _stream(context: Context, after: str | None, wanted: Selection) -> Response:
+async def _stream(request: Request, context: Context, after: str | None, wanted: Selection) -> Response:
     feed = context.feed
     feed.enter()
     try:
@@ -137,5 +139,11 @@ async def _stream(context: Context, after: str | None, wanted: Selection) -> Res
     except BaseException:
         feed.leave()
         raise
-    texts = feed.stream(place, wanted)
-    return EventStream(texts, send_seconds=_SEND_SECONDS, on_end=feed.leave, headers={"X-Event-Cursor": cursor})
+    authenticator: Authenticator = request.app.state.authenticator
+    return EventStream(
+        feed.stream(place, wanted),
+        send_seconds=_SEND_SECONDS,
+        is_allowed=partial(authenticator.is_still_known, request),
+        on_end=feed.leave,
+        headers={"X-Event-Cursor": cursor},
+    )

@@ -33,6 +33,9 @@ KEEP_ALIVE = b": keep-alive\n"
 TOO_SLOW = b": this client reads too slowly; come back with the last id\n\n"
 _BATCH = 1000
 _CATCH_UP_AT_ONCE = 4
+_QUIET_TURNS = 20
+_QUIET_FACTOR = 2.5
+"""How much more slowly new events are looked for after so many looks in vain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,8 +202,9 @@ class Feed:
         self._changed = asyncio.Event()
 
     async def _poll(self, tail: _Tail) -> None:
-        trouble = ""
+        trouble, in_vain = "", 0
         while True:
+            in_vain += 1
             try:
                 page = await self._in(self._reader, partial(self.page, tail.place, EVERYTHING, _BATCH))
             except WorkflowError as error:
@@ -210,11 +214,12 @@ class Feed:
             else:
                 trouble = ""
                 if page.events:
+                    in_vain = 0
                     tail.extend([_Entry(event, self._text(event)) for event in page.events])
                     self._wake()
                 if page.more:
                     continue
-            await asyncio.sleep(self._poll_seconds)
+            await asyncio.sleep(self._poll_seconds * (_QUIET_FACTOR if in_vain > _QUIET_TURNS else 1))
 
     def _read_head(self) -> Place:
         self.cursors  # noqa: B018  reads its key from the database, which the event loop must not do

@@ -13,7 +13,7 @@ import uvicorn
 from ccat_workflow_manager.app import create_app
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.backends import BackendStore
-from tests.api.rest import CHAIN, Hand, Rest
+from tests.api.rest import CHAIN, Hand, Rest, Secured
 from tests.support.waiting import wait_until
 
 
@@ -140,6 +140,32 @@ def read(client: httpx.Client, count: int, started: threading.Event | None = Non
             elif line.startswith("data: "):
                 assert json.loads(line[6:])["id"] == found[-1]
     return found
+
+
+def test_the_stream_of_a_revoked_token_ends(secured: Secured) -> None:
+    token = secured.token("viewer")
+    headers = {"Accept": "text/event-stream", "Authorization": f"Bearer {token.secret}"}
+    with serving(secured.context) as client, client.stream("GET", "/events", headers=headers) as response:
+        lines = response.iter_lines()
+        assert next(lines) == ": events"
+        secured.caller().send("DELETE", f"/tokens/{json.loads(token.json)['id']}")
+        assert list(lines) == []
+        assert client.get("/events", headers=headers).status_code == 401
+
+
+def test_a_stream_shows_the_projects_of_its_token_only(secured: Secured) -> None:
+    headers = {"Authorization": f"Bearer {secured.token('viewer', 'night').secret}"}
+    with serving(secured.context) as client:
+        started, seen = threading.Event(), list[str]()
+        reader = threading.Thread(target=lambda: seen.extend(read(client, 1, started, **headers)))
+        reader.start()
+        assert started.wait(30)
+        admin = secured.caller()
+        admin.run()
+        admin.run(project="night")
+        reader.join(60)
+        (event,) = client.get("/events", headers=headers).json()["items"]
+        assert ([event["id"]], event["data"]["project"]) == (seen, "night")
 
 
 def test_a_stream_sends_what_happens_and_resumes_behind_the_last_id(context: Context, hand: Hand) -> None:
