@@ -63,7 +63,7 @@ WITH direct AS MATERIALIZED ({_DIRECT}), mine AS (
   FROM open_runs
 )
 SELECT m.cause, {subject("m")} AS subject, count(*) AS count, min(m.created_at) AS oldest,
-  (array_agg(m.id ORDER BY m.id))[1] AS example,
+  CAST(min(m.id::text) AS uuid) AS example,
   CASE WHEN m.cause IN ('{Cause.SCHEDULER}', '{Cause.ACTION_REQUIRED}') THEN m.waiting_for END AS scheduler
 FROM mine m GROUP BY 1, 2, 6
 UNION ALL SELECT '{Cause.PAUSED}', NULL, paused, paused_since, NULL, NULL FROM behind WHERE paused > 0
@@ -82,7 +82,7 @@ SELECT count(*) FROM (
 
 _OF_RUN = f"""
 SELECT x.cause, {subject("x")} AS subject, x.reason, count(*) AS count,
-  (array_agg(x.id ORDER BY x.id))[1] AS example
+  CAST(min(x.id::text) AS uuid) AS example
 FROM (SELECT s.id, s.run_id, s.backend, s.breaker_key, s.reason, {CAUSE} AS cause FROM step_runs s
   WHERE s.run_id = :id AND NOT {MET}) x
 GROUP BY 1, 2, 3 ORDER BY 4 DESC LIMIT 200

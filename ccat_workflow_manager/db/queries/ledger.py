@@ -9,12 +9,12 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any
 
-from ccat_workflow_manager.db.conditions import SET_ASIDE, quoted
+from ccat_workflow_manager.db.conditions import SET_ASIDE
 from ccat_workflow_manager.db.queries import one
 from ccat_workflow_manager.db.queries.run_filter import RunFilter
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.failures import FailureReason
-from ccat_workflow_manager.lifecycle.states import FINISHED, Status
+from ccat_workflow_manager.lifecycle.states import Status
 
 
 class State(StrEnum):
@@ -32,41 +32,57 @@ class State(StrEnum):
     NOT_NEEDED = "not_needed"
 
 
+_STATES = list(State)
+
+
+def _code(state: State) -> int:
+    return _STATES.index(state)
+
+
+def _in(column: str, *states: State) -> str:
+    return f"({column} & 15) IN ({', '.join(str(_code(state)) for state in states)})"
+
+
 _OUTCOME = f"""CASE
-  WHEN s.status = '{Status.COMPLETED}' AND s.caveats IS NULL THEN '{State.GOOD}'
-  WHEN s.status = '{Status.COMPLETED}' THEN '{State.CAVEATS}'
-  WHEN {SET_ASIDE} THEN '{State.NOT_NEEDED}'
-  WHEN s.status = '{Status.FAILED}' THEN '{State.FAILED}'
-  WHEN s.status = '{Status.SKIPPED}' THEN '{State.BLOCKED}'
-  WHEN s.status = '{Status.CANCELLED}' THEN '{State.CANCELLED}'
-  ELSE '{State.PENDING}' END"""
+  WHEN s.status = '{Status.COMPLETED}' AND s.caveats IS NULL THEN {_code(State.GOOD)}
+  WHEN s.status = '{Status.COMPLETED}' THEN {_code(State.CAVEATS)}
+  WHEN {SET_ASIDE} THEN {_code(State.NOT_NEEDED)}
+  WHEN s.status = '{Status.FAILED}' THEN {_code(State.FAILED)}
+  WHEN s.status = '{Status.SKIPPED}' THEN {_code(State.BLOCKED)}
+  WHEN s.status = '{Status.CANCELLED}' THEN {_code(State.CANCELLED)}
+  ELSE {_code(State.PENDING)} END"""
 _FAILED_BEFORE = f"""CASE WHEN s.status = '{Status.FAILED}' THEN true
   WHEN s.attempt > 1 OR s.attempt = 1 AND s.status = '{Status.PENDING}' THEN EXISTS (
   SELECT 1 FROM attempts a WHERE a.step_run_id = s.id AND a.reason <> '{FailureReason.CANCELLED}') ELSE false END"""
 
-# The ids of step runs grow with time, so the greatest text of id and outcome is that of the newest step run.
+# The number of the run, the position and the outcome in one whole number: the greatest one is that of the newest run.
+_PLACED = f"((c.n << 19) | (s.position::bigint << 4) | ({_OUTCOME}))"
 _LEDGER = f"""
-WITH chosen AS MATERIALIZED (SELECT r.id FROM runs r WHERE %where%), pairs AS MATERIALIZED (
+WITH chosen AS MATERIALIZED (
+  SELECT r.id, row_number() OVER (ORDER BY r.id) AS n FROM runs r WHERE %where%
+), pairs AS MATERIALIZED (
   SELECT s.step, s.key, min(s.position) AS position, count(*) AS runs, sum(s.attempt) AS attempts,
-    max(s.id::text || {_OUTCOME}) AS newest,
-    max(s.id::text || {_OUTCOME}) FILTER (WHERE s.status IN ({quoted(FINISHED)})) AS ended,
+    max({_PLACED}) AS newest, max({_PLACED}) FILTER (WHERE s.finished_at IS NOT NULL) AS ended,
     bool_or(s.status = '{Status.COMPLETED}') AS done, bool_or({_FAILED_BEFORE}) AS failed
   FROM step_runs s JOIN chosen c ON c.id = s.run_id GROUP BY s.step, s.key
 ), ledger AS MATERIALIZED (
-  SELECT step, key, position, runs, attempts, left(newest, 36) AS step_run_id, CASE
-    WHEN done AND substr(ended, 37) NOT IN ('{State.GOOD}', '{State.CAVEATS}', '{State.NOT_NEEDED}')
-      THEN '{State.CONTRADICTORY}'
-    WHEN done AND substr(ended, 37) = '{State.CAVEATS}' THEN '{State.CAVEATS}'
+  SELECT step, key, position, runs, attempts, newest, CASE
+    WHEN done AND NOT {_in("ended", State.GOOD, State.CAVEATS, State.NOT_NEEDED)} THEN '{State.CONTRADICTORY}'
+    WHEN done AND {_in("ended", State.CAVEATS)} THEN '{State.CAVEATS}'
     WHEN done AND failed THEN '{State.RECOVERED}'
     WHEN done THEN '{State.GOOD}'
-    WHEN substr(newest, 37) = '{State.PENDING}' AND failed THEN '{State.FAILING}'
-    ELSE substr(newest, 37) END AS state
+    WHEN {_in("newest", State.PENDING)} AND failed THEN '{State.FAILING}'
+    ELSE (CAST(:states AS text[]))[(newest & 15) + 1] END AS state
   FROM pairs
 ), page AS (
-  SELECT step, key, state, runs, attempts, step_run_id FROM ledger
-  WHERE (CAST(:state AS text) IS NULL OR state = :state) AND (CAST(:step AS text) IS NULL OR step = :step)
-    AND (CAST(:after_step AS text) IS NULL OR (step, key) > (:after_step, :after_key))
-  ORDER BY step, key LIMIT :limit
+  SELECT l.step, l.key, l.state, l.runs, l.attempts, s.id AS step_run_id
+  FROM (
+    SELECT * FROM ledger
+    WHERE (CAST(:state AS text) IS NULL OR state = :state) AND (CAST(:step AS text) IS NULL OR step = :step)
+      AND (CAST(:after_step AS text) IS NULL OR (step, key) > (:after_step, :after_key))
+    ORDER BY step, key LIMIT :limit
+  ) l JOIN chosen c ON c.n = l.newest >> 19
+  JOIN step_runs s ON s.run_id = c.id AND s.position = ((l.newest >> 4) & 32767) AND s.key = l.key
 )
 SELECT json_build_object(
   'runs', (SELECT count(*) FROM chosen),
@@ -92,7 +108,7 @@ def ledger(
 ) -> str:
     """The numbers of all steps, and a page of their keys, over the runs that the filter selects."""
     where, values = wanted.conditions()
-    page: dict[str, Any] = {"state": state, "step": step, "limit": limit}
+    page: dict[str, Any] = {"state": state, "step": step, "limit": limit, "states": [state.value for state in _STATES]}
     page |= {"after_step": after[0] if after else None, "after_key": after[1] if after else None}
     text = one(unit, _LEDGER.replace("%where%", " AND ".join(where)), values | page)
     assert text is not None
