@@ -157,7 +157,7 @@ def _content(product: StoredProduct, base_dir: str, known: str | None, wanted: s
     etag = f'"{product.sha256}"'
     if known is not None and etag in known:
         return Response(status_code=304, headers={"ETag": etag})
-    opened = _open(product, base_dir)
+    opened = open_product(product, base_dir)
     name = product.path.rpartition("/")[2]
     if product.is_directory:
         os.close(opened)  # it exists; `_archive` opens it again, since a client that disconnects now would keep it open
@@ -213,7 +213,7 @@ def _headers(name: str, etag: str, disposition: str) -> dict[str, str]:
     }
 
 
-def _open(product: StoredProduct, base_dir: str) -> int:
+def open_product(product: StoredProduct, base_dir: str) -> int:
     """Open the file or directory without following links below the directory of the run. Returns a descriptor."""
     dirs = attempt_dirs(base_dir, product.pipeline, str(product.run_id), product.step, product.key, product.attempt)
     if not os.path.isdir(dirs.run):
@@ -249,7 +249,7 @@ def _chunks(file: BinaryIO, size: int) -> Iterator[bytes]:
 
 def _archive(product: StoredProduct, base_dir: str) -> Iterator[bytes]:
     """A tar archive of a directory."""
-    directory = _open(product, base_dir)
+    directory = open_product(product, base_dir)
     try:
         yield from _members(directory, product.path.rpartition("/")[2], "")
         yield bytes(2 * tarfile.BLOCKSIZE)

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
+from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.dashboard.rendering import HEADERS
 from ccat_workflow_manager.db.queries.feed import Place, head
 from ccat_workflow_manager.db.session import Database
@@ -64,8 +65,8 @@ class _Reader:
 class Live:
     """The viewers of one process. It reads only while there are any."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, context: Context) -> None:
+        self._context = context
         self._viewers: set[_Viewer] = set()
         self._poller: asyncio.Task[None] | None = None
         self._closed = False
@@ -116,7 +117,7 @@ class Live:
             self._viewers.discard(viewer)
 
     async def _poll(self) -> None:
-        reader = _Reader(self._database)
+        reader = _Reader(self._context.loop_database)
         while self._viewers and not self._closed:
             try:
                 self.touch(await run_in_threadpool(reader.look))

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.requests import Request
 from starlette.responses import Response
@@ -50,7 +51,7 @@ def environment() -> Environment:
         cell=shapes.cell,
         bar=bars.bar,
         meter=bars.meter,
-        usage=bars.usage,
+        usage_bar=bars.usage,
         by_group=bars.by_group,
         groups=shapes.GROUPS,
         spark=charts.spark,
@@ -69,6 +70,7 @@ def environment() -> Environment:
         short=times.short_id,
         shown=words.shown,
         pretty=pretty,
+        yaml=as_yaml,
     )
     return made
 
@@ -76,6 +78,10 @@ def environment() -> Environment:
 def pretty(value: object) -> str:
     """A JSON value as indented text."""
     return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def as_yaml(value: object) -> str:
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
 
 
 def render(template: str, values: Mapping[str, Any]) -> str:

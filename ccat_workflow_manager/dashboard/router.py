@@ -9,7 +9,17 @@ from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.dashboard import assets, live
 from ccat_workflow_manager.dashboard.answers import Answers
 from ccat_workflow_manager.dashboard.errors import show_errors_as_pages
-from ccat_workflow_manager.dashboard.pages import act, overview, parts, run, runs, step_run
+from ccat_workflow_manager.dashboard.pages import (
+    act,
+    overview,
+    parts,
+    pipelines,
+    products,
+    run,
+    runs,
+    service,
+    step_run,
+)
 
 _PAGES: tuple[APIRouter, ...] = (
     overview.router,
@@ -17,6 +27,9 @@ _PAGES: tuple[APIRouter, ...] = (
     run.router,
     step_run.router,
     act.router,
+    pipelines.router,
+    products.router,
+    service.router,
     parts.router,
     live.router,
 )
@@ -25,7 +38,7 @@ _PAGES: tuple[APIRouter, ...] = (
 def mount(app: FastAPI, context: Context) -> None:
     """Add the pages, their static files and their errors. The paths of the API stay as they are."""
     app.state.answers = Answers()
-    app.state.live = live.Live(context.loop_database)
+    app.state.live = live.Live(context)
     for router in _PAGES:
         app.include_router(router, include_in_schema=False, dependencies=[Depends(authorize)])
     app.add_route("/static/{version}/{name:path}", assets.serve, include_in_schema=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 _SIZES = ("B", "KB", "MB", "GB", "TB", "PB")
 
@@ -108,3 +108,8 @@ def percent(part: float, whole: float) -> str:
 def short_id(full: object) -> str:
     """The first 13 characters of an id: a UUIDv7 begins with its time, so fewer are the same for a whole minute."""
     return str(full)[:13]
+
+
+def in_days(days: int) -> str:
+    """The time in so many days, as the API takes it."""
+    return (now() + timedelta(days=days)).isoformat()

@@ -63,6 +63,10 @@ class Submitter:
                 return _found(submission, run_id)
         return self._combiner.do(self._planner(projects).plan(submission))
 
+    def check(self, request: RunRequest, *, actor: str, projects: Projects = None) -> int:
+        """How many step runs a run would have. Raises as `submit` does, and creates nothing."""
+        return self._planner(projects).plan(RunSubmission(request, actor)).plan.total
+
     def submit_bulk(
         self,
         requests: Sequence[RunRequest],

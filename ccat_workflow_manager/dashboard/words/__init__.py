@@ -1,6 +1,13 @@
 """Sentences made from facts. Pages say what is the case in these words, and nowhere else are sentences made."""
 
 from ccat_workflow_manager.dashboard.words.actions import DONE, RELEASED, preview, report
+from ccat_workflow_manager.dashboard.words.pipelines import (
+    advice,
+    faults_by_field,
+    pipeline_facts,
+    start,
+    submit_command,
+)
 from ccat_workflow_manager.dashboard.words.plain import (
     DOING,
     STATUS_WORDS,
@@ -36,6 +43,7 @@ __all__ = [
     "FILE_GONE",
     "RELEASED",
     "STATUS_WORDS",
+    "advice",
     "away",
     "capped",
     "cause",
@@ -44,6 +52,7 @@ __all__ = [
     "ended_by",
     "event",
     "event_more",
+    "faults_by_field",
     "groups",
     "key_note",
     "left",
@@ -53,6 +62,7 @@ __all__ = [
     "ordinal",
     "overview_text",
     "overview_title",
+    "pipeline_facts",
     "preview",
     "printable",
     "progress",
@@ -61,8 +71,10 @@ __all__ = [
     "run_duration",
     "run_why",
     "shown",
+    "start",
     "step_note",
     "step_run",
+    "submit_command",
     "total",
     "wait",
     "written",

@@ -1,0 +1,141 @@
+"""The pages in a browser: clean, accessible, readable on a phone, alive, usable by keys and without scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, expect
+
+from tests.browser.site import HOSTILE, Site
+
+pytestmark = pytest.mark.needs("chromium")
+
+PAGES = (
+    "/", "/runs", "/runs?status=FAILED&created=24h", "/runs/{run}", "/runs/{wide}", "/runs/{run}/steps/first",
+    "/step-runs/{failed}", "/step-runs/{running}", "/pipelines", "/pipelines/chain", "/products", "/products/{product}",
+    "/backends", "/workers", "/events", "/audit", "/tokens", "/act/cancel?id={run}",
+)  # fmt: skip
+Open = Callable[..., Page]
+
+
+def serious(page: Page) -> list[str]:
+    """What axe finds, but for minor things."""
+    found: dict[str, Any] = Axe().run(page).response
+    return [
+        f"{each['id']}: {each['nodes'][0]['html'][:200]}"
+        for each in found["violations"]
+        if each["impact"] in ("serious", "critical")
+    ]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_page_is_clean_and_accessible_and_shows_hostile_text_as_text(
+    site: Site, open_page: Open, theme: str
+) -> None:
+    page = open_page("/", color_scheme=theme)
+    wrong = {}
+    for path in PAGES:
+        page.goto(path.format(**site.ids))
+        assert "owned" not in page.title()
+        assert page.locator("img[src=x]").count() == 0
+        if found := serious(page):
+            wrong[path] = found
+    assert wrong == {}
+    page.goto("/runs")
+    expect(page.get_by_text(HOSTILE[0][:40]).first).to_be_attached()
+
+
+def test_pages_fit_a_phone(site: Site, open_page: Open) -> None:
+    page = open_page("/", viewport={"width": 390, "height": 844})
+    for path in PAGES:
+        page.goto(path.format(**site.ids))
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
+
+
+def test_chosen_runs_are_cancelled_after_a_preview(site: Site, open_page: Open) -> None:
+    ids = [site.call("POST", "/runs", {"pipeline": "chain", "parameters": {"scans": [n]}})["id"] for n in range(3)]
+    page = open_page("/runs?pipeline=chain")
+    for run_id in ids[:2]:
+        page.locator(f"tr[data-id='{run_id}'] input").check()
+    page.locator("#bulk [data-verb=cancel]").click()
+    page.get_by_role("button", name="Cancel 2 runs").click()
+    expect(page.locator("#sheet")).to_contain_text("2 runs are being cancelled")
+    page.locator("#sheet [data-close]").first.click()
+    expect(page.locator(f"tr[data-id='{ids[0]}']")).to_contain_text("Cancelled")
+    assert [site.call("GET", f"/runs/{each}")["status"] for each in ids] == ["CANCELLED", "CANCELLED", "PENDING"]
+    expect(page.locator("#bulk")).to_be_hidden()
+
+
+def test_a_change_is_seen_without_a_reload_and_typed_text_stays(site: Site, open_page: Open) -> None:
+    run_id = site.call("POST", "/runs", {"pipeline": "chain", "parameters": {"scans": ["x"]}})["id"]
+    page = open_page("/runs")
+    page.locator("input[name=add]").fill("half typed")
+    expect(page.locator("#live span")).to_have_text("Live")
+    site.call("POST", f"/runs/{run_id}/cancel")
+    expect(page.locator(f"tr[data-id='{run_id}']")).to_contain_text("Cancelled")
+    assert page.locator("input[name=add]").input_value() == "half typed"
+
+
+def test_a_log_is_followed_searched_and_linked(site: Site, open_page: Open) -> None:
+    page = open_page(f"/step-runs/{site.ids['running']}")
+    expect(page.locator(".log li").last).to_contain_text("line 499")
+    page.locator("[data-follow][aria-pressed=true], [data-follow]").first.wait_for()
+    if page.locator("[data-follow]").get_attribute("aria-pressed") != "true":
+        page.locator("[data-follow]").click()
+    site.append("the needle <b>in</b> it\n")
+    expect(page.locator(".log")).to_contain_text("the needle <b>in</b> it")
+    assert page.locator(".log b").count() == 0
+    assert page.locator(".log .a-g").count() > 100
+    page.locator("[data-find]").fill("needle")
+    expect(page.locator("[data-found]")).to_have_text("1 of 1")
+    expect(page.locator(".log mark")).to_have_text("needle")
+    page.goto(f"/step-runs/{site.ids['running']}#L7")
+    page.reload()
+    expect(page.locator(".log li.at")).to_contain_text("line 7")
+
+
+def test_the_keyboard_leads_everywhere(open_page: Open) -> None:
+    page = open_page("/")
+    page.keyboard.press("g")
+    page.keyboard.press("r")
+    page.wait_for_url("**/runs")
+    page.keyboard.press("j")
+    page.keyboard.press("x")
+    expect(page.locator("#bulk")).to_contain_text("1 selected")
+    page.keyboard.press("Escape")
+    page.keyboard.press("?")
+    expect(page.locator("#keys")).to_be_visible()
+    page.keyboard.press("Escape")
+    page.keyboard.press("/")
+    page.keyboard.type("chain")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/pipelines/chain")
+
+
+def test_everything_works_without_scripts(site: Site, open_page: Open) -> None:
+    run_id = site.call("POST", "/runs", {"pipeline": "chain", "parameters": {"scans": ["quiet"]}})["id"]
+    page = open_page("/runs?pipeline=chain", java_script_enabled=False)
+    page.locator(f"input[value='{run_id}']").check()
+    page.locator("noscript button[value=cancel], button[value=cancel]").first.click()
+    page.get_by_role("button", name="Cancel 1 run").click()
+    expect(page.locator("main")).to_contain_text("1 run is being cancelled")
+    assert site.call("GET", f"/runs/{run_id}")["status"] == "CANCELLED"
+    page.goto(f"/step-runs/{site.ids['running']}")
+    expect(page.locator(".log")).to_contain_text("line 499")
+    page.goto("/pipelines/chain")
+    page.locator("textarea[name='p.scans']").fill("[1, 2]")
+    page.get_by_role("button", name="Start the run").click()
+    expect(page.locator("h1")).to_contain_text("chain")
+
+
+def test_a_field_of_keys_answers_to_pointer_and_keys(site: Site, open_page: Open) -> None:
+    page = open_page(f"/runs/{site.ids['wide']}?keys=field")
+    page.locator("canvas.field").first.focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator(".fieldtip.at").first).to_be_visible()
+    form = open_page("/pipelines/chain")
+    form.locator("textarea[name='p.scans']").fill("{")
+    expect(form.locator("[data-field=scans] .err")).to_be_visible()

@@ -1,0 +1,125 @@
+"""Pipelines with their form, products, backends, events, the audit, tokens, the search field."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ccat_workflow_manager.context import Context
+from ccat_workflow_manager.lifecycle.models import NewProduct
+from tests.api.rest import CHAIN, ONE, Hand, Rest
+from tests.dashboard.test_actions import send
+
+ASKS = {
+    "name": "asks",
+    "parameters": {
+        "type": "object",
+        "required": ["scans"],
+        "properties": {
+            "scans": {"type": "array", "items": {"type": "string"}, "minItems": 1},
+            "line": {"type": "string", "enum": ["CO43", "CO76"]},
+            "spacing": {"type": "number", "maximum": 60},
+            "deep": {"type": "boolean"},
+            "more": {"type": "object"},
+        },
+    },
+    "steps": [{"name": "only", "foreach": "${parameters.scans}", "command": ["a", "${item}"]}],
+}
+FULL = [("p.scans", "a%0Ab"), ("p.line", "CO76"), ("p.spacing", "7.5"), ("p.deep", "on"), ("p.more", "%7B%22x%22:1%7D")]
+
+
+def test_a_form_starts_a_run_with_what_it_says(rest: Rest) -> None:
+    rest.post("/pipelines", ASKS, 201)
+    page = rest.client.get("/pipelines/asks").text
+    assert re.findall(r'name="p\.(\w+)"', page) == ["scans", "line", "spacing", "deep", "more"]
+    checked = send(rest, "/ui/pipelines/asks/check", FULL).json()
+    assert checked["faults"] == []
+    assert "2 step runs" in checked["says"]
+    answer = send(rest, "/pipelines/asks/start", [*FULL, ("labels", "source:%20Orion"), ("priority", "5")])
+    assert answer.status_code == 303, answer.text
+    run = rest.get(answer.headers["location"])
+    assert run["parameters"] == {"scans": ["a", "b"], "line": "CO76", "spacing": 7.5, "deep": True, "more": {"x": 1}}
+    assert (run["labels"], run["priority"]) == ({"source": "Orion"}, 5)
+    again = rest.client.get(f"/pipelines/asks?from={run['id']}").text
+    assert ">a\nb</textarea>" in again
+
+
+def test_a_form_with_faults_keeps_what_was_typed_and_marks_each_field(rest: Rest) -> None:
+    rest.post("/pipelines", ASKS, 201)
+    fields = [("p.spacing", "75"), ("p.more", "%7B"), ("labels", "nonsense")]
+    answer = send(rest, "/pipelines/asks/start", fields)
+    assert answer.status_code == 422
+    assert 'value="75"' in answer.text
+    assert answer.text.count('aria-invalid="true"') == 1
+    answer = send(rest, "/pipelines/asks/start", [("p.scans", "a"), ("p.spacing", "75")])
+    assert 'aria-invalid="true"' in answer.text
+    paths = [fault["path"] for fault in send(rest, "/ui/pipelines/asks/check", [("p.spacing", "75")]).json()["faults"]]
+    assert any("spacing" in path for path in paths)
+    assert rest.get("/runs")["items"] == []
+
+
+def test_versions_are_compared_and_pipelines_switched(rest: Rest) -> None:
+    rest.post("/pipelines", ONE, 201)
+    changed = {**ONE, "steps": [{"name": "only", "command": ["false"]}]}
+    assert rest.send("PUT", "/pipelines/one", json=changed).status_code == 201
+    page = rest.client.get("/pipelines/one").text
+    assert 'class="del"' in page
+    assert 'class="add"' in page
+    assert rest.client.get("/pipelines/one?version=7").status_code == 404
+    assert rest.client.get("/pipelines/none").status_code == 404
+    assert "one" in rest.client.get("/pipelines").text
+    assert send(rest, "/pipelines/one/switch", [("enabled", "0")]).status_code == 303
+    assert rest.get("/pipelines/one")["enabled"] is False
+
+
+def test_products_are_previewed_as_text_and_pictures_and_never_run(rest: Rest, hand: Hand, context: Context) -> None:
+    run = rest.post("/runs", {"spec": CHAIN, "parameters": {"scans": ["a"]}})
+    (item,) = hand.claim()
+    output = Path(context.settings.pipeline_base_dir) / "chain" / run["id"] / "first" / "a" / "attempt-1" / "output"
+    (output / "cube.zarr" / "0").mkdir(parents=True)
+    (output / "report.html").write_text("<script>alert(1)</script>", encoding="utf-8")
+    (output / "map.png").write_bytes(b"\x89PNG")
+    products = [("report.html", 25, False), ("map.png", 4, False), ("cube.zarr", 0, True)]
+    hand.complete(
+        item, *(NewProduct(n, "DATA_PRODUCT", n, size, "0" * 64, is_directory=d) for n, size, d in products)
+    )  # fmt: skip
+    found = {each["path"]: each["id"] for each in rest.get(f"/runs/{run['id']}/products")["items"]}
+    text = rest.client.get(f"/products/{found['report.html']}").text
+    assert "&lt;script&gt;alert(1)" in text
+    assert "<script>alert" not in text
+    assert "<img src=" in rest.client.get(f"/products/{found['map.png']}").text
+    assert "/tree/0" in rest.client.get(f"/products/{found['cube.zarr']}").text
+    assert rest.client.get(f"/products/{found['cube.zarr']}/tree/0").status_code == 200
+    assert rest.client.get(f"/products/{found['cube.zarr']}/tree/..%2f..").status_code == 404
+    assert found["map.png"] in rest.client.get(f"/products?run={run['id']}").text
+    assert found["map.png"] in rest.client.get("/products").text
+    assert rest.client.get("/products/00000000-0000-7000-8000-000000000000").status_code == 404
+
+
+def test_service_pages_and_the_search_field(rest: Rest, hand: Hand) -> None:
+    rest.post("/pipelines", ONE, 201)
+    run_id = rest.post("/runs", {"pipeline": "one", "labels": {"source": "Orion"}})["id"]
+    hand.execute("INSERT INTO workers (id, host, pid, backends) VALUES ('w<1>', 'h', 1, '{noop}')")
+    hand.execute("INSERT INTO backends (name, problem, problem_since) VALUES ('noop', 'no answer', now())")
+    for path in ("/backends", "/ui/backends", "/workers", "/ui/workers", "/events", "/ui/events", "/audit"):
+        assert rest.client.get(path).status_code == 200, path
+    assert "no answer" in rest.client.get("/backends").text
+    assert "w&lt;1&gt;" in rest.client.get("/workers").text
+    assert run_id in rest.client.get("/events").text
+    assert rest.client.get("/events?cursor=x").status_code == 422
+    assert rest.client.get("/audit?since=soon").status_code == 422
+    for text, address in ((run_id, f"/runs/{run_id}"), (run_id[:13], f"/runs/{run_id}"), ("one", "/pipelines/one")):
+        assert rest.client.get("/go", params={"q": text}).headers["location"] == address
+    assert rest.client.get("/go?q=source:Orion").headers["location"] == "/runs?label=source%3AOrion"
+    assert rest.client.get("/go?q=anything+else").headers["location"] == "/runs?q=anything+else"
+
+
+def test_a_token_is_shown_once_and_revoked(rest: Rest) -> None:
+    made = send(rest, "/tokens", [("name", "nightly"), ("role", "viewer"), ("days", "30")])
+    assert "ccatwm_" in made.text
+    assert made.headers["cache-control"] == "no-store"
+    page = rest.client.get("/tokens").text
+    (token_id,) = re.findall(r'action="/tokens/([0-9a-f-]{36})/revoke"', page)
+    assert send(rest, f"/tokens/{token_id}/revoke").status_code == 303
+    assert "revoked" in rest.client.get("/tokens").text
+    assert send(rest, "/tokens", [("name", ""), ("role", "king"), ("days", "x")]).status_code == 422
