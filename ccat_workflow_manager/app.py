@@ -16,6 +16,7 @@ from ccat_workflow_manager.api import (
     events,
     explain,
     ledger,
+    login,
     metrics,
     pipelines,
     products,
@@ -30,6 +31,7 @@ from ccat_workflow_manager.api.dependencies import LARGE_AT_ONCE, PREFIX, known_
 from ccat_workflow_manager.api.guard import Guard
 from ccat_workflow_manager.api.openapi import PROBLEMS, DocumentedApp, operation_id
 from ccat_workflow_manager.api.problems import handle_errors
+from ccat_workflow_manager.api.rate_limit import RateLimit
 from ccat_workflow_manager.api.rights import authorize, declare
 from ccat_workflow_manager.api.run_watch import RunWatch
 from ccat_workflow_manager.context import Context
@@ -59,12 +61,14 @@ def create_app(context: Context, *, secret: str | None = None) -> FastAPI:
         generate_unique_id_function=operation_id,
     )
     app.state.context = context
+    app.state.sessions = context.sessions  # a weak key is refused now, not at the first log-in
     app.state.large_bodies = asyncio.Semaphore(LARGE_AT_ONCE)
     app.state.large_answers = asyncio.Semaphore(LARGE_AT_ONCE)
     app.state.run_watch = RunWatch(context)
     authenticator = Authenticator(context, secret)
     app.state.authenticator = authenticator
-    app.add_middleware(Guard, hosts=context.settings.api_names, authenticator=authenticator)
+    limit = RateLimit(context.settings.api_requests_per_second)
+    app.add_middleware(Guard, hosts=context.settings.api_names, authenticator=authenticator, limit=limit)
     handle_errors(app)
     app.add_middleware(metrics.Measured)
     checked = [Depends(authorize), Depends(known_parameters), Depends(no_unknown_body)]
@@ -74,6 +78,7 @@ def create_app(context: Context, *, secret: str | None = None) -> FastAPI:
     ):  # fmt: skip
         app.include_router(resource.router, prefix=PREFIX, dependencies=checked, responses=PROBLEMS)
     app.include_router(service.health, dependencies=checked)
+    app.include_router(login.router, dependencies=checked, responses=PROBLEMS)
     app.include_router(metrics.router, dependencies=checked, responses=PROBLEMS)
     dashboard.mount(app, context)
     declare(app)

@@ -41,6 +41,7 @@ from ccat_workflow_manager.services.outcomes import Outcomes
 from ccat_workflow_manager.services.poll import Poller
 from ccat_workflow_manager.services.queues import QueueHints
 from ccat_workflow_manager.services.requests import Requests
+from ccat_workflow_manager.services.sessions import Sessions, session_key
 from ccat_workflow_manager.services.status_updater import StatusUpdater
 from ccat_workflow_manager.services.submit import Submitter
 from ccat_workflow_manager.services.tokens import Tokens
@@ -116,6 +117,13 @@ class Context:
     @cached_property
     def tokens(self) -> Tokens:
         return Tokens(self.database)
+
+    @cached_property
+    def sessions(self) -> Sessions | None:
+        """None: people cannot log in. Raises ConfigurationError for a weak key."""
+        settings = self.settings
+        key = session_key(settings.session_key_file, settings.data_dir, make=settings.environment == "localdev")
+        return None if key is None else Sessions(self.database, key)
 
     @cached_property
     def requests(self) -> Requests:

@@ -6,10 +6,11 @@ import hmac
 import os
 import pwd
 from dataclasses import dataclass
+from uuid import UUID
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
-from starlette.requests import Request
+from starlette.requests import Request, cookie_parser
 from starlette.types import Scope
 
 from ccat_workflow_manager.context import Context
@@ -17,20 +18,49 @@ from ccat_workflow_manager.errors import WorkflowError
 from ccat_workflow_manager.identity import ANONYMOUS, Identity, Role
 from ccat_workflow_manager.local_api import SECRET_PREFIX, is_own_connection
 
+COOKIE = "ccat_wm_session"
+CSRF_HEADER = "x-csrf-token"
+
 
 @dataclass(slots=True)
 class Caller:
     """Who makes the present request."""
 
     identity: Identity
-    by_cookie: bool = False
-    """A browser sends its cookie with every request: changes need the proof that a page of ours made them."""
+    is_limited: bool = True
+    """It may make only so many requests a second."""
+    session_id: UUID | None = None
+    """It came with a cookie, which a browser sends with every request: a change needs a sign that our page made it."""
 
 
 def current_identity(request: Request) -> Identity | None:
     """Who makes this request; None on a page that needs no log-in."""
     caller: Caller | None = request.scope["state"].get("caller")
     return None if caller is None else caller.identity
+
+
+def csrf_token(request: Request) -> str:
+    """What a page sends as `X-CSRF-Token` with changes; empty without a session."""
+    caller: Caller | None = request.scope["state"].get("caller")
+    sessions = request.app.state.context.sessions
+    if caller is None or caller.session_id is None:
+        return ""
+    return str(sessions.proof(caller.session_id))
+
+
+def is_forged(request: Request) -> bool:
+    """Whether nothing shows that a change with a cookie comes from a page of this site.
+
+    `Guard` has refused foreign values of `Origin` and `Sec-Fetch-Site`, so one of its own is such a sign.
+    """
+    caller: Caller | None = request.scope["state"].get("caller")
+    if caller is None or caller.session_id is None:
+        return False
+    headers = request.headers
+    if "origin" in headers or headers.get("sec-fetch-site") == "same-origin":
+        return False
+    sessions = request.app.state.context.sessions
+    return not sessions.is_proof(caller.session_id, headers.get(CSRF_HEADER, ""))
 
 
 def who(request: Request) -> Identity:
@@ -56,10 +86,12 @@ class Authenticator:
         given = given.strip() if kind.lower() == "bearer" else ""
         if given and (self._required or not self._is_local(given)):
             return await self._of_token(given)
+        if (found := await self._of_cookie(headers)) is not None:
+            return found
         if self._required:
             return None
         if given and self._secret is not None and hmac.compare_digest(given.encode("latin-1"), self._secret):
-            return Caller(_user(os.geteuid()))
+            return Caller(_user(os.geteuid()), is_limited=False)
         return self._of_connection(scope)
 
     async def is_still_known(self, request: Request) -> bool:
@@ -83,17 +115,30 @@ class Authenticator:
             token = tokens.check(given)
         return None if token is None else Caller(token.identity)
 
+    async def _of_cookie(self, headers: Headers) -> Caller | None:
+        sessions = self._context.sessions
+        if sessions is None or COOKIE not in headers.get("cookie", ""):
+            return None
+        session_id = sessions.id_in(cookie_parser(headers["cookie"]).get(COOKIE, ""))
+        if session_id is None:
+            return None
+        if sessions.needs_database(session_id):
+            session = await run_in_threadpool(sessions.check, session_id)
+        else:
+            session = sessions.check(session_id)
+        return None if session is None else Caller(session.identity, session_id=session.id)
+
     def _of_connection(self, scope: Scope) -> Caller | None:
         # The kernel's list is long, so it is read once for a connection.
         peer = scope.get("state", {}).get("peer", {})
         if self._socket:
-            return Caller(_user(peer["uid"])) if "uid" in peer else None
+            return Caller(_user(peer["uid"]), is_limited=False) if "uid" in peer else None
         if self._secret is None:
-            return Caller(ANONYMOUS)
+            return Caller(ANONYMOUS, is_limited=False)
         client, server = scope.get("client"), scope.get("server")
         if not peer.get("is_own") and client is not None and server is not None:
             peer["is_own"] = is_own_connection(client[1], server[1])
-        return Caller(_user(os.geteuid())) if peer.get("is_own") else None
+        return Caller(_user(os.geteuid()), is_limited=False) if peer.get("is_own") else None
 
 
 def _user(uid: int) -> Identity:

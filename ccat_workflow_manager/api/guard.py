@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ccat_workflow_manager.api.authentication import Authenticator
 from ccat_workflow_manager.api.dependencies import PREFIX
 from ccat_workflow_manager.api.problems import of_error, problem
+from ccat_workflow_manager.api.rate_limit import RateLimit
 from ccat_workflow_manager.errors import WorkflowError
 from ccat_workflow_manager.local_api import is_loopback
 
@@ -38,10 +39,11 @@ _UNKNOWN_CALLER = (
 class Guard:
     """Middleware. `hosts` are the names of the API beside those of loopback."""
 
-    def __init__(self, app: ASGIApp, hosts: Iterable[str], authenticator: Authenticator) -> None:
+    def __init__(self, app: ASGIApp, hosts: Iterable[str], authenticator: Authenticator, limit: RateLimit) -> None:
         self._app = app
         self._hosts = frozenset(host.lower() for host in hosts if not is_loopback(host))
         self._authenticator = authenticator
+        self._limit = limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in HEALTH:
@@ -80,6 +82,9 @@ class Guard:
         except WorkflowError as error:
             return of_error(error)
         scope["state"]["caller"] = caller
+        if caller is not None and caller.is_limited and (seconds := self._limit.wait_seconds(caller.identity.key)):
+            detail = f"{caller.identity.name} makes more requests than API_REQUESTS_PER_SECOND allows"
+            return problem(429, "too_many_requests", detail, headers={"Retry-After": str(seconds)})
         if caller is not None or path in OPEN or path.startswith(OPEN_FILES):
             return None
         if scope["method"] == "GET" and not path.startswith(PREFIX) and "text/html" in headers.get("accept", ""):

@@ -110,6 +110,8 @@ OUTCOME_EXAMPLES = {
     "not needed": {"value": {"outcome": "skipped", "reason": "detector 101 is dead since May"}},
     "done": {"value": {"outcome": "completed", "reason": "checked and copied by hand"}},
 }
+LOG_IN_EXAMPLES = {"by token": {"value": {"token": "ccatwm_0a1b2c3d4e5f_..."}}}
+LOG_OUT_EXAMPLES = {"here": {"value": {}}, "everywhere": {"value": {"everywhere": True}}}
 TOKEN_EXAMPLES = {
     "for one project": {"value": {"name": "nightly", "role": "submitter", "projects": ["night"]}},
 }

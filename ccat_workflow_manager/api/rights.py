@@ -14,7 +14,7 @@ from fastapi import FastAPI, Request
 from fastapi.routing import APIRoute, iter_route_contexts
 from starlette.concurrency import run_in_threadpool
 
-from ccat_workflow_manager.api.authentication import who
+from ccat_workflow_manager.api.authentication import is_forged, who
 from ccat_workflow_manager.api.dependencies import PREFIX
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db import audit
@@ -64,6 +64,9 @@ RIGHTS: dict[str, Right] = {
     "GET /healthz": _OPEN,
     "GET /readyz": _OPEN,
     "GET /metrics": Right(_VIEWER, WHOLE_SERVICE),
+    "GET /login": _OPEN,
+    "POST /login": _OPEN,
+    "POST /logout": Right(_VIEWER),
     "GET /api/v1/attention": Right(_VIEWER),
     "GET /api/v1/audit": Right(_OPERATOR),
     "GET /api/v1/backends": Right(_VIEWER),
@@ -203,6 +206,8 @@ async def authorize(request: Request) -> None:
         raise Forbidden(f"this needs the role {right.role}; {identity.name} has {identity.role}")
     if about == WHOLE_SERVICE and identity.projects is not None:
         raise Forbidden(f"this concerns all projects; {identity.name} is limited to some")
+    if changes and is_forged(request):
+        raise Forbidden("a change with a cookie needs the header X-CSRF-Token, or a page of this site")
     if changes:
         client = request.client
         audit.begin(

@@ -126,7 +126,14 @@ class Settings(SettingsModel):
     metrics_port: int = Field(
         ge=0, le=65535, description="Port of the metrics of a worker, or the next free one above it; 0: none."
     )
-    auth_required: bool = Field(description="Whether every call needs a token.")
+    auth_required: bool = Field(description="Whether every call needs a token or a log-in.")
+    session_key_file: Path = Field(
+        description="File with at least 32 bytes that sign the cookies of people, the same for all managers. "
+        "Empty: made in `DATA_DIR` in localdev, and no log-in elsewhere."
+    )
+    api_requests_per_second: float = Field(
+        ge=0, description="How many requests a second one token or person may make of one manager; 0: any number."
+    )
     api_connections: int = Field(ge=10, description="How many connections a manager keeps; it closes further ones.")
     api_header_seconds: float = Field(gt=0, description="How long a client may take to send the headers of a request.")
     api_body_seconds: float = Field(gt=0, description="How long a client may take to send the body of a request.")

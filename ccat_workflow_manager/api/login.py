@@ -1,0 +1,128 @@
+"""Log-in of people by token, and log-out. The pages themselves are drawn elsewhere."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, TypeVar
+from urllib.parse import parse_qs, quote
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel, Field, StrictStr
+from starlette.responses import RedirectResponse, Response
+
+from ccat_workflow_manager.api import openapi
+from ccat_workflow_manager.api.authentication import COOKIE, Caller
+from ccat_workflow_manager.api.dependencies import Body, Ctx, RawBody
+from ccat_workflow_manager.api.openapi import Shape
+from ccat_workflow_manager.api.paging import json_response
+from ccat_workflow_manager.api.problems import problem
+from ccat_workflow_manager.context import Context
+from ccat_workflow_manager.db import audit
+from ccat_workflow_manager.definition.messages import validated
+from ccat_workflow_manager.errors import Conflict
+from ccat_workflow_manager.identity import Identity, Role
+from ccat_workflow_manager.services.sessions import LIFETIME, Sessions
+
+router = APIRouter(tags=["log-in"])
+
+M = TypeVar("M", bound=BaseModel)
+
+_FORM = "application/x-www-form-urlencoded"
+
+
+class LogIn(Shape):
+    token: StrictStr = Field(max_length=1000)
+    next: StrictStr = Field(default="/", max_length=2000, description="For forms: the page to go to.")
+
+
+class LogOut(Shape):
+    everywhere: bool = Field(default=False, description="End all sessions of this person.")
+
+
+class LoggedIn(Shape):
+    name: str
+    role: Role
+    projects: list[str] | None = Field(description="null: all.")
+    csrf_token: str = Field(description="The header `X-CSRF-Token` of changes that come from no page of this site.")
+
+
+def _caller(request: Request) -> Caller | None:
+    caller: Caller | None = request.scope["state"].get("caller")
+    return caller
+
+
+@router.post("/login", response_model=LoggedIn, openapi_extra=openapi.body(LogIn, openapi.LOG_IN_EXAMPLES))
+def log_in(context: Ctx, request: Request, body: Body) -> Response:
+    """Begin a session with a token, as JSON or as a form. The session ends with the token."""
+    sessions = _sessions(context)
+    asked = _of_form(body, LogIn) if (is_form := body.media_type == _FORM) else body.parse(LogIn)
+    onward = asked.next if asked.next.startswith("/") and asked.next[1:2] not in ("/", "\\") else "/"
+    token = context.tokens.check(asked.token.strip())
+    if token is None:
+        if is_form:
+            return RedirectResponse(f"/login?failed=1&next={quote(onward, safe='')}", 303)
+        challenge = {"WWW-Authenticate": 'Bearer realm="ccat-wm"'}
+        return problem(401, "unauthorized", "this is no valid token", headers=challenge)
+    return _begin(context, sessions, request, token.identity, onward if is_form else None, token.id)
+
+
+def _begin(
+    context: Context,
+    sessions: Sessions,
+    request: Request,
+    identity: Identity,
+    onward: str | None,
+    token_id: UUID | None = None,
+) -> Response:
+    """Begin a session and set its cookie. The response is a redirect, or with `onward` None the identity as JSON."""
+    address = request.client.host if request.client else ""
+    with audit.audited(audit.Change(identity, "log_in", "sessions", address, request.state.request_id)):
+        session_id, cookie = sessions.begin(identity, token_id)
+    if onward is None:
+        shown = {
+            "name": identity.name,
+            "role": identity.role,
+            "projects": None if identity.projects is None else sorted(identity.projects),
+            "csrf_token": sessions.proof(session_id),
+        }
+        response = json_response(json.dumps(shown))
+    else:
+        response = RedirectResponse(onward, 303)
+    response.headers["Cache-Control"] = "no-store"
+    response.set_cookie(
+        COOKIE,
+        cookie,
+        max_age=int(LIFETIME.total_seconds()),
+        httponly=True,
+        samesite="strict",
+        secure=context.settings.environment != "localdev",
+    )
+    return response
+
+
+@router.post("/logout", response_model=LogOut, openapi_extra=openapi.body(LogOut, openapi.LOG_OUT_EXAMPLES))
+def log_out(context: Ctx, body: Body, caller: Annotated[Caller | None, Depends(_caller)]) -> Response:
+    """End this session, or all of this person, as JSON or as a form."""
+    asked = _of_form(body, LogOut) if (is_form := body.media_type == _FORM) else body.parse(LogOut)
+    sessions = _sessions(context)
+    if caller is None or caller.session_id is None:
+        raise Conflict("this call is not made in a session")
+    if asked.everywhere:
+        sessions.end_all(caller.identity.name)
+    else:
+        sessions.end(caller.session_id)
+    response = RedirectResponse("/login", 303) if is_form else json_response(asked.model_dump_json())
+    response.delete_cookie(COOKIE)
+    return response
+
+
+def _sessions(context: Context) -> Sessions:
+    if context.sessions is None:
+        raise Conflict("this service has no log-in for people: SESSION_KEY_FILE is not set")
+    return context.sessions
+
+
+def _of_form(body: RawBody, model: type[M]) -> M:
+    fields = parse_qs(body.data.decode("utf-8", "replace"), keep_blank_values=True)
+    return validated(model, {name: values[0] for name, values in fields.items()})
