@@ -237,16 +237,23 @@ def _contract_mounts(request: JobRequest, files: AttemptFiles) -> tuple[Mount, .
 
 def _volumes(request: JobRequest, site: Site, files: AttemptFiles) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     volumes = [{"name": "pipelines", **site.base_volume.source}]
+    inputs = {path: f"input-{number}" for number, path in enumerate(site.input_volumes)}
     if site.native:
         own = (Mount(pod_files(files).directory, POD_DIR, True), Mount(files.script, SCRIPT_IN_IMAGE, False))
-        wanted = [*(request.mounts or _contract_mounts(request, files)), *own]
-        return volumes, [_inside(mount, site) for mount in wanted]
+        mounts = [
+            _inside(mount, site, inputs) for mount in [*(request.mounts or _contract_mounts(request, files)), *own]
+        ]
+        used = {mount["name"] for mount in mounts}
+        volumes += [{"name": name, **site.input_volumes[path].source} for path, name in inputs.items() if name in used]
+        return volumes, mounts
     if not _is_inside(files.base, site.base_dir):
         raise ValueError(f"{files.base} is not below {site.base_dir}, which is all that pods see")
     mounts = [_mount("pipelines", site.base_dir, site.base_volume, True)]
     if site.image_volume is not None:
         volumes.append({"name": "images", **site.image_volume.source})
         mounts.append(_mount("images", site.image_dir, site.image_volume, False))
+    volumes += [{"name": name, **site.input_volumes[path].source} for path, name in inputs.items()]
+    mounts += [_mount(name, path, site.input_volumes[path], False) for path, name in inputs.items()]
     return volumes, mounts
 
 
@@ -257,12 +264,19 @@ def _mount(name: str, path: str, volume: Volume, writable: bool) -> dict[str, An
     return mount if writable else {**mount, "readOnly": True}
 
 
-def _inside(mount: Mount, site: Site) -> dict[str, Any]:
-    """A part of PIPELINE_BASE_DIR under a path of its own."""
-    if not _is_inside(mount.source, site.base_dir):
-        raise ValueError(f"{mount.source} is not below {site.base_dir}, which is all that pods see")
-    part = Volume({}, join(site.base_volume.sub_path, relpath(mount.source, site.base_dir)))
-    return _mount("pipelines", mount.target, part, mount.writable)
+def _inside(mount: Mount, site: Site, inputs: Mapping[str, str]) -> dict[str, Any]:
+    """A part of PIPELINE_BASE_DIR, or of a directory of inputs, under a path of its own."""
+    if _is_inside(mount.source, site.base_dir):
+        part = Volume({}, join(site.base_volume.sub_path, relpath(mount.source, site.base_dir)))
+        return _mount("pipelines", mount.target, part, mount.writable)
+    for path, name in inputs.items():
+        if mount.source == path or _is_inside(mount.source, path):
+            below = "" if mount.source == path else relpath(mount.source, path)
+            return _mount(
+                name, mount.target, Volume({}, join(site.input_volumes[path].sub_path, below).rstrip("/")), False
+            )
+    seen = ", ".join([site.base_dir, *inputs])
+    raise ValueError(f"{mount.source} is not below {seen}, which is all that pods see (KUBERNETES_INPUT_VOLUMES)")
 
 
 def _is_inside(path: str, directory: str) -> bool:

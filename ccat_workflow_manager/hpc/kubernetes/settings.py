@@ -40,6 +40,11 @@ class KubernetesSettings(BackendSettings):
         default="",
         description="The same for `SIF_CACHE_DIR`, with `apptainer`; not needed if that is below `PIPELINE_BASE_DIR`.",
     )
+    input_volumes: str = Field(
+        default="",
+        description="Where pods find directories of `INPUT_ROOTS`, separated by commas: `/DIR=VOLUME`, with a volume "
+        "as above; read-only.",
+    )
     node_selector: str = Field(default="", description="Labels of the nodes for pods, as YAML or JSON: `{disk: ssd}`.")
     tolerations: str = Field(default="", description="Tolerations of the pods, as YAML or JSON.")
     service_account: str = Field(default="", description="Service account of the pods; empty: the namespace's default.")

@@ -38,6 +38,8 @@ class Site:
     base_volume: Volume
     image_dir: str = ""
     image_volume: Volume | None = None
+    input_volumes: Mapping[str, Volume] = field(default_factory=dict)
+    """By directory, as workers see it."""
     run_as: tuple[int, int] | None = None
     """User and group; None: those of the image."""
     node_selector: Mapping[str, str] = field(default_factory=dict)
@@ -67,6 +69,7 @@ def site_of(settings: KubernetesSettings, *, base_dir: str, image_dir: str, grac
         base_volume=_volume("VOLUME", settings.volume, base),
         image_dir=images,
         image_volume=_volume("SIF_VOLUME", settings.sif_volume, images) if separate else None,
+        input_volumes=_input_volumes(settings.input_volumes),
         run_as=_run_as(settings.run_as),
         node_selector=_structure("NODE_SELECTOR", settings.node_selector, labels, "a mapping from label to text") or {},
         tolerations=_structure("TOLERATIONS", settings.tolerations, objects, "a list of tolerations") or (),
@@ -109,6 +112,17 @@ def _volume(setting: str, text: str, path: str) -> Volume:
             if server and export.startswith("/"):
                 return Volume({"nfs": {"server": server, "path": export}})
     raise _refused(setting, text, _VOLUMES)
+
+
+def _input_volumes(text: str) -> dict[str, Volume]:
+    found = {}
+    for each in names(text):
+        path, separator, volume = each.partition("=")
+        if not separator:
+            raise _refused("INPUT_VOLUMES", text, f"/DIR=VOLUME with commas between them, where VOLUME is {_VOLUMES}")
+        directory = _directory("KUBERNETES_INPUT_VOLUMES", path.strip())
+        found[directory] = _volume("INPUT_VOLUMES", volume.strip(), directory)
+    return found
 
 
 def _run_as(text: str) -> tuple[int, int] | None:

@@ -230,3 +230,35 @@ POD = {"spec": {"containers": [{"name": "step", "env": [{"name": "A", "value": "
 def test_strategic_merge(patch: dict[str, Any], expected: dict[str, Any]) -> None:
     assert merged(POD, patch) == expected
     assert POD["spec"]["nodeSelector"] == {"a": "1"}
+
+
+INPUT_VOLUMES = "/data/raw=pvc:raw/nights, /data/calib=hostpath:/calib"
+
+
+def pod_of(request: JobRequest, where: Site) -> dict[str, Any]:
+    found: dict[str, Any] = render_job(request, where, CURRENT)["spec"]["template"]["spec"]
+    return found
+
+
+def test_inputs_of_a_native_pod_are_read_only_parts_of_their_volumes() -> None:
+    scan = Mount("/data/raw/n1/scan.fits", "/workflow/input/scan.fits", False)
+    pod = pod_of(replace(REQUEST, mounts=[scan]), site(mode="native", input_volumes=INPUT_VOLUMES))
+    [mount] = [each for each in pod["containers"][0]["volumeMounts"] if each["mountPath"] == scan.target]
+    assert (mount["subPath"], mount["readOnly"]) == ("nights/n1/scan.fits", True)
+    assert [each["name"] for each in pod["volumes"]] == ["pipelines", mount["name"]]
+    with pytest.raises(ValueError, match="KUBERNETES_INPUT_VOLUMES"):
+        pod_of(replace(REQUEST, mounts=[scan]), site(mode="native"))
+
+
+def test_a_pod_with_apptainer_sees_the_directories_of_inputs_at_their_paths() -> None:
+    pod = pod_of(REQUEST, site(input_volumes=INPUT_VOLUMES))
+    mounts = {each["mountPath"]: each for each in pod["containers"][0]["volumeMounts"]}
+    assert mounts["/data/raw"] == {"name": "input-0", "mountPath": "/data/raw", "subPath": "nights", "readOnly": True}
+    assert mounts["/data/calib"] == {"name": "input-1", "mountPath": "/data/calib", "readOnly": True}
+    assert {each["name"] for each in pod["volumes"]} >= {"input-0", "input-1"}
+
+
+@pytest.mark.parametrize("bad", ["/data/raw", "raw=pvc:raw", "/data/raw=pvc:.."])
+def test_volumes_of_inputs_that_cannot_be(bad: str) -> None:
+    with pytest.raises(ConfigurationError, match="INPUT_VOLUMES"):
+        site(input_volumes=bad)

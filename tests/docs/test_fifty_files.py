@@ -1,0 +1,39 @@
+"""The page for people with a script and fifty files: its commands work as they stand there, one after the other."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.docs.test_docs import DOCS, REPOSITORY, blocks
+from tests.support.fixtures_service import PROGRAM, Service
+
+PAGE = DOCS / "fifty-files.md"
+EXAMPLE = REPOSITORY / "examples" / "fifty-files"
+
+
+@pytest.mark.parametrize(("language", "name"), [("python", "reduce.py"), ("yaml", "fifty-files.yaml")])
+def test_the_page_shows_the_files_of_the_example(language: str, name: str) -> None:
+    assert list(blocks(PAGE, language)) == [(EXAMPLE / name).read_text(encoding="utf-8")]
+
+
+def test_the_commands_of_the_page_make_a_map(service: Service, tmp_path: Path) -> None:
+    (tmp_path / "examples").symlink_to(REPOSITORY / "examples")
+    environment = {
+        **os.environ,
+        "CCAT_WM_URL": str(service.client.base_url).removesuffix("/api/v1/"),
+        "PATH": f"{Path(PROGRAM).parent}:{os.environ['PATH']}",
+    }
+    script = "\n".join(["set -ex", *blocks(PAGE, "sh")])
+    done = subprocess.run(
+        ["sh", "-c", script], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    picture = tmp_path / "my-scans" / "results" / "combine" / "main" / "plots" / "map.png"
+    assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    [run] = service.call("GET", "/runs?pipeline=fifty-files&limit=1")["items"]
+    assert (run["status"], run["counts"]["COMPLETED"]) == ("COMPLETED", 51)
+    assert service.step(run["id"], "reduce", "scan_007")["status"] == "COMPLETED"
