@@ -26,6 +26,7 @@ _START = f'echo started >> "$WORKFLOW_WORKSPACE_DIR/{STARTS}"'
 _WORK = f'{_START}; sleep 0.2; echo "$WORKFLOW_KEY" > "$WORKFLOW_OUTPUT_DIR/x"'
 _SLOW = f'{_START}; sleep 1.2; echo data > "$WORKFLOW_OUTPUT_DIR/x"'
 _FAIL_ONCE = f'{_WORK}; test "$WORKFLOW_ATTEMPT" -gt 1'
+_LOST = f"{_START}; exit 3"
 _FOR_EVER = f"{_START}; while :; do sleep 0.2; done"
 _numbers = count(1)
 
@@ -44,7 +45,7 @@ class Scenario:
 def step(site: Site, name: str, text: str, **more: Any) -> dict[str, Any]:
     """One step, for a backend that runs programs and for one that does not."""
     noop: dict[str, Any] = {"delay_seconds": {_FOR_EVER: 600, _SLOW: 1.2}.get(text, 0.2)}
-    if text is _FAIL_ONCE:
+    if text in (_FAIL_ONCE, _LOST):
         noop["outcome"] = "failed"
     return {
         "name": name,
@@ -57,10 +58,12 @@ def step(site: Site, name: str, text: str, **more: Any) -> dict[str, Any]:
 
 
 def complete(site: Site) -> list[str]:
-    """Two and then one; and somebody reads a log."""
+    """Two and then one, which tolerates the loss of a third; and somebody reads a log."""
+    tolerated = {"step": "lost", "tolerate": 1}
     run_id = site.submit(
         step(site, "first", _WORK, foreach=["a", "b"]),
-        step(site, "second", _WORK, depends_on=["first"], files={"table.csv": {"text": "1,2\n"}}),
+        step(site, "lost", _LOST),
+        step(site, "second", _WORK, depends_on=["first", tolerated], files={"table.csv": {"text": "1,2\n"}}),
     )
     end = site.wait(run_id)
     last = site.run(run_id)["step_runs"][-1]
