@@ -15,7 +15,7 @@ from ccat_workflow_manager.api.dependencies import Actor
 from ccat_workflow_manager.api.service import availabilities
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.dashboard import rendering, times
-from ccat_workflow_manager.dashboard.answers import Answers
+from ccat_workflow_manager.services.answers import Answers
 from ccat_workflow_manager.db.queries.attention import attention_count
 from ccat_workflow_manager.db.queries.service import backend_states, workers_page
 from ccat_workflow_manager.db.session import UnitOfWork

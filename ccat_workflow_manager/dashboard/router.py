@@ -7,7 +7,6 @@ from fastapi import APIRouter, Depends, FastAPI
 from ccat_workflow_manager.api.rights import authorize
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.dashboard import assets, live
-from ccat_workflow_manager.dashboard.answers import Answers
 from ccat_workflow_manager.dashboard.errors import show_errors_as_pages
 from ccat_workflow_manager.dashboard.pages import (
     act,
@@ -37,7 +36,6 @@ _PAGES: tuple[APIRouter, ...] = (
 
 def mount(app: FastAPI, context: Context) -> None:
     """Add the pages, their static files and their errors. The paths of the API stay as they are."""
-    app.state.answers = Answers()
     app.state.live = live.Live(context)
     for router in _PAGES:
         app.include_router(router, include_in_schema=False, dependencies=[Depends(authorize)])

@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 
 from ccat_workflow_manager.app import create_app
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.dashboard.answers import Answers
+from ccat_workflow_manager.services.answers import Answers
 from tests.api.rest import BASE_URL, Hand, Rest
 
 

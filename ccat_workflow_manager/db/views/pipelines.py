@@ -71,3 +71,7 @@ def step_usage(unit: UnitOfWork, name: str) -> dict[str, dict[str, Any]]:
 def by_version(unit: UnitOfWork, name: str) -> dict[int, dict[str, Any]]:
     """The outcomes of the last runs by version."""
     return {row["version"]: row for row in unit.records(_BY_VERSION, {"name": name})}
+
+
+def exists(unit: UnitOfWork, name: str) -> bool:
+    return unit.execute("SELECT 1 FROM pipelines WHERE name = :name", {"name": name}).first() is not None
