@@ -210,7 +210,7 @@ async def authorize(request: Request) -> None:
         raise Forbidden("a change with a cookie needs the header X-CSRF-Token, or a page of this site")
     if changes:
         client = request.client
-        audit.begin(
+        audit.attribute(
             audit.Change(
                 identity,
                 route.name,

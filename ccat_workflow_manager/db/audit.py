@@ -49,7 +49,7 @@ def current() -> Change | None:
     return _current.get()
 
 
-def begin(change: Change) -> None:
+def attribute(change: Change) -> None:
     """Audit all transactions of the present task, and of the threads that it starts, as this change."""
     _current.set(change)
 
