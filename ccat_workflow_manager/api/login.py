@@ -78,7 +78,7 @@ def _begin(
     """Begin a session and set its cookie. The response is a redirect, or with `onward` None the identity as JSON."""
     address = request.client.host if request.client else ""
     with audit.audited(audit.Change(identity, "log_in", "sessions", address, request.state.request_id)):
-        session_id, cookie = sessions.begin(identity, token_id)
+        session_id, cookie = sessions.open(identity, token_id)
     if onward is None:
         shown = {
             "name": identity.name,

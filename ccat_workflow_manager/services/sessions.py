@@ -42,7 +42,7 @@ class Sessions:
         self._proofs = Signer(key, salt="csrf", digest_method=sha256)
         self._seen: BoundedCache[UUID, _Seen] = BoundedCache(_REMEMBERED)
 
-    def begin(self, identity: Identity, token_id: UUID | None = None) -> tuple[UUID, str]:
+    def open(self, identity: Identity, token_id: UUID | None = None) -> tuple[UUID, str]:
         """Log a person in. Returns the id of the session and the value of its cookie."""
         session_id = new_id()
         with self._database.begin("commit.log-in") as unit:
