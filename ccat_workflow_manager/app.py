@@ -20,6 +20,7 @@ from ccat_workflow_manager.api import (
     metrics,
     pipelines,
     products,
+    replays,
     runs,
     service,
     step_runs,
@@ -73,8 +74,8 @@ def create_app(context: Context, *, secret: str | None = None) -> FastAPI:
     app.add_middleware(metrics.Measured)
     checked = [Depends(authorize), Depends(known_parameters), Depends(no_unknown_body)]
     for resource in (
-        runs, deletions, step_runs, pipelines, products, breakers, events, webhooks, tokens, audit, explain, ledger,
-        service,
+        runs, replays, deletions, step_runs, pipelines, products, breakers, events, webhooks, tokens, audit, explain,
+        ledger, service,
     ):  # fmt: skip
         app.include_router(resource.router, prefix=PREFIX, dependencies=checked, responses=PROBLEMS)
     app.include_router(service.health, dependencies=checked)

@@ -40,6 +40,7 @@ from ccat_workflow_manager.services.orphans import OrphanReaper
 from ccat_workflow_manager.services.outcomes import Outcomes
 from ccat_workflow_manager.services.poll import Poller
 from ccat_workflow_manager.services.queues import QueueHints
+from ccat_workflow_manager.services.replays import Replays
 from ccat_workflow_manager.services.requests import Requests
 from ccat_workflow_manager.services.sessions import Sessions, session_key
 from ccat_workflow_manager.services.status_updater import StatusUpdater
@@ -132,6 +133,10 @@ class Context:
     @cached_property
     def deletions(self) -> Deletions:
         return Deletions(self.database, self.doorbell)
+
+    @cached_property
+    def replays(self) -> Replays:
+        return Replays(self.database, self.catalogue, self.submitter)
 
     @cached_property
     def why_not_reused(self) -> WhyNotReused:

@@ -90,6 +90,7 @@ RIGHTS: dict[str, Right] = {
     "POST /api/v1/runs": Right(_SUBMITTER),
     "POST /api/v1/runs/bulk": Right(_SUBMITTER),
     "POST /api/v1/runs/cancel": Right(_SUBMITTER),
+    "POST /api/v1/runs/replay": Right(_SUBMITTER),
     "POST /api/v1/runs/retry": Right(_SUBMITTER),
     "GET /api/v1/runs/{run_id}": Right(_VIEWER, RUN),
     "GET /api/v1/runs/{run_id}/explain": Right(_VIEWER, RUN),

@@ -10,6 +10,7 @@ import typer
 from ccat_workflow_manager.commands.arguments import ID_HELP, AsJson, Id
 from ccat_workflow_manager.commands.exit_codes import ExitCode, WrongUsage
 from ccat_workflow_manager.commands.logs import logs
+from ccat_workflow_manager.commands.replays import replay
 from ccat_workflow_manager.commands.run_compare import compare
 from ccat_workflow_manager.commands.run_delete import delete
 from ccat_workflow_manager.commands.run_order import Order, in_order
@@ -356,7 +357,7 @@ def _each(
         raise WrongUsage(faults=refused)
 
 
-for _command in (logs, products, download, compare, delete):
+for _command in (logs, products, download, compare, delete, replay):
     run.command()(_command)
 
 

@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.db.work_items import load_items
+from ccat_workflow_manager.json_values import JSON
 from ccat_workflow_manager.lifecycle.models import WorkItem
 from ccat_workflow_manager.lifecycle.states import Status
 
 _ANCESTORS = """
-SELECT s.id, s.step, s.key, s.status = 'COMPLETED' AS completed, s.wall_time_seconds, s.cpu_hours
-FROM step_runs s WHERE s.run_id = :id
+SELECT s.id, s.step, s.key, s.item, s.status = 'COMPLETED' AS completed,
+  COALESCE(a.provenance ? 'image' AND a.provenance ->> 'image' IS NULL, false) AS without_digest
+FROM step_runs s LEFT JOIN attempts a ON a.step_run_id = s.id AND a.number = s.attempt WHERE s.run_id = :id
 """
+_SOURCE = """
+SELECT id, pipeline, pipeline_version, project, spec_id, parameters, labels, priority, backend, status,
+  finished_at IS NOT NULL AS finished FROM runs WHERE id = ANY(:ids)
+"""
+_COUNT_PRODUCTS = "SELECT count(*) FROM products WHERE step_run_id = ANY(:ids)"
+
+_RECENT_RUNS = 20
+_SAMPLE = 200
+_COSTS = f"""
+SELECT x.step, percentile_cont(0.5) WITHIN GROUP (ORDER BY x.wall_time_seconds) AS seconds,
+  percentile_cont(0.5) WITHIN GROUP (ORDER BY x.cpu_hours) AS cpu_hours
+FROM (SELECT id FROM runs WHERE pipeline = :pipeline ORDER BY id DESC LIMIT {_RECENT_RUNS}) r
+JOIN run_steps t ON t.run_id = r.id
+CROSS JOIN LATERAL (
+  SELECT s.step, s.wall_time_seconds, s.cpu_hours FROM step_runs s
+  WHERE s.run_id = t.run_id AND s.position = t.position AND s.wall_time_seconds IS NOT NULL LIMIT {_SAMPLE}
+) x GROUP BY x.step
+"""
+"""The medians of the recent runs of a pipeline, by step."""
+
 _PROVENANCE = "SELECT provenance FROM attempts WHERE step_run_id = :id AND number = :number"
 
 _REUSED_RUN = "SELECT COALESCE(reuse, replay_of) FROM runs WHERE id = :id"
@@ -32,8 +54,35 @@ class Ancestor:
     id: UUID
     step: str
     key: str
+    item: JSON
     completed: bool
-    wall_time_seconds: float | None
+    without_digest: bool
+    """The digest of its image is not known, so that it cannot be reused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A run that may be replayed."""
+
+    id: UUID
+    pipeline: str
+    pipeline_version: int | None
+    project: str
+    spec_id: UUID
+    parameters: Mapping[str, JSON]
+    labels: Mapping[str, str]
+    priority: int
+    backend: str | None
+    status: str
+    finished: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a step run of a step has cost, by the median of earlier ones."""
+
+    step: str
+    seconds: float
     cpu_hours: float | None
 
 
@@ -68,6 +117,19 @@ def ancestors_of(unit: UnitOfWork, run_id: UUID) -> dict[tuple[str, str], Ancest
     """The step runs of a run by step and key. None: there is no such run."""
     found = unit.rows(Ancestor, _ANCESTORS, {"id": run_id})
     return {(each.step, each.key): each for each in found} or None
+
+
+def sources(unit: UnitOfWork, run_ids: Sequence[UUID]) -> dict[UUID, Source]:
+    return {each.id: each for each in unit.rows(Source, _SOURCE, {"ids": list(run_ids)})}
+
+
+def costs_of(unit: UnitOfWork, pipeline: str) -> dict[str, Cost]:
+    """What the steps of a pipeline cost, by its recent runs."""
+    return {each.step: each for each in unit.rows(Cost, _COSTS, {"pipeline": pipeline})}
+
+
+def count_products(unit: UnitOfWork, step_run_ids: Sequence[UUID]) -> int:
+    return int(unit.execute(_COUNT_PRODUCTS, {"ids": list(step_run_ids)}).scalar_one())
 
 
 def find_done(unit: UnitOfWork, step_run_id: UUID) -> Done | None:

@@ -47,20 +47,28 @@ class Difference:
 
 
 def own_parts(item: WorkItem, compiled: CompiledPipeline) -> dict[str, JSON]:
+    """The parts of a step run that do not depend on other step runs. The image is its name here."""
+    run = item.run
+    return planned_parts(compiled, item.step, run.parameters, item.item, str(run.run_id))
+
+
+def planned_parts(
+    compiled: CompiledPipeline, name: str, parameters: Mapping[str, JSON], item: JSON, run_id: str
+) -> dict[str, JSON]:
     """The parts that are known when the run is created. The image is its name here."""
-    step = compiled.step(item.step)
-    texts = substitute_step(step.spec, item.run.parameters, item.item, str(item.run.run_id), item.step)
+    step = compiled.step(name)
+    texts = substitute_step(step.spec, parameters, item, run_id, name)
     used: dict[str, JSON] = {}
     for use in step.uses:
         with suppress(NoValue):
-            used[".".join(use.names)] = look_up(item.run.parameters, use.names)
+            used[".".join(use.names)] = look_up(parameters, use.names)
     return {
         IMAGE: texts.image,
         "command": texts.command,
         "environment": dict(texts.environment),
         "files": dict(step.files),
         "parameters": used,
-        "item": item.item,
+        "item": item,
     }
 
 

@@ -50,6 +50,14 @@ class PlannedRun:
     default_backend: str
     ancestry: Ancestry | None = None
 
+    @property
+    def compiled(self) -> CompiledPipeline:
+        return self.target.compiled
+
+    @property
+    def version(self) -> int | None:
+        return self.target.version
+
     def new_run(self, store: PipelineStore, inline: dict[str, UUID]) -> NewRun:
         """The rows of the run. Stores an inline definition; `inline` has those that this transaction has stored."""
         target, request, compiled = self.target, self.submission.request, self.target.compiled

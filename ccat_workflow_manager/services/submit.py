@@ -94,6 +94,14 @@ class Submitter:
             unit.after_commit(lambda: self._doorbell.ring_all(Bell.LAUNCH, created.ready))
         return [run_id for run_id in created.run_ids if run_id is not None], True
 
+    def planner(self, projects: Projects = None) -> RunPlanner:
+        """A planner for runs that are created by `create_planned`."""
+        return self._planner(projects)
+
+    def create_planned(self, planned: Sequence[PlannedRun]) -> list[Submitted | RequestError]:
+        """Create these runs, each for itself. Returns one outcome each."""
+        return self._create(planned)
+
     # --- single runs, several of them in one transaction -------------------------------------------------------------
 
     def _create(self, planned: Sequence[PlannedRun]) -> list[Submitted | RequestError]:

@@ -137,6 +137,9 @@ def test_every_response_has_the_fields_of_its_schema(rest: Rest, hand: Hand, con
     outcome = {"outcome": "skipped", "reason": "x"}
     call("POST", f"{v1}/step-runs/{{step_run_id}}/outcome", outcome, step_run_id=rest.run()["step_runs"][0]["id"])
     call("GET", f"{v1}/step-runs/{{step_run_id}}/why-not-reused", step_run_id=second)
+    call("POST", f"{v1}/runs/{{run_id}}/cancel", run_id=ids[2])
+    call("POST", f"{v1}/runs/replay", {"ids": [ids[2]], "dry_run": True})
+    call("POST", f"{v1}/runs/replay", {"ids": [ids[2]]})
     call("GET", f"{v1}/runs/{{run_id}}/products", run_id=run["id"])
     call("GET", f"{v1}/pipelines/{{name}}/ledger", name="chain")
     product = rest.get(f"/step-runs/{first}/products")["items"][0]["id"]
