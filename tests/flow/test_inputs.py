@@ -66,8 +66,10 @@ def test_an_object_of_a_web_server(service: Service, raw: Path) -> None:
 
 
 def test_a_missing_input_fails_its_step_run_and_is_not_retried(service: Service, raw: Path) -> None:
-    step = failed(service, service.submit(sh("true", inputs=[f"{raw}/none"], retry={"max_attempts": 3})))
+    run_id = service.submit(sh("true", inputs=[f"{raw}/none"], retry={"max_attempts": 3}))
+    step = failed(service, run_id)
     assert (step["reason"], step["attempt"]) == ("input_missing", 1)
+    assert not service.attempt_dir(run_id, "only").exists()
     assert f"{raw}/none" in step["reason_text"]
 
 
