@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -16,11 +17,13 @@ from ccat_workflow_manager.flow.creation import Creation, checked, directory_of
 from ccat_workflow_manager.flow.definition import Choices, Definition, Kind, command_of
 from ccat_workflow_manager.flow.errors import DependencyFailed, FlowError
 from ccat_workflow_manager.flow.execution import ExecutionBackend, Failed, Work
+from ccat_workflow_manager.flow.export import Recorder, as_yaml
 from ccat_workflow_manager.flow.future import BlockFuture, TaskFuture
 from ccat_workflow_manager.flow.noop import NoopExecutionBackend
 from ccat_workflow_manager.flow.options import TaskOptions, options_of
 from ccat_workflow_manager.flow.pool import LocalExecutionBackend
 from ccat_workflow_manager.flow.scope import Scope, enter
+from ccat_workflow_manager.flow.service import step_name
 
 _END_SECONDS = 30.0
 
@@ -41,6 +44,8 @@ class _Call:
     """The coroutine of a block, or the one that makes a command."""
     work: Work | None = None
     has_outputs: bool = False
+    after: Sequence[TaskFuture] = ()
+    """Its dependencies, while the program is exported."""
 
 
 class WorkflowEngine:
@@ -57,6 +62,7 @@ class WorkflowEngine:
         self._live: dict[TaskFuture, _Call] = {}
         self._numbers: dict[str, int] = {}
         self._ended: asyncio.Future[None] | None = None
+        self._recorder: Recorder | None = None
         for each in backends:
             each.attach(self._loop, self._report, work_dir)
         self._lifetime = lifetime.Lifetime(self._loop, self.shutdown, self.abandon)
@@ -151,6 +157,23 @@ class WorkflowEngine:
         finally:
             self._scope.reset(token)
 
+    async def export(self, program: Coroutine[Any, Any, Any], name: str | None = None) -> str:
+        """The pipeline definition, as YAML, of the executable tasks that a coroutine calls. None is executed."""
+        if not inspect.iscoroutine(program):
+            raise FlowError(f"flow.export takes a coroutine, such as main(), not {program!r:.200}")
+        if self._live or self._recorder is not None:
+            program.close()
+            raise FlowError("flow.export needs an engine without unfinished tasks: export first, or make another one")
+        self._recorder = recorder = Recorder()
+        recorder.attach(self._loop, self._report, self.work_dir)
+        try:
+            await program
+            if self._live:
+                await asyncio.wait(list(self._live))
+        finally:
+            self._recorder = None
+        return as_yaml(recorder.definition(name or step_name(getattr(program, "__name__", "program"))))
+
     # --- calls -------------------------------------------------------------------------------------------------------
 
     def call(self, definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TaskFuture:
@@ -174,6 +197,8 @@ class WorkflowEngine:
             enter(scope, future, dependencies, self._check_await)
         call = _Call(definition, future, args, kwargs, options, scope)
         self._live[future] = call
+        if self._recorder is not None:
+            call.after = [each for each in dependencies if isinstance(each, TaskFuture)]
         future.on_cancel(self._cancelled)
         self._wait_for(call, dependencies)
         return future
@@ -238,7 +263,7 @@ class WorkflowEngine:
         definition, future = call.definition, call.future
         try:
             call.args, call.kwargs = arguments.resolved(call.args, call.kwargs)
-            if definition.kind is not Kind.BLOCK and definition.backend.executes:
+            if definition.kind is not Kind.BLOCK and definition.backend.executes and self._recorder is None:
                 self._check_files(call)
             if definition.kind is Kind.FUNCTION:
                 self._start(call, Work(future, None, definition.function, call.args, call.kwargs, call.options))
@@ -289,6 +314,10 @@ class WorkflowEngine:
             self._fail(call.future, error)
 
     def _start(self, call: _Call, work: Work) -> None:
+        if self._recorder is not None:
+            self._recorder.record(work, call.after, call.scope.blocks)
+            self._recorder.start(work)
+            return
         call.work = work
         call.definition.backend.start(work)
 

@@ -143,7 +143,7 @@ def _found(module: str, name: str) -> _Portable:
 
 def _pickler() -> Callable[[Any], bytes]:
     try:
-        from cloudpickle import dumps  # type: ignore[import-untyped,unused-ignore]
+        from cloudpickle import dumps
     except ImportError:
         return pickle.dumps
     packer: Callable[[Any], bytes] = dumps

@@ -171,6 +171,7 @@ class PoolBackend(ExecutionBackend):
     def abandon(self) -> None:
         self._closed = True
         self._programs.kill()
+        self._threads.close()
         if self._executor is not None:
             self._executor.shutdown(wait=False, cancel_futures=True)
             _kill_processes(self._executor)

@@ -14,6 +14,7 @@ from ccat_workflow_manager.client import AsyncClient, Run, StepRun
 from ccat_workflow_manager.errors import WorkflowError
 from ccat_workflow_manager.flow.errors import FlowError, TaskFailed
 from ccat_workflow_manager.flow.execution import ExecutionBackend, Failed, Report, Work, failure
+from ccat_workflow_manager.flow.options import TaskOptions
 from ccat_workflow_manager.flow.pool import LONGEST_SHUTDOWN_SECONDS, PoolBackend, default_places
 from ccat_workflow_manager.flow.programs import TAIL
 
@@ -178,13 +179,13 @@ class ServiceBackend(ExecutionBackend):
     # --- what a task is ----------------------------------------------------------------------------------------------
 
     def _spec(self, work: Work) -> dict[str, Any]:
-        name, given = step_name(work.future.name), work.options.given
+        name = step_name(work.future.name)
         step: dict[str, Any] = {
             "name": name,
-            "command": [_literal(word) for word in work.command or ()],
+            "command": [literal(word) for word in work.command or ()],
             "image": work.options.image or self._image,
-            "environment": {key: _literal(value) for key, value in work.options.environment.items()},
-            "resources": {key: given[key] for key in _RESOURCES if given.get(key) is not None},
+            "environment": {key: literal(value) for key, value in work.options.environment.items()},
+            "resources": resources_of(work.options),
             "retry": {"max_attempts": work.options.max_attempts},
         }
         return {"name": name, "steps": [{key: value for key, value in step.items() if value}]}
@@ -205,7 +206,12 @@ def _workflow(work: Work) -> str:
     return work.future.workflow_id or str(getattr(work.future.engine, "uid", ""))
 
 
-def _literal(text: str) -> str:
+def resources_of(options: TaskOptions) -> dict[str, Any]:
+    """The resources that a task description names; the definition leaves the others to the service."""
+    return {key: options.given[key] for key in _RESOURCES if options.given.get(key) is not None}
+
+
+def literal(text: str) -> str:
     """A text in which a definition substitutes nothing."""
     return text.replace("${", "$${")
 

@@ -20,6 +20,7 @@ from tests.bench.bench_backends import backends
 from tests.bench.bench_containers import containers
 from tests.bench.bench_idle import idle
 from tests.bench.bench_machine import machine
+from tests.bench.bench_programs import programs
 from tests.bench.bench_recovery import recovery
 from tests.bench.bench_requests import bulk, listing, post
 from tests.bench.bench_running import fan_out, local, lone, noop
@@ -45,6 +46,7 @@ BENCHES: dict[str, Bench] = {
 CONTAINERS = "containers"
 SLURM = "slurm"
 BACKENDS = "backends"
+PROGRAMS = "programs"
 
 
 def measure(names: Sequence[str], sizes: Sizes) -> list[Figure]:
@@ -67,6 +69,9 @@ def measure(names: Sequence[str], sizes: Sizes) -> list[Figure]:
         if BACKENDS in names:
             print(f"{BACKENDS} ...", flush=True)
             figures += backends(parent, sizes)
+        if PROGRAMS in names:
+            print(f"{PROGRAMS} ...", flush=True)
+            figures += programs(sizes)
     return figures
 
 
@@ -88,7 +93,7 @@ def _on_slurm(parent: Path, sizes: Sizes) -> list[Figure]:
 
 
 def main() -> None:
-    known = [*BENCHES, CONTAINERS, SLURM, BACKENDS]
+    known = [*BENCHES, CONTAINERS, SLURM, BACKENDS, PROGRAMS]
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Measure what is promised.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which of {', '.join(known)}; else all")
     parser.add_argument("--quick", action="store_true", help="tiny numbers: shows only that the benches work")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
-from tests.bench.__main__ import BACKENDS, BENCHES, CONTAINERS, SLURM, measure
+from tests.bench.__main__ import BACKENDS, BENCHES, CONTAINERS, PROGRAMS, SLURM, measure
 from tests.bench.figures import show
 from tests.bench.sizes import QUICK
 from tests.flow.sites import SITES
@@ -27,6 +27,12 @@ def test_containers_are_measured() -> None:
     [figure] = measure([CONTAINERS], QUICK)
     assert figure.value > 0
     assert figure.reference
+
+
+def test_programs_are_measured() -> None:
+    figures = measure([PROGRAMS], QUICK)
+    assert len(figures) == 3
+    assert all(figure.value > 0 for figure in figures)
 
 
 @pytest.mark.slow
