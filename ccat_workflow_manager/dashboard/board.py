@@ -15,12 +15,12 @@ from ccat_workflow_manager.api.dependencies import Actor
 from ccat_workflow_manager.api.service import availabilities
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.dashboard import rendering, times
-from ccat_workflow_manager.services.answers import Answers
 from ccat_workflow_manager.db.queries.attention import attention_count
 from ccat_workflow_manager.db.queries.service import backend_states, workers_page
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.db.views.runs import LIVE, MOST_COUNTED, counts_since
 from ccat_workflow_manager.errors import ServiceUnavailable
+from ccat_workflow_manager.services.answers import Answers
 
 _AWAY_SECONDS = 60
 _SHELL_SECONDS = 2.0
