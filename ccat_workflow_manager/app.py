@@ -27,6 +27,9 @@ from ccat_workflow_manager.api import (
     tokens,
     webhooks,
 )
+from ccat_workflow_manager.api import (
+    dashboard as figures,
+)
 from ccat_workflow_manager.api.authentication import Authenticator
 from ccat_workflow_manager.api.dependencies import LARGE_AT_ONCE, PREFIX, known_parameters, no_unknown_body
 from ccat_workflow_manager.api.guard import Guard
@@ -37,6 +40,7 @@ from ccat_workflow_manager.api.rights import authorize, declare
 from ccat_workflow_manager.api.run_watch import RunWatch
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.dashboard import router as dashboard
+from ccat_workflow_manager.services.answers import Answers
 
 
 def create_app(context: Context, *, secret: str | None = None) -> FastAPI:
@@ -66,6 +70,7 @@ def create_app(context: Context, *, secret: str | None = None) -> FastAPI:
     app.state.large_bodies = asyncio.Semaphore(LARGE_AT_ONCE)
     app.state.large_answers = asyncio.Semaphore(LARGE_AT_ONCE)
     app.state.run_watch = RunWatch(context)
+    app.state.answers = Answers()
     authenticator = Authenticator(context, secret)
     app.state.authenticator = authenticator
     limit = RateLimit(context.settings.api_requests_per_second)
@@ -75,7 +80,7 @@ def create_app(context: Context, *, secret: str | None = None) -> FastAPI:
     checked = [Depends(authorize), Depends(known_parameters), Depends(no_unknown_body)]
     for resource in (
         runs, replays, deletions, step_runs, pipelines, products, breakers, events, webhooks, tokens, audit, explain,
-        ledger, service,
+        ledger, service, figures,
     ):  # fmt: skip
         app.include_router(resource.router, prefix=PREFIX, dependencies=checked, responses=PROBLEMS)
     app.include_router(service.health, dependencies=checked)

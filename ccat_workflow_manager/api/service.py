@@ -10,7 +10,7 @@ from threading import Lock
 from typing import Any
 from uuid import UUID
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import Response
 
@@ -23,8 +23,12 @@ from ccat_workflow_manager.api.paging import (
     Cursor,
     Limit,
     decode,
+    etag_of,
     json_response,
+    matches,
+    not_modified,
     page,
+    tagged,
     text_key,
     uuid_key,
 )
@@ -38,6 +42,8 @@ from ccat_workflow_manager.db.queries.service import BackendState
 from ccat_workflow_manager.errors import WorkflowError
 from ccat_workflow_manager.hpc import registry
 from ccat_workflow_manager.hpc.base import Availability
+from ccat_workflow_manager.identity import Identity
+from ccat_workflow_manager.services.answers import Answers
 from ccat_workflow_manager.services.queues import stored_queues
 from ccat_workflow_manager.settings import Settings
 
@@ -297,11 +303,20 @@ def list_workers(context: Ctx, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = No
 
 
 @router.get("/dashboard/summary", response_model=Summary)
-def get_summary(context: Ctx, who: Who) -> Response:
+def get_summary(request: Request, context: Ctx, who: Who) -> Response:
     """Runs of the last 24 hours, live runs, the oldest waiting step run and the latest failures."""
+    answers: Answers = request.app.state.answers
+    text = answers.get(("summary", who.projects), lambda: _summary(context, who))
+    etag = etag_of(text)
+    if matches(request.headers.get("if-none-match"), etag):
+        return not_modified(etag)
+    return tagged(text, etag)
+
+
+def _summary(context: Context, who: Identity) -> str:
     with context.database.read() as unit:
         text = queries.summary(unit, who.projects)
         states = queries.backend_states(unit, who.projects)
         attention = attention_count(unit, who.projects)
     backends = json.dumps([{"name": name, **asdict(state)} for name, state in states.items()])
-    return json_response(f'{text[:-1]}, "attention": {attention}, "backends": {backends}}}')
+    return f'{text[:-1]}, "attention": {attention}, "backends": {backends}}}'

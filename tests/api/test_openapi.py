@@ -127,6 +127,8 @@ def test_every_response_has_the_fields_of_its_schema(rest: Rest, hand: Hand, con
     )
     for path in ("/events", "/runs", "/runs/{run_id}", "/backends", "/workers", "/attention", "/dashboard/summary"):
         call("GET", v1 + path, run_id=run["id"])
+    for path in ("/dashboard/timeseries", "/dashboard/attention", "/pipelines/{name}/stats"):
+        call("GET", v1 + path, name="chain")
     first, second, _ = (step["id"] for step in run["step_runs"])
     for path in ("/runs/{run_id}/explain", "/explain"):
         call("GET", v1 + path, run_id=run["id"])

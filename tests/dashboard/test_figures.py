@@ -1,0 +1,42 @@
+"""Figures for other dashboards: shared by all readers, and not sent again while they are the same."""
+
+from __future__ import annotations
+
+import pytest
+from fastapi.testclient import TestClient
+
+from ccat_workflow_manager.app import create_app
+from ccat_workflow_manager.context import Context
+from ccat_workflow_manager.db.session import Database
+from tests.api.rest import BASE_URL, ONE, Hand, Rest
+
+PATHS = ("/dashboard/summary", "/dashboard/timeseries?span=1h", "/dashboard/attention", "/pipelines/one/stats")
+
+
+def test_readers_share_an_answer_and_do_not_get_it_twice(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    with TestClient(create_app(context), base_url=BASE_URL) as client:
+        rest = Rest(client)
+        rest.post("/pipelines", ONE, 201)
+        first = {path: rest.send("GET", path) for path in PATHS}
+        reads = []
+        monkeypatch.setattr(Database, "read", lambda database: reads.append(database))
+        for path, answer in first.items():
+            assert answer.status_code == 200, answer.text
+            same = rest.send("GET", path, headers={"If-None-Match": answer.headers["etag"]})
+            assert (same.status_code, reads) == (304, [])
+
+
+def test_figures_tell_what_happened(rest: Rest, hand: Hand) -> None:
+    rest.post("/pipelines", ONE, 201)
+    rest.post("/runs/bulk", {"runs": [{"pipeline": "one"}] * 3})
+    (item,) = hand.claim()
+    hand.fail(item)
+    stats = rest.get("/pipelines/one/stats")
+    assert stats["runs"] == {"FAILED": 1, "PENDING": 2}
+    assert stats["steps"][0]["mostly"] == "program_failed"
+    series = rest.get("/dashboard/timeseries", span="1h")["runs"]
+    assert sum(series["FAILED"]) == 1
+    assert sum(series["PENDING"]) == 2
+    hand.open_breaker()
+    assert [each["kind"] for each in rest.get("/dashboard/attention")["items"]] == ["breaker"]
+    assert rest.send("GET", "/pipelines/none/stats").status_code == 404
