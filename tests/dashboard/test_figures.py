@@ -19,7 +19,11 @@ def test_readers_share_an_answer_and_do_not_get_it_twice(context: Context, monke
         rest.post("/pipelines", ONE, 201)
         first = {path: rest.send("GET", path) for path in PATHS}
         reads = []
-        monkeypatch.setattr(Database, "read", lambda database: reads.append(database))
+
+        def read(database: Database) -> None:
+            reads.append(database)
+
+        monkeypatch.setattr(Database, "read", read)
         for path, answer in first.items():
             assert answer.status_code == 200, answer.text
             same = rest.send("GET", path, headers={"If-None-Match": answer.headers["etag"]})
