@@ -61,7 +61,7 @@ def validate(file: File, as_json: AsJson = False) -> None:
     parts = [f"{len(spec.steps)} steps"]
     if files := list(all_files(spec)):
         parts.append(f"{len(files)} files of {sum(each.size for _, each in files)} bytes")
-    if inputs := sum(len(owner.inputs) for owner in (spec, *spec.steps)):
+    if inputs := len(spec.inputs) + sum(len(step.inputs) for step in spec.steps):
         parts.append(f"{inputs} inputs, which are looked up when a run starts")
     typer.echo(f"{spec.name} is valid: {', '.join(parts)}")
 
