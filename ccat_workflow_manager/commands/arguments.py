@@ -203,7 +203,8 @@ def _moment(text: str, direction: int) -> str:
     try:
         moment = datetime.now(UTC) + direction * timedelta(**{_UNITS[match[2]]: int(match[1])})
     except OverflowError:
-        raise WrongUsage(f"{text} from now is no time that can be written") from None
+        when = "ago is before" if direction < 0 else "from now is after"
+        raise WrongUsage(f"{text} {when} all time") from None
     return moment.isoformat()
 
 

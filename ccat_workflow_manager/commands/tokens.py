@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ccat_workflow_manager.commands.arguments import AsJson, after_now
-from ccat_workflow_manager.commands.client import TOKEN_VARIABLE, URL_VARIABLE, Client, connect
 from ccat_workflow_manager.errors import NotFound
 from ccat_workflow_manager.identity import Identity, Role
 
 if TYPE_CHECKING:
+    from ccat_workflow_manager.commands.client import Client
     from ccat_workflow_manager.db.session import Database
 
 token = typer.Typer(
@@ -159,6 +159,8 @@ class _OfDatabase:
 
 @contextmanager
 def _tokens() -> Iterator[_OfApi | _OfDatabase]:
+    from ccat_workflow_manager.commands.client import TOKEN_VARIABLE, URL_VARIABLE, connect
+
     if os.environ.get(URL_VARIABLE) or os.environ.get(TOKEN_VARIABLE):
         with connect() as client:
             yield _OfApi(client)
