@@ -156,7 +156,7 @@ def _settings(**overrides: object) -> Settings:
     from ccat_workflow_manager.settings import PREFIX, load_settings, unprefixed
 
     settings = load_settings({name: str(value) for name, value in overrides.items() if value is not None})
-    set_up_log(settings.log_level)
+    set_up_log(settings.log_level, as_json=settings.logs_json)
     keep_files_private()
     if names := unprefixed():
         log.warning("ignored, because a setting begins with %s: %s", PREFIX, ", ".join(names))

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
+from ccat_workflow_manager.commands.log_format import JsonFormatter
 from ccat_workflow_manager.errors import ConfigurationError, ServiceUnavailable
 
 if TYPE_CHECKING:
@@ -27,10 +28,10 @@ def keep_files_private() -> None:
     os.umask(_UMASK)
 
 
-def set_up_log(level: str, file: Path | None = None) -> None:
+def set_up_log(level: str, file: Path | None = None, *, as_json: bool = False) -> None:
     """Log to stderr, or to a file where a display uses the terminal. Forked children inherit the handlers."""
     handler = logging.StreamHandler(sys.stderr) if file is None else logging.FileHandler(file, encoding="utf-8")
-    handler.setFormatter(logging.Formatter(_FORMAT))
+    handler.setFormatter(JsonFormatter() if as_json else logging.Formatter(_FORMAT))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     quiet = max(logging.WARNING, logging.getLevelName(level))
     for name in _CHATTY:

@@ -25,6 +25,7 @@ _LONGEST_URL = 2000
 _LONGEST_PROBLEM = 500
 _LONGEST_RETRY_AFTER = 3600.0
 _GONE = 410
+_NOT_PUBLIC = "is at an address that is not public; the setting WEBHOOK_PRIVATE_TARGETS can allow such"
 _PORTS = {"http": 80, "https": 443}
 # Addresses of IPv6 that stand for one of IPv4, which could be a private one.
 _TRANSLATED = [ipaddress.ip_network(each) for each in ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32")]
@@ -59,9 +60,11 @@ def checked_url(url: str, *, private_allowed: bool) -> str:
     try:
         address = ipaddress.ip_address(parts.hostname)
     except ValueError:
+        if not private_allowed and f".{parts.hostname}".endswith(".localhost"):
+            raise _bad(_NOT_PUBLIC) from None
         return url
     if not private_allowed and not _is_public(address):
-        raise _bad("is an address that is not public; an operator can allow such (WEBHOOK_PRIVATE_TARGETS)")
+        raise _bad(_NOT_PUBLIC)
     return url
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -147,6 +148,10 @@ class Settings(SettingsModel):
     )
     request_step_runs: int = Field(ge=1, description="How many step runs all runs of one request may have.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(description="The least severe messages to log.")
+    log_format: Literal["auto", "text", "json"] = Field(
+        description="`json`: one object a line, with the ids that a message names. `auto`: `json` in staging and "
+        "production, but `text` on a terminal."
+    )
 
     workers: int = Field(ge=1, le=256, description="Workers that `ccat-wm up` starts.")
     lease_seconds: float = Field(ge=1, description="How long a worker may be silent before another takes its work.")
@@ -224,6 +229,13 @@ class Settings(SettingsModel):
         if declared is not None:
             given = declared.model_dump(exclude_unset=True, by_alias=True)
         return {keyword: value for keyword, value in given.items() if value != ""}
+
+    @property
+    def logs_json(self) -> bool:
+        """Whether a process that logs to stderr writes JSON."""
+        if self.log_format == "auto":
+            return self.environment != "localdev" and not sys.stderr.isatty()
+        return self.log_format == "json"
 
     @property
     def event_source(self) -> str:

@@ -152,8 +152,10 @@ def test_addresses_that_are_not_public_are_refused(make_context: ContextMaker, t
     for url in ("ftp://example.org/", "http://", "http://user:secret@example.org/", "http://example.org/#x", "nothing"):
         with pytest.raises(Invalid):
             checked_url(url, private_allowed=True)
-    # A name is looked up when something is sent.
-    context.webhooks.create(target.url, actor="test")
+    with pytest.raises(Invalid):
+        context.webhooks.create(target.url, actor="test")
+    # Another name is looked up when something is sent.
+    make_context(WEBHOOK_PRIVATE_TARGETS="true").webhooks.create(target.url, actor="test")
     submit(context)
     context.webhooks.tick()
     wait_until(lambda: finished(context, "DEAD"), 20, "the refusal")
