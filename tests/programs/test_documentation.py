@@ -18,7 +18,8 @@ PROGRAMS = [
 ]
 
 
-PRINTED = ["60\n", "name: night\n"]
+PROGRAMS.append((PAGE.parents[1] / "examples" / "program.py").read_text(encoding="utf-8"))
+PRINTED = ["60\n", "name: night\n", "3.1\n"]
 
 
 @pytest.mark.parametrize(("text", "printed"), list(zip(PROGRAMS, PRINTED, strict=True)))
