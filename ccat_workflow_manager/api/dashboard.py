@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
@@ -11,6 +11,7 @@ from fastapi import APIRouter, Path, Request
 from pydantic import Field
 from starlette.responses import Response
 
+from ccat_workflow_manager.api.dependencies import Who
 from ccat_workflow_manager.api.openapi import Shape, Time
 from ccat_workflow_manager.api.paging import etag_of, matches, not_modified, tagged
 from ccat_workflow_manager.context import Context
@@ -77,7 +78,7 @@ class PipelineStats(Shape):
     steps: list[StepUsage]
 
 
-def _answer(request: Request, key: str, compute: Callable[[Context], dict[str, Any]]) -> Response:
+def _answer(request: Request, key: Hashable, compute: Callable[[Context], dict[str, Any]]) -> Response:
     """The shared answer; 304 if the reader has it."""
     context: Context = request.app.state.context
     text: str = request.app.state.answers.get(("json", key), lambda: json.dumps(compute(context), default=str))
@@ -93,13 +94,13 @@ def _read(context: Context, view: Callable[[UnitOfWork], Any]) -> Any:
 
 
 @router.get("/dashboard/timeseries", response_model=Timeseries)
-def get_timeseries(request: Request, span: Span = "24h") -> Response:
+def get_timeseries(request: Request, who: Who, span: Span = "24h") -> Response:
     """Runs by status over time."""
 
     def compute(context: Context) -> dict[str, Any]:
         last = datetime.now(UTC)
         first = last - _SPANS[span]
-        found, is_cut = _read(context, lambda unit: runs.history(unit, first, last))
+        found, is_cut = _read(context, lambda unit: runs.history(unit, first, last, who.projects))
         return {
             "first": first.isoformat(),
             "last": last.isoformat(),
@@ -108,15 +109,19 @@ def get_timeseries(request: Request, span: Span = "24h") -> Response:
             "truncated": is_cut,
         }
 
-    return _answer(request, f"timeseries {span}", compute)
+    return _answer(request, ("timeseries", span, who.projects), compute)
 
 
 @router.get("/dashboard/attention", response_model=Causes)
-def get_causes(request: Request) -> Response:
+def get_causes(request: Request, who: Who) -> Response:
     """What needs a person, grouped by its cause, what holds up most first."""
 
     def compute(context: Context) -> dict[str, Any]:
-        found = _read(context, attention.causes)
+        projects = who.projects
+        if projects is None:
+            found = _read(context, attention.causes)
+        else:
+            found = _read(context, lambda unit: attention.causes_in(unit, projects))
         names = ("kind", "id", "text", "since", "example", "backend", "pipeline", "step")
         return {
             "items": [
@@ -124,7 +129,7 @@ def get_causes(request: Request) -> Response:
             ]
         }
 
-    return _answer(request, "attention", compute)
+    return _answer(request, ("attention", who.projects), compute)
 
 
 @router.get("/pipelines/{name}/stats", response_model=PipelineStats)
@@ -141,7 +146,7 @@ def get_pipeline_stats(request: Request, name: Name) -> Response:
             counts[each["status"]] = counts.get(each["status"], 0) + 1
         return {"name": name, "runs": counts, "steps": [_usage(each) for each in usage.values()]}
 
-    return _answer(request, f"stats {name}", compute)
+    return _answer(request, ("stats", name), compute)
 
 
 def _usage(row: dict[str, Any]) -> dict[str, Any]:

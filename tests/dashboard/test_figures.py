@@ -18,7 +18,7 @@ def test_readers_share_an_answer_and_do_not_get_it_twice(context: Context, monke
         rest = Rest(client)
         rest.post("/pipelines", ONE, 201)
         first = {path: rest.send("GET", path) for path in PATHS}
-        reads = []
+        reads: list[Database] = []
 
         def read(database: Database) -> None:
             reads.append(database)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from ccat_workflow_manager.db.conditions import CLAIMABLE, READY, quoted
 from ccat_workflow_manager.db.queries import times, utc
+from ccat_workflow_manager.db.queries.attention import attention_page
 from ccat_workflow_manager.db.session import UnitOfWork
+from ccat_workflow_manager.identity import Projects
 from ccat_workflow_manager.lifecycle.states import CANCELLABLE, LIVE
 from ccat_workflow_manager.lifecycle.waiting import ACTION_REQUIRED
 
 MOST_COUNTED = 10_000
+_MOST_OF_PROJECTS = 1000
 CANCEL_MINUTES = 10
 
 # Step runs and runs that an open breaker holds back. One with a probe heals itself, but it is a failure for all.
@@ -71,6 +75,23 @@ def causes(unit: UnitOfWork) -> list[dict[str, Any]]:
     for statement in (_BREAKERS, _BACKENDS, _HELD, _CANCELS, _STRAYS):
         found += unit.records(statement, {"mark": ACTION_REQUIRED} if ":mark" in statement else {})
     return sorted(found, key=lambda cause: -held_by(cause))
+
+
+def causes_in(unit: UnitOfWork, projects: Projects) -> list[dict[str, Any]]:
+    """The same for a reader who is limited to projects: what of these needs a person, by backend and text."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in attention_page(unit, None, _MOST_OF_PROJECTS, projects):
+        each = json.loads(row.json)
+        cause = {
+            "kind": "action",
+            "id": each["id"],
+            "since": each["submitted_at"],
+            "step_runs": 0,
+            "example": each["id"],
+        }
+        names = {name: each[name] for name in ("text", "backend", "pipeline", "step")}
+        found.setdefault((each["backend"], each["text"]), {**cause, **names})["step_runs"] += 1
+    return sorted(found.values(), key=lambda cause: -held_by(cause))
 
 
 def held_by(cause: dict[str, Any]) -> int:

@@ -12,6 +12,7 @@ from uuid import UUID
 from ccat_workflow_manager.db.queries.run_filter import RunFilter
 from ccat_workflow_manager.db.queries.runs import RUN
 from ccat_workflow_manager.db.session import UnitOfWork
+from ccat_workflow_manager.identity import Projects
 from ccat_workflow_manager.lifecycle.states import RunStatus
 
 MOST_COUNTED = 10_000
@@ -75,15 +76,19 @@ def first_id(moment: datetime | None) -> UUID:
 _HISTORY = f"""
 SELECT width_bucket(extract(epoch FROM x.created_at), :first, :last, {BUCKETS}) AS bucket, x.status, count(*),
   min(extract(epoch FROM x.created_at))
-FROM (SELECT created_at, status FROM runs WHERE created_at > :after ORDER BY created_at DESC
+FROM (SELECT created_at, status, project FROM runs WHERE created_at > :after ORDER BY created_at DESC
   LIMIT {_MOST_IN_HISTORY}) x
+WHERE CAST(:projects AS text[]) IS NULL OR x.project = ANY(:projects)
 GROUP BY 1, 2
 """
 
 
-def history(unit: UnitOfWork, first: datetime, last: datetime) -> tuple[dict[str, list[int]], bool]:
+def history(
+    unit: UnitOfWork, first: datetime, last: datetime, projects: Projects = None
+) -> tuple[dict[str, list[int]], bool]:
     """Runs by status in BUCKETS equal parts of a span of time, and whether only the newest of them were counted."""
-    values = {"first": first.timestamp(), "last": last.timestamp(), "after": first}
+    visible = None if projects is None else sorted(projects)
+    values = {"first": first.timestamp(), "last": last.timestamp(), "after": first, "projects": visible}
     found: dict[str, list[int]] = {str(status): [0] * BUCKETS for status in RunStatus}
     counted = 0
     for bucket, status, number, _ in unit.execute(_HISTORY, values):
