@@ -66,7 +66,7 @@ def create_app(context: Context, *, secret: str | None = None) -> FastAPI:
         generate_unique_id_function=operation_id,
     )
     app.state.context = context
-    app.state.sessions = context.sessions  # a weak key is refused now, not at the first log-in
+    app.state.has_log_in = context.session_key is not None  # a weak key is refused now, not at the first log-in
     app.state.large_bodies = asyncio.Semaphore(LARGE_AT_ONCE)
     app.state.large_answers = asyncio.Semaphore(LARGE_AT_ONCE)
     app.state.run_watch = RunWatch(context)
@@ -87,5 +87,6 @@ def create_app(context: Context, *, secret: str | None = None) -> FastAPI:
     app.include_router(login.router, dependencies=checked, responses=PROBLEMS)
     app.include_router(metrics.router, dependencies=checked, responses=PROBLEMS)
     dashboard.mount(app, context)
+    app.include_router(login.page, dependencies=checked)
     declare(app)
     return app

@@ -120,11 +120,14 @@ class Context:
         return Tokens(self.database)
 
     @cached_property
-    def sessions(self) -> Sessions | None:
-        """None: people cannot log in. Raises ConfigurationError for a weak key."""
+    def session_key(self) -> bytes | None:
+        """Signs the cookies of people who log in. None: nobody can. Raises ConfigurationError for a weak key."""
         settings = self.settings
-        key = session_key(settings.session_key_file, settings.data_dir, make=settings.environment == "localdev")
-        return None if key is None else Sessions(self.database, key)
+        return session_key(settings.session_key_file, settings.data_dir, make=settings.environment == "localdev")
+
+    @cached_property
+    def sessions(self) -> Sessions | None:
+        return None if self.session_key is None else Sessions(self.database, self.session_key)
 
     @cached_property
     def requests(self) -> Requests:

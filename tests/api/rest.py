@@ -47,7 +47,7 @@ class Rest:
         self.client = client
 
     def send(self, method: str, path: str, **more: Any) -> Response:
-        url = path if path.startswith(("/healthz", "/readyz")) else V1 + path
+        url = path if path.startswith(("/healthz", "/readyz", "/login")) else V1 + path
         response: Response = self.client.request(method, url, **more)
         return response
 

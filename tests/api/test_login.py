@@ -109,6 +109,13 @@ def test_a_page_without_a_session_leads_to_the_log_in(browser: TestClient) -> No
     assert (answer.status_code, answer.headers["location"]) == (303, "/login?next=%2Fruns%3Fq%3Dx")
 
 
+def test_the_page_for_the_log_in_is_open_and_holds_no_markup_of_others(browser: TestClient) -> None:
+    answer = browser.get("/login", params={"next": '/"><script>', "failed": "1"})
+    assert (answer.status_code, answer.headers["cache-control"]) == (200, "no-store")
+    assert "<script>" not in answer.text
+    assert 'action="/login"' in answer.text
+
+
 def test_the_key_of_the_cookies(tmp_path: Path) -> None:
     made = session_key(Path(), tmp_path, make=True)
     assert made is not None

@@ -162,7 +162,7 @@ def test_every_response_has_the_fields_of_its_schema(rest: Rest, hand: Hand, con
     call("GET", "/readyz")
     promised = {(method.upper(), path) for path, calls in api["paths"].items() for method in calls}
     assert {path for _, path in promised - called} == {
-        f"{v1}/step-runs/{{step_run_id}}/log", f"{v1}/products/{{product_id}}/content", "/metrics",
+        f"{v1}/step-runs/{{step_run_id}}/log", f"{v1}/products/{{product_id}}/content", "/metrics", "/logout",
     }  # fmt: skip
 
 
