@@ -162,7 +162,7 @@ def _matches(name: str, pattern: str) -> list[str]:
     from glob import iglob
     from itertools import islice
 
-    if not pattern:
+    if not pattern or "\0" in pattern:
         raise WrongUsage(f"-p {name}=@ needs a pattern of paths behind the @; write it in quotes")
     found = sorted(islice(iglob(os.path.abspath(os.path.expanduser(pattern)), recursive=True), _MOST_MATCHES + 1))
     if not found:
