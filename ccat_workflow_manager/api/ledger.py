@@ -85,7 +85,7 @@ def get_ledger(
         place = None if after is None else _divided(after)
         found: dict[str, Any] = json.loads(ledger(unit, wanted, place, limit + 1, state=state, step=step))
         if not found["runs"] and pipeline_detail(unit, name) is None:
-            raise NotFound(f"there is no pipeline {name}, and no run of that name")
+            raise NotFound(f"there is no pipeline {name}")
     items = found["items"]
     last = items[limit - 1] if len(items) > limit else None
     found["items"] = items[:limit]

@@ -12,6 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 from httpx import Response
 
+from ccat_workflow_manager.api.guard import HEALTH, OPEN
 from ccat_workflow_manager.app import create_app
 from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.services.tokens import FRESH_SECONDS
@@ -72,12 +73,12 @@ def test_every_wrong_token_gets_the_same_answer(secured: Secured) -> None:
     assert ask(secured, f"Bearer {good.secret}").status_code == 200
 
 
-def test_no_call_but_health_is_open(secured: Secured) -> None:
+def test_no_call_but_health_and_log_in_is_open(secured: Secured) -> None:
     paths = secured.caller().client.get("/openapi.json").json()["paths"]
     for path, calls in paths.items():
         for method in calls:
             found = secured.client.request(method.upper(), path.replace("{", "").replace("}", ""))
-            assert (found.status_code == 401) == (path not in ("/healthz", "/readyz")), (method, path, found.text)
+            assert (found.status_code == 401) == (path not in (*HEALTH, *OPEN)), (method, path, found.text)
 
 
 def test_requests_with_a_known_token_cost_the_database_nothing(
