@@ -87,6 +87,5 @@ def create_app(context: Context, *, secret: str | None = None) -> FastAPI:
     app.include_router(login.router, dependencies=checked, responses=PROBLEMS)
     app.include_router(metrics.router, dependencies=checked, responses=PROBLEMS)
     dashboard.mount(app, context)
-    app.include_router(login.page, dependencies=checked)
     declare(app)
     return app

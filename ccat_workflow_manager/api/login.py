@@ -1,16 +1,15 @@
-"""Log-in of people by token, and log-out. The pages themselves are drawn elsewhere."""
+"""Log-in of people by token, and log-out. The dashboard draws the form."""
 
 from __future__ import annotations
 
 import json
-from html import escape
 from typing import Annotated, TypeVar
 from urllib.parse import parse_qs, quote
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, Field, StrictStr
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 
 from ccat_workflow_manager.api import openapi
 from ccat_workflow_manager.api.authentication import COOKIE, Caller
@@ -26,7 +25,6 @@ from ccat_workflow_manager.identity import Identity, Role
 from ccat_workflow_manager.services.sessions import LIFETIME, Sessions
 
 router = APIRouter(tags=["log-in"])
-page = APIRouter(include_in_schema=False)
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -67,32 +65,6 @@ def log_in(context: Ctx, request: Request, body: Body) -> Response:
         challenge = {"WWW-Authenticate": 'Bearer realm="ccat-wm"'}
         return problem(401, "unauthorized", "this is no valid token", headers=challenge)
     return _begin(context, sessions, request, token.identity, onward if is_form else None, token.id)
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Log in - CCAT workflow manager</title></head>
-<body style="font: 16px/1.5 system-ui, sans-serif; max-width: 26rem; margin: 15vh auto; padding: 0 1rem">
-<h1 style="font-size: 1.25rem">CCAT workflow manager</h1>
-{message}
-<form method="post" action="/login">
-<input type="hidden" name="next" value="{onward}">
-<p><label for="token">Token</label><br>
-<input id="token" name="token" type="password" autocomplete="current-password" required style="width: 100%"></p>
-<p><button>Log in</button></p>
-</form>
-<p>An administrator makes tokens: <code>ccat-wm token create</code></p>
-</body></html>
-"""
-_FAILED = '<p role="alert" style="color: #b00020">This is no valid token: it is wrong, expired or revoked.</p>'
-
-
-@page.get("/login")
-def show_log_in(onward: Annotated[str, Query(alias="next", max_length=2000)] = "/", failed: bool = False) -> Response:
-    """A form for a token, for people without a session."""
-    text = _PAGE.format(message=_FAILED if failed else "", onward=escape(onward, quote=True))
-    policy = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'"
-    return HTMLResponse(text, headers={"Cache-Control": "no-store", "Content-Security-Policy": policy})
 
 
 def _begin(

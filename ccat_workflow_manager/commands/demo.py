@@ -112,6 +112,7 @@ def _run(deployment: Deployment, scans: int | None) -> bool:
         for line in _where(client, finished, deployment.settings):
             out.print(line, soft_wrap=True)
         out.print(f"API: {deployment.api_url}/api/v1/runs/{finished['id']}", soft_wrap=True)
+        out.print(f"Dashboard: {deployment.api_url}/runs/{finished['id']}", soft_wrap=True)
     return completed
 
 

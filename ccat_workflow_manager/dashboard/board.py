@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 from starlette.responses import Response
 
+from ccat_workflow_manager.api.authentication import csrf_token, current_identity
 from ccat_workflow_manager.api.dependencies import Actor
 from ccat_workflow_manager.api.service import availabilities
 from ccat_workflow_manager.context import Context
@@ -59,12 +60,13 @@ class Board:
         return rendering.html(self.request, rendering.render(f"fragments/{template}.html", values))
 
     def _frame(self, active: str, http_status: int) -> dict[str, Any]:
-        site = self.context.settings.environment
+        identity = current_identity(self.request)
         return {
             "active": active,
             "viewer": self.actor,
-            "role": "",
-            "site": site,
+            "role": "" if identity is None else str(identity.role),
+            "has_session": csrf_token(self.request) != "",
+            "site": self.context.settings.environment,
             "now": times.now(),
             "rail": self.rail() if http_status not in _STRANGERS else NO_RAIL,
         }

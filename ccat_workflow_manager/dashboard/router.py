@@ -10,6 +10,7 @@ from ccat_workflow_manager.dashboard import assets, live
 from ccat_workflow_manager.dashboard.errors import show_errors_as_pages
 from ccat_workflow_manager.dashboard.pages import (
     act,
+    login,
     overview,
     parts,
     pipelines,
@@ -31,6 +32,7 @@ _PAGES: tuple[APIRouter, ...] = (
     service.router,
     parts.router,
     live.router,
+    login.router,
 )
 
 
