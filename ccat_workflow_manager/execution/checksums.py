@@ -77,6 +77,12 @@ def _read(opened: int, state: FileState, progress: Progress) -> str:
     return digest.hexdigest()
 
 
+def checksum_of_published(path: str) -> str:
+    """The SHA-256 of a published file. Raises OSError. Follows no link and waits for no writer."""
+    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 # --- directories ------------------------------------------------------------------------------------------------------
 
 

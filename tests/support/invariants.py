@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
 
-from ccat_workflow_manager.db.conditions import counter
+from ccat_workflow_manager.db.queries import verify
 from ccat_workflow_manager.db.session import Database, UnitOfWork
 from ccat_workflow_manager.errors import WorkflowError
 from ccat_workflow_manager.execution.layout import AttemptDirs, attempt_dirs
@@ -20,25 +19,13 @@ from ccat_workflow_manager.execution.outputs import collect
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.base import HPCBackend, JobStatus
 from ccat_workflow_manager.lifecycle.models import job_name, parse_job_name
-from ccat_workflow_manager.lifecycle.states import FINISHED, INITIAL, TRANSITIONS, Event, Status, run_status
+from ccat_workflow_manager.lifecycle.states import FINISHED, Status
 
 STARTS = "starts"
 """Programs of tests add a line to this file in their workspace when they start: two, and something ran twice."""
 
 _ENDED = ", ".join(f"'{status}'" for status in FINISHED)
 _MET = "(u.status = 'COMPLETED' OR u.status = 'SKIPPED' AND u.reason = 'set_by_hand')"
-_UNMET = f"""
-SELECT * FROM (
-  SELECT s.id, s.status, s.unmet, (
-    SELECT count(*) + COALESCE(cardinality(s.awaits), 0) FROM run_steps r
-    WHERE r.run_id = s.run_id AND s.position <> ALL(r.soft) AND (
-      s.position = ANY(r.downstream_all) AND r.remaining > 0
-      OR s.position = ANY(r.downstream_key) AND EXISTS (
-        SELECT 1 FROM step_runs u
-        WHERE u.run_id = r.run_id AND u.position = r.position AND u.key = s.key AND NOT {_MET}))) AS real
-  FROM step_runs s) x
-WHERE unmet <> real
-"""
 _LOST = f"u.status IN ({_ENDED}) AND NOT {_MET}"
 _BEHIND_AN_END = f"""
 SELECT s.id, s.status, u.step || '/' || u.key || ' is ' || u.status
@@ -46,13 +33,6 @@ FROM step_runs s JOIN run_steps r ON r.run_id = s.run_id
 JOIN step_runs u ON u.run_id = r.run_id AND u.position = r.position AND {_LOST}
 WHERE s.status = 'PENDING' AND s.position <> ALL(r.soft)
   AND (s.position = ANY(r.downstream_all) OR s.position = ANY(r.downstream_key) AND u.key = s.key)
-"""
-_WRONG_LOSSES = f"""
-SELECT * FROM (
-  SELECT r.run_id, r.name, r.lost, (SELECT count(*) FROM step_runs u
-    WHERE u.run_id = r.run_id AND u.position = r.position AND {_LOST}) AS real
-  FROM run_steps r WHERE r.soft <> '{{}}') x
-WHERE lost <> real
 """
 _SKIPPED_FOR_NOTHING = f"""
 SELECT s.id, s.reason FROM step_runs s
@@ -103,10 +83,8 @@ def violations(ground: Ground, acknowledged: Collection[UUID]) -> list[str]:
 
 def while_working(unit: UnitOfWork) -> Iterator[str]:
     """What is wrong with the rows, at any moment."""
-    yield from _history(unit)
-    yield from _counters(unit)
-    yield from _dependencies(unit)
-    yield from _rows(unit)
+    run_ids = [row[0] for row in unit.execute("SELECT id FROM runs")]
+    yield from map(str, verify.findings(unit, run_ids))
 
 
 def at_rest(unit: UnitOfWork) -> Iterator[str]:
@@ -126,66 +104,6 @@ def _runs(unit: UnitOfWork, acknowledged: Collection[UUID]) -> Iterator[str]:
             yield f"the run {run_id} was acknowledged and is not there"
         elif found[run_id] in ("PENDING", "RUNNING"):
             yield f"the run {run_id} is still {found[run_id]}"
-
-
-def _history(unit: UnitOfWork) -> Iterator[str]:
-    """Every move is in the table, and each begins where the one before has ended."""
-    last: dict[UUID, str] = {}
-    for step_run_id, event, before, after in unit.execute(
-        "SELECT step_run_id, event, from_status, to_status FROM events WHERE step_run_id IS NOT NULL ORDER BY id"
-    ):
-        known = last.get(step_run_id)
-        legal = INITIAL if before is None else TRANSITIONS.get((Status(before), Event(event)))
-        if known != before or legal != after:
-            yield f"{step_run_id}: {event} led from {before} to {after}; it was {known}"
-        last[step_run_id] = after
-    for step_run_id, status in unit.execute("SELECT id, status FROM step_runs"):
-        if last.get(step_run_id) != status:
-            yield f"{step_run_id} is {status}, its events say {last.get(step_run_id)}"
-
-
-def _counters(unit: UnitOfWork) -> Iterator[str]:
-    """What a run counts is what its rows say."""
-    counts: dict[UUID, Counter[Status]] = {}
-    for run_id, status, number in unit.execute("SELECT run_id, status, count(*) FROM step_runs GROUP BY 1, 2"):
-        counts.setdefault(run_id, Counter())[Status(status)] = number
-    columns = ", ".join(counter(status) for status in Status)
-    for run_id, status, tolerated, *counted in unit.execute(f"SELECT id, status, tolerated, {columns} FROM runs"):
-        real = counts.get(run_id, Counter())
-        if counted != [real[each] for each in Status] or status != run_status(real, tolerated=tolerated):
-            yield f"the run {run_id} is {status} and counts {counted}; its step runs are {dict(real)}"
-    for run_id, name, remaining in unit.execute(
-        # Of steps that nothing depends on nobody counts.
-        "SELECT r.run_id, r.name, r.remaining FROM run_steps r"
-        " WHERE cardinality(r.downstream_key || r.downstream_all) > 0 AND r.remaining <> (SELECT count(*)"
-        f" FROM step_runs u WHERE u.run_id = r.run_id AND u.position = r.position AND NOT {_MET})"
-    ):
-        yield f"{name} of {run_id} counts {remaining} that are not completed"
-    for run_id, name, lost, real in unit.execute(_WRONG_LOSSES):
-        yield f"{name} of {run_id} counts {lost} losses, there are {real}"
-
-
-def _dependencies(unit: UnitOfWork) -> Iterator[str]:
-    """A step run waits for as many steps as there are before it with something left to do."""
-    for step_run_id, status, unmet, real in unit.execute(_UNMET):
-        yield f"{step_run_id} ({status}) waits for {unmet} steps; {real} before it are not completed"
-
-
-def _rows(unit: UnitOfWork) -> Iterator[str]:
-    """What is over is held by nobody, and its attempts are over too. What somebody has cancelled has not failed."""
-    for step_run_id, reason in unit.execute(
-        "SELECT id, reason FROM step_runs WHERE status = 'FAILED' AND cancel_requested_at IS NOT NULL"
-    ):
-        yield f"{step_run_id} was to be cancelled and is FAILED ({reason})"
-    for step_run_id, number, status in unit.execute(
-        "SELECT a.step_run_id, a.number, s.status FROM attempts a JOIN step_runs s ON s.id = a.step_run_id"
-        f" WHERE a.finished_at IS NULL AND (s.status IN ({_ENDED}) OR a.number < s.attempt)"
-    ):
-        yield f"attempt {number} of {step_run_id} ({status}) has no end"
-    for step_run_id, owner in unit.execute(
-        f"SELECT id, lease_owner FROM step_runs WHERE status IN ({_ENDED}) AND lease_owner IS NOT NULL"
-    ):
-        yield f"{step_run_id} is over and held by {owner}"
 
 
 def _jobs(unit: UnitOfWork, backends: Mapping[str, HPCBackend]) -> Iterator[str]:

@@ -1,0 +1,68 @@
+"""`ccat-wm verify`: whether what must be true of runs, products and jobs is true, on the database of this host."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from ccat_workflow_manager.commands.arguments import AsJson, moment_before_now
+from ccat_workflow_manager.commands.exit_codes import ExitCode, WrongUsage
+
+
+def verify(
+    since: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Only runs created since: 24h, 7d, or RFC 3339. Default: all.")
+    ] = None,
+    checksums: Annotated[bool, typer.Option("--checksums", help="Read every product again. Else only sizes.")] = False,
+    share: Annotated[
+        int,
+        typer.Option(min=1, max=100, metavar="PERCENT", help="The part of the time in which it reads."),
+    ] = 50,
+    repair_plan: Annotated[bool, typer.Option("--repair-plan", help="Print for each finding what repairs it.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Verify the live deployment: moves, counters, dependencies, attempts, products, jobs. It changes nothing.
+
+    Reads slices of 500 runs, each in one snapshot, so the service may go on meanwhile. A repair in SQL is for a service
+    whose managers and workers are stopped.
+
+    Example:  ccat-wm verify --since 7d --repair-plan
+
+    Exit codes:  0 all is well,  1 there are findings,  2 bad input,  3 no database.
+    """
+    from ccat_workflow_manager.commands.output import print_json
+    from ccat_workflow_manager.commands.serve import host_database
+    from ccat_workflow_manager.db.migrate import require_current
+    from ccat_workflow_manager.services.verify import Progress, Verification
+    from ccat_workflow_manager.settings import load_settings
+
+    earliest = None if since is None else _moment(since)
+    progress = Progress()
+    found = []
+    with host_database() as database:
+        require_current(database)
+        base_dir = str(load_settings().pipeline_base_dir)
+        verification = Verification(database, base_dir, checksums=checksums, since=earliest, share=share / 100)
+        for finding in verification.findings(progress):
+            found.append(finding)
+            if not as_json:
+                typer.echo(f"{finding.kind}: {finding}")
+                if repair_plan:
+                    typer.echo(f"    {finding.repair}")
+    if as_json:
+        print_json({"runs": progress.runs, "products": progress.products, "findings": [asdict(each) for each in found]})
+    else:
+        typer.echo(f"{progress.runs} runs and {progress.products} products: {len(found) or 'no'} findings", err=True)
+    if found:
+        raise typer.Exit(ExitCode.WORK_FAILED)
+
+
+def _moment(text: str) -> datetime:
+    try:
+        found = datetime.fromisoformat(moment_before_now(text))
+    except ValueError:
+        raise WrongUsage(f"--since {text}: write 24h, 7d, or a time such as 2026-01-31T12:00:00Z") from None
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)

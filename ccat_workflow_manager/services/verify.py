@@ -1,0 +1,90 @@
+"""Verifies a deployment while it works: rows in slices, each in one snapshot, and the files of products."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from ccat_workflow_manager.db.queries.verify import Finding, ProductRow, findings, products_of, slice_of_runs, strays
+from ccat_workflow_manager.db.session import Database
+from ccat_workflow_manager.execution.checksums import checksum_of_published
+from ccat_workflow_manager.execution.layout import attempt_dirs
+
+_SLICE = 500
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a verification has come."""
+
+    runs: int = 0
+    products: int = 0
+    last: UUID | None = None
+    """The last run that was looked at; a later call goes on behind it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What to look at. `share` is the part of the time in which it reads; it rests in between."""
+
+    database: Database
+    base_dir: str
+    checksums: bool = False
+    since: datetime | None = None
+    share: float = 0.5
+    rest: Callable[[float], None] = time.sleep
+
+    def findings(self, progress: Progress) -> Iterator[Finding]:
+        """Everything that is wrong with runs, their products and jobs, as it is found."""
+        with self.database.read() as unit:
+            yield from list(strays(unit))
+        while True:
+            began = time.monotonic()
+            with self.database.read() as unit:
+                ids = slice_of_runs(unit, progress.last, self.since, _SLICE)
+                found = list(findings(unit, ids))
+                products = products_of(unit, ids)
+            yield from found
+            for product in products:
+                if (wrong := self._wrong_with(product)) is not None:
+                    yield wrong
+            progress.runs += len(ids)
+            progress.products += len(products)
+            if len(ids) < _SLICE:
+                return
+            progress.last = ids[-1]
+            self.rest((time.monotonic() - began) * (1 / self.share - 1))
+
+    def _wrong_with(self, product: ProductRow) -> Finding | None:
+        text = self._fault_of(product)
+        if text is None:
+            return None
+        repair = f"restore the file from a backup, or: ccat-wm run replay {product.run_id} --from {product.step}"
+        return Finding("product", f"products/{product.id}", text, repair)
+
+    def _fault_of(self, product: ProductRow) -> str | None:
+        """What is wrong with the file. None: it is as it was published, or the run was deleted meanwhile."""
+        place = (product.pipeline, str(product.run_id), product.step, product.key, product.attempt)
+        path = f"{attempt_dirs(self.base_dir, *place).output}/{product.path}"
+        try:
+            status = os.lstat(path)
+        except OSError as error:
+            return f"{path}: {error.strerror}" if self._is_there_still(product) else None
+        if product.is_directory:
+            return None
+        if status.st_size != product.size:
+            return f"{path} has {status.st_size} bytes, {product.size} were published"
+        if not stat.S_ISREG(status.st_mode):
+            return f"{path} is no regular file"
+        if self.checksums and (found := checksum_of_published(path)) != product.sha256:
+            return f"{path} has the SHA-256 {found}, {product.sha256} was published"
+        return None
+
+    def _is_there_still(self, product: ProductRow) -> bool:
+        with self.database.read() as unit:
+            return any(each.id == product.id for each in products_of(unit, [product.run_id]))

@@ -1,0 +1,163 @@
+"""Healthy runs give no finding; each damage that is done behind the back of the service is found and named."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from ccat_workflow_manager.context import Context
+from ccat_workflow_manager.db.queries.verify import Finding
+from ccat_workflow_manager.execution.layout import create
+from ccat_workflow_manager.lifecycle.models import NewProduct
+from ccat_workflow_manager.services.run_request import RunRequest
+from ccat_workflow_manager.services.verify import Progress, Verification
+from tests.api.rest import CHAIN, Hand
+
+CONTENT = b"12345"
+
+
+@dataclass
+class Healthy:
+    """Three runs of a chain: one completed, one that has failed, one that works."""
+
+    context: Context
+    hand: Hand
+    runs: list[UUID]
+    product: Path
+
+    def findings(self, *, checksums: bool = False) -> list[Finding]:
+        base_dir = str(self.context.settings.pipeline_base_dir)
+        verification = Verification(self.context.database, base_dir, checksums=checksums, rest=lambda seconds: None)
+        return list(verification.findings(Progress()))
+
+
+@pytest.fixture
+def healthy(context: Context) -> Healthy:
+    hand = Hand(context)
+    runs, products = [], []
+    for number in range(3):
+        run_id, *_ = context.submitter.submit(RunRequest(spec=CHAIN, parameters={"scans": [1, 2]}), actor="test")
+        runs.append(run_id)
+        while number < 2 and (items := hand.claim()):
+            [item] = items
+            if number == 1 and item.step == "second":
+                hand.fail(item)
+                continue
+            dirs = context.worker_context.host.dirs(item)
+            create(dirs, contained=True)
+            os.rename(dirs.output_partial, dirs.output)
+            products.append(Path(dirs.output, "map.fits"))
+            products[-1].write_bytes(CONTENT)
+            digest = sha256(CONTENT).hexdigest()
+            hand.complete(item, NewProduct("map.fits", "SCIENCE", "map.fits", len(CONTENT), digest))
+        if number == 2:
+            hand.submit(hand.claim()[0])
+    return Healthy(context, hand, runs, products[0])
+
+
+def test_healthy_runs_give_no_finding(healthy: Healthy) -> None:
+    assert healthy.findings(checksums=True) == []
+
+
+_OF_COMPLETED = "(SELECT id FROM step_runs WHERE run_id = :completed AND step = 'first' ORDER BY key LIMIT 1)"
+_OF_WORKING = "(SELECT id FROM step_runs WHERE run_id = :working AND step = 'last')"
+DAMAGES = {
+    "a counter of a run": ("UPDATE runs SET n_completed = n_completed - 1 WHERE id = :completed", "counter"),
+    "two counters of a run": (
+        "UPDATE runs SET n_failed = 0, n_skipped = n_skipped + n_failed WHERE id = :failed", "counter"),
+    "what a step has left": (
+        "UPDATE run_steps SET remaining = 1 WHERE run_id = :completed AND name = 'first'", "counter"),
+    "what a step run waits for": (f"UPDATE step_runs SET unmet = 0 WHERE id = {_OF_WORKING}", "dependency"),
+    "waiting for too much": (f"UPDATE step_runs SET unmet = 2 WHERE id = {_OF_WORKING}", "dependency"),
+    "an event is gone": (
+        f"DELETE FROM events WHERE step_run_id = {_OF_COMPLETED} AND event = 'job_submitted'", "move"),
+    "the last event is gone": (
+        f"DELETE FROM events WHERE step_run_id = {_OF_COMPLETED} AND to_status = 'COMPLETED'", "status"),
+    "an illegal move": (
+        f"UPDATE events SET to_status = 'RUNNING' WHERE step_run_id = {_OF_COMPLETED}"
+        " AND to_status = 'COMPLETED'", "move"),
+    "another order": (
+        "UPDATE events SET from_status = 'RUNNING' WHERE from_status = 'STAGING_DATA' AND run_id = :completed", "move"),
+    "an attempt without end": (
+        f"UPDATE attempts SET finished_at = NULL WHERE step_run_id = {_OF_COMPLETED}", "attempt"),
+    "an attempt too many": (
+        "INSERT INTO attempts (step_run_id, number, backend, job_name, worker, resources, finished_at)"
+        " SELECT step_run_id, 5, backend, job_name, worker, resources, now() FROM attempts"
+        f" WHERE step_run_id = {_OF_COMPLETED}", "attempt"),
+    "another status": (f"UPDATE step_runs SET status = 'FAILED', reason = 'lost' WHERE id = {_OF_COMPLETED}", "status"),
+    "failed in place of cancelled": (
+        "UPDATE step_runs SET cancel_requested_at = now(), cancel_requested_by = 'x'"
+        " WHERE run_id = :failed AND status = 'FAILED'", "cancel"),
+    "a stray job": ("UPDATE backends SET stray_jobs = 1 WHERE name = 'noop'", "job"),
+    "a step run is gone": ("DELETE FROM step_runs WHERE run_id = :working AND step = 'last'", "counter"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_to_rows_is_found_and_named(healthy: Healthy, damage: str) -> None:
+    statement, kind = DAMAGES[damage]
+    healthy.hand.execute("INSERT INTO backends (name) VALUES ('noop') ON CONFLICT DO NOTHING")
+    names = dict(zip(("completed", "failed", "working"), healthy.runs, strict=True))
+    healthy.hand.execute(statement, **{name: value for name, value in names.items() if f":{name}" in statement})
+    assert kind in {finding.kind for finding in healthy.findings()}
+    assert all(finding.repair for finding in healthy.findings())
+
+
+def _remove(path: Path) -> None:
+    path.unlink()
+
+
+def _shorten(path: Path) -> None:
+    path.write_bytes(CONTENT[1:])
+
+
+def _change(path: Path) -> None:
+    path.write_bytes(CONTENT[::-1])
+
+
+def _link(path: Path) -> None:
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to("elsewhere")
+
+
+def _pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("damage", [_remove, _shorten, _change, _link, _pipe])
+def test_damage_to_products_is_found_and_named(healthy: Healthy, damage: object) -> None:
+    assert callable(damage)
+    damage(healthy.product)
+    [finding] = healthy.findings(checksums=True)
+    assert finding.kind == "product"
+    assert str(healthy.product) in finding.text
+
+
+def test_a_deployment_is_verified_in_slices(healthy: Healthy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ccat_workflow_manager.services.verify._SLICE", 1)
+    rested: list[float] = []
+    base_dir = str(healthy.context.settings.pipeline_base_dir)
+    verification = Verification(healthy.context.database, base_dir, rest=rested.append)
+    progress = Progress()
+    assert list(verification.findings(progress)) == []
+    assert (progress.runs, len(rested)) == (3, 3)
+    # It goes on behind the last run that was looked at.
+    healthy.hand.execute("UPDATE runs SET n_completed = 0 WHERE id = :id", id=healthy.runs[0])
+    assert list(verification.findings(progress)) == []
+
+
+def test_repairs_of_counters_repair_them(healthy: Healthy) -> None:
+    for statement in (
+        "UPDATE runs SET n_completed = 0 WHERE id = :id",
+        "UPDATE run_steps SET remaining = 1 WHERE run_id = :id AND name = 'first'",
+    ):
+        healthy.hand.execute(statement, id=healthy.runs[0])
+        for finding in healthy.findings():
+            healthy.hand.execute(finding.repair)
+        assert healthy.findings() == []
