@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
-from ccat_workflow_manager.errors import JobDeferred, WorkflowError
+from ccat_workflow_manager.errors import JobDeferred, StagingError, WorkflowError
 from ccat_workflow_manager.execution.launch_spec import Progress
+from ccat_workflow_manager.failures import FailureReason
 
 R = TypeVar("R")
 
@@ -49,7 +50,9 @@ class _Work(threading.Thread, Generic[R]):
 class Background(Generic[R]):
     """The work of one kind that is going on in this process, or whose outcome was not taken yet."""
 
-    def __init__(self) -> None:
+    def __init__(self, broken: FailureReason) -> None:
+        """`broken` is the reason of work that ended with neither a result nor an error of ours."""
+        self._broken = broken
         self._going_on: dict[Hashable, _Work[R]] = {}
 
     def result(self, key: Hashable, do: Callable[[], R], progress: Progress, *, name: str, waiting: str) -> R:
@@ -69,5 +72,5 @@ class Background(Generic[R]):
             raise JobDeferred(waiting)
         self._going_on.pop(key, None)
         if work.result is None:
-            raise work.error or WorkflowError(f"{name} broke off")
+            raise work.error or StagingError(self._broken, f"{name} broke off")
         return work.result

@@ -42,7 +42,7 @@ class FileState(NamedTuple):
 
 
 _known: BoundedCache[FileState, str] = BoundedCache(200_000)
-_going_on: Background[str] = Background()
+_going_on: Background[str] = Background(FailureReason.INPUT_UNREADABLE)
 
 
 def checksum_of(opened: int, path: str, state: FileState, progress: Progress) -> str:

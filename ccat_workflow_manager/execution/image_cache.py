@@ -45,7 +45,7 @@ def pulled_image(
     return image
 
 
-_pulls: Background[ResolvedImage] = Background()
+_pulls: Background[ResolvedImage] = Background(FailureReason.IMAGE_PULL)
 
 
 def _pulled(reference: str, cache_dir: str, runtime: Runtime, timeout: float) -> ResolvedImage:

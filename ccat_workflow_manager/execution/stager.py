@@ -79,7 +79,7 @@ class Stager:
         self._most = int(limit_gb * _GIB)
         self._seconds = limit_seconds
         self._s3_endpoint = s3_endpoint
-        self._going_on: Background[_Entry] = Background()
+        self._going_on: Background[_Entry] = Background(FailureReason.INPUT_FETCH)
 
     def fetch(self, url: str, sha256: str | None, progress: Progress) -> Input:
         """The object of a URL on this filesystem, if given the content with this checksum.

@@ -12,6 +12,7 @@ from tests.flow.sites import SITES
 
 
 @pytest.mark.needs("postgresql", "valkey")
+@pytest.mark.slow
 def test_every_bench_gives_figures(capsys: pytest.CaptureFixture[str]) -> None:
     figures = measure(list(BENCHES), QUICK)
     assert len(figures) >= len(BENCHES)

@@ -47,8 +47,9 @@ def site(databases: Databases, redis_server_url: str, tmp_path_factory: pytest.T
     databases.drop(url)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    # Its event loop runs in this thread while it lives, so that no test beside it could run one of its own.
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser

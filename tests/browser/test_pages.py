@@ -43,7 +43,7 @@ def test_every_page_is_clean_and_shows_hostile_text_as_text(site: Site, open_pag
     expect(page.get_by_text(HOSTILE[0][:40]).first).to_be_attached()
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("theme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_the_main_pages_are_accessible(site: Site, open_page: Open, theme: str) -> None:
     page = open_page("/", color_scheme=theme)
     wrong = {}

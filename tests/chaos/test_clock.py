@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 
+import pytest
+
 from tests.chaos.judging import require_all_is_well
 from tests.support.fixtures_service import Service, ServiceMaker
 from tests.support.waiting import wait_until
@@ -26,6 +28,7 @@ def with_clock(seconds: int, service: Service, *arguments: str) -> int:
     return service.start_another(*arguments, **environment).pid
 
 
+@pytest.mark.slow
 def test_a_clock_that_is_off_changes_nothing(make_service: ServiceMaker) -> None:
     """Two of three workers and one of two managers live in another hour than the database."""
     service = make_service(WORKERS="1", BREAKER_FAILURES="0", LEASE_SECONDS=str(_LEASE_SECONDS), LOCAL_MAX_CPU="8")

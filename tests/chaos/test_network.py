@@ -30,6 +30,7 @@ def redis_proxy(redis_url: str) -> Iterator[Proxy]:
         yield proxy
 
 
+@pytest.mark.slow
 def test_a_network_that_comes_and_goes(
     make_service: ServiceMaker, postgres_url: str, database_proxy: Proxy, redis_proxy: Proxy
 ) -> None:

@@ -8,6 +8,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support.fixtures_service import PROGRAM, Service, ServiceMaker
 from tests.support.waiting import wait_for, wait_until
 
@@ -84,6 +86,7 @@ def test_the_rest_of_a_broken_step_waits_until_an_operator_releases_it(
     assert "opened" in command(service, "breakers", "events", breaker["id"])
 
 
+@pytest.mark.slow
 def test_one_that_is_tried_again_and_succeeds_lets_all_go(make_service: ServiceMaker, tmp_path: Path) -> None:
     service = make_service(BREAKER_FAILURES="5", BREAKER_PROBE_MINUTES="0.02")
     run_id = fan_out(service, tmp_path / "repaired")

@@ -50,10 +50,9 @@ def test_a_map_is_made_of_what_is_there(service: Service) -> None:
     made = service.step(run_id, "map")
     [product] = service.call("GET", f"/step-runs/{made['id']}/products")["items"]
     assert product["caveats"] == made["caveats"]
-    listed = service.call("GET", "/runs?caveats=true")["items"]
-    assert [each["id"] for each in listed] == [run_id]
-    assert listed[0]["caveat_count"] == 3
-    assert service.call("GET", "/runs?caveats=false")["items"] == []
+    [listed] = [each for each in service.call("GET", "/runs?caveats=true")["items"] if each["id"] == run_id]
+    assert listed["caveat_count"] == 3
+    assert run_id not in [each["id"] for each in service.call("GET", "/runs?caveats=false")["items"]]
 
 
 def check_visit_with_send(service: Service, run_id: str) -> None:

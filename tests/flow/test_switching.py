@@ -260,6 +260,7 @@ def outcome(service: Service, step: Mapping[str, Any]) -> Outcome:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.slow
 def test_one_run_passes_through_all_sites_each_with_its_own_worker(world: World) -> None:
     there = [name for name, site in SITES.items() if all(found(part) for part in site.needs)]
     for backend in there:

@@ -74,6 +74,7 @@ def submit_and_start(service: Service, gate: Path, marks: Path) -> str:
     return run_id
 
 
+@pytest.mark.slow
 def test_the_controller_is_killed_while_jobs_run(
     slurm_service: Service, slurm_cluster: Cluster, gate: Path, marks: Path
 ) -> None:
@@ -326,6 +327,7 @@ def test_a_second_job_of_the_same_attempt_does_not_run_it(jobs: SlurmHarness, sl
     assert jobs.backend.get_status(job.id).status is JobStatus.COMPLETED
 
 
+@pytest.mark.slow
 def test_a_worker_dies_between_sbatch_and_the_record(
     make_slurm_service: SlurmService, tmp_path: Path, gate: Path, marks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
