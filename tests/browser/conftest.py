@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import uvicorn
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from ccat_workflow_manager.app import create_app
 from ccat_workflow_manager.context import Context
@@ -22,6 +22,9 @@ from tests.support.fixtures_store import migrate
 from tests.support.waiting import wait_until
 
 CHROMIUM = "/usr/bin/chromium"
+
+
+expect.set_options(timeout=45_000)  # milliseconds; on a busy machine 5 s are not enough
 
 
 @pytest.fixture(scope="session")
