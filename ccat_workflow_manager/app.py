@@ -21,6 +21,7 @@ from ccat_workflow_manager.api import (
     pipelines,
     products,
     replays,
+    run_batches,
     runs,
     service,
     step_runs,
@@ -79,8 +80,8 @@ def create_app(context: Context, *, secret: str | None = None) -> FastAPI:
     app.add_middleware(metrics.Measured)
     checked = [Depends(authorize), Depends(known_parameters), Depends(no_unknown_body)]
     for resource in (
-        runs, replays, deletions, step_runs, pipelines, products, breakers, events, webhooks, tokens, audit, explain,
-        ledger, service, figures,
+        run_batches, runs, replays, deletions, step_runs, pipelines, products, breakers, events, webhooks, tokens,
+        audit, explain, ledger, service, figures,
     ):  # fmt: skip
         app.include_router(resource.router, prefix=PREFIX, dependencies=checked, responses=PROBLEMS)
     app.include_router(service.health, dependencies=checked)

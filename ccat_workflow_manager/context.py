@@ -121,7 +121,7 @@ class Context:
 
     @cached_property
     def session_key(self) -> bytes | None:
-        """Signs the cookies of people who log in. None: nobody can. Raises ConfigurationError for a weak key."""
+        """Signs the cookies of people who log in. None: there is no log-in. Raises ConfigurationError if it is weak."""
         settings = self.settings
         return session_key(settings.session_key_file, settings.data_dir, make=settings.environment == "localdev")
 

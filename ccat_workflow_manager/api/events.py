@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
@@ -132,13 +133,12 @@ def _page(context: Context, after: str | None, wanted: Selection, limit: int) ->
 async def _stream(request: Request, context: Context, after: str | None, wanted: Selection) -> Response:
     feed = context.feed
     feed.enter()
-    try:
+    with ExitStack() as unless_streamed:
+        unless_streamed.callback(feed.leave)
         now = await feed.start()
         place: Place = now if after is None else feed.cursors.decode(after)
         cursor = feed.cursors.encode(place)
-    except BaseException:
-        feed.leave()
-        raise
+        unless_streamed.pop_all()
     authenticator: Authenticator = request.app.state.authenticator
     return EventStream(
         feed.stream(place, wanted),

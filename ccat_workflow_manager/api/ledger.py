@@ -13,7 +13,7 @@ from starlette.responses import Response
 from ccat_workflow_manager.api.dependencies import Ctx, Who
 from ccat_workflow_manager.api.openapi import Page, Shape
 from ccat_workflow_manager.api.paging import DEFAULT_LIMIT, Cursor, Limit, ProjectName, decode, encode, json_response
-from ccat_workflow_manager.api.runs import RunFilterBody
+from ccat_workflow_manager.api.run_choice import RunFilterBody
 from ccat_workflow_manager.db.queries.ledger import State, ledger
 from ccat_workflow_manager.db.queries.pipelines import pipeline_detail
 from ccat_workflow_manager.definition.messages import validated

@@ -14,7 +14,7 @@ from ccat_workflow_manager.api import openapi
 from ccat_workflow_manager.api.dependencies import Body, Ctx, IdempotencyKey, Who
 from ccat_workflow_manager.api.openapi import Shape
 from ccat_workflow_manager.api.paging import json_response
-from ccat_workflow_manager.api.runs import RunFilterBody
+from ccat_workflow_manager.api.run_choice import RunFilterBody
 from ccat_workflow_manager.db.queries.runs import run_ids
 from ccat_workflow_manager.errors import Fault, Invalid
 from ccat_workflow_manager.services.replay_request import ReplayOptions

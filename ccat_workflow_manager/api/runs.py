@@ -1,21 +1,18 @@
-"""Runs: creates, lists, cancels, retries, pauses and resumes them, one at a time or in bulk."""
+"""Runs: creates, lists, cancels, retries, pauses and resumes them, one at a time."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Query, Request
-from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, StrictStr
+from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from ccat_workflow_manager.api import openapi
 from ccat_workflow_manager.api.dependencies import PREFIX, Actor, Body, Ctx, IdempotencyKey, Who
-from ccat_workflow_manager.api.openapi import Page, Shape, Time, moment
+from ccat_workflow_manager.api.openapi import Page, Shape, Time
 from ccat_workflow_manager.api.paging import (
     DEFAULT_LIMIT,
     Cursor,
@@ -32,88 +29,23 @@ from ccat_workflow_manager.api.paging import (
     uuid_key,
 )
 from ccat_workflow_manager.api.products import Caveat, ProductPage
+from ccat_workflow_manager.api.run_choice import RunFilterBody
 from ccat_workflow_manager.api.run_watch import RunWatch, Until, wait_seconds
 from ccat_workflow_manager.api.step_runs import StepRun
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.db import audit
 from ccat_workflow_manager.db.queries import runs as queries
 from ccat_workflow_manager.db.queries import snapshot
 from ccat_workflow_manager.db.queries.products import run_products_page
-from ccat_workflow_manager.db.queries.run_filter import RunFilter
-from ccat_workflow_manager.definition.messages import refuse_if, validated
+from ccat_workflow_manager.definition.messages import validated
 from ccat_workflow_manager.errors import Conflict, Fault, Invalid, NotFound
 from ccat_workflow_manager.execution.declarations import ProductType
-from ccat_workflow_manager.identity import Identity
 from ccat_workflow_manager.lifecycle.states import RunStatus
-from ccat_workflow_manager.services.requests import require
 from ccat_workflow_manager.services.retry_request import AS_BEFORE, RetryRequest
-from ccat_workflow_manager.services.run_request import Project, RunRequest, Text, storable
+from ccat_workflow_manager.services.run_request import RunRequest, Text
 
 router = APIRouter(prefix="/runs", tags=["runs"])
 
 _KIND = "runs"
-_AT_ONCE = 1000
-"""A bulk change by filter has one transaction for this many runs."""
-
-
-# --- models of requests ---------------------------------------------------------------------------------------------
-
-
-def _as_list(value: object) -> object:
-    return value if value is None or isinstance(value, list) else [value]
-
-
-def _label(text: str) -> str:
-    name, colon, _ = text.partition(":")
-    refuse_if(None if name and colon else "must be written name:value")
-    return storable(text)
-
-
-class BulkRequest(Shape):
-    runs: list[RunRequest] = Field(min_length=1, max_length=5000)
-
-
-class RunFilterBody(Shape):
-    """All conditions hold together; at least one is needed."""
-
-    status: Annotated[
-        list[RunStatus] | None, BeforeValidator(_as_list, json_schema_input_type=RunStatus | list[RunStatus] | None)
-    ] = None
-    project: Project | None = None
-    pipeline: Text | None = None
-    label: Annotated[
-        list[Annotated[StrictStr, AfterValidator(_label)]] | None,
-        BeforeValidator(_as_list, json_schema_input_type=str | list[str] | None),
-    ] = Field(default=None, description="`name:value`")
-    created_after: Annotated[Time, BeforeValidator(moment)] | None = None
-    created_before: Annotated[Time, BeforeValidator(moment)] | None = None
-    caveats: StrictBool | None = Field(default=None, description="Whether there are caveats.")
-    q: Annotated[StrictStr, Field(max_length=200), AfterValidator(storable)] | None = None
-
-    def filter(self, who: Identity) -> RunFilter:
-        return RunFilter(
-            visible=who.projects,
-            status=tuple(dict.fromkeys(self.status or ())),
-            project=self.project,
-            pipeline=self.pipeline,
-            labels=dict(_divided(label) for label in self.label or ()),
-            created_after=self.created_after,
-            caveats=self.caveats,
-            created_before=self.created_before,
-            q=self.q or None,
-        )
-
-
-def _divided(label: str) -> tuple[str, str]:
-    name, _, value = label.partition(":")
-    return name, value
-
-
-class RunChoice(Shape):
-    """Either ids or a filter."""
-
-    ids: list[UUID] | None = Field(default=None, min_length=1, max_length=5000)
-    filter: RunFilterBody | None = None
 
 
 # --- models of responses --------------------------------------------------------------------------------------------
@@ -163,16 +95,11 @@ class Run(RunItem):
     step_runs: list[StepRun]
 
 
-class Ids(Shape):
-    ids: list[UUID]
-
-
 class RunPage(Page):
     items: list[RunItem]
 
 
 _SAME_RUN: dict[str, Any] = {"model": Run, "description": "The run that the same request created before"}
-_SAME_RUNS: dict[str, Any] = {"model": Ids, "description": "The runs that the same request created before"}
 
 
 # --- one run --------------------------------------------------------------------------------------------------------
@@ -335,101 +262,3 @@ def list_run_products(
         if not found and not queries.existing_runs(unit, [run_id]):
             raise NotFound(f"there is no run {run_id}")
     return page("run-products", found, limit)
-
-
-# --- many runs ------------------------------------------------------------------------------------------------------
-
-
-@router.post(
-    "/bulk",
-    status_code=202,
-    response_model=Ids,
-    responses={200: _SAME_RUNS},
-    openapi_extra=openapi.body(BulkRequest, openapi.BULK_EXAMPLES),
-)
-def create_runs(context: Ctx, who: Who, body: Body, key: IdempotencyKey = None) -> Response:
-    """Create up to 5000 runs, all or none. The response has their ids in order.
-
-    With an `Idempotency-Key`, the same key and body give the same ids (200); the same key with another body, 409.
-    """
-    ids, are_new = context.submitter.submit_bulk(
-        body.parse(BulkRequest).runs, actor=who.name, projects=who.projects, idempotency_key=key
-    )
-    return _ids(ids, 202 if are_new else 200)
-
-
-@router.post(
-    "/cancel",
-    status_code=202,
-    response_model=Ids,
-    openapi_extra=openapi.body(RunChoice, openapi.CHOICE_EXAMPLES),
-)
-def cancel_runs(context: Ctx, who: Who, body: Body) -> Response:
-    """Cancel runs by `ids`, or all unfinished ones that match a `filter`."""
-
-    def cancel(ids: list[UUID]) -> list[UUID]:
-        context.requests.cancel(ids, actor=who.name, path="ids")
-        return ids
-
-    return _for_chosen(context, who, body.parse(RunChoice), (RunStatus.PENDING, RunStatus.RUNNING), cancel)
-
-
-@router.post(
-    "/retry",
-    status_code=202,
-    response_model=Ids,
-    openapi_extra=openapi.body(RunChoice, openapi.CHOICE_EXAMPLES),
-)
-def retry_runs(context: Ctx, who: Who, body: Body) -> Response:
-    """Retry runs by `ids`, or all failed and cancelled ones that match a `filter`.
-
-    The response has the ids of the runs in which something is retried.
-    """
-
-    def retry(ids: list[UUID]) -> list[UUID]:
-        done = context.requests.retry(ids, actor=who.name, path="ids")
-        return [each for each in ids if each in done]
-
-    return _for_chosen(context, who, body.parse(RunChoice), (RunStatus.FAILED, RunStatus.CANCELLED), retry)
-
-
-def _for_chosen(
-    context: Context,
-    who: Identity,
-    choice: RunChoice,
-    default: tuple[RunStatus, ...],
-    act: Callable[[list[UUID]], list[UUID]],
-) -> Response:
-    """Apply a change to the chosen runs; with a filter, to portions of them in one transaction each."""
-    if (choice.ids is None) == (choice.filter is None):
-        raise Invalid(faults=[Fault("ids", "give either `ids` or a `filter`")])
-    if choice.filter is None:
-        audit.describe(after={"ids": len(choice.ids or [])})
-        _require_visible(context, who, choice.ids or [])
-        return _ids(act(choice.ids or []))
-    audit.describe(after={"filter": choice.filter.model_dump(mode="json", exclude_none=True)})
-    wanted = choice.filter.filter(who)
-    if wanted.empty:
-        raise Invalid(faults=[Fault("filter", "is empty, which would match every run; give at least one condition")])
-    if not wanted.status:
-        wanted = replace(wanted, status=default)
-    done: list[UUID] = []
-    ids: list[UUID] = []
-    while True:
-        with context.database.read() as unit:
-            ids = queries.run_ids(unit, wanted, ids[-1] if ids else None, _AT_ONCE)
-        if ids:
-            done += act(ids)
-        if len(ids) < _AT_ONCE:
-            return _ids(done)
-
-
-def _require_visible(context: Context, who: Identity, ids: Sequence[UUID]) -> None:
-    """Raises NotFound for runs of projects that the caller does not see, as for those that do not exist."""
-    if who.projects is not None:
-        with context.database.read() as unit:
-            require("run", ids, queries.existing_runs(unit, ids, who.projects), "ids")
-
-
-def _ids(ids: Sequence[UUID], status: int = 202) -> Response:
-    return json_response(json.dumps({"ids": [str(each) for each in dict.fromkeys(ids)]}), status)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
 
 import httpx
+import typer
 
 from ccat_workflow_manager.client.both import finished, one_by_one
 from ccat_workflow_manager.client.connection import (
@@ -25,10 +26,20 @@ from ccat_workflow_manager.client.connection import (
 )
 from ccat_workflow_manager.client.transport import BlockingTransport, Request
 from ccat_workflow_manager.commands.exit_codes import WrongUsage
-from ccat_workflow_manager.errors import NotFound
+from ccat_workflow_manager.commands.output import print_json
+from ccat_workflow_manager.errors import Fault, NotFound, RequestError
 from ccat_workflow_manager.json_values import similar
 
-__all__ = ["DEFAULT_URL", "SOCKET_SCHEME", "TOKEN_VARIABLE", "URL_VARIABLE", "ApiRefused", "Client", "connect"]
+__all__ = [
+    "DEFAULT_URL",
+    "SOCKET_SCHEME",
+    "TOKEN_VARIABLE",
+    "URL_VARIABLE",
+    "ApiRefused",
+    "Client",
+    "connect",
+    "each_run",
+]
 
 _COMPARED = 100
 """So many names of pipelines are compared with one that does not exist."""
@@ -147,3 +158,23 @@ def suggesting(client: Client, pipeline: str | None) -> Iterator[None]:
 def connect() -> Client:
     """A client for the API in CCAT_WM_URL, else for the one of this machine."""
     return Client(default_url(), os.environ.get(TOKEN_VARIABLE, "").strip())
+
+
+def each_run(ids: Sequence[str], act: Callable[[Client, str], tuple[Any, str]], as_json: bool) -> None:
+    """Act on each run and print what came of it. A refusal of one does not stop the others."""
+    answers: list[Any] = []
+    refused: list[Fault] = []
+    with connect() as client:
+        for given in ids:
+            try:
+                answer, line = act(client, quote(client.run_id(given), safe=""))
+            except RequestError as error:
+                refused.append(Fault(given, error.message))
+                continue
+            answers.append(answer)
+            if not as_json:
+                typer.echo(line)
+    if as_json:
+        print_json(answers)
+    if refused:
+        raise WrongUsage(faults=refused)

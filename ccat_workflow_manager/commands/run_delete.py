@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ccat_workflow_manager.commands.arguments import ID_HELP, AsJson
-from ccat_workflow_manager.commands.exit_codes import WrongUsage
+
+if TYPE_CHECKING:
+    from ccat_workflow_manager.commands.client import Client
 
 _WORDS = {"run": "", "workspaces": "the workspaces of ", "failed_output": "the output of failed attempts of "}
 
@@ -34,29 +36,15 @@ def delete(
 
     Exit codes:  0 deleted, or soon,  2 no such run, or it is not over, or it is used,  3 no service.
     """
-    from urllib.parse import quote
-
-    from ccat_workflow_manager.commands.client import connect
-    from ccat_workflow_manager.commands.output import print_json, size
-    from ccat_workflow_manager.errors import Fault, RequestError
+    from ccat_workflow_manager.commands.client import each_run
+    from ccat_workflow_manager.commands.output import size
 
     what = only.replace("-", "_") if only is not None else "run"
-    answers: list[Any] = []
-    refused: list[Fault] = []
-    with connect() as client:
-        for given in ids:
-            try:
-                run_id = client.run_id(given)
-                query = {"what": what, "dry_run": "true" if dry_run else None}
-                answers.append(found := client.delete(f"/runs/{quote(run_id, safe='')}", **query))
-            except RequestError as error:
-                refused.append(Fault(given, error.message))
-                continue
-            if not as_json:
-                verb = "would be deleted" if dry_run else "is being deleted"
-                about = f"{found['step_runs']} step runs, {found['products']} products of {size(found['bytes'])}"
-                typer.echo(f"{_WORDS[what]}{found['id']} of {found['pipeline']} {verb}: {about}")
-    if as_json:
-        print_json(answers)
-    if refused:
-        raise WrongUsage(faults=refused)
+    verb = "would be deleted" if dry_run else "is being deleted"
+
+    def remove(client: Client, run_id: str) -> tuple[Any, str]:
+        found = client.delete(f"/runs/{run_id}", what=what, dry_run="true" if dry_run else None)
+        about = f"{found['step_runs']} step runs, {found['products']} products of {size(found['bytes'])}"
+        return found, f"{_WORDS[what]}{found['id']} of {found['pipeline']} {verb}: {about}"
+
+    each_run(ids, remove, as_json)

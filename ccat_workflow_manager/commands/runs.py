@@ -333,28 +333,14 @@ def _each(
     before: Callable[[dict[str, Any]], str] | None = None,
 ) -> None:
     """Change each run. A refusal of one does not stop the others. `before` describes the run as it was."""
-    from urllib.parse import quote
+    from ccat_workflow_manager.commands.client import each_run
 
-    from ccat_workflow_manager.commands.client import connect
-    from ccat_workflow_manager.errors import Fault, RequestError
+    def change(client: Client, run_id: str) -> tuple[Any, str]:
+        was = before(client.run(run_id)) if before is not None else ""
+        found = client.post(f"/runs/{run_id}/{verb}", body)
+        return found, f"{run_id} {outcome(found)}{was}"
 
-    answers: list[Any] = []
-    refused: list[Fault] = []
-    with connect() as client:
-        for given in ids:
-            try:
-                run_id = client.run_id(given)
-                was = before(client.run(run_id)) if before is not None else ""
-                answers.append(client.post(f"/runs/{quote(run_id, safe='')}/{verb}", body))
-            except RequestError as error:
-                refused.append(Fault(given, error.message))
-                continue
-            if not as_json:
-                typer.echo(f"{run_id} {outcome(answers[-1])}{was}")
-    if as_json:
-        _print_json(answers)
-    if refused:
-        raise WrongUsage(faults=refused)
+    each_run(ids, change, as_json)
 
 
 for _command in (logs, products, download, compare, delete, replay):

@@ -29,10 +29,19 @@ RUN_STATUS_SQL = (
 )
 """`lifecycle.states.run_status` in SQL."""
 
-SET_ASIDE = f"(status = '{Status.SKIPPED}' AND reason IS NOT DISTINCT FROM '{FailureReason.SET_BY_HAND}')"
-"""A person has set it to skipped: what depends on it goes on, as behind a completed one."""
-MET = f"(status = '{Status.COMPLETED}' OR {SET_ASIDE})"
-"""What depends on it need not wait for it."""
+
+def set_aside(row: str = "") -> str:
+    """A person has set it to skipped: what depends on it goes on, as behind a completed one. `row` is such as `u.`."""
+    return f"({row}status = '{Status.SKIPPED}' AND {row}reason IS NOT DISTINCT FROM '{FailureReason.SET_BY_HAND}')"
+
+
+def met(row: str = "") -> str:
+    """What depends on it need not wait for it."""
+    return f"({row}status = '{Status.COMPLETED}' OR {set_aside(row)})"
+
+
+SET_ASIDE = set_aside()
+MET = met()
 
 READY = "status = 'PENDING' AND unmet = 0 AND NOT held"
 """All upstream steps are completed and the run is not paused. The condition of an index: use it literally."""

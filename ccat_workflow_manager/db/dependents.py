@@ -24,8 +24,6 @@ from ccat_workflow_manager.lifecycle.states import Event, Status
 
 DEPENDENCIES = "dependencies"
 """The actor recorded for transitions that upstream step runs cause."""
-TOLERATED_LOSS = "tolerated_loss"
-"""The kind of the caveat of a step run that runs although others before it did not complete."""
 
 _Step = tuple[UUID, int]
 """A run and the position of a step."""

@@ -7,15 +7,16 @@ import contextvars
 import inspect
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any
 from uuid import uuid4
 
 from ccat_workflow_manager.flow import arguments, files, lifetime
 from ccat_workflow_manager.flow.creation import Creation, checked, directory_of
+from ccat_workflow_manager.flow.decorators import Decorators
 from ccat_workflow_manager.flow.definition import Choices, Definition, Kind, command_of
-from ccat_workflow_manager.flow.errors import DependencyFailed, FlowError
+from ccat_workflow_manager.flow.errors import DependencyFailed, FlowError, named
 from ccat_workflow_manager.flow.execution import ExecutionBackend, Failed, Work
 from ccat_workflow_manager.flow.export import Recorder, as_yaml
 from ccat_workflow_manager.flow.future import BlockFuture, TaskFuture
@@ -48,7 +49,7 @@ class _Call:
     """Its dependencies, while the program is exported."""
 
 
-class WorkflowEngine:
+class WorkflowEngine(Decorators):
     """Runs tasks on one or several backends. Made with `await WorkflowEngine.create(...)`."""
 
     def __init__(self, backends: Sequence[ExecutionBackend], dry_run: bool, uid: str, work_dir: str) -> None:
@@ -100,41 +101,8 @@ class WorkflowEngine:
 
     # --- definitions -------------------------------------------------------------------------------------------------
 
-    @overload
-    def executable_task(self, function: Callable[..., Any], /) -> Definition: ...
-    @overload
-    def executable_task(
-        self, function: None = None, /, **choices: Any
-    ) -> Callable[[Callable[..., Any]], Definition]: ...
-    def executable_task(self, function: Callable[..., Any] | None = None, /, **choices: Any) -> Any:
-        """A task that runs a program. The function returns its command line or its argument vector."""
-        return self._decorator(Kind.EXECUTABLE, function, choices)
-
-    @overload
-    def function_task(self, function: Callable[..., Any], /) -> Definition: ...
-    @overload
-    def function_task(self, function: None = None, /, **choices: Any) -> Callable[[Callable[..., Any]], Definition]: ...
-    def function_task(self, function: Callable[..., Any] | None = None, /, **choices: Any) -> Any:
-        """A task that runs the function itself, async or not."""
-        return self._decorator(Kind.FUNCTION, function, choices)
-
-    @overload
-    def block(self, function: Callable[..., Any], /) -> Definition: ...
-    @overload
-    def block(self, function: None = None, /, **choices: Any) -> Callable[[Callable[..., Any]], Definition]: ...
-    def block(self, function: Callable[..., Any] | None = None, /, **choices: Any) -> Any:
-        """A part of the program that calls tasks and other blocks, used like a task."""
-        return self._decorator(Kind.BLOCK, function, choices)
-
-    def _decorator(self, kind: Kind, function: Callable[..., Any] | None, given: dict[str, Any]) -> Any:
-        try:
-            choices = Choices(**given)
-        except TypeError:
-            unknown = ", ".join(sorted(given.keys() - set(Choices.__slots__)))
-            raise FlowError(f"@flow.{kind} has no {unknown}; it has {', '.join(Choices.__slots__)}") from None
-        if function is not None:
-            return Definition(self, kind, function, choices)
-        return lambda decorated: Definition(self, kind, decorated, choices)
+    def define(self, kind: Kind, function: Callable[..., Any], choices: Choices) -> Definition:
+        return Definition(self, kind, function, choices)
 
     def backend_for(self, task: str, kind: Kind, name: str | None) -> ExecutionBackend:
         """The backend of a definition. Raises FlowError if it is unknown or cannot run this kind of task."""
@@ -260,21 +228,28 @@ class WorkflowEngine:
 
     def _ready(self, call: _Call) -> None:
         """Start a call whose dependencies are done."""
-        definition, future = call.definition, call.future
+        self._report_errors(call, lambda: self._begin(call))
+
+    def _report_errors(self, call: _Call, act: Callable[[], None]) -> None:
+        """Whatever the code of the program raises is raised where the task is awaited."""
         try:
-            call.args, call.kwargs = arguments.resolved(call.args, call.kwargs)
-            if definition.kind is not Kind.BLOCK and definition.backend.executes and self._recorder is None:
-                self._check_files(call)
-            if definition.kind is Kind.FUNCTION:
-                self._start(call, Work(future, None, definition.function, call.args, call.kwargs, call.options))
-                return
-            made = definition.function(*call.args, **call.kwargs)
-            if asyncio.iscoroutine(made):
-                self._run_body(call, made)
-            else:
-                self._body_returned(call, made)
-        except Exception as error:  # noqa: BLE001  reported where the task is awaited
-            self._fail(future, _named(error, future))
+            act()
+        except Exception as error:  # noqa: BLE001
+            self._fail(call.future, named(error, call.future.id))
+
+    def _begin(self, call: _Call) -> None:
+        definition, future = call.definition, call.future
+        call.args, call.kwargs = arguments.resolved(call.args, call.kwargs)
+        if definition.kind is not Kind.BLOCK and definition.backend.executes and self._recorder is None:
+            self._check_files(call)
+        if definition.kind is Kind.FUNCTION:
+            self._start(call, Work(future, None, definition.function, call.args, call.kwargs, call.options))
+            return
+        made = definition.function(*call.args, **call.kwargs)
+        if asyncio.iscoroutine(made):
+            self._run_body(call, made)
+        else:
+            self._body_returned(call, made)
 
     def _check_files(self, call: _Call) -> None:
         if lacking := files.missing(files.InputFile, call.args, call.kwargs, self.work_dir):
@@ -297,21 +272,17 @@ class WorkflowEngine:
         elif body.cancelled():
             call.future.cancel()
         elif (error := body.exception()) is not None:
-            self._fail(call.future, _named(error, call.future))
+            self._fail(call.future, named(error, call.future.id))
         else:
-            self._body_returned(call, body.result())
+            self._report_errors(call, lambda: self._body_returned(call, body.result()))
 
     def _body_returned(self, call: _Call, value: Any) -> None:
         if call.definition.kind is Kind.BLOCK:
             self._finish(call.future, value)
             return
-        try:
-            command = command_of(call.future.id, value, call.options.shell)
-            self._start(
-                call, Work(call.future, command, options=call.options, capture_stdio=call.definition.capture_stdio)
-            )
-        except Exception as error:  # noqa: BLE001
-            self._fail(call.future, error)
+        command = command_of(call.future.id, value, call.options.shell)
+        work = Work(call.future, command, options=call.options, capture_stdio=call.definition.capture_stdio)
+        self._start(call, work)
 
     def _start(self, call: _Call, work: Work) -> None:
         if self._recorder is not None:
@@ -402,35 +373,26 @@ class WorkflowEngine:
         if wait and self._live:
             await asyncio.wait(list(self._live), timeout=timeout)
         self._ended = self._loop.create_future()
-        try:
-            bodies = [call.body for call in self._live.values() if call.body is not None]
-            for future in list(self._live):
-                future.cancel()
-            if others := [body for body in bodies if body is not asyncio.current_task()]:
-                await asyncio.wait(others, timeout=_END_SECONDS)
-            for backend in self.backends.values():
-                backend.detach()
-            if not skip_execution_backend:
-                await asyncio.gather(*(each.shutdown() for each in self.backends.values()))
-        except BaseException:
-            self.abandon()
-            raise
-        finally:
-            self._lifetime.close()
-            self._ended.set_result(None)
+        with ExitStack() as ending:
+            ending.callback(self._ended.set_result, None)
+            ending.callback(self._lifetime.close)
+            with ExitStack() as unless_ended:
+                unless_ended.callback(self.abandon)
+                await self._end(skip_execution_backend)
+                unless_ended.pop_all()
+
+    async def _end(self, skip_execution_backend: bool) -> None:
+        bodies = [call.body for call in self._live.values() if call.body is not None]
+        for future in list(self._live):
+            future.cancel()
+        if others := [body for body in bodies if body is not asyncio.current_task()]:
+            await asyncio.wait(others, timeout=_END_SECONDS)
+        for backend in self.backends.values():
+            backend.detach()
+        if not skip_execution_backend:
+            await asyncio.gather(*(each.shutdown() for each in self.backends.values()))
 
     def abandon(self) -> None:
         """The loop ends without a shutdown: no process may stay behind."""
         for backend in self.backends.values():
             backend.abandon()
-
-
-def _named(error: BaseException, future: TaskFuture) -> BaseException:
-    """The error of a body, with the name of its task; one that would end the loop becomes a FlowError."""
-    if isinstance(error, Exception) and not isinstance(error, StopIteration):
-        if not isinstance(error, FlowError):
-            error.add_note(f"in {future.id}")
-        return error
-    wrapped = FlowError(f"{future.id} raised {type(error).__name__}: {error}")
-    wrapped.__cause__ = error
-    return wrapped

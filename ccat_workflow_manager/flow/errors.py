@@ -76,3 +76,14 @@ def describe(error: BaseException) -> str:
     """The class and the first line of an error."""
     lines = str(error).splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def named(error: BaseException, task: str) -> BaseException:
+    """The error of a body, with the name of its task; one that would end the loop becomes a FlowError."""
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        if not isinstance(error, FlowError):
+            error.add_note(f"in {task}")
+        return error
+    wrapped = FlowError(f"{task} raised {type(error).__name__}: {error}")
+    wrapped.__cause__ = error
+    return wrapped

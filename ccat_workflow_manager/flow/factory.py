@@ -22,7 +22,6 @@ from ccat_workflow_manager.hpc.base import Availability
 SERVICE = "service"
 _OWN_KEYS = ("name", "image")
 _SERVICE_KEYS = ("url", "token", "backend", "project", "max_workers")
-_SERVICE_HINT = "start one with `ccat-wm up`, or give config={'url': ..., 'token': ...}"
 _PROBE_SECONDS = 2.0
 
 

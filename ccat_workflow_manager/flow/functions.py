@@ -74,14 +74,14 @@ def call(
 
 def packed(task: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
     """A call as bytes. Raises FlowError that names the task and what cannot travel."""
-    try:
-        return _pickler()((_Portable(function), args, kwargs))
-    except Exception as error:
-        what = _unpicklable(function, args, kwargs)
-        raise FlowError(
-            f"task {task} cannot be sent to another process: {what} cannot be pickled ({describe(error)}); "
-            "define it at the top of a module and pass plain data, or use a backend with threads"
-        ) from error
+    data = _pickled((_Portable(function), args, kwargs))
+    if isinstance(data, bytes):
+        return data
+    what = _unpicklable(function, args, kwargs)
+    raise FlowError(
+        f"task {task} cannot be sent to another process: {what} cannot be pickled ({describe(data)}); "
+        "define it at the top of a module and pass plain data, or use a backend with threads"
+    ) from data
 
 
 def run_packed(data: bytes) -> bytes:
@@ -91,11 +91,11 @@ def run_packed(data: bytes) -> bytes:
         result = call(function.get(), args, kwargs)
     except BaseException as error:  # noqa: BLE001  it is raised again where the task is awaited
         return _packed_error(error)
-    try:
-        return _pickler()((True, result))
-    except Exception as error:  # noqa: BLE001
-        text = f"the result, of type {type(result).__name__}, cannot be pickled ({describe(error)})"
-        return pickle.dumps((False, FlowError(f"{text}; return plain data"), ""))
+    outcome = _pickled((True, result))
+    if isinstance(outcome, bytes):
+        return outcome
+    text = f"the result, of type {type(result).__name__}, cannot be pickled ({describe(outcome)})"
+    return pickle.dumps((False, FlowError(f"{text}; return plain data"), ""))
 
 
 def unpacked(data: bytes) -> Any:
@@ -110,11 +110,18 @@ def unpacked(data: bytes) -> Any:
 
 def _packed_error(error: BaseException) -> bytes:
     text = "".join(traceback.format_exception(error))
+    data = _pickled((False, error, text), and_back=True)
+    return data if isinstance(data, bytes) else pickle.dumps((False, FlowError(describe(error)), text))
+
+
+def _pickled(value: object, *, and_back: bool = False) -> bytes | Exception:
+    """The value as bytes, or why it cannot be: the classes of a program may raise anything then."""
     try:
-        data = _pickler()((False, error, text))
-        pickle.loads(data)
-    except Exception:  # noqa: BLE001
-        return pickle.dumps((False, FlowError(describe(error)), text))
+        data = _pickler()(value)
+        if and_back:
+            pickle.loads(data)
+    except Exception as error:  # noqa: BLE001
+        return error
     return data
 
 
@@ -154,8 +161,6 @@ def _unpicklable(function: Callable[..., Any], args: tuple[Any, ...], kwargs: di
     named = [(f"argument {index + 1}", each) for index, each in enumerate(args)]
     named += [(f"argument {name}", each) for name, each in kwargs.items()]
     for what, value in named:
-        try:
-            _pickler()(value)
-        except Exception:  # noqa: BLE001
+        if not isinstance(_pickled(value), bytes):
             return f"{what}, of type {type(value).__name__},"
     return f"the function {function.__qualname__}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
@@ -91,8 +91,3 @@ def _typed(task: str, given: Mapping[str, Any], name: str, kind: type, default: 
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise FlowError(f"task {task}: task_description: {name} is a value of type {kind.__name__}, not {value!r:.200}")
     return value
-
-
-def with_image(options: TaskOptions, image: str | None) -> TaskOptions:
-    """The options with this image unless the task names one itself."""
-    return options if options.image is not None or image is None else replace(options, image=image)

@@ -95,7 +95,7 @@ class Sessions:
 def session_key(file: Path, data_dir: Path, *, make: bool) -> bytes | None:
     """The key that signs cookies: the content of `file`, else with `make` one that is made in the data directory.
 
-    None: there is none, so nobody can log in with a browser. Raises ConfigurationError for a key that is too short.
+    None: there is none, so the service has no log-in for browsers. Raises ConfigurationError for a short key.
     """
     if file == Path():
         if not make:

@@ -118,9 +118,10 @@ async def ids(texts: AsyncIterator[bytes], most: int) -> list[str]:
 class Reader:
     """A client that connects again and again, each time through another manager, and reads a few events each time."""
 
-    def __init__(self, feeds: Sequence[Feed], chance: random.Random) -> None:
+    def __init__(self, feeds: Sequence[Feed], chance: random.Random, most: int) -> None:
         self._feeds = feeds
         self._chance = chance
+        self._most = most
         self.seen: list[str] = []
 
     async def read(self, total: int) -> None:
@@ -131,7 +132,7 @@ class Reader:
                 await feed.start()
                 place = feed.cursors.decode(self.seen[-1]) if self.seen else BEGIN
                 async with aclosing(feed.stream(place, EVERYTHING)) as texts:
-                    most = min(self._chance.randint(1, 20), total - len(self.seen))
+                    most = min(self._chance.randint(1, self._most), total - len(self.seen))
                     self.seen += (await ids(texts, most))[:most]  # the rest is lost on the way
             finally:
                 feed.leave()
@@ -146,8 +147,10 @@ def write_with_pauses(database: Database, writer: int, transactions: int) -> Non
                 _PAUSE.wait(chance.random() * 0.03)
 
 
-def torture(contexts: Sequence[Context], writers: int, transactions: int, readers: int) -> None:
-    """Writers that pause between insert and commit, and readers that connect again at random moments."""
+def torture(
+    contexts: Sequence[Context], writers: int, transactions: int, readers: int, *, most: int = 20, seconds: float = 100
+) -> None:
+    """Writers that pause between insert and commit, and readers that connect again after at most so many events."""
     databases = [Database(contexts[0].database.url, pool_size=1) for _ in range(writers)]
     threads = [
         threading.Thread(target=write_with_pauses, args=(database, number, transactions))
@@ -155,10 +158,10 @@ def torture(contexts: Sequence[Context], writers: int, transactions: int, reader
     ]
     expected = writers * transactions * _INSERTS
     feeds = [context.feed for context in contexts]
-    clients = [Reader(feeds, random.Random(1000 + number)) for number in range(readers)]
+    clients = [Reader(feeds, random.Random(1000 + number), most) for number in range(readers)]
 
     async def read() -> None:
-        async with asyncio.timeout(100):
+        async with asyncio.timeout(seconds):
             await asyncio.gather(*(client.read(expected) for client in clients))
 
     for thread in threads:
@@ -179,8 +182,9 @@ def test_streams_lose_nothing_and_repeat_nothing(make_context: ContextMaker) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_streams_lose_nothing_and_repeat_nothing_with_many_writers(make_context: ContextMaker) -> None:
-    torture([make_context(), make_context()], writers=50, transactions=30, readers=20)
+    torture([make_context(), make_context()], writers=50, transactions=30, readers=20, most=300, seconds=500)
 
 
 def test_a_slow_reader_is_cut_off_and_others_go_on(context: Context) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
 
+from ccat_workflow_manager.db.conditions import met
 from ccat_workflow_manager.db.queries import verify
 from ccat_workflow_manager.db.session import Database, UnitOfWork
 from ccat_workflow_manager.errors import WorkflowError
@@ -25,7 +26,7 @@ STARTS = "starts"
 """Programs of tests add a line to this file in their workspace when they start: two, and something ran twice."""
 
 _ENDED = ", ".join(f"'{status}'" for status in FINISHED)
-_MET = "(u.status = 'COMPLETED' OR u.status = 'SKIPPED' AND u.reason = 'set_by_hand')"
+_MET = met("u.")
 _LOST = f"u.status IN ({_ENDED}) AND NOT {_MET}"
 _BEHIND_AN_END = f"""
 SELECT s.id, s.status, u.step || '/' || u.key || ' is ' || u.status

@@ -90,7 +90,7 @@ def _action(found: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "icon": "hand",
         "tone": "warn",
-        "title": f"Held at {found['backend']} until somebody acts there",
+        "title": f"Held at {found['backend']} until an operator acts there",
         "code": "",
         "text": found["text"],
         "count": found["step_runs"],

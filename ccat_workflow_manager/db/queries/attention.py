@@ -13,7 +13,7 @@ from ccat_workflow_manager.lifecycle.states import CANCELLABLE, LIVE
 from ccat_workflow_manager.lifecycle.waiting import ACTION_REQUIRED
 
 _DISK_HOURS = 24
-"""For so long a step run that ended on a full disk is shown: somebody has to make room."""
+"""For so long a step run that ended on a full disk is shown: an operator has to make room."""
 _CANCEL_MINUTES = 10
 """A cancel that is not confirmed by then will hardly be confirmed without an operator."""
 

@@ -82,7 +82,7 @@ def backend_states(unit: UnitOfWork, projects: Projects = None) -> Mapping[str, 
 def _states_for(
     unit: UnitOfWork, stored: dict[str, dict[str, Any]], projects: frozenset[str]
 ) -> dict[str, BackendState]:
-    """The same for a caller that is limited to projects: jobs that nobody knows may be those of others."""
+    """The same for a caller that is limited to projects: jobs of no known attempt may be those of other projects."""
     counts = {name: (ready, live) for name, ready, live in unit.execute(_OWN_WORK, {"projects": sorted(projects)})}
     states = {}
     for name in sorted(stored.keys() | counts.keys()):

@@ -12,12 +12,12 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from ccat_workflow_manager.db.conditions import MET, counter, quoted
+from ccat_workflow_manager.db.conditions import counter, met, quoted
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.lifecycle.states import FINISHED, INITIAL, TRANSITIONS, Event, Status, run_status
 
 _ENDED = quoted(FINISHED)
-_MET = MET.replace("status", "u.status").replace("reason", "u.reason")
+_MET = met("u.")
 _LOST = f"u.status IN ({_ENDED}) AND NOT {_MET}"
 _SLICE = """
 SELECT id FROM runs WHERE (CAST(:after AS uuid) IS NULL OR id > :after)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -115,10 +115,3 @@ SELECT row_to_json(x)::text FROM (SELECT {RUN} FROM runs r WHERE r.status = 'FAI
 def last_failed(unit: UnitOfWork, limit: int) -> list[dict[str, Any]]:
     """The newest runs that have failed."""
     return [json.loads(row[0]) for row in unit.execute(_FAILED, {"limit": limit})]
-
-
-_BY_IDS = f"SELECT row_to_json(x)::text FROM (SELECT {RUN} FROM runs r WHERE r.id = ANY(:ids)) x"
-
-
-def runs_by_ids(unit: UnitOfWork, ids: Sequence[UUID]) -> list[dict[str, Any]]:
-    return [json.loads(row[0]) for row in unit.execute(_BY_IDS, {"ids": list(ids)})]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -18,7 +17,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ccat_workflow_manager.definition.image_names import oci_image
 from ccat_workflow_manager.errors import (
@@ -35,10 +34,10 @@ from ccat_workflow_manager.hpc.file_backend import BoundedCache, FileBackend
 from ccat_workflow_manager.hpc.kubernetes import client
 from ccat_workflow_manager.hpc.kubernetes.client import KubernetesClient
 from ccat_workflow_manager.hpc.kubernetes.manifest import NATIVE_SETTING, object_name, render_job
-from ccat_workflow_manager.hpc.kubernetes.objects import SeenJob, SeenPod, read_job, usage_of
+from ccat_workflow_manager.hpc.kubernetes.objects import JobKey, SeenJob, SeenPod, read_job, usage_of
 from ccat_workflow_manager.hpc.kubernetes.script import pod_files, render_pod_script
 from ccat_workflow_manager.hpc.kubernetes.settings import KubernetesSettings
-from ccat_workflow_manager.hpc.kubernetes.site import LABEL, site_of
+from ccat_workflow_manager.hpc.kubernetes.site import site_of
 from ccat_workflow_manager.hpc.kubernetes.status import CANCELLED, Evidence, resolve_status
 from ccat_workflow_manager.hpc.kubernetes.view import Notices, View, parsed
 from ccat_workflow_manager.hpc.log_watch import LogWatch
@@ -47,22 +46,11 @@ from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobSta
 from ccat_workflow_manager.lifecycle.models import JOB_PREFIX
 from ccat_workflow_manager.settings import settings_of
 
-_ID = re.compile(rf"({LABEL.pattern})/({LABEL.pattern})")
 _AT_ONCE = 8
 """The most requests at the same time: an API server shares its capacity among all users."""
 _LOG_LINES = 10_000
 SWEEP_SECONDS = 3600.0
 """How often, and how soon after its start, a worker removes the notes of jobs that were never cleaned up."""
-
-
-class JobKey(NamedTuple):
-    """The parts of a job id: the namespace and the name of the Job."""
-
-    namespace: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.namespace}/{self.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +186,7 @@ class KubernetesBackend(FileBackend):
     # --- following ---------------------------------------------------------------------------------------------------
 
     def get_statuses(self, job_ids: Sequence[str]) -> dict[str, HPCJobInfo]:
-        keys = {job_id: key for job_id in job_ids if (key := _key(job_id)) is not None}
+        keys = {job_id: key for job_id in job_ids if (key := JobKey.of(job_id)) is not None}
         for namespace in {key.namespace for key in keys.values()}:
             wanted = [key.name for key in keys.values() if key.namespace == namespace and key not in self._finished]
             self._view(namespace).look(wanted)
@@ -308,7 +296,7 @@ class KubernetesBackend(FileBackend):
     # --- stopping and forgetting -------------------------------------------------------------------------------------
 
     def cancel_many(self, job_ids: Sequence[str]) -> None:
-        keys = [key for job_id in job_ids if (key := _key(job_id)) is not None and key not in self._finished]
+        keys = [key for job_id in job_ids if (key := JobKey.of(job_id)) is not None and key not in self._finished]
         if keys:
             self.get_statuses([str(key) for key in keys])
             self._at_once(self._cancel, keys)
@@ -324,7 +312,7 @@ class KubernetesBackend(FileBackend):
         self._client.delete(key.namespace, key.name, job.uid if job is not None else "")
 
     def cleanup_many(self, job_ids: Sequence[str]) -> None:
-        self._at_once(self._clean, [key for job_id in job_ids if (key := _key(job_id)) is not None])
+        self._at_once(self._clean, [key for job_id in job_ids if (key := JobKey.of(job_id)) is not None])
 
     def _clean(self, key: JobKey) -> None:
         self._client.delete(key.namespace, key.name)
@@ -341,7 +329,7 @@ class KubernetesBackend(FileBackend):
     # --- files and logs ----------------------------------------------------------------------------------------------
 
     def attempt_files(self, job_id: str) -> AttemptFiles | None:
-        key = _key(job_id)
+        key = JobKey.of(job_id)
         if key is None:
             return None
         job = self._jobs.get(key.name) or self._store.get(key.name)
@@ -353,7 +341,7 @@ class KubernetesBackend(FileBackend):
     def get_logs(self, job_id: str) -> str:
         """The log of the attempt; if there is none, that of the pod, for a job script that could not start."""
         text = super().get_logs(job_id)
-        key = _key(job_id)
+        key = JobKey.of(job_id)
         if text or key is None or self.attempt_files(job_id) is None:
             return text
         return "".join(self._client.pod_log(key.namespace, pod.name, _LOG_LINES) for pod in self._started_pods(key))
@@ -364,7 +352,7 @@ class KubernetesBackend(FileBackend):
     # --- for operators -----------------------------------------------------------------------------------------------
 
     def get_resource_usage(self, job_id: str) -> ResourceUsage | None:
-        key = _key(job_id)
+        key = JobKey.of(job_id)
         running = [pod for pod in self._started_pods(key) if not pod.over] if key is not None else []
         data = self._client.pod_metrics(key.namespace, running[0].name) if key is not None and running else None
         return usage_of(data) if data is not None else None
@@ -387,11 +375,6 @@ class KubernetesBackend(FileBackend):
         for view in self._views.values():
             view.close()
         self._client.close()
-
-
-def _key(job_id: str) -> JobKey | None:
-    match = _ID.fullmatch(job_id) if len(job_id) < 200 else None
-    return JobKey(match[1], match[3]) if match else None
 
 
 def _publish(files: AttemptFiles) -> None:

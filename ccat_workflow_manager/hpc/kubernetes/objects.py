@@ -6,19 +6,38 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from ccat_workflow_manager.errors import BackendConfused
 from ccat_workflow_manager.hpc.base import ResourceUsage
 from ccat_workflow_manager.hpc.kubernetes.manifest import CONTAINER, JOB_LABEL, NAME_ANNOTATION
+from ccat_workflow_manager.hpc.kubernetes.site import LABEL
 from ccat_workflow_manager.json_values import storable
 
 _LONGEST_TEXT = 4096
 """The most that Kubernetes itself takes for the message of a container."""
 _JOB_LABELS = (JOB_LABEL, "batch.kubernetes.io/job-name", "job-name")
+_ID = re.compile(rf"({LABEL.pattern})/({LABEL.pattern})")
+_LONGEST_ID = 200
 _QUANTITY = re.compile(r"([0-9.]+(?:[eE][-+]?\d+)?)([a-zA-Z]*)")
 _UNITS = {"": 1.0, "n": 1e-9, "u": 1e-6, "m": 1e-3, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15,
           "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0**50}  # fmt: skip
+
+
+class JobKey(NamedTuple):
+    """The parts of a job id: the namespace and the name of the Job."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+    @classmethod
+    def of(cls, job_id: str) -> JobKey | None:
+        """The parts of this id; None if it is none of this backend."""
+        match = _ID.fullmatch(job_id) if len(job_id) < _LONGEST_ID else None
+        return cls(match[1], match[3]) if match else None
 
 
 @dataclass(frozen=True, slots=True)
