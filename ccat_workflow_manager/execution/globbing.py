@@ -1,4 +1,4 @@
-"""Paths that match a pattern, with a limit for what is looked at: the directories may be anybody's."""
+"""Paths that match a pattern, with a limit for what is looked at: the directories may be those of any user."""
 
 from __future__ import annotations
 
