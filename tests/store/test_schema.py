@@ -63,15 +63,16 @@ def test_migrations_go_back_and_forth(context: Context, migrated_url: str) -> No
     assert catalog(migrated_url) == before
 
 
-def test_a_database_of_another_version_is_refused(context: Context) -> None:
+@pytest.mark.parametrize("revision", ["9999", "0001", "0002"])
+def test_a_database_of_another_version_is_refused(context: Context, revision: str) -> None:
     version = "UPDATE alembic_version SET version_num = :version"
     with context.database.begin() as unit:
         current = unit.execute("SELECT version_num FROM alembic_version").scalar_one()
-        unit.execute(version, {"version": "9999"})
+        unit.execute(version, {"version": revision})
     try:
-        with pytest.raises(ConfigurationError, match="revision 9999"):
+        with pytest.raises(ConfigurationError, match=f"revision {revision}"):
             migrate.require_current(context.database)
-        with pytest.raises(ConfigurationError, match="revision 9999"):
+        with pytest.raises(ConfigurationError, match=f"revision {revision}"):
             migrate.upgrade(context.database)
     finally:
         # Other tests use this database as well.

@@ -1,13 +1,13 @@
-"""The first schema.
+"""The first schema. 0001 and 0002 are revisions of development databases, which it cannot adopt.
 
-Revision: 0001
+Revision: 0003
 """
 
 from __future__ import annotations
 
 from alembic import op
 
-revision = "0001"
+revision = "0003"
 down_revision = None
 branch_labels = None
 depends_on = None

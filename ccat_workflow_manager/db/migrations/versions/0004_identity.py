@@ -1,14 +1,14 @@
 """Tokens, sessions and the audit.
 
-Revision: 0002
+Revision: 0004
 """
 
 from __future__ import annotations
 
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "0004"
+down_revision = "0003"
 branch_labels = None
 depends_on = None
 
