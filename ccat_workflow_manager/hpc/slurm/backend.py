@@ -6,14 +6,17 @@ often is bounded by `calls_per_minute`. Alike step runs that are ready together 
 
 from __future__ import annotations
 
+import logging
 import os
 import pwd
 import shutil
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from ccat_workflow_manager.hpc.attempt import claim as claims
 from ccat_workflow_manager.hpc.base import Availability, Capabilities, JobRequest, QueueStatus
 from ccat_workflow_manager.hpc.batch.command_backend import CommandBackend
 from ccat_workflow_manager.hpc.batch.refusals import Refusal
@@ -36,6 +39,8 @@ from ccat_workflow_manager.hpc.slurm.settings import SlurmSettings
 from ccat_workflow_manager.hpc.slurm.status import FINAL, Evidence, held, needs_no_accounting, resolve_status
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo
 from ccat_workflow_manager.settings import settings_of
+
+log = logging.getLogger(__name__)
 
 _PROGRAMS = ("sbatch", "squeue", "sacct", "scancel", "sinfo", "scontrol")
 _PASSED_ON = ("SLURM_CONF", "SLURM_JWT", "LD_LIBRARY_PATH")
@@ -210,6 +215,7 @@ class SlurmBackend(CommandBackend):
                 accounting_expected=accounted is not None and known.asked,
                 removed=in_array and seen is None and member is not None and self._claim(member) is None,
                 claimed=not cancelled or (member is not None and self._claim(member) is not None),
+                cancel_requested=cancelled and member is not None and self._cancel_requested(member),
                 starts=self.on_files(lambda: read_starts(member.files)) if member is not None else (),
                 own_users=self._client.own_users() if cancelled else (),
                 controller_started_at=self._client.controller_started_at() if cancelled else None,
@@ -223,6 +229,17 @@ class SlurmBackend(CommandBackend):
             if seen is not None and _live(seen):
                 self._leftover.add(key)
         return info
+
+    @staticmethod
+    def _record_cancel(member: ArrayTask) -> None:
+        """Record that the service cancels the job. The cancel goes on without the record if the disk is full."""
+        try:
+            claims.request_cancel(member.files, time.time())
+        except OSError as error:
+            log.warning("the cancel of %s is not recorded: %s", member.job_name, error)
+
+    def _cancel_requested(self, member: ArrayTask) -> bool:
+        return self.on_files(lambda: claims.cancel_requested_at(member.files)) is not None
 
     def _has_record(self, key: JobKey) -> bool:
         member = self._member(key)
@@ -253,7 +270,10 @@ class SlurmBackend(CommandBackend):
     def _stop(self, jobs: Sequence[JobKey]) -> None:
         """Cancels only jobs that still have the right name: numbers are reused."""
         live = self._still_live(jobs)
-        self._cancel(live | self._still_live([twin for key in jobs if key not in live and (twin := self._twin(key))]))
+        live |= self._still_live([twin for key in jobs if key not in live and (twin := self._twin(key))])
+        for member in filter(None, map(self._member, live)):
+            self._record_cancel(member)
+        self._cancel(live)
 
     def _still_live(self, jobs: Sequence[JobKey]) -> set[JobKey]:
         listed = self._client.jobs([(key.number, key.index) for key in jobs]) if jobs else {}

@@ -12,7 +12,8 @@ Where Slurm and a whole exit record disagree:
 - Slurm says PENDING, and the record says that the command ended by itself: a controller that was killed has forgotten
   the start. The record wins, unless the log of the scheduler or a death of SIGTERM or SIGKILL shows a requeue.
 - Slurm itself cancels jobs, as its user or as root: after a restart of the controller that has forgotten a start, and
-  when a node cannot launch a job. That is a failure of the site, not the wish of a person.
+  when a node cannot launch a job. That is a failure of the site, not the wish of a person. A cancel that the service
+  has recorded is its own, as whichever user it acts.
 """
 
 from __future__ import annotations
@@ -117,6 +118,8 @@ class Evidence:
     """The controller knows the array of this task but not the task, which has never started."""
     claimed: bool = True
     """A start of the job has claimed the attempt."""
+    cancel_requested: bool = False
+    """The service has cancelled the job, perhaps as a user as which Slurm acts too."""
     starts: Sequence[str] = ()
     """What each later start of the job has done."""
     own_users: Collection[int] = (0,)
@@ -283,7 +286,7 @@ def _cancelled(seen: Seen, evidence: Evidence) -> HPCJobInfo:
 
 def _why_cancelled_by_site(user: int | None, seen: Seen, evidence: Evidence) -> str | None:
     """Why Slurm itself has cancelled the job; None if a person has."""
-    if user is not None and user not in evidence.own_users:
+    if evidence.cancel_requested or (user is not None and user not in evidence.own_users):
         return None
     started, ended = evidence.controller_started_at, seen.ended_at
     if started is not None and ended is not None:

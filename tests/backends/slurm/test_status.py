@@ -102,6 +102,12 @@ CASES: dict[str, Case] = {
     "not launched on its node": (
         None, seen("CANCELLED", detail="by 0", node="n1"), None, {"claimed": False}, F, Why.BACKEND_FAILED,
     ),
+    "cancelled on request before it was launched": (
+        None, seen("CANCELLED", detail="by 0", node="n1"), None, {"claimed": False, "cancel_requested": True}, X, None,
+    ),
+    "cancelled on request after a restart": (
+        seen("CANCELLED"), None, None, {**RESTARTED, "cancel_requested": True}, X, None,
+    ),
     "cancelled before it had a node": (None, seen("CANCELLED", detail="by 0"), None, {"claimed": False}, X, None),
     "cancelled after it had ended well": (
         seen("CANCELLED"), None, replace(OK, finished_at=END - timedelta(seconds=1)), {}, C, None,

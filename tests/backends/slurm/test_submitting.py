@@ -14,6 +14,7 @@ import pytest
 
 from ccat_workflow_manager import shell
 from ccat_workflow_manager.errors import BackendError, BackendUnavailable, JobDeferred
+from ccat_workflow_manager.hpc.attempt.claim import cancel_requested_at
 from ccat_workflow_manager.hpc.base import JobRequest
 from ccat_workflow_manager.hpc.batch import refusals, scheduler_backend
 from ccat_workflow_manager.hpc.batch.store import ARRAY_PREFIX, ArrayTask, Submission, SubmissionStore, array_name
@@ -323,6 +324,7 @@ def test_a_job_that_found_its_attempt_taken_tells_how_the_other_is(
     assert backend.get_status(job_id).status is JobStatus.RUNNING
     backend.cancel(job_id)
     assert slurm.cancelled == [f"12{task}"]
+    assert cancel_requested_at(submission.members[0].files), "else a cancel by root looks like one of Slurm itself"
     slurm.states[f"12{task}"] = "CANCELLED"
     assert backend.get_status(job_id).status is JobStatus.CANCELLED
 
