@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from ccat_workflow_manager.db.session import Database
@@ -23,6 +23,7 @@ from ccat_workflow_manager.execution.output_limits import OutputLimits
 from ccat_workflow_manager.execution.stager import Stager
 from ccat_workflow_manager.hpc import registry
 from ccat_workflow_manager.hpc.base import HPCBackend
+from ccat_workflow_manager.identity import grants_of
 from ccat_workflow_manager.lifecycle.breaker import BreakerPolicy
 from ccat_workflow_manager.limits import Limits, enforce
 from ccat_workflow_manager.services.backend_handle import BackendHandle
@@ -50,6 +51,9 @@ from ccat_workflow_manager.services.webhooks import WebhookPolicy, Webhooks
 from ccat_workflow_manager.services.why_not_reused import WhyNotReused
 from ccat_workflow_manager.services.worker_context import WorkerContext, WorkerHost
 from ccat_workflow_manager.settings import Settings
+
+if TYPE_CHECKING:
+    from ccat_workflow_manager.services.oidc import OpenIdConnect
 
 _RETRY_BACKEND_SECONDS = 10
 _ALIVE_SECONDS = 5.0
@@ -128,6 +132,23 @@ class Context:
     @cached_property
     def sessions(self) -> Sessions | None:
         return None if self.session_key is None else Sessions(self.database, self.session_key)
+
+    @cached_property
+    def oidc(self) -> OpenIdConnect | None:
+        """The provider with which people log in, if the settings name one."""
+        settings = self.settings
+        if not settings.oidc_issuer or self.session_key is None:
+            return None
+        from ccat_workflow_manager.services.oidc import OpenIdConnect, ProviderPolicy
+
+        policy = ProviderPolicy(
+            settings.oidc_issuer,
+            settings.oidc_client_id,
+            settings.oidc_client_secret_file,
+            settings.oidc_role_claim,
+            grants_of(settings.oidc_roles),
+        )
+        return OpenIdConnect(policy, self.session_key)
 
     @cached_property
     def requests(self) -> Requests:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class Role(StrEnum):
@@ -45,3 +48,40 @@ def sees(projects: Projects, project: str) -> bool:
 
 ANONYMOUS = Identity("anonymous", "anonymous", Role.ADMIN)
 """The one user of an API without a port, as tests have it."""
+
+
+# --- roles of groups ------------------------------------------------------------------------------------------------
+
+_GRANT = re.compile(rf"(?P<group>[^,]+)=(?P<role>{'|'.join(Role)})(@(?P<projects>[a-z0-9+-]+))?")
+
+
+class Grant(NamedTuple):
+    """What the members of a group may do."""
+
+    group: str
+    role: Role
+    projects: Projects = None
+
+
+def grants_of(text: str) -> tuple[Grant, ...]:
+    """The grants of a text like `staff=operator, night-crew=submitter@night+day`. Raises ValueError."""
+    found = []
+    for each in filter(None, map(str.strip, text.split(","))):
+        parts = _GRANT.fullmatch(each)
+        if parts is None:
+            raise ValueError(each)
+        projects = None if parts["projects"] is None else frozenset(parts["projects"].split("+"))
+        found.append(Grant(parts["group"].strip(), Role(parts["role"]), projects))
+    return tuple(found)
+
+
+def granted(grants: Iterable[Grant], groups: Collection[str]) -> Grant | None:
+    """The highest role that these groups have, in all projects in which one of them has it. None: they have none."""
+    theirs = [grant for grant in grants if grant.group in groups]
+    if not theirs:
+        return None
+    best = max((grant.role for grant in theirs), key=_RANK.__getitem__)
+    projects = [grant.projects for grant in theirs if grant.role == best]
+    limited = [each for each in projects if each is not None]
+    everywhere = len(limited) < len(projects)
+    return Grant("", best, None if everywhere else frozenset().union(*limited))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 from urllib.parse import parse_qs, quote
 from uuid import UUID
 
@@ -55,31 +55,33 @@ def _caller(request: Request) -> Caller | None:
 @router.post("/login", response_model=LoggedIn, openapi_extra=openapi.body(LogIn, openapi.LOG_IN_EXAMPLES))
 def log_in(context: Ctx, request: Request, body: Body) -> Response:
     """Begin a session with a token, as JSON or as a form. The session ends with the token."""
-    sessions = _sessions(context)
+    _sessions(context)
     asked = _of_form(body, LogIn) if (is_form := body.media_type == _FORM) else body.parse(LogIn)
-    onward = asked.next if asked.next.startswith("/") and asked.next[1:2] not in ("/", "\\") else "/"
+    onward = page_of_ours(asked.next)
     token = context.tokens.check(asked.token.strip())
     if token is None:
         if is_form:
             return RedirectResponse(f"/login?failed=1&next={quote(onward, safe='')}", 303)
         challenge = {"WWW-Authenticate": 'Bearer realm="ccat-wm"'}
         return problem(401, "unauthorized", "this is no valid token", headers=challenge)
-    return _begin(context, sessions, request, token.identity, onward if is_form else None, token.id)
+    return begin_session(context, request, token.identity, RedirectResponse(onward, 303) if is_form else None, token.id)
 
 
-def _begin(
-    context: Context,
-    sessions: Sessions,
-    request: Request,
-    identity: Identity,
-    onward: str | None,
-    token_id: UUID | None = None,
+def page_of_ours(path: str) -> str:
+    """The path if it stays on this site, else `/`."""
+    is_local = path.startswith("/") and path[1:2] not in ("/", "\\") and path.isprintable() and " " not in path
+    return path if is_local else "/"
+
+
+def begin_session(
+    context: Context, request: Request, identity: Identity, response: Response | None, token_id: UUID | None = None
 ) -> Response:
-    """Begin a session and set its cookie. The response is a redirect, or with `onward` None the identity as JSON."""
+    """Begin a session and set its cookie on the response; without one, on the identity as JSON."""
+    sessions = _sessions(context)
     address = request.client.host if request.client else ""
     with audit.audited(audit.Change(identity, "log_in", "sessions", address, request.state.request_id)):
         session_id, cookie = sessions.open(identity, token_id)
-    if onward is None:
+    if response is None:
         shown = {
             "name": identity.name,
             "role": identity.role,
@@ -87,18 +89,17 @@ def _begin(
             "csrf_token": sessions.proof(session_id),
         }
         response = json_response(json.dumps(shown))
-    else:
-        response = RedirectResponse(onward, 303)
     response.headers["Cache-Control"] = "no-store"
-    response.set_cookie(
-        COOKIE,
-        cookie,
-        max_age=int(LIFETIME.total_seconds()),
-        httponly=True,
-        samesite="strict",
-        secure=context.settings.environment != "localdev",
-    )
+    set_cookie(context, response, COOKIE, cookie, int(LIFETIME.total_seconds()), "strict")
     return response
+
+
+def set_cookie(
+    context: Context, response: Response, name: str, value: str, seconds: int, same_site: Literal["strict", "lax"]
+) -> None:
+    """Set a cookie that scripts do not see."""
+    secure = context.settings.environment != "localdev"
+    response.set_cookie(name, value, max_age=seconds, httponly=True, samesite=same_site, secure=secure)
 
 
 @router.post("/logout", response_model=LogOut, openapi_extra=openapi.body(LogOut, openapi.LOG_OUT_EXAMPLES))
@@ -109,7 +110,7 @@ def log_out(context: Ctx, body: Body, caller: Annotated[Caller | None, Depends(_
     if caller is None or caller.session_id is None:
         raise Conflict("this call is not made in a session")
     if asked.everywhere:
-        sessions.end_all(caller.identity.name)
+        sessions.end_all(caller.identity)
     else:
         sessions.end(caller.session_id)
     response = RedirectResponse("/login", 303) if is_form else json_response(asked.model_dump_json())

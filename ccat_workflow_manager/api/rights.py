@@ -65,6 +65,8 @@ RIGHTS: dict[str, Right] = {
     "GET /readyz": _OPEN,
     "GET /metrics": Right(_VIEWER, WHOLE_SERVICE),
     "GET /login": _OPEN,
+    "GET /login/oidc": _OPEN,
+    "GET /login/oidc/callback": _OPEN,
     "POST /login": _OPEN,
     "POST /logout": Right(_VIEWER),
     "GET /api/v1/attention": Right(_VIEWER),

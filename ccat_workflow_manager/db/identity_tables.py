@@ -51,6 +51,7 @@ sessions = Table(
     metadata,
     Column("id", Uuid, primary_key=True),
     Column("subject", Text, nullable=False),
+    Column("identity", Text, nullable=False),
     Column("role", Text, nullable=False),
     Column("projects", ARRAY(Text)),
     Column("token_id", Uuid, ForeignKey("tokens.id")),
@@ -58,9 +59,12 @@ sessions = Table(
     Column("expires_at", TIME, nullable=False),
     Column("ended_at", TIME),
     CheckConstraint(f"role IN ({_ROLES})", name="role"),
-    Index("ix_sessions_subject", "subject", postgresql_where=text("ended_at IS NULL")),
+    Index("ix_sessions_identity", "identity", postgresql_where=text("ended_at IS NULL")),
 )
-"""People who are logged in. A session that a token began ends with the token."""
+"""People who are logged in: `subject` is their name, `identity` what never changes about them.
+
+A session that a token began ends with the token.
+"""
 
 audit = Table(
     "audit",

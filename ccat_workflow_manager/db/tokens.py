@@ -48,11 +48,11 @@ UPDATE tokens SET last_used_at = now()
 WHERE id = :id AND COALESCE(last_used_at < now() - interval '1 minute', true)
 """
 _BEGIN_SESSION = """
-INSERT INTO sessions (id, subject, role, projects, token_id, expires_at)
-VALUES (:id, :subject, :role, :projects, :token_id, now() + :lifetime)
+INSERT INTO sessions (id, subject, identity, role, projects, token_id, expires_at)
+VALUES (:id, :subject, :identity, :role, :projects, :token_id, now() + :lifetime)
 """
 _SESSION = f"""
-SELECT s.id, s.subject, s.role, s.projects, s.token_id,
+SELECT s.id, s.subject, s.identity AS key, s.role, s.projects, s.token_id,
   s.ended_at IS NULL AND s.expires_at > now() AND (s.token_id IS NULL OR {_VALID}) AS valid
 FROM sessions s LEFT JOIN tokens t ON t.id = s.token_id WHERE s.id = :id
 """
@@ -97,6 +97,7 @@ class StoredSession:
 
     id: UUID
     subject: str
+    key: str
     role: str
     projects: list[str] | None
     token_id: UUID | None
@@ -104,7 +105,7 @@ class StoredSession:
 
     @property
     def identity(self) -> Identity:
-        return Identity(self.subject, f"session:{self.id}", Role(self.role), _set(self.projects))
+        return Identity(self.subject, self.key, Role(self.role), _set(self.projects))
 
 
 class TokenStore:
@@ -142,6 +143,7 @@ class TokenStore:
             {
                 "id": session_id,
                 "subject": identity.name,
+                "identity": identity.key,
                 "role": identity.role,
                 "projects": _list(identity.projects),
                 "token_id": token_id,
@@ -155,9 +157,9 @@ class TokenStore:
     def end_session(self, session_id: UUID) -> None:
         self.unit.execute(_END.format("id"), {"value": session_id})
 
-    def end_sessions(self, subject: str) -> None:
+    def end_sessions(self, identity_key: str) -> None:
         """End all sessions of a person."""
-        self.unit.execute(_END.format("subject"), {"value": subject})
+        self.unit.execute(_END.format("identity"), {"value": identity_key})
 
 
 def _list(projects: Projects) -> list[str] | None:

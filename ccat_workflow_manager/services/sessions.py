@@ -54,10 +54,10 @@ class Sessions:
             TokenStore(unit).end_session(session_id)
         self._seen.put(session_id, _Seen(None, time.monotonic()), 1)
 
-    def end_all(self, subject: str) -> None:
+    def end_all(self, identity: Identity) -> None:
         """Log a person out everywhere. Every manager knows it within a second."""
         with self._database.begin("commit.log-out-everywhere") as unit:
-            TokenStore(unit).end_sessions(subject)
+            TokenStore(unit).end_sessions(identity.key)
         self._seen = BoundedCache(_REMEMBERED)
 
     # --- checking ----------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """The settings of a process: declared as models, read from files and environment, checked all at once, then frozen.
 
 `model` says how settings are declared, `service` declares those of the service, `backends` finds those of the backends,
-`loader` reads and checks all of them. docs/settings.md is generated from the declarations.
+`loader` reads and checks all of them, `contradictions` checks them together. docs/settings.md is generated from the
+declarations.
 """
 
 from ccat_workflow_manager.settings.backends import GROUP as BACKEND_GROUP

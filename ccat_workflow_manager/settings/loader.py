@@ -8,8 +8,9 @@ from pathlib import Path
 
 from ccat_workflow_manager.errors import Fault
 from ccat_workflow_manager.settings.backends import BackendSettings, declared, prefix_of
+from ccat_workflow_manager.settings.contradictions import contradictions
 from ccat_workflow_manager.settings.model import PREFIX, SettingSpec, converted, parse, refusal, specs_of
-from ccat_workflow_manager.settings.service import Settings, contradictions
+from ccat_workflow_manager.settings.service import Settings
 
 ENVIRONMENTS = ("localdev", "staging", "production")
 ENVIRONMENT_SWITCH = "ENV_FOR_DYNACONF"

@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from pydantic import Field, model_validator
 
-from ccat_workflow_manager.errors import Fault
-from ccat_workflow_manager.local_api import is_loopback
+from ccat_workflow_manager.identity import grants_of
 from ccat_workflow_manager.settings.backends import BackendSettings
-from ccat_workflow_manager.settings.model import PREFIX, Rule, SettingsModel, matching, url_of
+from ccat_workflow_manager.settings.model import Rule, SettingsModel, matching, url_of
 
 _UNSET = Path()
 _ROOT = re.compile(r"/.*|(s3|https?)://[^/]+(/.*)?", re.DOTALL)
@@ -24,6 +23,14 @@ _ROOT = re.compile(r"/.*|(s3|https?)://[^/]+(/.*)?", re.DOTALL)
 def _are_roots(value: str) -> bool:
     roots = [each.strip() for each in value.split(",") if each.strip()]
     return all(_ROOT.fullmatch(each) and ".." not in each.split("/") for each in roots)
+
+
+def _are_grants(value: str) -> bool:
+    try:
+        grants_of(value)
+    except ValueError:
+        return False
+    return True
 
 
 class Settings(SettingsModel):
@@ -131,6 +138,23 @@ class Settings(SettingsModel):
     session_key_file: Path = Field(
         description="File with at least 32 bytes that sign the cookies of people, the same for all managers. "
         "Empty: made in `DATA_DIR` in localdev, and no log-in elsewhere."
+    )
+    oidc_issuer: Annotated[str, url_of("https", "http")] = Field(
+        description="The OpenID Connect provider with which people log in, as it names itself. Empty: none. `http://` "
+        "on loopback only."
+    )
+    oidc_client_id: str = Field(description="The name of this service at the provider.")
+    oidc_client_secret_file: Path = Field(
+        description="File with the secret of this service at the provider. Empty: a public client, by PKCE alone."
+    )
+    oidc_role_claim: Annotated[str, matching(r"[^\s]+", "the name of a claim, with `.` inside nested ones")] = Field(
+        description="The claim that lists the groups of a person, such as `groups` or `realm_access.roles`."
+    )
+    oidc_roles: Annotated[
+        str, Rule("GROUP=ROLE or GROUP=ROLE@PROJECT+PROJECT with commas between them", _are_grants)
+    ] = Field(
+        description="What groups may do: `staff=operator, night-crew=submitter@night`. The highest role counts, in all "
+        "projects in which a group of the person has it. Who has none is refused."
     )
     api_requests_per_second: float = Field(
         ge=0, description="How many requests a second one token or person may make of one manager; 0: any number."
@@ -270,38 +294,3 @@ class Settings(SettingsModel):
             host = f"[{self.redis_host}]" if ":" in self.redis_host else self.redis_host
             completed["redis_url"] = f"redis://{secret}{host}:{self.redis_port}/0"
         return self.model_copy(update=completed)
-
-
-def contradictions(settings: Settings) -> Iterator[Fault]:
-    """Settings that are allowed each by itself, but not together."""
-    environment = settings.environment
-    if environment != "localdev":
-        for name in ("DATABASE_URL", "REDIS_URL"):
-            if not getattr(settings, name.lower()):
-                yield Fault(PREFIX + name, f"'' is not allowed in {environment}: name the server to use")
-        if settings.redis_url and not _is_protected(settings.redis_url):
-            yield Fault(
-                PREFIX + "REDIS_URL",
-                f"without a password is not allowed in {environment}: who can write to Redis commands the workers; "
-                "use redis://:PASSWORD@..., rediss:// or unix://",
-            )
-        if settings.container_runtime == "none":
-            yield Fault(
-                PREFIX + "CONTAINER_RUNTIME",
-                f"'none' is not allowed in {environment}; allowed: auto, apptainer, singularity",
-            )
-    on_loopback = is_loopback(settings.api_host) or settings.api_socket != _UNSET
-    if environment != "localdev" and not on_loopback and not settings.api_hosts:
-        yield Fault(
-            PREFIX + "API_HOSTS", f"'' is not allowed in {environment} off loopback: name what the API is called"
-        )
-    if not settings.auth_required and not on_loopback:
-        yield Fault(
-            PREFIX + "API_HOST",
-            f"{settings.api_host!r} is not allowed without {PREFIX}AUTH_REQUIRED=true; allowed: a loopback address",
-        )
-
-
-def _is_protected(redis_url: str) -> bool:
-    parts = urlsplit(redis_url)
-    return parts.scheme in ("rediss", "unix") or bool(parts.password)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,16 @@ def site(databases: Databases, redis_server_url: str, tmp_path_factory: pytest.T
     directory: Path = tmp_path_factory.mktemp("site")
     settings = {"DATABASE_URL": url, "REDIS_URL": redis_server_url, "DATA_DIR": str(directory), "HPC_BACKEND": "noop"}
     context = Context(load_settings(settings), backends=("noop",))
+    with served(context) as address:
+        found = Site(address, context)
+        found.fill()
+        yield found
+    databases.drop(url)
+
+
+@contextmanager
+def served(context: Context) -> Iterator[str]:
+    """Serve an application. Yields its address."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
     server = uvicorn.Server(
@@ -42,12 +52,9 @@ def site(databases: Databases, redis_server_url: str, tmp_path_factory: pytest.T
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     wait_until(lambda: server.started, 30, "the server to start")
-    found = Site(f"http://127.0.0.1:{port}", context)
-    found.fill()
-    yield found
+    yield f"http://127.0.0.1:{port}"
     server.should_exit = True
     thread.join(20)
-    databases.drop(url)
 
 
 @pytest.fixture(scope="module")

@@ -39,6 +39,7 @@ STATEMENTS = (
     CREATE TABLE sessions (
         id UUID NOT NULL,
         subject TEXT NOT NULL,
+        identity TEXT NOT NULL,
         role TEXT NOT NULL,
         projects TEXT[],
         token_id UUID,
@@ -51,7 +52,7 @@ STATEMENTS = (
     )
     """,
     """
-    CREATE INDEX ix_sessions_subject ON sessions (subject) WHERE ended_at IS NULL
+    CREATE INDEX ix_sessions_identity ON sessions (identity) WHERE ended_at IS NULL
     """,
     """
     CREATE TABLE audit (
