@@ -64,6 +64,10 @@ docs: $(DEV) ## write the generated pages of docs/
 release-check: $(DEV) ## everything a release needs, except publishing it
 	@$(BIN)/python deploy/release_check.py
 
+.PHONY: screenshots
+screenshots: $(DEV) ## photograph the dashboard for README and docs; ARGS=DIRECTORY takes every page, to compare with the design
+	@$(BIN)/python docs/screenshots.py $(ARGS)
+
 # The lock files hold names, versions and hashes only. They keep what they have; ARGS=--upgrade takes the newest.
 lock: $(DEV) ## bring the lock files in line with requirements/*.in
 	@for name in build runtime backends radical dev; do \

@@ -130,6 +130,7 @@ RIGHTS: dict[str, Right] = {
     "GET /": Right(_VIEWER, WHOLE_SERVICE),
     "GET /runs": Right(_VIEWER, WHOLE_SERVICE),
     "GET /runs/{run_id}": Right(_VIEWER, WHOLE_SERVICE),
+    "GET /runs/{run_id}/compare": Right(_VIEWER, WHOLE_SERVICE),
     "GET /runs/{run_id}/steps/{name}": Right(_VIEWER, WHOLE_SERVICE),
     "GET /runs/{run_id}/steps/{name}/{key}": Right(_VIEWER, WHOLE_SERVICE),
     "GET /step-runs/{step_run_id}": Right(_VIEWER, WHOLE_SERVICE),

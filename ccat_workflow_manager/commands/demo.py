@@ -58,7 +58,7 @@ def demo(
             deployment.start()
             completed = _run(deployment, scans)
             if keep:
-                out.print(f"The service keeps running at {deployment.api_url}; Ctrl-C stops it.")
+                out.print(f"The dashboard stays at {deployment.api_url}; Ctrl-C stops the service.", soft_wrap=True)
                 deployment.watch()
         except WorkflowError as error:
             if exit_code(error) is ExitCode.NO_SERVICE:

@@ -21,6 +21,7 @@ from ccat_workflow_manager.db.queries.service import backend_states, workers_pag
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.db.views.runs import LIVE, MOST_COUNTED, counts_since
 from ccat_workflow_manager.errors import ServiceUnavailable
+from ccat_workflow_manager.identity import Role
 from ccat_workflow_manager.services.answers import Answers
 
 _AWAY_SECONDS = 60
@@ -50,14 +51,24 @@ class Board:
 
         return self.answers.get(key, compute, seconds)
 
+    @property
+    def may(self) -> dict[str, bool]:
+        """What the role of the reader allows. Pages leave out the other actions; the routes refuse them."""
+        identity = current_identity(self.request)
+        return {
+            name: identity is not None and identity.role.includes(role)
+            for name, role in (("submit", Role.SUBMITTER), ("operate", Role.OPERATOR), ("administer", Role.ADMIN))
+        }
+
     def page(self, template: str, active: str, http_status: int = 200, /, **values: Any) -> Response:
         """A whole page."""
         text = rendering.render(f"pages/{template}.html", {**self._frame(active, http_status), **values})
         return rendering.html(self.request, text, http_status)
 
-    def fragment(self, template: str, **values: Any) -> Response:
+    def fragment(self, template: str, http_status: int = 200, /, **values: Any) -> Response:
         """A part of a page, to be put into it."""
-        return rendering.html(self.request, rendering.render(f"fragments/{template}.html", values))
+        text = rendering.render(f"fragments/{template}.html", {"may": self.may, **values})
+        return rendering.html(self.request, text, http_status)
 
     def _frame(self, active: str, http_status: int) -> dict[str, Any]:
         identity = current_identity(self.request)
@@ -65,6 +76,7 @@ class Board:
             "active": active,
             "viewer": self.actor,
             "role": "" if identity is None else str(identity.role),
+            "may": self.may,
             "has_session": csrf_token(self.request) != "",
             "site": self.context.settings.environment,
             "now": times.now(),

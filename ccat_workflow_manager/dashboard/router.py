@@ -10,6 +10,7 @@ from ccat_workflow_manager.dashboard import assets, live
 from ccat_workflow_manager.dashboard.errors import show_errors_as_pages
 from ccat_workflow_manager.dashboard.pages import (
     act,
+    compare,
     login,
     overview,
     parts,
@@ -25,6 +26,7 @@ _PAGES: tuple[APIRouter, ...] = (
     overview.router,
     runs.router,
     run.router,
+    compare.router,
     step_run.router,
     act.router,
     pipelines.router,

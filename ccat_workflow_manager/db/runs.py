@@ -7,7 +7,8 @@ for each other: step runs by id (which is also topological), edges, dependents, 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -157,6 +158,13 @@ class RunStore:
         values = {"run_ids": list(run_ids), "priority": priority}
         self.unit.execute(sql.SET_PRIORITY_OF_STEP_RUNS, values)
         return [row[0] for row in self.unit.execute(sql.SET_PRIORITY, values)]
+
+    def set_labels(
+        self, run_ids: Sequence[UUID], labels: Mapping[str, str], remove: Sequence[str], most: int
+    ) -> list[UUID]:
+        """Set and remove labels. Returns the runs concerned: not those that would have more than `most`."""
+        values = {"run_ids": list(run_ids), "labels": json.dumps(dict(labels)), "remove": list(remove)}
+        return [row[0] for row in self.unit.execute(sql.SET_LABELS, {**values, "most": most})]
 
     # --- the write ---------------------------------------------------------------------------------------------------
 

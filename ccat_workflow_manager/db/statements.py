@@ -257,6 +257,14 @@ WITH chosen AS (SELECT id FROM runs WHERE id = ANY(:run_ids) AND finished_at IS 
 UPDATE runs r SET priority = :priority FROM chosen c WHERE r.id = c.id RETURNING r.id
 """
 
+SET_LABELS = """
+WITH chosen AS (
+  SELECT id, (labels - CAST(:remove AS text[])) || CAST(:labels AS jsonb) AS labels FROM runs
+  WHERE id = ANY(:run_ids) ORDER BY id FOR NO KEY UPDATE)
+UPDATE runs r SET labels = c.labels FROM chosen c
+WHERE r.id = c.id AND (SELECT count(*) FROM jsonb_object_keys(c.labels)) <= :most RETURNING r.id
+"""
+
 SET_PRIORITY_OF_STEP_RUNS = """
 UPDATE step_runs SET priority = :priority WHERE run_id = ANY(:run_ids) AND finished_at IS NULL AND priority <> :priority
 """

@@ -20,6 +20,7 @@ from ccat_workflow_manager.lifecycle.models import Transition, TransitionEvent
 from ccat_workflow_manager.lifecycle.states import RETRYABLE, Event
 from ccat_workflow_manager.services.catalogue import Catalogue
 from ccat_workflow_manager.services.retry_request import AS_BEFORE, RetryRequest
+from ccat_workflow_manager.services.run_request import MOST_LABELS, LabelChange
 
 _BLOCKED = (
     "only a step run that failed, was cancelled or was skipped can be retried, after the steps before it have completed"
@@ -154,6 +155,14 @@ class Requests:
         """Set the priority of runs that are not finished. Returns the runs that were changed."""
         self._require_runs(run_ids)
         return self._database.transact("commit.priority", lambda unit: RunStore(unit).set_priority(run_ids, priority))
+
+    def set_labels(self, run_ids: Sequence[UUID], change: LabelChange) -> list[UUID]:
+        """Set and remove labels of runs. Returns the runs that were changed."""
+        self._require_runs(run_ids)
+        return self._database.transact(
+            "commit.labels",
+            lambda unit: RunStore(unit).set_labels(run_ids, change.labels, change.remove, MOST_LABELS),
+        )
 
     def _require_runs(self, ids: Sequence[UUID], path: str = "") -> None:
         """Raises NotFound; `path` is the list of the request that holds the ids."""

@@ -27,7 +27,7 @@ from ccat_workflow_manager.definition.project import PROJECT_NAME
 from ccat_workflow_manager.errors import Conflict
 from ccat_workflow_manager.json_values import text_problem
 
-_MOST_LABELS = 50
+MOST_LABELS = 50
 _MOST_VERSIONS = 2**31 - 1
 
 
@@ -56,8 +56,8 @@ def _label_value(value: str) -> str:
 
 
 def _few(labels: object) -> object:
-    if isinstance(labels, dict) and len(labels) > _MOST_LABELS:
-        refuse_if(f"must have at most {_MOST_LABELS} entries; it has {len(labels)}")
+    if isinstance(labels, dict) and len(labels) > MOST_LABELS:
+        refuse_if(f"must have at most {MOST_LABELS} entries; it has {len(labels)}")
     return labels
 
 
@@ -76,6 +76,15 @@ _Labels = Annotated[
     BeforeValidator(_few),
     BeforeValidator(_null_is_empty),
 ]
+
+
+class LabelChange(BaseModel):
+    """Labels to set and names of labels to remove."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    labels: _Labels = {}
+    remove: list[Text] = []
 
 
 class RunRequest(BaseModel):

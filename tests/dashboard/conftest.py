@@ -10,7 +10,8 @@ from fastapi.testclient import TestClient
 from ccat_workflow_manager.app import create_app
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.services.answers import Answers
-from tests.api.rest import BASE_URL, Hand, Rest
+from tests.api.rest import BASE_URL, Hand, Rest, Secured
+from tests.support.fixtures_store import ContextMaker
 
 
 @pytest.fixture
@@ -25,3 +26,13 @@ def rest(context: Context) -> Iterator[Rest]:
 @pytest.fixture
 def hand(context: Context) -> Hand:
     return Hand(context)
+
+
+@pytest.fixture
+def secured(make_context: ContextMaker) -> Iterator[Secured]:
+    """Pages that want tokens."""
+    context = make_context("noop", AUTH_REQUIRED=True)
+    app = create_app(context)
+    app.state.answers = Answers(longest=0)
+    with TestClient(app, base_url=BASE_URL, follow_redirects=False) as client:
+        yield Secured(context, client)

@@ -66,6 +66,25 @@ def test_pause_resume_priority_and_retry(rest: Rest, hand: Hand) -> None:
     assert run_of(rest, run_id)["status"] == "CANCELLED"
 
 
+def test_labels_of_one_and_of_many_runs_are_set_and_removed(rest: Rest) -> None:
+    rest.post("/pipelines", ONE, 201)
+    ids = [rest.post("/runs", {"pipeline": "one", "labels": {"night": n, "old": "x"}})["id"] for n in "ab"]
+    rest.post(f"/runs/{ids[0]}/cancel")  # a finished run may have labels, too
+    preview = rest.client.get(f"/act/label?id={ids[0]}").text
+    assert "Label 1 run" in preview
+    assert "night, old" in preview
+    fields = [("ids", ",".join(ids)), ("labels", "night: 27%0Asource: Orion:KL"), ("remove", "old, none")]
+    assert "2 runs are labelled" in send(rest, "/act/label", fields).text
+    assert [run_of(rest, each)["labels"] for each in ids] == [{"night": "27", "source": "Orion:KL"}] * 2
+    assert ids[0] in rest.client.get("/runs?label=source:Orion:KL").text
+    wrong = send(rest, "/act/label", [("ids", ids[0]), ("labels", "no colon")])
+    assert wrong.status_code == 422
+    assert ">no colon</textarea>" in wrong.text
+    many = "%0A".join(f"name{n}: x" for n in range(49))
+    assert "would have too many labels" in send(rest, "/act/label", [("ids", ids[0]), ("labels", many)]).text
+    assert len(run_of(rest, ids[0])["labels"]) == 2
+
+
 def test_a_breaker_is_released(rest: Rest, hand: Hand) -> None:
     rest.post("/pipelines", ONE, 201)
     breaker = hand.open_breaker()

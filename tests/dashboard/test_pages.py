@@ -28,6 +28,13 @@ def test_an_empty_service_has_pages_that_teach_the_next_step(rest: Rest, path: s
         ("/runs?created=soon", 422),
         ("/runs?colour=red", 422),
         ("/runs?label=x", 422),
+        ("/runs/x", 422),
+        ("/runs/00000000-0000-7000-8000-000000000000", 404),
+        ("/runs/00000000-0000-7000-8000-000000000000?order=odd", 422),
+        ("/step-runs/00000000-0000-7000-8000-000000000000?part=x", 422),
+        ("/events?cursor=x", 422),
+        ("/audit?since=soon", 422),
+        ("/pipelines/none", 404),
         ("/nothing", 404),
     ],
 )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from uuid import UUID
 
 from ccat_workflow_manager.context import Context
+from ccat_workflow_manager.lifecycle.models import NewProduct
 from ccat_workflow_manager.services.attempt_texts import masked, without_secrets
 from tests.api.rest import CHAIN, Hand, Rest
 
@@ -65,3 +67,22 @@ def test_values_with_secret_names_are_masked_wherever_they_stand() -> None:
     assert "1 secret" not in shown
     assert "abcd" not in shown
     assert "LINE=CO43" in shown
+
+
+def test_two_runs_of_a_pipeline_are_compared(rest: Rest, hand: Hand) -> None:
+    rest.post("/pipelines", CHAIN, 201)
+    ids = []
+    for scans, checksum in ((["a"], "0"), (["a", "b"], "1")):
+        ids.append(rest.post("/runs", {"pipeline": "chain", "parameters": {"scans": scans}})["id"])
+        if len(ids) == 1:
+            assert "no other run to compare" in rest.client.get(f"/runs/{ids[0]}/compare").text
+        item = next(each for each in hand.claim(10) if (each.step, each.key) == ("first", "a"))
+        hand.complete(item, NewProduct("map", "PLOT", "map.txt", 3, checksum * 64))
+    page = rest.client.get(f"/runs/{ids[1]}/compare").text
+    assert ids[0] in page
+    assert "first/b" in page
+    assert "not in this run" in page
+    assert "first/a/map.txt" in page
+    assert "other checksum" in page
+    assert f"/runs/{ids[1]}/compare" in rest.client.get(f"/runs/{ids[1]}").text
+    assert rest.client.get(f"/runs/{ids[1]}/compare?with={UUID(int=7)}").status_code == 404

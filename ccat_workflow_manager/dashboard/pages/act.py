@@ -16,15 +16,18 @@ from starlette.datastructures import QueryParams
 from starlette.responses import Response
 
 from ccat_workflow_manager.api.dependencies import Body
-from ccat_workflow_manager.dashboard import filters, words
+from ccat_workflow_manager.dashboard import filters, forms, words
 from ccat_workflow_manager.dashboard.board import B, Board
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.db.views import actions as view
-from ccat_workflow_manager.errors import Conflict, Fault, Invalid, NotFound, WorkflowError
+from ccat_workflow_manager.definition.messages import validated
+from ccat_workflow_manager.errors import Conflict, Fault, Invalid, NotFound, RequestError, WorkflowError
+from ccat_workflow_manager.services.run_request import LabelChange
 
 router = APIRouter()
 
 _AT_ONCE = 500
+_NAMES = 50
 _PRIORITIES = range(-1000, 1001)
 
 
@@ -67,17 +70,19 @@ def _verb(verb: str) -> str:
     return verb
 
 
-def _sheet(board: Board, template: str, **values: Any) -> Response:
+def _sheet(board: Board, template: str, http_status: int = 200, **values: Any) -> Response:
     """The part alone for a script, a whole page otherwise."""
     if board.request.headers.get("x-part") == "sheet":
-        return board.fragment(template, **values)
-    return board.page("act", "runs", part=f"fragments/{template}.html", **values)
+        return board.fragment(template, http_status, **values)
+    return board.page("act", "runs", http_status, part=f"fragments/{template}.html", **values)
 
 
 # --- preview --------------------------------------------------------------------------------------------------------
 
 
-def _preview(board: Board, verb: str, ids: list[UUID], matched: str = "") -> Response:
+def _preview(
+    board: Board, verb: str, ids: list[UUID], matched: str = "", http_status: int = 200, **sent: Any
+) -> Response:
     with board.context.database.read() as unit:
         runs = view.chosen(unit, ids, verb)
         eligible = [run["id"] for run in runs if run["eligible"]]
@@ -87,8 +92,14 @@ def _preview(board: Board, verb: str, ids: list[UUID], matched: str = "") -> Res
     return _sheet(
         board, "preview", verb=verb, runs=runs, ids=eligible, opened=opened, matched=matched,
         preview=words.preview(verb, runs), is_cut=len(ids) >= view.MOST_RUNS, priority=runs[0]["priority"],
-        hidden={"ids": ",".join(map(str, eligible))},
+        hidden={"ids": ",".join(map(str, eligible))}, labels=_common_labels(runs),
+        http_status=http_status, **{"sent": {}, "faults": [], **sent},
     )  # fmt: skip
+
+
+def _common_labels(runs: Sequence[dict[str, Any]]) -> list[str]:
+    """Names of labels that any of the runs has, for the field that removes them."""
+    return sorted({name for run in runs for name in run["labels"]})[:_NAMES]
 
 
 def _preview_step_run(board: Board, verb: str, step_run_id: UUID) -> Response:
@@ -158,6 +169,10 @@ def _act(board: Board, verb: str, form: Form) -> Callable[[list[UUID]], Sequence
             raise Invalid(faults=[Fault("priority", "must be a whole number from -1000 to 1000")])
         return lambda ids: requests.set_priority(ids, int(text))
 
+    if verb == "label":
+        change = _labels(form)
+        return lambda ids: requests.set_labels(ids, change)
+
     def cancel(ids: list[UUID]) -> list[UUID]:
         requests.cancel(ids, actor=actor)
         return ids
@@ -168,6 +183,17 @@ def _act(board: Board, verb: str, form: Form) -> Callable[[list[UUID]], Sequence
         "pause": lambda ids: requests.pause(ids, paused=True),
         "resume": lambda ids: requests.pause(ids, paused=False),
     }[verb]
+
+
+def _labels(form: Form) -> LabelChange:
+    """The labels of a form. Raises Invalid with the line that is wrong."""
+    labels, faults = forms.labels(form.one("labels"))
+    if faults:
+        raise Invalid(faults=faults)
+    remove = [each.strip() for each in form.one("remove").split(",") if each.strip()]
+    if not labels and not remove:
+        raise Invalid(faults=[Fault("labels", "give a label to set, or a name to remove")])
+    return validated(LabelChange, {"labels": labels, "remove": remove})
 
 
 def _still(unit: UnitOfWork, ids: list[UUID], verb: str) -> list[UUID]:
@@ -204,7 +230,11 @@ def act(board: B, verb: str, form: Sent) -> Response:
     verb, ids = _verb(verb), form.ids()
     if not ids:
         raise Invalid(faults=[Fault("ids", "there is nothing to do")])
-    change = _act(board, verb, form)
+    try:
+        change = _act(board, verb, form)
+    except RequestError as error:
+        sent = {name: form.one(name) for name in ("labels", "remove", "priority")}
+        return _preview(board, verb, ids, "", error.http_status, sent=sent, faults=error.faults)
     done: list[UUID] = []
     failed = ""
     for start in range(0, len(ids), _AT_ONCE):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections import Counter
 from dataclasses import asdict
 from typing import Annotated, Any
 from uuid import UUID
@@ -72,6 +73,7 @@ def _values(board: Board, name: str, version: int | None, against: int | None) -
         "definition": definition,
         "asks": _asks(definition or {}),
         "diff": _diff(_version(found, before), definition),
+        "outcome_counts": Counter(group for group, _, _ in runs),
         "chart": runs_chart(f"The last runs of {name}, in minutes", runs, "now"),
         "facts": words.pipeline_facts(found["runs"], found["usage"]),
     }

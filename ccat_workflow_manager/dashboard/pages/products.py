@@ -137,6 +137,12 @@ def tree(board: B, product_id: UUID, path: str) -> Response:
     return board.page("product", "products", dag="", inside="/".join(parts), **values, **found)
 
 
+def _common(files: set[str]) -> str:
+    """`*.npz` for files that differ in all but their suffix."""
+    suffixes = {os.path.splitext(file)[1] for file in files}
+    return f"*{suffixes.pop()}" if len(suffixes) == 1 else ""
+
+
 def _below(descriptor: int, parts: list[str], path: str, depth: int = 0) -> list[dict[str, Any]]:
     if not parts:
         return _entries(descriptor)
@@ -166,7 +172,8 @@ def _drawn(found: dict[str, Any]) -> Any:
     for name, items in nodes_of.items():
         first = items[0]
         note = f"{first['step']}, {len(items):,} files" if len(items) > 1 else first["step"]
-        title = first["file"] if len(items) == 1 else f"{first['type']} of {first['step']}"
+        files = {each["file"] for each in items}
+        title = first["file"] if len(files) == 1 else _common(files) or first["type"].lower().replace("_", " ")
         kind = "sel" if name == own else ""
         nodes[name] = Node("COMPLETED", {"done": len(items)}, note, f"/products/{first['id']}", kind, title)
     try:

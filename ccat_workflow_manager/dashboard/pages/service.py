@@ -138,7 +138,7 @@ def audit(
     older = (
         filters.Conditions(tuple(sent.items())).query(cursor=str(items[_PAGE - 1]["id"])) if len(items) > _PAGE else ""
     )
-    return board.page("audit", "events", items=items[:_PAGE], older=older, sent=sent)
+    return board.page("audit", "audit", items=items[:_PAGE], older=older, sent=sent)
 
 
 # --- tokens ---------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Sentences made from facts. Pages say what is the case in these words, and nowhere else are sentences made."""
 
-from ccat_workflow_manager.dashboard.words.actions import DONE, RELEASED, preview, report
+from ccat_workflow_manager.dashboard.words.actions import DONE, NEEDS_ROLE, RELEASED, preview, report
 from ccat_workflow_manager.dashboard.words.pipelines import (
     advice,
     faults_by_field,
@@ -11,6 +11,7 @@ from ccat_workflow_manager.dashboard.words.pipelines import (
 from ccat_workflow_manager.dashboard.words.plain import (
     DOING,
     STATUS_WORDS,
+    brief,
     capped,
     count,
     doing,
@@ -41,10 +42,12 @@ __all__ = [
     "DOING",
     "DONE",
     "FILE_GONE",
+    "NEEDS_ROLE",
     "RELEASED",
     "STATUS_WORDS",
     "advice",
     "away",
+    "brief",
     "capped",
     "cause",
     "count",

@@ -14,8 +14,13 @@ DONE = {
     "pause": "Paused",
     "resume": "Resumed",
     "priority": "Priority set",
+    "label": "Labels set",
 }
 RELEASED = "What it held back starts now. It opens again if the next ones fail in the same way."
+NEEDS_ROLE = {
+    "submit": "Your role is viewer. Changes need the role submitter: ask an administrator for a token with it.",
+    "operate": "This needs the role operator: ask an administrator for a token with it.",
+}
 _VERBS = {
     "cancel": (
         "Cancel",
@@ -28,6 +33,7 @@ _VERBS = {
         "Set the priority of",
         "Step runs with a higher priority start first. Jobs at a backend keep their place.",
     ),
+    "label": ("Label", "Labels are what runs are found by. A name that a run has already gets the new value."),
 }
 
 
@@ -48,6 +54,7 @@ def preview(verb: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "pause": found["wait"],
         "resume": found["wait"],
         "priority": found["wait"],
+        "label": 0,
     }[verb]
     changes = {"cancel": "step runs are cancelled", "retry": "step runs open again"}.get(verb, "step runs wait")
     detail = f"{found['run']:,} running, {found['queue']:,} queued" if verb != "retry" else f"{found['fail']:,} failed"
@@ -74,6 +81,7 @@ def _left_out(verb: str, runs: Sequence[Mapping[str, Any]]) -> str:
         "pause": "they are finished or paused already",
         "resume": "they are not paused",
         "priority": "they are finished",
+        "label": "they are gone",
     }[verb]
     return f"{count(len(runs), 'run')} {'is' if len(runs) == 1 else 'are'} left out: {why}."
 
@@ -86,6 +94,7 @@ def report(verb: str, done: int, wanted: int) -> tuple[str, list[str]]:
         "pause": "paused",
         "resume": "resumed",
         "priority": "changed",
+        "label": "labelled",
     }
     title = f"{count(done, 'run')} {'is' if done == 1 else 'are'} {past[verb]}"
     lines = []
@@ -95,5 +104,6 @@ def report(verb: str, done: int, wanted: int) -> tuple[str, list[str]]:
         )
     if done < wanted:
         were = "was" if wanted - done == 1 else "were"
-        lines.append(f"{count(wanted - done, 'run')} had changed meanwhile, and {were} left as found.")
+        why = "would have too many labels" if verb == "label" else "had changed meanwhile"
+        lines.append(f"{count(wanted - done, 'run')} {why}, and {were} left as found.")
     return title, lines

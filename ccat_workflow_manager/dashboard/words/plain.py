@@ -52,6 +52,16 @@ def shown(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
+def brief(value: object, most: int = 160) -> str:
+    """A JSON value in one line, a long list by its first entries."""
+    if isinstance(value, list) and len(value) > 4:
+        return f"{', '.join(map(shown, value[:3]))} ... {shown(value[-1])}, {count(len(value), 'entry', 'entries')}"[
+            :most
+        ]
+    text = shown(value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 def count(number: int, one: str, many: str = "") -> str:
     """`1 run`, `3 runs`."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"

@@ -36,7 +36,8 @@ def step_run(found: Mapping[str, Any], attempts: Sequence[Mapping[str, Any]]) ->
         wait_ = f" {found['waiting_for']}." if found["waiting_for"] else ""
         return f"{verb} for {times.duration(times.since(begun))}{_of_attempts(found)}.", (earlier + wait_).strip()
     if status == "COMPLETED":
-        return f"Completed in {times.duration(found['wall_time_seconds'])}{_of_attempts(found)}.", earlier
+        attempt = f", in its {ordinal(found['attempt'])} attempt" if found["attempt"] > 1 else ""
+        return f"Completed in {times.duration(found['wall_time_seconds'])}{attempt}.", earlier
     reason = meaning(found["reason"])
     if status == "FAILED":
         return f"Failed: {found['reason']}{_of_attempts(found)}.", f"{reason} {_advice(found)}".strip()

@@ -19,13 +19,14 @@ _ELIGIBLE = {
     "pause": "r.finished_at IS NULL AND NOT r.paused",
     "resume": "r.finished_at IS NULL AND r.paused",
     "priority": "r.finished_at IS NULL",
+    "label": "true",
 }
 VERBS = tuple(_ELIGIBLE)
 
 _COUNTS = ", ".join(f"r.{counter(status)} AS {status}" for status in Status)
 
 _RUNS = """
-SELECT r.id, r.status, %eligible% AS eligible, r.pipeline, r.priority, %counts% FROM runs r
+SELECT r.id, r.status, %eligible% AS eligible, r.pipeline, r.priority, r.labels, %counts% FROM runs r
 WHERE r.id = ANY(:ids) ORDER BY r.id DESC
 """
 
