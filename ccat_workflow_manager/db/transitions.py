@@ -194,7 +194,7 @@ def validate_transitions(
         row = rows.get(transition.step_run_id)
         if row is None:
             refused[transition.step_run_id] = "the step run does not exist"
-        elif transition.token is not None and transition.token != row.token:
+        elif transition.is_fenced_off(row.token):
             refused[transition.step_run_id] = "another worker has taken it over"
         else:
             try:

@@ -103,6 +103,10 @@ class Transition:
     products: Sequence[NewProduct] = ()
     caveats: Sequence[Caveat] = ()
 
+    def is_fenced_off(self, token: int) -> bool:
+        """Whether the step run, which has this token now, has changed hands since the caller read it."""
+        return self.token is not None and self.token != token
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:

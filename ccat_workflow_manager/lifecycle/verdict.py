@@ -8,7 +8,7 @@ from ccat_workflow_manager.failures import FAILURES, FailureReason, Retry
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 from ccat_workflow_manager.lifecycle.models import Facts, Resources, RetryPolicy, TransitionEvent, WorkItem
 from ccat_workflow_manager.lifecycle.retry import decide, refusal
-from ccat_workflow_manager.lifecycle.states import Event, Status
+from ccat_workflow_manager.lifecycle.states import CANCELLABLE, LIVE, Event, Status
 from ccat_workflow_manager.lifecycle.waiting import action_required
 
 
@@ -110,6 +110,25 @@ def cancelled(actor: str, text: str | None = None) -> TransitionEvent:
 def unconfirmed(backend: str, job_id: str | None, unknown_seconds: float) -> str:
     """The text of a cancel that ends because the backend has not known the job for the grace period."""
     return f"cancelled; {backend} has not known the job {job_id} for {unknown_seconds:.0f} s, the stop is not confirmed"
+
+
+def stop_is_confirmed(status: Status, info: HPCJobInfo | None) -> bool:
+    """Whether CANCELLED is a fact for a step run in this status. `info` is the state of its job; None: it has none.
+
+    A job that completed before it was stopped is left to the poller.
+    """
+    if info is None:
+        return status in (Status.PENDING, Status.COLLECTING_RESULTS)
+    if status in LIVE:
+        return info.finished and info.status is not JobStatus.COMPLETED
+    return info.finished or status is Status.COLLECTING_RESULTS
+
+
+def is_sought(late: WorkItem, now: WorkItem | None) -> bool:
+    """Whether a worker still looks for the job of `late`, whose step run is `now`. A job that none seeks is stopped."""
+    if now is None or now.attempt != late.attempt or now.cancel_requested:
+        return False
+    return now.job_id == late.job_id if now.job_id is not None else now.status in CANCELLABLE and now.claims > 0
 
 
 _IN_OWN_WORDS = {

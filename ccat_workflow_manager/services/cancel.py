@@ -12,8 +12,8 @@ from ccat_workflow_manager.db.work_items import cancel_items
 from ccat_workflow_manager.errors import BackendError, BackendUnavailable, JobDeferred
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
 from ccat_workflow_manager.lifecycle.models import Transition, WorkItem
-from ccat_workflow_manager.lifecycle.states import LIVE, Status
-from ccat_workflow_manager.lifecycle.verdict import cancelled, facts_of, unconfirmed
+from ccat_workflow_manager.lifecycle.states import LIVE
+from ccat_workflow_manager.lifecycle.verdict import cancelled, facts_of, stop_is_confirmed, unconfirmed
 from ccat_workflow_manager.services.backend_handle import BackendHandle
 from ccat_workflow_manager.services.worker_context import WorkerContext
 
@@ -195,7 +195,7 @@ class Canceller:
                 text = unconfirmed(backend.name, job_id, item.unknown_seconds or 0)
                 facts = replace(facts_of(UNKNOWN), warnings=[text])
                 transitions.append(Transition(each, [cancelled(backend.name, text)], item.token, facts))
-            elif _has_ended(item, outcome):
+            elif stop_is_confirmed(item.status, None if job_id is None else info):
                 transitions.append(Transition(each, [cancelled(backend.name)], item.token, facts_of(info)))
                 if job_id is not None:
                     ended[each] = job_id
@@ -233,13 +233,3 @@ class Canceller:
 def _counts(item: WorkItem, known: Collection[str]) -> bool:
     """Whether the grace of an unknown job runs: it begins with the first answer, not with the request."""
     return item.status in LIVE or item.job_name in known
-
-
-def _has_ended(item: WorkItem, outcome: _CancelOutcome) -> bool:
-    """Whether CANCELLED is a fact. A job that completed before it was stopped is left to the poller."""
-    info = outcome.info(item)
-    if item.step_run_id not in outcome.jobs:
-        return item.status in (Status.PENDING, Status.COLLECTING_RESULTS)
-    if item.status in LIVE:
-        return info.finished and info.status is not JobStatus.COMPLETED
-    return info.finished or item.status is Status.COLLECTING_RESULTS

@@ -29,8 +29,8 @@ from ccat_workflow_manager.errors import (
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.base import JobRequest
 from ccat_workflow_manager.lifecycle.models import Facts, Transition, TransitionEvent, WorkItem
-from ccat_workflow_manager.lifecycle.states import CANCELLABLE, Event, Status
-from ccat_workflow_manager.lifecycle.verdict import cancelled
+from ccat_workflow_manager.lifecycle.states import Event, Status
+from ccat_workflow_manager.lifecycle.verdict import cancelled, is_sought
 from ccat_workflow_manager.services.backend_handle import BackendHandle
 from ccat_workflow_manager.services.inputs import InputFinder
 from ccat_workflow_manager.services.job_requests import build_request
@@ -326,7 +326,7 @@ class Launcher:
             return
         with self._context.database.read() as unit:
             now = {item.step_run_id: item for item in load_items(unit, [item.step_run_id for item in late])}
-        orphans = [item.job_id for item in late if item.job_id and not _is_sought(item, now.get(item.step_run_id))]
+        orphans = [item.job_id for item in late if item.job_id and not is_sought(item, now.get(item.step_run_id))]
         if not orphans:
             return
         log.warning("stopping %d jobs that were submitted too late: %s", len(orphans), ", ".join(orphans[:10]))
@@ -364,13 +364,6 @@ class Launcher:
     def _failed(self, item: WorkItem, claim: _Claim, reason: FailureReason, text: str) -> Transition:
         policy = claim.compiled[item.run.spec_id].step(item.step).retry
         return self._context.failure(item, policy, reason, text)
-
-
-def _is_sought(late: WorkItem, now: WorkItem | None) -> bool:
-    """Whether a worker still looks for this job, whose step run is `now` in this state."""
-    if now is None or now.attempt != late.attempt or now.cancel_requested:
-        return False
-    return now.job_id == late.job_id if now.job_id is not None else now.status in CANCELLABLE and now.claims > 0
 
 
 def _log_lost(item: WorkItem) -> None:

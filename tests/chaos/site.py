@@ -27,6 +27,7 @@ from ccat_workflow_manager.hpc.batch import scheduler_backend
 from ccat_workflow_manager.processes import run_manager, run_worker
 from ccat_workflow_manager.settings import load_settings
 from tests.backends.slurm.cluster import Cluster
+from tests.model.traces import strangers
 from tests.support import invariants, leftovers
 from tests.support.armed import VARIABLE, Injection, arm_from_environment
 from tests.support.reaper import Reaper
@@ -294,7 +295,8 @@ class Site:
             wait_until(settled, _SETTLE_SECONDS)
         except AssertionError:
             return wrong
-        return []
+        with self.database.read() as unit:
+            return [f"no path of the model: {each}" for each in strangers(unit, self.acknowledged)]
 
     def _ground(self) -> invariants.Ground:
         return invariants.Ground(
