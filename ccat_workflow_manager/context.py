@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -20,6 +21,7 @@ from ccat_workflow_manager.execution import runtime
 from ccat_workflow_manager.execution.inputs import InputLimits
 from ccat_workflow_manager.execution.layout import group_id
 from ccat_workflow_manager.execution.output_limits import OutputLimits
+from ccat_workflow_manager.execution.secrets import Secrets
 from ccat_workflow_manager.execution.stager import Stager
 from ccat_workflow_manager.hpc import registry
 from ccat_workflow_manager.hpc.base import HPCBackend
@@ -102,7 +104,10 @@ class Context:
 
     @cached_property
     def input_roots(self) -> InputRoots:
-        return InputRoots.of(self.settings.places_of_inputs, free=self.settings.environment == "localdev")
+        settings = self.settings
+        secrets = settings.secrets_dir
+        closed = [str(secrets), os.path.realpath(secrets)] if secrets != Path() else []
+        return InputRoots.of(settings.places_of_inputs, free=settings.environment == "localdev", closed=closed)
 
     @cached_property
     def catalogue(self) -> Catalogue:
@@ -223,6 +228,7 @@ class Context:
                     limit_seconds=settings.input_fetch_seconds,
                     s3_endpoint=settings.s3_endpoint_url,
                 ).fetch,
+                secrets=Secrets(settings.secrets_dir if settings.secrets_dir != Path() else None, os.environ),
                 run_group=group_id(settings.run_group),
                 output_limits=OutputLimits(
                     max_files=settings.output_max_files,

@@ -41,6 +41,7 @@ class FailureReason(StrEnum):
     IMAGE_INVALID = "image_invalid"
     IMAGE_PULL = "image_pull"
     CONTAINER_FAILED = "container_failed"
+    SECRET_MISSING = "secret_missing"
     INPUT_MISSING = "input_missing"
     INPUT_UNREADABLE = "input_unreadable"
     INPUT_CHANGED = "input_changed"
@@ -99,6 +100,9 @@ FAILURES: dict[FailureReason, FailureInfo] = {
     FailureReason.IMAGE_PULL: FailureInfo(Blame.SITE, Retry.LATER, "The image could not be fetched from its registry."),
     FailureReason.CONTAINER_FAILED: FailureInfo(
         Blame.SITE, Retry.LATER, "The container runtime failed, not the program."
+    ),
+    FailureReason.SECRET_MISSING: FailureInfo(
+        Blame.SITE, Retry.NO, "A secret that the step uses does not exist in its project, or cannot be used."
     ),
     FailureReason.INPUT_MISSING: FailureInfo(Blame.USER, Retry.NO, "An input of the step does not exist."),
     FailureReason.INPUT_UNREADABLE: FailureInfo(Blame.USER, Retry.NO, "An input of the step cannot be read."),
@@ -174,6 +178,7 @@ COMMON = frozenset(
         FailureReason.IMAGE_INVALID,
         FailureReason.IMAGE_PULL,
         FailureReason.CONTAINER_FAILED,
+        FailureReason.SECRET_MISSING,
         FailureReason.REJECTED,
         FailureReason.OUTPUT_INVALID,
     }

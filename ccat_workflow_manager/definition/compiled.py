@@ -11,6 +11,7 @@ from ccat_workflow_manager.definition.checks import same_items
 from ccat_workflow_manager.definition.graph import topological_order
 from ccat_workflow_manager.definition.inputs import InputSpec
 from ccat_workflow_manager.definition.parameters import ParameterSchema
+from ccat_workflow_manager.definition.secrets import texts_of
 from ccat_workflow_manager.definition.spec import (
     Dependency,
     Match,
@@ -192,7 +193,7 @@ def _items(step: StepSpec, index: int) -> Sequence[JSON] | ParameterUse | GlobUs
 
 def _uses(step: StepSpec, index: int, inputs: Sequence[tuple[str, InputSpec]]) -> list[ParameterUse]:
     texts = [(f"steps[{index}].command[{number}]", text) for number, text in enumerate(step.command)]
-    texts += [(f"steps[{index}].environment.{name}", text) for name, text in step.environment.items()]
+    texts += [(f"steps[{index}].environment.{name}", text) for name, text in texts_of(step.environment).items()]
     texts.append((f"steps[{index}].image", step.image or ""))
     texts += [(path, f"{each.source}\n{each.to or ''}") for path, each in inputs]
     return [

@@ -22,18 +22,19 @@ _FIXED = re.compile(r"(?:(?!\$\{)[^*?[])*")
 class InputRoots:
     """Directories, `s3://BUCKET/PREFIX` and `https://HOST/PATH` below which inputs may lie.
 
-    `free` is localdev: what no root is given for is allowed.
+    `free` is localdev: what no root is given for is allowed. Nothing comes from the directories in `closed`.
     """
 
     paths: tuple[str, ...] = ()
     urls: tuple[str, ...] = ()
     free: bool = False
+    closed: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, roots: Iterable[str], *, free: bool) -> InputRoots:
+    def of(cls, roots: Iterable[str], *, free: bool, closed: Iterable[str] = ()) -> InputRoots:
         found = [each.strip() for each in roots if each.strip()]
         paths = tuple(os.path.normpath(each) for each in found if not is_url(each))
-        return cls(paths, tuple(each.rstrip("/") for each in found if is_url(each)), free)
+        return cls(paths, tuple(each.rstrip("/") for each in found if is_url(each)), free, tuple(closed))
 
     def problem(self, source: str) -> str | None:
         """Why this path or URL is not allowed; None if it is. Links in a path are another matter."""
@@ -42,7 +43,15 @@ class InputRoots:
             if self._is_below(source, roots):
                 return None
             return f"{source} is not below {self._shown(roots)}"
-        return None if self._is_below(os.path.normpath(source), self.paths) else f"{source} {self.refusal}"
+        path = os.path.normpath(source)
+        if self.is_closed(path):
+            return f"{source} holds secrets, which are no inputs"
+        return None if self._is_below(path, self.paths) else f"{source} {self.refusal}"
+
+    def is_closed(self, path: str) -> bool:
+        """Whether this is a closed directory, or a path below or above one."""
+        return any(f"{path}/".startswith(f"{each}/") or f"{each}/".startswith(f"{path.rstrip('/')}/")
+                   for each in self.closed)  # fmt: skip
 
     @property
     def refusal(self) -> str:

@@ -31,6 +31,7 @@ from ccat_workflow_manager.definition.files import FileSpec, files_problem, name
 from ccat_workflow_manager.definition.inputs import InputSpec, input_faults
 from ccat_workflow_manager.definition.messages import faults_of, refuse_if
 from ccat_workflow_manager.definition.project import DEFAULT_PROJECT, PROJECT_NAME
+from ccat_workflow_manager.definition.secrets import EnvironmentValue
 from ccat_workflow_manager.definition.text import load_text, with_on
 from ccat_workflow_manager.definition.tolerance import tolerate_problem
 from ccat_workflow_manager.definition.variables import RESERVED_PREFIX
@@ -210,7 +211,7 @@ class StepSpec(_Part):
     image: StrictStr | None = None
     command: Annotated[tuple[StrictStr, ...], Field(min_length=1, max_length=10_000)]
     foreach: _Foreach = None
-    environment: dict[str, StrictStr] = Field(
+    environment: dict[str, EnvironmentValue] = Field(
         default_factory=dict,
         max_length=1000,
         json_schema_extra={"propertyNames": {"pattern": rf"^(?!{RESERVED_PREFIX})[A-Za-z_][A-Za-z0-9_]*$"}},

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Protocol
 
 from ccat_workflow_manager.definition.image_names import UNKNOWN, image_problem, partial_image_problem
+from ccat_workflow_manager.definition.secrets import SecretRef, secrets_of, texts_of
 from ccat_workflow_manager.errors import Fault
 from ccat_workflow_manager.json_values import JSON, invalid, text_problem
 
@@ -59,6 +60,8 @@ class SubstitutedStep:
     command: list[str]
     environment: dict[str, str]
     image: str | None
+    secrets: dict[str, str]
+    """The names of secrets by variables."""
 
 
 class StepTexts(Protocol):
@@ -67,7 +70,7 @@ class StepTexts(Protocol):
     @property
     def command(self) -> tuple[str, ...]: ...
     @property
-    def environment(self) -> Mapping[str, str]: ...
+    def environment(self) -> Mapping[str, str | SecretRef]: ...
     @property
     def image(self) -> str | None: ...
 
@@ -160,7 +163,7 @@ def substitute_step(
         return result
 
     command = [put(text, f"command[{index}]") for index, text in enumerate(step.command)]
-    environment = {name: put(text, f"environment.{name}") for name, text in step.environment.items()}
+    environment = {name: put(text, f"environment.{name}") for name, text in texts_of(step.environment).items()}
     image = None if step.image is None else put(step.image, "image")
     if not faults:
         if command and not command[0]:
@@ -169,7 +172,7 @@ def substitute_step(
             faults.append(Fault("image", f"after substitution {problem}"))
     if faults:
         raise invalid(faults)
-    return SubstitutedStep(command, environment, image)
+    return SubstitutedStep(command, environment, image, secrets_of(step.environment))
 
 
 def partly_substituted(text: str, parameters: Mapping[str, JSON], item: JSON) -> str:

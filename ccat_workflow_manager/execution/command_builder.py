@@ -49,7 +49,7 @@ def build_command(
     environment = {**step.environment, **contract_environment(step, paths)}
     _check_environment(environment, contained=runtime.contained)
     if not runtime.contained:
-        return Launch([_on_host(argument, paths) for argument in step.command], environment)
+        return Launch([_on_host(argument, paths) for argument in step.command], environment, secrets=step.secrets)
     if image is None:
         raise StagingError(
             FailureReason.IMAGE_MISSING,
@@ -57,7 +57,7 @@ def build_command(
             "CCAT_WORKFLOW_MANAGER_CONTAINER_RUNTIME=none",
         )
     if runtime.kind is RuntimeKind.BACKEND:
-        return Launch(list(step.command), environment, tuple(_mounts(step, dirs)))
+        return Launch(list(step.command), environment, tuple(_mounts(step, dirs)), step.secrets)
     # Variables travel in the launcher's environment: `--env` reads its value as comma-separated values (`a,B=2` becomes
     # two variables, quotes at the ends are lost) and shows it to every user of the machine in the process list.
     prefix = _PREFIX[runtime.kind]
@@ -80,7 +80,8 @@ def build_command(
         vector += ["--memory", str(round(step.resources.memory_gb * 1024**3)), "--cpus", number(step.resources.cpu)]
     vector.append(image.path)
     vector += step.command
-    return Launch(vector, {prefix + name: value for name, value in environment.items()})
+    secrets = {prefix + variable: name for variable, name in step.secrets.items()}
+    return Launch(vector, {prefix + name: value for name, value in environment.items()}, secrets=secrets)
 
 
 def contract_environment(step: StepLaunch, paths: ProgramPaths) -> dict[str, str]:

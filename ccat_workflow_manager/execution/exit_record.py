@@ -48,6 +48,7 @@ def wrapped(launch: Launch, dirs: AttemptDirs, job_name: str) -> list[str]:
         environment=launch.environment,
         cwd=dirs.workspace,
         files=files,
+        secrets=launch.secrets,
         first="me=$$ start= record=\n" + sh_take(quote(files.claim), refused=stand_in),
     )
     try:

@@ -10,6 +10,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NoReturn
 
 from ccat_workflow_manager.definition.input_roots import InputRoots
@@ -129,6 +130,8 @@ def _checked(source: str, roots: InputRoots, most_entries: int, progress: Progre
     real = os.path.realpath(source, strict=True)
     if not is_below(real, roots):
         _refuse(f"{source} leads to {real}, which {roots.refusal}")
+    if roots.is_closed(real):
+        _refuse(f"{source} leads to {real}, which holds secrets")
     about = os.stat(real, follow_symlinks=False)
     if not stat.S_ISREG(about.st_mode) and not stat.S_ISDIR(about.st_mode):
         message = f"{source} is {_kind(about.st_mode)}, neither a file nor a directory"
@@ -140,11 +143,16 @@ def _checked(source: str, roots: InputRoots, most_entries: int, progress: Progre
         if os.readlink(f"/proc/self/fd/{opened}") != real:
             raise ChangedWhileRead
         if stat.S_ISDIR(os.fstat(opened).st_mode):
-            tree = tree_checksum(opened, source, most_entries, lambda path: is_below(path, roots), progress)
+            tree = tree_checksum(opened, source, most_entries, partial(_may_hold, roots), progress)
             return Input("", source, real, tree.size, tree.sha256, True, tree.file_count)
         return Input("", source, real, state.size, checksum_of(opened, real, state, progress))
     finally:
         os.close(opened)
+
+
+def _may_hold(roots: InputRoots, path: str) -> bool:
+    """Whether a link in a directory may lead to this path."""
+    return is_below(path, roots) and not roots.is_closed(path)
 
 
 def is_below(real: str, roots: InputRoots) -> bool:

@@ -90,6 +90,8 @@ class StepLaunch:
     command: Sequence[str]
     image: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    """The names of secrets by variables."""
     resources: Resources = field(default_factory=Resources)
     parameters: Mapping[str, JSON] = field(default_factory=dict)
     item: JSON = None
@@ -110,6 +112,8 @@ class Launch:
     environment: dict[str, str]
     mounts: tuple[Mount, ...] = ()
     """The mounts of the container, if the backend starts it."""
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    """The name of the secret of each variable that the backend sets besides `environment`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ccat_workflow_manager.errors import BackendError, BackendRejected, JobDeferred, WorkflowError
 from ccat_workflow_manager.hpc import arguments
@@ -71,6 +71,10 @@ class Capabilities:
     time_limit: bool = True
     memory_limit: bool = True
     gpu: bool = False
+    secrets: Literal["none", "files", "own"] = "none"
+    """How jobs get `JobRequest.secrets`. `files`: the backend starts the script of `attempt.script`, which reads them
+    from a private file that the service writes. `own`: the backend takes them from a store of its own. `none` is the
+    same as `files` for a backend whose commands the service wraps (no `exit_record`); others refuse such steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,8 @@ class JobRequest:
     """Not an argument of `submit`, like `mounts`."""
     mounts: Sequence[Mount] = ()
     """Everything that the container is to see, for a backend that runs images itself."""
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    """The secret (`PROJECT/NAME`) of each variable that holds one. Like `mounts`; see `Capabilities.secrets`."""
 
     def __post_init__(self) -> None:
         paths = ("input_dir", "output_dir", "workspace_dir", "manifest_path")
@@ -120,7 +126,7 @@ class JobRequest:
         return {name: getattr(self, name) for name in _SUBMIT_ARGUMENTS}
 
 
-_SUBMIT_ARGUMENTS = frozenset(each.name for each in fields(JobRequest)) - {"priority", "mounts"}
+_SUBMIT_ARGUMENTS = frozenset(each.name for each in fields(JobRequest)) - {"priority", "mounts", "secrets"}
 
 
 @dataclass(frozen=True, slots=True)

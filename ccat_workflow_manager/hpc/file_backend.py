@@ -117,6 +117,7 @@ class FileBackend(BulkBackend):
                 files=files,
                 supervised=supervised,
                 own_cgroup=own_cgroup,
+                secrets=request.secrets,
             )
 
         return self.prepare_script(request, render)

@@ -71,7 +71,14 @@ class LocalBackend(FileBackend):
 
     name = "local"
     capabilities = Capabilities(
-        bulk_status=True, bulk_submit=True, find=True, exit_record=True, survives_worker=True, notifies=True, lists=True
+        bulk_status=True,
+        bulk_submit=True,
+        find=True,
+        exit_record=True,
+        survives_worker=True,
+        notifies=True,
+        lists=True,
+        secrets="files",
     )
     settings = LocalSettings
     submit_seconds = ANSWER_SECONDS

@@ -91,6 +91,15 @@ def asks(name: str) -> bool:
     return get_class(name).ping is not HPCBackend.ping
 
 
+def gives_secrets(name: str) -> bool:
+    """Whether jobs of this backend can have secrets. True if its class cannot be loaded here: a worker then decides."""
+    try:
+        capable = get_class(name).capabilities
+    except (UnknownBackend, InvalidBackend, UnusableBackend):
+        return True
+    return capable.secrets != "none" or not capable.exit_record or not capable.executes
+
+
 def detect(settings: SettingsOf = lambda name: {}) -> str:
     """The name of the best backend that can be used here: slurm, pbs, kubernetes, local, in this order."""
     entries = registered()

@@ -148,6 +148,7 @@ class RunFacts:
     """What all step runs of one run have in common."""
 
     run_id: UUID
+    project: str
     pipeline: str
     spec_id: UUID
     parameters: Mapping[str, JSON]

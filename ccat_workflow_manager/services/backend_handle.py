@@ -34,6 +34,9 @@ class BackendHandle:
         self.capabilities = backend.capabilities
         self.runs_images = backend.runs_images
         self.submit_seconds = backend.submit_seconds
+        capable = self.capabilities.secrets
+        self.secrets = capable if self.capabilities.exit_record or capable != "none" else "files"
+        """How jobs get secrets, as in `Capabilities.secrets`; with `none` they cannot."""
         self.submits_each = type(backend).submit_many is HPCBackend.submit_many
         """Jobs are submitted one by one, and each may take long."""
         self._asks_each = type(backend).get_statuses is HPCBackend.get_statuses

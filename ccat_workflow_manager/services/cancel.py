@@ -202,6 +202,8 @@ class Canceller:
             elif job_id is not None:
                 text = f"asked {backend.name} to stop the job; not confirmed yet"
                 waits.append((each, item.token, text, info.status is JobStatus.UNKNOWN and _counts(item, known)))
+        if backend.capabilities.executes:
+            self._remove_secrets(outcome.items, {transition.step_run_id for transition in transitions})
         done = set(self._context.writer(point="commit.cancelled").write(transitions, waits).applied)
         if outcome.problem is None and outcome.jobs:
             self._context.record_recovery(backend.name, self._problems.get(backend.name))
@@ -210,6 +212,11 @@ class Canceller:
         # A job taken as lost is not forgotten: it may reappear, and the backend must then know whose it is.
         backend.cleanup_many([job_id for each, job_id in ended.items() if each in done])
         return done
+
+    def _remove_secrets(self, items: Sequence[WorkItem], cancelled_ids: Collection[UUID]) -> None:
+        for item in items:
+            if item.step_run_id in cancelled_ids:
+                self._context.host.remove_secrets(item)
 
     def _record_problem(self, backend_name: str, outcome: _CancelOutcome, error: BackendError) -> None:
         text = f"{backend_name} could not be asked to stop the job; not confirmed yet: {error.message}"

@@ -16,10 +16,12 @@ from ccat_workflow_manager.db.session import Database, UnitOfWork
 from ccat_workflow_manager.definition.compiled import CompiledPipeline, compile_pipeline
 from ccat_workflow_manager.definition.input_roots import InputRoots
 from ccat_workflow_manager.definition.planning import Plan
+from ccat_workflow_manager.definition.secrets import secrets_of
 from ccat_workflow_manager.definition.spec import PipelineSpec, all_files, canonical, parse_pipeline, stored_pipeline
 from ccat_workflow_manager.errors import Conflict, Fault, Invalid, NotFound
+from ccat_workflow_manager.hpc import registry
 from ccat_workflow_manager.identity import Projects, sees
-from ccat_workflow_manager.json_values import JSON, invalid, weight
+from ccat_workflow_manager.json_values import JSON, invalid, path_text, weight
 from ccat_workflow_manager.lifecycle.models import RetryPolicy, WorkItem
 
 _MOST_WEIGHT = 2_000_000
@@ -52,7 +54,7 @@ class Catalogue:
         spec = parse_pipeline(definition)
         self._check_name(spec, name)
         _check_project(spec, projects)
-        self.check_inputs(compile_pipeline(spec))
+        self._check(compile_pipeline(spec))
         content = canonical(spec)
         with self._database.begin("commit.pipeline") as unit:
             store = PipelineStore(unit)
@@ -77,7 +79,7 @@ class Catalogue:
         spec = parse_pipeline(definition)
         self._check_name(spec, name)
         _check_project(spec, projects)
-        self.check_inputs(compile_pipeline(spec))
+        self._check(compile_pipeline(spec))
         with self._database.read() as unit:
             store = PipelineStore(unit)
             before = self._newest(store, spec.name)
@@ -109,6 +111,12 @@ class Catalogue:
         """The retry policy of each step run."""
         return {item.step_run_id: self.compiled(unit, item.run.spec_id).step(item.step).retry for item in items}
 
+    def _check(self, compiled: CompiledPipeline) -> None:
+        """Raises Invalid for what no run could use."""
+        self.check_inputs(compiled)
+        if faults := list(secret_faults(compiled)):
+            raise invalid(faults)
+
     def check_inputs(self, compiled: CompiledPipeline) -> None:
         """Raises Invalid if an input can only lie where none may come from."""
         if faults := list(self._input_roots.faults(compiled)):
@@ -135,6 +143,18 @@ class Catalogue:
             return store.newest(name)
         except NotFound:
             return None
+
+
+def secret_faults(compiled: CompiledPipeline, chosen: str | None = None, default: str = "") -> Iterator[Fault]:
+    """Steps that use secrets and go to a backend whose jobs cannot have them.
+
+    `chosen` is the backend of the run, `default` that of the deployment.
+    """
+    for step in compiled.steps:
+        backend = step.backend or chosen or compiled.default_backend or default
+        if backend and (names := secrets_of(step.spec.environment)) and not registry.gives_secrets(backend):
+            message = f"uses a secret, which the backend {backend} cannot give to its jobs; choose another backend"
+            yield from (Fault(path_text(["steps", step.index, "environment", name]), message) for name in names)
 
 
 def _check_project(spec: PipelineSpec, projects: Projects) -> None:

@@ -65,7 +65,7 @@ def planned_parts(
     return {
         IMAGE: texts.image,
         "command": texts.command,
-        "environment": dict(texts.environment),
+        "environment": {**texts.environment, **{name: {"secret": it} for name, it in texts.secrets.items()}},
         "files": dict(step.files),
         "parameters": used,
         "item": item,

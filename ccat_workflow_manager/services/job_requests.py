@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ccat_workflow_manager.db.products import Upstream
 from ccat_workflow_manager.definition.compiled import CompiledPipeline
 from ccat_workflow_manager.definition.substitution import substitute_step
+from ccat_workflow_manager.errors import StagingError
 from ccat_workflow_manager.execution.exit_record import wrapped
 from ccat_workflow_manager.execution.launch_spec import (
     Input,
@@ -17,7 +18,10 @@ from ccat_workflow_manager.execution.launch_spec import (
     UpstreamProduct,
     UpstreamProducts,
 )
+from ccat_workflow_manager.execution.secrets import hand_over
 from ccat_workflow_manager.execution.staging import stage
+from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
 from ccat_workflow_manager.hpc.base import JobRequest
 from ccat_workflow_manager.lifecycle.models import WorkItem
 from ccat_workflow_manager.lifecycle.states import Status
@@ -39,8 +43,10 @@ def build_request(
     """Stage the attempt and return its request. A backend that runs nothing gets no directories."""
     if not backend.capabilities.executes:
         return JobRequest(job_name=item.job_name, resource_requirements=item.resources, priority=item.priority)
+    step = _step_launch(item, compiled, upstream, inputs, backend, host)
+    values = _secret_values(item, step, backend, host)
     staged = stage(
-        _step_launch(item, compiled, upstream, inputs, backend, host),
+        step,
         base_dir=host.base_dir,
         sif_cache_dir=host.sif_cache_dir,
         runtime=host.runtime_for(backend),
@@ -50,6 +56,9 @@ def build_request(
     )
     dirs, launch, image = staged.dirs, staged.launch, staged.image
     own_record = backend.capabilities.exit_record
+    if values:
+        by_variable = {variable: values[name] for variable, name in launch.secrets.items()}
+        hand_over(by_variable, AttemptFiles.of(dirs.workspace, item.job_name))
     return JobRequest(
         execution_command=launch.vector if own_record else wrapped(launch, dirs, item.job_name),
         image_ref=image.reference if image else None,
@@ -63,7 +72,18 @@ def build_request(
         job_name=item.job_name,
         priority=item.priority,
         mounts=launch.mounts,
+        secrets={variable: f"{item.run.project}/{name}" for variable, name in launch.secrets.items()},
     )
+
+
+def _secret_values(item: WorkItem, step: StepLaunch, backend: BackendHandle, host: WorkerHost) -> dict[str, str]:
+    """The values of the secrets by name, as far as the backend does not take them from a store of its own."""
+    if not step.secrets or backend.secrets == "own":
+        return {}
+    if backend.secrets == "none":
+        text = f"the backend {backend.name} cannot give secrets to its jobs, and step {item.step} uses some"
+        raise StagingError(FailureReason.REJECTED, text)
+    return host.secrets.values(item.run.project, set(step.secrets.values()), item.step)
 
 
 def _step_launch(
@@ -85,6 +105,7 @@ def _step_launch(
         command=step.command,
         image=step.image,
         environment=step.environment,
+        secrets=step.secrets,
         resources=item.resources,
         parameters=run.parameters,
         item=item.item,

@@ -359,9 +359,11 @@ class Launcher:
         return Transition(item.step_run_id, [event], item.token)
 
     def _cancelled(self, item: WorkItem) -> Transition:
+        self._context.host.remove_secrets(item)
         return Transition(item.step_run_id, [cancelled(self._context.worker)], item.token)
 
     def _failed(self, item: WorkItem, claim: _Claim, reason: FailureReason, text: str) -> Transition:
+        self._context.host.remove_secrets(item)
         policy = claim.compiled[item.run.spec_id].step(item.step).retry
         return self._context.failure(item, policy, reason, text)
 

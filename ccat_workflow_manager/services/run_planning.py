@@ -21,7 +21,7 @@ from ccat_workflow_manager.errors import MAX_FAULTS, Conflict, Fault, Invalid, N
 from ccat_workflow_manager.identity import Projects, sees
 from ccat_workflow_manager.json_values import invalid, weight
 from ccat_workflow_manager.limits import limits
-from ccat_workflow_manager.services.catalogue import Catalogue, check_files, save_files
+from ccat_workflow_manager.services.catalogue import Catalogue, check_files, save_files, secret_faults
 from ccat_workflow_manager.services.globs import Globs
 from ccat_workflow_manager.services.run_request import RunRequest, RunSubmission
 
@@ -123,6 +123,7 @@ class RunPlanner:
             planned = self._planned(request, target, parameters)
             self._count(planned)
             self._check_inputs(submission, target.compiled, planned, parameters)
+            self._check_secrets(request, target.compiled)
             ancestry = None if request.reuse is None else self._ancestry(request.reuse)
             return PlannedRun(submission, target, parameters, planned, self._default_backend, ancestry)
         except RequestError as error:
@@ -189,6 +190,11 @@ class RunPlanner:
         definition = "pipeline" if submission.request.spec is None else "spec"
         faults = self._catalogue.input_faults(compiled, planned, parameters, str(submission.run_id))
         if found := _below(definition, islice(faults, MAX_FAULTS + 1)):
+            raise invalid(found)
+
+    def _check_secrets(self, request: RunRequest, compiled: CompiledPipeline) -> None:
+        faults = secret_faults(compiled, request.backend, self._default_backend)
+        if found := _below("pipeline" if request.spec is None else "spec", faults):
             raise invalid(found)
 
     def _check(self, request: RunRequest) -> None:

@@ -97,6 +97,7 @@ class StatusUpdater:
         if not info.finished or not backend.capabilities.executes:
             return info
         host = self._context.host
+        host.remove_secrets(item)
         try:
             return read_end(info, host.dirs(item), item.job_name, host.runtime_for(backend))
         except OSError:
@@ -145,9 +146,11 @@ class StatusUpdater:
     def finish(self, result: AppliedVerdicts) -> None:
         """After the commit: let the backend forget jobs without results, and collect the results of the others."""
         refused = result.applied.refused
-        for item, _ in result.judged:
+        for item, verdict in result.judged:
             if item.step_run_id in refused:
                 log.debug("verdict on %s/%s not recorded: %s", item.step, item.key, refused[item.step_run_id])
+            elif verdict.unknown and verdict.events and result.backend.capabilities.executes:
+                self._context.host.remove_secrets(item)
         result.backend.cleanup_many(_ended_without_results(result))
         if result.applied.breaker_opened:
             requeue_waiting(self._context.database, self._context.doorbell)

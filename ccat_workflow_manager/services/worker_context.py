@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 from ccat_workflow_manager.db.backends import BackendStore
@@ -20,12 +21,17 @@ from ccat_workflow_manager.execution.inputs import Fetch, InputLimits
 from ccat_workflow_manager.execution.layout import AttemptDirs, attempt_dirs
 from ccat_workflow_manager.execution.output_limits import OutputLimits
 from ccat_workflow_manager.execution.runtime import BY_BACKEND, Runtime
+from ccat_workflow_manager.execution.secrets import Secrets
 from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
+from ccat_workflow_manager.hpc.attempt.script import remove_secrets
 from ccat_workflow_manager.lifecycle.breaker import BreakerPolicy
 from ccat_workflow_manager.lifecycle.models import Facts, RetryPolicy, RunFacts, Transition, WorkItem
 from ccat_workflow_manager.lifecycle.verdict import failed
 from ccat_workflow_manager.services.backend_handle import BackendHandle
 from ccat_workflow_manager.services.catalogue import Catalogue
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,7 @@ class WorkerHost:
     input_limits: InputLimits
     fetch: Fetch
     """Brings inputs of stores to this host."""
+    secrets: Secrets = field(default_factory=Secrets)
     run_group: int | None = None
     """The group that may read the directories of runs, besides the user of the service."""
 
@@ -50,6 +57,14 @@ class WorkerHost:
 
     def dirs(self, item: WorkItem) -> AttemptDirs:
         return self.dirs_of(item.run, item.step, item.key, item.attempt)
+
+    def remove_secrets(self, item: WorkItem) -> None:
+        """Remove what is left of the secrets of an attempt whose job has ended or does not exist."""
+        files = AttemptFiles.of(self.dirs(item).workspace, item.job_name)
+        try:
+            remove_secrets(files)
+        except OSError as error:
+            log.error("remove %s by hand, it may hold secrets: %s", files.secrets, error.strerror)
 
     def dirs_of(self, run: RunFacts, step: str, key: str, attempt: int) -> AttemptDirs:
         return attempt_dirs(self.base_dir, run.pipeline, str(run.run_id), step, key, attempt)

@@ -61,6 +61,10 @@ class Settings(SettingsModel):
         description="Directories, `s3://BUCKET/PREFIX` and `https://HOST/PATH` that `inputs` of steps may come from, "
         "with commas between them. Empty: none, in localdev any."
     )
+    secrets_dir: Path = Field(
+        description="Directory of the secrets that steps may name: the file `PROJECT/NAME` holds the value. No input "
+        "may come from it. Empty: only variables `CCAT_WM_SECRET_PROJECT__NAME` of the worker."
+    )
     input_max_files: int = Field(ge=1, description="How many inputs one step run may have.")
     input_max_entries: int = Field(
         ge=1,

@@ -21,7 +21,7 @@ from ccat_workflow_manager.services import poll as follow
 from ccat_workflow_manager.testing.fake_backend import FakeBackend
 from tests.chaos.executing import Executing, start_one, sweep
 from tests.support.armed import Injected, Plan
-from tests.support.step_runs import cancel_wanted, poll, start
+from tests.support.step_runs import cancel_wanted, one_step, poll, start
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +53,23 @@ def test_a_job_script_that_cannot_be_written_is_written_by_another_attempt(conte
         pass
     [job] = backend.jobs.values()
     assert Path(job.request.execution_command[1]).read_text().startswith("#!/bin/sh")
+
+
+@pytest.mark.parametrize("injection", ["before raise", "after raise", "after timeout", "before twice"])
+def test_secrets_that_cannot_be_handed_over_are_those_of_another_attempt(
+    context: Context, monkeypatch: pytest.MonkeyPatch, injection: str
+) -> None:
+    monkeypatch.setenv("CCAT_WM_SECRET_default__archive", "canary")
+    backend = Executing()
+    context.use_backend("noop", backend)
+    start(context, one_step(environment={"TOKEN": {"secret": "archive"}}))
+    failpoints.arm(Plan(f"* files.secrets {injection}"))
+    while context.launcher.launch("noop", 1):
+        pass
+    [job] = backend.jobs.values()
+    [left] = context.settings.pipeline_base_dir.rglob("*.secrets")
+    assert left.name.removesuffix(".secrets") == job.request.job_name
+    assert left.read_text() == "export TOKEN=canary\n"
 
 
 @pytest.mark.parametrize("injection", ["before raise", "before timeout"])

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.canary import prove_that_it_stays_secret
 from tests.support.fixtures_service import Service, running_service, sh
 from tests.support.reaper import Reaper
 
@@ -39,6 +40,10 @@ def test_the_contract_holds_in_a_container(contained: Service, tools_image: Path
     assert "WORKFLOW_STEP=use" in log
     assert "CCAT_WORKFLOW_MANAGER" not in log
     assert '"step"' in log
+
+
+def test_a_secret_stays_secret(contained: Service, tools_image: Path) -> None:
+    prove_that_it_stays_secret(contained, image=str(tools_image))
 
 
 def test_upstream_products_cannot_be_changed(contained: Service, tools_image: Path) -> None:

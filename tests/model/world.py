@@ -37,7 +37,7 @@ ENDS = {
 """How a job may end, and what its backend then says."""
 QUEUED, RUNNING = "queued", "running"
 _ID = UUID(int=1)
-_RUN = RunFacts(UUID(int=2), "model", UUID(int=3), {})
+_RUN = RunFacts(UUID(int=2), "default", "model", UUID(int=3), {})
 
 
 class Row(NamedTuple):

@@ -66,7 +66,7 @@ class Service:
         self._program = [program]
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("CCAT_")},
-            **variables(**_STANDARD),
+            **variables(**_STANDARD, SECRETS_DIR=str(directory / "secrets")),
             **environment,
         }
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -165,6 +165,11 @@ class Service:
         if self.process is not None and self.process.poll() is None:
             self.stop()
         leftovers.clear(self.directory, self.data_dir)
+
+    def give_secret(self, name: str, value: str, project: str = "default") -> None:
+        file = self.directory / "secrets" / project / name
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file.write_text(value)
 
     # --- the client ---------------------------------------------------------------------------------------------------
 

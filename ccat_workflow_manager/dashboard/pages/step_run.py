@@ -96,9 +96,11 @@ def _part(board: Board, step_run_id: UUID, values: dict[str, Any], part: str, st
     """The chosen part of what the attempt has left, as text; `gone` says why there is none."""
     shown: dict[str, Any] = {"text": "", "gone": "", "size": None, "next_offset": None, "environment": {}}
     spec = values["step_spec"]
-    environment = {name: str(value) for name, value in (spec.get("environment") or {}).items()}
+    given = spec.get("environment") or {}
+    environment = {name: value for name, value in given.items() if isinstance(value, str)}
     if part == "environment":
-        return shown | {"environment": attempt_texts.masked(environment)}
+        named = {name: f"from the secret {value['secret']}" for name, value in given.items() if name not in environment}
+        return shown | {"environment": attempt_texts.masked(environment) | named}
     if part == "command":
         return shown | {"text": attempt_texts.without_secrets(_command(spec), environment)}
     if part == "events" or not values["chosen"]:

@@ -63,6 +63,11 @@ class AttemptFiles:
         return self.base + ".sh"
 
     @property
+    def secrets(self) -> str:
+        """Secrets for the job, until it has started, or has ended if it may be started again."""
+        return self.base + ".secrets"
+
+    @property
     def record(self) -> str:
         return self.base + ".exit.json"
 

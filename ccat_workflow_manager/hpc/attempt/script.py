@@ -19,7 +19,8 @@ import json
 import os
 import pwd
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from shlex import quote
 
@@ -45,6 +46,7 @@ def render_job_script(
     supervised: bool = False,
     own_cgroup: bool = False,
     first: str = "",
+    secrets: Collection[str] = (),
 ) -> str:
     """The text of the script, to be written with `write_script`.
 
@@ -52,9 +54,15 @@ def render_job_script(
     kernel counts there: the peak of memory, and whether a process was killed for it. A group without a limit of its own
     is not taken for the job's. `first` is what a script alone runs before everything else.
 
+    `secrets` are variables whose values are in the file of `write_secrets`. A supervised script removes it when it has
+    read it. A script alone, which its scheduler may start again, removes it at the end.
+
     Raises ValueError for what no program can get: no command, a NUL, a variable without a name.
     """
     _check(command, environment, cwd)
+    if wrong := [name for name in secrets if not _plain(name)]:
+        raise ValueError(f"the variable {wrong[0]} cannot hold a secret: it has a meaning for the shell")
+    remove = f"PATH={CLEAN_PATH} rm -f -- {quote(files.secrets)}\n" if secrets else ""
     quoted = _Quoted(
         head=quote(f'{{"version":{VERSION},"job_name":{json.dumps(files.job_name)},"pid":'),
         part=quote(files.record_part),
@@ -62,7 +70,8 @@ def render_job_script(
         stdout=quote(files.stdout),
         stderr=quote(files.stderr),
         cwd=quote(cwd),
-        run=_invocation(command, environment),
+        run=_invocation(command, environment, _load(files, remove if supervised else "") if secrets else ""),
+        remove=remove,
     )
     return _supervised(quoted) if supervised else _alone(quoted, _MEMORY if own_cgroup else _NO_MEMORY, first)
 
@@ -78,6 +87,8 @@ class _Quoted:
     stderr: str
     cwd: str
     run: str
+    remove: str
+    """Removes the secrets of a script alone."""
 
     @property
     def streams(self) -> str:
@@ -196,7 +207,7 @@ done
 {_MEASURE}
 printf ',"exit_code":%s,"ended":%s,"ticks":%s,"host":"%s","started_at":"%s","finished_at":"%s"%s}}\\n' \\
   "$status" "$ended" "$ticks" "$host" "$started" "$(now)" "$memory" >>{quoted.part}
-PATH={CLEAN_PATH} mv -f -- {quoted.part} {quoted.record}
+{quoted.remove}PATH={CLEAN_PATH} mv -f -- {quoted.part} {quoted.record}
 exit "$status"
 """
 
@@ -214,18 +225,24 @@ def _check(command: Sequence[str], environment: Mapping[str, str], cwd: str) -> 
             raise ValueError(f"{text!r} contains a NUL, which no program can get")
 
 
-def _invocation(command: Sequence[str], environment: Mapping[str, str]) -> str:
+def _load(files: AttemptFiles, then: str) -> str:
+    """Reads the secrets into the environment of a subshell."""
+    gone = f"the secrets of the job are gone: {files.secrets}"
+    return f"[ -r {quote(files.secrets)} ] || {{ echo {quote(gone)} >&2; exit 126; }}\n. {quote(files.secrets)}\n{then}"
+
+
+def _invocation(command: Sequence[str], environment: Mapping[str, str], load: str) -> str:
     """The command with its environment, so that no part of either means anything to the shell."""
     special = {name: value for name, value in environment.items() if not _plain(name)}
     assignments = [f"{name}={quote(value)}" for name, value in environment.items() if _plain(name)]
     words = [quote(word) for word in command]
-    if "/" in command[0] and not special:
+    if "/" in command[0] and not special and not load:
         # Such a word is never a builtin; assignments in front hold for this one program. Cheaper than a subshell.
         return " ".join([*assignments, *words])
     if special:
         words = ["/usr/bin/env", "--", *(quote(f"{name}={value}") for name, value in special.items()), *words]
     exports = f"export {' '.join(assignments)}; " if assignments else ""
-    return f"({exports}exec {' '.join(words)})"
+    return f"({load}{exports}exec {' '.join(words)})"
 
 
 def _plain(name: str) -> bool:
@@ -238,6 +255,19 @@ def write_script(files: AttemptFiles, script: str) -> None:
         if not os.path.isdir(directory):
             os.makedirs(directory, exist_ok=True)
     write_new(files.script, script.encode("utf-8", "surrogateescape"))
+
+
+def write_secrets(files: AttemptFiles, values: Mapping[str, str]) -> None:
+    """Write the file that a script with `secrets` reads; only its owner can. Raises OSError."""
+    os.makedirs(files.directory, exist_ok=True)
+    text = "".join(f"export {name}={quote(value)}\n" for name, value in values.items())
+    write_new(files.secrets, text.encode("utf-8", "surrogateescape"))
+
+
+def remove_secrets(files: AttemptFiles) -> None:
+    """Remove what `write_secrets` has written, if it is still there. Raises OSError."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        os.unlink(files.secrets)
 
 
 def clean_environment() -> dict[str, str]:

@@ -173,6 +173,7 @@ class BatchBackend(FileBackend):
             cwd=request.workspace_dir,
             files=files,
             own_cgroup=self.own_cgroup,
+            secrets=request.secrets,
         )
 
     def _chunks(self, members: Sequence[ArrayTask]) -> list[Sequence[ArrayTask]]:

@@ -62,7 +62,9 @@ class ConcurrentBackend(FileBackend):
     """Runs jobs in a pool of this process. `max_workers` 0 means one for each CPU of the machine."""
 
     name = "concurrent"
-    capabilities = Capabilities(find=True, exit_record=True, survives_worker=False, notifies=True, lists=True)
+    capabilities = Capabilities(
+        find=True, exit_record=True, survives_worker=False, notifies=True, lists=True, secrets="files"
+    )
     settings = ConcurrentSettings
 
     def __init__(

@@ -80,7 +80,9 @@ class DaskBackend(FileBackend):
     """Runs jobs as tasks of a Dask cluster."""
 
     name = "dask"
-    capabilities = Capabilities(bulk_status=True, bulk_submit=True, find=True, exit_record=True, lists=True)
+    capabilities = Capabilities(
+        bulk_status=True, bulk_submit=True, find=True, exit_record=True, lists=True, secrets="files"
+    )
     settings = DaskSettings
     submit_seconds = START_SECONDS + 2 * ANSWER_SECONDS
 

@@ -75,7 +75,9 @@ class KubernetesBackend(FileBackend):
     """Jobs in one namespace of a cluster."""
 
     name = "kubernetes"
-    capabilities = Capabilities(bulk_status=True, find=True, exit_record=True, notifies=True, lists=True, gpu=True)
+    capabilities = Capabilities(
+        bulk_status=True, find=True, exit_record=True, notifies=True, lists=True, gpu=True, secrets="own"
+    )
     settings = KubernetesSettings
     submit_seconds = 60
 

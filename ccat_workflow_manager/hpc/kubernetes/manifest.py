@@ -130,7 +130,10 @@ def _container(
         "image": oci_image(request.image_ref, NATIVE_SETTING) if site.native else site.settings.launcher_image,
         # Kubernetes puts variables into what looks like $(NAME); `$$` stands for a plain `$`.
         "command": ["/bin/sh", script.replace("$", "$$")],
-        "env": [{"name": POD_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
+        "env": [
+            {"name": POD_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+            *_secret_variables(request, site),
+        ],
         "resources": _resources(request.resource_requirements, site, extra),
         "volumeMounts": mounts,
         # The message of the shell if the script could not begin.
@@ -138,6 +141,16 @@ def _container(
     }
     security = _container_security(site)
     return container | ({"securityContext": security} if security else {})
+
+
+def _secret_variables(request: JobRequest, site: Site) -> list[dict[str, Any]]:
+    """The kubelet reads the values: no other part of the cluster, and no process of ours, gets to see them."""
+    found = []
+    for variable, reference in request.secrets.items():
+        project, _, key = reference.partition("/")
+        source = {"name": f"{site.settings.secrets_prefix}-{project}", "key": key, "optional": False}
+        found.append({"name": variable, "valueFrom": {"secretKeyRef": source}})
+    return found
 
 
 def _pod_security(site: Site) -> dict[str, Any]:

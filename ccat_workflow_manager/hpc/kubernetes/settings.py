@@ -49,6 +49,10 @@ class KubernetesSettings(BackendSettings):
     tolerations: str = Field(default="", description="Tolerations of the pods, as YAML or JSON.")
     service_account: str = Field(default="", description="Service account of the pods; empty: the namespace's default.")
     pull_secrets: str = Field(default="", description="Secrets for private registries, separated by commas.")
+    secrets_prefix: DnsLabel = Field(
+        default="ccat-wm-secrets",
+        description="The secrets of steps are keys of the Secret `PREFIX-PROJECT` in the namespace of the jobs.",
+    )
     priority_class: str = Field(default="", description="PriorityClass of the pods whose step names none.")
     allowed_priority_classes: str = Field(
         default="", description="PriorityClasses that a step may choose, separated by commas."

@@ -52,6 +52,7 @@ _BY_POD_REASON = {
     "UnexpectedAdmissionError": FailureReason.NODE_FAILURE,
 }
 _NEVER_STARTED = ("StartError", "ContainerCannotRun", "ContainerStatusUnknown")
+_NO_SECRET = re.compile(r'secret "[^"]*" not found|^couldn\'t find key \S+ in Secret ')
 _CODE_IN_CONDITION = re.compile(r"failed with exit code (\d+)")
 
 
@@ -153,6 +154,8 @@ def _stuck(evidence: Evidence, pod: SeenPod, waiting: Condition, known: HPCJobIn
         return replace(known, message=f"{waiting} (for {waited:.0f} s)")
     if waiting.reason == "InvalidImageName":
         reason = FailureReason.IMAGE_INVALID
+    elif _NO_SECRET.search(waiting.message):
+        reason = FailureReason.SECRET_MISSING
     else:
         reason = FailureReason.IMAGE_PULL if waiting.reason in IMAGE_TROUBLE else FailureReason.CONTAINER_FAILED
     return replace(known, status=JobStatus.FAILED, reason=reason, message=str(waiting))

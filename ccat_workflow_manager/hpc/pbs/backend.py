@@ -49,7 +49,7 @@ class PbsBackend(CommandBackend):
     """Jobs at a PBS server; see docs/backends/pbs.md."""
 
     name = "pbs"
-    capabilities = Capabilities(bulk_status=True, find=True, exit_record=True, gpu=True, lists=True)
+    capabilities = Capabilities(bulk_status=True, find=True, exit_record=True, gpu=True, lists=True, secrets="files")
     settings = PbsSettings
     number_pattern = NUMBER
 

@@ -51,7 +51,7 @@ class RadicalPilotBackend(FileBackend):
 
     name = BACKEND
     capabilities = Capabilities(
-        bulk_status=True, find=True, exit_record=True, survives_worker=False, lists=True, gpu=True
+        bulk_status=True, find=True, exit_record=True, survives_worker=False, lists=True, gpu=True, secrets="files"
     )
     settings = RadicalPilotSettings
     start_seconds = 120

@@ -66,7 +66,9 @@ class SlurmBackend(CommandBackend):
     """Jobs on a Slurm cluster; see docs/backends/slurm.md."""
 
     name = "slurm"
-    capabilities = Capabilities(bulk_status=True, bulk_submit=True, find=True, exit_record=True, gpu=True, lists=True)
+    capabilities = Capabilities(
+        bulk_status=True, bulk_submit=True, find=True, exit_record=True, gpu=True, lists=True, secrets="files"
+    )
     settings = SlurmSettings
 
     def __init__(self, *, log_limit_mb: float = 512, disk_limit_gb: float = 0, **settings: Any) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from tests.backends.kubernetes.harness import IMAGES, KubernetesHarness, kubernetes_harness
 from tests.stand_ins.kubernetes import ApiServer, Node
+from tests.support.canary import CANARY, VALUE
 from tests.support.fixtures_service import Service, running_service
 from tests.support.reaper import Reaper
 
@@ -38,7 +39,8 @@ def nodes(cpu: str, memory: str) -> tuple[Node, Node]:
 def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     """One cluster for all tests that do not break it."""
     directory = tmp_path_factory.mktemp("cluster")
-    with ApiServer(directory, images=IMAGES, nodes=nodes("16", "64Gi"), clock_scale=4) as server:
+    secrets = {"ccat-wm-secrets-default": {CANARY: VALUE}}
+    with ApiServer(directory, images=IMAGES, nodes=nodes("16", "64Gi"), clock_scale=4, secrets=secrets) as server:
         yield server
 
 

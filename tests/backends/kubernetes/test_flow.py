@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.stand_ins.kubernetes import ApiServer
+from tests.support.canary import prove_that_it_stays_secret
 from tests.support.fixtures_service import Service, sh
 from tests.support.waiting import wait_until
 
@@ -21,6 +22,19 @@ def test_native_steps_hand_products_on(native_service: Service) -> None:
     assert run["status"] == "COMPLETED", (run, native_service.log())
     assert native_service.stream(native_service.step(run_id, "gather")) == "a\nb\n"
     assert native_service.step(run_id, "many", "b")["job_id"].startswith("default/ccat-")
+
+
+def test_a_secret_of_the_cluster_stays_secret(kubernetes_service: Service, native_service: Service) -> None:
+    prove_that_it_stays_secret(kubernetes_service)
+    prove_that_it_stays_secret(native_service, image="ccat/shell:1")
+
+
+def test_a_secret_that_the_cluster_does_not_have(kubernetes_service: Service) -> None:
+    run_id = kubernetes_service.submit(sh("true", environment={"TOKEN": {"secret": "unknown"}}))
+    kubernetes_service.wait(run_id)
+    step = kubernetes_service.step(run_id, "only")
+    assert (step["status"], step["reason"]) == ("FAILED", "secret_missing"), step
+    assert "unknown" in step["reason_text"]
 
 
 def test_native_keeps_the_container_contract(native_service: Service) -> None:

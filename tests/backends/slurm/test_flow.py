@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.backends.slurm.cluster import Cluster, cgroups
+from tests.support.canary import prove_that_it_stays_secret
 from tests.support.fixtures_service import Service, sh
 from tests.support.waiting import wait_until
 
@@ -25,6 +26,10 @@ def number(step: Mapping[str, Any]) -> str:
 def reason_of(service: Service, run_id: str) -> tuple[str, str]:
     step = service.step(run_id, "only")
     return step["status"], step["reason"]
+
+
+def test_a_secret_stays_secret(slurm_service: Service, slurm_cluster: Cluster) -> None:
+    prove_that_it_stays_secret(slurm_service, slurm_cluster.directory)
 
 
 @pytest.mark.slow

@@ -49,6 +49,8 @@ class Surroundings:
     claims: Mapping[str, Path]
     host: str
     port: int
+    secrets: Mapping[str, Mapping[str, str]]
+    """The same Secrets in every namespace."""
 
 
 class ContainerRun:
@@ -261,9 +263,20 @@ def _environment(around: Surroundings, pod: Object, container: Object, image: Im
             environment[variable["name"]] = _expand(variable.get("value") or "", environment)
         elif source == {"fieldRef": {"fieldPath": "metadata.name"}}:
             environment[variable["name"]] = pod["metadata"]["name"]
+        elif (wanted := source.get("secretKeyRef")) is not None:
+            environment[variable["name"]] = _secret(around, pod["metadata"]["namespace"], wanted)
         else:
             raise CannotConfigure(f"the stand-in has no variables of this source: {source}")
     return environment
+
+
+def _secret(around: Surroundings, namespace: str, wanted: Object) -> str:
+    name, key = wanted["name"], wanted["key"]
+    if name not in around.secrets:
+        raise CannotConfigure(f'secret "{name}" not found')
+    if key not in around.secrets[name]:
+        raise CannotConfigure(f"couldn't find key {key} in Secret {namespace}/{name}")
+    return around.secrets[name][key]
 
 
 def _expand(text: str, environment: Mapping[str, str]) -> str:

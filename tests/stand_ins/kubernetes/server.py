@@ -50,6 +50,7 @@ class ApiServer:
         images: Mapping[str, Image] | None = None,
         nodes: Sequence[Node] = (Node(),),
         claims: Mapping[str, Path] | None = None,
+        secrets: Mapping[str, Mapping[str, str]] | None = None,
         namespaces: Sequence[str] = ("default",),
         clock_scale: float = 1.0,
         version: str = "1.37",
@@ -77,7 +78,7 @@ class ApiServer:
         api = Api(store, writes, self._access, self.faults, version, clock_scale, directory, kubelet.lost)
         self._http = HttpServer(api.answer, tls)
         self.url = f"{'https' if tls else 'http'}://{HOST}:{self._http.port}"
-        kubelet.surroundings = Surroundings(directory, dict(claims or {}), HOST, self._http.port)
+        kubelet.surroundings = Surroundings(directory, dict(claims or {}), HOST, self._http.port, secrets or {})
         store.listeners += [scheduler.on_change, self._on_change, jobs.on_change, deletion.on_change]
 
     @property
