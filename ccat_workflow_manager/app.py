@@ -39,6 +39,7 @@ from ccat_workflow_manager.api.problems import handle_errors
 from ccat_workflow_manager.api.rate_limit import RateLimit
 from ccat_workflow_manager.api.rights import authorize, declare
 from ccat_workflow_manager.api.run_watch import RunWatch
+from ccat_workflow_manager.api.tes import routes as tes
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.dashboard import router as dashboard
 from ccat_workflow_manager.services.answers import Answers
@@ -84,6 +85,9 @@ def create_app(context: Context, *, secret: str | None = None) -> FastAPI:
         audit, explain, ledger, service, figures,
     ):  # fmt: skip
         app.include_router(resource.router, prefix=PREFIX, dependencies=checked, responses=PROBLEMS)
+    for prefix in tes.PREFIXES:
+        once = prefix == tes.PREFIXES[0]
+        app.include_router(tes.router, prefix=prefix, dependencies=checked, responses=PROBLEMS, include_in_schema=once)
     app.include_router(service.health, dependencies=checked)
     app.include_router(login.router, dependencies=checked, responses=PROBLEMS)
     app.include_router(metrics.router, dependencies=checked, responses=PROBLEMS)

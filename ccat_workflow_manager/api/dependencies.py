@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from fastapi import Depends, Header, Request
 from fastapi.dependencies.models import Dependant
@@ -33,7 +33,6 @@ YAML_TYPES = ("application/yaml", "application/x-yaml", "text/yaml", "text/x-yam
 
 M = TypeVar("M", bound=BaseModel)
 
-_REPEATABLE = ("status", "label", "type")
 _LONGEST_KEY = 255
 
 
@@ -75,15 +74,22 @@ async def known_parameters(request: Request) -> None:
     if not request.scope["query_string"]:
         return
     route: APIRoute = request.scope["route"]
-    known = [field.alias for field in route.dependant.query_params]
+    parameters = {field.alias: field.field_info.annotation for field in route.dependant.query_params}
+    known = list(parameters)
     given = Counter(name for name, _ in request.query_params.multi_items())
     hint = f"; known: {', '.join(known)}" if known else "; this call has none"
     faults = [Fault(name, f"unknown parameter{hint}") for name in given if name not in known]
     faults += [
-        Fault(name, "is given more than once") for name, count in given.items() if count > 1 and name not in _REPEATABLE
+        Fault(name, "is given more than once")
+        for name, count in given.items()
+        if count > 1 and not _is_list(parameters.get(name))
     ]
     if faults:
         raise Invalid(faults=faults)
+
+
+def _is_list(annotation: Any) -> bool:
+    return any(get_origin(each) is list for each in (annotation, *get_args(annotation)))
 
 
 def _storable_key(key: str) -> str:

@@ -47,7 +47,7 @@ class Rest:
         self.client = client
 
     def send(self, method: str, path: str, **more: Any) -> Response:
-        url = path if path.startswith(("/healthz", "/readyz", "/login")) else V1 + path
+        url = path if path.startswith(("/healthz", "/readyz", "/login", "/ga4gh")) else V1 + path
         response: Response = self.client.request(method, url, **more)
         return response
 
@@ -149,8 +149,10 @@ class Hand:
         )
         self.apply(item, *notes, facts=facts, products=products)
 
-    def fail(self, item: WorkItem, text: str = "it broke") -> None:
-        note = TransitionEvent(Event.FAILED, "test", FailureReason.PROGRAM_FAILED, text)
+    def fail(
+        self, item: WorkItem, text: str = "it broke", reason: FailureReason = FailureReason.PROGRAM_FAILED
+    ) -> None:
+        note = TransitionEvent(Event.FAILED, "test", reason, text)
         self.apply(item, _note(Event.JOB_SUBMITTED), note, facts=Facts(job_id=f"job {item.job_name}", exit_code=3))
 
     def finished_run(self) -> str:

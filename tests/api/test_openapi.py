@@ -153,6 +153,10 @@ def test_every_response_has_the_fields_of_its_schema(rest: Rest, hand: Hand, con
     call("GET", f"{v1}/breakers")
     for method, verb in (("GET", "events"), ("POST", "release")):
         call(method, f"{v1}/breakers/{{breaker_id}}/{verb}", breaker_id=breaker_id)
+    task = call("POST", "/ga4gh/tes/v1/tasks", {"executors": [{"image": "a", "command": ["b"]}]})
+    for path in ("/service-info", "/tasks", "/tasks/{run_id}"):
+        call("GET", f"/ga4gh/tes/v1{path}", run_id=task["id"])
+    call("POST", "/ga4gh/tes/v1/tasks/{run_id}:cancel", run_id=task["id"])
     token = call("POST", f"{v1}/tokens", {"name": "a", "role": "viewer"})
     call("GET", f"{v1}/tokens")
     call("DELETE", f"{v1}/tokens/{{token_id}}", token_id=token["id"])

@@ -40,6 +40,8 @@ class RunFilter:
     project: str | None = None
     pipeline: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
+    label_prefixes: Mapping[str, str] = field(default_factory=dict)
+    """How the values of these labels begin; an empty text: any value."""
     created_after: datetime | None = None
     caveats: bool | None = None
     created_before: datetime | None = None
@@ -75,6 +77,9 @@ class RunFilter:
         if self.labels:
             where.append("r.labels @> CAST(:labels AS jsonb)")
             values["labels"] = json.dumps(dict(self.labels))
+        for number, (name, prefix) in enumerate(self.label_prefixes.items()):
+            where.append(f"starts_with(r.labels ->> :label_{number}, :prefix_{number})")
+            values |= {f"label_{number}": name, f"prefix_{number}": prefix}
         if self.caveats is not None:
             where.append("r.n_caveats > 0" if self.caveats else "r.n_caveats = 0")
         for name, condition in _PLAIN.items():

@@ -9,7 +9,7 @@ from uuid import UUID
 from ccat_workflow_manager.db.conditions import counter
 from ccat_workflow_manager.db.queries import Row, project_list, rows, times, visible
 from ccat_workflow_manager.db.queries.run_filter import RunFilter
-from ccat_workflow_manager.db.queries.step_runs import STEP_RUN
+from ccat_workflow_manager.db.queries.step_runs import STEP_RUN, step_run_columns
 from ccat_workflow_manager.db.queries.waits import waits_of_run
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.identity import Projects
@@ -32,6 +32,9 @@ SELECT row_to_json(x)::text AS run,
 FROM (SELECT {RUN} FROM runs r WHERE r.id = :id) x
 """
 
+
+_STEP_RUNS = f"""(SELECT string_agg(row_to_json(y)::text, ',' ORDER BY y.id)
+   FROM (SELECT {step_run_columns("NULL::text")} FROM step_runs s WHERE s.run_id = x.id) y)"""
 
 _VERSIONS = "SELECT id, xmin::text, finished_at IS NOT NULL FROM runs WHERE id = ANY(:ids)"
 
@@ -66,6 +69,13 @@ def runs_page(unit: UnitOfWork, wanted: RunFilter, after: UUID | None, limit: in
     """Runs without their step runs, newest first."""
     chosen, values = _chosen(RUN, wanted, after, limit)
     return rows(unit, f"SELECT x.id, row_to_json(x)::text FROM ({chosen}) x", values)
+
+
+def details_page(unit: UnitOfWork, wanted: RunFilter, after: UUID | None, limit: int) -> list[Row]:
+    """Runs with their step runs, newest first, without what these wait for."""
+    chosen, values = _chosen(RUN, wanted, after, limit)
+    found = unit.execute(f"SELECT x.id, row_to_json(x)::text, {_STEP_RUNS} FROM ({chosen}) x", values)
+    return [Row(key, with_step_runs(run, step_runs)) for key, run, step_runs in found]
 
 
 def run_ids(unit: UnitOfWork, wanted: RunFilter, after: UUID | None, limit: int) -> list[UUID]:
