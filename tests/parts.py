@@ -84,6 +84,7 @@ PARTS: dict[str, Callable[[], str | None]] = {
     "slurm": _slurm,
     "sshd": _sshd,
     "docker": _docker,
+    "compose": lambda: _program("docker-compose", "--version"),
     "chromium": lambda: _program("chromium", "--version"),
     "systemd-analyze": lambda: _program("systemd-analyze", "--version"),
     "radical": lambda: _wheel("radical.pilot"),

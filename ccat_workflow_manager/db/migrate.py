@@ -47,8 +47,16 @@ def state(database: Database) -> SchemaState:
 
 
 def upgrade(database: Database) -> SchemaState:
-    """Run the missing migrations, and adopt a database that comes from another server. Returns the state before."""
+    """Run the missing migrations, and adopt a database that comes from another server. Returns the state before.
+
+    Raises ConfigurationError if the database is of another program, or cannot hold every text.
+    """
     before = state(database)
+    with database.read() as unit:
+        encoding = unit.execute("SHOW server_encoding").scalar_one()
+    if encoding != "UTF8":
+        how = "CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0"
+        raise ConfigurationError(f"the encoding of the database is {encoding}, it has to be UTF8; make one by: {how}")
     if not before.is_current:
         config = _config()
         with database.begin("commit.migrate") as unit:

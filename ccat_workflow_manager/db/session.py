@@ -106,6 +106,7 @@ class Database:
             connect_args={
                 "application_name": application_name,
                 "connect_timeout": 5,
+                "client_encoding": "utf8",
                 "options": options,
                 **_KEEP_ALIVE,
             },

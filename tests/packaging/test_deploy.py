@@ -97,7 +97,9 @@ def of_kubernetes() -> dict[str, str]:
 
 
 def of_compose() -> dict[str, str]:
-    return {**compose()["x-service"]["environment"], PREFIX + "API_HOSTS": "manager"}
+    """As README.md says for a service. `test_compose.py` starts what is written there."""
+    changed = {"ENV_FOR_DYNACONF": "production", PREFIX + "CONTAINER_RUNTIME": "auto", PREFIX + "API_HOSTS": "manager"}
+    return {**compose()["x-service"]["environment"], PREFIX + "HPC_BACKEND": "concurrent", **changed}
 
 
 def of_systemd() -> dict[str, str]:

@@ -90,6 +90,15 @@ def test_a_database_without_a_schema_is_refused_until_it_is_upgraded(postgres_ur
     database.close()
 
 
+def test_a_database_that_cannot_hold_every_text_is_refused(databases: Any) -> None:
+    url = databases.create(" ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'")
+    database = Database(url)
+    with pytest.raises(ConfigurationError, match="SQL_ASCII"):
+        migrate.upgrade(database)
+    database.close()
+    databases.drop(url)
+
+
 def test_the_status_of_a_run_is_one_rule_in_two_languages(postgres_url: str) -> None:
     combinations = [{status: (number >> bit) & 1 for bit, status in enumerate(Status)} for number in range(1, 512)]
     columns = ", ".join(counter(status) for status in Status)

@@ -42,9 +42,9 @@ class Databases:
         self._numbers = count(1)
         self._prepared: dict[Callable[[str], None], _Prepared] = {}
 
-    def create(self) -> str:
-        """The URL of a fresh database."""
-        return self._make()
+    def create(self, options: str = "") -> str:
+        """The URL of a fresh database. `options` are those of CREATE DATABASE."""
+        return self._make("template0" if options else None, options)
 
     def drop(self, url: str) -> None:
         self._execute(f"DROP DATABASE IF EXISTS {_name_in(url)} WITH (FORCE)")
@@ -67,9 +67,9 @@ class Databases:
             else:
                 self.drop(url)
 
-    def _make(self, template: str | None = None) -> str:
+    def _make(self, template: str | None = None, options: str = "") -> str:
         name = f"test_{next(self._numbers)}"
-        self._execute(f"CREATE DATABASE {name}" + (f" TEMPLATE {template}" if template else ""))
+        self._execute(f"CREATE DATABASE {name}" + (f" TEMPLATE {template}" if template else "") + options)
         return self._url.replace("/ccat?", f"/{name}?")
 
     def _execute(self, statement: str) -> None:

@@ -18,8 +18,9 @@ from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.aws_batch.backend import AwsBatchBackend
 from ccat_workflow_manager.lifecycle.job_info import JobStatus
 from ccat_workflow_manager.testing.harness import BackendHarness, Job
-from tests.backends.aws_batch.docker_daemon import IMAGE, DockerDaemon, Moto
 from tests.backends.aws_batch.harness import SH, native_request
+from tests.backends.aws_batch.moto_server import IMAGE, Moto, busybox
+from tests.support.docker_daemon import DockerDaemon
 from tests.support.fixtures_aws_batch import CREDENTIALS, NO_CONFIGURATION, REGION
 from tests.support.reaper import Reaper
 from tests.support.waiting import wait_until
@@ -32,6 +33,7 @@ JobsWith: TypeAlias = Callable[..., BackendHarness]
 @pytest.fixture(scope="module")
 def moto(reaper: Reaper) -> Iterator[Moto]:
     daemon = DockerDaemon(Path(tempfile.mkdtemp(prefix="ccat-wm-docker-")), reaper)
+    daemon.client.api.import_image_from_data(busybox(), repository=IMAGE.partition(":")[0], tag="1")
     server = Moto(daemon, reaper)
     yield server
     server.close()
