@@ -19,6 +19,7 @@ from ccat_workflow_manager.errors import BackendError, WorkflowError
 from ccat_workflow_manager.execution import runtime
 from ccat_workflow_manager.lifecycle.deletion import What
 from ccat_workflow_manager.managers.loops import (
+    FiguresLoop,
     HistoryLoop,
     LeaseSweep,
     Loop,
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 _JOIN_SECONDS = 10
 _QUEUES_SECONDS = 10
 """A new backend is asked for its queues within so many seconds."""
+_FIGURES_SECONDS = 1
 _HISTORY_SECONDS = 3600
 _RETENTION_SECONDS = 60
 _DELETIONS_SECONDS = 10
@@ -63,6 +65,7 @@ def loops(context: Context) -> list[Loop]:
         Loop("dispatch", settings.dispatch_seconds, RequeueSweep(database, doorbell).tick),
         Loop("sweep", settings.sweep_seconds, LeaseSweep(database, doorbell, settings.max_worker_deaths).tick),
         Loop("queues", _QUEUES_SECONDS, QueuesLoop(database, doorbell).tick),
+        Loop("figures", _FIGURES_SECONDS, FiguresLoop(database).tick),
         Loop("history", _HISTORY_SECONDS, history.tick),
         Loop("retention", _RETENTION_SECONDS, Retention(database, keep).tick),
         Loop("deletions", _DELETIONS_SECONDS, Deletions(database, doorbell).advance),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Hashable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Request
@@ -16,25 +16,43 @@ from ccat_workflow_manager.api.openapi import Shape, Time
 from ccat_workflow_manager.api.paging import etag_of, matches, not_modified, tagged
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.session import UnitOfWork
-from ccat_workflow_manager.db.views import attention, pipelines, runs
+from ccat_workflow_manager.db.views import attention, pipelines
 from ccat_workflow_manager.definition.spec import PIPELINE_NAME
 from ccat_workflow_manager.errors import NotFound
+from ccat_workflow_manager.services import figures
 
 router = APIRouter(tags=["service"])
 
-Span = Literal["1h", "24h", "7d"]
+Span = Literal["1h", "24h", "7d", "30d", "90d"]
 Name = Annotated[str, Path(pattern=PIPELINE_NAME)]
-_SPANS = {"1h": timedelta(hours=1), "24h": timedelta(hours=24), "7d": timedelta(days=7)}
+Counts = dict[str, int]
+Parts = dict[str, list[int]]
+Rates = list[float | None]
 
 
-class Timeseries(Shape):
-    """Runs by the time at which they were created, in equal parts of the span."""
+class Figures(Shape):
+    """Figures of equal parts of a span. The last part is the present one."""
 
     first: Time
     last: Time
     seconds: float = Field(description="Length of one part.")
-    runs: dict[str, list[int]] = Field(description="For each status of runs, how many in each part.")
-    truncated: bool = Field(description="True if only the newest 20,000 runs were counted.")
+    complete_until: Time = Field(description="What happened before this moment is counted.")
+
+
+class Totals(Shape):
+    runs: Counts
+    attempts: Counts
+    failure_rate: float | None
+
+
+class Timeseries(Figures):
+    """What happened to runs and attempts, by the time at which it happened."""
+
+    runs: Parts = Field(description="By outcome (CREATED, COMPLETED, FAILED, CANCELLED), how many in each part.")
+    attempts: Parts = Field(description="By outcome (STARTED, COMPLETED, FAILED, RETRIED, CANCELLED, SKIPPED).")
+    failure_rate: Rates = Field(description="Of the runs that completed or failed in each part; null: none did.")
+    totals: Totals
+    reasons: Counts = Field(description="Failed attempts of the span by reason.")
 
 
 class Cause(Shape):
@@ -55,7 +73,7 @@ class Causes(Shape):
     items: list[Cause]
 
 
-class StepUsage(Shape):
+class Usage(Shape):
     """What a step used in the last finished runs."""
 
     step: str
@@ -72,10 +90,25 @@ class StepUsage(Shape):
     mostly: str | None = Field(description="The most common reason of failures.")
 
 
-class PipelineStats(Shape):
+class Outcomes(Shape):
+    """How many there were of each outcome in a span, and how long those took that completed."""
+
+    totals: Counts
+    success_rate: float | None = Field(description="Of those that completed or failed; null: none did.")
+    median_seconds: float | None = Field(description="Durations are right to within a factor of 1.2.")
+    high_seconds: float | None = Field(description="95 % took at most this long.")
+    reasons: Counts
+    over_time: dict[str, list[int] | list[float | None]] = Field(
+        description="The same in each part of the span: each outcome, success_rate, median_seconds, high_seconds."
+    )
+
+
+class PipelineStats(Figures):
     name: str
-    runs: dict[str, int] = Field(description="The last runs by status.")
-    steps: list[StepUsage]
+    runs: Outcomes
+    steps: dict[str, Outcomes] = Field(description="The attempts of each step.")
+    last_runs: Counts = Field(description="The last runs by status.")
+    usage: list[Usage]
 
 
 def _answer(request: Request, key: Hashable, compute: Callable[[Context], dict[str, Any]]) -> Response:
@@ -95,19 +128,10 @@ def _read(context: Context, view: Callable[[UnitOfWork], Any]) -> Any:
 
 @router.get("/dashboard/timeseries", response_model=Timeseries)
 def get_timeseries(request: Request, who: Who, span: Span = "24h") -> Response:
-    """Runs by status over time."""
+    """Throughput and failures of runs and attempts over time."""
 
     def compute(context: Context) -> dict[str, Any]:
-        last = datetime.now(UTC)
-        first = last - _SPANS[span]
-        found, is_cut = _read(context, lambda unit: runs.history(unit, first, last, who.projects))
-        return {
-            "first": first.isoformat(),
-            "last": last.isoformat(),
-            "seconds": _SPANS[span].total_seconds() / runs.BUCKETS,
-            "runs": found,
-            "truncated": is_cut,
-        }
+        return dict(_read(context, lambda unit: figures.timeseries(unit, span, datetime.now(UTC), who.projects)))
 
     return _answer(request, ("timeseries", span, who.projects), compute)
 
@@ -133,20 +157,21 @@ def get_causes(request: Request, who: Who) -> Response:
 
 
 @router.get("/pipelines/{name}/stats", response_model=PipelineStats)
-def get_pipeline_stats(request: Request, name: Name) -> Response:
-    """How the last runs of a pipeline ended, and what its steps used."""
+def get_pipeline_stats(request: Request, name: Name, span: Span = "30d") -> Response:
+    """Success rate and durations of a pipeline and its steps over time, and what the steps of the last runs used."""
 
     def compute(context: Context) -> dict[str, Any]:
         with context.database.read() as unit:
             last, usage = pipelines.last_runs(unit, name), pipelines.step_usage(unit, name)
             if not last and not pipelines.exists(unit, name):
                 raise NotFound(f"there is no pipeline {name}")
+            found = figures.pipeline_stats(unit, name, span, datetime.now(UTC))
         counts: dict[str, int] = {}
         for each in last:
             counts[each["status"]] = counts.get(each["status"], 0) + 1
-        return {"name": name, "runs": counts, "steps": [_usage(each) for each in usage.values()]}
+        return {**found, "last_runs": counts, "usage": [_usage(each) for each in usage.values()]}
 
-    return _answer(request, ("stats", name), compute)
+    return _answer(request, ("stats", name, span), compute)
 
 
 def _usage(row: dict[str, Any]) -> dict[str, Any]:

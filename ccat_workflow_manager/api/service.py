@@ -35,7 +35,7 @@ from ccat_workflow_manager.api.paging import (
 from ccat_workflow_manager.api.problems import RETRY_AFTER_SECONDS, problem
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.migrate import require_current
-from ccat_workflow_manager.db.queries import Row
+from ccat_workflow_manager.db.queries import Row, figures
 from ccat_workflow_manager.db.queries import service as queries
 from ccat_workflow_manager.db.queries.attention import attention_count, attention_page
 from ccat_workflow_manager.db.queries.service import BackendState
@@ -134,8 +134,7 @@ class Worker(Shape):
 
 
 class RecentCounts(Shape):
-    PENDING: int
-    RUNNING: int
+    CREATED: int
     COMPLETED: int
     FAILED: int
     CANCELLED: int
@@ -168,8 +167,9 @@ class RecentFailure(Shape):
 
 class Summary(Shape):
     generated_at: Time
-    last_24_hours: RecentCounts
-    live: LiveCounts
+    last_24_hours: RecentCounts = Field(description="Runs that were created or ended in this time.")
+    live: LiveCounts = Field(description="Runs, each status counted up to 100,000.")
+    live_step_runs: dict[str, int] = Field(description="Step runs by status.")
     workers: int
     oldest_waiting: OldestWaiting | None
     recent_failures: list[RecentFailure]
@@ -304,7 +304,7 @@ def list_workers(context: Ctx, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = No
 
 @router.get("/dashboard/summary", response_model=Summary)
 def get_summary(request: Request, context: Ctx, who: Who) -> Response:
-    """Runs of the last 24 hours, live runs, the oldest waiting step run and the latest failures."""
+    """Runs of the last 24 hours, live runs and step runs, the oldest waiting step run and the latest failures."""
     answers: Answers = request.app.state.answers
     text = answers.get(("summary", who.projects), lambda: _summary(context, who))
     etag = etag_of(text)
@@ -318,5 +318,9 @@ def _summary(context: Context, who: Identity) -> str:
         text = queries.summary(unit, who.projects)
         states = queries.backend_states(unit, who.projects)
         attention = attention_count(unit, who.projects)
+        counted = {
+            "last_24_hours": figures.recent_runs(unit, 24, who.projects),
+            "live_step_runs": figures.live(unit, who.projects),
+        }
     backends = json.dumps([{"name": name, **asdict(state)} for name, state in states.items()])
-    return f'{text[:-1]}, "attention": {attention}, "backends": {backends}}}'
+    return f'{text[:-1]}, {json.dumps(counted)[1:-1]}, "attention": {attention}, "backends": {backends}}}'

@@ -31,6 +31,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSON, JSONB
 
 from ccat_workflow_manager.db.conditions import OPEN, READY, RUN_STATUS_SQL, counter, quoted
 from ccat_workflow_manager.db.feed_tables import deliveries, events, feed, webhooks
+from ccat_workflow_manager.db.figure_tables import figures, figures_place, live_figures
 from ccat_workflow_manager.db.identity_tables import audit, sessions, tokens
 from ccat_workflow_manager.db.metadata import NOW, OTHER_PROJECT, TIME, metadata, project_column
 from ccat_workflow_manager.db.service_tables import backends, breaker_events, breakers, full_places, workers
@@ -45,7 +46,10 @@ __all__ = [
     "deliveries",
     "events",
     "feed",
+    "figures",
+    "figures_place",
     "full_places",
+    "live_figures",
     "metadata",
     "sessions",
     "tokens",

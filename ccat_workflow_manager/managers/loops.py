@@ -11,6 +11,7 @@ from typing import ClassVar
 from uuid import UUID
 
 from ccat_workflow_manager import metrics
+from ccat_workflow_manager.db import figures
 from ccat_workflow_manager.db.backends import BackendStore, Workload
 from ccat_workflow_manager.db.leases import ExpiredLease, LeaseStore
 from ccat_workflow_manager.db.partitions import maintain_audit, maintain_events
@@ -171,8 +172,23 @@ class LeaseSweep:
         log.warning("%d runs had step runs behind one that can never complete; these were skipped", len(run_ids))
 
 
+class FiguresLoop:
+    """Counts new events into the figures, a bounded number in one transaction, until there are no more."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def tick(self) -> None:
+        while self._fold():
+            pass
+
+    def _fold(self) -> bool:
+        with self._database.begin("commit.figures") as unit:
+            return figures.fold(unit)
+
+
 class HistoryLoop:
-    """Makes the partitions of coming events and of the audit, and drops those that are too old."""
+    """Makes the partitions of coming events and of the audit, and drops those and the figures that are too old."""
 
     def __init__(self, database: Database, events_months: int, audit_months: int) -> None:
         self._database = database
@@ -182,6 +198,8 @@ class HistoryLoop:
         for maintain, months in self._kept:
             for name in maintain(self._database, months):
                 log.warning("%s was dropped: it is older than %d months", name, months)
+        with self._database.begin("commit.figures-forgotten") as unit:
+            figures.forget(unit)
 
 
 class PollLoop:

@@ -14,6 +14,7 @@ from ccat_workflow_manager.db.queries.verify import Finding, ProductRow, finding
 from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.execution.checksums import checksum_of_published
 from ccat_workflow_manager.execution.layout import attempt_dirs
+from ccat_workflow_manager.services.verify_figures import FigureCheck
 
 _SLICE = 500
 
@@ -56,9 +57,11 @@ class Verification:
             progress.runs += len(ids)
             progress.products += len(products)
             if len(ids) < _SLICE:
-                return
+                break
             progress.last = ids[-1]
             self.rest((time.monotonic() - began) * (1 / self.share - 1))
+        if self.since is None:
+            yield from FigureCheck(self.database, self.share, self.rest).findings()
 
     def _wrong_with(self, product: ProductRow) -> Finding | None:
         text = self._fault_of(product)

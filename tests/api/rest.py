@@ -16,6 +16,7 @@ from ccat_workflow_manager.identity import ANONYMOUS, Role
 from ccat_workflow_manager.lifecycle.breaker import BreakerPolicy
 from ccat_workflow_manager.lifecycle.models import Facts, NewProduct, Transition, TransitionEvent, WorkItem
 from ccat_workflow_manager.lifecycle.states import Event
+from ccat_workflow_manager.managers.loops import FiguresLoop
 from ccat_workflow_manager.services.run_request import RunRequest
 from ccat_workflow_manager.services.tokens import CreatedToken
 
@@ -134,6 +135,10 @@ class Hand:
         with self._context.database.begin() as unit:
             done = RunStore(unit).apply([Transition(item.step_run_id, notes, item.token, **more)])
         assert done.refused == {}
+
+    def count(self) -> None:
+        """Count what has happened into the figures, as managers do every second."""
+        FiguresLoop(self._context.database).tick()
 
     def submit(self, item: WorkItem) -> None:
         self.apply(item, _note(Event.JOB_SUBMITTED), facts=Facts(job_id=f"job {item.job_name}"))

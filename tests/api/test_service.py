@@ -125,8 +125,10 @@ def test_the_summary(rest: Rest, hand: Hand) -> None:
     hand.fail(item, "rain")
     (item,) = hand.claim()
     hand.submit(item)
+    hand.count()
     found = rest.get("/dashboard/summary")
-    assert found["last_24_hours"] == {"PENDING": 5, "RUNNING": 1, "COMPLETED": 0, "FAILED": 1, "CANCELLED": 0}
+    assert found["last_24_hours"] == {"CREATED": 7, "COMPLETED": 0, "FAILED": 1, "CANCELLED": 0}
+    assert (found["live_step_runs"]["PENDING"], found["live_step_runs"]["SUBMITTED"]) == (5, 1)
     assert found["live"] == {"PENDING": 5, "RUNNING": 1}
     assert [failure["status_reason"] for failure in found["recent_failures"]] == ["only/main: program_failed: rain"]
     assert found["oldest_waiting"]["backend"] == "concurrent"

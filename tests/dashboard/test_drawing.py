@@ -11,6 +11,7 @@ from ccat_workflow_manager.dashboard.drawing.bars import bar, parts
 from ccat_workflow_manager.dashboard.drawing.charts import Series, columns, histogram, lines, nice_top, spark
 from ccat_workflow_manager.dashboard.drawing.graph import Node, graph
 from ccat_workflow_manager.dashboard.drawing.layout import LANE, layered
+from tests.api.rest import ONE, Hand, Rest
 
 
 @st.composite
@@ -58,5 +59,20 @@ def test_charts_of_nothing_are_charts() -> None:
         assert drawn.startswith("<svg")
         assert drawn.endswith("</svg>")
     assert spark([]) == ""
+
+
+def test_charts_of_figures_tell_their_sums(rest: Rest, hand: Hand) -> None:
+    rest.post("/pipelines", ONE, 201)
+    for page in ("/", "/pipelines/one"):
+        assert rest.client.get(page).status_code == 200
+    rest.post("/runs/bulk", {"runs": [{"pipeline": "one"}] * 3})
+    hand.complete(hand.claim()[0])
+    hand.fail(hand.claim()[0])
+    hand.count()
+    overview, pipeline = rest.client.get("/").text, rest.client.get("/pipelines/one").text
+    assert "Runs that ended: 1 completed, 1 failed" in overview
+    assert "Failure rate: 50.0 %" in overview
+    assert "Success rate: 50.0 %" in pipeline
+    assert "3 runs, 50.0 % completed" in pipeline
     assert nice_top(0) == 1
     assert nice_top(131) == 200

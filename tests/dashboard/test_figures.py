@@ -35,12 +35,15 @@ def test_figures_tell_what_happened(rest: Rest, hand: Hand) -> None:
     rest.post("/runs/bulk", {"runs": [{"pipeline": "one"}] * 3})
     (item,) = hand.claim()
     hand.fail(item)
+    hand.count()
     stats = rest.get("/pipelines/one/stats")
-    assert stats["runs"] == {"FAILED": 1, "PENDING": 2}
-    assert stats["steps"][0]["mostly"] == "program_failed"
-    series = rest.get("/dashboard/timeseries", span="1h")["runs"]
-    assert sum(series["FAILED"]) == 1
-    assert sum(series["PENDING"]) == 2
+    assert stats["last_runs"] == {"FAILED": 1, "PENDING": 2}
+    assert stats["usage"][0]["mostly"] == "program_failed"
+    assert (stats["runs"]["success_rate"], stats["steps"]["only"]["reasons"]) == (0.0, {"program_failed": 1})
+    for span in ("1h", "24h", "7d", "30d", "90d"):
+        series = rest.get("/dashboard/timeseries", span=span)
+        assert (sum(series["runs"]["FAILED"]), sum(series["runs"]["CREATED"])) == (1, 3)
+        assert series["failure_rate"][-1] == series["totals"]["failure_rate"] == 1.0
     hand.open_breaker()
     assert [each["kind"] for each in rest.get("/dashboard/attention")["items"]] == ["breaker"]
     assert rest.send("GET", "/pipelines/none/stats").status_code == 404

@@ -57,6 +57,7 @@ def healthy(context: Context) -> Healthy:
             hand.complete(item, NewProduct("map.fits", "SCIENCE", "map.fits", len(CONTENT), digest))
         if number == 2:
             hand.submit(hand.claim()[0])
+    hand.count()
     return Healthy(context, hand, runs, products[0])
 
 
@@ -94,6 +95,13 @@ DAMAGES = {
         "UPDATE step_runs SET cancel_requested_at = now(), cancel_requested_by = 'x'"
         " WHERE run_id = :failed AND status = 'FAILED'", "cancel"),
     "a stray job": ("UPDATE backends SET stray_jobs = 1 WHERE name = 'noop'", "job"),
+    "a figure of a day": (
+        "UPDATE figures SET number = number + 1 WHERE seconds = 86400 AND outcome = 'FAILED'", "figure"),
+    "a figure that is gone": ("DELETE FROM figures WHERE seconds = 86400 AND outcome = 'STARTED'", "figure"),
+    "a figure of a minute": ("UPDATE figures SET number = number + 1 WHERE seconds = 60 AND step = ''", "figure"),
+    "events that were not counted": (
+        "DELETE FROM figures", "figure"),
+    "a live figure": ("UPDATE live_figures SET number = number - 1 WHERE status = 'PENDING'", "figure"),
     "a step run is gone": ("DELETE FROM step_runs WHERE run_id = :working AND step = 'last'", "counter"),
 }  # fmt: skip
 
@@ -146,7 +154,7 @@ def test_a_deployment_is_verified_in_slices(healthy: Healthy, monkeypatch: pytes
     verification = Verification(healthy.context.database, base_dir, rest=rested.append)
     progress = Progress()
     assert list(verification.findings(progress)) == []
-    assert (progress.runs, len(rested)) == (3, 3)
+    assert (progress.runs, len(rested)) == (3, 4)
     # It goes on behind the last run that was looked at.
     healthy.hand.execute("UPDATE runs SET n_completed = 0 WHERE id = :id", id=healthy.runs[0])
     assert list(verification.findings(progress)) == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 from fastapi import APIRouter
@@ -10,20 +9,23 @@ from starlette.responses import Response
 
 from ccat_workflow_manager.dashboard import times, words
 from ccat_workflow_manager.dashboard.board import B, Board
+from ccat_workflow_manager.dashboard.drawing import figures as charts
+from ccat_workflow_manager.db.queries import figures
 from ccat_workflow_manager.db.queries.service import backend_states
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.db.views import attention, runs
+from ccat_workflow_manager.services.figures import timeseries
 
 router = APIRouter()
 
 _LONGEST = 6
+_SPANS = {"Last hour": "1h", "Last day": "24h"}
 
 
 def _view(unit: UnitOfWork) -> dict[str, Any]:
-    today = runs.counts_since(unit, times.now() - timedelta(hours=24))
     live = runs.counts_since(unit, None, runs.LIVE)
     return {
-        "today": today,
+        "today": figures.recent_runs(unit, 24),
         "live": live,
         "causes": attention.causes(unit),
         "running": runs.longest_running(unit, _LONGEST),
@@ -32,10 +34,20 @@ def _view(unit: UnitOfWork) -> dict[str, Any]:
     }
 
 
+def _chart(board: Board, span: str) -> dict[str, Any]:
+    told = board.read(("figures", span), lambda unit: timeseries(unit, span, times.now()))
+    return {**told["totals"], "throughput": charts.throughput(told), "failure_rate_chart": charts.failure_rate(told)}
+
+
 def _values(board: Board) -> dict[str, Any]:
     found = board.read("overview", _view)
     causes = [words.cause(each) for each in found["causes"]]
-    return {**found, "causes": causes, "most": runs.MOST_COUNTED}
+    return {
+        **found,
+        "causes": causes,
+        "most": runs.MOST_COUNTED,
+        "figures": {title: _chart(board, span) for title, span in _SPANS.items()},
+    }
 
 
 @router.get("/")

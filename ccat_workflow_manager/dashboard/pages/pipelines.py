@@ -14,8 +14,9 @@ from fastapi import APIRouter, Query
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from ccat_workflow_manager.api.dependencies import Who
-from ccat_workflow_manager.dashboard import forms, rendering, words
+from ccat_workflow_manager.dashboard import forms, rendering, times, words
 from ccat_workflow_manager.dashboard.board import B, Board
+from ccat_workflow_manager.dashboard.drawing import figures
 from ccat_workflow_manager.dashboard.drawing.charts import runs_chart
 from ccat_workflow_manager.dashboard.drawing.shapes import GROUP_OF
 from ccat_workflow_manager.dashboard.pages.act import Form, Sent
@@ -27,11 +28,13 @@ from ccat_workflow_manager.definition.messages import validated
 from ccat_workflow_manager.errors import Fault, NotFound, RequestError
 from ccat_workflow_manager.hpc import registry
 from ccat_workflow_manager.lifecycle.models import Resources
+from ccat_workflow_manager.services.figures import pipeline_stats
 from ccat_workflow_manager.services.run_request import RunRequest
 
 router = APIRouter()
 
 _PAGE = 100
+_SPAN = "30d"
 _VERSIONS = 50
 _LONGEST_DIFF = 4000
 Version = Annotated[int | None, Query(ge=1, le=2**31 - 1)]
@@ -75,8 +78,14 @@ def _values(board: Board, name: str, version: int | None, against: int | None) -
         "diff": _diff(_version(found, before), definition),
         "outcome_counts": Counter(group for group, _, _ in runs),
         "chart": runs_chart(f"The last runs of {name}, in minutes", runs, "now"),
+        **_charts(board, name),
         "facts": words.pipeline_facts(found["runs"], found["usage"]),
     }
+
+
+def _charts(board: Board, name: str) -> dict[str, Any]:
+    stats = board.read(("figures of", name), lambda unit: pipeline_stats(unit, name, _SPAN, times.now()), 5)
+    return {"success": figures.success_rate(stats), "durations": figures.durations(stats), "stats": stats["runs"]}
 
 
 def _asks(definition: dict[str, Any]) -> dict[str, dict[str, Any]]:

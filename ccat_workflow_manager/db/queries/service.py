@@ -95,10 +95,10 @@ def _states_for(
 # --- the summary -----------------------------------------------------------------------------------------------------
 
 
-def _counts(statuses: list[RunStatus], condition: str = "") -> str:
+def _counts(statuses: list[RunStatus]) -> str:
     counted = (
         f"'{status}', (SELECT count(*) FROM"
-        f" (SELECT 1 FROM runs WHERE status = '{status}' AND {visible('project')}{condition} LIMIT {_MOST_COUNTED}) x)"
+        f" (SELECT 1 FROM runs WHERE status = '{status}' AND {visible('project')} LIMIT {_MOST_COUNTED}) x)"
         for status in statuses
     )
     return f"json_build_object({', '.join(counted)})"
@@ -135,7 +135,6 @@ _SUMMARY = rf"""
 )
 SELECT json_build_object(
   'generated_at', {utc("now()")},
-  'last_24_hours', {_counts(list(RunStatus), " AND created_at > now() - interval '24 hours'")},
   'live', {_counts([RunStatus.PENDING, RunStatus.RUNNING])},
   'workers', (SELECT count(*) FROM workers),
   'oldest_waiting', (SELECT row_to_json(oldest) FROM oldest),
@@ -145,7 +144,7 @@ SELECT json_build_object(
 
 
 def summary(unit: UnitOfWork, projects: Projects = None) -> str:
-    """Recent and unfinished runs by status, the oldest ready step run, and the last failures. Without the backends."""
+    """Unfinished runs by status, the oldest ready step run, and the last failures. Without backends and figures."""
     heads = _HEADS if projects is None else _OWN_HEADS
     text = one(unit, heads + _SUMMARY, {"projects": project_list(projects)})
     assert text is not None

@@ -80,6 +80,43 @@ TABLES = (
     )
     """,
     """
+    CREATE TABLE figures (
+        seconds INTEGER NOT NULL,
+        begin TIMESTAMP WITH TIME ZONE NOT NULL,
+        step TEXT NOT NULL,
+        pipeline TEXT NOT NULL,
+        project TEXT NOT NULL,
+        backend TEXT NOT NULL,
+        outcome TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        bucket SMALLINT NOT NULL,
+        number BIGINT NOT NULL,
+        CONSTRAINT pk_figures
+            PRIMARY KEY (seconds, begin, step, pipeline, project, backend, outcome, reason, bucket)
+    )
+    """,
+    """
+    CREATE INDEX ix_figures_pipeline_seconds_begin ON figures (pipeline, seconds, begin)
+    """,
+    """
+    CREATE TABLE live_figures (
+        project TEXT NOT NULL,
+        status TEXT NOT NULL,
+        number BIGINT NOT NULL,
+        CONSTRAINT pk_live_figures PRIMARY KEY (project, status)
+    )
+    """,
+    """
+    CREATE TABLE figures_place (
+        one BOOLEAN DEFAULT true NOT NULL,
+        position BIGINT NOT NULL,
+        CONSTRAINT pk_figures_place PRIMARY KEY (one),
+        CONSTRAINT ck_figures_place_one CHECK (one)
+    )
+    """,
+    "ALTER TABLE figures SET (fillfactor = 70)",
+    "ALTER TABLE live_figures SET (fillfactor = 70)",
+    """
     CREATE TABLE full_places (
         backend TEXT NOT NULL,
         resources JSONB NOT NULL,
@@ -503,6 +540,9 @@ def downgrade() -> None:
         "product_parents",
         "products",
         "feed",
+        "figures",
+        "figures_place",
+        "live_figures",
         "events",
         "attempts",
         "step_runs",

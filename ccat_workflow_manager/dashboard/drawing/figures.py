@@ -1,0 +1,62 @@
+"""Charts of the maintained figures: throughput, failures, success and durations over time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from markupsafe import Markup
+
+from ccat_workflow_manager.dashboard.drawing.charts import Series, columns, lines
+
+_LAYERS = (("done", "COMPLETED"), ("stop", "CANCELLED"), ("fail", "FAILED"))
+_DAY_SECONDS = 86_400
+
+
+def throughput(told: Mapping[str, Any], width: int = 368) -> Markup:
+    """Runs that ended in each part of a span, by how: stacked columns."""
+    runs, totals = told["runs"], told["totals"]["runs"]
+    label = f"Runs that ended: {totals['COMPLETED']:,} completed, {totals['FAILED']:,} failed"
+    return columns(label, [Series(group, runs[outcome]) for group, outcome in _LAYERS], _marks(told), width)
+
+
+def failure_rate(told: Mapping[str, Any], width: int = 368) -> Markup:
+    """The part of the runs that failed, in per cent. A part without an end has the rate of the one before."""
+    total = told["totals"]["failure_rate"]
+    label = "Failure rate: no run has ended" if total is None else f"Failure rate: {100 * total:.1f} % of the span"
+    return lines(label, [Series("fail", _filled(told["failure_rate"], 100))], _marks(told), " %", width)
+
+
+def success_rate(stats: Mapping[str, Any], width: int = 800) -> Markup:
+    """The part of the runs of a pipeline that completed, in per cent."""
+    rate = stats["runs"]["success_rate"]
+    label = "Success rate: no run has ended" if rate is None else f"Success rate: {100 * rate:.1f} % of the span"
+    values = _filled(stats["runs"]["over_time"]["success_rate"], 100)
+    return lines(label, [Series("done", values)], _marks(stats), " %", width)
+
+
+def durations(stats: Mapping[str, Any], width: int = 800) -> Markup:
+    """The median and the 95th percentile of the durations of completed runs, in minutes."""
+    over_time = stats["runs"]["over_time"]
+    layers = [
+        Series("run", _filled(over_time["median_seconds"], 1 / 60), "median"),
+        Series("wait", _filled(over_time["high_seconds"], 1 / 60), "95 %"),
+    ]
+    return lines("Duration of completed runs, median and 95th percentile", layers, _marks(stats), " min", width)
+
+
+def _filled(values: Sequence[float | None], factor: float) -> list[float]:
+    """Each value, or the last one before it."""
+    filled, last = [], 0.0
+    for value in values:
+        last = last if value is None else value * factor
+        filled.append(last)
+    return filled
+
+
+def _marks(told: Mapping[str, Any], count: int = 4) -> list[str]:
+    """The times below a chart, in UTC."""
+    first, last = (datetime.fromisoformat(told[name]) for name in ("first", "last"))
+    shape = "%d %b" if (last - first).total_seconds() > _DAY_SECONDS else "%H:%M"
+    return [format(first + (last - first) * part / count, shape) for part in range(count)] + ["now"]
