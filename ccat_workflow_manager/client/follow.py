@@ -15,6 +15,7 @@ from ccat_workflow_manager.errors import ServiceUnavailable
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 1.0
 _RECONNECT_SECONDS = 1.0
+EVENT_STREAM = "text/event-stream"
 
 
 async def log(
@@ -62,33 +63,38 @@ async def events(api: Transport, after: str | None, query: Mapping[str, Any]) ->
     """Events without end. The id of the last one goes along when the connection is made again."""
     last, first = after, True
     while True:
-        headers = {"Accept": "text/event-stream", **({"Last-Event-ID": last} if last and not first else {})}
+        headers = {"Accept": EVENT_STREAM, **({"Last-Event-ID": last} if last and not first else {})}
         given = {**query, "after": after if first else None}
         try:
             async with api.stream(Request("GET", "/events", given, headers=headers, timeout=3600)) as (_, chunks):
-                async for identity, data in _messages(chunks):
-                    last, first = identity or last, False
-                    yield json.loads(data)
+                async for identity, data in messages(chunks):
+                    if data is not None:
+                        last, first = identity or last, False
+                        yield json.loads(data)
         except ServiceUnavailable:
             if first:
                 raise
         await api.pause(_RECONNECT_SECONDS)
 
 
-async def _messages(chunks: AsyncIterator[bytes]) -> AsyncGenerator[tuple[str | None, str], None]:
-    """The id and the data of each message of an event stream."""
+async def messages(chunks: AsyncIterator[bytes]) -> AsyncGenerator[tuple[str | None, str | None], None]:
+    """The id and the data of each message of an event stream, and (None, None) behind a piece without one."""
     rest = b""
     identity: str | None = None
     data: list[str] = []
     async for chunk in chunks:
         *lines, rest = (rest + chunk).split(b"\n")
+        any_message = False
         for raw in lines:
             line = raw.rstrip(b"\r").decode("utf-8", "replace")
             if not line:
                 if data:
+                    any_message = True
                     yield identity, "\n".join(data)
                 data = []
             elif line.startswith("data:"):
                 data.append(line[5:].removeprefix(" "))
             elif line.startswith("id:"):
                 identity = line[3:].strip()
+        if not any_message:
+            yield None, None

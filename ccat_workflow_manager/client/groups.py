@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -18,10 +17,10 @@ from ccat_workflow_manager.client.both import Group, both, both_many
 from ccat_workflow_manager.client.connection import ApiRefused
 from ccat_workflow_manager.client.download import Fetched, fetch
 from ccat_workflow_manager.client.transport import Request, Transport
+from ccat_workflow_manager.client.waiting import LONGEST_WAIT_SECONDS, Deadline, finished, finished_runs, watched
 
 _AT_ONCE = 1000
 """Runs of `submit_many` in one request; the service takes 5000."""
-LONGEST_WAIT_SECONDS = 30.0
 
 RunLike = str | Mapping[str, Any]
 # Inside a class with a method `list`, that name is the method.
@@ -32,7 +31,11 @@ Downloads = list[Fetched]
 
 def id_of(thing: RunLike) -> str:
     """The id of what was given as an id or as an answer of the service, for a path."""
-    return quote(str(thing if isinstance(thing, str) else thing["id"]), safe="")
+    return quote(_plain_id(thing), safe="")
+
+
+def _plain_id(thing: RunLike) -> str:
+    return str(thing if isinstance(thing, str) else thing["id"])
 
 
 def run_request(pipeline: str | None, spec: Mapping[str, Any] | None, **fields: Any) -> dict[str, Any]:
@@ -146,12 +149,12 @@ class Runs(Group):
     @both
     async def watch(self, run: RunLike, seconds: float = LONGEST_WAIT_SECONDS) -> Run:
         """The run once it is finished, or as it is after these seconds. One request."""
-        return await _watched(self._api, run, seconds)
+        return await watched(self._api, _plain_id(run), seconds)
 
     @both
     async def wait(self, run: RunLike, timeout: float | None = None) -> Run:  # noqa: ASYNC109
         """The run once it is finished. Raises TimeoutError."""
-        return await _finished(self._api, run, timeout)
+        return await finished(self._api, _plain_id(run), Deadline.after(timeout))
 
     @both
     async def wait_many(
@@ -160,15 +163,17 @@ class Runs(Group):
         timeout: float | None = None,  # noqa: ASYNC109
         progress: Callable[[Run], object] | None = None,
     ) -> ManyRuns:
-        """All these runs once they are finished, in order. One request waits at a time, however many there are."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        found = []
-        for run in list(runs):
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            found.append(await _finished(self._api, run, left))
+        """All these runs once they are finished, in order. One stream of events tells of all; without it, long polls.
+
+        `progress` gets each run when it has finished. Raises TimeoutError.
+        """
+        ids = [_plain_id(each) for each in runs]
+        found: dict[str, Run] = {}
+        async for run in finished_runs(self._api, ids, Deadline.after(timeout)):
+            found[run.id] = run
             if progress is not None:
-                progress(found[-1])
-        return found
+                progress(run)
+        return [found[each] for each in ids]
 
     @both
     async def cancel(self, run: RunLike) -> Run:
@@ -331,21 +336,6 @@ def logs_of(
     api: Transport, step_run_id: str, following: bool, stream: str, attempt: int | None, tail: int | None
 ) -> AsyncGenerator[str, None]:
     return follow.log(api, step_run_id, following=following, stream=stream, attempt=attempt, tail=tail)
-
-
-async def _finished(api: Transport, run: RunLike, timeout: float | None) -> Run:  # noqa: ASYNC109
-    deadline = None if timeout is None else time.monotonic() + timeout
-    while True:
-        left = LONGEST_WAIT_SECONDS if deadline is None else max(0.0, deadline - time.monotonic())
-        found = await _watched(api, run, min(left, LONGEST_WAIT_SECONDS))
-        if found.is_finished:
-            return found
-        if deadline is not None and time.monotonic() >= deadline:
-            raise TimeoutError(f"the run {found.id} is {found.status} after {timeout:g} s")
-
-
-async def _watched(api: Transport, run: RunLike, seconds: float) -> Run:
-    return Run(await api.json("GET", f"/runs/{id_of(run)}", wait=f"{max(seconds, 0.001):.3f}s", until="finished"))
 
 
 async def _repeated(api: Transport, path: str) -> Any:

@@ -26,12 +26,14 @@ URL = "http://localhost"
 
 
 class Through(httpx.BaseTransport):
-    """Calls the application in this process."""
+    """Calls the application in this process, which can answer but not stream."""
 
     def __init__(self, client: TestClient) -> None:
         self.client = client
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
+        if "event-stream" in request.headers.get("Accept", ""):
+            return httpx.Response(406, json={"code": "not_acceptable", "detail": "no streams here"})
         answer = self.client.request(
             request.method, str(request.url), content=request.read(), headers=dict(request.headers)
         )
@@ -186,6 +188,42 @@ def test_events_are_followed_over_a_broken_connection() -> None:
     events = served(answer).events.follow()
     assert [next(events).id for _ in range(3)] == ["1", "2", "3"]
     assert asked == [None, "2"]
+
+
+def test_many_runs_are_awaited_by_one_stream_that_breaks() -> None:
+    finished = {"r1"}
+    streams: list[str | None] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if not request.url.path.endswith("/events"):
+            run = request.url.path.rpartition("/")[2]
+            status = "COMPLETED" if run in finished else "RUNNING"
+            return httpx.Response(200, json={"id": run, "status": status, "pipeline": "one"})
+        streams.append(request.url.params.get("after"))
+        if len(streams) == 3:
+            raise httpx.ReadError("broken", request=request)
+        ended = {2: ["r2", "other"], 4: ["r2", "r3"]}.get(len(streams), [])
+        finished.update(ended)
+        lines = [f'id: {len(streams)}-{n}\ndata: {{"data": {{"run_id": "{run}"}}}}\n\n' for n, run in enumerate(ended)]
+        return httpx.Response(200, text=": events\n" + "".join(lines), headers={"X-Event-Cursor": "now"})
+
+    client = served(answer)
+    seen: list[str] = []
+    found = client.runs.wait_many(["r3", "r1", "r2"], progress=lambda run: seen.append(run.id))
+    assert [run.id for run in found] == ["r3", "r1", "r2"]
+    assert seen == ["r1", "r2", "r3"]
+    assert streams == [None, "now", "2-1", "2-1"]
+    with pytest.raises(TimeoutError, match="1 runs are not finished"):
+        client.runs.wait_many(["r1", "later"], timeout=0.01)
+
+
+def test_many_runs_are_awaited_by_polls_of_a_service_without_streams() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/events"):
+            return httpx.Response(404, json={"code": "not_found", "detail": "no such route"})
+        return httpx.Response(200, json={"id": request.url.path[-2:], "status": "FAILED", "pipeline": "one"})
+
+    assert [run.status for run in served(answer).runs.wait_many(["r1", "r2"])] == ["FAILED"] * 2
 
 
 def test_the_asynchronous_client_has_the_same_methods() -> None:

@@ -14,6 +14,7 @@ import httpx
 import psycopg
 import pytest
 
+from ccat_workflow_manager.client import Client as ApiClient
 from tests.support.fixtures_service import Service, ServiceMaker, sh
 from tests.support.waiting import wait_until
 
@@ -89,6 +90,23 @@ def test_a_manager_that_stops_ends_its_streams(make_service: ServiceMaker) -> No
     going_on = lines(service.port, seen[-1])
     missing = everything[len(seen) :]
     assert [line[4:] for line in _take(going_on, "id: ", len(missing))] == missing
+
+
+def test_a_client_waits_for_many_runs_by_one_stream(service: Service) -> None:
+    calls: list[str] = []
+
+    class Counting(httpx.HTTPTransport):
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            calls.append(request.url.path)
+            return super().handle_request(request)
+
+    step = sh("true", resources={"extra": {"delay_seconds": 1}})
+    ids = [service.submit(step, backend="noop") for _ in range(4)]
+    token = (service.data_dir / "api-secret").read_text().strip()
+    with ApiClient(f"http://127.0.0.1:{service.port}", token, transport=Counting()) as client:
+        assert [run.status for run in client.runs.wait_many(ids, timeout=60)] == ["COMPLETED"] * 4
+    assert calls.count("/api/v1/events") == 2
+    assert len(calls) <= 2 + 2 * len(ids)
 
 
 def _take(stream: Iterator[str], prefix: str, count: int) -> list[str]:
