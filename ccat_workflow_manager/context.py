@@ -28,6 +28,7 @@ from ccat_workflow_manager.hpc.base import HPCBackend
 from ccat_workflow_manager.identity import grants_of
 from ccat_workflow_manager.lifecycle.breaker import BreakerPolicy
 from ccat_workflow_manager.limits import Limits, enforce
+from ccat_workflow_manager.services import verify_jobs
 from ccat_workflow_manager.services.backend_handle import BackendHandle
 from ccat_workflow_manager.services.breakers import Breakers
 from ccat_workflow_manager.services.cancel import Canceller
@@ -196,6 +197,14 @@ class Context:
         return Webhooks(self.loop_database, self.feed, policy)
 
     @cached_property
+    def job_verification(self) -> verify_jobs.JobVerification:
+        return verify_jobs.JobVerification(self.database, self.doorbell, self._here, self.settings.reaper_grace_seconds)
+
+    def _here(self, name: str) -> BackendHandle | None:
+        """The backend if this host sees its scheduler."""
+        return self.backend_handle(name) if registry.get_class(name).is_available().available else None
+
+    @cached_property
     def metrics(self) -> DatabaseMetrics:
         return DatabaseMetrics(self.loop_database)
 
@@ -302,6 +311,8 @@ class Context:
         """The answer of this worker to a question of a manager."""
         if "glob" in question:
             return answer(question, self.settings.input_max_entries, self.input_roots)
+        if verify_jobs.QUESTION in question:
+            return verify_jobs.answer(question, self.database, self.backend_handle)
         return self.answers.answer(question)
 
     def backend_handle(self, name: str) -> BackendHandle:

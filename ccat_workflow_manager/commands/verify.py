@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Annotated
+from itertools import chain
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ccat_workflow_manager.commands.arguments import AsJson, moment_before_now
 from ccat_workflow_manager.commands.exit_codes import ExitCode, WrongUsage
+
+if TYPE_CHECKING:
+    from ccat_workflow_manager.context import Context
 
 
 def verify(
@@ -21,43 +27,70 @@ def verify(
         int,
         typer.Option(min=1, max=100, metavar="PERCENT", help="The part of the time in which it reads."),
     ] = 50,
+    with_jobs: Annotated[
+        bool, typer.Option("--jobs/--no-jobs", help="Compare live step runs with the records of their schedulers.")
+    ] = True,
     repair_plan: Annotated[bool, typer.Option("--repair-plan", help="Print for each finding what repairs it.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Verify the live deployment: moves, counters, dependencies, attempts, products, jobs. It changes nothing.
 
-    Reads slices of 500 runs, each in one snapshot, so the service may go on meanwhile. A repair in SQL is for a service
-    whose managers and workers are stopped.
+    Reads slices of 500 runs, each in one snapshot, so the service may go on meanwhile. Each scheduler is asked once, by
+    a worker of its backend, or from here if none runs. A repair in SQL is for a service whose managers and workers are
+    stopped.
 
     Example:  ccat-wm verify --since 7d --repair-plan
 
     Exit codes:  0 all is well,  1 there are findings,  2 bad input,  3 no database.
     """
-    from ccat_workflow_manager.commands.output import print_json
-    from ccat_workflow_manager.commands.serve import host_database
-    from ccat_workflow_manager.db.migrate import require_current
+    from ccat_workflow_manager.commands.output import plain, print_json
     from ccat_workflow_manager.services.verify import Progress, Verification
-    from ccat_workflow_manager.settings import load_settings
 
     earliest = None if since is None else _moment(since)
     progress = Progress()
     found = []
-    with host_database() as database:
-        require_current(database)
-        base_dir = str(load_settings().pipeline_base_dir)
-        verification = Verification(database, base_dir, checksums=checksums, since=earliest, share=share / 100)
-        for finding in verification.findings(progress):
+    with _deployment() as context:
+        base_dir = str(context.settings.pipeline_base_dir)
+        verification = Verification(context.database, base_dir, checksums=checksums, since=earliest, share=share / 100)
+        jobs = context.job_verification
+        for finding in chain(verification.findings(progress), jobs.findings() if with_jobs else ()):
             found.append(finding)
             if not as_json:
-                typer.echo(f"{finding.kind}: {finding}")
+                typer.echo(plain(f"{finding.kind}: {finding}"))
                 if repair_plan:
-                    typer.echo(f"    {finding.repair}")
+                    typer.echo(plain(f"    {finding.repair}"))
     if as_json:
-        print_json({"runs": progress.runs, "products": progress.products, "findings": [asdict(each) for each in found]})
+        print_json(
+            {
+                "runs": progress.runs,
+                "products": progress.products,
+                "findings": [asdict(each) for each in found],
+                "unchecked_backends": jobs.unchecked,
+            }
+        )
     else:
+        for name, why in jobs.unchecked.items():
+            typer.echo(plain(f"the jobs of {name} were not compared: {why}"), err=True)
         typer.echo(f"{progress.runs} runs and {progress.products} products: {len(found) or 'no'} findings", err=True)
     if found:
         raise typer.Exit(ExitCode.WORK_FAILED)
+
+
+@contextmanager
+def _deployment() -> Iterator[Context]:
+    """The deployment of this host, with its servers."""
+    from ccat_workflow_manager.commands.startup import reachable, starting
+    from ccat_workflow_manager.context import Context
+    from ccat_workflow_manager.db.migrate import require_current
+    from ccat_workflow_manager.settings import load_settings
+
+    with starting(), reachable(load_settings()) as settings:
+        context = Context(settings)
+        try:
+            require_current(context.database)
+            yield context
+        finally:
+            context.close()
 
 
 def _moment(text: str) -> datetime:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from ccat_workflow_manager.db.conditions import counter, met, quoted
 from ccat_workflow_manager.db.session import UnitOfWork
-from ccat_workflow_manager.lifecycle.states import FINISHED, INITIAL, TRANSITIONS, Event, Status, run_status
+from ccat_workflow_manager.lifecycle.states import FINISHED, INITIAL, LIVE, TRANSITIONS, Event, Status, run_status
 
 _ENDED = quoted(FINISHED)
 _MET = met("u.")
@@ -75,6 +75,14 @@ _STRAYS = """
 SELECT name, stray_jobs, unknown_jobs, reap_problem FROM backends
 WHERE stray_jobs > 0 OR unknown_jobs > 0 OR reap_problem IS NOT NULL ORDER BY name
 """
+_LIVE_ATTEMPTS = f"""
+SELECT s.id AS step_run_id, s.attempt, s.status, s.job_id,
+  COALESCE(extract(epoch FROM now() - COALESCE(s.unknown_since, s.submitted_at)), 0)::float8 AS seconds
+FROM step_runs s WHERE s.backend = :backend AND s.status IN ({quoted(LIVE)})
+"""
+_USED_BACKENDS = f"""
+SELECT name FROM backends UNION SELECT DISTINCT backend FROM step_runs WHERE status IN ({quoted(LIVE)}) ORDER BY 1
+"""
 _PRODUCTS = """
 SELECT p.id, r.pipeline, p.run_id, s.step, s.key, p.attempt, p.path, p.size, p.sha256, p.is_directory
 FROM products p JOIN step_runs s ON s.id = p.step_run_id JOIN runs r ON r.id = p.run_id
@@ -112,6 +120,17 @@ class ProductRow:
     is_directory: bool
 
 
+@dataclass(frozen=True, slots=True)
+class LiveAttempt:
+    """A step run that has a job, as its row says. `seconds`: since the job was submitted, or is not known any more."""
+
+    step_run_id: UUID
+    attempt: int
+    status: str
+    job_id: str | None
+    seconds: float = field(compare=False)
+
+
 _Check = Callable[[UnitOfWork, Sequence[UUID]], Iterator[Finding]]
 
 
@@ -133,6 +152,16 @@ def strays(unit: UnitOfWork) -> Iterator[Finding]:
         text = f"the last search has found {stray} jobs of attempts that are over, and {unknown} of no attempt"
         repair = "managers stop jobs of attempts that are over (REAPER_SECONDS); the others belong to another database"
         yield Finding("job", f"backends/{name}", text if problem is None else f"{text}; {problem}", repair)
+
+
+def live_attempts(unit: UnitOfWork, backend: str) -> list[LiveAttempt]:
+    """The step runs with a job at this backend."""
+    return unit.rows(LiveAttempt, _LIVE_ATTEMPTS, {"backend": backend})
+
+
+def used_backends(unit: UnitOfWork) -> list[str]:
+    """The backends that have live jobs, or of which something is stored."""
+    return [row[0] for row in unit.execute(_USED_BACKENDS, {})]
 
 
 def products_of(unit: UnitOfWork, run_ids: Sequence[UUID]) -> list[ProductRow]:
