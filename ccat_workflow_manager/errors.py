@@ -91,6 +91,12 @@ class Conflict(RequestError):
     http_status = 409
 
 
+class LimitReached(Conflict):
+    """A limit of the project is reached."""
+
+    code = "limit_reached"
+
+
 class Forbidden(RequestError):
     """You are not allowed to do this."""
 

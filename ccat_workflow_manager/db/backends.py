@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ccat_workflow_manager.db.breakers import LAUNCHABLE
 from ccat_workflow_manager.db.conditions import READY, quoted
+from ccat_workflow_manager.db.holds import FENCE
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.lifecycle.event_types import BackendEvent
 from ccat_workflow_manager.lifecycle.states import CANCELLABLE, LEASED, LIVE, Status
@@ -36,8 +37,9 @@ INSERT INTO events (backend, event, to_status, attempt, actor, at)
 SELECT name, '{BackendEvent.BACK}', 'AVAILABLE', 0, 'worker', clock_timestamp() FROM back
 """
 
-_LAUNCH_STATE = """
-SELECT (SELECT retry_at > now() FROM backends WHERE name = :name AND problem IS NOT NULL) AS retry_later,
+_LAUNCH_STATE = f"""
+SELECT {FENCE} AS fence,
+  (SELECT retry_at > now() FROM backends WHERE name = :name AND problem IS NOT NULL) AS retry_later,
   EXISTS (SELECT 1 FROM breakers WHERE probe_at <= now()) AS probe_due,
   (SELECT min(retry_at) <= now() FROM full_places WHERE backend = :name) AS place_due
 """
@@ -149,6 +151,7 @@ class BackendStore:
         self.unit.execute(_MARK_HEALTHY, {"name": backend, "problem": problem})
 
     def launch_state(self, backend: str) -> LaunchState:
+        """The first statement of a claim. From here to its end, no hold is set (`db.holds`)."""
         state = self.unit.row(LaunchState, _LAUNCH_STATE, {"name": backend})
         assert state is not None
         return state

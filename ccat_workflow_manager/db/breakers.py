@@ -16,7 +16,9 @@ from functools import partial
 from uuid import UUID
 
 from ccat_workflow_manager.db.conditions import CLAIMABLE
-from ccat_workflow_manager.db.locked_rows import LOCKED
+from ccat_workflow_manager.db.holds import ANY_PAUSE, ON_HOLD, PAUSED
+from ccat_workflow_manager.db.locked_rows import CLAIMED
+from ccat_workflow_manager.db.quotas import AT_LIMIT
 from ccat_workflow_manager.db.session import UnitOfWork, json_list
 from ccat_workflow_manager.lifecycle.breaker import Breaker, BreakerPolicy, Failure, after_failure, reason_text
 from ccat_workflow_manager.lifecycle.states import Status
@@ -47,7 +49,8 @@ LAUNCHABLE = f"""{CLAIMABLE}
   AND (backend, resources) NOT IN (SELECT f.backend, f.resources FROM full_places f WHERE f.retry_at > now())
   AND NOT (breaker_key IN (SELECT b.breaker_key FROM breakers b
     WHERE b.opened_at IS NOT NULL AND {_PROBE_DUE} IS NOT TRUE)
-  AND id NOT IN ({_PROBES}))"""
+  AND id NOT IN ({_PROBES}))
+  AND NOT {ON_HOLD} AND NOT {AT_LIMIT}"""
 """A worker should come for the step run: it can be claimed, at once or as a probe."""
 
 LOCK_PROBES = f"""
@@ -55,12 +58,12 @@ WITH due AS MATERIALIZED (
   SELECT b.breaker_key FROM breakers b WHERE {_PROBE_DUE} ORDER BY b.breaker_key FOR NO KEY UPDATE SKIP LOCKED
 )
 SELECT probe.* FROM due CROSS JOIN LATERAL (
-  SELECT {LOCKED}, true AS has_breaker
-  FROM step_runs s WHERE backend = :backend AND {CLAIMABLE} AND breaker_key = due.breaker_key
+  SELECT {CLAIMED}, true AS has_breaker
+  FROM step_runs s WHERE backend = :backend AND {CLAIMABLE} AND breaker_key = due.breaker_key AND NOT {ON_HOLD}
   ORDER BY priority DESC, id LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
 ) probe
 """
-"""One `LockedRow` of each breaker that is due for a probe.
+"""One `ClaimRow` of each breaker that is due for a probe.
 
 The only place that locks breakers before step runs. It never waits for a lock, so it cannot take part in a deadlock.
 """
@@ -118,7 +121,7 @@ UPDATE breakers b SET probe = s.id FROM step_runs s WHERE s.id = ANY(:ids) AND b
 RETURNING b.breaker_key, s.step, s.key
 """
 
-_ANY_OPEN = "SELECT EXISTS (SELECT 1 FROM breakers WHERE opened_at IS NOT NULL)"
+_ANY_OPEN = f"SELECT EXISTS (SELECT 1 FROM breakers WHERE opened_at IS NOT NULL) OR {ANY_PAUSE}"
 
 _STALE = """
 SELECT breaker_key FROM breakers WHERE :off OR (opened_at IS NULL AND updated_at < now() - :window)
@@ -128,7 +131,8 @@ ORDER BY breaker_key
 _REQUEUE_WAITING = f"""
 UPDATE step_runs SET cancel_requested_at = now(), cancel_requested_by = 'breaker', requeued_by_breaker = true
 WHERE id IN (
-  SELECT id FROM step_runs WHERE status = '{Status.SUBMITTED}' AND cancel_requested_at IS NULL AND {HELD_BACK}
+  SELECT id FROM step_runs WHERE status = '{Status.SUBMITTED}' AND cancel_requested_at IS NULL
+    AND ({HELD_BACK} OR {PAUSED})
   ORDER BY id LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
 ) RETURNING backend
 """
@@ -243,10 +247,11 @@ class BreakerStore:
         return ready
 
     def any_open(self) -> bool:
+        """Whether `requeue_waiting` may find anything."""
         return bool(self.unit.execute(_ANY_OPEN).scalar())
 
     def requeue_waiting(self, limit: int) -> list[str]:
-        """Request the cancel of submitted jobs that an open breaker holds back. Returns a backend for each.
+        """Request the cancel of submitted jobs that an open breaker or a pause holds back. Returns a backend for each.
 
         Their step runs return to PENDING once the jobs are gone.
         """

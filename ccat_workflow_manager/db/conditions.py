@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ccat_workflow_manager.failures import FailureReason
-from ccat_workflow_manager.lifecycle.states import CANCELLABLE, Status
+from ccat_workflow_manager.lifecycle.states import CANCELLABLE, LIVE, Status
 
 
 def quoted(statuses: Iterable[Status]) -> str:
@@ -46,5 +46,12 @@ MET = met()
 READY = "status = 'PENDING' AND unmet = 0 AND NOT held"
 """All upstream steps are completed and the run is not paused. The condition of an index: use it literally."""
 
+USES_LIMITS = LIVE | {Status.STAGING_DATA}
+IN_USE = f"status IN ({quoted(USES_LIMITS)})"
+"""It has a job, or a worker is about to submit it. The condition of an index: use it literally."""
+
 CLAIMABLE = f"{READY} AND (not_before IS NULL OR not_before <= now()) AND cancel_requested_at IS NULL"
-"""Ready, not backing off and not cancelled. Only a breaker (`db.breakers`) may still hold it back."""
+"""Ready, not backing off and not cancelled.
+
+A breaker (`db.breakers`), a hold (`db.holds`) or a limit (`db.quotas`) may still keep it from being claimed.
+"""

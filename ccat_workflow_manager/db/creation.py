@@ -11,6 +11,7 @@ from uuid import UUID
 from ccat_workflow_manager.db.audit import Change, current
 from ccat_workflow_manager.db.queries.runs import RUN, with_step_runs
 from ccat_workflow_manager.db.queries.step_runs import step_run_columns
+from ccat_workflow_manager.db.quotas import lock_queues
 from ccat_workflow_manager.db.session import UnitOfWork, json_list, new_ids
 from ccat_workflow_manager.definition.compiled import Edge
 from ccat_workflow_manager.definition.planning import Plan, PlannedStep
@@ -20,6 +21,23 @@ from ccat_workflow_manager.lifecycle.states import INITIAL, Event
 from ccat_workflow_manager.lifecycle.waiting import WaitFacts, explain
 
 _RESOURCES = tuple(each.name for each in fields(Resources))
+
+_LANES = """, w AS (
+  SELECT DISTINCT project, pipeline, pipeline_version IS NOT NULL AS registered FROM r
+), known AS (
+  SELECT l.* FROM w JOIN lanes l USING (project, pipeline, registered)
+), l AS (
+  INSERT INTO lanes (project, pipeline, registered)
+  SELECT * FROM w WHERE NOT EXISTS (SELECT 1 FROM known k WHERE (k.project, k.pipeline, k.registered) = (
+    w.project, w.pipeline, w.registered))
+  ORDER BY 1, 2, 3
+  ON CONFLICT (project, pipeline, registered) DO UPDATE SET project = excluded.project
+  RETURNING *
+), o AS (
+  SELECT r.id AS run_id, a.id AS lane FROM r JOIN (SELECT * FROM known UNION ALL SELECT * FROM l) a
+    ON a.project = r.project AND a.pipeline = r.pipeline AND a.registered = (r.pipeline_version IS NOT NULL)
+)"""
+"""The lane of each run in `r`. One that another transaction makes at the same time is waited for."""
 
 # `r`, `t`, `s` and `e` insert the runs, their steps, step runs and events. `x` is a record of the table, `y` of a step.
 _WRITE = f"""
@@ -31,9 +49,10 @@ WITH r AS (
   FROM json_to_recordset(CAST(:runs AS json)) AS x(id uuid, spec_id uuid, pipeline text, pipeline_version integer,
     project text, parameters jsonb, labels jsonb, priority integer, backend text, created_by text, n_pending integer,
     idempotency_key text, request_hash text, replay_of uuid, reuse uuid)
+  WHERE :counted OR NOT EXISTS (SELECT 1 FROM projects q WHERE q.name = x.project AND q.max_queued IS NOT NULL)
   ON CONFLICT DO NOTHING
   RETURNING *
-), t AS (
+){_LANES}, t AS (
   INSERT INTO run_steps (run_id, position, name, total, remaining, downstream_key, downstream_all, upstream, image,
     soft, soft_allowed, fail_fast)
   SELECT x.run_id, position, name, total, total, downstream_key, downstream_all, upstream, image, soft, soft_allowed,
@@ -43,14 +62,14 @@ WITH r AS (
     soft smallint[], soft_allowed integer[], fail_fast smallint[])
   JOIN r ON r.id = x.run_id
 ), s AS (
-  INSERT INTO step_runs (id, run_id, position, step, key, item, backend, priority, status, max_attempts, unmet,
+  INSERT INTO step_runs (id, run_id, position, step, key, item, backend, lane, priority, status, max_attempts, unmet,
     awaits, has_dependents, resources, breaker_key, replay_of, reuse)
-  SELECT x.id, x.run_id, x.position, y.name, x.key, x.item, y.backend, y.priority, '{INITIAL}', y.max_attempts, x.unmet,
-    y.awaits, y.has_dependents, y.resources, COALESCE(x.breaker_key, y.breaker_key), x.replay_of,
-    COALESCE(x.reuse, false)
+  SELECT x.id, x.run_id, x.position, y.name, x.key, x.item, y.backend, o.lane, y.priority, '{INITIAL}',
+    y.max_attempts, x.unmet, y.awaits, y.has_dependents, y.resources, COALESCE(x.breaker_key, y.breaker_key),
+    x.replay_of, COALESCE(x.reuse, false)
   FROM json_to_recordset(CAST(:step_runs AS json)) AS x(id uuid, run_id uuid, position smallint, key text, item jsonb,
     unmet smallint, breaker_key uuid, replay_of uuid, reuse boolean)
-  JOIN r ON r.id = x.run_id
+  JOIN o ON o.run_id = x.run_id
   JOIN json_to_recordset(CAST(:steps AS json)) AS y(run_id uuid, position smallint, name text, backend text,
     priority integer, max_attempts smallint, awaits smallint[], has_dependents boolean, resources jsonb,
     breaker_key uuid)
@@ -135,23 +154,62 @@ class Created:
     """By backend: step runs that can be claimed at once."""
     shown: dict[UUID, str] = field(default_factory=dict)
     """The runs as JSON, if requested."""
+    refused: dict[UUID, str] = field(default_factory=dict)
+    """Runs that are over a limit of their projects, and which."""
 
 
 def create_runs(unit: UnitOfWork, new: Sequence[NewRun], *, shown: bool = False) -> Created:
     """Create runs. A run whose id or idempotency key exists is left out. With `shown`, also returns them as JSON."""
     if (present := current()) is not None:
         present.written_elsewhere = True
+    created = _create(unit, new, shown=shown, counted=False)
+    left = [run for run, run_id in zip(new, created.run_ids, strict=True) if run_id is None]
+    queues = lock_queues(unit, {run.project for run in left}) if left else {}
+    if not queues:
+        return created
+    refused = _refused(left, queues)
+    admitted = _create(unit, [run for run in left if run.run_id not in refused], shown=shown, counted=True)
+    written = {run_id for run_id in (*created.run_ids, *admitted.run_ids) if run_id is not None}
+    ready = {
+        backend: [*created.ready.get(backend, ()), *admitted.ready.get(backend, ())]
+        for backend in (*created.ready, *admitted.ready)
+    }
+    ids = [run.run_id if run.run_id in written else None for run in new]
+    return Created(ids, ready, {**created.shown, **admitted.shown}, refused)
+
+
+def _create(unit: UnitOfWork, new: Sequence[NewRun], *, shown: bool, counted: bool) -> Created:
+    """Create runs; unless `counted`, only those of projects without a limit of what is queued."""
     records = _Records()
     for run in new:
         records.add(run)
+    parameters = {**records.parameters(), "counted": counted}
     texts: dict[UUID, str] = {}
     if shown:
         waits = json.dumps(_first_waits(new))
-        for run_id, text, step_runs in unit.execute(_CREATE_SHOWN, {**records.parameters(), "waits": waits}):
+        for run_id, text, step_runs in unit.execute(_CREATE_SHOWN, {**parameters, "waits": waits}):
             texts[run_id] = with_step_runs(text, step_runs)
-    written: Set[UUID] = texts.keys() if shown else {row[0] for row in unit.execute(_CREATE, records.parameters())}
+    written: Set[UUID] = texts.keys() if shown else {row[0] for row in unit.execute(_CREATE, parameters)}
     ids = [run.run_id if run.run_id in written else None for run in new]
     return Created(ids, records.ready_of(written), texts)
+
+
+def _refused(runs: Sequence[NewRun], queues: Mapping[str, tuple[int, int]]) -> dict[UUID, str]:
+    """Those of these runs for which their projects have no room, in their order, and why."""
+    queued = {project: count for project, (_, count) in queues.items()}
+    refused: dict[UUID, str] = {}
+    for run in runs:
+        if run.project not in queues:
+            continue
+        most, count = queues[run.project][0], queued[run.project]
+        if count + run.plan.total > most:
+            refused[run.run_id] = (
+                f"the project {run.project} has {count} of {most} queued step runs (max_queued), and this run has "
+                f"{run.plan.total}; wait until some are launched, or raise it with `ccat-wm project set {run.project}`"
+            )
+        else:
+            queued[run.project] = count + run.plan.total
+    return refused
 
 
 def runs_by_idempotency_key(unit: UnitOfWork, wanted: Sequence[KeyOfCreator]) -> dict[KeyOfCreator, tuple[UUID, str]]:

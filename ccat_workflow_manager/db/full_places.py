@@ -12,7 +12,8 @@ from dataclasses import asdict
 
 from ccat_workflow_manager.db.breakers import HELD_BACK
 from ccat_workflow_manager.db.conditions import CLAIMABLE
-from ccat_workflow_manager.db.locked_rows import LOCKED
+from ccat_workflow_manager.db.holds import ON_HOLD
+from ccat_workflow_manager.db.locked_rows import CLAIMED
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.lifecycle.models import Resources
 
@@ -26,12 +27,13 @@ WITH due AS MATERIALIZED (
   ORDER BY retry_at LIMIT 20 FOR NO KEY UPDATE SKIP LOCKED
 )
 SELECT probe.* FROM due CROSS JOIN LATERAL (
-  SELECT {LOCKED}, false AS has_breaker
-  FROM step_runs s WHERE backend = :backend AND {CLAIMABLE} AND NOT {HELD_BACK} AND s.resources = due.resources
+  SELECT {CLAIMED}, false AS has_breaker
+  FROM step_runs s
+  WHERE backend = :backend AND {CLAIMABLE} AND NOT {HELD_BACK} AND NOT {ON_HOLD} AND s.resources = due.resources
   ORDER BY priority DESC, id LIMIT due.allowed FOR NO KEY UPDATE SKIP LOCKED
 ) probe
 """
-"""`LockedRow`s of the places that are due for a probe. It never waits for a lock."""
+"""`ClaimRow`s of the places that are due for a probe. It never waits for a lock."""
 
 _POSTPONE = """
 UPDATE full_places f SET retry_at = now() + interval '1 minute'

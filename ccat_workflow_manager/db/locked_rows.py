@@ -50,6 +50,14 @@ class BlockingRow(LockedRow):
     reason_text: str | None
 
 
+@dataclass(slots=True)
+class ClaimRow(LockedRow):
+    """A step run that a worker is about to claim."""
+
+    lane: int
+    cpus: float
+
+
 class Block(NamedTuple):
     """Why dependents are skipped: what did not complete, with the chain to the root, and the reason that they get."""
 
@@ -88,6 +96,9 @@ LOCKED = """s.id, s.run_id, s.position, s.step, s.key, s.backend, s.status, s.at
   s.token, s.unmet, s.has_dependents, s.cancel_requested_at IS NOT NULL AS cancel_requested, s.requeued_by_breaker,
   s.caveats"""
 """The columns of a `LockedRow` of `step_runs s`, all but `has_breaker`."""
+
+CLAIMED = f"{LOCKED}, s.lane, CAST(s.resources ->> 'cpu' AS double precision) AS cpus"
+"""The same of a `ClaimRow`."""
 
 LOCK_STEP_RUNS = f"""
 SELECT {LOCKED}, s.breaker_key IN (SELECT b.breaker_key FROM breakers b) AS has_breaker

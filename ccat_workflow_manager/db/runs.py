@@ -16,12 +16,14 @@ from uuid import UUID
 from ccat_workflow_manager.db import locked_rows as locks
 from ccat_workflow_manager.db import statements as sql
 from ccat_workflow_manager.db.breakers import LOCK_PROBES, BreakerStore
+from ccat_workflow_manager.db.conditions import USES_LIMITS
 from ccat_workflow_manager.db.dependents import Dependents
 from ccat_workflow_manager.db.full_places import LOCK_PROBES_OF_PLACES, FullPlaceStore
-from ccat_workflow_manager.db.locked_rows import LockedRow
+from ccat_workflow_manager.db.locked_rows import ClaimRow, LockedRow
 from ccat_workflow_manager.db.session import UnitOfWork, json_list
 from ccat_workflow_manager.db.tolerance import mark_tolerated
 from ccat_workflow_manager.db.transitions import Batch, validate_transitions
+from ccat_workflow_manager.db.turns import TurnStore
 from ccat_workflow_manager.db.work_items import load_items
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.breaker import OFF, BreakerPolicy
@@ -36,7 +38,7 @@ class Applied:
     applied: list[UUID] = field(default_factory=list)
     refused: dict[UUID, str] = field(default_factory=dict)
     ready: dict[str, list[UUID]] = field(default_factory=dict)
-    """By backend: step runs that may be claimed from now on."""
+    """By backend: step runs that may be claimed from now on, and those that make room in a project with limits."""
     finished_runs: list[UUID] = field(default_factory=list)
     breaker_opened: bool = False
 
@@ -61,6 +63,8 @@ class RunStore:
         self.unit = unit
         self._breakers = BreakerStore(unit, breakers)
         self._dependents = Dependents(unit, self._write_rows)
+        self._limited_runs: set[UUID] = set()
+        """Runs that were counted, of projects with a limit of what has a job."""
 
     def apply(self, transitions: Sequence[Transition]) -> Applied:
         """Apply all transitions that are still legal. The others are refused with a reason and change nothing."""
@@ -78,24 +82,28 @@ class RunStore:
         probes: bool = True,
         places: bool = True,
     ) -> list[WorkItem]:
-        """Claim up to `limit` ready step runs of a backend, the most urgent first.
+        """Claim up to `limit` ready step runs of a backend: of the lanes whose turn it is, the most urgent first.
 
         With `probes` also one for each open breaker that is due for a probe, with `places` a few for each full place.
         """
-        rows = self._locked(sql.LOCK_CLAIMABLE, {"backend": backend, "limit": limit})
+        turns = TurnStore(self.unit, backend)
+        chosen = turns.lock_next(limit)
         if places:
-            probes_of_places = self._locked(LOCK_PROBES_OF_PLACES, {"backend": backend})
-            FullPlaceStore(self.unit, backend).postpone(probes_of_places)
-            rows |= probes_of_places
+            found = self.unit.rows(ClaimRow, LOCK_PROBES_OF_PLACES, {"backend": backend})
+            FullPlaceStore(self.unit, backend).postpone([row.id for row in found])
+            chosen += turns.admit(found)
         if probes:
-            due = self._locked(LOCK_PROBES, {"backend": backend})
-            self._breakers.set_probes(list(due), worker)
-            rows |= due
-        if not rows:
+            due = turns.admit(self.unit.rows(ClaimRow, LOCK_PROBES, {"backend": backend}))
+            self._breakers.set_probes([row.id for row in due], worker)
+            chosen += due
+        if not chosen:
             return []
+        rows: dict[UUID, LockedRow] = {row.id: row for row in chosen}
         claimed, lease = [TransitionEvent(Event.CLAIMED, actor=worker)], Lease(worker, lease_seconds)
         result = self._write(rows, [Transition(step_run_id, claimed, lease=lease) for step_run_id in rows])
-        return load_items(self.unit, result.applied)
+        items = load_items(self.unit, result.applied)
+        turns.charge(chosen)
+        return items
 
     def record_waits(self, waits: Sequence[tuple[UUID, int, str | None, bool]]) -> None:
         """Record why jobs wait, and whether their backend knows them: (id, token, reason, unknown).
@@ -190,6 +198,9 @@ class RunStore:
                 result.ready.setdefault(backend, []).extend(ids)
             result.breaker_opened = self._breakers.opened
         result.finished_runs += self._count(batch)
+        for row in rows.values():
+            if row.run_id in self._limited_runs and row.status not in USES_LIMITS:
+                result.add_ready(row.backend, row.id)
         if batch.blocked or batch.reopened:
             result.finished_runs += self._recheck_upstream(batch)
         return result
@@ -206,6 +217,7 @@ class RunStore:
         """Bring the rows of the runs up to date. Returns the runs that are finished now."""
         deltas = batch.delta_records()
         found = self.unit.execute(sql.COUNT_RUNS, {"deltas": json_list(deltas)}).all() if deltas else []
+        self._limited_runs.update(row.id for row in found if row.is_limited)
         mark_tolerated(self.unit, [row.id for row in found if row.has_losses])
         if with_losses := [row.id for row in found if row.has_ended and row.has_losses]:
             self.unit.execute(sql.END_WITH_LOSSES, {"run_ids": with_losses})

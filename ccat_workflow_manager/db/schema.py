@@ -29,7 +29,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSON, JSONB
 
-from ccat_workflow_manager.db.conditions import OPEN, READY, RUN_STATUS_SQL, counter, quoted
+from ccat_workflow_manager.db.conditions import IN_USE, OPEN, READY, RUN_STATUS_SQL, counter, quoted
+from ccat_workflow_manager.db.fairness_tables import holds, lanes, projects, turns
 from ccat_workflow_manager.db.feed_tables import deliveries, events, feed, webhooks
 from ccat_workflow_manager.db.figure_tables import figures, figures_place, live_figures
 from ccat_workflow_manager.db.identity_tables import audit, sessions, tokens
@@ -49,10 +50,14 @@ __all__ = [
     "figures",
     "figures_place",
     "full_places",
+    "holds",
+    "lanes",
     "live_figures",
     "metadata",
+    "projects",
     "sessions",
     "tokens",
+    "turns",
     "webhooks",
     "workers",
 ]
@@ -134,6 +139,7 @@ runs = Table(
     Index("ix_runs_pipeline_id", "pipeline", text("id DESC")),
     Index("ix_runs_project_id", "project", text("id DESC"), postgresql_where=text(OTHER_PROJECT)),
     Index("ix_runs_caveats", text("id DESC"), postgresql_where=text("n_caveats > 0")),
+    Index("ix_runs_project", "project", postgresql_where=text("finished_at IS NULL")),
     Index("ix_runs_created_at_status", "created_at", "status"),
     Index("ix_runs_labels", "labels", postgresql_using="gin", postgresql_ops={"labels": "jsonb_path_ops"}),
     Index(
@@ -189,6 +195,7 @@ step_runs = Table(
     Column("key", Text, nullable=False),
     Column("item", JSONB),
     Column("backend", Text, nullable=False),
+    Column("lane", Integer, nullable=False),
     Column("priority", Integer, nullable=False),
     Column("status", Text, nullable=False),
     Column("attempt", SmallInteger, nullable=False, server_default=text("0")),
@@ -241,10 +248,12 @@ step_runs = Table(
     Index(
         "ix_step_runs_ready",
         "backend",
+        "lane",
         text("priority DESC"),
         "id",
         postgresql_where=text(READY),
     ),
+    Index("ix_step_runs_lane", "lane", postgresql_where=text(IN_USE)),
     Index("ix_step_runs_live", "backend", "id", postgresql_where=text(f"status IN ({quoted(LIVE)})")),
     Index("ix_step_runs_in_hand", "lease_until", postgresql_where=text(f"status IN ({quoted(LEASED)})")),
     Index(

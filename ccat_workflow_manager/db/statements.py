@@ -6,20 +6,12 @@ that return locked step runs are in `locked_rows`; those about breakers are in `
 
 from __future__ import annotations
 
-from ccat_workflow_manager.db.breakers import HELD_BACK, IN_FULL_PLACE
-from ccat_workflow_manager.db.conditions import CLAIMABLE, counter
+from ccat_workflow_manager.db.conditions import counter
 from ccat_workflow_manager.db.edge_statements import EXCEEDED
-from ccat_workflow_manager.db.locked_rows import BLOCKS_OTHERS, LOCKED
+from ccat_workflow_manager.db.locked_rows import BLOCKS_OTHERS
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.event_types import RunEvent
 from ccat_workflow_manager.lifecycle.states import ACTIVE, CANCELLABLE, RETRYABLE, RunStatus, Status
-
-LOCK_CLAIMABLE = f"""
-SELECT {LOCKED}, false AS has_breaker
-FROM step_runs s WHERE backend = :backend AND {CLAIMABLE} AND NOT {HELD_BACK} AND NOT {IN_FULL_PLACE}
-ORDER BY priority DESC, id LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
-"""
-"""What a worker claims, the most urgent first. Concurrent claims skip each other's rows."""
 
 # --- WRITE_TRANSITIONS, part by part ---------------------------------------------------------------------------------
 # `m` is the record of one step run, `s` its row, `c` what `changed` returns of the new row, `a` the row of its attempt.
@@ -201,13 +193,14 @@ FROM d JOIN locked l ON l.id = d.id
 WHERE r.id = d.id
 RETURNING r.id, r.project, r.finished_at IS NOT NULL AS finished, r.status, r.status_reason,
   r.finished_at IS NOT NULL AND (l.finished_before IS NULL OR d.reopened) AS has_ended,
-  r.finished_at IS NOT NULL AND r.{counter(Status.FAILED)} + r.{counter(Status.CANCELLED)} > 0 AS has_losses
+  r.finished_at IS NOT NULL AND r.{counter(Status.FAILED)} + r.{counter(Status.CANCELLED)} > 0 AS has_losses,
+  r.project IN (SELECT q.name FROM projects q WHERE COALESCE(q.max_live, q.max_cpus) IS NOT NULL) AS is_limited
 ), ended AS (
   INSERT INTO events (run_id, project, event, to_status, attempt, actor, text, at)
   SELECT id, project, '{RunEvent.FINISHED}', status, 0, 'service', status_reason, clock_timestamp()
   FROM changed WHERE has_ended AND NOT has_losses
 )
-SELECT id, finished, has_ended, has_losses FROM changed
+SELECT id, finished, has_ended, has_losses, is_limited FROM changed
 """
 """Add the changes of their step runs to the counters of runs, from which PostgreSQL derives the status.
 

@@ -17,7 +17,7 @@ from ccat_workflow_manager.lifecycle.models import Facts, Transition, Transition
 from ccat_workflow_manager.lifecycle.states import FINISHED, LEASED, Event, IllegalTransition, Status, next_status
 from ccat_workflow_manager.lifecycle.verdict import cancelled
 
-_REQUEUED = "its job was stopped before it started, because the circuit breaker of its step opened"
+_REQUEUED = "its job was stopped before it started: the circuit breaker of its step opened, or it was paused"
 
 
 @dataclass(slots=True)

@@ -76,9 +76,9 @@ def cancel_items(unit: UnitOfWork, backend: str, after: UUID | None, limit: int)
 
 
 def launchable_ids(unit: UnitOfWork, backend: str, limit: int) -> list[UUID]:
-    """Step runs that a worker could claim now, the most urgent first."""
+    """Step runs that a worker could claim now, in no order: they say how many messages are needed."""
     found = unit.execute(
-        f"SELECT id FROM step_runs WHERE backend = :backend AND {LAUNCHABLE} ORDER BY priority DESC, id LIMIT :limit",
+        f"SELECT id FROM step_runs WHERE backend = :backend AND {LAUNCHABLE} LIMIT :limit",
         {"backend": backend, "limit": limit},
     )
     return [row[0] for row in found]

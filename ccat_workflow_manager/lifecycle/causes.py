@@ -30,10 +30,12 @@ class Cause(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
     PAUSED = "paused"
+    ON_HOLD = "on_hold"
     BACKEND_AWAY = "backend_away"
     NO_WORKER = "no_worker"
     UNKNOWN_JOB = "unknown_job"
     DEAD_WORKER = "dead_worker"
+    QUOTA = "quota"
     FULL_PLACE = "full_place"
     DEFERRED = "deferred"
     BACK_OFF = "back_off"
@@ -75,6 +77,9 @@ CAUSES: dict[Cause, CauseInfo] = {
     Cause.FAILED: CauseInfo(Move.AUTHOR, "it failed", "retry it once the cause is mended"),
     Cause.CANCELLED: CauseInfo(Move.OPERATOR, "it was cancelled", "retry it"),
     Cause.PAUSED: CauseInfo(Move.OPERATOR, "its run is paused", "resume the run"),
+    Cause.ON_HOLD: CauseInfo(
+        Move.OPERATOR, "the {} starts nothing now", "wait until the hold ends, or end it: `ccat-wm resume {}`"
+    ),
     Cause.BACKEND_AWAY: CauseInfo(
         Move.SITE, "the backend {} is not available", "make the backend {} available; workers try again by themselves"
     ),
@@ -86,6 +91,11 @@ CAUSES: dict[Cause, CauseInfo] = {
     ),
     Cause.DEAD_WORKER: CauseInfo(
         Move.SYSTEM, "the worker that held it has stopped answering", "the manager gives it to another worker"
+    ),
+    Cause.QUOTA: CauseInfo(
+        Move.OPERATOR,
+        "the project {} is at one of its limits",
+        "it goes on when step runs of the project end, or with a higher limit: `ccat-wm project set {}`",
     ),
     Cause.FULL_PLACE: CauseInfo(
         Move.SITE, "{} takes no more jobs with its resources", "it goes on when jobs there end, or with a higher limit"

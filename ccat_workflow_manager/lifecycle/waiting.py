@@ -35,6 +35,10 @@ class WaitFacts:
     stored_reason: str | None = None
     """Why `not_before` was set: the failure of the last attempt, or what kept the worker from submitting the job."""
     backend_problem: str | None = None
+    on_hold: str | None = None
+    """The text of the hold that keeps it from starting."""
+    at_limit: str | None = None
+    """The text of the limit of its project that keeps it from starting."""
     held_back: str | None = None
     """The text of the open breaker that holds it back."""
     full_place: str | None = None
@@ -51,12 +55,16 @@ def explain(facts: WaitFacts) -> str:
         return "the run is paused"
     if facts.unmet > 0:
         return f"waits for {_upstream(facts)}"
+    if facts.on_hold is not None:
+        return facts.on_hold
     if facts.held_back is not None:
         return facts.held_back
     if facts.not_before is not None and (facts.now is None or facts.not_before > facts.now):
         because = f": {facts.stored_reason}" if facts.stored_reason else ""
-        return f"not before {_time(facts.not_before)}{because}"
+        return f"not before {utc_text(facts.not_before)}{because}"
     away = unattended(facts.backend, facts.backend_problem, facts.workers_serving)
+    if away is None and facts.at_limit is not None:
+        return facts.at_limit
     if away is None and facts.full_place is not None:
         return f"{facts.backend} takes no more such jobs now: {facts.full_place}"
     return away or f"queued for a worker of backend {facts.backend}"
@@ -80,7 +88,7 @@ def _upstream(facts: WaitFacts) -> str:
     return "1 step that it depends on" if facts.unmet == 1 else f"{facts.unmet} steps that it depends on"
 
 
-def _time(moment: datetime) -> str:
+def utc_text(moment: datetime) -> str:
     if moment.tzinfo is not None:
         moment = moment.astimezone(UTC)
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

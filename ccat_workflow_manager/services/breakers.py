@@ -16,9 +16,9 @@ _REQUEUED_AT_ONCE = 1000
 
 
 def requeue_waiting(database: Database, doorbell: Doorbell) -> int:
-    """Cancel the jobs that are still queued at a backend and whose breaker is open. Returns how many.
+    """Cancel the jobs that are still queued at a backend and whose breaker is open, or that are paused.
 
-    Their step runs return to PENDING when the jobs have ended. Running jobs go on: they may succeed.
+    Returns how many. Their step runs return to PENDING when the jobs have ended. Running jobs go on: they may succeed.
     """
     with database.read() as unit:
         if not BreakerStore(unit, OFF).any_open():

@@ -16,6 +16,7 @@ from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.identity import Projects
 from ccat_workflow_manager.lifecycle.causes import SEVERITY, Cause, move_of, remedy_of, text_of
 from ccat_workflow_manager.lifecycle.states import LIVE, RETRYABLE
+from ccat_workflow_manager.lifecycle.waiting import utc_text
 
 _SHOWN_CHAIN = 50
 _BEHIND_OTHERS = frozenset({Cause.UPSTREAM, Cause.BLOCKED})
@@ -171,6 +172,10 @@ def _root(facts: Mapping[str, Any]) -> dict[str, Any]:
         words, reason = facts["breaker_text"], str(facts["failure_signature"]).split(",")[0]
     elif cause is Cause.BACKEND_AWAY:
         words, since = facts["problem"], facts["problem_since"] or since
+    elif cause is Cause.ON_HOLD and facts["hold"] is not None:
+        words, since = facts["hold"].text(), utc_text(facts["hold"].since)
+    elif cause is Cause.QUOTA:
+        words = facts["limit_text"]
     elif cause is Cause.FULL_PLACE:
         words, since = facts["full_text"], facts["full_since"] or since
     elif cause in _OWN_WORDS:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import NamedTuple
 from uuid import UUID
 
@@ -11,7 +11,7 @@ from ccat_workflow_manager.db.pipelines import PipelineStore
 from ccat_workflow_manager.db.queries.runs import existing_runs
 from ccat_workflow_manager.db.session import Database, UnitOfWork
 from ccat_workflow_manager.doorbell import Bell, Doorbell
-from ccat_workflow_manager.errors import Conflict, RequestError
+from ccat_workflow_manager.errors import Conflict, Fault, LimitReached, RequestError
 from ccat_workflow_manager.identity import Projects
 from ccat_workflow_manager.services.catalogue import Catalogue
 from ccat_workflow_manager.services.combining import Combiner
@@ -87,6 +87,8 @@ class Submitter:
         planned = [planner.plan(submission, f"runs[{index}]") for index, submission in enumerate(submissions)]
         with self._database.begin("commit.create-many") as unit:
             created = create_runs(unit, _new_runs(unit, planned))
+            if created.refused:
+                raise LimitReached(faults=_faults(planned, created.refused))
             if None in created.run_ids:  # a concurrent call with the same key has committed first
                 if (made := self._bulk_made_before(unit, submissions)) is None:
                     raise Conflict("runs with this Idempotency-Key were created and removed meanwhile; try again")
@@ -126,7 +128,9 @@ class Submitter:
                 created = create_runs(unit, _new_runs(unit, [planned[index] for index in new]), shown=True)
                 unit.after_commit(lambda: self._doorbell.ring_all(Bell.LAUNCH, created.ready))
                 for index, run_id in zip(new, created.run_ids, strict=True):
-                    if run_id is None:
+                    if (refused := created.refused.get(submissions[index].run_id)) is not None:
+                        outcomes[index] = LimitReached(refused)
+                    elif run_id is None:
                         outcomes[index] = _made_meanwhile(unit, submissions[index])
                     else:
                         outcomes[index] = Submitted(run_id, True, created.shown[run_id])
@@ -151,6 +155,12 @@ class Submitter:
             known_backends=self._known_backends,
             projects=projects,
         )
+
+
+def _faults(planned: Sequence[PlannedRun], refused: Mapping[UUID, str]) -> list[Fault]:
+    """Which runs of a bulk call are over a limit."""
+    ids = [each.submission.run_id for each in planned]
+    return [Fault(f"runs[{index}]", refused[run_id]) for index, run_id in enumerate(ids) if run_id in refused]
 
 
 def _new_runs(unit: UnitOfWork, planned: Sequence[PlannedRun]) -> list[NewRun]:

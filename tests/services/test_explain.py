@@ -38,8 +38,9 @@ class Site:
         self.run_id = uuid4()
 
     def start(self, steps: list[dict[str, Any]]) -> None:
-        request = RunRequest(spec={"name": "visit", "steps": steps})
-        self.run_id, *_ = self.context.submitter.submit(request, actor="test")
+        definition = {"name": "visit", "steps": steps}
+        self.context.catalogue.apply(definition)
+        self.run_id, *_ = self.context.submitter.submit(RunRequest(pipeline="visit"), actor="test")
         self.sql("INSERT INTO workers (id, host, pid, backends) VALUES ('w', 'h', 1, '{noop}') ON CONFLICT DO NOTHING")
 
     def sql(self, statement: str, **parameters: Any) -> list[Any]:
@@ -125,6 +126,26 @@ def fill_place(site: Site, target: UUID) -> None:
     )
 
 
+def hold(kind: str, name: str, mode: str = "pause") -> Callable[[Site, UUID], None]:
+    def plant(site: Site, target: UUID) -> None:
+        site.sql(
+            "INSERT INTO holds (kind, name, mode, why, actor) VALUES (:kind, :name, :mode, 'a new calibration', :by)",
+            kind=kind, name=name, mode=mode, by="anna",
+        )  # fmt: skip
+
+    return plant
+
+
+def limit(**limits: int) -> Callable[[Site, UUID], None]:
+    def plant(site: Site, target: UUID) -> None:
+        site.sql(
+            "INSERT INTO projects (name, max_live, max_cpus) VALUES ('default', :max_live, :max_cpus)",
+            **{"max_live": None, "max_cpus": None, **limits},
+        )
+
+    return plant
+
+
 def back_off(site: Site, target: UUID) -> None:
     site.apply(target, event(Event.CLAIMED), event(Event.FAILED, reason=FailureReason.NODE_FAILURE, text="gone"),
                event(Event.RETRIED, text="attempt 2 of 2 in 60 min", delay_seconds=3600), job=False)  # fmt: skip
@@ -162,6 +183,8 @@ REMOVALS: dict[str, Callable[[Site, UUID], object]] = {
     "no_worker": lambda site, root: site.sql(
         "INSERT INTO workers (id, host, pid, backends) VALUES ('w', 'h', 1, '{noop}') ON CONFLICT DO NOTHING"
     ),
+    "on_hold": lambda site, root: site.sql("DELETE FROM holds"),
+    "quota": lambda site, root: site.sql("DELETE FROM projects"),
     "full_place": lambda site, root: site.sql("DELETE FROM full_places"),
     "back_off": lambda site, root: site.sql("UPDATE step_runs SET not_before = NULL WHERE claims = 0"),
     "deferred": lambda site, root: site.sql("UPDATE step_runs SET not_before = NULL WHERE claims > 0"),
@@ -243,7 +266,15 @@ SITUATIONS = [
     Situation("breaker", open_breaker, "breaker", "site", "401"),
     Situation("backend away", lose_backend, "backend_away", "site", "no route"),
     Situation("no worker", lose_worker, "no_worker", "operator"),
-    Situation("quota", fill_place, "full_place", "site", "QOSMaxJobs"),
+    Situation("pipeline paused", hold("pipeline", "visit"), "on_hold", "operator", "anna"),
+    Situation("project paused", hold("project", "default"), "on_hold", "operator", "a new calibration"),
+    Situation("backend paused", hold("backend", "noop"), "on_hold", "operator", "ccat-wm resume backend noop"),
+    Situation("service paused", hold("service", ""), "on_hold", "operator", "the service is paused by anna"),
+    Situation("drained", hold("pipeline", "visit", "drain"), "on_hold", "operator", "is drained by anna"),
+    Situation("limit of live step runs", limit(max_live=0), "quota", "operator", "0 of 0 live step runs"),
+    Situation("limit of CPUs", limit(max_cpus=0), "quota", "operator", "needs 1"),
+    Situation("paused before", hold("project", "default"), "on_hold", "operator", "anna", FAN, IN),
+    Situation("full partition", fill_place, "full_place", "site", "QOSMaxJobs"),
     Situation("back-off", back_off, "back_off", "system", "attempt 2"),
     Situation("image", defer("the image x.sif is being pulled"), "deferred", "site", "x.sif"),
     Situation("disk", defer("no space left on /data"), "deferred", "site", "/data"),
@@ -264,7 +295,7 @@ SITUATIONS = [
     Situation("internal", fail(_F.INTERNAL_ERROR), "failed", "operator", "the text"),
     Situation("breaker before", open_breaker, "breaker", "site", "401", FAN, IN),
     Situation("back-off before", back_off, "back_off", "system", "attempt 2", FAN, IN),
-    Situation("quota before", fill_place, "full_place", "site", "QOSMax", FAN, IN),
+    Situation("full partition before", fill_place, "full_place", "site", "QOSMax", FAN, IN),
     Situation("image before", defer("the image x.sif is being pulled"), "deferred", "site", "x.sif", FAN, IN),
     Situation("queued before", at_scheduler("queued: Priority"), "scheduler", "site", "Priority", FAN, IN,
               done=("1", "3")),
@@ -295,7 +326,7 @@ def test_only_the_removal_of_the_root_lets_it_go_on(context: Context, situation:
     root = found["root"]
     assert (root["cause"], root["move"]) == (situation.cause, situation.move), found["summary"]
     assert root["step"] == situation.at[0]
-    if situation.cause not in ("breaker", "failed"):  # several step runs may have the same one
+    if situation.cause not in ("breaker", "failed", "on_hold"):  # several step runs may have the same one
         assert root["step_run_id"] == str(planted)
     assert situation.words in f"{root['words']} {root['scheduler']}"
     assert root["remedy"]

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from ccat_workflow_manager.db.breakers import HELD_BACK
 from ccat_workflow_manager.db.conditions import SET_ASIDE, quoted
+from ccat_workflow_manager.db.holds import ON_HOLD
+from ccat_workflow_manager.db.quotas import AT_LIMIT
 from ccat_workflow_manager.lifecycle.causes import Cause
 from ccat_workflow_manager.lifecycle.states import LIVE, Status
 from ccat_workflow_manager.lifecycle.waiting import ACTION_REQUIRED
@@ -27,10 +29,12 @@ CAUSE = f"""CASE
   WHEN s.status = '{Status.PENDING}' THEN CASE
     WHEN s.held THEN '{Cause.PAUSED}'
     WHEN s.unmet > 0 THEN '{Cause.UPSTREAM}'
+    WHEN {ON_HOLD} THEN '{Cause.ON_HOLD}'
     WHEN {HELD_BACK} THEN '{Cause.BREAKER}'
     WHEN {_AWAY} THEN '{Cause.BACKEND_AWAY}'
     WHEN {_UNSERVED} THEN '{Cause.NO_WORKER}'
     WHEN s.not_before > now() AND s.claims = 0 THEN '{Cause.BACK_OFF}'
+    WHEN {AT_LIMIT} THEN '{Cause.QUOTA}'
     WHEN {_FULL} THEN '{Cause.FULL_PLACE}'
     WHEN s.not_before > now() THEN '{Cause.DEFERRED}'
     ELSE '{Cause.QUEUED}' END
@@ -54,6 +58,8 @@ def subject(row: str) -> str:
     return f"""CASE {row}.cause
   WHEN '{Cause.BREAKER}' THEN {row}.breaker_key::text
   WHEN '{Cause.PAUSED}' THEN {row}.run_id::text
+  WHEN '{Cause.ON_HOLD}' THEN {row}.on_hold
+  WHEN '{Cause.QUOTA}' THEN (SELECT l.project FROM lanes l WHERE l.id = {row}.lane)
   ELSE {row}.backend END"""
 
 

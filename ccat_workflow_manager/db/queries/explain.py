@@ -8,14 +8,17 @@ from typing import Any
 from uuid import UUID
 
 from ccat_workflow_manager.db.conditions import MET, READY, counter, quoted
+from ccat_workflow_manager.db.holds import HOLD_OF, active_holds
 from ccat_workflow_manager.db.queries import project_list, utc, visible
 from ccat_workflow_manager.db.queries.causes import CAUSE, SINCE, subject
+from ccat_workflow_manager.db.quotas import limit_uses
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.identity import Projects
 from ccat_workflow_manager.lifecycle.causes import Cause
 from ccat_workflow_manager.lifecycle.states import LEASED, LIVE, Event, RunStatus, Status
 
 MOST_NODES = 100_000
+_WORDED_HERE = (Cause.ON_HOLD, Cause.QUOTA)
 _MOST_COUNTED = 10_000
 
 _NODES = f"""
@@ -29,16 +32,17 @@ SELECT x.*, {subject("x")} AS subject, {utc("x.since")} AS since_text,
   p.problem, {utc("p.problem_since")} AS problem_since, b.reason_text AS breaker_text, b.failure_signature,
   {utc("b.probe_at")} AS probe_at, f.text AS full_text, {utc("f.since")} AS full_since
 FROM (
-  SELECT s.id, s.run_id, s.step, s.key, s.status, s.backend, s.resources, s.breaker_key, s.reason, s.reason_text,
-    s.waiting_for, s.attempt, s.max_attempts, s.job_id, {utc("s.not_before")} AS not_before, s.lease_owner,
-    s.cancel_requested_by, {CAUSE} AS cause, {SINCE} AS since
+  SELECT s.id, s.run_id, s.step, s.key, s.status, s.backend, s.lane, s.resources, s.breaker_key, s.reason,
+    s.reason_text, s.waiting_for, s.attempt, s.max_attempts, s.job_id, {utc("s.not_before")} AS not_before,
+    s.lease_owner, s.cancel_requested_by, {HOLD_OF} AS on_hold, {CAUSE} AS cause, {SINCE} AS since
   FROM step_runs s WHERE s.id = ANY(:ids)
 ) x LEFT JOIN backends p ON p.name = x.backend LEFT JOIN breakers b ON b.breaker_key = x.breaker_key
 LEFT JOIN full_places f ON f.backend = x.backend AND f.resources = x.resources
 """
 
 _WAITING = f"""
-SELECT s.id, s.run_id, s.backend, s.breaker_key, s.status, s.waiting_for, s.created_at, {CAUSE} AS cause
+SELECT s.id, s.run_id, s.backend, s.lane, s.breaker_key, s.status, s.waiting_for, s.created_at, {HOLD_OF} AS on_hold,
+  {CAUSE} AS cause
 FROM step_runs s
 """
 # The parts of the partial indexes: ready, at a backend, in the hands of a worker. What is paused or waits for other
@@ -83,7 +87,8 @@ SELECT count(*) FROM (
 _OF_RUN = f"""
 SELECT x.cause, {subject("x")} AS subject, x.reason, count(*) AS count,
   CAST(min(x.id::text) AS uuid) AS example
-FROM (SELECT s.id, s.run_id, s.backend, s.breaker_key, s.reason, {CAUSE} AS cause FROM step_runs s
+FROM (SELECT s.id, s.run_id, s.backend, s.lane, s.breaker_key, s.reason, {HOLD_OF} AS on_hold, {CAUSE} AS cause
+  FROM step_runs s
   WHERE s.run_id = :id AND NOT {MET}) x
 GROUP BY 1, 2, 3 ORDER BY 4 DESC LIMIT 200
 """
@@ -131,7 +136,15 @@ def graph(unit: UnitOfWork, run_id: UUID, step_run_id: UUID | None) -> tuple[lis
 
 def facts(unit: UnitOfWork, ids: Sequence[UUID]) -> dict[UUID, dict[str, Any]]:
     """What is stored about the causes of these step runs."""
-    return {record["id"]: record for record in unit.records(_FACTS, {"ids": list(ids)})}
+    found = unit.records(_FACTS, {"ids": list(ids)})
+    subjects = {cause: {each["subject"] for each in found if each["cause"] == cause} for cause in _WORDED_HERE}
+    holds = {each.subject: each for each in active_holds(unit)} if subjects[Cause.ON_HOLD] else {}
+    limits = {each.project: each for each in limit_uses(unit, subjects[Cause.QUOTA])}
+    for each in found:
+        each["hold"] = holds.get(each["subject"]) if each["cause"] == Cause.ON_HOLD else None
+        limit = limits.get(each["subject"]) if each["cause"] == Cause.QUOTA else None
+        each["limit_text"] = None if limit is None else limit.text(float(each["resources"]["cpu"]))
+    return {each["id"]: each for each in found}
 
 
 def same_cause(unit: UnitOfWork, cause: str, about: str | None, projects: Projects) -> int:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from ccat_workflow_manager.db.breakers import HELD_BACK, IN_FULL_PLACE
 from ccat_workflow_manager.db.conditions import READY
 from ccat_workflow_manager.db.feed_epoch import BELOW
+from ccat_workflow_manager.db.holds import ON_HOLD
 from ccat_workflow_manager.db.queries.feed import Place
+from ccat_workflow_manager.db.quotas import AT_LIMIT
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.lifecycle.states import Event, Status
 
@@ -37,9 +39,11 @@ SELECT position, id FROM (
 
 _READY_CAUSE = f"""CASE
   WHEN s.cancel_requested_at IS NOT NULL THEN 'cancel'
+  WHEN {ON_HOLD} THEN 'hold'
   WHEN {HELD_BACK} THEN 'breaker'
   WHEN s.not_before > now() THEN 'backoff'
   WHEN n.problem IS NOT NULL THEN 'backend_away'
+  WHEN {AT_LIMIT} THEN 'quota'
   WHEN {IN_FULL_PLACE} THEN 'full'
   WHEN NOT n.served THEN 'no_worker'
   ELSE 'worker' END"""
@@ -53,7 +57,7 @@ WITH names AS (
 ), waits AS (
   SELECT n.name AS backend, x.cause, x.since FROM names n CROSS JOIN LATERAL (
     (SELECT {_READY_CAUSE} AS cause, s.created_at AS since FROM step_runs s
-     WHERE {READY} AND s.backend = n.name ORDER BY s.priority DESC, s.id LIMIT {_MOST_COUNTED})
+     WHERE {READY} AND s.backend = n.name LIMIT {_MOST_COUNTED})
     UNION ALL
     (SELECT 'scheduler', s.submitted_at FROM step_runs s
      WHERE s.status IN ('{Status.SUBMITTED}', '{Status.RUNNING}') AND s.backend = n.name

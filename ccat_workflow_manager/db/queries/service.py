@@ -104,18 +104,20 @@ def _counts(statuses: list[RunStatus]) -> str:
     return f"json_build_object({', '.join(counted)})"
 
 
-_READY = f"SELECT backend, priority, id FROM step_runs WHERE {READY}"
+_READY = f"SELECT backend, lane, priority, id FROM step_runs WHERE {READY}"
 
-# The index of ready step runs begins with backend and priority. So the oldest one is found by going from the head of
-# one backend and priority to that of the next (`heads`), not through all that are ready.
+# The index of ready step runs begins with backend, lane and priority. So the oldest one is found by going from the head
+# of one of these to that of the next (`heads`), not through all that are ready.
 _HEADS = f"""
 WITH RECURSIVE heads AS (
-  ({_READY} ORDER BY backend, priority DESC, id LIMIT 1)
+  ({_READY} ORDER BY backend, lane, priority DESC, id LIMIT 1)
   UNION ALL
   SELECT n.* FROM heads h CROSS JOIN LATERAL (
-    ({_READY} AND backend = h.backend AND priority < h.priority ORDER BY priority DESC, id LIMIT 1)
+    ({_READY} AND backend = h.backend AND lane = h.lane AND priority < h.priority ORDER BY priority DESC, id LIMIT 1)
     UNION ALL
-    ({_READY} AND backend > h.backend ORDER BY backend, priority DESC, id LIMIT 1)
+    ({_READY} AND backend = h.backend AND lane > h.lane ORDER BY lane, priority DESC, id LIMIT 1)
+    UNION ALL
+    ({_READY} AND backend > h.backend ORDER BY backend, lane, priority DESC, id LIMIT 1)
     LIMIT 1
   ) n
 )"""

@@ -13,9 +13,12 @@ from typing import Any
 from uuid import UUID
 
 from ccat_workflow_manager.db.conditions import counter, quoted
+from ccat_workflow_manager.db.holds import HOLD_OF, active_holds
 from ccat_workflow_manager.db.queries import utc
+from ccat_workflow_manager.db.quotas import AT_LIMIT, limit_uses
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.lifecycle.breaker import held_text
+from ccat_workflow_manager.lifecycle.holds import LimitUse
 from ccat_workflow_manager.lifecycle.states import LIVE, Status
 from ccat_workflow_manager.lifecycle.waiting import ACTION_REQUIRED, WaitFacts, explain, unattended, uncollected
 
@@ -23,10 +26,12 @@ _OPEN_BREAKER = """CASE WHEN s.breaker_key IN (SELECT b.breaker_key FROM breaker
   AND s.id NOT IN (SELECT b.probe FROM breakers b WHERE b.probe IS NOT NULL) THEN s.breaker_key END"""
 _FULL_PLACE = """CASE WHEN (s.backend, s.resources) IN (SELECT p.backend, p.resources FROM full_places p)
   THEN md5(s.resources::text) END"""
+_NEEDS = "CAST(s.resources ->> 'cpu' AS double precision)"
+_AT_LIMIT = f"CASE WHEN {AT_LIMIT} THEN {_NEEDS} END"
 WAIT_KEY = (
     "concat_ws('|', s.position, s.backend, s.unmet, s.held, s.cancel_requested_at IS NOT NULL,"
     f" COALESCE(s.not_before::text, '-'), COALESCE(({_OPEN_BREAKER})::text, '-'),"
-    f" COALESCE({_FULL_PLACE}, '-'), s.waiting_for)"
+    f" COALESCE({_FULL_PLACE}, '-'), COALESCE({HOLD_OF}, '-'), COALESCE(({_AT_LIMIT})::text, '-'), s.waiting_for)"
 )
 """Equal for pending step runs of one run that wait for the same reason."""
 
@@ -53,14 +58,15 @@ SELECT f.wait_key, f.backend, f.cancelled, f.held, f.unmet, f.not_before, f.wait
     SELECT u.name FROM run_steps t JOIN run_steps u ON u.run_id = t.run_id AND u.position = ANY(t.upstream)
     WHERE t.run_id = f.run_id AND t.position = f.position AND u.remaining > 0 ORDER BY u.position
   ) ELSE '{{}}' END AS upstream,
-  p.text AS full_place,
+  p.text AS full_place, f.on_hold, f.needs, l.project,
   k.breaker_key, k.reason_text AS breaker_reason, k.probe IS NOT NULL AS probing, {utc("k.probe_at")} AS probe_at
 FROM (
   SELECT DISTINCT ON (wait_key) {WAIT_KEY} AS wait_key, s.run_id, s.position, s.backend, s.unmet, s.held, s.not_before,
-    s.waiting_for, s.resources, s.cancel_requested_at IS NOT NULL AS cancelled, {_OPEN_BREAKER} AS breaker_key
+    s.waiting_for, s.resources, s.cancel_requested_at IS NOT NULL AS cancelled, {_OPEN_BREAKER} AS breaker_key,
+    {HOLD_OF} AS on_hold, {_AT_LIMIT} AS needs, s.lane
   FROM step_runs s WHERE %where% AND s.status = '{Status.PENDING}'
 ) f LEFT JOIN backends b ON b.name = f.backend LEFT JOIN breakers k ON k.breaker_key = f.breaker_key
-  LEFT JOIN full_places p ON p.backend = f.backend AND p.resources = f.resources
+  LEFT JOIN lanes l ON l.id = f.lane LEFT JOIN full_places p ON p.backend = f.backend AND p.resources = f.resources
 """
 _PENDING_OF_RUN = _PENDING.replace("%where%", "s.run_id = :id AND (SELECT n_pending FROM runs WHERE id = :id) > 0")
 _PENDING_OF_STEP_RUN = _PENDING.replace("%where%", "s.id = :id")
@@ -90,14 +96,18 @@ def waits_of_step_run(unit: UnitOfWork, step_run_id: UUID) -> str:
 
 
 def _worded(unit: UnitOfWork, pending: str, at_backends: str, of: UUID) -> str:
-    words: dict[str, str | None] = {row["wait_key"]: explain(_facts(row)) for row in unit.records(pending, {"id": of})}
+    rows = unit.records(pending, {"id": of})
+    holds = {each.subject: each.text() for each in active_holds(unit)} if any(row["on_hold"] for row in rows) else {}
+    full = {row["project"] for row in rows if row["needs"] is not None}
+    limits = {each.project: each for each in limit_uses(unit, full)}
+    words: dict[str, str | None] = {row["wait_key"]: explain(_facts(row, holds, limits)) for row in rows}
     for backend, problem, workers in unit.execute(at_backends, {"id": of}):
         words[f"jobs {backend}"] = unattended(backend, problem, workers)
         words[f"results {backend}"] = uncollected(backend, workers)
     return json.dumps(words)
 
 
-def _facts(row: Mapping[str, Any]) -> WaitFacts:
+def _facts(row: Mapping[str, Any], holds: Mapping[str, str], limits: Mapping[str, LimitUse]) -> WaitFacts:
     breaker, unmet, upstream = row["breaker_key"], row["unmet"], row["upstream"]
     if breaker is not None:
         breaker = held_text(row["breaker_reason"], breaker, probing=row["probing"], probe_at=row["probe_at"])
@@ -112,6 +122,8 @@ def _facts(row: Mapping[str, Any]) -> WaitFacts:
         now=row["now"],
         stored_reason=row["waiting_for"],
         backend_problem=row["problem"],
+        on_hold=holds.get(row["on_hold"]),
+        at_limit=None if row["needs"] is None else limits[row["project"]].text(row["needs"]),
         held_back=breaker,
         full_place=row["full_place"],
         workers_serving=row["workers"],

@@ -72,6 +72,55 @@ TABLES = (
     )
     """,
     """
+    CREATE TABLE projects (
+        name TEXT NOT NULL,
+        weight DOUBLE PRECISION DEFAULT 1 NOT NULL,
+        max_live INTEGER,
+        max_cpus DOUBLE PRECISION,
+        max_queued INTEGER,
+        updated_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
+        CONSTRAINT pk_projects PRIMARY KEY (name),
+        CONSTRAINT ck_projects_weight CHECK (weight > 0),
+        CONSTRAINT ck_projects_limits CHECK (max_live >= 0 AND max_cpus >= 0 AND max_queued >= 0)
+    )
+    """,
+    """
+    CREATE TABLE lanes (
+        id INTEGER GENERATED ALWAYS AS IDENTITY,
+        project TEXT NOT NULL,
+        pipeline TEXT NOT NULL,
+        registered BOOLEAN NOT NULL,
+        CONSTRAINT pk_lanes PRIMARY KEY (id),
+        CONSTRAINT uq_lanes_project_pipeline_registered UNIQUE (project, pipeline, registered)
+    )
+    """,
+    """
+    CREATE TABLE turns (
+        backend TEXT NOT NULL,
+        project TEXT NOT NULL,
+        lane INTEGER NOT NULL,
+        pass DOUBLE PRECISION NOT NULL,
+        cost DOUBLE PRECISION NOT NULL,
+        floor DOUBLE PRECISION NOT NULL,
+        CONSTRAINT pk_turns PRIMARY KEY (backend, project, lane)
+    )
+    """,
+    """
+    CREATE TABLE holds (
+        kind TEXT NOT NULL,
+        name TEXT NOT NULL,
+        mode TEXT NOT NULL,
+        why TEXT NOT NULL,
+        actor TEXT NOT NULL,
+        since TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
+        until TIMESTAMP WITH TIME ZONE,
+        CONSTRAINT pk_holds PRIMARY KEY (kind, name),
+        CONSTRAINT ck_holds_kind CHECK (kind IN ('pipeline', 'project', 'backend', 'service')),
+        CONSTRAINT ck_holds_mode CHECK (mode IN ('pause', 'drain')),
+        CONSTRAINT ck_holds_name CHECK ((kind = 'service') = (name = ''))
+    )
+    """,
+    """
     CREATE TABLE files (
         sha256 TEXT NOT NULL,
         content BYTEA NOT NULL,
@@ -231,6 +280,9 @@ TABLES = (
     CREATE INDEX ix_runs_project_id ON runs (project, id DESC) WHERE project <> 'default'
     """,
     """
+    CREATE INDEX ix_runs_project ON runs (project) WHERE finished_at IS NULL
+    """,
+    """
     CREATE INDEX ix_runs_status_id ON runs (status, id DESC)
     """,
     """
@@ -267,6 +319,7 @@ TABLES = (
         key TEXT NOT NULL,
         item JSONB,
         backend TEXT NOT NULL,
+        lane INTEGER NOT NULL,
         priority INTEGER NOT NULL,
         status TEXT NOT NULL,
         attempt SMALLINT DEFAULT 0 NOT NULL,
@@ -331,7 +384,10 @@ TABLES = (
     CREATE INDEX ix_step_runs_live ON step_runs (backend, id) WHERE status IN ('SUBMITTED', 'RUNNING')
     """,
     """
-    CREATE INDEX ix_step_runs_ready ON step_runs (backend, priority DESC, id) WHERE status = 'PENDING' AND unmet = 0 AND NOT held
+    CREATE INDEX ix_step_runs_lane ON step_runs (lane) WHERE status IN ('STAGING_DATA', 'SUBMITTED', 'RUNNING')
+    """,
+    """
+    CREATE INDEX ix_step_runs_ready ON step_runs (backend, lane, priority DESC, id) WHERE status = 'PENDING' AND unmet = 0 AND NOT held
     """,
     """
     CREATE TABLE attempts (
@@ -556,5 +612,9 @@ def downgrade() -> None:
         "breakers",
         "breaker_events",
         "backends",
+        "holds",
+        "turns",
+        "lanes",
+        "projects",
     ):
         op.drop_table(table)
