@@ -238,6 +238,7 @@ class Context:
                     s3_endpoint=settings.s3_endpoint_url,
                 ).fetch,
                 secrets=Secrets(settings.secrets_dir if settings.secrets_dir != Path() else None, os.environ),
+                image_pull_seconds=settings.image_pull_seconds,
                 run_group=group_id(settings.run_group),
                 output_limits=OutputLimits(
                     max_files=settings.output_max_files,

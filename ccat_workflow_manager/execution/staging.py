@@ -13,7 +13,7 @@ from ccat_workflow_manager.errors import StagingError
 from ccat_workflow_manager.execution import layout
 from ccat_workflow_manager.execution.code_files import write_files
 from ccat_workflow_manager.execution.command_builder import build_command, mounts_products
-from ccat_workflow_manager.execution.images import resolve_image
+from ccat_workflow_manager.execution.images import PULL_TIMEOUT_SECONDS, resolve_image
 from ccat_workflow_manager.execution.input_links import link_inputs
 from ccat_workflow_manager.execution.last_words import file_system
 from ccat_workflow_manager.execution.launch_spec import (
@@ -54,6 +54,7 @@ def stage(
     read_files: ReadFiles = no_files,
     progress: Progress = no_progress,
     group: int | None = None,
+    pull_seconds: float = PULL_TIMEOUT_SECONDS,
 ) -> Staged:
     """Make the directories, link the upstream products, find the image, write the files, build the command.
 
@@ -65,8 +66,9 @@ def stage(
         image = ResolvedImage(step.image, "")
     elif runtime.contained and step.image is not None:
         image = resolve_image(
-            step.image, cache_dir=sif_cache_dir, images_dir=images_dir, runtime=runtime, progress=progress
-        )
+            step.image, cache_dir=sif_cache_dir, images_dir=images_dir, runtime=runtime, progress=progress,
+            pull_timeout=pull_seconds,
+        )  # fmt: skip
     limits = step.limits_by_runtime and supports_limits(runtime)
     launch = build_command(step, dirs, runtime, image, limits=limits)
     try:

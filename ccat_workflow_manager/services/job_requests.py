@@ -53,6 +53,7 @@ def build_request(
         read_files=read_files,
         progress=progress,
         group=host.run_group,
+        pull_seconds=host.image_pull_seconds,
     )
     dirs, launch, image = staged.dirs, staged.launch, staged.image
     own_record = backend.capabilities.exit_record

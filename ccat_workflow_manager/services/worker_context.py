@@ -17,6 +17,7 @@ from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.definition.input_roots import InputRoots
 from ccat_workflow_manager.doorbell import Doorbell
 from ccat_workflow_manager.errors import BackendError
+from ccat_workflow_manager.execution.images import PULL_TIMEOUT_SECONDS
 from ccat_workflow_manager.execution.inputs import Fetch, InputLimits
 from ccat_workflow_manager.execution.layout import AttemptDirs, attempt_dirs
 from ccat_workflow_manager.execution.output_limits import OutputLimits
@@ -48,6 +49,7 @@ class WorkerHost:
     input_limits: InputLimits
     fetch: Fetch
     """Brings inputs of stores to this host."""
+    image_pull_seconds: float = PULL_TIMEOUT_SECONDS
     secrets: Secrets = field(default_factory=Secrets)
     run_group: int | None = None
     """The group that may read the directories of runs, besides the user of the service."""

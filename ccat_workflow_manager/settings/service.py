@@ -73,6 +73,7 @@ class Settings(SettingsModel):
     )
     input_fetch_gb: float = Field(gt=0, description="The largest object that is fetched from a store as an input.")
     input_fetch_seconds: float = Field(gt=0, description="How long fetching one object may take.")
+    image_pull_seconds: float = Field(gt=0, description="How long the pull of one image by a worker may take.")
     s3_endpoint_url: Annotated[str, url_of("https", "http")] = Field(
         description="The S3-compatible store of `s3://` inputs. Empty: that of AWS."
     )
@@ -225,7 +226,7 @@ class Settings(SettingsModel):
     log_limit_mb: int = Field(ge=1, description="A job that writes more log than this is stopped.")
     disk_limit_gb: float = Field(
         ge=0,
-        description="A job whose attempt takes more disk is stopped (not on Kubernetes and AWS Batch); 0: never.",
+        description="A job whose attempt takes more disk is stopped (not on AWS Batch); 0: never.",
     )
     output_max_files: int = Field(
         ge=1, description="The most products of one step run; a directory that is one product counts once."

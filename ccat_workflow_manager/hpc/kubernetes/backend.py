@@ -88,18 +88,23 @@ class KubernetesBackend(FileBackend):
         sif_cache_dir: str = "",
         kill_grace_seconds: float = 5,
         log_limit_mb: float = 512,
+        disk_limit_gb: float = 0,
         **settings: Any,
     ) -> None:
         own = settings_of(KubernetesSettings, self.name, settings)
         self._site = site_of(
-            own, base_dir=str(pipeline_base_dir), image_dir=str(sif_cache_dir), grace_seconds=kill_grace_seconds
+            own,
+            base_dir=str(pipeline_base_dir),
+            image_dir=str(sif_cache_dir),
+            grace_seconds=kill_grace_seconds,
+            disk_limit_gb=disk_limit_gb,
         )
         self.runs_images = self._site.native
         self._client = KubernetesClient(context=own.context or None, request_seconds=own.request_seconds)
         self._store = job_store(Path(self._site.base_dir))
         self._jobs: BoundedCache[str, KubernetesJob] = BoundedCache()
         self._finished: BoundedCache[JobKey, HPCJobInfo] = BoundedCache()
-        self._logs = LogWatch(self.name, log_limit_mb)
+        self._logs = LogWatch(self.name, log_limit_mb, disk_limit_gb)
         self._new_view = partial(View, self._client, poll_seconds=own.poll_seconds, watch=own.watch)
         self._views: dict[str, View] = {}
         self._lock = threading.Lock()

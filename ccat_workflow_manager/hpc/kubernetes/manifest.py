@@ -34,6 +34,7 @@ _DIGEST = 16
 _QUANTITY = re.compile(r"\d+(\.\d+)?([KMGTPE]i?|k|m)?")
 NATIVE_SETTING = "KUBERNETES_MODE=native"
 _RESOURCE = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?")
+_NODE_DISK = "ephemeral-storage"
 _EXTRA = ("node_selector", "priority_class", "resources", "tolerations")
 
 
@@ -231,7 +232,11 @@ def _resources(resources: Resources, site: Site, extra: Mapping[str, Any]) -> di
     if resources.gpu:
         amounts[site.settings.gpu_resource] = str(resources.gpu)
     amounts |= {name: str(amount) for name, amount in extra.get("resources", {}).items()}
-    return {"requests": amounts, "limits": dict(amounts)}
+    limits = dict(amounts)
+    if site.disk_limit_gb and _NODE_DISK not in amounts:
+        # The step did not ask for it: no node has to set it aside.
+        amounts[_NODE_DISK], limits[_NODE_DISK] = "0", f"{math.ceil(site.disk_limit_gb * 1024)}Mi"
+    return {"requests": amounts, "limits": limits}
 
 
 # --- volumes ---------------------------------------------------------------------------------------------------------

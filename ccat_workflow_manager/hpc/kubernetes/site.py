@@ -46,6 +46,8 @@ class Site:
     tolerations: Sequence[Mapping[str, Any]] = ()
     pod_patch: Mapping[str, Any] = field(default_factory=dict)
     grace_seconds: float
+    disk_limit_gb: float = 0
+    """0: none."""
 
     @property
     def native(self) -> bool:
@@ -53,7 +55,9 @@ class Site:
         return self.settings.mode == "native"
 
 
-def site_of(settings: KubernetesSettings, *, base_dir: str, image_dir: str, grace_seconds: float) -> Site:
+def site_of(
+    settings: KubernetesSettings, *, base_dir: str, image_dir: str, grace_seconds: float, disk_limit_gb: float = 0
+) -> Site:
     """Raises ConfigurationError, naming the setting."""
     native = settings.mode == "native"
     if not native and not settings.launcher_image:
@@ -75,6 +79,7 @@ def site_of(settings: KubernetesSettings, *, base_dir: str, image_dir: str, grac
         tolerations=_structure("TOLERATIONS", settings.tolerations, objects, "a list of tolerations") or (),
         pod_patch=_patch(settings.pod_patch),
         grace_seconds=grace_seconds,
+        disk_limit_gb=disk_limit_gb,
     )
 
 

@@ -40,6 +40,10 @@ _BY_DISRUPTION = {
     "DeletionByPodGC": FailureReason.NODE_FAILURE,
     "TerminationByKubelet": FailureReason.PREEMPTED,
 }
+_OWN_DISK = re.compile(
+    "exceeded its local ephemeral storage limit|ephemeral local storage usage exceeds the total limit"
+)
+"""In the words of the kubelet, which evicts a pod for that as for a node that is short of disk."""
 _BY_POD_REASON = {
     "DeadlineExceeded": FailureReason.TIME_LIMIT,
     "Evicted": FailureReason.PREEMPTED,
@@ -249,6 +253,8 @@ def _cause(evidence: Evidence, failed: Condition) -> tuple[FailureReason | None,
         return None, ""
     if pod.ended is not None and pod.ended.reason == "OOMKilled":
         return FailureReason.OUT_OF_MEMORY, "OOMKilled"
+    if pod.reason == "Evicted" and _OWN_DISK.search(pod.message):
+        return FailureReason.DISK_LIMIT, str(pod)
     if pod.reason in _BY_POD_REASON:
         return _BY_POD_REASON[pod.reason], str(pod)
     if pod.disrupted is not None:

@@ -262,3 +262,13 @@ def test_a_pod_with_apptainer_sees_the_directories_of_inputs_at_their_paths() ->
 def test_volumes_of_inputs_that_cannot_be(bad: str) -> None:
     with pytest.raises(ConfigurationError, match="INPUT_VOLUMES"):
         site(input_volumes=bad)
+
+
+def test_the_disk_of_a_node_is_limited_unless_the_step_asks_for_more() -> None:
+    limited = replace(site(), disk_limit_gb=1.5)
+    [container] = render_job(REQUEST, limited, CURRENT)["spec"]["template"]["spec"]["containers"]
+    assert container["resources"]["limits"]["ephemeral-storage"] == "1536Mi"
+    assert container["resources"]["requests"]["ephemeral-storage"] == "0"
+    asking = replace(REQUEST, resource_requirements=Resources(extra={"resources": {"ephemeral-storage": "10Gi"}}))
+    [container] = render_job(asking, limited, CURRENT)["spec"]["template"]["spec"]["containers"]
+    assert container["resources"]["limits"]["ephemeral-storage"] == "10Gi"

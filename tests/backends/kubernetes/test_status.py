@@ -69,6 +69,9 @@ SECOND = replace(
     pod("Pending", "j-bbbbb", unschedulable="Unschedulable: 0/1 nodes: 1 Insufficient cpu"), created=NOW, node=""
 )
 LATE = pod("Failed", reason="DeadlineExceeded", message="Pod was active too long", running=EARLIER, grace_seconds=60)
+TOO_MUCH_DISK = pod(
+    "Failed", reason="Evicted", message='Container step exceeded its local ephemeral storage limit "1Gi". '
+)
 EVICTED = pod("Failed", reason="Evicted", message="The node was low on resource: memory.")
 POLICY = "Container step for pod ns/j-aaaaa failed with exit code 7 matching FailJob rule at index 1"
 DISRUPTED = "Pod ns/j-aaaaa has condition DisruptionTarget matching FailJob rule at index 0"
@@ -136,6 +139,7 @@ CASES: list[tuple[str, SeenJob | None, list[SeenPod], dict[str, Any], JobStatus,
     ("Job deadline, still ending", failed("DeadlineExceeded", "late"), [ENDING], BEGAN, RUNNING, None, "ending"),
     # --- failed: the cluster
     ("evicted", failed(), [EVICTED], BEGAN, FAILED, R.PREEMPTED, "Evicted: The node was low"),
+    ("too much disk", failed(), [TOO_MUCH_DISK], BEGAN, FAILED, R.DISK_LIMIT, "storage limit"),
     ("evicted after a signal", failed(), [EVICTED], {**BEGAN, "record": record(143)}, FAILED, R.PREEMPTED, "Evicted"),
     ("preempted", failed(), [disrupted("PreemptionByScheduler")], BEGAN, FAILED, R.PREEMPTED, "PreemptionByScheduler"),
     ("drained", failed(), [disrupted("EvictionByEvictionAPI")], BEGAN, FAILED, R.PREEMPTED, "Eviction"),
