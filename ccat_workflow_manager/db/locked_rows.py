@@ -118,11 +118,14 @@ WITH blocked AS (
 )
 SELECT {LOCKED}, false AS has_breaker
 FROM step_runs s
-WHERE s.status = '{Status.PENDING}' AND EXISTS (
+WHERE s.status = '{Status.PENDING}' AND s.run_id = ANY(ARRAY(SELECT b.run_id FROM blocked b)) AND EXISTS (
   SELECT 1 FROM blocked b WHERE b.run_id = s.run_id AND b.position = s.position AND (b.whole OR b.key = s.key))
 ORDER BY s.id FOR NO KEY UPDATE
 """
-"""The pending step runs of the steps in `blocked`: all of a step if `whole`, else the one with this key."""
+"""The pending step runs of the steps in `blocked`: all of a step if `whole`, else the one with this key.
+
+Without the array of runs PostgreSQL would read all step runs there are.
+"""
 
 LOCK_FREE_DEPENDENTS = f"{LOCK_DEPENDENTS} SKIP LOCKED"
 """The same without waiting: what another transaction has locked is left out."""

@@ -20,14 +20,17 @@ _ENDED = quoted(FINISHED)
 _MET = met("u.")
 _LOST = f"u.status IN ({_ENDED}) AND NOT {_MET}"
 _SLICE = """
-SELECT id FROM runs WHERE (CAST(:after AS uuid) IS NULL OR id > :after)
+SELECT id FROM runs WHERE id > :after
   AND (CAST(:since AS timestamptz) IS NULL OR created_at >= :since) ORDER BY id LIMIT :limit
 """
 _EVENTS = """
-SELECT step_run_id, event, from_status, to_status FROM events
-WHERE run_id = ANY(:ids) AND step_run_id IS NOT NULL ORDER BY id
+SELECT s.id, e.event, e.from_status, e.to_status FROM step_runs s CROSS JOIN LATERAL (
+  SELECT event, from_status, to_status FROM events
+  WHERE step_run_id = s.id AND at > s.created_at - interval '1 day' ORDER BY id) e
+WHERE s.run_id = ANY(:ids)
 """
-_FIRST_EVENT = "SELECT min(at) FROM events"
+"""The events of each step run by the index of its own, in no partition of a month before it was created."""
+_FIRST_EVENT = "SELECT at FROM events ORDER BY position, id LIMIT 1"
 _STATES = "SELECT s.id, s.status, r.created_at FROM step_runs s JOIN runs r ON r.id = s.run_id WHERE r.id = ANY(:ids)"
 _COUNTS = "SELECT run_id, status, count(*) FROM step_runs WHERE run_id = ANY(:ids) GROUP BY 1, 2"
 _COLUMNS = ", ".join(counter(status) for status in Status)
@@ -137,7 +140,7 @@ _Check = Callable[[UnitOfWork, Sequence[UUID]], Iterator[Finding]]
 def slice_of_runs(unit: UnitOfWork, after: UUID | None, since: datetime | None, limit: int) -> list[UUID]:
     """The ids of the next runs, in the order of ids. The transaction is one snapshot from here on."""
     unit.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY", {})
-    return [row[0] for row in unit.execute(_SLICE, {"after": after, "since": since, "limit": limit})]
+    return [row[0] for row in unit.execute(_SLICE, {"after": after or UUID(int=0), "since": since, "limit": limit})]
 
 
 def findings(unit: UnitOfWork, run_ids: Sequence[UUID]) -> Iterator[Finding]:

@@ -15,7 +15,7 @@ p.id::text AS id, p.run_id::text AS run_id, s.step, s.key, p.name, p.path, p.typ
 
 _NEWEST = f"""
 SELECT {_COLUMNS}, r.pipeline, r.labels FROM (
-  SELECT * FROM products WHERE CAST(:before AS uuid) IS NULL OR id < :before ORDER BY id DESC LIMIT :limit
+  SELECT * FROM products WHERE id < :before ORDER BY id DESC LIMIT :limit
 ) p JOIN step_runs s ON s.id = p.step_run_id JOIN runs r ON r.id = p.run_id ORDER BY p.id DESC
 """
 
@@ -27,7 +27,7 @@ JOIN step_runs s ON s.id = p.step_run_id ORDER BY s.position, s.key, p.path
 
 def newest(unit: UnitOfWork, before: UUID | None, limit: int) -> list[dict[str, Any]]:
     """The newest products of all runs."""
-    return unit.records(_NEWEST, {"before": before, "limit": limit})
+    return unit.records(_NEWEST, {"before": before or UUID(int=2**128 - 1), "limit": limit})
 
 
 def of_run(unit: UnitOfWork, run_id: UUID, limit: int) -> list[dict[str, Any]]:
