@@ -162,6 +162,7 @@ RIGHTS: dict[str, Right] = {
     "GET /pipelines/{name}": Right(_VIEWER, WHOLE_SERVICE),
     "GET /products": Right(_VIEWER, WHOLE_SERVICE),
     "GET /products/{product_id}": Right(_VIEWER, WHOLE_SERVICE),
+    "GET /ui/products/{product_id}/picture": Right(_VIEWER, PRODUCT),
     "GET /products/{product_id}/tree/{path}": Right(_VIEWER, WHOLE_SERVICE),
     "GET /backends": Right(_VIEWER, WHOLE_SERVICE),
     "GET /workers": Right(_VIEWER, WHOLE_SERVICE),

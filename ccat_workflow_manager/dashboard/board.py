@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -50,6 +50,11 @@ class Board:
                 return view(unit)
 
         return self.answers.get(key, compute, seconds)
+
+    def changed(self, topics: Iterable[str]) -> None:
+        """Show what this request has changed at once, here and to those who look at it."""
+        self.answers.forget()
+        self.request.app.state.live.tell(topics)
 
     @property
     def may(self) -> dict[str, bool]:

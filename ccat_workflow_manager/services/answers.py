@@ -28,6 +28,7 @@ class Answers:
         self._longest = longest
         self._lock = Lock()
         self._slots: dict[Hashable, _Slot] = {}
+        self._changes = 0
 
     def get(self, key: Hashable, compute: Callable[[], T], seconds: float = 1.0) -> T:
         """The answer for this key, at most `seconds` old."""
@@ -37,9 +38,18 @@ class Answers:
                 self._forget_old()
         with slot.lock:
             if time.monotonic() >= slot.until:
+                changes = self._changes
                 slot.value = compute()
-                slot.until = time.monotonic() + min(seconds, self._longest)
+                kept = min(seconds, self._longest) if changes == self._changes else 0.0
+                slot.until = time.monotonic() + kept
             return cast("T", slot.value)
+
+    def forget(self) -> None:
+        """Compute all answers anew: this process has changed something."""
+        with self._lock:
+            self._changes += 1
+            for slot in self._slots.values():
+                slot.until = 0.0
 
     def _forget_old(self) -> None:
         now = time.monotonic()

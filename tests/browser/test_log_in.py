@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.browser.conftest import served
+from tests.browser.server import served
 from tests.stand_ins.identity_provider import CLIENT_ID, CLIENT_SECRET, identity_provider
 from tests.support.fixtures_store import ContextMaker
 

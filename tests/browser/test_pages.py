@@ -1,4 +1,4 @@
-"""The pages in a browser: clean, accessible, readable on a phone, alive, usable by keys and without scripts."""
+"""The pages in a browser: clean, accessible, light, readable on a phone, alive, usable by keys and without scripts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Request, expect
 
 from tests.browser.site import HOSTILE, Site
 
@@ -16,16 +16,18 @@ pytestmark = pytest.mark.needs("chromium")
 
 PAGES = (
     "/", "/runs", "/runs?status=FAILED&created=24h", "/runs/{run}", "/runs/{wide}", "/runs/{run}/steps/first",
-    "/step-runs/{failed}", "/step-runs/{running}", "/pipelines", "/pipelines/chain", "/products", "/products/{product}",
-    "/backends", "/workers", "/events", "/audit", "/tokens", "/act/cancel?id={run}",
+    "/runs/{run}/compare?with={wide}", "/runs/{run}?tab=parameters", "/step-runs/{failed}", "/step-runs/{running}",
+    "/pipelines", "/pipelines/chain", "/products", "/products/{product}", "/products?run={run}", "/backends",
+    "/workers", "/events", "/audit", "/tokens", "/act/cancel?id={run}", "/act/label?id={run}",
 )  # fmt: skip
-MAIN = ("/", "/runs", "/runs/{run}", "/step-runs/{running}", "/pipelines/chain")
+FIRST_LOAD, LATER_LOAD = 150_000, 20_000
+"""Bytes on the wire."""
+CONTRAST = {"runOnly": ["color-contrast"]}
 Open = Callable[..., Page]
 
 
-def serious(page: Page) -> list[str]:
-    """What axe finds, but for minor things."""
-    found: dict[str, Any] = Axe().run(page).response
+def serious(found: dict[str, Any]) -> list[str]:
+    """What axe found, but for minor things."""
     return [
         f"{each['id']}: {each['nodes'][0]['html'][:200]}"
         for each in found["violations"]
@@ -33,32 +35,36 @@ def serious(page: Page) -> list[str]:
     ]
 
 
-def test_every_page_is_clean_and_shows_hostile_text_as_text(site: Site, open_page: Open) -> None:
-    page = open_page("/")
-    for path in PAGES:
-        page.goto(path.format(**site.ids))
-        assert "owned" not in page.title()
-        assert page.locator("img[src=x]").count() == 0
-    page.goto("/runs")
-    expect(page.get_by_text(HOSTILE[0][:40]).first).to_be_attached()
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_is_clean_accessible_in_both_themes_and_fits_a_phone(site: Site, walker: Page, path: str) -> None:
+    walker.goto(path.format(**site.ids))
+    assert "owned" not in walker.title()
+    assert walker.locator("img[src=x]").count() == 0
+    assert serious(Axe().run(walker).response) == []
+    walker.emulate_media(color_scheme="dark")
+    assert serious(walker.evaluate("options => axe.run(document, options)", CONTRAST)) == []
+    walker.set_viewport_size({"width": 390, "height": 844})
+    assert walker.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-@pytest.mark.parametrize("theme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
-def test_the_main_pages_are_accessible(site: Site, open_page: Open, theme: str) -> None:
-    page = open_page("/", color_scheme=theme)
-    wrong = {}
-    for path in MAIN:
-        page.goto(path.format(**site.ids))
-        if found := serious(page):
-            wrong[path] = found
-    assert wrong == {}
+def test_hostile_text_is_shown_as_text(walker: Page) -> None:
+    walker.goto("/runs")
+    for text in HOSTILE[:2]:
+        expect(walker.get_by_text(text[:40]).first).to_be_attached()
 
 
-def test_pages_fit_a_phone(site: Site, open_page: Open) -> None:
-    page = open_page("/", viewport={"width": 390, "height": 844})
-    for path in PAGES:
-        page.goto(path.format(**site.ids))
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
+def test_pages_are_light_on_the_wire(open_page: Open) -> None:
+    page = open_page("/static/none", expected=("404",))  # nothing is in its cache
+    asked: list[Request] = []
+    page.on("requestfinished", lambda request: asked.append(request))  # noqa: PLW0108 - it takes no built-in
+    weights = []
+    for path in ("/", "/runs"):
+        asked.clear()
+        page.goto(path)
+        page.evaluate("document.fonts.ready")
+        weights.append(sum(each.sizes()["responseBodySize"] for each in asked if each.response()))
+    assert 20_000 < weights[0] < FIRST_LOAD
+    assert weights[1] < LATER_LOAD
 
 
 def test_chosen_runs_are_cancelled_after_a_preview(site: Site, open_page: Open) -> None:

@@ -8,6 +8,7 @@ from fastapi.testclient import TestClient
 from ccat_workflow_manager.app import create_app
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.session import Database
+from ccat_workflow_manager.services.answers import Answers
 from tests.api.rest import BASE_URL, ONE, Hand, Rest
 
 PATHS = ("/dashboard/summary", "/dashboard/timeseries?span=1h", "/dashboard/attention", "/pipelines/one/stats")
@@ -47,3 +48,17 @@ def test_figures_tell_what_happened(rest: Rest, hand: Hand) -> None:
     hand.open_breaker()
     assert [each["kind"] for each in rest.get("/dashboard/attention")["items"]] == ["breaker"]
     assert rest.send("GET", "/pipelines/none/stats").status_code == 404
+
+
+def test_a_change_of_this_process_is_seen_at_once() -> None:
+    answers, value = Answers(), iter(range(10))
+    assert [answers.get("k", lambda: next(value), 60) for _ in range(2)] == [0, 0]
+    answers.forget()
+    assert answers.get("k", lambda: next(value), 60) == 1
+
+    def changed_meanwhile() -> int:
+        answers.forget()
+        return next(value)
+
+    answers.forget()
+    assert [answers.get("k", changed_meanwhile, 60), answers.get("k", lambda: next(value), 60)] == [2, 3]

@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from ccat_workflow_manager.dashboard.drawing.charts import Series, columns, lines
+from ccat_workflow_manager.dashboard.drawing.charts import Series, columns, lines, spark
 
 _LAYERS = (("done", "COMPLETED"), ("stop", "CANCELLED"), ("fail", "FAILED"))
 _DAY_SECONDS = 86_400
@@ -44,6 +44,12 @@ def durations(stats: Mapping[str, Any], width: int = 800) -> Markup:
         Series("wait", _filled(over_time["high_seconds"], 1 / 60), "95 %"),
     ]
     return lines("Duration of completed runs, median and 95th percentile", layers, _marks(stats), " min", width)
+
+
+def trend(outcomes: Mapping[str, Any]) -> Markup:
+    """A small line of the median duration of a step, over the parts of a span in which it completed."""
+    known = [each for each in outcomes["over_time"]["median_seconds"] if each is not None]
+    return spark(known, "run") if len(known) > 1 else Markup("")
 
 
 def _filled(values: Sequence[float | None], factor: float) -> list[float]:

@@ -204,7 +204,7 @@ def _still(unit: UnitOfWork, ids: list[UUID], verb: str) -> list[UUID]:
 def release(board: B, form: Sent) -> Response:
     (breaker,) = _uuids([form.one("breaker")])
     board.context.breakers.release(breaker, actor=board.actor)
-    _changed(board, ["breakers", "summary"])
+    board.changed(["breakers", "summary"])
     return _sheet(board, "report", title="The breaker is released", lines=[words.RELEASED], href="/", failed="")
 
 
@@ -219,7 +219,7 @@ def act_on_step_run(board: B, verb: str, form: Sent) -> Response:
         lines = [f"{words.count(number, 'step run')} {'is' if number == 1 else 'are'} open again."]
     with board.context.database.read() as unit:
         found = view.step_run(unit, step_run_id)
-    _changed(board, [f"run:{found['run_id']}"] if found else [])
+    board.changed([f"run:{found['run_id']}"] if found else [])
     href = f"/step-runs/{step_run_id}"
     return _sheet(board, "report", title=words.DONE[verb], lines=lines, href=href, failed="")
 
@@ -245,11 +245,7 @@ def act(board: B, verb: str, form: Sent) -> Response:
         except WorkflowError as error:
             failed = error.message
             break
-    _changed(board, ["runs", "summary", *(f"run:{each}" for each in done[:100])])
+    board.changed(["runs", "summary", *(f"run:{each}" for each in done[:100])])
     title, lines = words.report(verb, len(done), len(ids))
     href = f"/runs/{ids[0]}" if len(ids) == 1 else "/runs"
     return _sheet(board, "report", title=title, lines=lines, href=href, failed=failed)
-
-
-def _changed(board: Board, topics: list[str]) -> None:
-    board.request.app.state.live.tell(topics)

@@ -85,7 +85,12 @@ def _values(board: Board, name: str, version: int | None, against: int | None) -
 
 def _charts(board: Board, name: str) -> dict[str, Any]:
     stats = board.read(("figures of", name), lambda unit: pipeline_stats(unit, name, _SPAN, times.now()), 5)
-    return {"success": figures.success_rate(stats), "durations": figures.durations(stats), "stats": stats["runs"]}
+    return {
+        "success": figures.success_rate(stats),
+        "durations": figures.durations(stats),
+        "stats": stats["runs"],
+        "trends": {name: figures.trend(each) for name, each in stats["steps"].items()},
+    }
 
 
 def _asks(definition: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -148,7 +153,16 @@ def pipeline(
     sent = {"labels": labels, "priority": "", "backend": ""}
     form = _form(board, values["definition"], given)
     return board.page(
-        "pipeline", "pipelines", whole=whole, faults={}, general=[], sent=sent, form_error="", **form, **values
+        "pipeline",
+        "pipelines",
+        whole=whole,
+        faults={},
+        general=[],
+        sent=sent,
+        form_error="",
+        is_plain=source is None,
+        **form,
+        **values,
     )
 
 
@@ -220,6 +234,7 @@ def start(board: B, who: Who, name: str, form: Sent) -> Response:
     by_field, general = words.faults_by_field(faults)
     return board.page(
         "pipeline", "pipelines", 422, whole=False, faults=by_field, general=general, sent=sent, form_error=error,
+        is_plain=False,
         **shown, **values,
     )  # fmt: skip
 
@@ -228,5 +243,5 @@ def start(board: B, who: Who, name: str, form: Sent) -> Response:
 def switch(board: B, name: str, form: Sent) -> Response:
     """Enable or disable a pipeline."""
     board.context.catalogue.change(name, enabled=form.one("enabled") == "1")
-    board.request.app.state.live.tell(["pipelines"])
+    board.changed(["pipelines"])
     return RedirectResponse(f"/pipelines/{name}", 303)

@@ -14,6 +14,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from ccat_workflow_manager.api.products import open_product
+from ccat_workflow_manager.dashboard import fits, rendering
 from ccat_workflow_manager.dashboard.board import B, Board
 from ccat_workflow_manager.dashboard.drawing.graph import Node, graph
 from ccat_workflow_manager.db.products import StoredProduct, find_product
@@ -30,7 +31,7 @@ _OF_RUN = 2000
 _RELATIVES = 300
 _TEXT_BYTES = 64 * 1024
 _ENTRIES = 1000
-_FITS_BLOCK = 2880
+_FITS = (".fits", ".fit")
 _PICTURES = ("image/png", "image/jpeg", "image/gif", "image/webp", "image/svg+xml")
 _TEXTS = ("application/json", "application/yaml", "application/xml")
 
@@ -78,7 +79,7 @@ def product(board: B, product_id: UUID) -> Response:
 def _shown(board: Board, stored: StoredProduct) -> dict[str, Any]:
     """How the content is shown: as a picture, as text, as a list of names, or not at all with the reason."""
     kind = mimetypes.guess_type(stored.path)[0] or ""
-    shown: dict[str, Any] = {"shown_as": "", "text": "", "entries": [], "gone": "", "media_type": kind}
+    shown: dict[str, Any] = {"shown_as": "", "text": "", "entries": [], "gone": "", "media_type": kind, "image": ""}
     try:
         descriptor = open_product(stored, str(board.context.settings.pipeline_base_dir))
     except (NotFound, ServiceUnavailable) as error:
@@ -88,25 +89,49 @@ def _shown(board: Board, stored: StoredProduct) -> dict[str, Any]:
             return shown | {"shown_as": "tree", "entries": _entries(descriptor)}
         if kind in _PICTURES:
             return shown | {"shown_as": "picture"}
-        if stored.path.endswith((".fits", ".fit")):
-            return shown | {"shown_as": "text", "text": _fits_header(descriptor)}
+        if stored.path.endswith(_FITS):
+            return shown | _fits(descriptor)
         data = os.pread(descriptor, _TEXT_BYTES, 0)
         if kind.startswith("text/") or kind in _TEXTS or (not kind and b"\0" not in data):
-            return shown | {"shown_as": "text", "text": data.decode("utf-8", "replace")}
+            return shown | {"shown_as": "text", "text": _readable(data, kind)}
         return shown
     finally:
         os.close(descriptor)
 
 
-def _fits_header(descriptor: int) -> str:
-    """The cards of the first header of a FITS file."""
-    cards: list[str] = []
-    for block in range(20):
-        data = os.pread(descriptor, _FITS_BLOCK, block * _FITS_BLOCK).decode("ascii", "replace")
-        cards += [data[at : at + 80].rstrip() for at in range(0, len(data), 80)]
-        if len(data) < _FITS_BLOCK or "END" in cards:
-            break
-    return "\n".join(card for card in cards[: cards.index("END") + 1] if card) if "END" in cards else ""
+@router.get("/ui/products/{product_id}/picture")
+def picture(board: B, product_id: UUID) -> Response:
+    """A small picture of the first image of a FITS file."""
+    with board.context.database.read() as unit:
+        stored = find_product(unit, product_id)
+    if stored is None or not stored.path.endswith(_FITS):
+        raise NotFound(f"there is no picture of a product {product_id}")
+    headers = {**rendering.HEADERS, "Cache-Control": "private, max-age=3600", "ETag": f'"{stored.sha256}"'}
+    if board.request.headers.get("if-none-match") == headers["ETag"]:
+        return Response(status_code=304, headers=headers)
+    descriptor = open_product(stored, str(board.context.settings.pipeline_base_dir))
+    try:
+        found = fits.picture(descriptor)
+    finally:
+        os.close(descriptor)
+    if found is None:
+        raise NotFound("this file has no image that can be shown")
+    return Response(found, headers=headers, media_type="image/png")
+
+
+def _fits(descriptor: int) -> dict[str, Any]:
+    first, image = fits.header(descriptor), fits.first_image(descriptor)
+    shape = " x ".join(map(str, image.shape())) if image else ""
+    return {"shown_as": "fits", "text": first.text() if first else "", "image": shape}
+
+
+def _readable(data: bytes, kind: str) -> str:
+    """A text, JSON with indents if all of it is here."""
+    text = data.decode("utf-8", "replace")
+    if kind == "application/json" and len(data) < _TEXT_BYTES:
+        with suppress(ValueError, RecursionError):
+            return rendering.pretty(json.loads(text))
+    return text
 
 
 def _entries(descriptor: int) -> list[dict[str, Any]]:
@@ -133,7 +158,7 @@ def tree(board: B, product_id: UUID, path: str) -> Response:
         raise NotFound(f"there is no directory {path} in this product: {error.message}") from error
     finally:
         os.close(top)
-    values = {"shown_as": "tree", "text": "", "gone": "", "media_type": "", "entries": entries}
+    values = {"shown_as": "tree", "text": "", "gone": "", "media_type": "", "entries": entries, "image": ""}
     return board.page("product", "products", dag="", inside="/".join(parts), **values, **found)
 
 

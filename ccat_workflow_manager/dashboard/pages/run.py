@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from starlette.responses import JSONResponse, Response
 
 from ccat_workflow_manager.dashboard import rendering, times, words
@@ -22,12 +22,14 @@ from ccat_workflow_manager.errors import NotFound
 router = APIRouter()
 
 Order = Literal["given", "slowest", "open"]
+Keys = Literal["", "timeline", "field"]
+Skip = Annotated[int, Query(ge=0, le=10_000_000)]
 Tab = Literal["overview", "events", "parameters", "definition"]
 _EVENTS = 20
 _MORE_EVENTS = 200
 
 
-def _gathered(unit: UnitOfWork, run_id: UUID, order: str, keys_as: str) -> dict[str, Any]:
+def _gathered(unit: UnitOfWork, run_id: UUID, order: str, keys_as: str, skip: int) -> dict[str, Any]:
     head = view.head(unit, run_id)
     if head is None:
         raise NotFound(f"there is no run {run_id}")
@@ -40,16 +42,19 @@ def _gathered(unit: UnitOfWork, run_id: UUID, order: str, keys_as: str) -> dict[
         "events": view.latest_events(unit, run_id, _EVENTS),
         "products": view.products(unit, run_id),
     }
-    found |= _keys(unit, head, steps, order, keys_as)
+    found |= _keys(unit, head, steps, order, keys_as, skip)
     return found
 
 
-def _keys(unit: UnitOfWork, run: Mapping[str, Any], steps: list[dict[str, Any]], order: str, keys_as: str) -> Any:
+def _keys(
+    unit: UnitOfWork, run: Mapping[str, Any], steps: list[dict[str, Any]], order: str, keys_as: str, skip: int
+) -> Any:
     """The steps with the most keys, as a timeline of their first keys or as a field of all."""
     most = max((step["total"] for step in steps), default=0)
     wide = [step for step in steps if step["total"] == most] if most > 1 else []
     shown = keys_as or ("timeline" if most <= view.MOST_KEYS else "field")
     found: dict[str, Any] = {"wide": wide, "keys_as": shown, "order": order, "rows": [], "most": most, "fields": []}
+    found |= {"skip": skip, "page": view.MOST_KEYS}
     if not wide:
         wide = steps
         found |= {"wide": steps, "keys_as": "steps"}
@@ -62,7 +67,9 @@ def _keys(unit: UnitOfWork, run: Mapping[str, Any], steps: list[dict[str, Any]],
             if step["position"] in cells
         ]
         return found
-    keys = view.keys(unit, run_id, positions[0], order, view.MOST_KEYS) if found["keys_as"] == "timeline" else ["main"]
+    keys = ["main"]
+    if found["keys_as"] == "timeline":
+        keys = view.keys(unit, run_id, positions[0], order, view.MOST_KEYS, skip)
     step_runs = view.cells(unit, run_id, positions, keys)
     retried = view.attempts(unit, [each["id"] for each in step_runs if each["attempt"] > 1])
     return found | _timeline(run, step_runs, retried, keys, positions, by_step=found["keys_as"] == "steps")
@@ -113,15 +120,16 @@ def draw(run_id: object, steps: list[dict[str, Any]], chosen: str = "") -> Any:
     return graph(upstream, nodes, frozenset(by_key))
 
 
-def _values(board: Board, run_id: UUID, order: Order, keys: str) -> dict[str, Any]:
-    found = board.read(("run", run_id, order, keys), lambda unit: _gathered(unit, run_id, order, keys))
+def _values(board: Board, run_id: UUID, order: Order, keys: str, skip: int) -> dict[str, Any]:
+    found = board.read(("run", run_id, order, keys, skip), lambda unit: _gathered(unit, run_id, order, keys, skip))
     return {**found, "dag": draw(run_id, found["steps"]), "path": f"/runs/{run_id}"}
 
 
 @router.get("/runs/{run_id}")
-def run(board: B, run_id: UUID, tab: Tab = "overview", order: Order = "given", keys: str = "") -> Response:
-    keys = keys if keys in ("timeline", "field") else ""
-    values = _values(board, run_id, order, keys)
+def run(
+    board: B, run_id: UUID, tab: Tab = "overview", order: Order = "given", keys: Keys = "", skip: Skip = 0
+) -> Response:
+    values = _values(board, run_id, order, keys, skip)
     if tab == "events":
         values["events"] = board.read(
             ("run events", run_id), lambda unit: view.latest_events(unit, run_id, _MORE_EVENTS)
@@ -137,9 +145,8 @@ def run(board: B, run_id: UUID, tab: Tab = "overview", order: Order = "given", k
 
 
 @router.get("/ui/runs/{run_id}")
-def run_part(board: B, run_id: UUID, order: Order = "given", keys: str = "") -> Response:
-    keys = keys if keys in ("timeline", "field") else ""
-    return board.fragment("run", tab="overview", keys_wanted=keys, **_values(board, run_id, order, keys))
+def run_part(board: B, run_id: UUID, order: Order = "given", keys: Keys = "", skip: Skip = 0) -> Response:
+    return board.fragment("run", tab="overview", keys_wanted=keys, **_values(board, run_id, order, keys, skip))
 
 
 @router.get("/ui/runs/{run_id}/keys")

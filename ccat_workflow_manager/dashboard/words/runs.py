@@ -110,6 +110,14 @@ def progress(run: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [*pieces, (f". About {rest}." if rest else ".", "")]
 
 
+def memory_hint(step: Mapping[str, Any]) -> str:
+    """What a step could ask for, if it used little of what it asked for."""
+    peak, asked, done = step["peak"], step["asked"], step["counts"].get("COMPLETED", 0)
+    if not done or not peak or asked <= 0.5 or peak * 3 > asked:
+        return ""
+    return f"could ask {times.number(max(0.25, round(peak * 1.5, 1)))} GB"
+
+
 def wait(found: Mapping[str, Any]) -> dict[str, str]:
     """One line of what a run waits for or does."""
     number, status = found["count"], found["status"]

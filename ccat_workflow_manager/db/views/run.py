@@ -141,12 +141,15 @@ def products(unit: UnitOfWork, run_id: UUID) -> tuple[int, float]:
     return count, size
 
 
-def keys(unit: UnitOfWork, run_id: UUID, position: int, order: str, limit: int) -> list[str]:
-    """The first keys of a step in this order."""
+def keys(unit: UnitOfWork, run_id: UUID, position: int, order: str, limit: int, skip: int = 0) -> list[str]:
+    """The keys of a step in this order, from one on."""
     statement = f"""
-      SELECT key FROM step_runs WHERE run_id = :id AND position = :position ORDER BY {_ORDERS[order]} LIMIT :limit
+      SELECT key FROM step_runs WHERE run_id = :id AND position = :position ORDER BY {_ORDERS[order]}
+      LIMIT :limit OFFSET :skip
     """
-    return [row[0] for row in unit.execute(statement, {"id": run_id, "position": position, "limit": limit})]
+    return [
+        row[0] for row in unit.execute(statement, {"id": run_id, "position": position, "limit": limit, "skip": skip})
+    ]
 
 
 def cells(unit: UnitOfWork, run_id: UUID, positions: Sequence[int], keys_: Sequence[str]) -> list[dict[str, Any]]:

@@ -31,7 +31,30 @@ async function check() {
   } catch { /* it is checked again when the form is sent */ }
 }
 
+const KEY = `form:${form?.dataset.name}`;
+
+function typed() { return [...new FormData(form)].filter(([name]) => name !== "version"); }
+
+// The values of the last run that was started here, if the page shows the defaults.
+function remember() {
+  form.addEventListener("submit", () => { try { localStorage.setItem(KEY, JSON.stringify(typed())); } catch { /* not kept then */ } });
+  if (!form.hasAttribute("data-plain")) return;
+  let last = null;
+  try { last = JSON.parse(localStorage.getItem(KEY)); } catch { /* none is kept */ }
+  if (!last) return;
+  const values = new Map(last);
+  for (const field of form.elements) {
+    if (!field.name || field.type === "hidden") continue;
+    if (field.type === "checkbox") field.checked = values.has(field.name);
+    else if (values.has(field.name)) field.value = values.get(field.name);
+  }
+  const note = form.querySelector("[data-last]");
+  note.hidden = false;
+  note.querySelector("button").addEventListener("click", () => { form.reset(); note.hidden = true; try { localStorage.removeItem(KEY); } catch { /* none was kept */ } check(); });
+}
+
 export function startForm() {
+  remember();
   form.addEventListener("input", () => { clearTimeout(wait); wait = setTimeout(check, 250); });
   form.querySelector("[data-command]").addEventListener("click", async () => {
     await check();

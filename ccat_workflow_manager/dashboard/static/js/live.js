@@ -1,14 +1,14 @@
 // Changes as they happen: the server names what has changed, and the parts of the page that show it are fetched again.
 import { isChoosing, paint } from "./list.js";
+import { listen } from "./stream.js";
 
 const indicator = document.getElementById("live");
 const pending = new Map();
-let source = null, lostSince = null, delay = 1000;
 
 const sections = () => [...document.querySelectorAll("[data-live]:not([data-still])")];
 
 function topics() {
-  return [...new Set(sections().flatMap((each) => each.dataset.live.split(" ")))].join(",");
+  return [...new Set(sections().flatMap((each) => each.dataset.live.split(" ")))];
 }
 
 function say(text, isLive) {
@@ -94,29 +94,17 @@ function catchUp() {
   waiting.clear();
 }
 
-function connect() {
-  source?.close();
-  source = new EventSource(`/ui/live?topics=${encodeURIComponent(topics())}`);
-  source.addEventListener("open", () => {
-    if (lostSince) changed(["*"]);
-    lostSince = null;
-    delay = 1000;
-    say("Live", true);
-  });
-  source.addEventListener("changed", (event) => changed(JSON.parse(event.data)));
-  source.addEventListener("error", () => {
-    source.close();
-    lostSince ??= new Date(Date.now());
-    setTimeout(() => { if (lostSince) say(`Not live since ${lostSince.toISOString().slice(11, 19)}`, false); }, 3000);
-    setTimeout(connect, delay);
-    delay = Math.min(30000, delay * 2);
-  });
+let lost = null;
+
+function state(since) {
+  lost = since;
+  if (since === null) say("Live", true);
+  else setTimeout(() => { if (lost !== null) say(`Not live since ${new Date(lost).toISOString().slice(11, 19)}`, false); }, Math.max(0, since + 3000 - Date.now()));
 }
 
 export function startLive() {
   if (!("EventSource" in window) || !sections().length) return;
-  connect();
+  listen(topics(), changed, state);
   document.addEventListener("visibilitychange", catchUp);
   document.addEventListener("refresh", () => changed(["*"]));
-  addEventListener("pagehide", () => source?.close());
 }

@@ -1,0 +1,78 @@
+// One stream for all tabs of a browser: the tab that holds the lock listens and tells the others by a channel.
+// Without locks (a site without TLS) each tab has a stream of its own.
+const NAME = "ccat-wm-live";
+const wanted = new Set();
+let source = null, channel = null, leads = false, delay = 1000, lostSince = null, later = null, heard = () => {}, said = () => {};
+
+function tell(message) { channel?.postMessage(message); }
+
+function report() {
+  said(lostSince);
+  tell({ lostSince });
+}
+
+function connect() {
+  source?.close();
+  source = new EventSource(`/ui/live?topics=${encodeURIComponent([...wanted].sort().join(","))}`);
+  source.addEventListener("open", () => {
+    const wasLost = lostSince !== null;
+    lostSince = null;
+    delay = 1000;
+    report();
+    if (wasLost) pass(["*"]);
+  });
+  source.addEventListener("changed", (event) => pass(JSON.parse(event.data)));
+  source.addEventListener("error", () => {
+    source.close();
+    lostSince ??= Date.now();
+    report();
+    later = setTimeout(connect, delay);
+    delay = Math.min(30000, delay * 2);
+  });
+}
+
+function pass(names) {
+  heard(names);
+  tell({ names });
+}
+
+function want(topics) {
+  const fresh = topics.filter((topic) => !wanted.has(topic));
+  fresh.forEach((topic) => wanted.add(topic));
+  if (!leads || !fresh.length) return;
+  clearTimeout(later);
+  later = setTimeout(connect, 100);
+}
+
+function receive({ data }) {
+  if (data.want) {
+    want(data.want);
+    if (leads) tell({ lostSince });
+  }
+  if (leads) return;
+  if (data.leads) tell({ want: [...wanted] });
+  if (data.names) heard(data.names);
+  if ("lostSince" in data) said(data.lostSince);
+}
+
+function lead() {
+  leads = true;
+  connect();
+  tell({ leads: true });
+}
+
+// Calls `onChange` with the names of what has changed, and `onState` with the time since when nothing is heard, or null.
+export function listen(topics, onChange, onState) {
+  heard = onChange;
+  said = onState;
+  topics.forEach((topic) => wanted.add(topic));
+  addEventListener("pagehide", () => source?.close());
+  if (!navigator.locks || !("BroadcastChannel" in window)) {
+    lead();
+    return;
+  }
+  channel = new BroadcastChannel(NAME);
+  channel.addEventListener("message", receive);
+  tell({ want: topics });
+  navigator.locks.request(NAME, () => { lead(); return new Promise(() => {}); });
+}
