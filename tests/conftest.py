@@ -24,13 +24,21 @@ settings.register_profile("reproducible", PATIENT, derandomize=True, database=No
 settings.load_profile("reproducible" if os.environ.get("CI") == "true" else "at a desk")
 
 
-class OnePilotAtATime(LoadFileScheduling):  # type: ignore[misc]
-    """Files go to the next free process whole, and all that starts a pilot goes to the same: two starve each other."""
+ON_SLURM = ("/backends/slurm/", "/backends/pbs/test_torque.py")
+
+
+class SharedSites(LoadFileScheduling):  # type: ignore[misc]
+    """Files go to the next free process whole. All tests of some sites go to the same process, which starts one site.
+
+    Two pilots starve each other. A Slurm cluster with its deployment takes half a minute to start.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
-        return "pilots" if "radical" in nodeid else str(super()._split_scope(nodeid))
+        if "radical" in nodeid:
+            return "pilots"
+        return "slurm" if any(each in nodeid for each in ON_SLURM) else str(super()._split_scope(nodeid))
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> OnePilotAtATime:
-    return OnePilotAtATime(config, log)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> SharedSites:
+    return SharedSites(config, log)

@@ -1,6 +1,7 @@
-"""Call a new backend object in this process: `python -m ... FACTORY METHOD ARGUMENT`, with its settings on stdin.
+"""Calls new backend objects in this process: `python -m ... FACTORY`.
 
-Prints the answer as JSON.
+The first line of the input has their settings, as JSON. Each other line, `["METHOD", "ARGUMENT"]`, is a call of an
+object of its own. Prints a line of JSON for each answer.
 """
 
 from __future__ import annotations
@@ -37,10 +38,12 @@ def call(backend: HPCBackend, method: str, argument: str) -> Any:
 
 
 def main() -> None:
-    factory, method, argument = sys.argv[1:]
-    backend = make(factory, json.load(sys.stdin))
-    json.dump(call(backend, method, argument), sys.stdout)
-    backend.close()
+    config = json.loads(sys.stdin.readline())
+    for line in sys.stdin:
+        backend = make(sys.argv[1], config)
+        sys.stdout.write(json.dumps(call(backend, *json.loads(line))) + "\n")
+        sys.stdout.flush()
+        backend.close()
 
 
 if __name__ == "__main__":

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event
@@ -38,7 +40,7 @@ class NotClaimed(Exception):
 
 
 def check(condition: object, text: str) -> None:
-    """Fail the clause unless the condition holds; `text` says what was expected and what was seen."""
+    """Fail the clause unless the condition holds; `text` says what was expected and what happened."""
     if not condition:
         raise ClauseFailed(text)
 
@@ -90,7 +92,7 @@ class Job:
 
 @dataclass
 class BackendHarness:
-    """A backend under test. `create` makes a new object of it; `workdir` is seen under the same path by its jobs."""
+    """A backend under test. `create` makes a new object of it; its jobs find `workdir` under the same path."""
 
     create: Callable[[], HPCBackend]
     workdir: Path
@@ -116,6 +118,7 @@ class BackendHarness:
     _backend: HPCBackend | None = None
     _jobs: list[Job] = field(default_factory=list)
     _attempts: int = 0
+    _other: _OtherProcess | None = None
 
     # --- the backend -------------------------------------------------------------------------------------------------
 
@@ -138,6 +141,9 @@ class BackendHarness:
 
     def close(self) -> None:
         """Stop what is left of the clause's jobs and give the backend back; that jobs stop has clauses of its own."""
+        if self._other is not None:
+            self._other.close()
+            self._other = None
         if self._backend is None:
             return
         for job in self._jobs:
@@ -156,11 +162,11 @@ class BackendHarness:
 
     def service_down(self) -> AbstractContextManager[None]:
         """While inside, the service behind the backend does not answer."""
-        raise NotClaimed("nobody has said how to switch off the service behind this backend (hook `service_down`)")
+        raise NotClaimed("the tests of this backend do not switch off its service (hook `service_down`)")
 
     def corrupt_answer(self, job: Job) -> AbstractContextManager[None]:
         """While inside, what the service says about the job cannot be read."""
-        raise NotClaimed("nobody has said how to corrupt an answer of this backend (hook `corrupt_answer`)")
+        raise NotClaimed("the tests of this backend do not corrupt an answer (hook `corrupt_answer`)")
 
     @contextmanager
     def count_status_calls(self) -> Iterator[Callable[[], int]]:
@@ -304,15 +310,47 @@ class BackendHarness:
     def elsewhere(self, method: str, argument: str) -> Any:
         """What a fresh backend in another process answers: `status`, `logs`, `find` or `cancel`."""
         if not self.factory:
-            raise NotClaimed("nobody has said how to make this backend in another process (`factory` of the harness)")
-        completed = shell.run(
-            [sys.executable, "-m", "ccat_workflow_manager.testing.backend_process", self.factory, method, argument],
-            input=json.dumps(dict(self.config)),
+            raise NotClaimed("the harness does not name a `factory` that makes the backend in another process")
+        if self._other is None:
+            self._other = _OtherProcess(self.factory, self.config)
+        return self._other.ask([method, argument], self.patience_seconds)
+
+
+class _OtherProcess:
+    """A process in which backends are made: see `backend_process`. Its start costs more than a call."""
+
+    def __init__(self, factory: str, config: Mapping[str, Any]) -> None:
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `close`
+        self._process = shell.spawn(
+            [sys.executable, "-m", "ccat_workflow_manager.testing.backend_process", factory],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-            timeout=self.patience_seconds,
+            stdin=shell.PIPE,
+            stdout=shell.PIPE,
+            stderr=self._errors,
         )
-        check(completed.returncode == 0, f"a fresh backend in another process failed: {completed.output_tail}")
-        return json.loads(completed.stdout)
+        self._write(dict(config))
+
+    def ask(self, call: list[str], seconds: float) -> Any:
+        self._write(call)
+        out = self._process.stdout
+        assert out is not None
+        answer = out.readline() if select.select([out], [], [], seconds)[0] else b""
+        if not answer:
+            self._errors.seek(0)
+            failure = self._errors.read()[-2000:].decode("utf-8", "replace")
+            raise ClauseFailed(f"a fresh backend in another process failed, or is silent: {failure}")
+        return json.loads(answer)
+
+    def _write(self, value: Any) -> None:
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(value).encode() + b"\n")
+            self._process.stdin.flush()
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+        self._errors.close()
 
 
 _ALIVE = (JobStatus.PENDING, JobStatus.RUNNING)

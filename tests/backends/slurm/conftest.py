@@ -42,7 +42,7 @@ def slurm_calls(noted_calls: Path) -> Callable[[], Counter[str]]:
     return lambda: Counter(file.read_text().split()) - before
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def slurm_service(reaper: Reaper, slurm_cluster: Cluster, noted_calls: Path) -> Iterator[Service]:
     """One deployment for all tests that break neither it nor the cluster."""
     environment = {"PATH": f"{noted_calls}:{os.environ['PATH']}"}
