@@ -231,7 +231,7 @@ def _required() -> Iterator[None]:
 class _Message(Job):
     """A job that runs a task of ours and nothing else.
 
-    RQ imports the functions that a message names, so whoever can write to Redis could run any function in a worker.
+    RQ imports the functions that a message names, so a writer to Redis could run any function in a worker.
     """
 
     @property

@@ -1,6 +1,6 @@
 """Fault points: names for every side effect, so that a test can make a process fail exactly there.
 
-Nobody arms them in production: a point is then a look at one variable. `tests/support/armed.py`
+They are not armed in production: a point is then a look at one variable. `tests/support/armed.py`
 arms points; docs/reliability.md lists all points and what they have survived. The first part of a name says what is
 touched: `commit` a transaction, `bell` Redis, `backend` a scheduler, `command` a program of it, `files` the disk.
 """

@@ -161,4 +161,4 @@ def _notify(address: str) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as client:
             client.sendto(b"WATCHDOG=1", address)
     except OSError as error:
-        log.warning("systemd cannot be told that this worker is alive: %s", error)
+        log.warning("systemd does not get the sign of life of this worker: %s", error)

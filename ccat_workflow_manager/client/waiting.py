@@ -93,7 +93,7 @@ async def finished_runs(api: Transport, run_ids: Iterable[str], deadline: Deadli
 
 
 async def _cursor_of_now(api: Transport) -> str | None:
-    """A cursor behind which every later end is told. None: the service has no stream for us."""
+    """A cursor of the stream, before every later end. None: there is no stream."""
     try:
         async with api.stream(_request(None, _SILENT_SECONDS)) as (response, _):
             cursor: str | None = response.headers.get("X-Event-Cursor")

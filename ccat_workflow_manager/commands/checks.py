@@ -60,7 +60,7 @@ def without_prefix() -> Iterator[Check]:
 
 
 def all_checks(settings: Settings, whose: str = "") -> Iterator[Check]:
-    """All checks, in the order in which the service needs the dependencies. `whose` tells where the data are from."""
+    """All checks, in the order in which the service needs the dependencies. `whose` is the source of the data."""
     count = len(settings.backend_extras)
     extras = f", {count} for backends" if count else ""
     yield Check("settings", True, f"{settings.environment}{extras}, data in {settings.data_dir} {whose}".rstrip())
@@ -312,7 +312,7 @@ def _unavailable(name: str, state: BackendState, default: str) -> Check:
 
 
 def _queues(settings: Settings, states: Mapping[str, BackendState]) -> Iterator[Check]:
-    """The queues that workers have seen: closed ones, nodes that are away, an accounting that does not answer."""
+    """The queues that workers have listed: closed ones, nodes that are away, an accounting that does not answer."""
     server = EmbeddedValkey(settings.data_dir)
     url = settings.redis_url or (server.url if server.pid is not None else "")
     if not url:

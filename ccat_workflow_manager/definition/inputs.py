@@ -182,7 +182,7 @@ def _form_problem(text: str) -> str | None:
         if not place or not key.strip("/") or key.endswith("/"):
             return f"must name an object: {scheme}://{'BUCKET/KEY' if scheme == 's3' else 'HOST/PATH'}"
         if scheme != "s3" and "@" in place:
-            return "must not hold a name or password; everybody who may see the run would see it"
+            return "must not hold a name or password: every reader of the run would see it"
         return None
     return path_problem(text)
 

@@ -210,7 +210,7 @@ class _Walk:
 
 
 def reference_problem(schema: object, names: Sequence[str]) -> str | None:
-    """Why `${parameters.<names>}` cannot be meant, as far as the schema tells."""
+    """Why `${parameters.<names>}` cannot be meant, as far as the schema shows."""
     node: Any = schema
     for depth, name in enumerate(names):
         node = resolved(node, schema if isinstance(schema, dict) else {})

@@ -64,7 +64,7 @@ def run_contract(
     clauses: tuple[Clause, ...] = CLAUSES,
     adjust: Callable[[BackendHarness], None] | None = None,
 ) -> list[ClauseResult]:
-    """Run the clauses against the backend of this name. `workdir` must be seen by its jobs under the same path.
+    """Run the clauses against the backend of this name. Its jobs must find `workdir` under the same path.
 
     `adjust` sets what the harness cannot know about a site: resources of an ordinary job, patience, Python. Raises what
     `registry.create` raises if there is no such backend here.

@@ -86,6 +86,22 @@ def test_sql_is_only_in_db() -> None:
     assert found.keys() == SQL_OUTSIDE_DB.keys(), found
 
 
+HIDDEN_SUBJECT = re.compile(
+    r"(?<![`\"'])\b(some|no|any)body\b|\bwhoever\b|\b(is|are|was|were|be) told\b", re.IGNORECASE
+)
+
+
+def test_a_sentence_names_its_subject() -> None:
+    """See docs/contributing/style.md. In quotes `nobody` is a user of Unix, or a word of the format of claims."""
+    guilty = [
+        f"{name_of(path)}:{number}: {match[0]}"
+        for path in MODULES
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if (match := HIDDEN_SUBJECT.search(line))
+    ]
+    assert guilty == []
+
+
 def test_no_path_of_a_machine_and_no_address_of_a_registry_is_in_the_project() -> None:
     kept = [path for path in [*MODULES, *TESTS, *(REPOSITORY / "deploy").rglob("*")] if path.is_file()]
     # In pieces, so that this file passes its own rule.

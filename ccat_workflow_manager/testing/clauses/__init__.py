@@ -1,6 +1,6 @@
 """The clauses of the backend contract: plain functions `clause_...(harness)`, grouped by what they are about.
 
-A clause returns if the backend keeps it, raises `ClauseFailed` (or whatever the backend raised) if it does not, and
+A clause returns if the backend keeps it, raises `ClauseFailed` (or the error of the backend) if it does not, and
 `NotClaimed` if its capabilities say that it does not do this. The docstring is the text of the clause.
 """
 

@@ -56,7 +56,7 @@ def clause_slow_submit(harness: BackendHarness) -> None:
 
 
 def clause_one_garbage_record_among_ten(harness: BackendHarness) -> None:
-    """A job that destroys its exit record keeps no other job of a status call from being seen."""
+    """A job that destroys its exit record hides no other job of a status call."""
     jobs = [_job(result) for result in harness.submit_all([harness.request("true") for _ in range(_SOME)])]
     for job in jobs:
         harness.until(job, JobStatus.COMPLETED)
@@ -94,7 +94,7 @@ def clause_fifty_ids_one_status_call(harness: BackendHarness) -> None:
 
 
 def clause_ends_are_notified(harness: BackendHarness) -> None:
-    """`listen` tells of the end of a job, where that is claimed, until it is stopped."""
+    """`listen` reports the end of a job, where that is claimed, until it is stopped."""
     if not harness.backend.capabilities.notifies:
         raise NotClaimed("notifying is not claimed")
     heard: set[str] = set()

@@ -75,7 +75,7 @@ def clause_cancel_kills_the_whole_tree(harness: BackendHarness) -> None:
     """No process of a cancelled job is left: children, children in their own session, orphans."""
     harness.needs_programs()
     if not harness.jobs_run_here:
-        raise NotClaimed("the processes of the jobs cannot be seen from here")
+        raise NotClaimed("the processes of the jobs are not visible here")
     family = harness.attempt().root
     job = harness.submit(*sh(FAMILY, str(family)))
     harness.poll((family / "ready").exists, "all processes of the job to start")

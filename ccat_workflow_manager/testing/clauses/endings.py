@@ -1,4 +1,4 @@
-"""Every way in which a job ends is told apart."""
+"""Every way in which a job ends has its own status and reason."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def clause_killed_by_signal_is_failed(harness: BackendHarness) -> None:
     check(info.signal == 9 or info.exit_code == 137, f"the program was ended by signal 9, the backend says {info}")
     check(
         info.reason in (None, FailureReason.KILLED_BY_SIGNAL),
-        f"nobody ran out of anything, and yet the reason is {info.reason}",
+        f"the job exceeded no limit, and yet the reason is {info.reason}",
     )
 
 
@@ -80,7 +80,7 @@ def clause_exit_record_is_there(harness: BackendHarness) -> None:
 
 
 def clause_metrics_are_plausible(harness: BackendHarness) -> None:
-    """Wall time, CPU time and peak memory of a finished job are those of its program, where the backend tells them."""
+    """Wall time, CPU time and peak memory of a finished job are those of its program, if the backend reports them."""
     harness.needs_programs()
     job = harness.submit(harness.python, "-I", "-c", BURN)
     info = harness.until(job, JobStatus.COMPLETED)

@@ -90,7 +90,7 @@ def clause_find_by_name(harness: BackendHarness) -> None:
     found = harness.backend.find(name)
     check(found == job.id, f"find({name!r}) is {found!r}, but the job's id is {job.id!r}")
     found = harness.backend.find(name + "0")
-    check(found is None, f"find knows {found!r} under a name that nobody has used")
+    check(found is None, f"find knows {found!r} under a name that was never used")
     found = harness.elsewhere("find", name)
     check(found == job.id, f"in another process find({name!r}) is {found!r}, but the job's id is {job.id!r}")
 

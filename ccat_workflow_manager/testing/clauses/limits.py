@@ -1,4 +1,4 @@
-"""Limits are kept and told apart; what cannot be given is refused."""
+"""Limits are kept, each with its own reason; a request that cannot be met is refused."""
 
 from __future__ import annotations
 

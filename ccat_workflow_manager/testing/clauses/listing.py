@@ -1,4 +1,4 @@
-"""What there is: so that a job that nobody waits for any more is noticed."""
+"""The list of jobs, in which the service finds orphans."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _A_FEW_CALLS = 5
 
 
 def clause_lists_what_has_not_ended(harness: BackendHarness) -> None:
-    """`list_jobs` tells id and name of each job that has not ended, in a few calls, also to a fresh object."""
+    """`list_jobs` gives id and name of each job that has not ended, in a few calls, also to a fresh object."""
     _needs_listing(harness)
     over = harness.submit("true")
     harness.until(over, JobStatus.COMPLETED)
@@ -31,7 +31,7 @@ def clause_lists_what_has_not_ended(harness: BackendHarness) -> None:
 
 
 def clause_lists_each_of_many(harness: BackendHarness) -> None:
-    """`list_jobs` tells apart what was submitted together."""
+    """`list_jobs` lists each of the jobs that were submitted together."""
     _needs_listing(harness)
     results = harness.submit_all([harness.endless_request() for _ in range(3)])
     for result in results:
@@ -41,7 +41,7 @@ def clause_lists_each_of_many(harness: BackendHarness) -> None:
 
 
 def clause_cancelled_by_the_listed_id(harness: BackendHarness) -> None:
-    """A job is cancelled by the id that `list_jobs` tells, and leaves the list when it is gone."""
+    """A job is cancelled by the id that `list_jobs` gives, and leaves the list when it is gone."""
     _needs_listing(harness)
     job = endless(harness)
     _until_listed(harness, harness.backend, job)

@@ -60,7 +60,7 @@ def clause_environment_is_clean(harness: BackendHarness) -> None:
     harness.needs_programs()
     with mock.patch.dict(os.environ, {SECRET: "must not be seen"}):
         seen = report(harness, [], {"OWN": "seen"})["environment"]
-    check(SECRET not in seen, "a variable of the submitting process is seen by the job")
+    check(SECRET not in seen, "the job gets a variable of the submitting process")
     check(seen.get("OWN") == "seen", "the job does not see its own variable")
     check("PATH" in seen and "HOME" in seen, f"PATH and HOME must be set, the job sees {sorted(seen)}")
     locale = (seen.get("LC_ALL") or seen.get("LANG") or "").lower().replace("-", "")
@@ -88,7 +88,7 @@ def clause_starts_in_workspace(harness: BackendHarness) -> None:
 
 
 def clause_only_the_workspace_exists(harness: BackendHarness) -> None:
-    """Of the directories that a job is given, only its workspace has to be there; whatever it is called."""
+    """Of the directories of a job, only its workspace has to exist, under any name."""
     harness.needs_programs()
     root = harness.workdir / "only" / uuid4().hex
     workspace = root / "place"
