@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from ccat_workflow_manager.errors import BackendError, BackendRejected, JobDeferred, WorkflowError
 from ccat_workflow_manager.hpc import arguments
 from ccat_workflow_manager.hpc.queue_hints import QueueLimits
-from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
+from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 from ccat_workflow_manager.lifecycle.models import Mount, Resources
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ class HPCBackend(ABC):
 
     One job for one attempt. A worker can die before it has recorded the id, and an answer can be lost. So the service
     calls `find` with the job name before it submits an attempt again. A backend that claims `capabilities.find` knows
-    the job from the moment `submit` was called. If it cannot tell yet whether the scheduler has accepted the job, it
+    the job from the moment `submit` was called. While it does not know whether the scheduler has accepted the job, it
     raises JobDeferred, and the service tries again later.
 
     States. `unknown` means that the backend does not know the id, or not any more. It is never a guess: the service
@@ -186,7 +186,7 @@ class HPCBackend(ABC):
 
     Errors. `BackendUnavailable`: the scheduler cannot be reached. `BackendConfused`: its answer cannot be read.
     `BackendRejected`: this job can never run as it was requested. `JobDeferred`: this job has to wait, while others
-    need not. None of them changes the state of a job, and no method returns a state in place of one of them. Any other
+    need not. None of them changes the state of a job, and no method returns a state instead of one of them. Any other
     exception counts as BackendConfused.
 
     Cancelling. `cancel` asks for the end of the job and of all its processes, and may return before they have ended.
@@ -306,7 +306,7 @@ class HPCBackend(ABC):
     def ping(self) -> str:
         """Ask the scheduler whether it answers, by one cheap call, for `ccat-wm doctor`.
 
-        Returns what it said in a few words, empty if there is nothing to ask. Raises BackendError without an answer.
+        Returns its answer in a few words, empty if there is no scheduler. Raises BackendError without an answer.
         """
         return ""
 
@@ -361,8 +361,3 @@ class BulkBackend(HPCBackend):
     @abstractmethod
     def submit_many(self, requests: Sequence[JobRequest]) -> list[str | BackendError]:
         """Submit several jobs. Returns the id or the error of each, in order."""
-
-
-def unknown(job_ids: Sequence[str]) -> dict[str, HPCJobInfo]:
-    """`unknown` for each of these jobs."""
-    return dict.fromkeys(job_ids, UNKNOWN)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import inf
 
 from ccat_workflow_manager.failures import FailureReason
-from ccat_workflow_manager.hpc.attempt.record import ExitRecord, parse_exit_record
+from ccat_workflow_manager.hpc.attempt.record import ExitRecord, parse_exit_record, utc
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 
 _GIB = 1024**3
@@ -42,6 +42,11 @@ def info_of(text: str, cancelled_at: float | None) -> HPCJobInfo:
         node=record.host,
         warning=_warning(record),
     )
+
+
+def cancelled(at: float | None = None) -> HPCJobInfo:
+    """The state of a job that was cancelled before it started, or left no record."""
+    return HPCJobInfo(JobStatus.CANCELLED, reason=FailureReason.CANCELLED, finished_at=None if at is None else utc(at))
 
 
 def _warning(record: ExitRecord) -> str | None:

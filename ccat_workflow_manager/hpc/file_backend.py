@@ -8,60 +8,26 @@ import tempfile
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from threading import Lock
-from typing import Generic, TypeVar
+from typing import TypeAlias, TypeVar
 
 from ccat_workflow_manager import failpoints
-from ccat_workflow_manager.errors import BackendRejected, BackendUnavailable
+from ccat_workflow_manager.errors import BackendConfused, BackendError, BackendRejected, BackendUnavailable
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
 from ccat_workflow_manager.hpc.attempt.logs import read_logs, tail_log
 from ccat_workflow_manager.hpc.attempt.record import read_record
 from ccat_workflow_manager.hpc.attempt.script import render_job_script, write_script
-from ccat_workflow_manager.hpc.base import BulkBackend, JobRequest, LogStream
+from ccat_workflow_manager.hpc.base import Availability, BulkBackend, JobRequest, LogStream
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo
 from ccat_workflow_manager.lifecycle.models import Resources
 
-K = TypeVar("K")
-V = TypeVar("V")
 T = TypeVar("T")
+Results: TypeAlias = "list[str | BackendError]"
 
 GIB = 1024**3
 REMEMBERED = 20_000
+"""The most jobs about which a process keeps something in a cache."""
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-
-
-class BoundedCache(Generic[K, V]):
-    """The values that were used last, at most `limit` of them. Threads may share it."""
-
-    def __init__(self, limit: int = REMEMBERED) -> None:
-        self._limit = limit
-        self._values: dict[K, V] = {}
-        self._lock = Lock()
-
-    def __contains__(self, key: K) -> bool:
-        return key in self._values
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def get(self, key: K) -> V | None:
-        with self._lock:
-            if key not in self._values:
-                return None
-            value = self._values[key] = self._values.pop(key)
-            return value
-
-    def put(self, key: K, value: V) -> None:
-        with self._lock:
-            self._values.pop(key, None)
-            self._values[key] = value
-            if len(self._values) > self._limit:
-                del self._values[next(iter(self._values))]
-
-    def pop(self, key: K) -> V | None:
-        with self._lock:
-            return self._values.pop(key, None)
 
 
 class FileBackend(BulkBackend):
@@ -105,6 +71,18 @@ class FileBackend(BulkBackend):
         return "" if files is None else tail_log(files, stream, lines)
 
     # --- submitting --------------------------------------------------------------------------------------------------
+
+    def submit_chunks(
+        self, requests: Sequence[JobRequest], size: int, submit: Callable[[Sequence[JobRequest]], Results]
+    ) -> Results:
+        """Submit `size` jobs at a time. An error of a chunk stands for its jobs and for all after it."""
+        results: Results = []
+        for start in range(0, len(requests), size):
+            try:
+                results += submit(requests[start : start + size])
+            except (BackendUnavailable, BackendConfused) as error:
+                return results + [error] * (len(requests) - start)
+        return results
 
     def prepare(self, request: JobRequest, *, supervised: bool = False, own_cgroup: bool = False) -> AttemptFiles:
         """Write the job script of `attempt.script`. Raises BackendRejected."""
@@ -170,6 +148,13 @@ def one_machine_lacks(resources: Resources) -> dict[str, bool]:
     }
 
 
-def default_state_dir(backend: str) -> Path:
-    """Where a backend keeps its files that is used without the service."""
-    return Path(tempfile.gettempdir(), f"ccat-wm-{os.geteuid()}", backend)
+def linux_availability() -> Availability:
+    """For `is_available` of backends that watch processes."""
+    if hasattr(os, "pidfd_open") and Path("/proc/self/stat").exists():
+        return Availability(True)
+    return Availability(False, "it needs Linux 5.3 or later with /proc mounted")
+
+
+def state_directory(backend: str, configured: str | os.PathLike[str] | None) -> Path:
+    """The directory of the files of a backend. The service configures one."""
+    return Path(configured or os.path.join(tempfile.gettempdir(), f"ccat-wm-{os.geteuid()}", backend))

@@ -43,7 +43,7 @@ from ccat_workflow_manager.hpc.base import (
     ResourceUsage,
 )
 from ccat_workflow_manager.hpc.exit_info import info_of
-from ccat_workflow_manager.hpc.file_backend import GIB, NO_SPACE, FileBackend, default_state_dir, one_machine_lacks
+from ccat_workflow_manager.hpc.file_backend import GIB, NO_SPACE, FileBackend, one_machine_lacks, state_directory
 from ccat_workflow_manager.hpc.supervisor.link import ANSWER_SECONDS, Listener, SupervisorLink
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
 from ccat_workflow_manager.settings import BackendSettings, settings_of
@@ -100,7 +100,7 @@ class LocalBackend(FileBackend):
             "log_limit": int(log_limit_mb * 1024**2),
             "disk_limit": int(disk_limit_gb * GIB),
         }
-        self._link = SupervisorLink(site.state_dir or str(default_state_dir(self.name)), limits)
+        self._link = SupervisorLink(str(state_directory(self.name, site.state_dir)), limits)
         self._table = _JobTable(redis_url, self._link.state_dir) if redis_url else None
         self._node = socket.gethostname()
 
@@ -115,14 +115,7 @@ class LocalBackend(FileBackend):
     # --- submitting --------------------------------------------------------------------------------------------------
 
     def submit_many(self, requests: Sequence[JobRequest]) -> list[str | BackendError]:
-        results: list[str | BackendError] = []
-        for start in range(0, len(requests), _CHUNK):
-            try:
-                results += self._submit_chunk(requests[start : start + _CHUNK])
-            except (BackendUnavailable, BackendConfused) as error:
-                results += [error] * (len(requests) - start)
-                break
-        return results
+        return self.submit_chunks(requests, _CHUNK, self._submit_chunk)
 
     def _submit_chunk(self, requests: Sequence[JobRequest]) -> list[str | BackendError]:
         results: list[str | BackendError] = []

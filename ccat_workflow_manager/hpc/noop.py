@@ -1,11 +1,10 @@
 """A backend that goes through every state and runs nothing: for dry runs and load tests.
 
-All that is to be known about a job is written in its id: when it was submitted, how long it "runs", how it ends. So any
-process can tell its state, nothing is stored, and a status costs next to nothing. Only a cancel leaves a trace: a small
-file in `state_dir`, or, without one, a note in this process.
+Everything about a job is in its id: when it was submitted, how long it "runs", how it ends. So any process can compute
+its state, nothing is stored, and a status costs next to nothing. Only a cancel leaves a trace: a small file in
+`state_dir`, or, without one, a note in this process.
 
-A job waits for a tenth of its delay (a second at most), then runs for the delay. What one job does can be said in
-`resources.extra`:
+A job waits for a tenth of its delay (a second at most), then runs for the delay. `resources.extra` chooses the end:
 
     resources: {extra: {delay_seconds: 2, outcome: out_of_memory}}       # or failed, time_limit, completed
     resources: {extra: {outcome: failed, exit_code: 3}}

@@ -1,6 +1,6 @@
 """What a pipeline asks for that no queue of its backend can give: hints for people, never a refusal.
 
-The queues are what a worker has last seen, and a site may change them at any time. Pure text.
+The queues are those that a worker listed last; a site may change them at any time. Pure text.
 """
 
 from __future__ import annotations

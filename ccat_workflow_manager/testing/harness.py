@@ -86,9 +86,6 @@ class Job:
     request: JobRequest
     attempt: Attempt
 
-    def output_file(self, name: str) -> Path:
-        return self.attempt.output / name
-
 
 @dataclass
 class BackendHarness:

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from ccat_workflow_manager.errors import BackendConfused, BackendUnavailable, ConfigurationError
-from ccat_workflow_manager.hpc.file_backend import BoundedCache
 from ccat_workflow_manager.hpc.note_store import NoteStore
 
 
@@ -85,12 +84,3 @@ def test_a_private_store_is_not_shared_with_another_user(tmp_path: Path, monkeyp
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     with pytest.raises(ConfigurationError):
         NoteStore("dask", tmp_path, asdict, lambda data: Note(**data), private=True)
-
-
-def test_a_cache_keeps_what_was_used_last() -> None:
-    cache: BoundedCache[int, str] = BoundedCache(3)
-    for number in range(10):
-        cache.put(number, str(number))
-        assert cache.get(0) == "0"
-    assert (len(cache), 0 in cache, 9 in cache, 5 in cache) == (3, True, True, False)
-    assert (cache.pop(0), cache.pop(0), cache.get(0)) == ("0", None, None)

@@ -178,12 +178,20 @@ def cut_off(connection: socket.socket) -> bytes:
     return received
 
 
-def test_a_cache_is_limited_by_size() -> None:
-    cache: BoundedCache[int, str] = BoundedCache(100)
+def test_a_cache_keeps_what_was_used_last() -> None:
+    by_number: BoundedCache[int, str] = BoundedCache(4)
     for number in range(10):
-        cache.put(number, "value", 20)
-    assert cache.get(5) == "value"
-    cache.put(10, "value", 25)
-    assert [number for number in range(12) if cache.get(number)] == [5, 8, 9, 10]
-    cache.put(11, "value", 26)
-    assert cache.get(11) is None
+        by_number.put(number, "value")
+        assert by_number.get(0) == "value"
+    assert [number for number in range(10) if number in by_number] == [0, 7, 8, 9]
+    by_number.pop(0)
+    by_number.pop(0)
+    assert by_number.get(0) is None
+    by_size: BoundedCache[int, str] = BoundedCache(100)
+    for number in range(10):
+        by_size.put(number, "value", 20)
+    by_size.get(5)
+    by_size.put(10, "value", 25)
+    assert [number for number in range(12) if by_size.get(number)] == [5, 8, 9, 10]
+    by_size.put(11, "value", 26)
+    assert by_size.get(11) is None

@@ -23,7 +23,7 @@ _REDIS_CALLS = {"enqueue", "enqueue_many", "sadd", "spop", "set", "delete", "exp
 _SCHEDULER_CALLS = {"run", "act", "symlink", "link", "replace", "put"}
 _CACHES = ("_numbered", "_limits")
 _COVERED_BY_CALLER = {
-    # Called by `stage` and by nobody else, inside of the points there.
+    # Called only by `stage`, inside of the points there.
     "execution/layout.py:create",
     "execution/layout.py:_make_private",
     "execution/staging.py:_write_code",
@@ -51,9 +51,8 @@ _COVERED_BY_CALLER = {
     "doorbell.py:execute_job",
     # Inside of `command.run` in `calls.py`; commands that only look change nothing.
     "hpc/batch/calls.py:_run",
-    "hpc/batch/calls.py:look",
+    "hpc/batch/calls.py:ask",
     "hpc/batch/command_backend.py:_submitted",
-    "hpc/batch/command_backend.py:_act",
     # Beside the points of the submission's file: a link without its file means nothing.
     "hpc/batch/store.py:add",
     # Inside of `files.reuse`.

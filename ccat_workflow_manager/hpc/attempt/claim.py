@@ -27,6 +27,8 @@ BEAT_SECONDS = 5.0
 """How often a runner touches its claim."""
 STALE_SECONDS = 60.0
 """A claim that was not touched for so long belongs to a dead runner; shared filesystems show changes late."""
+CANCELLED = "cancelled"
+"""Why a claim blocks an attempt that was cancelled before it started."""
 _BLOCKED = "nobody: "
 _LONGEST = 1000
 """A job may have written the claim, and its texts get into messages."""
@@ -72,7 +74,7 @@ def block(files: AttemptFiles, why: str) -> bool:
 def read(files: AttemptFiles) -> Claim | None:
     """The claim of an attempt; None if it is free. Raises OSError.
 
-    A file that a job has put in the place of the claim is a claim without an owner.
+    A file by which a job has replaced the claim is a claim without an owner.
     """
     try:
         found = read_small(files.claim, root=files.directory)
@@ -118,6 +120,14 @@ read -r host </proc/sys/kernel/hostname
 
 
 # --- cancel requests -------------------------------------------------------------------------------------------------
+
+
+def cancel(files: AttemptFiles, at: float) -> bool:
+    """Block an attempt, or ask its runner to stop it. Returns True if it never starts. Raises OSError."""
+    if block(files, CANCELLED):
+        return True
+    request_cancel(files, at)
+    return False
 
 
 def request_cancel(files: AttemptFiles, at: float) -> None:

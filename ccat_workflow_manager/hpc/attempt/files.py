@@ -26,7 +26,7 @@ _PRIVATE = 0o600
 
 @dataclass(frozen=True, slots=True)
 class AttemptFiles:
-    """The paths of one attempt, as seen by the process that uses them."""
+    """The paths of one attempt, as the process that uses them finds them."""
 
     base: str
     """The directory of the attempt joined with the name of the job."""

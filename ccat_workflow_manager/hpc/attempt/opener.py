@@ -19,7 +19,7 @@ SMALL = 64 * 1024
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _REFUSED = (errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.ENODEV)
-"""The errors of a link, of a file in place of a directory, and of a socket or a device without a driver."""
+"""The errors of a link, of a file instead of a directory, and of a socket or a device without a driver."""
 
 
 class UnsafeFile(OSError):

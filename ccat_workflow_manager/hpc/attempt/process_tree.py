@@ -7,11 +7,13 @@ session and whose parent is gone.
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import time
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 MARK = "CCAT_WM_JOB"
@@ -34,6 +36,46 @@ class Identity:
     def running(self) -> bool:
         process = look(self.pid)
         return process is not None and process.started == self.started and process.alive
+
+
+@dataclass(frozen=True, slots=True)
+class HostProcess:
+    """One process of one machine for ever."""
+
+    host: str
+    boot: str
+    pid: int
+    started: int
+
+    @classmethod
+    def of(cls, pid: int) -> HostProcess:
+        """This process itself, or a child that was not waited for."""
+        found = identity(pid)
+        assert found is not None, "such a process is in the process table"
+        return cls(platform.node(), boot_id(), found.pid, found.started)
+
+    @classmethod
+    def parse(cls, text: str) -> HostProcess | None:
+        """The inverse of `text`. Returns None for anything else."""
+        match text.split():
+            case [host, boot, pid, started] if pid.isdecimal() and started.isdecimal():
+                return cls(host, boot, int(pid), int(started))
+            case _:
+                return None
+
+    @property
+    def text(self) -> str:
+        return f"{self.host} {self.boot} {self.pid} {self.started}"
+
+    @property
+    def is_of_this_boot(self) -> bool:
+        """Whether it runs, or ran, on this machine since the machine was started."""
+        return (self.host, self.boot) == (platform.node(), boot_id())
+
+    @property
+    def running(self) -> bool:
+        """Whether a process of this machine runs."""
+        return self.is_of_this_boot and Identity(self.pid, self.started).running
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +127,7 @@ def identity(pid: int) -> Identity | None:
     return Identity(pid, process.started) if process is not None else None
 
 
+@cache
 def boot_id() -> str:
     """Different after each start of the machine."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -50,6 +50,10 @@ class Limits:
         disk = disk_limit_gb * 1024**3 if disk_limit_gb else inf
         return cls(log_bytes=int(log_limit_mb * 1024**2), disk_bytes=disk, kill_grace_seconds=kill_grace_seconds)
 
+    def of_job(self, time_hours: float, memory_gb: float) -> Limits:
+        """These limits, with those of one job."""
+        return replace(self, time_seconds=time_hours * 3600, memory_bytes=int(memory_gb * 1024**3))
+
 
 def carried_on() -> None:
     """For a runner whose carrier cannot end without it."""
@@ -86,7 +90,7 @@ class JobRunner:
         self._pause = _SHORTEST_PAUSE
         self._peak_memory = 0
         self._known: dict[int, int] = {}
-        """Processes once seen in the tree (pid, start): they stay in it when their parents die."""
+        """Processes that were in the tree (pid, start): they stay in it when their parents die."""
 
     def run(self, owner: str) -> bool:
         """Run the job to its end. Returns False if the attempt is claimed already. Raises OSError."""

@@ -172,7 +172,7 @@ done </proc/self/cgroup"""
 
 
 def _alone(quoted: _Quoted, memory: str, first: str) -> str:
-    # An earlier life of the job may have left links in place of its logs: they are removed, and `set -C` follows none.
+    # An earlier life of the job may have replaced its logs by links: they are removed, and `set -C` follows none.
     # A scheduler that signals this script alone means its command, so the signal is passed on. The trap is set before
     # the command starts: a signal in between would end the script without a record.
     return f"""\

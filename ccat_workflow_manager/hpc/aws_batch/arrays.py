@@ -29,7 +29,7 @@ def child_id(number: str, index: int) -> str:
 
 
 def index_of(job_id: str) -> int | None:
-    """The place of a child in its array, from its id."""
+    """The index of a child in its array, from its id."""
     digits = job_id.rpartition(":")[2] if ":" in job_id else ""
     return int(digits) if digits.isdecimal() else None
 

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote, unquote
 
+from ccat_workflow_manager.bounded_cache import BoundedCache
 from ccat_workflow_manager.definition.image_names import oci_image
 from ccat_workflow_manager.errors import BackendUnavailable, ConfigurationError
 from ccat_workflow_manager.failures import FailureReason
@@ -40,7 +41,6 @@ from ccat_workflow_manager.hpc.base import Availability, Capabilities, JobReques
 from ccat_workflow_manager.hpc.batch.scheduler_backend import SETTLE_SECONDS, BatchBackend, JobKey
 from ccat_workflow_manager.hpc.batch.script import render_batch_script
 from ccat_workflow_manager.hpc.batch.store import ArrayTask, Submission
-from ccat_workflow_manager.hpc.file_backend import BoundedCache
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 from ccat_workflow_manager.settings import settings_of
 

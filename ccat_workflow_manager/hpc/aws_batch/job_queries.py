@@ -7,13 +7,13 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from ccat_workflow_manager.bounded_cache import BoundedCache
 from ccat_workflow_manager.errors import BackendConfused
 from ccat_workflow_manager.hpc.aws_batch.arrays import DESCRIBED_DIRECTLY, ArrayChildren, child_id, chunks, index_of
 from ccat_workflow_manager.hpc.aws_batch.client import Aws
 from ccat_workflow_manager.hpc.aws_batch.request import CANCEL_REASON, MOST_DESCRIBED, aws_name
 from ccat_workflow_manager.hpc.aws_batch.status import ENDED_BY_ITSELF, OVER, STATES, DescribedJob, parse_job
 from ccat_workflow_manager.hpc.batch.scheduler_backend import JobKey
-from ccat_workflow_manager.hpc.file_backend import BoundedCache
 
 _PAGE = 1000
 _TERMINATED = 128 + 15

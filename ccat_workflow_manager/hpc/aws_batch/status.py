@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.attempt.record import signal_in
 from ccat_workflow_manager.hpc.aws_batch.request import CANCEL_REASON
+from ccat_workflow_manager.hpc.batch.status import elapsed, failed, is_recent, with_numbers
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
-
-RECORD_SECONDS = 10
-"""How long the end of a job waits for the exit record, which a network filesystem may show late."""
 
 PENDING: Mapping[str, str] = {
     "SUBMITTED": "submitted to AWS Batch",
     "PENDING": "pending at AWS Batch",
-    "RUNNABLE": "waits at AWS Batch for a place to run",
+    "RUNNABLE": "waits at AWS Batch for a machine",
     "STARTING": "starting at AWS Batch: its image is fetched",
 }
 STARTED = frozenset({"STARTING", "RUNNING"})
@@ -172,7 +170,7 @@ def _failed(job: DescribedJob, evidence: Evidence) -> HPCJobInfo:
     if reason is None and job.stopped_by_request and not by_itself:
         return HPCJobInfo(JobStatus.CANCELLED, message=f"stopped at AWS Batch: {words}" if words else None)
     if reason is not None and (record is None or reason in _BEATS_RECORD):
-        return replace(_bare(record), reason=reason, message=words)
+        return failed(record, reason=reason, message=words)
     if record is not None:
         return record
     return _waiting_for_record(job, evidence) or _unexplained(job, words)
@@ -180,9 +178,7 @@ def _failed(job: DescribedJob, evidence: Evidence) -> HPCJobInfo:
 
 def _waiting_for_record(job: DescribedJob, evidence: Evidence) -> HPCJobInfo | None:
     """The state of a job whose record may still appear."""
-    if not evidence.records_expected or job.stopped_at is None or job.started_at is None:
-        return None
-    if 0 <= (evidence.now - job.stopped_at).total_seconds() < RECORD_SECONDS:
+    if evidence.records_expected and job.started_at is not None and is_recent(job.stopped_at, evidence.now):
         return HPCJobInfo(JobStatus.RUNNING, message="over; waiting for its exit record", started_at=job.started_at)
     return None
 
@@ -198,22 +194,11 @@ def _unexplained(job: DescribedJob, words: str | None) -> HPCJobInfo:
     return HPCJobInfo(JobStatus.FAILED, reason=_F.BACKEND_FAILED, message=f"AWS Batch says {words or code} ({code})")
 
 
-def _bare(record: HPCJobInfo | None) -> HPCJobInfo:
-    """A failure with the measurements of the record, but not its reason."""
-    if record is None:
-        return HPCJobInfo(JobStatus.FAILED)
-    return replace(record, status=JobStatus.FAILED, reason=None, message=None)
-
-
 def _measured(info: HPCJobInfo, job: DescribedJob, record: HPCJobInfo | None) -> HPCJobInfo:
-    """Add the measurements of both witnesses."""
-    wall = record.wall_time_seconds if record is not None else None
-    if wall is None and job.started_at is not None and job.stopped_at is not None:
-        wall = max(0.0, (job.stopped_at - job.started_at).total_seconds())
-    return replace(
+    return with_numbers(
         info,
-        wall_time_seconds=wall,
-        cpu_hours=record.cpu_hours if record is not None else None,
+        record,
+        wall=elapsed(job.started_at, job.stopped_at),
         submitted_at=job.created_at,
         started_at=info.started_at or job.started_at,
         finished_at=info.finished_at or job.stopped_at,

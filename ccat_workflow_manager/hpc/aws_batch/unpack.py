@@ -84,7 +84,7 @@ def _write(tar: tarfile.TarFile, entry: tarfile.TarInfo, name: str, parent: int)
 
 
 def _stays_inside(target: str, depth: int) -> bool:
-    """Whether a link at this depth leads to a place inside. Only then may links lead through other links."""
+    """Whether a link at this depth stays inside. Only then may links lead through other links."""
     parts = [part for part in target.split("/") if part not in ("", ".")]
     up = next((n for n, part in enumerate(parts) if part != ".."), len(parts))
     return not target.startswith("/") and ".." not in parts[up:] and up <= depth

@@ -9,11 +9,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 from ccat_workflow_manager import failpoints, metrics, shell
 from ccat_workflow_manager.errors import BackendConfused, BackendUnavailable
 from ccat_workflow_manager.hpc.attempt.script import CLEAN_PATH
 from ccat_workflow_manager.hpc.batch.remote import SubmitNode
+
+T = TypeVar("T")
 
 WINDOW_SECONDS = 60.0
 _RESERVED_SHARE = 0.25
@@ -138,17 +141,30 @@ class SchedulerCommands:
         done = shell.run(there, timeout=self.timeout, env={**here, **agent}, cwd="/", input=script)
         return self._node.completed(done, argv, self._backend)
 
-    def look(self, argv: Sequence[str]) -> str:
-        """The output of a command that changes nothing. Raises BackendUnavailable with its words if it fails."""
+    def ask(self, argv: Sequence[str], *, looking: bool = True) -> shell.Completed:
+        """Run a command to its end, whatever its exit code. Raises BackendUnavailable if its end is not known."""
         try:
-            done = self.run(argv, looking=True)
+            return self.run(argv, looking=looking)
         except shell.CommandError as error:
             raise BackendUnavailable(error.message, backend=self._backend, command=argv) from error
+
+    def look(self, argv: Sequence[str], parse: Callable[[str], T]) -> T:
+        """The parsed output of a command that changes nothing. Raises BackendUnavailable with its words if it fails."""
+        done = self.ask(argv)
         if done.returncode != 0:
             raise self.failed(done)
         if done.truncated:
             raise BackendConfused(f"{argv[0]} printed more than can be read", backend=self._backend, command=argv)
-        return done.stdout
+        return self.parsed(done, parse)
+
+    def parsed(self, done: shell.Completed, parse: Callable[[str], T]) -> T:
+        """What a command has printed. Raises BackendConfused for a ValueError of `parse`."""
+        try:
+            return parse(done.stdout)
+        except ValueError as error:
+            words = f"the answer of {Path(done.argv[0]).name} cannot be read: {error}"
+            tail = done.stdout[-2000:]
+            raise BackendConfused(words, backend=self._backend, command=done.argv, output_tail=tail) from error
 
     def failed(self, done: shell.Completed) -> BackendUnavailable:
         """The error of a command that failed, in its own words."""

@@ -81,10 +81,3 @@ class CommandBackend(BatchBackend):
         kind = BackendRejected if refusal is Refusal.NEVER else LimitReached
         text = f"{self.name} does not take this job{'' if kind is BackendRejected else ' now'}: {words}"
         raise kind(text, backend=self.name, command=argv, output_tail=done.output_tail)
-
-    def _act(self, argv: Sequence[str]) -> shell.Completed:
-        """Run a command that changes something. Raises BackendUnavailable if its end is not known."""
-        try:
-            return self._commands.run(argv, looking=False)
-        except shell.CommandError as error:
-            raise BackendUnavailable(error.message, backend=self.name, command=argv) from error

@@ -16,7 +16,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
-from pathlib import Path
 from typing import ClassVar
 
 from ccat_workflow_manager.errors import (
@@ -36,7 +35,7 @@ from ccat_workflow_manager.hpc.batch.refusals import LimitCache, LimitReached, S
 from ccat_workflow_manager.hpc.batch.script import read_scheduler_log
 from ccat_workflow_manager.hpc.batch.store import ArrayTask, Submission, SubmissionStore, array_name
 from ccat_workflow_manager.hpc.exit_info import info_of
-from ccat_workflow_manager.hpc.file_backend import FileBackend, default_state_dir
+from ccat_workflow_manager.hpc.file_backend import FileBackend, state_directory
 from ccat_workflow_manager.hpc.log_watch import LogWatch
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
 from ccat_workflow_manager.lifecycle.models import JOB_PREFIX, Resources
@@ -75,8 +74,7 @@ class BatchBackend(FileBackend):
     def __init__(
         self, *, state_dir: str | os.PathLike[str] | None, log_limit_mb: float, disk_limit_gb: float = 0
     ) -> None:
-        directory = Path(state_dir) if state_dir is not None else default_state_dir(self.name)
-        self._store = SubmissionStore(directory, self.name)
+        self._store = SubmissionStore(state_directory(self.name, state_dir), self.name)
         self._id = re.compile(rf"({self.number_pattern})(?:_(\d{{1,9}}))?:({JOB_NAME.pattern})", re.ASCII)
         self._logs = LogWatch(self.name, log_limit_mb, disk_limit_gb)
         self._limits = LimitCache()

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from ccat_workflow_manager import failpoints
+from ccat_workflow_manager.bounded_cache import BoundedCache
 from ccat_workflow_manager.errors import BackendUnavailable, JobDeferred
 from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
-from ccat_workflow_manager.hpc.file_backend import BoundedCache
 from ccat_workflow_manager.hpc.note_store import NoteStore
 
 ARRAY_PREFIX = "ccat-array-"

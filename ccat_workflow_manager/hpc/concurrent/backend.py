@@ -30,7 +30,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, Future
 from concurrent.futures import wait as wait_for_futures
 from dataclasses import replace
-from pathlib import Path
 from signal import SIGTERM
 from typing import Any
 
@@ -40,15 +39,22 @@ from ccat_workflow_manager.hpc.attempt import claim as claims
 from ccat_workflow_manager.hpc.attempt import process_tree
 from ccat_workflow_manager.hpc.attempt.claim import Claim
 from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
+from ccat_workflow_manager.hpc.attempt.process_tree import HostProcess
 from ccat_workflow_manager.hpc.attempt.record import utc
 from ccat_workflow_manager.hpc.attempt.runner import Limits
 from ccat_workflow_manager.hpc.base import Availability, Capabilities, JobRequest, JobSeen, QueueStatus, ResourceUsage
 from ccat_workflow_manager.hpc.concurrent.pool import Pool
 from ccat_workflow_manager.hpc.concurrent.runner import NEVER_STARTED
 from ccat_workflow_manager.hpc.concurrent.settings import ConcurrentSettings
-from ccat_workflow_manager.hpc.concurrent.status import CANCELLED, Evidence, resolve_status
-from ccat_workflow_manager.hpc.concurrent.tickets import Owner, Ticket, TicketStore
-from ccat_workflow_manager.hpc.file_backend import GIB, FileBackend, default_state_dir, one_machine_lacks
+from ccat_workflow_manager.hpc.concurrent.status import Evidence, resolve_status
+from ccat_workflow_manager.hpc.concurrent.tickets import Ticket, TicketStore
+from ccat_workflow_manager.hpc.file_backend import (
+    GIB,
+    FileBackend,
+    linux_availability,
+    one_machine_lacks,
+    state_directory,
+)
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
 from ccat_workflow_manager.lifecycle.models import Resources
 from ccat_workflow_manager.settings import settings_of
@@ -72,17 +78,15 @@ class ConcurrentBackend(FileBackend):
     ) -> None:
         site = settings_of(ConcurrentSettings, self.name, settings)
         self._limits = Limits.configured(log_limit_mb, disk_limit_gb, kill_grace_seconds)
-        self._tickets = TicketStore(Path(site.state_dir) if site.state_dir else default_state_dir(self.name))
-        self._me = Owner.here()
+        self._tickets = TicketStore(state_directory(self.name, site.state_dir))
+        self._me = HostProcess.of(os.getpid())
         places = site.max_workers or os.cpu_count() or 1
         self._pool = Pool(site.executor, places, self._tickets.directory, self._ended)
         self._listeners: list[Callable[[Sequence[str]], None]] = []
 
     @classmethod
     def is_available(cls) -> Availability:
-        if not hasattr(os, "pidfd_open") or not Path("/proc/self/stat").exists():
-            return Availability(False, "it needs Linux 5.3 or later with /proc mounted")
-        return Availability(True)
+        return linux_availability()
 
     # --- submitting --------------------------------------------------------------------------------------------------
 
@@ -99,16 +103,14 @@ class ConcurrentBackend(FileBackend):
         resources, job_id = request.resource_requirements, request.job_name
         self._refuse_excess(resources)
         self.prepare(request, supervised=True)
-        limits = replace(
-            self._limits, time_seconds=resources.time_hours * 3600, memory_bytes=int(resources.memory_gb * GIB)
-        )
+        limits = self._limits.of_job(resources.time_hours, resources.memory_gb)
         ticket = Ticket(job_id, request.workspace_dir, time.time(), self._me, limits)
         if self._tickets.add(job_id, ticket):
             try:
                 failpoints.point("backend.ticket", failpoints.AFTER)
                 self._pool.submit(ticket)
             except BaseException:
-                # Without a place in the pool the job would wait for ever.
+                # A job that the pool does not have would wait for ever.
                 self._tickets.remove(job_id)
                 raise
         return job_id
@@ -147,14 +149,14 @@ class ConcurrentBackend(FileBackend):
         return replace(resolve_status(evidence), submitted_at=utc(ticket.submitted_at))
 
     def _evidence(self, ticket: Ticket, claim: Claim | None) -> Evidence:
-        here = ticket.owner.same_boot(self._me)
+        here = ticket.owner.is_of_this_boot
         if claim is None:
             return Evidence(here=here)
         files = ticket.files
         cancelled_at = self.on_files(lambda: claims.cancel_requested_at(files))
         if claim.blocked is not None or (record := self.record_of(files)) is not None:
             return Evidence(claim, None if claim.blocked is not None else record, cancelled_at, here=here)
-        claimer = Owner.parse(claim.owner)
+        claimer = HostProcess.parse(claim.owner)
         watched = here and claimer is not None and claimer.running
         # The ticket may have been read before the job started.
         ticket = self._tickets.get(ticket.job_id) or ticket
@@ -172,9 +174,7 @@ class ConcurrentBackend(FileBackend):
 
     def _is_orphaned(self, ticket: Ticket) -> bool:
         """Whether the worker in whose pool the job waits is known to be gone; of other hosts nothing is known."""
-        if ticket.owner.host != self._me.host:
-            return False
-        return not (ticket.owner.same_boot(self._me) and ticket.owner.running)
+        return ticket.owner.host == self._me.host and not ticket.owner.running
 
     def list_jobs(self) -> list[JobSeen]:
         infos = self.get_statuses(self._tickets.ids())
@@ -187,7 +187,7 @@ class ConcurrentBackend(FileBackend):
 
     def get_resource_usage(self, job_id: str) -> ResourceUsage | None:
         ticket = self._tickets.get(job_id)
-        if ticket is None or ticket.process is None or not ticket.owner.same_boot(self._me):
+        if ticket is None or ticket.process is None or not ticket.owner.is_of_this_boot:
             return None
         processes = process_tree.table()
         members = [processes[pid] for pid in process_tree.related(ticket.process, processes)]
@@ -222,12 +222,15 @@ class ConcurrentBackend(FileBackend):
 
     def _cancel(self, ticket: Ticket) -> None:
         files, job_id = ticket.files, ticket.job_id
-        if self.on_files(lambda: claims.block(files, CANCELLED)) or self._status(job_id).status not in _NOT_FINISHED:
+        if (
+            self.on_files(lambda: claims.block(files, claims.CANCELLED))
+            or self._status(job_id).status not in _NOT_FINISHED
+        ):
             return
         self.on_files(lambda: claims.request_cancel(files, time.time()))
         claim, root = self._claim(files), (self._tickets.get(job_id) or ticket).process
         process_tree.send(SIGTERM, process_tree.members(job_id, root) - ({root.pid} if root else set()))
-        claimer = Owner.parse(claim.owner) if claim is not None else None
+        claimer = HostProcess.parse(claim.owner) if claim is not None else None
         if claimer is None or not claimer.running:
             # Without its worker, no process would kill the job once the grace is over.
             process_tree.end_all(job_id, root, ticket.limits.kill_grace_seconds)

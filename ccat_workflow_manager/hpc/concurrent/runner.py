@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from dataclasses import dataclass, field
@@ -9,9 +10,9 @@ from pathlib import Path
 from typing import Protocol
 
 from ccat_workflow_manager.hpc.attempt import claim, process_tree
-from ccat_workflow_manager.hpc.attempt.process_tree import Process
+from ccat_workflow_manager.hpc.attempt.process_tree import HostProcess, Process
 from ccat_workflow_manager.hpc.attempt.runner import JobRunner
-from ccat_workflow_manager.hpc.concurrent.tickets import Owner, Ticket, TicketStore
+from ccat_workflow_manager.hpc.concurrent.tickets import Ticket, TicketStore
 
 NEVER_STARTED = "it was never started: the worker it waited for has ended"
 _TABLE_AGE_SECONDS = 0.2
@@ -60,7 +61,7 @@ def run(ticket: Ticket, directory: Path, stopping: Stopping) -> None:
     if stopping.is_set():
         claim.block(files, NEVER_STARTED)
         return
-    if not claim.take(files, Owner.here().text):
+    if not claim.take(files, HostProcess.of(os.getpid()).text):
         return
     runner = JobRunner(files, ticket.limits, table=_shared_table.get)
     TicketStore(directory).update(ticket.job_id, process=runner.start())

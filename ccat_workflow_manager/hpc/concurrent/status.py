@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ccat_workflow_manager.failures import FailureReason
-from ccat_workflow_manager.hpc.attempt.claim import Claim
+from ccat_workflow_manager.hpc.attempt.claim import CANCELLED, Claim
 from ccat_workflow_manager.hpc.attempt.record import utc
-from ccat_workflow_manager.hpc.exit_info import info_of
+from ccat_workflow_manager.hpc.exit_info import cancelled, info_of
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
-
-CANCELLED = "cancelled before it started"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +35,10 @@ def resolve_status(evidence: Evidence) -> HPCJobInfo:
     claim, cancelled_at = evidence.claim, evidence.cancelled_at
     if claim is None:
         # On another host it may still wait.
-        waiting = HPCJobInfo(JobStatus.PENDING, message="all places of the pool are taken")
+        waiting = HPCJobInfo(JobStatus.PENDING, message="all slots of the pool are in use")
         return waiting if evidence.here else UNKNOWN
     if claim.blocked == CANCELLED:
-        return _cancelled(claim.at)
+        return cancelled(claim.at)
     if claim.blocked is not None:
         reason = FailureReason.NODE_FAILURE
         return HPCJobInfo(JobStatus.FAILED, reason=reason, message=claim.blocked, finished_at=utc(claim.at))
@@ -53,8 +51,4 @@ def resolve_status(evidence: Evidence) -> HPCJobInfo:
         return HPCJobInfo(JobStatus.PENDING, message="it is being started")
     if evidence.watched or evidence.alive:
         return HPCJobInfo(JobStatus.RUNNING, started_at=utc(claim.at), node=evidence.node)
-    return _cancelled(cancelled_at) if cancelled_at is not None and evidence.here else UNKNOWN
-
-
-def _cancelled(at: float) -> HPCJobInfo:
-    return HPCJobInfo(JobStatus.CANCELLED, reason=FailureReason.CANCELLED, finished_at=utc(at))
+    return cancelled(cancelled_at) if cancelled_at is not None and evidence.here else UNKNOWN

@@ -5,57 +5,15 @@ The claim, the cancel request and the exit record of a job lie beside its worksp
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ccat_workflow_manager.hpc.attempt import process_tree
 from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
-from ccat_workflow_manager.hpc.attempt.process_tree import Identity
+from ccat_workflow_manager.hpc.attempt.process_tree import HostProcess, Identity
 from ccat_workflow_manager.hpc.attempt.runner import Limits
 from ccat_workflow_manager.hpc.note_store import NoteStore
-
-
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """A process of this service: a worker, or a process of its pool."""
-
-    host: str
-    boot: str
-    pid: int
-    started: int
-
-    @classmethod
-    def here(cls) -> Owner:
-        """The present process."""
-        me = process_tree.identity(os.getpid())
-        assert me is not None, "this process is in the process table"
-        return cls(platform.node(), process_tree.boot_id(), me.pid, me.started)
-
-    @classmethod
-    def parse(cls, text: str) -> Owner | None:
-        """The inverse of `text`. Returns None for anything else."""
-        match text.split():
-            case [host, boot, pid, started] if pid.isdecimal() and started.isdecimal():
-                return cls(host, boot, int(pid), int(started))
-            case _:
-                return None
-
-    @property
-    def text(self) -> str:
-        return f"{self.host} {self.boot} {self.pid} {self.started}"
-
-    def same_boot(self, other: Owner) -> bool:
-        """Whether both run on one host, without a restart of the host in between."""
-        return (self.host, self.boot) == (other.host, other.boot)
-
-    @property
-    def running(self) -> bool:
-        """Whether a process of this host runs; only for owners of the same boot."""
-        return Identity(self.pid, self.started).running
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +23,7 @@ class Ticket:
     job_id: str
     workspace: str
     submitted_at: float
-    owner: Owner
+    owner: HostProcess
     """The worker in whose pool the job waits."""
     limits: Limits
     process: Identity | None = None
@@ -96,7 +54,7 @@ def _decode(data: Mapping[str, Any]) -> Ticket:
     return Ticket(
         **{
             **data,
-            "owner": Owner(**data["owner"]),
+            "owner": HostProcess(**data["owner"]),
             "limits": Limits(**data["limits"]),
             "process": None if process is None else Identity(**process),
         }

@@ -20,11 +20,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ccat_workflow_manager.bounded_cache import BoundedCache
 from ccat_workflow_manager.errors import (
     BackendConfused,
     BackendError,
     BackendRejected,
-    BackendUnavailable,
     ConfigurationError,
 )
 from ccat_workflow_manager.hpc.attempt import claim as claims
@@ -38,14 +38,13 @@ from ccat_workflow_manager.hpc.dask.own_cluster import START_SECONDS, OwnCluster
 from ccat_workflow_manager.hpc.dask.resources import NAMED, ResourceRequest, request_of
 from ccat_workflow_manager.hpc.dask.settings import DaskSettings
 from ccat_workflow_manager.hpc.dask.status import (
-    CANCELLED,
     FORGOTTEN,
     RESTARTED,
     Evidence,
     is_forgotten,
     resolve_status,
 )
-from ccat_workflow_manager.hpc.file_backend import GIB, BoundedCache, FileBackend, default_state_dir
+from ccat_workflow_manager.hpc.file_backend import GIB, REMEMBERED, FileBackend, linux_availability, state_directory
 from ccat_workflow_manager.hpc.note_store import NoteStore
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo
 from ccat_workflow_manager.lifecycle.models import parse_job_name
@@ -91,10 +90,10 @@ class DaskBackend(FileBackend):
     ) -> None:
         """Without `scheduler_address` the other settings of Dask shape the cluster of our own."""
         site = settings_of(DaskSettings, self.name, settings)
-        directory = Path(site.state_dir) if site.state_dir else default_state_dir(self.name)
+        directory = state_directory(self.name, site.state_dir)
         self._limits = Limits.configured(log_limit_mb, disk_limit_gb, kill_grace_seconds)
         self._store = job_store(directory)
-        self._jobs: BoundedCache[str, DaskJob] = BoundedCache()
+        self._jobs: BoundedCache[str, DaskJob] = BoundedCache(REMEMBERED)
         self._shape: Shape | None = None
         if site.scheduler_address:
             named = frozenset(site.resources.replace(",", " ").split())
@@ -111,8 +110,8 @@ class DaskBackend(FileBackend):
 
     @classmethod
     def is_available(cls, scheduler_address: str = "") -> Availability:
-        if not hasattr(os, "pidfd_open") or not Path("/proc/self/stat").exists():
-            return Availability(False, "it needs Linux 5.3 or later with /proc mounted")
+        if not (linux := linux_availability()).available:
+            return linux
         if find_spec("distributed") is None:
             return Availability(False, "not installed: distributed", "pip install 'ccat-workflow-manager[dask]'")
         if not scheduler_address and shutil.which("openssl") is None:
@@ -123,14 +122,7 @@ class DaskBackend(FileBackend):
     # --- submitting --------------------------------------------------------------------------------------------------
 
     def submit_many(self, requests: Sequence[JobRequest]) -> list[str | BackendError]:
-        results: list[str | BackendError] = []
-        for start in range(0, len(requests), _CHUNK):
-            try:
-                results += self._submit_chunk(requests[start : start + _CHUNK])
-            except (BackendUnavailable, BackendConfused) as error:
-                results += [error] * (len(requests) - start)
-                break
-        return results
+        return self.submit_chunks(requests, _CHUNK, self._submit_chunk)
 
     def _submit_chunk(self, requests: Sequence[JobRequest]) -> list[str | BackendError]:
         scheduler = self._client.scheduler()
@@ -169,9 +161,7 @@ class DaskBackend(FileBackend):
     def _order(self, request: JobRequest) -> dict[str, Any]:
         """The argument of the job process."""
         resources = request.resource_requirements
-        limits = replace(
-            self._limits, time_seconds=resources.time_hours * 3600, memory_bytes=int(resources.memory_gb * GIB)
-        )
+        limits = self._limits.of_job(resources.time_hours, resources.memory_gb)
         return {"job_name": request.job_name, "workspace": request.workspace_dir, "limits": asdict(limits)}
 
     def find(self, job_name: str) -> str | None:
@@ -285,17 +275,12 @@ class DaskBackend(FileBackend):
             job = self._store.get(job_id)
             if job is None or os.path.lexists(job.files.record):
                 continue
-            if self._block(job):
+            if self._cancel(job):
                 never_started.append(job_id)
-            else:
-                self._request_cancel(job)
         self._client.release(never_started)
 
-    def _block(self, job: DaskJob) -> bool:
-        return self.on_files(lambda: claims.block(job.files, CANCELLED))
-
-    def _request_cancel(self, job: DaskJob) -> None:
-        self.on_files(lambda: claims.request_cancel(job.files, time.time()))
+    def _cancel(self, job: DaskJob) -> bool:
+        return self.on_files(lambda: claims.cancel(job.files, time.time()))
 
     def cleanup_many(self, job_ids: Sequence[str]) -> None:
         infos = self.get_statuses(job_ids)

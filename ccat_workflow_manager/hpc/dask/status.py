@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ccat_workflow_manager.failures import FailureReason
-from ccat_workflow_manager.hpc.attempt.claim import Claim
+from ccat_workflow_manager.hpc.attempt.claim import CANCELLED, Claim
 from ccat_workflow_manager.hpc.attempt.record import utc
-from ccat_workflow_manager.hpc.exit_info import info_of
+from ccat_workflow_manager.hpc.exit_info import cancelled, info_of
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
 
 _WAITS = {
@@ -25,8 +25,6 @@ _NO_WORKERS = "the Dask scheduler has no workers"
 _ENDED_HERE = ("erred", "memory")
 STATES = frozenset({*_WAITS, *_ENDED_HERE, "forgotten"})
 """All states of a task at a scheduler."""
-CANCELLED = "cancelled"
-"""Why a claim blocks an attempt that was cancelled before it started."""
 RESTARTED = "the Dask scheduler was restarted and has forgotten its tasks"
 FORGOTTEN = "the Dask scheduler has dropped the task: a user cancelled it there or restarted the cluster"
 
@@ -69,7 +67,7 @@ def resolve_status(evidence: Evidence) -> HPCJobInfo:
     if claim.blocked is None:
         return _started(claim, evidence)
     if claim.blocked == CANCELLED:
-        return HPCJobInfo(JobStatus.CANCELLED, reason=FailureReason.CANCELLED, finished_at=utc(claim.at))
+        return cancelled(claim.at)
     reason = FailureReason.STOPPED_OUTSIDE if claim.blocked == FORGOTTEN else FailureReason.BACKEND_FAILED
     return HPCJobInfo(JobStatus.FAILED, reason=reason, message=claim.blocked)
 

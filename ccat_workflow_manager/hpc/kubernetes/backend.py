@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ccat_workflow_manager.bounded_cache import BoundedCache
 from ccat_workflow_manager.definition.image_names import oci_image
 from ccat_workflow_manager.errors import (
     BackendError,
@@ -30,7 +31,7 @@ from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.attempt import claim as claims
 from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
 from ccat_workflow_manager.hpc.base import Availability, Capabilities, JobRequest, JobSeen, QueueStatus, ResourceUsage
-from ccat_workflow_manager.hpc.file_backend import BoundedCache, FileBackend
+from ccat_workflow_manager.hpc.file_backend import REMEMBERED, FileBackend
 from ccat_workflow_manager.hpc.kubernetes import client
 from ccat_workflow_manager.hpc.kubernetes.client import KubernetesClient
 from ccat_workflow_manager.hpc.kubernetes.manifest import NATIVE_SETTING, object_name, render_job
@@ -38,7 +39,7 @@ from ccat_workflow_manager.hpc.kubernetes.objects import JobKey, SeenJob, SeenPo
 from ccat_workflow_manager.hpc.kubernetes.script import pod_files, render_pod_script
 from ccat_workflow_manager.hpc.kubernetes.settings import KubernetesSettings
 from ccat_workflow_manager.hpc.kubernetes.site import site_of
-from ccat_workflow_manager.hpc.kubernetes.status import CANCELLED, Evidence, resolve_status
+from ccat_workflow_manager.hpc.kubernetes.status import Evidence, resolve_status
 from ccat_workflow_manager.hpc.kubernetes.view import Notices, View, parsed
 from ccat_workflow_manager.hpc.log_watch import LogWatch
 from ccat_workflow_manager.hpc.note_store import NoteStore
@@ -102,8 +103,8 @@ class KubernetesBackend(FileBackend):
         self.runs_images = self._site.native
         self._client = KubernetesClient(context=own.context or None, request_seconds=own.request_seconds)
         self._store = job_store(Path(self._site.base_dir))
-        self._jobs: BoundedCache[str, KubernetesJob] = BoundedCache()
-        self._finished: BoundedCache[JobKey, HPCJobInfo] = BoundedCache()
+        self._jobs: BoundedCache[str, KubernetesJob] = BoundedCache(REMEMBERED)
+        self._finished: BoundedCache[JobKey, HPCJobInfo] = BoundedCache(REMEMBERED)
         self._logs = LogWatch(self.name, log_limit_mb, disk_limit_gb)
         self._new_view = partial(View, self._client, poll_seconds=own.poll_seconds, watch=own.watch)
         self._views: dict[str, View] = {}
@@ -315,7 +316,7 @@ class KubernetesBackend(FileBackend):
         if key in self._finished or files is None or (job is not None and job.over):
             return
         self.on_files(lambda: claims.request_cancel(files, time.time()))
-        self._block(files, CANCELLED)
+        self._block(files, claims.CANCELLED)
         self._client.delete(key.namespace, key.name, job.uid if job is not None else "")
 
     def cleanup_many(self, job_ids: Sequence[str]) -> None:
@@ -385,7 +386,7 @@ class KubernetesBackend(FileBackend):
 
 
 def _publish(files: AttemptFiles) -> None:
-    """Move the exit record to the place where the service looks for it, and where the program cannot change it."""
+    """Move the exit record to the path that the service reads, where the program cannot change it."""
     if not os.path.lexists(files.record):
         # Another worker was faster, or the program has closed the directory.
         with suppress(FileNotFoundError, PermissionError):

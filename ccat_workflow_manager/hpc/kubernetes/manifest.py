@@ -293,8 +293,8 @@ def _inside(mount: Mount, site: Site, inputs: Mapping[str, str]) -> dict[str, An
             return _mount(
                 name, mount.target, Volume({}, join(site.input_volumes[path].sub_path, below).rstrip("/")), False
             )
-    seen = ", ".join([site.base_dir, *inputs])
-    raise ValueError(f"{mount.source} is not below {seen}, which is all that pods see (KUBERNETES_INPUT_VOLUMES)")
+    visible = ", ".join([site.base_dir, *inputs])
+    raise ValueError(f"{mount.source} is not below {visible}, which is all that pods see (KUBERNETES_INPUT_VOLUMES)")
 
 
 def _is_inside(path: str, directory: str) -> bool:

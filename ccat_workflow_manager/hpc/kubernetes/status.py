@@ -15,7 +15,7 @@ from signal import SIGKILL, SIGTERM
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.attempt.claim import NOT_STARTED, Claim
 from ccat_workflow_manager.hpc.attempt.record import signal_in
-from ccat_workflow_manager.hpc.exit_info import info_of
+from ccat_workflow_manager.hpc.exit_info import cancelled, info_of
 from ccat_workflow_manager.hpc.kubernetes.objects import Condition, SeenJob, SeenPod
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
 
@@ -25,8 +25,6 @@ IMAGE_TROUBLE = frozenset(
 )  # fmt: skip
 CONTAINER_TROUBLE = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 """Reasons of a container that may wait for ever."""
-CANCELLED = "cancelled"
-"""Why a claim blocks an attempt that was cancelled before it started."""
 
 _LOST_AFTER = timedelta(seconds=30)
 """The node of a pod that should have ended so long ago does not answer."""
@@ -92,7 +90,7 @@ class Evidence:
 
     @property
     def replaced(self) -> bool:
-        """The pod that started the attempt is gone, and another one has its place."""
+        """The pod that started the attempt is gone, and another pod has replaced it."""
         return bool(self.owner) and bool(self.pods) and all(pod.name != self.owner for pod in self.pods)
 
     @property
@@ -136,7 +134,7 @@ def _live(evidence: Evidence, job: SeenJob) -> HPCJobInfo:
     if pod.phase != "Pending" or evidence.owner == pod.name:
         return _running(pod, "")
     if evidence.replaced:
-        return _running(pod, f"its pod {evidence.owner} is gone, and {pod.name}, in its place, {_wait(pod)}")
+        return _running(pod, f"its pod {evidence.owner} is gone; {pod.name}, which replaces it, {_wait(pod)}")
     known = HPCJobInfo(JobStatus.PENDING, submitted_at=job.created, node=pod.node or None)
     waiting = pod.waiting
     if waiting is None or (not waiting.reason and not pod.unschedulable):
@@ -185,7 +183,7 @@ def _gone(evidence: Evidence) -> HPCJobInfo:
         # The times in a record are whole seconds.
         if evidence.record is not None:
             return _placed(info_of(evidence.record, math.floor(cancelled_at)), evidence)
-        return HPCJobInfo(JobStatus.CANCELLED, reason=FailureReason.CANCELLED)
+        return cancelled()
     if evidence.record is None:
         return UNKNOWN
     return _placed(_stopped_outside(info_of(evidence.record, None), evidence), evidence)
@@ -211,7 +209,7 @@ def _failed(evidence: Evidence, failed: Condition) -> HPCJobInfo:
         return _running(alive, "its pod is ending")
     if evidence.blocked is not None:
         if evidence.cancelled_at is not None:
-            return HPCJobInfo(JobStatus.CANCELLED, reason=FailureReason.CANCELLED)
+            return cancelled()
         return HPCJobInfo(JobStatus.FAILED, reason=FailureReason.BACKEND_FAILED, message=evidence.blocked)
     info = info_of(evidence.record, None) if evidence.record is not None else None
     if failed.reason == "DeadlineExceeded":
@@ -280,7 +278,7 @@ def _without_record(evidence: Evidence, failed: Condition) -> HPCJobInfo:
         return _by_code(int(code[1]), str(failed))
     words = ended.message or ended.reason
     if ended.exit_code == NOT_STARTED and evidence.owner and pod is not None and evidence.owner != pod.name:
-        words = f"the pod {evidence.owner}, which had started, is gone; {pod.name} took its place and did not start"
+        words = f"the pod {evidence.owner}, which had started, is gone; {pod.name} replaced it and did not start"
         return HPCJobInfo(JobStatus.FAILED, reason=FailureReason.NODE_FAILURE, message=words)
     if not evidence.started or ended.reason in _NEVER_STARTED:
         words = f"the job script did not start: {words}"

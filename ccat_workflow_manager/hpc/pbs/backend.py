@@ -138,7 +138,7 @@ class PbsBackend(CommandBackend):
         live |= self._live([twin for key in jobs if key not in live and (twin := self._twin(key))])
         numbers = sorted({key.number for key in live}, key=sequence)
         for start in range(0, len(numbers), AT_A_TIME):
-            done = self._act(["qdel", *numbers[start : start + AT_A_TIME]])
+            done = self._commands.ask(["qdel", *numbers[start : start + AT_A_TIME]], looking=False)
             if done.returncode != 0 and not only_gone(done.returncode, done.stderr):
                 raise self._commands.failed(done)
 

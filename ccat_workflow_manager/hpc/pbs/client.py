@@ -8,10 +8,9 @@ import pwd
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from typing import TypeVar
 
 from ccat_workflow_manager import shell
-from ccat_workflow_manager.errors import BackendConfused, BackendUnavailable
+from ccat_workflow_manager.errors import BackendConfused
 from ccat_workflow_manager.hpc.batch.calls import SchedulerCommands
 from ccat_workflow_manager.hpc.pbs.listing import (
     Queue,
@@ -30,8 +29,6 @@ AT_A_TIME = 5000
 """So many ids fit into one command."""
 _NO_HISTORY_SECONDS = 600.0
 
-_T = TypeVar("_T")
-
 
 class PbsClient:
     """One PBS server."""
@@ -47,7 +44,7 @@ class PbsClient:
     def dialect(self) -> Dialect:
         """The family, according to the program; needs no server."""
         if self._dialect is None:
-            done = self._run(["qstat", "--version"])
+            done = self._commands.ask(["qstat", "--version"])
             self._dialect = parse_version(done.stdout + done.stderr)
         return self._dialect
 
@@ -69,7 +66,7 @@ class PbsClient:
         """Our jobs, perhaps with some that are over."""
         if shutil.which("qselect") is None:
             return self._listed(())
-        return self.listed(self._selected(self._run(["qselect", *_ours()])))
+        return self.listed(self._selected(self._commands.ask(["qselect", *_ours()])))
 
     def listed(self, numbers: Sequence[str]) -> dict[str, Seen]:
         """These jobs, without those that the server does not know."""
@@ -79,31 +76,27 @@ class PbsClient:
         return listed
 
     def queues(self) -> list[Queue]:
-        return self._parsed("qstat", parse_queues, self._commands.look(["qstat", "-Q", "-f"]))
+        return self._commands.look(["qstat", "-Q", "-f"], parse_queues)
 
     def _selected(self, done: shell.Completed) -> list[str]:
         if done.returncode != 0:
             raise self._commands.failed(done)
-        return self._parsed("qselect", parse_numbers, done.stdout)
+        return self._commands.parsed(done, parse_numbers)
 
     def _listed(self, numbers: Sequence[str]) -> dict[str, Seen]:
         """`qstat` for these jobs; without any, for all jobs of the server."""
         if self._json and self.dialect is Dialect.OPENPBS:
             done = self._qstat(["-f", "-F", "json"], numbers)
             if done is not None:
-                try:
-                    return parse_json(done.stdout)
-                except json.JSONDecodeError:
-                    # Some versions do not quote what users choose freely. The text mode always works.
-                    pass
-                except ValueError as error:
-                    raise self._confused("qstat", error, done.stdout) from error
+                listed = self._commands.parsed(done, _json_or_none)
+                if listed is not None:
+                    return listed
             else:
                 self._json = False
         done = self._qstat(["-f"], numbers)
         if done is None:
             raise BackendConfused("qstat does not know its option -f", backend=self._backend)
-        return self._parsed("qstat", parse_text, done.stdout)
+        return self._commands.parsed(done, parse_text)
 
     # --- commands ----------------------------------------------------------------------------------------------------
 
@@ -123,27 +116,19 @@ class PbsClient:
     def _with_history(self, argv: Callable[[Sequence[str]], Sequence[str]]) -> shell.Completed:
         """Run a command that may include jobs that are over. (To Torque `-x` means something else.)"""
         if self.dialect is Dialect.OPENPBS and self.has_history:
-            done = self._run(argv(["-x"]))
+            done = self._commands.ask(argv(["-x"]))
             if done.returncode == 0 or not without_history(done.returncode, done.stderr):
                 return done
             self._no_history_until = time.monotonic() + _NO_HISTORY_SECONDS
-        return self._run(argv([]))
+        return self._commands.ask(argv([]))
 
-    def _run(self, argv: Sequence[str]) -> shell.Completed:
-        try:
-            return self._commands.run(argv, looking=True)
-        except shell.CommandError as error:
-            raise BackendUnavailable(error.message, backend=self._backend, command=argv) from error
 
-    def _parsed(self, command: str, parse: Callable[[str], _T], text: str) -> _T:
-        try:
-            return parse(text)
-        except ValueError as error:
-            raise self._confused(command, error, text) from error
-
-    def _confused(self, command: str, error: ValueError, text: str) -> BackendConfused:
-        words = f"the answer of {command} cannot be read: {error}"
-        return BackendConfused(words, backend=self._backend, output_tail=text[-2000:])
+def _json_or_none(text: str) -> dict[str, Seen] | None:
+    """None if it is no JSON: some versions do not quote what users choose freely. The text mode always works."""
+    try:
+        return parse_json(text)
+    except json.JSONDecodeError:
+        return None
 
 
 def _ours() -> list[str]:

@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.attempt.record import signal_in
+from ccat_workflow_manager.hpc.batch.status import (
+    Meaning,
+    failed,
+    is_recent,
+    last_words,
+    running,
+    waiting,
+    with_numbers,
+)
 from ccat_workflow_manager.hpc.pbs.listing import Seen
 from ccat_workflow_manager.hpc.pbs.script import Dialect
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
 
-_GIB = 1024**3
-RECORD_SECONDS = 10
-"""How long a failure waits for its exit record, which a network filesystem may show late."""
 SAMPLED_SECONDS = 240
 """PBS samples memory every two minutes at most, so a shorter job has too few samples for a maximum."""
 DELETED = 91
@@ -35,32 +41,25 @@ _OVER_MEMORY = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Meaning:
-    """The status that a letter of PBS stands for; the end of a job that is over depends on its exit status."""
-
-    status: JobStatus
-    text: str = ""
-    held: bool = False
-    over: bool = False
-
-
 MEANINGS: Mapping[str, Meaning] = {
     "Q": Meaning(_P),
     "H": Meaning(_P, held=True),
-    "W": Meaning(_P, "waiting for its start time, or for files to be staged in"),
-    "T": Meaning(_P, "being moved between queues or servers"),
-    "M": Meaning(_P, "moved to another server"),
+    "W": Meaning(_P, text="waiting for its start time, or for files to be staged in"),
+    "T": Meaning(_P, text="being moved between queues or servers"),
+    "M": Meaning(_P, text="moved to another server"),
     "R": Meaning(_R),
-    "B": Meaning(_R, "an array that has begun"),
-    "E": Meaning(_R, "it is ending"),
-    "S": Meaning(_R, "suspended at PBS"),
-    "U": Meaning(_R, "suspended at PBS, because a person works at the machine"),
-    "F": Meaning(_F, over=True),
-    "X": Meaning(_F, over=True),
-    "C": Meaning(_F, over=True),
+    "B": Meaning(_R, text="an array that has begun"),
+    "E": Meaning(_R, text="it is ending"),
+    "S": Meaning(_R, text="suspended at PBS"),
+    "U": Meaning(_R, text="suspended at PBS, because a person works at the machine"),
+    "F": Meaning(_F),
+    "X": Meaning(_F),
+    "C": Meaning(_F),
 }
-"""Every state of OpenPBS, PBS Pro and Torque. A state that is not here is shown as it is and decides nothing."""
+"""Every state of OpenPBS, PBS Pro and Torque. A state that is not here is shown as it is and decides nothing.
+
+The end of a job that is over (F, X, C) depends on its exit status.
+"""
 
 _BOTH: Mapping[int, tuple[FailureReason, str]] = {
     -1: (FailureReason.BACKEND_FAILED, "it could not be started, before its files were there"),
@@ -127,7 +126,7 @@ class Evidence:
 def over(seen: Seen) -> bool:
     """Whether the job has ended, according to the server."""
     meaning = MEANINGS.get(seen.state)
-    return meaning is not None and meaning.over
+    return meaning is not None and meaning.status is _F
 
 
 def resolve_status(evidence: Evidence) -> HPCJobInfo:
@@ -141,22 +140,11 @@ def resolve_status(evidence: Evidence) -> HPCJobInfo:
 
 
 def _alive(seen: Seen) -> HPCJobInfo:
-    meaning = MEANINGS.get(seen.state)
-    if meaning is None:
-        meaning = Meaning(_P, f"PBS says {seen.state}")
+    meaning = MEANINGS.get(seen.state) or Meaning(_P, text=f"PBS says {seen.state}")
     if meaning.status is _R:
-        return HPCJobInfo(
-            _R,
-            message=meaning.text or None,
-            submitted_at=seen.submitted_at,
-            started_at=seen.started_at,
-            node=seen.node,
-        )
-    words = ", ".join(text for text in (meaning.text, seen.comment) if text)
-    where = "held at PBS until a person releases it" if meaning.held else "queued at PBS"
-    message = f"{where}: {words}" if words else where
-    attention = meaning.held or seen.comment.startswith("Can Never Run")
-    return HPCJobInfo(_P, message=message, attention=attention, submitted_at=seen.submitted_at)
+        return running(seen, meaning.text)
+    words = ", ".join(filter(None, (meaning.text, seen.comment)))
+    return waiting(seen, "PBS", words, held=meaning.held, hopeless=seen.comment.startswith("Can Never Run"))
 
 
 # --- the end ---------------------------------------------------------------------------------------------------------
@@ -174,9 +162,9 @@ def _ended(seen: Seen, evidence: Evidence) -> HPCJobInfo:
     texts = f"{seen.comment}\n{evidence.scheduler_log}"
     stopped = _signal(status) is not None or (record is not None and record.signal is not None)
     if stopped and _OVER_TIME.search(texts):
-        return replace(_bare(record), reason=FailureReason.TIME_LIMIT)
+        return failed(record, reason=FailureReason.TIME_LIMIT)
     if stopped and _OVER_MEMORY.search(texts):
-        return replace(_bare(record), reason=FailureReason.OUT_OF_MEMORY)
+        return failed(record, reason=FailureReason.OUT_OF_MEMORY)
     if evidence.dialect is Dialect.TORQUE and _was_terminated(status, record):
         return _terminated(seen, record)
     if record is not None:
@@ -194,8 +182,7 @@ def _by_server(status: int, evidence: Evidence, words: str | None) -> HPCJobInfo
     if record is not None and record.status is _C and reason not in limits:
         # The command had ended well before the server failed.
         return record
-    message = "; ".join(each for each in (text, words) if each) or None
-    return replace(_bare(record), reason=reason, message=message)
+    return failed(record, reason=reason, message="; ".join(filter(None, (text, words))) or None)
 
 
 def _was_terminated(status: int | None, record: HPCJobInfo | None) -> bool:
@@ -207,31 +194,22 @@ def _was_terminated(status: int | None, record: HPCJobInfo | None) -> bool:
 
 def _terminated(seen: Seen, record: HPCJobInfo | None) -> HPCJobInfo:
     """Torque ends jobs that exceed their time in the same way as deleted ones."""
-    info = replace(_bare(record), signal=_TERM)
     if seen.limit_seconds and seen.used_seconds is not None and seen.used_seconds >= seen.limit_seconds:
-        return replace(info, reason=FailureReason.TIME_LIMIT)
-    return replace(info, status=JobStatus.CANCELLED, message="deleted at PBS")
+        return failed(record, signal=_TERM, reason=FailureReason.TIME_LIMIT)
+    return failed(record, signal=_TERM, status=JobStatus.CANCELLED, message="deleted at PBS")
 
 
 def _unexplained(seen: Seen, evidence: Evidence, words: str | None) -> HPCJobInfo:
     """A failure without an exit record: the job was killed together with its script, or never began."""
-    age = (evidence.now - seen.changed_at).total_seconds() if seen.changed_at is not None else RECORD_SECONDS
-    if 0 <= age < RECORD_SECONDS:
+    if is_recent(seen.changed_at, evidence.now):
         return HPCJobInfo(_R, message="over; waiting for its exit record", started_at=seen.started_at, node=seen.node)
     number = _signal(seen.exit_status)
-    log = " ".join(evidence.scheduler_log.split())[-300:]
+    log = last_words(evidence.scheduler_log)
     if number is not None:
         message = log or words
         return HPCJobInfo(_F, signal=number, reason=FailureReason.KILLED_BY_SIGNAL, message=message)
     code = "nothing about its end" if seen.exit_status is None else f"exit status {seen.exit_status}"
     return HPCJobInfo(_F, reason=FailureReason.BACKEND_FAILED, message=log or words or f"PBS says {code}")
-
-
-def _bare(record: HPCJobInfo | None) -> HPCJobInfo:
-    """A failure with the numbers of the record, but not its reason."""
-    if record is None:
-        return HPCJobInfo(_F)
-    return replace(record, status=_F, reason=None, message=None)
 
 
 def _signal(status: int | None) -> int | None:
@@ -241,18 +219,13 @@ def _signal(status: int | None) -> int | None:
 
 def _measured(info: HPCJobInfo, seen: Seen, record: HPCJobInfo | None) -> HPCJobInfo:
     """Add the numbers, the best of each."""
-    wall = record.wall_time_seconds if record is not None else seen.used_seconds
-    cpu_hours = record.cpu_hours if record is not None else None
-    if cpu_hours is None and seen.cpu_seconds:
-        cpu_hours = seen.cpu_seconds / 3600
-    peak = record.peak_memory_gb if record is not None else None
-    if seen.memory_bytes and wall is not None and wall >= SAMPLED_SECONDS:
-        peak = max(peak or 0.0, seen.memory_bytes / _GIB)
-    return replace(
+    return with_numbers(
         info,
-        wall_time_seconds=wall,
-        cpu_hours=cpu_hours,
-        peak_memory_gb=peak,
+        record,
+        wall=seen.used_seconds,
+        cpu_seconds=seen.cpu_seconds or None,
+        peak_bytes=seen.memory_bytes,
+        sampled_seconds=SAMPLED_SECONDS,
         submitted_at=seen.submitted_at,
         started_at=info.started_at or seen.started_at,
         finished_at=info.finished_at or seen.changed_at,

@@ -20,9 +20,10 @@ from uuid import uuid4
 
 from ccat_workflow_manager import shell
 from ccat_workflow_manager.errors import BackendConfused, BackendUnavailable
+from ccat_workflow_manager.hpc.attempt.process_tree import HostProcess
 from ccat_workflow_manager.hpc.attempt.script import CLEAN_PATH
 from ccat_workflow_manager.hpc.radical_pilot.job import BACKEND, JobStore, PilotJob
-from ccat_workflow_manager.hpc.radical_pilot.pilot import ACTIVE, FAILED, OVER, AgentProcess, Pilots, PilotState
+from ccat_workflow_manager.hpc.radical_pilot.pilot import ACTIVE, FAILED, OVER, Pilots, PilotState
 from ccat_workflow_manager.hpc.radical_pilot.settings import RadicalPilotSettings
 
 END_SECONDS = 20.0
@@ -151,7 +152,7 @@ class AgentClient:
         except OSError as error:
             text = f"{error.filename or self.pilots.path(name)} cannot be used: {error.strerror}"
             raise BackendUnavailable(text, backend=BACKEND) from error
-        self.pilots.states.add(name, PilotState(AgentProcess.of(process.pid)))
+        self.pilots.states.add(name, PilotState(HostProcess.of(process.pid)))
         return _Agent(name, process)
 
     def _forget_old(self) -> None:

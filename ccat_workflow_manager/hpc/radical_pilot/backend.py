@@ -28,12 +28,12 @@ from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
 from ccat_workflow_manager.hpc.attempt.record import utc
 from ccat_workflow_manager.hpc.attempt.runner import Limits
 from ccat_workflow_manager.hpc.base import Availability, Capabilities, JobRequest, JobSeen, QueueStatus
-from ccat_workflow_manager.hpc.file_backend import GIB, FileBackend, default_state_dir
+from ccat_workflow_manager.hpc.file_backend import FileBackend, linux_availability, state_directory
 from ccat_workflow_manager.hpc.radical_pilot import agent_client
 from ccat_workflow_manager.hpc.radical_pilot.job import BACKEND, PilotJob
 from ccat_workflow_manager.hpc.radical_pilot.pilot import ACTIVE, PilotState
 from ccat_workflow_manager.hpc.radical_pilot.settings import RadicalPilotSettings
-from ccat_workflow_manager.hpc.radical_pilot.status import CANCELLED, Evidence, needs_pilot, resolve_status
+from ccat_workflow_manager.hpc.radical_pilot.status import Evidence, needs_pilot, resolve_status
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
 from ccat_workflow_manager.lifecycle.models import JOB_PREFIX, Resources
 from ccat_workflow_manager.settings import settings_of
@@ -62,7 +62,7 @@ class RadicalPilotBackend(FileBackend):
         site = settings_of(RadicalPilotSettings, self.name, settings)
         if not site.trusted_network:
             raise ConfigurationError(f"{_OPEN_PORTS}; {_TRUST}")
-        root = Path(site.state_dir).absolute() if site.state_dir else default_state_dir(self.name)
+        root = state_directory(self.name, site.state_dir).absolute()
         if not _HARMLESS.fullmatch(str(root)):
             # RADICAL-Pilot writes it into shell scripts without quotes.
             raise ConfigurationError(f"RADICAL_PILOT_STATE_DIR must have no blanks or special characters: {root}")
@@ -87,8 +87,8 @@ class RadicalPilotBackend(FileBackend):
         why = ""
         if not installed:
             why = "not installed: radical.pilot"
-        elif not hasattr(os, "pidfd_open") or not Path("/proc/self/stat").exists():
-            return Availability(False, "it needs Linux 5.3 or later with /proc mounted")
+        elif not (linux := linux_availability()).available:
+            return linux
         elif not program.exists():
             why = f"RADICAL-Pilot is installed without its programs: no {program}"
         elif sys.prefix == sys.base_prefix and "CONDA_PREFIX" not in os.environ:
@@ -120,22 +120,19 @@ class RadicalPilotBackend(FileBackend):
         return [results[request.job_name] for request in requests]
 
     def _recorded(self, request: JobRequest) -> PilotJob | None:
-        """Record a job, with its script in place. Returns None if it is recorded already."""
+        """Write the script of a job and record the job. Returns None if it is recorded already."""
         jobs = self._client.store.jobs
         if jobs.get(request.job_name) is not None:
             return None
         resources = request.resource_requirements
         self._refuse_excess(resources)
         self.prepare(request, supervised=True)
-        limits = replace(
-            self._limits, time_seconds=resources.time_hours * 3600, memory_bytes=int(resources.memory_gb * GIB)
-        )
         job = PilotJob(
             job_id=request.job_name,
             workspace=request.workspace_dir,
             cores=max(1, ceil(resources.cpu)),
             gpus=resources.gpu,
-            limits=limits,
+            limits=self._limits.of_job(resources.time_hours, resources.memory_gb),
             priority=request.priority,
             submitted_at=time.time(),
             pilot=self._client.ready(),
@@ -242,12 +239,10 @@ class RadicalPilotBackend(FileBackend):
         for job_id in job_ids:
             job = self._client.store.jobs.get(job_id)
             if job is not None and not self._finished(job):
-                self.on_files(lambda job=job: self._cancel(job.files))  # type: ignore[misc]
+                self._cancel(job)
 
-    @staticmethod
-    def _cancel(files: AttemptFiles) -> None:
-        if not claims.block(files, CANCELLED):
-            claims.request_cancel(files, time.time())
+    def _cancel(self, job: PilotJob) -> None:
+        self.on_files(lambda: claims.cancel(job.files, time.time()))
 
     def _finished(self, job: PilotJob) -> bool:
         return resolve_status(self._evidence(job, {})).finished

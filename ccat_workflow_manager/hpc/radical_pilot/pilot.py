@@ -16,11 +16,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ccat_workflow_manager.hpc.attempt import process_tree
 from ccat_workflow_manager.hpc.attempt.bundle import PROGRAM, sources
 from ccat_workflow_manager.hpc.attempt.files import replace_file
 from ccat_workflow_manager.hpc.attempt.logs import last_lines
-from ccat_workflow_manager.hpc.attempt.process_tree import Identity
+from ccat_workflow_manager.hpc.attempt.process_tree import HostProcess
 from ccat_workflow_manager.hpc.note_store import NoteStore
 from ccat_workflow_manager.hpc.radical_pilot.job import BACKEND
 from ccat_workflow_manager.hpc.radical_pilot.job_process import ALIVE, ENDED
@@ -34,26 +33,11 @@ STARTING, ACTIVE, OVER, FAILED = "starting", "active", "ended", "failed"
 
 
 @dataclass(frozen=True, slots=True)
-class AgentProcess:
-    """The process that manages a pilot."""
-
-    host: str
-    boot: str
-    pid: int
-    started: int
-
-    @classmethod
-    def of(cls, pid: int) -> AgentProcess:
-        found = process_tree.identity(pid)
-        assert found is not None, "a child that has not been waited for is in the process table"
-        return cls(platform.node(), process_tree.boot_id(), found.pid, found.started)
-
-
-@dataclass(frozen=True, slots=True)
 class PilotState:
     """The state of a pilot."""
 
-    agent: AgentProcess | None = None
+    agent: HostProcess | None = None
+    """The process that manages the pilot."""
     state: str = STARTING
     """STARTING, ACTIVE, OVER, or FAILED if it never became active."""
     text: str = "the pilot is starting"
@@ -73,7 +57,7 @@ class PilotState:
 
 def _decode(data: dict[str, Any]) -> PilotState:
     agent = data["agent"]
-    return PilotState(**{**data, "agent": AgentProcess(**agent) if agent is not None else None})
+    return PilotState(**{**data, "agent": HostProcess(**agent) if agent is not None else None})
 
 
 class Pilots:
@@ -113,7 +97,7 @@ class Pilots:
         if agent is None:
             return False
         if agent.host == platform.node():
-            return agent.boot == process_tree.boot_id() and Identity(agent.pid, agent.started).running
+            return agent.running
         return self._age(name) < SILENT_SECONDS
 
     def last_words(self, name: str) -> str:

@@ -19,13 +19,13 @@ from ccat_workflow_manager import shell
 from ccat_workflow_manager.errors import BackendUnavailable
 from ccat_workflow_manager.hpc.attempt import claim as claims
 from ccat_workflow_manager.hpc.attempt.claim import NOT_STARTED, Claim
+from ccat_workflow_manager.hpc.attempt.process_tree import HostProcess
 from ccat_workflow_manager.hpc.radical_pilot.job import JobStore, PilotJob, TaskEnd
 from ccat_workflow_manager.hpc.radical_pilot.pilot import (
     ACTIVE,
     BEAT_SECONDS,
     FAILED,
     OVER,
-    AgentProcess,
     Pilots,
     PilotState,
 )
@@ -40,7 +40,7 @@ PRUNE_SECONDS = 10.0
 _OPEN_SECONDS = 300.0
 _CLOSE_SECONDS = 20.0
 _CLOSE_LOCAL_SECONDS = 4.0
-"""On this machine no batch system must hear of the end, and `sweep.py` kills what does not end."""
+"""On this machine there is no batch system to notify, and `sweep.py` kills what does not end."""
 _SHORT_SECONDS = 3.0
 """How long jobs may take to end beyond their grace, and a beat to be written."""
 FRESH_SHARE = 0.1
@@ -88,7 +88,7 @@ class PilotAgent:
         self._settings = settings
         self._events = events
         self._session = RadicalSession(settings, self._pilots.path(name), events.put)
-        self._state = PilotState(AgentProcess.of(os.getpid()), resource=settings.resource)
+        self._state = PilotState(HostProcess.of(os.getpid()), resource=settings.resource)
         self._recorded: PilotState | None = None
         self._waiting: dict[str, PilotJob] = {}
         self._submitted: dict[str, PilotJob] = {}
@@ -167,7 +167,7 @@ class PilotAgent:
         if change.active and self._active_at is None:
             self._active_at = self._busy_at = time.monotonic()
             until = time.time() + self._settings.walltime_minutes * 60
-            self._state = replace(self._state, state=ACTIVE, text="all places of the pilot are taken", until=until)
+            self._state = replace(self._state, state=ACTIVE, text="all slots of the pilot are in use", until=until)
         if change.final and self._end is None:
             if self._active_at is None:
                 self._fail(f"it ended as {change.state} before it was active {change.text}".strip())
@@ -331,6 +331,6 @@ def _read_jobs(events: queue.SimpleQueue[Event]) -> None:
 
 
 def _start_sweeper() -> None:
-    me = AgentProcess.of(os.getpid())
+    me = HostProcess.of(os.getpid())
     program = str(Path(__file__).with_name("sweep.py"))
     shell.spawn([sys.executable, "-I", "-S", program, str(me.pid), str(me.started)])

@@ -12,13 +12,11 @@ from signal import SIGKILL, SIGTERM
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.attempt.claim import Claim
 from ccat_workflow_manager.hpc.attempt.record import utc
-from ccat_workflow_manager.hpc.exit_info import info_of
+from ccat_workflow_manager.hpc.exit_info import cancelled, info_of
 from ccat_workflow_manager.hpc.radical_pilot.job import TaskEnd
 from ccat_workflow_manager.hpc.radical_pilot.pilot import PilotState
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
 
-CANCELLED = "cancelled"
-"""Why a claim blocks an attempt that was cancelled before it started."""
 AROUND_THE_END_SECONDS = 60.0
 """A job that is killed this close to the end of its pilot, or later, was killed with it."""
 _PILOT_ENDED = "its pilot ended while it ran"
@@ -48,7 +46,7 @@ def resolve_status(evidence: Evidence) -> HPCJobInfo:
     if evidence.record is not None:
         return _recorded(evidence.record, evidence.pilot.until)
     if claim is not None and claim.blocked is not None:
-        return HPCJobInfo(JobStatus.CANCELLED, reason=FailureReason.CANCELLED, finished_at=utc(claim.at))
+        return cancelled(claim.at)
     lives = claim is not None and claim.alive(evidence.now)
     if end is not None and not lives:
         # The job process would have touched its claim, and a shared filesystem has shown the record by now.

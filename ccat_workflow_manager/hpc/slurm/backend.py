@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from ccat_workflow_manager.bounded_cache import BoundedCache
 from ccat_workflow_manager.hpc.attempt import claim as claims
 from ccat_workflow_manager.hpc.base import Availability, Capabilities, JobRequest, QueueStatus
 from ccat_workflow_manager.hpc.batch.command_backend import CommandBackend
@@ -24,7 +25,7 @@ from ccat_workflow_manager.hpc.batch.remote import SubmitNode
 from ccat_workflow_manager.hpc.batch.scheduler_backend import JobKey
 from ccat_workflow_manager.hpc.batch.script import read_starts, render_batch_script
 from ccat_workflow_manager.hpc.batch.store import ARRAY_PREFIX, ArrayTask, Submission
-from ccat_workflow_manager.hpc.file_backend import BoundedCache
+from ccat_workflow_manager.hpc.file_backend import REMEMBERED
 from ccat_workflow_manager.hpc.log_watch import Turns
 from ccat_workflow_manager.hpc.slurm.client import AccountingState, SlurmClient
 from ccat_workflow_manager.hpc.slurm.listing import TIME_FORMAT, Seen, TaskId, parse_sbatch
@@ -86,8 +87,8 @@ class SlurmBackend(CommandBackend):
         self._site = site
         accounting = AccountingState(self._store.directory, self.name)
         self._client = SlurmClient(self._commands, accounting, self.name, site.poll_seconds)
-        self._arrays: BoundedCache[JobKey, str] = BoundedCache()
-        self._over: BoundedCache[JobKey, HPCJobInfo] = BoundedCache()
+        self._arrays: BoundedCache[JobKey, str] = BoundedCache(REMEMBERED)
+        self._over: BoundedCache[JobKey, HPCJobInfo] = BoundedCache(REMEMBERED)
         self._leftover: set[JobKey] = set()
         self._turns = Turns()
 
@@ -286,7 +287,7 @@ class SlurmBackend(CommandBackend):
         if not tasks:
             return
         self._client.outdated()
-        done = self._act(["scancel", *tasks])
+        done = self._commands.ask(["scancel", *tasks], looking=False)
         if done.returncode != 0 and not ("Invalid job id" in done.stderr or "already complet" in done.stderr):
             raise self._commands.failed(done)
 

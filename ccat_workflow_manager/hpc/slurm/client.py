@@ -6,14 +6,13 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from ccat_workflow_manager import shell
-from ccat_workflow_manager.errors import BackendConfused, BackendError, BackendUnavailable
+from ccat_workflow_manager.errors import BackendError, BackendUnavailable
 from ccat_workflow_manager.hpc.attempt.record import utc
 from ccat_workflow_manager.hpc.batch.calls import SchedulerCommands
 from ccat_workflow_manager.hpc.note_store import NoteStore
@@ -42,8 +41,6 @@ _USUAL_SAMPLING_SECONDS = 30.0
 _OK = "ok"
 _NONE = "none"
 _NOT_ASKED = "not asked yet"
-
-_T = TypeVar("_T")
 
 
 class AccountingState:
@@ -108,11 +105,7 @@ class SlurmClient:
 
     def ping(self) -> str:
         """What `scontrol ping` says about the controllers. Raises BackendError if none of them is up."""
-        argv = ["scontrol", "ping"]
-        try:
-            done = self._commands.run(argv, looking=True)
-        except shell.CommandError as error:
-            raise BackendUnavailable(error.message, backend=self._backend, command=argv) from error
+        done = self._commands.ask(["scontrol", "ping"])
         lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
         # With a dead primary and a living backup, the exit code is that of a failure.
         if not any(line.endswith(" UP") for line in lines):
@@ -125,7 +118,7 @@ class SlurmClient:
         if snapshot is not None and snapshot.recent and all(task in snapshot.jobs for task in tasks):
             return snapshot.jobs
         began = time.monotonic()
-        jobs = self._asked([*SQUEUE, "--me"], parse_squeue)
+        jobs = self._commands.look([*SQUEUE, "--me"], parse_squeue)
         self._listed = _Snapshot(time.monotonic(), self._good_for(began), jobs)
         return jobs
 
@@ -135,10 +128,10 @@ class SlurmClient:
 
     def numbers(self, job_name: str) -> set[str]:
         """The numbers of the jobs of this name, as of now."""
-        return _numbers(self._asked([*SQUEUE, "--me", f"--name={job_name}"], parse_squeue))
+        return _numbers(self._commands.look([*SQUEUE, "--me", f"--name={job_name}"], parse_squeue))
 
     def partitions(self) -> list[Partition]:
-        return self._asked(SINFO, parse_sinfo)
+        return self._commands.look(SINFO, parse_sinfo)
 
     def largest_array(self) -> int:
         return int(self._configuration()["MaxArraySize"])
@@ -170,7 +163,7 @@ class SlurmClient:
 
     def _configuration(self, good_for: float = _CONFIG_SECONDS) -> Mapping[str, str]:
         if self._config is None or time.monotonic() - self._config[0] > good_for:
-            answer = self._asked(["scontrol", "show", "config"], parse_config)
+            answer = self._commands.look(["scontrol", "show", "config"], parse_config)
             self._config = (time.monotonic(), answer)
         return self._config[1]
 
@@ -212,7 +205,7 @@ class SlurmClient:
     def _ask_accounting(self, *options: str) -> Mapping[TaskId, Seen] | None:
         """None if it does not answer: controller and exit record may suffice."""
         try:
-            answer = self._asked([*SACCT, *options], parse_sacct)
+            answer = self._commands.look([*SACCT, *options], parse_sacct)
         except BackendUnavailable as error:
             none = "storage is disabled" in error.message
             if none:
@@ -225,14 +218,6 @@ class SlurmClient:
         return answer
 
     # --- both --------------------------------------------------------------------------------------------------------
-
-    def _asked(self, argv: Sequence[str], parse: Callable[[str], _T]) -> _T:
-        text = self._commands.look(argv)
-        try:
-            return parse(text)
-        except ValueError as error:
-            words = f"the answer of {argv[0]} cannot be read: {error}"
-            raise BackendConfused(words, backend=self._backend, command=argv, output_tail=text[-2000:]) from error
 
     def _good_for(self, began: float) -> float:
         """How long an answer is used."""

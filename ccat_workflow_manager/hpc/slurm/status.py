@@ -13,7 +13,7 @@ Where Slurm and a whole exit record disagree:
   the start. The record wins, unless the log of the scheduler or a death of SIGTERM or SIGKILL shows a requeue.
 - Slurm itself cancels jobs, as its user or as root: after a restart of the controller that has forgotten a start, and
   when a node cannot launch a job. That is a failure of the site, not the wish of a person. A cancel that the service
-  has recorded is its own, as whichever user it acts.
+  has recorded is its own, whichever user it acts as.
 """
 
 from __future__ import annotations
@@ -26,17 +26,24 @@ from datetime import datetime
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.attempt.record import signal_in
 from ccat_workflow_manager.hpc.batch.script import KILLED_BY_SCHEDULER
+from ccat_workflow_manager.hpc.batch.status import (
+    Meaning,
+    elapsed,
+    failed,
+    is_recent,
+    last_words,
+    running,
+    waiting,
+    with_numbers,
+)
 from ccat_workflow_manager.hpc.slurm.listing import Seen
 from ccat_workflow_manager.hpc.slurm.refusals import never_by_itself
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
 
-_GIB = 1024**3
 ACCOUNTING_SECONDS = 3
 """How long an end waits for its numbers from the accounting."""
 RESTART_SECONDS = 180
 """How long after its start a controller cancels jobs whose start it has forgotten."""
-RECORD_SECONDS = 10
-"""How long a failure waits for its exit record, which a network filesystem may show late."""
 _SIGNAL_EARLY_SECONDS = 70
 _OUT_OF_MEMORY = re.compile(r"exceeded (job |step )?memory limit|oom[-_ ]kill|out of memory", re.IGNORECASE)
 _REQUEUED = "DUE TO JOB REQUEUE"
@@ -50,16 +57,6 @@ _WHY_CANCELLED = {
     "NODE FAILURE": HPCJobInfo(JobStatus.FAILED, reason=FailureReason.NODE_FAILURE),
 }
 """By the words that the daemon of a node writes into the log of a job that it ends."""
-
-
-@dataclass(frozen=True, slots=True)
-class Meaning:
-    """The status that a state of Slurm stands for."""
-
-    status: JobStatus
-    reason: FailureReason | None = None
-    text: str = ""
-    held: bool = False
 
 
 _P, _R, _F = JobStatus.PENDING, JobStatus.RUNNING, JobStatus.FAILED
@@ -166,7 +163,7 @@ def resolve_status(evidence: Evidence) -> HPCJobInfo:
             return _silence(evidence)
         return _warned(_by_record(record, accounting, evidence), evidence)
     if controller is not None and (why := _too_early(controller, evidence)):
-        return HPCJobInfo(_R, message=why, submitted_at=seen.submitted_at, started_at=seen.started_at, node=seen.node)
+        return running(seen, why)
     return _warned(_measured(_ended(seen, evidence), seen, evidence), evidence)
 
 
@@ -202,20 +199,9 @@ def _alive(seen: Seen) -> HPCJobInfo:
     if meaning is None:
         return HPCJobInfo(_P, message=f"Slurm says {seen.state}", submitted_at=seen.submitted_at, node=seen.node)
     if meaning.status is _R:
-        return HPCJobInfo(
-            _R,
-            message=meaning.text or None,
-            submitted_at=seen.submitted_at,
-            started_at=seen.started_at,
-            node=seen.node,
-        )
-    words = ", ".join(text for text in (meaning.text, seen.reason) if text)
-    if held(seen):
-        message = f"held at Slurm until a person releases it: {words}"
-    else:
-        message = f"queued at Slurm: {words}" if words else "queued at Slurm"
-    attention = held(seen) or never_by_itself(seen.reason)
-    return HPCJobInfo(_P, message=message, attention=attention, submitted_at=seen.submitted_at)
+        return running(seen, meaning.text)
+    words = ", ".join(filter(None, (meaning.text, seen.reason)))
+    return waiting(seen, "Slurm", words, held=held(seen), hopeless=never_by_itself(seen.reason))
 
 
 def _silence(evidence: Evidence) -> HPCJobInfo:
@@ -227,13 +213,11 @@ def _silence(evidence: Evidence) -> HPCJobInfo:
 
 def _too_early(controller: Seen, evidence: Evidence) -> str | None:
     """Why an end that the controller shows is not reported yet."""
-    if controller.ended_at is None:
-        return None
-    age = (evidence.now - controller.ended_at).total_seconds()
+    ended, now = controller.ended_at, evidence.now
     accounted = evidence.accounting is not None and evidence.accounting.state in FINAL
-    if evidence.accounting_expected and not accounted and 0 <= age < ACCOUNTING_SECONDS:
+    if evidence.accounting_expected and not accounted and is_recent(ended, now, ACCOUNTING_SECONDS):
         return "over; waiting for its accounting"
-    if controller.state == "FAILED" and not _explained(evidence) and 0 <= age < RECORD_SECONDS:
+    if controller.state == "FAILED" and not _explained(evidence) and is_recent(ended, now):
         return "over; waiting for its exit record"
     return None
 
@@ -259,10 +243,9 @@ def _ended(seen: Seen, evidence: Evidence) -> HPCJobInfo:
         exit_code = record.exit_code if record is not None else None
         return HPCJobInfo(_F, exit_code=exit_code, reason=meaning.reason, message=meaning.text or None)
     if _ran_out_of_time(seen, evidence):
-        base = record or HPCJobInfo(_F)
-        return replace(base, reason=FailureReason.TIME_LIMIT, message="ended by the signal before its time limit")
+        return failed(record, reason=FailureReason.TIME_LIMIT, message="ended by the signal before its time limit")
     if _OUT_OF_MEMORY.search(evidence.scheduler_log) and (record is None or record.signal == 9):
-        return replace(record or HPCJobInfo(_F), reason=FailureReason.OUT_OF_MEMORY)
+        return failed(record, reason=FailureReason.OUT_OF_MEMORY)
     if record is None or (evidence.starts and record.exit_code in KILLED_BY_SCHEDULER):
         return _failed_without_record(evidence)
     return record
@@ -279,8 +262,7 @@ def _cancelled(seen: Seen, evidence: Evidence) -> HPCJobInfo:
     why = _why_cancelled_by_site(user, seen, evidence)
     if why is None:
         return HPCJobInfo(JobStatus.CANCELLED, message=by)
-    words = " ".join(evidence.scheduler_log.split())[-300:]
-    message = "; ".join(each for each in (by, why, words) if each)
+    message = "; ".join(filter(None, (by, why, last_words(evidence.scheduler_log))))
     return HPCJobInfo(_F, reason=FailureReason.BACKEND_FAILED, message=message)
 
 
@@ -289,10 +271,9 @@ def _why_cancelled_by_site(user: int | None, seen: Seen, evidence: Evidence) -> 
     if evidence.cancel_requested or (user is not None and user not in evidence.own_users):
         return None
     started, ended = evidence.controller_started_at, seen.ended_at
-    if started is not None and ended is not None:
-        older = seen.submitted_at is None or seen.submitted_at < started
-        if older and 0 <= (ended - started).total_seconds() < RESTART_SECONDS:
-            return f"its controller was restarted at {started:%H:%M:%S} UTC"
+    older = started is not None and (seen.submitted_at is None or seen.submitted_at < started)
+    if older and ended is not None and is_recent(started, ended, RESTART_SECONDS):
+        return f"its controller was restarted at {started:%H:%M:%S} UTC"
     if user is not None and seen.node is not None and not evidence.claimed:
         return f"it could not be launched on {seen.node}"
     return "by the user of Slurm itself" if user else None
@@ -301,7 +282,7 @@ def _why_cancelled_by_site(user: int | None, seen: Seen, evidence: Evidence) -> 
 def _failed_without_record(evidence: Evidence) -> HPCJobInfo:
     """A job script that has started its command leaves a record, unless it is killed too."""
     accounting = evidence.accounting
-    words = " ".join(evidence.scheduler_log.split())[-300:] or None
+    words = last_words(evidence.scheduler_log) or None
     if evidence.starts:
         text = "its controller was restarted, has forgotten the start of the job and started it again"
         return HPCJobInfo(_F, reason=FailureReason.BACKEND_FAILED, message=text)
@@ -332,26 +313,17 @@ def _by_record(record: HPCJobInfo, seen: Seen | None, evidence: Evidence) -> HPC
 
 def _measured(info: HPCJobInfo, seen: Seen, evidence: Evidence) -> HPCJobInfo:
     """Add the numbers, the best of each."""
-    accounting, record = evidence.accounting, evidence.record
-    started = seen.started_at if seen.started_at is not None and seen.ended_at is not None else None
-    wall = record.wall_time_seconds if record is not None else None
-    if wall is None and started is not None and seen.ended_at is not None:
-        wall = max(0.0, (seen.ended_at - started).total_seconds())
-    cpu_hours = record.cpu_hours if record is not None else None
+    accounting = evidence.accounting
+    started = seen.started_at if seen.ended_at is not None else None
     reported = [each.allocated_seconds for each in (accounting, seen) if each is not None]
     allocated = next((seconds for seconds in reported if seconds is not None), None)
-    peak = record.peak_memory_gb if record is not None else None
-    if accounting is not None:
-        if cpu_hours is None and accounting.cpu_seconds is not None:
-            cpu_hours = accounting.cpu_seconds / 3600
-        # A shorter job was sampled too seldom for a maximum.
-        if accounting.peak_bytes and wall is not None and wall >= 2 * evidence.sampling_seconds:
-            peak = max(peak or 0.0, accounting.peak_bytes / _GIB)
-    return replace(
+    return with_numbers(
         info,
-        wall_time_seconds=wall,
-        cpu_hours=cpu_hours,
-        peak_memory_gb=peak,
+        evidence.record,
+        wall=elapsed(started, seen.ended_at),
+        cpu_seconds=accounting.cpu_seconds if accounting is not None else None,
+        peak_bytes=accounting.peak_bytes if accounting is not None else None,
+        sampled_seconds=2 * evidence.sampling_seconds,
         cpu_hours_allocated=None if allocated is None else allocated / 3600,
         submitted_at=seen.submitted_at,
         started_at=started or info.started_at,

@@ -92,7 +92,7 @@ class Group:
         return [int(pid) for pid in self._read("cgroup.procs").split()]
 
     def peak(self) -> int | None:
-        """The most memory that the job has used; None where this kernel does not tell (version 2 before 5.19)."""
+        """The most memory that the job has used; None where this kernel does not count it (version 2 before 5.19)."""
         try:
             return int(self._read(self.version.peak))
         except (OSError, ValueError):
@@ -224,7 +224,7 @@ def detect(name: str) -> Groups | None:
 
 
 def _try(mount: str, own: str, name: str, version: Version) -> Groups | None:
-    """Make one group and take it away again: nothing else tells whether it can be done."""
+    """Make one group and remove it: nothing else shows whether groups can be made."""
     for parent in dict.fromkeys((mount + own.rstrip("/"), mount + os.path.dirname(own).rstrip("/"), mount)):
         base = f"{parent}/{name}"
         groups = Groups(mount, base, version)
@@ -265,11 +265,11 @@ def _memberships(pid: int) -> dict[str, str]:
 
 
 def _mounts() -> Iterable[tuple[str, list[str], str]]:
-    """Kind, options and place of the mounted control groups."""
+    """Kind, options and path of the mounted control groups."""
     for line in _lines("/proc/self/mounts"):
-        _, place, kind, options, *_ = line.split()
+        _, path, kind, options, *_ = line.split()
         if kind in ("cgroup", "cgroup2"):
-            yield kind, options.split(","), place.replace("\\040", " ")
+            yield kind, options.split(","), path.replace("\\040", " ")
 
 
 def _lines(path: str) -> list[str]:

@@ -150,7 +150,7 @@ def _from_record(found: SmallFile) -> End:
 
 
 def _peak_of_wait(job: Job) -> int | None:
-    """The largest process as the kernel counted it, or the largest sum that was seen while watching.
+    """The largest process as the kernel counted it, or the largest sum that was measured.
 
     For the kernel a process begins as large as the one that started it, which says nothing about the job.
     """

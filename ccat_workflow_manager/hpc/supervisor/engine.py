@@ -36,7 +36,7 @@ _TRY_AGAIN_SECONDS = 1.0
 
 
 class Watcher(Protocol):
-    """Tells the engine when a process ends that is not its child."""
+    """Calls the engine when a process ends that is not its child."""
 
     def watch(self, pidfd: int, job: Job) -> None: ...
     def unwatch(self, pidfd: int) -> None: ...

@@ -1,8 +1,8 @@
-"""Which jobs there are: a file to whose end a line is written for each job that is taken, stopped or forgotten.
+"""The jobs of a supervisor, in one file: a line is appended for each job that is accepted, stopped or forgotten.
 
-A line is there before the client hears that its job was taken. One file for all jobs and not one for each, because to
-make and remove thousands of small files costs more than to run thousands of small jobs: ext4, for one, does not use an
-inode again for minutes after its file was removed, and searches past all of those whenever a new one is wanted.
+The line of a job is written before the client is answered. There is one file for all jobs, because to make and remove
+thousands of small files costs more than to run thousands of small jobs: ext4, for one, does not use an inode again for
+minutes after its file was removed, and searches past all of those for each new file.
 
 Nothing is flushed to the disk by force: jobs do not outlive the machine, and the boot id shows that they are gone.
 """
@@ -79,7 +79,7 @@ class Index:
         self._lines += 1
 
     def _write_anew(self) -> None:
-        """Put a file without history in the place of the present one."""
+        """Replace the file by one without history."""
         part = f"{self._path}.part"
         with open(part, "w", encoding="ascii", opener=_private) as file:
             file.writelines(json.dumps(entry) + "\n" for entry in self._entries.values())

@@ -173,10 +173,10 @@ class SupervisorLink:
             raise BackendUnavailable(text, backend=_BACKEND, command=argv, output_tail=done.output_tail)
 
     def _replace_silent(self) -> BackendUnavailable:
-        """Put another supervisor in the place of one that does not answer. Its jobs go on and are taken over."""
+        """Replace a supervisor that does not answer. Its jobs go on and are taken over."""
         self._start(replace=wire.holder(self.state_dir))
         text = f"the supervisor of local jobs in {self.state_dir} has not answered for {ANSWER_SECONDS:g} s: "
-        return BackendUnavailable(f"{text}another one takes its place", backend=_BACKEND)
+        return BackendUnavailable(f"{text}another one replaces it", backend=_BACKEND)
 
     def _check_owner(self) -> None:
         """Under a shared temporary directory another user may have made ours first."""

@@ -77,12 +77,12 @@ def is_script_of(pid: int, job: Job) -> bool:
 
 
 def uptime() -> float:
-    """The clock of /proc/uptime, by which job scripts tell when they began."""
+    """The clock of /proc/uptime, in which job scripts record when they began."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _children() -> set[int] | None:
-    """The children of this process, which orphans become as well; None if the kernel does not tell."""
+    """The children of this process, which orphans become as well; None if the kernel does not list them."""
     try:
         with open(f"/proc/self/task/{os.getpid()}/children", "rb") as file:
             return {int(pid) for pid in file.read().split()}

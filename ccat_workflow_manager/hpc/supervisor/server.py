@@ -1,4 +1,4 @@
-"""The event loop of the supervisor: it sleeps until a client speaks, a process ends, or something is due."""
+"""The event loop of the supervisor: it sleeps until a client sends a request, a process ends, or something is due."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ class Server:
             return {"error": f"the supervisor cannot read the request: {type(error).__name__}: {error}"}
 
     def _hello(self, _: Client, request: dict[str, Any]) -> dict[str, Any]:
-        """Who speaks, and the limits as the client's configuration has them: the last one to come is right."""
+        """The protocol, and the limits of the client's configuration: those of the last client count."""
         if request["protocol"] == PROTOCOL:
             self.engine.queue.limits = self.limits_from(request["limits"])
         return {"protocol": PROTOCOL, "pid": os.getpid()}

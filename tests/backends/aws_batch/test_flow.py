@@ -78,7 +78,7 @@ def test_a_reclaimed_machine_is_tried_again(deployment: Service, aws_batch_stand
 def test_cancel_what_waits(deployment: Service, aws_batch_stand_in: StandIn) -> None:
     aws_batch_stand_in.site.held = True
     waiting = deployment.submit(sh("exec sleep 1000"))
-    deployment.wait_step(waiting, "only", lambda step: "a place to run" in (step["waiting_for"] or ""))
+    deployment.wait_step(waiting, "only", lambda step: "for a machine" in (step["waiting_for"] or ""))
     before = aws_batch_stand_in.calls["CancelJob"]
     deployment.cancel(waiting)
     assert aws_batch_stand_in.calls["CancelJob"] > before

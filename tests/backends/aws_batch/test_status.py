@@ -10,7 +10,8 @@ import pytest
 
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.aws_batch.request import CANCEL_REASON
-from ccat_workflow_manager.hpc.aws_batch.status import RECORD_SECONDS, DescribedJob, Evidence, parse_job, resolve_status
+from ccat_workflow_manager.hpc.aws_batch.status import DescribedJob, Evidence, parse_job, resolve_status
+from ccat_workflow_manager.hpc.batch.status import RECORD_SECONDS
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -112,7 +113,7 @@ def test_ends(
 WAITS = [
     ("SUBMITTED", "", "submitted to AWS Batch", False),
     ("PENDING", "", "pending at AWS Batch", False),
-    ("RUNNABLE", "", "waits at AWS Batch for a place to run", False),
+    ("RUNNABLE", "", "waits at AWS Batch for a machine", False),
     ("STARTING", "", "its image is fetched", False),
     ("RUNNABLE", "CAPACITY:INSUFFICIENT_INSTANCE_CAPACITY - no", "AWS has no instances", False),
     ("RUNNABLE", "MISCONFIGURATION:JOB_RESOURCE_REQUIREMENT - no", "no instance type", True),

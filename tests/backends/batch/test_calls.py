@@ -60,13 +60,13 @@ def test_a_spent_budget_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_command_that_fails_is_quoted(tmp_path: Path) -> None:
     commands = SchedulerCommands("slurm", CallBudget(tmp_path, 9), {}, 10)
     with pytest.raises(BackendUnavailable, match="sh failed with 3: it is broken"):
-        commands.look(["sh", "-c", "echo it is broken >&2; exit 3"])
+        commands.look(["sh", "-c", "echo it is broken >&2; exit 3"], str)
 
 
 def test_commands_see_none_of_the_workers_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SBATCH_PARTITION", "not wanted")
     commands = SchedulerCommands("slurm", CallBudget(tmp_path, 9), {"SLURM_CONF": "/x"}, 10)
-    seen = commands.look(["env"])
+    seen = commands.look(["env"], str)
     assert "SBATCH_PARTITION" not in seen
     assert "SLURM_CONF=/x" in seen
 

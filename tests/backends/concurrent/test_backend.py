@@ -18,11 +18,12 @@ import pytest
 from ccat_workflow_manager.errors import BackendUnavailable, ConfigurationError
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.attempt import claim, process_tree
+from ccat_workflow_manager.hpc.attempt.claim import CANCELLED
 from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
+from ccat_workflow_manager.hpc.attempt.process_tree import HostProcess
 from ccat_workflow_manager.hpc.attempt.runner import JobRunner, Limits
 from ccat_workflow_manager.hpc.concurrent.backend import ConcurrentBackend
-from ccat_workflow_manager.hpc.concurrent.status import CANCELLED
-from ccat_workflow_manager.hpc.concurrent.tickets import Owner, Ticket, TicketStore
+from ccat_workflow_manager.hpc.concurrent.tickets import Ticket, TicketStore
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 from ccat_workflow_manager.testing.backend_contract import BackendHarness
 from ccat_workflow_manager.testing.harness import Job
@@ -148,7 +149,7 @@ def test_a_worker_that_dies_loses_what_waits_but_not_what_runs(tmp_path: Path) -
 def _orphaned(directory: Path, **owner: Any) -> Ticket:
     """A job that waits in the pool of another worker."""
     owner = {"host": platform.node(), "boot": process_tree.boot_id(), "pid": 2**22 + 1, "started": 1, **owner}
-    ticket = Ticket("ccat-1", str(directory / "workspace"), 1.0, Owner(**owner), Limits())
+    ticket = Ticket("ccat-1", str(directory / "workspace"), 1.0, HostProcess(**owner), Limits())
     assert TicketStore(directory / "state").add(ticket.job_id, ticket)
     return ticket
 
@@ -268,7 +269,7 @@ def test_a_pool_process_that_is_killed_is_replaced(tmp_path: Path) -> None:
         waiting = harness.submit("true")
         found = claim.read(AttemptFiles.of(job.request.workspace_dir, job.id))
         assert found is not None
-        owner = Owner.parse(found.owner)
+        owner = HostProcess.parse(found.owner)
         assert owner is not None
         os.kill(owner.pid, signal.SIGKILL)
         wait_until(lambda: harness.backend.get_status(waiting.id).finished)

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.hpc.attempt.claim import CANCELLED as BLOCKED
 from ccat_workflow_manager.hpc.attempt.claim import Claim
 from ccat_workflow_manager.hpc.kubernetes.objects import Condition, Ended, SeenJob, SeenPod, read_job, read_pod
-from ccat_workflow_manager.hpc.kubernetes.status import CANCELLED as BLOCKED
 from ccat_workflow_manager.hpc.kubernetes.status import Evidence, resolve_status
 from ccat_workflow_manager.json_values import text_problem
 from ccat_workflow_manager.lifecycle.job_info import JobStatus

@@ -14,6 +14,7 @@ import pytest
 
 from ccat_workflow_manager.errors import BackendRejected, BackendUnavailable, ConfigurationError
 from ccat_workflow_manager.hpc.attempt import claim as claims
+from ccat_workflow_manager.hpc.attempt.process_tree import HostProcess
 from ccat_workflow_manager.hpc.attempt.record import ExitRecord
 from ccat_workflow_manager.hpc.attempt.runner import Limits
 from ccat_workflow_manager.hpc.base import JobRequest
@@ -21,7 +22,7 @@ from ccat_workflow_manager.hpc.radical_pilot import backend as backend_module
 from ccat_workflow_manager.hpc.radical_pilot.agent_client import AgentClient
 from ccat_workflow_manager.hpc.radical_pilot.backend import RadicalPilotBackend
 from ccat_workflow_manager.hpc.radical_pilot.job import JobStore, PilotJob
-from ccat_workflow_manager.hpc.radical_pilot.pilot import ACTIVE, KEEP_SECONDS, AgentProcess, Pilots, PilotState
+from ccat_workflow_manager.hpc.radical_pilot.pilot import ACTIVE, KEEP_SECONDS, Pilots, PilotState
 from ccat_workflow_manager.lifecycle.job_info import JobStatus
 from ccat_workflow_manager.lifecycle.models import Resources
 
@@ -57,7 +58,7 @@ def job(tmp_path: Path, pilots: Pilots) -> Job:
     """Records a job, and its pilot: with an agent on this machine, or with a silent one on another."""
 
     def make(name: str = "ccat-1", *, pilot: str = PILOT, here: bool = True) -> PilotJob:
-        agent = AgentProcess.of(os.getpid()) if here else AgentProcess("elsewhere", "boot", 1, 1)
+        agent = HostProcess.of(os.getpid()) if here else HostProcess("elsewhere", "boot", 1, 1)
         pilots.path(pilot).mkdir()
         pilots.states.put(pilot, PilotState(agent, ACTIVE, "all places are taken", until=time.time() + 999))
         workspace = tmp_path / name / "workspace"

@@ -70,7 +70,7 @@ def test_the_death_of_a_pilot_fails_no_step(deployment: Service, tmp_path: Path)
     for run_id in eight:
         deployment.wait_running(run_id)
     waiting = deployment.submit(sh(f"echo once >> '{marks[8]}'"))
-    deployment.wait_step(waiting, "only", lambda step: "places of the pilot" in (step["waiting_for"] or ""))
+    deployment.wait_step(waiting, "only", lambda step: "slots of the pilot" in (step["waiting_for"] or ""))
     agent = wait_for(
         lambda: next((each for each in leftovers.processes(deployment.directory) if each.name() == "rp.agent.0"), None)
     )
