@@ -36,7 +36,7 @@ _MEMORY_SHARE = 0.9
 
 
 def start(state_dir: str, options: dict[str, Any]) -> int:
-    """Start a supervisor unless there is one; 0 as soon as one can be connected to, else 1 and a sentence on stderr."""
+    """Start a supervisor unless there is one. Returns 0 once clients can connect, else 1 with an error on stderr."""
     try:
         os.makedirs(state_dir, mode=0o700, exist_ok=True)
         os.chmod(state_dir, 0o700)
@@ -70,7 +70,7 @@ def _acquire(lock: int, state_dir: str, silent: str) -> bool:
         with suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
-        # Another one is there, or on its way up or down.
+        # Another supervisor runs, starts or ends.
         with suppress(OSError):
             connect(state_dir, _PATIENCE_SECONDS).close()
             return False
@@ -108,7 +108,7 @@ def _open_log(path: str) -> int:
 
 
 def _detach(log: int) -> None:
-    """Become independent of the worker that has started this: own session, own streams."""
+    """Become independent of the worker that started this process: own session, own streams."""
     os.setsid()
     os.chdir("/")
     null = os.open(os.devnull, os.O_RDWR)
@@ -124,7 +124,7 @@ def _note(file: int, text: str) -> None:
 
 
 def _serve(state_dir: str, index: Index, listener: socket.socket, options: dict[str, Any]) -> NoReturn:
-    # Orphans of jobs become children of this process, so that none gets out of sight.
+    # Orphans of jobs become children of this process.
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     groups = cgroups.detect(f"ccat-wm-{os.stat(state_dir).st_ino}") if options["cgroups"] else None
     own = OwnSocket(state_dir)

@@ -1,4 +1,4 @@
-"""The ends of jobs: what is known about them, put together and published as exit records."""
+"""The ends of jobs: all evidence is put together and published as exit records."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Endings:
         self._ended: list[Job] = []
 
     def add(self, job: Job) -> None:
-        """A job is over, and none of its processes is left."""
+        """Add a job that is over and has no processes left."""
         if job.group is not None:
             job.memory_used = Memory(job.group.peak(), job.group.version.source, job.group.oom_killed())
             self.release_group(job)
@@ -43,7 +43,7 @@ class Endings:
         job.group = None
 
     def publish(self) -> list[str]:
-        """Write the records of those that have ended since the last time; their ids."""
+        """Write the records of the jobs that were added since the last call. Returns their ids."""
         ended, self._ended = self._ended, []
         for job in ended:
             self._publish(job)
@@ -51,7 +51,7 @@ class Endings:
         return [job.id for job in ended]
 
     def is_published(self, job: Job) -> bool:
-        """Whether a supervisor has already written the whole record, which then holds."""
+        """Whether a supervisor has written the whole record, which then counts."""
         try:
             found = read_small(job.files.record, root=job.files.directory)
             if found is None or parse_exit_record(found.text).finished_at is None:
@@ -84,7 +84,7 @@ class Endings:
         assert memory is not None
         exit_code, ended_by = end.exit_code, end.signal
         if job.stop is not None and signal_in(exit_code) == SIGCONT:
-            # Nothing dies of this one. A container runtime passes it on after the one that its program died of.
+            # SIGCONT ends no program. A container runtime passes it on after the signal that ended its program.
             exit_code, ended_by = 128 + SIGTERM, SIGTERM
         return ExitRecord(
             job_name=job.name,
@@ -104,9 +104,9 @@ class Endings:
         )
 
     def reconstruct(self, job: Job) -> End | None:
-        """How a job of an earlier supervisor ended, from what its script has left; None while that is being written.
+        """The end of a job of an earlier supervisor, from the files of its script; None while they are being written.
 
-        `job.lost` is set if the exit code is not known.
+        Sets `job.lost` if the exit code is not known.
         """
         try:
             found = read_small(job.files.record, root=job.files.directory)

@@ -1,8 +1,8 @@
-"""What becomes of jobs: the part of the supervisor that knows processes but no sockets.
+"""Starts jobs, keeps their limits and ends them: the part of the supervisor that handles processes and no sockets.
 
-**Stopping** means SIGTERM to all processes of a job but its script, which has to write down how it ended; after the
-grace period SIGKILL to all that are left, until none is. A job is over when its main process is: what that leaves
-behind in the background is killed at once.
+To stop a job, the engine sends SIGTERM to all of its processes but the script, which records how the command ended.
+After the grace period it sends SIGKILL to the rest until none is left. A job is over when its main process has ended:
+processes that it leaves in the background are killed at once.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Engine:
     def __init__(self, index: Index, groups: Groups | None, limits: Limits, watcher: Watcher, boot: str) -> None:
         self.jobs: dict[str, Job] = {}
         self.active: dict[str, Job] = {}
-        """Those that run or are being ended."""
+        """Jobs that run or are being ended."""
         self.queue = Queue(limits)
         self.boot = boot
         self._index = index
@@ -62,10 +62,10 @@ class Engine:
         self._try_again_at = 0.0
         self._environment = clean_environment()
 
-    # --- what clients ask for ----------------------------------------------------------------------------------------
+    # --- requests of clients ----------------------------------------------------------------------------------------
 
     def submit(self, item: dict[str, Any]) -> str:
-        """Take a job; one whose name is known already is that job. Raises Refused and OSError."""
+        """Accept a job, unless one of its name is known. Returns the id of either. Raises Refused and OSError."""
         known = self._names.get(item["name"])
         if known is not None:
             return known
@@ -85,7 +85,7 @@ class Engine:
             self.stop(job, Stop("cancel", "cancelled on request"), self.queue.limits.kill_grace)
 
     def forget(self, job_id: str) -> None:
-        """Only what is finished is forgotten."""
+        """Forget a job if it is finished."""
         job = self.jobs.get(job_id)
         if job is not None and job.state is State.FINISHED:
             self._index.remove(job_id)
@@ -108,14 +108,14 @@ class Engine:
         self._names[job.name] = job.id
 
     def start_next(self) -> None:
-        """Start what may start now."""
+        """Start the jobs for which there is room."""
         while not self._try_again_at and (job := self.queue.take()) is not None:
             if not self._start(job):
                 self.queue.put_back(job)
                 self._try_again_at = time.monotonic() + _TRY_AGAIN_SECONDS
 
     def _start(self, job: Job) -> bool:
-        """Start a job's script; False if the machine has no process left for it just now."""
+        """Start the script of a job. Returns False if the machine cannot start a process now."""
         job.group = self._groups.acquire(job.memory) if self._groups is not None else None
         environment = {**self._environment, process_tree.MARK: job.id}
         if job.group is not None:
@@ -151,7 +151,7 @@ class Engine:
         self.active[job.id] = job
 
     def _leave(self, job: Job) -> None:
-        """Give back what a job has been given of the machine."""
+        """Free the resources of a job."""
         self.active.pop(job.id, None)
         if job.occupies:
             self.queue.vacate(job)
@@ -160,13 +160,13 @@ class Engine:
             self._tick_at = inf
 
     def adopt(self, job: Job, part: Part) -> bool:
-        """Take over a job that an earlier supervisor has started; False if its script is over."""
+        """Take over a job that an earlier supervisor has started. Returns False if its script is over."""
         if part.pid is None or part.began is None:
             return False
         try:
             pidfd = os.pidfd_open(part.pid) if hasattr(os, "pidfd_open") else None
         except OSError:
-            pidfd = None  # gone, or a kernel older than 5.3: then it is looked after once a second
+            pidfd = None  # it has ended, or the kernel is older than 5.3: then `_tick` checks it
         if not processes.is_script_of(part.pid, job):
             if pidfd is not None:
                 os.close(pidfd)
@@ -184,7 +184,7 @@ class Engine:
     # --- the ends of job scripts -------------------------------------------------------------------------------------
 
     def reap(self) -> None:
-        """See which children have ended; orphans that have become children are just waited for."""
+        """Collect the children that have ended. Orphans that have become children are waited for as well."""
         while True:
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
@@ -211,8 +211,8 @@ class Engine:
     def _has_run(self, job: Job, code: int) -> bool:
         """Whether a child that ended with this code is the script that has run the command.
 
-        It is not if an earlier script had claimed the attempt, or has left its record: then that one is taken over. If
-        the script could not even begin, or not write its last words, this is noted in `job.lost`.
+        It is not if an earlier script had claimed the attempt, or has left its record: then that script is taken over.
+        `job.lost` is set if the script could not begin, or could not record the end.
         """
         try:
             part = read_part(job.files)
@@ -244,7 +244,7 @@ class Engine:
             self.take_over_ended(job)
 
     def take_over_ended(self, job: Job) -> None:
-        """Conclude from what its script has left how a job of an earlier supervisor ended."""
+        """End a job of an earlier supervisor, as the files of its script show the end."""
         job.adopted = True
         if self._endings.is_published(job):
             self._leave(job)
@@ -254,12 +254,12 @@ class Engine:
         if end is not None:
             self._script_over(job, end)
         else:
-            # The script is writing its first line at this moment: look again in a moment.
+            # The script is writing its first line at this moment.
             job.state, job.wake = State.RUNNING, time.monotonic() + _SHORTEST_PAUSE
             self._attend(job)
 
     def _script_over(self, job: Job, end: End) -> None:
-        """The main process of a job is over: end what it has left behind, then it is finished."""
+        """The main process of a job is over. Once its other processes have ended, the job is finished."""
         job.end = end
         job.state = State.ENDING
         now = time.monotonic()
@@ -270,7 +270,7 @@ class Engine:
     def _end_rest(self, job: Job, now: float) -> None:
         rest = processes.left_over(job, self._children)
         if rest and now >= job.give_up_at:
-            # Nothing ends what waits in the kernel, for a file server say.
+            # No signal ends a process that waits in the kernel, such as for a file server.
             job.left = f"{len(rest)} processes of the job could not be killed: {listed(sorted(map(str, rest)), _NAMED)}"
             rest = set()
             if job.group is not None:
@@ -287,13 +287,13 @@ class Engine:
         self._attend(job)
 
     def publish_ended(self) -> list[str]:
-        """Write the records of the jobs that have ended; their ids."""
+        """Write the records of the jobs that have ended. Returns their ids."""
         return self._endings.publish()
 
     # --- stopping ----------------------------------------------------------------------------------------------------
 
     def stop(self, job: Job, stop: Stop, grace: float) -> None:
-        """End a job; one that is over, or is being stopped already, is left alone."""
+        """Stop a job, unless it is over or is being stopped."""
         if job.stop is not None or job.state not in (State.QUEUED, State.RUNNING):
             return
         with suppress(OSError):  # only a supervisor after this one would read it
@@ -333,14 +333,14 @@ class Engine:
     # --- time --------------------------------------------------------------------------------------------------------
 
     def due(self) -> float | None:
-        """When there is something to do even if nothing happens, by the monotonic clock."""
+        """When `look_after_jobs` has to be called next, by the monotonic clock."""
         earliest = min([self._tick_at, *(job.wake for job in self.active.values())])
         if self._try_again_at:
             earliest = min(earliest, self._try_again_at)
         return earliest if earliest < inf else None
 
     def look_after_jobs(self) -> None:
-        """Do what is due."""
+        """Keep the limits, and go on with stopping, where that is due."""
         now = time.monotonic()
         if now >= self._try_again_at:
             self._try_again_at = 0.0
@@ -376,7 +376,7 @@ class Engine:
 
 
 def _ask(job: Job, processes: Iterable[int]) -> None:
-    """The polite signal, once for each process; those that show up later get it too."""
+    """Send SIGTERM once to each process, also to those that started later."""
     new = set(processes) - job.asked
     job.asked |= new
     process_tree.send(signal.SIGTERM, new)
@@ -384,7 +384,7 @@ def _ask(job: Job, processes: Iterable[int]) -> None:
 
 
 def _pause(job: Job, now: float) -> None:
-    """Look again soon, then less and less often, but in time for the end of the grace period."""
+    """Look again soon, then less often, but when the grace period ends."""
     job.wake = now + job.pause
     if now < job.kill_at:
         job.wake = min(job.wake, job.kill_at)

@@ -23,7 +23,7 @@ _HISTORY = 1000
 
 
 class Index:
-    """The jobs on disk. Belongs to the process that holds the lock of the state directory."""
+    """The jobs on disk. Only the process that holds the lock of the state directory uses it."""
 
     def __init__(self, state_dir: str) -> None:
         """Raises OSError."""
@@ -64,7 +64,7 @@ class Index:
 
     def remove(self, job_id: str) -> None:
         self._entries.pop(job_id, None)
-        with suppress(OSError):  # then it is remembered as a finished job, and forgotten another time
+        with suppress(OSError):  # the next supervisor then knows it as a finished job
             self._append({"id": job_id, "gone": True})
         if self._lines > _HISTORY + 2 * len(self._entries):
             with suppress(OSError):
@@ -91,7 +91,7 @@ class Index:
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def load(self, boot: str) -> list[Job]:
-        """All jobs, oldest first. A line that is cut short was never confirmed to a client."""
+        """All jobs, oldest first. A line that is cut short was not yet confirmed to a client."""
         jobs = []
         self._entries = self._read()
         for job_id, entry in list(self._entries.items()):

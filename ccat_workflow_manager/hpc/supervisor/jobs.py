@@ -1,9 +1,8 @@
-"""The jobs of a supervisor, and what their scripts leave.
+"""The jobs of a supervisor, and the files that their scripts leave.
 
-The index (`index.py`) holds the jobs that were taken and those that are to be stopped. Everything else is read from the
-attempt itself: the part of the exit record is there from the moment a job script runs, and the record when the job is
-over. So nothing has to be written when a job starts, and a supervisor that takes over finds the truth, at whatever
-moment the one before was killed.
+The index (`index.py`) holds the jobs that were accepted and those that are to be stopped. Everything else is read from
+the attempt: a job script writes the part of the exit record first, and the record when the job is over. So the
+supervisor writes nothing when a job starts, and its successor finds the state of each job whenever it was killed.
 """
 
 from __future__ import annotations
@@ -131,7 +130,7 @@ def new_job(item: dict[str, Any], boot: str) -> Job:
     )
 
 
-# --- what a job script has left so far -------------------------------------------------------------------------------
+# --- the files of a job script -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

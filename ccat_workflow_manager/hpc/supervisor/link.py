@@ -33,7 +33,7 @@ _NOT_RUNNING = (FileNotFoundError, ConnectionRefusedError, NotADirectoryError)
 
 
 class Conversation:
-    """One connection, already introduced."""
+    """One connection to a supervisor."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -55,7 +55,7 @@ class Conversation:
         return self._values.popleft()
 
     def receive_all(self) -> list[Any]:
-        """Everything that is there, and at least one. Raises OSError, EOFError, WireError."""
+        """All values that have arrived, at least one. Raises OSError, EOFError, WireError."""
         values = [self.receive(), *self._values]
         self._values.clear()
         return values
@@ -64,14 +64,14 @@ class Conversation:
         self._connection.settimeout(None)
 
     def hang_up(self) -> None:
-        """End it also for another thread that is waiting in `receive`."""
+        """Close the connection, also for another thread that waits in `receive`."""
         with suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
         self._connection.close()
 
 
 class SupervisorLink:
-    """Asks the supervisor of one state directory, from any thread. All requests may safely be asked twice."""
+    """Sends requests to the supervisor of one state directory, from any thread. Each request may be sent twice."""
 
     def __init__(
         self, state_dir: str, limits: Mapping[str, float], *, idle_exit: float = IDLE_EXIT_SECONDS, cgroups: bool = True
@@ -95,7 +95,7 @@ class SupervisorLink:
                     self._drop()
                     raise self._replace_silent() from None
                 except (OSError, EOFError):
-                    # It has been killed, or was about to leave when we came.
+                    # It was killed, or was about to end.
                     self._drop()
                 except WireError as error:
                     self._drop()
@@ -106,12 +106,12 @@ class SupervisorLink:
                     self._drop()
                     raise
         raise BackendUnavailable(
-            f"the supervisor of local jobs ends as soon as it is asked; its log: {self.state_dir}/{wire.LOG_NAME}",
+            f"the supervisor of local jobs ends at each request; its log: {self.state_dir}/{wire.LOG_NAME}",
             backend=_BACKEND,
         )
 
     def converse(self) -> Conversation:
-        """A connection of its own. Raises BackendUnavailable and BackendConfused."""
+        """A new connection. Raises BackendUnavailable and BackendConfused."""
         for pause in _PAUSES:
             time.sleep(pause)
             try:
@@ -148,7 +148,7 @@ class SupervisorLink:
         self._conversation = None
 
     def _introduce(self, conversation: Conversation) -> bool:
-        """Say hello; False if the supervisor was an older one, which makes room for its successor."""
+        """Exchange protocol and limits. Returns False if the supervisor is an older one, which then ends."""
         hello = {"do": "hello", "protocol": PROTOCOL, "limits": self._limits}
         theirs = _answer_in(conversation.ask(hello))["protocol"]
         if theirs == PROTOCOL:
@@ -179,7 +179,7 @@ class SupervisorLink:
         return BackendUnavailable(f"{text}another one replaces it", backend=_BACKEND)
 
     def _check_owner(self) -> None:
-        """Under a shared temporary directory another user may have made ours first."""
+        """Refuse a directory that another user has made first, as is possible in a shared temporary directory."""
         if os.stat(self.state_dir).st_uid != os.geteuid():
             raise BackendUnavailable(f"{self.state_dir} belongs to another user", backend=_BACKEND)
 
@@ -214,7 +214,7 @@ class Listener:
                 pause = _FIRST_PAUSE_SECONDS
                 self._receive(conversation)
             except (BackendUnavailable, BackendConfused, OSError, EOFError, WireError):
-                # Not reported: a caller that asks for a status finds out whether the supervisor answers.
+                # Not reported: the next status call shows whether the supervisor answers.
                 self._conversation = None
                 self._stopped.wait(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)

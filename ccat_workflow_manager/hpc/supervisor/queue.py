@@ -1,8 +1,8 @@
 """Admission: which job may start now.
 
-It is strict: the waiting job of the highest priority, and among equals the one submitted first, starts as soon as its
-CPU and memory are free. Nothing overtakes it, not even a job that would fit, so a large job is never starved. A job
-that asks for more than there is at all is refused; if the limits have been lowered since it was taken, it runs alone.
+The waiting job of the highest priority, and among equals the one submitted first, starts as soon as its CPU and memory
+are free. No other job overtakes it, even if that one would fit, so a large job is never starved. A job that asks for
+more than the machine has is refused; if the limits were lowered after it was accepted, it runs alone.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Refused(Exception):
 
 
 class Queue:
-    """The jobs that wait, and what those that run use."""
+    """The jobs that wait, and the resources of those that run."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -61,13 +61,13 @@ class Queue:
         heapq.heappush(self._heap, (-job.priority, next(self._numbers), job))
 
     def put_back(self, job: Job) -> None:
-        """The job that was taken last could not be started: it is the first of its priority again."""
+        """Make a job that could not be started the first of its priority again."""
         job.state = State.QUEUED
         self._waiting += 1
         heapq.heappush(self._heap, (-job.priority, -next(self._numbers), job))
 
     def drop(self) -> None:
-        """One of those that wait has changed its state, and so does not wait any more."""
+        """Count a job that waited and has changed its state."""
         self._waiting -= 1
 
     def take(self) -> Job | None:
@@ -95,7 +95,7 @@ class Queue:
         self.memory -= job.memory
 
     def why(self) -> str:
-        """Why the next job does not run yet: the same words as long as it is the same reason."""
+        """Why the next job does not run yet. The text changes only with the reason."""
         head = self._heap[0][2] if self._heap else None
         if head is not None and self.cpu_milli + head.cpu_milli <= self.limits.cpu_milli:
             return f"capacity: {self.memory / GIB:.1f} of {self.limits.memory / GIB:.1f} GB of memory in use"

@@ -29,12 +29,12 @@ _LARGEST_BACKLOG = 64 * 1024 * 1024
 
 
 class Server:
-    """Serves clients until it has been idle for long enough or is asked to leave. Running jobs go on."""
+    """Serves clients until it was idle for long enough or is asked to end. Running jobs go on."""
 
     def __init__(
         self, listener: socket.socket, machine: Limits, idle_exit: float, reachable: Callable[[], bool]
     ) -> None:
-        self.engine: Engine  # is made with this object as its watcher
+        self.engine: Engine  # needs this object as its watcher
         self._machine = machine
         self._listener = listener
         self._idle_exit = idle_exit
@@ -78,7 +78,7 @@ class Server:
         self._advance()
         while not self._leaving:
             events = self._selector.select(self._timeout())
-            # Ends come first: no client gets `running` for a job that is over, or stops one.
+            # Ends of processes first: no client gets `running` for a job that is over.
             for key, mask in sorted(events, key=self._order):
                 key.data(mask)
             self._advance()
@@ -92,7 +92,7 @@ class Server:
             client.close()
 
     def _check_socket(self) -> None:
-        """End if no new client can come: the directory was removed, perhaps made again for another supervisor."""
+        """End if no client can connect: the directory was removed, perhaps made again for another supervisor."""
         now = time.monotonic()
         if now >= self._check_at:
             self._check_at = now + _CHECK_SOCKET_SECONDS
@@ -101,7 +101,7 @@ class Server:
                 self._leaving = True
 
     def _advance(self) -> None:
-        """Bring the jobs up to date: see what has ended, start what can start, only then write records."""
+        """Bring the jobs up to date: collect ends, start jobs, then write records."""
         engine = self.engine
         engine.reap()
         engine.look_after_jobs()
@@ -135,7 +135,7 @@ class Server:
         self._leaving = True
 
     def _accept(self, _: int) -> None:
-        with suppress(OSError):  # gone again, or too many open files: the client tries again
+        with suppress(OSError):  # the client is gone, or tries again after too many open files
             connection, _address = self._listener.accept()
             connection.setblocking(False)
             self._clients.add(Client(self, connection, self._selector))
@@ -146,22 +146,23 @@ class Server:
     # --- requests ----------------------------------------------------------------------------------------------------
 
     def answer(self, client: Client, request: Any) -> dict[str, Any]:
-        """One answer for each request: `ok`, or `error` in words."""
-        if not isinstance(request, dict) or request.get("do") not in _REQUESTS:
+        """One answer for each request: `ok` with what `do_NAME` returns, or `error` in words."""
+        handler = getattr(self, f"do_{request.get('do')}", None) if isinstance(request, dict) else None
+        if handler is None:
             return {"error": f"the supervisor does not know the request {str(request)[:200]}"}
         try:
-            return {"ok": _REQUESTS[request["do"]](self, client, request)}
+            return {"ok": handler(client, request)}
         except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             traceback.print_exc()
             return {"error": f"the supervisor cannot read the request: {type(error).__name__}: {error}"}
 
-    def _hello(self, _: Client, request: dict[str, Any]) -> dict[str, Any]:
+    def do_hello(self, _: Client, request: dict[str, Any]) -> dict[str, Any]:
         """The protocol, and the limits of the client's configuration: those of the last client count."""
         if request["protocol"] == PROTOCOL:
             self.engine.queue.limits = self.limits_from(request["limits"])
         return {"protocol": PROTOCOL, "pid": os.getpid()}
 
-    def _submit(self, _: Client, request: dict[str, Any]) -> list[dict[str, Any]]:
+    def do_submit(self, _: Client, request: dict[str, Any]) -> list[dict[str, Any]]:
         return [self._submit_one(item) for item in request["jobs"]]
 
     def _submit_one(self, item: dict[str, Any]) -> dict[str, Any]:
@@ -172,29 +173,29 @@ class Server:
         except OSError as error:
             return {"failed": f"{error.strerror}: {error.filename}", "errno": error.errno}
 
-    def _statuses(self, _: Client, request: dict[str, Any]) -> list[dict[str, Any] | None]:
+    def do_statuses(self, _: Client, request: dict[str, Any]) -> list[dict[str, Any] | None]:
         jobs = self.engine.jobs
         why = self.engine.why_waiting()
         return [_describe(jobs[job_id], why) if job_id in jobs else None for job_id in request["ids"]]
 
-    def _find(self, _: Client, request: dict[str, Any]) -> str | None:
+    def do_find(self, _: Client, request: dict[str, Any]) -> str | None:
         return self.engine.find(request["name"])
 
-    def _list(self, _: Client, request: dict[str, Any]) -> list[tuple[str, str, float]]:
-        """What has not ended."""
+    def do_list(self, _: Client, request: dict[str, Any]) -> list[tuple[str, str, float]]:
+        """The jobs that have not ended."""
         jobs = self.engine.jobs.values()
         return [(job.id, job.name, job.submitted) for job in jobs if job.state is not State.FINISHED]
 
-    def _cancel(self, _: Client, request: dict[str, Any]) -> None:
-        self.engine.reap()  # what has ended by now was not cancelled
+    def do_cancel(self, _: Client, request: dict[str, Any]) -> None:
+        self.engine.reap()  # a job that has ended by now was not cancelled
         for job_id in request["ids"]:
             self.engine.cancel(job_id)
 
-    def _cleanup(self, _: Client, request: dict[str, Any]) -> None:
+    def do_cleanup(self, _: Client, request: dict[str, Any]) -> None:
         for job_id in request["ids"]:
             self.engine.forget(job_id)
 
-    def _usage(self, _: Client, request: dict[str, Any]) -> dict[str, Any] | None:
+    def do_usage(self, _: Client, request: dict[str, Any]) -> dict[str, Any] | None:
         job = self.engine.jobs.get(request["id"])
         if job is None or job.state is not State.RUNNING:
             return None
@@ -206,7 +207,7 @@ class Server:
             "processes": usage.processes,
         }
 
-    def _queue(self, _: Client, request: dict[str, Any]) -> dict[str, Any]:
+    def do_queue(self, _: Client, request: dict[str, Any]) -> dict[str, Any]:
         queue = self.engine.queue
         return {
             "running": queue.running,
@@ -217,32 +218,16 @@ class Server:
             "memory_used_gb": queue.memory / GIB,
         }
 
-    def _files(self, _: Client, request: dict[str, Any]) -> list[str] | None:
+    def do_files(self, _: Client, request: dict[str, Any]) -> list[str] | None:
         job = self.engine.jobs.get(request["id"])
         return None if job is None else [job.workspace, job.name]
 
-    def _subscribe(self, client: Client, request: dict[str, Any]) -> None:
+    def do_subscribe(self, client: Client, request: dict[str, Any]) -> None:
         client.subscribed = True
 
-    def _leave(self, _: Client, request: dict[str, Any]) -> None:
-        """Make room for another supervisor; jobs go on and are taken over by it."""
+    def do_leave(self, _: Client, request: dict[str, Any]) -> None:
+        """End for another supervisor, which takes the jobs over."""
         self._leaving = True
-
-
-_REQUESTS: dict[str, Callable[[Server, Client, dict[str, Any]], Any]] = {
-    "hello": Server._hello,
-    "submit": Server._submit,
-    "statuses": Server._statuses,
-    "find": Server._find,
-    "list": Server._list,
-    "cancel": Server._cancel,
-    "cleanup": Server._cleanup,
-    "usage": Server._usage,
-    "queue": Server._queue,
-    "files": Server._files,
-    "subscribe": Server._subscribe,
-    "leave": Server._leave,
-}
 
 
 def _describe(job: Job, why_waiting: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ _HEADER = 4
 
 
 class WireError(Exception):
-    """What came is not a frame."""
+    """The received bytes are not a frame."""
 
 
 def pack(value: Any) -> bytes:
@@ -29,7 +29,7 @@ def pack(value: Any) -> bytes:
 
 
 class Unpacker:
-    """Puts frames together from what arrives in pieces."""
+    """Puts frames together from the pieces that arrive."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -54,7 +54,7 @@ class Unpacker:
 
 @contextmanager
 def _short_path(state_dir: str) -> Iterator[str]:
-    """The socket under a name that is short enough: a unix socket's path ends after 107 bytes, wherever it is."""
+    """A short path of the socket: that of a unix socket has at most 107 bytes."""
     directory = os.open(state_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield f"/proc/self/fd/{directory}/{SOCKET_NAME}"
@@ -76,7 +76,7 @@ def connect(state_dir: str, timeout: float) -> socket.socket:
 
 
 def listen(state_dir: str) -> socket.socket:
-    """The supervisor's end; only for the one that holds the lock."""
+    """The socket of the supervisor. Only the process that holds the lock may make it."""
     with suppress(FileNotFoundError):
         os.unlink(os.path.join(state_dir, SOCKET_NAME))
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
