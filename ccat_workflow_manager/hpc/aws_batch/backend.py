@@ -22,7 +22,7 @@ from ccat_workflow_manager.hpc.attempt.files import AttemptFiles, write_new
 from ccat_workflow_manager.hpc.attempt.script import render_job_script
 from ccat_workflow_manager.hpc.aws_batch import credentials
 from ccat_workflow_manager.hpc.aws_batch.client import Aws, AwsError, Done
-from ccat_workflow_manager.hpc.aws_batch.definition import Mode, make_shape, render_definition
+from ccat_workflow_manager.hpc.aws_batch.definition import make_shape, render_definition
 from ccat_workflow_manager.hpc.aws_batch.job_queries import JobQueries, aws_id
 from ccat_workflow_manager.hpc.aws_batch.native import seen_as, with_links
 from ccat_workflow_manager.hpc.aws_batch.request import (
@@ -74,7 +74,7 @@ class AwsBatchBackend(BatchBackend):
             )  # fmt: skip
         except ValueError as error:
             raise ConfigurationError(f"the settings AWS_BATCH_* cannot be used: {error}") from error
-        self.runs_images = Mode(site.mode) is Mode.NATIVE
+        self.runs_images = site.mode == "native"
         _check_mode(site)
         super().__init__(state_dir=site.state_dir or None, log_limit_mb=log_limit_mb)
         self._site = SiteDefaults(job_queue, site.share_identifier, self._shape.platform)
@@ -202,10 +202,7 @@ class AwsBatchBackend(BatchBackend):
             found = self._aws.items(answer, "jobDefinitions", "describe_job_definitions")
             revisions = [int(each.get("revision", 0)) for each in found]
             if not revisions:
-                try:
-                    registered = self._aws.act("batch", "register_job_definition", **wanted)
-                except AwsError as error:
-                    raise BackendUnavailable(error.error.message, backend=self.name) from error
+                registered = self._aws.do("batch", "register_job_definition", **wanted)
                 revisions = [int(registered.get("revision", 1))]
             known = self._definitions[image] = f"{name}:{max(revisions)}"
         return known
@@ -326,11 +323,7 @@ class AwsBatchBackend(BatchBackend):
         return whole
 
     def _end(self, job_id: str, *, started: bool) -> None:
-        operation = "terminate_job" if started else "cancel_job"
-        try:
-            self._aws.act("batch", operation, jobId=job_id, reason=CANCEL_REASON)
-        except AwsError as error:
-            raise error.error from error
+        self._aws.do("batch", "terminate_job" if started else "cancel_job", jobId=job_id, reason=CANCEL_REASON)
 
     def cleanup_many(self, job_ids: Sequence[str]) -> None:
         keys = [key for job_id in job_ids if (key := self._key(job_id)) is not None]
@@ -385,7 +378,7 @@ class AwsBatchBackend(BatchBackend):
 
 def _check_mode(site: AwsBatchSettings) -> None:
     """Raises ConfigurationError."""
-    if Mode(site.mode) is not Mode.NATIVE:
+    if site.mode != "native":
         if not site.job_definition and not site.image:
             raise ConfigurationError("one of AWS_BATCH_IMAGE and AWS_BATCH_JOB_DEFINITION must name what jobs run in")
         return

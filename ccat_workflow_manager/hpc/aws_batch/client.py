@@ -161,6 +161,13 @@ class Aws:
             pause *= 2
         raise AssertionError("the last try has raised")
 
+    def do(self, service: str, operation: str, /, **arguments: Any) -> dict[str, Any]:
+        """Like `act`, where it does not matter what became of a request that has failed. Raises BackendError."""
+        try:
+            return self.act(service, operation, **arguments)
+        except AwsError as error:
+            raise error.error from error
+
     def read(self, body: Any, size: int) -> bytes:
         """A part of the body of an answer. Raises AwsError."""
         try:

@@ -24,15 +24,6 @@ class Platform(StrEnum):
     FARGATE = "FARGATE"
 
 
-class Mode(StrEnum):
-    """How a step runs in its job."""
-
-    APPTAINER = "apptainer"
-    """The job's container is the site's, and Apptainer in it runs the step's image; or the command runs as it is."""
-    NATIVE = "native"
-    """The job's container is the step's."""
-
-
 @dataclass(frozen=True, slots=True)
 class Mount:
     """A directory that workers and jobs see under the same path."""
@@ -76,8 +67,13 @@ class Shape:
 def make_shape(platform: str, volumes: str, **more: Any) -> Shape:
     """Raises ValueError for settings with which AWS Batch would refuse every job."""
     shape = Shape(Platform(platform), parse_mounts(volumes), **more)
-    if found := problems(shape):
-        raise ValueError("; ".join(found))
+    wrong = {
+        "Fargate has no privileged containers": shape.privileged,
+        "Fargate cannot mount directories of a host; use efs:FILE-SYSTEM": any(each.host_path for each in shape.mounts),
+        "Fargate needs an execution role": not shape.execution_role,
+    }
+    if shape.platform is Platform.FARGATE and any(wrong.values()):
+        raise ValueError("; ".join(text for text, holds in wrong.items() if holds))
     return shape
 
 
@@ -149,17 +145,3 @@ def _content(image: str, shape: Shape) -> dict[str, Any]:
         "propagateTags": True,
         "tags": {"created-by": "ccat-workflow-manager"},
     }
-
-
-def problems(shape: Shape) -> list[str]:
-    """Why AWS Batch would refuse every job."""
-    if shape.platform is not Platform.FARGATE:
-        return []
-    found = []
-    if shape.privileged:
-        found.append("Fargate has no privileged containers")
-    if any(mount.host_path for mount in shape.mounts):
-        found.append("Fargate cannot mount directories of a host; use efs:FILE-SYSTEM")
-    if not shape.execution_role:
-        found.append("Fargate needs an execution role")
-    return found

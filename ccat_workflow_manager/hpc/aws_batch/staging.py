@@ -19,9 +19,8 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from ccat_workflow_manager.errors import BackendError
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.attempt.script import CLEAN_PATH
 from ccat_workflow_manager.hpc.aws_batch.client import Aws, AwsError
@@ -78,7 +77,7 @@ class S3Staging:
         return ["python3", "-c", start, json.dumps({**self._config, "endpoint": self._aws.address("s3"), "table": key})]
 
     def _put(self, key: str, body: IO[bytes]) -> None:
-        self._act("put_object", Bucket=self._bucket, Key=key, Body=body)
+        self._aws.do("s3", "put_object", Bucket=self._bucket, Key=key, Body=body)
 
     # --- and back ----------------------------------------------------------------------------------------------------
 
@@ -134,19 +133,12 @@ class S3Staging:
         keys += [self._key(name, _TABLE) for name in submissions]
         for start in range(0, len(keys), _DELETED_AT_ONCE):
             objects = [{"Key": key} for key in keys[start : start + _DELETED_AT_ONCE]]
-            self._act("delete_objects", Bucket=self._bucket, Delete={"Objects": objects, "Quiet": True})
+            self._aws.do("s3", "delete_objects", Bucket=self._bucket, Delete={"Objects": objects, "Quiet": True})
         for name in job_names:
             (self._locks / name).unlink(missing_ok=True)
 
     def _key(self, directory: str, name: str) -> str:
         return f"{self._prefix}{directory}/{name}"
-
-    def _act(self, operation: str, **arguments: Any) -> None:
-        try:
-            self._aws.act("s3", operation, **arguments)
-        except AwsError as error:
-            failed: BackendError = error.error
-            raise failed from error
 
 
 def _log_name(member: ArrayTask) -> str:

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from ccat_workflow_manager.bounded_cache import BoundedCache
@@ -40,7 +41,7 @@ from ccat_workflow_manager.hpc.kubernetes.script import pod_files, render_pod_sc
 from ccat_workflow_manager.hpc.kubernetes.settings import KubernetesSettings
 from ccat_workflow_manager.hpc.kubernetes.site import site_of
 from ccat_workflow_manager.hpc.kubernetes.status import Evidence, resolve_status
-from ccat_workflow_manager.hpc.kubernetes.view import Notices, View, parsed
+from ccat_workflow_manager.hpc.kubernetes.view import View, parsed
 from ccat_workflow_manager.hpc.log_watch import LogWatch
 from ccat_workflow_manager.hpc.note_store import NoteStore
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
@@ -255,13 +256,14 @@ class KubernetesBackend(FileBackend):
         return self.on_files(block)
 
     def listen(self, on_change: Callable[[Sequence[str]], None]) -> Callable[[], None]:
-        notices = Notices(on_change)
+        ended: SimpleQueue[str | None] = SimpleQueue()
         namespace = self._site.settings.used_namespace
-        stop_listening = self._view(namespace).listen(lambda name: notices.add(str(JobKey(namespace, name))))
+        threading.Thread(target=_report, args=(ended, on_change), name="kubernetes notices", daemon=True).start()
+        stop_listening = self._view(namespace).listen(lambda name: ended.put(str(JobKey(namespace, name))))
 
         def stop() -> None:
             stop_listening()
-            notices.stop()
+            ended.put(None)
 
         return stop
 
@@ -383,6 +385,17 @@ class KubernetesBackend(FileBackend):
         for view in self._views.values():
             view.close()
         self._client.close()
+
+
+def _report(ended: SimpleQueue[str | None], on_change: Callable[[Sequence[str]], None]) -> None:
+    """Report jobs until None comes. A slow listener does not hold up a watch: further ends gather meanwhile."""
+    while True:
+        gathered = {ended.get(): None}
+        while not ended.empty():
+            gathered[ended.get()] = None
+        if None in gathered:
+            return
+        on_change([job_id for job_id in gathered if job_id is not None])
 
 
 def _publish(files: AttemptFiles) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
@@ -300,37 +300,3 @@ def parsed(read: Callable[[Mapping[str, Any]], T], data: Mapping[str, Any]) -> T
         return read(data)
     except ValueError as error:
         raise BackendConfused(f"an object cannot be read: {error}", backend="kubernetes") from error
-
-
-class Notices:
-    """Calls a listener with the jobs that have ended, in a thread of its own: a slow listener does not hold up a watch.
-
-    Ids gather while the listener is busy.
-    """
-
-    def __init__(self, on_change: Callable[[Sequence[str]], None]) -> None:
-        self._on_change = on_change
-        self._gathered: dict[str, None] = {}
-        self._rung = threading.Condition()
-        self._over = False
-        threading.Thread(target=self._run, name="kubernetes notices", daemon=True).start()
-
-    def add(self, job_id: str) -> None:
-        with self._rung:
-            self._gathered[job_id] = None
-            self._rung.notify()
-
-    def stop(self) -> None:
-        with self._rung:
-            self._over = True
-            self._rung.notify()
-
-    def _run(self) -> None:
-        while True:
-            with self._rung:
-                while not self._gathered and not self._over:
-                    self._rung.wait()
-                if self._over:
-                    return
-                gathered, self._gathered = list(self._gathered), {}
-            self._on_change(gathered)

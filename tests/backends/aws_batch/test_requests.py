@@ -12,8 +12,8 @@ from ccat_workflow_manager.hpc.aws_batch.definition import (
     Mount,
     Platform,
     Shape,
+    make_shape,
     parse_mounts,
-    problems,
     render_definition,
 )
 from ccat_workflow_manager.hpc.aws_batch.request import (
@@ -168,6 +168,7 @@ def test_volumes_that_cannot_be(text: str) -> None:
 
 
 def test_shapes_that_fargate_has_not() -> None:
-    assert problems(EFS) == []
-    wrong = replace(EFS, privileged=True, execution_role="", mounts=(Mount("/a", host_path="/a"),))
-    assert len(problems(wrong)) == 3
+    right = make_shape("FARGATE", "/a=efs:fs-1", execution_role="arn:x")
+    assert (right.platform, right.execution_role) == (Platform.FARGATE, "arn:x")
+    with pytest.raises(ValueError, match=r"privileged.*directories of a host.*execution role"):
+        make_shape("FARGATE", "/a", privileged=True)
