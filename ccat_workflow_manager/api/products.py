@@ -31,7 +31,8 @@ from ccat_workflow_manager.db.queries import products as queries
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.errors import NotFound, OutputError, ServiceUnavailable
 from ccat_workflow_manager.execution.layout import attempt_dirs
-from ccat_workflow_manager.execution.scan import open_directory, open_file, stays_inside
+from ccat_workflow_manager.execution.scan import open_directory, open_file
+from ccat_workflow_manager.hpc.attempt.opener import stays_inside
 from ccat_workflow_manager.lifecycle.states import Status
 
 router = APIRouter(prefix="/products/{product_id}", tags=["products"])

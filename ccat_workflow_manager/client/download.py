@@ -14,7 +14,8 @@ from urllib.parse import quote
 
 from ccat_workflow_manager.client.transport import Request, Transport
 from ccat_workflow_manager.errors import ServiceUnavailable, WorkflowError
-from ccat_workflow_manager.execution.scan import stays_inside, tree_checksum
+from ccat_workflow_manager.execution.scan import tree_checksum
+from ccat_workflow_manager.hpc.attempt.opener import stays_inside
 
 _CHUNK = 1024 * 1024
 

@@ -15,6 +15,7 @@ from ccat_workflow_manager.execution.background import Background
 from ccat_workflow_manager.execution.globbing import TooManyNames
 from ccat_workflow_manager.execution.launch_spec import Progress, no_progress
 from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.hpc.attempt.opener import OPEN_DIRECTORY, OPEN_FILE
 
 _CHUNK = 4 * 1024 * 1024
 _INLINE_BYTES = 256 * 1024 * 1024
@@ -54,7 +55,7 @@ def checksum_of(opened: int, path: str, state: FileState, progress: Progress) ->
     else:
         found = _going_on.result(
             state,
-            lambda: _read(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), state, no_progress),
+            lambda: _read(os.open(path, OPEN_FILE), state, no_progress),
             progress,
             name=f"checksum {path}",
             waiting=f"waiting for the checksum of {path}",
@@ -79,7 +80,7 @@ def _read(opened: int, state: FileState, progress: Progress) -> str:
 
 def checksum_of_published(path: str) -> str:
     """The SHA-256 of a published file. Raises OSError. Follows no link and waits for no writer."""
-    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as file:
+    with open(os.open(path, OPEN_FILE), "rb", buffering=0) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -123,7 +124,7 @@ class _Listing:
             self.lines.append(f"file {shown} {about.st_size} {about.st_mtime_ns}")
         elif stat.S_ISDIR(about.st_mode):
             self.lines.append(f"directory {shown}")
-            inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+            inner = os.open(name, OPEN_DIRECTORY, dir_fd=directory)
             try:
                 self.add(inner, f"{path}/", depth + 1)
             finally:

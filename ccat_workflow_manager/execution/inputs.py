@@ -20,6 +20,7 @@ from ccat_workflow_manager.execution.checksums import ChangedWhileRead, FileStat
 from ccat_workflow_manager.execution.globbing import TooManyNames, expand
 from ccat_workflow_manager.execution.launch_spec import Input, Progress
 from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.hpc.attempt.opener import OPEN_FILE
 from ccat_workflow_manager.json_values import text_problem
 
 Fetch = Callable[[str, str | None, Progress], Input]
@@ -136,8 +137,7 @@ def _checked(source: str, roots: InputRoots, most_entries: int, progress: Progre
     if not stat.S_ISREG(about.st_mode) and not stat.S_ISDIR(about.st_mode):
         message = f"{source} is {_kind(about.st_mode)}, neither a file nor a directory"
         raise StagingError(FailureReason.INPUT_UNREADABLE, message)
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    opened = os.open(real, flags)
+    opened = os.open(real, OPEN_FILE)
     try:
         state = FileState.of(os.fstat(opened))
         if os.readlink(f"/proc/self/fd/{opened}") != real:

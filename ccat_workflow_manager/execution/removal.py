@@ -14,8 +14,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
+from ccat_workflow_manager.hpc.attempt.opener import OPEN_DIRECTORY
+
 _PREFIX = ".removed-"
-_OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _AT_ONCE = 1000
 
 Progress = Callable[[], object]
@@ -35,7 +36,9 @@ def directory(*parts: str) -> Iterator[int | None]:
         current: int | None = None
         for part in parts:
             try:
-                current = os.open(part, _OPEN if current is not None else _OPEN & ~os.O_NOFOLLOW, dir_fd=current)
+                current = os.open(
+                    part, OPEN_DIRECTORY if current is not None else OPEN_DIRECTORY & ~os.O_NOFOLLOW, dir_fd=current
+                )
             except FileNotFoundError:
                 yield None
                 return

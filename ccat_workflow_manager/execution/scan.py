@@ -17,14 +17,13 @@ from dataclasses import dataclass
 from ccat_workflow_manager.errors import OutputError
 from ccat_workflow_manager.execution.output_limits import Budget, invalid
 from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.hpc.attempt.opener import OPEN_DIRECTORY, OPEN_FILE, stays_inside
 
 MAX_DEPTH = 64
 _CHUNK = 1024 * 1024
 _SET_ID = stat.S_ISUID | stat.S_ISGID
 _ENTRY_WORK, _FILE_WORK = 1024, 64 * 1024
 """The time to read a name, and to open a file, in bytes that are read meanwhile."""
-_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,19 +142,6 @@ def tree_checksum(lines: Iterable[tuple[str, str]]) -> str:
     return tree.hexdigest()
 
 
-def stays_inside(path: str, target: str) -> bool:
-    """Whether a link at `path` (relative to the root) stays below the root.
-
-    `..` is allowed only at the start: the directory of the link is real, so each `..` leads to its parent. After a name
-    that may be another link, `..` could lead anywhere.
-    """
-    parts = [part for part in target.split("/") if part not in ("", ".")]
-    if target.startswith("/") or not target:
-        return False
-    upwards = next((count for count, part in enumerate(parts) if part != ".."), len(parts))
-    return upwards <= path.count("/") and ".." not in parts[upwards:]
-
-
 def _drop_set_id(file: int, mode: int, path: str) -> None:
     """Take the set-user-id and set-group-id bits away: a user who runs a product keeps his own rights."""
     if mode & _SET_ID:
@@ -204,14 +190,14 @@ def open_directory(name: str, path: str, parent: int | None = None, depth: int =
     """The descriptor of a directory. Raises OutputError for a link."""
     if depth >= MAX_DEPTH:
         invalid(f"{path} is more than {MAX_DEPTH} directories deep")
-    with _opened(name, path, _OPEN_DIRECTORY, parent) as descriptor:
+    with _opened(name, path, OPEN_DIRECTORY, parent) as descriptor:
         yield descriptor
 
 
 @contextmanager
 def open_file(name: str, path: str, parent: int | None = None) -> Iterator[int]:
     """The descriptor of a regular file. Raises OutputError for a link."""
-    with _opened(name, path, _OPEN_FILE, parent) as descriptor:
+    with _opened(name, path, OPEN_FILE, parent) as descriptor:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             invalid(f"{path} is not a regular file")
         yield descriptor

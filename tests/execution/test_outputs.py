@@ -18,7 +18,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ccat_workflow_manager.errors import LeaseLost, OutputError
-from ccat_workflow_manager.execution import scan
 from ccat_workflow_manager.execution.launch_spec import StepLaunch, UpstreamProduct, UpstreamProducts
 from ccat_workflow_manager.execution.layout import AttemptDirs, attempt_dirs
 from ccat_workflow_manager.execution.output_limits import OutputLimits
@@ -26,6 +25,7 @@ from ccat_workflow_manager.execution.outputs import NO_PRODUCTS, Collected, coll
 from ccat_workflow_manager.execution.runtime import NO_RUNTIME
 from ccat_workflow_manager.execution.staging import stage
 from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.hpc.attempt.opener import stays_inside
 from ccat_workflow_manager.lifecycle.models import NewProduct
 
 RUN = str(uuid4())
@@ -305,7 +305,7 @@ def test_no_allowed_set_of_links_leads_out(
     root = tmp_path_factory.mktemp("links") / "x" / "y"
     (root / "d").mkdir(parents=True)
     for path, parts in links.items():
-        if scan.stays_inside(path, "/".join(parts)):
+        if stays_inside(path, "/".join(parts)):
             os.symlink("/".join(parts), root / path)
     for path in links:
         if (root / path).is_symlink():

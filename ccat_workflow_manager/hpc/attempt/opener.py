@@ -16,8 +16,9 @@ from dataclasses import dataclass
 SMALL = 64 * 1024
 """The size that exit records, claims and the like never exceed."""
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""Flags of `os.open` that refuse a link and do not wait for the other end of a FIFO."""
 _REFUSED = (errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.ENODEV)
 """The errors of a link, of a file instead of a directory, and of a socket or a device without a driver."""
 
@@ -48,13 +49,13 @@ def opened(path: str, *, root: str) -> Iterator[int]:
     Links in `root` itself are followed. Opening directories also makes network filesystems look again for new files.
     """
     *directories, name = _components(path, root)
-    held = _open(root, _DIRECTORY, None, root)
+    held = _open(root, OPEN_DIRECTORY & ~os.O_NOFOLLOW, None, root)
     try:
         for each in directories:
-            below = _open(each, _DIRECTORY | os.O_NOFOLLOW, held, path)
+            below = _open(each, OPEN_DIRECTORY, held, path)
             os.close(held)
             held = below
-        file = _open(name, _FILE, held, path)
+        file = _open(name, OPEN_FILE, held, path)
     finally:
         os.close(held)
     try:
@@ -77,6 +78,19 @@ def read_small(path: str, *, root: str, limit: int = SMALL) -> SmallFile | None:
             return SmallFile(data, os.fstat(file).st_mtime)
     except FileNotFoundError:
         return None
+
+
+def stays_inside(path: str, target: str) -> bool:
+    """Whether a link at `path` (relative to the root) stays below the root.
+
+    `..` is allowed only at the start: the directory of the link is real, so each `..` leads to its parent. After a name
+    that may be another link, `..` could lead anywhere.
+    """
+    parts = [part for part in target.split("/") if part not in ("", ".")]
+    if target.startswith("/") or not target:
+        return False
+    upwards = next((count for count, part in enumerate(parts) if part != ".."), len(parts))
+    return upwards <= path.count("/") and ".." not in parts[upwards:]
 
 
 def _components(path: str, root: str) -> list[str]:

@@ -15,7 +15,8 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import IO
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+from ccat_workflow_manager.hpc.attempt.opener import OPEN_DIRECTORY, stays_inside
+
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _ENTRY_BYTES = 4096
 """What an entry costs at least: archives of empty files must end, too."""
@@ -34,7 +35,7 @@ def unpack(archive: IO[bytes], directory: str, names: Collection[str], limit_byt
 
     Raises TooLarge, and for other archives that cannot be unpacked the errors of FAULTS.
     """
-    root = os.open(directory, _DIRECTORY)
+    root = os.open(directory, OPEN_DIRECTORY)
     left = limit_bytes
     try:
         with tarfile.open(fileobj=archive, mode="r:gz") as tar:
@@ -62,7 +63,7 @@ def _make(tar: tarfile.TarFile, entry: tarfile.TarInfo, parts: list[str], root: 
     with _opened(directories, root) as parent:
         if entry.isreg():
             _write(tar, entry, name, parent)
-        elif entry.issym() and _stays_inside(entry.linkname, len(directories)):
+        elif entry.issym() and stays_inside("/".join(parts), entry.linkname):
             _remove(name, parent)
             os.symlink(entry.linkname, name, dir_fd=parent)
         elif entry.islnk() and (target := _parts(entry.linkname)) is not None:
@@ -83,13 +84,6 @@ def _write(tar: tarfile.TarFile, entry: tarfile.TarInfo, name: str, parent: int)
             os.utime(file.fileno(), (entry.mtime, entry.mtime))
 
 
-def _stays_inside(target: str, depth: int) -> bool:
-    """Whether a link at this depth stays inside. Only then may links lead through other links."""
-    parts = [part for part in target.split("/") if part not in ("", ".")]
-    up = next((n for n, part in enumerate(parts) if part != ".."), len(parts))
-    return not target.startswith("/") and ".." not in parts[up:] and up <= depth
-
-
 def _remove(name: str, parent: int) -> None:
     """Remove what an interrupted unpacking has left."""
     with suppress(FileNotFoundError):
@@ -104,7 +98,7 @@ def _opened(directories: list[str], root: int) -> Iterator[int]:
         for name in directories:
             with suppress(FileExistsError):
                 os.mkdir(name, 0o755, dir_fd=held)
-            below = os.open(name, _DIRECTORY, dir_fd=held)
+            below = os.open(name, OPEN_DIRECTORY, dir_fd=held)
             os.close(held)
             held = below
         yield held
