@@ -9,6 +9,7 @@ from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.lifecycle.models import NewProduct
 from tests.api.rest import CHAIN, ONE, Hand, Rest
 from tests.dashboard.test_actions import send
+from tests.dashboard.test_fits import image
 
 ASKS = {
     "name": "asks",
@@ -79,7 +80,12 @@ def test_products_are_previewed_as_text_and_pictures_and_never_run(rest: Rest, h
     (output / "cube.zarr" / "0").mkdir(parents=True)
     (output / "report.html").write_text("<script>alert(1)</script>", encoding="utf-8")
     (output / "map.png").write_bytes(b"\x89PNG")
-    products = [("report.html", 25, False), ("map.png", 4, False), ("cube.zarr", 0, True)]
+    (output / "map.fits").write_bytes(image(-32, 3, 2, [0, 1, 2, 3, 4, 5]))
+    (output / "qa.json").write_text('{"rms": {"K": 0.1}}', encoding="utf-8")
+    names = ("report.html", "map.png", "map.fits", "qa.json", "cube.zarr")
+    products = [
+        (name, 0 if name == "cube.zarr" else (output / name).stat().st_size, name == "cube.zarr") for name in names
+    ]
     hand.complete(
         item, *(NewProduct(n, "DATA_PRODUCT", n, size, "0" * 64, is_directory=d) for n, size, d in products)
     )  # fmt: skip
@@ -88,6 +94,15 @@ def test_products_are_previewed_as_text_and_pictures_and_never_run(rest: Rest, h
     assert "&lt;script&gt;alert(1)" in text
     assert "<script>alert" not in text
     assert "<img src=" in rest.client.get(f"/products/{found['map.png']}").text
+    sky = rest.client.get(f"/products/{found['map.fits']}").text
+    assert "NAXIS1  =                    3" in sky
+    assert f"/ui/products/{found['map.fits']}/picture" in sky
+    drawn = rest.client.get(f"/ui/products/{found['map.fits']}/picture")
+    assert (drawn.status_code, drawn.headers["content-type"]) == (200, "image/png")
+    again = {"if-none-match": drawn.headers["etag"]}
+    assert rest.client.get(f"/ui/products/{found['map.fits']}/picture", headers=again).status_code == 304
+    assert rest.client.get(f"/ui/products/{found['map.png']}/picture").status_code == 404
+    assert "&#34;K&#34;: 0.1" in rest.client.get(f"/products/{found['qa.json']}").text.split("<pre", 1)[1]
     assert "/tree/0" in rest.client.get(f"/products/{found['cube.zarr']}").text
     assert rest.client.get(f"/products/{found['cube.zarr']}/tree/0").status_code == 200
     assert rest.client.get(f"/products/{found['cube.zarr']}/tree/..%2f..").status_code == 404

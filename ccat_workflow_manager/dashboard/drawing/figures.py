@@ -25,7 +25,7 @@ def failure_rate(told: Mapping[str, Any], width: int = 368) -> Markup:
     """The part of the runs that failed, in per cent. A part without an end has the rate of the one before."""
     total = told["totals"]["failure_rate"]
     label = "Failure rate: no run has ended" if total is None else f"Failure rate: {100 * total:.1f} % of the span"
-    return lines(label, [Series("fail", _filled(told["failure_rate"], 100))], _marks(told), " %", width)
+    return lines(label, [Series("fail", _filled(told["failure_rate"], 100))], _marks(told), "%", width)
 
 
 def success_rate(stats: Mapping[str, Any], width: int = 800) -> Markup:
@@ -33,7 +33,7 @@ def success_rate(stats: Mapping[str, Any], width: int = 800) -> Markup:
     rate = stats["runs"]["success_rate"]
     label = "Success rate: no run has ended" if rate is None else f"Success rate: {100 * rate:.1f} % of the span"
     values = _filled(stats["runs"]["over_time"]["success_rate"], 100)
-    return lines(label, [Series("done", values)], _marks(stats), " %", width)
+    return lines(label, [Series("done", values)], _marks(stats), "%", width)
 
 
 def durations(stats: Mapping[str, Any], width: int = 800) -> Markup:
