@@ -108,12 +108,12 @@ def test_every_response_has_the_fields_of_its_schema(rest: Rest, hand: Hand, con
     call("PATCH", f"{v1}/pipelines/{{name}}", {"priority": 3}, name="one")
     for path in ("/pipelines", "/pipelines/{name}", "/pipelines/{name}/versions"):
         call("GET", v1 + path, name="one")
-    ids = call("POST", f"{v1}/runs/bulk", {"runs": [{"pipeline": "one"}] * 3})["ids"]
     run = call("POST", f"{v1}/runs", {"pipeline": "chain", "parameters": {"scans": [1]}, "priority": 9})
     (item,) = hand.claim()
     hand.complete(item, NewProduct("a", "PLOT", "a", 1, "0" * 64, metadata={"x": [1]}))
     (item,) = hand.claim()
     hand.fail(item)
+    ids = call("POST", f"{v1}/runs/bulk", {"runs": [{"pipeline": "one"}] * 3})["ids"]
     context.doorbell.remember_queues("noop", json.dumps([asdict(QueueStatus("all", True, 1, 2))]))
     hand.execute("INSERT INTO workers (id, host, pid, backends) VALUES ('w', 'h', 1, '{noop}')")
     for verb in ("pause", "resume", "cancel", "retry"):

@@ -17,6 +17,10 @@ from tests.bench.story import COLUMNS, Pipeline, Rows, columns_of
 
 MONTHS = 12
 _PARTITIONED = ("events", "audit")
+_ADD_LANES = """
+INSERT INTO lanes (project, pipeline, registered)
+SELECT project, name, true FROM pipelines WHERE name = ANY(:names) RETURNING pipeline, id
+"""
 _PRESENT = """
 INSERT INTO backends (name, polled_at, answered_at) SELECT unnest(ARRAY['slurm', 'kubernetes', 'local']), now(), now();
 INSERT INTO workers (id, host, pid, backends) VALUES ('worker-3', 'submit-1', 1, '{slurm,kubernetes,local}')
@@ -44,8 +48,10 @@ def _registered(database: Database) -> list[Pipeline]:
         catalogue.apply(each.definition())
     with database.read() as unit:
         ids = dict(unit.execute("SELECT name, id::text FROM specs").tuples().all())
+    with database.begin("commit.test") as unit:
+        lanes = dict(unit.execute(_ADD_LANES, {"names": list(ids)}).tuples().all())
     for each in chosen:
-        each.spec_id = ids[each.name]
+        each.spec_id, each.lane = ids[each.name], lanes[each.name]
     return chosen
 
 

@@ -96,6 +96,7 @@ def names_in(url: str) -> dict[str, str]:
     return {
         "run_id": run_id, "step_run_id": step_run_id, "product_id": product_id, "job_id": job_id, "key": "main",
         "name": "chai-map", "start": run_id[:10], "path": "x", "verb": "cancel", "step": step,
+        "project": "gevas",
     }  # fmt: skip
 
 
@@ -181,6 +182,19 @@ def change_everything(rest: Rest, hand: Hand) -> set[str]:
     return called
 
 
+def change_more(rest: Rest, names: dict[str, str], called: set[str]) -> set[str]:
+    """Call what changes something and was not called, without a body. Returns the routes.
+
+    A route that needs a body belongs into `change_everything`.
+    """
+    more = {route for route in RIGHTS if not route.startswith("GET ")} - called
+    for route in more:
+        method, _, path = route.partition(" ")
+        answer = rest.client.request(method, path.format(**names))
+        assert answer.status_code not in (415, 422, 500), f"{route}: {answer.text[:500]}"
+    return more
+
+
 def work(context: Context) -> None:
     """Every loop and every task, twice: what the first has begun, the second goes on with."""
     tasks.bind(context)
@@ -204,7 +218,7 @@ def test_nothing_reads_a_large_table_as_a_whole(
     context: Context, migrated_url: str, server_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Doorbell, "ask", no_worker)  # else each log takes ten seconds
-    for portion, size in (("verify._SLICE", RUNS // 50), ("verify_figures._PORTION", RUNS)):
+    for portion, size in (("verify._SLICE", RUNS // 50), ("verify_figures._PORTION", RUNS // 8)):
         # A small part of the tables, as it is of large ones.
         monkeypatch.setattr(f"ccat_workflow_manager.services.{portion}", size)
     app = create_app(context)
@@ -213,9 +227,11 @@ def test_nothing_reads_a_large_table_as_a_whole(
     log = EmbeddedPostgres(server_dir).log_file
     with TestClient(app, base_url=BASE_URL, follow_redirects=False) as client, logged(log, migrated_url) as plans:
         rest = Rest(client)
+        names = names_in(migrated_url)
         changed = change_everything(rest, hand)
+        changed |= change_more(rest, names, changed)
         work(context)
-        read = read_everything(rest, names_in(migrated_url), changed)
+        read = read_everything(rest, names, changed)
     assert set(RIGHTS) - read - changed == ENDLESS, "the test must call each route"
     assert len(plans.found) > 200
     faults = plans.faults()
