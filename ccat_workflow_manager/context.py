@@ -37,12 +37,14 @@ from ccat_workflow_manager.services.collect import Collector
 from ccat_workflow_manager.services.deletion import Deletions, Remover
 from ccat_workflow_manager.services.feed import Feed
 from ccat_workflow_manager.services.globs import Globs, answer
+from ccat_workflow_manager.services.holds import Holds
 from ccat_workflow_manager.services.launch import Launcher
 from ccat_workflow_manager.services.logs import Answers, Logs
 from ccat_workflow_manager.services.metrics import DatabaseMetrics
 from ccat_workflow_manager.services.orphans import OrphanReaper
 from ccat_workflow_manager.services.outcomes import Outcomes
 from ccat_workflow_manager.services.poll import Poller
+from ccat_workflow_manager.services.projects import ProjectSettings
 from ccat_workflow_manager.services.queues import QueueHints
 from ccat_workflow_manager.services.replays import Replays
 from ccat_workflow_manager.services.requests import Requests
@@ -179,6 +181,14 @@ class Context:
     @cached_property
     def breakers(self) -> Breakers:
         return Breakers(self.database, self.doorbell, self.breaker_policy)
+
+    @cached_property
+    def holds(self) -> Holds:
+        return Holds(self.database, self.doorbell, frozenset(registry.names()))
+
+    @cached_property
+    def projects(self) -> ProjectSettings:
+        return ProjectSettings(self.database, self.doorbell)
 
     @cached_property
     def queue_hints(self) -> QueueHints:

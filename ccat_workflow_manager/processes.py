@@ -47,6 +47,7 @@ _IDLE_SECONDS = 60
 """Beyond HANG_SECONDS: a worker without work is silent for some seconds at a time."""
 _BURST_SECONDS = 0.01
 _GATHER_SECONDS = 0.03
+_HOLDS_SECONDS = 2.0
 
 
 def loops(context: Context) -> list[Loop]:
@@ -72,6 +73,7 @@ def loops(context: Context) -> list[Loop]:
         Loop("webhooks", _WEBHOOKS_SECONDS, context.webhooks.tick),
         Loop("forget deliveries", _HISTORY_SECONDS, context.webhooks.forget),
         Loop("breakers", settings.sweep_seconds, breakers.sweep),
+        Loop("holds", _HOLDS_SECONDS, context.holds.sweep),
         Loop("follow", min(1.0, settings.follow_seconds), PollLoop(database, doorbell, settings.follow_seconds).tick),
     ]
 

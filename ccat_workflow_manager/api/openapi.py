@@ -115,6 +115,11 @@ LOG_OUT_EXAMPLES = {"here": {"value": {}}, "everywhere": {"value": {"everywhere"
 TOKEN_EXAMPLES = {
     "for one project": {"value": {"name": "nightly", "role": "submitter", "projects": ["night"]}},
 }
+HOLD_EXAMPLES = {
+    "for two hours": {"value": {"why": "a new calibration is being checked", "until": "2027-01-31T12:00:00Z"}},
+    "before maintenance": {"value": {"why": "the cluster is updated at noon", "mode": "drain"}},
+}
+PROJECT_EXAMPLES = {"a share and limits": {"value": {"weight": 3, "max_live": 500, "max_cpus": 2000}}}
 PATCH_EXAMPLES = {"disable": {"value": {"enabled": False}}, "more urgent": {"value": {"priority": 100}}}
 
 

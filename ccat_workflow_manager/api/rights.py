@@ -40,6 +40,7 @@ STEP_RUN = Thing("step_run_id", "step run", "step-runs", owners.project_of_step_
 PRODUCT = Thing("product_id", "product", "products", owners.project_of_product)
 PIPELINE = Thing("name", "pipeline", "pipelines", owners.project_of_pipeline)
 BREAKER = Thing("breaker_id", "breaker", "breakers", owners.project_of_breaker)
+PROJECT = Thing("project", "project", "projects", lambda unit, key: str(key))
 WEBHOOK = Thing("webhook_id", "webhook", "webhooks", owners.project_of_webhook)
 FILTERED = None
 """The handler shows and changes only what belongs to the projects of the caller."""
@@ -72,6 +73,8 @@ RIGHTS: dict[str, Right] = {
     "GET /api/v1/attention": Right(_VIEWER),
     "GET /api/v1/audit": Right(_OPERATOR),
     "GET /api/v1/backends": Right(_VIEWER),
+    "POST /api/v1/backends/{name}/pause": Right(_OPERATOR, WHOLE_SERVICE),
+    "POST /api/v1/backends/{name}/resume": Right(_OPERATOR, WHOLE_SERVICE),
     "GET /api/v1/breakers": Right(_VIEWER),
     "GET /api/v1/breakers/{breaker_id}/events": Right(_VIEWER, BREAKER),
     "POST /api/v1/breakers/{breaker_id}/release": Right(_OPERATOR, BREAKER),
@@ -81,16 +84,26 @@ RIGHTS: dict[str, Right] = {
     "GET /api/v1/pipelines/{name}/stats": Right(_VIEWER, PIPELINE),
     "GET /api/v1/events": Right(_VIEWER),
     "GET /api/v1/explain": Right(_VIEWER),
+    "GET /api/v1/holds": Right(_VIEWER),
+    "POST /api/v1/service/pause": Right(_OPERATOR, WHOLE_SERVICE),
+    "POST /api/v1/service/resume": Right(_OPERATOR, WHOLE_SERVICE),
     "GET /api/v1/pipelines": Right(_VIEWER),
     "POST /api/v1/pipelines": Right(_SUBMITTER),
     "GET /api/v1/pipelines/{name}": Right(_VIEWER, PIPELINE),
     "PUT /api/v1/pipelines/{name}": Right(_SUBMITTER, PIPELINE),
     "PATCH /api/v1/pipelines/{name}": Right(_SUBMITTER, PIPELINE),
+    "POST /api/v1/pipelines/{name}/pause": Right(_SUBMITTER, PIPELINE),
+    "POST /api/v1/pipelines/{name}/resume": Right(_SUBMITTER, PIPELINE),
     "GET /api/v1/pipelines/{name}/ledger": Right(_VIEWER, PIPELINE),
     "GET /api/v1/pipelines/{name}/versions": Right(_VIEWER, PIPELINE),
     "GET /api/v1/products/{product_id}": Right(_VIEWER, PRODUCT),
     "GET /api/v1/products/{product_id}/content": Right(_VIEWER, PRODUCT),
     "GET /api/v1/products/{product_id}/lineage": Right(_VIEWER, PRODUCT),
+    "GET /api/v1/projects": Right(_VIEWER),
+    "GET /api/v1/projects/{project}": Right(_VIEWER, PROJECT),
+    "PUT /api/v1/projects/{project}": Right(_OPERATOR, PROJECT),
+    "POST /api/v1/projects/{project}/pause": Right(_OPERATOR, PROJECT),
+    "POST /api/v1/projects/{project}/resume": Right(_OPERATOR, PROJECT),
     "GET /api/v1/runs": Right(_VIEWER),
     "POST /api/v1/runs": Right(_SUBMITTER),
     "POST /api/v1/runs/bulk": Right(_SUBMITTER),
@@ -243,7 +256,7 @@ async def authorize(request: Request) -> None:
 def _key(request: Request, thing: Thing) -> UUID | str | None:
     """The name or id in the path. None: it is malformed, which the handler reports."""
     text = str(request.path_params[thing.parameter])
-    if thing is PIPELINE:
+    if thing in (PIPELINE, PROJECT):
         return text
     try:
         return UUID(text)

@@ -149,6 +149,7 @@ def test_every_response_has_the_fields_of_its_schema(rest: Rest, hand: Hand, con
         call("GET", f"{v1}/products/{{product_id}}{path}", product_id=product)
     call("DELETE", f"{v1}/runs/{{run_id}}", run_id=hand.finished_run())
     _call_webhooks(call, hand)
+    _call_holds(call)
     breaker_id = hand.open_breaker()
     call("GET", f"{v1}/breakers")
     for method, verb in (("GET", "events"), ("POST", "release")):
@@ -168,6 +169,21 @@ def test_every_response_has_the_fields_of_its_schema(rest: Rest, hand: Hand, con
     assert {path for _, path in promised - called} == {
         f"{v1}/step-runs/{{step_run_id}}/log", f"{v1}/products/{{product_id}}/content", "/metrics", "/logout",
     }  # fmt: skip
+
+
+def _call_holds(call: Callable[..., Any]) -> None:
+    hold = {"why": "x", "mode": "drain", "until": "2999-01-31T12:00:00Z"}
+    held = {"pipelines/{name}": "one", "projects/{project}": "default", "backends/{name}": "noop"}
+    for path, name in held.items():
+        call("POST", f"/api/v1/{path}/pause", hold, name=name, project=name)
+    call("POST", "/api/v1/service/pause", {"why": "x"})
+    call("GET", "/api/v1/holds")
+    for path, name in held.items():
+        call("POST", f"/api/v1/{path}/resume", name=name, project=name)
+    call("POST", "/api/v1/service/resume")
+    call("PUT", "/api/v1/projects/{project}", {"weight": 2}, project="default")
+    call("GET", "/api/v1/projects/{project}", project="default")
+    call("GET", "/api/v1/projects")
 
 
 def _call_webhooks(call: Callable[..., Any], hand: Hand) -> None:

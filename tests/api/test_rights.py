@@ -54,6 +54,7 @@ class Belongings:
         self.ids["breaker_id"] = str(breaker[0][0])
         self.ids["webhook_id"] = str(webhook[0][0])
         self.texts = {self.word, *self.ids.values()}
+        self.ids["project"] = project
 
 
 @pytest.fixture

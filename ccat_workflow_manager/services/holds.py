@@ -1,0 +1,103 @@
+"""Holds: pauses and drains pipelines, projects, backends or the whole service, and ends that by itself in time."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from ccat_workflow_manager.db import audit
+from ccat_workflow_manager.db.backends import BackendStore
+from ccat_workflow_manager.db.holds import HoldStore
+from ccat_workflow_manager.db.pipelines import PipelineStore
+from ccat_workflow_manager.db.session import Database, UnitOfWork
+from ccat_workflow_manager.db.work_items import launchable_ids
+from ccat_workflow_manager.doorbell import BATCH, Bell, Doorbell
+from ccat_workflow_manager.errors import Fault, Invalid, NotFound
+from ccat_workflow_manager.identity import Identity, Role
+from ccat_workflow_manager.lifecycle.holds import Hold, Kind, Mode
+
+log = logging.getLogger(__name__)
+
+_RING_AT_MOST = 10 * BATCH
+TIME_IS_OVER = Identity("until", "until", Role.ADMIN)
+"""Who ends what was to last until a certain time, in the audit."""
+
+
+class Holds:
+    """The holds of one deployment."""
+
+    def __init__(self, database: Database, doorbell: Doorbell, known_backends: frozenset[str]) -> None:
+        self._database = database
+        self._doorbell = doorbell
+        self._known_backends = known_backends
+
+    def hold(self, kind: Kind, name: str, mode: Mode, why: str, until: datetime | None, *, actor: str) -> Hold:
+        """Start nothing of it from now on. When this returns, no claim that is going on or comes later misses it."""
+        with self._database.begin("commit.hold") as unit:
+            self._require(unit, kind, name)
+            require_future(unit, until)
+            store = HoldStore(unit)
+            before = store.get(kind, name)
+            store.set(kind, name, mode, why, actor, until)
+            after = store.get(kind, name)
+            assert after is not None
+            audit.describe(before=_shown(before), after=_shown(after))
+        log.warning("%s", after.text())
+        return after
+
+    def lift(self, kind: Kind, name: str) -> Hold:
+        """End a hold, and ring for what it kept back. Returns it as it was."""
+        with self._database.begin("commit.hold") as unit:
+            store = HoldStore(unit)
+            before = store.get(kind, name)
+            if before is None:
+                self._require(unit, kind, name)
+                raise NotFound(f"the {kind} {name}".rstrip() + " is not paused")
+            store.lift(kind, name)
+            audit.describe(before=_shown(before), after={})
+        ring_launchable(self._database, self._doorbell)
+        return before
+
+    def sweep(self) -> None:
+        """Remove the holds whose time is over, and ring for what they kept back."""
+        with self._database.read() as unit:
+            if not HoldStore(unit).any_ended():
+                return
+        change = audit.Change(TIME_IS_OVER, "resume", "holds")
+        with audit.audited(change), self._database.begin("commit.hold") as unit:
+            ended = HoldStore(unit).lift_ended()
+            change.before = {"holds": [_shown(each) for each in ended]}
+            change.written_elsewhere = not ended  # another manager was quicker
+        for each in ended:
+            log.warning("the %s goes on: its hold was to last until %s", each.subject, each.until)
+        ring_launchable(self._database, self._doorbell)
+
+    def _require(self, unit: UnitOfWork, kind: Kind, name: str) -> None:
+        """Raises NotFound. Any name can be that of a project."""
+        if kind is Kind.PIPELINE and PipelineStore(unit).project(name) is None:
+            raise NotFound(f"there is no pipeline {name}")
+        if kind is Kind.BACKEND and name not in self._known_backends:
+            raise NotFound(f"there is no backend {name}; known: {', '.join(sorted(self._known_backends))}")
+
+
+def require_future(unit: UnitOfWork, until: datetime | None) -> None:
+    """Raises Invalid if this time is over by the clock of the database."""
+    if until is not None and until <= (now := unit.clock()):
+        raise Invalid(faults=[Fault("until", f"must be in the future; it is {now:%Y-%m-%dT%H:%M:%SZ} now")])
+
+
+def _shown(hold: Hold | None) -> dict[str, Any]:
+    return {} if hold is None else {name: value for name, value in asdict(hold).items() if value is not None}
+
+
+def ring_launchable(database: Database, doorbell: Doorbell) -> None:
+    """Ring for all that could start now, after something that kept step runs of many lanes back is gone."""
+    with database.read() as unit:
+        ready = {
+            each.backend: launchable_ids(unit, each.backend, _RING_AT_MOST)
+            for each in BackendStore(unit).workloads()
+            if each.ready and not each.retry_in
+        }
+    doorbell.ring_all(Bell.LAUNCH, ready)
