@@ -40,6 +40,11 @@ class HoldRequest(Shape):
     until: Until | None = Field(default=None, description="When it ends by itself. Default: a person ends it.")
 
 
+class PauseRequest(Shape):
+    why: Why | None = Field(default=None, description="The reason, which each wait shows.")
+    until: Until | None = Field(default=None, description="When the run is resumed by itself. Default: never.")
+
+
 class HoldItem(Shape):
     kind: Kind
     name: str = Field(description="Empty for the whole service.")

@@ -119,6 +119,7 @@ HOLD_EXAMPLES = {
     "for two hours": {"value": {"why": "a new calibration is being checked", "until": "2027-01-31T12:00:00Z"}},
     "before maintenance": {"value": {"why": "the cluster is updated at noon", "mode": "drain"}},
 }
+PAUSE_EXAMPLES = {"until tomorrow": {"value": {"why": "its input is being repaired", "until": "2027-01-31T12:00:00Z"}}}
 PROJECT_EXAMPLES = {"a share and limits": {"value": {"weight": 3, "max_live": 500, "max_cpus": 2000}}}
 PATCH_EXAMPLES = {"disable": {"value": {"enabled": False}}, "more urgent": {"value": {"priority": 100}}}
 

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from ccat_workflow_manager.api import openapi
 from ccat_workflow_manager.api.dependencies import PREFIX, Actor, Body, Ctx, IdempotencyKey, Who
+from ccat_workflow_manager.api.holds import PauseRequest
 from ccat_workflow_manager.api.openapi import Page, Shape, Time
 from ccat_workflow_manager.api.paging import (
     DEFAULT_LIMIT,
@@ -39,6 +40,7 @@ from ccat_workflow_manager.db.queries.products import run_products_page
 from ccat_workflow_manager.definition.messages import validated
 from ccat_workflow_manager.errors import Conflict, Fault, Invalid, NotFound
 from ccat_workflow_manager.execution.declarations import ProductType
+from ccat_workflow_manager.lifecycle.holds import PauseNote
 from ccat_workflow_manager.lifecycle.states import RunStatus
 from ccat_workflow_manager.services.retry_request import AS_BEFORE, RetryRequest
 from ccat_workflow_manager.services.run_request import RunRequest, Text
@@ -230,10 +232,16 @@ def retry_run(context: Ctx, actor: Actor, run_id: UUID, body: Body) -> Response:
     return json_response(_run(context, run_id), 202)
 
 
-@router.post("/{run_id}/pause", status_code=202, response_model=Run)
-def pause_run(context: Ctx, run_id: UUID) -> Response:
+@router.post(
+    "/{run_id}/pause",
+    status_code=202,
+    response_model=Run,
+    openapi_extra=openapi.body(PauseRequest, openapi.PAUSE_EXAMPLES, required=False),
+)
+def pause_run(context: Ctx, actor: Actor, run_id: UUID, body: Body) -> Response:
     """Hold back the step runs that are not launched yet."""
-    if not context.requests.pause([run_id], paused=True):
+    asked = body.parse_optional(PauseRequest)
+    if not context.requests.pause([run_id], paused=True, note=PauseNote(actor, asked.why, asked.until)):
         raise Conflict("this run is finished and cannot be paused")
     return json_response(_run(context, run_id), 202)
 

@@ -19,6 +19,10 @@ from ccat_workflow_manager.errors import Fault, Invalid
 from ccat_workflow_manager.json_values import path_text
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+Why = Annotated[str, typer.Option("--why", metavar="TEXT", help="The reason; every wait shows it.")]
+Until = Annotated[
+    str, typer.Option(metavar="TIME", help="Such as +2h, or 2027-01-31T12:00:00Z. Default: until it is resumed.")
+]
 ID_HELP = "Id of a run, its beginning or end, 'latest', or 'latest:PIPELINE'."
 Id = Annotated[str, typer.Argument(metavar="ID", help=ID_HELP)]
 
@@ -194,6 +198,11 @@ def moment_before_now(text: str) -> str:
 def after_now(text: str) -> str:
     """The time that lies so long after now; any other text is a time by itself."""
     return _moment(text, 1)
+
+
+def end_of(until: str) -> str | None:
+    """The time of `--until`: `+2h` and `2h` are so long after now. None: it is not given."""
+    return after_now(until.removeprefix("+")) if until else None
 
 
 def _moment(text: str, direction: int) -> str:

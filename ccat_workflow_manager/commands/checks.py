@@ -16,6 +16,7 @@ from typing import Any
 
 from ccat_workflow_manager.commands.backend_ping import ping
 from ccat_workflow_manager.db import migrate
+from ccat_workflow_manager.db.holds import active_holds
 from ccat_workflow_manager.db.queries.attention import attention_count, attention_page
 from ccat_workflow_manager.db.queries.service import BackendState, backend_states, workers_page
 from ccat_workflow_manager.db.session import Database
@@ -80,6 +81,7 @@ def all_checks(settings: Settings, whose: str = "") -> Iterator[Check]:
         yield _clock(database)
         yield _workers(database, settings)
         yield orphan_jobs(database)
+        yield from paused(database)
         yield attention(database)
     finally:
         database.close()
@@ -251,6 +253,19 @@ def orphan_jobs(database: Database) -> Check:
         return Check("jobs", None, "no backend has been searched for orphan jobs")
     stopped = sum(state.strays_stopped for state in states.values())
     return Check("jobs", True, f"no orphan jobs; {stopped} have been stopped so far")
+
+
+def paused(database: Database) -> Iterator[Check]:
+    """What starts nothing because a person has paused it."""
+    try:
+        if not migrate.state(database).is_current:
+            return
+        with database.read() as unit:
+            found = active_holds(unit)
+    except WorkflowError:
+        return
+    if found:
+        yield Check("paused", None, "; ".join(each.text() for each in found), "`ccat-wm holds` lists this")
 
 
 # --- this machine ----------------------------------------------------------------------------------------------------

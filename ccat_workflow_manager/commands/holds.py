@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ccat_workflow_manager.commands.arguments import AsJson, after_now
+from ccat_workflow_manager.commands.arguments import AsJson, Until, Why, end_of
 from ccat_workflow_manager.commands.exit_codes import WrongUsage
 from ccat_workflow_manager.lifecycle.holds import Kind
 
@@ -17,10 +17,8 @@ NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Its name; non
 def pause(
     kind: KindArgument,
     name: NameArgument = "",
-    why: Annotated[str, typer.Option("--why", metavar="TEXT", help="The reason; every wait shows it.")] = "",
-    until: Annotated[
-        str, typer.Option(metavar="TIME", help="Such as +2h, or 2027-01-31T12:00:00Z. Default: until `resume`.")
-    ] = "",
+    why: Why = "",
+    until: Until = "",
     drain: Annotated[
         bool, typer.Option("--drain", help="Leave jobs in the queue of a scheduler where they are.")
     ] = False,
@@ -37,8 +35,8 @@ def pause(
     if not why:
         raise WrongUsage("give the reason: --why TEXT")
     body = {"why": why, "mode": "drain" if drain else "pause"}
-    if until:
-        body["until"] = after_now(until.removeprefix("+") if until[1:2].isdigit() else until)
+    if (end := end_of(until)) is not None:
+        body["until"] = end
     _call(kind, name, "pause", body, as_json)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ccat_workflow_manager.commands.arguments import ID_HELP, AsJson, Id
+from ccat_workflow_manager.commands.arguments import ID_HELP, AsJson, Id, Until, Why, end_of
 from ccat_workflow_manager.commands.exit_codes import ExitCode, WrongUsage
 from ccat_workflow_manager.commands.logs import logs
 from ccat_workflow_manager.commands.replays import replay
@@ -294,12 +294,14 @@ def retry(
 
 
 @run.command()
-def pause(ids: Ids, as_json: AsJson = False) -> None:
+def pause(ids: Ids, why: Why = "", until: Until = "", as_json: AsJson = False) -> None:
     """Hold back the step runs that are not launched yet; running ones continue.
 
-    Example:  ccat-wm run pause latest
+    Example:  ccat-wm run pause latest --why "its input is being repaired" --until +2h
     """
-    _each(ids, "pause", lambda _: "is paused", as_json)
+    body = {"why": why or None, "until": end_of(until)}
+    given = {name: value for name, value in body.items() if value is not None}
+    _each(ids, "pause", lambda _: "is paused", as_json, given or None)
 
 
 @run.command()

@@ -27,6 +27,7 @@ from ccat_workflow_manager.db.turns import TurnStore
 from ccat_workflow_manager.db.work_items import load_items
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.breaker import OFF, BreakerPolicy
+from ccat_workflow_manager.lifecycle.holds import NO_NOTE, PauseNote
 from ccat_workflow_manager.lifecycle.models import Lease, Transition, TransitionEvent, WorkItem
 from ccat_workflow_manager.lifecycle.states import Event, Status
 
@@ -135,7 +136,9 @@ class RunStore:
         unclaimed = {row.id: row for row in rows.values() if row.status is Status.PENDING and row.claims == 0}
         return self._write(unclaimed, [Transition(step_run_id, [end]) for step_run_id in unclaimed], runs)
 
-    def pause(self, run_ids: Sequence[UUID], *, paused: bool) -> tuple[list[UUID], dict[str, list[UUID]]]:
+    def pause(
+        self, run_ids: Sequence[UUID], *, paused: bool, note: PauseNote = NO_NOTE
+    ) -> tuple[list[UUID], dict[str, list[UUID]]]:
         """Pause or resume runs; a finished run is not paused. Returns the runs concerned, and what becomes ready.
 
         It locks all step runs first, like every writer: meanwhile no run can be finished or retried.
@@ -148,8 +151,12 @@ class RunStore:
         for step_run_id, backend, ready in self.unit.execute(sql.HOLD_STEP_RUNS, parameters):
             if ready:
                 result.add_ready(backend, step_run_id)
-        self.unit.execute(sql.PAUSE_RUNS, parameters)
+        self.unit.execute(sql.PAUSE_RUNS, {**parameters, "by": note.actor, "why": note.why, "until": note.until})
         return chosen, result.ready
+
+    def ended_pauses(self) -> list[UUID]:
+        """Paused runs whose pauses were to last until now."""
+        return [row[0] for row in self.unit.execute(sql.ENDED_PAUSES)]
 
     def set_by_hand(self, step_run_id: UUID) -> bool:
         """Whether a person has set the outcome of this step run."""

@@ -241,9 +241,11 @@ RETURNING id, backend, unmet = 0 AND status = 'PENDING' AND NOT held AS ready
 """
 
 PAUSE_RUNS = """
-UPDATE runs SET paused = :paused
+UPDATE runs SET paused = :paused, paused_by = :by, paused_why = :why, paused_until = :until
 WHERE id IN (SELECT id FROM runs WHERE id = ANY(:run_ids) ORDER BY id FOR NO KEY UPDATE)
 """
+
+ENDED_PAUSES = "SELECT id FROM runs WHERE paused_until <= now() ORDER BY id LIMIT 1000"
 
 SET_PRIORITY = """
 WITH chosen AS (SELECT id FROM runs WHERE id = ANY(:run_ids) AND finished_at IS NULL ORDER BY id FOR NO KEY UPDATE)

@@ -62,6 +62,23 @@ def who_may_lift(kind: Kind) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class PauseNote:
+    """Who paused a run, why, and until when, as far as that is known."""
+
+    actor: str | None = None
+    why: str | None = None
+    until: datetime | None = None
+
+    def text(self) -> str:
+        by = f" by {self.actor}" if self.actor else ""
+        ends = f" until {utc_text(self.until)}" if self.until else ""
+        return f"the run is paused{by}{ends}" + (f": {self.why}" if self.why else "")
+
+
+NO_NOTE = PauseNote()
+
+
+@dataclass(frozen=True, slots=True)
 class LimitUse:
     """The limits of a project on what has a job, and how much of each is used."""
 

@@ -24,7 +24,8 @@ class WaitFacts:
 
     backend: str
     cancel_requested: bool = False
-    paused: bool = False
+    paused: str | None = None
+    """The text of the pause of its run."""
     unmet: int = 0
     """How many of the steps it depends on are not completed."""
     upstream: Sequence[str] = ()
@@ -51,8 +52,8 @@ def explain(facts: WaitFacts) -> str:
     """The first reason that keeps this step run waiting."""
     if facts.cancel_requested:
         return f"is being cancelled: {facts.stored_reason}" if facts.stored_reason else "is being cancelled"
-    if facts.paused:
-        return "the run is paused"
+    if facts.paused is not None:
+        return facts.paused
     if facts.unmet > 0:
         return f"waits for {_upstream(facts)}"
     if facts.on_hold is not None:

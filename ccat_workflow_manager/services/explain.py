@@ -172,6 +172,8 @@ def _root(facts: Mapping[str, Any]) -> dict[str, Any]:
         words, reason = facts["breaker_text"], str(facts["failure_signature"]).split(",")[0]
     elif cause is Cause.BACKEND_AWAY:
         words, since = facts["problem"], facts["problem_since"] or since
+    elif cause is Cause.PAUSED:
+        words = facts["pause"].text()
     elif cause is Cause.ON_HOLD and facts["hold"] is not None:
         words, since = facts["hold"].text(), utc_text(facts["hold"].since)
     elif cause is Cause.QUOTA:

@@ -7,6 +7,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence, Set
 from types import MappingProxyType
 from uuid import UUID
 
+from ccat_workflow_manager.db import audit
 from ccat_workflow_manager.db.deletions import DeletionStore
 from ccat_workflow_manager.db.queries.runs import existing_runs
 from ccat_workflow_manager.db.queries.step_runs import runs_of_step_runs, step_runs_of
@@ -16,9 +17,11 @@ from ccat_workflow_manager.db.session import Database, UnitOfWork
 from ccat_workflow_manager.db.work_items import load_items
 from ccat_workflow_manager.doorbell import Bell, Doorbell
 from ccat_workflow_manager.errors import Conflict, Fault, Invalid, NotFound
+from ccat_workflow_manager.lifecycle.holds import NO_NOTE, PauseNote
 from ccat_workflow_manager.lifecycle.models import Transition, TransitionEvent
 from ccat_workflow_manager.lifecycle.states import RETRYABLE, Event
 from ccat_workflow_manager.services.catalogue import Catalogue
+from ccat_workflow_manager.services.holds import TIME_IS_OVER, require_future
 from ccat_workflow_manager.services.retry_request import AS_BEFORE, RetryRequest
 from ccat_workflow_manager.services.run_request import MOST_LABELS, LabelChange
 
@@ -137,7 +140,7 @@ class Requests:
         unit.after_commit(lambda: self._doorbell.ring_all(Bell.LAUNCH, done.ready))
         return done.applied
 
-    def pause(self, run_ids: Sequence[UUID], *, paused: bool) -> list[UUID]:
+    def pause(self, run_ids: Sequence[UUID], *, paused: bool, note: PauseNote = NO_NOTE) -> list[UUID]:
         """Pause or resume runs: step runs that are not launched yet are held back or released.
 
         Returns the runs that were changed. A finished run cannot be paused.
@@ -145,11 +148,20 @@ class Requests:
         self._require_runs(run_ids)
 
         def work(unit: UnitOfWork) -> list[UUID]:
-            chosen, ready = RunStore(unit).pause(run_ids, paused=paused)
+            require_future(unit, note.until)
+            chosen, ready = RunStore(unit).pause(run_ids, paused=paused, note=note)
             unit.after_commit(lambda: self._doorbell.ring_all(Bell.LAUNCH, ready))
             return chosen
 
         return self._database.transact("commit.pause", work)
+
+    def end_pauses(self) -> None:
+        """Resume the paused runs whose time is over."""
+        with self._database.read() as unit:
+            ended = RunStore(unit).ended_pauses()
+        for run_id in ended:
+            with audit.audited(audit.Change(TIME_IS_OVER, "resume_run", f"runs/{run_id}")):
+                self.pause([run_id], paused=False)
 
     def set_priority(self, run_ids: Sequence[UUID], priority: int) -> list[UUID]:
         """Set the priority of runs that are not finished. Returns the runs that were changed."""

@@ -68,10 +68,10 @@ def test_a_run_over_the_limit_of_what_is_queued_is_refused(rest: Rest, hand: Han
     rest.refused(refused, 409, "limit_reached")
     assert "the project night has 2 of 2 queued step runs (max_queued)" in refused.json()["detail"]
     rest.run()  # of another project
-    assert len(hand.claim(1)) == 1
+    assert len(hand.claim(2)) == 2  # that one, and one of the night
     both = rest.send("POST", "/runs/bulk", json={"runs": [{"pipeline": "nightly"}] * 2})
     rest.refused(both, 409, "limit_reached", "runs[1]")
-    assert rest.get("/projects/night")["queued"] + len(hand.claim(9)) > 0
+    assert rest.get("/projects/night")["queued"] == 1
     rest.put("/projects/night", {}, status=200)
     rest.post("/runs/bulk", {"runs": [{"pipeline": "nightly"}] * 2})
 
@@ -90,3 +90,38 @@ def test_a_limit_is_the_reason_of_each_wait_that_it_causes(rest: Rest, hand: Han
     assert (project["live"], project["cpus"], project["queued"]) == (1, 1, 1)
     names = [each["name"] for each in rest.items("/projects", 1)]
     assert names == ["default", "night"]
+
+
+def test_the_pause_of_a_run_ends_by_itself(rest: Rest, hand: Hand, context: Context) -> None:
+    run = rest.run()
+    body = {"why": "its input is being repaired", "until": "2999-01-31T12:00:00Z"}
+    assert rest.post(f"/runs/{run['id']}/pause", body)["paused"]
+    step_run = f"/step-runs/{run['step_runs'][0]['id']}"
+    words = "the run is paused by anonymous until 2999-01-31T12:00:00Z: its input is being repaired"
+    assert rest.get(step_run)["waiting_for"] == words
+    assert rest.get(f"{step_run}/explain")["root"]["words"] == words
+    context.requests.end_pauses()
+    assert hand.claim() == []
+    hand.execute("UPDATE runs SET paused_until = now()")
+    context.requests.end_pauses()
+    assert not rest.get(f"/runs/{run['id']}")["paused"]
+    assert len(hand.claim()) == 1
+    assert [each["actor"] for each in rest.get("/audit")["items"]].count("until") == 1
+    past = rest.send("POST", f"/runs/{run['id']}/pause", json={"until": "2020-01-31T12:00:00Z"})
+    rest.refused(past, 422, "invalid", "until")
+
+
+def test_a_pause_takes_back_what_is_only_queued(rest: Rest, hand: Hand, context: Context) -> None:
+    rest.put("/pipelines/nightly", PIPELINE)
+    rest.post("/runs/bulk", {"runs": [{"pipeline": "nightly"}] * 2})
+    queued, running = hand.claim(2)
+    hand.submit(queued)
+    hand.submit(running)
+    hand.execute("UPDATE step_runs SET status = 'RUNNING' WHERE id = :id", id=running.step_run_id)
+    rest.post("/pipelines/nightly/pause", {"why": "x", "mode": "drain"}, status=200)
+    context.breakers.sweep()
+    wanted = "SELECT id FROM step_runs WHERE requeued_by_breaker"
+    assert hand.execute(wanted) == []
+    rest.post("/pipelines/nightly/pause", {"why": "x"}, status=200)
+    context.breakers.sweep()
+    assert [row[0] for row in hand.execute(wanted)] == [queued.step_run_id]

@@ -79,7 +79,7 @@ def test_generators_of_clients_can_use_every_call(rest: Rest) -> None:
 
 def test_a_body_where_none_is_known_is_refused(rest: Rest) -> None:
     run_id = rest.run()["id"]
-    for path in (f"/runs/{run_id}/pause", f"/runs/{run_id}/cancel"):
+    for path in (f"/runs/{run_id}/resume", f"/runs/{run_id}/cancel"):
         rest.refused(rest.send("POST", path, json={"memory_gb": 4}), 422, "invalid", "")
     rest.post(f"/runs/{run_id}/pause", {})
     rest.post(f"/runs/{run_id}/resume")

@@ -141,7 +141,7 @@ def test_unicode_text_is_kept(rest: Rest) -> None:
 def test_cancel_pause_resume_retry(rest: Rest) -> None:
     run_id = rest.run()["id"]
     paused = rest.post(f"/runs/{run_id}/pause")
-    assert (paused["paused"], paused["step_runs"][0]["waiting_for"]) == (True, "the run is paused")
+    assert (paused["paused"], paused["step_runs"][0]["waiting_for"]) == (True, "the run is paused by anonymous")
     assert rest.post(f"/runs/{run_id}/resume")["paused"] is False
     cancelled = rest.post(f"/runs/{run_id}/cancel")
     assert cancelled["status"] == "CANCELLED"

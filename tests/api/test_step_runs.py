@@ -90,7 +90,7 @@ def test_every_wait_has_its_reason(rest: Rest, hand: Hand, context: Context) -> 
     hand.execute("UPDATE backends SET problem = NULL, problem_since = NULL")
     assert waits(rest, run_id)[f"first/{second.key}"] == "Priority"
     rest.post(f"/runs/{run_id}/pause")
-    assert waits(rest, run_id)["last/main"] == "the run is paused"
+    assert waits(rest, run_id)["last/main"] == "the run is paused by anonymous"
 
 
 def test_an_upstream_step_is_named_only_where_that_is_certain(rest: Rest, hand: Hand) -> None:

@@ -14,7 +14,7 @@ FREE = WaitFacts(backend="local")
 EVERYTHING = WaitFacts(
     backend="slurm",
     cancel_requested=True,
-    paused=True,
+    paused="the run is paused",
     unmet=2,
     upstream=("calibrate", "baseline"),
     not_before=NOW + timedelta(seconds=30),
@@ -31,9 +31,11 @@ def test_the_first_applicable_reason_is_given() -> None:
     assert explain(replace(facts, stored_reason=None)) == "is being cancelled"
     facts = replace(facts, cancel_requested=False)
     assert explain(facts) == "the run is paused"
-    facts = replace(facts, paused=False)
+    facts = replace(facts, paused=None)
     assert explain(facts) == "waits for calibrate, baseline"
     facts = replace(facts, unmet=0)
+    assert explain(replace(facts, on_hold="the service is paused")) == "the service is paused"
+    assert explain(replace(FREE, at_limit="the project is at its limit")) == "the project is at its limit"
     assert explain(facts) == "not before 2025-03-04T05:06:37Z: attempt 2 of 3 in 30 s"
     facts = replace(facts, now=NOW + timedelta(seconds=30))
     assert explain(facts) == "the backend slurm is not available: sinfo does not answer"

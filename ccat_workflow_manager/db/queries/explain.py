@@ -11,6 +11,7 @@ from ccat_workflow_manager.db.conditions import MET, READY, counter, quoted
 from ccat_workflow_manager.db.holds import HOLD_OF, active_holds
 from ccat_workflow_manager.db.queries import project_list, utc, visible
 from ccat_workflow_manager.db.queries.causes import CAUSE, SINCE, subject
+from ccat_workflow_manager.db.queries.waits import pause_of
 from ccat_workflow_manager.db.quotas import limit_uses
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.identity import Projects
@@ -30,6 +31,7 @@ _EDGES = "SELECT position, downstream_key, downstream_all, soft FROM run_steps W
 _FACTS = f"""
 SELECT x.*, {subject("x")} AS subject, {utc("x.since")} AS since_text,
   p.problem, {utc("p.problem_since")} AS problem_since, b.reason_text AS breaker_text, b.failure_signature,
+  r.paused_by, r.paused_why, r.paused_until,
   {utc("b.probe_at")} AS probe_at, f.text AS full_text, {utc("f.since")} AS full_since
 FROM (
   SELECT s.id, s.run_id, s.step, s.key, s.status, s.backend, s.lane, s.resources, s.breaker_key, s.reason,
@@ -38,6 +40,7 @@ FROM (
   FROM step_runs s WHERE s.id = ANY(:ids)
 ) x LEFT JOIN backends p ON p.name = x.backend LEFT JOIN breakers b ON b.breaker_key = x.breaker_key
 LEFT JOIN full_places f ON f.backend = x.backend AND f.resources = x.resources
+LEFT JOIN runs r ON r.id = x.run_id
 """
 
 _WAITING = f"""
@@ -141,6 +144,7 @@ def facts(unit: UnitOfWork, ids: Sequence[UUID]) -> dict[UUID, dict[str, Any]]:
     holds = {each.subject: each for each in active_holds(unit)} if subjects[Cause.ON_HOLD] else {}
     limits = {each.project: each for each in limit_uses(unit, subjects[Cause.QUOTA])}
     for each in found:
+        each["pause"] = pause_of(each)
         each["hold"] = holds.get(each["subject"]) if each["cause"] == Cause.ON_HOLD else None
         limit = limits.get(each["subject"]) if each["cause"] == Cause.QUOTA else None
         each["limit_text"] = None if limit is None else limit.text(float(each["resources"]["cpu"]))

@@ -18,7 +18,7 @@ from ccat_workflow_manager.db.queries import utc
 from ccat_workflow_manager.db.quotas import AT_LIMIT, limit_uses
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.lifecycle.breaker import held_text
-from ccat_workflow_manager.lifecycle.holds import LimitUse
+from ccat_workflow_manager.lifecycle.holds import LimitUse, PauseNote
 from ccat_workflow_manager.lifecycle.states import LIVE, Status
 from ccat_workflow_manager.lifecycle.waiting import ACTION_REQUIRED, WaitFacts, explain, unattended, uncollected
 
@@ -59,6 +59,7 @@ SELECT f.wait_key, f.backend, f.cancelled, f.held, f.unmet, f.not_before, f.wait
     WHERE t.run_id = f.run_id AND t.position = f.position AND u.remaining > 0 ORDER BY u.position
   ) ELSE '{{}}' END AS upstream,
   p.text AS full_place, f.on_hold, f.needs, l.project,
+  r.paused_by, r.paused_why, r.paused_until,
   k.breaker_key, k.reason_text AS breaker_reason, k.probe IS NOT NULL AS probing, {utc("k.probe_at")} AS probe_at
 FROM (
   SELECT DISTINCT ON (wait_key) {WAIT_KEY} AS wait_key, s.run_id, s.position, s.backend, s.unmet, s.held, s.not_before,
@@ -66,7 +67,8 @@ FROM (
     {HOLD_OF} AS on_hold, {_AT_LIMIT} AS needs, s.lane
   FROM step_runs s WHERE %where% AND s.status = '{Status.PENDING}'
 ) f LEFT JOIN backends b ON b.name = f.backend LEFT JOIN breakers k ON k.breaker_key = f.breaker_key
-  LEFT JOIN lanes l ON l.id = f.lane LEFT JOIN full_places p ON p.backend = f.backend AND p.resources = f.resources
+  LEFT JOIN runs r ON f.held AND r.id = f.run_id LEFT JOIN lanes l ON l.id = f.lane
+  LEFT JOIN full_places p ON p.backend = f.backend AND p.resources = f.resources
 """
 _PENDING_OF_RUN = _PENDING.replace("%where%", "s.run_id = :id AND (SELECT n_pending FROM runs WHERE id = :id) > 0")
 _PENDING_OF_STEP_RUN = _PENDING.replace("%where%", "s.id = :id")
@@ -107,6 +109,11 @@ def _worded(unit: UnitOfWork, pending: str, at_backends: str, of: UUID) -> str:
     return json.dumps(words)
 
 
+def pause_of(row: Mapping[str, Any]) -> PauseNote:
+    """The pause of the run in these columns."""
+    return PauseNote(row["paused_by"], row["paused_why"], row["paused_until"])
+
+
 def _facts(row: Mapping[str, Any], holds: Mapping[str, str], limits: Mapping[str, LimitUse]) -> WaitFacts:
     breaker, unmet, upstream = row["breaker_key"], row["unmet"], row["upstream"]
     if breaker is not None:
@@ -114,7 +121,7 @@ def _facts(row: Mapping[str, Any], holds: Mapping[str, str], limits: Mapping[str
     return WaitFacts(
         backend=row["backend"],
         cancel_requested=row["cancelled"],
-        paused=row["held"],
+        paused=pause_of(row).text() if row["held"] else None,
         unmet=unmet,
         # If each key waits for its own key only, an unfinished step need not be one that this step run waits for.
         upstream=upstream if len(upstream) == unmet else (),

@@ -234,6 +234,9 @@ TABLES = (
         priority INTEGER NOT NULL,
         backend TEXT,
         paused BOOLEAN DEFAULT false NOT NULL,
+        paused_by TEXT,
+        paused_why TEXT,
+        paused_until TIMESTAMP WITH TIME ZONE,
         cancel_requested_at TIMESTAMP WITH TIME ZONE,
         status_reason TEXT,
         created_by TEXT NOT NULL,
@@ -260,6 +263,7 @@ TABLES = (
         CONSTRAINT pk_runs PRIMARY KEY (id),
         CONSTRAINT ck_runs_counters CHECK (n_pending >= 0 AND n_staging_data >= 0 AND n_submitted >= 0 AND n_running >= 0 AND n_collecting_results >= 0 AND n_completed >= 0 AND n_failed >= 0 AND n_cancelled >= 0 AND n_skipped >= 0),
         CONSTRAINT ck_runs_finished_at CHECK ((finished_at IS NOT NULL) = (n_pending + n_staging_data + n_submitted + n_running + n_collecting_results = 0)),
+        CONSTRAINT ck_runs_paused_until CHECK (paused OR paused_until IS NULL),
         CONSTRAINT ck_runs_idempotency CHECK ((idempotency_key IS NULL) = (request_hash IS NULL)),
         CONSTRAINT fk_runs_spec_id FOREIGN KEY(spec_id) REFERENCES specs (id)
     )
@@ -278,6 +282,9 @@ TABLES = (
     """,
     """
     CREATE INDEX ix_runs_project_id ON runs (project, id DESC) WHERE project <> 'default'
+    """,
+    """
+    CREATE INDEX ix_runs_paused_until ON runs (paused_until) WHERE paused_until IS NOT NULL
     """,
     """
     CREATE INDEX ix_runs_project ON runs (project) WHERE finished_at IS NULL
