@@ -102,9 +102,9 @@ COLUMNS = {
     "runs": "id spec_id pipeline pipeline_version project parameters labels priority created_by created_at started_at "
     "finished_at status_reason idempotency_key request_hash " + " ".join(counter(status) for status in Status),
     "run_steps": "run_id position name total remaining downstream_key downstream_all upstream",
-    "step_runs": "id run_id position step key backend lane priority status attempt max_attempts claims unmet has_dependents "
-    "waiting_for reason reason_text resources token job_id exit_code wall_time_seconds cpu_hours peak_memory_gb "
-    "created_at submitted_at started_at finished_at breaker_key",
+    "step_runs": "id run_id position step key backend lane priority status attempt max_attempts claims unmet "
+    "has_dependents waiting_for reason reason_text resources token job_id exit_code wall_time_seconds cpu_hours "
+    "peak_memory_gb created_at submitted_at started_at finished_at breaker_key",
     "attempts": "step_run_id number backend job_name job_id job_state worker node resources claimed_at submitted_at "
     "started_at finished_at exit_code wall_time_seconds cpu_hours peak_memory_gb reason reason_text",
     "events": "id position step_run_id run_id project at event from_status to_status attempt actor reason text",
@@ -316,8 +316,8 @@ class Story:
             seconds = round(each.finished - each.started, 3)
         self.rows.add(
             "step_runs", each.id, self.run_id, each.at, each.step.name, each.key, self.pipeline.backend,
-            self.pipeline.lane, 0, each.status, each.attempt, 2, int(each.attempt > 0), unmet, each.at + 1 < len(self.pipeline.steps),
-            each.wait, each.reason, each.text, _RESOURCES, each.attempt,
+            self.pipeline.lane, 0, each.status, each.attempt, 2, int(each.attempt > 0), unmet,
+            each.at + 1 < len(self.pipeline.steps), each.wait, each.reason, each.text, _RESOURCES, each.attempt,
             f"{each.id[12:]}-{each.attempt}" if each.attempt else None, None if seconds is None else 0, seconds,
             None if seconds is None else round(seconds / 3600, 5), None if seconds is None else 1.25,
             _iso(self.created), _iso(each.submitted), _iso(each.started), _iso(each.finished),

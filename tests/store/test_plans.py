@@ -155,6 +155,11 @@ def change_everything(rest: Rest, hand: Hand) -> set[str]:
     for at in ("", "/ga4gh/tes"):
         task = call(f"POST {at}/v1/tasks", {"executors": [{"image": "a.sif", "command": ["true"]}]})["id"]
         call(f"POST {at}/v1/tasks/{{run_id}}:cancel", run_id=task)
+    held = {"pipelines/{name}": "one", "projects/{project}": "default", "backends/{name}": "noop", "service": ""}
+    for path, name in held.items():
+        for verb in ("pause", "resume"):
+            call(f"POST {v1}/{path}/{verb}", {"why": "x"} if verb == "pause" else None, name=name, project=name)
+    call(f"PUT {v1}/projects/{{project}}", {"weight": 2}, project="default")
     call("POST /ui/pipelines/{name}/check", form="labels=", name="one")
     call("POST /pipelines/{name}/start", form="labels=", name="one")
     call("POST /pipelines/{name}/switch", form="enabled=1", name="one")
