@@ -43,7 +43,7 @@ def up(
 
     Exit codes:  0 stopped by Ctrl-C or SIGTERM,  2 settings with faults,  3 a service could not be started.
     """
-    settings = _settings(API_PORT=port, DATA_DIR=data_dir, WORKERS=workers)
+    settings = _settings(serves_api=True, API_PORT=port, DATA_DIR=data_dir, WORKERS=workers)
     _check_default_backend(settings)
     with starting():
         from ccat_workflow_manager import supervise
@@ -84,7 +84,7 @@ def manager(
     """
     if not api and not loops:
         raise WrongUsage("--no-api and --no-loops together leave a manager nothing to do")
-    settings = _settings()
+    settings = _settings(serves_api=api)
     _check_default_backend(settings)
     with starting():
         from ccat_workflow_manager.processes import run_manager
@@ -151,11 +151,12 @@ def _check_backends(names: list[str]) -> None:
             raise WrongUsage(f"there is no backend {name!r}; known: {', '.join(known)}")
 
 
-def _settings(**overrides: object) -> Settings:
+def _settings(*, serves_api: bool = False, **overrides: object) -> Settings:
     """Load the settings of a server process and set up its log."""
     from ccat_workflow_manager.settings import PREFIX, load_settings, unprefixed
 
-    settings = load_settings({name: str(value) for name, value in overrides.items() if value is not None})
+    given = {name: str(value) for name, value in overrides.items() if value is not None}
+    settings = load_settings(given, serves_api=serves_api)
     set_up_log(settings.log_level, as_json=settings.logs_json)
     keep_files_private()
     if names := unprefixed():

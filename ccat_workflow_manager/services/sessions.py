@@ -21,8 +21,8 @@ from ccat_workflow_manager.db.tokens import StoredSession, TokenStore
 from ccat_workflow_manager.errors import ConfigurationError
 from ccat_workflow_manager.identity import Identity
 from ccat_workflow_manager.services.tokens import FRESH_SECONDS
+from ccat_workflow_manager.settings.contradictions import KEY_BYTES, key_problem
 
-KEY_BYTES = 32
 LIFETIME = timedelta(hours=12)
 _KEY_FILE = "session-key"
 _REMEMBERED = 10_000
@@ -107,8 +107,8 @@ def session_key(file: Path, data_dir: Path, *, make: bool) -> bytes | None:
         key = file.read_bytes().strip()
     except OSError as error:
         raise ConfigurationError(f"SESSION_KEY_FILE {file} cannot be read: {error.strerror}") from None
-    if len(key) < KEY_BYTES:
-        raise ConfigurationError(f"SESSION_KEY_FILE {file} must hold at least {KEY_BYTES} bytes; it has {len(key)}")
+    if problem := key_problem(key):
+        raise ConfigurationError(f"SESSION_KEY_FILE {file} {problem}")
     return key
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from ccat_workflow_manager.errors import Fault
 from ccat_workflow_manager.local_api import is_loopback
@@ -14,9 +15,11 @@ from ccat_workflow_manager.settings.service import Settings
 _UNSET = Path()
 
 
-def contradictions(settings: Settings) -> Iterator[Fault]:
-    """What is wrong with these settings together."""
+def contradictions(settings: Settings, *, serves_api: bool = False) -> Iterator[Fault]:
+    """What is wrong with these settings together. The files of log-ins are those of a process that serves the API."""
     yield from _of_log_in(settings)
+    if serves_api:
+        yield from _of_files(settings)
     environment = settings.environment
     if environment != "localdev":
         for name in ("DATABASE_URL", "REDIS_URL"):
@@ -28,6 +31,9 @@ def contradictions(settings: Settings) -> Iterator[Fault]:
                 f"without a password is not allowed in {environment}: who can write to Redis commands the workers; "
                 "use redis://:PASSWORD@..., rediss:// or unix://",
             )
+        for name in ("DATABASE_URL", "REDIS_URL"):
+            if _is_weak(password := _password(getattr(settings, name.lower()))):
+                yield Fault(PREFIX + name, f"its password is {_why(password)}: take {_FRESH}")
         if settings.container_runtime == "none":
             yield Fault(
                 PREFIX + "CONTAINER_RUNTIME",
@@ -61,12 +67,57 @@ def _of_log_in(settings: Settings) -> Iterator[Fault]:
             yield Fault(PREFIX + name, "'' is not allowed with OIDC_ISSUER")
     if settings.session_key_file == _UNSET and settings.environment != "localdev":
         yield Fault(PREFIX + "SESSION_KEY_FILE", "'' is not allowed with OIDC_ISSUER: it signs the cookies of people")
-    secret = settings.oidc_client_secret_file
-    if secret != _UNSET:
+
+
+def _of_files(settings: Settings) -> Iterator[Fault]:
+    for name, file in (
+        ("SESSION_KEY_FILE", settings.session_key_file),
+        ("OIDC_CLIENT_SECRET_FILE", settings.oidc_client_secret_file),
+    ):
+        if file == _UNSET:
+            continue
         try:
-            empty = not secret.read_bytes().strip()
+            secret = file.read_bytes().strip()
         except OSError as error:
-            yield Fault(PREFIX + "OIDC_CLIENT_SECRET_FILE", f"{secret} cannot be read: {error.strerror}")
+            yield Fault(PREFIX + name, f"{file} cannot be read: {error.strerror}")
         else:
-            if empty:
-                yield Fault(PREFIX + "OIDC_CLIENT_SECRET_FILE", f"{secret} is empty")
+            if name == "SESSION_KEY_FILE" and (problem := key_problem(secret)):
+                yield Fault(PREFIX + name, f"{file} {problem}")
+            elif not secret:
+                yield Fault(PREFIX + name, f"{file} is empty")
+
+
+# --- weak secrets ---------------------------------------------------------------------------------------------------
+
+KEY_BYTES = 32
+_FEWEST_BYTES = 8
+"""So many different bytes are in every key that is random."""
+_SHORTEST_PASSWORD = 8
+_FRESH = "a random one (`head -c 24 /dev/urandom | base64`)"
+_KNOWN = re.compile(
+    r"change.?(me|it)|password|passw0rd|secret|example|default|(postgres|redis|valkey|admin|ccat)\d*", re.IGNORECASE
+)
+"""Words that are no secrets, as a whole password."""
+
+
+def key_problem(key: bytes) -> str | None:
+    """What is wrong with a key that signs cookies."""
+    if len(key) < KEY_BYTES:
+        return f"must hold at least {KEY_BYTES} bytes; it has {len(key)}"
+    if len(set(key)) < _FEWEST_BYTES:
+        return "holds too few different bytes to be random"
+    return None
+
+
+def _password(url: str) -> str:
+    """The password in the URL of a server; empty: it has none."""
+    parts = urlsplit(url)
+    return unquote(parts.password or "") or next(iter(parse_qs(parts.query).get("password", ())), "")
+
+
+def _is_weak(password: str) -> bool:
+    return bool(password) and (len(password) < _SHORTEST_PASSWORD or _KNOWN.fullmatch(password) is not None)
+
+
+def _why(password: str) -> str:
+    return f"shorter than {_SHORTEST_PASSWORD} characters" if len(password) < _SHORTEST_PASSWORD else "known to all"

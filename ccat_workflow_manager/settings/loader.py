@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
 from ccat_workflow_manager.errors import Fault
@@ -27,10 +27,11 @@ def migrations_dir() -> Path:
     return Path(__file__).parents[1] / "db" / "migrations"
 
 
-def load_settings(overrides: Mapping[str, object] | None = None) -> Settings:
+def load_settings(overrides: Mapping[str, object] | None = None, *, serves_api: bool = False) -> Settings:
     """Shipped defaults, site file, environment variables, then `overrides` (None is "not given"): the later win.
 
-    Raises one ConfigurationError with the faults of all of them.
+    A process that serves the API needs the files with its secrets, too. Raises one ConfigurationError with the faults
+    of all of them.
     """
     faults: list[Fault] = []
     environment = os.environ.get(ENVIRONMENT_SWITCH, "").strip().lower() or ENVIRONMENTS[0]
@@ -41,14 +42,22 @@ def load_settings(overrides: Mapping[str, object] | None = None) -> Settings:
     values |= {name.upper(): value for name, value in (overrides or {}).items() if value is not None}
     service = {spec.keyword: values.pop(spec.name, "") for spec in specs_of(Settings)}
     backends, extras = _of_backends(values, faults)
-    settings = parse(
-        Settings, "", {"environment": environment, "backends": backends, "backend_extras": extras, **service}, faults
-    )
-    if settings is not None and not faults:
-        faults.extend(contradictions(settings))
+    given = {"environment": environment, "backends": backends, "backend_extras": extras, **service}
+    settings = parse(Settings, "", given, faults)
+    wrong = {fault.path for fault in faults}
+    checked = settings or _without(wrong, given)
+    if checked is not None:
+        faults.extend(each for each in contradictions(checked, serves_api=serves_api) if each.path not in wrong)
     if settings is None or faults:
         raise refusal(faults)
     return settings
+
+
+def _without(wrong: Set[str], given: Mapping[str, object]) -> Settings | None:
+    """The settings with shipped values in place of the wrong ones, to see what else is wrong."""
+    shipped = _loaded(str(given["environment"]), [default_settings_file()])
+    values = {spec.keyword: shipped.get(spec.name, "") for spec in specs_of(Settings) if spec.variable in wrong}
+    return parse(Settings, "", {**given, **values}, [])
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -56,14 +65,18 @@ def load_settings(overrides: Mapping[str, object] | None = None) -> Settings:
 
 def from_files(environment: str, faults: list[Fault]) -> dict[str, object]:
     """The values of the shipped file and of the site's own for an environment, by name of the setting."""
-    # Importing Dynaconf takes 60 ms: too much for programs that need only the types above.
-    from dynaconf import Dynaconf
-
     files = [default_settings_file()]
     if site := os.environ.get(SITE_FILE):
         site_faults = [Fault(SITE_FILE, message) for message in _site_file_faults(Path(site))]
         faults.extend(site_faults)
         files += [] if site_faults else [Path(site).absolute()]
+    return _loaded(environment, files)
+
+
+def _loaded(environment: str, files: Sequence[Path]) -> dict[str, object]:
+    # Importing Dynaconf takes 60 ms: too much for programs that need only the types above.
+    from dynaconf import Dynaconf
+
     # Environment variables are read below: Dynaconf would take the password 1_000 for a number.
     loaded = Dynaconf(
         environments=True,

@@ -113,12 +113,13 @@ def test_the_settings_of_a_deployment_are_accepted(
 ) -> None:
     for name in [name for name in os.environ if name.startswith(PREFIX)]:
         monkeypatch.delenv(name)
-    secrets = {"database": "postgresql://ccat:secret@db/ccat", "redis": "redis://:secret@redis:6379/0"}
+    secrets = {"database": "postgresql://ccat:vKq3-xW81@db/ccat", "redis": "redis://:vKq3-xW81@redis:6379/0"}
     for kind, secret in secrets.items():
         (tmp_path / kind).write_text(secret)
     for name, value in read().items():
         kind = "database" if "DATABASE" in name else "redis"
-        monkeypatch.setenv(name, str(tmp_path / kind) if name.endswith("_URL_FILE") else value)
+        given = str(tmp_path / kind) if name.endswith("_URL_FILE") else value
+        monkeypatch.setenv(name, given.replace("CHANGE-ME", "vKq3-xW81"))
     assert load_settings().environment == "production"
 
 

@@ -27,7 +27,7 @@ from ccat_workflow_manager.settings.model import PREFIX, converted, masked_url, 
 from tests.backends import OURS
 
 REPOSITORY = Path(__file__).parents[2]
-SERVERS = {"DATABASE_URL": "postgresql://db/ccat", "REDIS_URL": "redis://:secret@cache:6379/0"}
+SERVERS = {"DATABASE_URL": "postgresql://db/ccat", "REDIS_URL": "redis://:vKq3-xW81@cache:6379/0"}
 
 
 @pytest.fixture(autouse=True)
@@ -180,8 +180,69 @@ def test_servers_must_be_named_and_containers_used_outside_localdev(
 def test_redis_needs_a_password_or_a_protected_way_outside_localdev(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENV_FOR_DYNACONF", "production")
     assert set(faults_of(**{**SERVERS, "REDIS_URL": "redis://cache:6379/0"})) == {"REDIS_URL"}
-    for url in ("rediss://cache/0", "unix:///run/valkey.sock", "redis://:secret@cache/0"):
+    for url in ("rediss://cache/0", "unix:///run/valkey.sock", "redis://:vKq3-xW81@cache/0"):
         assert load_settings({**SERVERS, "REDIS_URL": url}).redis_url == url
+
+
+@pytest.mark.parametrize("environment", ["localdev", "staging", "production"])
+def test_each_environment_starts_from_its_section_and_the_documented_secrets(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, environment: str
+) -> None:
+    """What docs/installation.md asks for: nothing in localdev, elsewhere the two servers and the key of the cookies."""
+    monkeypatch.setenv("ENV_FOR_DYNACONF", environment)
+    key = tmp_path / "session-key"
+    key.write_text("nwqTqvcZPnE1kwXoPz0XcG1cXjMhXcT0f5RkbbkS")
+    secrets = {} if environment == "localdev" else {**SERVERS, "SESSION_KEY_FILE": str(key)}
+    settings = load_settings(secrets, serves_api=True)
+    assert settings.auth_required == (environment != "localdev")
+    for name in secrets:
+        less = {each: value for each, value in secrets.items() if each != name}
+        if name == "SESSION_KEY_FILE":  # without it people have no log-in, and tokens still work
+            assert load_settings(less, serves_api=True).session_key_file == Path()
+        else:
+            assert set(faults_of(**less)) == {name}
+
+
+def test_every_weakness_of_production_is_named_at_once(
+    monkeypatch: pytest.MonkeyPatch, given: Callable[..., None], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ENV_FOR_DYNACONF", "production")
+    (tmp_path / "short").write_text("x" * 31)
+    given(COLOUR="red", API_PORT="http", AUTH_REQUIRED="false", API_HOST="192.0.2.1", CONTAINER_RUNTIME="none")
+    given(REDIS_URL="redis://:CHANGE-ME@cache", SESSION_KEY_FILE=str(tmp_path / "short"))
+    given(OIDC_ISSUER="http://idp.example", OIDC_CLIENT_SECRET_FILE=str(tmp_path / "absent"), OIDC_ROLES="staff=king")
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(serves_api=True)
+    names = [fault.path.removeprefix(PREFIX) for fault in caught.value.faults]
+    assert sorted(names) == sorted(
+        ["COLOUR", "API_PORT", "API_HOST", "API_HOSTS", "CONTAINER_RUNTIME", "DATABASE_URL", "REDIS_URL",
+         "SESSION_KEY_FILE", "OIDC_ISSUER", "OIDC_CLIENT_ID", "OIDC_CLIENT_SECRET_FILE", "OIDC_ROLES"]
+    )  # fmt: skip
+    assert all(f"{PREFIX}{name}: " in caught.value.message for name in names)
+    assert "CHANGE-ME" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DATABASE_URL", "postgresql://ccat:postgres@db/ccat"),
+        ("DATABASE_URL", "postgresql://ccat@db/ccat?password=short"),
+        ("REDIS_URL", "redis://:Password@cache/0"),
+        ("REDIS_URL", "rediss://:1234567@cache/0"),
+        ("SESSION_KEY_FILE", "x" * 64),
+    ],
+)
+def test_a_weak_secret_is_refused_outside_localdev(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, value: str
+) -> None:
+    monkeypatch.setenv("ENV_FOR_DYNACONF", "staging")
+    if name == "SESSION_KEY_FILE":
+        (tmp_path / "key").write_text(value)
+        value = str(tmp_path / "key")
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings({**SERVERS, name: value}, serves_api=True)
+    assert [fault.path for fault in caught.value.faults] == [PREFIX + name]
+    assert value not in caught.value.message or name == "SESSION_KEY_FILE"
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "somewhere.example"])
