@@ -45,7 +45,7 @@ soak: $(DEV) ## hostile and honest pipelines together for 30 minutes; ARGS="--mi
 chaos: $(DEV) ## kill everything everywhere (10 minutes); writes the table of docs/reliability.md
 	@$(BIN)/python -m tests.chaos $(ARGS)
 
-fuzz: $(DEV) ## broken texts for every parser of foreign text; ARGS="--minutes 1 yaml json", else ten minutes for each
+fuzz: $(DEV) ## broken texts for parsers, requests for the API; ARGS="--minutes 1 yaml api", else ten minutes for each
 	@$(BIN)/python -m tests.fuzz $(ARGS)
 
 lint: $(DEV) ## style, types, who imports what

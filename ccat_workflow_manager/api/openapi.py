@@ -158,8 +158,11 @@ content: dict[str, Any] = {
     "content": {
         "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
         "application/x-tar": {"schema": {"type": "string", "format": "binary"}},
+        "*/*": {"schema": {"type": "string", "format": "binary"}},
     },
 }
+"""A file has the type that its name stands for."""
+part: dict[str, Any] = {**content, "description": "The part of the file that `Range` names"}
 
 not_modified: dict[str, Any] = {"description": "The client has it already, by its `If-None-Match`"}
 
@@ -210,6 +213,15 @@ def _name_items(node: Any) -> None:
             waiting += each
 
 
+def _name_not_modified(schema: dict[str, Any]) -> None:
+    """Every list has an ETag (`paging.page`)."""
+    for calls in schema["paths"].values():
+        answers = calls.get("get", {}).get("responses", {})
+        shown = answers.get("200", {}).get("content", {}).get("application/json", {}).get("schema", {})
+        if str(shown.get("$ref", "")).endswith("Page"):
+            answers.setdefault("304", not_modified)
+
+
 class DocumentedApp(FastAPI):
     """FastAPI with the schemas of the bodies that handlers parse themselves."""
 
@@ -220,4 +232,5 @@ class DocumentedApp(FastAPI):
             schema = super().openapi()
             schema.setdefault("components", {}).setdefault("schemas", {}).update(found["$defs"])
             _name_items(schema)
+            _name_not_modified(schema)
         return self.openapi_schema or {}

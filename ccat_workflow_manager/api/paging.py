@@ -25,8 +25,9 @@ from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.queries import Row, array, snapshot
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.definition.project import PROJECT_NAME
-from ccat_workflow_manager.errors import Fault, Invalid, NotFound
+from ccat_workflow_manager.errors import NotFound
 from ccat_workflow_manager.json_values import text_problem
+from ccat_workflow_manager.services.feed_cursor import BadCursor
 
 K = TypeVar("K", UUID, int, str)
 
@@ -139,7 +140,7 @@ def encode(kind: str, key: UUID | int | str) -> str:
 
 
 def decode(kind: str, cursor: str | None, key_of: Callable[[Any], K]) -> K | None:
-    """The key in a cursor. Raises Invalid for a malformed cursor and for the cursor of another list."""
+    """The key in a cursor. Raises BadCursor for a malformed cursor and for the cursor of another list."""
     if cursor is None:
         return None
     try:
@@ -149,7 +150,7 @@ def decode(kind: str, cursor: str | None, key_of: Callable[[Any], K]) -> K | Non
             raise ValueError(of)
         return key_of(key)
     except (ValueError, TypeError, AttributeError, RecursionError):
-        raise Invalid(faults=[Fault("cursor", "is not a cursor of this list")]) from None
+        raise BadCursor("this is not a cursor of this list") from None
 
 
 def uuid_key(value: Any) -> UUID:

@@ -115,6 +115,9 @@ class Lineage(Shape):
     truncated: bool
 
 
+_CONTENT: dict[int | str, dict[str, Any]] = {200: openapi.content, 206: openapi.part, 304: openapi.not_modified}
+
+
 @router.get("", response_model=Product)
 def get_product(context: Ctx, product_id: UUID) -> Response:
     """A product: type, size, checksum, metadata."""
@@ -135,7 +138,7 @@ def get_lineage(context: Ctx, who: Who, product_id: UUID) -> Response:
     return json_response(read_one(context, "product", view, product_id))
 
 
-@router.get("/content", response_class=Response, responses={200: openapi.content})
+@router.get("/content", response_class=Response, responses=_CONTENT)
 def get_content(
     context: Ctx,
     product_id: UUID,

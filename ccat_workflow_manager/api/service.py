@@ -302,7 +302,7 @@ def list_workers(context: Ctx, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = No
     return page("workers", found, limit)
 
 
-@router.get("/dashboard/summary", response_model=Summary)
+@router.get("/dashboard/summary", response_model=Summary, responses={304: openapi.not_modified})
 def get_summary(request: Request, context: Ctx, who: Who) -> Response:
     """Runs of the last 24 hours, live runs and step runs, the oldest waiting step run and the latest failures."""
     answers: Answers = request.app.state.answers

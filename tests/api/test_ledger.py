@@ -116,4 +116,4 @@ def test_an_unknown_pipeline_has_no_ledger(rest: Rest) -> None:
     assert states(rest) == {}
     assert rest.send("GET", "/pipelines/night/ledger?state=fine").status_code == 422
     assert rest.send("GET", "/pipelines/night/ledger?label=night").status_code == 422
-    assert rest.send("GET", "/pipelines/night/ledger?cursor=x").status_code == 422
+    assert rest.send("GET", "/pipelines/night/ledger?cursor=x").status_code == 400

@@ -1,9 +1,14 @@
-"""`make fuzz`: looks for texts that a parser does not refuse as it should, and keeps what it finds in `cases`."""
+"""`make fuzz`: looks for texts that a parser does not refuse as it should, and keeps what it finds in `cases`.
+
+The target `api` sends requests that are made from the OpenAPI document, and prints the seed of what it finds.
+"""
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import os
+import subprocess
 import sys
 import time
 
@@ -20,13 +25,41 @@ _PROFILE = settings(
 )
 
 
+API = "api"
+_API_EXAMPLES = 50
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make fuzz", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=10, help="for each parser")
-    parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
+    parser.add_argument("--minutes", type=float, default=10, help="for each target")
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join((*TARGETS, API)))
     asked = parser.parse_args()
-    names = asked.targets or list(TARGETS)
-    return sum(_fuzz(name, TARGETS[name], time.monotonic() + 60 * asked.minutes) for name in names)
+    found = 0
+    for name in asked.targets or (*TARGETS, API):
+        deadline = time.monotonic() + 60 * asked.minutes
+        found += _fuzz_api(deadline) if name == API else _fuzz(name, TARGETS[name], deadline)
+    return found
+
+
+def _fuzz_api(deadline: float) -> int:
+    """Run the tests of conformance with new seeds until the deadline, or until one fails."""
+    while time.monotonic() < deadline:
+        number = time.time_ns() % 2**32
+        given = {"API_EXAMPLES": str(_API_EXAMPLES), "API_SEED": str(number)}
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:xdist",
+            "--timeout=3600",
+            "tests/api/test_conformance.py",
+        ]
+        if subprocess.run(command, env={**os.environ, **given}, check=False).returncode:
+            sys.stdout.write(f"{API}: again with {' '.join(f'{name}={value}' for name, value in given.items())}\n")
+            return 1
+    return 0
 
 
 def _fuzz(name: str, target: Target, deadline: float) -> int:
