@@ -11,6 +11,7 @@ from fastapi import APIRouter, Path, Request
 from pydantic import Field
 from starlette.responses import Response
 
+from ccat_workflow_manager.api import openapi
 from ccat_workflow_manager.api.dependencies import Who
 from ccat_workflow_manager.api.openapi import Shape, Time
 from ccat_workflow_manager.api.paging import etag_of, matches, not_modified, tagged
@@ -126,7 +127,7 @@ def _read(context: Context, view: Callable[[UnitOfWork], Any]) -> Any:
         return view(unit)
 
 
-@router.get("/dashboard/timeseries", response_model=Timeseries)
+@router.get("/dashboard/timeseries", response_model=Timeseries, responses={304: openapi.not_modified})
 def get_timeseries(request: Request, who: Who, span: Span = "24h") -> Response:
     """Throughput and failures of runs and attempts over time."""
 
@@ -136,16 +137,12 @@ def get_timeseries(request: Request, who: Who, span: Span = "24h") -> Response:
     return _answer(request, ("timeseries", span, who.projects), compute)
 
 
-@router.get("/dashboard/attention", response_model=Causes)
+@router.get("/dashboard/attention", response_model=Causes, responses={304: openapi.not_modified})
 def get_causes(request: Request, who: Who) -> Response:
     """What needs a person, grouped by its cause, what holds up most first."""
 
     def compute(context: Context) -> dict[str, Any]:
-        projects = who.projects
-        if projects is None:
-            found = _read(context, attention.causes)
-        else:
-            found = _read(context, lambda unit: attention.causes_in(unit, projects))
+        found = _read(context, lambda unit: attention.causes(unit, who.projects))
         names = ("kind", "id", "text", "since", "example", "backend", "pipeline", "step")
         return {
             "items": [
@@ -156,22 +153,22 @@ def get_causes(request: Request, who: Who) -> Response:
     return _answer(request, ("attention", who.projects), compute)
 
 
-@router.get("/pipelines/{name}/stats", response_model=PipelineStats)
-def get_pipeline_stats(request: Request, name: Name, span: Span = "30d") -> Response:
+@router.get("/pipelines/{name}/stats", response_model=PipelineStats, responses={304: openapi.not_modified})
+def get_pipeline_stats(request: Request, who: Who, name: Name, span: Span = "30d") -> Response:
     """Success rate and durations of a pipeline and its steps over time, and what the steps of the last runs used."""
 
     def compute(context: Context) -> dict[str, Any]:
         with context.database.read() as unit:
-            last, usage = pipelines.last_runs(unit, name), pipelines.step_usage(unit, name)
+            last, usage = pipelines.last_runs(unit, name, who.projects), pipelines.step_usage(unit, name, who.projects)
             if not last and not pipelines.exists(unit, name):
                 raise NotFound(f"there is no pipeline {name}")
-            found = figures.pipeline_stats(unit, name, span, datetime.now(UTC))
+            found = figures.pipeline_stats(unit, name, span, datetime.now(UTC), who.projects)
         counts: dict[str, int] = {}
         for each in last:
             counts[each["status"]] = counts.get(each["status"], 0) + 1
         return {**found, "last_runs": counts, "usage": [_usage(each) for each in usage.values()]}
 
-    return _answer(request, ("stats", name, span), compute)
+    return _answer(request, ("stats", name, span, who.projects), compute)
 
 
 def _usage(row: dict[str, Any]) -> dict[str, Any]:

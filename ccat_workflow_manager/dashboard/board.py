@@ -21,7 +21,7 @@ from ccat_workflow_manager.db.queries.service import backend_states, workers_pag
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.db.views.runs import LIVE, MOST_COUNTED, counts_since
 from ccat_workflow_manager.errors import ServiceUnavailable
-from ccat_workflow_manager.identity import Role
+from ccat_workflow_manager.identity import Projects, Role
 from ccat_workflow_manager.services.answers import Answers
 
 _AWAY_SECONDS = 60
@@ -39,17 +39,20 @@ class Board:
     def __init__(self, request: Request, actor: Actor) -> None:
         self.request = request
         self.actor = actor
+        identity = current_identity(request)
+        self.projects: Projects = frozenset() if identity is None else identity.projects
+        """The projects that the reader sees."""
         self.context: Context = request.app.state.context
         self.answers: Answers = request.app.state.answers
 
     def read(self, key: object, view: Callable[[UnitOfWork], Any], seconds: float = 1.0) -> Any:
-        """What `view` reads, shared by all readers who ask within a second."""
+        """What `view` reads, shared by all readers of the same projects who ask within a second."""
 
         def compute() -> Any:
             with self.context.database.read() as unit:
                 return view(unit)
 
-        return self.answers.get(key, compute, seconds)
+        return self.answers.get((key, self.projects), compute, seconds)
 
     def changed(self, topics: Iterable[str]) -> None:
         """Show what this request has changed at once, here and to those who look at it."""
@@ -85,28 +88,30 @@ class Board:
             "has_session": csrf_token(self.request) != "",
             "site": self.context.settings.environment,
             "now": times.now(),
-            "rail": self.rail() if http_status not in _STRANGERS else NO_RAIL,
+            "rail": NO_RAIL if identity is None or http_status in _STRANGERS else self.rail(),
         }
 
     def rail(self) -> dict[str, Any]:
         """The health that is seen on every page. The page is shown even if PostgreSQL is away."""
         try:
-            found: dict[str, Any] = self.answers.get("rail", lambda: rail(self.context), _SHELL_SECONDS)
+            found: dict[str, Any] = self.answers.get(
+                ("rail", self.projects), lambda: rail(self.context, self.projects), _SHELL_SECONDS
+            )
         except ServiceUnavailable as error:
             bad = {"name": "PostgreSQL", "state": "WARN", "text": "away", "kind": "bad"}
             return {**NO_RAIL, "service": [bad], "why": error.message}
         return found
 
 
-def rail(context: Context) -> dict[str, Any]:
+def rail(context: Context, projects: Projects) -> dict[str, Any]:
     """Backends, dependencies, workers and counts, as short texts."""
     start = time.perf_counter()
     with context.database.read() as unit:
         unit.ping()
         postgres = time.perf_counter() - start
-        states = {name: asdict(state) for name, state in backend_states(unit).items()}
-        attention = attention_count(unit)
-        counts = counts_since(unit, None, LIVE)
+        states = {name: asdict(state) for name, state in backend_states(unit, projects).items()}
+        attention = attention_count(unit, projects)
+        counts = counts_since(unit, None, LIVE, projects)
         workers = [json.loads(row.json) for row in workers_page(unit, None, 1000)]
     late = [each for each in workers if (times.since(each["seen_at"]) or 0) > _AWAY_SECONDS]
     service = [{"name": "PostgreSQL", "state": "OK", "text": _milliseconds(postgres), "kind": ""}, _redis(context)]

@@ -13,6 +13,7 @@ from starlette.datastructures import QueryParams
 from ccat_workflow_manager.dashboard import times
 from ccat_workflow_manager.db.queries.run_filter import RunFilter
 from ccat_workflow_manager.errors import Fault, Invalid
+from ccat_workflow_manager.identity import Projects
 from ccat_workflow_manager.json_values import text_problem
 from ccat_workflow_manager.lifecycle.states import RunStatus
 
@@ -59,10 +60,13 @@ class Conditions:
     def one(self, name: str) -> str:
         return next((value for each, value in self.pairs if each == name), "")
 
-    def filter(self) -> RunFilter:
-        """The condition of the database. Raises Invalid with a fault for each value that cannot be meant."""
+    def filter(self, visible: Projects) -> RunFilter:
+        """The condition of the database on runs of these projects.
+
+        Raises Invalid with a fault for each value that cannot be meant.
+        """
         faults: list[Fault] = []
-        wanted = RunFilter()
+        wanted = RunFilter(visible=visible)
         for name, value in self.pairs:
             try:
                 wanted = _with(wanted, name, value)

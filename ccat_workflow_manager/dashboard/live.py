@@ -5,19 +5,24 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from uuid import UUID
 
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
+from ccat_workflow_manager.api.dependencies import Who
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.dashboard.rendering import HEADERS
 from ccat_workflow_manager.db.queries.feed import Place, head
+from ccat_workflow_manager.db.queries.owners import visible_runs
 from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.db.views import changes
 from ccat_workflow_manager.errors import WorkflowError
+from ccat_workflow_manager.identity import Projects
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +32,7 @@ _POLL_SECONDS = 0.4
 _KEEP_ALIVE_SECONDS = 15.0
 _MOST_TOPICS = 100
 _MOST_VIEWERS = 1000
+_RUN = "run:"
 
 
 @dataclass(eq=False, slots=True)
@@ -130,9 +136,24 @@ class Live:
         return len(self._viewers) >= _MOST_VIEWERS
 
 
+def visible_topics(context: Context, names: Collection[str], projects: Projects) -> frozenset[str]:
+    """The topics that a reader of these projects may follow: none about a run of another project."""
+    if projects is None:
+        return frozenset(names)
+    runs = {}
+    for name in names:
+        with suppress(ValueError):
+            if name.startswith(_RUN):
+                runs[UUID(name.removeprefix(_RUN))] = name
+    with context.database.read() as unit:
+        seen = visible_runs(unit, runs, projects)
+    return frozenset([*(name for name in names if not name.startswith(_RUN)), *(runs[each] for each in seen)])
+
+
 @router.get("/ui/live")
-async def live(request: Request, topics: str = "") -> Response:
-    names = frozenset(topics.split(",")[:_MOST_TOPICS])
+async def live(request: Request, who: Who, topics: str = "") -> Response:
+    named = topics.split(",")[:_MOST_TOPICS]
+    names = await run_in_threadpool(visible_topics, request.app.state.context, named, who.projects)
     found: Live = request.app.state.live
     if found.full:
         return Response("too many viewers", 503, {"Retry-After": "10"}, "text/plain")

@@ -18,10 +18,12 @@ from starlette.responses import Response
 from ccat_workflow_manager.api.dependencies import Body
 from ccat_workflow_manager.dashboard import filters, forms, words
 from ccat_workflow_manager.dashboard.board import B, Board
+from ccat_workflow_manager.db.queries.owners import project_of_breaker
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.db.views import actions as view
 from ccat_workflow_manager.definition.messages import validated
 from ccat_workflow_manager.errors import Conflict, Fault, Invalid, NotFound, RequestError, WorkflowError
+from ccat_workflow_manager.identity import Projects
 from ccat_workflow_manager.services.run_request import LabelChange
 
 router = APIRouter()
@@ -84,7 +86,7 @@ def _preview(
     board: Board, verb: str, ids: list[UUID], matched: str = "", http_status: int = 200, **sent: Any
 ) -> Response:
     with board.context.database.read() as unit:
-        runs = view.chosen(unit, ids, verb)
+        runs = view.chosen(unit, ids, verb, board.projects)
         eligible = [run["id"] for run in runs if run["eligible"]]
         opened = view.reopened(unit, eligible) if verb == "retry" and eligible else []
     if not runs:
@@ -102,11 +104,25 @@ def _common_labels(runs: Sequence[dict[str, Any]]) -> list[str]:
     return sorted({name for run in runs for name in run["labels"]})[:_NAMES]
 
 
-def _preview_step_run(board: Board, verb: str, step_run_id: UUID) -> Response:
+def _step_run(board: Board, step_run_id: UUID) -> dict[str, Any]:
     with board.context.database.read() as unit:
-        found = view.step_run(unit, step_run_id)
+        found = view.step_run(unit, step_run_id, board.projects)
     if found is None:
         raise NotFound(f"there is no step run {step_run_id}")
+    return found
+
+
+def _require_breaker(board: Board, breaker: UUID) -> None:
+    if board.projects is None:
+        return
+    with board.context.database.read() as unit:
+        project = project_of_breaker(unit, breaker)
+    if project not in board.projects:
+        raise NotFound(f"there is no breaker {breaker}")
+
+
+def _preview_step_run(board: Board, verb: str, step_run_id: UUID) -> Response:
+    found = _step_run(board, step_run_id)
     if verb not in ("cancel", "retry"):
         raise NotFound(f"there is no action {verb!r} for one step run")
     possible = found["cancellable"] if verb == "cancel" else found["retryable"]
@@ -115,6 +131,7 @@ def _preview_step_run(board: Board, verb: str, step_run_id: UUID) -> Response:
 
 @router.get("/act/breaker")
 def preview_release(board: B, breaker: Annotated[UUID, Query(alias="id")]) -> Response:
+    _require_breaker(board, breaker)
     return _sheet(board, "preview_release", breaker=str(breaker))
 
 
@@ -131,6 +148,7 @@ def preview_one(
     if step_run is not None:
         return _preview_step_run(board, verb, step_run)
     if breaker is not None:
+        _require_breaker(board, breaker)
         with board.context.database.read() as unit:
             ids = view.of_breaker(unit, breaker)
         return _preview(board, verb, ids)
@@ -149,7 +167,7 @@ def preview_many(board: B, form: Sent) -> Response:
             raise Invalid(faults=[Fault("id", "choose at least one run")])
         return _preview(board, verb, ids)
     conditions = filters.of_query(QueryParams(form.one("conditions").removeprefix("?")))
-    wanted = conditions.filter()
+    wanted = conditions.filter(board.projects)
     with board.context.database.read() as unit:
         ids = view.matching(unit, wanted, verb)
     matched = ", ".join(f"{token.name} {token.text}" for token in conditions.tokens) or "every run"
@@ -196,13 +214,14 @@ def _labels(form: Form) -> LabelChange:
     return validated(LabelChange, {"labels": labels, "remove": remove})
 
 
-def _still(unit: UnitOfWork, ids: list[UUID], verb: str) -> list[UUID]:
-    return [run["id"] for run in view.chosen(unit, ids, verb) if run["eligible"]]
+def _still(unit: UnitOfWork, ids: list[UUID], verb: str, projects: Projects) -> list[UUID]:
+    return [run["id"] for run in view.chosen(unit, ids, verb, projects) if run["eligible"]]
 
 
 @router.post("/act/breaker")
 def release(board: B, form: Sent) -> Response:
     (breaker,) = _uuids([form.one("breaker")])
+    _require_breaker(board, breaker)
     board.context.breakers.release(breaker, actor=board.actor)
     board.changed(["breakers", "summary"])
     return _sheet(board, "report", title="The breaker is released", lines=[words.RELEASED], href="/", failed="")
@@ -211,15 +230,14 @@ def release(board: B, form: Sent) -> Response:
 @router.post("/act/step-run/{verb}")
 def act_on_step_run(board: B, verb: str, form: Sent) -> Response:
     (step_run_id,) = _uuids([form.one("step_run")])
+    found = _step_run(board, step_run_id)
     if _verb(verb) == "cancel":
         board.context.requests.cancel_step_runs([step_run_id], actor=board.actor)
         lines = ["It is cancelled once its job is known to be gone."]
     else:
         number = board.context.requests.retry_step_runs([step_run_id], actor=board.actor)
         lines = [f"{words.count(number, 'step run')} {'is' if number == 1 else 'are'} open again."]
-    with board.context.database.read() as unit:
-        found = view.step_run(unit, step_run_id)
-    board.changed([f"run:{found['run_id']}"] if found else [])
+    board.changed([f"run:{found['run_id']}"])
     href = f"/step-runs/{step_run_id}"
     return _sheet(board, "report", title=words.DONE[verb], lines=lines, href=href, failed="")
 
@@ -240,7 +258,7 @@ def act(board: B, verb: str, form: Sent) -> Response:
     for start in range(0, len(ids), _AT_ONCE):
         try:
             with board.context.database.read() as unit:
-                portion = _still(unit, ids[start : start + _AT_ONCE], verb)
+                portion = _still(unit, ids[start : start + _AT_ONCE], verb, board.projects)
             done += change(portion) if portion else []
         except WorkflowError as error:
             failed = error.message

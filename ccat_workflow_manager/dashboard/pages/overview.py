@@ -14,6 +14,7 @@ from ccat_workflow_manager.db.queries import figures
 from ccat_workflow_manager.db.queries.service import backend_states
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.db.views import attention, runs
+from ccat_workflow_manager.identity import Projects
 from ccat_workflow_manager.services.figures import timeseries
 
 router = APIRouter()
@@ -22,25 +23,25 @@ _LONGEST = 6
 _SPANS = {"Last hour": "1h", "Last day": "24h"}
 
 
-def _view(unit: UnitOfWork) -> dict[str, Any]:
-    live = runs.counts_since(unit, None, runs.LIVE)
+def _view(unit: UnitOfWork, projects: Projects) -> dict[str, Any]:
+    live = runs.counts_since(unit, None, runs.LIVE, projects)
     return {
-        "today": figures.recent_runs(unit, 24),
+        "today": figures.recent_runs(unit, 24, projects),
         "live": live,
-        "causes": attention.causes(unit),
-        "running": runs.longest_running(unit, _LONGEST),
-        "failed": runs.last_failed(unit, _LONGEST),
-        "states": backend_states(unit),
+        "causes": attention.causes(unit, projects),
+        "running": runs.longest_running(unit, _LONGEST, projects),
+        "failed": runs.last_failed(unit, _LONGEST, projects),
+        "states": backend_states(unit, projects),
     }
 
 
 def _chart(board: Board, span: str) -> dict[str, Any]:
-    told = board.read(("figures", span), lambda unit: timeseries(unit, span, times.now()))
+    told = board.read(("figures", span), lambda unit: timeseries(unit, span, times.now(), board.projects))
     return {**told["totals"], "throughput": charts.throughput(told), "failure_rate_chart": charts.failure_rate(told)}
 
 
 def _values(board: Board) -> dict[str, Any]:
-    found = board.read("overview", _view)
+    found = board.read("overview", lambda unit: _view(unit, board.projects))
     causes = [words.cause(each) for each in found["causes"]]
     return {
         **found,

@@ -27,6 +27,7 @@ from ccat_workflow_manager.db.views import run as run_view
 from ccat_workflow_manager.definition.messages import validated
 from ccat_workflow_manager.errors import Fault, NotFound, RequestError
 from ccat_workflow_manager.hpc import registry
+from ccat_workflow_manager.identity import Projects, sees
 from ccat_workflow_manager.lifecycle.models import Resources
 from ccat_workflow_manager.services.figures import pipeline_stats
 from ccat_workflow_manager.services.run_request import RunRequest
@@ -42,26 +43,26 @@ Version = Annotated[int | None, Query(ge=1, le=2**31 - 1)]
 
 @router.get("/pipelines")
 def list_pipelines(board: B, cursor: str = "") -> Response:
-    found = board.read(("pipelines", cursor), lambda unit: view.pipelines(unit, cursor, _PAGE + 1))
+    found = board.read(("pipelines", cursor), lambda unit: view.pipelines(unit, cursor, _PAGE + 1, board.projects))
     older = f"/pipelines?cursor={found[_PAGE - 1]['name']}" if len(found) > _PAGE else ""
     return board.page("pipelines", "pipelines", items=found[:_PAGE], older=older)
 
 
-def _gathered(unit: UnitOfWork, name: str) -> dict[str, Any]:
+def _gathered(unit: UnitOfWork, name: str, projects: Projects) -> dict[str, Any]:
     text = pipeline_detail(unit, name)
     if text is None:
         raise NotFound(f"there is no pipeline {name}")
     return {
         "pipeline": json.loads(text),
         "versions": [json.loads(row.json) for row in versions_page(unit, name, None, _VERSIONS)],
-        "runs": view.last_runs(unit, name)[::-1],
-        "usage": view.step_usage(unit, name),
-        "outcomes": view.by_version(unit, name),
+        "runs": view.last_runs(unit, name, projects)[::-1],
+        "usage": view.step_usage(unit, name, projects),
+        "outcomes": view.by_version(unit, name, projects),
     }
 
 
 def _values(board: Board, name: str, version: int | None, against: int | None) -> dict[str, Any]:
-    found = board.read(("pipeline", name), lambda unit: _gathered(unit, name), 5)
+    found = board.read(("pipeline", name), lambda unit: _gathered(unit, name, board.projects), 5)
     numbers = [each["version"] for each in found["versions"]]
     chosen = version or found["pipeline"]["version"]
     if chosen not in numbers:
@@ -84,7 +85,9 @@ def _values(board: Board, name: str, version: int | None, against: int | None) -
 
 
 def _charts(board: Board, name: str) -> dict[str, Any]:
-    stats = board.read(("figures of", name), lambda unit: pipeline_stats(unit, name, _SPAN, times.now()), 5)
+    stats = board.read(
+        ("figures of", name), lambda unit: pipeline_stats(unit, name, _SPAN, times.now(), board.projects), 5
+    )
     return {
         "success": figures.success_rate(stats),
         "durations": figures.durations(stats),
@@ -148,7 +151,7 @@ def pipeline(
     labels = ""
     if source is not None:
         run = board.read(("run head", source), lambda unit: run_view.head(unit, source))
-        if run is not None:
+        if run is not None and sees(board.projects, run["project"]):
             given, labels = run["parameters"], "\n".join(f"{k}: {v}" for k, v in run["labels"].items())
     sent = {"labels": labels, "priority": "", "backend": ""}
     form = _form(board, values["definition"], given)
@@ -172,7 +175,7 @@ def pipeline(
 def _request(board: Board, name: str, form: Form) -> tuple[RunRequest | None, list[Fault], dict[str, Any]]:
     """The request that a form means, its faults so far, and its parameters."""
     version = int(form.one("version", "0") or 0) if form.one("version", "0").isdecimal() else 0
-    values = board.read(("pipeline", name), lambda unit: _gathered(unit, name), 5)
+    values = board.read(("pipeline", name), lambda unit: _gathered(unit, name, board.projects), 5)
     definition = _version(values, version) or _version(values, values["pipeline"]["version"]) or {}
     parameters, faults = forms.parameters(definition.get("parameters") or {}, form.fields)
     labels, more = forms.labels(form.one("labels"))

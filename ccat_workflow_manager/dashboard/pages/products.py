@@ -18,11 +18,13 @@ from ccat_workflow_manager.dashboard import fits, rendering
 from ccat_workflow_manager.dashboard.board import B, Board
 from ccat_workflow_manager.dashboard.drawing.graph import Node, graph
 from ccat_workflow_manager.db.products import StoredProduct, find_product
+from ccat_workflow_manager.db.queries.owners import project_of_run
 from ccat_workflow_manager.db.queries.products import lineage, product_detail
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.db.views import products as view
 from ccat_workflow_manager.errors import NotFound, OutputError, ServiceUnavailable
 from ccat_workflow_manager.execution.scan import open_directory
+from ccat_workflow_manager.identity import Projects
 
 router = APIRouter()
 
@@ -39,11 +41,21 @@ _TEXTS = ("application/json", "application/yaml", "application/xml")
 @router.get("/products")
 def list_products(board: B, run: UUID | None = None, cursor: UUID | None = None) -> Response:
     if run is not None:
+        _require_run(board, run)
         found = board.read(("products", run), lambda unit: view.of_run(unit, run, _OF_RUN))
         return board.page("products_of_run", "products", run_id=run, steps=_by_step(found), count=len(found))
-    found = board.read(("newest products", cursor), lambda unit: view.newest(unit, cursor, _PAGE + 1))
+    found = board.read(("newest products", cursor), lambda unit: view.newest(unit, cursor, _PAGE + 1, board.projects))
     older = f"/products?cursor={found[_PAGE - 1]['id']}" if len(found) > _PAGE else ""
     return board.page("products", "products", items=found[:_PAGE], older=older, cursor=cursor)
+
+
+def _require_run(board: Board, run_id: UUID) -> None:
+    if board.projects is None:
+        return
+    with board.context.database.read() as unit:
+        project = project_of_run(unit, run_id)
+    if project not in board.projects:
+        raise NotFound(f"there is no run {run_id}")
 
 
 def _by_step(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -56,7 +68,7 @@ def _by_step(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _gathered(unit: UnitOfWork, product_id: UUID) -> dict[str, Any]:
+def _gathered(unit: UnitOfWork, product_id: UUID, projects: Projects) -> dict[str, Any]:
     text = product_detail(unit, product_id)
     if text is None:
         raise NotFound(f"there is no product {product_id}")
@@ -64,14 +76,14 @@ def _gathered(unit: UnitOfWork, product_id: UUID) -> dict[str, Any]:
     return {
         "product": product,
         "stored": find_product(unit, product_id),
-        "lineage": json.loads(lineage(unit, product_id, _RELATIVES) or "{}"),
+        "lineage": json.loads(lineage(unit, product_id, _RELATIVES, projects) or "{}"),
         "steps": _by_step(view.of_run(unit, UUID(product["run_id"]), 300)),
     }
 
 
 @router.get("/products/{product_id}")
 def product(board: B, product_id: UUID) -> Response:
-    found = board.read(("product", product_id), lambda unit: _gathered(unit, product_id), 5)
+    found = board.read(("product", product_id), lambda unit: _gathered(unit, product_id, board.projects), 5)
     shown = _shown(board, found["stored"])
     return board.page("product", "products", dag=_drawn(found["lineage"]), **shown, **found)
 
@@ -147,7 +159,7 @@ def _entries(descriptor: int) -> list[dict[str, Any]]:
 @router.get("/products/{product_id}/tree/{path:path}")
 def tree(board: B, product_id: UUID, path: str) -> Response:
     """One level of a product that is a directory."""
-    found = board.read(("product", product_id), lambda unit: _gathered(unit, product_id), 5)
+    found = board.read(("product", product_id), lambda unit: _gathered(unit, product_id, board.projects), 5)
     parts = path.strip("/").split("/")
     if not found["stored"].is_directory or any(part in ("", ".", "..") or "\0" in part for part in parts):
         raise NotFound(f"there is no directory {path} in this product")

@@ -34,7 +34,9 @@ def _edge(text: str | None, name: str) -> UUID | None:
 def _history(board: Board) -> dict[str, Any]:
     last = times.now()
     first = last - timedelta(hours=24)
-    found, is_cut = board.read("history", lambda unit: runs.history(unit, first, last), _HISTORY_SECONDS)
+    found, is_cut = board.read(
+        "history", lambda unit: runs.history(unit, first, last, board.projects), _HISTORY_SECONDS
+    )
     layers = [Series(group, found[status]) for group, status in _LAYERS]
     marks = [f"{first + (last - first) * part / 8:%H:%M}" for part in range(8)] + ["now"]
     marks[0] = f"{first:%a} {marks[0]}"
@@ -46,7 +48,7 @@ def _facets(board: Board, conditions: filters.Conditions) -> list[dict[str, Any]
     """Statuses with their counts in the span of the list, and the address of each."""
     span = conditions.one("created")
     since = filters.moment(span) if span else None
-    counts = board.read(("facets", span), lambda unit: runs.counts_since(unit, since), 2.0)
+    counts = board.read(("facets", span), lambda unit: runs.counts_since(unit, since, projects=board.projects), 2.0)
     chosen, rest = conditions.one("status"), conditions.without("status")
     shown = [{"status": "", "count": sum(counts.values()), "href": f"/runs{rest.query()}", "current": not chosen}]
     for status in RunStatus:
@@ -56,7 +58,7 @@ def _facets(board: Board, conditions: filters.Conditions) -> list[dict[str, Any]
 
 
 def _list(board: Board, conditions: filters.Conditions, cursor: str | None, newer: str | None) -> Any:
-    wanted = conditions.filter()
+    wanted = conditions.filter(board.projects)
     older_than, newer_than = _edge(cursor, "cursor"), _edge(newer, "after")
 
     def view(unit: UnitOfWork) -> runs.RunsPage:

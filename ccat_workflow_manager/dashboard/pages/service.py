@@ -37,7 +37,7 @@ _QUIET_SECONDS = 60
 
 
 def _backends(board: Board) -> dict[str, Any]:
-    states = board.read("backend states", lambda unit: dict(backend_states(unit)))
+    states = board.read("backend states", lambda unit: dict(backend_states(unit, board.projects)))
     known = availabilities.get(board.context.settings)
     items = []
     for name in sorted(known.keys() | states.keys()):
@@ -116,7 +116,7 @@ def events_part(board: B) -> Response:
 
 def _events(board: Board, cursor: str) -> dict[str, Any]:
     place = _place(cursor)
-    found = board.read(("events", cursor), lambda unit: view.events(unit, place, _PAGE + 1))
+    found = board.read(("events", cursor), lambda unit: view.events(unit, place, _PAGE + 1, board.projects))
     last = found[_PAGE - 1] if len(found) > _PAGE else None
     older = f"/events?cursor={last['position']}-{last['id']}" if last else ""
     return {"items": found[:_PAGE], "older": older, "cursor": cursor}
@@ -196,7 +196,7 @@ def go(board: B, q: str = "") -> Response:
     text = q.strip()[:200]
     if not text:
         return RedirectResponse("/runs", 303)
-    found = board.read(("go", text), lambda unit: view.find(unit, text))
+    found = board.read(("go", text), lambda unit: view.find(unit, text, board.projects))
     if len(found) == 1:
         address, kind = found[0]
         conditions = filters.Conditions((("label", text),))

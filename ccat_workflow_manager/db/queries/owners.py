@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from uuid import UUID
 
 from ccat_workflow_manager.db.session import UnitOfWork
@@ -36,6 +37,12 @@ def project_of_breaker(unit: UnitOfWork, key: UUID | str) -> str | None:
         " UNION ALL (SELECT project FROM breaker_events WHERE breaker_key = :key LIMIT 1) LIMIT 1",
         key,
     )
+
+
+def visible_runs(unit: UnitOfWork, ids: Collection[UUID], projects: Collection[str]) -> set[UUID]:
+    """Those of these runs that belong to one of these projects."""
+    statement = "SELECT id FROM runs WHERE id = ANY(:ids) AND project = ANY(:projects)"
+    return {row[0] for row in unit.execute(statement, {"ids": list(ids), "projects": sorted(projects)})}
 
 
 def project_of_webhook(unit: UnitOfWork, key: UUID | str) -> str | None:

@@ -150,7 +150,8 @@ def lineage(unit: UnitOfWork, product_id: UUID, most: int, projects: Projects = 
     _walk(unit, _CHILDREN, product_id, down)
     texts = dict(rows(unit, _MANY, {"ids": list(up.found | down.found), "projects": project_list(projects)}))
     shown_ids = texts.keys() | {product_id}
-    by_hand = rows(unit, _SET_BY_HAND, {"ids": [product_id, *(up.found & texts.keys())]})
+    made_by = [product_id, *(up.found & texts.keys())]
+    by_hand = rows(unit, _SET_BY_HAND, {"ids": made_by})
     edges = sorted(
         (edge for edge in {*up.edges, *down.edges} if edge[0] in shown_ids and edge[1] in shown_ids),
         key=lambda edge: (edge[1], edge[0]),
@@ -159,7 +160,7 @@ def lineage(unit: UnitOfWork, product_id: UUID, most: int, projects: Projects = 
         f'{{"parent":"{parent}","child":"{child}","declared":{"true" if declared else "false"}}}'
         for child, parent, declared in edges
     ]
-    inputs = [row[0] for row in unit.execute(_INPUTS, {"ids": [product_id, *up.found], "limit": most + 1})]
+    inputs = [row[0] for row in unit.execute(_INPUTS, {"ids": made_by, "limit": most + 1})]
     truncated = "true" if up.truncated or down.truncated or len(inputs) > most else "false"
     return (
         f'{{"product":{product},"ancestors":{_listed(up.found, texts)},"descendants":{_listed(down.found, texts)},'

@@ -7,8 +7,10 @@ from typing import Any
 from uuid import UUID
 
 from ccat_workflow_manager.db.conditions import counter, quoted
+from ccat_workflow_manager.db.queries import project_list, visible
 from ccat_workflow_manager.db.queries.run_filter import RunFilter
 from ccat_workflow_manager.db.session import UnitOfWork
+from ccat_workflow_manager.identity import Projects
 from ccat_workflow_manager.lifecycle.states import CANCELLABLE, RETRYABLE, Status
 
 MOST_RUNS = 5000
@@ -25,9 +27,9 @@ VERBS = tuple(_ELIGIBLE)
 
 _COUNTS = ", ".join(f"r.{counter(status)} AS {status}" for status in Status)
 
-_RUNS = """
+_RUNS = f"""
 SELECT r.id, r.status, %eligible% AS eligible, r.pipeline, r.priority, r.labels, %counts% FROM runs r
-WHERE r.id = ANY(:ids) ORDER BY r.id DESC
+WHERE r.id = ANY(:ids) AND {visible("r.project")} ORDER BY r.id DESC
 """
 
 _REOPENED = f"""
@@ -46,7 +48,8 @@ LIMIT {MOST_RUNS}
 
 _STEP_RUN = f"""
 SELECT s.id, s.run_id, s.step, s.key, s.status, s.status IN ({quoted(CANCELLABLE)}) AS cancellable,
-  s.status IN ({quoted(RETRYABLE)}) AS retryable, s.reason FROM step_runs s WHERE s.id = :id
+  s.status IN ({quoted(RETRYABLE)}) AS retryable, s.reason
+FROM step_runs s JOIN runs r ON r.id = s.run_id WHERE s.id = :id AND {visible("r.project")}
 """
 
 
@@ -63,10 +66,10 @@ def of_breaker(unit: UnitOfWork, breaker: UUID) -> list[UUID]:
     return [row[0] for row in unit.execute(_OF_BREAKER, {"breaker": breaker})]
 
 
-def chosen(unit: UnitOfWork, ids: Sequence[UUID], verb: str) -> list[dict[str, Any]]:
-    """The chosen runs, and whether the action can change each of them."""
+def chosen(unit: UnitOfWork, ids: Sequence[UUID], verb: str, projects: Projects) -> list[dict[str, Any]]:
+    """The chosen runs of these projects, and whether the action can change each of them."""
     statement = _RUNS.replace("%eligible%", _ELIGIBLE[verb]).replace("%counts%", _COUNTS)
-    return unit.records(statement, {"ids": list(ids)})
+    return unit.records(statement, {"ids": list(ids), "projects": project_list(projects)})
 
 
 def reopened(unit: UnitOfWork, ids: Sequence[UUID]) -> list[dict[str, Any]]:
@@ -74,6 +77,6 @@ def reopened(unit: UnitOfWork, ids: Sequence[UUID]) -> list[dict[str, Any]]:
     return unit.records(_REOPENED, {"ids": list(ids)})
 
 
-def step_run(unit: UnitOfWork, step_run_id: UUID) -> dict[str, Any] | None:
-    found = unit.records(_STEP_RUN, {"id": step_run_id})
+def step_run(unit: UnitOfWork, step_run_id: UUID, projects: Projects) -> dict[str, Any] | None:
+    found = unit.records(_STEP_RUN, {"id": step_run_id, "projects": project_list(projects)})
     return found[0] if found else None

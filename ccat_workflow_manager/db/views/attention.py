@@ -15,6 +15,7 @@ from ccat_workflow_manager.lifecycle.waiting import ACTION_REQUIRED
 
 MOST_COUNTED = 10_000
 _MOST_OF_PROJECTS = 1000
+_MOST_JOBS = 5
 CANCEL_MINUTES = 10
 
 # Step runs and runs that an open breaker holds back. One with a probe heals itself, but it is a failure for all.
@@ -69,17 +70,20 @@ FROM backends b WHERE b.stray_jobs > 0 AND (b.reap_problem IS NOT NULL OR EXISTS
 """
 
 
-def causes(unit: UnitOfWork) -> list[dict[str, Any]]:
+def causes(unit: UnitOfWork, projects: Projects = None) -> list[dict[str, Any]]:
     """Every cause with what it holds up. Each has `kind`, `id`, `text` and `since`."""
+    if projects is not None:
+        return _causes_in(unit, projects)
     found: list[dict[str, Any]] = []
     for statement in (_BREAKERS, _BACKENDS, _HELD, _CANCELS, _STRAYS):
         found += unit.records(statement, {"mark": ACTION_REQUIRED} if ":mark" in statement else {})
     return sorted(found, key=lambda cause: -held_by(cause))
 
 
-def causes_in(unit: UnitOfWork, projects: Projects) -> list[dict[str, Any]]:
+def _causes_in(unit: UnitOfWork, projects: Projects) -> list[dict[str, Any]]:
     """The same for a reader who is limited to projects: what of these needs a person, by backend and text."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
+    runs: dict[tuple[str, str], set[str]] = {}
     for row in attention_page(unit, None, _MOST_OF_PROJECTS, projects):
         each = json.loads(row.json)
         cause = {
@@ -87,10 +91,16 @@ def causes_in(unit: UnitOfWork, projects: Projects) -> list[dict[str, Any]]:
             "id": each["id"],
             "since": each["submitted_at"],
             "step_runs": 0,
+            "runs": 0,
+            "jobs": [],
             "example": each["id"],
         }
         names = {name: each[name] for name in ("text", "backend", "pipeline", "step")}
-        found.setdefault((each["backend"], each["text"]), {**cause, **names})["step_runs"] += 1
+        group = found.setdefault(kind := (each["backend"], each["text"]), {**cause, **names})
+        runs.setdefault(kind, set()).add(each["run_id"])
+        group["step_runs"] += 1
+        group["runs"] = len(runs[kind])
+        group["jobs"] += [each["job_id"]] if each["job_id"] and len(group["jobs"]) < _MOST_JOBS else []
     return sorted(found.values(), key=lambda cause: -held_by(cause))
 
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
+from ccat_workflow_manager.db.queries import project_list, visible
 from ccat_workflow_manager.db.session import UnitOfWork
+from ccat_workflow_manager.identity import Projects
 
 MOST_SHOWN = 50
 _MOST_COMPARED = 20_000
 
-_RECENT = """
+_RECENT = f"""
 SELECT r.id::text AS id, r.status, r.pipeline_version AS version, r.labels, r.created_at FROM runs r
-WHERE r.pipeline = :pipeline AND r.id <> :id ORDER BY r.id DESC LIMIT 20
+WHERE r.pipeline = :pipeline AND r.id <> :id AND {visible("r.project")} ORDER BY r.id DESC LIMIT 20
 """
 
-_BEFORE = """
-SELECT r.id FROM runs r WHERE r.pipeline = :pipeline AND r.id < :id ORDER BY r.id DESC LIMIT 1
+_BEFORE = f"""
+SELECT r.id FROM runs r WHERE r.pipeline = :pipeline AND r.id < :id AND {visible("r.project")}
+ORDER BY r.id DESC LIMIT 1
 """
 
 _OUTCOMES = f"""
@@ -55,14 +58,15 @@ _COUNTED = f"SELECT x.how, count(*) AS count FROM ({_PRODUCTS}) x GROUP BY x.how
 _DIFFERENT = f"SELECT * FROM ({_PRODUCTS}) x WHERE x.how <> 'equal' ORDER BY step, key, path LIMIT {MOST_SHOWN}"
 
 
-def recent(unit: UnitOfWork, pipeline: str, run_id: UUID) -> list[dict[str, Any]]:
+def recent(unit: UnitOfWork, pipeline: str, run_id: UUID, projects: Projects) -> list[dict[str, Any]]:
     """Other runs of the pipeline, the newest first."""
-    return unit.records(_RECENT, {"pipeline": pipeline, "id": run_id})
+    return unit.records(_RECENT, {"pipeline": pipeline, "id": run_id, "projects": project_list(projects)})
 
 
-def before(unit: UnitOfWork, pipeline: str, run_id: UUID) -> UUID | None:
+def before(unit: UnitOfWork, pipeline: str, run_id: UUID, projects: Projects) -> UUID | None:
     """The run of the pipeline before this one."""
-    found = unit.execute(_BEFORE, {"pipeline": pipeline, "id": run_id}).first()
+    values = {"pipeline": pipeline, "id": run_id, "projects": project_list(projects)}
+    found = unit.execute(_BEFORE, values).first()
     return None if found is None else found[0]
 
 

@@ -1,11 +1,15 @@
-"""Pipelines with their last runs, and what their steps ask for and use."""
+"""Pipelines with their last runs, and what their steps ask for and use.
+
+A run of an inline definition may have the name of a pipeline of another project.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ccat_workflow_manager.db.queries import times
+from ccat_workflow_manager.db.queries import project_list, times, visible
 from ccat_workflow_manager.db.session import UnitOfWork
+from ccat_workflow_manager.identity import Projects
 
 LAST_RUNS = 72
 _SAMPLED_RUNS = 60
@@ -14,16 +18,17 @@ _SAMPLED_STEP_RUNS = 20_000
 _LIST = f"""
 SELECT p.name, p.project, p.current_version AS version, COALESCE(d.content ->> 'description', '') AS description,
   p.enabled, p.priority, {times("p", "updated_at")}, json_array_length(d.content -> 'steps') AS steps,
-  ARRAY(SELECT r.status FROM runs r WHERE r.pipeline = p.name ORDER BY r.id DESC LIMIT 24) AS last
+  ARRAY(SELECT r.status FROM runs r WHERE r.pipeline = p.name AND r.project = p.project
+    ORDER BY r.id DESC LIMIT 24) AS last
 FROM pipelines p JOIN specs d ON d.pipeline_id = p.id AND d.version = p.current_version
-WHERE p.name > :after ORDER BY p.name LIMIT :limit
+WHERE p.name > :after AND {visible("p.project")} ORDER BY p.name LIMIT :limit
 """
 
 _RUNS = f"""
 SELECT r.id::text AS id, r.status, r.pipeline_version AS version,
   {times("r", "created_at", "started_at", "finished_at")},
   extract(epoch FROM COALESCE(r.finished_at, now()) - r.started_at)::float8 AS seconds, r.n_completed AS completed
-FROM runs r WHERE r.pipeline = :name ORDER BY r.id DESC LIMIT {LAST_RUNS}
+FROM runs r WHERE r.pipeline = :name AND {visible("r.project")} ORDER BY r.id DESC LIMIT {LAST_RUNS}
 """
 
 _STEPS = f"""
@@ -38,39 +43,41 @@ SELECT x.step, count(DISTINCT x.run_id) AS runs, count(*) AS step_runs,
 FROM (
   SELECT s.step, s.run_id, s.status, s.attempt, s.reason, s.wall_time_seconds, s.peak_memory_gb, s.cpu_hours
   FROM step_runs s WHERE s.run_id = ANY(ARRAY(
-    SELECT r.id FROM runs r WHERE r.pipeline = :name AND r.finished_at IS NOT NULL ORDER BY r.id DESC
-    LIMIT {_SAMPLED_RUNS}))
+    SELECT r.id FROM runs r WHERE r.pipeline = :name AND r.finished_at IS NOT NULL AND {visible("r.project")}
+    ORDER BY r.id DESC LIMIT {_SAMPLED_RUNS}))
   LIMIT {_SAMPLED_STEP_RUNS}
 ) x GROUP BY x.step
 """
 
-_BY_VERSION = """
+_BY_VERSION = f"""
 SELECT x.version, count(*) FILTER (WHERE x.status = 'COMPLETED') AS completed,
   count(*) FILTER (WHERE x.status = 'FAILED') AS failed, count(*) AS runs
-FROM (SELECT r.pipeline_version AS version, r.status FROM runs r WHERE r.pipeline = :name
+FROM (SELECT r.pipeline_version AS version, r.status FROM runs r WHERE r.pipeline = :name AND {visible("r.project")}
   ORDER BY r.id DESC LIMIT 1000) x
 GROUP BY x.version
 """
 
 
-def pipelines(unit: UnitOfWork, after: str, limit: int) -> list[dict[str, Any]]:
+def pipelines(unit: UnitOfWork, after: str, limit: int, projects: Projects) -> list[dict[str, Any]]:
     """Pipelines by name, each with the statuses of its last runs, the newest first."""
-    return unit.records(_LIST, {"after": after, "limit": limit})
+    return unit.records(_LIST, {"after": after, "limit": limit, "projects": project_list(projects)})
 
 
-def last_runs(unit: UnitOfWork, name: str) -> list[dict[str, Any]]:
+def last_runs(unit: UnitOfWork, name: str, projects: Projects) -> list[dict[str, Any]]:
     """The last runs, the newest first."""
-    return unit.records(_RUNS, {"name": name})
+    return unit.records(_RUNS, {"name": name, "projects": project_list(projects)})
 
 
-def step_usage(unit: UnitOfWork, name: str) -> dict[str, dict[str, Any]]:
+def step_usage(unit: UnitOfWork, name: str, projects: Projects) -> dict[str, dict[str, Any]]:
     """What the steps of the last finished runs used, by the name of the step."""
-    return {row["step"]: row for row in unit.records(_STEPS, {"name": name})}
+    return {row["step"]: row for row in unit.records(_STEPS, {"name": name, "projects": project_list(projects)})}
 
 
-def by_version(unit: UnitOfWork, name: str) -> dict[int, dict[str, Any]]:
+def by_version(unit: UnitOfWork, name: str, projects: Projects) -> dict[int, dict[str, Any]]:
     """The outcomes of the last runs by version."""
-    return {row["version"]: row for row in unit.records(_BY_VERSION, {"name": name})}
+    return {
+        row["version"]: row for row in unit.records(_BY_VERSION, {"name": name, "projects": project_list(projects)})
+    }
 
 
 def exists(unit: UnitOfWork, name: str) -> bool:

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from ccat_workflow_manager.db.queries import project_list, visible
 from ccat_workflow_manager.db.queries.run_filter import RunFilter
 from ccat_workflow_manager.db.queries.runs import RUN
 from ccat_workflow_manager.db.session import UnitOfWork
@@ -54,16 +55,21 @@ def runs_page(
 
 _COUNTS = f"""
 SELECT s.status, (SELECT count(*) FROM (
-    SELECT 1 FROM runs r WHERE r.status = s.status AND r.id >= :after LIMIT {MOST_COUNTED}) x)
+    SELECT 1 FROM runs r WHERE r.status = s.status AND r.id >= :after AND {visible("r.project")}
+    LIMIT {MOST_COUNTED}) x)
 FROM unnest(CAST(:statuses AS text[])) AS s(status)
 """
 
 
 def counts_since(
-    unit: UnitOfWork, moment: datetime | None, statuses: Iterable[RunStatus] = RunStatus
+    unit: UnitOfWork, moment: datetime | None, statuses: Iterable[RunStatus] = RunStatus, projects: Projects = None
 ) -> dict[str, int]:
     """Runs by status that were created since this moment, each counted up to MOST_COUNTED."""
-    values = {"statuses": [str(each) for each in statuses], "after": first_id(moment)}
+    values = {
+        "statuses": [str(each) for each in statuses],
+        "after": first_id(moment),
+        "projects": project_list(projects),
+    }
     return {row[0]: row[1] for row in unit.execute(_COUNTS, values)}
 
 
@@ -78,7 +84,7 @@ SELECT width_bucket(extract(epoch FROM x.created_at), :first, :last, {BUCKETS}) 
   min(extract(epoch FROM x.created_at))
 FROM (SELECT created_at, status, project FROM runs WHERE created_at > :after ORDER BY created_at DESC
   LIMIT {_MOST_IN_HISTORY}) x
-WHERE CAST(:projects AS text[]) IS NULL OR x.project = ANY(:projects)
+WHERE {visible("x.project")}
 GROUP BY 1, 2
 """
 
@@ -87,31 +93,32 @@ def history(
     unit: UnitOfWork, first: datetime, last: datetime, projects: Projects = None
 ) -> tuple[dict[str, list[int]], bool]:
     """Runs by status in BUCKETS equal parts of a span of time, and whether only the newest of them were counted."""
-    visible = None if projects is None else sorted(projects)
-    values = {"first": first.timestamp(), "last": last.timestamp(), "after": first, "projects": visible}
+    values = {"first": first.timestamp(), "last": last.timestamp(), "after": first}
     found: dict[str, list[int]] = {str(status): [0] * BUCKETS for status in RunStatus}
     counted = 0
-    for bucket, status, number, _ in unit.execute(_HISTORY, values):
+    for bucket, status, number, _ in unit.execute(_HISTORY, {**values, "projects": project_list(projects)}):
         found[status][min(max(bucket, 1), BUCKETS) - 1] += number
         counted += number
     return found, counted >= _MOST_IN_HISTORY
 
 
 _LONGEST = f"""
-SELECT row_to_json(x)::text FROM (SELECT {RUN} FROM runs r WHERE r.status = 'RUNNING' ORDER BY r.id LIMIT :limit) x
+SELECT row_to_json(x)::text FROM (SELECT {RUN} FROM runs r WHERE r.status = 'RUNNING' AND {visible("r.project")}
+  ORDER BY r.id LIMIT :limit) x
 """
 
 
-def longest_running(unit: UnitOfWork, limit: int) -> list[dict[str, Any]]:
+def longest_running(unit: UnitOfWork, limit: int, projects: Projects) -> list[dict[str, Any]]:
     """The running runs that were created first."""
-    return [json.loads(row[0]) for row in unit.execute(_LONGEST, {"limit": limit})]
+    return [json.loads(row[0]) for row in unit.execute(_LONGEST, {"limit": limit, "projects": project_list(projects)})]
 
 
 _FAILED = f"""
-SELECT row_to_json(x)::text FROM (SELECT {RUN} FROM runs r WHERE r.status = 'FAILED' ORDER BY r.id DESC LIMIT :limit) x
+SELECT row_to_json(x)::text FROM (SELECT {RUN} FROM runs r WHERE r.status = 'FAILED' AND {visible("r.project")}
+  ORDER BY r.id DESC LIMIT :limit) x
 """
 
 
-def last_failed(unit: UnitOfWork, limit: int) -> list[dict[str, Any]]:
+def last_failed(unit: UnitOfWork, limit: int, projects: Projects) -> list[dict[str, Any]]:
     """The newest runs that have failed."""
-    return [json.loads(row[0]) for row in unit.execute(_FAILED, {"limit": limit})]
+    return [json.loads(row[0]) for row in unit.execute(_FAILED, {"limit": limit, "projects": project_list(projects)})]

@@ -6,36 +6,46 @@ import json
 from typing import Any
 from uuid import UUID
 
+from ccat_workflow_manager.db.queries import project_list, visible
 from ccat_workflow_manager.db.session import UnitOfWork
+from ccat_workflow_manager.identity import Projects
 
 _MOST = 8
 
-_BY_JOB = (
-    "SELECT step_run_id FROM attempts WHERE backend = ANY(ARRAY(SELECT name FROM backends)) AND job_id = :q LIMIT 8"
-)
-_RUNS_BETWEEN = "SELECT id FROM runs WHERE id BETWEEN :first AND :last ORDER BY id DESC LIMIT 8"
-_PIPELINES = "SELECT name FROM pipelines WHERE name >= :q AND starts_with(name, :q) ORDER BY name LIMIT 8"
-_BY_LABEL = "SELECT id FROM runs WHERE labels @> CAST(:label AS jsonb) ORDER BY id DESC LIMIT 1"
-_EXACT = """
-SELECT 'runs' AS kind, id FROM runs WHERE id = :id
-UNION ALL SELECT 'step-runs', id FROM step_runs WHERE id = :id
-UNION ALL SELECT 'products', id FROM products WHERE id = :id
+_VISIBLE = visible("r.project")
+_BY_JOB = f"""
+SELECT a.step_run_id FROM attempts a JOIN step_runs s ON s.id = a.step_run_id JOIN runs r ON r.id = s.run_id
+WHERE a.backend = ANY(ARRAY(SELECT name FROM backends)) AND a.job_id = :q AND {_VISIBLE} LIMIT 8
+"""
+_RUNS_BETWEEN = f"SELECT r.id FROM runs r WHERE r.id BETWEEN :first AND :last AND {_VISIBLE} ORDER BY r.id DESC LIMIT 8"
+_PIPELINES = f"""
+SELECT r.name FROM pipelines r WHERE r.name >= :q AND starts_with(r.name, :q) AND {_VISIBLE} ORDER BY r.name LIMIT 8
+"""
+_BY_LABEL = f"""
+SELECT r.id FROM runs r WHERE r.labels @> CAST(:label AS jsonb) AND {_VISIBLE} ORDER BY r.id DESC LIMIT 1
+"""
+_EXACT = f"""
+SELECT 'runs' AS kind, r.id FROM runs r WHERE r.id = :id AND {_VISIBLE}
+UNION ALL SELECT 'step-runs', s.id FROM step_runs s JOIN runs r ON r.id = s.run_id WHERE s.id = :id AND {_VISIBLE}
+UNION ALL SELECT 'products', p.id FROM products p JOIN runs r ON r.id = p.run_id WHERE p.id = :id AND {_VISIBLE}
 """
 
 
-def find(unit: UnitOfWork, q: str) -> list[tuple[str, str]]:
+def find(unit: UnitOfWork, q: str, projects: Projects) -> list[tuple[str, str]]:
     """Addresses with a word for each: an id or its beginning, a job id, a pipeline, a label `name:value`."""
     found: list[tuple[str, str]] = []
+    seen = {"projects": project_list(projects)}
     if (exact := _uuid(q)) is not None:
-        found += [(f"/{row[0]}/{row[1]}", row[0]) for row in unit.execute(_EXACT, {"id": exact})]
+        found += [(f"/{row[0]}/{row[1]}", row[0]) for row in unit.execute(_EXACT, {"id": exact, **seen})]
     elif (span := _span(q)) is not None:
         found += [
-            (f"/runs/{row[0]}", "run") for row in unit.execute(_RUNS_BETWEEN, {"first": span[0], "last": span[1]})
+            (f"/runs/{row[0]}", "run")
+            for row in unit.execute(_RUNS_BETWEEN, {"first": span[0], "last": span[1], **seen})
         ]
-    found += [(f"/step-runs/{row[0]}", "job") for row in unit.execute(_BY_JOB, {"q": q})]
-    found += [(f"/pipelines/{row[0]}", "pipeline") for row in unit.execute(_PIPELINES, {"q": q})]
+    found += [(f"/step-runs/{row[0]}", "job") for row in unit.execute(_BY_JOB, {"q": q, **seen})]
+    found += [(f"/pipelines/{row[0]}", "pipeline") for row in unit.execute(_PIPELINES, {"q": q, **seen})]
     name, colon, value = q.partition(":")
-    if colon and unit.execute(_BY_LABEL, {"label": json.dumps({name: value})}).first():
+    if colon and unit.execute(_BY_LABEL, {"label": json.dumps({name: value}), **seen}).first():
         found.append((f"label {q}", "label"))
     return found[:_MOST]
 
@@ -55,16 +65,18 @@ def _span(q: str) -> tuple[UUID, UUID] | None:
     return UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f"))
 
 
-def events(unit: UnitOfWork, before: tuple[int, int] | None, limit: int) -> list[dict[str, Any]]:
-    """The newest events of all runs and backends, before a place."""
+def events(unit: UnitOfWork, before: tuple[int, int] | None, limit: int, projects: Projects) -> list[dict[str, Any]]:
+    """The newest events before a place: of all runs and backends, or of the runs of these projects."""
     values = {"position": before[0] if before else 2**63 - 1, "event_id": before[1] if before else 2**63 - 1}
-    return unit.records(_EVENTS, {**values, "limit": limit})
+    return unit.records(_EVENTS, {**values, "limit": limit, "projects": project_list(projects)})
 
 
-_EVENTS = """
+_EVENTS = f"""
 SELECT e.position, e.id, e.at, e.event, e.to_status, e.attempt, e.actor, e.reason, e.text, e.backend,
   e.run_id::text AS run_id, e.step_run_id::text AS step_run_id, s.step, s.key, r.pipeline
-FROM (SELECT * FROM events WHERE (position, id) < (:position, :event_id) ORDER BY position DESC, id DESC LIMIT :limit) e
+FROM (SELECT * FROM events WHERE (position, id) < (:position, :event_id)
+    AND (CAST(:projects AS text[]) IS NULL OR run_id IS NOT NULL AND {visible("project")})
+  ORDER BY position DESC, id DESC LIMIT :limit) e
 LEFT JOIN step_runs s ON s.id = e.step_run_id LEFT JOIN runs r ON r.id = e.run_id
 ORDER BY e.position DESC, e.id DESC
 """

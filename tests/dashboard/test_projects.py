@@ -1,0 +1,158 @@
+"""Pages for readers who are limited to projects: everything of theirs, nothing of others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from uuid import UUID
+
+import pytest
+from fastapi.testclient import TestClient
+from httpx import Response
+
+from ccat_workflow_manager.api.rights import RIGHTS, Thing
+from ccat_workflow_manager.dashboard.live import visible_topics
+from tests.api.conftest import fresh_app
+from tests.api.rest import BASE_URL, Hand, Rest, Secured
+from tests.api.test_rights import MINE, OTHERS, Belongings
+from tests.support.fixtures_store import ContextMaker
+
+Owned = dict[str, Belongings]
+_API = ("/api/", "/ga4gh/", "/v1/", "/healthz", "/readyz", "/metrics", "/login", "/logout")
+_STREAM = "/ui/live"
+PAGES = {
+    path: right
+    for method, path in (key.split(" ", 1) for key in RIGHTS)
+    if method == "GET" and not path.startswith((*_API, _STREAM))
+    for right in [RIGHTS[f"GET {path}"]]
+}
+
+
+@pytest.fixture
+def secured(make_context: ContextMaker) -> Iterator[Secured]:
+    context = make_context("noop", AUTH_REQUIRED=True)
+    with TestClient(fresh_app(context), base_url=BASE_URL) as client:
+        yield Secured(context, client)
+
+
+@pytest.fixture
+def owned(secured: Secured) -> Owned:
+    admin, hand = secured.caller(), Hand(secured.context)
+    found = {project: Belongings(project, admin, hand) for project in (MINE, OTHERS)}
+    # A run of another project may bear the name of a pipeline of mine.
+    spec = {"name": f"only-{MINE}", "project": OTHERS, "steps": [{"name": "foreign-step", "command": ["a"]}]}
+    namesake = admin.post("/runs", {"spec": spec})
+    found[OTHERS].texts |= {namesake["id"], "foreign-step"}
+    return found
+
+
+def reader(secured: Secured, role: str, *projects: str) -> Rest:
+    rest = secured.caller(role, *projects)
+    rest.client.headers["accept"] = "text/html"
+    rest.client.follow_redirects = False
+    return rest
+
+
+def queries(path: str, about: Belongings) -> list[dict[str, str]]:
+    """Queries that make a page name something."""
+    run, step_run, job = about.ids["run_id"], about.ids["step_run_id"], about.ids["breaker_id"]
+    return {
+        "/go": [{"q": each} for each in (about.word, run, run[:13], step_run, f"word:{about.word}", about.word[:7])],
+        "/runs": [{}, {"pipeline": about.word}, {"label": f"word:{about.word}"}, {"q": about.word}, {"created": "24h"}],
+        "/products": [{}, {"run": run}],
+        "/act/{verb}": [{"id": run}, {"step_run": step_run}, {"breaker": job}],
+        "/act/breaker": [{"id": job}],
+        "/runs/{run_id}/compare": [{}, {"with": run}],
+        "/pipelines/{name}": [{}, {"from": run}],
+        "/runs/{run_id}": [{}, {"tab": "events"}, {"tab": "definition"}, {"keys": "field"}],
+        "/ui/runs/{run_id}/keys": [{"step": "0"}],
+        "/ui/step-runs/{step_run_id}/log": [{"attempt": "99"}],
+        "/ui/step-runs/{step_run_id}/log/search": [{"attempt": "99", "q": "x"}],
+    }.get(path, [{}])
+
+
+def visits(rest: Rest, path: str, about: Belongings, asked: Belongings) -> Iterator[tuple[dict[str, str], Response]]:
+    """A page of one project, with queries about what belongs to another."""
+    verb = "cancel" if "act" in path else ""
+    names = {**about.ids, "verb": verb, "key": "main", "path": "x", "token_id": str(UUID(int=1))}
+    if "/steps/" in path:
+        names["name"] = about.word
+    for query in queries(path, asked):
+        yield query, rest.client.get(path.format(**names), params=query)
+
+
+def leaked(answer: Response, theirs: Belongings, query: dict[str, str]) -> set[str]:
+    """What is named that the reader has not typed."""
+    shown = answer.text + answer.headers.get("location", "")
+    return {text for text in theirs.texts if text in shown and not any(text in value for value in query.values())}
+
+
+def test_pages_show_nothing_of_other_projects(secured: Secured, owned: Owned) -> None:
+    mine, everything = reader(secured, "admin", MINE), reader(secured, "admin")
+    revealing = set()
+    for path, right in PAGES.items():
+        for asked in owned.values():
+            for query, answer in visits(mine, path, owned[MINE], asked):
+                assert answer.status_code in (200, 303, 404, 422), (path, query, answer.text[:2000])
+                assert leaked(answer, owned[OTHERS], query) == set(), (path, query)
+                if answer.status_code == 303 and path == "/go":
+                    target = mine.client.get(answer.headers["location"])
+                    assert leaked(target, owned[OTHERS], query) == set(), (path, query)
+        if any(
+            leaked(answer, owned[OTHERS], {}) for _, answer in visits(everything, path, owned[OTHERS], owned[OTHERS])
+        ):
+            revealing.add(path)
+        if isinstance(right.about, Thing):
+            for query, answer in visits(mine, path, owned[OTHERS], owned[OTHERS]):
+                assert answer.status_code in (404, 422), (path, query)
+    assert len(revealing) > 15, "the same pages show it to those who see all projects"
+
+
+def test_pages_show_all_of_their_own_project(secured: Secured, owned: Owned) -> None:
+    mine, word = reader(secured, "viewer", MINE), owned[MINE].word
+    for path in ("/", "/runs", "/pipelines", "/products", "/events", f"/pipelines/{word}", "/backends", "/workers"):
+        answer = mine.client.get(path)
+        assert answer.status_code == 200, (path, answer.text[:500])
+        assert path in ("/backends", "/workers", "/") or word in answer.text, path
+    facets = mine.client.get("/runs").text
+    assert facets.count(owned[MINE].ids["run_id"]) > 0
+    assert reader(secured, "viewer", "nothing").client.get("/").status_code == 200
+
+
+def test_actions_reach_no_other_project(secured: Secured, owned: Owned) -> None:
+    mine = reader(secured, "operator", MINE)
+    theirs, admin = owned[OTHERS], secured.caller()
+    form = {"Content-Type": "application/x-www-form-urlencoded", "Origin": BASE_URL}
+    before = admin.get(f"/runs/{theirs.ids['run_id']}")
+    for path, body in (
+        ("/act", f"verb=cancel&id={theirs.ids['run_id']}"),
+        ("/act/cancel", f"ids={theirs.ids['run_id']}"),
+        ("/act/pause", f"ids={theirs.ids['run_id']}"),
+        ("/act/step-run/cancel", f"step_run={theirs.ids['step_run_id']}"),
+        ("/act/step-run/retry", f"step_run={theirs.ids['step_run_id']}"),
+        ("/act/breaker", f"breaker={theirs.ids['breaker_id']}"),
+        (f"/pipelines/{theirs.word}/start", ""),
+        (f"/pipelines/{theirs.word}/switch", "enabled=0"),
+        (f"/ui/pipelines/{theirs.word}/check", ""),
+    ):
+        answer = mine.client.post(path, content=body, headers=form)
+        assert leaked(answer, theirs, {"typed": path + body}) == set(), path
+        assert answer.status_code == 404 or "0 runs" in answer.text or "No run" in answer.text, (path, answer.text)
+    assert admin.get(f"/runs/{theirs.ids['run_id']}") == before
+    assert admin.get(f"/pipelines/{theirs.word}")["enabled"]
+    assert theirs.ids["breaker_id"] in {each["id"] for each in admin.get("/breakers")["items"]}
+    preview = mine.client.post("/act", content="verb=cancel&all=1&conditions=", headers=form)
+    assert owned[MINE].ids["run_id"] in preview.text
+    assert leaked(preview, theirs, {}) == set()
+
+
+def test_the_live_stream_follows_no_run_of_another_project(secured: Secured, owned: Owned) -> None:
+    names = ["runs", "run:x", *(f"run:{each.ids['run_id']}" for each in owned.values())]
+    seen = visible_topics(secured.context, names, frozenset([MINE]))
+    assert seen == {"runs", f"run:{owned[MINE].ids['run_id']}"}
+    assert visible_topics(secured.context, names, None) == set(names)
+
+
+def test_an_error_for_a_stranger_shows_nothing_of_the_service(secured: Secured, owned: Owned) -> None:
+    answer = secured.client.get("/login/oidc", headers={"accept": "text/html"})
+    assert answer.status_code == 404
+    assert "noop" not in answer.text
