@@ -13,7 +13,6 @@ from starlette.responses import Response
 from ccat_workflow_manager.api.dependencies import Ctx, Who
 from ccat_workflow_manager.api.openapi import Shape, Time
 from ccat_workflow_manager.api.paging import ProjectName, json_response
-from ccat_workflow_manager.db.queries import snapshot
 from ccat_workflow_manager.db.queries.runs import run_status_of
 from ccat_workflow_manager.errors import NotFound
 from ccat_workflow_manager.lifecycle.causes import Cause, Move
@@ -113,7 +112,7 @@ class Waiting(Shape):
 def explain_one(context: Ctx, who: Who, step_run_id: UUID) -> Response:
     """Why a step run waits, was skipped, failed or ran again: the chain to the root, and what frees it."""
     with context.database.read() as unit:
-        snapshot(unit)
+        unit.snapshot()
         found = explain_step_run(unit, step_run_id, who.projects)
     if found is None:
         raise NotFound(f"there is no step run {step_run_id}")
@@ -124,7 +123,7 @@ def explain_one(context: Ctx, who: Who, step_run_id: UUID) -> Response:
 def explain_of_run(context: Ctx, run_id: UUID) -> Response:
     """Why a run does not go on or did not complete: its most serious cause, and all causes with their numbers."""
     with context.database.read() as unit:
-        snapshot(unit)
+        unit.snapshot()
         status = run_status_of(unit, run_id)
         if status is None:
             raise NotFound(f"there is no run {run_id}")
@@ -148,6 +147,6 @@ def explain_all(
     if project is not None:
         projects = frozenset({project} if who.sees(project) else ())
     with context.database.read() as unit:
-        snapshot(unit)
+        unit.snapshot()
         found = explain_waiting(unit, projects, limit)
     return json_response(json.dumps(found))

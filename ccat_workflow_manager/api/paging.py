@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 from ccat_workflow_manager.api.dependencies import LARGE_AT_ONCE, LARGE_BYTES
 from ccat_workflow_manager.api.problems import problem
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.db.queries import Row, array, snapshot
+from ccat_workflow_manager.db.queries import Row, array
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.definition.project import PROJECT_NAME
 from ccat_workflow_manager.errors import NotFound
@@ -43,7 +43,7 @@ _PIECE_BYTES = 256 * 1024
 def read_one(context: Context, what: str, view: Callable[[UnitOfWork, Any], str | None], key: object) -> str:
     """The JSON text of one resource. Raises NotFound."""
     with context.database.read() as unit:
-        snapshot(unit)
+        unit.snapshot()
         text = view(unit, key)
     if text is None:
         raise NotFound(f"there is no {what} {key}")

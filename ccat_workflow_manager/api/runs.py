@@ -35,7 +35,6 @@ from ccat_workflow_manager.api.run_watch import RunWatch, Until, wait_seconds
 from ccat_workflow_manager.api.step_runs import StepRun
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.queries import runs as queries
-from ccat_workflow_manager.db.queries import snapshot
 from ccat_workflow_manager.db.queries.products import run_products_page
 from ccat_workflow_manager.definition.messages import validated
 from ccat_workflow_manager.errors import Conflict, Fault, Invalid, NotFound
@@ -194,7 +193,7 @@ def _run_response(context: Context, run_id: UUID, if_none_match: str | None) -> 
     What waits in a run may change without the run, so only of a finished one its row is the version.
     """
     with context.database.read() as unit:
-        snapshot(unit)
+        unit.snapshot()
         version = queries.run_versions(unit, [run_id]).get(run_id)
         if version is None:
             raise NotFound(f"there is no run {run_id}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ccat_workflow_manager.definition.project import DEFAULT_PROJECT
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.states import CANCELLABLE, LIVE, Status
 
@@ -49,6 +50,9 @@ READY = "status = 'PENDING' AND unmet = 0 AND NOT held"
 USES_LIMITS = LIVE | {Status.STAGING_DATA}
 IN_USE = f"status IN ({quoted(USES_LIMITS)})"
 """It has a job, or a worker is about to submit it. The condition of an index: use it literally."""
+
+OTHER_PROJECT = f"project <> '{DEFAULT_PROJECT}'"
+"""Runs of `default` are in no index of the project: most are of it, and their list is that of all runs."""
 
 CLAIMABLE = f"{READY} AND (not_before IS NULL OR not_before <= now()) AND cancel_requested_at IS NULL"
 """Ready, not backing off and not cancelled.

@@ -18,8 +18,6 @@ metadata = MetaData(
 
 TIME = DateTime(timezone=True)
 NOW = func.now()
-OTHER_PROJECT = f"project <> '{DEFAULT_PROJECT}'"
-"""Runs of `default` are in no index of the project: most are of it, and their list is that of all runs."""
 
 
 def project_column() -> Column[str]:

@@ -1,23 +1,33 @@
-"""Bring a database to the schema of this program, and refuse one that is not there."""
+"""Bring a database to the schema of this program, and refuse one that is not there.
+
+Alembic and SQLAlchemy are imported for a migration only: no other process needs the memory that they take.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from alembic.util import CommandError
+import psycopg
 
-from alembic import command
+from ccat_workflow_manager import failpoints
 from ccat_workflow_manager.db import feed_epoch
 from ccat_workflow_manager.db.partitions import CREATE_AUDIT_PARTITIONS, CREATE_EVENT_PARTITIONS
 from ccat_workflow_manager.db.session import Database
+from ccat_workflow_manager.db.sql_errors import translated
 from ccat_workflow_manager.errors import ConfigurationError
 from ccat_workflow_manager.settings import migrations_dir
 
+if TYPE_CHECKING:
+    from alembic.config import Config
+    from sqlalchemy import Connection
+
 _LOCK = 0x63636174
 """The key of an advisory lock: processes that start together migrate one after the other."""
+_VERSION = re.compile(r"(\d+)_\w+\.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,18 +42,17 @@ class SchemaState:
         return self.current == self.wanted
 
 
-def _config() -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(migrations_dir()).replace("%", "%%"))
-    return config
-
-
 def state(database: Database) -> SchemaState:
     with database.read() as unit:
-        current = MigrationContext.configure(unit.connection).get_current_revision()
-    wanted = ScriptDirectory.from_config(_config()).get_current_head()
-    assert wanted is not None
-    return SchemaState(current, wanted)
+        has_version = unit.execute("SELECT to_regclass('alembic_version')").scalar_one()
+        current = unit.execute("SELECT version_num FROM alembic_version").scalar() if has_version else None
+    return SchemaState(current, _wanted())
+
+
+def _wanted() -> str:
+    """The newest revision: the highest number of the files of migrations."""
+    names = [path.name for path in (migrations_dir() / "versions").iterdir()]
+    return max(match[1] for match in map(_VERSION.fullmatch, names) if match)
 
 
 def upgrade(database: Database) -> SchemaState:
@@ -58,22 +67,51 @@ def upgrade(database: Database) -> SchemaState:
         how = "CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0"
         raise ConfigurationError(f"the encoding of the database is {encoding}, it has to be UTF8; make one by: {how}")
     if not before.is_current:
-        config = _config()
-        with database.begin("commit.migrate") as unit:
-            unit.execute("SELECT pg_advisory_xact_lock(:key)", {"key": _LOCK})
-            config.attributes["connection"] = unit.connection
-            try:
-                command.upgrade(config, "head")
-            except CommandError as error:
-                known = f"the database is at revision {before.current}, which this program does not know"
-                raise ConfigurationError(f"{known}; use the version that made it, or an empty database") from error
-            unit.execute(CREATE_EVENT_PARTITIONS)
-            unit.execute(CREATE_AUDIT_PARTITIONS)
+        _migrate(database, before)
     feed_epoch.signing_key(database)
     with database.begin("commit.feed-epoch") as unit:
         unit.execute("SELECT pg_advisory_xact_lock(:key)", {"key": _LOCK})
         feed_epoch.begin_epoch(unit)
     return before
+
+
+def _migrate(database: Database, before: SchemaState) -> None:
+    from alembic.util import CommandError
+
+    from alembic import command
+
+    with connection_for_alembic(database) as (connection, config):
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
+        try:
+            command.upgrade(config, "head")
+        except CommandError as error:
+            known = f"the database is at revision {before.current}, which this program does not know"
+            raise ConfigurationError(f"{known}; use the version that made it, or an empty database") from error
+        connection.exec_driver_sql(CREATE_EVENT_PARTITIONS)
+        connection.exec_driver_sql(CREATE_AUDIT_PARTITIONS)
+        failpoints.point("commit.migrate")
+    failpoints.point("commit.migrate", failpoints.AFTER)
+
+
+@contextmanager
+def connection_for_alembic(database: Database) -> Iterator[tuple[Connection, Config]]:
+    """A transaction for alembic, and the configuration that tells alembic to use it."""
+    from alembic.config import Config
+    from sqlalchemy import create_engine
+    from sqlalchemy.exc import DBAPIError
+    from sqlalchemy.pool import NullPool
+
+    config = Config()
+    config.set_main_option("script_location", str(migrations_dir()).replace("%", "%%"))
+    engine = create_engine(database.url, poolclass=NullPool, hide_parameters=True)
+    try:
+        with engine.connect() as connection:
+            config.attributes["connection"] = connection
+            yield connection, config
+            connection.commit()
+    except DBAPIError as error:
+        meaning = translated(error.orig) if isinstance(error.orig, psycopg.Error) else None
+        raise meaning or error from error
 
 
 def require_current(database: Database) -> None:

@@ -29,12 +29,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSON, JSONB
 
-from ccat_workflow_manager.db.conditions import IN_USE, OPEN, READY, RUN_STATUS_SQL, counter, quoted
+from ccat_workflow_manager.db.conditions import IN_USE, OPEN, OTHER_PROJECT, READY, RUN_STATUS_SQL, counter, quoted
 from ccat_workflow_manager.db.fairness_tables import holds, lanes, projects, turns
 from ccat_workflow_manager.db.feed_tables import deliveries, events, feed, webhooks
 from ccat_workflow_manager.db.figure_tables import figures, figures_place, live_figures
 from ccat_workflow_manager.db.identity_tables import audit, sessions, tokens
-from ccat_workflow_manager.db.metadata import NOW, OTHER_PROJECT, TIME, metadata, project_column
+from ccat_workflow_manager.db.metadata import NOW, TIME, metadata, project_column
 from ccat_workflow_manager.db.service_tables import backends, breaker_events, breakers, full_places, workers
 from ccat_workflow_manager.lifecycle.deletion import What
 from ccat_workflow_manager.lifecycle.states import ACTIVE, CANCELLABLE, FINISHED, LEASED, LIVE, Status

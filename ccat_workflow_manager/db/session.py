@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -11,15 +12,14 @@ from operator import itemgetter
 from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Connection, CursorResult, Engine, TextClause, create_engine, text
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+import psycopg
 from uuid_utils.compat import uuid7
 
 from ccat_workflow_manager import failpoints
 from ccat_workflow_manager.db import audit
+from ccat_workflow_manager.db.pool import Connection, Pool
+from ccat_workflow_manager.db.result import Result
 from ccat_workflow_manager.db.sql_errors import RolledBack, translated
-from ccat_workflow_manager.errors import ServiceUnavailable
 from ccat_workflow_manager.json_values import storable, text_problem
 
 T = TypeVar("T")
@@ -29,25 +29,30 @@ _KEEP_ALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_coun
 _IDLE_MILLISECONDS = 120_000
 """How long a transaction may do nothing while it holds its locks: its process hangs or is gone."""
 _TRIES = 5
+_PARAMETER = re.compile(r"(?<![:\w\\]):(\w+)(?!:)")
+"""`:name`, but neither `::type` nor `\\:name`, which stands for the text `:name`."""
+_ESCAPED = re.compile(r"\\(:\w*)")
+_SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 
 
 class UnitOfWork:
     """One transaction, and the actions to run once it has committed."""
 
     def __init__(self, connection: Connection) -> None:
-        self.connection = connection
+        self._connection = connection
         self._after_commit: list[Callable[[], None]] = []
 
-    def execute(self, statement: str, parameters: Mapping[str, Any] | None = None) -> CursorResult[Any]:
+    def execute(self, statement: str, parameters: Mapping[str, Any] | None = None) -> Result:
         """Run one SQL statement. Lists of records are passed as JSON (`json_list`), values as named parameters."""
-        return self.connection.execute(_prepared(statement), _sendable(parameters or {}))
+        query, names = _numbered(statement)
+        values = [_sendable((parameters or {})[name]) for name in names] if names else None
+        return Result(self._connection.execute(query, values))
 
     def rows(self, shape: type[T], statement: str, parameters: Mapping[str, Any] | None = None) -> list[T]:
         """Run a SELECT. Returns its rows as `shape`, a dataclass: each field takes the column of its own name."""
         result = self.execute(statement, parameters)
-        columns = list(result.keys())
-        by_name = itemgetter(*(columns.index(name) for name in shape.__match_args__))  # type: ignore[attr-defined]
-        return [shape(*by_name(row)) for row in result.all()]
+        by_name = itemgetter(*(result.columns.index(name) for name in shape.__match_args__))  # type: ignore[attr-defined]
+        return [shape(*by_name(row)) for row in result.tuples]
 
     def row(self, shape: type[T], statement: str, parameters: Mapping[str, Any] | None = None) -> T | None:
         """Run a SELECT of at most one row. Returns it as `rows` does, or None if there is none."""
@@ -57,12 +62,18 @@ class UnitOfWork:
     def records(self, statement: str, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
         """Run a SELECT. Returns its rows as dicts from column to value."""
         result = self.execute(statement, parameters)
-        columns = tuple(result.keys())
-        return [dict(zip(columns, row, strict=True)) for row in result.all()]
+        return [dict(zip(result.columns, row, strict=True)) for row in result.tuples]
+
+    def snapshot(self) -> None:
+        """Give all statements of a unit that only reads the same snapshot. Must come before them."""
+        self.execute(_SNAPSHOT)
 
     def after_commit(self, action: Callable[[], None]) -> None:
         """Run `action` once the transaction has committed, and not at all if it is rolled back."""
         self._after_commit.append(action)
+
+    def commit(self) -> None:
+        self._connection.commit()
 
     def run_after_commit(self) -> None:
         for action in self._after_commit:
@@ -82,36 +93,34 @@ class UnitOfWork:
 
 
 class Database:
-    """The engine of one process. It connects on first use, so that the process may fork before."""
+    """The connections of one process. It connects on first use, so that the process may fork before."""
 
     def __init__(
         self,
         url: str,
         *,
         pool_size: int = 5,
+        most: int = 0,
         application_name: str = "ccat-wm",
         statement_seconds: float = 0,
     ) -> None:
-        """`statement_seconds` is the longest time that one statement may take; 0: any."""
+        """Up to `pool_size` connections stay open, and up to `most` are in use (0: twice as many).
+
+        `statement_seconds` is the longest time that one statement may take; 0: any.
+        """
         self.url = url
         options = f"-c idle_in_transaction_session_timeout={_IDLE_MILLISECONDS}"
         if statement_seconds:
             options += f" -c statement_timeout={max(1, round(statement_seconds * 1000))}"
-        self.engine: Engine = create_engine(
+        self._pool = Pool(
             url,
-            pool_size=pool_size,
-            max_overflow=pool_size,
-            pool_pre_ping=False,
-            pool_use_lifo=True,
-            connect_args={
-                "application_name": application_name,
-                "connect_timeout": 5,
-                "client_encoding": "utf8",
-                "options": options,
-                **_KEEP_ALIVE,
-            },
-            json_serializer=json.dumps,
-            hide_parameters=True,  # they hold definitions and parameters, which do not belong into a log
+            size=pool_size,
+            most=most or 2 * pool_size,
+            application_name=application_name,
+            connect_timeout=5,
+            client_encoding="utf8",
+            options=options,
+            **_KEEP_ALIVE,
         )
 
     @contextmanager
@@ -121,29 +130,34 @@ class Database:
         Raises ServiceUnavailable if the server is away, and RowRefused if it refuses a value.
         `name` is its failpoint; every transaction that writes has one.
         """
-        try:
-            with self.engine.begin() as connection:
-                unit = UnitOfWork(connection)
-                yield unit
-                if name:
-                    audit.write(unit)
-                    failpoints.point(name)
-        except DBAPIError as error:
-            meaning = translated(error)
-            if meaning is None:
-                raise
-            raise meaning from error
-        except PoolTimeout as error:
-            raise ServiceUnavailable("PostgreSQL cannot be used: all connections of this process are busy") from error
+        with self._unit(autocommit=False) as unit:
+            yield unit
+            if name:
+                audit.write(unit)
+                failpoints.point(name)
+            unit.commit()
         if name:
             failpoints.point(name, failpoints.AFTER)
         unit.run_after_commit()
 
     @contextmanager
     def read(self) -> Iterator[UnitOfWork]:
-        """A transaction that only reads."""
-        with self.begin() as unit:
+        """A unit that only reads. Each statement sees what is committed when it begins, unless `snapshot` is called."""
+        with self._unit(autocommit=True) as unit:
             yield unit
+            unit.commit()
+        unit.run_after_commit()
+
+    @contextmanager
+    def _unit(self, *, autocommit: bool) -> Iterator[UnitOfWork]:
+        try:
+            with self._pool.connection(autocommit=autocommit) as connection:
+                yield UnitOfWork(connection)
+        except psycopg.Error as error:
+            meaning = translated(error)
+            if meaning is None:
+                raise
+            raise meaning from error
 
     def transact(self, name: str, work: Callable[[UnitOfWork], T]) -> T:
         """Run `work` in a transaction. Repeats both if PostgreSQL ends the transaction to resolve a deadlock."""
@@ -154,23 +168,24 @@ class Database:
             return work(unit)
 
     def close(self) -> None:
-        self.engine.dispose()
+        self._pool.close()
 
 
-@lru_cache(maxsize=256)
-def _prepared(statement: str) -> TextClause:
-    return text(statement)
+@lru_cache(maxsize=512)
+def _numbered(statement: str) -> tuple[str, tuple[str, ...]]:
+    """The statement with `$1` in place of `:name`, and the names in the order of their numbers."""
+    numbers: dict[str, int] = {}
+
+    def number(match: re.Match[str]) -> str:
+        return f"${numbers.setdefault(match[1], len(numbers) + 1)}"
+
+    return _ESCAPED.sub(r"\1", _PARAMETER.sub(number, statement)), tuple(numbers)
 
 
-def _sendable(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The parameters with every text, alone or in a list, as PostgreSQL can hold it."""
-    bad = {
-        name: storable(value)
-        for name, value in parameters.items()
-        if (isinstance(value, str) and text_problem(value))
-        or (isinstance(value, list) and any(isinstance(each, str) and text_problem(each) for each in value))
-    }
-    return {**parameters, **bad} if bad else parameters
+def _sendable(value: object) -> object:
+    """A parameter with every text, alone or in a list, as PostgreSQL can hold it."""
+    texts = value if isinstance(value, list) else (value,)
+    return storable(value) if any(isinstance(each, str) and text_problem(each) for each in texts) else value
 
 
 def json_list(records: Sequence[Mapping[str, Any]]) -> str:

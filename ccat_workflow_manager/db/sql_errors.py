@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, OperationalError
+import psycopg
+from psycopg.errors import DataError, IntegrityError, InterfaceError, OperationalError
 
 from ccat_workflow_manager.errors import ServiceUnavailable, WorkflowError
 
@@ -23,10 +24,9 @@ class RolledBack(ServiceUnavailable):
     """PostgreSQL ended the transaction in favour of another one. The same transaction may succeed now."""
 
 
-def translated(error: DBAPIError) -> WorkflowError | None:
+def translated(error: psycopg.Error) -> WorkflowError | None:
     """What the error means. Returns None for a fault of this program, such as a syntax error."""
-    state = getattr(error.orig, "sqlstate", None)
-    text = str(error.orig).strip()
+    state, text = error.sqlstate, str(error).strip()
     if state is None:  # psycopg itself: no connection, or a value that it cannot send
         if isinstance(error, DataError | IntegrityError):
             return RowRefused(text[:_LONGEST])

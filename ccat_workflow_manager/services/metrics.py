@@ -14,7 +14,6 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from ccat_workflow_manager.db.queries import metrics as queries
-from ccat_workflow_manager.db.queries import snapshot
 from ccat_workflow_manager.db.queries.feed import Place, head
 from ccat_workflow_manager.db.queries.metrics import Ended, Waiting
 from ccat_workflow_manager.db.session import Database
@@ -87,7 +86,7 @@ class DatabaseMetrics(Collector):
         assert self._place is not None
         for _ in range(_MOST_PAGES):
             with self._database.read() as unit:
-                snapshot(unit)
+                unit.snapshot()
                 ended, place = queries.ended_behind(unit, self._place)
             for each in ended:
                 self._count(each)
@@ -95,7 +94,7 @@ class DatabaseMetrics(Collector):
                 break
             self._place = place
         with self._database.read() as unit:
-            snapshot(unit)
+            unit.snapshot()
             self._waiting = queries.waiting(unit)
             self._up = queries.backends_up(unit)
             self._lag = queries.events_lag(unit)

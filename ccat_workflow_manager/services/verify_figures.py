@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import TypeVar
 
 from ccat_workflow_manager.db.figures import MINUTE, QUARTER
-from ccat_workflow_manager.db.queries import snapshot, verify_figures
+from ccat_workflow_manager.db.queries import verify_figures
 from ccat_workflow_manager.db.queries.verify import Finding
 from ccat_workflow_manager.db.queries.verify_figures import FigureKey
 from ccat_workflow_manager.db.session import Database
@@ -43,7 +43,7 @@ class FigureCheck:
             last = verify_figures.place(unit)
         after = self._walk(last)
         with self.database.read() as unit:
-            snapshot(unit)
+            unit.snapshot()
             self._add(verify_figures.recount(unit, after, verify_figures.place(unit)))
             self._compare(self._open_days(), verify_figures.days(unit, self._open_days()))
             finer = {seconds: verify_figures.finer(unit, seconds) for seconds in (MINUTE, QUARTER)}

@@ -187,8 +187,7 @@ class Hand:
 
     def execute(self, statement: str, **values: Any) -> Any:
         with self._context.database.begin() as unit:
-            found = unit.execute(statement, values)
-            return found.all() if found.returns_rows else None
+            return unit.execute(statement, values).all()
 
     def products(self, step_run_id: UUID) -> dict[str, UUID]:
         found = self.execute("SELECT name, id FROM products WHERE step_run_id = :id", id=step_run_id)

@@ -47,9 +47,9 @@ def _registered(database: Database) -> list[Pipeline]:
     for each in chosen:
         catalogue.apply(each.definition())
     with database.read() as unit:
-        ids = dict(unit.execute("SELECT name, id::text FROM specs").tuples().all())
+        ids = dict(unit.execute("SELECT name, id::text FROM specs").tuples)
     with database.begin("commit.test") as unit:
-        lanes = dict(unit.execute(_ADD_LANES, {"names": list(ids)}).tuples().all())
+        lanes = dict(unit.execute(_ADD_LANES, {"names": list(ids)}).tuples)
     for each in chosen:
         each.spec_id, each.lane = ids[each.name], lanes[each.name]
     return chosen

@@ -103,7 +103,7 @@ def test_following_goes_on_after_it_broke_off_between_two_pages(
         poll(context)
     poll(context)
     with context.database.read() as unit:
-        assert unit.execute("SELECT DISTINCT status FROM runs").scalars().all() == ["COMPLETED"]
+        assert unit.execute("SELECT DISTINCT status FROM runs").all() == [("COMPLETED",)]
 
 
 def test_a_late_job_that_cannot_be_stopped_is_named_in_the_log(

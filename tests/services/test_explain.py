@@ -45,8 +45,7 @@ class Site:
 
     def sql(self, statement: str, **parameters: Any) -> list[Any]:
         with self.context.database.begin() as unit:
-            result = unit.execute(statement, parameters)
-            return list(result.all()) if result.returns_rows else []
+            return unit.execute(statement, parameters).all()
 
     def id_of(self, step: str, key: str = "main") -> UUID:
         found = self.sql("SELECT id FROM step_runs WHERE run_id = :r AND step = :s AND key = :k",

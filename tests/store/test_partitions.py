@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 from psycopg.errors import InsufficientPrivilege
-from sqlalchemy.exc import DBAPIError
 
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.partitions import maintain_audit, maintain_events
@@ -55,7 +54,6 @@ def test_the_audit_refuses_every_change(context: Context, change: str) -> None:
             "INSERT INTO audit (actor, identity, address, action, object, request_id)"
             " VALUES ('a', 'b', '', 'c', 'd', 'e')"
         )
-    with pytest.raises(DBAPIError) as refused, context.database.begin() as unit:
+    with pytest.raises(InsufficientPrivilege), context.database.begin() as unit:
         unit.execute(change)
-    assert isinstance(refused.value.orig, InsufficientPrivilege)
     assert [row.actor for row in rows(context, table="audit")] == ["a"]

@@ -54,9 +54,7 @@ def test_migrations_and_description_agree(databases: Any, migrated_url: str) -> 
 
 def test_migrations_go_back_and_forth(context: Context, migrated_url: str) -> None:
     before = catalog(migrated_url)
-    config = migrate._config()
-    with context.database.begin() as unit:
-        config.attributes["connection"] = unit.connection
+    with migrate.connection_for_alembic(context.database) as (_, config):
         command.downgrade(config, "base")
     assert catalog(migrated_url)["columns"] == []
     assert migrate.upgrade(context.database).current is None

@@ -52,7 +52,7 @@ def pipelines(items: list[WorkItem]) -> Counter[str]:
 def sql(context: Context, statement: str, **parameters: Any) -> list[Any]:
     with context.database.begin() as unit:
         found = unit.execute(statement, parameters)
-        return list(found.all()) if found.returns_rows else []
+        return found.all()
 
 
 def limit(context: Context, project: str, **limits: Any) -> None:
@@ -128,7 +128,7 @@ def test_no_claim_goes_through_the_waiting_step_runs(context: Context) -> None:
     for statement in (TURNS, LOCK_CLAIMABLE):
         used = {name: value for name, value in values.items() if f":{name}" in statement}
         with context.database.begin() as unit:
-            [plan] = unit.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", used).scalars()
+            [plan] = unit.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", used).one()
         nodes = list(_nodes(plan[0]["Plan"]))
         on_step_runs = [node for node in nodes if node.get("Relation Name") == "step_runs"]
         assert on_step_runs

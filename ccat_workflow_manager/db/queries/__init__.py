@@ -22,7 +22,7 @@ class Row(NamedTuple):
 
 def utc(column: str) -> str:
     """SQL for a time as RFC 3339 in UTC, independent of the server's time zone."""
-    # The backslashes keep SQLAlchemy from reading `:MI` as a parameter.
+    # The backslashes keep `:MI` from being a parameter.
     return rf"""to_char({column} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24\:MI\:SS.US"Z"')"""
 
 
@@ -55,8 +55,3 @@ def one(unit: UnitOfWork, statement: str, parameters: Mapping[str, Any]) -> str 
 def array(texts: Iterable[str]) -> str:
     """Join JSON texts to a JSON array."""
     return f"[{','.join(texts)}]"
-
-
-def snapshot(unit: UnitOfWork) -> None:
-    """Give all statements of this transaction the same snapshot. Must be its first statement."""
-    unit.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")

@@ -106,13 +106,13 @@ def of_pipeline(unit: UnitOfWork, pipeline: str, window: Window, projects: Proje
 
 def live(unit: UnitOfWork, projects: Projects = None) -> dict[str, int]:
     """How many step runs are in each status that is not an end."""
-    found = unit.execute(_LIVE, {"projects": project_list(projects)}).tuples().all()
+    found = unit.execute(_LIVE, {"projects": project_list(projects)}).tuples
     return {str(status): 0 for status in Status if status in CANCELLABLE} | dict(found)
 
 
 def recent_runs(unit: UnitOfWork, hours: int, projects: Projects = None) -> dict[str, int]:
     """How many runs were created in the last hours, and how many ended with each status."""
-    found = unit.execute(_RECENT, {"hours": hours, "projects": project_list(projects)}).tuples().all()
+    found = unit.execute(_RECENT, {"hours": hours, "projects": project_list(projects)}).tuples
     return dict.fromkeys(RUN_OUTCOMES, 0) | dict(found)
 
 

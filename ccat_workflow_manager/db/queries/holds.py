@@ -16,7 +16,8 @@ def visible_holds(unit: UnitOfWork, projects: Projects = None) -> list[Hold]:
     if projects is None:
         return found
     names = [each.name for each in found if each.kind is Kind.PIPELINE]
-    hidden = set(unit.execute(_OTHERS, {"names": names, "projects": sorted(projects)}).scalars()) if names else set()
+    others = unit.execute(_OTHERS, {"names": names, "projects": sorted(projects)}).tuples if names else []
+    hidden = {name for (name,) in others}
     return [
         each
         for each in found

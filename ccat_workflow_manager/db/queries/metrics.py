@@ -113,7 +113,7 @@ def waiting(unit: UnitOfWork) -> list[Waiting]:
 
 def backends_up(unit: UnitOfWork) -> dict[str, bool]:
     """By backend, whether workers can use it."""
-    return dict(unit.execute(_BACKENDS).tuples().all())
+    return dict(unit.execute(_BACKENDS).tuples)
 
 
 def events_lag(unit: UnitOfWork) -> float:

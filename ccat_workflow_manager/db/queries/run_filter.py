@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from ccat_workflow_manager.db.metadata import OTHER_PROJECT
+from ccat_workflow_manager.db.conditions import OTHER_PROJECT
 from ccat_workflow_manager.definition.project import DEFAULT_PROJECT
 from ccat_workflow_manager.identity import Projects
 from ccat_workflow_manager.lifecycle.states import RunStatus

@@ -139,7 +139,7 @@ _Check = Callable[[UnitOfWork, Sequence[UUID]], Iterator[Finding]]
 
 def slice_of_runs(unit: UnitOfWork, after: UUID | None, since: datetime | None, limit: int) -> list[UUID]:
     """The ids of the next runs, in the order of ids. The transaction is one snapshot from here on."""
-    unit.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY", {})
+    unit.snapshot()
     return [row[0] for row in unit.execute(_SLICE, {"after": after or UUID(int=0), "since": since, "limit": limit})]
 
 
