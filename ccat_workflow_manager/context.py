@@ -40,7 +40,6 @@ from ccat_workflow_manager.services.globs import Globs, answer
 from ccat_workflow_manager.services.holds import Holds
 from ccat_workflow_manager.services.launch import Launcher
 from ccat_workflow_manager.services.logs import Answers, Logs
-from ccat_workflow_manager.services.metrics import DatabaseMetrics
 from ccat_workflow_manager.services.orphans import OrphanReaper
 from ccat_workflow_manager.services.outcomes import Outcomes
 from ccat_workflow_manager.services.poll import Poller
@@ -48,17 +47,18 @@ from ccat_workflow_manager.services.projects import ProjectSettings
 from ccat_workflow_manager.services.queues import QueueHints
 from ccat_workflow_manager.services.replays import Replays
 from ccat_workflow_manager.services.requests import Requests
-from ccat_workflow_manager.services.sessions import Sessions, session_key
 from ccat_workflow_manager.services.status_updater import StatusUpdater
 from ccat_workflow_manager.services.submit import Submitter
 from ccat_workflow_manager.services.tokens import Tokens
-from ccat_workflow_manager.services.webhooks import WebhookPolicy, Webhooks
 from ccat_workflow_manager.services.why_not_reused import WhyNotReused
 from ccat_workflow_manager.services.worker_context import WorkerContext, WorkerHost
 from ccat_workflow_manager.settings import Settings
 
 if TYPE_CHECKING:
+    from ccat_workflow_manager.services.metrics import DatabaseMetrics
     from ccat_workflow_manager.services.oidc import OpenIdConnect
+    from ccat_workflow_manager.services.sessions import Sessions
+    from ccat_workflow_manager.services.webhooks import Webhooks
 
 _RETRY_BACKEND_SECONDS = 10
 _ALIVE_SECONDS = 5.0
@@ -99,7 +99,8 @@ class Context:
     @cached_property
     def loop_database(self) -> Database:
         """For the loops of a manager: requests that take all connections of `database` do not stop them."""
-        return Database(self.settings.database_url, pool_size=3, application_name=f"ccat-wm loops {os.getpid()}")
+        name = f"ccat-wm loops {os.getpid()}"
+        return Database(self.settings.database_url, pool_size=1, most=6, application_name=name)
 
     @cached_property
     def doorbell(self) -> Doorbell:
@@ -134,11 +135,15 @@ class Context:
     @cached_property
     def session_key(self) -> bytes | None:
         """Signs the cookies of people who log in. None: there is no log-in. Raises ConfigurationError if it is weak."""
+        from ccat_workflow_manager.services.sessions import session_key
+
         settings = self.settings
         return session_key(settings.session_key_file, settings.data_dir, make=settings.environment == "localdev")
 
     @cached_property
     def sessions(self) -> Sessions | None:
+        from ccat_workflow_manager.services.sessions import Sessions
+
         return None if self.session_key is None else Sessions(self.database, self.session_key)
 
     @cached_property
@@ -200,6 +205,8 @@ class Context:
 
     @cached_property
     def webhooks(self) -> Webhooks:
+        from ccat_workflow_manager.services.webhooks import WebhookPolicy, Webhooks
+
         settings = self.settings
         policy = WebhookPolicy(
             settings.webhook_in_flight, settings.webhook_retry_hours, settings.webhook_private_targets
@@ -216,6 +223,8 @@ class Context:
 
     @cached_property
     def metrics(self) -> DatabaseMetrics:
+        from ccat_workflow_manager.services.metrics import DatabaseMetrics
+
         return DatabaseMetrics(self.loop_database)
 
     @cached_property

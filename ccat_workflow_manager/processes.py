@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import FrameType
+from typing import TYPE_CHECKING
 
-from ccat_workflow_manager import failpoints, metrics, tasks, watchdog
+from ccat_workflow_manager import failpoints, tasks, watchdog
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.migrate import require_current
 from ccat_workflow_manager.db.workers import WorkerStore
@@ -18,19 +19,12 @@ from ccat_workflow_manager.doorbell import listen
 from ccat_workflow_manager.errors import BackendError, WorkflowError
 from ccat_workflow_manager.execution import runtime
 from ccat_workflow_manager.lifecycle.deletion import What
-from ccat_workflow_manager.managers.loops import (
-    FiguresLoop,
-    HistoryLoop,
-    LeaseSweep,
-    Loop,
-    OrphansLoop,
-    PollLoop,
-    QueuesLoop,
-    RequeueSweep,
-)
 from ccat_workflow_manager.services.breakers import Breakers
 from ccat_workflow_manager.services.deletion import Deletions, Retention
 from ccat_workflow_manager.settings import Settings
+
+if TYPE_CHECKING:
+    from ccat_workflow_manager.managers.loops import Loop
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +46,17 @@ _HOLDS_SECONDS = 2.0
 
 def loops(context: Context) -> list[Loop]:
     """All loops of a manager. Any number of managers may run them at the same time."""
+    from ccat_workflow_manager.managers.loops import (  # a worker has no loops
+        FiguresLoop,
+        HistoryLoop,
+        LeaseSweep,
+        Loop,
+        OrphansLoop,
+        PollLoop,
+        QueuesLoop,
+        RequeueSweep,
+    )
+
     settings, database, doorbell = context.settings, context.loop_database, context.doorbell
     breakers = Breakers(database, doorbell, context.breaker_policy)
     history = HistoryLoop(database, settings.events_keep_months, settings.audit_keep_months)
@@ -133,7 +138,7 @@ def run_worker(settings: Settings, backends: Sequence[str], page: watchdog.Page 
     watchdog.start(settings.hang_seconds, page)
     watchdog.report(_WAITING, _IDLE_SECONDS)
     context.alive()
-    stop_metrics = metrics.serve(settings.metrics_host, settings.metrics_port) if settings.metrics_port else None
+    stop_metrics = _serve_metrics(settings)
     stops = [stop for stop in (_subscribe(context, name) for name in context.backends) if stop is not None]
     log.info("worker %s serves %s", context.worker, ", ".join(context.backends))
     try:
@@ -141,8 +146,7 @@ def run_worker(settings: Settings, backends: Sequence[str], page: watchdog.Page 
     finally:
         for stop in stops:
             stop()
-        if stop_metrics is not None:
-            stop_metrics()
+        stop_metrics()
         watchdog.stop()
         context.collector.stop_thread()
         try:
@@ -151,6 +155,15 @@ def run_worker(settings: Settings, backends: Sequence[str], page: watchdog.Page 
         except WorkflowError as error:
             log.warning("the worker could not sign off: %s", error.message)
         context.close()
+
+
+def _serve_metrics(settings: Settings) -> Callable[[], None]:
+    """Serve the metrics of this worker if there is a port for them. Returns a function that ends this."""
+    if not settings.metrics_port:
+        return lambda: None
+    from ccat_workflow_manager import metrics
+
+    return metrics.serve(settings.metrics_host, settings.metrics_port)
 
 
 class _Notices:

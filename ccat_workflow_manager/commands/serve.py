@@ -153,10 +153,10 @@ def _check_backends(names: list[str]) -> None:
 
 def _settings(*, serves_api: bool = False, **overrides: object) -> Settings:
     """Load the settings of a server process and set up its log."""
-    from ccat_workflow_manager.settings import PREFIX, load_settings, unprefixed
+    from ccat_workflow_manager.settings import PREFIX, load_settings_apart, unprefixed
 
     given = {name: str(value) for name, value in overrides.items() if value is not None}
-    settings = load_settings(given, serves_api=serves_api)
+    settings = load_settings_apart(given, serves_api=serves_api)
     set_up_log(settings.log_level, as_json=settings.logs_json)
     keep_files_private()
     if names := unprefixed():

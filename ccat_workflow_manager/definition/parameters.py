@@ -6,9 +6,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
-
-from jsonschema.exceptions import ValidationError
+from typing import TYPE_CHECKING, Any
 
 from ccat_workflow_manager.definition.schema_check import Schema, resolved
 from ccat_workflow_manager.definition.validator import additional, budget, spend, validator_of
@@ -24,6 +22,9 @@ from ccat_workflow_manager.json_values import (
     shown,
     weight,
 )
+
+if TYPE_CHECKING:
+    from jsonschema.exceptions import ValidationError
 
 ROOT = "parameters"
 _TYPE_WORDS = {

@@ -9,15 +9,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
-
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import ValidationError
 
 from ccat_workflow_manager.definition.patterns import pattern_problem
 from ccat_workflow_manager.errors import MAX_FAULTS, Fault
 from ccat_workflow_manager.json_values import JSON, MAX_DEPTH, PathPart, kind, listed, path_text, shown
+
+if TYPE_CHECKING:
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import ValidationError
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
@@ -103,6 +104,8 @@ def schema_faults(schema: object, path: Sequence[PathPart] = ("parameters",)) ->
 
 @lru_cache(maxsize=1)
 def _metaschema() -> Draft202012Validator:
+    from jsonschema import Draft202012Validator
+
     return Draft202012Validator(Draft202012Validator.META_SCHEMA)
 
 

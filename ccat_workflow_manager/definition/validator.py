@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
-
-from jsonschema import Draft202012Validator, validators
-from jsonschema.exceptions import ValidationError
-from referencing import Registry
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from ccat_workflow_manager.definition import patterns
 from ccat_workflow_manager.errors import Fault, Invalid
 from ccat_workflow_manager.json_values import JSON, canonical_json, weight, whole_numbers
 from ccat_workflow_manager.limits import limits
 
-Keyword = Callable[[Any, Any, Any, Any], Iterator[ValidationError] | None]
+if TYPE_CHECKING:
+    from jsonschema.exceptions import ValidationError
+
+Keyword = Callable[[Any, Any, Any, Any], "Iterator[ValidationError] | None"]
 
 _LONGEST_MESSAGE = 300
 _STEPS_OF_ONE_VISIT = 512
@@ -46,8 +46,10 @@ def spend(visits: int) -> None:
 
 def validator_of(schema: Mapping[str, JSON]) -> Any:
     """A validator for this schema, for use within `budget`."""
+    from referencing import Registry
+
     # The library would validate a schema with `$schema` by its own class. An empty registry fetches nothing.
-    return _Validator({name: value for name, value in schema.items() if name != "$schema"}, registry=Registry())
+    return _validator_class()({name: value for name, value in schema.items() if name != "$schema"}, registry=Registry())
 
 
 # --- keywords -------------------------------------------------------------------------------------------------------
@@ -72,7 +74,7 @@ def _pattern(_: Any, pattern: str, instance: JSON, __: Any) -> Iterator[Validati
     if isinstance(instance, str):
         spend(_pattern_price(pattern, instance))
         if not patterns.found(pattern, instance):
-            yield ValidationError("does not match")
+            yield _error("does not match")
 
 
 def _pattern_properties(validator: Any, named: JSON, instance: JSON, _: Any) -> Iterator[ValidationError]:
@@ -91,7 +93,7 @@ def _additional_properties(validator: Any, below: JSON, instance: JSON, schema: 
         for name in extra:
             yield from validator.descend(instance[name], below, path=name)
     elif not below and any(True for _ in extra):
-        yield ValidationError("has additional properties")
+        yield _error("has additional properties")
 
 
 def additional(instance: Mapping[str, JSON], schema: Mapping[str, Any]) -> Iterator[str]:
@@ -113,7 +115,7 @@ def _unique_items(_: Any, wanted: bool, instance: JSON, __: Any) -> Iterator[Val
     if not wanted or not isinstance(instance, list):
         return
     if len({canonical_json(whole_numbers(one)) for one in instance}) < len(instance):
-        yield ValidationError("has non-unique elements")
+        yield _error("has non-unique elements")
 
 
 def _of_value(_: Any, instance: JSON) -> int:
@@ -140,7 +142,19 @@ _EXTRA: dict[str, Callable[[Any, Any], int]] = {
     "unevaluatedItems": _of_entries,
     "unevaluatedProperties": lambda limit, instance: _of_entries(limit, instance) ** 2 // 256,
 }
-_KEYWORDS: dict[str, Any] = dict(Draft202012Validator.VALIDATORS) | _OWN
-_Validator: Any = validators.extend(  # type: ignore[no-untyped-call]
-    Draft202012Validator, {name: _counted(keyword, _EXTRA.get(name)) for name, keyword in _KEYWORDS.items()}
-)
+
+
+def _error(message: str) -> ValidationError:
+    from jsonschema.exceptions import ValidationError
+
+    return ValidationError(message)
+
+
+@cache
+def _validator_class() -> Any:
+    # Imported here: most processes never see a schema, and the library takes several megabytes.
+    from jsonschema import Draft202012Validator, validators
+
+    keywords: dict[str, Any] = dict(Draft202012Validator.VALIDATORS) | _OWN
+    counted = {name: _counted(keyword, _EXTRA.get(name)) for name, keyword in keywords.items()}
+    return validators.extend(Draft202012Validator, counted)  # type: ignore[no-untyped-call]

@@ -9,14 +9,15 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
-
-import httpx
 
 from ccat_workflow_manager.definition.input_roots import InputRoots
 from ccat_workflow_manager.errors import StagingError
 from ccat_workflow_manager.failures import FailureReason
+
+if TYPE_CHECKING:
+    import httpx
 
 CHUNK = 1024 * 1024
 _MOST_REDIRECTS = 5
@@ -70,6 +71,7 @@ Transfer = Callable[[str, str, int], AbstractContextManager[Stream | None]]
 
 def http_transfer(url: str, roots: InputRoots) -> Transfer:
     """A transfer over HTTP. Redirects may lead only where inputs may come from."""
+    import httpx  # most workers fetch nothing
 
     @contextmanager
     def transfer(known: str, begun: str, offset: int) -> Iterator[Stream | None]:

@@ -12,12 +12,14 @@ import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
-
-import httpx
 
 from ccat_workflow_manager.db.webhooks import Delivery, Outcome
 from ccat_workflow_manager.errors import Fault, Invalid
+
+if TYPE_CHECKING:
+    import httpx
 
 _SECRET_PREFIX = "whsec_"
 _SECRET_BYTES = 32
@@ -97,6 +99,8 @@ class Sender:
 
     def send(self, delivery: Delivery) -> Outcome:
         """One attempt. Never raises: what goes wrong is the problem of the outcome."""
+        import httpx  # many deployments have no webhook
+
         try:
             response = asyncio.run(self._post(delivery))
         except _Refused as refused:
@@ -118,6 +122,8 @@ class Sender:
         )
 
     async def _post(self, delivery: Delivery) -> httpx.Response:
+        import httpx
+
         async with asyncio.timeout(self.seconds):
             parts = urlsplit(delivery.url)
             address = await self._resolve(parts)

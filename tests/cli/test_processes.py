@@ -35,6 +35,31 @@ def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+# Each ends where it would begin to wait for work.
+MANAGER = "import uvicorn; uvicorn.Server.run = lambda self, sockets: None\n"
+WORKER = "import ccat_workflow_manager.processes as p; p.listen = lambda *arguments, **named: None\n"
+UNUSED = (
+    "alembic", "boto3", "distributed", "dynaconf", "httpx", "jsonschema", "kubernetes", "rich.console", "sqlalchemy",
+)  # fmt: skip
+"""What neither a manager nor a worker needs before there is work for it."""
+OF_MANAGERS = ("fastapi", "jinja2", "prometheus_client", "starlette", "uvicorn", "ccat_workflow_manager.managers.loops")
+
+
+@pytest.mark.parametrize(
+    ("role", "ends", "names"), [("manager", MANAGER, UNUSED), ("worker", WORKER, (*UNUSED, *OF_MANAGERS))]
+)
+def test_an_idle_process_has_imported_only_what_it_needs(
+    role: str, ends: str, names: tuple[str, ...], migrated_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    script = LISTING.format(argv=["ccat-wm", role], body=ends + BODY, names=names)
+    env = {**os.environ, **QUIET, **variables(
+        DATABASE_URL=migrated_url, REDIS_URL=redis_url, DATA_DIR=tmp_path, HPC_BACKEND="local", CONTAINER_RUNTIME="none"
+    )}  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_a_closed_stdout_is_no_error(deployment: Deployment) -> None:
     env = {**os.environ, **QUIET, **deployment.env}
     reader, writer = os.pipe()
