@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 import time
@@ -22,7 +23,8 @@ Until = Literal["finished", "changed"]
 
 LONGEST_WAIT_SECONDS = 60.0
 _MOST_WAITING = 2000
-_INTERVAL_SECONDS = 0.2
+_FIRST_SECONDS, _INTERVAL_SECONDS = 0.01, 0.2
+"""Pauses between queries: the first after a new request, since many runs are short, and the longest."""
 _PAUSE_PER_QUERY = 5
 """Shortest pause, in durations of the last query."""
 _UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -46,6 +48,8 @@ class RunWatch:
         self._most = most
         self._waiting: dict[UUID, set[_Waiter]] = {}
         self._task: asyncio.Task[None] | None = None
+        self._pause = _FIRST_SECONDS
+        self._new = asyncio.Event()
         self._stopped = False
 
     @property
@@ -65,6 +69,8 @@ class RunWatch:
             raise ServiceUnavailable(f"{self._most} requests wait for runs already; ask again without `wait`")
         waiter = _Waiter(since, until)
         self._waiting.setdefault(run_id, set()).add(waiter)
+        self._pause = _FIRST_SECONDS
+        self._new.set()
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._wake(), name="run watch")
         try:
@@ -75,9 +81,12 @@ class RunWatch:
                 del self._waiting[run_id]
 
     async def _wake(self) -> None:
-        pause = _INTERVAL_SECONDS
+        busy = 0.0
         while self._waiting:
-            await asyncio.sleep(pause)
+            self._new.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._new.wait(), max(self._pause, busy))
+                await asyncio.sleep(max(self._pause, busy))  # a new request has made the pause shorter
             began = time.monotonic()
             try:
                 found = await run_in_threadpool(self._versions, list(self._waiting))
@@ -85,7 +94,8 @@ class RunWatch:
                 log.warning("requests that wait for runs wait on: %s", error.message)
             else:
                 self._wake_those_due(found)
-            pause = max(_INTERVAL_SECONDS, (time.monotonic() - began) * _PAUSE_PER_QUERY)
+            busy = (time.monotonic() - began) * _PAUSE_PER_QUERY
+            self._pause = min(self._pause * 2, _INTERVAL_SECONDS)
 
     def _wake_those_due(self, found: Mapping[UUID, RunVersion]) -> None:
         for run_id, waiters in self._waiting.items():

@@ -200,7 +200,7 @@ def _run_response(context: Context, run_id: UUID, if_none_match: str | None) -> 
         etag = etag_of(f"{run_id} {version.row}") if version.finished else None
         if etag is not None and matches(if_none_match, etag):
             return version, not_modified(etag)
-        text = queries.run_detail(unit, run_id) or ""
+        text = queries.run_detail(unit, run_id, finished=version.finished) or ""
     etag = etag or etag_of(text)
     return version, not_modified(etag) if matches(if_none_match, etag) else tagged(text, etag)
 

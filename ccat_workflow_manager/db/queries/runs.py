@@ -54,9 +54,10 @@ def run_versions(unit: UnitOfWork, run_ids: Sequence[UUID]) -> dict[UUID, RunVer
 _EXISTING = f"SELECT id FROM runs WHERE id = ANY(:ids) AND {visible('project')}"
 
 
-def run_detail(unit: UnitOfWork, run_id: UUID) -> str | None:
-    """A run with its step runs, in the order of the pipeline."""
-    row = unit.execute(_DETAIL, {"id": run_id, "waits": waits_of_run(unit, run_id)}).first()
+def run_detail(unit: UnitOfWork, run_id: UUID, *, finished: bool = False) -> str | None:
+    """A run with its step runs, in the order of the pipeline. In a `finished` one nothing waits."""
+    waits = "{}" if finished else waits_of_run(unit, run_id)
+    row = unit.execute(_DETAIL, {"id": run_id, "waits": waits}).first()
     return None if row is None else with_step_runs(row.run, row.step_runs)
 
 
