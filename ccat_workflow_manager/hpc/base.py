@@ -284,6 +284,13 @@ class HPCBackend(ABC):
         """The state of each of these jobs, without exception."""
         return {job_id: self.get_status(job_id) for job_id in job_ids}
 
+    def await_ends(self, job_ids: Sequence[str], seconds: float) -> None:  # noqa: B027  doing nothing is a good default
+        """Return when none of these jobs runs any more, after `seconds` at the latest.
+
+        The service calls this once after a submission, so that it learns the end of a short job at once. A backend that
+        cannot wait for an end without polling returns at once.
+        """
+
     def cancel_many(self, job_ids: Sequence[str]) -> None:
         """Ask the backend to stop several jobs."""
         for job_id in job_ids:

@@ -183,6 +183,9 @@ class LocalBackend(FileBackend):
             infos.update({job_id: _recorded(files) for job_id, files in self._table.get(missing).items()})
         return infos
 
+    def await_ends(self, job_ids: Sequence[str], seconds: float) -> None:
+        self._ask(object, do="await", ids=list(job_ids), seconds=seconds)
+
     def _info(self, row: Any) -> HPCJobInfo:
         try:
             submitted = utc(row["submitted"])

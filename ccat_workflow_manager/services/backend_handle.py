@@ -39,6 +39,8 @@ class BackendHandle:
         """How jobs get secrets, as in `Capabilities.secrets`; with `none` they cannot."""
         self.submits_each = type(backend).submit_many is HPCBackend.submit_many
         """Jobs are submitted one by one, and each may take long."""
+        self.awaits_ends = type(backend).await_ends is not HPCBackend.await_ends
+        """It is close by, and tells the end of a job at once to the worker that waits for it."""
         self._asks_each = type(backend).get_statuses is HPCBackend.get_statuses
         self._backend = backend
 
@@ -90,6 +92,14 @@ class BackendHandle:
         if bad:
             log.warning("%s gave %d answers that cannot be used: %s", self.name, len(bad), bad[0].message)
         return answers
+
+    def await_ends(self, job_ids: Sequence[str], seconds: float) -> None:
+        """Wait for the ends of short jobs, for `seconds` at the most."""
+        try:
+            self._call(None, "await_ends", lambda: self._backend.await_ends(job_ids, seconds))
+        except BackendError as error:
+            # It is no answer about a job. If the backend is away, the status call that follows says so.
+            log.debug("%s could not wait for the ends of %d jobs: %s", self.name, len(job_ids), error.message)
 
     def _ask_each(self, job_ids: Sequence[str]) -> Mapping[str, object]:
         """Like the default of `get_statuses`. An error about one job is the answer about this job."""

@@ -11,6 +11,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from uuid import UUID
 
 from ccat_workflow_manager import failpoints, watchdog
 from ccat_workflow_manager.db.leases import LeaseStore
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 
 _INLINE_SECONDS = 5.0
 """How long a task collects before the rest goes to the thread: a cancel or a launch may wait behind it."""
+_AT_ONCE_SECONDS = 0.2
+"""How long a launch may collect the results of jobs that ended at once, before it is recorded."""
 _MOST_WAITING = 50
 """Step runs in the thread with which a worker leases no more results."""
 _STOP_SECONDS = 5.0
@@ -66,6 +69,27 @@ class Collector:
         if items:
             self._clean_up(backend_name, self._collect(items))
         return len(items)
+
+    def collect_at_once(self, items: Sequence[WorkItem], leases: Leases) -> dict[UUID, Transition]:
+        """The transitions of results that take no time to collect, for step runs whose launch is not recorded yet.
+
+        Records nothing. If the worker dies before the launch is recorded, another one finds the job by its name.
+        """
+        deadline = time.monotonic() + _AT_ONCE_SECONDS
+
+        def check(item: WorkItem) -> None:
+            leases.check(item)
+            if time.monotonic() > deadline:
+                raise _TakesLong
+
+        found: dict[UUID, Transition] = {}
+        for item in items:
+            try:
+                check(item)
+                found[item.step_run_id] = self._publish_or_fail(item, partial(check, item))
+            except (_TakesLong, LeaseLost, CancelRequested):
+                continue  # its results are collected when its launch is recorded
+        return found
 
     def collect_items(self, backend: BackendHandle, items: Sequence[WorkItem]) -> None:
         """Collect the results of step runs that this worker has a lease on already."""
@@ -124,15 +148,19 @@ class Collector:
         """The transition of one step run. Returns None if another worker has taken it over."""
         try:
             progress()
-            return self._publish(item, progress)
+            return self._publish_or_fail(item, progress)
         except LeaseLost:
             log.info("%s/%s was taken over by another worker", item.step, item.key)
             return None
         except CancelRequested:
             return Transition(item.step_run_id, [cancelled(self._context.worker)], item.token)
+
+    def _publish_or_fail(self, item: WorkItem, progress: Progress) -> Transition:
+        try:
+            return self._publish(item, progress)
         except AttemptError as error:
             return self._failed(item, error.reason, error.message)
-        except (_TakesLong, _Stopped, ServiceUnavailable):
+        except (_TakesLong, _Stopped, LeaseLost, CancelRequested, ServiceUnavailable):
             raise
         except Exception as error:  # one step run fails, the next goes on
             log.exception("the results of %s/%s could not be collected", item.step, item.key)

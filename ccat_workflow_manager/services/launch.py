@@ -36,13 +36,18 @@ from ccat_workflow_manager.services.inputs import InputFinder
 from ccat_workflow_manager.services.job_requests import build_request
 from ccat_workflow_manager.services.leases import Leases
 from ccat_workflow_manager.services.reuse import NotReused, Reuser
-from ccat_workflow_manager.services.status_updater import StatusUpdater
+from ccat_workflow_manager.services.status_updater import JudgedItem, StatusUpdater, after
 from ccat_workflow_manager.services.worker_context import WorkerContext
 
 log = logging.getLogger(__name__)
 
 _MOST_DELAYS = 6
 """The delay between two tries of a step run that a limit keeps out grows up to this many times the shortest one."""
+
+_SHORT_JOB_SECONDS = 0.03
+"""How long a launch waits for the ends of its jobs. One that ends meanwhile is recorded once, with its results."""
+_COVERED = 0.9
+"""The share of the longest submission that fresh leases must last. A backend that is close by is quicker."""
 
 _Request = tuple[WorkItem, JobRequest]
 
@@ -218,7 +223,8 @@ class Launcher:
             self._submit_each(claim)
             return
         slow = claim.backend.submit_seconds
-        if claim.problem is None and (slow or claim.leases.due):
+        fresh = claim.backend.awaits_ends and claim.leases.seconds_left > _COVERED * slow
+        if claim.problem is None and (claim.leases.due or (slow and not fresh)):
             claim.leases.renew(silent_seconds=slow)
         requests = self._take_wanted(claim, claim.requests)
         results = claim.backend.submit_many([request for _, request in requests])
@@ -284,11 +290,10 @@ class Launcher:
             for item in claim.items
             if item.step_run_id in jobs
         ]
-        # A job that runs nothing has ended by now: its launch and its end are one transition.
-        judged = None
-        if submitted and not backend.capabilities.executes:
-            judged = self._updater.fetch_verdicts(backend, submitted)
-        result = self._updater.apply(backend, judged or (), claim.transitions, point="commit.launched")
+        judged = self._judged(backend, submitted)
+        # The results of short jobs are in place by now, so their launch, end and results are one transition.
+        collected = self._updater.collect_at_once(judged, claim.leases) if backend.capabilities.executes else {}
+        result = self._updater.apply(backend, judged, claim.transitions, collected, point="commit.launched")
         claim.transitions = []
         refused = result.applied.refused
         for step_run_id, why in refused.items():
@@ -301,9 +306,21 @@ class Launcher:
             self._stop_late_jobs(backend, [item for item in submitted if item.step_run_id in refused])
         self._updater.finish(result)
         if backend.capabilities.notifies:
+            verdicts = {item.step_run_id: verdict for item, verdict in judged}
             applied = set(result.applied.applied)
-            if launched := [item for item in submitted if item.step_run_id in applied]:
-                self._updater.update(backend, launched)
+            launched = [
+                after(item, verdicts.get(item.step_run_id)) for item in submitted if item.step_run_id in applied
+            ]
+            if live := [item for item in launched if item is not None]:
+                self._updater.update(backend, live)
+
+    def _judged(self, backend: BackendHandle, submitted: Sequence[WorkItem]) -> Sequence[JudgedItem]:
+        """The verdicts on jobs that may have ended by now: those that run nothing, and short ones."""
+        if not submitted or (backend.capabilities.executes and not backend.awaits_ends):
+            return ()
+        if backend.awaits_ends:
+            backend.await_ends([item.job_id for item in submitted if item.job_id], _SHORT_JOB_SECONDS)
+        return self._updater.fetch_verdicts(backend, submitted) or ()
 
     def _record_places(self, claim: _Claim) -> None:
         """Step runs of a place that is full are not claimed any more, but for probes."""

@@ -71,3 +71,8 @@ class Leases:
     def due(self) -> bool:
         """Whether a quarter of the lease has passed since the last renewal."""
         return time.monotonic() - self._renewed > self._context.lease_seconds / 4
+
+    @property
+    def seconds_left(self) -> float:
+        """How long the leases last yet, at least."""
+        return self._context.lease_seconds - (time.monotonic() - self._renewed)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from uuid import UUID
 
 from ccat_workflow_manager.db.runs import Applied
@@ -14,11 +14,12 @@ from ccat_workflow_manager.execution.exit_record import read_end
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 from ccat_workflow_manager.lifecycle.models import Lease, RetryPolicy, Transition, TransitionEvent, WorkItem
-from ccat_workflow_manager.lifecycle.states import Event
+from ccat_workflow_manager.lifecycle.states import Event, Status
 from ccat_workflow_manager.lifecycle.verdict import Verdict, judge
 from ccat_workflow_manager.services.backend_handle import BackendHandle
 from ccat_workflow_manager.services.breakers import requeue_waiting
 from ccat_workflow_manager.services.collect import Collector
+from ccat_workflow_manager.services.leases import Leases
 from ccat_workflow_manager.services.worker_context import WorkerContext
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ _COLLECT_AT_MOST = 100
 """Results that this worker collects itself; more of them are left to all workers."""
 _MAY_FAIL = frozenset({JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.UNKNOWN})
 _NO_POLICY = RetryPolicy()
+_NOTHING: Mapping[UUID, Transition] = {}
 
 JudgedItem = tuple[WorkItem, Verdict]
 
@@ -40,6 +42,8 @@ class AppliedVerdicts:
     applied: Applied
     to_collect: Collection[UUID]
     """Step runs whose results this worker has a lease to collect."""
+    collected: Collection[UUID] = ()
+    """Step runs whose results are collected."""
 
 
 class StatusUpdater:
@@ -111,15 +115,18 @@ class StatusUpdater:
         backend: BackendHandle,
         judged: Sequence[JudgedItem],
         launched: Sequence[Transition] = (),
+        collected: Mapping[UUID, Transition] = _NOTHING,
         *,
         point: str,
     ) -> AppliedVerdicts:
         """Apply the verdicts after the transitions of `launched`: a job may have ended right after its submission.
 
-        `point` is the failpoint of the transaction.
+        `collected` are the transitions of results that were collected at once. `point` is the failpoint of the
+        transaction.
         """
         executes = backend.capabilities.executes
         succeeded = [item.step_run_id for item, verdict in judged if _succeeds(verdict)] if executes else []
+        succeeded = [each for each in succeeded if each not in collected]
         mine = set(succeeded[:_COLLECT_AT_MOST])
         lease = Lease(self._context.worker, self._context.lease_seconds)
         transitions = {transition.step_run_id: transition for transition in launched}
@@ -128,14 +135,15 @@ class StatusUpdater:
             each = item.step_run_id
             launch = transitions.get(each)
             if launch is not None or verdict.events:
-                transitions[each] = _transition(
+                transition = _transition(
                     item, verdict, self._events(verdict, executes), lease if each in mine else None, launch
                 )
+                transitions[each] = _with_results(transition, collected.get(each))
             elif _changes_wait(item, verdict):
                 waits.append((each, item.token, verdict.waiting_for, verdict.unknown))
         applied = self._context.writer(point=point).write(list(transitions.values()), waits)
         self._ring(backend.name, succeeded[_COLLECT_AT_MOST:], applied)
-        return AppliedVerdicts(backend, judged, applied, mine & set(applied.applied))
+        return AppliedVerdicts(backend, judged, applied, mine & set(applied.applied), collected.keys())
 
     def _events(self, verdict: Verdict, executes: bool) -> Sequence[TransitionEvent]:
         if executes or not _succeeds(verdict):
@@ -162,6 +170,11 @@ class StatusUpdater:
         ]
         self._collector.collect_items(result.backend, mine)
 
+    def collect_at_once(self, judged: Sequence[JudgedItem], leases: Leases) -> dict[UUID, Transition]:
+        """The transitions of the results of the jobs that have succeeded, as far as that takes no time."""
+        succeeded = [item for item, verdict in judged if _succeeds(verdict)][:_COLLECT_AT_MOST]
+        return self._collector.collect_at_once(succeeded, leases)
+
     def _ring(self, backend_name: str, to_collect: Sequence[UUID], applied: Applied) -> None:
         if to_collect:
             self._context.doorbell.ring(Bell.COLLECT, backend_name, to_collect)
@@ -180,14 +193,14 @@ def _transition(
         return Transition(item.step_run_id, events, item.token, verdict.facts, lease, verdict.waiting_for)
     facts = launch.facts
     if facts is not None and verdict.facts is not None:
-        facts = replace(verdict.facts, job_id=facts.job_id)
+        facts = replace(verdict.facts, job_id=facts.job_id, provenance=facts.provenance)
     # A backend need not know a job right after its submission: the grace does not begin yet.
     waiting_for = None if verdict.unknown else verdict.waiting_for
     return replace(launch, events=[*launch.events, *events], facts=facts, lease=lease, waiting_for=waiting_for)
 
 
 def _ended_without_results(result: AppliedVerdicts) -> list[str]:
-    """Jobs that the backend may forget now. Those with results follow when their results are collected.
+    """Jobs that the backend may forget now. Those with results follow when these are collected.
 
     A job taken as lost is not among them: it may reappear, and the backend must then know whose it is.
     """
@@ -195,8 +208,8 @@ def _ended_without_results(result: AppliedVerdicts) -> list[str]:
     return [
         item.job_id
         for item, verdict in result.judged
-        if verdict.events and item.step_run_id in applied and item.job_id
-        and not verdict.unknown and not _succeeds(verdict) and verdict.events[0].event is not Event.JOB_STARTED
+        if item.step_run_id in applied and item.job_id and _is_over(verdict)
+        and (not _succeeds(verdict) or item.step_run_id in result.collected)
     ]  # fmt: skip
 
 
@@ -204,6 +217,38 @@ def _undecided(item: WorkItem, why: str) -> Verdict:
     """The verdict on a job that nothing can be said about now. The grace of an unknown job goes on."""
     waiting_for = item.waiting_for if item.cancel_requested else why
     return Verdict(waiting_for=waiting_for, unknown=item.unknown_seconds is not None)
+
+
+def after(item: WorkItem, verdict: Verdict | None) -> WorkItem | None:
+    """The step run once the verdict on its job is applied. Returns None if the job is over."""
+    if verdict is None or verdict.unknown:
+        return item
+    if _is_over(verdict):
+        return None
+    status = Status.RUNNING if verdict.events else item.status
+    return replace(item, status=status, waiting_for=verdict.waiting_for)
+
+
+def _is_over(verdict: Verdict) -> bool:
+    """Whether the backend has seen the end of the job."""
+    return bool(verdict.events) and not verdict.unknown and verdict.events[-1].event is not Event.JOB_STARTED
+
+
+def _with_results(transition: Transition, collected: Transition | None) -> Transition:
+    """The transition of an ended job together with that of its results."""
+    if collected is None:
+        return transition
+    facts = transition.facts
+    if facts is not None and collected.facts is not None:
+        known = {name: value for name, value in asdict(collected.facts).items() if value is not None}
+        facts = replace(facts, **known)
+    return replace(
+        transition,
+        events=[*transition.events, *collected.events],
+        facts=facts,
+        products=collected.products,
+        caveats=collected.caveats,
+    )
 
 
 def _succeeds(verdict: Verdict) -> bool:

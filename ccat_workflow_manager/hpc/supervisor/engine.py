@@ -92,6 +92,10 @@ class Engine:
             del self.jobs[job_id]
             self._names.pop(job.name, None)
 
+    def is_running(self, job_ids: Iterable[str]) -> bool:
+        """Whether one of these jobs runs, or is being ended."""
+        return any(job_id in self.active for job_id in job_ids)
+
     def why_waiting(self) -> str:
         if self._try_again_at:
             return "the machine could not start another process; it is tried again"

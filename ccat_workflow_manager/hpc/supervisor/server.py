@@ -82,6 +82,7 @@ class Server:
             for key, mask in sorted(events, key=self._order):
                 key.data(mask)
             self._advance()
+            self._answer_waiting()
             if self._busy():
                 self._idle_at = time.monotonic() + self._idle_exit
             elif time.monotonic() >= self._idle_at:
@@ -106,7 +107,9 @@ class Server:
         engine.reap()
         engine.look_after_jobs()
         engine.start_next()
-        ended = engine.publish_ended()
+        # A client that waits for a job asks for its status: the others need not hear of its end.
+        awaited = {job_id for client in self._clients for job_id in client.waits_for}
+        ended = [job_id for job_id in engine.publish_ended() if job_id not in awaited]
         if ended:
             frame = pack({"ended": ended})
             for client in list(self._clients):
@@ -118,10 +121,13 @@ class Server:
 
     def _timeout(self) -> float:
         now = time.monotonic()
-        due = self.engine.due()
-        if due is None and not self._busy():
+        of_engine = self.engine.due()
+        due = min((client.waits_until for client in self._clients), default=inf)
+        if of_engine is not None:
+            due = min(due, of_engine)
+        elif not self._busy():
             due = self._idle_at
-        return max(0.0, min(self._check_at, due if due is not None else inf) - now)
+        return max(0.0, min(self._check_at, due) - now)
 
     def _order(self, event: tuple[selectors.SelectorKey, int]) -> bool:
         return event[0].fd != self._wake_read
@@ -143,15 +149,27 @@ class Server:
     def dropped(self, client: Client) -> None:
         self._clients.discard(client)
 
+    def _answer_waiting(self) -> None:
+        """Answer the clients whose jobs have ended, and those whose time is over."""
+        now = time.monotonic()
+        for client in [client for client in self._clients if client.waits_until < inf]:
+            if now >= client.waits_until or not self.engine.is_running(client.waits_for):
+                client.waits_until, client.waits_for = inf, ()
+                client.send(pack({"ok": None}))
+
     # --- requests ----------------------------------------------------------------------------------------------------
 
-    def answer(self, client: Client, request: Any) -> dict[str, Any]:
-        """One answer for each request: `ok` with what `do_NAME` returns, or `error` in words."""
+    def answer(self, client: Client, request: Any) -> dict[str, Any] | None:
+        """One answer for each request: `ok` with what `do_NAME` returns, or `error` in words.
+
+        Returns None if the answer follows later.
+        """
         handler = getattr(self, f"do_{request.get('do')}", None) if isinstance(request, dict) else None
         if handler is None:
             return {"error": f"the supervisor does not know the request {str(request)[:200]}"}
         try:
-            return {"ok": handler(client, request)}
+            answer = handler(client, request)
+            return {"ok": answer} if client.waits_until == inf else None
         except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             traceback.print_exc()
             return {"error": f"the supervisor cannot read the request: {type(error).__name__}: {error}"}
@@ -177,6 +195,11 @@ class Server:
         jobs = self.engine.jobs
         why = self.engine.why_waiting()
         return [_describe(jobs[job_id], why) if job_id in jobs else None for job_id in request["ids"]]
+
+    def do_await(self, client: Client, request: dict[str, Any]) -> None:
+        """Answered when none of the jobs runs any more, or when the time is over."""
+        until, job_ids = time.monotonic() + float(request["seconds"]), tuple(map(str, request["ids"]))
+        client.waits_until, client.waits_for = until, job_ids
 
     def do_find(self, _: Client, request: dict[str, Any]) -> str | None:
         return self.engine.find(request["name"])
@@ -245,6 +268,9 @@ class Client:
 
     def __init__(self, server: Server, connection: socket.socket, selector: selectors.BaseSelector) -> None:
         self.subscribed = False
+        self.waits_until = inf
+        """When a request of this client is answered at the latest, if it waits for the ends of jobs."""
+        self.waits_for: tuple[str, ...] = ()
         self._server = server
         self._connection = connection
         self._selector = selector
@@ -288,7 +314,9 @@ class Client:
             return
         try:
             for request in self._unpacker.feed(data):
-                self.send(pack(self._server.answer(self, request)))
+                answer = self._server.answer(self, request)
+                if answer is not None:
+                    self.send(pack(answer))
         except WireError as error:
             self.send(pack({"error": str(error)}))
             self.close()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Raised with every change of these messages, or of the files of the supervisor."""
 SOCKET_NAME = "supervisor.sock"
 LOCK_NAME = "supervisor.lock"
