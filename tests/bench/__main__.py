@@ -18,6 +18,7 @@ from ccat_workflow_manager.errors import ConfigurationError
 from ccat_workflow_manager.execution import runtime
 from tests.bench.bench_backends import backends
 from tests.bench.bench_containers import containers
+from tests.bench.bench_costs import costs
 from tests.bench.bench_idle import idle
 from tests.bench.bench_machine import machine
 from tests.bench.bench_programs import programs
@@ -40,6 +41,7 @@ BENCHES: dict[str, Bench] = {
     "fan-out": fan_out,
     "local": local,
     "lone": lone,
+    "costs": costs,
     "idle": idle,
     "recovery": recovery,
 }
