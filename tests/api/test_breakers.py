@@ -62,4 +62,4 @@ def test_unknown_and_malformed_ids_are_refused(rest: Rest) -> None:
     rest.refused(rest.send("POST", f"/breakers/{uuid4()}/release"), 404, "not_found")
     rest.refused(rest.send("POST", "/breakers/one/release"), 422, "invalid")
     rest.refused(rest.send("GET", "/breakers?state=open"), 422, "invalid", "state")
-    rest.refused(rest.send("GET", "/breakers?cursor=x"), 422, "invalid", "cursor")
+    rest.refused(rest.send("GET", "/breakers?cursor=x"), 400, "bad_cursor")

@@ -110,7 +110,7 @@ def test_lists_are_filtered_and_paged(rest: Rest, hand: Hand) -> None:
     page = rest.client.get(f"{TES}/tasks", params={"page_size": 2}).json()
     assert [task["id"] for task in page["tasks"]] == [third, second]
     assert listed(rest, page_size=2, page_token=page["next_page_token"]) == [first]
-    rest.refused(rest.client.get(f"{TES}/tasks", params={"page_token": "x"}), 422, "invalid")
+    rest.refused(rest.client.get(f"{TES}/tasks", params={"page_token": "x"}), 400, "bad_cursor")
     assert (listed(rest, state="QUEUED"), listed(rest, state="UNKNOWN")) == ([third, second, first], [])
     assert rest.client.post(f"/v1/tasks/{first}:cancel").json() == {}
     assert [get(rest, each)["state"] for each in (first, second)] == ["CANCELED", "QUEUED"]
