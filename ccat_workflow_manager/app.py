@@ -42,6 +42,7 @@ from ccat_workflow_manager.api.rate_limit import RateLimit
 from ccat_workflow_manager.api.rights import authorize, declare
 from ccat_workflow_manager.api.run_watch import RunWatch
 from ccat_workflow_manager.api.tes import routes as tes
+from ccat_workflow_manager.api.trace import Traced
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.dashboard import router as dashboard
 from ccat_workflow_manager.services.answers import Answers
@@ -81,6 +82,7 @@ def create_app(context: Context, *, secret: str | None = None) -> FastAPI:
     app.add_middleware(Guard, hosts=context.settings.api_names, authenticator=authenticator, limit=limit)
     handle_errors(app)
     app.add_middleware(metrics.Measured)
+    app.add_middleware(Traced)
     checked = [Depends(authorize), Depends(known_parameters), Depends(no_unknown_body)]
     for resource in (
         run_batches, runs, replays, deletions, step_runs, pipelines, products, breakers, events, webhooks, tokens,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from ccat_workflow_manager import tracing
 from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.db.workers import WorkerStore
 from ccat_workflow_manager.definition.input_roots import InputRoots
@@ -80,6 +81,12 @@ class Context:
         )
         self.settings = settings
         self.backends = backends or (settings.hpc_backend,)
+        tracing.configure(
+            settings.otel_exporter_otlp_endpoint,
+            settings.otel_exporter_otlp_headers,
+            {"service.name": "ccat-workflow-manager", "deployment.environment.name": settings.environment,
+             "host.name": socket.gethostname()},
+        )  # fmt: skip
         self.worker = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:6]}"
         self._backends: dict[str, HPCBackend] = {}
         self._statement_seconds = statement_seconds
@@ -398,7 +405,8 @@ class Context:
                 workers.register(self.worker, socket.gethostname(), os.getpid(), self.backends)
 
     def close(self) -> None:
-        """Close the backends and the connections to the database."""
+        """Close the backends and the connections to the database, and send the last spans."""
+        tracing.flush()
         for backend in self._backends.values():
             backend.close()
         for name in ("database", "loop_database"):

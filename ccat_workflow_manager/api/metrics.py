@@ -26,6 +26,17 @@ def get_metrics(context: Ctx) -> Response:
     return Response(metrics.exposition(context.metrics), headers={"Content-Type": metrics.CONTENT_TYPE})
 
 
+def route_of(scope: Scope) -> str:
+    """The template of the route that answers. FastAPI gives it without the prefix of its router."""
+    template: str = getattr(scope.get("route"), "path", "")
+    if not template:
+        return _UNMATCHED
+    if ":path}" in template:
+        return template
+    parts = scope["path"].split("/")
+    return "/".join(parts[: len(parts) - template.count("/")]) + template
+
+
 class Measured:
     """Middleware: measures the time until a response begins, by the template of its route."""
 
@@ -40,8 +51,7 @@ class Measured:
 
         async def send_and_measure(message: Message) -> None:
             if message["type"] == "http.response.start":
-                route = getattr(scope.get("route"), "path", _UNMATCHED)
-                metrics.http_answered(route, message["status"], time.perf_counter() - began)
+                metrics.http_answered(route_of(scope), message["status"], time.perf_counter() - began)
             await send(message)
 
         await self._app(scope, receive, send_and_measure)

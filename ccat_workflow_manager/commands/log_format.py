@@ -8,6 +8,8 @@ import re
 from datetime import UTC, datetime
 from typing import Any
 
+from ccat_workflow_manager import tracing
+
 _ID = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b")
 _INCIDENT = re.compile(r"\bincident ([0-9a-f]{12})\b")
 
@@ -29,6 +31,8 @@ class JsonFormatter(logging.Formatter):
             line["ids"] = ids
         if incident := _INCIDENT.search(message):
             line["incident"] = incident[1]
+        if (trace := tracing.current()) is not None:
+            line["trace_id"] = trace.trace_id
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)

@@ -43,12 +43,12 @@ _LANES = """, w AS (
 _WRITE = f"""
 WITH r AS (
   INSERT INTO runs (id, spec_id, pipeline, pipeline_version, project, parameters, labels, priority, backend, created_by,
-    n_pending, idempotency_key, request_hash, replay_of, reuse)
+    n_pending, idempotency_key, request_hash, replay_of, reuse, trace)
   SELECT id, spec_id, pipeline, pipeline_version, project, parameters, labels, priority, backend, created_by, n_pending,
-    idempotency_key, request_hash, replay_of, reuse
+    idempotency_key, request_hash, replay_of, reuse, trace
   FROM json_to_recordset(CAST(:runs AS json)) AS x(id uuid, spec_id uuid, pipeline text, pipeline_version integer,
     project text, parameters jsonb, labels jsonb, priority integer, backend text, created_by text, n_pending integer,
-    idempotency_key text, request_hash text, replay_of uuid, reuse uuid)
+    idempotency_key text, request_hash text, replay_of uuid, reuse uuid, trace text)
   WHERE :counted OR NOT EXISTS (SELECT 1 FROM projects q WHERE q.name = x.project AND q.max_queued IS NOT NULL)
   ON CONFLICT DO NOTHING
   RETURNING *
@@ -142,6 +142,8 @@ class NewRun:
     change: Change | None = None
     """The request that creates it, for the audit."""
     ancestry: Ancestry | None = None
+    trace: str | None = None
+    """The trace of the request, as the header `traceparent`."""
 
 
 @dataclass(slots=True)
@@ -274,6 +276,7 @@ class _Records:
                 "n_pending": run.plan.total,
                 "idempotency_key": run.idempotency_key,
                 "request_hash": run.request_hash,
+                "trace": run.trace,
                 **({} if run.ancestry is None else _ancestors(run.ancestry)),
             }
         )

@@ -135,6 +135,7 @@ runs = Table(
     Column("request_hash", Text),
     Column("replay_of", Uuid),
     Column("reuse", Uuid),
+    Column("trace", Text),
     CheckConstraint(" AND ".join(f"{counter(status)} >= 0" for status in Status), name="counters"),
     CheckConstraint(f"(finished_at IS NOT NULL) = ({OPEN} = 0)", name="finished_at"),
     CheckConstraint("paused OR paused_until IS NULL", name="paused_until"),

@@ -20,7 +20,7 @@ SELECT id AS step_run_id, run_id, step, position, key, item, backend, status, at
 FROM step_runs
 """
 
-_RUNS = "SELECT id AS run_id, project, pipeline, spec_id, parameters FROM runs WHERE id = ANY(:ids)"
+_RUNS = "SELECT id AS run_id, project, pipeline, spec_id, parameters, trace FROM runs WHERE id = ANY(:ids)"
 
 
 def _items(unit: UnitOfWork, condition: str, parameters: dict[str, Any]) -> list[WorkItem]:

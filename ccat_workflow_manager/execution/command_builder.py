@@ -100,6 +100,7 @@ def contract_environment(step: StepLaunch, paths: ProgramPaths) -> dict[str, str
         "WORKFLOW_CPU": number(step.resources.cpu),
         "WORKFLOW_MEMORY_GB": number(step.resources.memory_gb),
         **({"WORKFLOW_CODE_DIR": paths.code} if step.files else {}),
+        **({"TRACEPARENT": step.trace} if step.trace else {}),
     }
 
 

@@ -100,6 +100,8 @@ class StepLaunch:
     files: Mapping[str, str] = field(default_factory=dict)
     """The SHA-256 of each file of the definition, by its name below `/workflow/code`."""
     inputs: Sequence[Input] = ()
+    trace: str | None = None
+    """The variable TRACEPARENT: spans of the program belong to the trace of the request."""
     limits_by_runtime: bool = False
     """The container runtime limits memory and CPU, because the backend cannot."""
 

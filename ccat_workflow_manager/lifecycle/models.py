@@ -152,6 +152,8 @@ class RunFacts:
     pipeline: str
     spec_id: UUID
     parameters: Mapping[str, JSON]
+    trace: str | None = None
+    """The trace of the request that created the run, as the header `traceparent`."""
 
 
 @dataclass(frozen=True, slots=True)

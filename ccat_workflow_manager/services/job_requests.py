@@ -27,6 +27,7 @@ from ccat_workflow_manager.lifecycle.models import WorkItem
 from ccat_workflow_manager.lifecycle.states import Status
 from ccat_workflow_manager.services.backend_handle import BackendHandle
 from ccat_workflow_manager.services.worker_context import WorkerHost
+from ccat_workflow_manager.tracing import parsed
 
 
 def build_request(
@@ -107,6 +108,7 @@ def _step_launch(
         image=step.image,
         environment=step.environment,
         secrets=step.secrets,
+        trace=None if (trace := parsed(run.trace)) is None else str(trace.of_attempt(item.job_name)),
         resources=item.resources,
         parameters=run.parameters,
         item=item.item,

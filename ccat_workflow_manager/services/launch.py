@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
 
+from ccat_workflow_manager import tracing
 from ccat_workflow_manager.db.backends import BackendStore
 from ccat_workflow_manager.db.full_places import FullPlaceStore, place_of
 from ccat_workflow_manager.db.products import UpstreamReader
@@ -37,7 +38,7 @@ from ccat_workflow_manager.services.job_requests import build_request
 from ccat_workflow_manager.services.leases import Leases
 from ccat_workflow_manager.services.reuse import NotReused, Reuser
 from ccat_workflow_manager.services.status_updater import JudgedItem, StatusUpdater, after
-from ccat_workflow_manager.services.worker_context import WorkerContext
+from ccat_workflow_manager.services.worker_context import WorkerContext, traced
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +100,9 @@ class Launcher:
         if claim is None:
             return 0
         for item in claim.items:
-            self._prepare(item, claim)
+            _trace_queue(item)
+            with tracing.span("launch", item.run.trace, traced(item)):
+                self._prepare(item, claim)
         self._submit(claim)
         self._record(claim)
         self._record_places(claim)
@@ -227,9 +230,10 @@ class Launcher:
         if claim.problem is None and (claim.leases.due or (slow and not fresh)):
             claim.leases.renew(silent_seconds=slow)
         requests = self._take_wanted(claim, claim.requests)
+        began = time.time()
         results = claim.backend.submit_many([request for _, request in requests])
         for (item, _), result in zip(requests, results, strict=True):
-            self._take_result(claim, item, result)
+            self._take_result(claim, item, result, began)
 
     def _submit_each(self, claim: _Claim) -> None:
         """Submit job by job. The batch may take longer than a lease, so leases and records do not wait for its end."""
@@ -238,8 +242,9 @@ class Launcher:
             if claim.problem is None and (slow or claim.leases.due):
                 claim.leases.renew(silent_seconds=slow)
             for item, request in self._take_wanted(claim, [each]):
+                began = time.time()
                 [result] = claim.backend.submit_many([request])
-                self._take_result(claim, item, result)
+                self._take_result(claim, item, result, began)
             if time.monotonic() - recorded > self._context.lease_seconds / 4:
                 self._record(claim)
                 recorded = time.monotonic()
@@ -251,7 +256,8 @@ class Launcher:
             return []
         return [(item, request) for item, request in requests if self._is_wanted(item, claim)]
 
-    def _take_result(self, claim: _Claim, item: WorkItem, result: str | BackendError) -> None:
+    def _take_result(self, claim: _Claim, item: WorkItem, result: str | BackendError, began: float) -> None:
+        tracing.past("submit", item.run.trace, began, time.time(), traced(item))
         if isinstance(result, str):
             claim.taken.add(place_of(item.resources))
             why, ran = claim.not_reused.get(item.step_run_id), claim.provenance.get(item.step_run_id)
@@ -383,6 +389,12 @@ class Launcher:
         self._context.host.remove_secrets(item)
         policy = claim.compiled[item.run.spec_id].step(item.step).retry
         return self._context.failure(item, policy, reason, text)
+
+
+def _trace_queue(item: WorkItem) -> None:
+    """The span from the creation of a step run, which its id tells, to the first claim."""
+    if item.claims == 1 and item.attempt == 1:
+        tracing.past("queue", item.run.trace, (item.step_run_id.int >> 80) / 1000, time.time(), traced(item))
 
 
 def _log_lost(item: WorkItem) -> None:

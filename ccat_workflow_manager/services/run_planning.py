@@ -83,6 +83,7 @@ class PlannedRun:
             request_hash=self.submission.digest,
             change=self.submission.change,
             ancestry=self.ancestry,
+            trace=None if self.submission.trace is None else str(self.submission.trace),
         )
 
 

@@ -20,12 +20,14 @@ from pydantic import (
     model_validator,
 )
 
+from ccat_workflow_manager import tracing
 from ccat_workflow_manager.db.audit import Change, current
 from ccat_workflow_manager.db.session import new_id
 from ccat_workflow_manager.definition.messages import few_fields, refuse_if
 from ccat_workflow_manager.definition.project import PROJECT_NAME
 from ccat_workflow_manager.errors import Conflict
 from ccat_workflow_manager.json_values import text_problem
+from ccat_workflow_manager.tracing import Trace
 
 MOST_LABELS = 50
 _MOST_VERSIONS = 2**31 - 1
@@ -125,6 +127,7 @@ class RunSubmission:
     """Chosen before the first try, so that a second try finds what the first one committed."""
     change: Change | None = field(default_factory=current, compare=False)
     """The present request, for the audit: another request may carry this one out."""
+    trace: Trace | None = field(default_factory=tracing.current, compare=False)
     bulk_digest: str | None = None
     """Digest of all requests of a bulk call with a key."""
 

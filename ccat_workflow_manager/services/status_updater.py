@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from uuid import UUID
 
+from ccat_workflow_manager import tracing
 from ccat_workflow_manager.db.runs import Applied
 from ccat_workflow_manager.doorbell import Bell
 from ccat_workflow_manager.errors import BackendError
@@ -20,7 +22,7 @@ from ccat_workflow_manager.services.backend_handle import BackendHandle
 from ccat_workflow_manager.services.breakers import requeue_waiting
 from ccat_workflow_manager.services.collect import Collector
 from ccat_workflow_manager.services.leases import Leases
-from ccat_workflow_manager.services.worker_context import WorkerContext
+from ccat_workflow_manager.services.worker_context import WorkerContext, traced
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +44,8 @@ class AppliedVerdicts:
     applied: Applied
     to_collect: Collection[UUID]
     """Step runs whose results this worker has a lease to collect."""
+    began: float
+    """When the verdicts were applied, in seconds since the epoch."""
     collected: Collection[UUID] = ()
     """Step runs whose results are collected."""
 
@@ -124,7 +128,7 @@ class StatusUpdater:
         `collected` are the transitions of results that were collected at once. `point` is the failpoint of the
         transaction.
         """
-        executes = backend.capabilities.executes
+        executes, began = backend.capabilities.executes, time.time()
         succeeded = [item.step_run_id for item, verdict in judged if _succeeds(verdict)] if executes else []
         succeeded = [each for each in succeeded if each not in collected]
         mine = set(succeeded[:_COLLECT_AT_MOST])
@@ -143,7 +147,7 @@ class StatusUpdater:
                 waits.append((each, item.token, verdict.waiting_for, verdict.unknown))
         applied = self._context.writer(point=point).write(list(transitions.values()), waits)
         self._ring(backend.name, succeeded[_COLLECT_AT_MOST:], applied)
-        return AppliedVerdicts(backend, judged, applied, mine & set(applied.applied), collected.keys())
+        return AppliedVerdicts(backend, judged, applied, mine & set(applied.applied), began, collected.keys())
 
     def _events(self, verdict: Verdict, executes: bool) -> Sequence[TransitionEvent]:
         if executes or not _succeeds(verdict):
@@ -159,6 +163,8 @@ class StatusUpdater:
                 log.debug("verdict on %s/%s not recorded: %s", item.step, item.key, refused[item.step_run_id])
             elif verdict.unknown and verdict.events and result.backend.capabilities.executes:
                 self._context.host.remove_secrets(item)
+            elif verdict.events:
+                _trace(item, verdict, result.began)
         result.backend.cleanup_many(_ended_without_results(result))
         if result.applied.breaker_opened:
             requeue_waiting(self._context.database, self._context.doorbell)
@@ -197,6 +203,16 @@ def _transition(
     # A backend need not know a job right after its submission: the grace does not begin yet.
     waiting_for = None if verdict.unknown else verdict.waiting_for
     return replace(launch, events=[*launch.events, *events], facts=facts, lease=lease, waiting_for=waiting_for)
+
+
+def _trace(item: WorkItem, verdict: Verdict, began: float) -> None:
+    """The span of the report, and that of the job if it has ended."""
+    about = {**traced(item), "ccat_wm.event": verdict.events[-1].event.value}
+    tracing.past("follow", item.run.trace, began, time.time(), about)
+    facts = verdict.facts
+    if facts is not None and facts.started_at is not None and facts.finished_at is not None:
+        times = facts.started_at.timestamp(), facts.finished_at.timestamp()
+        tracing.past("job", item.run.trace, *times, about, item.job_name)
 
 
 def _ended_without_results(result: AppliedVerdicts) -> list[str]:

@@ -139,6 +139,13 @@ class Settings(SettingsModel):
     metrics_port: int = Field(
         ge=0, le=65535, description="Port of the metrics of a worker, or the next free one above it; 0: none."
     )
+    otel_exporter_otlp_endpoint: Annotated[str, url_of("http", "https")] = Field(
+        description="Collector of traces, which takes OTLP over HTTP at `/v1/traces` below this address. Empty: the "
+        "variable of this name without prefix; without that no traces."
+    )
+    otel_exporter_otlp_headers: str = Field(
+        repr=False, description="Headers for the collector: `NAME=VALUE` with commas between them."
+    )
     auth_required: bool = Field(description="Whether every call needs a token or a log-in.")
     session_key_file: Path = Field(
         description="File with at least 32 bytes that sign the cookies of people, the same for all managers. "
@@ -294,6 +301,8 @@ class Settings(SettingsModel):
             # SQLAlchemy takes the plain scheme for another driver than ours.
             "database_url": re.sub(r"^(postgres|postgresql)://", "postgresql+psycopg://", self.database_url),
         }
+        for name in ("otel_exporter_otlp_endpoint", "otel_exporter_otlp_headers"):
+            completed[name] = getattr(self, name) or os.environ.get(name.upper(), "")
         if self.redis_host and not self.redis_url:
             secret = f":{quote(self.redis_password, safe='')}@" if self.redis_password else ""
             host = f"[{self.redis_host}]" if ":" in self.redis_host else self.redis_host

@@ -138,3 +138,13 @@ def test_the_summary(rest: Rest, hand: Hand) -> None:
     }  # fmt: skip
     hand.execute("UPDATE step_runs SET held = true WHERE backend = 'concurrent'")
     assert rest.get("/dashboard/summary")["oldest_waiting"]["run_id"] == oldest[0]
+
+
+def test_requests_are_measured_by_the_whole_template_of_their_route(rest: Rest) -> None:
+    run_id = rest.run()["id"]
+    rest.get(f"/runs/{run_id}")
+    rest.client.get(f"/v1/tasks/{run_id}")
+    rest.client.get("/nothing/here")
+    text = rest.client.get("/metrics").text
+    for route in ("/api/v1/runs", "/api/v1/runs/{run_id}", "/v1/tasks/{run_id}", "unmatched"):
+        assert f'ccat_wm_http_seconds_count{{route="{route}"' in text

@@ -260,6 +260,7 @@ TABLES = (
         request_hash TEXT,
         replay_of UUID,
         reuse UUID,
+        trace TEXT,
         CONSTRAINT pk_runs PRIMARY KEY (id),
         CONSTRAINT ck_runs_counters CHECK (n_pending >= 0 AND n_staging_data >= 0 AND n_submitted >= 0 AND n_running >= 0 AND n_collecting_results >= 0 AND n_completed >= 0 AND n_failed >= 0 AND n_cancelled >= 0 AND n_skipped >= 0),
         CONSTRAINT ck_runs_finished_at CHECK ((finished_at IS NOT NULL) = (n_pending + n_staging_data + n_submitted + n_running + n_collecting_results = 0)),
