@@ -15,7 +15,7 @@ LOCKS := requirements/build.txt requirements/runtime.txt
 DEV_LOCKS := requirements/backends.txt requirements/dev.txt
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help demo check test test-slow lab bench soak chaos fuzz lint format docs lock clean
+.PHONY: help demo check test test-slow test-old-servers lab bench soak chaos fuzz lint format docs lock clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -38,6 +38,9 @@ lab: ## install the real parts that tests use (Debian, as root)
 
 bench: $(DEV) ## measure; prints a table
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+test-old-servers: $(DEV) ## the store, the services and whole runs on PostgreSQL and Redis of the distribution
+	@$(BIN)/python -m tests.old_servers $(ARGS)
 
 soak: $(DEV) ## hostile and honest pipelines together for 30 minutes; ARGS="--minutes 5 --site slurm"
 	@$(BIN)/python -m tests.chaos.soak $(ARGS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,9 @@ import redis
 
 from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedValkey
 from tests.support.reaper import Reaper
+
+DATABASE_VARIABLE, REDIS_VARIABLE = "CCAT_WM_TEST_DATABASE_URL", "CCAT_WM_TEST_REDIS_URL"
+"""Name servers to test with instead of those of the wheels. `python -m tests.old_servers` sets them."""
 
 
 @pytest.fixture(scope="session")
@@ -116,6 +120,9 @@ def _empty(url: str, tables: list[str]) -> None:
 
 @pytest.fixture(scope="session")
 def databases(server_dir: Path, reaper: Reaper) -> Iterator[Databases]:
+    if given := os.environ.get(DATABASE_VARIABLE):
+        yield Databases(given)
+        return
     server = EmbeddedPostgres(server_dir, fsync=False)
     url = server.start()
     assert server.pid is not None
@@ -134,6 +141,9 @@ def postgres_url(databases: Databases) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def redis_server_url(server_dir: Path, reaper: Reaper) -> Iterator[str]:
+    if given := os.environ.get(REDIS_VARIABLE):
+        yield given
+        return
     server = EmbeddedValkey(server_dir)
     url = server.start()
     assert server.pid is not None
