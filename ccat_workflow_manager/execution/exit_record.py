@@ -19,6 +19,7 @@ from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.attempt.claim import NOT_STARTED, sh_take
 from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
 from ccat_workflow_manager.hpc.attempt.script import CLEAN_PATH, render_job_script, write_script
+from ccat_workflow_manager.hpc.exit_info import info_of
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 
 _CLAIMED = "another job had claimed the attempt, and left no exit record"
@@ -80,6 +81,16 @@ def read_end(info: HPCJobInfo, dirs: AttemptDirs, job_name: str, runtime: Runtim
     if info.reason in _MAY_BE_DISK and (full := full_disk(dirs.root, stderr)) is not None:
         return replace(info, reason=FailureReason.DISK_FULL, message=full)
     return replace(info, last_words=words or None)
+
+
+def recorded_end(dirs: AttemptDirs, job_name: str) -> HPCJobInfo | None:
+    """The end of a job that its backend has forgotten. Returns None if there is no valid exit record."""
+    if not _has_record(dirs, job_name):
+        return None
+    try:
+        return info_of(check_exit_record(dirs.workspace, job_name).to_json(), None)
+    except OutputError:
+        return None
 
 
 def _has_record(dirs: AttemptDirs, job_name: str) -> bool:

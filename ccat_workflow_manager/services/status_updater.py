@@ -12,7 +12,7 @@ from ccat_workflow_manager import tracing
 from ccat_workflow_manager.db.runs import Applied
 from ccat_workflow_manager.doorbell import Bell
 from ccat_workflow_manager.errors import BackendError
-from ccat_workflow_manager.execution.exit_record import read_end
+from ccat_workflow_manager.execution.exit_record import read_end, recorded_end
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 from ccat_workflow_manager.lifecycle.models import Lease, RetryPolicy, Transition, TransitionEvent, WorkItem
@@ -102,9 +102,11 @@ class StatusUpdater:
 
     def _complete(self, item: WorkItem, backend: BackendHandle, info: HPCJobInfo) -> HPCJobInfo:
         """Add what the exit record and the container runtime say about the end of a job."""
+        host = self._context.host
+        if info.status is JobStatus.UNKNOWN and backend.capabilities.executes:
+            info = recorded_end(host.dirs(item), item.job_name) or info
         if not info.finished or not backend.capabilities.executes:
             return info
-        host = self._context.host
         host.remove_secrets(item)
         try:
             return read_end(info, host.dirs(item), item.job_name, host.runtime_for(backend))

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from ccat_workflow_manager.execution.exit_record import read_end, wrapped
+from ccat_workflow_manager.execution.exit_record import read_end, recorded_end, wrapped
 from ccat_workflow_manager.execution.launch_spec import StepLaunch
 from ccat_workflow_manager.execution.runtime import NO_RUNTIME
 from ccat_workflow_manager.execution.staging import Staged, stage
@@ -56,3 +56,16 @@ def test_a_second_job_does_not_wait_for_a_dead_one(staged: Staged) -> None:
 def test_the_script_is_private(staged: Staged) -> None:
     wrapped(staged.launch, staged.dirs, "job")
     assert Path(AttemptFiles.of(staged.dirs.workspace, "job").script).stat().st_mode & 0o077 == 0
+
+
+def test_a_record_tells_the_end_of_a_forgotten_job(staged: Staged) -> None:
+    workspace = Path(staged.dirs.workspace)
+    assert recorded_end(staged.dirs, "job") is None
+    (workspace / "go").touch()
+    start(staged).wait(20)
+    info = recorded_end(staged.dirs, "job")
+    assert info is not None
+    assert (info.status, info.exit_code, info.reason) == (JobStatus.FAILED, 3, FailureReason.PROGRAM_FAILED)
+    assert recorded_end(staged.dirs, "other") is None
+    Path(AttemptFiles.of(staged.dirs.workspace, "job").record).write_text("{")
+    assert recorded_end(staged.dirs, "job") is None
