@@ -61,7 +61,7 @@ class _Reader:
         topics = {f"run:{run_id}" for run_id in run_ids if run_id is not None}
         if run_ids:
             topics |= {"runs", "summary", "events"}
-        for name in ("breakers", "backends", "pipelines"):
+        for name in ("breakers", "backends", "pipelines", "holds"):
             if getattr(marks, name) != getattr(self._marks, name):
                 topics |= {name, "summary"}
         self._marks = marks

@@ -11,6 +11,7 @@ from ccat_workflow_manager.dashboard.errors import show_errors_as_pages
 from ccat_workflow_manager.dashboard.pages import (
     act,
     compare,
+    holds,
     login,
     overview,
     parts,
@@ -27,6 +28,7 @@ _PAGES: tuple[APIRouter, ...] = (
     runs.router,
     run.router,
     compare.router,
+    holds.router,
     step_run.router,
     act.router,
     pipelines.router,

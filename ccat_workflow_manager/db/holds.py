@@ -44,12 +44,24 @@ PAUSED = _held_by(Mode.PAUSE)
 
 ANY_PAUSE = f"EXISTS (SELECT 1 FROM holds h WHERE {_ACTIVE} AND h.mode = '{Mode.PAUSE}')"
 
-HOLD_OF = f"""CASE WHEN EXISTS (SELECT 1 FROM holds) THEN (
-  SELECT concat_ws(' ', h.kind, NULLIF(h.name, '')) FROM holds h LEFT JOIN lanes l ON l.id = s.lane
-  WHERE {_ACTIVE} AND (h.kind = 'service' OR h.kind = 'backend' AND h.name = s.backend
+
+def widest(backend: str) -> str:
+    """The conditions and the order of `holds h` that select the hold of lane `l` at this backend: the widest."""
+    return f"""WHERE {_ACTIVE} AND (h.kind = 'service' OR h.kind = 'backend' AND h.name = {backend}
     OR h.kind = 'project' AND h.name = l.project OR h.kind = 'pipeline' AND l.registered AND h.name = l.pipeline)
-  ORDER BY array_position('{{service,backend,project,pipeline}}', h.kind) LIMIT 1) END"""
+  ORDER BY array_position('{{service,backend,project,pipeline}}', h.kind) LIMIT 1"""
+
+
+SUBJECT = "concat_ws(' ', h.kind, NULLIF(h.name, ''))"
+"""`Hold.subject` of a row of `holds h`."""
+
+HOLD_OF = f"""CASE WHEN EXISTS (SELECT 1 FROM holds) THEN (
+  SELECT {SUBJECT} FROM holds h LEFT JOIN lanes l ON l.id = s.lane
+  {widest("s.backend")}) END"""
 """The hold that keeps `step_runs s` from being claimed, such as `pipeline nightly`: of several, the widest."""
+
+MARK = f"""(SELECT md5(string_agg(h::text, ',' ORDER BY h.kind, h.name)) FROM holds h WHERE {_ACTIVE})"""
+"""Differs once a hold has begun, has ended, or is another."""
 
 _ACTIVE_HOLDS = f"""
 SELECT h.kind, h.name, h.mode, h.why, h.actor, h.since, h.until FROM holds h WHERE {_ACTIVE}

@@ -31,12 +31,12 @@ class Holds:
     def __init__(self, database: Database, doorbell: Doorbell, known_backends: frozenset[str]) -> None:
         self._database = database
         self._doorbell = doorbell
-        self._known_backends = known_backends
+        self.known_backends = known_backends
 
     def hold(self, kind: Kind, name: str, mode: Mode, why: str, until: datetime | None, *, actor: str) -> Hold:
         """Start nothing of it from now on. When this returns, no claim that is going on or comes later misses it."""
         with self._database.begin("commit.hold") as unit:
-            self._require(unit, kind, name)
+            self.require(unit, kind, name)
             require_future(unit, until)
             store = HoldStore(unit)
             before = store.get(kind, name)
@@ -53,7 +53,7 @@ class Holds:
             store = HoldStore(unit)
             before = store.get(kind, name)
             if before is None:
-                self._require(unit, kind, name)
+                self.require(unit, kind, name)
                 raise NotFound(f"the {kind} {name}".rstrip() + " is not paused")
             store.lift(kind, name)
             audit.describe(before=_shown(before), after={})
@@ -74,12 +74,12 @@ class Holds:
             log.warning("the %s goes on: its hold was to last until %s", each.subject, each.until)
         ring_launchable(self._database, self._doorbell)
 
-    def _require(self, unit: UnitOfWork, kind: Kind, name: str) -> None:
+    def require(self, unit: UnitOfWork, kind: Kind, name: str) -> None:
         """Raises NotFound. Any name can be that of a project."""
         if kind is Kind.PIPELINE and PipelineStore(unit).project(name) is None:
             raise NotFound(f"there is no pipeline {name}")
-        if kind is Kind.BACKEND and name not in self._known_backends:
-            raise NotFound(f"there is no backend {name}; known: {', '.join(sorted(self._known_backends))}")
+        if kind is Kind.BACKEND and name not in self.known_backends:
+            raise NotFound(f"there is no backend {name}; known: {', '.join(sorted(self.known_backends))}")
 
 
 def require_future(unit: UnitOfWork, until: datetime | None) -> None:

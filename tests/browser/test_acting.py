@@ -80,6 +80,26 @@ def test_a_breaker_a_pipeline_and_a_token(site: Site, open_page: Open) -> None:
     expect(page.locator("tr:has-text('of a browser')")).to_contain_text("revoked")
 
 
+def test_a_pipeline_is_paused_and_a_resume_from_elsewhere_is_seen(site: Site, open_page: Open) -> None:
+    page = open_page("/pipelines/chain", expected=("422",))
+    page.locator("main a[data-sheet]:has-text('Pause or drain')").click()
+    page.locator("#h-why").fill("a new <b>calibration</b>")
+    page.locator("#h-until").fill("tomorrow")
+    page.locator("#sheet").get_by_role("button", name="Stop launching").click()
+    expect(page.locator("#sheet")).to_contain_text("must be a time")
+    expect(page.locator("#h-why")).to_have_value("a new <b>calibration</b>")
+    page.locator("#h-until").fill("")
+    page.locator("#sheet").get_by_role("button", name="Stop launching").click()
+    page.locator("#sheet [data-done] [data-close]").first.click()
+    expect(page.locator("#head .held")).to_contain_text("is paused by anonymous")
+    expect(page.locator("#head .held")).to_contain_text("a new <b>calibration</b>")
+    site.call("POST", "/pipelines/chain/resume")
+    expect(page.locator("#head .held")).to_have_count(0)
+    site.call("POST", "/pipelines/chain/pause", {"why": "again"})
+    act(page, "Resume", "Resume it")
+    expect(page.locator("#head .held")).to_have_count(0)
+
+
 def test_five_hundred_runs_are_cancelled_at_once(site: Site, open_page: Open) -> None:
     one = {"pipeline": "chain", "parameters": {"scans": ["x"]}, "labels": {"bulk": "yes"}}
     ids = site.call("POST", "/runs/bulk", {"runs": [one] * 500})["ids"]

@@ -19,6 +19,7 @@ from tests.support.fixtures_store import ContextMaker
 Owned = dict[str, Belongings]
 _API = ("/api/", "/ga4gh/", "/v1/", "/healthz", "/readyz", "/metrics", "/login", "/logout")
 _STREAM = "/ui/live"
+_HOLDS = ("pause", "resume")
 PAGES = {
     path: right
     for method, path in (key.split(" ", 1) for key in RIGHTS)
@@ -42,6 +43,9 @@ def owned(secured: Secured) -> Owned:
     spec = {"name": f"only-{MINE}", "project": OTHERS, "steps": [{"name": "foreign-step", "command": ["a"]}]}
     namesake = admin.post("/runs", {"spec": spec})
     found[OTHERS].texts |= {namesake["id"], "foreign-step"}
+    for project, each in found.items():
+        admin.post(f"/pipelines/{each.word}/pause", {"why": each.word}, 200)
+        admin.post(f"/projects/{project}/pause", {"why": each.word}, 200)
     return found
 
 
@@ -133,12 +137,14 @@ def test_actions_reach_no_other_project(secured: Secured, owned: Owned) -> None:
         (f"/pipelines/{theirs.word}/start", ""),
         (f"/pipelines/{theirs.word}/switch", "enabled=0"),
         (f"/ui/pipelines/{theirs.word}/check", ""),
+        *((f"{of}/{verb}", "why=x") for of in (f"/pipelines/{theirs.word}", f"/projects/{OTHERS}") for verb in _HOLDS),
     ):
         answer = mine.client.post(path, content=body, headers=form)
         assert leaked(answer, theirs, {"typed": path + body}) == set(), path
         assert answer.status_code == 404 or "0 runs" in answer.text or "No run" in answer.text, (path, answer.text)
     assert admin.get(f"/runs/{theirs.ids['run_id']}") == before
     assert admin.get(f"/pipelines/{theirs.word}")["enabled"]
+    assert {each["why"] for each in admin.get("/holds")["items"]} == {each.word for each in owned.values()}
     assert theirs.ids["breaker_id"] in {each["id"] for each in admin.get("/breakers")["items"]}
     preview = mine.client.post("/act", content="verb=cancel&all=1&conditions=", headers=form)
     assert owned[MINE].ids["run_id"] in preview.text

@@ -10,7 +10,10 @@ from fastapi.testclient import TestClient
 from tests.api.rest import CHAIN, Hand, Rest, Secured
 from tests.dashboard.test_actions import send
 
-PAGES = ("/", "/runs", "/runs/{run}", "/step-runs/{step_run}", "/pipelines/chain", "/act/cancel?id={run}")
+PAGES = (
+    "/", "/runs", "/runs/{run}", "/step-runs/{step_run}", "/pipelines/chain", "/act/cancel?id={run}",
+    "/backends", "/pipelines/chain/hold", "/backends/noop/hold", "/service/hold",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -20,6 +23,8 @@ def ids(secured: Secured) -> dict[str, str]:
     run = admin.post("/runs", {"pipeline": "chain", "parameters": {"scans": ["a"]}})
     hand = Hand(secured.context)
     hand.open_breaker()
+    for path in ("/pipelines/chain", "/service"):
+        admin.post(f"{path}/pause", {"why": "a new calibration"}, 200)
     return {"run": run["id"], "step_run": run["step_runs"][0]["id"]}
 
 
@@ -42,7 +47,7 @@ class _Actions(HTMLParser):
             self._form = (given.get("action") or "") if given.get("method") == "post" else ""
         elif tag == "button" and self._form and given.get("type") != "button":
             self.found.append(self._form)
-        elif tag == "a" and (given.get("href") or "").startswith("/act/"):
+        elif tag == "a" and "data-sheet" in given:
             self.found.append(given["href"] or "")
 
     def handle_endtag(self, tag: str) -> None:

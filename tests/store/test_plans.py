@@ -159,6 +159,8 @@ def change_everything(rest: Rest, hand: Hand) -> set[str]:
     for path, name in held.items():
         for verb in ("pause", "resume"):
             call(f"POST {v1}/{path}/{verb}", {"why": "x"} if verb == "pause" else None, name=name, project=name)
+        for verb in ("pause", "resume"):
+            call(f"POST /{path}/{verb}", form="why=x", name=name, project=name)
     call(f"PUT {v1}/projects/{{project}}", {"weight": 2}, project="default")
     call("POST /ui/pipelines/{name}/check", form="labels=", name="one")
     call("POST /pipelines/{name}/start", form="labels=", name="one")
@@ -184,6 +186,7 @@ def change_everything(rest: Rest, hand: Hand) -> set[str]:
     call(f"POST {v1}/webhooks/{{webhook_id}}/deliveries/{{delivery_id}}/redeliver", webhook_id=hook, delivery_id=hook)
     call(f"POST {v1}/webhooks/{{webhook_id}}/redeliver", webhook_id=hook)
     call(f"DELETE {v1}/webhooks/{{webhook_id}}", webhook_id=hook)
+    call("POST /pipelines/{name}/pause", form="why=x", name="chain")  # what is called afterwards finds a hold
     return called
 
 

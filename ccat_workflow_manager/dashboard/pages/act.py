@@ -72,7 +72,7 @@ def _verb(verb: str) -> str:
     return verb
 
 
-def _sheet(board: Board, template: str, http_status: int = 200, **values: Any) -> Response:
+def sheet(board: Board, template: str, http_status: int = 200, **values: Any) -> Response:
     """The part alone for a script, a whole page otherwise."""
     if board.request.headers.get("x-part") == "sheet":
         return board.fragment(template, http_status, **values)
@@ -91,7 +91,7 @@ def _preview(
         opened = view.reopened(unit, eligible) if verb == "retry" and eligible else []
     if not runs:
         raise NotFound("none of the chosen runs exists any more")
-    return _sheet(
+    return sheet(
         board, "preview", verb=verb, runs=runs, ids=eligible, opened=opened, matched=matched,
         preview=words.preview(verb, runs), is_cut=len(ids) >= view.MOST_RUNS, priority=runs[0]["priority"],
         hidden={"ids": ",".join(map(str, eligible))}, labels=_common_labels(runs),
@@ -126,13 +126,13 @@ def _preview_step_run(board: Board, verb: str, step_run_id: UUID) -> Response:
     if verb not in ("cancel", "retry"):
         raise NotFound(f"there is no action {verb!r} for one step run")
     possible = found["cancellable"] if verb == "cancel" else found["retryable"]
-    return _sheet(board, "preview_step_run", verb=verb, found=found, possible=possible)
+    return sheet(board, "preview_step_run", verb=verb, found=found, possible=possible)
 
 
 @router.get("/act/breaker")
 def preview_release(board: B, breaker: Annotated[UUID, Query(alias="id")]) -> Response:
     _require_breaker(board, breaker)
-    return _sheet(board, "preview_release", breaker=str(breaker))
+    return sheet(board, "preview_release", breaker=str(breaker))
 
 
 @router.get("/act/{verb}")
@@ -224,7 +224,7 @@ def release(board: B, form: Sent) -> Response:
     _require_breaker(board, breaker)
     board.context.breakers.release(breaker, actor=board.actor)
     board.changed(["breakers", "summary"])
-    return _sheet(board, "report", title="The breaker is released", lines=[words.RELEASED], href="/", failed="")
+    return sheet(board, "report", title="The breaker is released", lines=[words.RELEASED], href="/", failed="")
 
 
 @router.post("/act/step-run/{verb}")
@@ -239,7 +239,7 @@ def act_on_step_run(board: B, verb: str, form: Sent) -> Response:
         lines = [f"{words.count(number, 'step run')} {'is' if number == 1 else 'are'} open again."]
     board.changed([f"run:{found['run_id']}"])
     href = f"/step-runs/{step_run_id}"
-    return _sheet(board, "report", title=words.DONE[verb], lines=lines, href=href, failed="")
+    return sheet(board, "report", title=words.DONE[verb], lines=lines, href=href, failed="")
 
 
 @router.post("/act/{verb}")
@@ -266,4 +266,4 @@ def act(board: B, verb: str, form: Sent) -> Response:
     board.changed(["runs", "summary", *(f"run:{each}" for each in done[:100])])
     title, lines = words.report(verb, len(done), len(ids))
     href = f"/runs/{ids[0]}" if len(ids) == 1 else "/runs"
-    return _sheet(board, "report", title=title, lines=lines, href=href, failed=failed)
+    return sheet(board, "report", title=title, lines=lines, href=href, failed=failed)

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from ccat_workflow_manager.dashboard import times, words
+from ccat_workflow_manager.dashboard import holds, times, words
 from ccat_workflow_manager.dashboard.board import B, Board
 from ccat_workflow_manager.dashboard.drawing import figures as charts
 from ccat_workflow_manager.db.queries import figures
@@ -15,6 +15,7 @@ from ccat_workflow_manager.db.queries.service import backend_states
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.db.views import attention, runs
 from ccat_workflow_manager.identity import Projects
+from ccat_workflow_manager.lifecycle.holds import Kind
 from ccat_workflow_manager.services.figures import timeseries
 
 router = APIRouter()
@@ -43,8 +44,11 @@ def _chart(board: Board, span: str) -> dict[str, Any]:
 def _values(board: Board) -> dict[str, Any]:
     found = board.read("overview", lambda unit: _view(unit, board.projects))
     causes = [words.cause(each) for each in found["causes"]]
+    held = holds.values(board)
     return {
         **found,
+        **held,
+        "is_held": any(each.kind is Kind.SERVICE for each in held["holds"]),
         "causes": causes,
         "most": runs.MOST_COUNTED,
         "figures": {title: _chart(board, span) for title, span in _SPANS.items()},

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Query
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from ccat_workflow_manager.api.dependencies import Who
-from ccat_workflow_manager.dashboard import forms, rendering, times, words
+from ccat_workflow_manager.dashboard import forms, holds, rendering, times, words
 from ccat_workflow_manager.dashboard.board import B, Board
 from ccat_workflow_manager.dashboard.drawing import figures
 from ccat_workflow_manager.dashboard.drawing.charts import runs_chart
@@ -28,6 +28,7 @@ from ccat_workflow_manager.definition.messages import validated
 from ccat_workflow_manager.errors import Fault, NotFound, RequestError
 from ccat_workflow_manager.hpc import registry
 from ccat_workflow_manager.identity import Projects, sees
+from ccat_workflow_manager.lifecycle.holds import Hold, Kind
 from ccat_workflow_manager.lifecycle.models import Resources
 from ccat_workflow_manager.services.figures import pipeline_stats
 from ccat_workflow_manager.services.run_request import RunRequest
@@ -80,8 +81,20 @@ def _values(board: Board, name: str, version: int | None, against: int | None) -
         "outcome_counts": Counter(group for group, _, _ in runs),
         "chart": runs_chart(f"The last runs of {name}, in minutes", runs, "now"),
         **_charts(board, name),
+        **_holds(board, found["pipeline"]),
         "facts": words.pipeline_facts(found["runs"], found["usage"]),
     }
+
+
+def _holds(board: Board, about: dict[str, Any]) -> dict[str, Any]:
+    """What keeps step runs of a pipeline from being launched, but for the holds of backends."""
+    own = {(Kind.PIPELINE, about["name"]), (Kind.PROJECT, about["project"]), (Kind.SERVICE, "")}
+
+    def concerns(hold: Hold) -> bool:
+        return (hold.kind, hold.name) in own
+
+    found = holds.values(board, concerns)
+    return {**found, "is_held": any(each.kind is Kind.PIPELINE for each in found["holds"])}
 
 
 def _charts(board: Board, name: str) -> dict[str, Any]:
@@ -167,6 +180,13 @@ def pipeline(
         **form,
         **values,
     )
+
+
+@router.get("/ui/pipelines/{name}/head")
+def head(board: B, name: str) -> Response:
+    """The title, what may be done, and what is paused."""
+    found = board.read(("pipeline", name), lambda unit: _gathered(unit, name, board.projects), 5)
+    return board.fragment("pipeline_head", pipeline=found["pipeline"], **_holds(board, found["pipeline"]))
 
 
 # --- start a run ----------------------------------------------------------------------------------------------------

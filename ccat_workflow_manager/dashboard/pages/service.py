@@ -14,7 +14,7 @@ from starlette.responses import RedirectResponse, Response
 from ccat_workflow_manager.api.dependencies import Who
 from ccat_workflow_manager.api.service import availabilities
 from ccat_workflow_manager.api.tokens import TokenRequest
-from ccat_workflow_manager.dashboard import filters, times
+from ccat_workflow_manager.dashboard import filters, holds, times
 from ccat_workflow_manager.dashboard.board import B, Board
 from ccat_workflow_manager.dashboard.pages.act import Sent
 from ccat_workflow_manager.db.queries.audit import audit_page
@@ -25,6 +25,7 @@ from ccat_workflow_manager.db.views import search as view
 from ccat_workflow_manager.definition.messages import validated
 from ccat_workflow_manager.errors import Fault, Invalid, RequestError
 from ccat_workflow_manager.identity import Role
+from ccat_workflow_manager.lifecycle.holds import Kind
 from ccat_workflow_manager.services.queues import stored_queues
 
 router = APIRouter()
@@ -56,7 +57,9 @@ def _backends(board: Board) -> dict[str, Any]:
             }
         )
     items.sort(key=lambda each: (not each["problem"], not each["used"], each["name"]))
-    return {"items": items, "away": sum(1 for each in items if each["problem"])}
+    paused = holds.values(board, lambda hold: hold.kind in (Kind.BACKEND, Kind.SERVICE))
+    held = {each.name: each for each in paused["holds"] if each.kind is Kind.BACKEND}
+    return {"items": items, "away": sum(1 for each in items if each["problem"]), "held": held, **paused}
 
 
 @router.get("/backends")

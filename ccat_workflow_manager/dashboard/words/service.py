@@ -32,10 +32,10 @@ def overview_text(view: Mapping[str, Any], most: int) -> list[tuple[str, bool]]:
         return [*pieces, ("No run is live.", False)]
     pieces += [(f"{capped(live, most)} {'run' if live == 1 else 'runs'}", True), (" live, ", False)]
     pieces += [(count(jobs, "job"), True), (" at the backends", False)]
-    pieces.append(
-        (f", {count(ready, 'step run')} could start now." if ready else ", nothing waits for a place.", False)
-    )
-    return pieces
+    paused = sum(view["waiting"].values())
+    stops = f", {count(paused, 'step run')} {'waits' if paused == 1 else 'wait'} for what is paused." if paused else "."
+    starts = f", {count(ready, 'step run')} could start now" if ready else ", nothing waits for a place"
+    return [*pieces, (f"{starts}{stops}", False)]
 
 
 def cause(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,10 +1,11 @@
-"""What has changed lately: runs with new events, breakers, backends."""
+"""What has changed lately: runs with new events, breakers, backends, holds."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from ccat_workflow_manager.db.feed_epoch import BELOW
+from ccat_workflow_manager.db.holds import MARK
 from ccat_workflow_manager.db.queries.feed import Place
 from ccat_workflow_manager.db.session import UnitOfWork
 
@@ -16,11 +17,12 @@ WHERE (e.position, e.id) > (:position, :event_id) AND e.position < {BELOW}
 ORDER BY e.position, e.id LIMIT {MOST_EVENTS}
 """
 
-_OTHERS = """
+_OTHERS = f"""
 SELECT COALESCE((SELECT max(updated_at)::text || count(*) FROM breakers), '') AS breakers,
   COALESCE((SELECT md5(string_agg(concat_ws('|', name, problem, retry_at, stray_jobs), ',' ORDER BY name))
     FROM backends), '') || (SELECT count(*) FROM workers) AS backends,
-  COALESCE((SELECT max(updated_at)::text || count(*) FROM pipelines), '') AS pipelines
+  COALESCE((SELECT max(updated_at)::text || count(*) FROM pipelines), '') AS pipelines,
+  COALESCE({MARK}, '') AS holds
 """
 
 
@@ -31,6 +33,7 @@ class Others:
     breakers: str
     backends: str
     pipelines: str
+    holds: str
 
 
 def events_after(unit: UnitOfWork, after: Place) -> tuple[list[str | None], Place]:
