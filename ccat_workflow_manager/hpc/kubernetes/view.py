@@ -81,10 +81,11 @@ class View:
 
     def look(self, names: Collection[str]) -> None:
         """Bring these Jobs up to date, those that do not exist included. Raises BackendError."""
-        if self._is_good(names):
-            return
-        if self._listed_at is not None:
+        is_good = self._is_good(names)
+        if self._threads or (self._listed_at is not None and not is_good):
             self.begin_watching()
+        if is_good:
+            return
         self.refresh()
         with self._lock:
             if len(self._missing) > _REMEMBERED:
