@@ -58,7 +58,8 @@ class LedgerItem(Shape):
 
 class Ledger(Page):
     pipeline: str
-    runs: int = Field(description="How many runs are selected.")
+    runs: int = Field(description="How many runs are looked at: the newest 10,000 of those that are selected.")
+    truncated: bool = Field(description="True if older runs were left out; a label or a time selects fewer.")
     totals: LedgerNumbers
     steps: list[LedgerStep]
     items: list[LedgerItem]

@@ -6,7 +6,10 @@ import random
 from collections import Counter
 from typing import Any
 
+import pytest
+
 from ccat_workflow_manager.context import Context
+from ccat_workflow_manager.db.queries import ledger
 from ccat_workflow_manager.db.runs import RunStore
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.models import Caveat, Facts, Transition, TransitionEvent, WorkItem
@@ -108,6 +111,17 @@ def test_random_histories_add_up(rest: Rest, context: Context) -> None:
             break
         cursor = {"cursor": page["next_cursor"]}
     assert pages == list(shown)
+
+
+def test_the_newest_runs_are_looked_at(rest: Rest, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "MOST_RUNS", 2)
+    rest.send("POST", "/pipelines", json=PIPELINE)
+    for night, scan in (("n1", 1), ("n1", 2), ("n2", 3)):
+        submit(rest, [scan], night)
+    found = rest.get("/pipelines/night/ledger")
+    assert (found["runs"], found["truncated"]) == (2, True)
+    assert set(states(rest)) == {"calibrate/2", "baseline/2", "calibrate/3", "baseline/3"}
+    assert not rest.get("/pipelines/night/ledger", label="night:n1")["truncated"]
 
 
 def test_an_unknown_pipeline_has_no_ledger(rest: Rest) -> None:

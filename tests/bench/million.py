@@ -1,4 +1,4 @@
-"""Make a database with the invented history of many runs.
+"""Make a database with the invented history of many runs, and measure what it costs beside one of a thousand.
 
     python -m tests.bench.million --runs 1000000
 
@@ -16,9 +16,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ccat_workflow_manager.db.session import Database
-from ccat_workflow_manager.embedded import EmbeddedPostgres
+from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedValkey
 from ccat_workflow_manager.managers.loops import FiguresLoop
 from tests.bench.filling import fill
+from tests.bench.measuring import measure
+
+FEW = 1000
+MOST_MILLISECONDS = 100
+MOST_RATIO = 2
 
 
 @contextmanager
@@ -43,6 +48,22 @@ def count_figures(url: str) -> None:
     database.close()
 
 
+def _measure(many: str, directory: Path | None) -> None:
+    """Print the 95th percentile of every page, query and loop, with many runs and with few."""
+    with server(directory, keep=False) as few, tempfile.TemporaryDirectory(prefix="ccat-million-") as home:
+        fill(few, FEW)
+        count_figures(few)
+        valkey = EmbeddedValkey(Path(home))
+        print(f"{'milliseconds, 95th percentile':64} {'many':>8} {FEW:>8} {'ratio':>6}")
+        try:
+            for cost in measure(many, few, valkey.start()):
+                ratio = cost.many / cost.few
+                missed = "" if cost.many < MOST_MILLISECONDS and ratio < MOST_RATIO else "  missed"
+                print(f"{cost.what:64} {cost.many:8.1f} {cost.few:8.1f} {ratio:6.1f}{missed}", flush=True)
+        finally:
+            valkey.stop()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tests.bench.million", description="Invent the history of many runs."
@@ -58,6 +79,7 @@ def main() -> None:
         begin = time.monotonic()
         count_figures(url)
         print(f"counted in {time.monotonic() - begin:.0f} s", flush=True)
+        _measure(url, arguments.directory)
 
 
 if __name__ == "__main__":

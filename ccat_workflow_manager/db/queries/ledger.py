@@ -16,6 +16,9 @@ from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.states import Status
 
+MOST_RUNS = 10_000
+"""A ledger looks at so many of the newest runs that are selected: what it costs must not grow with all runs."""
+
 
 class State(StrEnum):
     """The state of a step and key in a ledger."""
@@ -59,7 +62,8 @@ _FAILED_BEFORE = f"""CASE WHEN s.status = '{Status.FAILED}' THEN true
 _PLACED = f"((c.n << 19) | (s.position::bigint << 4) | ({_OUTCOME}))"
 _LEDGER = f"""
 WITH chosen AS MATERIALIZED (
-  SELECT r.id, row_number() OVER (ORDER BY r.id) AS n FROM runs r WHERE %where%
+  SELECT r.id, row_number() OVER (ORDER BY r.id) AS n
+  FROM (SELECT r.id FROM runs r WHERE %where% ORDER BY r.id DESC LIMIT :most) r
 ), pairs AS MATERIALIZED (
   SELECT s.step, s.key, min(s.position) AS position, count(*) AS runs, sum(s.attempt) AS attempts,
     max({_PLACED}) AS newest, max({_PLACED}) FILTER (WHERE s.finished_at IS NOT NULL) AS ended,
@@ -86,6 +90,7 @@ WITH chosen AS MATERIALIZED (
 )
 SELECT json_build_object(
   'runs', (SELECT count(*) FROM chosen),
+  'truncated', (SELECT count(*) > :most FROM (SELECT FROM runs r WHERE %where% LIMIT :most + 1) t),
   'totals', (SELECT row_to_json(t) FROM (SELECT {{numbers}} FROM ledger) t),
   'steps', COALESCE((SELECT json_agg(row_to_json(t) ORDER BY t.position, t.step) FROM (
     SELECT step, min(position) AS position, {{numbers}} FROM ledger GROUP BY step) t), '[]'),
@@ -109,6 +114,7 @@ def ledger(
     """The numbers of all steps, and a page of their keys, over the runs that the filter selects."""
     where, values = wanted.conditions()
     page: dict[str, Any] = {"state": state, "step": step, "limit": limit, "states": [state.value for state in _STATES]}
+    page["most"] = MOST_RUNS
     page |= {"after_step": after[0] if after else None, "after_key": after[1] if after else None}
     text = one(unit, _LEDGER.replace("%where%", " AND ".join(where)), values | page)
     assert text is not None
