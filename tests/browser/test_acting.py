@@ -26,6 +26,11 @@ def new_run(site: Site, *scans: Any, **more: Any) -> str:
 def act(page: Page, link: str, button: str) -> None:
     """Open a preview, read what it says on its button, press it, close the report."""
     page.locator(f"main a[data-sheet]:has-text('{link}')").first.click()
+    press(page, button)
+
+
+def press(page: Page, button: str) -> None:
+    """Press a button of the open sheet, close the report."""
     page.locator("#sheet").get_by_role("button", name=button).click()
     expect(page.locator("#sheet [data-done]")).to_be_visible()
     page.locator("#sheet [data-close]").first.click()
@@ -39,8 +44,7 @@ def test_each_action_on_a_run_is_previewed_done_and_seen(site: Site, open_page: 
     act(page, "Resume", "Resume 1 run")
     page.locator("main a[data-sheet]:has-text('Priority')").click()
     page.locator("#sheet input[name=priority]").fill("70")
-    page.locator("#sheet").get_by_role("button", name="Set the priority of 1 run").click()
-    page.locator("#sheet [data-close]").first.click()
+    press(page, "Set the priority of 1 run")
     expect(page.locator("main")).to_contain_text("Priority 70")
     page.locator("main a[data-sheet]:has-text('Labels')").click()
     page.locator("#sheet textarea").fill("no colon")
@@ -48,8 +52,7 @@ def test_each_action_on_a_run_is_previewed_done_and_seen(site: Site, open_page: 
     expect(page.locator("#sheet")).to_contain_text("must be written name: value")
     expect(page.locator("#sheet textarea")).to_have_value("no colon")
     page.locator("#sheet textarea").fill("night: 27")
-    page.locator("#sheet").get_by_role("button", name="Label 1 run").click()
-    page.locator("#sheet [data-close]").first.click()
+    press(page, "Label 1 run")
     expect(page.locator("main .title .tag")).to_contain_text("27")
     act(page, "Cancel", "Cancel 1 run")
     expect(page.locator("main .title .st")).to_contain_text("Cancelled")
