@@ -19,6 +19,7 @@ from ccat_workflow_manager.execution import runtime
 from tests.bench.bench_backends import backends
 from tests.bench.bench_containers import containers
 from tests.bench.bench_costs import costs
+from tests.bench.bench_identity import identity
 from tests.bench.bench_idle import idle
 from tests.bench.bench_machine import machine
 from tests.bench.bench_programs import programs
@@ -37,6 +38,7 @@ BENCHES: dict[str, Bench] = {
     "bulk": bulk,
     "post": post,
     "list": listing,
+    "identity": identity,
     "noop": noop,
     "fan-out": fan_out,
     "local": local,

@@ -30,9 +30,11 @@ class Answer:
         return json.loads(self.body)
 
 
-def message(method: str, path: str, body: object = None) -> bytes:
+def message(method: str, path: str, body: object = None, *, token: str = "") -> bytes:
     """A request as it goes over the wire."""
     head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n"
+    if token:
+        head += f"Authorization: Bearer {token}\r\n"
     if body is None:
         return f"{head}\r\n".encode()
     content = json.dumps(body).encode()

@@ -22,7 +22,7 @@ from tests.bench.client import Connection, message
 from tests.support.waiting import wait_for
 
 PREFIX = "CCAT_WORKFLOW_MANAGER_"
-_UP = """
+UP = """
 import ctypes, signal
 ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)
 from ccat_workflow_manager.cli import main
@@ -157,7 +157,7 @@ def deployment(parent: Path, **settings: object) -> Iterator[Deployment]:
     environment |= {PREFIX + name: str(value) for name, value in chosen.items()}
     with (home / "log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-c", _UP, "up", "--port", str(port), "--data-dir", str(data_dir)],
+            [sys.executable, "-c", UP, "up", "--port", str(port), "--data-dir", str(data_dir)],
             env=environment,
             stdout=log,
             stderr=log,
