@@ -35,11 +35,6 @@ class InputLimits:
     max_entries: int = 200_000
 
 
-def no_fetch(url: str, sha256: str | None, progress: Progress) -> NoReturn:
-    """For processes without a stager."""
-    _refuse(f"{url} cannot be fetched here")
-
-
 def find_inputs(
     wanted: Sequence[WantedInput],
     roots: InputRoots,

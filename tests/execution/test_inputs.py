@@ -16,10 +16,11 @@ from ccat_workflow_manager.definition.inputs import WantedInput
 from ccat_workflow_manager.errors import JobDeferred, LeaseLost, StagingError
 from ccat_workflow_manager.execution import checksums, command_builder
 from ccat_workflow_manager.execution.globbing import TooManyNames, expand
-from ccat_workflow_manager.execution.inputs import InputLimits, find_inputs, no_fetch
+from ccat_workflow_manager.execution.inputs import InputLimits, find_inputs
 from ccat_workflow_manager.execution.launch_spec import Input, Progress, no_progress
 from ccat_workflow_manager.failures import FailureReason
 from tests.execution.conftest import StepRunner
+from tests.support.inputs import no_fetch
 from tests.support.waiting import wait_for
 
 LIMITS = InputLimits(max_files=10, max_entries=100)

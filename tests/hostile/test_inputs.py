@@ -13,11 +13,12 @@ import pytest
 from ccat_workflow_manager.definition.input_roots import InputRoots
 from ccat_workflow_manager.definition.inputs import WantedInput
 from ccat_workflow_manager.errors import Invalid, StagingError
-from ccat_workflow_manager.execution.inputs import InputLimits, find_inputs, no_fetch
+from ccat_workflow_manager.execution.inputs import InputLimits, find_inputs
 from ccat_workflow_manager.execution.launch_spec import no_progress
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.services.run_request import RunRequest
 from tests.support.fixtures_store import ContextMaker
+from tests.support.inputs import no_fetch
 from tests.support.step_runs import rows
 
 
