@@ -10,6 +10,7 @@ from uuid import UUID
 
 from ccat_workflow_manager.db.queries.step_runs import find_attempt
 from ccat_workflow_manager.db.session import Database
+from ccat_workflow_manager.db.workers import WorkerStore
 from ccat_workflow_manager.doorbell import Doorbell
 from ccat_workflow_manager.errors import BackendError, NotFound, ServiceUnavailable
 from ccat_workflow_manager.execution.layout import AttemptDirs, attempt_dirs
@@ -76,8 +77,16 @@ class Logs:
         dirs = log.dirs(self._base_dir)
         if os.path.isdir(dirs.logs):
             return _read_files(dirs, stream, tail, offset)
+        self._require_worker(log.backend)
         question = {"place": asdict(log), "stream": stream, "lines": tail, "offset": offset}
         return LogPiece(**self._doorbell.ask(log.backend, question, _ANSWER_SECONDS))
+
+    def _require_worker(self, backend: str) -> None:
+        """Raise ServiceUnavailable at once where waiting for an answer is in vain."""
+        with self._database.read() as unit:
+            served = WorkerStore(unit).served_backends()
+        if backend not in served:
+            raise ServiceUnavailable(f"no worker serves {backend} now, and this host does not see the files of the log")
 
     def whole(self, log: LogLocation, stream: str) -> tuple[LogPiece, Iterator[str]]:
         """Read the whole log up to its present end. Returns its first piece, and an iterator that reads all texts."""

@@ -10,6 +10,7 @@ import pytest
 
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.backends import BackendStore
+from ccat_workflow_manager.db.workers import WorkerStore
 from ccat_workflow_manager.execution.logs import MAX_BYTES
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.models import TransitionEvent
@@ -150,6 +151,12 @@ def test_logs(rest: Rest, hand: Hand, base_dir: Path) -> None:
 _LINE = "0123456789 héllo\n"
 
 
+def serve(context: Context) -> None:
+    """Have a worker registered."""
+    with context.database.begin() as unit:
+        WorkerStore(unit).register("w", "host", 1, ["noop"])
+
+
 @pytest.fixture(params=["seen here", "seen by a worker"])
 def long_log(
     request: pytest.FixtureRequest,
@@ -175,6 +182,7 @@ def long_log(
             return json.loads(json.dumps(context.answers.answer(json.loads(json.dumps(question)))))
 
         monkeypatch.setattr(context.logs, "_base_dir", "/nowhere")
+        serve(context)
         monkeypatch.setattr(context.doorbell, "ask", ask)
     return f"/step-runs/{run['step_runs'][0]['id']}/log", data
 
@@ -220,8 +228,10 @@ def test_a_log_that_only_the_backend_has(
     (item,) = hand.claim()
     hand.submit(item)
     context.use_backend("noop", Told())
-    monkeypatch.setattr(context.doorbell, "ask", lambda backend, question, timeout: context.answers.answer(question))
     address = f"/step-runs/{run['step_runs'][0]['id']}/log"
+    assert "no worker serves noop" in rest.refused(rest.send("GET", address), 503, "service_unavailable")["detail"]
+    serve(context)
+    monkeypatch.setattr(context.doorbell, "ask", lambda backend, question, timeout: context.answers.answer(question))
     whole = rest.send("GET", address)
     assert (whole.text, whole.headers["X-Log-Truncated"]) == ("line\n" * 10_000, "true")
     assert not {"x-log-size", "x-log-next-offset"} & set(whole.headers)

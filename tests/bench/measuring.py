@@ -59,11 +59,11 @@ class Cost:
 def measure(many: str, few: str, redis_url: str) -> Iterator[Cost]:
     """Everything that a reader, and each loop of a manager, asks of a database."""
     sites = [_site(url, redis_url) for url in (many, few)]
-    for path in PATHS:
-        yield Cost(path, *(_p95(partial(_get, site, path)) for site in sites))
     for name in [loop.name for loop in loops(sites[0].context)]:
         ticks = [next(loop.tick_once for loop in loops(site.context) if loop.name == name) for site in sites]
         yield Cost(f"loop {name}", *(_p95(tick) for tick in ticks))
+    for path in PATHS:
+        yield Cost(path, *(_p95(partial(_get, site, path)) for site in sites))
     for site in sites:
         site.client.__exit__(None, None, None)
         site.context.close()
@@ -83,6 +83,7 @@ def _site(url: str, redis_url: str) -> _Site:
     client = TestClient(app, base_url="http://localhost", follow_redirects=False)
     client.__enter__()
     with psycopg.connect(url.replace("+psycopg", "")) as connection:
+        connection.execute("DELETE FROM workers")  # nobody shall wait for an answer of invented ones
         cursor = connection.execute(_OLD_RUN)
         row, columns = cursor.fetchone(), cursor.description
     assert row is not None

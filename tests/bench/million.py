@@ -2,7 +2,8 @@
 
     python -m tests.bench.million --runs 1000000
 
-needs 15 GB in the directory of temporary files, or in `--directory`, for a million. With `--keep` the database stays.
+needs 15 GB in the directory of temporary files, or in `--directory`, for a million. With `--keep` the database stays,
+and `--kept PATH` measures it again.
 """
 
 from __future__ import annotations
@@ -30,15 +31,22 @@ MOST_RATIO = 2
 def server(directory: Path | None, *, keep: bool) -> Iterator[str]:
     """The URL of a database in a directory, which is removed at the end unless it is to be kept."""
     home = Path(tempfile.mkdtemp(prefix="ccat-million-", dir=directory))
-    postgres = EmbeddedPostgres(home)
     try:
-        yield postgres.start()
+        with _running(EmbeddedPostgres(home)) as url:
+            yield url
     finally:
-        postgres.stop()
         if keep:
             print(f"kept: {home}")
         else:
             shutil.rmtree(home)
+
+
+@contextmanager
+def _running(postgres: EmbeddedPostgres) -> Iterator[str]:
+    try:
+        yield postgres.start()
+    finally:
+        postgres.stop()
 
 
 def count_figures(url: str) -> None:
@@ -71,7 +79,12 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=1_000_000)
     parser.add_argument("--directory", type=Path, help="where the database is made")
     parser.add_argument("--keep", action="store_true", help="leave the database there")
+    parser.add_argument("--kept", type=Path, metavar="PATH", help="measure a database that was kept")
     arguments = parser.parse_args()
+    if arguments.kept is not None:
+        with _running(EmbeddedPostgres(arguments.kept)) as url:
+            _measure(url, arguments.directory)
+        return
     with server(arguments.directory, keep=arguments.keep) as url:
         begin = time.monotonic()
         fill(url, arguments.runs, say=True)

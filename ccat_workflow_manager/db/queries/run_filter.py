@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from ccat_workflow_manager.db.conditions import OTHER_PROJECT
 from ccat_workflow_manager.definition.project import DEFAULT_PROJECT
@@ -24,12 +25,13 @@ _ID_PREFIX = re.compile(r"[0-9a-fA-F-]{1,36}")
 
 _PLAIN = {
     "pipeline": "r.pipeline = :pipeline",
-    # The time in an id is that of the clock of some manager.
-    "created_after": "r.created_at > :created_after",
-    "created_before": "r.created_at <= :created_before",
+    "created_after": "r.created_at > :created_after AND r.id >= :from_id",
+    "created_before": "r.created_at <= :created_before AND r.id < :until_id",
     "created_by": "r.created_by = :created_by",
 }
 """Field -> its condition, where the parameter is the value of the field."""
+_CLOCKS_DIFFER = 86_400
+"""An id has the time of a manager's clock, which differs from that of PostgreSQL by no more seconds than that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,10 @@ class RunFilter:
             if (value := getattr(self, name)) is not None:
                 where.append(condition)
                 values[name] = value
+        if self.created_after is not None:
+            values["from_id"] = _first_id(self.created_after.timestamp() - _CLOCKS_DIFFER)
+        if self.created_before is not None:
+            values["until_id"] = _first_id(self.created_before.timestamp() + _CLOCKS_DIFFER)
         self._texts(where, values)
         return where, values
 
@@ -104,6 +110,11 @@ class RunFilter:
         if self.project is None and self.visible is not None and len(self.visible) == 1:
             return next(iter(self.visible))
         return self.project
+
+
+def _first_id(seconds: float) -> UUID:
+    """The smallest UUIDv7 of this time, in seconds since the epoch."""
+    return UUID(int=max(0, int(seconds * 1000)) << 80)
 
 
 def like(words: str) -> str:
