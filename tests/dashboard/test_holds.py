@@ -97,7 +97,7 @@ def test_what_does_not_exist_has_no_form(rest: Rest) -> None:
 
 def test_each_role_may_pause_what_it_is_offered(secured: Secured) -> None:
     secured.caller().put("/pipelines/nightly", NIGHTLY)
-    paths = {"/pipelines/nightly": "submitter", "/backends/noop": "operator", "/service": "admin"}
+    paths = {"/pipelines/nightly": "submitter", "/backends/noop": "operator", "/service": "operator"}
     roles = ("viewer", "submitter", "operator", "admin")
     for role in roles:
         rest = reader(secured, role)
