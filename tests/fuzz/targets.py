@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from ccat_workflow_manager.api.dependencies import RawBody
 from ccat_workflow_manager.api.paging import decode, number_key, text_key, uuid_key
 from ccat_workflow_manager.definition.spec import PipelineSpec, canonical, parse_pipeline, parse_pipeline_text
-from ccat_workflow_manager.errors import Invalid, OutputError, RequestError
+from ccat_workflow_manager.errors import OutputError, RequestError
 from ccat_workflow_manager.execution.declarations import parse_products, parse_warnings
 from ccat_workflow_manager.hpc.attempt.record import parse_exit_record
 from ccat_workflow_manager.hpc.aws_batch.status import parse_job
 from ccat_workflow_manager.hpc.pbs import listing as pbs
 from ccat_workflow_manager.hpc.slurm import listing as slurm
+from ccat_workflow_manager.services.feed_cursor import BadCursor
 
 _HERE = Path(__file__).parent
 CASES = _HERE / "cases"
@@ -69,7 +70,7 @@ def _stable(spec: PipelineSpec) -> PipelineSpec:
 
 def _cursor(text: str) -> None:
     for key_of in (uuid_key, number_key, text_key):
-        with contextlib.suppress(Invalid):
+        with contextlib.suppress(BadCursor):
             decode("runs", text, key_of)  # type: ignore[type-var]
 
 

@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -45,16 +47,23 @@ UNTIL_STARTED = """
             await asyncio.sleep(0.01)"""
 
 
-def started(directory: Path, wait: str, start: str) -> subprocess.Popen[str]:
+@contextmanager
+def started(directory: Path, wait: str, start: str) -> Iterator[subprocess.Popen[str]]:
+    """Runs the program. It heeds SIGHUP, also where the tests run below `nohup`."""
     (directory / "program.py").write_text(PROGRAM.format(wait=wait, start=start))
-    return subprocess.Popen(
-        [sys.executable, "program.py"],
+    program = subprocess.Popen(
+        ["env", "--default-signal=HUP", sys.executable, "program.py"],
         cwd=directory,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
     )
+    with program:
+        try:
+            yield program
+        finally:
+            program.kill()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
