@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import unicodedata
+import re
 from collections.abc import Sequence
 
 from ccat_workflow_manager.failures import FAILURES, FailureReason
@@ -29,21 +29,16 @@ DOING = {"user": "pipeline", "site": "site", "us": "workflow manager"}
 
 NUMBERS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
 _ORDINALS = ("", "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
     """The text with control characters as symbols; tabs and line ends stay."""
-    if text.isprintable():
-        return text
-    return "".join(_symbol(each) if _is_control(each) else each for each in text)
+    return _CONTROL.sub(_symbol, text)
 
 
-def _is_control(character: str) -> bool:
-    return character not in "\n\t" and unicodedata.category(character) in ("Cc", "Cs")
-
-
-def _symbol(character: str) -> str:
-    code = ord(character)
+def _symbol(found: re.Match[str]) -> str:
+    code = ord(found[0])
     return chr(0x2400 + code) if code < 0x20 else "\u2421" if code == 0x7F else "\ufffd"
 
 
