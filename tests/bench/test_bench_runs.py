@@ -23,6 +23,7 @@ def test_every_bench_gives_figures(capsys: pytest.CaptureFixture[str]) -> None:
         assert figure.what in printed
 
 
+@pytest.mark.slow
 @pytest.mark.needs("postgresql", "valkey", "apptainer")
 def test_containers_are_measured() -> None:
     [figure] = measure([CONTAINERS], QUICK)
