@@ -17,7 +17,7 @@ from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.db.workers import WorkerStore
 from ccat_workflow_manager.definition.input_roots import InputRoots
 from ccat_workflow_manager.doorbell import Doorbell
-from ccat_workflow_manager.errors import BackendError, BackendUnavailable, ConfigurationError
+from ccat_workflow_manager.errors import BackendError
 from ccat_workflow_manager.execution import runtime
 from ccat_workflow_manager.execution.inputs import InputLimits
 from ccat_workflow_manager.execution.layout import group_id
@@ -26,6 +26,7 @@ from ccat_workflow_manager.execution.secrets import Secrets
 from ccat_workflow_manager.execution.stager import Stager
 from ccat_workflow_manager.hpc import registry
 from ccat_workflow_manager.hpc.base import HPCBackend
+from ccat_workflow_manager.hpc.open_backends import OpenBackends
 from ccat_workflow_manager.identity import grants_of
 from ccat_workflow_manager.lifecycle.breaker import BreakerPolicy
 from ccat_workflow_manager.limits import Limits, enforce
@@ -45,6 +46,7 @@ from ccat_workflow_manager.services.orphans import OrphanReaper
 from ccat_workflow_manager.services.outcomes import Outcomes
 from ccat_workflow_manager.services.poll import Poller
 from ccat_workflow_manager.services.projects import ProjectSettings
+from ccat_workflow_manager.services.questions import Questions
 from ccat_workflow_manager.services.queues import QueueHints
 from ccat_workflow_manager.services.replays import Replays
 from ccat_workflow_manager.services.requests import Requests
@@ -88,7 +90,7 @@ class Context:
              "host.name": socket.gethostname()},
         )  # fmt: skip
         self.worker = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:6]}"
-        self._backends: dict[str, HPCBackend] = {}
+        self._backends = OpenBackends(settings)
         self._statement_seconds = statement_seconds
         self._completed = 0
         self._reported_alive = -_ALIVE_SECONDS
@@ -130,7 +132,7 @@ class Context:
             self.database,
             self.doorbell,
             self.catalogue,
-            Globs(self.doorbell, self.input_roots, self.settings.input_max_entries),
+            Globs(self.questions, self.input_roots, self.settings.input_max_entries),
             default_backend=self.settings.hpc_backend,
             known_backends=frozenset(registry.names()),
         )
@@ -235,8 +237,12 @@ class Context:
         return DatabaseMetrics(self.loop_database)
 
     @cached_property
+    def questions(self) -> Questions:
+        return Questions(self.database, self.doorbell)
+
+    @cached_property
     def logs(self) -> Logs:
-        return Logs(self.database, self.doorbell, str(self.settings.pipeline_base_dir))
+        return Logs(self.database, self.questions, str(self.settings.pipeline_base_dir))
 
     # --- of a worker -------------------------------------------------------------------------------------------------
 
@@ -348,32 +354,11 @@ class Context:
 
     def use_backend(self, name: str, backend: HPCBackend) -> None:
         """Take this object as the backend `name`, in place of the one that the settings describe."""
-        self._backends[name] = backend
+        self._backends.use(name, backend)
 
     def backend(self, name: str) -> HPCBackend:
         """The backend with this name, configured by the settings."""
-        known = self._backends.get(name)
-        if known is None:
-            settings = self.settings
-            state_dir = settings.data_dir / "backends" / name
-            try:
-                known = registry.create_filtered(
-                    name,
-                    **{
-                        "state_dir": str(state_dir),
-                        "pipeline_base_dir": str(settings.pipeline_base_dir),
-                        "sif_cache_dir": str(settings.sif_cache_dir),
-                        "redis_url": settings.redis_url,
-                        "kill_grace_seconds": settings.kill_grace_seconds,
-                        "log_limit_mb": settings.log_limit_mb,
-                        "disk_limit_gb": settings.disk_limit_gb,
-                        **settings.for_backend(name),
-                    },
-                )
-            except ConfigurationError as error:
-                raise BackendUnavailable(error.message, backend=name) from error
-            self._backends[name] = known
-        return known
+        return self._backends.get(name)
 
     def _runs_images(self, name: str) -> bool:
         """Whether the backend starts containers itself. False if it cannot be set up now."""
@@ -407,8 +392,7 @@ class Context:
     def close(self) -> None:
         """Close the backends and the connections to the database, and send the last spans."""
         tracing.flush()
-        for backend in self._backends.values():
-            backend.close()
+        self._backends.close()
         for name in ("database", "loop_database"):
             if name in self.__dict__:
                 getattr(self, name).close()

@@ -14,7 +14,7 @@ from ccat_workflow_manager.api.dependencies import Ctx, Who
 from ccat_workflow_manager.api.openapi import Page, Shape
 from ccat_workflow_manager.api.paging import DEFAULT_LIMIT, Cursor, Limit, ProjectName, decode, encode, json_response
 from ccat_workflow_manager.api.run_choice import RunFilterBody
-from ccat_workflow_manager.db.queries.ledger import State, ledger
+from ccat_workflow_manager.db.queries.ledger import MOST_RUNS, State, ledger
 from ccat_workflow_manager.db.queries.pipelines import pipeline_detail
 from ccat_workflow_manager.definition.messages import validated
 from ccat_workflow_manager.definition.spec import PIPELINE_NAME
@@ -58,7 +58,7 @@ class LedgerItem(Shape):
 
 class Ledger(Page):
     pipeline: str
-    runs: int = Field(description="How many runs are looked at: the newest 10,000 of those that are selected.")
+    runs: int = Field(description=f"How many runs are looked at: the newest {MOST_RUNS:,} of those that are selected.")
     truncated: bool = Field(description="True if older runs were left out; a label or a time selects fewer.")
     totals: LedgerNumbers
     steps: list[LedgerStep]

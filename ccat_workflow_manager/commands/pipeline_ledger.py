@@ -41,7 +41,7 @@ def ledger(
     rows = [(one["step"], *(one[column] for column in _COLUMNS)) for one in [*found["steps"], total]]
     console().print(table(("step", *_COLUMNS), rows, right=_COLUMNS))
     if found["truncated"]:
-        typer.echo("only the newest 10,000 runs were looked at; --label selects fewer", err=True)
+        typer.echo(f"only the newest {found['runs']:,} runs were looked at; --label selects fewer", err=True)
     open_ = [one for one in found["items"] if state is not None or one["state"] in _OPEN]
     if open_:
         keys = [(f"{one['step']}/{one['key']}", one["state"], one["attempts"], one["step_run_id"]) for one in open_]

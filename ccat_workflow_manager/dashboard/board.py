@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Annotated, Any
+from uuid import UUID
 
 from fastapi import Depends, Request
 from starlette.responses import Response
 
 from ccat_workflow_manager.api.authentication import csrf_token, current_identity
 from ccat_workflow_manager.api.dependencies import Actor
+from ccat_workflow_manager.api.rights import Thing
 from ccat_workflow_manager.api.service import availabilities
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.dashboard import rendering, times
@@ -20,8 +22,8 @@ from ccat_workflow_manager.db.queries.attention import attention_count
 from ccat_workflow_manager.db.queries.service import backend_states, workers_page
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.db.views.runs import LIVE, MOST_COUNTED, counts_since
-from ccat_workflow_manager.errors import ServiceUnavailable
-from ccat_workflow_manager.identity import Projects, Role
+from ccat_workflow_manager.errors import NotFound, ServiceUnavailable
+from ccat_workflow_manager.identity import Projects, Role, sees
 from ccat_workflow_manager.services.answers import Answers
 
 _AWAY_SECONDS = 60
@@ -53,6 +55,15 @@ class Board:
                 return view(unit)
 
         return self.answers.get((key, self.projects), compute, seconds)
+
+    def require(self, thing: Thing, key: UUID) -> None:
+        """Raise NotFound unless it belongs to a project that the reader sees. For what a query or a form names."""
+        if self.projects is None:
+            return
+        with self.context.database.read() as unit:
+            project = thing.project(unit, key)
+        if project is None or not sees(self.projects, project):
+            raise NotFound(f"there is no {thing.kind} {key}")
 
     def changed(self, topics: Iterable[str]) -> None:
         """Show what this request has changed at once, here and to those who look at it."""

@@ -70,17 +70,17 @@ class Pool:
                 self._used.add(connection)
                 return connection
             self._opening += 1
+        opened: Connection | None = None
         try:
-            connection = psycopg.connect(self._url, cursor_factory=psycopg.RawCursor, **self._options)
-        except BaseException:
+            opened = psycopg.connect(self._url, cursor_factory=psycopg.RawCursor, **self._options)
+            return opened
+        finally:
             with self._given_back:
                 self._opening -= 1
-                self._given_back.notify()
-            raise
-        with self._given_back:
-            self._opening -= 1
-            self._used.add(connection)
-        return connection
+                if opened is not None:
+                    self._used.add(opened)
+                else:
+                    self._given_back.notify()
 
     def _give_back(self, connection: Connection) -> None:
         if connection.info.transaction_status is not TransactionStatus.IDLE:

@@ -204,6 +204,11 @@ def new_id() -> UUID:
     return uuid7()
 
 
+def first_id(seconds: float) -> UUID:
+    """The smallest id of this time, in seconds since the epoch: a UUIDv7 begins with the milliseconds."""
+    return UUID(int=max(0, int(seconds * 1000)) << 80)
+
+
 def new_ids(count: int) -> list[UUID]:
     """Several new ids in ascending order."""
     return sorted(uuid7() for _ in range(count))

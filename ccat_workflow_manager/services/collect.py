@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import partial
 from uuid import UUID
 
-from ccat_workflow_manager import failpoints, tracing, watchdog
+from ccat_workflow_manager import failpoints, watchdog
 from ccat_workflow_manager.db.leases import LeaseStore
 from ccat_workflow_manager.doorbell import Bell
 from ccat_workflow_manager.errors import AttemptError, CancelRequested, LeaseLost, ServiceUnavailable, WorkflowError
@@ -27,9 +27,10 @@ from ccat_workflow_manager.hpc.exit_info import info_of
 from ccat_workflow_manager.lifecycle.models import Facts, Transition, TransitionEvent, WorkItem
 from ccat_workflow_manager.lifecycle.states import Event
 from ccat_workflow_manager.lifecycle.verdict import cancelled, failure_of
+from ccat_workflow_manager.services import traces
 from ccat_workflow_manager.services.backend_handle import BackendHandle
 from ccat_workflow_manager.services.leases import Leases
-from ccat_workflow_manager.services.worker_context import WorkerContext, traced
+from ccat_workflow_manager.services.worker_context import WorkerContext
 
 log = logging.getLogger(__name__)
 
@@ -157,7 +158,7 @@ class Collector:
 
     def _publish_or_fail(self, item: WorkItem, progress: Progress) -> Transition:
         try:
-            with tracing.span("collect", item.run.trace, traced(item)):
+            with traces.span("collect", item):
                 return self._publish(item, progress)
         except AttemptError as error:
             return self._failed(item, error.reason, error.message)

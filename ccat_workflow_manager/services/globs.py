@@ -12,22 +12,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from ccat_workflow_manager.definition.input_roots import InputRoots
-from ccat_workflow_manager.doorbell import Doorbell
 from ccat_workflow_manager.errors import Fault, Invalid
 from ccat_workflow_manager.execution.globbing import TooManyNames, expand
 from ccat_workflow_manager.execution.inputs import is_below
 from ccat_workflow_manager.json_values import text_problem
 from ccat_workflow_manager.limits import limits
+from ccat_workflow_manager.services.questions import Questions
 
-_ANSWER_SECONDS = 10
 _MAGIC = re.compile(r"[*?[]")
 
 
 class Globs:
     """The matches of patterns on the hosts of one deployment."""
 
-    def __init__(self, doorbell: Doorbell, roots: InputRoots, max_names: int) -> None:
-        self._doorbell = doorbell
+    def __init__(self, questions: Questions, roots: InputRoots, max_names: int) -> None:
+        self._questions = questions
         self._roots = roots
         self._max_names = max_names
 
@@ -40,7 +39,7 @@ class Globs:
             found = matches_here(pattern, most, self._max_names, self._roots)
         else:
             question = {"glob": pattern, "most": most}
-            found = self._doorbell.ask(backend, question, _ANSWER_SECONDS) or {"problem": "no worker could look for it"}
+            found = self._questions.ask(backend, question) or {"problem": "no worker could look for it"}
         if problem := found.get("problem"):
             raise Invalid(faults=[Fault(path, f"{pattern} {problem}")])
         matches: list[str] = found["matches"]

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
 
-from ccat_workflow_manager import tracing
 from ccat_workflow_manager.db.backends import BackendStore
 from ccat_workflow_manager.db.full_places import FullPlaceStore, place_of
 from ccat_workflow_manager.db.products import UpstreamReader
@@ -32,13 +31,14 @@ from ccat_workflow_manager.hpc.base import JobRequest
 from ccat_workflow_manager.lifecycle.models import Facts, Transition, TransitionEvent, WorkItem
 from ccat_workflow_manager.lifecycle.states import Event, Status
 from ccat_workflow_manager.lifecycle.verdict import cancelled, is_sought
+from ccat_workflow_manager.services import traces
 from ccat_workflow_manager.services.backend_handle import BackendHandle
 from ccat_workflow_manager.services.inputs import InputFinder
 from ccat_workflow_manager.services.job_requests import build_request
 from ccat_workflow_manager.services.leases import Leases
 from ccat_workflow_manager.services.reuse import NotReused, Reuser
 from ccat_workflow_manager.services.status_updater import JudgedItem, StatusUpdater, after
-from ccat_workflow_manager.services.worker_context import WorkerContext, traced
+from ccat_workflow_manager.services.worker_context import WorkerContext
 
 log = logging.getLogger(__name__)
 
@@ -100,8 +100,8 @@ class Launcher:
         if claim is None:
             return 0
         for item in claim.items:
-            _trace_queue(item)
-            with tracing.span("launch", item.run.trace, traced(item)):
+            traces.queued(item)
+            with traces.span("launch", item):
                 self._prepare(item, claim)
         self._submit(claim)
         self._record(claim)
@@ -257,7 +257,7 @@ class Launcher:
         return [(item, request) for item, request in requests if self._is_wanted(item, claim)]
 
     def _take_result(self, claim: _Claim, item: WorkItem, result: str | BackendError, began: float) -> None:
-        tracing.past("submit", item.run.trace, began, time.time(), traced(item))
+        traces.submitted(item, began)
         if isinstance(result, str):
             claim.taken.add(place_of(item.resources))
             why, ran = claim.not_reused.get(item.step_run_id), claim.provenance.get(item.step_run_id)
@@ -389,12 +389,6 @@ class Launcher:
         self._context.host.remove_secrets(item)
         policy = claim.compiled[item.run.spec_id].step(item.step).retry
         return self._context.failure(item, policy, reason, text)
-
-
-def _trace_queue(item: WorkItem) -> None:
-    """The span from the creation of a step run, which its id tells, to the first claim."""
-    if item.claims == 1 and item.attempt == 1:
-        tracing.past("queue", item.run.trace, (item.step_run_id.int >> 80) / 1000, time.time(), traced(item))
 
 
 def _log_lost(item: WorkItem) -> None:

@@ -10,14 +10,12 @@ from uuid import UUID
 
 from ccat_workflow_manager.db.queries.step_runs import find_attempt
 from ccat_workflow_manager.db.session import Database
-from ccat_workflow_manager.db.workers import WorkerStore
-from ccat_workflow_manager.doorbell import Doorbell
 from ccat_workflow_manager.errors import BackendError, NotFound, ServiceUnavailable
 from ccat_workflow_manager.execution.layout import AttemptDirs, attempt_dirs
 from ccat_workflow_manager.execution.logs import read_log
 from ccat_workflow_manager.services.backend_handle import BackendHandle
+from ccat_workflow_manager.services.questions import Questions
 
-_ANSWER_SECONDS = 10
 _MOST_LINES = 10_000
 """Requested from a backend for a whole log."""
 
@@ -55,9 +53,9 @@ class LogPiece:
 class Logs:
     """Reads logs in the manager."""
 
-    def __init__(self, database: Database, doorbell: Doorbell, base_dir: str) -> None:
+    def __init__(self, database: Database, questions: Questions, base_dir: str) -> None:
         self._database = database
-        self._doorbell = doorbell
+        self._questions = questions
         self._base_dir = base_dir
 
     def locate(self, step_run_id: UUID, attempt: int | None = None) -> LogLocation:
@@ -77,16 +75,8 @@ class Logs:
         dirs = log.dirs(self._base_dir)
         if os.path.isdir(dirs.logs):
             return _read_files(dirs, stream, tail, offset)
-        self._require_worker(log.backend)
         question = {"place": asdict(log), "stream": stream, "lines": tail, "offset": offset}
-        return LogPiece(**self._doorbell.ask(log.backend, question, _ANSWER_SECONDS))
-
-    def _require_worker(self, backend: str) -> None:
-        """Raise ServiceUnavailable at once where waiting for an answer is in vain."""
-        with self._database.read() as unit:
-            served = WorkerStore(unit).served_backends()
-        if backend not in served:
-            raise ServiceUnavailable(f"no worker serves {backend} now, and this host does not see the files of the log")
+        return LogPiece(**self._questions.ask(log.backend, question))
 
     def whole(self, log: LogLocation, stream: str) -> tuple[LogPiece, Iterator[str]]:
         """Read the whole log up to its present end. Returns its first piece, and an iterator that reads all texts."""

@@ -8,7 +8,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from uuid import UUID
 
-from ccat_workflow_manager import tracing
 from ccat_workflow_manager.db.runs import Applied
 from ccat_workflow_manager.doorbell import Bell
 from ccat_workflow_manager.errors import BackendError
@@ -18,11 +17,12 @@ from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 from ccat_workflow_manager.lifecycle.models import Lease, RetryPolicy, Transition, TransitionEvent, WorkItem
 from ccat_workflow_manager.lifecycle.states import Event, Status
 from ccat_workflow_manager.lifecycle.verdict import Verdict, judge
+from ccat_workflow_manager.services import traces
 from ccat_workflow_manager.services.backend_handle import BackendHandle
 from ccat_workflow_manager.services.breakers import requeue_waiting
 from ccat_workflow_manager.services.collect import Collector
 from ccat_workflow_manager.services.leases import Leases
-from ccat_workflow_manager.services.worker_context import WorkerContext, traced
+from ccat_workflow_manager.services.worker_context import WorkerContext
 
 log = logging.getLogger(__name__)
 
@@ -166,7 +166,7 @@ class StatusUpdater:
             elif verdict.unknown and verdict.events and result.backend.capabilities.executes:
                 self._context.host.remove_secrets(item)
             elif verdict.events:
-                _trace(item, verdict, result.began)
+                traces.followed(item, verdict, result.began)
         result.backend.cleanup_many(_ended_without_results(result))
         if result.applied.breaker_opened:
             requeue_waiting(self._context.database, self._context.doorbell)
@@ -205,16 +205,6 @@ def _transition(
     # A backend need not know a job right after its submission: the grace does not begin yet.
     waiting_for = None if verdict.unknown else verdict.waiting_for
     return replace(launch, events=[*launch.events, *events], facts=facts, lease=lease, waiting_for=waiting_for)
-
-
-def _trace(item: WorkItem, verdict: Verdict, began: float) -> None:
-    """The span of the report, and that of the job if it has ended."""
-    about = {**traced(item), "ccat_wm.event": verdict.events[-1].event.value}
-    tracing.past("follow", item.run.trace, began, time.time(), about)
-    facts = verdict.facts
-    if facts is not None and facts.started_at is not None and facts.finished_at is not None:
-        times = facts.started_at.timestamp(), facts.finished_at.timestamp()
-        tracing.past("job", item.run.trace, *times, about, item.job_name)
 
 
 def _ended_without_results(result: AppliedVerdicts) -> list[str]:

@@ -72,19 +72,6 @@ class WorkerHost:
         return attempt_dirs(self.base_dir, run.pipeline, str(run.run_id), step, key, attempt)
 
 
-def traced(item: WorkItem) -> dict[str, str | int]:
-    """The attributes of the spans of a step run."""
-    return {
-        "ccat_wm.run": str(item.run.run_id),
-        "ccat_wm.step_run": str(item.step_run_id),
-        "ccat_wm.pipeline": item.run.pipeline,
-        "ccat_wm.step": item.step,
-        "ccat_wm.key": item.key,
-        "ccat_wm.attempt": item.attempt,
-        "ccat_wm.backend": item.backend,
-    }
-
-
 @dataclass(frozen=True, slots=True)
 class WorkerContext:
     """The dependencies and the settings of the services of one worker process."""

@@ -58,7 +58,7 @@ def test_a_ledger_is_two_tables() -> None:
     )  # fmt: skip
     item = {"step": "calibrate", "key": "101", "state": "failed", "runs": 1, "attempts": 3, "step_run_id": "s1"}
     found = {"totals": numbers, "steps": [{"step": "calibrate", **numbers}], "items": [item], "next_cursor": None,
-             "truncated": True}  # fmt: skip
+             "runs": 10_000, "truncated": True}  # fmt: skip
     with fake_api(found) as url:
         shown = invoke("pipeline", "ledger", "night", "--state", "failed", env=variables() | {"CCAT_WM_URL": url})
     assert shown.exit_code == 0

@@ -7,18 +7,15 @@ from collections.abc import Iterator
 import pytest
 from fastapi.testclient import TestClient
 
-from ccat_workflow_manager.app import create_app
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.services.answers import Answers
+from tests.api.conftest import fresh_app
 from tests.api.rest import BASE_URL, Hand, Rest, Secured
 from tests.support.fixtures_store import ContextMaker
 
 
 @pytest.fixture
 def rest(context: Context) -> Iterator[Rest]:
-    app = create_app(context)
-    app.state.answers = Answers(longest=0)
-    with TestClient(app, base_url=BASE_URL, follow_redirects=False) as client:
+    with TestClient(fresh_app(context), base_url=BASE_URL, follow_redirects=False) as client:
         client.headers["accept"] = "text/html,*/*"
         yield Rest(client)
 
@@ -32,7 +29,5 @@ def hand(context: Context) -> Hand:
 def secured(make_context: ContextMaker) -> Iterator[Secured]:
     """Pages that want tokens."""
     context = make_context("noop", AUTH_REQUIRED=True)
-    app = create_app(context)
-    app.state.answers = Answers(longest=0)
-    with TestClient(app, base_url=BASE_URL, follow_redirects=False) as client:
+    with TestClient(fresh_app(context), base_url=BASE_URL, follow_redirects=False) as client:
         yield Secured(context, client)

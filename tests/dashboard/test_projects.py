@@ -6,15 +6,12 @@ from collections.abc import Iterator
 from uuid import UUID
 
 import pytest
-from fastapi.testclient import TestClient
 from httpx import Response
 
 from ccat_workflow_manager.api.rights import RIGHTS, Thing
 from ccat_workflow_manager.dashboard.live import visible_topics
-from tests.api.conftest import fresh_app
 from tests.api.rest import BASE_URL, Hand, Rest, Secured
 from tests.api.test_rights import MINE, OTHERS, Belongings
-from tests.support.fixtures_store import ContextMaker
 
 Owned = dict[str, Belongings]
 _API = ("/api/", "/ga4gh/", "/v1/", "/healthz", "/readyz", "/metrics", "/login", "/logout")
@@ -26,13 +23,6 @@ PAGES = {
     if method == "GET" and not path.startswith((*_API, _STREAM))
     for right in [RIGHTS[f"GET {path}"]]
 }
-
-
-@pytest.fixture
-def secured(make_context: ContextMaker) -> Iterator[Secured]:
-    context = make_context("noop", AUTH_REQUIRED=True)
-    with TestClient(fresh_app(context), base_url=BASE_URL) as client:
-        yield Secured(context, client)
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from starlette.datastructures import QueryParams
 from starlette.responses import Response
 
 from ccat_workflow_manager.api.dependencies import Body
+from ccat_workflow_manager.api.rights import BREAKER
 from ccat_workflow_manager.dashboard import filters, forms, words
 from ccat_workflow_manager.dashboard.board import B, Board
-from ccat_workflow_manager.db.queries.owners import project_of_breaker
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.db.views import actions as view
 from ccat_workflow_manager.definition.messages import validated
@@ -112,15 +112,6 @@ def _step_run(board: Board, step_run_id: UUID) -> dict[str, Any]:
     return found
 
 
-def _require_breaker(board: Board, breaker: UUID) -> None:
-    if board.projects is None:
-        return
-    with board.context.database.read() as unit:
-        project = project_of_breaker(unit, breaker)
-    if project not in board.projects:
-        raise NotFound(f"there is no breaker {breaker}")
-
-
 def _preview_step_run(board: Board, verb: str, step_run_id: UUID) -> Response:
     found = _step_run(board, step_run_id)
     if verb not in ("cancel", "retry"):
@@ -131,7 +122,7 @@ def _preview_step_run(board: Board, verb: str, step_run_id: UUID) -> Response:
 
 @router.get("/act/breaker")
 def preview_release(board: B, breaker: Annotated[UUID, Query(alias="id")]) -> Response:
-    _require_breaker(board, breaker)
+    board.require(BREAKER, breaker)
     return sheet(board, "preview_release", breaker=str(breaker))
 
 
@@ -148,7 +139,7 @@ def preview_one(
     if step_run is not None:
         return _preview_step_run(board, verb, step_run)
     if breaker is not None:
-        _require_breaker(board, breaker)
+        board.require(BREAKER, breaker)
         with board.context.database.read() as unit:
             ids = view.of_breaker(unit, breaker)
         return _preview(board, verb, ids)
@@ -221,7 +212,7 @@ def _still(unit: UnitOfWork, ids: list[UUID], verb: str, projects: Projects) -> 
 @router.post("/act/breaker")
 def release(board: B, form: Sent) -> Response:
     (breaker,) = _uuids([form.one("breaker")])
-    _require_breaker(board, breaker)
+    board.require(BREAKER, breaker)
     board.context.breakers.release(breaker, actor=board.actor)
     board.changed(["breakers", "summary"])
     return sheet(board, "report", title="The breaker is released", lines=[words.RELEASED], href="/", failed="")

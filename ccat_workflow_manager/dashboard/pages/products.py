@@ -14,11 +14,11 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from ccat_workflow_manager.api.products import open_product
+from ccat_workflow_manager.api.rights import RUN
 from ccat_workflow_manager.dashboard import fits, rendering
 from ccat_workflow_manager.dashboard.board import B, Board
 from ccat_workflow_manager.dashboard.drawing.graph import Node, graph
 from ccat_workflow_manager.db.products import StoredProduct, find_product
-from ccat_workflow_manager.db.queries.owners import project_of_run
 from ccat_workflow_manager.db.queries.products import lineage, product_detail
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.db.views import products as view
@@ -41,21 +41,12 @@ _TEXTS = ("application/json", "application/yaml", "application/xml")
 @router.get("/products")
 def list_products(board: B, run: UUID | None = None, cursor: UUID | None = None) -> Response:
     if run is not None:
-        _require_run(board, run)
+        board.require(RUN, run)
         found = board.read(("products", run), lambda unit: view.of_run(unit, run, _OF_RUN))
         return board.page("products_of_run", "products", run_id=run, steps=_by_step(found), count=len(found))
     found = board.read(("newest products", cursor), lambda unit: view.newest(unit, cursor, _PAGE + 1, board.projects))
     older = f"/products?cursor={found[_PAGE - 1]['id']}" if len(found) > _PAGE else ""
     return board.page("products", "products", items=found[:_PAGE], older=older, cursor=cursor)
-
-
-def _require_run(board: Board, run_id: UUID) -> None:
-    if board.projects is None:
-        return
-    with board.context.database.read() as unit:
-        project = project_of_run(unit, run_id)
-    if project not in board.projects:
-        raise NotFound(f"there is no run {run_id}")
 
 
 def _by_step(items: list[dict[str, Any]]) -> list[dict[str, Any]]:

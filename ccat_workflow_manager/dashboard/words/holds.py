@@ -27,7 +27,7 @@ WHO_MAY_HOLD = {
     Kind.PIPELINE: "Your role is viewer. This needs the role submitter: ask an administrator for a token with it.",
     Kind.PROJECT: "This needs the role operator: ask an administrator for a token with it.",
     Kind.BACKEND: "This needs the role operator for all projects, since a backend serves all of them.",
-    Kind.SERVICE: "On pages this needs the role admin for all projects, since it stops all of them.",
+    Kind.SERVICE: "This needs the role operator for all projects, since it stops all of them.",
 }
 
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 from ccat_workflow_manager.db.conditions import OTHER_PROJECT
+from ccat_workflow_manager.db.session import first_id
 from ccat_workflow_manager.definition.project import DEFAULT_PROJECT
 from ccat_workflow_manager.identity import Projects
 from ccat_workflow_manager.lifecycle.states import RunStatus
@@ -89,9 +89,9 @@ class RunFilter:
                 where.append(condition)
                 values[name] = value
         if self.created_after is not None:
-            values["from_id"] = _first_id(self.created_after.timestamp() - _CLOCKS_DIFFER)
+            values["from_id"] = first_id(self.created_after.timestamp() - _CLOCKS_DIFFER)
         if self.created_before is not None:
-            values["until_id"] = _first_id(self.created_before.timestamp() + _CLOCKS_DIFFER)
+            values["until_id"] = first_id(self.created_before.timestamp() + _CLOCKS_DIFFER)
         self._texts(where, values)
         return where, values
 
@@ -110,11 +110,6 @@ class RunFilter:
         if self.project is None and self.visible is not None and len(self.visible) == 1:
             return next(iter(self.visible))
         return self.project
-
-
-def _first_id(seconds: float) -> UUID:
-    """The smallest UUIDv7 of this time, in seconds since the epoch."""
-    return UUID(int=max(0, int(seconds * 1000)) << 80)
 
 
 def like(words: str) -> str:

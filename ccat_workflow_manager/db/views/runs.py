@@ -12,7 +12,7 @@ from uuid import UUID
 from ccat_workflow_manager.db.queries import project_list, visible
 from ccat_workflow_manager.db.queries.run_filter import RunFilter
 from ccat_workflow_manager.db.queries.runs import RUN
-from ccat_workflow_manager.db.session import UnitOfWork
+from ccat_workflow_manager.db.session import UnitOfWork, first_id
 from ccat_workflow_manager.identity import Projects
 from ccat_workflow_manager.lifecycle.states import RunStatus
 
@@ -67,16 +67,10 @@ def counts_since(
     """Runs by status that were created since this moment, each counted up to MOST_COUNTED."""
     values = {
         "statuses": [str(each) for each in statuses],
-        "after": first_id(moment),
+        "after": first_id(0 if moment is None else moment.timestamp()),
         "projects": project_list(projects),
     }
     return {row[0]: row[1] for row in unit.execute(_COUNTS, values)}
-
-
-def first_id(moment: datetime | None) -> UUID:
-    """The smallest id of a run that is created at this moment: a UUIDv7 begins with the milliseconds."""
-    milliseconds = 0 if moment is None else max(0, int(moment.timestamp() * 1000))
-    return UUID(int=milliseconds << 80)
 
 
 _HISTORY = f"""
