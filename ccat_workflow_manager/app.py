@@ -19,6 +19,7 @@ from ccat_workflow_manager.api import (
     ledger,
     login,
     metrics,
+    overrides,
     pipelines,
     products,
     projects,
@@ -86,7 +87,7 @@ def create_app(context: Context, *, secret: str | None = None) -> FastAPI:
     checked = [Depends(authorize), Depends(known_parameters), Depends(no_unknown_body)]
     for resource in (
         run_batches, runs, replays, deletions, step_runs, pipelines, products, breakers, events, webhooks, tokens,
-        audit, holds, projects, explain, ledger, service, figures,
+        audit, holds, overrides, projects, explain, ledger, service, figures,
     ):  # fmt: skip
         app.include_router(resource.router, prefix=PREFIX, dependencies=checked, responses=PROBLEMS)
     for prefix in tes.PREFIXES:

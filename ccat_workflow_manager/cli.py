@@ -18,6 +18,7 @@ from ccat_workflow_manager.commands.exit_codes import ExitCode, drop_stdout, exi
 from ccat_workflow_manager.commands.explain import explain
 from ccat_workflow_manager.commands.holds import holds, pause, resume
 from ccat_workflow_manager.commands.init import init
+from ccat_workflow_manager.commands.overrides import overrides
 from ccat_workflow_manager.commands.pipelines import pipeline
 from ccat_workflow_manager.commands.projects import project
 from ccat_workflow_manager.commands.runs import run
@@ -29,7 +30,7 @@ from ccat_workflow_manager.errors import WorkflowError
 _PANELS: dict[str, tuple[Any, ...]] = {
     "Start": (demo, up, doctor),
     "Work": (init, pipeline, run, explain),
-    "Site": (manager, worker, db, token, project, pause, resume, holds, verify, breakers, backends, backend),
+    "Site": (manager, worker, db, token, project, pause, resume, holds, overrides, verify, breakers, backends, backend),
 }
 """The commands in the order of `ccat-wm --help`: a function is a command, a `Typer` is a group of commands."""
 

@@ -44,6 +44,7 @@ from ccat_workflow_manager.services.launch import Launcher
 from ccat_workflow_manager.services.logs import Answers, Logs
 from ccat_workflow_manager.services.orphans import OrphanReaper
 from ccat_workflow_manager.services.outcomes import Outcomes
+from ccat_workflow_manager.services.overrides import Overrides
 from ccat_workflow_manager.services.poll import Poller
 from ccat_workflow_manager.services.projects import ProjectSettings
 from ccat_workflow_manager.services.questions import Questions
@@ -199,6 +200,10 @@ class Context:
     @cached_property
     def holds(self) -> Holds:
         return Holds(self.database, self.doorbell, frozenset(registry.names()))
+
+    @cached_property
+    def overrides(self) -> Overrides:
+        return Overrides(self.database, self.doorbell, self.holds, self.requests)
 
     @cached_property
     def projects(self) -> ProjectSettings:

@@ -78,8 +78,7 @@ def loops(context: Context) -> list[Loop]:
         Loop("webhooks", _WEBHOOKS_SECONDS, context.webhooks.tick),
         Loop("forget deliveries", _HISTORY_SECONDS, context.webhooks.forget),
         Loop("breakers", settings.sweep_seconds, breakers.sweep),
-        Loop("holds", _HOLDS_SECONDS, context.holds.sweep),
-        Loop("pauses", _HOLDS_SECONDS, context.requests.end_pauses),
+        Loop("overrides", _HOLDS_SECONDS, context.overrides.sweep),
         Loop("follow", min(1.0, settings.follow_seconds), PollLoop(database, doorbell, settings.follow_seconds).tick),
     ]
 

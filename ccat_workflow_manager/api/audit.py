@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 from starlette.responses import Response
 
 from ccat_workflow_manager.api.dependencies import Ctx, Who
-from ccat_workflow_manager.api.openapi import Page, Shape, Time, moment
+from ccat_workflow_manager.api.openapi import Page, Shape, Time
 from ccat_workflow_manager.api.paging import DEFAULT_LIMIT, Cursor, Limit, ProjectName, decode, number_key, page
 from ccat_workflow_manager.db.queries.audit import audit_page
 from ccat_workflow_manager.definition.messages import validated
-from ccat_workflow_manager.services.run_request import Text
+from ccat_workflow_manager.services.run_request import Moment, Text
 
 router = APIRouter(prefix="/audit", tags=["audit"])
 
@@ -39,8 +39,8 @@ class AuditPage(Page):
 
 
 class _Period(Shape):
-    since: Annotated[Time, BeforeValidator(moment)] | None = None
-    until: Annotated[Time, BeforeValidator(moment)] | None = None
+    since: Moment | None = None
+    until: Moment | None = None
 
 
 @router.get("", response_model=AuditPage)

@@ -9,8 +9,10 @@ from fastapi import APIRouter, Query
 from pydantic import Field
 from starlette.responses import Response
 
-from ccat_workflow_manager.api.dependencies import Actor, Ctx, Who
+from ccat_workflow_manager.api import openapi
+from ccat_workflow_manager.api.dependencies import Actor, Body, Ctx, Who
 from ccat_workflow_manager.api.openapi import Page, Shape, Time
+from ccat_workflow_manager.api.overrides import Terms
 from ccat_workflow_manager.api.paging import (
     DEFAULT_LIMIT,
     Cursor,
@@ -91,7 +93,14 @@ def list_breaker_events(
     return page("breaker events", found, limit)
 
 
-@router.post("/{breaker_id}/release", response_model=Breaker)
-def release_breaker(context: Ctx, actor: Actor, breaker_id: UUID) -> Response:
-    """Close a breaker and restart its count. Returns the breaker as it was before."""
-    return json_response(context.breakers.release(breaker_id, actor=actor))
+@router.post(
+    "/{breaker_id}/release",
+    response_model=Breaker,
+    openapi_extra=openapi.body(Terms, openapi.TERM_EXAMPLES, required=False),
+)
+def release_breaker(context: Ctx, actor: Actor, breaker_id: UUID, body: Body) -> Response:
+    """Close a breaker and restart its count. Returns the breaker as it was before.
+
+    With `until`, failures do not count until then, so that it does not open again.
+    """
+    return json_response(context.breakers.release(breaker_id, body.parse_optional(Terms).term(actor)))

@@ -8,12 +8,13 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
-from pydantic import AfterValidator, BeforeValidator, Field, StrictStr
+from pydantic import Field
 from starlette.responses import Response
 
 from ccat_workflow_manager.api import openapi
 from ccat_workflow_manager.api.dependencies import Actor, Body, Ctx, Who
-from ccat_workflow_manager.api.openapi import Shape, Time, moment
+from ccat_workflow_manager.api.openapi import Shape, Time
+from ccat_workflow_manager.api.overrides import Terms, Why
 from ccat_workflow_manager.api.paging import json_response
 from ccat_workflow_manager.api.pipelines import Name as PipelineName
 from ccat_workflow_manager.context import Context
@@ -21,28 +22,19 @@ from ccat_workflow_manager.db.queries.holds import visible_holds
 from ccat_workflow_manager.definition.project import PROJECT_NAME
 from ccat_workflow_manager.lifecycle.holds import Hold, Kind, Mode
 from ccat_workflow_manager.lifecycle.waiting import utc_text
-from ccat_workflow_manager.services.run_request import storable
 
 router = APIRouter(tags=["holds"])
 
 ProjectPath = Annotated[str, Path(pattern=PROJECT_NAME)]
 BackendName = Annotated[str, Path(max_length=100)]
-Why = Annotated[StrictStr, Field(min_length=1, max_length=1000), AfterValidator(storable)]
-Until = Annotated[Time, BeforeValidator(moment)]
 
 
-class HoldRequest(Shape):
+class HoldRequest(Terms):
     why: Why = Field(description="The reason, which every wait shows that it causes.")
     mode: Mode = Field(
         default=Mode.PAUSE,
         description="`pause` also takes back jobs that wait in the queue of a scheduler; `drain` lets these end.",
     )
-    until: Until | None = Field(default=None, description="When it ends by itself. Default: a person ends it.")
-
-
-class PauseRequest(Shape):
-    why: Why | None = Field(default=None, description="The reason, which each wait shows.")
-    until: Until | None = Field(default=None, description="When the run is resumed by itself. Default: never.")
 
 
 class HoldItem(Shape):

@@ -5,7 +5,7 @@ Responses are JSON text from PostgreSQL. The models of the resources describe th
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from fastapi import FastAPI
@@ -15,22 +15,10 @@ from pydantic.json_schema import models_json_schema
 
 from ccat_workflow_manager.api.dependencies import YAML_TYPES
 from ccat_workflow_manager.api.problems import MEDIA_TYPE
-from ccat_workflow_manager.definition.messages import few_fields, refuse_if
+from ccat_workflow_manager.definition.messages import few_fields
 from ccat_workflow_manager.definition.spec import PipelineSpec
-from ccat_workflow_manager.json_values import kind
 
 Time = datetime
-
-
-def moment(value: object) -> datetime:
-    """A time of a request, in UTC."""
-    refuse_if(None if isinstance(value, str) else f"must be a string, not {kind(value)}")
-    try:
-        found = datetime.fromisoformat(str(value))
-        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
-    except (ValueError, OverflowError):
-        refuse_if("must be a time like 2026-01-31T12:00:00Z (in a URL, write + as %2B)")
-        raise
 
 
 class Shape(BaseModel):
@@ -119,7 +107,9 @@ HOLD_EXAMPLES = {
     "for two hours": {"value": {"why": "a new calibration is being checked", "until": "2027-01-31T12:00:00Z"}},
     "before maintenance": {"value": {"why": "the cluster is updated at noon", "mode": "drain"}},
 }
-PAUSE_EXAMPLES = {"until tomorrow": {"value": {"why": "its input is being repaired", "until": "2027-01-31T12:00:00Z"}}}
+TERM_EXAMPLES = {"until tomorrow": {"value": {"why": "its input is being repaired", "until": "2027-01-31T12:00:00Z"}}}
+PRIORITY_EXAMPLES = {"tonight": {"value": {"priority": 100, "until": "2027-01-31T12:00:00Z", "why": "needed today"}}}
+LIMIT_EXAMPLES = {"for a week": {"value": {"max_live": 1000, "until": "2027-01-31T12:00:00Z", "why": "a campaign"}}}
 PROJECT_EXAMPLES = {"a share and limits": {"value": {"weight": 3, "max_live": 500, "max_cpus": 2000}}}
 PATCH_EXAMPLES = {"disable": {"value": {"enabled": False}}, "more urgent": {"value": {"priority": 100}}}
 

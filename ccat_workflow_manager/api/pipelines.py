@@ -11,8 +11,9 @@ from pydantic import Field, StrictBool
 from starlette.responses import Response
 
 from ccat_workflow_manager.api import openapi
-from ccat_workflow_manager.api.dependencies import PREFIX, Body, Ctx, Who
+from ccat_workflow_manager.api.dependencies import PREFIX, Actor, Body, Ctx, Who
 from ccat_workflow_manager.api.openapi import Page, Shape, Time
+from ccat_workflow_manager.api.overrides import Terms
 from ccat_workflow_manager.api.paging import (
     DEFAULT_LIMIT,
     Cursor,
@@ -37,7 +38,7 @@ router = APIRouter(prefix="/pipelines", tags=["pipelines"])
 Name = Annotated[str, Path(pattern=PIPELINE_NAME)]
 
 
-class PipelinePatch(Shape):
+class PipelinePatch(Terms):
     enabled: StrictBool | None = None
     priority: Priority | None = None
 
@@ -158,10 +159,10 @@ def list_versions(context: Ctx, name: Name, limit: Limit = DEFAULT_LIMIT, cursor
     response_model=Pipeline,
     openapi_extra=openapi.body(PipelinePatch, openapi.PATCH_EXAMPLES),
 )
-def change_pipeline(context: Ctx, name: Name, body: Body) -> Response:
-    """Enable or disable a pipeline, or set the priority of its future runs."""
+def change_pipeline(context: Ctx, actor: Actor, name: Name, body: Body) -> Response:
+    """Enable or disable a pipeline, or set the priority of its future runs; with `until`, as before from then on."""
     patch = body.parse(PipelinePatch)
     if patch.enabled is None and patch.priority is None:
         raise Invalid(faults=[Fault("", "give `enabled`, `priority` or both")])
-    context.catalogue.change(name, enabled=patch.enabled, priority=patch.priority)
+    context.catalogue.change(name, enabled=patch.enabled, priority=patch.priority, term=patch.term(actor))
     return json_response(read_one(context, "pipeline", queries.pipeline_detail, name))

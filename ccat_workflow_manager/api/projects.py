@@ -10,21 +10,23 @@ from pydantic import Field, StrictFloat, StrictInt
 from starlette.responses import Response
 
 from ccat_workflow_manager.api import openapi
-from ccat_workflow_manager.api.dependencies import Body, Ctx, Who
+from ccat_workflow_manager.api.dependencies import Actor, Body, Ctx, Who
 from ccat_workflow_manager.api.holds import ProjectPath
 from ccat_workflow_manager.api.openapi import Page, Shape
+from ccat_workflow_manager.api.overrides import Terms
 from ccat_workflow_manager.api.paging import DEFAULT_LIMIT, Cursor, Limit, decode, json_response, page, text_key
 from ccat_workflow_manager.db.queries import projects as queries
 from ccat_workflow_manager.definition.project import PROJECT_NAME
-from ccat_workflow_manager.errors import NotFound
+from ccat_workflow_manager.errors import Fault, Invalid, NotFound
 
 router = APIRouter(prefix="/projects", tags=["projects"])
 
 _Count = Annotated[StrictInt, Field(ge=0, le=2**31 - 1)]
 _Number = StrictInt | StrictFloat
+_TERMS = {*Terms.model_fields}
 
 
-class ProjectRequest(Shape):
+class ProjectRequest(Terms):
     weight: Annotated[_Number, Field(ge=0.001, le=1000)] = Field(
         default=1, description="Its share of what is launched while other projects have work, too."
     )
@@ -72,10 +74,21 @@ def get_project(context: Ctx, project: ProjectPath) -> Response:
 
 
 @router.put("/{project}", response_model=Project, openapi_extra=openapi.body(ProjectRequest, openapi.PROJECT_EXAMPLES))
-def put_project(context: Ctx, project: ProjectPath, body: Body) -> Response:
+def put_project(context: Ctx, actor: Actor, project: ProjectPath, body: Body) -> Response:
     """Set the weight and the limits of a project; what is not given gets its default.
 
-    What has a job already goes on, also above a new limit.
+    What has a job already goes on, also above a new limit. With `until`, all is as before from then on.
     """
     asked = body.parse(ProjectRequest)
-    return json_response(json.dumps(context.projects.set(project, asked.model_dump())))
+    values = asked.model_dump(exclude=_TERMS)
+    return json_response(json.dumps(context.projects.set(project, values, asked.term(actor))))
+
+
+@router.patch("/{project}", response_model=Project, openapi_extra=openapi.body(ProjectRequest, openapi.LIMIT_EXAMPLES))
+def change_project(context: Ctx, actor: Actor, project: ProjectPath, body: Body) -> Response:
+    """Set what is given of the weight and the limits of a project; the rest stays."""
+    asked = body.parse(ProjectRequest)
+    values = asked.model_dump(exclude=_TERMS, exclude_unset=True)
+    if not values:
+        raise Invalid(faults=[Fault("", "give `weight`, `max_live`, `max_cpus` or `max_queued`")])
+    return json_response(json.dumps(context.projects.set(project, values, asked.term(actor))))

@@ -40,6 +40,7 @@ STEP_RUN = Thing("step_run_id", "step run", "step-runs", owners.project_of_step_
 PRODUCT = Thing("product_id", "product", "products", owners.project_of_product)
 PIPELINE = Thing("name", "pipeline", "pipelines", owners.project_of_pipeline)
 BREAKER = Thing("breaker_id", "breaker", "breakers", owners.project_of_breaker)
+OVERRIDE = Thing("override_id", "override", "overrides", owners.project_of_override)
 PROJECT = Thing("project", "project", "projects", lambda unit, key: str(key))
 WEBHOOK = Thing("webhook_id", "webhook", "webhooks", owners.project_of_webhook)
 FILTERED = None
@@ -85,6 +86,8 @@ RIGHTS: dict[str, Right] = {
     "GET /api/v1/events": Right(_VIEWER),
     "GET /api/v1/explain": Right(_VIEWER),
     "GET /api/v1/holds": Right(_VIEWER),
+    "GET /api/v1/overrides": Right(_VIEWER),
+    "DELETE /api/v1/overrides/{override_id}": Right(_OPERATOR, OVERRIDE),
     "POST /api/v1/service/pause": Right(_OPERATOR, WHOLE_SERVICE),
     "POST /api/v1/service/resume": Right(_OPERATOR, WHOLE_SERVICE),
     "GET /api/v1/pipelines": Right(_VIEWER),
@@ -102,6 +105,7 @@ RIGHTS: dict[str, Right] = {
     "GET /api/v1/projects": Right(_VIEWER),
     "GET /api/v1/projects/{project}": Right(_VIEWER, PROJECT),
     "PUT /api/v1/projects/{project}": Right(_OPERATOR, PROJECT),
+    "PATCH /api/v1/projects/{project}": Right(_OPERATOR, PROJECT),
     "POST /api/v1/projects/{project}/pause": Right(_OPERATOR, PROJECT),
     "POST /api/v1/projects/{project}/resume": Right(_OPERATOR, PROJECT),
     "GET /api/v1/runs": Right(_VIEWER),
@@ -115,6 +119,7 @@ RIGHTS: dict[str, Right] = {
     "DELETE /api/v1/runs/{run_id}": Right(_SUBMITTER, RUN),
     "POST /api/v1/runs/{run_id}/cancel": Right(_SUBMITTER, RUN),
     "POST /api/v1/runs/{run_id}/pause": Right(_SUBMITTER, RUN),
+    "POST /api/v1/runs/{run_id}/priority": Right(_SUBMITTER, RUN),
     "POST /api/v1/runs/{run_id}/resume": Right(_SUBMITTER, RUN),
     "POST /api/v1/runs/{run_id}/retry": Right(_SUBMITTER, RUN),
     "GET /api/v1/runs/{run_id}/products": Right(_VIEWER, RUN),
@@ -269,7 +274,7 @@ async def authorize(request: Request) -> None:
 def _key(request: Request, thing: Thing) -> UUID | str | None:
     """The name or id in the path. None: it is malformed, which the handler reports."""
     text = str(request.path_params[thing.parameter])
-    if thing in (PIPELINE, PROJECT):
+    if thing in (PIPELINE, PROJECT, OVERRIDE):
         return text
     try:
         return UUID(text)

@@ -7,12 +7,12 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, StrictStr
 
-from ccat_workflow_manager.api.openapi import Shape, Time, moment
+from ccat_workflow_manager.api.openapi import Shape
 from ccat_workflow_manager.db.queries.run_filter import RunFilter
 from ccat_workflow_manager.definition.messages import refuse_if
 from ccat_workflow_manager.identity import Identity
 from ccat_workflow_manager.lifecycle.states import RunStatus
-from ccat_workflow_manager.services.run_request import Project, Text, storable
+from ccat_workflow_manager.services.run_request import Moment, Project, Text, storable
 
 
 def _as_list(value: object) -> object:
@@ -37,8 +37,8 @@ class RunFilterBody(Shape):
         list[Annotated[StrictStr, AfterValidator(_label)]] | None,
         BeforeValidator(_as_list, json_schema_input_type=str | list[str] | None),
     ] = Field(default=None, description="`name:value`")
-    created_after: Annotated[Time, BeforeValidator(moment)] | None = None
-    created_before: Annotated[Time, BeforeValidator(moment)] | None = None
+    created_after: Moment | None = None
+    created_before: Moment | None = None
     caveats: StrictBool | None = Field(default=None, description="Whether there are caveats.")
     q: Annotated[StrictStr, Field(max_length=200), AfterValidator(storable)] | None = None
 

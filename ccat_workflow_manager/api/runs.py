@@ -12,8 +12,8 @@ from starlette.responses import Response
 
 from ccat_workflow_manager.api import openapi
 from ccat_workflow_manager.api.dependencies import PREFIX, Actor, Body, Ctx, IdempotencyKey, Who
-from ccat_workflow_manager.api.holds import PauseRequest
 from ccat_workflow_manager.api.openapi import Page, Shape, Time
+from ccat_workflow_manager.api.overrides import Terms
 from ccat_workflow_manager.api.paging import (
     DEFAULT_LIMIT,
     Cursor,
@@ -39,10 +39,9 @@ from ccat_workflow_manager.db.queries.products import run_products_page
 from ccat_workflow_manager.definition.messages import validated
 from ccat_workflow_manager.errors import Conflict, Fault, Invalid, NotFound
 from ccat_workflow_manager.execution.declarations import ProductType
-from ccat_workflow_manager.lifecycle.holds import PauseNote
 from ccat_workflow_manager.lifecycle.states import RunStatus
 from ccat_workflow_manager.services.retry_request import AS_BEFORE, RetryRequest
-from ccat_workflow_manager.services.run_request import RunRequest, Text
+from ccat_workflow_manager.services.run_request import Priority, RunRequest, Text
 
 router = APIRouter(prefix="/runs", tags=["runs"])
 
@@ -94,6 +93,10 @@ class RunItem(Shape):
 
 class Run(RunItem):
     step_runs: list[StepRun]
+
+
+class PriorityRequest(Terms):
+    priority: Priority
 
 
 class RunPage(Page):
@@ -235,13 +238,27 @@ def retry_run(context: Ctx, actor: Actor, run_id: UUID, body: Body) -> Response:
     "/{run_id}/pause",
     status_code=202,
     response_model=Run,
-    openapi_extra=openapi.body(PauseRequest, openapi.PAUSE_EXAMPLES, required=False),
+    openapi_extra=openapi.body(Terms, openapi.TERM_EXAMPLES, required=False),
 )
 def pause_run(context: Ctx, actor: Actor, run_id: UUID, body: Body) -> Response:
     """Hold back the step runs that are not launched yet."""
-    asked = body.parse_optional(PauseRequest)
-    if not context.requests.pause([run_id], paused=True, note=PauseNote(actor, asked.why, asked.until)):
+    asked = body.parse_optional(Terms)
+    if not context.requests.pause([run_id], paused=True, term=asked.term(actor)):
         raise Conflict("this run is finished and cannot be paused")
+    return json_response(_run(context, run_id), 202)
+
+
+@router.post(
+    "/{run_id}/priority",
+    status_code=202,
+    response_model=Run,
+    openapi_extra=openapi.body(PriorityRequest, openapi.PRIORITY_EXAMPLES),
+)
+def set_run_priority(context: Ctx, actor: Actor, run_id: UUID, body: Body) -> Response:
+    """Set the priority of what is not launched yet: a higher one is launched first. With `until`, as before then."""
+    asked = body.parse(PriorityRequest)
+    if not context.requests.set_priority([run_id], asked.priority, asked.term(actor)):
+        raise Conflict("this run is finished; its priority has no meaning any more")
     return json_response(_run(context, run_id), 202)
 
 

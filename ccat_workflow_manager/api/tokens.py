@@ -8,17 +8,17 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter
-from pydantic import AfterValidator, BeforeValidator, Field, StrictStr
+from pydantic import AfterValidator, Field, StrictStr
 from starlette.responses import Response
 
 from ccat_workflow_manager.api import openapi
 from ccat_workflow_manager.api.dependencies import PREFIX, Body, Ctx, Who
-from ccat_workflow_manager.api.openapi import Page, Shape, Time, moment
+from ccat_workflow_manager.api.openapi import Page, Shape, Time
 from ccat_workflow_manager.api.paging import DEFAULT_LIMIT, Cursor, Limit, decode, json_response, page, uuid_key
 from ccat_workflow_manager.db.tokens import TokenStore
 from ccat_workflow_manager.definition.messages import refuse_if
 from ccat_workflow_manager.identity import Role
-from ccat_workflow_manager.services.run_request import Project, storable
+from ccat_workflow_manager.services.run_request import Moment, Project, storable
 
 router = APIRouter(prefix="/tokens", tags=["tokens"])
 
@@ -39,7 +39,7 @@ class TokenRequest(Shape):
     projects: Annotated[list[Project], Field(min_length=1, max_length=100)] | None = Field(
         default=None, description="Default: all."
     )
-    expires_at: Annotated[Time, BeforeValidator(moment), AfterValidator(_in_the_future)] | None = Field(
+    expires_at: Annotated[Moment, AfterValidator(_in_the_future)] | None = Field(
         default=None, description="Default: never."
     )
 

@@ -23,6 +23,9 @@ Why = Annotated[str, typer.Option("--why", metavar="TEXT", help="The reason; eve
 Until = Annotated[
     str, typer.Option(metavar="TIME", help="Such as +2h, or 2027-01-31T12:00:00Z. Default: until it is resumed.")
 ]
+EndsAt = Annotated[
+    str, typer.Option("--until", metavar="TIME", help="Such as +2h: then it ends by itself. Default: never.")
+]
 ID_HELP = "Id of a run, its beginning or end, 'latest', or 'latest:PIPELINE'."
 Id = Annotated[str, typer.Argument(metavar="ID", help=ID_HELP)]
 
@@ -203,6 +206,12 @@ def after_now(text: str) -> str:
 def end_of(until: str) -> str | None:
     """The time of `--until`: `+2h` and `2h` are so long after now. None: it is not given."""
     return after_now(until.removeprefix("+")) if until else None
+
+
+def terms(why: str, until: str) -> dict[str, str]:
+    """The fields of a change that says why it is made, and when it ends."""
+    given = {"why": why, "until": end_of(until)}
+    return {name: value for name, value in given.items() if value}
 
 
 def _moment(text: str, direction: int) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ccat_workflow_manager.commands.arguments import AsJson
+from ccat_workflow_manager.commands.arguments import AsJson, EndsAt, Why, terms
 
 breakers = typer.Typer(
     name="breakers", invoke_without_command=True, help="Circuit breakers: list and release what they hold back."
@@ -48,8 +48,10 @@ def list_(
 
 
 @breakers.command()
-def release(breaker_id: Id, as_json: AsJson = False) -> None:
+def release(breaker_id: Id, why: Why = "", until: EndsAt = "", as_json: AsJson = False) -> None:
     """Close a breaker: the step runs that it holds back can start, and its count begins again.
+
+    With --until, failures do not count until then, so that it does not open again.
 
     Example:  ccat-wm breakers release 0197c9a4-5b0e-7cc2-9f57-3f0d6c1a2b3c
 
@@ -61,7 +63,7 @@ def release(breaker_id: Id, as_json: AsJson = False) -> None:
     from ccat_workflow_manager.commands.output import plain, print_json
 
     with connect() as client:
-        found = client.post(f"/breakers/{quote(breaker_id, safe='')}/release")
+        found = client.post(f"/breakers/{quote(breaker_id, safe='')}/release", terms(why, until) or None)
     if as_json:
         print_json(found)
     else:

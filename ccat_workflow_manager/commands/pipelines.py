@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import typer
 
-from ccat_workflow_manager.commands.arguments import AsJson
+from ccat_workflow_manager.commands.arguments import AsJson, EndsAt, Why, terms
 from ccat_workflow_manager.commands.pipeline_ledger import ledger
 from ccat_workflow_manager.errors import NotFound
 
@@ -162,33 +162,50 @@ def _printed(answer: Mapping[str, Any], as_json: bool) -> bool:
 
 
 @pipeline.command()
-def enable(name: Name, as_json: AsJson = False) -> None:
+def enable(name: Name, why: Why = "", until: EndsAt = "", as_json: AsJson = False) -> None:
     """Accept new runs of a pipeline again.
 
     Example:  ccat-wm pipeline enable chai-map
     """
-    _switch(name, True, as_json)
+    _change(name, {"enabled": True, **terms(why, until)}, as_json)
 
 
 @pipeline.command()
-def disable(name: Name, as_json: AsJson = False) -> None:
+def disable(name: Name, why: Why = "", until: EndsAt = "", as_json: AsJson = False) -> None:
     """Refuse new runs of a pipeline; existing runs continue.
 
-    Example:  ccat-wm pipeline disable chai-map
+    Example:  ccat-wm pipeline disable chai-map --until +2h
     """
-    _switch(name, False, as_json)
+    _change(name, {"enabled": False, **terms(why, until)}, as_json)
 
 
-def _switch(name: str, enabled: bool, as_json: bool) -> None:
+@pipeline.command("set")
+def set_(
+    name: Name,
+    priority: Annotated[int, typer.Option(help="From -1000 to 1000; runs with a higher one are launched first.")],
+    why: Why = "",
+    until: EndsAt = "",
+    as_json: AsJson = False,
+) -> None:
+    """Set the priority of the future runs of a pipeline.
+
+    Example:  ccat-wm pipeline set chai-map --priority 100 --until +8h
+    """
+    _change(name, {"priority": priority, **terms(why, until)}, as_json)
+
+
+def _change(name: str, change: dict[str, Any], as_json: bool) -> None:
     from ccat_workflow_manager.commands.client import connect, suggesting
     from ccat_workflow_manager.commands.output import print_json
 
     with connect() as client, suggesting(client, name):
-        answer = client.patch(_path(name), {"enabled": enabled})
+        answer = client.patch(_path(name), change)
     if as_json:
         print_json(answer)
     else:
-        typer.echo(f"{name} is {'enabled' if enabled else 'disabled'}")
+        state = "is enabled" if answer["enabled"] else "is disabled"
+        done = f"has the priority {answer['priority']}" if "priority" in change else state
+        typer.echo(f"{name} {done}" + (f" until {change['until']}" if "until" in change else ""))
 
 
 def _path(name: str) -> str:

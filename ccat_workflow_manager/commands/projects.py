@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ccat_workflow_manager.commands.arguments import AsJson
+from ccat_workflow_manager.commands.arguments import AsJson, EndsAt, Why, terms
 from ccat_workflow_manager.commands.exit_codes import WrongUsage
 
 project = typer.Typer(name="project", no_args_is_help=True, help="Projects: their shares of what is launched, limits.")
@@ -45,14 +45,17 @@ def set_(
     max_live: _Limit = "",
     max_cpus: _Limit = "",
     max_queued: _Limit = "",
+    why: Why = "",
+    until: EndsAt = "",
     as_json: AsJson = False,
 ) -> None:
     """Set the share and the limits of a project. What is not given stays.
 
     The limits are of step runs that have a job at once (--max-live), of the CPUs of these jobs (--max-cpus), and of
-    PENDING step runs (--max-queued), above which new runs are refused.
+    PENDING step runs (--max-queued), above which new runs are refused. With --until, all is as before from then on.
 
     Example:  ccat-wm project set survey --weight 3 --max-live 500 --max-cpus none
+    Example:  ccat-wm project set survey --max-live 1000 --until +8h --why "a campaign"
 
     Exit codes:  0 set,  2 bad input or no right,  3 no service.
     """
@@ -65,10 +68,10 @@ def set_(
     changes: dict[str, Any] = {each: _number(each, text) for each, text in given.items() if text}
     if weight is not None:
         changes["weight"] = weight
+    if not changes:
+        raise WrongUsage("give --weight, --max-live, --max-cpus or --max-queued")
     with connect() as client:
-        present = next((each for each in client.items("/projects", None) if each["name"] == name), {})
-        body = {each: present[each] for each in ("weight", *_LIMITS) if each in present}
-        found, _ = client.put(f"/projects/{quote(name, safe='')}", body | changes)
+        found = client.patch(f"/projects/{quote(name, safe='')}", changes | terms(why, until))
     if as_json:
         print_json(found)
         return

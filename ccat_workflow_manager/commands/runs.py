@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ccat_workflow_manager.commands.arguments import ID_HELP, AsJson, Id, Until, Why, end_of
+from ccat_workflow_manager.commands.arguments import ID_HELP, AsJson, EndsAt, Id, Until, Why, end_of, terms
 from ccat_workflow_manager.commands.exit_codes import ExitCode, WrongUsage
 from ccat_workflow_manager.commands.logs import logs
 from ccat_workflow_manager.commands.replays import replay
@@ -277,17 +277,20 @@ def retry(
     cpu: Annotated[float | None, typer.Option(help="CPUs of the next attempts.")] = None,
     backend: Annotated[str | None, typer.Option(help="Backend of the next attempts.")] = None,
     reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why, for the history.")] = None,
+    until: EndsAt = "",
     as_json: AsJson = False,
 ) -> None:
     """Retry the step runs that did not complete; completed ones stay as they are.
 
-    With --step, the next attempts of the step may get other resources, within its caps, or run elsewhere.
+    With --step, the next attempts of the step may get other resources, within its caps, or run elsewhere;
+    with --until, only those that start until then.
 
     Example:  ccat-wm run retry latest --step reduce --memory 8 --time 2
     """
     resources = {"memory_gb": memory, "time_hours": time, "cpu": cpu}
     changed = {name: value for name, value in resources.items() if value is not None}
-    body = {"step": step, "key": key, "resources": changed or None, "backend": backend, "reason": reason}
+    body = {"step": step, "key": key, "resources": changed or None, "backend": backend, "reason": reason,
+            "until": end_of(until)}  # fmt: skip
     given = {name: value for name, value in body.items() if value is not None}
     before = _what_is_retried if step is None else None
     _each(ids, "retry", lambda _: "is retried", as_json, given or None, before)
@@ -299,9 +302,7 @@ def pause(ids: Ids, why: Why = "", until: Until = "", as_json: AsJson = False) -
 
     Example:  ccat-wm run pause latest --why "its input is being repaired" --until +2h
     """
-    body = {"why": why or None, "until": end_of(until)}
-    given = {name: value for name, value in body.items() if value is not None}
-    _each(ids, "pause", lambda _: "is paused", as_json, given or None)
+    _each(ids, "pause", lambda _: "is paused", as_json, terms(why, until) or None)
 
 
 @run.command()
@@ -311,6 +312,24 @@ def resume(ids: Ids, as_json: AsJson = False) -> None:
     Example:  ccat-wm run resume latest
     """
     _each(ids, "resume", lambda _: "is resumed", as_json)
+
+
+@run.command()
+def priority(
+    number: Annotated[
+        int, typer.Argument(metavar="NUMBER", help="From -1000 to 1000; a higher one is launched first.")
+    ],
+    ids: Ids,
+    why: Why = "",
+    until: EndsAt = "",
+    as_json: AsJson = False,
+) -> None:
+    """Set the priority of runs: it counts for what is not launched yet.
+
+    Example:  ccat-wm run priority 100 latest --why "needed tonight" --until +8h
+    """
+    body = {"priority": number, **terms(why, until)}
+    _each(ids, "priority", lambda _: f"has the priority {number}", as_json, body)
 
 
 def _cancel_outcome(found: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ from uuid import UUID
 from ccat_workflow_manager.db.conditions import CLAIMABLE
 from ccat_workflow_manager.db.holds import ANY_PAUSE, ON_HOLD, PAUSED
 from ccat_workflow_manager.db.locked_rows import CLAIMED
+from ccat_workflow_manager.db.overrides import freed_breakers
 from ccat_workflow_manager.db.quotas import AT_LIMIT
 from ccat_workflow_manager.db.session import UnitOfWork, json_list
 from ccat_workflow_manager.lifecycle.breaker import Breaker, BreakerPolicy, Failure, after_failure, reason_text
@@ -174,7 +175,7 @@ class BreakerStore:
                 failed[each.breaker_key].append(each)
         breakers = self._lock_or_create([group[0] for group in failed.values()], healthy)
         ready = self.close(healthy & breakers.keys(), "closed", "success", "a step run has completed")
-        for key in sorted(failed):
+        for key in sorted(failed.keys() - freed_breakers(self.unit, failed)) if failed else ():
             self._count(breakers[key], failed[key], signatures)
         return ready
 

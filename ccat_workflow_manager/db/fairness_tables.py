@@ -1,13 +1,15 @@
-"""The tables of who may launch how much, and when: projects, lanes, turns and holds."""
+"""The tables of who may launch how much, and when: projects, lanes, turns, holds and overrides."""
 
 from __future__ import annotations
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     CheckConstraint,
     Column,
     Double,
     Identity,
+    Index,
     Integer,
     PrimaryKeyConstraint,
     Table,
@@ -15,6 +17,7 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 
 from ccat_workflow_manager.db.metadata import NOW, TIME, metadata
 
@@ -83,3 +86,24 @@ holds = Table(
     CheckConstraint("(kind = 'service') = (name = '')", name="name"),
 )
 """What starts nothing now, because a person wants it so. The table must stay small: every claim reads it."""
+
+overrides = Table(
+    "overrides",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("field", Text, nullable=False),
+    Column("project", Text, nullable=False),
+    Column("title", Text, nullable=False),
+    Column("before", JSONB),
+    Column("value", JSONB),
+    Column("why", Text),
+    Column("actor", Text, nullable=False),
+    Column("since", TIME, nullable=False, server_default=NOW),
+    Column("until", TIME, nullable=False),
+    UniqueConstraint("kind", "name", "field"),
+    CheckConstraint("kind IN ('project', 'pipeline', 'breaker', 'run', 'step run')", name="kind"),
+    Index("ix_overrides_until", "until"),
+)
+"""What a person has changed until a certain time: one field of something, its value and that of before."""

@@ -152,6 +152,11 @@ class PipelineStore:
     def by_id(self, spec_id: UUID) -> StoredSpec:
         return self._one(f"{_SPEC} WHERE s.id = :id", {"id": spec_id}, str(spec_id))
 
+    def lock_switches(self, name: str) -> SpecHead:
+        """Lock a pipeline. Returns whether it is enabled, its priority and its project."""
+        self.unit.execute("SELECT 1 FROM pipelines WHERE name = :name FOR UPDATE", {"name": name})
+        return self.head(name, None)
+
     def change(self, name: str, *, enabled: bool | None, priority: int | None) -> None:
         found = self.unit.execute(
             "UPDATE pipelines SET enabled = COALESCE(:enabled, enabled), priority = COALESCE(:priority, priority),"

@@ -53,6 +53,9 @@ ON CONFLICT (name) DO UPDATE SET weight = excluded.weight, max_live = excluded.m
   max_queued = excluded.max_queued, updated_at = now()
 """
 
+_SETTINGS = "SELECT weight, max_live, max_cpus, max_queued FROM projects WHERE name = :name FOR NO KEY UPDATE"
+_DEFAULTS = {"weight": 1.0, "max_live": None, "max_cpus": None, "max_queued": None}
+
 _LIMITED = "q.max_live IS NOT NULL OR q.max_cpus IS NOT NULL"
 
 _USES = f"""
@@ -134,6 +137,12 @@ def lock_queues(unit: UnitOfWork, projects: Collection[str]) -> dict[str, tuple[
     names = [row[0] for row in unit.execute(_LOCK_QUEUES, {"names": sorted(projects)})]
     found = unit.execute(_QUEUES, {"names": names}) if names else ()
     return {name: (most, queued) for name, most, queued in found}
+
+
+def project_settings(unit: UnitOfWork, name: str) -> dict[str, Any]:
+    """Lock the weight and the limits of a project, if it has any of its own. Returns them."""
+    found = unit.records(_SETTINGS, {"name": name})
+    return found[0] if found else dict(_DEFAULTS)
 
 
 def set_project(unit: UnitOfWork, name: str, values: Mapping[str, Any]) -> None:

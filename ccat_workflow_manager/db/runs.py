@@ -20,6 +20,7 @@ from ccat_workflow_manager.db.conditions import USES_LIMITS
 from ccat_workflow_manager.db.dependents import Dependents
 from ccat_workflow_manager.db.full_places import LOCK_PROBES_OF_PLACES, FullPlaceStore
 from ccat_workflow_manager.db.locked_rows import ClaimRow, LockedRow
+from ccat_workflow_manager.db.overrides import OverrideStore
 from ccat_workflow_manager.db.session import UnitOfWork, json_list
 from ccat_workflow_manager.db.tolerance import mark_tolerated
 from ccat_workflow_manager.db.transitions import Batch, validate_transitions
@@ -27,8 +28,8 @@ from ccat_workflow_manager.db.turns import TurnStore
 from ccat_workflow_manager.db.work_items import load_items
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.breaker import OFF, BreakerPolicy
-from ccat_workflow_manager.lifecycle.holds import NO_NOTE, PauseNote
 from ccat_workflow_manager.lifecycle.models import Lease, Transition, TransitionEvent, WorkItem
+from ccat_workflow_manager.lifecycle.overrides import NO_TERM, Changed, FieldChange, Term
 from ccat_workflow_manager.lifecycle.states import Event, Status
 
 
@@ -137,7 +138,7 @@ class RunStore:
         return self._write(unclaimed, [Transition(step_run_id, [end]) for step_run_id in unclaimed], runs)
 
     def pause(
-        self, run_ids: Sequence[UUID], *, paused: bool, note: PauseNote = NO_NOTE
+        self, run_ids: Sequence[UUID], *, paused: bool, term: Term = NO_TERM
     ) -> tuple[list[UUID], dict[str, list[UUID]]]:
         """Pause or resume runs; a finished run is not paused. Returns the runs concerned, and what becomes ready.
 
@@ -151,7 +152,7 @@ class RunStore:
         for step_run_id, backend, ready in self.unit.execute(sql.HOLD_STEP_RUNS, parameters):
             if ready:
                 result.add_ready(backend, step_run_id)
-        self.unit.execute(sql.PAUSE_RUNS, {**parameters, "by": note.actor, "why": note.why, "until": note.until})
+        self.unit.execute(sql.PAUSE_RUNS, {**parameters, "by": term.actor, "why": term.why, "until": term.until})
         return chosen, result.ready
 
     def ended_pauses(self) -> list[UUID]:
@@ -167,12 +168,20 @@ class RunStore:
         """Name another failed step run as the reason of the run, if the first one has another outcome now."""
         self.unit.execute(sql.RESTATE_FAILURE, {"id": run_id, "colon": ": "})
 
-    def set_priority(self, run_ids: Sequence[UUID], priority: int) -> list[UUID]:
+    def set_priority(self, run_ids: Sequence[UUID], priority: int, term: Term = NO_TERM) -> list[UUID]:
         """Set the priority of these runs, and of their step runs that are not finished. Returns the runs concerned."""
         self.unit.execute(sql.LOCK_ALL_OF_RUNS, {"run_ids": list(run_ids)})
         values = {"run_ids": list(run_ids), "priority": priority}
         self.unit.execute(sql.SET_PRIORITY_OF_STEP_RUNS, values)
-        return [row[0] for row in self.unit.execute(sql.SET_PRIORITY, values)]
+        found = self.unit.execute(sql.SET_PRIORITY, values).all()
+        OverrideStore(self.unit).record(
+            [
+                FieldChange(Changed.RUN, str(run_id), "priority", project, f"the run {run_id}", before, priority)
+                for run_id, project, before in found
+            ],
+            term,
+        )
+        return [row[0] for row in found]
 
     def set_labels(
         self, run_ids: Sequence[UUID], labels: Mapping[str, str], remove: Sequence[str], most: int

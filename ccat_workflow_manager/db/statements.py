@@ -248,8 +248,9 @@ WHERE id IN (SELECT id FROM runs WHERE id = ANY(:run_ids) ORDER BY id FOR NO KEY
 ENDED_PAUSES = "SELECT id FROM runs WHERE paused_until <= now() ORDER BY id LIMIT 1000"
 
 SET_PRIORITY = """
-WITH chosen AS (SELECT id FROM runs WHERE id = ANY(:run_ids) AND finished_at IS NULL ORDER BY id FOR NO KEY UPDATE)
-UPDATE runs r SET priority = :priority FROM chosen c WHERE r.id = c.id RETURNING r.id
+WITH chosen AS (
+  SELECT id, priority FROM runs WHERE id = ANY(:run_ids) AND finished_at IS NULL ORDER BY id FOR NO KEY UPDATE)
+UPDATE runs r SET priority = :priority FROM chosen c WHERE r.id = c.id RETURNING r.id, r.project, c.priority
 """
 
 SET_LABELS = """

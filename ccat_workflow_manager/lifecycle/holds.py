@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from ccat_workflow_manager.lifecycle.overrides import Term
 from ccat_workflow_manager.lifecycle.waiting import utc_text
 
 
@@ -61,21 +62,11 @@ def who_may_lift(kind: Kind) -> str:
     return "an operator or a submitter of its project" if kind is Kind.PIPELINE else "an operator"
 
 
-@dataclass(frozen=True, slots=True)
-class PauseNote:
-    """Who paused a run, why, and until when, as far as that is known."""
-
-    actor: str | None = None
-    why: str | None = None
-    until: datetime | None = None
-
-    def text(self) -> str:
-        by = f" by {self.actor}" if self.actor else ""
-        ends = f" until {utc_text(self.until)}" if self.until else ""
-        return f"the run is paused{by}{ends}" + (f": {self.why}" if self.why else "")
-
-
-NO_NOTE = PauseNote()
+def pause_text(term: Term) -> str:
+    """Why a paused run starts nothing."""
+    by = f" by {term.actor}" if term.actor else ""
+    ends = f" until {utc_text(term.until)}" if term.until else ""
+    return f"the run is paused{by}{ends}" + (f": {term.why}" if term.why else "")
 
 
 @dataclass(frozen=True, slots=True)

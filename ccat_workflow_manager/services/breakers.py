@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from uuid import UUID
 
+from ccat_workflow_manager.db import audit
 from ccat_workflow_manager.db.breakers import BreakerStore
+from ccat_workflow_manager.db.overrides import OverrideStore
 from ccat_workflow_manager.db.queries.breakers import breaker_detail
 from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.doorbell import Bell, Doorbell
 from ccat_workflow_manager.errors import NotFound
 from ccat_workflow_manager.lifecycle.breaker import OFF, BreakerPolicy
+from ccat_workflow_manager.lifecycle.overrides import Changed, FieldChange, Term
+from ccat_workflow_manager.lifecycle.waiting import utc_text
+from ccat_workflow_manager.services.holds import reason, require_future
 
 _REQUEUED_AT_ONCE = 1000
 
@@ -30,6 +36,11 @@ def requeue_waiting(database: Database, doorbell: Doorbell) -> int:
     return len(backends)
 
 
+def _released(term: Term) -> str:
+    ends = f" until {utc_text(term.until)}" if term.until else ""
+    return f"released by {term.actor}{ends}" + (f": {term.why}" if term.why else "")
+
+
 class Breakers:
     """The breakers of one deployment."""
 
@@ -38,15 +49,26 @@ class Breakers:
         self._doorbell = doorbell
         self._policy = policy
 
-    def release(self, breaker_id: UUID, *, actor: str) -> str:
-        """Close a breaker and ring for the step runs it kept back. Returns the breaker as it was, as JSON."""
+    def release(self, breaker_id: UUID, term: Term) -> str:
+        """Close a breaker and ring for the step runs it kept back. Returns the breaker as it was, as JSON.
+
+        Until the end of the term it counts no failure, and so does not open again.
+        """
         with self._database.begin("commit.breaker-release") as unit:
+            require_future(unit, term.until)
             store = BreakerStore(unit, self._policy)
             store.lock(breaker_id)
             text = breaker_detail(unit, breaker_id)
             if text is None:
                 raise NotFound(f"there is no breaker {breaker_id}")
-            ready = store.close([breaker_id], "released", actor, f"released by {actor}")
+            found = json.loads(text)
+            title = f"{found['pipeline']}/{found['step']}"
+            freed = FieldChange(
+                Changed.BREAKER, str(breaker_id), "released", found["project"], title, before=False, value=True
+            )
+            OverrideStore(unit).record([freed], term)
+            audit.describe(after=reason(term))
+            ready = store.close([breaker_id], "released", term.actor or "", _released(term))
             unit.after_commit(lambda: self._doorbell.ring_all(Bell.LAUNCH, ready))
         return text
 

@@ -11,6 +11,7 @@ import yaml
 
 from ccat_workflow_manager.bounded_cache import BoundedCache
 from ccat_workflow_manager.db import audit
+from ccat_workflow_manager.db.overrides import OverrideStore, changes
 from ccat_workflow_manager.db.pipelines import PipelineStore, StoredSpec
 from ccat_workflow_manager.db.session import Database, UnitOfWork
 from ccat_workflow_manager.definition.compiled import CompiledPipeline, compile_pipeline
@@ -23,6 +24,8 @@ from ccat_workflow_manager.hpc import registry
 from ccat_workflow_manager.identity import Projects, sees
 from ccat_workflow_manager.json_values import JSON, invalid, path_text, weight
 from ccat_workflow_manager.lifecycle.models import RetryPolicy, WorkItem
+from ccat_workflow_manager.lifecycle.overrides import NO_TERM, Changed, Term
+from ccat_workflow_manager.services.holds import reason, require_future
 
 _MOST_WEIGHT = 2_000_000
 _MOST_SHOWN = 20_000
@@ -90,11 +93,21 @@ class Catalogue:
             spec.name, (before.version or 0) + 1 if before else 1, True, _diff(before, canonical(spec))
         )
 
-    def change(self, name: str, *, enabled: bool | None = None, priority: int | None = None) -> None:
-        changed = {"enabled": enabled, "priority": priority}
-        audit.describe(after={key: value for key, value in changed.items() if value is not None})
+    def change(
+        self, name: str, *, enabled: bool | None = None, priority: int | None = None, term: Term = NO_TERM
+    ) -> None:
+        """Switch a pipeline on or off, or set the priority of its future runs."""
+        given = {"enabled": enabled, "priority": priority}
+        values = {key: value for key, value in given.items() if value is not None}
         with self._database.begin("commit.pipeline-switch") as unit:
-            PipelineStore(unit).change(name, enabled=enabled, priority=priority)
+            require_future(unit, term.until)
+            store = PipelineStore(unit)
+            head = store.lock_switches(name)
+            before = {key: getattr(head, key) for key in values}
+            store.change(name, enabled=enabled, priority=priority)
+            wanted = changes(Changed.PIPELINE, name, head.project, f"the pipeline {name}", before, values)
+            OverrideStore(unit).record(wanted, term)
+            audit.describe(before=before, after={**values, **reason(term)})
 
     # --- compiled definitions --------------------------------------------------------------------------------------
 

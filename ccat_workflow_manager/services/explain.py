@@ -15,6 +15,7 @@ from ccat_workflow_manager.db.queries.explain import EdgesOf, Node
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.identity import Projects
 from ccat_workflow_manager.lifecycle.causes import SEVERITY, Cause, move_of, remedy_of, text_of
+from ccat_workflow_manager.lifecycle.holds import pause_text
 from ccat_workflow_manager.lifecycle.states import LIVE, RETRYABLE
 from ccat_workflow_manager.lifecycle.waiting import utc_text
 
@@ -173,7 +174,7 @@ def _root(facts: Mapping[str, Any]) -> dict[str, Any]:
     elif cause is Cause.BACKEND_AWAY:
         words, since = facts["problem"], facts["problem_since"] or since
     elif cause is Cause.PAUSED:
-        words = facts["pause"].text()
+        words = pause_text(facts["pause"])
     elif cause is Cause.ON_HOLD and facts["hold"] is not None:
         words, since = facts["hold"].text(), utc_text(facts["hold"].since)
     elif cause is Cause.QUOTA:

@@ -17,6 +17,7 @@ from ccat_workflow_manager.doorbell import BATCH, Bell, Doorbell
 from ccat_workflow_manager.errors import Fault, Invalid, NotFound
 from ccat_workflow_manager.identity import Identity, Role
 from ccat_workflow_manager.lifecycle.holds import Hold, Kind, Mode
+from ccat_workflow_manager.lifecycle.overrides import Term
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +87,11 @@ def require_future(unit: UnitOfWork, until: datetime | None) -> None:
     """Raises Invalid if this time is over by the clock of the database."""
     if until is not None and until <= (now := unit.clock()):
         raise Invalid(faults=[Fault("until", f"must be in the future; it is {now:%Y-%m-%dT%H:%M:%SZ} now")])
+
+
+def reason(term: Term) -> dict[str, Any]:
+    """Why and until when, for the audit."""
+    return {name: value for name, value in (("why", term.why), ("until", term.until)) if value is not None}
 
 
 def _shown(hold: Hold | None) -> dict[str, Any]:

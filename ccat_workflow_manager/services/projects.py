@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from ccat_workflow_manager.db import audit
+from ccat_workflow_manager.db.overrides import OverrideStore, changes
 from ccat_workflow_manager.db.queries.projects import project_detail
-from ccat_workflow_manager.db.quotas import set_project
-from ccat_workflow_manager.db.session import Database, UnitOfWork
+from ccat_workflow_manager.db.quotas import project_settings, set_project
+from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.doorbell import Doorbell
-from ccat_workflow_manager.services.holds import ring_launchable
-
-_SET = ("weight", "max_live", "max_cpus", "max_queued")
+from ccat_workflow_manager.lifecycle.overrides import NO_TERM, Changed, Term
+from ccat_workflow_manager.services.holds import reason, require_future, ring_launchable
 
 
 class ProjectSettings:
@@ -23,21 +23,15 @@ class ProjectSettings:
         self._database = database
         self._doorbell = doorbell
 
-    def set(self, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Set the weight and all limits of a project. Returns the project with what it uses."""
+    def set(self, name: str, values: Mapping[str, Any], term: Term = NO_TERM) -> dict[str, Any]:
+        """Set these of the weight and the limits of a project. Returns the project with what it uses."""
         with self._database.begin("commit.project") as unit:
-            before = _project(unit, name)
-            set_project(unit, name, values)
-            after = _project(unit, name) or {}
-            audit.describe(
-                project=name,
-                before={each: before[each] for each in _SET} if before else {},
-                after={each: after[each] for each in _SET},
-            )
+            require_future(unit, term.until)
+            before = project_settings(unit, name)
+            set_project(unit, name, {**before, **values})
+            wanted = changes(Changed.PROJECT, name, name, f"the project {name}", before, values)
+            OverrideStore(unit).record(wanted, term)
+            audit.describe(project=name, before=before, after={**before, **values, **reason(term)})
+            after: dict[str, Any] = json.loads(project_detail(unit, name) or "{}")
         ring_launchable(self._database, self._doorbell)
         return after
-
-
-def _project(unit: UnitOfWork, name: str) -> dict[str, Any] | None:
-    text = project_detail(unit, name)
-    return None if text is None else json.loads(text)

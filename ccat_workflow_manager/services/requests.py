@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence, Set
+from dataclasses import asdict
 from types import MappingProxyType
 from uuid import UUID
 
 from ccat_workflow_manager.db import audit
 from ccat_workflow_manager.db.deletions import DeletionStore
+from ccat_workflow_manager.db.overrides import OverrideStore
 from ccat_workflow_manager.db.queries.runs import existing_runs
 from ccat_workflow_manager.db.queries.step_runs import runs_of_step_runs, step_runs_of
 from ccat_workflow_manager.db.retries import lock_reopenable
@@ -17,11 +19,11 @@ from ccat_workflow_manager.db.session import Database, UnitOfWork
 from ccat_workflow_manager.db.work_items import load_items
 from ccat_workflow_manager.doorbell import Bell, Doorbell
 from ccat_workflow_manager.errors import Conflict, Fault, Invalid, NotFound
-from ccat_workflow_manager.lifecycle.holds import NO_NOTE, PauseNote
-from ccat_workflow_manager.lifecycle.models import Transition, TransitionEvent
+from ccat_workflow_manager.lifecycle.models import Resources, Transition, TransitionEvent, WorkItem
+from ccat_workflow_manager.lifecycle.overrides import NO_TERM, Changed, FieldChange, Term
 from ccat_workflow_manager.lifecycle.states import RETRYABLE, Event
 from ccat_workflow_manager.services.catalogue import Catalogue
-from ccat_workflow_manager.services.holds import TIME_IS_OVER, require_future
+from ccat_workflow_manager.services.holds import TIME_IS_OVER, reason, require_future
 from ccat_workflow_manager.services.retry_request import AS_BEFORE, RetryRequest
 from ccat_workflow_manager.services.run_request import MOST_LABELS, LabelChange
 
@@ -117,11 +119,13 @@ class Requests:
         """The events of the step runs whose next attempts have other resources, or another text."""
         if request == AS_BEFORE:
             return {}
+        require_future(unit, request.until)
         items = load_items(unit, step_run_ids)
         policies = self._catalogue.policies(unit, items)
-        events = {}
+        events, overrides = {}, list[FieldChange]()
         for item in items:
             wanted = request.resources_of(item, policies[item.step_run_id])
+            overrides += _overrides(item, wanted, request.backend)
             events[item.step_run_id] = TransitionEvent(
                 Event.RETRIED,
                 actor,
@@ -129,6 +133,7 @@ class Requests:
                 resources=wanted if wanted != item.resources else None,
                 backend=request.backend,
             )
+        OverrideStore(unit).record(overrides, Term(actor, request.reason, request.until))
         return events
 
     def _reopen(
@@ -140,7 +145,7 @@ class Requests:
         unit.after_commit(lambda: self._doorbell.ring_all(Bell.LAUNCH, done.ready))
         return done.applied
 
-    def pause(self, run_ids: Sequence[UUID], *, paused: bool, note: PauseNote = NO_NOTE) -> list[UUID]:
+    def pause(self, run_ids: Sequence[UUID], *, paused: bool, term: Term = NO_TERM) -> list[UUID]:
         """Pause or resume runs: step runs that are not launched yet are held back or released.
 
         Returns the runs that were changed. A finished run cannot be paused.
@@ -148,8 +153,8 @@ class Requests:
         self._require_runs(run_ids)
 
         def work(unit: UnitOfWork) -> list[UUID]:
-            require_future(unit, note.until)
-            chosen, ready = RunStore(unit).pause(run_ids, paused=paused, note=note)
+            require_future(unit, term.until)
+            chosen, ready = RunStore(unit).pause(run_ids, paused=paused, term=term)
             unit.after_commit(lambda: self._doorbell.ring_all(Bell.LAUNCH, ready))
             return chosen
 
@@ -163,10 +168,16 @@ class Requests:
             with audit.audited(audit.Change(TIME_IS_OVER, "resume_run", f"runs/{run_id}")):
                 self.pause([run_id], paused=False)
 
-    def set_priority(self, run_ids: Sequence[UUID], priority: int) -> list[UUID]:
+    def set_priority(self, run_ids: Sequence[UUID], priority: int, term: Term = NO_TERM) -> list[UUID]:
         """Set the priority of runs that are not finished. Returns the runs that were changed."""
         self._require_runs(run_ids)
-        return self._database.transact("commit.priority", lambda unit: RunStore(unit).set_priority(run_ids, priority))
+
+        def work(unit: UnitOfWork) -> list[UUID]:
+            require_future(unit, term.until)
+            audit.describe(after={"priority": priority, **reason(term)})
+            return RunStore(unit).set_priority(run_ids, priority, term)
+
+        return self._database.transact("commit.priority", work)
 
     def set_labels(self, run_ids: Sequence[UUID], change: LabelChange) -> list[UUID]:
         """Set and remove labels of runs. Returns the runs that were changed."""
@@ -192,6 +203,20 @@ class Requests:
     def _ring_each(self, bell: Bell, backends: Iterable[str]) -> None:
         for backend in sorted(backends):
             self._doorbell.ring(bell, backend)
+
+
+def _overrides(item: WorkItem, wanted: Resources, backend: str | None) -> list[FieldChange]:
+    """What the next attempts of a step run have that the last one had not."""
+    changed = {
+        "resources": (asdict(item.resources), asdict(wanted)),
+        "backend": (item.backend, backend or item.backend),
+    }
+    title = f"the step run {item.step}/{item.key}"
+    return [
+        FieldChange(Changed.STEP_RUN, str(item.step_run_id), field, item.run.project, title, before, value)
+        for field, (before, value) in changed.items()
+        if before != value
+    ]
 
 
 def _require_kept(unit: UnitOfWork, run_ids: Sequence[UUID]) -> None:

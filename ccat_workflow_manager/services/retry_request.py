@@ -11,7 +11,7 @@ from ccat_workflow_manager.definition.messages import few_fields
 from ccat_workflow_manager.definition.spec import ResourceSpec
 from ccat_workflow_manager.errors import Fault, Invalid
 from ccat_workflow_manager.lifecycle.models import Resources, RetryPolicy, WorkItem
-from ccat_workflow_manager.services.run_request import Text, storable
+from ccat_workflow_manager.services.run_request import Moment, Text, storable
 
 LONGEST_REASON = 1000
 Reason = Annotated[StrictStr, Field(max_length=LONGEST_REASON), AfterValidator(storable)]
@@ -30,6 +30,9 @@ class RetryRequest(BaseModel):
     )
     backend: Text | None = Field(default=None, description="For the next attempts of the step.")
     reason: Reason | None = Field(default=None, description="For the history.")
+    until: Moment | None = Field(
+        default=None, description="Other resources or another backend are for attempts that start until then."
+    )
 
     _few = model_validator(mode="before")(few_fields)
 

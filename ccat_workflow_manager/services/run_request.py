@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -26,7 +27,7 @@ from ccat_workflow_manager.db.session import new_id
 from ccat_workflow_manager.definition.messages import few_fields, refuse_if
 from ccat_workflow_manager.definition.project import PROJECT_NAME
 from ccat_workflow_manager.errors import Conflict
-from ccat_workflow_manager.json_values import text_problem
+from ccat_workflow_manager.json_values import kind, text_problem
 from ccat_workflow_manager.tracing import Trace
 
 MOST_LABELS = 50
@@ -57,6 +58,17 @@ def _label_value(value: str) -> str:
     return value
 
 
+def moment(value: object) -> datetime:
+    """A time of a request, in UTC."""
+    refuse_if(None if isinstance(value, str) else f"must be a string, not {kind(value)}")
+    try:
+        found = datetime.fromisoformat(str(value))
+        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    except (ValueError, OverflowError):
+        refuse_if("must be a time like 2026-01-31T12:00:00Z (in a URL, write + as %2B)")
+        raise
+
+
 def _few(labels: object) -> object:
     if isinstance(labels, dict) and len(labels) > MOST_LABELS:
         refuse_if(f"must have at most {MOST_LABELS} entries; it has {len(labels)}")
@@ -69,6 +81,8 @@ def _null_is_empty(value: object) -> object:
 
 Text = Annotated[StrictStr, AfterValidator(storable)]
 """Text that PostgreSQL can hold."""
+Moment = Annotated[datetime, BeforeValidator(moment)]
+"""A time, in UTC."""
 Priority = Annotated[StrictInt, Field(ge=-1000, le=1000)]
 Project = Annotated[StrictStr, Field(pattern=PROJECT_NAME)]
 

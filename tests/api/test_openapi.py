@@ -139,6 +139,7 @@ def test_every_response_has_the_fields_of_its_schema(rest: Rest, hand: Hand, con
     outcome = {"outcome": "skipped", "reason": "x"}
     call("POST", f"{v1}/step-runs/{{step_run_id}}/outcome", outcome, step_run_id=rest.run()["step_runs"][0]["id"])
     call("GET", f"{v1}/step-runs/{{step_run_id}}/why-not-reused", step_run_id=second)
+    call("POST", f"{v1}/runs/{{run_id}}/priority", {"priority": 1}, run_id=ids[2])
     call("POST", f"{v1}/runs/{{run_id}}/cancel", run_id=ids[2])
     call("POST", f"{v1}/runs/replay", {"ids": [ids[2]], "dry_run": True})
     call("POST", f"{v1}/runs/replay", {"ids": [ids[2]]})
@@ -182,6 +183,9 @@ def _call_holds(call: Callable[..., Any]) -> None:
         call("POST", f"/api/v1/{path}/resume", name=name, project=name)
     call("POST", "/api/v1/service/resume")
     call("PUT", "/api/v1/projects/{project}", {"weight": 2}, project="default")
+    call("PATCH", "/api/v1/projects/{project}", {"max_live": 9, "until": hold["until"]}, project="default")
+    override = call("GET", "/api/v1/overrides")["items"][0]
+    call("DELETE", "/api/v1/overrides/{override_id}", override_id=override["id"])
     call("GET", "/api/v1/projects/{project}", project="default")
     call("GET", "/api/v1/projects")
 

@@ -55,6 +55,10 @@ class Belongings:
         self.ids["webhook_id"] = str(webhook[0][0])
         self.texts = {self.word, *self.ids.values()}
         self.ids["project"] = project
+        limit = {"max_queued": 10**6, "until": "2999-01-31T12:00:00Z", "why": self.word}
+        admin.send("PATCH", f"/projects/{project}", json=limit)
+        overrides = admin.get("/overrides")["items"]
+        self.ids["override_id"] = str(next(each["id"] for each in overrides if each["name"] == project))
 
 
 @pytest.fixture

@@ -39,3 +39,17 @@ def test_the_limits_of_a_project_change_one_by_one(deployment: Deployment) -> No
     assert "survey" in invoke("project", "list", env=env).stdout
     refused = invoke("project", "set", "survey", "--max-live", "many", env=env)
     assert (refused.exit_code, "neither a number" in refused.stderr) == (2, True)
+
+
+def test_a_limit_until_a_time_is_listed_and_ended(deployment: Deployment) -> None:
+    env = deployment.env
+    invoke("project", "set", "evening", "--max-live", "5", env=env)
+    changed = answer("project", "set", "evening", "--max-live", "9", "--until", "+2h", "--why", "a campaign", env=env)
+    assert changed["max_live"] == 9
+    (override,) = answer("overrides", env=env)
+    assert "a campaign; then it is 5 again" in override["text"]
+    assert "a campaign" in invoke("overrides", env=env).stdout
+    assert invoke("overrides", "end", str(override["id"]), env=env).stdout.startswith("ended: max_live of the project")
+    assert invoke("overrides", env=env).stderr == "Nothing is changed until a certain time.\n"
+    refused = invoke("project", "set", "evening", "--max-live", "9", "--until", "2020-01-31T12:00:00Z", env=env)
+    assert (refused.exit_code, "until: must be in the future" in refused.stderr) == (2, True)

@@ -15,6 +15,7 @@ from ccat_workflow_manager.db.work_items import live_items_by_job
 from ccat_workflow_manager.errors import NotFound, ServiceUnavailable
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
+from ccat_workflow_manager.lifecycle.overrides import Term
 from ccat_workflow_manager.testing.fake_backend import FakeBackend
 from tests.support.armed import Injected, Plan
 from tests.support.fixtures_store import ContextMaker
@@ -169,7 +170,7 @@ def test_an_interrupted_breaker_leaves_no_half_done_work(
         lambda: start_ten(context, backend),
         lambda: poll(context),
         context.breakers.sweep,
-        lambda: context.breakers.release(rows(context, "breaker_key")[0][0], actor="operator"),
+        lambda: context.breakers.release(rows(context, "breaker_key")[0][0], Term("operator")),
         off.breakers.sweep,
     ):
         with suppress(Injected, ServiceUnavailable, NotFound):

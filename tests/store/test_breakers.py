@@ -18,6 +18,7 @@ from ccat_workflow_manager.errors import NotFound
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.breaker import BreakerPolicy
 from ccat_workflow_manager.lifecycle.models import Facts, Resources, Transition, TransitionEvent, WorkItem
+from ccat_workflow_manager.lifecycle.overrides import Term
 from ccat_workflow_manager.lifecycle.states import Event
 from ccat_workflow_manager.services.breakers import Breakers
 from ccat_workflow_manager.services.run_request import RunRequest
@@ -254,12 +255,12 @@ def test_a_cancelled_probe_is_followed_by_another(context: Context) -> None:
 def test_a_release_makes_all_claimable_and_resets_the_count(context: Context) -> None:
     start(context)
     trip(context)
-    text = context.breakers.release(breaker(context).breaker_key, actor="operator")
+    text = context.breakers.release(breaker(context).breaker_key, Term("operator"))
     assert '"held_back":7' in text
     assert len(claim(context, 5)) == 5
     assert events(context) == ["opened", "released"]
     with pytest.raises(NotFound):
-        context.breakers.release(UUID(int=1), actor="operator")
+        context.breakers.release(UUID(int=1), Term("operator"))
 
 
 def test_the_sweep_removes_stale_breakers_and_all_if_switched_off(context: Context) -> None:

@@ -162,6 +162,11 @@ def change_everything(rest: Rest, hand: Hand) -> set[str]:
         for verb in ("pause", "resume"):
             call(f"POST /{path}/{verb}", form="why=x", name=name, project=name)
     call(f"PUT {v1}/projects/{{project}}", {"weight": 2}, project="default")
+    limit = {"max_live": 9, "until": "2999-01-31T12:00:00Z"}
+    call(f"PATCH {v1}/projects/{{project}}", limit, project="night")
+    override = call(f"GET {v1}/overrides")["items"][0]["id"]
+    call(f"DELETE {v1}/overrides/{{override_id}}", override_id=override)
+    call(f"POST {v1}/runs/{{run_id}}/priority", {"priority": 5, "until": limit["until"]}, run_id=ids[4])
     call("POST /ui/pipelines/{name}/check", form="labels=", name="one")
     call("POST /pipelines/{name}/start", form="labels=", name="one")
     call("POST /pipelines/{name}/switch", form="enabled=1", name="one")

@@ -24,6 +24,7 @@ from ccat_workflow_manager.db.views import actions as view
 from ccat_workflow_manager.definition.messages import validated
 from ccat_workflow_manager.errors import Conflict, Fault, Invalid, NotFound, RequestError, WorkflowError
 from ccat_workflow_manager.identity import Projects
+from ccat_workflow_manager.lifecycle.overrides import Term
 from ccat_workflow_manager.services.run_request import LabelChange
 
 router = APIRouter()
@@ -213,7 +214,7 @@ def _still(unit: UnitOfWork, ids: list[UUID], verb: str, projects: Projects) -> 
 def release(board: B, form: Sent) -> Response:
     (breaker,) = _uuids([form.one("breaker")])
     board.require(BREAKER, breaker)
-    board.context.breakers.release(breaker, actor=board.actor)
+    board.context.breakers.release(breaker, Term(board.actor))
     board.changed(["breakers", "summary"])
     return sheet(board, "report", title="The breaker is released", lines=[words.RELEASED], href="/", failed="")
 

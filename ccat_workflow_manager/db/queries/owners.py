@@ -29,6 +29,11 @@ def project_of_pipeline(unit: UnitOfWork, key: UUID | str) -> str | None:
     return _project(unit, "SELECT project FROM pipelines WHERE name = :key", key)
 
 
+def project_of_override(unit: UnitOfWork, key: UUID | str) -> str | None:
+    number = int(str(key)) if str(key).isdecimal() and len(str(key)) < 19 else 0
+    return _project(unit, "SELECT project FROM overrides WHERE id = CAST(:key AS bigint)", str(number))
+
+
 def project_of_breaker(unit: UnitOfWork, key: UUID | str) -> str | None:
     """Its history outlives a breaker."""
     return _project(

@@ -18,7 +18,8 @@ from ccat_workflow_manager.db.queries import utc
 from ccat_workflow_manager.db.quotas import AT_LIMIT, limit_uses
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.lifecycle.breaker import held_text
-from ccat_workflow_manager.lifecycle.holds import LimitUse, PauseNote
+from ccat_workflow_manager.lifecycle.holds import LimitUse, pause_text
+from ccat_workflow_manager.lifecycle.overrides import Term
 from ccat_workflow_manager.lifecycle.states import LIVE, Status
 from ccat_workflow_manager.lifecycle.waiting import ACTION_REQUIRED, WaitFacts, explain, unattended, uncollected
 
@@ -109,9 +110,9 @@ def _worded(unit: UnitOfWork, pending: str, at_backends: str, of: UUID) -> str:
     return json.dumps(words)
 
 
-def pause_of(row: Mapping[str, Any]) -> PauseNote:
+def pause_of(row: Mapping[str, Any]) -> Term:
     """The pause of the run in these columns."""
-    return PauseNote(row["paused_by"], row["paused_why"], row["paused_until"])
+    return Term(row["paused_by"], row["paused_why"], row["paused_until"])
 
 
 def _facts(row: Mapping[str, Any], holds: Mapping[str, str], limits: Mapping[str, LimitUse]) -> WaitFacts:
@@ -121,7 +122,7 @@ def _facts(row: Mapping[str, Any], holds: Mapping[str, str], limits: Mapping[str
     return WaitFacts(
         backend=row["backend"],
         cancel_requested=row["cancelled"],
-        paused=pause_of(row).text() if row["held"] else None,
+        paused=pause_text(pause_of(row)) if row["held"] else None,
         unmet=unmet,
         # If each key waits for its own key only, an unfinished step need not be one that this step run waits for.
         upstream=upstream if len(upstream) == unmet else (),

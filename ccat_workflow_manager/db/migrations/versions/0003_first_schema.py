@@ -121,6 +121,28 @@ TABLES = (
     )
     """,
     """
+    CREATE TABLE overrides (
+        id BIGINT GENERATED ALWAYS AS IDENTITY,
+        kind TEXT NOT NULL,
+        name TEXT NOT NULL,
+        field TEXT NOT NULL,
+        project TEXT NOT NULL,
+        title TEXT NOT NULL,
+        before JSONB,
+        value JSONB,
+        why TEXT,
+        actor TEXT NOT NULL,
+        since TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
+        until TIMESTAMP WITH TIME ZONE NOT NULL,
+        CONSTRAINT pk_overrides PRIMARY KEY (id),
+        CONSTRAINT uq_overrides_kind_name_field UNIQUE (kind, name, field),
+        CONSTRAINT ck_overrides_kind CHECK (kind IN ('project', 'pipeline', 'breaker', 'run', 'step run'))
+    )
+    """,
+    """
+    CREATE INDEX ix_overrides_until ON overrides (until)
+    """,
+    """
     CREATE TABLE files (
         sha256 TEXT NOT NULL,
         content BYTEA NOT NULL,
@@ -620,6 +642,7 @@ def downgrade() -> None:
         "breakers",
         "breaker_events",
         "backends",
+        "overrides",
         "holds",
         "turns",
         "lanes",
