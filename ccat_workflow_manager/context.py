@@ -80,6 +80,7 @@ class Context:
                 json_values=settings.json_values,
                 schema_visits=settings.schema_visits,
                 request_step_runs=settings.request_step_runs,
+                listed_step_runs=settings.listed_step_runs,
             )
         )
         self.settings = settings

@@ -11,6 +11,7 @@ class Limits:
     json_values: int = 1_000_000
     schema_visits: int = 1_000_000
     request_step_runs: int = 100_000
+    listed_step_runs: int = 10_000
 
 
 _IN_FORCE = [Limits()]

@@ -123,6 +123,7 @@ RIGHTS: dict[str, Right] = {
     "POST /api/v1/runs/{run_id}/resume": Right(_SUBMITTER, RUN),
     "POST /api/v1/runs/{run_id}/retry": Right(_SUBMITTER, RUN),
     "GET /api/v1/runs/{run_id}/products": Right(_VIEWER, RUN),
+    "GET /api/v1/runs/{run_id}/step-runs": Right(_VIEWER, RUN),
     "GET /api/v1/step-runs/{step_run_id}": Right(_VIEWER, STEP_RUN),
     "GET /api/v1/step-runs/{step_run_id}/attempts": Right(_VIEWER, STEP_RUN),
     "GET /api/v1/step-runs/{step_run_id}/explain": Right(_VIEWER, STEP_RUN),

@@ -20,6 +20,7 @@ from ccat_workflow_manager.api.paging import (
     Limit,
     ProjectName,
     decode,
+    encode,
     etag_of,
     json_response,
     matches,
@@ -32,20 +33,24 @@ from ccat_workflow_manager.api.paging import (
 from ccat_workflow_manager.api.products import Caveat, ProductPage
 from ccat_workflow_manager.api.run_choice import RunFilterBody
 from ccat_workflow_manager.api.run_watch import RunWatch, Until, wait_seconds
-from ccat_workflow_manager.api.step_runs import StepRun
+from ccat_workflow_manager.api.step_runs import StepRun, StepRunPage
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.queries import runs as queries
 from ccat_workflow_manager.db.queries.products import run_products_page
+from ccat_workflow_manager.db.queries.step_runs import run_step_runs_page
+from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.definition.messages import validated
 from ccat_workflow_manager.errors import Conflict, Fault, Invalid, NotFound
 from ccat_workflow_manager.execution.declarations import ProductType
-from ccat_workflow_manager.lifecycle.states import RunStatus
+from ccat_workflow_manager.lifecycle.states import RunStatus, Status
+from ccat_workflow_manager.limits import limits
 from ccat_workflow_manager.services.retry_request import AS_BEFORE, RetryRequest
 from ccat_workflow_manager.services.run_request import Priority, RunRequest, Text
 
 router = APIRouter(prefix="/runs", tags=["runs"])
 
 _KIND = "runs"
+_STEP_RUNS = "run-step-runs"
 
 
 # --- models of responses --------------------------------------------------------------------------------------------
@@ -92,7 +97,10 @@ class RunItem(Shape):
 
 
 class Run(RunItem):
-    step_runs: list[StepRun]
+    step_runs: list[StepRun] = Field(description="The first `LISTED_STEP_RUNS` of the site; `counts` counts all.")
+    step_runs_next: str | None = Field(
+        description="`cursor` of `GET /runs/{id}/step-runs` for the step runs that are not in this list; null: none."
+    )
 
 
 class PriorityRequest(Terms):
@@ -110,7 +118,12 @@ _SAME_RUN: dict[str, Any] = {"model": Run, "description": "The run that the same
 
 
 def _run(context: Context, run_id: UUID) -> str:
-    return read_one(context, "run", queries.run_detail, run_id)
+    return read_one(context, "run", _text, run_id)
+
+
+def _text(unit: UnitOfWork, run_id: UUID, most: int | None = None, *, finished: bool = False) -> str | None:
+    found = queries.run_detail(unit, run_id, most, finished=finished)
+    return None if found is None else found.text(lambda last: encode(_STEP_RUNS, last))
 
 
 @router.post(
@@ -172,25 +185,29 @@ async def get_run(
     run_id: UUID,
     wait: Annotated[str | None, Query(description="Answer later, after at most this time: 30s. At most 60s.")] = None,
     until: Annotated[Until | None, Query(description="With `wait`: answer before that once the run is so.")] = None,
+    step_runs: Annotated[int | None, Query(ge=0, description="List so many step runs at most.")] = None,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """A run with its step runs; with `wait`, once it is finished, or once it has changed.
 
     With an `If-None-Match` of an earlier answer, the run is sent only if it has changed since (else 304).
     """
+    most = min(limits().listed_step_runs if step_runs is None else step_runs, limits().listed_step_runs)
     seconds = 0.0 if wait is None else wait_seconds(wait)
     if wait is None and until is not None:
         raise Invalid(faults=[Fault("wait", "is needed together with `until`, like 30s")])
-    since, response = await run_in_threadpool(_run_response, context, run_id, if_none_match)
+    since, response = await run_in_threadpool(_run_response, context, run_id, most, if_none_match)
     if seconds == 0 or since.finished or (until == "changed" and if_none_match and response.status_code != 304):
         return response
     watch: RunWatch = request.app.state.run_watch
     await watch.wait(run_id, since, until or "finished", seconds)
-    _, response = await run_in_threadpool(_run_response, context, run_id, if_none_match)
+    _, response = await run_in_threadpool(_run_response, context, run_id, most, if_none_match)
     return response
 
 
-def _run_response(context: Context, run_id: UUID, if_none_match: str | None) -> tuple[queries.RunVersion, Response]:
+def _run_response(
+    context: Context, run_id: UUID, most: int, if_none_match: str | None
+) -> tuple[queries.RunVersion, Response]:
     """The version of a run, and the run itself unless the client has it already.
 
     What waits in a run may change without the run, so only of a finished one its row is the version.
@@ -200,10 +217,10 @@ def _run_response(context: Context, run_id: UUID, if_none_match: str | None) -> 
         version = queries.run_versions(unit, [run_id]).get(run_id)
         if version is None:
             raise NotFound(f"there is no run {run_id}")
-        etag = etag_of(f"{run_id} {version.row}") if version.finished else None
+        etag = etag_of(f"{run_id} {version.row} {most}") if version.finished else None
         if etag is not None and matches(if_none_match, etag):
             return version, not_modified(etag)
-        text = queries.run_detail(unit, run_id, finished=version.finished) or ""
+        text = _text(unit, run_id, most, finished=version.finished) or ""
     etag = etag or etag_of(text)
     return version, not_modified(etag) if matches(if_none_match, etag) else tagged(text, etag)
 
@@ -267,6 +284,26 @@ def resume_run(context: Ctx, run_id: UUID) -> Response:
     """Release the step runs of a paused run."""
     context.requests.pause([run_id], paused=False)
     return json_response(_run(context, run_id), 202)
+
+
+@router.get("/{run_id}/step-runs", response_model=StepRunPage)
+def list_run_step_runs(
+    context: Ctx,
+    run_id: UUID,
+    step: Annotated[Text | None, Query(description="Step runs of this step.")] = None,
+    key: Annotated[Text | None, Query(description="With this key; `*` and `?` stand for any text.")] = None,
+    status: Annotated[list[Status], Query(description="PENDING, RUNNING, ... May be repeated.")] = [],  # noqa: B006
+    limit: Limit = DEFAULT_LIMIT,
+    cursor: Cursor = None,
+) -> Response:
+    """The step runs in the order of the pipeline."""
+    after = decode(_STEP_RUNS, cursor, uuid_key)
+    with context.database.read() as unit:
+        unit.snapshot()
+        found = run_step_runs_page(unit, run_id, after, limit + 1, step=step, key=key, statuses=status)
+        if not found and not queries.existing_runs(unit, [run_id]):
+            raise NotFound(f"there is no run {run_id}")
+    return page(_STEP_RUNS, found, limit)
 
 
 @router.get("/{run_id}/products", response_model=ProductPage)

@@ -121,6 +121,10 @@ class EventItem(Shape):
     text: str | None
 
 
+class StepRunPage(Page):
+    items: list[StepRun]
+
+
 class AttemptPage(Page):
     items: list[Attempt]
 

@@ -56,12 +56,20 @@ class Run(_WithStatus):
 
     @property
     def step_runs(self) -> list[StepRun]:
-        """Those of a run that was read by its id; empty for an item of a list."""
+        """Those of a run that was read by its id; empty for an item of a list.
+
+        Of a run with more step runs than the service lists at once, the first: `client.runs.step_runs` has all.
+        """
         return [StepRun(each) for each in self.get("step_runs", ())]
 
     def step_run(self, step: str, key: str | None = None) -> StepRun:
         """The step run of this step, and with this key if it has several. Raises LookupError."""
         found = [each for each in self.step_runs if each.step == step and key in (None, each.key)]
+        if not found and self.get("step_runs_next"):
+            raise LookupError(
+                f"the run {self.id} has more step runs than were read; look for it with"
+                f" client.runs.step_runs({self.id!r}, step={step!r}, key={key!r})"
+            )
         if len(found) != 1:
             raise LookupError(f"the run {self.id} has {len(found)} step runs of {step!r} with the key {key!r}")
         return found[0]
@@ -84,8 +92,9 @@ class Run(_WithStatus):
                 yield f"<td>{_badge(each.status) if cell is None else escape(str(cell))}</td>"
             yield "</tr>"
         yield "</table>"
-        if len(self.step_runs) > len(shown):
-            yield f"<p>and {len(self.step_runs) - len(shown)} more</p>"
+        total = max(len(self.step_runs), sum((self.get("counts") or {}).values()))
+        if total > len(shown):
+            yield f"<p>and {total - len(shown)} more</p>"
 
 
 def _badge(status: str) -> str:

@@ -121,7 +121,7 @@ class Runs(Group):
 
     @both
     async def get(self, run: RunLike) -> Run:
-        """A run with its step runs."""
+        """A run with its first step runs: all of them, unless it has more than the service lists at once."""
         return Run(await self._api.json("GET", f"/runs/{id_of(run)}"))
 
     @both_many
@@ -191,6 +191,20 @@ class Runs(Group):
     @both
     async def resume(self, run: RunLike) -> Run:
         return Run(await self._api.change(f"/runs/{id_of(run)}/resume"))
+
+    @both_many
+    async def step_runs(
+        self,
+        run: RunLike,
+        *,
+        step: str | None = None,
+        key: str | None = None,
+        status: str | Sequence[str] | None = None,
+        limit: int | None = None,
+    ) -> AsyncGenerator[StepRun, None]:
+        """The step runs of a run, page by page, however many it has. `key` may hold `*` and `?`."""
+        async for item in self._api.items(f"/runs/{id_of(run)}/step-runs", limit, step=step, key=key, status=status):
+            yield StepRun(item)
 
     @both_many
     async def products(

@@ -45,6 +45,8 @@ _COMPARED = 100
 """So many names of pipelines are compared with one that does not exist."""
 _SEARCHED = 1000
 """Among so many newest runs the end of an id is looked for."""
+_LISTED = 1000
+"""So many step runs come with their run."""
 _PART_OF_ID = re.compile("[0-9a-fA-F-]{4,35}")
 
 
@@ -108,8 +110,11 @@ class Client:
     # --- runs --------------------------------------------------------------------------------------------------------
 
     def run(self, run_id: str) -> dict[str, Any]:
-        """A run with its step runs; `latest` is the newest one."""
-        found: dict[str, Any] = self.get(f"/runs/{quote(self.run_id(run_id), safe='')}")
+        """A run with all its step runs, which come in pages; `latest` is the newest one."""
+        path = f"/runs/{quote(self.run_id(run_id), safe='')}"
+        found: dict[str, Any] = self.get(path, step_runs=_LISTED)
+        if (rest := found.pop("step_runs_next", None)) is not None:
+            found["step_runs"] += one_by_one(self.api.items(f"{path}/step-runs", cursor=rest))
         return found
 
     def run_id(self, given: str) -> str:

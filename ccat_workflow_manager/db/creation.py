@@ -19,6 +19,7 @@ from ccat_workflow_manager.json_values import JSON
 from ccat_workflow_manager.lifecycle.models import Resources
 from ccat_workflow_manager.lifecycle.states import INITIAL, Event
 from ccat_workflow_manager.lifecycle.waiting import WaitFacts, explain
+from ccat_workflow_manager.limits import limits
 
 _RESOURCES = tuple(each.name for each in fields(Resources))
 
@@ -155,7 +156,7 @@ class Created:
     ready: dict[str, list[UUID]]
     """By backend: step runs that can be claimed at once."""
     shown: dict[UUID, str] = field(default_factory=dict)
-    """The runs as JSON, if requested."""
+    """The runs as JSON, if requested and if one answer may list all their step runs."""
     refused: dict[UUID, str] = field(default_factory=dict)
     """Runs that are over a limit of their projects, and which."""
 
@@ -187,6 +188,7 @@ def _create(unit: UnitOfWork, new: Sequence[NewRun], *, shown: bool, counted: bo
         records.add(run)
     parameters = {**records.parameters(), "counted": counted}
     texts: dict[UUID, str] = {}
+    shown = shown and len(records.step_runs) <= limits().listed_step_runs
     if shown:
         waits = json.dumps(_first_waits(new))
         for run_id, text, step_runs in unit.execute(_CREATE_SHOWN, {**parameters, "waits": waits}):

@@ -133,7 +133,7 @@ class Submitter:
                     elif run_id is None:
                         outcomes[index] = _made_meanwhile(unit, submissions[index])
                     else:
-                        outcomes[index] = Submitted(run_id, True, created.shown[run_id])
+                        outcomes[index] = Submitted(run_id, True, created.shown.get(run_id))
             return [outcomes[index] for index in range(len(planned))]
 
         return self._database.transact("commit.create", work)

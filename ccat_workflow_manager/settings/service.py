@@ -183,6 +183,9 @@ class Settings(SettingsModel):
         "takes half a minute.",
     )
     request_step_runs: int = Field(ge=1, description="How many step runs all runs of one request may have.")
+    listed_step_runs: int = Field(
+        ge=1, description="How many step runs the answer with one run may list; the others come in pages."
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(description="The least severe messages to log.")
     log_format: Literal["auto", "text", "json"] = Field(
         description="`json`: one object a line, with the ids that a message names. `auto`: `json` in staging and "

@@ -143,6 +143,7 @@ def test_every_response_has_the_fields_of_its_schema(rest: Rest, hand: Hand, con
     call("POST", f"{v1}/runs/{{run_id}}/cancel", run_id=ids[2])
     call("POST", f"{v1}/runs/replay", {"ids": [ids[2]], "dry_run": True})
     call("POST", f"{v1}/runs/replay", {"ids": [ids[2]]})
+    call("GET", f"{v1}/runs/{{run_id}}/step-runs", run_id=run["id"])
     call("GET", f"{v1}/runs/{{run_id}}/products", run_id=run["id"])
     call("GET", f"{v1}/pipelines/{{name}}/ledger", name="chain")
     product = rest.get(f"/step-runs/{first}/products")["items"][0]["id"]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 import pytest
 
 from ccat_workflow_manager.context import Context
+from ccat_workflow_manager.limits import enforce, limits
 from tests.api.rest import CHAIN, ONE, Hand, Rest
 
 RUN_FIELDS = {
@@ -42,6 +45,57 @@ def test_the_response_to_post_equals_a_later_get(rest: Rest) -> None:
     first_waits = {step["step"]: step.pop("waiting_for") for step in made["step_runs"]}
     assert first_waits == waits | {"first": "queued for a worker of backend noop"}
     assert shown == made
+
+
+@pytest.fixture
+def two_listed(rest: Rest) -> Iterator[None]:
+    """One answer lists two step runs."""
+    before = limits()
+    enforce(replace(before, listed_step_runs=2))
+    yield
+    enforce(before)
+
+
+@pytest.mark.usefixtures("two_listed")
+def test_a_large_run_lists_its_first_step_runs_and_where_the_others_are(rest: Rest) -> None:
+    rest.put("/pipelines/chain", CHAIN)
+    made = rest.post("/runs", {"pipeline": "chain", "parameters": {"scans": ["a_b", "c"]}})
+    path = f"/runs/{made['id']}"
+    shown = rest.get(path)
+    assert [each["step"] for each in shown["step_runs"]] == ["first", "first"]
+    assert (sum(shown["counts"].values()), made["step_runs_next"]) == (5, shown["step_runs_next"])
+    rest_of_it = rest.get(f"{path}/step-runs", cursor=shown["step_runs_next"])
+    assert [each["step"] for each in rest_of_it["items"]] == ["second", "second", "last"]
+    assert rest_of_it["next_cursor"] is None
+    assert [each["waiting_for"] for each in rest_of_it["items"]] == ["waits for first"] * 2 + ["waits for second"]
+    assert rest.get(f"{path}/step-runs")["items"] == shown["step_runs"] + rest_of_it["items"]
+    none = rest.get(path, step_runs=0)
+    assert (none["step_runs"], rest.get(f"{path}/step-runs", cursor=none["step_runs_next"])["items"][0]) == (
+        [],
+        shown["step_runs"][0],
+    )
+    assert len(rest.get(path, step_runs=9)["step_runs"]) == 2
+    assert rest.post("/runs", {"spec": ONE})["step_runs_next"] is None
+
+
+def test_step_runs_of_a_run_by_step_key_and_status(rest: Rest) -> None:
+    rest.put("/pipelines/chain", CHAIN)
+    made = rest.post("/runs", {"pipeline": "chain", "parameters": {"scans": ["a_b", "acb"]}})
+    path = f"/runs/{made['id']}/step-runs"
+
+    def names(**query: Any) -> list[str]:
+        return [f"{each['step']}/{each['key']}" for each in rest.get(path, **query)["items"]]
+
+    assert names(step="second") == ["second/a_b", "second/acb"]
+    assert names(key="a_b") == ["first/a_b", "second/a_b"]
+    assert names(key="a?b", step="first") == ["first/a_b", "first/acb"]
+    assert names(status=["PENDING", "FAILED"], limit=5) == names()
+    assert names(status="FAILED") == []
+    first = rest.get(path, limit=2)
+    assert len(rest.get(path, limit=5, cursor=first["next_cursor"])["items"]) == 3
+    rest.refused(rest.client.get(f"/api/v1{path}?status=LOST"), 422, "invalid")
+    rest.refused(rest.client.get(f"/api/v1{path}?cursor=x"), 400, "bad_cursor")
+    rest.refused(rest.client.get(f"/api/v1/runs/{UUID(int=1)}/step-runs"), 404, "not_found")
 
 
 def test_a_new_run_has_a_location_header(rest: Rest) -> None:

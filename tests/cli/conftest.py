@@ -31,6 +31,7 @@ def deployment(reaper: Reaper) -> Iterator[Deployment]:
     data_dir = Path(tempfile.mkdtemp(prefix="ccat-wm-cli-"))
     reaper.remove(data_dir)
     env = variables(DATA_DIR=data_dir, HPC_BACKEND="noop", CONTAINER_RUNTIME="none", WORKERS=1, FOLLOW_SECONDS=1)
+    env |= variables(LISTED_STEP_RUNS=1)  # so that commands have to ask for the others
     output = data_dir / "up.out"
     with process("up", "--port", "0", env=env, output=output) as up:
         reaper.watch(up.pid)

@@ -61,6 +61,11 @@ def test_pipelines_and_runs(client: Client) -> None:
     assert client.runs.get(run.id).id == run.id
     assert [each.id for each in client.runs.list(label="night:7", limit=10)] == [run.id]
     assert client.step_runs.get(run.step_run("last")).step == "last"
+    assert [each.key for each in client.runs.step_runs(run, step="second", status="PENDING")] == ["a", "b"]
+    first = Run(run | {"step_runs": run["step_runs"][:1], "step_runs_next": "more"})
+    with pytest.raises(LookupError, match=r"client\.runs\.step_runs"):
+        first.step_run("last")
+    assert "and 4 more" in first._repr_html_()
     client.runs.cancel(run)
     assert client.runs.wait(run, timeout=10).status == "CANCELLED"
     assert client.runs.retry(run).status != "CANCELLED"

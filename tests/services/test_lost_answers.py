@@ -89,7 +89,9 @@ def test_each_request_makes_one_run_and_is_told_of_it(context: Context, moment: 
         assert isinstance(answer, Submitted)
         assert answer.is_new
         with context.database.read() as unit:
-            run = json.loads(run_detail(unit, answer.run_id) or "null")
+            found = run_detail(unit, answer.run_id)
+        assert found is not None
+        run = json.loads(found.text())
         assert (run["id"], run["labels"], len(run["step_runs"])) == (str(answer.run_id), {"n": str(number)}, 1)
         made.append(answer.run_id)
     assert runs(context) == set(made)

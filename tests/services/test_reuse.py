@@ -71,8 +71,10 @@ class Lab:
 
     def shown(self, run_id: UUID) -> dict[str, Any]:
         with self.context.database.read() as unit:
-            found: dict[str, Any] = json.loads(run_detail(unit, run_id) or "")
-        return found
+            found = run_detail(unit, run_id)
+        assert found is not None
+        shown: dict[str, Any] = json.loads(found.text())
+        return shown
 
     def step_runs(self, run_id: UUID) -> dict[str, dict[str, Any]]:
         return {f"{each['step']}/{each['key']}": each for each in self.shown(run_id)["step_runs"]}

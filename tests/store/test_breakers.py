@@ -98,9 +98,11 @@ def test_an_open_breaker_holds_back_the_rest_with_a_reason(context: Context) -> 
         " (program_failed, exit code 3) within 10 min"
     )
     with context.database.read() as unit:
-        shown = run_detail(unit, run_id) or ""
+        detail = run_detail(unit, run_id)
         assert launchable_ids(unit, "noop", 10) == []
         assert [each.ready for each in BackendStore(unit).workloads()] == [0]
+    assert detail is not None
+    shown = detail.text()
     assert shown.count(f"held back: {found.reason_text}; one of them is launched as a probe after ") == 7
     assert f"release with `ccat-wm breakers release {found.breaker_key}`" in shown
     assert events(context) == ["opened"]

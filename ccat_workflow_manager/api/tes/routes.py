@@ -130,8 +130,8 @@ def _task(context: Context, run_id: str) -> dict[str, Any]:
     except ValueError:
         raise NotFound(f"there is no run {run_id}") from None
     with context.database.read() as unit:
-        text = queries.run_detail(unit, wanted)
-    run: dict[str, Any] = {} if text is None else json.loads(text)
+        found = queries.run_detail(unit, wanted)
+    run: dict[str, Any] = {} if found is None else json.loads(found.text())
     if not run or not is_task(run):
         raise NotFound(f"there is no run {run_id}")
     return run

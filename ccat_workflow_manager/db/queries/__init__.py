@@ -52,6 +52,13 @@ def one(unit: UnitOfWork, statement: str, parameters: Mapping[str, Any]) -> str 
     return text
 
 
+def like(pattern: str) -> str:
+    """A pattern of a shell as one of SQL."""
+    for special in "\\%_":
+        pattern = pattern.replace(special, f"\\{special}")
+    return pattern.replace("*", "%").replace("?", "_")
+
+
 def array(texts: Iterable[str]) -> str:
     """Join JSON texts to a JSON array."""
     return f"[{','.join(texts)}]"

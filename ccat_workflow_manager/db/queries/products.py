@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from ccat_workflow_manager.db.queries import Row, array, one, project_list, rows, times, visible
+from ccat_workflow_manager.db.queries import Row, array, like, one, project_list, rows, times, visible
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.identity import Projects
@@ -112,15 +112,8 @@ def run_products_page(
     key: str | None = None,
 ) -> list[Row]:
     """The products of a run in the order in which they were published. `key` may hold `*` and `?`."""
-    wanted = {"step": step, "type": type_, "key": None if key is None else _like(key)}
+    wanted = {"step": step, "type": type_, "key": None if key is None else like(key)}
     return rows(unit, _OF_RUN, {"id": run_id, "after": after, "limit": limit, **wanted})
-
-
-def _like(pattern: str) -> str:
-    """A pattern of a shell as one of SQL."""
-    for special in "\\%_":
-        pattern = pattern.replace(special, f"\\{special}")
-    return pattern.replace("*", "%").replace("?", "_")
 
 
 # --- lineage --------------------------------------------------------------------------------------------------------

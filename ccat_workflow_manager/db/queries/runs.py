@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -14,8 +15,10 @@ from ccat_workflow_manager.db.queries.waits import waits_of_run
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.identity import Projects
 from ccat_workflow_manager.lifecycle.states import Status
+from ccat_workflow_manager.limits import limits
 
 _COUNTS = ", ".join(f"'{status}', r.{counter(status)}" for status in Status)
+_TOTAL = " + ".join(f"r.{counter(status)}" for status in Status)
 
 RUN = f"""
 r.id, r.pipeline, r.pipeline_version, r.project, r.status, r.status_reason, {times("r", "cancel_requested_at")},
@@ -26,10 +29,12 @@ json_build_object({_COUNTS}) AS counts, r.n_caveats AS caveat_count, COALESCE(r.
 """The columns of `runs r` that a list of runs shows."""
 
 _DETAIL = f"""
-SELECT row_to_json(x)::text AS run,
-  (SELECT string_agg(row_to_json(y)::text, ',' ORDER BY y.id)
-   FROM (SELECT {STEP_RUN} FROM step_runs s WHERE s.run_id = :id) y) AS step_runs
-FROM (SELECT {RUN} FROM runs r WHERE r.id = :id) x
+SELECT (SELECT row_to_json(x)::text FROM (SELECT {RUN}) x) AS run, y.step_runs,
+  CASE WHEN {_TOTAL} > :most THEN COALESCE(y.last, '{UUID(int=0)}') END AS last
+FROM runs r CROSS JOIN (
+  SELECT string_agg(row_to_json(z)::text, ',' ORDER BY z.id) AS step_runs, max(z.id::text) AS last
+  FROM (SELECT {STEP_RUN} FROM (SELECT * FROM step_runs WHERE run_id = :id OFFSET 0) s ORDER BY s.id LIMIT :most) z
+) y WHERE r.id = :id
 """
 
 
@@ -37,6 +42,20 @@ _STEP_RUNS = f"""(SELECT string_agg(row_to_json(y)::text, ',' ORDER BY y.id)
    FROM (SELECT {step_run_columns("NULL::text")} FROM step_runs s WHERE s.run_id = x.id) y)"""
 
 _VERSIONS = "SELECT id, xmin::text, finished_at IS NOT NULL FROM runs WHERE id = ANY(:ids)"
+
+
+class RunDetail(NamedTuple):
+    """A run and its first step runs, as JSON."""
+
+    run: str
+    step_runs: str | None
+    last: str | None
+    """The id of the last step run that is listed, if the run has more."""
+
+    def text(self, cursor_of: Callable[[str], str] = str) -> str:
+        """The JSON of both. `step_runs_next` is the cursor behind the last one, if the run has more."""
+        rest = None if self.last is None else cursor_of(self.last)
+        return with_step_runs(self.run, self.step_runs, rest)
 
 
 class RunVersion(NamedTuple):
@@ -54,16 +73,16 @@ def run_versions(unit: UnitOfWork, run_ids: Sequence[UUID]) -> dict[UUID, RunVer
 _EXISTING = f"SELECT id FROM runs WHERE id = ANY(:ids) AND {visible('project')}"
 
 
-def run_detail(unit: UnitOfWork, run_id: UUID, *, finished: bool = False) -> str | None:
-    """A run with its step runs, in the order of the pipeline. In a `finished` one nothing waits."""
-    waits = "{}" if finished else waits_of_run(unit, run_id)
-    row = unit.execute(_DETAIL, {"id": run_id, "waits": waits}).first()
-    return None if row is None else with_step_runs(row.run, row.step_runs)
+def run_detail(unit: UnitOfWork, run_id: UUID, most: int | None = None, *, finished: bool = False) -> RunDetail | None:
+    """A run with its first step runs, in the order of the pipeline. In a `finished` one nothing waits."""
+    most = limits().listed_step_runs if most is None else most
+    waits = "{}" if finished or not most else waits_of_run(unit, run_id)
+    return unit.row(RunDetail, _DETAIL, {"id": run_id, "waits": waits, "most": most})
 
 
-def with_step_runs(run: str, step_runs: str | None) -> str:
-    """Insert the JSON of step runs, separated by commas, into the JSON of their run."""
-    return f'{run[:-1]},"step_runs":[{step_runs or ""}]}}'
+def with_step_runs(run: str, step_runs: str | None, rest: str | None = None) -> str:
+    """Insert the JSON of step runs, separated by commas, and the cursor of the rest into the JSON of their run."""
+    return f'{run[:-1]},"step_runs":[{step_runs or ""}],"step_runs_next":{json.dumps(rest)}}}'
 
 
 def runs_page(unit: UnitOfWork, wanted: RunFilter, after: UUID | None, limit: int) -> list[Row]:

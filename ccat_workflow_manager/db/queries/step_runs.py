@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 from uuid import UUID
 
-from ccat_workflow_manager.db.queries import Row, one, rows, times
-from ccat_workflow_manager.db.queries.waits import WAITING_FOR, waits_of_step_run
+from ccat_workflow_manager.db.queries import Row, like, one, rows, times
+from ccat_workflow_manager.db.queries.waits import WAITING_FOR, waits_of_step_run, waits_of_step_runs
 from ccat_workflow_manager.db.session import UnitOfWork
 
 
@@ -69,6 +69,18 @@ SELECT x.id, row_to_json(x)::text FROM (
 ) x
 """
 
+_IDS_OF_RUN = """
+SELECT x.id FROM (
+  SELECT s.id FROM step_runs s WHERE s.run_id = :run_id AND (CAST(:after AS uuid) IS NULL OR s.id > :after)
+    AND (CAST(:step AS text) IS NULL OR s.step = :step) AND (CAST(:key AS text) IS NULL OR s.key LIKE :key)
+    AND (CAST(:statuses AS text[]) IS NULL OR s.status = ANY(:statuses))
+  OFFSET 0
+) x ORDER BY x.id LIMIT :limit
+"""
+
+_MANY = f"""
+SELECT x.id, row_to_json(x)::text FROM (SELECT {STEP_RUN} FROM step_runs s WHERE s.id = ANY(:ids)) x ORDER BY x.id
+"""
 
 _OF_STEP = """
 SELECT s.id FROM run_steps t JOIN step_runs s ON s.run_id = t.run_id AND s.position = t.position
@@ -79,6 +91,23 @@ WHERE t.run_id = :id AND t.name = :step AND (CAST(:key AS text) IS NULL OR s.key
 def step_run_detail(unit: UnitOfWork, step_run_id: UUID) -> str | None:
     """A step run with its item and its resources."""
     return one(unit, _DETAIL, {"id": step_run_id, "waits": waits_of_step_run(unit, step_run_id)})
+
+
+def run_step_runs_page(
+    unit: UnitOfWork,
+    run_id: UUID,
+    after: UUID | None,
+    limit: int,
+    *,
+    step: str | None = None,
+    key: str | None = None,
+    statuses: Sequence[str] = (),
+) -> list[Row]:
+    """Step runs of a run in the order of its pipeline. `key` may hold `*` and `?`."""
+    wanted = {"step": step, "key": None if key is None else like(key), "statuses": list(statuses) or None}
+    found = unit.execute(_IDS_OF_RUN, {"run_id": run_id, "after": after, "limit": limit, **wanted})
+    ids = [row[0] for row in found]
+    return rows(unit, _MANY, {"ids": ids, "waits": waits_of_step_runs(unit, ids)}) if ids else []
 
 
 def step_run_exists(unit: UnitOfWork, step_run_id: UUID) -> bool:

@@ -8,7 +8,7 @@ reason that a worker recorded, preceded by what keeps all workers from the backe
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -72,7 +72,7 @@ FROM (
   LEFT JOIN full_places p ON p.backend = f.backend AND p.resources = f.resources
 """
 _PENDING_OF_RUN = _PENDING.replace("%where%", "s.run_id = :id AND (SELECT n_pending FROM runs WHERE id = :id) > 0")
-_PENDING_OF_STEP_RUN = _PENDING.replace("%where%", "s.id = :id")
+_PENDING_OF_STEP_RUNS = _PENDING.replace("%where%", "s.id = ANY(:id)")
 
 _AT_BACKENDS = f"""
 SELECT n.backend, b.problem, {_WORKERS_SERVING % "n.backend"} AS workers
@@ -85,7 +85,7 @@ _STARTED = " + ".join(map(counter, sorted([*LIVE, Status.COLLECTING_RESULTS])))
 _AT_BACKENDS_OF_RUN = _AT_BACKENDS.replace(
     "%where%", f"s.run_id = :id AND (SELECT {_STARTED} FROM runs WHERE id = :id) > 0"
 )
-_AT_BACKENDS_OF_STEP_RUN = _AT_BACKENDS.replace("%where%", "s.id = :id")
+_AT_BACKENDS_OF_STEP_RUNS = _AT_BACKENDS.replace("%where%", "s.id = ANY(:id)")
 
 
 def waits_of_run(unit: UnitOfWork, run_id: UUID) -> str:
@@ -95,10 +95,15 @@ def waits_of_run(unit: UnitOfWork, run_id: UUID) -> str:
 
 def waits_of_step_run(unit: UnitOfWork, step_run_id: UUID) -> str:
     """The same for one step run."""
-    return _worded(unit, _PENDING_OF_STEP_RUN, _AT_BACKENDS_OF_STEP_RUN, step_run_id)
+    return waits_of_step_runs(unit, [step_run_id])
 
 
-def _worded(unit: UnitOfWork, pending: str, at_backends: str, of: UUID) -> str:
+def waits_of_step_runs(unit: UnitOfWork, ids: Sequence[UUID]) -> str:
+    """The same for some step runs of one run."""
+    return _worded(unit, _PENDING_OF_STEP_RUNS, _AT_BACKENDS_OF_STEP_RUNS, list(ids))
+
+
+def _worded(unit: UnitOfWork, pending: str, at_backends: str, of: UUID | list[UUID]) -> str:
     rows = unit.records(pending, {"id": of})
     holds = {each.subject: each.text() for each in active_holds(unit)} if any(row["on_hold"] for row in rows) else {}
     full = {row["project"] for row in rows if row["needs"] is not None}
