@@ -18,6 +18,7 @@ from ccat_workflow_manager.execution.scan import tree_checksum
 from ccat_workflow_manager.hpc.attempt.opener import stays_inside
 
 _CHUNK = 1024 * 1024
+_LONGEST_NAME = 255 - len("..part")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +47,20 @@ async def fetch(api: Transport, product: Mapping[str, Any], directory: Path) -> 
             raise Damaged(f"{path} exists with other content; remove it, or choose another directory")
         return Fetched(product, path, was_there=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part")
+    partial = path.with_name(_partial_name(path.name))
     if product["is_directory"]:
         await _fetch_directory(api, product, partial)
     else:
         await _fetch_file(api, product, partial)
     os.replace(partial, path)
     return Fetched(product, path, was_there=False)
+
+
+def _partial_name(name: str) -> str:
+    """The name of an unfinished download; that of a long name is a digest, or no file system would take it."""
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return f".{name}.part"
 
 
 def _parts(product: Mapping[str, Any]) -> list[str]:

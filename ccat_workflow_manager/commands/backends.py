@@ -127,7 +127,8 @@ def _run_clauses(
 ) -> int:
     from rich.text import Text
 
-    from ccat_workflow_manager.commands.output import cell, console, plain, print_json
+    from ccat_workflow_manager.commands.output import cell, console, print_json
+    from ccat_workflow_manager.commands.terminal_text import plain
     from ccat_workflow_manager.testing.backend_contract import CLAUSES, iterate_contract
 
     chosen = tuple(each for each in CLAUSES if only is None or each.name in only)

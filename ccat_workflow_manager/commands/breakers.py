@@ -60,7 +60,8 @@ def release(breaker_id: Id, why: Why = "", until: EndsAt = "", as_json: AsJson =
     from urllib.parse import quote
 
     from ccat_workflow_manager.commands.client import connect
-    from ccat_workflow_manager.commands.output import plain, print_json
+    from ccat_workflow_manager.commands.output import print_json
+    from ccat_workflow_manager.commands.terminal_text import plain
 
     with connect() as client:
         found = client.post(f"/breakers/{quote(breaker_id, safe='')}/release", terms(why, until) or None)

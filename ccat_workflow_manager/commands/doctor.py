@@ -30,7 +30,8 @@ def doctor(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """
     from rich.text import Text
 
-    from ccat_workflow_manager.commands.output import console, plain, print_json
+    from ccat_workflow_manager.commands.output import console, print_json
+    from ccat_workflow_manager.commands.terminal_text import plain
 
     out = console()
     found = []

@@ -50,7 +50,7 @@ def _explained(client: Client, identity: str) -> Any:
 
 
 def _print_one(found: dict[str, Any]) -> None:
-    from ccat_workflow_manager.commands.output import plain
+    from ccat_workflow_manager.commands.terminal_text import plain
 
     for number, link in enumerate(found.get("chain", [])):
         typer.echo("  " * number + plain(link["text"]))

@@ -77,7 +77,8 @@ def _call(kind: Kind, name: str, verb: str, body: dict[str, Any] | None, as_json
     from urllib.parse import quote
 
     from ccat_workflow_manager.commands.client import connect
-    from ccat_workflow_manager.commands.output import plain, print_json
+    from ccat_workflow_manager.commands.output import print_json
+    from ccat_workflow_manager.commands.terminal_text import plain
 
     if bool(name) is (kind is Kind.SERVICE):
         raise WrongUsage("the service has no name" if name else f"give the name of the {kind}")

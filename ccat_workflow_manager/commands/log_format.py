@@ -1,17 +1,27 @@
-"""Log lines as JSON, for systems that collect them."""
+"""Log lines: as text for people, as JSON for systems that collect them. What a program says stays inside its line."""
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from datetime import UTC, datetime
 from typing import Any
 
 from ccat_workflow_manager import tracing
+from ccat_workflow_manager.commands.terminal_text import plain, plain_json
 
 _ID = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b")
 _INCIDENT = re.compile(r"\bincident ([0-9a-f]{12})\b")
+
+
+class TextFormatter(logging.Formatter):
+    """One record begins one line. Further lines of a message or a traceback are indented: none looks like a record."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s [%(process)d] %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        return plain(super().format(record)).replace("\n", "\n    ")
 
 
 class JsonFormatter(logging.Formatter):
@@ -35,4 +45,4 @@ class JsonFormatter(logging.Formatter):
             line["trace_id"] = trace.trace_id
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        return plain_json(line)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,13 +15,11 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 from rich.text import Text
 
+from ccat_workflow_manager.commands.terminal_text import plain, plain_json
+
 _NO_WIDTH = 10_000
 _MOST_ITEMS = 10
 _LONGEST_VALUE = 120
-_UNSEEN = r"\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
-"""What steers a terminal or turns the direction of a line without being seen, and halves of characters."""
-_CONTROL = re.compile(rf"[\x00-\x08\x0b-\x1f{_UNSEEN}]")
-_UNSEEN_IN_JSON = re.compile(f"[{_UNSEEN}]")
 _STYLES = {
     "COMPLETED": "green",
     "FAILED": "bold red",
@@ -47,19 +44,7 @@ def console(*, stderr: bool = False, wide: bool = False) -> Console:
 
 def print_json(value: Any) -> None:
     """Print JSON that any program reads as it is, and that does nothing to a terminal."""
-    text = json.dumps(value, indent=2, ensure_ascii=False)
-    sys.stdout.write(_UNSEEN_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
-
-
-def plain(value: object) -> str:
-    """Untrusted text, with control characters escaped."""
-    text = "" if value is None else str(value)
-    return _CONTROL.sub(_escaped, text)
-
-
-def _escaped(found: re.Match[str]) -> str:
-    number = ord(found[0])
-    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"
+    sys.stdout.write(plain_json(value, indent=2) + "\n")
 
 
 def cell(value: object, style: str = "") -> Text:

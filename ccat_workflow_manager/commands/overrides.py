@@ -50,7 +50,8 @@ def end(
     Exit codes:  0 ended,  2 no such override, or no right,  3 no service.
     """
     from ccat_workflow_manager.commands.client import connect
-    from ccat_workflow_manager.commands.output import plain, print_json
+    from ccat_workflow_manager.commands.output import print_json
+    from ccat_workflow_manager.commands.terminal_text import plain
 
     with connect() as client:
         found = client.delete(f"/overrides/{override_id}")

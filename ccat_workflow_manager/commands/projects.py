@@ -62,7 +62,8 @@ def set_(
     from urllib.parse import quote
 
     from ccat_workflow_manager.commands.client import connect
-    from ccat_workflow_manager.commands.output import plain, print_json
+    from ccat_workflow_manager.commands.output import print_json
+    from ccat_workflow_manager.commands.terminal_text import plain
 
     given = {"max_live": max_live, "max_cpus": max_cpus, "max_queued": max_queued}
     changes: dict[str, Any] = {each: _number(each, text) for each, text in given.items() if text}

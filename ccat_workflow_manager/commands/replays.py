@@ -69,7 +69,8 @@ def _from(start: str, keys: list[str] | None) -> Any:
 
 
 def _print(item: dict[str, Any]) -> None:
-    from ccat_workflow_manager.commands.output import duration, plain
+    from ccat_workflow_manager.commands.output import duration
+    from ccat_workflow_manager.commands.terminal_text import plain
 
     if item["outcome"] == "refused":
         typer.echo(f"{item['run_id']} refused: {plain(item['reason'])}")

@@ -115,7 +115,8 @@ def _checksums(products: Iterable[Product]) -> dict[str, str]:
 
 
 def _print(found: Comparison) -> None:
-    from ccat_workflow_manager.commands.output import console, cpu_hours, duration, plain, table, value_text
+    from ccat_workflow_manager.commands.output import console, cpu_hours, duration, table, value_text
+    from ccat_workflow_manager.commands.terminal_text import plain
 
     out = console()
     out.print(f"A {found.first}\nB {found.second}\n", soft_wrap=True)

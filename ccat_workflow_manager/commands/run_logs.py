@@ -14,7 +14,7 @@ import typer
 
 from ccat_workflow_manager.commands.client import ApiRefused, Client
 from ccat_workflow_manager.commands.exit_codes import WrongUsage
-from ccat_workflow_manager.commands.output import plain
+from ccat_workflow_manager.commands.terminal_text import plain
 from ccat_workflow_manager.commands.watch import label
 from ccat_workflow_manager.definition.keys import item_keys
 from ccat_workflow_manager.json_values import similar

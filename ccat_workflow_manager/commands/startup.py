@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from ccat_workflow_manager.commands.log_format import JsonFormatter
+from ccat_workflow_manager.commands.log_format import JsonFormatter, TextFormatter
 from ccat_workflow_manager.errors import ConfigurationError, ServiceUnavailable
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ccat_workflow_manager.settings import Settings
 
 _UMASK = 0o027
-_FORMAT = "%(asctime)s %(levelname)-7s [%(process)d] %(message)s"
 _CHATTY = ("httpx", "httpcore", "alembic", "rq.worker", "uvicorn.access")
 
 
@@ -31,7 +30,7 @@ def keep_files_private() -> None:
 def set_up_log(level: str, file: Path | None = None, *, as_json: bool = False) -> None:
     """Log to stderr, or to a file where a display uses the terminal. Forked children inherit the handlers."""
     handler = logging.StreamHandler(sys.stderr) if file is None else logging.FileHandler(file, encoding="utf-8")
-    handler.setFormatter(JsonFormatter() if as_json else logging.Formatter(_FORMAT))
+    handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     quiet = max(logging.WARNING, logging.getLevelName(level))
     for name in _CHATTY:

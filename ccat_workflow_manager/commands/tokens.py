@@ -91,7 +91,8 @@ def revoke(
 
     Exit codes:  0 revoked,  2 no such token,  3 no service.
     """
-    from ccat_workflow_manager.commands.output import plain, print_json
+    from ccat_workflow_manager.commands.output import print_json
+    from ccat_workflow_manager.commands.terminal_text import plain
 
     with _tokens() as tokens:
         meant = [one for one in tokens.all() if which == one["id"] or (which == one["name"] and not one["revoked_at"])]

@@ -43,7 +43,8 @@ def verify(
 
     Exit codes:  0 all is well,  1 there are findings,  2 bad input,  3 no database.
     """
-    from ccat_workflow_manager.commands.output import plain, print_json
+    from ccat_workflow_manager.commands.output import print_json
+    from ccat_workflow_manager.commands.terminal_text import plain
     from ccat_workflow_manager.services.verify import Progress, Verification
 
     earliest = None if since is None else _moment(since)

@@ -17,7 +17,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ccat_workflow_manager.commands.output import cell, cpu_hours, duration, memory, moment, plain, table
+from ccat_workflow_manager.commands.output import cell, cpu_hours, duration, memory, moment, table
+from ccat_workflow_manager.commands.terminal_text import plain
 from ccat_workflow_manager.definition.keys import SINGLE
 from ccat_workflow_manager.errors import ServiceUnavailable
 from ccat_workflow_manager.lifecycle.states import ACTIVE, RunStatus, Status

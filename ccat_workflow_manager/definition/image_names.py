@@ -17,6 +17,8 @@ _MAX_LENGTH = 4095
 """PATH_MAX of Linux, without the final NUL; no registry takes as much."""
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]*\Z")
+_LONGEST_REFERENCE = 255 + len(":") + 128 + len("@sha256:") + 64
+"""The name, tag and digest of an image in a registry."""
 _OCI = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*")
 _PINNED = re.compile(r"(?P<name>.+)@(?P<digest>sha256:[0-9a-f]{64})\Z")
 _DIGEST = re.compile(r"@(sha256:[^/]*)\Z")
@@ -85,6 +87,6 @@ def oci_image(reference: str | None, setting: str) -> str:
     if not reference:
         raise ValueError(f"the step names no image, and {setting} runs every step in its own image")
     name = reference.removeprefix("docker://")
-    if "://" in name or name.endswith(".sif") or not _OCI.fullmatch(name):
-        raise ValueError(f"{reference} is no OCI image, which {setting} needs (registry/name:tag)")
+    if "://" in name or name.endswith(".sif") or len(name) > _LONGEST_REFERENCE or not _OCI.fullmatch(name):
+        raise ValueError(f"{reference[:_LONGEST_REFERENCE]} is no OCI image, which {setting} needs (registry/name:tag)")
     return name

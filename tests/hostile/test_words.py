@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hmac
 import json
+import logging
 import os
 import re
 import subprocess
@@ -16,7 +19,9 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ccat_workflow_manager.app import create_app
-from ccat_workflow_manager.commands.output import console, plain, print_json, table
+from ccat_workflow_manager.commands.log_format import JsonFormatter, TextFormatter
+from ccat_workflow_manager.commands.output import console, print_json, table
+from ccat_workflow_manager.commands.terminal_text import plain
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.definition.keys import item_keys
 from ccat_workflow_manager.execution.declarations import parse_outcome, parse_warnings
@@ -27,10 +32,13 @@ from ccat_workflow_manager.hpc.batch.script import render_batch_script
 from ccat_workflow_manager.hpc.batch.store import ArrayTask
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 from ccat_workflow_manager.lifecycle.models import job_name
+from ccat_workflow_manager.services.webhooks import WebhookPolicy, Webhooks
 from ccat_workflow_manager.testing.fake_backend import FakeBackend
 from tests.api.rest import BASE_URL, Rest
 from tests.hostile.words import UNSTORABLE, WORDS
+from tests.support.hook_server import hook_server
 from tests.support.step_runs import launch, poll
+from tests.support.waiting import wait_until
 
 TEXTS = list(WORDS.values())
 _SEEN = re.compile(r"[\x20-\x7e\n]|[^\x00-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -128,6 +136,62 @@ def test_declarations_of_a_program() -> None:
         assert parse_warnings(json.dumps([text]).encode())[0][:100] == text[:100]
         caveat = parse_outcome(json.dumps({"outcome": "partial", "text": text}).encode())
         assert caveat.text[:100] == text[:100]
+
+
+# --- webhooks --------------------------------------------------------------------------------------------------------
+
+
+def test_a_webhook_is_signed_over_what_it_says(context: Context, backend: FakeBackend, rest: Rest) -> None:
+    words = [*TEXTS, *UNSTORABLE.values()]
+    step = {"name": "s", "command": ["a"], "foreach": list(range(len(words))), "retry": {"max_attempts": 1}}
+    policy = WebhookPolicy(in_flight=16, private_targets=True)
+    webhooks = Webhooks(context.loop_database, context.feed, policy)
+    with hook_server() as target:
+        _, secret = webhooks.create(target.url, ["ccat.wm.step_run.failed"], actor="test")
+        rest.run({"name": "one", "steps": [step]})
+        ended(context, backend, words)
+        webhooks.tick()
+        wait_until(lambda: len(target.calls) == len(words), 30, "the deliveries")
+        webhooks.stop()
+    key = base64.b64decode(secret.removeprefix("whsec_"))
+    told = []
+    for call in target.calls:
+        signed = f"{call.delivery}.{call.headers['webhook-timestamp']}.{call.body}".encode()
+        expected = base64.b64encode(hmac.digest(key, signed, "sha256")).decode()
+        assert call.headers["webhook-signature"] == f"v1,{expected}"
+        told.append(json.loads(call.body)["data"]["text"])
+    for word in words:
+        expected = word.replace("\0", "\ufffd").replace("\ud800", "\ufffd")[:500]
+        assert any(expected in text for text in told)
+
+
+# --- log lines -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_log_record_is_one_line_that_does_nothing_to_a_terminal(tmp_path: Path, as_json: bool) -> None:
+    everything = [*TEXTS, *UNSTORABLE.values()]
+    handler = logging.FileHandler(tmp_path / "log", encoding="utf-8")
+    handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
+    log = logging.getLogger(f"{__name__}.{as_json}")
+    log.propagate = False
+    log.addHandler(handler)
+    for text in everything:
+        try:
+            raise ValueError(text)
+        except ValueError:
+            log.exception("the program says %s", text)
+    log.removeHandler(handler)
+    handler.close()
+    written = (tmp_path / "log").read_text(encoding="utf-8")
+    assert re.sub("\t", "", _SEEN.sub("", written)) == ""
+    lines = written.splitlines()
+    if as_json:
+        records = [json.loads(line) for line in lines]
+        assert [each["message"] for each in records] == [f"the program says {text}" for text in everything]
+        assert all(text in each["traceback"] for text, each in zip(everything, records, strict=True))
+    else:
+        assert len([line for line in lines if not line.startswith("    ")]) == len(everything)
 
 
 # --- terminals, manifests, metrics -----------------------------------------------------------------------------------

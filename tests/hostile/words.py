@@ -28,3 +28,10 @@ WORDS = {
 
 UNSTORABLE = {"nul": "a\0b", "half a character": "a\ud800b"}
 """What neither can: refused in requests, replaced where it comes from a program."""
+
+NAMES = {
+    name: text.replace("/", "\u2044").encode()[:200].decode(errors="ignore")
+    for name, text in WORDS.items()
+    if name != "dots"
+} | {"longest": "n" * 255}
+"""What a file system takes as the name of a file."""

@@ -74,12 +74,12 @@ def render_ask(resources: Resources, priority: int, site: SiteDefaults, image: s
     """Raises ValueError for requirements that cannot be met."""
     extra = _checked(resources.extra)
     vcpus, memory_mb = _size(resources, site.platform)
-    share = _word("the account (here: share identifier)", _SHARE, resources.account or site.share_identifier)
+    share = _word("resources.account (the share identifier)", _SHARE, resources.account or site.share_identifier)
     wanted = extra.get("scheduling_priority", max(0, priority))
     if "scheduling_priority" in extra and not share:
-        raise ValueError("extra.scheduling_priority only means something in a queue with shares: name an account")
+        raise ValueError("resources.extra.scheduling_priority needs a queue with shares: name an account")
     return Ask(
-        queue=_word("the partition (here: job queue)", _WORD, resources.partition or site.queue),
+        queue=_word("resources.partition (the job queue)", _WORD, resources.partition or site.queue),
         vcpus=vcpus,
         memory_mb=memory_mb,
         gpu=resources.gpu,
@@ -144,9 +144,9 @@ def _checked(extra: Mapping[str, JSON]) -> dict[str, int]:
     values = {}
     for name, value in extra.items():
         if name != "scheduling_priority":
-            raise ValueError(f"extra.{name} is not one of the options that a step may choose: scheduling_priority")
+            raise ValueError(f"resources.extra.{name} is unknown; a step may choose: scheduling_priority")
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= HIGHEST_PRIORITY:
-            raise ValueError(f"extra.{name} must be a number from 0 to {HIGHEST_PRIORITY}, not {value!r}")
+            raise ValueError(f"resources.extra.{name} must be a number from 0 to {HIGHEST_PRIORITY}, not {value!r}")
         values[name] = value
     return values
 

@@ -33,7 +33,7 @@ _NAME_LENGTH = 63
 _DIGEST = 16
 _QUANTITY = re.compile(r"\d+(\.\d+)?([KMGTPE]i?|k|m)?")
 NATIVE_SETTING = "KUBERNETES_MODE=native"
-_RESOURCE = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?")
+_RESOURCE = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?(/[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 _NODE_DISK = "ephemeral-storage"
 _EXTRA = ("node_selector", "priority_class", "resources", "tolerations")
 

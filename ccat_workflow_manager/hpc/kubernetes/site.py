@@ -17,6 +17,10 @@ from ccat_workflow_manager.hpc.kubernetes.settings import KubernetesSettings
 T = TypeVar("T")
 
 LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?", re.ASCII)
+_LABEL_NAME = re.compile(
+    r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", re.ASCII
+)
 _VOLUMES = "hostpath:/DIRECTORY, pvc:CLAIM, pvc:CLAIM/DIRECTORY or nfs:SERVER:/EXPORT, without '..'"
 
 
@@ -167,9 +171,11 @@ def mapping(value: Any) -> dict[str, Any] | None:
 
 
 def labels(value: Any) -> dict[str, str] | None:
-    """A node selector."""
+    """A node selector, with names and values as Kubernetes takes them."""
     found = mapping(value)
-    return found if found is not None and all(isinstance(each, str) for each in found.values()) else None
+    if found is None or not all(isinstance(each, str) and _LABEL_VALUE.fullmatch(each) for each in found.values()):
+        return None
+    return found if all(_LABEL_NAME.fullmatch(each) for each in found) else None
 
 
 def objects(value: Any) -> list[dict[str, Any]] | None:

@@ -52,8 +52,8 @@ def render_options(resources: Resources, priority: int, site: PbsSettings, diale
     if "place" in extra:
         wanted.append(f"place={extra['place']}")
     flags = {
-        "-q": _word("the partition (here: queue)", resources.partition or site.queue),
-        "-A": _word("the account", resources.account or site.account),
+        "-q": _word("resources.partition (the queue)", resources.partition or site.queue),
+        "-A": _word("resources.account", resources.account or site.account),
         "-P": extra.get("project", ""),
         "-p": str(min(HIGHEST_PRIORITY, max(LOWEST_PRIORITY, priority))) if priority else "",
     }
