@@ -45,7 +45,6 @@ from ccat_workflow_manager.hpc.kubernetes.view import View, parsed
 from ccat_workflow_manager.hpc.log_watch import LogWatch
 from ccat_workflow_manager.hpc.note_store import NoteStore
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
-from ccat_workflow_manager.lifecycle.models import JOB_PREFIX
 from ccat_workflow_manager.settings import settings_of
 
 _AT_ONCE = 8
@@ -270,14 +269,7 @@ class KubernetesBackend(FileBackend):
     def list_jobs(self) -> Iterable[JobSeen]:
         view = self._fresh_view()
         self._sweep({job.name for job, _ in view.all() if job is not None})
-        found = []
-        for job, pods in view.all():
-            alive = any(not pod.over for pod in pods)
-            if job is not None and job.job_name.startswith(JOB_PREFIX) and (not job.over or alive):
-                found.append(JobSeen(str(JobKey(view.namespace, job.name)), job.job_name, job.created))
-            elif job is None and alive and pods[0].group.startswith(JOB_PREFIX):
-                found.append(JobSeen(str(JobKey(view.namespace, pods[0].group)), pods[0].group, pods[0].created))
-        return found
+        return view.living()
 
     def _sweep(self, existing: Collection[str]) -> None:
         """Remove the notes of jobs that a killed worker did not clean up, once Kubernetes has removed their Jobs."""

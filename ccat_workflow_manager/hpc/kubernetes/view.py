@@ -15,10 +15,12 @@ from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 from ccat_workflow_manager.errors import BackendConfused, BackendError
+from ccat_workflow_manager.hpc.base import JobSeen
 from ccat_workflow_manager.hpc.kubernetes.answers import Expired
 from ccat_workflow_manager.hpc.kubernetes.client import KubernetesClient, Watching
 from ccat_workflow_manager.hpc.kubernetes.manifest import SELECTOR
-from ccat_workflow_manager.hpc.kubernetes.objects import SeenJob, SeenPod, read_job, read_pod
+from ccat_workflow_manager.hpc.kubernetes.objects import JobKey, SeenJob, SeenPod, read_job, read_pod
+from ccat_workflow_manager.lifecycle.models import JOB_PREFIX
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +107,17 @@ class View:
         with self._lock:
             names = [*self._jobs.groups, *(name for name in self._pods.groups if name not in self._jobs.groups)]
         return [self.of(name) for name in names]
+
+    def living(self) -> list[JobSeen]:
+        """The jobs of this service that are not over, and those whose Job is gone and whose pods still run."""
+        found = []
+        for job, pods in self.all():
+            alive = any(not pod.over for pod in pods)
+            name = job.job_name if job is not None else pods[0].group
+            if name.startswith(JOB_PREFIX) and (alive or (job is not None and not job.over)):
+                key = JobKey(self.namespace, job.name if job is not None else name)
+                found.append(JobSeen(str(key), name, (job or pods[0]).created))
+        return found
 
     def add(self, data: Mapping[str, Any]) -> None:
         """Add a Job that was just created, before the watch shows it."""
