@@ -30,6 +30,7 @@ from tests.backends.slurm.cluster import Cluster
 from tests.model.traces import strangers
 from tests.support import invariants, leftovers
 from tests.support.armed import VARIABLE, Injection, arm_from_environment
+from tests.support.prepared import give_database
 from tests.support.reaper import Reaper
 from tests.support.waiting import wait_for, wait_until
 
@@ -97,7 +98,7 @@ class Site:
         self.restarts = 0
         self._processes: list[_Process] = []
         data_dir = self.directory / "data"
-        data_dir.mkdir()
+        give_database(data_dir)
         self.postgres = EmbeddedPostgres(data_dir, fsync=False)
         self.valkey = EmbeddedValkey(data_dir)
         with socket.create_server(("127.0.0.1", 0)) as free:

@@ -21,6 +21,7 @@ import pytest
 
 from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedValkey
 from tests.support import armed, leftovers
+from tests.support.prepared import give_database
 from tests.support.reaper import Reaper
 from tests.support.waiting import wait_for, wait_until
 
@@ -88,6 +89,7 @@ class Service:
     # --- the processes ------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
+        give_database(self.data_dir)
         self.process = self._spawn("up", "--port", str(self.port), "--data-dir", str(self.data_dir))
         wait_until(self.is_ready, 60, f"the service to come up; its log is {self.log_file}")
         for server in (self.postgres, self.valkey):
