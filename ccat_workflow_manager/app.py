@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
 
-from fastapi import Depends, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 
 from ccat_workflow_manager import __version__
 from ccat_workflow_manager.api import (
@@ -69,7 +70,7 @@ def create_app(context: Context, *, secret: str | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        generate_unique_id_function=operation_id,
+        routes=_routes().routes,
     )
     app.state.context = context
     app.state.has_log_in = context.session_key is not None  # a weak key is refused now, not at the first log-in
@@ -84,18 +85,29 @@ def create_app(context: Context, *, secret: str | None = None) -> FastAPI:
     handle_errors(app)
     app.add_middleware(metrics.Measured)
     app.add_middleware(Traced)
+    dashboard.mount(app, context)
+    declare(app)
+    return app
+
+
+@cache
+def _routes() -> APIRouter:
+    """All routes but those of files. FastAPI needs a third of a second to prepare them: applications share them."""
+    routes = APIRouter(generate_unique_id_function=operation_id)
     checked = [Depends(authorize), Depends(known_parameters), Depends(no_unknown_body)]
     for resource in (
         run_batches, runs, replays, deletions, step_runs, pipelines, products, breakers, events, webhooks, tokens,
         audit, holds, overrides, projects, explain, ledger, service, figures,
     ):  # fmt: skip
-        app.include_router(resource.router, prefix=PREFIX, dependencies=checked, responses=PROBLEMS)
+        routes.include_router(resource.router, prefix=PREFIX, dependencies=checked, responses=PROBLEMS)
     for prefix in tes.PREFIXES:
         once = prefix == tes.PREFIXES[0]
-        app.include_router(tes.router, prefix=prefix, dependencies=checked, responses=PROBLEMS, include_in_schema=once)
-    app.include_router(service.health, dependencies=checked)
-    app.include_router(login.router, dependencies=checked, responses=PROBLEMS)
-    app.include_router(metrics.router, dependencies=checked, responses=PROBLEMS)
-    dashboard.mount(app, context)
-    declare(app)
-    return app
+        routes.include_router(
+            tes.router, prefix=prefix, dependencies=checked, responses=PROBLEMS, include_in_schema=once
+        )
+    routes.include_router(service.health, dependencies=checked)
+    routes.include_router(login.router, dependencies=checked, responses=PROBLEMS)
+    routes.include_router(metrics.router, dependencies=checked, responses=PROBLEMS)
+    for router in dashboard.PAGES:
+        routes.include_router(router, include_in_schema=False, dependencies=[Depends(authorize)])
+    return routes

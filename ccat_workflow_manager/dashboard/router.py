@@ -1,10 +1,9 @@
-"""Mounts the dashboard on an application."""
+"""The pages of the dashboard, and what an application needs beside their routes."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import APIRouter, FastAPI
 
-from ccat_workflow_manager.api.rights import authorize
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.dashboard import assets, live
 from ccat_workflow_manager.dashboard.errors import show_errors_as_pages
@@ -23,7 +22,7 @@ from ccat_workflow_manager.dashboard.pages import (
     step_run,
 )
 
-_PAGES: tuple[APIRouter, ...] = (
+PAGES: tuple[APIRouter, ...] = (
     overview.router,
     runs.router,
     run.router,
@@ -41,9 +40,7 @@ _PAGES: tuple[APIRouter, ...] = (
 
 
 def mount(app: FastAPI, context: Context) -> None:
-    """Add the pages, their static files and their errors. The paths of the API stay as they are."""
+    """Add the static files and the errors of the pages. The paths of the API stay as they are."""
     app.state.live = live.Live(context)
-    for router in _PAGES:
-        app.include_router(router, include_in_schema=False, dependencies=[Depends(authorize)])
     app.add_route("/static/{version}/{name:path}", assets.serve, include_in_schema=False)
     show_errors_as_pages(app)
