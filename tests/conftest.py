@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
+
+from ccat_workflow_manager.settings.backends import registered
 
 pytest.register_assert_rewrite("tests.support")
 pytest_plugins = [
@@ -42,3 +45,11 @@ class SharedSites(LoadFileScheduling):  # type: ignore[misc]
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> SharedSites:
     return SharedSites(config, log)
+
+
+@pytest.fixture
+def look_again() -> Iterator[Callable[[], None]]:
+    """Have the registry look at what is installed: it does so once, and the test installs something."""
+    registered.cache_clear()
+    yield registered.cache_clear
+    registered.cache_clear()

@@ -8,6 +8,7 @@ read only when a setting with the prefix of the backend is given.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import cache
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from typing import Any, TypeVar
@@ -38,8 +39,9 @@ class BackendSettings(SettingsModel):
 Own = TypeVar("Own", bound=BackendSettings)
 
 
-def registered() -> dict[str, metadata.EntryPoint]:
-    """The entry point of every installed backend, by name."""
+@cache
+def registered() -> Mapping[str, metadata.EntryPoint]:
+    """The entry point of every installed backend, by name. Looking through all distributions takes 50 ms: once."""
     found: dict[str, metadata.EntryPoint] = {}
     for entry in metadata.entry_points(group=GROUP):
         first = found.setdefault(entry.name, entry)

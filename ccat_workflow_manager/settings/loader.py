@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Set
+from functools import cache
 from pathlib import Path
 
 from ccat_workflow_manager.errors import Fault
@@ -55,7 +56,7 @@ def load_settings(overrides: Mapping[str, object] | None = None, *, serves_api: 
 
 def _without(wrong: Set[str], given: Mapping[str, object]) -> Settings | None:
     """The settings with shipped values in place of the wrong ones, to see what else is wrong."""
-    shipped = _loaded(str(given["environment"]), [default_settings_file()])
+    shipped = _shipped(str(given["environment"]))
     values = {spec.keyword: shipped.get(spec.name, "") for spec in specs_of(Settings) if spec.variable in wrong}
     return parse(Settings, "", {**given, **values}, [])
 
@@ -65,15 +66,21 @@ def _without(wrong: Set[str], given: Mapping[str, object]) -> Settings | None:
 
 def from_files(environment: str, faults: list[Fault]) -> dict[str, object]:
     """The values of the shipped file and of the site's own for an environment, by name of the setting."""
-    files = [default_settings_file()]
     if site := os.environ.get(SITE_FILE):
         site_faults = [Fault(SITE_FILE, message) for message in _site_file_faults(Path(site))]
         faults.extend(site_faults)
-        files += [] if site_faults else [Path(site).absolute()]
-    return _loaded(environment, files)
+        if not site_faults:
+            return _loaded(environment, default_settings_file(), Path(site).absolute())
+    return dict(_shipped(environment))
 
 
-def _loaded(environment: str, files: Sequence[Path]) -> dict[str, object]:
+@cache
+def _shipped(environment: str) -> Mapping[str, object]:
+    """The values of the shipped file. It does not change while a process runs, and Dynaconf needs 50 ms for it."""
+    return _loaded(environment, default_settings_file())
+
+
+def _loaded(environment: str, *files: Path) -> dict[str, object]:
     # Importing Dynaconf takes 60 ms: too much for programs that need only the types above.
     from dynaconf import Dynaconf
 

@@ -26,7 +26,7 @@ Install = Callable[..., None]
 
 
 @pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look_again: Callable[[], None]) -> Install:
     """Put a distribution with one backend on the path, and only such ones into the registry."""
     entry_points = metadata.entry_points
     installed: set[str] = set()
@@ -54,6 +54,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
         (information / "entry_points.txt").write_text(f"[{BACKEND_GROUP}]\n{name} = {value or module + ':Backend'}\n")
         installed.add(distribution)
         sys.modules.pop(module, None)
+        look_again()
 
     return install
 

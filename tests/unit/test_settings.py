@@ -48,13 +48,14 @@ def given(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 @pytest.fixture
-def plug_ins(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def plug_ins(monkeypatch: pytest.MonkeyPatch, look_again: Callable[[], None]) -> Callable[..., None]:
     """Installs plug-ins beside our own backends."""
     really = metadata.entry_points
 
     def install(*names: str) -> None:
         more = [metadata.EntryPoint(name, f"no_module_of_{name}:Backend", BACKEND_GROUP) for name in names]
         monkeypatch.setattr(metadata, "entry_points", lambda **about: [*really(**about), *more])
+        look_again()
 
     return install
 

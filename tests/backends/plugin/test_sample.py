@@ -91,6 +91,7 @@ def test_its_own_tests_pass_with_the_contract_suite_among_them(plugin_path: Path
 
 
 @pytest.mark.timeout(330)
+@pytest.mark.usefixtures("look_again")
 def test_the_suite_runs_without_pytest(plugin_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(plugin_path))
     results = run_contract("sample", {}, tmp_path)
