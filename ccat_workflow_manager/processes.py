@@ -178,8 +178,7 @@ class _Notices:
     def __call__(self, job_ids: Sequence[str]) -> None:
         try:
             self._report(job_ids)
-        except Exception:
-            # The thread of the backend must survive: it would report no further job.
+        except Exception:  # the tick of a loop: the thread of the backend would report no further job
             log.exception("the end of %d jobs could not be reported", len(job_ids))
         if time.monotonic() - self._last < _BURST_SECONDS:
             time.sleep(_GATHER_SECONDS)

@@ -321,7 +321,7 @@ def _run_child(child: _Child) -> int:
         return 3
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 1
-    except BaseException:
+    except BaseException:  # the end of a process
         log.exception("%s failed", child.name)
         return 1
     finally:

@@ -102,6 +102,6 @@ def _do(what: str, work: Callable[[Context], Any]) -> Any:
             return work(_context)
     except ServiceUnavailable as error:
         log.warning("%s: %s", what, error.message)
-    except Exception:
+    except Exception:  # a task
         log.exception("%s failed", what)
     return None

@@ -159,7 +159,7 @@ class CatchAll:
             await self._app(scope, receive, send_and_record)
         except ClientDisconnect:
             log.debug("a client disconnected before its request was complete")
-        except Exception as error:
+        except Exception as error:  # a request
             response = _unexpected(error)
             if started:
                 raise  # the server cuts the connection, so that the client sees an incomplete response

@@ -234,7 +234,7 @@ class WorkflowEngine(Decorators):
         """Whatever the code of the program raises is raised where the task is awaited."""
         try:
             act()
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001 - code of a program: raised where the task is awaited
             self._fail(call.future, named(error, call.future.id))
 
     def _begin(self, call: _Call) -> None:

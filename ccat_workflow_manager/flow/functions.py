@@ -89,7 +89,7 @@ def run_packed(data: bytes) -> bytes:
     try:
         function, args, kwargs = pickle.loads(data)
         result = call(function.get(), args, kwargs)
-    except BaseException as error:  # noqa: BLE001  it is raised again where the task is awaited
+    except BaseException as error:  # noqa: BLE001 - code of a program: raised where the task is awaited
         return _packed_error(error)
     outcome = _pickled((True, result))
     if isinstance(outcome, bytes):
@@ -120,7 +120,7 @@ def _pickled(value: object, *, and_back: bool = False) -> bytes | Exception:
         data = _pickler()(value)
         if and_back:
             pickle.loads(data)
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:  # noqa: BLE001 - code of a program: its classes take part in pickling
         return error
     return data
 

@@ -10,7 +10,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from uuid import uuid4
 
-from ccat_workflow_manager.errors import BackendError, BackendUnavailable, JobDeferred
+from ccat_workflow_manager.errors import BackendError, BackendUnavailable, JobDeferred, WorkflowError
 from ccat_workflow_manager.flow.errors import FlowError, TaskFailed
 from ccat_workflow_manager.flow.execution import ExecutionBackend, Failed, Work, failure
 from ccat_workflow_manager.flow.job_files import JobFiles
@@ -124,7 +124,7 @@ class JobBackend(ExecutionBackend):
                 if not self._inbox.works and not self._inbox.closing:
                     self._inbox.bell.wait(self._pause if self._live or self._waiting else None)
             self._end_all()
-        except BaseException as error:  # noqa: BLE001  without this thread, all tasks would wait for ever
+        except BaseException as error:  # noqa: BLE001 - the end of a thread: without it, all tasks would wait for ever
             self._fail_all(error)
         finally:
             if stop_listening is not None:
@@ -166,7 +166,7 @@ class JobBackend(ExecutionBackend):
                 continue
             try:
                 self._waiting.append(self._job(work))
-            except Exception as error:  # noqa: BLE001  reported where the task is awaited
+            except (WorkflowError, OSError, ValueError) as error:
                 self.post(work, failure(work, error))
 
     def _job(self, work: Work) -> _Job:
@@ -257,7 +257,7 @@ class JobBackend(ExecutionBackend):
             if info.status is JobStatus.COMPLETED:
                 return PLACEHOLDER if job.files is None else job.files.result(self.hpc, job_id, work)
             out, err = ("", "") if job.files is None else job.files.tails(self.hpc, job_id)
-        except Exception as error:  # noqa: BLE001  reported where the task is awaited
+        except Exception as error:  # noqa: BLE001 - code of a program: what a function raised, and its classes
             return failure(work, error)
         code = -info.signal if info.signal is not None else info.exit_code
         why = info.message or (f"exit code {code}" if info.status is JobStatus.FAILED else f"its job is {info.status}")

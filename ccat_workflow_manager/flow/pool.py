@@ -11,7 +11,7 @@ from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExec
 from typing import Any
 
 from ccat_workflow_manager.flow import functions
-from ccat_workflow_manager.flow.errors import FlowError, TaskFailed
+from ccat_workflow_manager.flow.errors import FlowError
 from ccat_workflow_manager.flow.execution import ExecutionBackend, Failed, Work
 from ccat_workflow_manager.flow.jobs import JobBackend
 from ccat_workflow_manager.flow.programs import GRACE_SECONDS, Programs
@@ -75,9 +75,7 @@ class PoolBackend(ExecutionBackend):
         work.future.is_running = True
         try:
             self.post(work, self._programs.run(work, self.work_dir))
-        except TaskFailed as error:
-            self.post(work, Failed(error))
-        except Exception as error:  # noqa: BLE001  reported where the task is awaited
+        except Exception as error:  # noqa: BLE001 - code of a program: raised where the task is awaited
             self.post(work, Failed(error))
 
     def _function(self, work: Work) -> None:
@@ -96,7 +94,7 @@ class PoolBackend(ExecutionBackend):
             cancelled = FlowError(f"task {work.name} was cancelled from inside")
             cancelled.__cause__ = error
             self.post(work, Failed(cancelled))
-        except BaseException as error:  # noqa: BLE001  SystemExit too must not end the thread
+        except BaseException as error:  # noqa: BLE001 - code of a program: SystemExit too must not end the thread
             self.post(work, Failed(_storable(work, error)))
         else:
             self.post(work, result)
@@ -134,7 +132,7 @@ class PoolBackend(ExecutionBackend):
             died = FlowError(text)
             died.__cause__ = error
             self.post(work, Failed(died))
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:  # noqa: BLE001 - code of a program: raised where the task is awaited
             self.post(work, Failed(_storable(work, error)))
 
     # --- the end -----------------------------------------------------------------------------------------------------

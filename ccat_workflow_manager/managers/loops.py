@@ -76,7 +76,7 @@ class Loop:
             if error.message != self._trouble:
                 log.warning("%s: %s", self.name, error.message)
             self._trouble = error.message
-        except Exception:
+        except Exception:  # the tick of a loop
             log.exception("%s failed", self.name)
         else:
             if self._trouble:

@@ -195,6 +195,6 @@ def _guarded(name: str, action: Callable[[], R]) -> R:
         return action()
     except WorkflowError:
         raise
-    except Exception as error:  # code of a plug-in
+    except Exception as error:  # a call of a backend, which may be the code of a plug-in
         log.exception("the backend %s raised an exception that the interface does not allow", name)
         raise BackendConfused(f"{name} failed in an unexpected way: {error!r}", backend=name) from error

@@ -164,7 +164,7 @@ class Collector:
             return self._failed(item, error.reason, error.message)
         except (_TakesLong, _Stopped, LeaseLost, CancelRequested, ServiceUnavailable):
             raise
-        except Exception as error:  # one step run fails, the next goes on
+        except Exception as error:  # one step run of many: it fails, the next goes on
             log.exception("the results of %s/%s could not be collected", item.step, item.key)
             return self._failed(item, FailureReason.INTERNAL_ERROR, repr(error))
 
@@ -261,7 +261,7 @@ class _CollectorThread(threading.Thread):
                 break
             except WorkflowError as error:
                 log.warning("collecting large results: %s", error.message)
-            except Exception:
+            except Exception:  # the tick of a loop
                 log.exception("collecting large results failed")
         with suppress(WorkflowError):
             self._leases.release()

@@ -176,7 +176,7 @@ class Launcher:
             claim.transitions.append(self._unusable(item, error))
         except ServiceUnavailable:
             raise
-        except Exception as error:  # one step run fails, the next goes on
+        except Exception as error:  # one step run of many: it fails, the next goes on
             log.exception("%s/%s could not be launched", item.step, item.key)
             claim.transitions.append(self._failed(item, claim, FailureReason.INTERNAL_ERROR, repr(error)))
 

@@ -112,7 +112,7 @@ class StatusUpdater:
             return read_end(info, host.dirs(item), item.job_name, host.runtime_for(backend))
         except OSError:
             raise
-        except Exception as error:  # the files of one job, which it may have written itself
+        except Exception as error:  # one step run of many: its job may have written what is read here
             log.exception("the end of %s/%s cannot be read", item.step, item.key)
             return HPCJobInfo(JobStatus.FAILED, reason=FailureReason.INTERNAL_ERROR, message=repr(error))
 

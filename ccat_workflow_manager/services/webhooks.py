@@ -150,7 +150,7 @@ class Webhooks:
                 self._record(delivery, outcome)
         except WorkflowError as error:
             log.warning("webhooks: %s", error.message)
-        except Exception:
+        except Exception:  # the tick of a loop, in a thread of its own
             log.exception("a webhook could not be sent")
         finally:
             self._running.release()

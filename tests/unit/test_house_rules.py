@@ -48,6 +48,34 @@ def test_tests_wait_for_conditions_and_not_for_time(path: Path) -> None:
     assert not re.search(r"^\s*(time\.)?sleep\(", path.read_text(encoding="utf-8"), re.MULTILINE)
 
 
+EDGES = (
+    "a request", "a task", "the tick of a loop", "a call of a backend", "one step run of many", "code of a program",
+    "the end of a thread", "the end of a process",
+)  # fmt: skip
+"""Where the code may catch everything; docs/contributing/architecture.md has the same list."""
+
+
+def _catches_everything(handler: ast.ExceptHandler) -> bool:
+    names = (
+        {node.id for node in ast.walk(handler.type) if isinstance(node, ast.Name)} if handler.type else {"Exception"}
+    )
+    raises_again = isinstance(handler.body[-1], ast.Raise) and handler.body[-1].exc is None
+    return bool(names & {"Exception", "BaseException"}) and not raises_again
+
+
+def test_what_catches_everything_says_at_which_edge_it_stands() -> None:
+    guilty = []
+    for path in MODULES:
+        text = path.read_text(encoding="utf-8")
+        lines = text.splitlines()
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ExceptHandler) and _catches_everything(node):
+                comment = lines[node.lineno - 1].partition("#")[2].removeprefix(" noqa: BLE001 -").strip()
+                if not comment.startswith(EDGES):
+                    guilty.append(f"{name_of(path)}:{node.lineno} {comment}")
+    assert guilty == []
+
+
 def test_no_module_imports_a_backend() -> None:
     """The registry loads every backend by its entry point, third-party or not."""
     concrete = re.compile(rf"ccat_workflow_manager\.hpc(?:\.| import )({'|'.join(OURS)})\b")
