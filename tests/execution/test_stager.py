@@ -24,6 +24,7 @@ from ccat_workflow_manager.execution import transfers
 from ccat_workflow_manager.execution.launch_spec import Input, no_progress
 from ccat_workflow_manager.execution.stager import Stager
 from ccat_workflow_manager.failures import FailureReason
+from tests.support.s3_server import KEY, SECRET, rclone_s3
 
 FREE = InputRoots.of([], free=True)
 CONTENT = bytes(range(256)) * 5000
@@ -232,8 +233,13 @@ def test_a_transfer_of_another_worker_is_waited_for(tmp_path: Path, site: WebSit
 # --- S3 ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def s3_endpoint() -> Iterator[str]:
+@pytest.fixture(scope="module", params=["moto", "rclone"])
+def s3_endpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Two servers that have nothing in common."""
+    if request.param == "rclone":
+        with rclone_s3(tmp_path_factory.mktemp("buckets")) as second:
+            yield second.url
+        return
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -243,7 +249,7 @@ def s3_endpoint() -> Iterator[str]:
 
 @pytest.fixture
 def bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    for name, value in (("ACCESS_KEY_ID", "k"), ("SECRET_ACCESS_KEY", "s"), ("DEFAULT_REGION", "us-east-1")):
+    for name, value in (("ACCESS_KEY_ID", KEY), ("SECRET_ACCESS_KEY", SECRET), ("DEFAULT_REGION", "us-east-1")):
         monkeypatch.setenv(f"AWS_{name}", value)
     made = boto3.resource("s3", endpoint_url=s3_endpoint).Bucket(f"night-{uuid4().hex[:8]}")
     made.create()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 from functools import partial
 from hashlib import sha256
@@ -12,9 +13,11 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import httpx
 import pytest
 
-from tests.support.fixtures_service import PROGRAM, Service, sh
+from tests.support.fixtures_service import PROGRAM, Service, sh, variables
+from tests.support.waiting import wait_until
 
 COPY = 'cat "$WORKFLOW_INPUT_DIR"/* > "$WORKFLOW_OUTPUT_DIR/copy"'
 
@@ -105,6 +108,44 @@ def test_one_step_run_for_each_file_that_matches(service: Service, raw: Path) ->
     answer = service.client.post("/runs", json={**body, "parameters": {"night": "none"}})
     assert answer.status_code == 422
     assert "spec.steps[0].foreach.glob" in answer.text
+
+
+@pytest.mark.needs("root")
+def test_a_worker_expands_a_pattern_where_the_manager_sees_nothing(service: Service, tmp_path: Path) -> None:
+    """An empty filesystem hides the files from a second manager, as the files of a cluster are hidden from one."""
+    far = tmp_path / "far"
+    (far / "raw").mkdir(parents=True)
+    for number in (1, 2):
+        (far / "raw" / f"scan_{number}.fits").write_text(f"scan {number}\n")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    wrapper = ("unshare", "--mount", "sh", "-ec", f'mount -t tmpfs none {far}; exec "$@"', "sh")
+    manager = service.start_within(wrapper, "manager", "--no-loops", **variables(API_PORT=str(port)))
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", auth=service.client.auth, timeout=30) as client:
+
+        def submit(pattern: str, **more: Any) -> httpx.Response:
+            step = sh(COPY, foreach={"glob": f"{far}/raw/{pattern}"}, inputs=["${item}"])
+            return client.post("/runs", json={"spec": {"name": "flow", "steps": [step]}, **more})
+
+        def answers() -> bool:
+            assert manager.poll() is None, service.log()
+            try:
+                return client.get("/backends").is_success
+            except httpx.TransportError:
+                return False
+
+        wait_until(answers, 60, "the manager that sees no files")
+        assert list(Path(f"/proc/{manager.pid}/root{far}").iterdir()) == []
+        run = service.wait(submit("*.fits").raise_for_status().json()["id"])
+        assert (run["status"], [each["key"] for each in run["step_runs"]]) == ("COMPLETED", ["scan_1", "scan_2"]), run
+        refused = {pattern: submit(pattern) for pattern in ("*.none", "../raw/*")}
+        for answer in refused.values():
+            assert (answer.status_code, answer.json()["faults"][0]["path"]) == (422, "spec.steps[0].foreach.glob")
+        unserved = submit("*.fits", backend="slurm")
+        assert (unserved.status_code, unserved.json()["code"]) == (503, "service_unavailable")
+        assert "no worker serves slurm" in unserved.text
+    manager.terminate()
+    assert manager.wait(30) == 0
 
 
 def test_the_command_line_expands_a_pattern(service: Service, raw: Path) -> None:

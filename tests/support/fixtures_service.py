@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -98,14 +98,18 @@ class Service:
 
     def start_another(self, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
         """Start one more manager or worker of this deployment. It uses the servers of `up` and ends before them."""
-        process = self._spawn(*arguments, **variables(DATA_DIR=str(self.data_dir)), **environment)
+        return self.start_within((), *arguments, **environment)
+
+    def start_within(self, wrapper: Sequence[str], *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
+        """The same, started by the command `wrapper`, which makes another world for it."""
+        process = self._spawn(*arguments, wrapper=wrapper, **variables(DATA_DIR=str(self.data_dir)), **environment)
         self._others.append(process)
         return process
 
-    def _spawn(self, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
+    def _spawn(self, *arguments: str, wrapper: Sequence[str] = (), **environment: str) -> subprocess.Popen[bytes]:
         with self.log_file.open("ab") as log:
             process = subprocess.Popen(
-                [*self._program, *arguments], env={**self._environment, **environment}, cwd=self.directory,
+                [*wrapper, *self._program, *arguments], env={**self._environment, **environment}, cwd=self.directory,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         self._reaper.watch(process.pid)

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from hashlib import sha256
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -10,16 +16,28 @@ import pytest
 from tests.stand_ins.aws_batch.jobs import HOST_GONE
 from tests.stand_ins.aws_batch.server import StandIn
 from tests.support.fixtures_aws_batch import aws_batch_environment, mend
-from tests.support.fixtures_service import Service, running_service, sh
+from tests.support.fixtures_service import Service, running_service, sh, variables
 from tests.support.reaper import Reaper
+from tests.support.s3_server import S3Server, rclone_s3
 from tests.support.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
-def deployment(reaper: Reaper, aws_batch_stand_in: StandIn) -> Iterator[Service]:
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """The buckets of the observatory, in a store that is not Amazon's."""
+    with rclone_s3(tmp_path_factory.mktemp("buckets")) as server:
+        (server.directory / "night").mkdir()
+        (server.directory / "night" / "scan_1.fits").write_text("scan 1\n")
+        (server.directory / "night" / "flat.fits").write_text("flat\n")
+        yield server
+
+
+@pytest.fixture(scope="module")
+def deployment(reaper: Reaper, aws_batch_stand_in: StandIn, store: S3Server) -> Iterator[Service]:
     """One deployment for all tests; its jobs see what the machine sees."""
     environment = aws_batch_environment(aws_batch_stand_in)
-    with running_service(reaper, environment, HPC_BACKEND="aws_batch", FOLLOW_SECONDS="1") as service:
+    settings = {"HPC_BACKEND": "aws_batch", "FOLLOW_SECONDS": "1", "S3_ENDPOINT_URL": store.url}
+    with running_service(reaper, environment, **settings) as service:
         yield service
 
 
@@ -62,6 +80,57 @@ def test_every_end_has_a_name_and_words(deployment: Service, step: dict[str, Any
     found = deployment.step(run_id, "only")
     assert (found["status"], found["reason"]) == ("FAILED", reason), found
     assert words.lower() in found["reason_text"].lower()
+
+
+COPY = 'cat "$WORKFLOW_INPUT_DIR"/* > "$WORKFLOW_OUTPUT_DIR/copy"; ls "$1" > "$WORKFLOW_OUTPUT_DIR/seen"'
+
+
+@contextmanager
+def web_server(directory: Path) -> Iterator[str]:
+    handler = partial(SimpleHTTPRequestHandler, directory=str(directory))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def reads_both_stores(deployment: Service, tmp_path: Path) -> str:
+    """A run whose step reads an object of S3 and one of a web server. Returns what its job saw of the host."""
+    (tmp_path / "table.txt").write_text("a table\n")
+    with web_server(tmp_path) as url:
+        step = sh(COPY, inputs=["s3://night/${item}.fits", {"from": f"{url}/table.txt", "to": "z"}], foreach=["scan_1"])
+        step["command"] += ["sh", str(deployment.data_dir)]
+        run_id = deployment.submit(step)
+        run = deployment.wait(run_id, 60)
+    assert run["status"] == "COMPLETED", run
+    products = {each["name"]: each["id"] for each in deployment.call("GET", f"/runs/{run_id}/products")["items"]}
+    texts = {name: deployment.client.get(f"/products/{each}/content").text for name, each in products.items()}
+    assert texts["copy"] == "scan 1\na table\n"
+    lineage = deployment.call("GET", f"/products/{products['copy']}/lineage")["inputs"]
+    assert [each["sha256"] for each in lineage] == [sha256(text).hexdigest() for text in (b"scan 1\n", b"a table\n")]
+    missing = deployment.submit(sh("true", inputs=["s3://night/none.fits"], retry={"max_attempts": 1}))
+    deployment.wait(missing)
+    assert deployment.step(missing, "only")["reason"] == "input_missing"
+    return texts["seen"]
+
+
+def test_inputs_from_stores(deployment: Service, tmp_path: Path) -> None:
+    assert "pipelines" in reads_both_stores(deployment, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.needs("root")
+def test_inputs_from_stores_without_a_shared_filesystem(
+    reaper: Reaper, aws_batch_stand_in: StandIn, store: S3Server, tmp_path: Path
+) -> None:
+    """The worker fetches the objects, and they travel to the job with its attempt, through S3."""
+    environment = aws_batch_environment(aws_batch_stand_in)
+    environment |= variables(AWS_BATCH_VOLUMES="", AWS_BATCH_S3_PREFIX="s3://bucket/attempts")
+    settings = {"HPC_BACKEND": "aws_batch", "FOLLOW_SECONDS": "1", "S3_ENDPOINT_URL": store.url}
+    with running_service(reaper, environment, **settings) as service:
+        aws_batch_stand_in.site.hidden = service.data_dir
+        seen = reads_both_stores(service, tmp_path).split()
+    assert seen == ["pipelines"], "the job sees its attempt and nothing else of the directory of the service"
 
 
 def test_a_reclaimed_machine_is_tried_again(deployment: Service, aws_batch_stand_in: StandIn) -> None:
