@@ -20,7 +20,7 @@ from ccat_workflow_manager.lifecycle.states import RunStatus
 SPANS = {"1h": "last hour", "24h": "last 24 h", "7d": "last 7 days", "30d": "last 30 days"}
 _SPAN = re.compile(r"([1-9][0-9]{0,3})(min|h|d)", re.ASCII)
 _UNITS = {"min": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
-_NAMES = ("status", "pipeline", "label", "reason", "by", "created", "q")
+_NAMES = ("status", "pipeline", "project", "label", "reason", "by", "created", "q")
 _LONGEST = 300
 
 
@@ -106,6 +106,8 @@ def _with(wanted: RunFilter, name: str, value: str) -> RunFilter:
             return replace(wanted, status=(*wanted.status, RunStatus(value)))
         case "pipeline":
             return replace(wanted, pipeline=value)
+        case "project":
+            return replace(wanted, project=value)
         case "label":
             label, colon, text = value.partition(":")
             if not colon or not label:

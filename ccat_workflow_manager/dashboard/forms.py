@@ -5,9 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
-from ccat_workflow_manager.errors import Fault
+from ccat_workflow_manager.dashboard import times
+from ccat_workflow_manager.errors import Fault, Invalid
+
+ENDS = {"1h": timedelta(hours=1), "4h": timedelta(hours=4), "1d": timedelta(days=1), "7d": timedelta(days=7)}
+
+
+def end_of(chosen: str, typed: str) -> str | None:
+    """When something ends by itself: a time that is typed goes before the choice. None: never."""
+    if typed := typed.strip():
+        return typed
+    if not chosen:
+        return None
+    if chosen not in ENDS:
+        raise Invalid(faults=[Fault("ends", "is not one of the choices")])
+    return (times.now() + ENDS[chosen]).isoformat()
 
 
 @dataclass(frozen=True, slots=True)

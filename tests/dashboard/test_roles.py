@@ -13,6 +13,7 @@ from tests.dashboard.test_actions import send
 PAGES = (
     "/", "/runs", "/runs/{run}", "/step-runs/{step_run}", "/pipelines/chain", "/act/cancel?id={run}",
     "/backends", "/pipelines/chain/hold", "/backends/noop/hold", "/service/hold",
+    "/projects/default", "/projects/default/limits", "/projects/default/hold",
 )  # fmt: skip
 
 

@@ -167,6 +167,10 @@ def change_everything(rest: Rest, hand: Hand) -> set[str]:
     override = call(f"GET {v1}/overrides")["items"][0]["id"]
     call(f"DELETE {v1}/overrides/{{override_id}}", override_id=override)
     call(f"POST {v1}/runs/{{run_id}}/priority", {"priority": 5, "until": limit["until"]}, run_id=ids[4])
+    form = "weight=2&max_live=3&max_cpus=&max_queued=&why=x&ends=1h&until="
+    call("POST /projects/{project}/limits", form=form, project="night")
+    override = call(f"GET {v1}/overrides")["items"][-1]["id"]
+    call("POST /overrides/{override_id}/end", override_id=override)
     call("POST /ui/pipelines/{name}/check", form="labels=", name="one")
     call("POST /pipelines/{name}/start", form="labels=", name="one")
     call("POST /pipelines/{name}/switch", form="enabled=1", name="one")

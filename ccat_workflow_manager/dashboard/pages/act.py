@@ -16,6 +16,7 @@ from starlette.datastructures import QueryParams
 from starlette.responses import Response
 
 from ccat_workflow_manager.api.dependencies import Body
+from ccat_workflow_manager.api.overrides import Terms
 from ccat_workflow_manager.api.rights import BREAKER
 from ccat_workflow_manager.dashboard import filters, forms, words
 from ccat_workflow_manager.dashboard.board import B, Board
@@ -76,8 +77,8 @@ def _verb(verb: str) -> str:
 def sheet(board: Board, template: str, http_status: int = 200, **values: Any) -> Response:
     """The part alone for a script, a whole page otherwise."""
     if board.request.headers.get("x-part") == "sheet":
-        return board.fragment(template, http_status, **values)
-    return board.page("act", "runs", http_status, part=f"fragments/{template}.html", **values)
+        return board.fragment(template, http_status, level="h2", **values)
+    return board.page("act", "runs", http_status, part=f"fragments/{template}.html", level="h1", **values)
 
 
 # --- preview --------------------------------------------------------------------------------------------------------
@@ -124,7 +125,12 @@ def _preview_step_run(board: Board, verb: str, step_run_id: UUID) -> Response:
 @router.get("/act/breaker")
 def preview_release(board: B, breaker: Annotated[UUID, Query(alias="id")]) -> Response:
     board.require(BREAKER, breaker)
-    return sheet(board, "preview_release", breaker=str(breaker))
+    return _preview_release(board, str(breaker), 200, Form({}), ())
+
+
+def _preview_release(board: Board, breaker: str, http_status: int, form: Form, faults: Sequence[Fault]) -> Response:
+    sent = {each: form.one(each) for each in ("why", "ends", "until")}
+    return sheet(board, "preview_release", http_status, breaker=breaker, sent=sent, faults=faults)
 
 
 @router.get("/act/{verb}")
@@ -177,7 +183,8 @@ def _act(board: Board, verb: str, form: Form) -> Callable[[list[UUID]], Sequence
         text = form.one("priority")
         if not text.lstrip("-").isdecimal() or int(text) not in _PRIORITIES:
             raise Invalid(faults=[Fault("priority", "must be a whole number from -1000 to 1000")])
-        return lambda ids: requests.set_priority(ids, int(text))
+        term = _term(board, form)
+        return lambda ids: requests.set_priority(ids, int(text), term)
 
     if verb == "label":
         change = _labels(form)
@@ -193,6 +200,12 @@ def _act(board: Board, verb: str, form: Form) -> Callable[[list[UUID]], Sequence
         "pause": lambda ids: requests.pause(ids, paused=True),
         "resume": lambda ids: requests.pause(ids, paused=False),
     }[verb]
+
+
+def _term(board: Board, form: Form) -> Term:
+    """Why, and until when, a change is made. Raises Invalid."""
+    given = {"why": form.one("why").strip(), "until": forms.end_of(form.one("ends"), form.one("until"))}
+    return validated(Terms, {name: value for name, value in given.items() if value}).term(board.actor)
 
 
 def _labels(form: Form) -> LabelChange:
@@ -214,7 +227,10 @@ def _still(unit: UnitOfWork, ids: list[UUID], verb: str, projects: Projects) -> 
 def release(board: B, form: Sent) -> Response:
     (breaker,) = _uuids([form.one("breaker")])
     board.require(BREAKER, breaker)
-    board.context.breakers.release(breaker, Term(board.actor))
+    try:
+        board.context.breakers.release(breaker, _term(board, form))
+    except Invalid as error:
+        return _preview_release(board, str(breaker), error.http_status, form, error.faults)
     board.changed(["breakers", "summary"])
     return sheet(board, "report", title="The breaker is released", lines=[words.RELEASED], href="/", failed="")
 
@@ -243,7 +259,7 @@ def act(board: B, verb: str, form: Sent) -> Response:
     try:
         change = _act(board, verb, form)
     except RequestError as error:
-        sent = {name: form.one(name) for name in ("labels", "remove", "priority")}
+        sent = {name: form.one(name) for name in ("labels", "remove", "priority", "why", "ends", "until")}
         return _preview(board, verb, ids, "", error.http_status, sent=sent, faults=error.faults)
     done: list[UUID] = []
     failed = ""

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 from fastapi import APIRouter
 from starlette.responses import Response
 
 from ccat_workflow_manager.api.holds import HoldRequest, ProjectPath
-from ccat_workflow_manager.dashboard import holds, times, words
+from ccat_workflow_manager.dashboard import forms, holds, words
 from ccat_workflow_manager.dashboard.board import B, Board
 from ccat_workflow_manager.dashboard.pages.act import Form, Sent, sheet
 from ccat_workflow_manager.definition.messages import validated
 from ccat_workflow_manager.errors import Fault, Invalid, RequestError
-from ccat_workflow_manager.lifecycle.holds import Kind, Mode
+from ccat_workflow_manager.lifecycle.holds import Hold, Kind, Mode
+from ccat_workflow_manager.lifecycle.waiting import utc_text
 
 router = APIRouter()
 
-_ENDS = {"1h": timedelta(hours=1), "4h": timedelta(hours=4), "1d": timedelta(days=1), "7d": timedelta(days=7)}
 _SENT = {"why": "", "mode": str(Mode.PAUSE), "ends": "4h", "until": ""}
-_SEEN_ON = {Kind.PROJECT: "/", Kind.BACKEND: "/backends", Kind.SERVICE: "/"}
+_SEEN_ON = {Kind.BACKEND: "/backends", Kind.SERVICE: "/"}
 
 
 def _back(kind: Kind, name: str) -> str:
@@ -28,27 +27,32 @@ def _back(kind: Kind, name: str) -> str:
     return _SEEN_ON.get(kind) or holds.address(kind, name)
 
 
-def _preview(board: Board, kind: Kind, name: str, http_status: int = 200, **more: Any) -> Response:
-    """Who has paused it, why, and until when; or the form to pause it."""
+def _preview(
+    board: Board, kind: Kind, name: str, http_status: int = 200, *, change: bool = False, **more: Any
+) -> Response:
+    """Who has paused it, why, and until when; or the form to pause it, or to change why and until when."""
     with board.context.database.read() as unit:
         board.context.holds.require(unit, kind, name)
     found = holds.values(board, lambda hold: (hold.kind, hold.name) == (kind, name))
+    present = next(iter(found["holds"]), None)
     return sheet(
         board, "preview_hold", http_status, kind=kind, name=name, back=_back(kind, name),
-        address=holds.address(kind, name), present=next(iter(found["holds"]), None),
-        **{**found, "faults": [], "sent": _SENT, **more},
+        address=holds.address(kind, name), present=present, shows_form=change or present is None,
+        **{**found, "faults": [], "sent": _SENT if present is None else _as_it_is(present), **more},
     )  # fmt: skip
+
+
+def _as_it_is(hold: Hold) -> dict[str, str]:
+    """The fields of a form that would change nothing."""
+    until = "" if hold.until is None else utc_text(hold.until)
+    return {"why": hold.why, "mode": str(hold.mode), "ends": "", "until": until}
 
 
 def _request(form: Form) -> HoldRequest:
     """What the form asks for. A time that is typed goes before the chosen end."""
     body: dict[str, Any] = {"why": form.one("why").strip(), "mode": form.one("mode", Mode.PAUSE)}
-    if until := form.one("until").strip():
-        body["until"] = until
-    elif ends := form.one("ends"):
-        if ends not in _ENDS:
-            raise Invalid(faults=[Fault("ends", "is not one of the choices")])
-        body["until"] = (times.now() + _ENDS[ends]).isoformat()
+    if (end := forms.end_of(form.one("ends"), form.one("until"))) is not None:
+        body["until"] = end
     return validated(HoldRequest, body)
 
 
@@ -58,7 +62,7 @@ def _pause(board: Board, kind: Kind, name: str, form: Form) -> Response:
         hold = board.context.holds.hold(kind, name, asked.mode, asked.why, asked.until, actor=board.actor)
     except Invalid as error:
         sent = {each: form.one(each) for each in _SENT}
-        return _preview(board, kind, name, error.http_status, faults=_faults(error), sent=sent)
+        return _preview(board, kind, name, error.http_status, change=True, faults=_faults(error), sent=sent)
     return _report(board, kind, name, words.on_hold(hold), words.HELD[hold.mode])
 
 
@@ -77,8 +81,8 @@ def _report(board: Board, kind: Kind, name: str, title: str, line: str) -> Respo
 
 
 @router.get("/pipelines/{name}/hold")
-def preview_pipeline(board: B, name: str) -> Response:
-    return _preview(board, Kind.PIPELINE, name)
+def preview_pipeline(board: B, name: str, change: bool = False) -> Response:
+    return _preview(board, Kind.PIPELINE, name, change=change)
 
 
 @router.post("/pipelines/{name}/pause")
@@ -92,8 +96,8 @@ def resume_pipeline(board: B, name: str) -> Response:
 
 
 @router.get("/projects/{project}/hold")
-def preview_project(board: B, project: ProjectPath) -> Response:
-    return _preview(board, Kind.PROJECT, project)
+def preview_project(board: B, project: ProjectPath, change: bool = False) -> Response:
+    return _preview(board, Kind.PROJECT, project, change=change)
 
 
 @router.post("/projects/{project}/pause")
@@ -107,8 +111,8 @@ def resume_project(board: B, project: ProjectPath) -> Response:
 
 
 @router.get("/backends/{name}/hold")
-def preview_backend(board: B, name: str) -> Response:
-    return _preview(board, Kind.BACKEND, name)
+def preview_backend(board: B, name: str, change: bool = False) -> Response:
+    return _preview(board, Kind.BACKEND, name, change=change)
 
 
 @router.post("/backends/{name}/pause")
@@ -122,8 +126,8 @@ def resume_backend(board: B, name: str) -> Response:
 
 
 @router.get("/service/hold")
-def preview_service(board: B) -> Response:
-    return _preview(board, Kind.SERVICE, "")
+def preview_service(board: B, change: bool = False) -> Response:
+    return _preview(board, Kind.SERVICE, "", change=change)
 
 
 @router.post("/service/pause")

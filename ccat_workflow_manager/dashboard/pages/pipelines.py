@@ -20,6 +20,7 @@ from ccat_workflow_manager.dashboard.drawing import figures
 from ccat_workflow_manager.dashboard.drawing.charts import runs_chart
 from ccat_workflow_manager.dashboard.drawing.shapes import GROUP_OF
 from ccat_workflow_manager.dashboard.pages.act import Form, Sent
+from ccat_workflow_manager.db.queries.overrides import overrides_of
 from ccat_workflow_manager.db.queries.pipelines import pipeline_detail, versions_page
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.db.views import pipelines as view
@@ -30,6 +31,7 @@ from ccat_workflow_manager.hpc import registry
 from ccat_workflow_manager.identity import Projects, sees
 from ccat_workflow_manager.lifecycle.holds import Hold, Kind
 from ccat_workflow_manager.lifecycle.models import Resources
+from ccat_workflow_manager.lifecycle.overrides import Changed
 from ccat_workflow_manager.services.figures import pipeline_stats
 from ccat_workflow_manager.services.run_request import RunRequest
 
@@ -59,6 +61,7 @@ def _gathered(unit: UnitOfWork, name: str, projects: Projects) -> dict[str, Any]
         "runs": view.last_runs(unit, name, projects)[::-1],
         "usage": view.step_usage(unit, name, projects),
         "outcomes": view.by_version(unit, name, projects),
+        "overrides": overrides_of(unit, Changed.PIPELINE, name),
     }
 
 
@@ -81,20 +84,25 @@ def _values(board: Board, name: str, version: int | None, against: int | None) -
         "outcome_counts": Counter(group for group, _, _ in runs),
         "chart": runs_chart(f"The last runs of {name}, in minutes", runs, "now"),
         **_charts(board, name),
-        **_holds(board, found["pipeline"]),
+        **_holds(board, found),
+        "overrides": found["overrides"],
         "facts": words.pipeline_facts(found["runs"], found["usage"]),
     }
 
 
-def _holds(board: Board, about: dict[str, Any]) -> dict[str, Any]:
-    """What keeps step runs of a pipeline from being launched, but for the holds of backends."""
+def _holds(board: Board, found: dict[str, Any]) -> dict[str, Any]:
+    """What keeps step runs of the newest version of a pipeline from being launched."""
+    about, default = found["pipeline"], board.context.settings.hpc_backend
+    usual = (about["definition"].get("defaults") or {}).get("backend") or default
+    backends = {step.get("backend") or usual for step in about["definition"].get("steps") or ()}
     own = {(Kind.PIPELINE, about["name"]), (Kind.PROJECT, about["project"]), (Kind.SERVICE, "")}
+    own |= {(Kind.BACKEND, name) for name in backends}
 
     def concerns(hold: Hold) -> bool:
         return (hold.kind, hold.name) in own
 
-    found = holds.values(board, concerns)
-    return {**found, "is_held": any(each.kind is Kind.PIPELINE for each in found["holds"])}
+    paused = holds.values(board, concerns)
+    return {**paused, "is_held": any(each.kind is Kind.PIPELINE for each in paused["holds"])}
 
 
 def _charts(board: Board, name: str) -> dict[str, Any]:
@@ -186,7 +194,9 @@ def pipeline(
 def head(board: B, name: str) -> Response:
     """The title, what may be done, and what is paused."""
     found = board.read(("pipeline", name), lambda unit: _gathered(unit, name, board.projects), 5)
-    return board.fragment("pipeline_head", pipeline=found["pipeline"], **_holds(board, found["pipeline"]))
+    return board.fragment(
+        "pipeline_head", pipeline=found["pipeline"], overrides=found["overrides"], **_holds(board, found)
+    )
 
 
 # --- start a run ----------------------------------------------------------------------------------------------------

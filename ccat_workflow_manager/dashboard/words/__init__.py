@@ -35,6 +35,16 @@ from ccat_workflow_manager.dashboard.words.plain import (
     shown,
     written,
 )
+from ccat_workflow_manager.dashboard.words.projects import (
+    CHANGE_ENDS,
+    LIMIT_NAMES,
+    LIMITS_SET,
+    PROJECT_LIMITS,
+    RELEASE_ENDS,
+    left_of,
+    limits,
+    project_text,
+)
 from ccat_workflow_manager.dashboard.words.runs import (
     event,
     event_more,
@@ -53,14 +63,19 @@ from ccat_workflow_manager.dashboard.words.service import away, cause, overview_
 from ccat_workflow_manager.dashboard.words.step_runs import FILE_GONE, ended_by, next_memory, queued, step_run
 
 __all__ = [
+    "CHANGE_ENDS",
     "DOING",
     "DONE",
     "FILE_GONE",
     "HELD",
     "HOLD_ENDS",
     "HOLD_MODES",
+    "LIMITS_SET",
+    "LIMIT_NAMES",
     "NEEDS_ROLE",
+    "PROJECT_LIMITS",
     "RELEASED",
+    "RELEASE_ENDS",
     "RESUMED",
     "STATUS_WORDS",
     "WHEN_HELD",
@@ -83,6 +98,8 @@ __all__ = [
     "kept_back",
     "key_note",
     "left",
+    "left_of",
+    "limits",
     "listed",
     "meaning",
     "memory_hint",
@@ -95,6 +112,7 @@ __all__ = [
     "preview",
     "printable",
     "progress",
+    "project_text",
     "queued",
     "report",
     "run_duration",

@@ -36,8 +36,9 @@ def on_hold(hold: Hold) -> str:
     return f"The {hold.subject} is {'drained' if hold.mode is Mode.DRAIN else 'paused'}"
 
 
-def hold_title(kind: Kind, name: str) -> str:
-    return f"Pause or drain the {kind} {name}".rstrip() + "?"
+def hold_title(kind: Kind, name: str, is_held: bool) -> str:
+    subject = f"the {kind} {name}".rstrip()
+    return f"Change the pause of {subject}" if is_held else f"Pause or drain {subject}?"
 
 
 def goes_on(hold: Hold) -> str:

@@ -15,6 +15,11 @@ SELECT {COLUMNS} FROM overrides o WHERE o.id > :after AND o.until > now() AND {v
 ORDER BY o.id LIMIT :limit
 """
 _ONE = f"SELECT {COLUMNS} FROM overrides o WHERE o.id = :id"
+_IN = f"""
+SELECT {COLUMNS} FROM overrides o
+WHERE o.project = :project AND o.kind IN ('project', 'pipeline', 'breaker') AND o.until > now()
+ORDER BY o.until LIMIT 50
+"""
 _OF = f"SELECT {COLUMNS} FROM overrides o WHERE o.kind = :kind AND o.name = :name AND o.until > now() ORDER BY o.field"
 
 
@@ -24,6 +29,11 @@ def overrides_page(unit: UnitOfWork, after: int, limit: int, projects: Projects 
 
 def one_override(unit: UnitOfWork, override_id: int) -> Override | None:
     return next(iter(_found(unit, _ONE, {"id": override_id})), None)
+
+
+def overrides_in(unit: UnitOfWork, project: str) -> list[Override]:
+    """What is changed in a project until a certain time, but for single runs; what ends next comes first."""
+    return _found(unit, _IN, {"project": project})
 
 
 def overrides_of(unit: UnitOfWork, kind: Changed, name: str) -> list[Override]:

@@ -22,7 +22,7 @@ SELECT COALESCE((SELECT max(updated_at)::text || count(*) FROM breakers), '') AS
   COALESCE((SELECT md5(string_agg(concat_ws('|', name, problem, retry_at, stray_jobs), ',' ORDER BY name))
     FROM backends), '') || (SELECT count(*) FROM workers) AS backends,
   COALESCE((SELECT max(updated_at)::text || count(*) FROM pipelines), '') AS pipelines,
-  COALESCE({MARK}, '') AS holds
+  COALESCE({MARK}, '') || COALESCE((SELECT max(updated_at)::text FROM projects), '') AS holds
 """
 
 
