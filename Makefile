@@ -73,9 +73,10 @@ screenshots: $(DEV) ## photograph the dashboard for README and docs; ARGS=DIRECT
 
 # The lock files hold names, versions and hashes only. They keep what they have; ARGS=--upgrade takes the newest.
 lock: $(DEV) ## bring the lock files in line with requirements/*.in
-	@for name in build runtime backends radical dev; do \
+	@for name in build runtime backends radical dev generator; do \
 	  echo "requirements/$$name.txt"; \
-	  $(BIN)/uv pip compile --quiet --generate-hashes --custom-compile-command "make lock" $(ARGS) \
+	  alone=; [ $$name != generator ] || alone=--no-deps; \
+	  $(BIN)/uv pip compile --quiet --generate-hashes $$alone --custom-compile-command "make lock" $(ARGS) \
 	    --output-file requirements/$$name.txt requirements/$$name.in || exit 1; \
 	done
 
@@ -95,9 +96,10 @@ $(RUNTIME): $(LOCKS) pyproject.toml | $(BIN)/python
 	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(DEV): $(DEV_LOCKS) requirements/radical.txt $(RUNTIME)
+$(DEV): $(DEV_LOCKS) requirements/generator.txt requirements/radical.txt $(RUNTIME)
 	@echo "set-up: installing what the tests need"
 	@$(PIP_INSTALL) --require-hashes $(LOCKS:%=-r %) $(DEV_LOCKS:%=-r %)
+	@$(PIP_INSTALL) --require-hashes --no-deps -r requirements/generator.txt
 	@$(PIP_INSTALL) --require-hashes --no-deps -r requirements/radical.txt 2>$(VENV)/radical.log || \
 	  { tail -n 1 $(VENV)/radical.log; echo "set-up: without RADICAL-Pilot, which needs a C compiler and the headers of Python"; }
 	@touch $@

@@ -56,7 +56,7 @@ class Timeseries(Figures):
     reasons: Counts = Field(description="Failed attempts of the span by reason.")
 
 
-class Cause(Shape):
+class Pressing(Shape):
     """One thing that needs a person, with what it holds up."""
 
     kind: Literal["breaker", "backend", "action", "cancel", "stray"]
@@ -71,7 +71,7 @@ class Cause(Shape):
 
 
 class Causes(Shape):
-    items: list[Cause]
+    items: list[Pressing]
 
 
 class Usage(Shape):

@@ -50,7 +50,7 @@ def test_every_reference_leads_somewhere_and_every_example_is_valid(rest: Rest) 
 
 
 def test_generators_of_clients_can_use_every_call(rest: Rest) -> None:
-    """What openapi-python-client needs: short names, one type of content, local references, typed lists."""
+    """Short names, one type of content, local references, typed lists; `test_generated_client.py` makes a client."""
     api = description(rest)
     nodes, waiting = list[dict[str, Any]](), list[Any]([api])
     while waiting:
@@ -62,7 +62,8 @@ def test_generators_of_clients_can_use_every_call(rest: Rest) -> None:
             waiting += node
     assert [node["$ref"] for node in nodes if isinstance(node.get("$ref"), str) and node["$ref"][0] != "#"] == []
     assert [node for node in nodes if node.get("type") == "array" and not {"items", "prefixItems"} & node.keys()] == []
-    assert [name for name in api["components"]["schemas"] if not name.isidentifier()] == []
+    # Two models of one name get long ones, and the generator takes none of both.
+    assert [name for name in api["components"]["schemas"] if not name.isidentifier() or "__" in name] == []
     names = []
     for path, calls in api["paths"].items():
         for call in calls.values():
