@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cache
 
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import APIRouter, FastAPI
 
 from ccat_workflow_manager import __version__
 from ccat_workflow_manager.api import (
@@ -36,12 +36,12 @@ from ccat_workflow_manager.api import (
     dashboard as figures,
 )
 from ccat_workflow_manager.api.authentication import Authenticator
-from ccat_workflow_manager.api.dependencies import LARGE_AT_ONCE, PREFIX, known_parameters, no_unknown_body
+from ccat_workflow_manager.api.dependencies import LARGE_AT_ONCE, PREFIX
 from ccat_workflow_manager.api.guard import Guard
 from ccat_workflow_manager.api.openapi import PROBLEMS, DocumentedApp, operation_id
 from ccat_workflow_manager.api.problems import handle_errors
 from ccat_workflow_manager.api.rate_limit import RateLimit
-from ccat_workflow_manager.api.rights import authorize, declare
+from ccat_workflow_manager.api.route import declare
 from ccat_workflow_manager.api.run_watch import RunWatch
 from ccat_workflow_manager.api.tes import routes as tes
 from ccat_workflow_manager.api.trace import Traced
@@ -94,20 +94,17 @@ def create_app(context: Context, *, secret: str | None = None) -> FastAPI:
 def _routes() -> APIRouter:
     """All routes but those of files. FastAPI needs a third of a second to prepare them: applications share them."""
     routes = APIRouter(generate_unique_id_function=operation_id)
-    checked = [Depends(authorize), Depends(known_parameters), Depends(no_unknown_body)]
     for resource in (
         run_batches, runs, replays, deletions, step_runs, pipelines, products, breakers, events, webhooks, tokens,
         audit, holds, overrides, projects, explain, ledger, service, figures,
     ):  # fmt: skip
-        routes.include_router(resource.router, prefix=PREFIX, dependencies=checked, responses=PROBLEMS)
+        routes.include_router(resource.router, prefix=PREFIX, responses=PROBLEMS)
     for prefix in tes.PREFIXES:
         once = prefix == tes.PREFIXES[0]
-        routes.include_router(
-            tes.router, prefix=prefix, dependencies=checked, responses=PROBLEMS, include_in_schema=once
-        )
-    routes.include_router(service.health, dependencies=checked)
-    routes.include_router(login.router, dependencies=checked, responses=PROBLEMS)
-    routes.include_router(metrics.router, dependencies=checked, responses=PROBLEMS)
+        routes.include_router(tes.router, prefix=prefix, responses=PROBLEMS, include_in_schema=once)
+    routes.include_router(service.health)
+    routes.include_router(login.router, responses=PROBLEMS)
+    routes.include_router(metrics.router, responses=PROBLEMS)
     for router in dashboard.PAGES:
-        routes.include_router(router, include_in_schema=False, dependencies=[Depends(authorize)])
+        routes.include_router(router, include_in_schema=False)
     return routes

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from pydantic import Field
 from starlette.responses import Response
 
 from ccat_workflow_manager.api.dependencies import Ctx, Who
 from ccat_workflow_manager.api.openapi import Page, Shape, Time
 from ccat_workflow_manager.api.paging import DEFAULT_LIMIT, Cursor, Limit, ProjectName, decode, number_key, page
+from ccat_workflow_manager.api.route import api_router
 from ccat_workflow_manager.db.queries.audit import audit_page
 from ccat_workflow_manager.definition.messages import validated
 from ccat_workflow_manager.services.run_request import Moment, Text
 
-router = APIRouter(prefix="/audit", tags=["audit"])
+router = api_router(prefix="/audit", tags=["audit"])
 
 
 class AuditItem(Shape):

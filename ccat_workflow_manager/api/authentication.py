@@ -8,7 +8,6 @@ import pwd
 from dataclasses import dataclass
 from uuid import UUID
 
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.requests import Request, cookie_parser
 from starlette.types import Scope
@@ -17,6 +16,7 @@ from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.errors import WorkflowError
 from ccat_workflow_manager.identity import ANONYMOUS, Identity, Role
 from ccat_workflow_manager.local_api import SECRET_PREFIX, is_own_connection
+from ccat_workflow_manager.threads import in_thread
 
 COOKIE = "ccat_wm_session"
 CSRF_HEADER = "x-csrf-token"
@@ -110,7 +110,7 @@ class Authenticator:
     async def _of_token(self, given: str) -> Caller | None:
         tokens = self._context.tokens
         if tokens.needs_database(given):
-            token = await run_in_threadpool(tokens.check, given)
+            token = await in_thread(tokens.check, given)
         else:
             token = tokens.check(given)
         return None if token is None else Caller(token.identity)
@@ -123,7 +123,7 @@ class Authenticator:
         if session_id is None:
             return None
         if sessions.needs_database(session_id):
-            session = await run_in_threadpool(sessions.check, session_id)
+            session = await in_thread(sessions.check, session_id)
         else:
             session = sessions.check(session_id)
         return None if session is None else Caller(session.identity, session_id=session.id)

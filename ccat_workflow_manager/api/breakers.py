@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from pydantic import Field
 from starlette.responses import Response
 
@@ -23,10 +23,11 @@ from ccat_workflow_manager.api.paging import (
     page,
     uuid_key,
 )
+from ccat_workflow_manager.api.route import api_router
 from ccat_workflow_manager.db.queries import breakers as queries
 from ccat_workflow_manager.errors import NotFound
 
-router = APIRouter(prefix="/breakers", tags=["breakers"])
+router = api_router(prefix="/breakers", tags=["breakers"])
 
 Counting = Annotated[bool, Query(description="Include breakers that count failures but are not open.")]
 

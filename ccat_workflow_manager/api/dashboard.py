@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Path, Request
+from fastapi import Path, Request
 from pydantic import Field
 from starlette.responses import Response
 
@@ -15,6 +15,7 @@ from ccat_workflow_manager.api import openapi
 from ccat_workflow_manager.api.dependencies import Who
 from ccat_workflow_manager.api.openapi import Shape, Time
 from ccat_workflow_manager.api.paging import etag_of, matches, not_modified, tagged
+from ccat_workflow_manager.api.route import api_router
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.db.views import attention, pipelines
@@ -22,7 +23,7 @@ from ccat_workflow_manager.definition.spec import PIPELINE_NAME
 from ccat_workflow_manager.errors import NotFound
 from ccat_workflow_manager.services import figures
 
-router = APIRouter(tags=["service"])
+router = api_router(tags=["service"])
 
 Span = Literal["1h", "24h", "7d", "30d", "90d"]
 Name = Annotated[str, Path(pattern=PIPELINE_NAME)]

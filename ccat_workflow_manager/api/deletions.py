@@ -6,15 +6,16 @@ import json
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from starlette.responses import Response
 
 from ccat_workflow_manager.api.dependencies import Actor, Ctx
 from ccat_workflow_manager.api.openapi import Shape
 from ccat_workflow_manager.api.paging import json_response
+from ccat_workflow_manager.api.route import api_router
 from ccat_workflow_manager.lifecycle.deletion import What
 
-router = APIRouter(prefix="/runs", tags=["runs"])
+router = api_router(prefix="/runs", tags=["runs"])
 
 
 class Deletion(Shape):

@@ -1,18 +1,16 @@
-"""What handlers receive: context, actor and body, and the check of the query parameters."""
+"""What the service gives to handlers: context, caller and body; and the check of the query parameters."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
-from fastapi import Depends, Header, Request
-from fastapi.dependencies.models import Dependant
-from fastapi.routing import APIRoute
+from fastapi import Header, Request
 from pydantic import AfterValidator, BaseModel
 
 from ccat_workflow_manager.api.authentication import who
@@ -36,20 +34,21 @@ M = TypeVar("M", bound=BaseModel)
 _LONGEST_KEY = 255
 
 
+@dataclass(frozen=True, slots=True)
+class Given:
+    """Marks a parameter of a handler that comes from the service and not from the client (`api.route.Route`)."""
+
+    of: Callable[[Request], Any]
+    """Called where the handler runs."""
+    reads_body: bool = False
+
+
 def _of_app(request: Request) -> Context:
     context: Context = request.app.state.context
     return context
 
 
-async def _context(request: Request) -> Context:
-    return _of_app(request)
-
-
-async def _who(request: Request) -> Identity:
-    return who(request)
-
-
-async def _actor(request: Request) -> str:
+def _name(request: Request) -> str:
     return who(request).name
 
 
@@ -59,22 +58,14 @@ _NO_BODY = (b"", b"{}", b"null")
 async def no_unknown_body(request: Request) -> None:
     """Refuse a body for a call that takes none: its sender expects that something is done with it."""
     in_pieces, length = "transfer-encoding" in request.headers, request.headers.get("content-length", "0")
-    if (length == "0" and not in_pieces) or _takes_body(request.scope["route"].dependant):
+    if length == "0" and not in_pieces:
         return
     if in_pieces or len(length) > 3 or (await request.body()).strip() not in _NO_BODY:
         raise Invalid(faults=[Fault("", "this call takes no body")])
 
 
-def _takes_body(dependant: Dependant) -> bool:
-    return any(each.call is read_body or _takes_body(each) for each in dependant.dependencies)
-
-
-async def known_parameters(request: Request) -> None:
-    """Refuse unknown query parameters, and repeated ones that take a single value."""
-    if not request.scope["query_string"]:
-        return
-    route: APIRoute = request.scope["route"]
-    parameters = {field.alias: field.field_info.annotation for field in route.dependant.query_params}
+def known_parameters(request: Request, parameters: Mapping[str, Any]) -> None:
+    """Refuse query parameters that are not among these, and repeated ones that take a single value."""
     known = list(parameters)
     given = Counter(name for name, _ in request.query_params.multi_items())
     hint = f"; known: {', '.join(known)}" if known else "; this call has none"
@@ -98,9 +89,9 @@ def _storable_key(key: str) -> str:
     return key
 
 
-Ctx = Annotated[Context, Depends(_context)]
-Who = Annotated[Identity, Depends(_who)]
-Actor = Annotated[str, Depends(_actor)]
+Ctx = Annotated[Context, Given(_of_app)]
+Who = Annotated[Identity, Given(who)]
+Actor = Annotated[str, Given(_name)]
 """The name of the caller, as events record it."""
 IdempotencyKey = Annotated[
     Annotated[str, AfterValidator(_storable_key)] | None,
@@ -152,8 +143,9 @@ class RawBody:
             raise MalformedBody(f"the body is not JSON: {error}") from None
 
 
-async def read_body(request: Request) -> AsyncIterator[RawBody]:
-    """Read the body. Raises BodyTooLarge before more than the limit is in memory.
+@asynccontextmanager
+async def reading_body(request: Request) -> AsyncIterator[None]:
+    """Read the body for a handler. Raises BodyTooLarge before more than the limit is in memory.
 
     A body of more than a megabyte waits until few others are in progress, and counts until its response is ready.
     """
@@ -163,14 +155,15 @@ async def read_body(request: Request) -> AsyncIterator[RawBody]:
     if announced.isdecimal() and int(announced) > most_bytes:
         raise _too_large(settings)
     large: asyncio.Semaphore = request.app.state.large_bodies
+    holds_place = False
     chunks: list[bytes] = []
     size = 0
-    async with AsyncExitStack() as held:
+    try:
         try:
             async with asyncio.timeout(settings.api_body_seconds):
                 async for chunk in request.stream():
                     if size <= LARGE_BYTES < size + len(chunk):
-                        await held.enter_async_context(large)
+                        holds_place = await large.acquire()
                     size += len(chunk)
                     if size > most_bytes:
                         raise _too_large(settings)
@@ -178,10 +171,20 @@ async def read_body(request: Request) -> AsyncIterator[RawBody]:
         except TimeoutError:
             raise BodyTooSlow(f"the body took more than {settings.api_body_seconds:g} s (API_BODY_SECONDS)") from None
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        yield RawBody(b"".join(chunks), media_type)
+        request.state.body = RawBody(b"".join(chunks), media_type)
+        yield
+    finally:
+        if holds_place:
+            large.release()
 
 
-Body = Annotated[RawBody, Depends(read_body)]
+def body_of(request: Request) -> RawBody:
+    """The body that `reading_body` has read."""
+    body: RawBody = request.state.body
+    return body
+
+
+Body = Annotated[RawBody, Given(body_of, reads_body=True)]
 
 
 def _too_large(settings: Settings) -> BodyTooLarge:

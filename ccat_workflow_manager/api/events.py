@@ -8,9 +8,8 @@ from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import Header, Query, Request
 from pydantic import Field
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from ccat_workflow_manager.api.authentication import Authenticator
@@ -18,14 +17,16 @@ from ccat_workflow_manager.api.dependencies import Ctx, Who
 from ccat_workflow_manager.api.event_stream import MEDIA_TYPE, EventStream
 from ccat_workflow_manager.api.openapi import Page, Shape, Time
 from ccat_workflow_manager.api.paging import DEFAULT_LIMIT, Limit, ProjectName, json_response
+from ccat_workflow_manager.api.route import api_router
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.queries import array
 from ccat_workflow_manager.db.queries.feed import BEGIN, Place, Selection
 from ccat_workflow_manager.errors import Fault, Invalid
 from ccat_workflow_manager.identity import Projects, sees
 from ccat_workflow_manager.lifecycle.event_types import TYPES, events_of
+from ccat_workflow_manager.threads import in_thread
 
-router = APIRouter(tags=["events"])
+router = api_router(tags=["events"])
 
 _SEND_SECONDS = 30
 _MOST_TYPES = 50
@@ -103,7 +104,7 @@ async def get_events(
     )
     if MEDIA_TYPE in request.headers.get("accept", ""):
         return await _stream(request, context, last_event_id or after, wanted)
-    return await run_in_threadpool(_page, context, after, wanted, limit)
+    return await in_thread(_page, context, after, wanted, limit)
 
 
 def _shown(visible: Projects, project: str | None) -> Projects:

@@ -6,20 +6,21 @@ import json
 from typing import Annotated, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from pydantic import Field
 from starlette.responses import Response
 
 from ccat_workflow_manager.api.dependencies import Ctx, Who
 from ccat_workflow_manager.api.openapi import Shape, Time
 from ccat_workflow_manager.api.paging import ProjectName, json_response
+from ccat_workflow_manager.api.route import api_router
 from ccat_workflow_manager.db.queries.runs import run_status_of
 from ccat_workflow_manager.errors import NotFound
 from ccat_workflow_manager.lifecycle.causes import Cause, Move
 from ccat_workflow_manager.lifecycle.states import Event, RunStatus, Status
 from ccat_workflow_manager.services.explain import explain_run, explain_step_run, explain_waiting
 
-router = APIRouter(tags=["explain"])
+router = api_router(tags=["explain"])
 
 GroupLimit = Annotated[int, Query(ge=1, le=1000, description="Largest number of groups.")]
 

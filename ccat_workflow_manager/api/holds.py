@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path
+from fastapi import Path
 from pydantic import Field
 from starlette.responses import Response
 
@@ -17,13 +17,14 @@ from ccat_workflow_manager.api.openapi import Shape, Time
 from ccat_workflow_manager.api.overrides import Terms, Why
 from ccat_workflow_manager.api.paging import json_response
 from ccat_workflow_manager.api.pipelines import Name as PipelineName
+from ccat_workflow_manager.api.route import api_router
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.queries.holds import visible_holds
 from ccat_workflow_manager.definition.project import PROJECT_NAME
 from ccat_workflow_manager.lifecycle.holds import Hold, Kind, Mode
 from ccat_workflow_manager.lifecycle.waiting import utc_text
 
-router = APIRouter(tags=["holds"])
+router = api_router(tags=["holds"])
 
 ProjectPath = Annotated[str, Path(pattern=PROJECT_NAME)]
 BackendName = Annotated[str, Path(max_length=100)]

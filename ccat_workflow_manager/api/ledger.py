@@ -6,13 +6,14 @@ import json
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Path, Query
+from fastapi import Path, Query
 from pydantic import Field
 from starlette.responses import Response
 
 from ccat_workflow_manager.api.dependencies import Ctx, Who
 from ccat_workflow_manager.api.openapi import Page, Shape
 from ccat_workflow_manager.api.paging import DEFAULT_LIMIT, Cursor, Limit, ProjectName, decode, encode, json_response
+from ccat_workflow_manager.api.route import api_router
 from ccat_workflow_manager.api.run_choice import RunFilterBody
 from ccat_workflow_manager.db.queries.ledger import MOST_RUNS, State, ledger
 from ccat_workflow_manager.db.queries.pipelines import pipeline_detail
@@ -21,7 +22,7 @@ from ccat_workflow_manager.definition.spec import PIPELINE_NAME
 from ccat_workflow_manager.errors import NotFound
 from ccat_workflow_manager.services.run_request import Text
 
-router = APIRouter(prefix="/pipelines/{name}", tags=["pipelines"])
+router = api_router(prefix="/pipelines/{name}", tags=["pipelines"])
 
 _KIND = "ledger"
 

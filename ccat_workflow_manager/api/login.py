@@ -7,16 +7,17 @@ from typing import Annotated, Literal, TypeVar
 from urllib.parse import parse_qs, quote
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import Request
 from pydantic import BaseModel, Field, StrictStr
 from starlette.responses import RedirectResponse, Response
 
 from ccat_workflow_manager.api import openapi
 from ccat_workflow_manager.api.authentication import COOKIE, Caller
-from ccat_workflow_manager.api.dependencies import Body, Ctx, RawBody
+from ccat_workflow_manager.api.dependencies import Body, Ctx, Given, RawBody
 from ccat_workflow_manager.api.openapi import Shape
 from ccat_workflow_manager.api.paging import json_response
 from ccat_workflow_manager.api.problems import problem
+from ccat_workflow_manager.api.route import api_router
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db import audit
 from ccat_workflow_manager.definition.messages import validated
@@ -24,7 +25,7 @@ from ccat_workflow_manager.errors import Conflict
 from ccat_workflow_manager.identity import Identity, Role
 from ccat_workflow_manager.services.sessions import LIFETIME, Sessions
 
-router = APIRouter(tags=["log-in"])
+router = api_router(tags=["log-in"])
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -103,7 +104,7 @@ def set_cookie(
 
 
 @router.post("/logout", response_model=LogOut, openapi_extra=openapi.body(LogOut, openapi.LOG_OUT_EXAMPLES))
-def log_out(context: Ctx, body: Body, caller: Annotated[Caller | None, Depends(_caller)]) -> Response:
+def log_out(context: Ctx, body: Body, caller: Annotated[Caller | None, Given(_caller)]) -> Response:
     """End this session, or all of this person, as JSON or as a form."""
     asked = _of_form(body, LogOut) if (is_form := body.media_type == _FORM) else body.parse(LogOut)
     sessions = _sessions(context)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 
-from fastapi import APIRouter
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ccat_workflow_manager import metrics
 from ccat_workflow_manager.api.dependencies import Ctx
+from ccat_workflow_manager.api.route import api_router
 
-router = APIRouter(tags=["service"])
+router = api_router(tags=["service"])
 
 _UNMATCHED = "unmatched"
 

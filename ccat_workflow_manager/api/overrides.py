@@ -7,20 +7,21 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path
+from fastapi import Path
 from pydantic import AfterValidator, Field, StrictStr
 from starlette.responses import Response
 
 from ccat_workflow_manager.api.dependencies import Ctx, Who
 from ccat_workflow_manager.api.openapi import Page, Shape, Time
 from ccat_workflow_manager.api.paging import DEFAULT_LIMIT, Cursor, Limit, decode, json_response, number_key, page
+from ccat_workflow_manager.api.route import api_router
 from ccat_workflow_manager.db.queries import Row
 from ccat_workflow_manager.db.queries.overrides import overrides_page
 from ccat_workflow_manager.lifecycle.overrides import Changed, Override, Term
 from ccat_workflow_manager.lifecycle.waiting import utc_text
 from ccat_workflow_manager.services.run_request import Moment, storable
 
-router = APIRouter(prefix="/overrides", tags=["overrides"])
+router = api_router(prefix="/overrides", tags=["overrides"])
 
 Why = Annotated[StrictStr, Field(min_length=1, max_length=1000), AfterValidator(storable)]
 

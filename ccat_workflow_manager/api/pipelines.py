@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path
+from fastapi import Path
 from pydantic import Field, StrictBool
 from starlette.responses import Response
 
@@ -26,6 +26,7 @@ from ccat_workflow_manager.api.paging import (
     read_one,
     text_key,
 )
+from ccat_workflow_manager.api.route import api_router
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.queries import pipelines as queries
 from ccat_workflow_manager.definition.spec import PIPELINE_NAME
@@ -33,7 +34,7 @@ from ccat_workflow_manager.errors import Fault, Invalid, NotFound
 from ccat_workflow_manager.services.catalogue import PipelineChange
 from ccat_workflow_manager.services.run_request import Priority
 
-router = APIRouter(prefix="/pipelines", tags=["pipelines"])
+router = api_router(prefix="/pipelines", tags=["pipelines"])
 
 Name = Annotated[str, Path(pattern=PIPELINE_NAME)]
 

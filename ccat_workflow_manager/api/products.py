@@ -18,7 +18,7 @@ from typing import Annotated, Any, BinaryIO
 from urllib.parse import quote
 from uuid import UUID
 
-from fastapi import APIRouter, Header
+from fastapi import Header
 from pydantic import Field
 from starlette.responses import Response, StreamingResponse
 
@@ -26,6 +26,7 @@ from ccat_workflow_manager.api import openapi
 from ccat_workflow_manager.api.dependencies import Ctx, Who
 from ccat_workflow_manager.api.openapi import Page, Shape, Time
 from ccat_workflow_manager.api.paging import json_response, read_one
+from ccat_workflow_manager.api.route import api_router
 from ccat_workflow_manager.db.products import StoredProduct, find_product
 from ccat_workflow_manager.db.queries import products as queries
 from ccat_workflow_manager.db.session import UnitOfWork
@@ -35,7 +36,7 @@ from ccat_workflow_manager.execution.scan import open_directory, open_file
 from ccat_workflow_manager.hpc.attempt.opener import stays_inside
 from ccat_workflow_manager.lifecycle.states import Status
 
-router = APIRouter(prefix="/products/{product_id}", tags=["products"])
+router = api_router(prefix="/products/{product_id}", tags=["products"])
 
 MOST_RELATIVES = 1000
 _CHUNK = 1024 * 1024

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Annotated
 
-from fastapi import APIRouter
 from pydantic import Field, StrictFloat, StrictInt
 from starlette.responses import Response
 
@@ -15,11 +14,12 @@ from ccat_workflow_manager.api.holds import ProjectPath
 from ccat_workflow_manager.api.openapi import Page, Shape
 from ccat_workflow_manager.api.overrides import Terms
 from ccat_workflow_manager.api.paging import DEFAULT_LIMIT, Cursor, Limit, decode, json_response, page, text_key
+from ccat_workflow_manager.api.route import api_router
 from ccat_workflow_manager.db.queries import projects as queries
 from ccat_workflow_manager.definition.project import PROJECT_NAME
 from ccat_workflow_manager.errors import Fault, Invalid, NotFound
 
-router = APIRouter(prefix="/projects", tags=["projects"])
+router = api_router(prefix="/projects", tags=["projects"])
 
 _Count = Annotated[StrictInt, Field(ge=0, le=2**31 - 1)]
 _Number = StrictInt | StrictFloat

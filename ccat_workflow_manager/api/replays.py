@@ -6,7 +6,6 @@ import json
 from typing import Any, Literal
 from uuid import UUID
 
-from fastapi import APIRouter
 from pydantic import Field
 from starlette.responses import Response
 
@@ -14,13 +13,14 @@ from ccat_workflow_manager.api import openapi
 from ccat_workflow_manager.api.dependencies import Body, Ctx, IdempotencyKey, Who
 from ccat_workflow_manager.api.openapi import Shape
 from ccat_workflow_manager.api.paging import json_response
+from ccat_workflow_manager.api.route import api_router
 from ccat_workflow_manager.api.run_choice import RunFilterBody
 from ccat_workflow_manager.db.queries.runs import run_ids
 from ccat_workflow_manager.errors import Fault, Invalid
 from ccat_workflow_manager.services.replay_request import ReplayOptions
 from ccat_workflow_manager.services.replays import MOST
 
-router = APIRouter(prefix="/runs", tags=["runs"])
+router = api_router(prefix="/runs", tags=["runs"])
 
 
 class ReplayRequest(ReplayOptions):

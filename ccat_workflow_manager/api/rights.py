@@ -1,18 +1,16 @@
 """What each route needs: the one declaration of rights.
 
-`declare` refuses an application with a route that is missing here. An identity that is limited to projects gets 404 for
-what belongs to others, whether it exists or not; 403 says that its role is too low.
+`api.route.declare` refuses an application with a route that is missing here. An identity that is limited to projects
+gets 404 for what belongs to others, whether it exists or not; 403 says that its role is too low.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from uuid import UUID
 
-from fastapi import FastAPI, Request
-from fastapi.routing import APIRoute, iter_route_contexts
-from starlette.concurrency import run_in_threadpool
+from fastapi import Request
 
 from ccat_workflow_manager.api.authentication import is_forged, who
 from ccat_workflow_manager.api.dependencies import PREFIX
@@ -22,6 +20,7 @@ from ccat_workflow_manager.db.queries import owners
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.errors import Forbidden, NotFound
 from ccat_workflow_manager.identity import Role
+from ccat_workflow_manager.threads import in_thread
 
 
 class Thing(NamedTuple):
@@ -45,8 +44,6 @@ PROJECT = Thing("project", "project", "projects", lambda unit, key: str(key))
 WEBHOOK = Thing("webhook_id", "webhook", "webhooks", owners.project_of_webhook)
 FILTERED = None
 """The handler shows and changes only what belongs to the projects of the caller."""
-_PUBLIC = ("/openapi.json", "/static")
-"""Not of FastAPI: the description of the API, and the files of pages."""
 WHOLE_SERVICE = "whole service"
 """It concerns all projects: an identity that is limited to some has no right."""
 
@@ -220,32 +217,8 @@ RIGHTS: dict[str, Right] = {
 }
 
 
-def declare(app: FastAPI) -> None:
-    """Give each route its right. Raises LookupError if a route has none, or does not check it."""
-    rights: dict[tuple[Callable[..., Any], str], Right] = {}
-    faults = []
-    for route in iter_route_contexts(app.routes):
-        if not isinstance(route.original_route, APIRoute):
-            if not str(route.path).startswith(_PUBLIC):
-                faults.append(f"{route.path} is no route of FastAPI")
-            continue
-        if all(each.call is not authorize for each in route.dependant.dependencies):
-            faults.append(f"{route.path} does not depend on `authorize`")
-        for method in sorted(route.methods or ()):
-            right = RIGHTS.get(key := f"{method} {route.path_format}")
-            if right is None:
-                faults.append(f"{key} is not in RIGHTS")
-            elif rights.setdefault((route.original_route.endpoint, method), right) != right:
-                faults.append(f"{key} has another right than the same function elsewhere")
-    if faults:
-        raise LookupError("; ".join(faults))
-    app.state.rights = rights
-
-
-async def authorize(request: Request) -> None:
+async def authorize(request: Request, right: Right, action: str) -> None:
     """Refuse what the caller has no right to. Names the change for the audit."""
-    route: APIRoute = request.scope["route"]
-    right: Right = request.app.state.rights[route.endpoint, request.method]
     if right.role is None:
         return
     identity, about = who(request), right.about
@@ -255,7 +228,7 @@ async def authorize(request: Request) -> None:
     changes = request.method != "GET"
     if thing is not None and key is not None and (changes or identity.projects is not None):
         context: Context = request.app.state.context
-        project = await run_in_threadpool(_project, context, thing, key)
+        project = await in_thread(_project, context, thing, key)
         if project is not None and not identity.sees(project):
             raise NotFound(f"there is no {thing.kind} {key}")
     if not identity.role.includes(right.role):
@@ -269,7 +242,7 @@ async def authorize(request: Request) -> None:
         audit.attribute(
             audit.Change(
                 identity,
-                route.name,
+                action,
                 request.url.path.removeprefix(PREFIX + "/") if thing is None else f"{thing.collection}/{key}",
                 "" if client is None else client.host,
                 request.state.request_id,

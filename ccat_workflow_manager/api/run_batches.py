@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-from fastapi import APIRouter
 from pydantic import Field
 from starlette.responses import Response
 
@@ -18,6 +17,7 @@ from ccat_workflow_manager.api.openapi import Shape
 from ccat_workflow_manager.api.paging import (
     json_response,
 )
+from ccat_workflow_manager.api.route import api_router
 from ccat_workflow_manager.api.run_choice import RunChoice
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db import audit
@@ -28,7 +28,7 @@ from ccat_workflow_manager.lifecycle.states import RunStatus
 from ccat_workflow_manager.services.requests import require
 from ccat_workflow_manager.services.run_request import RunRequest
 
-router = APIRouter(prefix="/runs", tags=["runs"])
+router = api_router(prefix="/runs", tags=["runs"])
 
 _AT_ONCE = 1000
 """A change by filter has one transaction for this many runs."""

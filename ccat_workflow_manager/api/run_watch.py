@@ -11,11 +11,10 @@ from collections.abc import Mapping
 from typing import Literal
 from uuid import UUID
 
-from starlette.concurrency import run_in_threadpool
-
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.queries.runs import RunVersion, run_versions
 from ccat_workflow_manager.errors import Fault, Invalid, ServiceUnavailable, WorkflowError
+from ccat_workflow_manager.threads import in_thread
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +88,7 @@ class RunWatch:
                 await asyncio.sleep(max(self._pause, busy))  # a new request has made the pause shorter
             began = time.monotonic()
             try:
-                found = await run_in_threadpool(self._versions, list(self._waiting))
+                found = await in_thread(self._versions, list(self._waiting))
             except WorkflowError as error:
                 log.warning("requests that wait for runs wait on: %s", error.message)
             else:

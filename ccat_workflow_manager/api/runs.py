@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import Header, Query, Request
 from pydantic import Field
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from ccat_workflow_manager.api import openapi
@@ -31,6 +30,7 @@ from ccat_workflow_manager.api.paging import (
     uuid_key,
 )
 from ccat_workflow_manager.api.products import Caveat, ProductPage
+from ccat_workflow_manager.api.route import api_router
 from ccat_workflow_manager.api.run_choice import RunFilterBody
 from ccat_workflow_manager.api.run_watch import RunWatch, Until, wait_seconds
 from ccat_workflow_manager.api.step_runs import StepRun, StepRunPage
@@ -46,8 +46,9 @@ from ccat_workflow_manager.lifecycle.states import RunStatus, Status
 from ccat_workflow_manager.limits import limits
 from ccat_workflow_manager.services.retry_request import AS_BEFORE, RetryRequest
 from ccat_workflow_manager.services.run_request import Priority, RunRequest, Text
+from ccat_workflow_manager.threads import in_thread
 
-router = APIRouter(prefix="/runs", tags=["runs"])
+router = api_router(prefix="/runs", tags=["runs"])
 
 _KIND = "runs"
 _STEP_RUNS = "run-step-runs"
@@ -196,12 +197,12 @@ async def get_run(
     seconds = 0.0 if wait is None else wait_seconds(wait)
     if wait is None and until is not None:
         raise Invalid(faults=[Fault("wait", "is needed together with `until`, like 30s")])
-    since, response = await run_in_threadpool(_run_response, context, run_id, most, if_none_match)
+    since, response = await in_thread(_run_response, context, run_id, most, if_none_match)
     if seconds == 0 or since.finished or (until == "changed" and if_none_match and response.status_code != 304):
         return response
     watch: RunWatch = request.app.state.run_watch
     await watch.wait(run_id, since, until or "finished", seconds)
-    _, response = await run_in_threadpool(_run_response, context, run_id, most, if_none_match)
+    _, response = await in_thread(_run_response, context, run_id, most, if_none_match)
     return response
 
 

@@ -10,7 +10,7 @@ from threading import Lock
 from typing import Any
 from uuid import UUID
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from pydantic import Field
 from starlette.responses import Response
 
@@ -33,6 +33,7 @@ from ccat_workflow_manager.api.paging import (
     uuid_key,
 )
 from ccat_workflow_manager.api.problems import RETRY_AFTER_SECONDS, problem
+from ccat_workflow_manager.api.route import api_router
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.migrate import require_current
 from ccat_workflow_manager.db.queries import Row, figures
@@ -47,8 +48,8 @@ from ccat_workflow_manager.services.answers import Answers
 from ccat_workflow_manager.services.queues import stored_queues
 from ccat_workflow_manager.settings import Settings
 
-health = APIRouter(tags=["service"])
-router = APIRouter(tags=["service"])
+health = api_router(tags=["service"])
+router = api_router(tags=["service"])
 
 _AVAILABILITY_SECONDS = 60
 

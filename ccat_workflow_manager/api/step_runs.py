@@ -6,7 +6,7 @@ import json
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from pydantic import Field
 from starlette.responses import Response, StreamingResponse
 
@@ -25,6 +25,7 @@ from ccat_workflow_manager.api.paging import (
     text_key,
 )
 from ccat_workflow_manager.api.products import Caveat, ProductPage
+from ccat_workflow_manager.api.route import api_router
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.queries import Row
 from ccat_workflow_manager.db.queries import products as product_queries
@@ -37,7 +38,7 @@ from ccat_workflow_manager.services.logs import LogPiece
 from ccat_workflow_manager.services.outcomes import Outcome
 from ccat_workflow_manager.services.retry_request import Reason, RetryRequest
 
-router = APIRouter(prefix="/step-runs/{step_run_id}", tags=["step runs"])
+router = api_router(prefix="/step-runs/{step_run_id}", tags=["step runs"])
 
 _MOST_LINES = 1_000_000
 _MOST_BYTES = 2**63 - 1

@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter
 from pydantic import AfterValidator, Field, StrictStr
 from starlette.responses import Response
 
@@ -15,12 +14,13 @@ from ccat_workflow_manager.api import openapi
 from ccat_workflow_manager.api.dependencies import PREFIX, Body, Ctx, Who
 from ccat_workflow_manager.api.openapi import Page, Shape, Time
 from ccat_workflow_manager.api.paging import DEFAULT_LIMIT, Cursor, Limit, decode, json_response, page, uuid_key
+from ccat_workflow_manager.api.route import api_router
 from ccat_workflow_manager.db.tokens import TokenStore
 from ccat_workflow_manager.definition.messages import refuse_if
 from ccat_workflow_manager.identity import Role
 from ccat_workflow_manager.services.run_request import Moment, Project, storable
 
-router = APIRouter(prefix="/tokens", tags=["tokens"])
+router = api_router(prefix="/tokens", tags=["tokens"])
 
 
 def _in_the_future(at: datetime) -> datetime:

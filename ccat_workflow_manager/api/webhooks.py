@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from pydantic import Field
 from starlette.responses import Response
 
@@ -23,11 +23,12 @@ from ccat_workflow_manager.api.paging import (
     read_one,
     uuid_key,
 )
+from ccat_workflow_manager.api.route import api_router
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db import webhooks as queries
 from ccat_workflow_manager.errors import Fault, Invalid
 
-router = APIRouter(prefix="/webhooks", tags=["webhooks"])
+router = api_router(prefix="/webhooks", tags=["webhooks"])
 
 _EXAMPLES = {
     "ends of runs": {

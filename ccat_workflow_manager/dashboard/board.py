@@ -9,11 +9,11 @@ from dataclasses import asdict
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import Depends, Request
+from fastapi import Request
 from starlette.responses import Response
 
-from ccat_workflow_manager.api.authentication import csrf_token, current_identity
-from ccat_workflow_manager.api.dependencies import Actor
+from ccat_workflow_manager.api.authentication import csrf_token, current_identity, who
+from ccat_workflow_manager.api.dependencies import Given
 from ccat_workflow_manager.api.rights import Thing
 from ccat_workflow_manager.api.service import availabilities
 from ccat_workflow_manager.context import Context
@@ -38,7 +38,7 @@ _STRANGERS = (401, 403)
 class Board:
     """One request for a page."""
 
-    def __init__(self, request: Request, actor: Actor) -> None:
+    def __init__(self, request: Request, actor: str) -> None:
         self.request = request
         self.actor = actor
         identity = current_identity(request)
@@ -170,8 +170,8 @@ def _backends(context: Context, states: dict[str, dict[str, Any]]) -> list[dict[
     return shown
 
 
-def _board(request: Request, actor: Actor) -> Board:
-    return Board(request, actor)
+def _board(request: Request) -> Board:
+    return Board(request, who(request).name)
 
 
-B = Annotated[Board, Depends(_board)]
+B = Annotated[Board, Given(_board)]

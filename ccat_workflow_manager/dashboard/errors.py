@@ -8,7 +8,6 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -22,6 +21,7 @@ from ccat_workflow_manager.errors import (
     WorkflowError,
 )
 from ccat_workflow_manager.identity import ANONYMOUS
+from ccat_workflow_manager.threads import in_thread
 
 Handler = Callable[[Request, Exception], Awaitable[Response]]
 _RETRY_AFTER = {"Retry-After": "5"}
@@ -47,7 +47,7 @@ def _or_page(handler: Any) -> Handler:
             return response
         status = response.status_code
         text, faults = _said(error, request)
-        page = await run_in_threadpool(
+        page = await in_thread(
             Board(request, ANONYMOUS.name).page, "error", "", status, code=status,
             title=_TITLES.get(status, HTTPStatus(status).phrase), text=text, faults=faults,
         )  # fmt: skip

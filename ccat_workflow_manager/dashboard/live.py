@@ -10,11 +10,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from fastapi import APIRouter, Request
-from starlette.concurrency import run_in_threadpool
+from fastapi import Request
 from starlette.responses import Response, StreamingResponse
 
 from ccat_workflow_manager.api.dependencies import Who
+from ccat_workflow_manager.api.route import page_router
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.dashboard.rendering import HEADERS
 from ccat_workflow_manager.db.queries.feed import Place, head
@@ -23,10 +23,11 @@ from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.db.views import changes
 from ccat_workflow_manager.errors import WorkflowError
 from ccat_workflow_manager.identity import Projects
+from ccat_workflow_manager.threads import in_thread
 
 log = logging.getLogger(__name__)
 
-router = APIRouter()
+router = page_router()
 
 _POLL_SECONDS = 0.4
 _KEEP_ALIVE_SECONDS = 15.0
@@ -126,7 +127,7 @@ class Live:
         reader = _Reader(self._context.loop_database)
         while self._viewers and not self._closed:
             try:
-                self.touch(await run_in_threadpool(reader.look))
+                self.touch(await in_thread(reader.look))
             except WorkflowError as error:
                 log.warning("changes cannot be read: %s", error.message)
             await asyncio.sleep(_POLL_SECONDS)
@@ -153,7 +154,7 @@ def visible_topics(context: Context, names: Collection[str], projects: Projects)
 @router.get("/ui/live")
 async def live(request: Request, who: Who, topics: str = "") -> Response:
     named = topics.split(",")[:_MOST_TOPICS]
-    names = await run_in_threadpool(visible_topics, request.app.state.context, named, who.projects)
+    names = await in_thread(visible_topics, request.app.state.context, named, who.projects)
     found: Live = request.app.state.live
     if found.full:
         return Response("too many viewers", 503, {"Retry-After": "10"}, "text/plain")

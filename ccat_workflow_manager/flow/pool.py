@@ -15,7 +15,7 @@ from ccat_workflow_manager.flow.errors import FlowError
 from ccat_workflow_manager.flow.execution import ExecutionBackend, Failed, Work
 from ccat_workflow_manager.flow.jobs import JobBackend
 from ccat_workflow_manager.flow.programs import GRACE_SECONDS, Programs
-from ccat_workflow_manager.flow.threads import Threads
+from ccat_workflow_manager.threads import Threads
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,8 @@ from uuid import UUID
 import pytest
 from fastapi import APIRouter
 
-from ccat_workflow_manager.api.rights import RIGHTS, WHOLE_SERVICE, Thing, declare
+from ccat_workflow_manager.api.rights import RIGHTS, WHOLE_SERVICE, Thing
+from ccat_workflow_manager.api.route import declare
 from ccat_workflow_manager.identity import Role
 from ccat_workflow_manager.lifecycle.models import NewProduct
 from tests.api.rest import Hand, Rest, Secured

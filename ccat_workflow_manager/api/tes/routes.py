@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from starlette.responses import Response
 
 from ccat_workflow_manager import __version__
 from ccat_workflow_manager.api import openapi
 from ccat_workflow_manager.api.dependencies import Actor, Body, Ctx, Who
 from ccat_workflow_manager.api.paging import decode, encode, json_response, uuid_key
+from ccat_workflow_manager.api.route import api_router
 from ccat_workflow_manager.api.tes.creating import BACKEND_PARAMETERS, NAME_LABEL, PIPELINE, faults_of_task, run_request
 from ccat_workflow_manager.api.tes.documents import State, TesTask, View
 from ccat_workflow_manager.api.tes.showing import MOST_PRODUCTS, STATUSES, is_task, state_of, task_of
@@ -25,7 +26,7 @@ from ccat_workflow_manager.errors import Fault, Invalid, NotFound
 
 PREFIXES = ("/ga4gh/tes/v1", "/v1")
 
-router = APIRouter(tags=["tes"])
+router = api_router(tags=["tes"])
 
 _Object = dict[str, Any]
 """The schemas of responses are those of TES."""

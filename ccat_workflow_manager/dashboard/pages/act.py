@@ -11,13 +11,14 @@ from typing import Annotated, Any
 from urllib.parse import parse_qs
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import Query, Request
 from starlette.datastructures import QueryParams
 from starlette.responses import Response
 
-from ccat_workflow_manager.api.dependencies import Body
+from ccat_workflow_manager.api.dependencies import Given, body_of
 from ccat_workflow_manager.api.overrides import Terms
 from ccat_workflow_manager.api.rights import BREAKER
+from ccat_workflow_manager.api.route import page_router
 from ccat_workflow_manager.dashboard import filters, forms, words
 from ccat_workflow_manager.dashboard.board import B, Board
 from ccat_workflow_manager.db.session import UnitOfWork
@@ -28,7 +29,7 @@ from ccat_workflow_manager.identity import Projects
 from ccat_workflow_manager.lifecycle.overrides import Term
 from ccat_workflow_manager.services.run_request import LabelChange
 
-router = APIRouter()
+router = page_router()
 
 _AT_ONCE = 500
 _NAMES = 50
@@ -49,13 +50,14 @@ class Form:
         return _uuids(given)
 
 
-def _form(body: Body) -> Form:
+def _form(request: Request) -> Form:
+    body = body_of(request)
     if body.media_type != "application/x-www-form-urlencoded":
         raise Invalid(faults=[Fault("", "a form must be sent as application/x-www-form-urlencoded")])
     return Form(parse_qs(body.data.decode("utf-8", "replace"), keep_blank_values=True))
 
 
-Sent = Annotated[Form, Depends(_form)]
+Sent = Annotated[Form, Given(_form, reads_body=True)]
 
 
 def _uuids(texts: Sequence[str]) -> list[UUID]:

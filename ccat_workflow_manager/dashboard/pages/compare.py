@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from starlette.responses import Response
 
+from ccat_workflow_manager.api.route import page_router
 from ccat_workflow_manager.dashboard.board import B
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.db.views import compare as view
@@ -15,7 +16,7 @@ from ccat_workflow_manager.db.views import run as run_view
 from ccat_workflow_manager.errors import NotFound
 from ccat_workflow_manager.identity import Projects, sees
 
-router = APIRouter()
+router = page_router()
 
 _FACTS = (("Pipeline", "pipeline"), ("Version", "pipeline_version"), ("Backend", "backend"), ("Priority", "priority"))
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter
 from starlette.responses import Response
 
 from ccat_workflow_manager.api.holds import HoldRequest, ProjectPath
+from ccat_workflow_manager.api.route import page_router
 from ccat_workflow_manager.dashboard import forms, holds, words
 from ccat_workflow_manager.dashboard.board import B, Board
 from ccat_workflow_manager.dashboard.pages.act import Form, Sent, sheet
@@ -16,7 +16,7 @@ from ccat_workflow_manager.errors import Fault, Invalid, RequestError
 from ccat_workflow_manager.lifecycle.holds import Hold, Kind, Mode
 from ccat_workflow_manager.lifecycle.waiting import utc_text
 
-router = APIRouter()
+router = page_router()
 
 _SENT = {"why": "", "mode": str(Mode.PAUSE), "ends": "4h", "until": ""}
 _SEEN_ON = {Kind.BACKEND: "/backends", Kind.SERVICE: "/"}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from starlette.responses import RedirectResponse, Response
 
 from ccat_workflow_manager.api.login import begin_session, page_of_ours, set_cookie
+from ccat_workflow_manager.api.route import page_router
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.dashboard import rendering
 from ccat_workflow_manager.errors import NotFound, RequestError, ServiceUnavailable
@@ -15,7 +16,7 @@ from ccat_workflow_manager.errors import NotFound, RequestError, ServiceUnavaila
 if TYPE_CHECKING:
     from ccat_workflow_manager.services.oidc import OpenIdConnect
 
-router = APIRouter()
+router = page_router()
 
 _ATTEMPT = "ccat_wm_log_in"
 _CALLBACK = "/login/oidc/callback"

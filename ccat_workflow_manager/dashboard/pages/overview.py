@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter
 from starlette.responses import Response
 
+from ccat_workflow_manager.api.route import page_router
 from ccat_workflow_manager.dashboard import holds, times, words
 from ccat_workflow_manager.dashboard.board import B, Board
 from ccat_workflow_manager.dashboard.drawing import figures as charts
@@ -18,7 +18,7 @@ from ccat_workflow_manager.identity import Projects
 from ccat_workflow_manager.lifecycle.holds import Kind
 from ccat_workflow_manager.services.figures import timeseries
 
-router = APIRouter()
+router = page_router()
 
 _LONGEST = 6
 _SPANS = {"Last hour": "1h", "Last day": "24h"}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
 from starlette.responses import Response
 
+from ccat_workflow_manager.api.route import page_router
 from ccat_workflow_manager.dashboard.board import B
 
-router = APIRouter()
+router = page_router()
 
 
 @router.get("/ui/rail")

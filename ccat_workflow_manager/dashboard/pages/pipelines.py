@@ -10,10 +10,11 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import yaml
-from fastapi import APIRouter, Query
+from fastapi import Query
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from ccat_workflow_manager.api.dependencies import Who
+from ccat_workflow_manager.api.route import page_router
 from ccat_workflow_manager.dashboard import forms, holds, rendering, times, words
 from ccat_workflow_manager.dashboard.board import B, Board
 from ccat_workflow_manager.dashboard.drawing import figures
@@ -35,7 +36,7 @@ from ccat_workflow_manager.lifecycle.overrides import Changed
 from ccat_workflow_manager.services.figures import pipeline_stats
 from ccat_workflow_manager.services.run_request import RunRequest
 
-router = APIRouter()
+router = page_router()
 
 _PAGE = 100
 _SPAN = "30d"

@@ -10,11 +10,11 @@ from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
-from fastapi import APIRouter
 from starlette.responses import Response
 
 from ccat_workflow_manager.api.products import open_product
 from ccat_workflow_manager.api.rights import RUN
+from ccat_workflow_manager.api.route import page_router
 from ccat_workflow_manager.dashboard import fits, rendering
 from ccat_workflow_manager.dashboard.board import B, Board
 from ccat_workflow_manager.dashboard.drawing.graph import Node, graph
@@ -26,7 +26,7 @@ from ccat_workflow_manager.errors import NotFound, OutputError, ServiceUnavailab
 from ccat_workflow_manager.execution.scan import open_directory
 from ccat_workflow_manager.identity import Projects
 
-router = APIRouter()
+router = page_router()
 
 _PAGE = 50
 _OF_RUN = 2000

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from fastapi import APIRouter
 from pydantic import BaseModel
 from starlette.responses import RedirectResponse, Response
 
 from ccat_workflow_manager.api.holds import ProjectPath
 from ccat_workflow_manager.api.projects import ProjectRequest
+from ccat_workflow_manager.api.route import page_router
 from ccat_workflow_manager.dashboard import forms, holds, words
 from ccat_workflow_manager.dashboard.board import B, Board
 from ccat_workflow_manager.dashboard.pages.act import Form, Sent, sheet
@@ -23,7 +23,7 @@ from ccat_workflow_manager.definition.messages import validated
 from ccat_workflow_manager.errors import Fault, Invalid, NotFound, RequestError
 from ccat_workflow_manager.lifecycle.holds import Hold, Kind
 
-router = APIRouter()
+router = page_router()
 
 _PAGE = 100
 _RUNS = 12

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from starlette.responses import JSONResponse, Response
 
+from ccat_workflow_manager.api.route import page_router
 from ccat_workflow_manager.dashboard import rendering, times, words
 from ccat_workflow_manager.dashboard.board import B, Board
 from ccat_workflow_manager.dashboard.drawing import gantt
@@ -19,7 +20,7 @@ from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.db.views import run as view
 from ccat_workflow_manager.errors import NotFound
 
-router = APIRouter()
+router = page_router()
 
 Order = Literal["given", "slowest", "open"]
 Keys = Literal["", "timeline", "field"]

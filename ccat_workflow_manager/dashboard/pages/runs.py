@@ -6,9 +6,10 @@ from datetime import timedelta
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from starlette.responses import RedirectResponse, Response
 
+from ccat_workflow_manager.api.route import page_router
 from ccat_workflow_manager.dashboard import filters, times
 from ccat_workflow_manager.dashboard.board import B, Board
 from ccat_workflow_manager.dashboard.drawing.charts import Series, histogram
@@ -17,7 +18,7 @@ from ccat_workflow_manager.db.views import runs
 from ccat_workflow_manager.errors import Fault, Invalid
 from ccat_workflow_manager.lifecycle.states import RunStatus
 
-router = APIRouter()
+router = page_router()
 
 PAGE = 50
 _LAYERS = (("done", "COMPLETED"), ("stop", "CANCELLED"), ("fail", "FAILED"), ("run", "RUNNING"), ("wait", "PENDING"))

@@ -8,10 +8,10 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from fastapi import APIRouter
 from starlette.responses import RedirectResponse, Response
 
 from ccat_workflow_manager.api.dependencies import Who
+from ccat_workflow_manager.api.route import page_router
 from ccat_workflow_manager.api.service import availabilities
 from ccat_workflow_manager.api.tokens import TokenRequest
 from ccat_workflow_manager.dashboard import filters, holds, times
@@ -28,7 +28,7 @@ from ccat_workflow_manager.identity import Role
 from ccat_workflow_manager.lifecycle.holds import Kind
 from ccat_workflow_manager.services.queues import stored_queues
 
-router = APIRouter()
+router = page_router()
 
 _PAGE = 100
 _QUIET_SECONDS = 60

@@ -7,9 +7,10 @@ from dataclasses import asdict
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
+from ccat_workflow_manager.api.route import page_router
 from ccat_workflow_manager.dashboard import rendering, words
 from ccat_workflow_manager.dashboard.board import B, Board
 from ccat_workflow_manager.db.pipelines import PipelineStore
@@ -23,7 +24,7 @@ from ccat_workflow_manager.lifecycle.states import Status
 from ccat_workflow_manager.services import attempt_texts
 from ccat_workflow_manager.services.log_search import search
 
-router = APIRouter()
+router = page_router()
 
 Stream = Literal["stdout", "stderr"]
 Part = Literal["log", "command", "manifest", "script", "environment", "events"]

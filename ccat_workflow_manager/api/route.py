@@ -1,0 +1,127 @@
+"""The routes of this API: what is checked before a handler runs, where it runs, and what the service gives to it.
+
+FastAPI binds and describes what a client sends: path, query and headers. Each dependency would cost about as much as
+the handling of all of these, so there are none: a handler marks with `Given` what the service provides.
+
+    def create_run(context: Ctx, who: Who, body: Body, key: IdempotencyKey = None) -> Response: ...
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, get_args
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.routing import APIRoute, iter_route_contexts
+from starlette.responses import Response
+
+from ccat_workflow_manager.api.dependencies import Given, known_parameters, no_unknown_body, reading_body
+from ccat_workflow_manager.api.rights import RIGHTS, Right, authorize
+from ccat_workflow_manager.threads import in_thread
+
+Handler = Callable[..., Any]
+Endpoint = Callable[..., Coroutine[Any, Any, Any]]
+
+_PUBLIC = ("/openapi.json", "/static")
+"""Not of FastAPI: the description of the API, and the files of pages."""
+
+
+class Route(APIRoute):
+    """A route that refuses what its caller has no right to."""
+
+    is_strict = False
+    """It refuses unknown parameters of the query, and a body that its handler would ignore."""
+
+    def __init__(self, path: str, endpoint: Handler, **options: Any) -> None:
+        signature = inspect.signature(endpoint, eval_str=True)
+        given = {name: found for name, each in signature.parameters.items() if (found := _given(each.annotation))}
+        self.handler = endpoint
+        self.rights: dict[str, Right] = {}
+        """By method; `declare` sets them."""
+        self.takes_body = any(each.reads_body for each in given.values())
+        super().__init__(path, _with_given(endpoint, signature, given), **options)
+        self.parameters = {each.alias: each.field_info.annotation for each in self.dependant.query_params}
+        """Those of the query, by name, with their types."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        answer = super().get_route_handler()
+
+        async def checked(request: Request) -> Response:
+            await authorize(request, self.rights[request.method], self.name)
+            if self.is_strict and request.scope["query_string"]:
+                known_parameters(request, self.parameters)
+            if not self.takes_body:
+                if self.is_strict:
+                    await no_unknown_body(request)
+                return await answer(request)
+            async with reading_body(request):
+                return await answer(request)
+
+        return checked
+
+
+class ApiRoute(Route):
+    """A route of the API, unlike one of the pages."""
+
+    is_strict = True
+
+
+def api_router(**options: Any) -> APIRouter:
+    return APIRouter(route_class=ApiRoute, **options)
+
+
+def page_router() -> APIRouter:
+    return APIRouter(route_class=Route)
+
+
+def declare(app: FastAPI) -> None:
+    """Give each route its right. Raises LookupError if a route has none, or checks none."""
+    faults = []
+    for context in iter_route_contexts(app.routes):
+        route = context.original_route
+        if not isinstance(route, APIRoute):
+            if not str(context.path).startswith(_PUBLIC):
+                faults.append(f"{context.path} is no route of FastAPI")
+            continue
+        for method in sorted(context.methods or ()):
+            right = RIGHTS.get(key := f"{method} {context.path_format}")
+            if right is None:
+                faults.append(f"{key} is not in RIGHTS")
+            elif not isinstance(route, Route):
+                faults.append(f"{key} is no `Route`")
+            elif route.rights.setdefault(method, right) != right:
+                faults.append(f"{key} has another right than the same function elsewhere")
+    if faults:
+        raise LookupError("; ".join(faults))
+
+
+def _given(annotation: Any) -> Given | None:
+    return next((each for each in get_args(annotation) if isinstance(each, Given)), None)
+
+
+def _with_given(handler: Handler, signature: inspect.Signature, given: Mapping[str, Given]) -> Endpoint:
+    """The handler as FastAPI sees it: a coroutine that takes the request, and what the client sends."""
+    own_request = next((name for name, each in signature.parameters.items() if each.annotation is Request), None)
+    sources = {name: each.of for name, each in given.items()}
+
+    def call(request: Request, values: dict[str, Any]) -> Any:
+        for name, of in sources.items():
+            values[name] = of(request)
+        if own_request is not None:
+            values[own_request] = request
+        return handler(**values)
+
+    async def in_loop(_request: Request, **values: Any) -> Any:
+        return await call(_request, values)
+
+    async def elsewhere(_request: Request, **values: Any) -> Any:
+        return await in_thread(call, _request, values)
+
+    endpoint: Any = in_loop if inspect.iscoroutinefunction(handler) else elsewhere
+    sent = [each for name, each in signature.parameters.items() if name not in given and name != own_request]
+    first = inspect.Parameter("_request", inspect.Parameter.KEYWORD_ONLY, annotation=Request)
+    sent = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in sent]
+    endpoint.__signature__ = signature.replace(parameters=[first, *sent])
+    endpoint.__name__, endpoint.__doc__, endpoint.__module__ = handler.__name__, handler.__doc__, handler.__module__
+    return endpoint  # type: ignore[no-any-return]

@@ -1,0 +1,65 @@
+"""Calls of an event loop that block."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextvars import ContextVar
+
+import pytest
+
+from ccat_workflow_manager.threads import in_thread
+
+_word: ContextVar[str] = ContextVar("word", default="")
+
+
+def test_a_call_leaves_the_loop_and_has_the_variables_of_its_task() -> None:
+    def call(number: int, *, more: int) -> tuple[int, str, bool]:
+        return number + more, _word.get(), threading.current_thread() is threading.main_thread()
+
+    async def task(word: str) -> tuple[int, str, bool]:
+        _word.set(word)
+        return await in_thread(call, 1, more=2)
+
+    async def both() -> list[tuple[int, str, bool]]:
+        return list(await asyncio.gather(task("a"), task("b")))
+
+    assert asyncio.run(both()) == [(3, "a", False), (3, "b", False)]
+    assert asyncio.run(task("another loop")) == (3, "another loop", False)
+
+
+def test_what_a_call_raises_reaches_its_task() -> None:
+    def fail() -> None:
+        raise LookupError("no such run")
+
+    with pytest.raises(LookupError, match="no such run"):
+        asyncio.run(in_thread(fail))
+
+
+def test_a_call_whose_task_is_cancelled_ends_in_its_thread() -> None:
+    may_end, ended = threading.Event(), threading.Event()
+
+    async def cancelled() -> None:
+        loop, entered = asyncio.get_running_loop(), asyncio.Event()
+
+        def call() -> None:
+            loop.call_soon_threadsafe(entered.set)
+            may_end.wait(10)
+            ended.set()
+
+        task = asyncio.create_task(in_thread(call))
+        await entered.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        may_end.set()
+        assert await in_thread(ended.wait, 10)
+
+    asyncio.run(cancelled())
+
+
+def test_more_calls_than_threads_all_end() -> None:
+    async def many() -> list[int]:
+        return list(await asyncio.gather(*(in_thread(int, number) for number in range(200))))
+
+    assert asyncio.run(many()) == list(range(200))
