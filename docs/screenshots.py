@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,13 @@ class Stage:
         self.ids["wide"] = self.submit("detector-noise", {"detectors": detectors}, labels=labels)
         self.until(self.ids["wide"], lambda run: run["counts"]["COMPLETED"] > KEYS)
 
+    def changes(self) -> None:
+        """What operators have changed and paused until a time."""
+        end = (datetime.now(UTC) + timedelta(hours=8)).isoformat()
+        limit = {"max_live": 400, "max_queued": 30_000, "until": end, "why": "the survey of this week"}
+        self.client.patch("/projects/default", limit)
+        self.client.post("/pipelines/beam-fit/pause", {"why": "a new calibration is being checked", "until": end})
+
 
 AT_ONCE = {"run": "/runs/{running}", "wide": "/runs/{wide}", "step-run": "/step-runs/{step_run}"}
 LATER = {
@@ -188,6 +196,8 @@ LATER = {
     "failed-step-run": "/step-runs/{failed_step_run}", "pipeline": "/pipelines/demo-galaxy",
     "product": "/products/{map}", "fits": "/products/{fits}",
     "backends": "/backends", "workers": "/workers", "events": "/events", "audit": "/audit",
+    "failures": "/events?type=step_run.failed&since=24h", "projects": "/projects", "project": "/projects/default",
+    "limits": "/projects/default/limits", "hold": "/pipelines/beam-fit/hold?change=1",
     "tokens": "/tokens", "step": "/runs/{done}/steps/baseline", "products": "/products", "wrong": "/runs?status=BAD",
     "empty": "/runs?pipeline=none", "missing": "/runs/00000000-0000-7000-8000-000000000000",
 }  # fmt: skip
@@ -242,6 +252,7 @@ def _all(stage: Stage, target: Path | None) -> None:
         camera.take("run", AT_ONCE["run"])
         stage.wide()
         camera.take("wide", AT_ONCE["wide"])
+        stage.changes()
         for name, address in LATER.items():
             camera.take(name, address)
         browser.close()

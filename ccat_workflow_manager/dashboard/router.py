@@ -10,6 +10,7 @@ from ccat_workflow_manager.dashboard.errors import show_errors_as_pages
 from ccat_workflow_manager.dashboard.pages import (
     act,
     compare,
+    events,
     holds,
     login,
     overview,
@@ -34,6 +35,7 @@ PAGES: tuple[APIRouter, ...] = (
     pipelines.router,
     products.router,
     projects.router,
+    events.router,
     service.router,
     parts.router,
     live.router,

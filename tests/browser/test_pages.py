@@ -20,7 +20,8 @@ PAGES = (
     "/runs/{run}/compare?with={wide}", "/runs/{run}?tab=parameters", "/step-runs/{failed}", "/step-runs/{running}",
     "/pipelines", "/pipelines/chain", "/products", "/products/{product}", "/products?run={run}", "/backends",
     "/projects", "/projects/default", "/projects/default/limits", "/backends/noop/hold",
-    "/workers", "/events", "/audit", "/tokens", "/act/cancel?id={run}", "/act/label?id={run}",
+    "/workers", "/events?type=step_run.*&pipeline=chain", "/audit", "/tokens",
+    "/act/cancel?id={run}", "/act/label?id={run}",
 )  # fmt: skip
 FIRST_LOAD, LATER_LOAD = 150_000, 20_000
 """Bytes on the wire."""

@@ -63,6 +63,10 @@ QUERIES: dict[str, list[dict[str, str]]] = {
     "GET /api/v1/events": [{}, {"run": "%run_id%"}, {"pipeline": "chai-map"}, {"type": "ccat.wm.run.*"}],
     "GET /api/v1/explain": [{"group": "cause"}],
     "GET /api/v1/audit": [{}, {"actor": "astrid"}, {"object": "runs/%run_id%"}, {"action": "create_run"}],
+    "GET /events": [
+        {}, {"run": "%run_id%"}, {"pipeline": "chai-map"}, {"type": "run.*"}, {"by": "astrid"}, {"since": "24h"},
+        {"until": _SINCE}, {"after": "1-1"}, {"cursor": "9000-1", "type": "step_run.failed"},
+    ],
     "GET /audit": [{}, {"actor": "astrid"}, {"on": "runs/%run_id%"}, {"action": "create_run"}, {"since": "24h"}],
     "GET /go": [{"q": each} for each in ("%run_id%", "%start%", "%job_id%", "chai", "source:source-3", "nothing")],
     "GET /runs/{run_id}/compare": [{"with": "%run_id%"}],

@@ -1,4 +1,4 @@
-"""Backends, workers, events, the audit, tokens, and the search field."""
+"""Backends, workers, the audit, tokens, and the search field."""
 
 from __future__ import annotations
 
@@ -91,38 +91,7 @@ def workers_part(board: B) -> Response:
     return board.fragment("workers", **_workers(board))
 
 
-# --- events, audit --------------------------------------------------------------------------------------------------
-
-
-def _place(text: str) -> tuple[int, int] | None:
-    if not text:
-        return None
-    try:
-        position, _, number = text.partition("-")
-        found = int(position), int(number)
-    except ValueError:
-        raise Invalid(faults=[Fault("cursor", "is not a place among the events")]) from None
-    if not all(0 <= each < 2**63 for each in found):
-        raise Invalid(faults=[Fault("cursor", "is not a place among the events")])
-    return found
-
-
-@router.get("/events")
-def events(board: B, cursor: str = "") -> Response:
-    return board.page("events", "events", **_events(board, cursor))
-
-
-@router.get("/ui/events")
-def events_part(board: B) -> Response:
-    return board.fragment("events", **_events(board, ""))
-
-
-def _events(board: Board, cursor: str) -> dict[str, Any]:
-    place = _place(cursor)
-    found = board.read(("events", cursor), lambda unit: view.events(unit, place, _PAGE + 1, board.projects))
-    last = found[_PAGE - 1] if len(found) > _PAGE else None
-    older = f"/events?cursor={last['position']}-{last['id']}" if last else ""
-    return {"items": found[:_PAGE], "older": older, "cursor": cursor}
+# --- audit --------------------------------------------------------------------------------------------------
 
 
 @router.get("/audit")

@@ -59,7 +59,7 @@ from ccat_workflow_manager.dashboard.words.runs import (
     total,
     wait,
 )
-from ccat_workflow_manager.dashboard.words.service import away, cause, overview_text, overview_title
+from ccat_workflow_manager.dashboard.words.service import away, cause, events_shown, overview_text, overview_title
 from ccat_workflow_manager.dashboard.words.step_runs import FILE_GONE, ended_by, next_memory, queued, step_run
 
 __all__ = [
@@ -91,6 +91,7 @@ __all__ = [
     "ended_by",
     "event",
     "event_more",
+    "events_shown",
     "faults_by_field",
     "goes_on",
     "groups",

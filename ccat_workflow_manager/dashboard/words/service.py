@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from ccat_workflow_manager.dashboard import times
 from ccat_workflow_manager.dashboard.words.plain import capped, count, written
+
+
+def events_shown(number: int, looked_to: datetime | None) -> str:
+    """How many events a page shows, and how far it looked if that was not to the end."""
+    shown = f"{number} shown" if number else "None of the events that this page looked at"
+    return shown if looked_to is None else f"{shown}; looked as far as {times.clock(looked_to)}"
 
 
 def overview_title(causes: int) -> str:

@@ -126,6 +126,11 @@ WHERE step_run_id = (SELECT id FROM step_runs WHERE run_id = :run_id LIMIT 1)
 """
 
 
+def is_small_run(unit: UnitOfWork, run_id: UUID) -> bool:
+    """Whether the events of a run are best found by its step runs."""
+    return bool(unit.execute(_RUN_IS_SMALL, {"run_id": run_id}).scalar_one())
+
+
 def head(unit: UnitOfWork) -> Place:
     """The place behind everything that can be read now."""
     below: int = unit.execute(_HEAD).scalar_one()
@@ -136,7 +141,7 @@ def feed_page(unit: UnitOfWork, source: str, after: Place, wanted: Selection, li
     """Up to `limit` wanted events behind a place, the oldest first."""
     statement = _PAGE_OF_ALL
     if wanted.run_id is not None:
-        if unit.execute(_RUN_IS_SMALL, {"run_id": wanted.run_id}).scalar_one():
+        if is_small_run(unit, wanted.run_id):
             statement = _PAGE_OF_RUN
         else:
             begin = unit.execute(_BEGIN_OF_RUN, {"run_id": wanted.run_id}).scalar()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 from uuid import UUID
 
 from ccat_workflow_manager.db.queries import project_list, visible
@@ -63,20 +62,3 @@ def _span(q: str) -> tuple[UUID, UUID] | None:
     if not 6 <= len(digits) < 32 or any(digit not in "0123456789abcdef" for digit in digits):
         return None
     return UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f"))
-
-
-def events(unit: UnitOfWork, before: tuple[int, int] | None, limit: int, projects: Projects) -> list[dict[str, Any]]:
-    """The newest events before a place: of all runs and backends, or of the runs of these projects."""
-    values = {"position": before[0] if before else 2**63 - 1, "event_id": before[1] if before else 2**63 - 1}
-    return unit.records(_EVENTS, {**values, "limit": limit, "projects": project_list(projects)})
-
-
-_EVENTS = f"""
-SELECT e.position, e.id, e.at, e.event, e.to_status, e.attempt, e.actor, e.reason, e.text, e.backend,
-  e.run_id::text AS run_id, e.step_run_id::text AS step_run_id, s.step, s.key, r.pipeline
-FROM (SELECT * FROM events WHERE (position, id) < (:position, :event_id)
-    AND (CAST(:projects AS text[]) IS NULL OR run_id IS NOT NULL AND {visible("project")})
-  ORDER BY position DESC, id DESC LIMIT :limit) e
-LEFT JOIN step_runs s ON s.id = e.step_run_id LEFT JOIN runs r ON r.id = e.run_id
-ORDER BY e.position DESC, e.id DESC
-"""
