@@ -88,7 +88,9 @@ async def _service(name: str, image: str | None, settings: Mapping[str, Any]) ->
 
 
 def _job_backend(label: str, name: str, image: str | None, settings: Mapping[str, Any]) -> JobBackend:
-    return JobBackend(label, registry.create(name, **settings), image)
+    # The image of the tasks is also that of the jobs where a backend has a setting of this name.
+    of_jobs = {} if image is None else registry.filtered(name, {"image": image})
+    return JobBackend(label, registry.create(name, **of_jobs, **settings), image)
 
 
 def _concurrent(
