@@ -39,7 +39,7 @@ figures = Table(
 """How often something happened from `begin` on for `seconds` seconds: a minute, a quarter of an hour and a day.
 
 Runs have an empty `step`. What has no backend, no reason or no duration has '' or -1 there; `bucket` is a class of
-durations (`lifecycle.durations`).
+durations (`lifecycle.durations`). All pipelines together are the pipeline `*`, and all their steps the step `*`.
 """
 
 live_figures = Table(

@@ -12,11 +12,13 @@ from ccat_workflow_manager.db.feed_epoch import BELOW
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.lifecycle.durations import LAST_CLASS, NO_DURATION, SHORTEST
 from ccat_workflow_manager.lifecycle.event_types import RunEvent
-from ccat_workflow_manager.lifecycle.states import CANCELLABLE, FINISHED, Event
+from ccat_workflow_manager.lifecycle.states import CANCELLABLE, FINISHED, Event, Status
 
 MINUTE, QUARTER, DAY = 60, 900, 86_400
 KEPT_DAYS = {MINUTE: 2, QUARTER: 15}
 """How long the short times are kept. Days are kept for ever."""
+ALL = "*"
+"""In place of a pipeline and of a step: all of them together."""
 AT_ONCE = 20_000
 _LOCK = 0x66696775
 
@@ -37,7 +39,7 @@ def _class(seconds: str) -> str:
 _RAN = "COALESCE(a.wall_time_seconds, extract(epoch FROM a.finished_at - a.started_at)::float8)"
 _TOOK = "extract(epoch FROM e.at - r.started_at)::float8"
 
-HAPPENED = f"""
+_EACH = f"""
 SELECT c.at, '' AS step, COALESCE(r.pipeline, '') AS pipeline, c.project, '' AS backend, 'CREATED' AS outcome,
   '' AS reason, {NO_DURATION} AS bucket
 FROM (SELECT run_id, min(at) AS at, min(project) AS project FROM e WHERE event = '{Event.CREATED}' GROUP BY run_id) c
@@ -59,6 +61,16 @@ WHERE e.step_run_id IS NOT NULL
 
 The events of one creation have one position, so no run is counted as created twice if `e` has whole positions.
 """
+
+HAPPENED = f"""
+SELECT h.at, w.step, w.pipeline, h.project, w.backend, h.outcome, w.reason, w.bucket
+FROM ({_EACH}) h CROSS JOIN LATERAL (VALUES
+  (h.step, h.pipeline, h.backend, h.reason, h.bucket),
+  (CASE h.step WHEN '' THEN '' ELSE '{ALL}' END, '{ALL}', '',
+    CASE h.outcome WHEN '{Status.FAILED}' THEN h.reason ELSE '' END, {NO_DURATION})
+) w(step, pipeline, backend, reason, bucket)
+"""
+"""The same, each once for its pipeline and once for all together: a chart of the service reads few rows."""
 
 EVENTS = """
 e AS MATERIALIZED (

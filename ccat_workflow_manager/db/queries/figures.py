@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from ccat_workflow_manager.db.figures import DAY, MINUTE, QUARTER
+from ccat_workflow_manager.db.figures import ALL, DAY, MINUTE, QUARTER
 from ccat_workflow_manager.db.queries import project_list, visible
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.identity import Projects
@@ -64,18 +64,14 @@ class Counted:
 _PART = "floor(extract(epoch FROM f.begin - :first) / :length)::int"
 _WINDOW = "f.seconds = :seconds AND f.begin >= :first AND f.begin < :last"
 _SERIES = f"""
-SELECT {_PART} AS part, CASE WHEN f.step = '' THEN '' ELSE '*' END AS step, f.outcome,
-  CASE WHEN f.outcome = 'FAILED' THEN f.reason ELSE '' END AS reason, 0 AS bucket, sum(f.number)::bigint AS number
-FROM figures f WHERE {_WINDOW} AND {visible("f.project")} GROUP BY 1, 2, 3, 4
-"""
-_OF_PIPELINE = f"""
 SELECT {_PART} AS part, f.step, f.outcome, f.reason, f.bucket, sum(f.number)::bigint AS number
 FROM figures f WHERE f.pipeline = :pipeline AND {_WINDOW} AND {visible("f.project")} GROUP BY 1, 2, 3, 4, 5
 """
 _LIVE = f"SELECT status, sum(number)::bigint FROM live_figures WHERE {visible('project')} GROUP BY status"
 _RECENT = f"""
 SELECT outcome, sum(number)::bigint FROM figures
-WHERE seconds = {QUARTER} AND begin > now() - make_interval(hours => :hours) AND step = '' AND {visible("project")}
+WHERE pipeline = '{ALL}' AND seconds = {QUARTER} AND begin > now() - make_interval(hours => :hours) AND step = ''
+  AND {visible("project")}
 GROUP BY outcome
 """
 _COMPLETE_UNTIL = """
@@ -84,24 +80,22 @@ SELECT COALESCE((SELECT e.at FROM events e WHERE e.position > COALESCE((SELECT p
 """
 
 
-def _values(window: Window, projects: Projects) -> dict[str, object]:
-    return {
+def series(unit: UnitOfWork, window: Window, projects: Projects) -> Sequence[Counted]:
+    """Runs, and the step runs of all steps together as step `*`, by what became of them."""
+    return of_pipeline(unit, ALL, window, projects)
+
+
+def of_pipeline(unit: UnitOfWork, pipeline: str, window: Window, projects: Projects) -> Sequence[Counted]:
+    """The runs of a pipeline and the step runs of each step."""
+    values = {
+        "pipeline": pipeline,
         "seconds": window.span.seconds,
         "length": window.span.length,
         "first": window.first,
         "last": window.last,
         "projects": project_list(projects),
     }
-
-
-def series(unit: UnitOfWork, window: Window, projects: Projects) -> Sequence[Counted]:
-    """Runs, and the step runs of all steps together as step `*`, by what became of them."""
-    return unit.rows(Counted, _SERIES, _values(window, projects))
-
-
-def of_pipeline(unit: UnitOfWork, pipeline: str, window: Window, projects: Projects) -> Sequence[Counted]:
-    """The runs of a pipeline and the step runs of each step."""
-    return unit.rows(Counted, _OF_PIPELINE, _values(window, projects) | {"pipeline": pipeline})
+    return unit.rows(Counted, _SERIES, values)
 
 
 def live(unit: UnitOfWork, projects: Projects = None) -> dict[str, int]:
