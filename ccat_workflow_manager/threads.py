@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from queue import SimpleQueue
@@ -23,6 +25,10 @@ class Threads:
     def __init__(self, places: int, name: str) -> None:
         self.places = places
         self._name = name
+        self.begin_afresh()
+
+    def begin_afresh(self) -> None:
+        """Begin without threads and calls. A forked process has neither, and no way to see that."""
         self._queue: SimpleQueue[tuple[Callable[[Any], None], Any] | None] = SimpleQueue()
         self._idle = threading.Semaphore(0)
         self._threads: list[threading.Thread] = []
@@ -90,7 +96,7 @@ class _Call:
             result = self._function()
         except BaseException as raised:  # noqa: BLE001 - the end of a thread: raised again in the task that waits
             error = raised
-        if not self._loop.is_closed():
+        with suppress(RuntimeError):  # the loop has been closed, so its task is gone, too
             self._loop.call_soon_threadsafe(self._end, result, error)
 
     def _end(self, result: Any, error: BaseException | None) -> None:
@@ -103,3 +109,5 @@ class _Call:
 
 
 _blocking = Threads(_BLOCKING_CALLS, "call")
+
+os.register_at_fork(after_in_child=_blocking.begin_afresh)

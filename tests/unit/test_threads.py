@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from contextvars import ContextVar
 
@@ -63,3 +64,15 @@ def test_more_calls_than_threads_all_end() -> None:
         return list(await asyncio.gather(*(in_thread(int, number) for number in range(200))))
 
     assert asyncio.run(many()) == list(range(200))
+
+
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    """All threads of the parent wait for work when it forks. The child has none of them."""
+    asyncio.run(in_thread(int, 1))
+    child = os.fork()
+    if child == 0:
+        try:
+            os._exit(asyncio.run(asyncio.wait_for(in_thread(int, 42), 20)))
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 42
