@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from fastapi import APIRouter
 from starlette.responses import Response
 
+from ccat_workflow_manager.api.route import page_router
 from ccat_workflow_manager.dashboard import filters
 from ccat_workflow_manager.dashboard.board import B, Board
 from ccat_workflow_manager.db.queries.feed import Place
@@ -16,7 +16,7 @@ from ccat_workflow_manager.errors import Fault, Invalid
 from ccat_workflow_manager.json_values import text_problem
 from ccat_workflow_manager.lifecycle.event_types import ANY, PREFIX, TYPES, events_of
 
-router = APIRouter()
+router = page_router()
 
 _PAGE = 100
 _LONGEST = 300
