@@ -25,12 +25,28 @@ from ccat_workflow_manager.commands.runs import run
 from ccat_workflow_manager.commands.serve import db, manager, up, worker
 from ccat_workflow_manager.commands.tokens import token
 from ccat_workflow_manager.commands.verify import verify
+from ccat_workflow_manager.commands.workers import workers
 from ccat_workflow_manager.errors import WorkflowError
 
 _PANELS: dict[str, tuple[Any, ...]] = {
     "Start": (demo, up, doctor),
     "Work": (init, pipeline, run, explain),
-    "Site": (manager, worker, db, token, project, pause, resume, holds, overrides, verify, breakers, backends, backend),
+    "Site": (
+        manager,
+        worker,
+        db,
+        token,
+        project,
+        pause,
+        resume,
+        holds,
+        overrides,
+        verify,
+        breakers,
+        workers,
+        backends,
+        backend,
+    ),
 }
 """The commands in the order of `ccat-wm --help`: a function is a command, a `Typer` is a group of commands."""
 

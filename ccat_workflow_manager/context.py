@@ -56,6 +56,7 @@ from ccat_workflow_manager.services.submit import Submitter
 from ccat_workflow_manager.services.tokens import Tokens
 from ccat_workflow_manager.services.why_not_reused import WhyNotReused
 from ccat_workflow_manager.services.worker_context import WorkerContext, WorkerHost
+from ccat_workflow_manager.services.workers import Workers
 from ccat_workflow_manager.settings import Settings
 
 if TYPE_CHECKING:
@@ -96,6 +97,8 @@ class Context:
         self._statement_seconds = statement_seconds
         self._completed = 0
         self._reported_alive = -_ALIVE_SECONDS
+        self.is_drained = False
+        """Whether this worker takes no new work, as of its last sign of life."""
 
     # --- shared by manager and worker --------------------------------------------------------------------------------
 
@@ -205,6 +208,10 @@ class Context:
     @cached_property
     def overrides(self) -> Overrides:
         return Overrides(self.database, self.doorbell, self.holds, self.requests)
+
+    @cached_property
+    def workers(self) -> Workers:
+        return Workers(self.database, self.doorbell)
 
     @cached_property
     def projects(self) -> ProjectSettings:
@@ -392,8 +399,13 @@ class Context:
         completed, self._completed = self._completed, 0
         with self.database.begin("commit.alive") as unit:
             workers = WorkerStore(unit)
-            if not workers.heartbeat(self.worker, completed=completed):
+            drained = workers.heartbeat(self.worker, completed=completed)
+            if drained is None:
                 workers.register(self.worker, socket.gethostname(), os.getpid(), self.backends)
+                if self.is_drained:
+                    workers.drain(self.worker, "the worker itself", "it was drained when its row was removed")
+            else:
+                self.is_drained = drained
 
     def close(self) -> None:
         """Close the backends and the connections to the database, and send the last spans."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from functools import partial
-from threading import BoundedSemaphore
+from threading import BoundedSemaphore, Event
 from types import FrameType
 from typing import Any, cast
 from uuid import UUID, uuid4
@@ -45,6 +45,7 @@ _MESSAGE_LIFE_SECONDS = 3600
 _ANSWER_LIFE_SECONDS = 60
 _QUEUES_LIFE_SECONDS = 7 * 86_400
 _LISTEN_SECONDS = 15
+_DRAINED_SECONDS = 1.0
 _RING_SECONDS = 2.0
 _MOST_ASK_SECONDS = 10.0
 _ASK_AT_ONCE = 8
@@ -260,8 +261,10 @@ class _Listener(SimpleWorker):
     max_connection_wait_time = 2.0
     log_result_lifespan = False
     on_alive: Callable[[], None] = staticmethod(lambda: None)
+    is_drained: Callable[[], bool] = staticmethod(lambda: False)
     asked_to_stop = False
     _last_heartbeat = -_HEARTBEAT_SECONDS
+    _resumed = Event()  # never set: a wait for it can be interrupted by a signal
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Run the task of a message and delete the message.
@@ -280,6 +283,18 @@ class _Listener(SimpleWorker):
         finally:
             self._state = WorkerStatus.IDLE
         self.connection.delete(job.key)
+
+    def dequeue_job_and_maintain_ttl(
+        self, timeout: int | None, max_idle_time: int | None = None
+    ) -> tuple[Job, Queue] | None:
+        """Take the next message, once the worker is not drained. A signal ends the wait for that."""
+        self.set_state(WorkerStatus.IDLE)
+        self.heartbeat()
+        while self.is_drained():
+            self._resumed.wait(_DRAINED_SECONDS)
+            self.heartbeat()
+        found: tuple[Job, Queue] | None = super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
+        return found
 
     def set_state(self, state: str, pipeline: Any = None) -> None:
         """Keep the state in this process: Redis need not know it."""
@@ -328,8 +343,12 @@ def listen(
     *,
     name: str,
     on_alive: Callable[[], None],
+    is_drained: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Run the tasks of messages until SIGTERM or SIGINT. The current task is finished first."""
+    """Run the tasks of messages until SIGTERM or SIGINT. The current task is finished first.
+
+    While `is_drained`, messages are left to other workers.
+    """
     names = list(backends)
     queues = [_queue_name(bell, backend) for bell in Bell for backend in names]
     while True:
@@ -343,7 +362,7 @@ def listen(
             worker_ttl=_LISTEN_SECONDS + 15,
             log_job_description=False,
         )
-        worker.on_alive = on_alive
+        worker.on_alive, worker.is_drained = on_alive, is_drained
         try:
             worker.work(logging_level="WARNING")
         except RedisError as error:

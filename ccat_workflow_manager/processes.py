@@ -141,7 +141,13 @@ def run_worker(settings: Settings, backends: Sequence[str], page: watchdog.Page 
     stops = [stop for stop in (_subscribe(context, name) for name in context.backends) if stop is not None]
     log.info("worker %s serves %s", context.worker, ", ".join(context.backends))
     try:
-        listen(settings.redis_url, context.backends, name=context.worker, on_alive=partial(_report_alive, context))
+        listen(
+            settings.redis_url,
+            context.backends,
+            name=context.worker,
+            on_alive=partial(_report_alive, context),
+            is_drained=lambda: context.is_drained,
+        )
     finally:
         for stop in stops:
             stop()

@@ -109,6 +109,7 @@ HOLD_EXAMPLES = {
 }
 TERM_EXAMPLES = {"until tomorrow": {"value": {"why": "its input is being repaired", "until": "2027-01-31T12:00:00Z"}}}
 PRIORITY_EXAMPLES = {"tonight": {"value": {"priority": 100, "until": "2027-01-31T12:00:00Z", "why": "needed today"}}}
+DRAIN_EXAMPLES = {"before maintenance": {"value": {"why": "the host gets new memory"}}}
 LIMIT_EXAMPLES = {"for a week": {"value": {"max_live": 1000, "until": "2027-01-31T12:00:00Z", "why": "a campaign"}}}
 PROJECT_EXAMPLES = {"a share and limits": {"value": {"weight": 3, "max_live": 500, "max_cpus": 2000}}}
 PATCH_EXAMPLES = {"disable": {"value": {"enabled": False}}, "more urgent": {"value": {"priority": 100}}}

@@ -7,17 +7,18 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from threading import Lock
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import Request
+from fastapi import Path, Request
 from pydantic import Field
 from starlette.responses import Response
 
 from ccat_workflow_manager import __version__
 from ccat_workflow_manager.api import openapi
-from ccat_workflow_manager.api.dependencies import Ctx, Who
+from ccat_workflow_manager.api.dependencies import Actor, Body, Ctx, Who
 from ccat_workflow_manager.api.openapi import Page, Shape, Time
+from ccat_workflow_manager.api.overrides import Why
 from ccat_workflow_manager.api.paging import (
     DEFAULT_LIMIT,
     Cursor,
@@ -123,15 +124,23 @@ class Backend(BackendWork):
     installation_hint: str
 
 
+class Drained(Shape):
+    by: str
+    why: str | None
+    at: Time
+    backends: list[str] = Field(description="What it serves again once it is resumed.")
+
+
 class Worker(Shape):
     id: str
     host: str
     pid: int
-    backends: list[str]
+    backends: list[str] = Field(description="What it takes work of; nothing while it is drained.")
     started_at: Time
     seen_at: Time
     last_completed_at: Time | None
     completed: int
+    drained: Drained | None = Field(description="null: it takes new work.")
 
 
 class RecentCounts(Shape):
@@ -325,3 +334,26 @@ def _summary(context: Context, who: Identity) -> str:
         }
     backends = json.dumps([{"name": name, **asdict(state)} for name, state in states.items()])
     return f'{text[:-1]}, {json.dumps(counted)[1:-1]}, "attention": {attention}, "backends": {backends}}}'
+
+
+class DrainRequest(Shape):
+    why: Why | None = Field(default=None, description="The reason, for others and for the audit.")
+
+
+_WorkerId = Annotated[str, Path(max_length=300)]
+
+
+@router.post(
+    "/workers/{worker}/drain",
+    response_model=Worker,
+    openapi_extra=openapi.body(DrainRequest, openapi.DRAIN_EXAMPLES, required=False),
+)
+def drain_worker(context: Ctx, actor: Actor, worker: _WorkerId, body: Body) -> Response:
+    """Have a worker take no new work. It finishes what it has, and stays idle until it is resumed or stopped."""
+    return json_response(context.workers.drain(worker, actor=actor, why=body.parse_optional(DrainRequest).why))
+
+
+@router.post("/workers/{worker}/resume", response_model=Worker)
+def resume_worker(context: Ctx, worker: _WorkerId) -> Response:
+    """Have a drained worker take work again."""
+    return json_response(context.workers.resume(worker))

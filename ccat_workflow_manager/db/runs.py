@@ -26,6 +26,7 @@ from ccat_workflow_manager.db.tolerance import mark_tolerated
 from ccat_workflow_manager.db.transitions import Batch, validate_transitions
 from ccat_workflow_manager.db.turns import TurnStore
 from ccat_workflow_manager.db.work_items import load_items
+from ccat_workflow_manager.db.workers import WorkerStore
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.breaker import OFF, BreakerPolicy
 from ccat_workflow_manager.lifecycle.models import Lease, Transition, TransitionEvent, WorkItem
@@ -87,7 +88,10 @@ class RunStore:
         """Claim up to `limit` ready step runs of a backend: of the lanes whose turn it is, the most urgent first.
 
         With `probes` also one for each open breaker that is due for a probe, with `places` a few for each full place.
+        A drained worker claims nothing.
         """
+        if WorkerStore(self.unit).is_drained(worker):
+            return []
         turns = TurnStore(self.unit, backend)
         chosen = turns.lock_next(limit)
         if places:

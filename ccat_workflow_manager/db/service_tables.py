@@ -31,8 +31,13 @@ workers = Table(
     Column("seen_at", TIME, nullable=False, server_default=NOW),
     Column("last_completed_at", TIME),
     Column("completed", BigInteger, nullable=False, server_default=text("0")),
+    Column("drained", JSONB),
 )
-"""One row per living worker, updated by the heartbeat of its main loop."""
+"""One row per living worker, updated by the heartbeat of its main loop.
+
+A drained worker takes no work: it serves no backend, and `drained` says who wanted that, why, since when, and which
+backends it served.
+"""
 
 backends = Table(
     "backends",

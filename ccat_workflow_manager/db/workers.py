@@ -6,6 +6,16 @@ from collections.abc import Sequence
 
 from ccat_workflow_manager.db.session import UnitOfWork
 
+_DRAIN = """
+UPDATE workers SET backends = '{}', drained = jsonb_build_object('backends', to_jsonb(backends), 'by',
+  CAST(:by AS text), 'why', CAST(:why AS text), 'at', now())
+WHERE id = :id AND drained IS NULL
+"""
+_RESUME = """
+UPDATE workers SET backends = ARRAY(SELECT jsonb_array_elements_text(drained -> 'backends')), drained = NULL
+WHERE id = :id AND drained IS NOT NULL
+"""
+
 
 class WorkerStore:
     """Reads and writes workers inside the caller's transaction."""
@@ -20,17 +30,33 @@ class WorkerStore:
             {"id": worker, "host": host, "pid": pid, "backends": list(backends)},
         )
 
-    def heartbeat(self, worker: str, *, completed: int = 0) -> bool:
-        """Record a sign of life. Returns False if the worker has to register again because its row was removed."""
+    def heartbeat(self, worker: str, *, completed: int = 0) -> bool | None:
+        """Record a sign of life. Returns whether the worker is drained.
+
+        None: its row was removed, and the worker has to register again.
+        """
         found = self.unit.execute(
             """
             UPDATE workers SET seen_at = now(), completed = completed + :completed,
               last_completed_at = CASE WHEN :completed > 0 THEN now() ELSE last_completed_at END
-            WHERE id = :id
+            WHERE id = :id RETURNING drained IS NOT NULL
             """,
             {"id": worker, "completed": completed},
-        )
+        ).first()
+        return None if found is None else bool(found[0])
+
+    def is_drained(self, worker: str) -> bool:
+        found = self.unit.execute("SELECT 1 FROM workers WHERE id = :id AND drained IS NOT NULL", {"id": worker})
+        return found.first() is not None
+
+    def drain(self, worker: str, by: str, why: str | None) -> bool:
+        """Have a worker take no new work. Returns False if there is none with this id that does."""
+        found = self.unit.execute(_DRAIN, {"id": worker, "by": by, "why": why})
         return found.rowcount == 1
+
+    def resume(self, worker: str) -> bool:
+        """Have a drained worker work again. Returns False if there is none with this id."""
+        return self.unit.execute(_RESUME, {"id": worker}).rowcount == 1
 
     def remove(self, worker: str) -> None:
         self.unit.execute("DELETE FROM workers WHERE id = :id", {"id": worker})

@@ -153,6 +153,7 @@ def test_every_response_has_the_fields_of_its_schema(rest: Rest, hand: Hand, con
     call("DELETE", f"{v1}/runs/{{run_id}}", run_id=hand.finished_run())
     _call_webhooks(call, hand)
     _call_holds(call)
+    _call_workers(call)
     breaker_id = hand.open_breaker()
     call("GET", f"{v1}/breakers")
     for method, verb in (("GET", "events"), ("POST", "release")):
@@ -190,6 +191,12 @@ def _call_holds(call: Callable[..., Any]) -> None:
     call("DELETE", "/api/v1/overrides/{override_id}", override_id=override["id"])
     call("GET", "/api/v1/projects/{project}", project="default")
     call("GET", "/api/v1/projects")
+
+
+def _call_workers(call: Callable[..., Any]) -> None:
+    call("GET", "/api/v1/workers")
+    for verb in ("drain", "resume"):
+        call("POST", f"/api/v1/workers/{{worker}}/{verb}", worker="w")
 
 
 def _call_webhooks(call: Callable[..., Any], hand: Hand) -> None:

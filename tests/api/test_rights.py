@@ -78,7 +78,10 @@ def call(rest: Rest, method: str, path: str, ids: dict[str, str]) -> Any:
     body: Any = {} if method in ("POST", "PUT", "PATCH") else None
     query = {"attempt": "99"} if path.endswith("/log") else {}  # or a worker would be asked
     return rest.client.request(
-        method, path.format(**{"token_id": _NO_ID, "delivery_id": _NO_ID, **ids}), json=body, params=query
+        method,
+        path.format(**{"token_id": _NO_ID, "delivery_id": _NO_ID, "worker": "nothing", **ids}),
+        json=body,
+        params=query,
     )
 
 

@@ -94,6 +94,28 @@ def test_backends_and_workers(rest: Rest, hand: Hand, context: Context) -> None:
     assert (worker["id"], worker["backends"], worker["completed"]) == ("host:1", ["noop", "strange"], 0)
 
 
+def test_a_drained_worker_claims_nothing_until_it_is_resumed(rest: Rest, hand: Hand, context: Context) -> None:
+    rest.post("/runs", {"spec": ONE})
+    with context.database.begin() as unit:
+        WorkerStore(unit).register("by hand", "host", 1, ["noop"])
+    drained = rest.post("/workers/by hand/drain", {"why": "new memory"}, 200)
+    assert (drained["backends"], drained["drained"]["backends"]) == ([], ["noop"])
+    assert (drained["drained"]["by"], drained["drained"]["why"]) == ("anonymous", "new memory")
+    assert rest.get("/workers")["items"] == [drained]
+    assert next(each["workers"] for each in rest.get("/backends")["items"] if each["name"] == "noop") == 0
+    assert hand.claim() == []
+    with context.database.begin() as unit:
+        assert WorkerStore(unit).heartbeat("by hand") is True
+    rest.refused(rest.send("POST", "/workers/by hand/drain"), 409, "conflict")
+    assert rest.post("/workers/by hand/resume", status=200)["backends"] == ["noop"]
+    assert len(hand.claim()) == 1
+    rest.refused(rest.send("POST", "/workers/by hand/resume"), 409, "conflict")
+    for verb in ("drain", "resume"):
+        rest.refused(rest.send("POST", f"/workers/other/{verb}"), 404, "not_found")
+    rest.refused(rest.send("POST", "/workers/by hand/drain", json={"why": ""}), 422, "invalid", "why")
+    assert [each["action"] for each in rest.get("/audit")["items"]][:2] == ["resume_worker", "drain_worker"]
+
+
 def test_attention_lists_what_needs_an_operator(rest: Rest, hand: Hand) -> None:
     assert rest.get("/attention") == {"items": [], "next_cursor": None}
     rest.post("/runs/bulk", {"runs": [{"spec": ONE}] * 4})

@@ -120,6 +120,10 @@ def test_service_pages_and_the_search_field(rest: Rest, hand: Hand) -> None:
         assert rest.client.get(path).status_code == 200, path
     assert "no answer" in rest.client.get("/backends").text
     assert "w&lt;1&gt;" in rest.client.get("/workers").text
+    assert 'action="/workers/w%3C1%3E/drain"' in rest.client.get("/workers").text
+    assert send(rest, "/workers/w%3C1%3E/drain").status_code == 303
+    assert "drained</span> by <bdi>anonymous" in rest.client.get("/workers").text
+    assert send(rest, "/workers/w%3C1%3E/resume").status_code == 303
     assert run_id in rest.client.get("/events").text
     assert rest.client.get("/events?cursor=x").status_code == 422
     assert rest.client.get("/audit?since=soon").status_code == 422

@@ -171,6 +171,11 @@ def change_everything(rest: Rest, hand: Hand) -> set[str]:
     override = call(f"GET {v1}/overrides")["items"][0]["id"]
     call(f"DELETE {v1}/overrides/{{override_id}}", override_id=override)
     call(f"POST {v1}/runs/{{run_id}}/priority", {"priority": 5, "until": limit["until"]}, run_id=ids[4])
+    hand.execute("INSERT INTO workers (id, host, pid, backends) VALUES ('w', 'h', 1, '{strange}')")
+    for verb in ("drain", "resume"):
+        call(f"POST {v1}/workers/{{worker}}/{verb}", worker="w")
+    for verb in ("drain", "resume"):
+        call(f"POST /workers/{{worker}}/{verb}", worker="w")
     form = "weight=2&max_live=3&max_cpus=&max_queued=&why=x&ends=1h&until="
     call("POST /projects/{project}/limits", form=form, project="night")
     override = call(f"GET {v1}/overrides")["items"][-1]["id"]

@@ -78,7 +78,7 @@ def _workers(board: Board) -> dict[str, Any]:
 
     found = board.read("workers", look)
     late = {each["id"] for each in found if (times.since(each["seen_at"]) or 0) > _QUIET_SECONDS}
-    return {"workers": found, "late": late}
+    return {"workers": found, "late": late, "may_drain": Kind.SERVICE in holds.may_hold(board)}
 
 
 @router.get("/workers")
@@ -89,6 +89,21 @@ def workers(board: B) -> Response:
 @router.get("/ui/workers")
 def workers_part(board: B) -> Response:
     return board.fragment("workers", **_workers(board))
+
+
+@router.post("/workers/{worker}/drain")
+def drain_worker(board: B, worker: str) -> Response:
+    """Have a worker take no new work. It can be taken back at once, so there is no preview."""
+    board.context.workers.drain(worker, actor=board.actor, why=None)
+    board.changed(["backends", "summary"])
+    return RedirectResponse("/workers", 303)
+
+
+@router.post("/workers/{worker}/resume")
+def resume_worker(board: B, worker: str) -> Response:
+    board.context.workers.resume(worker)
+    board.changed(["backends", "summary"])
+    return RedirectResponse("/workers", 303)
 
 
 # --- audit --------------------------------------------------------------------------------------------------

@@ -16,12 +16,14 @@ from ccat_workflow_manager.lifecycle.states import LIVE, RunStatus
 _MOST_COUNTED = 100_000
 _RECENT = 10
 
+_COLUMNS = f"""w.id, w.host, w.pid, w.backends, {times("w", "started_at", "seen_at", "last_completed_at")}, w.completed,
+  w.drained"""
 _WORKERS = f"""
 SELECT x.id, row_to_json(x)::text FROM (
-  SELECT w.id, w.host, w.pid, w.backends, {times("w", "started_at", "seen_at", "last_completed_at")}, w.completed
-  FROM workers w WHERE CAST(:after AS text) IS NULL OR w.id > :after ORDER BY w.id LIMIT :limit
+  SELECT {_COLUMNS} FROM workers w WHERE CAST(:after AS text) IS NULL OR w.id > :after ORDER BY w.id LIMIT :limit
 ) x
 """
+_WORKER = f"SELECT row_to_json(x)::text FROM (SELECT {_COLUMNS} FROM workers w WHERE w.id = :id) x"
 
 _BACKENDS = f"""
 SELECT n.name, b.problem, {utc("b.problem_since")} AS problem_since, {utc("b.retry_at")} AS retry_at,
@@ -60,6 +62,10 @@ class BackendState:
     strays_stopped: int = 0
     reaped_at: str | None = None
     reap_problem: str | None = None
+
+
+def one_worker(unit: UnitOfWork, worker: str) -> str | None:
+    return one(unit, _WORKER, {"id": worker})
 
 
 def workers_page(unit: UnitOfWork, after: str | None, limit: int) -> list[Row]:

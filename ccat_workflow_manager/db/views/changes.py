@@ -20,7 +20,7 @@ ORDER BY e.position, e.id LIMIT {MOST_EVENTS}
 _OTHERS = f"""
 SELECT COALESCE((SELECT max(updated_at)::text || count(*) FROM breakers), '') AS breakers,
   COALESCE((SELECT md5(string_agg(concat_ws('|', name, problem, retry_at, stray_jobs), ',' ORDER BY name))
-    FROM backends), '') || (SELECT count(*) FROM workers) AS backends,
+    FROM backends), '') || (SELECT concat(count(*), '/', count(drained)) FROM workers) AS backends,
   COALESCE((SELECT max(updated_at)::text || count(*) FROM pipelines), '') AS pipelines,
   COALESCE({MARK}, '') || COALESCE((SELECT max(updated_at)::text FROM projects), '') AS holds
 """

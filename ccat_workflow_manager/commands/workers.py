@@ -1,0 +1,79 @@
+"""`ccat-wm workers`: the workers that answer, and what they take work of, through the REST API."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ccat_workflow_manager.commands.arguments import AsJson, Why
+
+workers = typer.Typer(name="workers", invoke_without_command=True, help="Workers: list them, drain one, resume it.")
+
+Id = Annotated[str, typer.Argument(metavar="ID", help="Id of a worker (`ccat-wm workers`).")]
+
+
+@workers.callback()
+def list_(context: typer.Context, as_json: AsJson = False) -> None:
+    """List the workers: what each serves, when it was seen, how much it has completed.
+
+    Example:  ccat-wm workers
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from ccat_workflow_manager.commands.client import connect
+    from ccat_workflow_manager.commands.output import console, print_json, table, when
+
+    with connect() as client:
+        found = list(client.items("/workers", None))
+    if as_json:
+        print_json(found)
+        return
+    if not found:
+        typer.echo("No worker answers.", err=True)
+        return
+    rows = [
+        (one["id"], " ".join(one["backends"]) or "drained", when(one["seen_at"]), one["completed"],
+         one["drained"] and f"by {one['drained']['by']}: {one['drained']['why'] or 'no reason given'}")
+        for one in found
+    ]  # fmt: skip
+    console().print(table(("worker", "serves", "seen (UTC)", "completed", "drained"), rows, right=("completed",)))
+
+
+@workers.command()
+def drain(worker: Id, why: Why = "", as_json: AsJson = False) -> None:
+    """Have a worker take no new work. It finishes what it has, and stays idle until it is resumed or stopped.
+
+    A worker that is started anew is not drained.
+
+    Example:  ccat-wm workers drain node-1:4711:a1b2c3 --why "the host gets new memory"
+
+    Exit codes:  0 drained,  2 no such worker, drained already, or no right,  3 no service.
+    """
+    _call(worker, "drain", {"why": why} if why else None, "takes no new work", as_json)
+
+
+@workers.command()
+def resume(worker: Id, as_json: AsJson = False) -> None:
+    """Have a drained worker take work again.
+
+    Example:  ccat-wm workers resume node-1:4711:a1b2c3
+
+    Exit codes:  0 resumed,  2 no such worker, not drained, or no right,  3 no service.
+    """
+    _call(worker, "resume", None, "takes work again", as_json)
+
+
+def _call(worker: str, verb: str, body: dict[str, str] | None, done: str, as_json: bool) -> None:
+    from urllib.parse import quote
+
+    from ccat_workflow_manager.commands.client import connect
+    from ccat_workflow_manager.commands.output import print_json
+    from ccat_workflow_manager.commands.terminal_text import plain
+
+    with connect() as client:
+        found = client.post(f"/workers/{quote(worker, safe='')}/{verb}", body)
+    if as_json:
+        print_json(found)
+    else:
+        typer.echo(plain(f"the worker {found['id']} {done}"))
