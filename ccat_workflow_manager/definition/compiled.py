@@ -27,6 +27,7 @@ from ccat_workflow_manager.definition.substitution import PARAMETERS, parse_temp
 from ccat_workflow_manager.definition.tolerance import allowed_losses
 from ccat_workflow_manager.errors import Fault
 from ccat_workflow_manager.json_values import JSON, invalid, weight
+from ccat_workflow_manager.lifecycle.breaker import program_digest
 from ccat_workflow_manager.lifecycle.models import Resources, RetryPolicy
 
 
@@ -88,8 +89,8 @@ class CompiledStep:
     """The SHA-256 of each file that the program finds at `/workflow/code`, by name."""
     inputs: Sequence[tuple[str, InputSpec]]
     """Those of the pipeline and its own, each with its path in the definition."""
-    program: Mapping[str, JSON]
-    """The part of its definition that decides what a step run does: without items, dependencies and image."""
+    program: str
+    """Digest of the part of its definition that decides what a step run does: no items, dependencies and image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,11 +153,13 @@ def _compile(spec: PipelineSpec) -> CompiledPipeline:
             uses=tuple(_uses(step, index, inputs := effective_inputs(spec, index))),
             files={name: each.sha256 for name, each in effective_files(spec, step).items()},
             inputs=inputs,
-            program={
-                "step": step.model_dump(mode="json", exclude_defaults=True, exclude=_NOT_THE_PROGRAM),
-                "defaults": spec.defaults.model_dump(mode="json", exclude_defaults=True),
-                **spec.model_dump(mode="json", include={"files", "inputs"}, exclude_defaults=True),
-            },
+            program=program_digest(
+                {
+                    "step": step.model_dump(mode="json", exclude_defaults=True, exclude=_NOT_THE_PROGRAM),
+                    "defaults": spec.defaults.model_dump(mode="json", exclude_defaults=True),
+                    **spec.model_dump(mode="json", include={"files", "inputs"}, exclude_defaults=True),
+                }
+            ),
         )
         steps.append(compiled)
     steps.sort(key=lambda compiled: compiled.position)

@@ -120,7 +120,12 @@ def held_text(reason: str, breaker_id: object, *, probing: bool, probe_at: str |
     return f"held back: {reason}{probe}; release with `ccat-wm breakers release {breaker_id}`"
 
 
-def breaker_key(pipeline: str, step: Mapping[str, JSON], image: str | None) -> UUID:
-    """The key of the breaker of a step. `step` is its definition without its items and dependencies."""
-    text = canonical_json([pipeline, step, image])
+def program_digest(program: Mapping[str, JSON]) -> str:
+    """Equal for equal programs. `program` is the definition of a step without its items, dependencies and image."""
+    return blake2b(canonical_json(program).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def breaker_key(pipeline: str, program: str, image: str | None) -> UUID:
+    """The key of the breaker of a step. `program` is the `program_digest` of its definition."""
+    text = canonical_json([pipeline, program, image])
     return UUID(bytes=blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest())

@@ -19,6 +19,7 @@ from ccat_workflow_manager.lifecycle.breaker import (
     breaker_key,
     failure_signature,
     held_text,
+    program_digest,
     reason_text,
 )
 from ccat_workflow_manager.lifecycle.retry import NEVER_RETRIED
@@ -115,14 +116,15 @@ def test_the_signature_names_exit_code_and_signal() -> None:
 
 
 def test_another_image_or_definition_has_another_key() -> None:
-    step = {"name": "calibrate", "command": ["calibrate"]}
-    same = breaker_key("chai", step, "a.sif")
-    assert breaker_key("chai", dict(reversed(step.items())), "a.sif") == same
-    others = {
-        breaker_key("chai", step, "b.sif"), breaker_key("prime", step, "a.sif"), breaker_key("chai", step, None),
-        breaker_key("chai", {**step, "command": ["calibrate", "-v"]}, "a.sif"),
+    definition = {"name": "calibrate", "command": ["calibrate"]}
+    step = program_digest(definition)
+    assert program_digest(dict(reversed(definition.items()))) == step
+    other = program_digest({**definition, "command": ["calibrate", "-v"]})
+    keys = {
+        breaker_key("chai", step, "a.sif"), breaker_key("chai", step, "b.sif"), breaker_key("prime", step, "a.sif"),
+        breaker_key("chai", step, None), breaker_key("chai", other, "a.sif"),
     }  # fmt: skip
-    assert len(others | {same}) == 5
+    assert len(keys) == 5
 
 
 def test_the_text_of_a_held_step_run() -> None:
