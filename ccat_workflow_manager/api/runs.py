@@ -122,8 +122,10 @@ def _run(context: Context, run_id: UUID) -> str:
     return read_one(context, "run", _text, run_id)
 
 
-def _text(unit: UnitOfWork, run_id: UUID, most: int | None = None, *, finished: bool = False) -> str | None:
-    found = queries.run_detail(unit, run_id, most, finished=finished)
+def _text(
+    unit: UnitOfWork, run_id: UUID, most: int | None = None, version: queries.RunVersion | None = None
+) -> str | None:
+    found = queries.run_detail(unit, run_id, most, version)
     return None if found is None else found.text(lambda last: encode(_STEP_RUNS, last))
 
 
@@ -221,7 +223,7 @@ def _run_response(
         etag = etag_of(f"{run_id} {version.row} {most}") if version.finished else None
         if etag is not None and matches(if_none_match, etag):
             return version, not_modified(etag)
-        text = _text(unit, run_id, most, finished=version.finished) or ""
+        text = _text(unit, run_id, most, version) or ""
     etag = etag or etag_of(text)
     return version, not_modified(etag) if matches(if_none_match, etag) else tagged(text, etag)
 

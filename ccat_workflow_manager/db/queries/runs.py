@@ -11,7 +11,7 @@ from ccat_workflow_manager.db.conditions import counter
 from ccat_workflow_manager.db.queries import Row, project_list, rows, times, visible
 from ccat_workflow_manager.db.queries.run_filter import RunFilter
 from ccat_workflow_manager.db.queries.step_runs import STEP_RUN, step_run_columns
-from ccat_workflow_manager.db.queries.waits import waits_of_run
+from ccat_workflow_manager.db.queries.waits import STARTED, waits_of_run
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.identity import Projects
 from ccat_workflow_manager.lifecycle.states import Status
@@ -41,7 +41,8 @@ FROM runs r CROSS JOIN (
 _STEP_RUNS = f"""(SELECT string_agg(row_to_json(y)::text, ',' ORDER BY y.id)
    FROM (SELECT {step_run_columns("NULL::text")} FROM step_runs s WHERE s.run_id = x.id) y)"""
 
-_VERSIONS = "SELECT id, xmin::text, finished_at IS NOT NULL FROM runs WHERE id = ANY(:ids)"
+_VERSIONS = f"""SELECT id, xmin::text, finished_at IS NOT NULL, n_pending > 0, {STARTED} > 0
+FROM runs WHERE id = ANY(:ids)"""
 
 
 class RunDetail(NamedTuple):
@@ -63,20 +64,27 @@ class RunVersion(NamedTuple):
 
     row: str
     finished: bool
+    pending: bool = True
+    """Some step runs are PENDING."""
+    started: bool = True
+    """Some have been launched and are not finished."""
 
 
 def run_versions(unit: UnitOfWork, run_ids: Sequence[UUID]) -> dict[UUID, RunVersion]:
     """The present versions of these runs, as far as they exist."""
-    return {row[0]: RunVersion(row[1], row[2]) for row in unit.execute(_VERSIONS, {"ids": list(run_ids)})}
+    return {run_id: RunVersion(*version) for run_id, *version in unit.execute(_VERSIONS, {"ids": list(run_ids)})}
 
 
 _EXISTING = f"SELECT id FROM runs WHERE id = ANY(:ids) AND {visible('project')}"
 
 
-def run_detail(unit: UnitOfWork, run_id: UUID, most: int | None = None, *, finished: bool = False) -> RunDetail | None:
-    """A run with its first step runs, in the order of the pipeline. In a `finished` one nothing waits."""
+def run_detail(
+    unit: UnitOfWork, run_id: UUID, most: int | None = None, version: RunVersion | None = None
+) -> RunDetail | None:
+    """A run with its first step runs, in the order of the pipeline. `version` is of the same snapshot."""
     most = limits().listed_step_runs if most is None else most
-    waits = "{}" if finished or not most else waits_of_run(unit, run_id)
+    pending, started = (True, True) if version is None else (version.pending, version.started)
+    waits = waits_of_run(unit, run_id, pending=pending, started=started) if most else "{}"
     return unit.row(RunDetail, _DETAIL, {"id": run_id, "waits": waits, "most": most})
 
 
