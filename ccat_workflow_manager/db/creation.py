@@ -167,7 +167,10 @@ def create_runs(unit: UnitOfWork, new: Sequence[NewRun], *, shown: bool = False)
         present.written_elsewhere = True
     created = _create(unit, new, shown=shown, counted=False)
     left = [run for run, run_id in zip(new, created.run_ids, strict=True) if run_id is None]
-    queues = lock_queues(unit, {run.project for run in left}) if left else {}
+    if not left:
+        return created
+    unit.together()
+    queues = lock_queues(unit, {run.project for run in left})
     if not queues:
         return created
     refused = _refused(left, queues)

@@ -136,7 +136,9 @@ class Submitter:
                         outcomes[index] = Submitted(run_id, True, created.shown.get(run_id))
             return [outcomes[index] for index in range(len(planned))]
 
-        return self._database.transact("commit.create", work)
+        # An inline definition is stored by a statement of its own.
+        one_statement = all(each.version is not None for each in planned)
+        return self._database.transact("commit.create", work, one_statement=one_statement)
 
     def _bulk_made_before(self, unit: UnitOfWork, submissions: Sequence[RunSubmission]) -> list[UUID] | None:
         known = _known(unit, submissions)

@@ -26,6 +26,15 @@ from tests.support.waiting import wait_until
 SPEC: dict[str, Any] = {"name": "one", "steps": [{"name": "only", "command": ["a"]}]}
 
 
+@pytest.fixture(params=["inline", "registered"])
+def one(request: pytest.FixtureRequest, context: Context) -> dict[str, Any]:
+    """A definition as a request has it. Runs of a registered one are created by a single statement."""
+    if request.param == "inline":
+        return {"spec": SPEC}
+    context.catalogue.apply(SPEC)
+    return {"pipeline": SPEC["name"]}
+
+
 @pytest.fixture
 def disarmed() -> Iterator[None]:
     yield
@@ -81,8 +90,8 @@ def runs(context: Context) -> set[UUID]:
 
 @pytest.mark.usefixtures("disarmed")
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_each_request_makes_one_run_and_is_told_of_it(context: Context, moment: str) -> None:
-    requests = [(RunRequest(spec=SPEC, labels={"n": str(n)}), "key" if n == 3 else None) for n in range(5)]
+def test_each_request_makes_one_run_and_is_told_of_it(context: Context, one: dict[str, Any], moment: str) -> None:
+    requests = [(RunRequest(**one, labels={"n": str(n)}), "key" if n == 3 else None) for n in range(5)]
     answers = together(context, requests, f"* commit.create {moment} timeout")
     made = []
     for number, answer in enumerate(answers):
@@ -99,17 +108,17 @@ def test_each_request_makes_one_run_and_is_told_of_it(context: Context, moment: 
 
 
 @pytest.mark.usefixtures("disarmed")
-def test_the_fault_of_one_is_told_to_that_one(context: Context) -> None:
-    other = RunRequest(spec=SPEC, priority=1)
-    requests = [(RunRequest(spec=SPEC), "key"), (other, "key"), (RunRequest(spec=SPEC), None)]
+def test_the_fault_of_one_is_told_to_that_one(context: Context, one: dict[str, Any]) -> None:
+    other = RunRequest(**one, priority=1)
+    requests = [(RunRequest(**one), "key"), (other, "key"), (RunRequest(**one), None)]
     answers = together(context, requests, "* commit.create after timeout")
     assert [type(answer) for answer in answers] == [Submitted, Conflict, Submitted]
     assert len(runs(context)) == 2
 
 
 @pytest.mark.usefixtures("disarmed")
-def test_two_with_one_key_get_one_run(context: Context) -> None:
-    answers = together(context, [(RunRequest(spec=SPEC), "key")] * 3, "* commit.create after timeout")
+def test_two_with_one_key_get_one_run(context: Context, one: dict[str, Any]) -> None:
+    answers = together(context, [(RunRequest(**one), "key")] * 3, "* commit.create after timeout")
     made = {answer.run_id for answer in answers if isinstance(answer, Submitted)}
     assert (len(answers), len(made)) == (3, 1)
     assert runs(context) == made
@@ -117,9 +126,9 @@ def test_two_with_one_key_get_one_run(context: Context) -> None:
 
 
 @pytest.mark.usefixtures("disarmed")
-def test_a_submission_without_an_answer_can_be_repeated(context: Context) -> None:
+def test_a_submission_without_an_answer_can_be_repeated(context: Context, one: dict[str, Any]) -> None:
     submitter = context.submitter
-    planned = submitter._planner().plan(RunSubmission(RunRequest(spec=SPEC), "test"))
+    planned = submitter._planner().plan(RunSubmission(RunRequest(**one), "test"))
     failpoints.arm(Plan("* commit.create after timeout"))
     with pytest.raises(ServiceUnavailable):
         submitter._create([planned])
