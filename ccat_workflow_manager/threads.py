@@ -12,6 +12,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, ParamSpec, TypeVar
 
+Report = Callable[[], object]
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -29,12 +30,15 @@ class Threads:
 
     def begin_afresh(self) -> None:
         """Begin without threads and calls. A forked process has neither, and no way to see that."""
-        self._queue: SimpleQueue[tuple[Callable[[Any], None], Any] | None] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[Callable[[Any], Report | None], Any] | None] = SimpleQueue()
         self._idle = threading.Semaphore(0)
         self._threads: list[threading.Thread] = []
 
-    def submit(self, call: Callable[[Any], None], argument: Any) -> None:
-        """Call in a thread. `call` raises nothing."""
+    def submit(self, call: Callable[[Any], Report | None], argument: Any) -> None:
+        """Call in a thread. `call` raises nothing. What it returns reports its end, once the thread counts as idle.
+
+        The next call, which the report may bring about, so finds this thread and starts no other.
+        """
         self._queue.put((call, argument))
         if len(self._threads) < self.places and not self._idle.acquire(blocking=False):
             thread = threading.Thread(target=self._serve, name=f"{self._name}-{len(self._threads)}", daemon=True)
@@ -59,10 +63,13 @@ class Threads:
                 return
             call, argument = item
             del item
-            call(argument)
+            report = call(argument)
             del call, argument
             if len(self._threads) < self.places:
                 self._idle.release()
+            if report is not None:
+                report()
+            del report
 
 
 # --- calls of an event loop ------------------------------------------------------------------------------------------
@@ -90,12 +97,15 @@ class _Call:
         self._loop = asyncio.get_running_loop()
         self.outcome: asyncio.Future[Any] = self._loop.create_future()
 
-    def run(self) -> None:
+    def run(self) -> Report:
         result, error = None, None
         try:
             result = self._function()
         except BaseException as raised:  # noqa: BLE001 - the end of a thread: raised again in the task that waits
             error = raised
+        return partial(self._report, result, error)
+
+    def _report(self, result: Any, error: BaseException | None) -> None:
         with suppress(RuntimeError):  # the loop has been closed, so its task is gone, too
             self._loop.call_soon_threadsafe(self._end, result, error)
 

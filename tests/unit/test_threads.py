@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from collections.abc import Callable
 from contextvars import ContextVar
+from functools import partial
 
 import pytest
 
-from ccat_workflow_manager.threads import in_thread
+from ccat_workflow_manager.threads import Threads, in_thread
 
 _word: ContextVar[str] = ContextVar("word", default="")
 
@@ -57,6 +59,18 @@ def test_a_call_whose_task_is_cancelled_ends_in_its_thread() -> None:
         assert await in_thread(ended.wait, 10)
 
     asyncio.run(cancelled())
+
+
+def test_calls_one_after_the_other_share_a_thread() -> None:
+    threads, used, ended = Threads(5, "test"), set(), threading.Event()
+
+    def call(left: int) -> Callable[[], None]:
+        used.add(threading.get_ident())
+        return ended.set if left == 0 else partial(threads.submit, call, left - 1)
+
+    threads.submit(call, 100)
+    assert ended.wait(10)
+    assert len(used) == 1
 
 
 def test_more_calls_than_threads_all_end() -> None:
