@@ -39,7 +39,7 @@ def test_a_project_shows_its_limits_pipelines_and_runs(rest: Rest, night: str) -
     assert f'href="{night}"' in rest.client.get("/pipelines/nightly").text
     for path in (night, f"/ui{night}"):
         page = rest.client.get(path).text
-        assert "1 step run live on 1 CPUs, 1 queued; at its limit of live step runs." in page
+        assert "1 step run live on 1 CPU, 1 queued; at its limit of live step runs." in page
         assert "maps &lt;b&gt;of&lt;/b&gt; the night" in page
         assert "3 left" in page
         assert len(re.findall(r'<a class="strong under" href="/runs/[0-9a-f-]+">nightly</a>', page)) == 2

@@ -24,7 +24,8 @@ def project_text(project: Mapping[str, Any]) -> str:
         for use, most in PROJECT_LIMITS.items()
         if project[most] is not None and project[use] >= project[most]
     ]
-    has = f"{count(project['live'], 'step run')} live on {project['cpus']:g} CPUs, {project['queued']:,} queued"
+    cpus = "1 CPU" if project["cpus"] == 1 else f"{project['cpus']:g} CPUs"
+    has = f"{count(project['live'], 'step run')} live on {cpus}, {project['queued']:,} queued"
     return f"{has}; at its limit of {' and of '.join(full)}." if full else f"{has}."
 
 
