@@ -71,12 +71,13 @@ release-check: $(DEV) ## everything a release needs, except publishing it
 screenshots: $(DEV) ## photograph the dashboard for README and docs; ARGS=DIRECTORY takes every page, to compare with the design
 	@$(BIN)/python docs/screenshots.py $(ARGS)
 
-# The lock files hold names, versions and hashes only. They keep what they have; ARGS=--upgrade takes the newest.
+# The lock files hold names, versions and hashes only, for every Python from 3.11.0 on: Debian 12 has 3.11.2.
+# They keep what they have; ARGS=--upgrade takes the newest.
 lock: $(DEV) ## bring the lock files in line with requirements/*.in
 	@for name in build runtime backends radical dev generator; do \
 	  echo "requirements/$$name.txt"; \
 	  alone=; [ $$name != generator ] || alone=--no-deps; \
-	  $(BIN)/uv pip compile --quiet --generate-hashes $$alone --custom-compile-command "make lock" $(ARGS) \
+	  $(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 $$alone --custom-compile-command "make lock" $(ARGS) \
 	    --output-file requirements/$$name.txt requirements/$$name.in || exit 1; \
 	done
 

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import pytest
 
@@ -44,6 +45,12 @@ def _user_namespaces() -> str | None:
 
 def _root() -> str | None:
     return "yes" if os.geteuid() == 0 and shutil.which("setpriv") else None
+
+
+def _servers() -> str | None:
+    """PostgreSQL and Redis of Debian."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+    return _program(str(found[-1]), "--version") if found and shutil.which("redis-server") else None
 
 
 def _memory_groups() -> str | None:
@@ -90,6 +97,7 @@ PARTS: dict[str, Callable[[], str | None]] = {
     "radical": lambda: _wheel("radical.pilot"),
     "user namespaces": _user_namespaces,
     "root": _root,
+    "servers of the distribution": _servers,
     "memory groups": _memory_groups,
 }
 """Name of a part -> what was found, or None. A new real part is one line here and one script in deploy/lab."""
