@@ -44,7 +44,8 @@ def test_figures_tell_what_happened(rest: Rest, hand: Hand) -> None:
     for span in ("1h", "24h", "7d", "30d", "90d"):
         series = rest.get("/dashboard/timeseries", span=span)
         assert (sum(series["runs"]["FAILED"]), sum(series["runs"]["CREATED"])) == (1, 3)
-        assert series["failure_rate"][-1] == series["totals"]["failure_rate"] == 1.0
+        assert [rate for rate in series["failure_rate"] if rate is not None] == [1.0]
+        assert series["totals"]["failure_rate"] == 1.0
     hand.open_breaker()
     assert [each["kind"] for each in rest.get("/dashboard/attention")["items"]] == ["breaker"]
     assert rest.send("GET", "/pipelines/none/stats").status_code == 404
