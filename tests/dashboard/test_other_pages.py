@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 from ccat_workflow_manager.context import Context
+from ccat_workflow_manager.hpc.base import QueueStatus
 from ccat_workflow_manager.lifecycle.models import NewProduct
 from tests.api.rest import CHAIN, ONE, Hand, Rest
 from tests.dashboard.test_actions import send
@@ -131,6 +134,14 @@ def test_service_pages_and_the_search_field(rest: Rest, hand: Hand) -> None:
         assert rest.client.get("/go", params={"q": text}).headers["location"] == address
     assert rest.client.get("/go?q=source:Orion").headers["location"] == "/runs?label=source%3AOrion"
     assert rest.client.get("/go?q=anything+else").headers["location"] == "/runs?q=anything+else"
+
+
+def test_calls_of_a_scheduler_are_shown_beside_their_budget(rest: Rest, context: Context) -> None:
+    details = {"calls_per_minute": 60, "calls_in_the_last_minute": 12}
+    context.doorbell.remember_queues("slurm", json.dumps([asdict(QueueStatus("science", running=1, details=details))]))
+    page = rest.client.get("/backends").text
+    assert "<b>12</b> of 60 calls a minute" in page
+    assert page.count("calls a minute") == 1
 
 
 def test_a_token_is_shown_once_and_revoked(rest: Rest) -> None:

@@ -44,11 +44,13 @@ def _backends(board: Board) -> dict[str, Any]:
     for name in sorted(known.keys() | states.keys()):
         state, about = states.get(name) or BackendState(), known.get(name)
         used = name in states or name == board.context.settings.hpc_backend
+        queues = stored_queues(board.context.doorbell, name)
         items.append(
             {
                 "name": name,
                 **asdict(state),
-                "queues": stored_queues(board.context.doorbell, name),
+                "queues": queues,
+                "calls": queues[0]["details"] if queues and "calls_per_minute" in queues[0]["details"] else None,
                 "default": name == board.context.settings.hpc_backend,
                 "used": used,
                 "reason": about.reason if about else "is not installed in the environment of this process",
