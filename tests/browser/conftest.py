@@ -18,6 +18,8 @@ from tests.support.fixtures_servers import Databases
 from tests.support.fixtures_store import migrate
 
 CHROMIUM = "/usr/bin/chromium"
+CALM: dict[str, Any] = {"reduced_motion": "reduce"}
+"""Without a graphics card, things that move take half of a processor as long as their page is open."""
 
 expect.set_options(timeout=45_000)  # milliseconds; on a busy machine 5 s are not enough
 
@@ -89,7 +91,7 @@ def open_page(site: Site, browser: Browser) -> Iterator[Callable[..., Page]]:
     watch = Watch()
 
     def open_(path: str, url: str = site.url, expected: tuple[str, ...] = (), **options: Any) -> Page:
-        context = stack.enter_context(browser.new_context(base_url=url, **options))
+        context = stack.enter_context(browser.new_context(base_url=url, **CALM, **options))
         page = watch.over(context.new_page(), url, expected)
         page.goto(path)
         return page
@@ -101,7 +103,7 @@ def open_page(site: Site, browser: Browser) -> Iterator[Callable[..., Page]]:
 
 @pytest.fixture(scope="module")
 def _walked(site: Site, browser: Browser) -> Iterator[tuple[Page, Watch]]:
-    context = browser.new_context(base_url=site.url)
+    context = browser.new_context(base_url=site.url, **CALM)
     watch = Watch()
     yield watch.over(context.new_page(), site.url), watch
     context.close()
