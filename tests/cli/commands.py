@@ -49,11 +49,13 @@ def variables(**settings: object) -> dict[str, str]:
 
 @contextmanager
 def process(*arguments: str, env: Mapping[str, str], output: Path) -> Iterator[subprocess.Popen[str]]:
-    """A command as a separate process, ended on leaving. Its stderr goes to `output`.stderr."""
+    """A command as a separate process, ended on leaving. Its stderr goes to `output`.stderr.
+
+    It hears Ctrl-C, also where a shell has started the tests in the background, which ignores it.
+    """
+    argv = ["env", "--default-signal=INT", *PROGRAM, *arguments]
     with output.open("w") as stdout, output.with_suffix(".stderr").open("w") as stderr:
-        started = subprocess.Popen(
-            [*PROGRAM, *arguments], env={**os.environ, **QUIET, **env}, stdout=stdout, stderr=stderr, text=True
-        )
+        started = subprocess.Popen(argv, env={**os.environ, **QUIET, **env}, stdout=stdout, stderr=stderr, text=True)
     try:
         yield started
     finally:

@@ -68,6 +68,7 @@ def test_the_command_prints_its_help(installed: Path, tmp_path: Path) -> None:
     assert "demo" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.needs("postgresql", "valkey")
 @pytest.mark.timeout(300)
 def test_the_demo_runs_from_the_wheel(installed: Path, tmp_path: Path) -> None:

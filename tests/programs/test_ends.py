@@ -49,10 +49,10 @@ UNTIL_STARTED = """
 
 @contextmanager
 def started(directory: Path, wait: str, start: str) -> Iterator[subprocess.Popen[str]]:
-    """Runs the program. It heeds SIGHUP, also where the tests run below `nohup`."""
+    """Runs the program. It hears SIGHUP and SIGINT, also where the tests run in the background or below `nohup`."""
     (directory / "program.py").write_text(PROGRAM.format(wait=wait, start=start))
     program = subprocess.Popen(
-        ["env", "--default-signal=HUP", sys.executable, "program.py"],
+        ["env", "--default-signal=HUP,INT", sys.executable, "program.py"],
         cwd=directory,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
