@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +12,6 @@ from uuid import uuid4
 
 from ccat_workflow_manager import tracing
 from ccat_workflow_manager.db.session import Database
-from ccat_workflow_manager.db.workers import WorkerStore
 from ccat_workflow_manager.definition.input_roots import InputRoots
 from ccat_workflow_manager.doorbell import Doorbell
 from ccat_workflow_manager.errors import BackendError
@@ -39,6 +36,7 @@ from ccat_workflow_manager.services.collect import Collector
 from ccat_workflow_manager.services.deletion import Deletions, Remover
 from ccat_workflow_manager.services.feed import Feed
 from ccat_workflow_manager.services.globs import Globs, answer
+from ccat_workflow_manager.services.heartbeat import Heartbeat
 from ccat_workflow_manager.services.holds import Holds
 from ccat_workflow_manager.services.launch import Launcher
 from ccat_workflow_manager.services.logs import Answers, Logs
@@ -66,7 +64,6 @@ if TYPE_CHECKING:
     from ccat_workflow_manager.services.webhooks import Webhooks
 
 _RETRY_BACKEND_SECONDS = 10
-_ALIVE_SECONDS = 5.0
 _EXIT_RECORD_WAIT_SECONDS = 5
 
 
@@ -95,10 +92,6 @@ class Context:
         self.worker = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:6]}"
         self._backends = OpenBackends(settings)
         self._statement_seconds = statement_seconds
-        self._completed = 0
-        self._reported_alive = -_ALIVE_SECONDS
-        self.is_drained = False
-        """Whether this worker takes no new work, as of its last sign of life."""
 
     # --- shared by manager and worker --------------------------------------------------------------------------------
 
@@ -260,6 +253,10 @@ class Context:
     # --- of a worker -------------------------------------------------------------------------------------------------
 
     @cached_property
+    def heartbeat(self) -> Heartbeat:
+        return Heartbeat(self.database, self.worker, self.backends)
+
+    @cached_property
     def worker_context(self) -> WorkerContext:
         settings = self.settings
         return WorkerContext(
@@ -379,33 +376,6 @@ class Context:
             return self.backend_handle(name).runs_images
         except BackendError:
             return False
-
-    # --- heartbeat ---------------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def busy(self) -> Iterator[None]:
-        """Counts one task. The next heartbeat reports the count."""
-        try:
-            yield
-        finally:
-            self._completed += 1
-
-    def alive(self) -> None:
-        """Record a heartbeat, at most once in a few seconds. The main loop of a worker calls this in every turn."""
-        now = time.monotonic()
-        if now - self._reported_alive < _ALIVE_SECONDS:
-            return
-        self._reported_alive = now
-        completed, self._completed = self._completed, 0
-        with self.database.begin("commit.alive") as unit:
-            workers = WorkerStore(unit)
-            drained = workers.heartbeat(self.worker, completed=completed)
-            if drained is None:
-                workers.register(self.worker, socket.gethostname(), os.getpid(), self.backends)
-                if self.is_drained:
-                    workers.drain(self.worker, "the worker itself", "it was drained when its row was removed")
-            else:
-                self.is_drained = drained
 
     def close(self) -> None:
         """Close the backends and the connections to the database, and send the last spans."""

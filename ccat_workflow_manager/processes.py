@@ -136,7 +136,7 @@ def run_worker(settings: Settings, backends: Sequence[str], page: watchdog.Page 
     context.collector.start_thread()
     watchdog.start(settings.hang_seconds, page)
     watchdog.report(_WAITING, _IDLE_SECONDS)
-    context.alive()
+    context.heartbeat.beat()
     stop_metrics = _serve_metrics(settings)
     stops = [stop for stop in (_subscribe(context, name) for name in context.backends) if stop is not None]
     log.info("worker %s serves %s", context.worker, ", ".join(context.backends))
@@ -146,7 +146,7 @@ def run_worker(settings: Settings, backends: Sequence[str], page: watchdog.Page 
             context.backends,
             name=context.worker,
             on_alive=partial(_report_alive, context),
-            is_drained=lambda: context.is_drained,
+            is_drained=lambda: context.heartbeat.is_drained,
         )
     finally:
         for stop in stops:
@@ -208,6 +208,6 @@ def _report_alive(context: Context) -> None:
     watchdog.report(_WAITING, _IDLE_SECONDS)
     try:
         context.collector.clean_up()
-        context.alive()
+        context.heartbeat.beat()
     except WorkflowError as error:
         log.warning("no sign of life could be recorded: %s", error.message)

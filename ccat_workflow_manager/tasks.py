@@ -98,7 +98,7 @@ def _do(what: str, work: Callable[[Context], Any]) -> Any:
         raise RuntimeError("tasks.bind was not called in this process")
     try:
         watchdog.report(what)
-        with _context.busy():
+        with _context.heartbeat.busy():
             return work(_context)
     except ServiceUnavailable as error:
         log.warning("%s: %s", what, error.message)

@@ -55,7 +55,7 @@ def waits(context: Context) -> set[str]:
 
 
 def test_a_full_backend_is_a_wait_of_the_place(context: Context, full: FullBackend) -> None:
-    context.alive()
+    context.heartbeat.beat()
     start(context, count=40)
     assert launch(context, 10) == 10
     before = events(context)

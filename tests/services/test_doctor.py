@@ -51,7 +51,7 @@ def test_an_unavailable_backend_of_other_hosts_is_reported(context: Context) -> 
 
 
 def test_queues_that_only_an_administrator_can_open(context: Context) -> None:
-    context.alive()
+    context.heartbeat.beat()
     nodes = {"allocated": 1, "idle": 2, "other": 0, "total": 3}
     whole = {"name": "a", "available": True, "details": {"nodes": nodes}}
     context.doorbell.remember_queues("noop", json.dumps([whole]))
@@ -66,7 +66,7 @@ def test_queues_that_only_an_administrator_can_open(context: Context) -> None:
 
 
 def test_an_unavailable_accounting_is_reported(context: Context) -> None:
-    context.alive()
+    context.heartbeat.beat()
     problem = "the accounting does not answer: slurmdbd is down"
     for state in ("ok", "none", "not asked yet"):
         context.doorbell.remember_queues("noop", json.dumps([{"name": "a", "details": {"accounting": state}}]))

@@ -181,7 +181,7 @@ def test_every_served_backend_is_searched(context: Context) -> None:
     loop = OrphansLoop(context.database, context.doorbell)
     loop.tick()
     assert [context.doorbell.waiting(Bell.REAP, name) for name in ("noop", "local")] == [0, 0]
-    context.alive()
+    context.heartbeat.beat()
     loop.tick()
     loop.tick()
     assert [context.doorbell.waiting(Bell.REAP, name) for name in ("noop", "local")] == [1, 0]

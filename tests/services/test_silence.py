@@ -156,7 +156,7 @@ def test_a_cancel_that_ends_with_the_grace_is_not_confirmed(context: Context, ba
 
 def test_an_unavailable_backend_is_shown_until_it_answers(context: Context, backend: FakeBackend) -> None:
     start_job(context)
-    context.alive()
+    context.heartbeat.beat()
     backend.set_state("fake-1", HPCJobInfo(JobStatus.RUNNING))
     poll(context)
     assert shown_wait(context) is None
@@ -172,7 +172,7 @@ def test_an_unavailable_backend_is_shown_until_it_answers(context: Context, back
 
 def test_the_last_reason_before_a_problem_is_shown_too(context: Context, backend: FakeBackend) -> None:
     start_job(context)
-    context.alive()
+    context.heartbeat.beat()
     backend.set_state("fake-1", HPCJobInfo(JobStatus.PENDING, message="Priority"))
     poll(context)
     assert shown_wait(context) == "Priority"
@@ -199,7 +199,7 @@ def test_results_without_worker_are_shown(context: Context, backend: FakeBackend
             " lease_owner = 'w', lease_until = now() - interval '1 second'"
         )
     assert NO_WORKER in shown_wait(context)
-    context.alive()
+    context.heartbeat.beat()
     assert NO_WORKER not in shown_wait(context)
     with context.database.begin() as unit:
         unit.execute("UPDATE step_runs SET lease_owner = 'w', lease_until = now() + interval '1 minute'")
@@ -216,7 +216,7 @@ def test_an_exception_of_a_backend_is_shown(
         return {}
 
     start_job(context)
-    context.alive()
+    context.heartbeat.beat()
     monkeypatch.setattr(backend, "get_statuses", broken)
     poll(context)
     assert row(context).status == "SUBMITTED"
@@ -230,7 +230,7 @@ def test_an_exception_of_a_constructor_is_shown(
         raise ZeroDivisionError("a bug")
 
     start_job(context)
-    context.alive()
+    context.heartbeat.beat()
     monkeypatch.setattr(registry, "create_filtered", broken)
     poll(make_context("noop"))
     assert UNEXPECTED in shown_wait(context)
