@@ -53,7 +53,7 @@ def process(*arguments: str, env: Mapping[str, str], output: Path) -> Iterator[s
 
     It hears Ctrl-C, also where a shell has started the tests in the background, which ignores it.
     """
-    argv = ["env", "--default-signal=INT", *PROGRAM, *arguments]
+    argv = ["/usr/bin/env", "--default-signal=INT", *PROGRAM, *arguments]
     with output.open("w") as stdout, output.with_suffix(".stderr").open("w") as stderr:
         started = subprocess.Popen(argv, env={**os.environ, **QUIET, **env}, stdout=stdout, stderr=stderr, text=True)
     try:
