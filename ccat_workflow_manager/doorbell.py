@@ -242,17 +242,7 @@ class _Message(Job):
         task: Callable[..., Any] = super().func
         return task
 
-    @property
-    def success_callback(self) -> None:
-        return None
-
-    @property
-    def failure_callback(self) -> None:
-        return None
-
-    @property
-    def stopped_callback(self) -> None:
-        return None
+    success_callback = failure_callback = stopped_callback = None
 
 
 class _Listener(SimpleWorker):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, StrictFloat, StrictInt
 from starlette.responses import Response
@@ -23,7 +23,6 @@ router = api_router(prefix="/projects", tags=["projects"])
 
 _Count = Annotated[StrictInt, Field(ge=0, le=2**31 - 1)]
 _Number = StrictInt | StrictFloat
-_TERMS = {*Terms.model_fields}
 
 
 class ProjectRequest(Terms):
@@ -37,6 +36,10 @@ class ProjectRequest(Terms):
     max_queued: _Count | None = Field(
         default=None, description="Step runs that may be PENDING; more are refused. Default: any number."
     )
+
+    def limits(self, *, given_only: bool) -> dict[str, Any]:
+        """The weight and the limits, without why and until when."""
+        return self.model_dump(exclude={*Terms.model_fields}, exclude_unset=given_only)
 
 
 class Project(Shape):
@@ -80,15 +83,15 @@ def put_project(context: Ctx, actor: Actor, project: ProjectPath, body: Body) ->
     What has a job already goes on, also above a new limit. With `until`, all is as before from then on.
     """
     asked = body.parse(ProjectRequest)
-    values = asked.model_dump(exclude=_TERMS)
-    return json_response(json.dumps(context.projects.set(project, values, asked.term(actor))))
+    found = context.projects.set(project, asked.limits(given_only=False), asked.term(actor))
+    return json_response(json.dumps(found))
 
 
 @router.patch("/{project}", response_model=Project, openapi_extra=openapi.body(ProjectRequest, openapi.LIMIT_EXAMPLES))
 def change_project(context: Ctx, actor: Actor, project: ProjectPath, body: Body) -> Response:
     """Set what is given of the weight and the limits of a project; the rest stays."""
     asked = body.parse(ProjectRequest)
-    values = asked.model_dump(exclude=_TERMS, exclude_unset=True)
+    values = asked.limits(given_only=True)
     if not values:
         raise Invalid(faults=[Fault("", "give `weight`, `max_live`, `max_cpus` or `max_queued`")])
     return json_response(json.dumps(context.projects.set(project, values, asked.term(actor))))

@@ -36,7 +36,6 @@ class Route(APIRoute):
     def __init__(self, path: str, endpoint: Handler, **options: Any) -> None:
         signature = inspect.signature(endpoint, eval_str=True)
         given = {name: found for name, each in signature.parameters.items() if (found := _given(each.annotation))}
-        self.handler = endpoint
         self.rights: dict[str, Right] = {}
         """By method; `declare` sets them."""
         self.takes_body = any(each.reads_body for each in given.values())

@@ -11,6 +11,7 @@ from ccat_workflow_manager.api.route import page_router
 from ccat_workflow_manager.dashboard import filters
 from ccat_workflow_manager.dashboard.board import B, Board
 from ccat_workflow_manager.db.queries.feed import Place
+from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.db.views.events import EventFilter, EventsPage, events_page
 from ccat_workflow_manager.errors import Fault, Invalid
 from ccat_workflow_manager.json_values import text_problem
@@ -80,7 +81,7 @@ def _values(board: Board) -> dict[str, Any]:
     before, behind = _place("cursor", cursor), _place("after", after)
     wanted = _filter(sent)
 
-    def look(unit: Any) -> EventsPage:
+    def look(unit: UnitOfWork) -> EventsPage:
         return events_page(unit, wanted, _PAGE, board.projects, before=before, after=behind)
 
     page: EventsPage = board.read(("events", tuple(sent.values()), cursor, after), look)

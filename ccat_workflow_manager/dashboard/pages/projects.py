@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 
-from pydantic import BaseModel
 from starlette.responses import RedirectResponse, Response
 
 from ccat_workflow_manager.api.holds import ProjectPath
@@ -44,13 +44,19 @@ def list_projects(board: B, cursor: str = "") -> Response:
     return board.page("projects", "projects", items=found[:_PAGE], older=older, held=held, **paused)
 
 
-def _gathered(unit: UnitOfWork, name: str) -> dict[str, Any]:
-    text, own = project_detail(unit, name), frozenset([name])
+def _project(unit: UnitOfWork, name: str) -> dict[str, Any]:
+    text = project_detail(unit, name)
     if text is None:
         raise NotFound(f"there is no project {name}")
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def _gathered(unit: UnitOfWork, name: str) -> dict[str, Any]:
+    project, own = _project(unit, name), frozenset([name])
     newest = runs.runs_page(unit, RunFilter(project=name), _RUNS, older_than=None, newer_than=None)
     return {
-        "project": json.loads(text),
+        "project": project,
         "live": runs.counts_since(unit, None, runs.LIVE, own),
         "runs": newest.items,
         "has_older": newest.older,
@@ -87,7 +93,8 @@ def show_project_part(board: B, project: ProjectPath) -> Response:
 
 
 def _form(board: Board, name: str, http_status: int = 200, **more: Any) -> Response:
-    present = board.read(("project", name), lambda unit: _gathered(unit, name))["project"]
+    with board.context.database.read() as unit:
+        present = _project(unit, name)
     sent = {each: "" if present[each] is None else f"{present[each]:g}" for each in _LIMITS} | _TERM
     values = {"name": name, "present": present, "sent": sent, "faults": [], **more}
     return sheet(board, "preview_limits", http_status, **values)
@@ -101,19 +108,14 @@ def preview_limits(board: B, project: ProjectPath) -> Response:
 
 def _number(text: str) -> Any:
     """The number that was typed, None for nothing; a text that is none is left for the fault."""
-    if not text:
-        return None
-    try:
-        return int(text)
-    except ValueError:
-        pass
-    try:
-        return float(text)
-    except ValueError:
-        return text
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text or None
 
 
-def _wanted(form: Form, model: type[BaseModel], present: dict[str, Any]) -> Any:
+def _wanted(form: Form, present: dict[str, Any]) -> ProjectRequest:
+    """What differs from the present. Raises Invalid."""
     body: dict[str, Any] = {each: _number(form.one(each).strip()) for each in _LIMITS}
     body["weight"] = 1 if body["weight"] is None else body["weight"]
     changed = {name: value for name, value in body.items() if value != present[name]}
@@ -121,17 +123,17 @@ def _wanted(form: Form, model: type[BaseModel], present: dict[str, Any]) -> Any:
         raise Invalid(faults=[Fault("", "nothing is changed")])
     end = forms.end_of(form.one("ends"), form.one("until"))
     more = {"why": form.one("why").strip() or None, "until": end}
-    return validated(model, changed | {name: value for name, value in more.items() if value is not None})
+    return validated(ProjectRequest, changed | {name: value for name, value in more.items() if value is not None})
 
 
 @router.post("/projects/{project}/limits")
 def set_limits(board: B, project: ProjectPath, form: Sent) -> Response:
     """Change what differs from the present; the rest, and when it ends, stays."""
     with board.context.database.read() as unit:
-        present = _gathered(unit, project)["project"]
+        present = _project(unit, project)
     try:
-        asked = _wanted(form, ProjectRequest, present)
-        values = asked.model_dump(exclude={"why", "until"}, exclude_unset=True)
+        asked = _wanted(form, present)
+        values = asked.limits(given_only=True)
         board.context.projects.set(project, values, asked.term(board.actor))
     except RequestError as error:
         sent = {each: form.one(each) for each in (*_LIMITS, *_TERM)}
