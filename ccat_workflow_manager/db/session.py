@@ -115,7 +115,8 @@ class Database:
         `statement_seconds` is the longest time that one statement may take; 0: any.
         """
         self.url = url
-        options = f"-c idle_in_transaction_session_timeout={_IDLE_MILLISECONDS}"
+        # Otherwise PostgreSQL compiles large statements, which takes longer than to run them.
+        options = f"-c jit=off -c idle_in_transaction_session_timeout={_IDLE_MILLISECONDS}"
         if statement_seconds:
             options += f" -c statement_timeout={max(1, round(statement_seconds * 1000))}"
         self._pool = Pool(

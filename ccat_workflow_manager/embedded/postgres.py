@@ -30,7 +30,6 @@ _SETTINGS: Mapping[str, str] = {
     "unix_socket_permissions": "0700",
     "max_connections": "100",
     "shared_buffers": "128MB",
-    "jit": "off",
     "max_wal_size": "1GB",
     "checkpoint_timeout": "15min",
     "wal_compression": "off",

@@ -45,6 +45,11 @@ def test_one_connection_that_the_server_has_closed_stands_for_all(database: Data
     assert not set(pids(database, 2)) & set(before)
 
 
+def test_statements_are_not_compiled(database: Database) -> None:
+    with database.read() as unit:
+        assert unit.execute("SHOW jit").scalar_one() == "off"
+
+
 def test_what_a_block_leaves_open_is_rolled_back(database: Database) -> None:
     for statement in ("INSERT INTO backends (name) VALUES ('lost')", "SELEKT 1"):
         with suppress(psycopg.errors.SyntaxError), database.begin() as unit:
