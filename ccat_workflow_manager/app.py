@@ -48,6 +48,7 @@ from ccat_workflow_manager.api.trace import Traced
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.dashboard import router as dashboard
 from ccat_workflow_manager.services.answers import Answers
+from ccat_workflow_manager.services.log_stream import LogStreams
 
 
 def create_app(context: Context, *, secret: str | None = None) -> FastAPI:
@@ -77,6 +78,7 @@ def create_app(context: Context, *, secret: str | None = None) -> FastAPI:
     app.state.large_bodies = asyncio.Semaphore(LARGE_AT_ONCE)
     app.state.large_answers = asyncio.Semaphore(LARGE_AT_ONCE)
     app.state.run_watch = RunWatch(context)
+    app.state.log_streams = LogStreams(context.settings.event_streams)
     app.state.answers = Answers()
     authenticator = Authenticator(context, secret)
     app.state.authenticator = authenticator

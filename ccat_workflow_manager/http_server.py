@@ -70,6 +70,7 @@ def serve(context: Context, *, graceful_seconds: int) -> None:
 
     def end_streams() -> None:
         context.feed.close()
+        app.state.log_streams.close()
         app.state.live.close()
 
     try:

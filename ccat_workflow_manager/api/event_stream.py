@@ -5,11 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from typing import Annotated
 
+from fastapi import Header
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 MEDIA_TYPE = "text/event-stream"
+SEND_SECONDS = 30
+LastEventId = Annotated[
+    str | None, Header(alias="Last-Event-ID", description="The id of the last event that came: only what is behind it.")
+]
 _ALLOWED_SECONDS = 1.0
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 

@@ -8,13 +8,13 @@ from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import Header, Query, Request
+from fastapi import Query, Request
 from pydantic import Field
 from starlette.responses import Response
 
 from ccat_workflow_manager.api.authentication import Authenticator
 from ccat_workflow_manager.api.dependencies import Ctx, Who
-from ccat_workflow_manager.api.event_stream import MEDIA_TYPE, EventStream
+from ccat_workflow_manager.api.event_stream import MEDIA_TYPE, SEND_SECONDS, EventStream, LastEventId
 from ccat_workflow_manager.api.openapi import Page, Shape, Time
 from ccat_workflow_manager.api.paging import DEFAULT_LIMIT, Limit, ProjectName, json_response
 from ccat_workflow_manager.api.route import api_router
@@ -28,7 +28,6 @@ from ccat_workflow_manager.threads import in_thread
 
 router = api_router(tags=["events"])
 
-_SEND_SECONDS = 30
 _MOST_TYPES = 50
 _LONGEST_NAME = 200
 
@@ -75,7 +74,6 @@ Types = Annotated[
     list[str] | None, Query(max_length=_MOST_TYPES, description="Only these types; `ccat.wm.run.*` means all of runs.")
 ]
 PipelineName = Annotated[str | None, Query(max_length=_LONGEST_NAME, description="Only of this pipeline.")]
-LastEventId = Annotated[str | None, Header(alias="Last-Event-ID", description="Wins over `after`; for streams.")]
 
 
 @router.get("/events", response_model=CloudEventPage, responses=_RESPONSES)
@@ -143,7 +141,7 @@ async def _stream(request: Request, context: Context, after: str | None, wanted:
     authenticator: Authenticator = request.app.state.authenticator
     return EventStream(
         feed.stream(place, wanted),
-        send_seconds=_SEND_SECONDS,
+        send_seconds=SEND_SECONDS,
         is_allowed=partial(authenticator.is_still_known, request),
         on_end=feed.leave,
         headers={"X-Event-Cursor": cursor},

@@ -128,7 +128,7 @@ definition["requestBody"]["description"] = f"The same as YAML is taken as {YAML_
 
 log: dict[str, Any] = {
     "description": "The text",
-    "content": {"text/plain": {"schema": {"type": "string"}}},
+    "content": {"text/plain": {"schema": {"type": "string"}}, "text/event-stream": {"schema": {"type": "string"}}},
     "headers": {
         "X-Log-Size": {
             "description": "Length of the log in bytes; missing where only the backend has the log.",

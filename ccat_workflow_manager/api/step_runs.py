@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from fastapi import Query
+from fastapi import Query, Request
 from pydantic import Field
 from starlette.responses import Response, StreamingResponse
 
 from ccat_workflow_manager.api import openapi
+from ccat_workflow_manager.api.authentication import Authenticator
 from ccat_workflow_manager.api.dependencies import Actor, Body, Ctx
+from ccat_workflow_manager.api.event_stream import SEND_SECONDS, EventStream, LastEventId
 from ccat_workflow_manager.api.openapi import Page, Shape, Time
 from ccat_workflow_manager.api.paging import (
     DEFAULT_LIMIT,
@@ -34,9 +37,11 @@ from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.errors import Fault, Invalid, NotFound
 from ccat_workflow_manager.lifecycle.models import Resources
 from ccat_workflow_manager.lifecycle.states import Event, Status
+from ccat_workflow_manager.services.log_stream import LogStream, LogStreams, Start
 from ccat_workflow_manager.services.logs import LogPiece
 from ccat_workflow_manager.services.outcomes import Outcome
 from ccat_workflow_manager.services.retry_request import Reason, RetryRequest
+from ccat_workflow_manager.threads import in_thread
 
 router = api_router(prefix="/step-runs/{step_run_id}", tags=["step runs"])
 
@@ -200,17 +205,44 @@ def list_products(context: Ctx, step_run_id: UUID, limit: Limit = DEFAULT_LIMIT,
 
 
 @router.get("/log", response_class=Response, responses={200: openapi.log})
-def get_log(
+async def get_log(
+    request: Request,
     context: Ctx,
     step_run_id: UUID,
     attempt: Annotated[int | None, Query(ge=1, le=_BIGGEST_ATTEMPT, description="Default: the newest.")] = None,
     stream: Literal["stdout", "stderr"] = "stdout",
     tail: Annotated[int | None, Query(ge=0, le=_MOST_LINES, description="Only this many lines at the end.")] = None,
     offset: Annotated[int | None, Query(ge=0, le=_MOST_BYTES, description="Only the text after this byte.")] = None,
+    follow: Annotated[bool, Query(description="As server-sent events, until the step run is finished.")] = False,
+    last_event_id: LastEventId = None,
 ) -> Response:
-    """The output of an attempt so far: all of it, its last lines, or at most 4 MiB from `offset` on."""
+    """The output of an attempt so far: all of it, its last lines, or at most 4 MiB from `offset` on.
+
+    With `follow` it comes as it grows, and that of further attempts behind it, unless `attempt` names one.
+    """
     if tail is not None and offset is not None:
         raise Invalid(faults=[Fault("offset", "cannot be given together with tail")])
+    if not follow:
+        return await in_thread(_log, context, step_run_id, attempt, stream, tail, offset)
+    start = Start(attempt, only=attempt is not None, tail=tail, offset=offset or 0)
+    if last_event_id is not None:
+        start = start.behind(last_event_id)
+    found = LogStream(context.database, context.logs, step_run_id, stream, start)
+    first = await in_thread(found.look)
+    streams: LogStreams = request.app.state.log_streams
+    streams.enter()
+    authenticator: Authenticator = request.app.state.authenticator
+    return EventStream(
+        found.texts(first, streams),
+        send_seconds=SEND_SECONDS,
+        is_allowed=partial(authenticator.is_still_known, request),
+        on_end=streams.leave,
+    )
+
+
+def _log(
+    context: Context, step_run_id: UUID, attempt: int | None, stream: str, tail: int | None, offset: int | None
+) -> Response:
     log = context.logs.locate(step_run_id, attempt)
     if tail is None and offset is None:
         piece, texts = context.logs.whole(log, stream)

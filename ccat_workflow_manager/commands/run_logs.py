@@ -19,13 +19,13 @@ from ccat_workflow_manager.commands.watch import label
 from ccat_workflow_manager.definition.keys import item_keys
 from ccat_workflow_manager.json_values import similar
 from ccat_workflow_manager.lifecycle.states import FINISHED, Status
+from ccat_workflow_manager.services.log_growth import new_part
 
 BOTH = "both"
 STREAMS = ("stdout", "stderr")
 
 _INTERVAL = (0.2, 1.0)
 _TAIL_LINES = 10_000
-_ANCHOR = 4096
 _NAMED = 8
 
 
@@ -179,7 +179,9 @@ class _Reader:
     def fresh(self) -> Iterator[str]:
         while True:
             answer = self._client.text(self._address, **self._which, **self._next())
-            text = _new_part(self._shown, answer.text) if self._shown else answer.text
+            text, follows = new_part(self._shown, answer.text)
+            if not follows:
+                typer.echo("(the log grew too fast: a part of it is missing here)", err=True)
             if answer.headers.get("X-Log-Truncated") == "true" and not self._shown and not self._warned:
                 self._warned = True
                 typer.echo("(the log is too long: this is only its end)", err=True)
@@ -202,18 +204,6 @@ class _Reader:
 def _number(answer: httpx.Response, header: str) -> int | None:
     value = answer.headers.get(header, "")
     return int(value) if value.isdecimal() else None
-
-
-def _new_part(shown: str, text: str) -> str:
-    """The part of `text`, the end of a log, that follows `shown`, its end at the previous call."""
-    if text.startswith(shown):
-        return text[len(shown) :]
-    anchor = shown[-_ANCHOR:]
-    at = text.rfind(anchor)
-    if at >= 0:
-        return text[at + len(anchor) :]
-    typer.echo("(the log grew too fast: a part of it is missing here)", err=True)
-    return text
 
 
 def _or_nothing(texts: Iterator[str]) -> Iterator[str]:

@@ -125,7 +125,7 @@ class Settings(SettingsModel):
     deployment: Annotated[str, matching(r"[a-z0-9-]{0,63}", "up to 63 lower-case letters, digits and hyphens")] = Field(
         description="Name of this deployment in the source of its events. Empty: the environment."
     )
-    event_streams: int = Field(ge=1, description="How many streams of events a manager serves at a time.")
+    event_streams: int = Field(ge=1, description="How many streams of events, and of logs, a manager serves at a time.")
     webhook_in_flight: int = Field(ge=1, le=100, description="How many deliveries of a webhook are under way at once.")
     webhook_retry_hours: float = Field(
         gt=0, description="How long a delivery of a webhook is repeated before it is given up."

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ccat_workflow_manager.commands.arguments import labels, parameters
 from ccat_workflow_manager.commands.exit_codes import WrongUsage
-from ccat_workflow_manager.commands.run_logs import _new_part
+from ccat_workflow_manager.services.log_growth import new_part
 
 
 @pytest.mark.parametrize(
@@ -89,4 +89,4 @@ def test_any_text_is_a_value_or_refused(name: str, value: str) -> None:
     ],
 )
 def test_only_the_new_part_of_a_log_is_printed(shown: str, text: str, fresh: str) -> None:
-    assert _new_part(shown, text) == fresh
+    assert new_part(shown, text)[0] == fresh

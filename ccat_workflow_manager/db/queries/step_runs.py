@@ -114,6 +114,12 @@ def step_run_exists(unit: UnitOfWork, step_run_id: UUID) -> bool:
     return unit.execute("SELECT 1 FROM step_runs WHERE id = :id", {"id": step_run_id}).first() is not None
 
 
+def step_run_state(unit: UnitOfWork, step_run_id: UUID) -> tuple[str, int] | None:
+    """The status and the newest attempt of a step run."""
+    found = unit.execute("SELECT status, attempt FROM step_runs WHERE id = :id", {"id": step_run_id}).first()
+    return None if found is None else (found[0], found[1])
+
+
 def runs_of_step_runs(unit: UnitOfWork, ids: Sequence[UUID]) -> dict[UUID, UUID]:
     """The run of each of these step runs, as far as they exist."""
     found = unit.execute("SELECT id, run_id FROM step_runs WHERE id = ANY(:ids)", {"ids": list(ids)})

@@ -1,0 +1,146 @@
+"""GET /step-runs/{id}/log?follow=true: a log as server-sent events."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from ccat_workflow_manager.context import Context
+from tests.api.rest import Hand, Rest
+from tests.api.test_events import serving
+from tests.support.waiting import wait_until
+
+ONCE_AGAIN = {"name": "one", "steps": [{"name": "only", "command": ["true"], "retry": {"max_attempts": 2}}]}
+
+
+@pytest.fixture
+def run(rest: Rest) -> dict[str, Any]:
+    return rest.run(ONCE_AGAIN)
+
+
+def address(run: dict[str, Any]) -> str:
+    return f"/step-runs/{run['step_runs'][0]['id']}/log"
+
+
+def write(base_dir: Path, run: dict[str, Any], text: str, attempt: int = 1, stream: str = "stdout") -> None:
+    logs = base_dir / "one" / run["id"] / "only" / "main" / f"attempt-{attempt}" / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    with (logs / f"{stream}.log").open("ab") as file:
+        file.write(text.encode())
+
+
+def events(text: str) -> list[tuple[str, str, str]]:
+    """Kind, id and data of each event."""
+    found = []
+    for block in text.replace(": events\n", "").split("\n\n"):
+        pairs = [line.partition(": ")[::2] for line in block.split("\n") if line and not line.startswith(":")]
+        names = {name for name, _ in pairs}
+        fields = {name: "\n".join(value for each, value in pairs if each == name) for name in names}
+        if fields:
+            found.append((fields.get("event", ""), fields.get("id", ""), fields["data"]))
+    return found
+
+
+def followed(rest: Rest, run: dict[str, Any], after: str = "", **query: Any) -> list[tuple[str, str, str]]:
+    headers = {"Last-Event-ID": after} if after else {}
+    response = rest.send("GET", address(run), params={"follow": "true", **query}, headers=headers)
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"].startswith("text/event-stream")
+    return events(response.text)
+
+
+def end(status: str) -> tuple[str, str, str]:
+    return ("end", "", json.dumps({"status": status}))
+
+
+def test_a_finished_log_comes_at_once(rest: Rest, hand: Hand, base_dir: Path, run: dict[str, Any]) -> None:
+    hand.complete(hand.claim()[0])
+    write(base_dir, run, "one\r\ntwo\nthréé\n")
+    write(base_dir, run, "oh\n", stream="stderr")
+    assert followed(rest, run) == [("", "1-17", "one\ntwo\nthréé\n"), end("COMPLETED")]
+    assert followed(rest, run, tail=1) == [("", "1-17", "thréé\n"), end("COMPLETED")]
+    assert followed(rest, run, stream="stderr", attempt=1) == [("", "1-3", "oh\n"), end("COMPLETED")]
+    assert followed(rest, run, after="1-5", tail=1) == [("", "1-17", "two\nthréé\n"), end("COMPLETED")]
+    assert followed(rest, run, after="1-17") == [end("COMPLETED")]
+
+
+def test_a_log_is_followed_over_all_attempts(rest: Rest, hand: Hand, base_dir: Path, run: dict[str, Any]) -> None:
+    hand.fail(hand.claim()[0])
+    write(base_dir, run, "first\n")
+    rest.post(f"/runs/{run['id']}/retry")
+    hand.complete(hand.claim()[0])
+    write(base_dir, run, "second\n", attempt=2)
+    resumed = [("", "1-6", "first\n"), ("attempt", "", "2"), ("", "2-7", "second\n"), end("COMPLETED")]
+    assert followed(rest, run) == resumed[2:]
+    assert followed(rest, run, after="1-0") == resumed
+    assert followed(rest, run, attempt=1) == [resumed[0], end("COMPLETED")]
+
+
+def test_a_long_log_comes_in_pieces(rest: Rest, hand: Hand, base_dir: Path, run: dict[str, Any]) -> None:
+    hand.complete(hand.claim()[0])
+    text = "0123456789 héllo\n" * 300_000
+    write(base_dir, run, text)
+    *pieces, last = followed(rest, run)
+    assert (len(pieces) > 1, last) == (True, end("COMPLETED"))
+    assert "".join(data for _, _, data in pieces) == text
+
+
+def test_what_is_written_later_is_sent(
+    context: Context, rest: Rest, hand: Hand, base_dir: Path, run: dict[str, Any]
+) -> None:
+    """The stream of a step run that has not begun waits for its first attempt."""
+    seen: list[str] = []
+    with serving(context) as client:
+
+        def read() -> None:
+            with client.stream("GET", address(run), params={"follow": True}) as response:
+                seen.extend(response.iter_lines())
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        (item,) = hand.claim()
+        write(base_dir, run, "one\n")
+        wait_until(lambda: "data: one" in seen)
+        write(base_dir, run, "two\n")
+        wait_until(lambda: "data: two" in seen)
+        assert "event: end" not in seen
+        hand.complete(item)
+        reader.join(60)
+    assert "event: end" in seen
+
+
+def test_a_log_that_only_the_backend_has(
+    rest: Rest, hand: Hand, context: Context, run: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand.complete(hand.claim()[0])
+    answer = {"text": "from afar\n", "next_offset": None, "size": None, "truncated": False}
+    monkeypatch.setattr(type(context.logs._questions), "ask", lambda self, backend, question: answer)
+    assert followed(rest, run) == [("", "", "from afar\n"), end("COMPLETED")]
+
+
+def test_bad_requests(rest: Rest, hand: Hand, run: dict[str, Any]) -> None:
+    def refused(status: int, code: str, after: str = "", at: str = address(run), **query: Any) -> None:
+        headers = {"Last-Event-ID": after} if after else {}
+        rest.refused(rest.send("GET", at, params={"follow": "true", **query}, headers=headers), status, code)
+
+    refused(404, "not_found", at=f"/step-runs/{uuid4()}/log")
+    refused(404, "not_found", attempt=1)
+    hand.complete(hand.claim()[0])
+    refused(404, "not_found", after="2-0")
+    for place in ("x", "1", "1-", "1-x", "-1-1", "1-1-1"):
+        refused(400, "bad_cursor", after=place)
+    refused(400, "bad_cursor", after="2-0", attempt=1)
+    refused(422, "invalid", follow="perhaps")
+    refused(422, "invalid", tail=1, offset=1)
+
+
+def test_a_manager_follows_so_many_logs(rest: Rest, hand: Hand, run: dict[str, Any]) -> None:
+    streams = rest.client.app.state.log_streams  # type: ignore[attr-defined]
+    streams._most = 0
+    rest.refused(rest.send("GET", address(run), params={"follow": "true"}), 503, "service_unavailable")
+    assert streams.streams == 0
