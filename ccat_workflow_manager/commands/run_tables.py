@@ -27,7 +27,7 @@ def print_runs(found: list[dict[str, Any]], *, wide: bool) -> None:
     columns = ("run", "pipeline", "status", "step runs", "created (UTC)", "took", "labels")
     shown = next(number for width, number in _COLUMNS if out.width >= width)
     rows = [
-        (one["id"], one["pipeline"], one["status"], done(one), when(one["created_at"]), took(one),
+        (one["id"], one["pipeline"], status(one), done(one), when(one["created_at"]), took(one),
          pairs_text(one["labels"], ":"))[:shown]
         for one in found
     ]  # fmt: skip
@@ -71,6 +71,12 @@ def why(step_run: dict[str, Any]) -> str:
     """What it waits for, why it did not complete, or what its results lack."""
     caveats = "; ".join(f"{each['kind']}: {each['text']}" for each in step_run.get("caveats", []))
     return step_run["waiting_for"] or step_run["reason_text"] or caveats
+
+
+def status(run: dict[str, Any]) -> str:
+    """The status of a run, and how many caveats its results have."""
+    number = run.get("caveat_count", 0)
+    return str(run["status"]) + (f", {number} caveat{'s' if number > 1 else ''}" if number else "")
 
 
 def done(found: dict[str, Any]) -> str:

@@ -141,6 +141,9 @@ def list_(
     until: Annotated[
         str | None, typer.Option(metavar="TIME", help="Created before this time, written like --since.")
     ] = None,
+    caveats: Annotated[
+        bool | None, typer.Option("--caveats/--no-caveats", help="Only runs with caveats, or without.")
+    ] = None,
     sort: Annotated[Order | None, typer.Option(help="Order of the runs that are found.")] = None,
     query: Annotated[str | None, typer.Option("-q", "--query", help="Part of a name, label, reason or id.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Largest number of runs.")] = 20,
@@ -165,6 +168,7 @@ def list_(
         "created_after": moment_before_now(since) if since is not None else None,
         "created_before": moment_before_now(until) if until is not None else None,
         "q": query,
+        "caveats": caveats,
     }
     with connect() as client:
         found = list(client.items("/runs", None if everything else limit, **filters))
@@ -190,7 +194,7 @@ def show(run_id: Id, as_json: AsJson = False) -> None:
     """
     from ccat_workflow_manager.commands.client import connect
     from ccat_workflow_manager.commands.output import console, facts, pairs_text, when
-    from ccat_workflow_manager.commands.run_tables import print_step_runs, took
+    from ccat_workflow_manager.commands.run_tables import print_step_runs, status, took
     from ccat_workflow_manager.commands.watch import steps_table
 
     with connect() as client:
@@ -206,7 +210,7 @@ def show(run_id: Id, as_json: AsJson = False) -> None:
             [
                 ("run", found["id"]),
                 ("pipeline", f"{found['pipeline']}{version}"),
-                ("status", found["status"] + state),
+                ("status", status(found) + state),
                 ("reason", found["status_reason"]),
                 ("parameters", pairs_text(found["parameters"])),
                 ("labels", pairs_text(found["labels"], ":")),
@@ -238,6 +242,7 @@ def watch(run_id: Id, as_json: AsJson = False) -> None:
 
 def _watch(client: Client, run_id: str, as_json: bool) -> None:
     from ccat_workflow_manager.commands.output import console
+    from ccat_workflow_manager.commands.run_tables import status
     from ccat_workflow_manager.commands.watch import summary, watch_run
 
     out = console(stderr=as_json)
@@ -250,7 +255,7 @@ def _watch(client: Client, run_id: str, as_json: bool) -> None:
     if as_json:
         _print_json(finished)
     else:
-        out.print(f"run {finished['id']} of {finished['pipeline']}: {finished['status']}", soft_wrap=True)
+        out.print(f"run {finished['id']} of {finished['pipeline']}: {status(finished)}", soft_wrap=True)
         summary(finished, out)
     if finished["status"] != "COMPLETED":
         raise typer.Exit(ExitCode.WORK_FAILED)

@@ -20,7 +20,7 @@ from ccat_workflow_manager.lifecycle.states import RunStatus
 SPANS = {"1h": "last hour", "24h": "last 24 h", "7d": "last 7 days", "30d": "last 30 days"}
 _SPAN = re.compile(r"([1-9][0-9]{0,3})(min|h|d)", re.ASCII)
 _UNITS = {"min": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
-_NAMES = ("status", "pipeline", "project", "label", "reason", "by", "created", "q")
+_NAMES = ("status", "pipeline", "project", "label", "reason", "caveats", "by", "created", "q")
 _LONGEST = 300
 
 
@@ -104,23 +104,21 @@ def _with(wanted: RunFilter, name: str, value: str) -> RunFilter:
             if value not in set(RunStatus):
                 raise ValueError(f"{value!r} is not a status; there are {', '.join(RunStatus)}")
             return replace(wanted, status=(*wanted.status, RunStatus(value)))
-        case "pipeline":
-            return replace(wanted, pipeline=value)
-        case "project":
-            return replace(wanted, project=value)
+        case "pipeline" | "project" | "reason" | "q":
+            return replace(wanted, **{name: value})  # type: ignore[arg-type]
         case "label":
             label, colon, text = value.partition(":")
             if not colon or not label:
                 raise ValueError("must be written name:value")
             return replace(wanted, labels={**wanted.labels, label: text})
-        case "reason":
-            return replace(wanted, reason=value)
+        case "caveats":
+            if value not in ("true", "false"):
+                raise ValueError("must be true or false")
+            return replace(wanted, caveats=value == "true")
         case "by":
             return replace(wanted, created_by=value)
         case "created":
             return replace(wanted, created_after=moment(value))
-        case "q":
-            return replace(wanted, q=value)
         case _:
             raise ValueError(f"there is no such condition; there are {', '.join(_NAMES)}")
 

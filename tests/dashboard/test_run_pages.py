@@ -6,7 +6,8 @@ from pathlib import Path
 from uuid import UUID
 
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.lifecycle.models import NewProduct
+from ccat_workflow_manager.lifecycle.models import Caveat, NewProduct, TransitionEvent
+from ccat_workflow_manager.lifecycle.states import Event
 from ccat_workflow_manager.services.attempt_texts import masked, without_secrets
 from tests.api.rest import CHAIN, Hand, Rest
 
@@ -86,3 +87,47 @@ def test_two_runs_of_a_pipeline_are_compared(rest: Rest, hand: Hand) -> None:
     assert "other checksum" in page
     assert f"/runs/{ids[1]}/compare" in rest.client.get(f"/runs/{ids[1]}").text
     assert rest.client.get(f"/runs/{ids[1]}/compare?with={UUID(int=7)}").status_code == 404
+
+
+def test_caveats_are_never_hidden(rest: Rest, hand: Hand) -> None:
+    """A run that lacks something does not look like one that lacks nothing."""
+    rest.post("/pipelines", CHAIN, 201)
+    plain, lacking = (
+        rest.post("/runs", {"pipeline": "chain", "parameters": {"scans": ["a"]}, "priority": 1 - n}) for n in range(2)
+    )
+    for _ in range(3):
+        hand.complete(hand.claim()[0])
+    product = NewProduct("map", "PLOT", "map.txt", 3, "0" * 64)
+    for number in range(3):
+        (item,) = hand.claim()
+        caveats = [Caveat("partial", "half <of> it")] if number == 0 else []
+        notes = [TransitionEvent(each, "t") for each in (Event.JOB_SUBMITTED, Event.JOB_SUCCEEDED)]
+        hand.apply(
+            item, *notes, TransitionEvent(Event.RESULTS_COLLECTED, "t"), products=[product] if not number else [],
+            caveats=caveats,
+        )  # fmt: skip
+    step_run = lacking["step_runs"][0]["id"]
+    (made,) = hand.products(step_run).values()
+    pages = (
+        "/runs", f"/runs/{lacking['id']}", f"/runs/{lacking['id']}?keys=timeline", f"/step-runs/{step_run}",
+        f"/products/{made}",
+    )  # fmt: skip
+    for path in pages:
+        text = rest.client.get(path).text
+        assert "half &lt;of&gt; it" in text, path
+    assert rest.client.get("/runs").text.count("1 caveat<") == 1
+    assert "caveat" not in rest.client.get(f"/ui/runs/{plain['id']}").text
+    listed = rest.client.get("/ui/runs?caveats=true").text
+    assert (lacking["id"] in listed, plain["id"] in listed) == (True, False)
+    listed = rest.client.get("/ui/runs?caveats=false").text
+    assert (lacking["id"] in listed, plain["id"] in listed) == (False, True)
+    assert rest.client.get("/runs?caveats=perhaps").status_code == 422
+
+
+def test_a_replay_leads_to_what_it_repeats(rest: Rest, hand: Hand) -> None:
+    run = rest.run()
+    hand.fail(hand.claim()[0])
+    again = rest.post("/runs/replay", {"ids": [run["id"]]})["items"][0]["new_run_id"]
+    assert f'href="/runs/{run["id"]}"' in rest.client.get(f"/runs/{again}").text
+    step_run = rest.get(f"/runs/{again}")["step_runs"][0]["id"]
+    assert f'href="/step-runs/{run["step_runs"][0]["id"]}"' in rest.client.get(f"/step-runs/{step_run}").text

@@ -33,7 +33,7 @@ def run_why(run: Mapping[str, Any]) -> str:
     """Why a run is as it is, in one line of a list."""
     found = groups(run["counts"])
     if run["status"] in ("COMPLETED", "FAILED", "CANCELLED"):
-        return run["status_reason"] or ""
+        return run["status_reason"] or (run["caveats"][0]["text"] if run["caveats"] else "")
     if run["cancel_requested_at"] is not None:
         return "is being cancelled"
     if run["paused"]:
@@ -85,6 +85,8 @@ def key_note(step_run: Mapping[str, Any], *, several: bool) -> str:
         return f"{name}{step_run['reason']}"
     if step_run["waiting_for"] and step_run["status"] not in ("COMPLETED", "CANCELLED", "SKIPPED"):
         return f"{name}{step_run['waiting_for']}"
+    if step_run["caveats"]:
+        return f"{name}{step_run['caveats'][0]['text']}"
     if step_run["attempt"] > 1:
         return f"{name}{ordinal(step_run['attempt'])} attempt"
     return ""

@@ -79,8 +79,8 @@ _ORDERS = {
 }
 
 _CELLS = f"""
-SELECT s.id::text AS id, s.position, s.key, s.status, s.attempt, s.reason, s.waiting_for, s.resources ->> 'memory_gb'
-  AS memory, {times("s", "created_at", "submitted_at", "started_at", "finished_at")}
+SELECT s.id::text AS id, s.position, s.key, s.status, s.attempt, s.reason, s.waiting_for, s.caveats,
+  s.resources ->> 'memory_gb' AS memory, {times("s", "created_at", "submitted_at", "started_at", "finished_at")}
 FROM step_runs s WHERE s.run_id = :id AND s.position = ANY(:positions) AND s.key = ANY(:keys)
 """
 

@@ -43,8 +43,8 @@ ORDER BY t.position
 """
 
 _PAGE = f"""
-SELECT s.id::text AS id, s.key, s.status, s.reason, s.reason_text, s.waiting_for, s.attempt, s.max_attempts, s.job_id,
-  s.wall_time_seconds, s.peak_memory_gb, s.resources ->> 'memory_gb' AS memory_gb, s.backend,
+SELECT s.id::text AS id, s.key, s.status, s.reason, s.reason_text, s.waiting_for, s.caveats, s.attempt, s.max_attempts,
+  s.job_id, s.wall_time_seconds, s.peak_memory_gb, s.resources ->> 'memory_gb' AS memory_gb, s.backend,
   {times("s", "started_at", "finished_at")}
 FROM step_runs s WHERE s.run_id = :run_id AND s.position = :position AND (:status = '' OR s.status = :status)
   AND (:q = '' OR starts_with(s.key, :q)) AND (CAST(:after AS uuid) IS NULL OR s.id > :after)
