@@ -1,23 +1,22 @@
-"""The container image of the demo: the Python of this machine, the demo program, and a shell.
+"""The container image of the demo: the Python of this machine, the demo program, a shell and some tools.
 
-It holds only the modules that the program imports, so it has a few megabytes and is built in a second or two. Its name
-contains a digest of everything that determines its content: another program or Python makes another image.
+People run their own first scripts in it, so it has the standard library but for its tests and windows.
+Its name contains a digest of everything that determines its content: another program or Python makes another image.
 """
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 import py_compile
 import sys
 import tempfile
+from collections.abc import Iterator
 from importlib.util import cache_from_source
 from pathlib import Path
 
-from ccat_workflow_manager import shell
-from ccat_workflow_manager.demo.sandbox import ImageBuildFailed, Sandbox, which_all
+from ccat_workflow_manager.demo.sandbox import Sandbox, which_all
 from ccat_workflow_manager.execution.runtime import Runtime
 
 PROGRAM = Path(__file__).parent / "stand-alone" / "reduce.py"
@@ -27,17 +26,16 @@ LATEST = "ccat-demo.sif"
 """A link to the newest demo image: the name in pipeline.yaml."""
 
 _PREFIX = "/opt/python"
-_LAYOUT = "1"
-_TOOLS = ("sh", "cat", "ls", "env", "true", "sleep")
-_ALSO_IMPORTED = ("encodings.utf_8", "encodings.latin_1", "encodings.ascii", "traceback", "site")
-_LIST_MODULES = """
-import json, os, runpy, sys
-sys.path.insert(0, os.path.dirname(sys.argv[1]))
-runpy.run_path(sys.argv[1], run_name="listed")
-for name in {also!r}: __import__(name)
-files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-print(json.dumps(sorted({{file for file in files if file}})))
-"""
+_LAYOUT = "2"
+_TOOLS = (
+    *("sh", "cat", "ls", "env", "true", "false", "sleep", "echo", "cp", "mv", "mkdir", "rm", "head", "tail", "wc"),
+    *("grep", "sed", "sort", "uniq", "cut", "tr", "date", "basename", "dirname"),
+)
+_LEFT_OUT = (
+    *("test", "tests", "__pycache__", "ensurepip", "idlelib", "lib2to3", "tkinter", "turtledemo"),
+    *("site-packages", "dist-packages"),
+)
+_EXTENSIONS_LEFT_OUT = ("_test", "_tkinter", "_xxtest", "xxlimited")
 
 
 def ensure_demo_image(cache_dir: str, runtime: Runtime) -> str:
@@ -65,17 +63,15 @@ def _fill(sandbox: Sandbox) -> None:
     (sandbox.root / "usr/bin/python3").symlink_to(f"{_PREFIX}/bin/python3")
     standard_library = os.path.dirname(os.path.realpath(os.__file__))
     home = f"{_PREFIX}/{sys.platlibdir}/{os.path.basename(standard_library)}"
-    extensions = f"{home}/lib-dynload"  # Python finds its home by this directory
-    (sandbox.root / extensions.lstrip("/")).mkdir(parents=True)
-    for module in _modules(interpreter):
-        if not module.endswith(".py"):
-            sandbox.copy(module, f"{extensions}/{os.path.basename(module)}")
-            sandbox.add_libraries_of(module)
-            continue
-        target = f"{home}/{os.path.relpath(module, standard_library)}"
-        sandbox.copy(module, target)
-        if os.path.exists(compiled := cache_from_source(module)):
+    extensions = []
+    for module in _modules(Path(standard_library)):
+        target = f"{home}/{module.relative_to(standard_library)}"
+        sandbox.copy(str(module), target)
+        if module.suffix == ".so":
+            extensions.append(str(module))
+        elif os.path.exists(compiled := cache_from_source(module)):
             sandbox.copy(compiled, f"{os.path.dirname(target)}/__pycache__/{os.path.basename(compiled)}")
+    sandbox.add_libraries_of(*extensions)
     for source in _program_files():
         target = f"{os.path.dirname(PROGRAM_IN_IMAGE)}/{source.name}"
         sandbox.copy(str(source), target)
@@ -87,15 +83,13 @@ def _fill(sandbox: Sandbox) -> None:
         sandbox.add_program(tool)
 
 
-def _modules(interpreter: str) -> list[str]:
-    """Files of all modules that are loaded after the imports of the program."""
-    argv = [interpreter, "-B", "-I", "-S", "-c", _LIST_MODULES.format(also=_ALSO_IMPORTED), str(PROGRAM)]
-    done = shell.run(argv, timeout=60)
-    if done.returncode != 0:
-        raise ImageBuildFailed(f"{interpreter} cannot import what the demo program needs: {done.output_tail}")
-    files: list[str] = json.loads(done.stdout)
-    ours = {str(source) for source in _program_files()}
-    return [os.path.realpath(file) for file in files if file not in ours]
+def _modules(standard_library: Path) -> Iterator[Path]:
+    """Files of the standard library, and of its compiled modules in lib-dynload."""
+    for directory, below, files in os.walk(standard_library):
+        below[:] = [name for name in below if name not in _LEFT_OUT]
+        for name in files:
+            if name.endswith(".py") or (name.endswith(".so") and not name.startswith(_EXTENSIONS_LEFT_OUT)):
+                yield Path(directory, name)
 
 
 def _program_files() -> list[Path]:

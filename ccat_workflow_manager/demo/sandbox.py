@@ -43,9 +43,9 @@ class Sandbox:
         self.copy(program, at or f"/usr/bin/{os.path.basename(program)}")
         self.add_libraries_of(program)
 
-    def add_libraries_of(self, binary: str) -> None:
-        """Copy the shared libraries of `binary` to a directory that the loader searches first."""
-        listing = shell.run(["ldd", binary], timeout=30).stdout
+    def add_libraries_of(self, *binaries: str) -> None:
+        """Copy the shared libraries of `binaries` to a directory that the loader searches first."""
+        listing = shell.run(["ldd", *binaries], timeout=30).stdout
         libraries = {match["name"]: match["path"] for match in _LIBRARY.finditer(listing)}
         # The loader of this machine searches the directory of libc by default.
         trusted = next((os.path.dirname(path) for name, path in libraries.items() if name == "libc.so.6"), "/usr/lib")

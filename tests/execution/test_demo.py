@@ -146,6 +146,15 @@ def test_containers_give_the_same_result(
     assert digests(contained) == digests(bare)
 
 
+@pytest.mark.needs("apptainer")
+def test_a_first_script_finds_the_standard_library(runner: StepRunner, demo_images: tuple[Path, str]) -> None:
+    directory, image = demo_images
+    modules = "argparse csv ctypes datetime glob gzip json math pathlib re sqlite3 statistics subprocess urllib.request"
+    script = "import " + ", ".join(modules.split())
+    ended = replace(runner, images=directory).run(["python3", "-c", script], image=image)
+    assert (ended.exit_code, ended.stderr) == (0, "")
+
+
 def digests(results: Results) -> dict[tuple[str, str, str], str]:
     return {
         (*key, product.path): product.sha256 for key, collected in results.items() for product in collected.products
