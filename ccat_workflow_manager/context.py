@@ -58,7 +58,7 @@ from ccat_workflow_manager.services.workers import Workers
 from ccat_workflow_manager.settings import Settings
 
 if TYPE_CHECKING:
-    from ccat_workflow_manager.services.metrics import DatabaseMetrics
+    from ccat_workflow_manager.services.metrics import DatabaseMetrics, DoorbellMetrics
     from ccat_workflow_manager.services.oidc import OpenIdConnect
     from ccat_workflow_manager.services.sessions import Sessions
     from ccat_workflow_manager.services.webhooks import Webhooks
@@ -241,6 +241,12 @@ class Context:
         from ccat_workflow_manager.services.metrics import DatabaseMetrics
 
         return DatabaseMetrics(self.loop_database)
+
+    @cached_property
+    def doorbell_metrics(self) -> DoorbellMetrics:
+        from ccat_workflow_manager.services.metrics import DoorbellMetrics
+
+        return DoorbellMetrics(self.doorbell)
 
     @cached_property
     def questions(self) -> Questions:

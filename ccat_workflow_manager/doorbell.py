@@ -43,7 +43,7 @@ NOTICES = 500
 
 _MESSAGE_LIFE_SECONDS = 3600
 _ANSWER_LIFE_SECONDS = 60
-_QUEUES_LIFE_SECONDS = 7 * 86_400
+_REMEMBERED_SECONDS = 90 * 86_400
 _LISTEN_SECONDS = 15
 _DRAINED_SECONDS = 1.0
 _RING_SECONDS = 2.0
@@ -137,17 +137,26 @@ class Doorbell:
             was_set = self.redis.set(f"ccat:queues-due:{backend}", b"", ex=max(1, int(seconds)), nx=True)
         return bool(was_set)
 
-    def remember_queues(self, backend: str, text: str) -> None:
-        """Keep the last known state of the queues of a backend. It is a hint and may be lost."""
+    def remember(self, name: str, text: str) -> None:
+        """Keep a text for all processes. It is a hint and may be lost."""
         with self._best_effort():
-            self.redis.set(_queues(backend), text, ex=_QUEUES_LIFE_SECONDS)
+            self.redis.set(f"ccat:{name}", text, ex=_REMEMBERED_SECONDS)
 
-    def remembered_queues(self, backend: str) -> str | None:
+    def remembered(self, name: str) -> str | None:
         text: bytes | None = None
         if time.monotonic() >= self._quiet_until:
             with self._best_effort():
-                text = cast("bytes | None", self.redis.get(_queues(backend)))
+                text = cast("bytes | None", self.redis.get(f"ccat:{name}"))
         return None if text is None else text.decode()
+
+    def depths(self) -> dict[str, int]:
+        """How many messages no worker has taken yet, by `BELL:BACKEND`. Raises ServiceUnavailable."""
+        with _required():
+            queues = Queue.all(connection=self.redis, serializer=JSONSerializer)
+            pipeline = self.redis.pipeline(transaction=False)
+            for each in queues:
+                pipeline.llen(each.key)
+            return {each.name: int(count) for each, count in zip(queues, pipeline.execute(), strict=True)}
 
     def waiting(self, bell: Bell, backend: str) -> int:
         """Number of messages that no worker has taken yet. Raises ServiceUnavailable."""
@@ -378,10 +387,6 @@ def _message(bell: Bell, backend: str, batch: Sequence[str]) -> EnqueueData:
 
 def _notices(backend: str) -> str:
     return f"ccat:notices:{backend}"
-
-
-def _queues(backend: str) -> str:
-    return f"ccat:queues:{backend}"
 
 
 def _queue_name(bell: Bell, backend: str) -> str:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from threading import Thread
 from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, start_http_server
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 log = logging.getLogger(__name__)
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
+Source = Collector
+"""Of metrics that are worked out when they are asked for."""
 _REGISTRY = CollectorRegistry()
 _PORTS_TRIED = 256
 
@@ -39,6 +41,21 @@ _LOOP_LAG = Gauge(
 )
 
 
+_POOL = Gauge(
+    "ccat_wm_pool_connections",
+    "Connections of this process to PostgreSQL.",
+    ["pool", "state"],
+    registry=_REGISTRY,
+)
+
+
+class _OfProcess(Collector):
+    """What this process counts itself."""
+
+    def collect(self) -> Iterable[Metric]:
+        return _REGISTRY.collect()
+
+
 def http_answered(route: str, status: int, seconds: float) -> None:
     _HTTP_SECONDS.labels(route, str(status)).observe(seconds)
 
@@ -54,20 +71,29 @@ def loop_started(name: str, lag: Callable[[], float]) -> None:
     _LOOP_LAG.labels(name).set_function(lag)
 
 
-def exposition(*collectors: Collector) -> bytes:
+def pool_opened(name: str, used: Callable[[], int], idle: Callable[[], int]) -> None:
+    """Report a pool of connections from now on."""
+    _POOL.labels(name, "used").set_function(used)
+    _POOL.labels(name, "idle").set_function(idle)
+
+
+def exposition(*collectors: Source) -> bytes:
     """All metrics of this process and of these collectors as text."""
     return b"".join(generate_latest(each) for each in (_REGISTRY, *collectors))
 
 
-def serve(host: str, port: int) -> Callable[[], None]:
+def serve(host: str, port: int, *collectors: Source) -> Callable[[], None]:
     """Serve the metrics on this port, or on the next free one: a host may have several workers.
 
     Returns a function that ends this.
     """
+    registry = CollectorRegistry()
+    for each in (_OfProcess(), *collectors):
+        registry.register(each)
     trouble: OSError | None = None
     for number in range(port, min(port + _PORTS_TRIED, 65536)):
         try:
-            server, thread = start_http_server(number, addr=host, registry=_REGISTRY)
+            server, thread = start_http_server(number, addr=host, registry=registry)
         except OSError as error:
             trouble = error
         else:

@@ -24,7 +24,9 @@ from ccat_workflow_manager.services.deletion import Deletions, Retention
 from ccat_workflow_manager.settings import Settings
 
 if TYPE_CHECKING:
+    from ccat_workflow_manager.db.session import Database
     from ccat_workflow_manager.managers.loops import Loop
+    from ccat_workflow_manager.metrics import Source
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +91,8 @@ def run_manager(settings: Settings, *, api: bool = True, with_loops: bool = True
     context = Context(settings, statement_seconds=settings.statement_seconds)
     require_current(context.database)
     context.metrics.start_counting()
+    _report_pools(api=context.database, loops=context.loop_database)
+    stop_metrics = _serve_metrics(settings, context.metrics, context.doorbell_metrics) if not api else None
     running = loops(context) if with_loops else []
     for loop in running:
         loop.start()
@@ -104,6 +108,8 @@ def run_manager(settings: Settings, *, api: bool = True, with_loops: bool = True
             loop.stop()
         for loop in running:
             loop.join(_JOIN_SECONDS)
+        if stop_metrics is not None:
+            stop_metrics()
         if running:
             context.webhooks.stop()
         context.close()
@@ -137,6 +143,8 @@ def run_worker(settings: Settings, backends: Sequence[str], page: watchdog.Page 
     watchdog.start(settings.hang_seconds, page)
     watchdog.report(_WAITING, _IDLE_SECONDS)
     context.heartbeat.beat()
+    if settings.metrics_port:
+        _report_pools(worker=context.database)
     stop_metrics = _serve_metrics(settings)
     stops = [stop for stop in (_subscribe(context, name) for name in context.backends) if stop is not None]
     log.info("worker %s serves %s", context.worker, ", ".join(context.backends))
@@ -162,13 +170,21 @@ def run_worker(settings: Settings, backends: Sequence[str], page: watchdog.Page 
         context.close()
 
 
-def _serve_metrics(settings: Settings) -> Callable[[], None]:
-    """Serve the metrics of this worker if there is a port for them. Returns a function that ends this."""
+def _serve_metrics(settings: Settings, *collectors: Source) -> Callable[[], None]:
+    """Serve the metrics of this process if there is a port for them. Returns a function that ends this."""
     if not settings.metrics_port:
         return lambda: None
     from ccat_workflow_manager import metrics
 
-    return metrics.serve(settings.metrics_host, settings.metrics_port)
+    return metrics.serve(settings.metrics_host, settings.metrics_port, *collectors)
+
+
+def _report_pools(**databases: Database) -> None:
+    from ccat_workflow_manager import metrics  # which a worker without a port does not need
+
+    for name, database in databases.items():
+        pool = database.pool
+        metrics.pool_opened(name, partial(getattr, pool, "used"), partial(getattr, pool, "idle"))
 
 
 class _Notices:

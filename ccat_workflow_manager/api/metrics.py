@@ -23,7 +23,9 @@ _UNMATCHED = "unmatched"
 )
 def get_metrics(context: Ctx) -> Response:
     """The metrics of this manager in the text format of Prometheus."""
-    return Response(metrics.exposition(context.metrics), headers={"Content-Type": metrics.CONTENT_TYPE})
+    return Response(
+        metrics.exposition(context.metrics, context.doorbell_metrics), headers={"Content-Type": metrics.CONTENT_TYPE}
+    )
 
 
 def route_of(scope: Scope) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -16,13 +17,17 @@ from ccat_workflow_manager.commands.exit_codes import ExitCode, WrongUsage
 
 if TYPE_CHECKING:
     from ccat_workflow_manager.context import Context
+    from ccat_workflow_manager.db.queries.verify import Finding
+    from ccat_workflow_manager.services.verify_notes import Notes
 
 
 def verify(
     since: Annotated[
         str | None, typer.Option(metavar="TIME", help="Only runs created since: 24h, 7d, or RFC 3339. Default: all.")
     ] = None,
-    checksums: Annotated[bool, typer.Option("--checksums", help="Read every product again. Else only sizes.")] = False,
+    checksums: Annotated[
+        bool, typer.Option("--checksums", help="Read every product again. Else only those whose files were changed.")
+    ] = False,
     share: Annotated[
         int,
         typer.Option(min=1, max=100, metavar="PERCENT", help="The part of the time in which it reads."),
@@ -30,6 +35,9 @@ def verify(
     with_jobs: Annotated[
         bool, typer.Option("--jobs/--no-jobs", help="Compare live step runs with the records of their schedulers.")
     ] = True,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where the last verification was interrupted.")
+    ] = False,
     repair_plan: Annotated[bool, typer.Option("--repair-plan", help="Print for each finding what repairs it.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -43,38 +51,66 @@ def verify(
 
     Exit codes:  0 all is well,  1 there are findings,  2 bad input,  3 no database.
     """
-    from ccat_workflow_manager.commands.output import print_json
-    from ccat_workflow_manager.commands.terminal_text import plain
-    from ccat_workflow_manager.services.verify import Progress, Verification
+    from ccat_workflow_manager.services.verify import Verification
+    from ccat_workflow_manager.services.verify_notes import Notes, remember_verification
 
     earliest = None if since is None else _moment(since)
-    progress = Progress()
-    found = []
     with _deployment() as context:
+        before = Notes.interrupted(context.settings.data_dir) if resume else None
+        if resume and before is None:
+            typer.echo("no verification was interrupted: this one begins with the first run", err=True)
+        notes = before or Notes.new(context.settings.data_dir, earliest, checksums=checksums)
+        for finding in notes.findings:
+            _print(finding, as_json=as_json, repair_plan=repair_plan)
         base_dir = str(context.settings.pipeline_base_dir)
-        verification = Verification(context.database, base_dir, checksums=checksums, since=earliest, share=share / 100)
+        verification = Verification(
+            context.database,
+            base_dir,
+            checksums=notes.checksums,
+            since=notes.since,
+            share=share / 100,
+            keep=notes.write,
+        )
         jobs = context.job_verification
-        for finding in chain(verification.findings(progress), jobs.findings() if with_jobs else ()):
-            found.append(finding)
-            if not as_json:
-                typer.echo(plain(f"{finding.kind}: {finding}"))
-                if repair_plan:
-                    typer.echo(plain(f"    {finding.repair}"))
+        for finding in chain(verification.findings(notes.progress), jobs.findings() if with_jobs else ()):
+            notes.findings.append(finding)
+            _print(finding, as_json=as_json, repair_plan=repair_plan)
+        notes.remove()
+        kinds = Counter(each.kind for each in notes.findings)
+        remember_verification(context.doorbell, datetime.now(UTC).timestamp(), kinds)
+    _report(notes, jobs.unchecked, as_json=as_json)
+    if notes.findings:
+        raise typer.Exit(ExitCode.WORK_FAILED)
+
+
+def _print(finding: Finding, *, as_json: bool, repair_plan: bool) -> None:
+    from ccat_workflow_manager.commands.terminal_text import plain
+
+    if not as_json:
+        typer.echo(plain(f"{finding.kind}: {finding}"))
+        if repair_plan:
+            typer.echo(plain(f"    {finding.repair}"))
+
+
+def _report(notes: Notes, unchecked: Mapping[str, str], *, as_json: bool) -> None:
+    from ccat_workflow_manager.commands.output import print_json
+    from ccat_workflow_manager.commands.terminal_text import plain
+
+    progress = notes.progress
     if as_json:
         print_json(
             {
                 "runs": progress.runs,
                 "products": progress.products,
-                "findings": [asdict(each) for each in found],
-                "unchecked_backends": jobs.unchecked,
+                "findings": [asdict(each) for each in notes.findings],
+                "unchecked_backends": unchecked,
             }
         )
-    else:
-        for name, why in jobs.unchecked.items():
-            typer.echo(plain(f"the jobs of {name} were not compared: {why}"), err=True)
-        typer.echo(f"{progress.runs} runs and {progress.products} products: {len(found) or 'no'} findings", err=True)
-    if found:
-        raise typer.Exit(ExitCode.WORK_FAILED)
+        return
+    for name, why in unchecked.items():
+        typer.echo(plain(f"the jobs of {name} were not compared: {why}"), err=True)
+    number = len(notes.findings) or "no"
+    typer.echo(f"{progress.runs} runs and {progress.products} products: {number} findings", err=True)
 
 
 @contextmanager

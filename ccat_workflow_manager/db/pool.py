@@ -52,6 +52,15 @@ class Pool:
         finally:
             self._give_back(connection)
 
+    @property
+    def used(self) -> int:
+        """How many connections are in use."""
+        return len(self._used)
+
+    @property
+    def idle(self) -> int:
+        return len(self._idle)
+
     def close(self) -> None:
         """Close all connections that are not in use."""
         with self._given_back:

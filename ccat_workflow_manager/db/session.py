@@ -119,7 +119,7 @@ class Database:
         options = f"-c jit=off -c idle_in_transaction_session_timeout={_IDLE_MILLISECONDS}"
         if statement_seconds:
             options += f" -c statement_timeout={max(1, round(statement_seconds * 1000))}"
-        self._pool = Pool(
+        self.pool = Pool(
             url,
             size=pool_size,
             most=most or 2 * pool_size,
@@ -162,7 +162,7 @@ class Database:
     @contextmanager
     def _unit(self, *, autocommit: bool) -> Iterator[UnitOfWork]:
         try:
-            with self._pool.connection(autocommit=autocommit) as connection:
+            with self.pool.connection(autocommit=autocommit) as connection:
                 yield UnitOfWork(connection)
         except psycopg.Error as error:
             meaning = translated(error)
@@ -179,7 +179,7 @@ class Database:
             return work(unit)
 
     def close(self) -> None:
-        self._pool.close()
+        self.pool.close()
 
 
 @lru_cache(maxsize=512)

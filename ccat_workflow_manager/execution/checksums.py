@@ -78,12 +78,6 @@ def _read(opened: int, state: FileState, progress: Progress) -> str:
     return digest.hexdigest()
 
 
-def checksum_of_published(path: str) -> str:
-    """The SHA-256 of a published file. Raises OSError. Follows no link and waits for no writer."""
-    with open(os.open(path, OPEN_FILE), "rb", buffering=0) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 # --- directories ------------------------------------------------------------------------------------------------------
 
 

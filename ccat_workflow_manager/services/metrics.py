@@ -1,13 +1,15 @@
-"""Metrics that come from the database: the same in every manager, computed at most once in a few seconds."""
+"""Metrics that come from the database and from Redis: the same in every manager."""
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -16,9 +18,12 @@ from prometheus_client.registry import Collector
 from ccat_workflow_manager.db.queries import metrics as queries
 from ccat_workflow_manager.db.queries.feed import Place, head
 from ccat_workflow_manager.db.queries.metrics import Ended, Waiting
+from ccat_workflow_manager.db.queries.verify import KINDS
 from ccat_workflow_manager.db.session import Database
-from ccat_workflow_manager.errors import WorkflowError
+from ccat_workflow_manager.doorbell import Doorbell
+from ccat_workflow_manager.errors import ServiceUnavailable, WorkflowError
 from ccat_workflow_manager.lifecycle.states import Status
+from ccat_workflow_manager.services.verify_notes import VERIFICATION
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +53,7 @@ class _Histogram:
 
 
 class DatabaseMetrics(Collector):
-    """Counts what ended since this process began, and reads what waits now."""
+    """Counts what ended since this process began, and reads what waits now, at most once in a few seconds."""
 
     def __init__(self, database: Database, *, seconds: float = 5) -> None:
         """`seconds` is how old the numbers of a scrape may be."""
@@ -146,3 +151,38 @@ class DatabaseMetrics(Collector):
         lag = GaugeMetricFamily("ccat_wm_events_lag_seconds", "Age of the oldest event that readers cannot see yet.")
         lag.add_metric([], self._lag)
         yield from (waiting, oldest, up, lag)
+
+
+class DoorbellMetrics(Collector):
+    """The doorbell as it is at the time of a scrape."""
+
+    def __init__(self, doorbell: Doorbell) -> None:
+        self._doorbell = doorbell
+
+    def collect(self) -> Iterator[Metric]:
+        up = GaugeMetricFamily("ccat_wm_doorbell_up", "1: this manager reaches Redis.")
+        depth = GaugeMetricFamily(
+            "ccat_wm_doorbell_messages", "Messages that no worker has taken yet.", labels=["bell", "backend"]
+        )
+        try:
+            found = self._doorbell.depths()
+        except ServiceUnavailable as error:
+            log.warning("metrics: %s", error.message)
+            up.add_metric([], 0.0)
+        else:
+            up.add_metric([], 1.0)
+            for name, count in found.items():
+                depth.add_metric(name.split(":", 1), count)
+        yield from (up, depth, *self._verification())
+
+    def _verification(self) -> Iterator[Metric]:
+        findings = GaugeMetricFamily(
+            "ccat_wm_verify_findings", "What the last `ccat-wm verify` has found.", labels=["kind"]
+        )
+        ended = GaugeMetricFamily("ccat_wm_verify_end_seconds", "When it ended, in seconds since 1970.")
+        if (text := self._doorbell.remembered(VERIFICATION)) is not None:
+            found: dict[str, Any] = json.loads(text)
+            for kind in KINDS:
+                findings.add_metric([kind], found["kinds"].get(kind, 0))
+            ended.add_metric([], found["ended"])
+        yield from (findings, ended)

@@ -27,12 +27,12 @@ def poll_queues(context: WorkerContext, backend_name: str) -> None:
     except BackendError as error:
         log.info("the queues of %s are not known now: %s", backend_name, error.message)
         return
-    context.doorbell.remember_queues(backend_name, json.dumps([asdict(queue) for queue in found], default=str))
+    context.doorbell.remember(f"queues:{backend_name}", json.dumps([asdict(queue) for queue in found], default=str))
 
 
 def stored_queues(doorbell: Doorbell, backend_name: str) -> list[dict[str, Any]]:
     """The queues of a backend at its last poll. Empty if it was never polled, or if Redis is away."""
-    found: list[dict[str, Any]] = json.loads(doorbell.remembered_queues(backend_name) or "[]")
+    found: list[dict[str, Any]] = json.loads(doorbell.remembered(f"queues:{backend_name}") or "[]")
     return found
 
 

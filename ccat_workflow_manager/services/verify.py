@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,8 +10,8 @@ from uuid import UUID
 
 from ccat_workflow_manager.db.queries.verify import Finding, ProductRow, findings, products_of, slice_of_runs, strays
 from ccat_workflow_manager.db.session import Database
-from ccat_workflow_manager.execution.checksums import checksum_of_published
 from ccat_workflow_manager.execution.layout import attempt_dirs
+from ccat_workflow_manager.execution.published import checksum_of_published, state_of_published
 from ccat_workflow_manager.services.verify_figures import FigureCheck
 
 _SLICE = 500
@@ -31,7 +29,10 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What to look at. `share` is the part of the time in which it reads; it rests in between."""
+    """What to look at. `share` is the part of the time in which it reads; it rests in between.
+
+    A product whose file was changed after it was collected is read; with `checksums` each product is.
+    """
 
     database: Database
     base_dir: str
@@ -39,6 +40,8 @@ class Verification:
     since: datetime | None = None
     share: float = 0.5
     rest: Callable[[float], None] = time.sleep
+    keep: Callable[[], None] = lambda: None
+    """Called when a slice of runs is done, and its findings were taken."""
 
     def findings(self, progress: Progress) -> Iterator[Finding]:
         """Everything that is wrong with runs, their products and jobs, as it is found."""
@@ -59,6 +62,7 @@ class Verification:
             if len(ids) < _SLICE:
                 break
             progress.last = ids[-1]
+            self.keep()
             self.rest((time.monotonic() - began) * (1 / self.share - 1))
         if self.since is None:
             yield from FigureCheck(self.database, self.share, self.rest).findings()
@@ -71,21 +75,26 @@ class Verification:
         return Finding("product", f"products/{product.id}", text, repair)
 
     def _fault_of(self, product: ProductRow) -> str | None:
-        """What is wrong with the file. None: it is as it was published, or the run was deleted meanwhile."""
+        """What is wrong with it. None: it is as it was published, or the run was deleted meanwhile."""
         place = (product.pipeline, str(product.run_id), product.step, product.key, product.attempt)
         path = f"{attempt_dirs(self.base_dir, *place).output}/{product.path}"
         try:
-            status = os.lstat(path)
+            return self._difference(product, path)
         except OSError as error:
             return f"{path}: {error.strerror}" if self._is_there_still(product) else None
-        if product.is_directory:
-            return None
-        if status.st_size != product.size:
-            return f"{path} has {status.st_size} bytes, {product.size} were published"
-        if not stat.S_ISREG(status.st_mode):
-            return f"{path} is no regular file"
-        if self.checksums and (found := checksum_of_published(path)) != product.sha256:
-            return f"{path} has the SHA-256 {found}, {product.sha256} was published"
+
+    def _difference(self, product: ProductRow, path: str) -> str | None:
+        found = state_of_published(path)
+        if found.kind != (kind := "directory" if product.is_directory else "regular file"):
+            return f"{path} is no {kind}"
+        if found.size != product.size:
+            return f"{path} has {found.size} bytes, {product.size} were published"
+        if product.is_directory and found.files != product.file_count:
+            return f"{path} has {found.files} files, {product.file_count} were published"
+        if (self.checksums or found.changed > product.collected) and (
+            sha256 := checksum_of_published(path, product.is_directory)
+        ) != product.sha256:
+            return f"{path} has the SHA-256 {sha256}, {product.sha256} was published"
         return None
 
     def _is_there_still(self, product: ProductRow) -> bool:

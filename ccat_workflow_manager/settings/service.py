@@ -134,10 +134,13 @@ class Settings(SettingsModel):
         description="Whether webhooks may call addresses that are not public: of this host, of the local network."
     )
     metrics_host: Annotated[str, matching(r"[^\s/@]+", "an address or a host name")] = Field(
-        description="Address at which a worker serves its metrics."
+        description="Address at which a worker, or a manager without API, serves its metrics."
     )
     metrics_port: int = Field(
-        ge=0, le=65535, description="Port of the metrics of a worker, or the next free one above it; 0: none."
+        ge=0,
+        le=65535,
+        description="Port of the metrics of a worker, or of a manager without API, or the next free one above it; "
+        "0: none.",
     )
     otel_exporter_otlp_endpoint: Annotated[str, url_of("http", "https")] = Field(
         description="Collector of traces, which takes OTLP over HTTP at `/v1/traces` below this address. Empty: the "

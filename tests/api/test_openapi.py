@@ -115,7 +115,7 @@ def test_every_response_has_the_fields_of_its_schema(rest: Rest, hand: Hand, con
     (item,) = hand.claim()
     hand.fail(item)
     ids = call("POST", f"{v1}/runs/bulk", {"runs": [{"pipeline": "one"}] * 3})["ids"]
-    context.doorbell.remember_queues("noop", json.dumps([asdict(QueueStatus("all", True, 1, 2))]))
+    context.doorbell.remember("queues:noop", json.dumps([asdict(QueueStatus("all", True, 1, 2))]))
     hand.execute("INSERT INTO workers (id, host, pid, backends) VALUES ('w', 'h', 1, '{noop}')")
     for verb in ("pause", "resume", "cancel", "retry"):
         call("POST", f"{v1}/runs/{{run_id}}/{verb}", run_id=ids[0])

@@ -56,7 +56,7 @@ def test_a_step_without_an_image_gives_a_warning(rest: Rest) -> None:
 def test_resources_that_no_queue_offers_give_a_warning(rest: Rest, context: Context) -> None:
     assert rest.put("/pipelines/one", WITH_IMAGE)["warnings"] == []
     queues = [{"name": "pool", "limits": None}, {"name": "main", "limits": asdict(QueueLimits("main", True, cpus=4))}]
-    context.doorbell.remember_queues(context.settings.hpc_backend, json.dumps(queues))
+    context.doorbell.remember(f"queues:{context.settings.hpc_backend}", json.dumps(queues))
     large = {**WITH_IMAGE, "defaults": {"resources": {"cpu": 5}}}
     words = "asks for 5 CPUs, but the default partition main of"
     planned = rest.send("PUT", "/pipelines/one", json=large, params={"dry_run": "true"}).json()

@@ -138,7 +138,7 @@ def test_service_pages_and_the_search_field(rest: Rest, hand: Hand) -> None:
 
 def test_calls_of_a_scheduler_are_shown_beside_their_budget(rest: Rest, context: Context) -> None:
     details = {"calls_per_minute": 60, "calls_in_the_last_minute": 12}
-    context.doorbell.remember_queues("slurm", json.dumps([asdict(QueueStatus("science", running=1, details=details))]))
+    context.doorbell.remember("queues:slurm", json.dumps([asdict(QueueStatus("science", running=1, details=details))]))
     page = rest.client.get("/backends").text
     assert "<b>12</b> of 60 calls a minute" in page
     assert page.count("calls a minute") == 1

@@ -23,7 +23,7 @@ _HISTOGRAM_PART = re.compile(r"_(bucket|count|sum)$")
 @pytest.fixture
 def reported(context: Context) -> set[str]:
     """The names of all metrics, as queries have them: those of histograms without the name of their parts."""
-    text = metrics.exposition(context.metrics).decode()
+    text = metrics.exposition(context.metrics, context.doorbell_metrics).decode()
     found = {(name, kind) for name, kind in re.findall(r"^# TYPE (\S+) (\w+)", text, re.MULTILINE)}
     # A histogram and a counter also report when their first series was made.
     return {name for name, _ in found if not name.endswith("_created")}

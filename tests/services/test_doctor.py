@@ -54,11 +54,11 @@ def test_queues_that_only_an_administrator_can_open(context: Context) -> None:
     context.heartbeat.beat()
     nodes = {"allocated": 1, "idle": 2, "other": 0, "total": 3}
     whole = {"name": "a", "available": True, "details": {"nodes": nodes}}
-    context.doorbell.remember_queues("noop", json.dumps([whole]))
+    context.doorbell.remember("queues:noop", json.dumps([whole]))
     assert "queues noop" not in report(context)
     closed = {**whole, "name": "b", "available": False}
     drained = {**whole, "name": "c", "details": {"nodes": {**nodes, "other": 2}}}
-    context.doorbell.remember_queues("noop", json.dumps([whole, closed, drained]))
+    context.doorbell.remember("queues:noop", json.dumps([whole, closed, drained]))
     (check,) = report(context)["queues noop"]
     assert check.ok is None
     assert "b is closed" in check.message
@@ -69,10 +69,10 @@ def test_an_unavailable_accounting_is_reported(context: Context) -> None:
     context.heartbeat.beat()
     problem = "the accounting does not answer: slurmdbd is down"
     for state in ("ok", "none", "not asked yet"):
-        context.doorbell.remember_queues("noop", json.dumps([{"name": "a", "details": {"accounting": state}}]))
+        context.doorbell.remember("queues:noop", json.dumps([{"name": "a", "details": {"accounting": state}}]))
         assert "accounting noop" not in report(context)
     both = [{"name": name, "details": {"accounting": problem}} for name in "ab"]
-    context.doorbell.remember_queues("noop", json.dumps([*both, {"name": "c", "details": {}}]))
+    context.doorbell.remember("queues:noop", json.dumps([*both, {"name": "c", "details": {}}]))
     (check,) = report(context)["accounting noop"]
     assert (check.ok, check.message) == (False, problem)
 

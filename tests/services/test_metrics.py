@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import urllib.request
+from collections import Counter
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
 from ccat_workflow_manager import metrics
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.backends import BackendStore
+from ccat_workflow_manager.doorbell import Bell, Doorbell
 from ccat_workflow_manager.managers.loops import Loop
 from ccat_workflow_manager.services import metrics as service
-from ccat_workflow_manager.services.metrics import OTHER, DatabaseMetrics
+from ccat_workflow_manager.services.metrics import OTHER, DatabaseMetrics, DoorbellMetrics
 from ccat_workflow_manager.services.run_request import RunRequest
+from ccat_workflow_manager.services.verify_notes import remember_verification
 from tests.api.rest import CHAIN, ONE, Hand
 
 
@@ -34,7 +38,7 @@ def hand(context: Context) -> Hand:
     return Hand(context)
 
 
-def scrape(collector: DatabaseMetrics) -> str:
+def scrape(collector: Collector) -> str:
     return metrics.exposition(collector).decode()
 
 
@@ -92,6 +96,37 @@ def test_the_number_of_series_is_bounded(context: Context, hand: Hand, monkeypat
     text = scrape(collector)
     others = {"pipeline": OTHER, "step": OTHER, "backend": "noop", "outcome": "COMPLETED", "reason": ""}
     assert value(text, "ccat_wm_step_runs_total", **others) == 2
+
+
+def test_the_doorbell_and_the_last_verification_are_reported(context: Context) -> None:
+    collector = DoorbellMetrics(context.doorbell)
+    context.doorbell.ring(Bell.LAUNCH, "noop")
+    text = scrape(collector)
+    assert value(text, "ccat_wm_doorbell_up") == 1
+    assert value(text, "ccat_wm_doorbell_messages", bell="launch", backend="noop") == 1
+    assert value(text, "ccat_wm_verify_findings", kind="product") is None
+    remember_verification(context.doorbell, 1_700_000_000, Counter({"product": 2}))
+    text = scrape(collector)
+    assert value(text, "ccat_wm_verify_findings", kind="product") == 2
+    assert value(text, "ccat_wm_verify_findings", kind="move") == 0
+    assert value(text, "ccat_wm_verify_end_seconds") == 1_700_000_000
+
+
+def test_metrics_without_redis() -> None:
+    collector = DoorbellMetrics(Doorbell("redis://127.0.0.1:1/0"))
+    assert value(scrape(collector), "ccat_wm_doorbell_up") == 0
+
+
+def test_pools_and_further_metrics_are_served_by_a_port(context: Context) -> None:
+    pool = context.database.pool
+    metrics.pool_opened("of a test", lambda: pool.used, lambda: pool.idle)
+    stop = metrics.serve("127.0.0.1", 29_200, context.doorbell_metrics)
+    with context.database.read() as unit:
+        unit.ping()
+        text = next(filter(None, map(_read, range(29_200, 29_210))))
+    stop()
+    assert value(text, "ccat_wm_pool_connections", pool="of a test", state="used") == 1
+    assert value(text, "ccat_wm_doorbell_up") == 1
 
 
 def test_loops_and_scheduler_calls_are_reported_by_a_port_of_their_own() -> None:

@@ -13,10 +13,13 @@ import pytest
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.queries.verify import Finding
 from ccat_workflow_manager.execution.layout import create
+from ccat_workflow_manager.execution.output_limits import Budget, OutputLimits
+from ccat_workflow_manager.execution.scan import Scanner
 from ccat_workflow_manager.lifecycle.models import NewProduct
 from ccat_workflow_manager.services.run_request import RunRequest
 from ccat_workflow_manager.services.verify import Progress, Verification
-from tests.api.rest import CHAIN, Hand
+from ccat_workflow_manager.services.verify_notes import Notes
+from tests.api.rest import CHAIN, ONE, Hand
 
 CONTENT = b"12345"
 
@@ -138,13 +141,86 @@ def _pipe(path: Path) -> None:
     os.mkfifo(path)
 
 
-@pytest.mark.parametrize("damage", [_remove, _shorten, _change, _link, _pipe])
-def test_damage_to_products_is_found_and_named(healthy: Healthy, damage: object) -> None:
+def _make_directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _change_in_secret(path: Path) -> None:
+    about = path.stat()
+    _change(path)
+    os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
+
+
+DAMAGES_OF_FILES = [_remove, _shorten, _change, _change_in_secret, _link, _pipe, _make_directory]
+
+
+@pytest.mark.parametrize("checksums", [True, False])
+@pytest.mark.parametrize("damage", DAMAGES_OF_FILES)
+def test_damage_to_products_is_found_and_named(healthy: Healthy, damage: object, *, checksums: bool) -> None:
     assert callable(damage)
     damage(healthy.product)
-    [finding] = healthy.findings(checksums=True)
+    [finding] = healthy.findings(checksums=checksums)
     assert finding.kind == "product"
     assert str(healthy.product) in finding.text
+
+
+def _remove_one(tree: Path) -> None:
+    (tree / "below" / "b").unlink()
+
+
+def _add_one(tree: Path) -> None:
+    (tree / "below" / "c").write_bytes(b"")
+
+
+def _rename_one(tree: Path) -> None:
+    (tree / "a").rename(tree / "z")
+
+
+def _change_one(tree: Path) -> None:
+    _change_in_secret(tree / "below" / "b")
+
+
+def _make_file(tree: Path) -> None:
+    tree.rename(tree.with_name("elsewhere"))
+    tree.write_bytes(CONTENT)
+
+
+@pytest.fixture
+def tree(context: Context) -> Path:
+    """A directory that is one product."""
+    hand = Hand(context)
+    context.submitter.submit(RunRequest(spec=ONE), actor="test")
+    (item,) = hand.claim()
+    dirs = context.worker_context.host.dirs(item)
+    create(dirs, contained=True)
+    made = Path(dirs.output_partial, "cube.zarr")
+    (made / "below").mkdir(parents=True)
+    (made / "a").write_bytes(CONTENT)
+    (made / "below" / "b").write_bytes(CONTENT[::2])
+    (made / "link").symlink_to("a")
+    root = os.open(dirs.output_partial, os.O_RDONLY)
+    (found,) = Scanner(lambda path: path == "cube.zarr", Budget(OutputLimits(), lambda: None)).scan(root)
+    os.close(root)
+    os.rename(dirs.output_partial, dirs.output)
+    product = NewProduct(
+        "cube", "SCIENCE", found.path, found.size, found.sha256, is_directory=True, file_count=found.file_count
+    )
+    hand.complete(item, product)
+    hand.count()
+    return Path(dirs.output, "cube.zarr")
+
+
+def test_a_whole_directory_gives_no_finding(context: Context, tree: Path) -> None:
+    assert Healthy(context, Hand(context), [], tree).findings(checksums=True) == []
+
+
+@pytest.mark.parametrize("damage", [_remove_one, _add_one, _rename_one, _change_one, _make_file])
+def test_damage_inside_a_directory_is_found(context: Context, tree: Path, damage: object) -> None:
+    assert callable(damage)
+    damage(tree)
+    [finding] = Healthy(context, Hand(context), [], tree).findings()
+    assert (finding.kind, str(tree) in finding.text) == ("product", True)
 
 
 def test_a_deployment_is_verified_in_slices(healthy: Healthy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,6 +234,37 @@ def test_a_deployment_is_verified_in_slices(healthy: Healthy, monkeypatch: pytes
     # It goes on behind the last run that was looked at.
     healthy.hand.execute("UPDATE runs SET n_completed = 0 WHERE id = :id", id=healthy.runs[0])
     assert list(verification.findings(progress)) == []
+
+
+def test_a_verification_goes_on_after_an_interruption(
+    healthy: Healthy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ccat_workflow_manager.services.verify._SLICE", 1)
+    assert Notes.interrupted(tmp_path) is None
+    healthy.product.unlink()
+    base_dir = str(healthy.context.settings.pipeline_base_dir)
+
+    def verify(notes: Notes, interrupt_after: int) -> None:
+        def keep() -> None:
+            notes.write()
+            if notes.progress.runs == interrupt_after:
+                raise KeyboardInterrupt
+
+        verification = Verification(healthy.context.database, base_dir, rest=lambda seconds: None, keep=keep)
+        for finding in verification.findings(notes.progress):
+            notes.findings.append(finding)
+
+    first = Notes.new(tmp_path, None, checksums=False)
+    with pytest.raises(KeyboardInterrupt):
+        verify(first, interrupt_after=1)
+    second = Notes.interrupted(tmp_path)
+    assert second == first
+    verify(second, interrupt_after=-1)
+    assert (second.progress.runs, [each.kind for each in second.findings]) == (3, ["product"])
+    second.remove()
+    assert Notes.interrupted(tmp_path) is None
+    Path(tmp_path, "verify.json").write_text("[")
+    assert Notes.interrupted(tmp_path) is None
 
 
 def test_repairs_of_counters_repair_them(healthy: Healthy) -> None:

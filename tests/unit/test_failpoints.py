@@ -46,7 +46,7 @@ _COVERED_BY_CALLER = {
     "execution/runtime.py:supports_limits",
     # Notes about queues, which are hints only and have an end of their own: to lose or repeat them does no harm.
     "doorbell.py:queues_are_due",
-    "doorbell.py:remember_queues",
+    "doorbell.py:remember",
     # The message has been answered; if it stays, it is answered once more.
     "doorbell.py:execute_job",
     # Inside of `command.run` in `calls.py`; commands that only look change nothing.

@@ -87,10 +87,17 @@ _USED_BACKENDS = f"""
 SELECT name FROM backends UNION SELECT DISTINCT backend FROM step_runs WHERE status IN ({quoted(LIVE)}) ORDER BY 1
 """
 _PRODUCTS = """
-SELECT p.id, r.pipeline, p.run_id, s.step, s.key, p.attempt, p.path, p.size, p.sha256, p.is_directory
+SELECT p.id, r.pipeline, p.run_id, s.step, s.key, p.attempt, p.path, p.size, p.sha256, p.is_directory, p.file_count,
+  extract(epoch FROM p.created_at)::float8 AS collected
 FROM products p JOIN step_runs s ON s.id = p.step_run_id JOIN runs r ON r.id = p.run_id
 WHERE p.run_id = ANY(:ids) ORDER BY p.id
 """
+
+
+KINDS = (
+    "move", "status", "counter", "dependency", "cancel", "attempt", "product", "job", "figure",
+)  # fmt: skip
+"""Of findings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +128,9 @@ class ProductRow:
     size: int
     sha256: str
     is_directory: bool
+    file_count: int
+    collected: float
+    """When it was, in seconds since 1970."""
 
 
 @dataclass(frozen=True, slots=True)
