@@ -154,6 +154,7 @@ def get_causes(request: Request, who: Who) -> Response:
     return _answer(request, ("attention", who.projects), compute)
 
 
+@router.get("/dashboard/pipelines/{name}/stats", response_model=PipelineStats, include_in_schema=False)
 @router.get("/pipelines/{name}/stats", response_model=PipelineStats, responses={304: openapi.not_modified})
 def get_pipeline_stats(request: Request, who: Who, name: Name, span: Span = "30d") -> Response:
     """Success rate and durations of a pipeline and its steps over time, and what the steps of the last runs used."""

@@ -57,6 +57,8 @@ _NO_BODY = (b"", b"{}", b"null")
 
 async def no_unknown_body(request: Request) -> None:
     """Refuse a body for a call that takes none: its sender expects that something is done with it."""
+    if request.method != "GET":
+        _no_form(_media_type(request))
     in_pieces, length = "transfer-encoding" in request.headers, request.headers.get("content-length", "0")
     if length == "0" and not in_pieces:
         return
@@ -118,6 +120,7 @@ class RawBody:
 
     def parse_optional(self, model: type[M]) -> M:
         """The same; without a body the model with no field given."""
+        _no_form(self.media_type)
         return self.parse(model) if self.data.strip() else model()
 
     def definition(self) -> Any:
@@ -130,9 +133,8 @@ class RawBody:
             raise MalformedBody(f"the body is not UTF-8: {error}") from None
 
     def _json(self) -> Any:
-        # Any web page can make a browser send a body without a type, or as a form or plain text.
-        if self.media_type != "application/json" and not self.media_type.endswith("+json"):
-            raise UnsupportedMediaType(f"unsupported media type {self.media_type or '(none)'}; send application/json")
+        if not _is_json(self.media_type):
+            raise _unsupported(self.media_type)
         if not self.data.strip():
             raise MalformedBody("the body is empty; send a JSON object")
         try:
@@ -170,8 +172,7 @@ async def reading_body(request: Request) -> AsyncIterator[None]:
                     chunks.append(chunk)
         except TimeoutError:
             raise BodyTooSlow(f"the body took more than {settings.api_body_seconds:g} s (API_BODY_SECONDS)") from None
-        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        request.state.body = RawBody(b"".join(chunks), media_type)
+        request.state.body = RawBody(b"".join(chunks), _media_type(request))
         yield
     finally:
         if holds_place:
@@ -189,6 +190,24 @@ Body = Annotated[RawBody, Given(body_of, reads_body=True)]
 
 def _too_large(settings: Settings) -> BodyTooLarge:
     return BodyTooLarge(f"the body may have at most {settings.body_limit_mb} MB (BODY_LIMIT_MB)")
+
+
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _is_json(media_type: str) -> bool:
+    return media_type == "application/json" or media_type.endswith("+json")
+
+
+def _no_form(media_type: str) -> None:
+    """Refuse what any web page can make a browser send: a form or plain text, also an empty one."""
+    if media_type and not _is_json(media_type) and media_type not in YAML_TYPES:
+        raise _unsupported(media_type)
+
+
+def _unsupported(media_type: str) -> UnsupportedMediaType:
+    return UnsupportedMediaType(f"unsupported media type {media_type or '(none)'}; send application/json")
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

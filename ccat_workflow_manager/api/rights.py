@@ -80,6 +80,7 @@ RIGHTS: dict[str, Right] = {
     "GET /api/v1/dashboard/timeseries": Right(_VIEWER),
     "GET /api/v1/dashboard/attention": Right(_VIEWER),
     "GET /api/v1/pipelines/{name}/stats": Right(_VIEWER, PIPELINE),
+    "GET /api/v1/dashboard/pipelines/{name}/stats": Right(_VIEWER, PIPELINE),
     "GET /api/v1/events": Right(_VIEWER),
     "GET /api/v1/explain": Right(_VIEWER),
     "GET /api/v1/holds": Right(_VIEWER),

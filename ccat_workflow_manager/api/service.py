@@ -45,6 +45,7 @@ from ccat_workflow_manager.errors import WorkflowError
 from ccat_workflow_manager.hpc import registry
 from ccat_workflow_manager.hpc.base import Availability
 from ccat_workflow_manager.identity import Identity
+from ccat_workflow_manager.lifecycle.states import Status
 from ccat_workflow_manager.services.answers import Answers
 from ccat_workflow_manager.services.queues import stored_queues
 from ccat_workflow_manager.settings import Settings
@@ -131,6 +132,14 @@ class Drained(Shape):
     backends: list[str] = Field(description="What it serves again once it is resumed.")
 
 
+class InHand(Shape):
+    step_run_id: UUID
+    run_id: UUID
+    step: str
+    key: str
+    status: Status
+
+
 class Worker(Shape):
     id: str
     host: str
@@ -140,6 +149,8 @@ class Worker(Shape):
     seen_at: Time
     last_completed_at: Time | None
     completed: int
+    in_hand: int = Field(description="Step runs that it prepares or collects now.")
+    working_on: list[InHand] = Field(description="The first of them.")
     drained: Drained | None = Field(description="null: it takes new work.")
 
 
@@ -304,11 +315,11 @@ def list_attention(context: Ctx, who: Who, limit: Limit = DEFAULT_LIMIT, cursor:
 
 
 @router.get("/workers", response_model=WorkerPage)
-def list_workers(context: Ctx, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Response:
+def list_workers(context: Ctx, who: Who, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Response:
     """The workers that have reported recently."""
     after = decode("workers", cursor, text_key)
     with context.database.read() as unit:
-        found = queries.workers_page(unit, after, limit + 1)
+        found = queries.workers_page(unit, after, limit + 1, who.projects)
     return page("workers", found, limit)
 
 

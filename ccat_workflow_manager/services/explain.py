@@ -196,7 +196,7 @@ def _root(facts: Mapping[str, Any]) -> dict[str, Any]:
         "scheduler": facts["waiting_for"] if facts["status"] in LIVE else None,
         "move": move_of(cause, reason),
         "since": since,
-        "until": facts["not_before"] if cause in _TIMED else facts["probe_at"] if cause is Cause.BREAKER else None,
+        "until": _until(cause, facts),
         "remedy": remedy_of(cause, about),
         "step_run_id": str(facts["id"]),
         "step": facts["step"],
@@ -205,6 +205,18 @@ def _root(facts: Mapping[str, Any]) -> dict[str, Any]:
         "attempt": facts["attempt"],
         "max_attempts": facts["max_attempts"],
     }
+
+
+def _until(cause: Cause, facts: Mapping[str, Any]) -> str | None:
+    """When it ends by itself, or is tried again; None: that is not known."""
+    hold = facts["hold"]
+    known = {
+        Cause.BREAKER: facts["probe_at"],
+        Cause.BACKEND_AWAY: facts["retry_at"],
+        Cause.PAUSED: facts["paused_until"] and utc_text(facts["paused_until"]),
+        Cause.ON_HOLD: hold and hold.until and utc_text(hold.until),
+    }
+    return facts["not_before"] if cause in _TIMED else known.get(cause)
 
 
 def _link(node: Node, before: Node | None, root: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def test_a_pause_is_the_reason_of_each_wait_until_it_ends(rest: Rest, hand: Hand
     made = rest.post(f"{path}/pause", {"why": "a new calibration", "until": later.isoformat()}, status=200)
     assert made["text"] in rest.get(f"/step-runs/{step_run}")["waiting_for"]
     root = rest.get(f"/step-runs/{step_run}/explain")["root"]
-    assert (root["cause"], root["words"]) == ("on_hold", made["text"])
+    assert (root["cause"], root["words"], root["until"]) == ("on_hold", made["text"], made["until"])
     assert f"ccat-wm resume {made['kind']} {made['name']}".rstrip() in root["remedy"]
     assert rest.get("/holds")["items"] == [made]
     assert hand.claim() == []
@@ -99,7 +99,8 @@ def test_the_pause_of_a_run_ends_by_itself(rest: Rest, hand: Hand, context: Cont
     step_run = f"/step-runs/{run['step_runs'][0]['id']}"
     words = "the run is paused by anonymous until 2999-01-31T12:00:00Z: its input is being repaired"
     assert rest.get(step_run)["waiting_for"] == words
-    assert rest.get(f"{step_run}/explain")["root"]["words"] == words
+    root = rest.get(f"{step_run}/explain")["root"]
+    assert (root["words"], root["until"]) == (words, body["until"])
     context.requests.end_pauses()
     assert hand.claim() == []
     hand.execute("UPDATE runs SET paused_until = now()")

@@ -104,11 +104,16 @@ def test_a_drained_worker_claims_nothing_until_it_is_resumed(rest: Rest, hand: H
     assert rest.get("/workers")["items"] == [drained]
     assert next(each["workers"] for each in rest.get("/backends")["items"] if each["name"] == "noop") == 0
     assert hand.claim() == []
+    assert (drained["in_hand"], drained["working_on"]) == (0, [])
     with context.database.begin() as unit:
         assert WorkerStore(unit).heartbeat("by hand") is True
     rest.refused(rest.send("POST", "/workers/by hand/drain"), 409, "conflict")
     assert rest.post("/workers/by hand/resume", status=200)["backends"] == ["noop"]
-    assert len(hand.claim()) == 1
+    (item,) = hand.claim()
+    (worker,) = rest.get("/workers")["items"]
+    (held,) = worker["working_on"]
+    assert (worker["in_hand"], held["step_run_id"]) == (1, str(item.step_run_id))
+    assert (held["step"], held["key"], held["status"]) == ("only", "main", "STAGING_DATA")
     rest.refused(rest.send("POST", "/workers/by hand/resume"), 409, "conflict")
     for verb in ("drain", "resume"):
         rest.refused(rest.send("POST", f"/workers/other/{verb}"), 404, "not_found")

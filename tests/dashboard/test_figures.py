@@ -38,6 +38,7 @@ def test_figures_tell_what_happened(rest: Rest, hand: Hand) -> None:
     hand.fail(item)
     hand.count()
     stats = rest.get("/pipelines/one/stats")
+    assert rest.get("/dashboard/pipelines/one/stats")["usage"] == stats["usage"]
     assert stats["last_runs"] == {"FAILED": 1, "PENDING": 2}
     assert stats["usage"][0]["mostly"] == "program_failed"
     assert (stats["runs"]["success_rate"], stats["steps"]["only"]["reasons"]) == (0.0, {"program_failed": 1})

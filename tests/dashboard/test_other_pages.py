@@ -125,6 +125,7 @@ def test_service_pages_and_the_search_field(rest: Rest, hand: Hand) -> None:
     assert "w&lt;1&gt;" in rest.client.get("/workers").text
     assert 'action="/workers/w%3C1%3E/drain"' in rest.client.get("/workers").text
     assert send(rest, "/workers/w%3C1%3E/drain").status_code == 303
+    assert ">nothing</span>" in rest.client.get("/workers").text
     assert "drained</span> by <bdi>anonymous" in rest.client.get("/workers").text
     assert send(rest, "/workers/w%3C1%3E/resume").status_code == 303
     assert run_id in rest.client.get("/events").text

@@ -36,6 +36,14 @@ def test_a_body_without_a_type_is_refused(service: Service) -> None:
         assert (response.status_code, response.json()["code"]) == (415, "unsupported_media_type")
 
 
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"])
+@pytest.mark.parametrize("path", ["/runs/{}/cancel", "/runs/{}/pause", "/runs/{}/retry", "/service/resume"])
+def test_an_empty_form_changes_nothing(service: Service, path: str, kind: str) -> None:
+    run = service.client.post("/runs", json={"spec": {"name": "x", "steps": [{"name": "s", "command": ["true"]}]}})
+    response = service.client.post(path.format(run.json()["id"]), content=b"", headers={"Content-Type": kind})
+    assert (response.status_code, response.json()["code"]) == (415, "unsupported_media_type")
+
+
 def test_a_duplicate_name_is_found_in_one_pass() -> None:
     class Counted(str):
         __slots__ = ()

@@ -76,7 +76,7 @@ def backends_part(board: B) -> Response:
 
 def _workers(board: Board) -> dict[str, Any]:
     def look(unit: UnitOfWork) -> list[dict[str, Any]]:
-        return [json.loads(row.json) for row in workers_page(unit, None, 1000)]
+        return [json.loads(row.json) for row in workers_page(unit, None, 1000, board.projects)]
 
     found = board.read("workers", look)
     late = {each["id"] for each in found if (times.since(each["seen_at"]) or 0) > _QUIET_SECONDS}

@@ -30,7 +30,8 @@ _EDGES = "SELECT position, downstream_key, downstream_all, soft FROM run_steps W
 
 _FACTS = f"""
 SELECT x.*, {subject("x")} AS subject, {utc("x.since")} AS since_text,
-  p.problem, {utc("p.problem_since")} AS problem_since, b.reason_text AS breaker_text, b.failure_signature,
+  p.problem, {utc("p.problem_since")} AS problem_since, {utc("p.retry_at")} AS retry_at,
+  b.reason_text AS breaker_text, b.failure_signature,
   r.paused_by, r.paused_why, r.paused_until,
   {utc("b.probe_at")} AS probe_at, f.text AS full_text, {utc("f.since")} AS full_since
 FROM (

@@ -11,13 +11,18 @@ from ccat_workflow_manager.db.conditions import READY, quoted
 from ccat_workflow_manager.db.queries import Row, one, project_list, rows, times, utc, visible
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.identity import Projects
-from ccat_workflow_manager.lifecycle.states import LIVE, RunStatus
+from ccat_workflow_manager.lifecycle.states import LEASED, LIVE, RunStatus
 
 _MOST_COUNTED = 100_000
 _RECENT = 10
+_SHOWN_IN_HAND = 5
 
+_HELD = f"s.status IN ({quoted(LEASED)}) AND s.lease_owner = w.id"
 _COLUMNS = f"""w.id, w.host, w.pid, w.backends, {times("w", "started_at", "seen_at", "last_completed_at")}, w.completed,
-  w.drained"""
+  w.drained, (SELECT count(*) FROM step_runs s WHERE {_HELD}) AS in_hand,
+  COALESCE((SELECT json_agg(row_to_json(h)) FROM (
+    SELECT s.id AS step_run_id, s.run_id, s.step, s.key, s.status FROM step_runs s JOIN runs r ON r.id = s.run_id
+    WHERE {_HELD} AND {visible("r.project")} ORDER BY s.id LIMIT {_SHOWN_IN_HAND}) h), '[]') AS working_on"""
 _WORKERS = f"""
 SELECT x.id, row_to_json(x)::text FROM (
   SELECT {_COLUMNS} FROM workers w WHERE CAST(:after AS text) IS NULL OR w.id > :after ORDER BY w.id LIMIT :limit
@@ -65,11 +70,12 @@ class BackendState:
 
 
 def one_worker(unit: UnitOfWork, worker: str) -> str | None:
-    return one(unit, _WORKER, {"id": worker})
+    return one(unit, _WORKER, {"id": worker, "projects": None})
 
 
-def workers_page(unit: UnitOfWork, after: str | None, limit: int) -> list[Row]:
-    return rows(unit, _WORKERS, {"after": after, "limit": limit})
+def workers_page(unit: UnitOfWork, after: str | None, limit: int, projects: Projects = None) -> list[Row]:
+    """The workers by id. Names only step runs of these projects."""
+    return rows(unit, _WORKERS, {"after": after, "limit": limit, "projects": project_list(projects)})
 
 
 def backend_states(unit: UnitOfWork, projects: Projects = None) -> Mapping[str, BackendState]:
