@@ -53,6 +53,7 @@ class Timeseries(Figures):
     runs: Parts = Field(description="By outcome (CREATED, COMPLETED, FAILED, CANCELLED), how many in each part.")
     attempts: Parts = Field(description="By outcome (STARTED, COMPLETED, FAILED, RETRIED, CANCELLED, SKIPPED).")
     failure_rate: Rates = Field(description="Of the runs that completed or failed in each part; null: none did.")
+    failed_by: Parts = Field(description="By whose doing it was (user, site, us), how many attempts failed.")
     totals: Totals
     reasons: Counts = Field(description="Failed attempts of the span by reason.")
 
@@ -60,7 +61,7 @@ class Timeseries(Figures):
 class Pressing(Shape):
     """One thing that needs a person, with what it holds up."""
 
-    kind: Literal["breaker", "backend", "action", "cancel", "stray"]
+    kind: Literal["breaker", "backend", "action", "cancel", "stray", "disk"]
     id: str
     text: str | None = Field(description="In the words of what caused it.")
     since: Time | None

@@ -54,6 +54,8 @@ class Cause(StrEnum):
 
 SEVERITY = {cause: number for number, cause in enumerate(Cause)}
 """The cause that is named when several keep a step run from going on: that with the lowest number."""
+BUSY = frozenset({Cause.STAGING, Cause.COLLECTING, Cause.RUNNING})
+"""Something works on the step run: it does not wait."""
 
 
 @dataclass(frozen=True, slots=True)

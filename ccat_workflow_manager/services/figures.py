@@ -18,6 +18,7 @@ from ccat_workflow_manager.db.queries.figures import (
     series,
 )
 from ccat_workflow_manager.db.session import UnitOfWork
+from ccat_workflow_manager.failures import FAILURES, Blame, FailureReason
 from ccat_workflow_manager.identity import Projects
 from ccat_workflow_manager.lifecycle.durations import quantile
 
@@ -34,6 +35,7 @@ def timeseries(unit: UnitOfWork, span: str, now: datetime, projects: Projects = 
         "runs": _over_time(runs, RUN_OUTCOMES, window),
         "attempts": _over_time(attempts, STEP_OUTCOMES, window),
         "failure_rate": _rates(runs, window, "FAILED"),
+        "failed_by": _failed_by(attempts, window),
         "totals": {
             "runs": _totals(runs, RUN_OUTCOMES),
             "attempts": _totals(attempts, STEP_OUTCOMES),
@@ -108,6 +110,15 @@ def _over_time(rows: Iterable[Counted], outcomes: Sequence[str], window: Window)
     found = {outcome: [0] * window.span.parts for outcome in outcomes}
     for each in rows:
         found[each.outcome][each.part] += each.number
+    return found
+
+
+def _failed_by(attempts: Iterable[Counted], window: Window) -> dict[str, list[int]]:
+    """How many failed in each part, by whose doing it was."""
+    found = {str(blame): [0] * window.span.parts for blame in Blame}
+    for each in attempts:
+        if each.outcome == "FAILED" and each.reason in set(FailureReason):
+            found[FAILURES[FailureReason(each.reason)].blame][each.part] += each.number
     return found
 
 

@@ -70,8 +70,8 @@ def test_charts_of_figures_tell_their_sums(rest: Rest, hand: Hand) -> None:
     hand.fail(hand.claim()[0])
     hand.count()
     overview, pipeline = rest.client.get("/").text, rest.client.get("/pipelines/one").text
-    assert "Runs that ended: 1 completed, 1 failed" in overview
-    assert "Failure rate: 50.0 %" in overview
+    assert "Step runs that ended: 1 completed, 1 failed" in overview
+    assert "Attempts that failed, by whose doing it was: 1 of 2" in overview
     assert "Success rate: 50.0 %" in pipeline
     assert "3 runs, 50.0 % completed" in pipeline
     assert nice_top(0) == 1

@@ -47,6 +47,7 @@ def test_figures_tell_what_happened(rest: Rest, hand: Hand) -> None:
         assert (sum(series["runs"]["FAILED"]), sum(series["runs"]["CREATED"])) == (1, 3)
         assert [rate for rate in series["failure_rate"] if rate is not None] == [1.0]
         assert series["totals"]["failure_rate"] == 1.0
+        assert {by: sum(parts) for by, parts in series["failed_by"].items()} == {"user": 1, "site": 0, "us": 0}
     hand.open_breaker()
     assert [each["kind"] for each in rest.get("/dashboard/attention")["items"]] == ["breaker"]
     assert rest.send("GET", "/pipelines/none/stats").status_code == 404

@@ -23,6 +23,7 @@ def test_an_empty_service_has_pages_that_teach_the_next_step(rest: Rest, path: s
 @pytest.mark.parametrize(
     ("path", "status"),
     [
+        ("/?span=soon", 422),
         ("/runs?status=LATE", 422),
         ("/runs?cursor=x", 422),
         ("/runs?created=soon", 422),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from uuid import UUID
 
 from ccat_workflow_manager.context import Context
+from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.models import Caveat, NewProduct, TransitionEvent
 from ccat_workflow_manager.lifecycle.states import Event
 from ccat_workflow_manager.services.attempt_texts import masked, without_secrets
@@ -58,6 +60,21 @@ def test_a_step_run_shows_attempts_and_its_log(rest: Rest, hand: Hand, context: 
     assert found["offsets"][:2] == [10, 35]
     assert found["looked"] == 1250
     assert rest.client.get(f"/step-runs/{step_run}?attempt=7").status_code == 404
+
+
+def test_an_attempt_says_what_it_has_that_the_one_before_had_not(rest: Rest, hand: Hand, context: Context) -> None:
+    run = rest.run({"name": "one", "steps": [{"name": "only", "command": ["true"], "resources": {"memory_gb": 4}}]})
+    hand.fail(hand.claim()[0], reason=FailureReason.OUT_OF_MEMORY)
+    rest.post(f"/runs/{run['id']}/retry", {"step": "only", "resources": {"memory_gb": 8}})
+    hand.execute("UPDATE attempts SET finished_at = finished_at - interval '100 seconds'")
+    hand.submit(hand.claim()[0])
+    page = rest.client.get(f"/step-runs/{run['step_runs'][0]['id']}").text
+    assert re.search("with 8 GB, after a pause of 1 min 4[0-9] s", page)
+    assert page.count('class="gantt"') == 1
+    base = context.settings.pipeline_base_dir
+    for attempt, asked in (("2", ""), ("1", "?attempt=1")):
+        page = rest.client.get(f"/step-runs/{run['step_runs'][0]['id']}{asked}").text
+        assert f"{base}/one/{run['id']}/only/main/attempt-{attempt}</bdi>" in page
 
 
 def test_values_with_secret_names_are_masked_wherever_they_stand() -> None:

@@ -14,7 +14,8 @@ class Series:
     """One layer of a chart."""
 
     group: str
-    values: Sequence[float]
+    values: Sequence[float | None]
+    """None: there is nothing to show for this part. A line begins at its first value."""
     label: str = ""
 
 
@@ -50,13 +51,13 @@ def _frame(label: str, top: float, times: Sequence[str], width: int, height: int
 def columns(label: str, layers: Sequence[Series], times: Sequence[str], width: int = 368, height: int = 96) -> Markup:
     """Stacked columns, the first layer at the bottom."""
     count = max((len(layer.values) for layer in layers), default=0) or 1
-    sums = [sum(layer.values[i] for layer in layers) for i in range(count)]
+    sums = [sum(layer.values[i] or 0 for layer in layers) for i in range(count)]
     top, left, bottom = nice_top(max(sums, default=0)), 30, height - 16
     out, step = _frame(label, top, times, width, height), (width - left) / count
     for index in range(count):
         y = float(bottom)
         for layer in layers:
-            tall = (bottom - 4) * layer.values[index] / top
+            tall = (bottom - 4) * (layer.values[index] or 0) / top
             if tall > 0:
                 tall = max(tall, 0.8)
                 out.append(
@@ -71,27 +72,28 @@ def lines(
     label: str, layers: Sequence[Series], times: Sequence[str], unit: str = "", width: int = 368, height: int = 88
 ) -> Markup:
     """Lines over time; the area under the first is filled."""
-    top = nice_top(max((value for layer in layers for value in layer.values), default=0))
+    top = nice_top(max((value or 0 for layer in layers for value in layer.values), default=0))
     left, bottom = 30, height - 16
     out = _frame(label, top, times, width, height, unit)
     for number, layer in enumerate(layers):
         count = max(1, len(layer.values) - 1)
         points = [
-            f"{left + (width - left) * i / count:.1f} {4 + (bottom - 4) * (1 - value / top):.1f}"
+            (left + (width - left) * i / count, 4 + (bottom - 4) * (1 - value / top))
             for i, value in enumerate(layer.values)
+            if value is not None
         ]
         if not points:
             continue
-        path = "M" + "L".join(points)
+        path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
         if number == 0:
-            out.append(f'<path class="a-{layer.group}" d="{path}L{width} {bottom}L{left} {bottom}Z"/>')
-        out.append(f'<path class="path l-{layer.group}" d="{path}"/>')
+            out.append(f'<path class="a-{layer.group}" d="{path}V{bottom}H{points[0][0]:.1f}Z"/>')
+        alone = "h.01" if len(points) == 1 else ""  # a dot, by the round ends of the line
+        out.append(f'<path class="path l-{layer.group}" d="{path}{alone}"/>')
         if layer.label and any(layer.values):
-            peak = max(range(len(layer.values)), key=lambda i, values=layer.values: values[i])  # type: ignore[misc]
-            x, y = points[peak].split()
+            x, y = min(points, key=lambda point: point[1])
             out.append(
-                f'<text class="lab lab-{layer.group}" x="{min(float(x) + 4, width - 44):.1f}"'
-                f' y="{max(10.0, float(y)):.1f}">{escape(layer.label)}</text>'
+                f'<text class="lab lab-{layer.group}" x="{min(x + 4, width - 44):.1f}"'
+                f' y="{max(10.0, y):.1f}">{escape(layer.label)}</text>'
             )
     return Markup("".join(out) + "</svg>")
 
@@ -114,14 +116,14 @@ def spark(values: Sequence[float], group: str = "done", width: int = 90, height:
 def histogram(label: str, layers: Sequence[Series], times: Sequence[str], width: int = 1184) -> Markup:
     """The history of runs above their list: stacked columns without an axis for counts."""
     count = max((len(layer.values) for layer in layers), default=0) or 1
-    sums = [sum(layer.values[i] for layer in layers) for i in range(count)]
+    sums = [sum(layer.values[i] or 0 for layer in layers) for i in range(count)]
     top, step = max(sums, default=0) or 1, width / count
     out = [f'<svg class="hist axis" viewBox="0 0 {width} 44" preserveAspectRatio="none" role="img"']
     out.append(f' aria-label="{escape(label)}">')
     for index in range(count):
         y = 32.0
         for layer in layers:
-            tall = 30 * layer.values[index] / top
+            tall = 30 * (layer.values[index] or 0) / top
             if tall > 0:
                 tall = max(tall, 0.8)
                 out.append(

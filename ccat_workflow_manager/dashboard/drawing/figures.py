@@ -11,21 +11,28 @@ from markupsafe import Markup
 from ccat_workflow_manager.dashboard.drawing.charts import Series, columns, lines, spark
 
 _LAYERS = (("done", "COMPLETED"), ("stop", "CANCELLED"), ("fail", "FAILED"))
+_DOING = (("user", "fail", "pipeline"), ("site", "site", "site"), ("us", "queue", "workflow manager"))
 _DAY_SECONDS = 86_400
 
 
 def throughput(told: Mapping[str, Any], width: int = 368) -> Markup:
-    """Runs that ended in each part of a span, by how: stacked columns."""
-    runs, totals = told["runs"], told["totals"]["runs"]
-    label = f"Runs that ended: {totals['COMPLETED']:,} completed, {totals['FAILED']:,} failed"
-    return columns(label, [Series(group, runs[outcome]) for group, outcome in _LAYERS], _marks(told), width)
+    """Step runs that ended in each part of a span, by how: stacked columns."""
+    attempts, totals = told["attempts"], told["totals"]["attempts"]
+    label = f"Step runs that ended: {totals['COMPLETED']:,} completed, {totals['FAILED']:,} failed"
+    return columns(label, [Series(group, attempts[outcome]) for group, outcome in _LAYERS], _marks(told), width)
 
 
-def failure_rate(told: Mapping[str, Any], width: int = 368) -> Markup:
-    """The part of the runs that failed, in per cent. A part without an end has the rate of the one before."""
-    total = told["totals"]["failure_rate"]
-    label = "Failure rate: no run has ended" if total is None else f"Failure rate: {100 * total:.1f} % of the span"
-    return lines(label, [Series("fail", _filled(told["failure_rate"], 100))], _marks(told), "%", width)
+def failed_by(told: Mapping[str, Any], width: int = 368) -> Markup:
+    """The part of the attempts that ended in each part of a span and failed, in per cent, by whose doing it was."""
+    attempts, totals = told["attempts"], told["totals"]["attempts"]
+    ended = [done + failed for done, failed in zip(attempts["COMPLETED"], attempts["FAILED"], strict=True)]
+    layers = [
+        Series(group, [100 * n / of if of else 0.0 for n, of in zip(told["failed_by"][by], ended, strict=True)], word)
+        for by, group, word in _DOING
+    ]
+    every = totals["COMPLETED"] + totals["FAILED"]
+    label = f"Attempts that failed, by whose doing it was: {totals['FAILED']:,} of {every:,}"
+    return lines(label, layers, _marks(told), "%", width)
 
 
 def success_rate(stats: Mapping[str, Any], width: int = 800) -> Markup:
@@ -52,9 +59,10 @@ def trend(outcomes: Mapping[str, Any]) -> Markup:
     return spark(known, "run") if len(known) > 1 else Markup("")
 
 
-def _filled(values: Sequence[float | None], factor: float) -> list[float]:
-    """Each value, or the last one before it."""
-    filled, last = [], 0.0
+def _filled(values: Sequence[float | None], factor: float) -> list[float | None]:
+    """Each value, or the last one before it. Before the first there is none."""
+    filled: list[float | None] = []
+    last = None
     for value in values:
         last = last if value is None else value * factor
         filled.append(last)

@@ -6,6 +6,7 @@ from typing import Any
 
 from starlette.responses import Response
 
+from ccat_workflow_manager.api.dashboard import Span
 from ccat_workflow_manager.api.route import page_router
 from ccat_workflow_manager.dashboard import holds, times, words
 from ccat_workflow_manager.dashboard.board import B, Board
@@ -15,13 +16,18 @@ from ccat_workflow_manager.db.queries.service import backend_states
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.db.views import attention, runs
 from ccat_workflow_manager.identity import Projects
+from ccat_workflow_manager.lifecycle.causes import BUSY
 from ccat_workflow_manager.lifecycle.holds import Kind
+from ccat_workflow_manager.services.explain import explain_waiting
 from ccat_workflow_manager.services.figures import timeseries
 
 router = page_router()
 
 _LONGEST = 6
-_SPANS = {"Last hour": "1h", "Last day": "24h"}
+_REASONS = 5
+_WAIT_SECONDS = 3.0
+_MOST_CAUSES = 100
+_SPANS = {"1h": "1 h", "24h": "24 h", "7d": "7 d"}
 
 
 def _view(unit: UnitOfWork, projects: Projects) -> dict[str, Any]:
@@ -36,12 +42,27 @@ def _view(unit: UnitOfWork, projects: Projects) -> dict[str, Any]:
     }
 
 
-def _chart(board: Board, span: str) -> dict[str, Any]:
+def _charts(board: Board, span: str) -> dict[str, Any]:
     told = board.read(("figures", span), lambda unit: timeseries(unit, span, times.now(), board.projects))
-    return {**told["totals"], "throughput": charts.throughput(told), "failure_rate_chart": charts.failure_rate(told)}
+    reasons = list(told["reasons"].items())
+    return {
+        "told": told,
+        "span": span,
+        "spans": _SPANS,
+        "throughput": charts.throughput(told),
+        "failed_by": charts.failed_by(told),
+        "reasons": reasons[:_REASONS],
+        "more_reasons": sum(number for _, number in reasons[_REASONS:]),
+    }
 
 
-def _values(board: Board) -> dict[str, Any]:
+def _waits(unit: UnitOfWork, projects: Projects) -> list[dict[str, Any]]:
+    """What waits, by cause, the longest wait first."""
+    found = [each for each in explain_waiting(unit, projects, _MOST_CAUSES)["items"] if each["cause"] not in BUSY]
+    return sorted(found, key=lambda each: each["since"] or "")
+
+
+def _values(board: Board, span: str) -> dict[str, Any]:
     found = board.read("overview", lambda unit: _view(unit, board.projects))
     causes = [words.cause(each) for each in found["causes"]]
     held = holds.values(board)
@@ -51,15 +72,16 @@ def _values(board: Board) -> dict[str, Any]:
         "is_held": any(each.kind is Kind.SERVICE for each in held["holds"]),
         "causes": causes,
         "most": runs.MOST_COUNTED,
-        "figures": {title: _chart(board, span) for title, span in _SPANS.items()},
+        "waits": board.read("waits", lambda unit: _waits(unit, board.projects), _WAIT_SECONDS),
+        **_charts(board, span),
     }
 
 
 @router.get("/")
-def overview(board: B) -> Response:
-    return board.page("overview", "overview", **_values(board))
+def overview(board: B, span: Span = "1h") -> Response:
+    return board.page("overview", "overview", **_values(board, span))
 
 
 @router.get("/ui/overview")
-def overview_part(board: B) -> Response:
-    return board.fragment("overview", **_values(board))
+def overview_part(board: B, span: Span = "1h") -> Response:
+    return board.fragment("overview", **_values(board, span))

@@ -8,11 +8,13 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import Query
+from markupsafe import Markup
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from ccat_workflow_manager.api.route import page_router
-from ccat_workflow_manager.dashboard import rendering, words
+from ccat_workflow_manager.dashboard import rendering, times, words
 from ccat_workflow_manager.dashboard.board import B, Board
+from ccat_workflow_manager.dashboard.drawing import gantt
 from ccat_workflow_manager.db.pipelines import PipelineStore
 from ccat_workflow_manager.db.queries.products import products_page
 from ccat_workflow_manager.db.queries.step_runs import attempts_page, events_page, step_run_detail
@@ -20,6 +22,7 @@ from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.db.views import run as run_view
 from ccat_workflow_manager.db.views import step_run as view
 from ccat_workflow_manager.errors import Fault, Invalid, NotFound, ServiceUnavailable
+from ccat_workflow_manager.execution.layout import attempt_dirs
 from ccat_workflow_manager.lifecycle.states import Status
 from ccat_workflow_manager.services import attempt_texts
 from ccat_workflow_manager.services.log_search import search
@@ -70,9 +73,18 @@ def _values(board: Board, step_run_id: UUID, attempt: int | None) -> dict[str, A
         "shown": attempts[-_MOST_SHOWN:],
         "chosen": chosen,
         "newest": newest,
+        "bars": _bars(found["step_run"], attempts),
         "says": words.step_run(found["step_run"], attempts),
         "path": f"/step-runs/{step_run_id}",
     }
+
+
+def _bars(step_run: dict[str, Any], attempts: list[dict[str, Any]]) -> Markup:
+    """The attempts of a step run over time."""
+    first = times.parse(attempts[0]["claimed_at"]) if attempts else None
+    until = times.parse(step_run["finished_at"]) or times.now()
+    scale = gantt.Scale(first or until, until, step_run["finished_at"] is None)
+    return gantt.row(scale, [step_run], {step_run["id"]: attempts})
 
 
 @router.get("/step-runs/{step_run_id}")
@@ -85,12 +97,19 @@ def step_run(
 ) -> Response:
     values = _values(board, step_run_id, attempt)
     text = _part(board, step_run_id, values, part, stream)
+    values["directory"] = _directory(board, values) if values["chosen"] else ""
     return board.page("step_run", "runs", stream=stream, part=part, **text, **values)
 
 
 @router.get("/ui/step-runs/{step_run_id}")
 def step_run_part(board: B, step_run_id: UUID) -> Response:
     return board.fragment("step_run", **_values(board, step_run_id, None))
+
+
+def _directory(board: Board, values: dict[str, Any]) -> str:
+    """Where the chosen attempt has its files."""
+    found, base = values["step_run"], str(board.context.settings.pipeline_base_dir)
+    return attempt_dirs(base, found["pipeline"], found["run_id"], found["step"], found["key"], values["chosen"]).root
 
 
 def _part(board: Board, step_run_id: UUID, values: dict[str, Any], part: str, stream: str) -> dict[str, Any]:

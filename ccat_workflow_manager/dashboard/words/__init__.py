@@ -59,8 +59,17 @@ from ccat_workflow_manager.dashboard.words.runs import (
     total,
     wait,
 )
-from ccat_workflow_manager.dashboard.words.service import away, cause, events_shown, overview_text, overview_title
-from ccat_workflow_manager.dashboard.words.step_runs import FILE_GONE, ended_by, next_memory, queued, step_run
+from ccat_workflow_manager.dashboard.words.service import (
+    away,
+    cause,
+    events_shown,
+    in_span,
+    of_part,
+    overview_text,
+    overview_title,
+    share,
+)
+from ccat_workflow_manager.dashboard.words.step_runs import FILE_GONE, again, ended_by, next_memory, queued, step_run
 
 __all__ = [
     "CHANGE_ENDS",
@@ -82,6 +91,7 @@ __all__ = [
     "WHEN_RESUMED",
     "WHO_MAY_HOLD",
     "advice",
+    "again",
     "away",
     "brief",
     "capped",
@@ -96,6 +106,7 @@ __all__ = [
     "goes_on",
     "groups",
     "hold_title",
+    "in_span",
     "kept_back",
     "key_note",
     "left",
@@ -105,6 +116,7 @@ __all__ = [
     "meaning",
     "memory_hint",
     "next_memory",
+    "of_part",
     "on_hold",
     "ordinal",
     "overview_text",
@@ -118,6 +130,7 @@ __all__ = [
     "report",
     "run_duration",
     "run_why",
+    "share",
     "shown",
     "start",
     "step_note",

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from ccat_workflow_manager.dashboard import times
-from ccat_workflow_manager.dashboard.words.plain import capped, count, written
+from ccat_workflow_manager.dashboard.words.plain import capped, count, meaning, written
 
 
 def events_shown(number: int, looked_to: datetime | None) -> str:
@@ -43,6 +43,25 @@ def overview_text(view: Mapping[str, Any], most: int) -> list[tuple[str, bool]]:
     stops = f", {count(paused, 'step run')} {'waits' if paused == 1 else 'wait'} for what is paused." if paused else "."
     starts = f", {count(ready, 'step run')} could start now" if ready else ", nothing waits for a place"
     return [*pieces, (f"{starts}{stops}", False)]
+
+
+_IN_SPAN = {"1h": "in the last hour", "24h": "in the last 24 h", "7d": "in the last 7 days"}
+_OF_PART = {"1h": "a minute", "24h": "in 15 minutes", "7d": "in 2 hours"}
+
+
+def in_span(span: str) -> str:
+    return _IN_SPAN[span]
+
+
+def of_part(span: str) -> str:
+    """What one column of a chart of this span counts."""
+    return _OF_PART[span]
+
+
+def share(part: int, others: int) -> str:
+    """`64 of 7,126, 0.9 %`."""
+    every = part + others
+    return f"{part:,} of {every:,}, {100 * part / every:.1f} %" if every else ""
 
 
 def cause(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,4 +155,26 @@ def _stray(found: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-_CAUSES = {"breaker": _breaker, "backend": _backend, "action": _action, "cancel": _cancel, "stray": _stray}
+def _disk(found: Mapping[str, Any]) -> dict[str, Any]:
+    number = found["step_runs"]
+    return {
+        "icon": "hard-drive",
+        "tone": "warn",
+        "title": f"A disk is full where {found['backend']} runs its jobs",
+        "code": "",
+        "text": f"{found['text'] or meaning('disk_full')} Make room there, then retry them.",
+        "count": number,
+        "unit": f"{'step run' if number == 1 else 'step runs'} in {count(found['runs'], 'run')}",
+        "doing": "site",
+        "href": "/runs?reason=disk_full&created=24h",
+    }
+
+
+_CAUSES = {
+    "breaker": _breaker,
+    "backend": _backend,
+    "action": _action,
+    "cancel": _cancel,
+    "stray": _stray,
+    "disk": _disk,
+}

@@ -74,6 +74,17 @@ def ended_by(attempt: Mapping[str, Any]) -> str:
     return f"exit code {attempt['exit_code']}" if attempt["exit_code"] is not None else "no exit code known"
 
 
+def again(before: Mapping[str, Any], attempt: Mapping[str, Any]) -> str:
+    """What is different in an attempt that follows another one: `with 8 GB, after a pause of 1 min 41 s`."""
+    had, has = before["resources"], attempt["resources"]
+    units = (("memory_gb", "GB"), ("time_hours", "h"), ("cpu", "CPUs"))
+    changed = [f"{times.number(has[name])} {unit}" for name, unit in units if has.get(name) != had.get(name)]
+    pause = times.seconds_between(before["finished_at"], attempt["claimed_at"])
+    parts = [f"with {' and '.join(changed)}"] if changed else []
+    parts += [f"after a pause of {times.duration(pause)}"] if pause is not None and pause >= 1 else []
+    return ", ".join(parts)
+
+
 def queued(attempt: Mapping[str, Any]) -> str:
     seconds = times.seconds_between(attempt["submitted_at"], attempt["started_at"])
     return "" if seconds is None else f"{times.age(seconds)} in queue"

@@ -17,6 +17,10 @@ _DISK_HOURS = 24
 _CANCEL_MINUTES = 10
 """A cancel that is not confirmed by then will hardly be confirmed without an operator."""
 
+DISK_FULL = f"""s.reason = '{FailureReason.DISK_FULL}'
+    AND (s.status = 'PENDING' OR s.status = 'FAILED' AND s.finished_at > now() - interval '{_DISK_HOURS} hours')"""
+"""`step_runs s` ended on a full disk, which is not long ago or will be tried again."""
+
 # Each part finds few rows by an index: jobs at backends, cancel requests, step runs of open breakers that try no probe,
 # orphan jobs that a second sweep found, and ends on a full disk. A step run in several parts is shown once, with the
 # text of the first.
@@ -42,8 +46,7 @@ UNION ALL
   WHERE n.looks > 1 OR b.reap_problem IS NOT NULL
 UNION ALL
   SELECT s.id, 5, s.job_id, s.reason_text FROM step_runs s
-  WHERE s.reason = '{FailureReason.DISK_FULL}'
-    AND (s.status = 'PENDING' OR s.status = 'FAILED' AND s.finished_at > now() - interval '{_DISK_HOURS} hours')
+  WHERE {DISK_FULL}
 """
 
 _PAGE = f"""

@@ -7,7 +7,7 @@ from typing import Any
 
 from ccat_workflow_manager.db.conditions import CLAIMABLE, READY, quoted
 from ccat_workflow_manager.db.queries import times, utc
-from ccat_workflow_manager.db.queries.attention import attention_page
+from ccat_workflow_manager.db.queries.attention import DISK_FULL, attention_page
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.identity import Projects
 from ccat_workflow_manager.lifecycle.states import CANCELLABLE, LIVE
@@ -69,13 +69,21 @@ FROM backends b WHERE b.stray_jobs > 0 AND (b.reap_problem IS NOT NULL OR EXISTS
   SELECT 1 FROM jsonb_to_recordset(b.strays) AS n(looks integer) WHERE n.looks > 1)) ORDER BY b.name LIMIT 50
 """
 
+_DISK = f"""
+SELECT 'disk' AS kind, x.backend AS id, x.backend, max(x.reason_text) AS text, count(*) AS step_runs,
+  count(DISTINCT x.run_id) AS runs, {utc("min(x.finished_at)")} AS since, min(x.id::text) AS example
+FROM (
+  SELECT s.id, s.run_id, s.backend, s.reason_text, s.finished_at FROM step_runs s WHERE {DISK_FULL} LIMIT {MOST_COUNTED}
+) x GROUP BY x.backend ORDER BY count(*) DESC LIMIT 50
+"""
+
 
 def causes(unit: UnitOfWork, projects: Projects = None) -> list[dict[str, Any]]:
     """Every cause with what it holds up. Each has `kind`, `id`, `text` and `since`."""
     if projects is not None:
         return _causes_in(unit, projects)
     found: list[dict[str, Any]] = []
-    for statement in (_BREAKERS, _BACKENDS, _HELD, _CANCELS, _STRAYS):
+    for statement in (_BREAKERS, _BACKENDS, _HELD, _CANCELS, _STRAYS, _DISK):
         found += unit.records(statement, {"mark": ACTION_REQUIRED} if ":mark" in statement else {})
     return sorted(found, key=lambda cause: -held_by(cause))
 

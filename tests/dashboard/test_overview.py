@@ -1,0 +1,44 @@
+"""The overview names what waits, what failed and whose doing it was, over the span of its address."""
+
+from __future__ import annotations
+
+from ccat_workflow_manager.failures import FailureReason
+from tests.api.rest import CHAIN, ONE, Hand, Rest
+
+
+def test_a_full_disk_needs_a_person(rest: Rest, hand: Hand) -> None:
+    rest.post("/runs/bulk", {"runs": [{"spec": ONE}] * 3})
+    for item in hand.claim(2):
+        hand.fail(item, "/scratch: no space left", FailureReason.DISK_FULL)
+    hand.fail(hand.claim()[0])
+    hand.count()
+    (cause,) = rest.get("/dashboard/attention")["items"]
+    assert (cause["kind"], cause["held_up"], cause["backend"]) == ("disk", 2, "noop")
+    page = rest.client.get("/").text
+    assert "/scratch: no space left" in page
+    assert "/runs?reason=disk_full" in page
+    for reason, doing in (("disk_full", "site"), ("program_failed", "pipeline")):
+        row = page.split(f"<code>{reason}</code>")[1].split("</tr>")[0]
+        assert f">{doing}<" in row
+
+
+def test_each_cause_of_a_wait_is_one_line_with_the_age_of_the_oldest(rest: Rest, hand: Hand) -> None:
+    ids = [rest.run(CHAIN, parameters={"scans": [1, 2, 3]})["id"] for _ in range(2)]
+    (item,) = hand.claim()
+    hand.submit(item)
+    hand.execute("UPDATE step_runs SET created_at = created_at - interval '2 hours' WHERE run_id = :id", id=ids[0])
+    waits = rest.client.get("/").text.split("What waits")[1].split("</section>")[0]
+    assert waits.count("no worker serves") + waits.count("No worker serves") == 1
+    assert "2 h 00 min" in waits
+    assert waits.count("<tr>") == 3, "the head, what could start, and what waits for steps before it"
+
+
+def test_charts_cover_the_span_of_the_address(rest: Rest, hand: Hand) -> None:
+    rest.run(ONE)
+    hand.complete(hand.claim()[0])
+    hand.count()
+    for span in ("1h", "24h", "7d"):
+        page = rest.client.get("/", params={"span": span}).text
+        assert f'href="/?span={span}" aria-current="true"' in page
+        assert f'data-src="/ui/overview?span={span}"' in page
+        assert "Step runs that ended: 1 completed, 0 failed" in rest.client.get(f"/ui/overview?span={span}").text
