@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Collection, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -50,11 +50,13 @@ class _Reader:
         self._database = database
         self._marks: changes.Others | None = None
         self._place: Place | None = None
+        self._audited: Set[int] | None = None
 
     def look(self) -> set[str]:
         """The topics that have changed. The first look only remembers how things are."""
         with self._database.read() as unit:
             marks = changes.others(unit)
+            asked, self._audited = changes.audited_after(unit, self._audited)
             if self._place is None or self._marks is None:
                 self._place, self._marks = head(unit), marks
                 return set()
@@ -62,6 +64,9 @@ class _Reader:
         topics = {f"run:{run_id}" for run_id in run_ids if run_id is not None}
         if run_ids:
             topics |= {"runs", "summary", "events"}
+        for name in asked:  # priorities and labels change without an event
+            kind, _, run_id = name.partition("/")
+            topics |= {"runs", f"{_RUN}{run_id}"} if kind == "runs" else set()
         for name in ("breakers", "backends", "pipelines", "holds"):
             if getattr(marks, name) != getattr(self._marks, name):
                 topics |= {name, "summary"}

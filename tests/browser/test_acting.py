@@ -64,6 +64,15 @@ def test_each_action_on_a_run_is_previewed_done_and_seen(site: Site, open_page: 
     expect(page.locator("main .title .st")).to_contain_text("Cancelled")
 
 
+def test_a_button_with_the_focus_says_what_it_does(site: Site, open_page: Open) -> None:
+    run_id = new_run(site, "focus")
+    page = open_page(f"/runs/{run_id}")
+    expect(page.locator("#live span")).to_have_text("Live")
+    page.locator("main a[data-sheet]:has-text('Priority')").focus()
+    site.call("POST", f"/runs/{run_id}/priority", {"priority": 70})
+    expect(page.locator("main a[data-sheet]:focus")).to_contain_text("Priority 70")
+
+
 def test_a_breaker_a_pipeline_and_a_token(site: Site, open_page: Open) -> None:
     site.hand.open_breaker()
     page = open_page("/")

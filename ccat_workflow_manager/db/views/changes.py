@@ -1,7 +1,8 @@
-"""What has changed lately: runs with new events, breakers, backends, holds."""
+"""What has changed lately: runs with new events, runs that a person changed, breakers, backends, holds."""
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 
 from ccat_workflow_manager.db.feed_epoch import BELOW
@@ -26,6 +27,14 @@ SELECT COALESCE((SELECT max(updated_at)::text || count(*) FROM breakers), '') AS
 """
 
 
+_LATE = 500
+"""Numbers are handed out before commit: so many below the last one are looked at again."""
+_AUDITED = f"""
+SELECT a.id, a.object FROM audit a WHERE a.id > COALESCE(:after, (SELECT max(id) FROM audit)) - {_LATE}
+ORDER BY a.id DESC LIMIT {MOST_EVENTS}
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Others:
     """Marks that differ once something has changed."""
@@ -40,6 +49,12 @@ def events_after(unit: UnitOfWork, after: Place) -> tuple[list[str | None], Plac
     """The runs of the events behind this place, None for an event of a backend; and the place behind them."""
     found = unit.execute(_EVENTS, {"position": after.position, "event_id": after.event_id}).all()
     return [row[2] for row in found], Place(found[-1][0], found[-1][1]) if found else after
+
+
+def audited_after(unit: UnitOfWork, seen: Set[int] | None) -> tuple[list[str], Set[int]]:
+    """What was asked to change since then (`runs/ID`), and the rows of the audit that were looked at."""
+    found = dict(unit.execute(_AUDITED, {"after": max(seen, default=0) if seen is not None else None}).tuples)
+    return [name for number, name in found.items() if seen is not None and number not in seen], found.keys()
 
 
 def others(unit: UnitOfWork) -> Others:

@@ -18,7 +18,8 @@ function say(text, isLive) {
   if (words.textContent !== text) words.textContent = text;
 }
 
-const isBusy = (section) => section.matches(":hover") && section.hasAttribute("data-list") || section.contains(document.activeElement) && document.activeElement.matches("input, textarea, select");
+const isTyping = () => document.activeElement?.matches("input, textarea, select") ?? false;
+const isBusy = (section) => section.matches(":hover") && section.hasAttribute("data-list") || section.contains(document.activeElement) && isTyping();
 
 export async function refresh(section) {
   const state = pending.get(section.id) ?? { busy: false, again: false, etag: "" };
@@ -43,7 +44,8 @@ function morph(section, html) {
   const fresh = new DOMParser().parseFromString(html, "text/html").body.firstElementChild;
   if (!fresh) return;
   if (section.hasAttribute("data-list") && holdsBack(section, fresh)) return;
-  Idiomorph.morph(section, fresh, { ignoreActiveValue: true, restoreFocus: true, callbacks: { beforeAttributeUpdated: keepOpen } });
+  // Idiomorph leaves all that is in an active element: right for what is typed, wrong for the words of a button.
+  Idiomorph.morph(section, fresh, { ignoreActiveValue: isTyping(), restoreFocus: true, callbacks: { beforeAttributeUpdated: keepOpen } });
   for (const row of section.querySelectorAll("tr[id]")) {
     if (before.has(row.id) && before.get(row.id) !== row.textContent) {
       row.classList.add("changed");
