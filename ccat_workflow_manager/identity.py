@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -44,6 +45,15 @@ class Identity:
 
 def sees(projects: Projects, project: str) -> bool:
     return projects is None or project in projects
+
+
+def user_of(uid: int) -> Identity:
+    """A user of this machine who can reach the service, or its database, without a token: its owner, or root."""
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        name = str(uid)
+    return Identity(f"user {name}", f"user:{uid}", Role.ADMIN)
 
 
 ANONYMOUS = Identity("anonymous", "anonymous", Role.ADMIN)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hmac
 import os
-import pwd
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -14,7 +13,7 @@ from starlette.types import Scope
 
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.errors import WorkflowError
-from ccat_workflow_manager.identity import ANONYMOUS, Identity, Role
+from ccat_workflow_manager.identity import ANONYMOUS, Identity, user_of
 from ccat_workflow_manager.local_api import SECRET_PREFIX, is_own_connection
 from ccat_workflow_manager.threads import in_thread
 
@@ -91,7 +90,7 @@ class Authenticator:
         if self._required:
             return None
         if given and self._secret is not None and hmac.compare_digest(given.encode("latin-1"), self._secret):
-            return Caller(_user(os.geteuid()), is_limited=False)
+            return Caller(user_of(os.geteuid()), is_limited=False)
         return self._of_connection(scope)
 
     async def is_still_known(self, request: Request) -> bool:
@@ -132,19 +131,10 @@ class Authenticator:
         # The kernel's list is long, so it is read once for a connection.
         peer = scope.get("state", {}).get("peer", {})
         if self._socket:
-            return Caller(_user(peer["uid"]), is_limited=False) if "uid" in peer else None
+            return Caller(user_of(peer["uid"]), is_limited=False) if "uid" in peer else None
         if self._secret is None:
             return Caller(ANONYMOUS, is_limited=False)
         client, server = scope.get("client"), scope.get("server")
         if not peer.get("is_own") and client is not None and server is not None:
             peer["is_own"] = is_own_connection(client[1], server[1])
-        return Caller(_user(os.geteuid()), is_limited=False) if peer.get("is_own") else None
-
-
-def _user(uid: int) -> Identity:
-    """A user of this machine. Only the owner of the service and root can reach it."""
-    try:
-        name = pwd.getpwuid(uid).pw_name
-    except KeyError:
-        name = str(uid)
-    return Identity(f"user {name}", f"user:{uid}", Role.ADMIN)
+        return Caller(user_of(os.geteuid()), is_limited=False) if peer.get("is_own") else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -214,8 +215,9 @@ def prune(
         raise WrongUsage("EVENTS_KEEP_MONTHS is 0: say how much to keep with --keep-months")
     with host_database() as database:
         from ccat_workflow_manager.db.partitions import maintain_events
+        from ccat_workflow_manager.identity import user_of
 
-        dropped = maintain_events(database, months)
+        dropped = maintain_events(database, months, user_of(os.geteuid()))
     typer.echo(f"deleted: {', '.join(dropped)}" if dropped else "there is nothing older")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pwd
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +12,7 @@ import typer
 
 from ccat_workflow_manager.commands.arguments import AsJson, after_now
 from ccat_workflow_manager.errors import NotFound
-from ccat_workflow_manager.identity import Identity, Role
+from ccat_workflow_manager.identity import Role, user_of
 
 if TYPE_CHECKING:
     from ccat_workflow_manager.commands.client import Client
@@ -127,8 +126,7 @@ class _OfDatabase:
     def __init__(self, database: Database) -> None:
         from ccat_workflow_manager.services.tokens import Tokens
 
-        uid = os.geteuid()
-        self._by = Identity(f"user {pwd.getpwuid(uid).pw_name}", f"user:{uid}", Role.ADMIN)
+        self._by = user_of(os.geteuid())
         self._database = database
         self._tokens = Tokens(database)
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from ccat_workflow_manager.db import audit
 from ccat_workflow_manager.db.session import Database, UnitOfWork
+from ccat_workflow_manager.identity import Identity, Role
+
+HISTORY = Identity("history", "history", Role.ADMIN)
+"""Who drops what is older than the settings say, in the audit."""
 
 _CREATE_PARTITIONS = """
 DO $$
@@ -43,21 +48,22 @@ SELECT to_char(date_trunc('month', now() AT TIME ZONE 'UTC') - (:months - 1) * i
 """
 
 
-def maintain_events(database: Database, keep_months: int) -> list[str]:
+def maintain_events(database: Database, keep_months: int, by: Identity = HISTORY) -> list[str]:
     """Make the partitions of the coming months, and drop those of events older than `keep_months` (0: none).
 
     Returns the partitions that were dropped. The present month counts as one.
     """
-    return _maintain(database, "events", CREATE_EVENT_PARTITIONS, keep_months)
+    return _maintain(database, "events", CREATE_EVENT_PARTITIONS, keep_months, by)
 
 
 def maintain_audit(database: Database, keep_months: int) -> list[str]:
     """The same for the audit."""
-    return _maintain(database, "audit", CREATE_AUDIT_PARTITIONS, keep_months)
+    return _maintain(database, "audit", CREATE_AUDIT_PARTITIONS, keep_months, HISTORY)
 
 
-def _maintain(database: Database, table: str, create: str, keep_months: int) -> list[str]:
-    with database.begin("commit.partitions") as unit:
+def _maintain(database: Database, table: str, create: str, keep_months: int, by: Identity) -> list[str]:
+    change = audit.Change(by, "prune", table)
+    with audit.audited(change), database.begin("commit.partitions") as unit:
         # A partition is attached and dropped under a lock that nothing must wait behind for long.
         unit.execute("SET LOCAL lock_timeout = '2s'")
         unit.execute("SELECT pg_advisory_xact_lock(:lock)", {"lock": _LOCK})
@@ -65,6 +71,8 @@ def _maintain(database: Database, table: str, create: str, keep_months: int) -> 
         dropped = _expired(unit, table, keep_months) if keep_months else []
         for name in dropped:
             unit.execute(f"DROP TABLE {name}")
+        change.after = {"dropped": dropped, "keep_months": keep_months}
+        change.written_elsewhere = not dropped
     return dropped
 
 

@@ -31,6 +31,8 @@ OTHER = "_other"
 """The pipeline and the step in place of further ones, so that the number of series stays bounded."""
 _MOST_STEPS = 1000
 _MOST_PAGES = 5
+_REST = 20
+"""So many times as long as reading the numbers took they are not read again."""
 _BUCKETS = (1.0, 5.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 43200.0, 86400.0, 604800.0)
 
 
@@ -77,12 +79,13 @@ class DatabaseMetrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """Without the database the last numbers are repeated."""
         with self._lock:
-            if time.monotonic() >= self._until:
+            if (began := time.monotonic()) >= self._until:
                 try:
                     self._refresh()
                 except WorkflowError as error:
                     log.warning("metrics: %s", error.message)
-                self._until = time.monotonic() + self._seconds
+                took = time.monotonic() - began
+                self._until = time.monotonic() + max(self._seconds, took * _REST)
             yield from self._families()
 
     def _refresh(self) -> None:
@@ -137,7 +140,7 @@ class DatabaseMetrics(Collector):
 
     def _gauges(self) -> Iterator[Metric]:
         waiting = GaugeMetricFamily(
-            "ccat_wm_waiting", "Step runs that wait, up to 5000 for each backend.", labels=["cause", "backend"]
+            "ccat_wm_waiting", "Step runs that wait, up to 100,000 for each backend.", labels=["cause", "backend"]
         )
         oldest = GaugeMetricFamily(
             "ccat_wm_oldest_wait_seconds", "Age of the oldest of these step runs.", labels=["cause", "backend"]

@@ -12,7 +12,7 @@ from ccat_workflow_manager.db.retries import lock_reopenable
 from ccat_workflow_manager.db.runs import RunStore
 from ccat_workflow_manager.db.session import Database, UnitOfWork
 from ccat_workflow_manager.doorbell import Bell, Doorbell
-from ccat_workflow_manager.errors import Conflict, NotFound
+from ccat_workflow_manager.errors import Conflict, Fault, NotFound
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.models import Transition, TransitionEvent
 from ccat_workflow_manager.lifecycle.states import ACTIVE, Event, Status
@@ -58,11 +58,15 @@ class Outcomes:
 def _check(row: LockedRow, outcome: Outcome, *, set_before: bool) -> None:
     if row.status is Status.COMPLETED or set_before:
         by = " by hand" if set_before else ""
-        raise Conflict(f"this step run is {row.status}{by} already; only what did not complete gets an outcome")
+        raise _refused(f"this step run is {row.status}{by} already; only what did not complete gets an outcome")
     if row.status in ACTIVE or (row.status is Status.PENDING and row.claims > 0):
-        raise Conflict(f"this step run is {row.status} and may have a job; cancel it first")
+        raise _refused(f"this step run is {row.status} and may have a job; cancel it first")
     if outcome is Outcome.COMPLETED and row.unmet > 0:
-        raise Conflict("steps before this one have not completed; set their outcomes first, or this one to skipped")
+        raise _refused("steps before this one have not completed; set their outcomes first, or this one to skipped")
+
+
+def _refused(why: str) -> Conflict:
+    return Conflict(why, [Fault("outcome", why)])
 
 
 def _transitions(

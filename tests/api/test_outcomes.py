@@ -102,7 +102,7 @@ def test_it_is_in_the_history_and_in_the_lineage(sample: Sample) -> None:
 def test_a_blocked_step_run_is_skipped_but_not_completed(sample: Sample) -> None:
     step_run = sample.step_runs()["clean/a"]["id"]
     refused = sample.rest.send("POST", f"/step-runs/{step_run}/outcome", json=DONE)
-    sample.rest.refused(refused, 409, "conflict")
+    sample.rest.refused(refused, 409, "conflict", "outcome")
     sample.set("clean/a", DEAD)
     assert sample.complete_all() == ["map/main"]
     run = sample.rest.get(f"/runs/{sample.id}")
@@ -132,15 +132,15 @@ def test_an_outcome_that_cannot_be_is_refused(rest: Rest, hand: Hand, sample: Sa
         return str(rest.refused(response, status, code, *paths)["detail"])
 
     steps = sample.step_runs()
-    assert "COMPLETED" in refused(steps["reduce/b"]["id"], DEAD, 409, "conflict")
+    assert "COMPLETED" in refused(steps["reduce/b"]["id"], DEAD, 409, "conflict", "outcome")
     failed = steps["reduce/a"]["id"]
     refused(failed, {"outcome": "failed", "reason": "x"}, 422, "invalid", "outcome")
     refused(failed, {"outcome": "skipped"}, 422, "invalid", "reason")
     refused(failed, {"outcome": "skipped", "reason": ""}, 422, "invalid", "reason")
     refused(uuid4(), DEAD, 404, "not_found")
     sample.set("reduce/a", DEAD)
-    refused(failed, DONE, 409, "conflict")
+    refused(failed, DONE, 409, "conflict", "outcome")
     rest.run(SPEC)
     (running, *_) = [item for item in hand.claim(10) if item.step == "reduce"]
     hand.submit(running)
-    assert "cancel" in refused(running.step_run_id, DONE, 409, "conflict")
+    assert "cancel" in refused(running.step_run_id, DONE, 409, "conflict", "outcome")

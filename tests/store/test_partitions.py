@@ -35,6 +35,10 @@ def test_old_months_are_dropped_and_others_stay(context: Context) -> None:
     assert maintain_events(context.database, 0) == []
     assert maintain_events(context.database, 600) == []
     assert maintain_events(context.database, 12) == ["events_2001_01"]
+    with context.database.read() as unit:
+        (row,) = unit.execute("SELECT actor, action, object, after FROM audit").all()
+    dropped = {"dropped": ["events_2001_01"], "keep_months": 12}
+    assert tuple(row) == ("history", "prune", "events", dropped)
     assert partitions(context) == before
     assert len(rows(context, table="events")) == 1
     assert len(rows(context)) == 1

@@ -13,7 +13,7 @@ from ccat_workflow_manager.db.quotas import AT_LIMIT
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.lifecycle.states import Event, Status
 
-_MOST_COUNTED = 5000
+_MOST_COUNTED = 100_000
 MOST_LOOKED_AT = 20_000
 _ENDS = f"('{Event.RESULTS_COLLECTED}', '{Event.FAILED}', '{Event.CANCELLED}', '{Event.SKIPPED}')"
 
@@ -91,7 +91,7 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """How many step runs of a backend wait for one cause (counted up to 5,000), and the age of the oldest."""
+    """How many step runs of a backend wait for one cause (counted up to 100,000), and the age of the oldest."""
 
     backend: str
     cause: str
