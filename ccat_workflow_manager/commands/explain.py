@@ -17,6 +17,12 @@ Id = Annotated[
 ]
 
 
+_NARROW = {"step runs": "count", "cause": "cause", "whose move": "move", "what frees it": "remedy"}
+_WIDE = {**_NARROW, "text": "text", "example": "example"}
+_WIDTH = 150
+"""How wide a terminal is that shows the columns of `_WIDE`."""
+
+
 def explain(identity: Id = None, as_json: AsJson = False) -> None:
     """Say why a run or a step run waits, failed or was skipped: the root, whose move it is, and what frees it.
 
@@ -57,7 +63,8 @@ def _print_one(found: dict[str, Any]) -> None:
     root = found["root"]
     if "chain" not in found:
         typer.echo(plain(found["summary"]))
-        _print_groups(found["causes"])
+        if len(found["causes"]) > 1:
+            _print_groups(found["causes"])
     if root is None:
         return
     lines = {
@@ -83,6 +90,7 @@ def _print_groups(groups: list[dict[str, Any]]) -> None:
     if not groups:
         typer.echo("Nothing waits.", err=True)
         return
-    rows = [(one["count"], one["cause"], one["text"], one["move"], one["remedy"], one["example"]) for one in groups]
-    columns = ("step runs", "cause", "text", "whose move", "what frees it", "example")
-    console().print(table(columns, rows, right=("step runs",)))
+    out = console()
+    columns = _WIDE if out.width >= _WIDTH else _NARROW
+    rows = [[one[field] for field in columns.values()] for one in groups]
+    out.print(table(list(columns), rows, right=("step runs",), whole=("cause", "example")))

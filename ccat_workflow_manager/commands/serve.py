@@ -52,7 +52,26 @@ def up(
         if stop:
             _print_stopped(supervise.stop_abandoned(settings), settings)
             return
+        _make_example_image(settings)
         supervise.up(settings, lambda deployment: _print_addresses(deployment.api_url, settings))
+
+
+def _make_example_image(settings: Settings) -> None:
+    """Make the image that the files of `ccat-wm init` name. Without it everything else works, so a failure is said."""
+    from ccat_workflow_manager.errors import WorkflowError
+    from ccat_workflow_manager.execution import runtime
+
+    if settings.environment != "localdev":
+        return
+    found = runtime.detect(settings.container_runtime, allow_none=True)
+    if not found.contained:
+        return
+    from ccat_workflow_manager.demo import ensure_demo_image
+
+    try:
+        ensure_demo_image(str(settings.sif_cache_dir), found)
+    except (WorkflowError, OSError) as error:
+        typer.echo(f"warning: ccat-demo.sif, the image for first pipelines, could not be made: {error}", err=True)
 
 
 def _print_stopped(found: list[tuple[str, bool]], settings: Settings) -> None:

@@ -53,8 +53,8 @@ def build_command(
     if image is None:
         raise StagingError(
             FailureReason.IMAGE_MISSING,
-            f"step {step.step} names no image; steps without one run only with "
-            "CCAT_WORKFLOW_MANAGER_CONTAINER_RUNTIME=none",
+            f"step {step.step} names no image; name one, such as docker://python:3.12-slim: steps without an image run "
+            "only with CCAT_WORKFLOW_MANAGER_CONTAINER_RUNTIME=none",
         )
     if runtime.kind is RuntimeKind.BACKEND:
         return Launch(list(step.command), environment, tuple(_mounts(step, dirs)), step.secrets)

@@ -6,6 +6,7 @@ the scheduler stand beside ours.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -74,7 +75,8 @@ CAUSES: dict[Cause, CauseInfo] = {
     Cause.BREAKER: CauseInfo(
         Move.AUTHOR,
         "the circuit breaker {} of its step holds it back",
-        "mend the step or its image; then let the next probe succeed, or run `ccat-wm breakers release {}`",
+        "mend the step or its image, apply the pipeline and submit it anew; cancel this run, which keeps the old "
+        "definition; if the cause lay elsewhere and is gone: `ccat-wm breakers release {}`",
     ),
     Cause.FAILED: CauseInfo(Move.AUTHOR, "it failed", "retry it once the cause is mended"),
     Cause.CANCELLED: CauseInfo(Move.OPERATOR, "it was cancelled", "retry it"),
@@ -137,5 +139,43 @@ def text_of(cause: Cause, subject: str | None) -> str:
     return CAUSES[cause].text.replace("{}", subject or "")
 
 
-def remedy_of(cause: Cause, subject: str | None) -> str:
-    return CAUSES[cause].remedy.replace("{}", subject or "")
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The step run that a remedy is for."""
+
+    run: object
+    step: str
+    key: str
+
+
+_PLACE = re.compile(r"\b(?:RUN|STEP|KEY)\b")
+_RETRY = "`ccat-wm run retry RUN`"
+_ANEW = f"apply the pipeline and submit it with `--reuse RUN`; {_RETRY} tries the same again"
+_REMEDIES: dict[FailureReason, str] = {
+    FailureReason.PROGRAM_FAILED: f"read `ccat-wm run logs RUN STEP/KEY`; when the program is mended, {_ANEW}",
+    FailureReason.KILLED_BY_SIGNAL: f"read `ccat-wm run logs RUN STEP/KEY`; when the program is mended, {_ANEW}",
+    FailureReason.COMMAND_NOT_FOUND: f"correct `command`, the first line of the script or the image; {_ANEW}",
+    FailureReason.OUT_OF_MEMORY: "give it more memory: `ccat-wm run retry RUN --step STEP --memory GB`, and "
+    "`resources.memory_gb` of the step for later runs",
+    FailureReason.TIME_LIMIT: "give it more time: `ccat-wm run retry RUN --step STEP --time HOURS`, and "
+    "`resources.time_hours` of the step for later runs",
+    FailureReason.DISK_FULL: f"make room on that disk, then {_RETRY}",
+    FailureReason.IMAGE_MISSING: f"correct `image` of the step, then {_ANEW}",
+    FailureReason.IMAGE_INVALID: f"repair the image or correct `image` of the step, then {_ANEW}",
+    FailureReason.INPUT_MISSING: f"put the file there, then {_RETRY}; or submit anew without it",
+    FailureReason.INPUT_UNREADABLE: f"let the user of the service read it, then {_RETRY}",
+    FailureReason.INPUT_CHANGED: "submit a new run, which reads what is there now, with `--reuse RUN`",
+    FailureReason.REJECTED: f"correct `resources` or `backend` of the step, then {_ANEW}",
+    FailureReason.OUTPUT_INVALID: f"mend what the program writes, then {_ANEW}",
+}
+"""What helps after a failure that has a remedy of its own. RUN, STEP and KEY stand for its place."""
+
+
+def remedy_of(cause: Cause, subject: str | None, reason: str | None = None, place: Place | None = None) -> str:
+    """What frees a step run. For a failure its reason decides, and `place` makes the commands complete."""
+    if cause is not Cause.FAILED or place is None:
+        return CAUSES[cause].remedy.replace("{}", subject or "")
+    known = FailureReason(reason) if reason in set(FailureReason) else None
+    remedy = (_REMEDIES.get(known) if known else None) or f"when the cause is gone, {_RETRY}"
+    values = {"RUN": str(place.run), "STEP": place.step, "KEY": place.key}
+    return _PLACE.sub(lambda match: values[match[0]], remedy)

@@ -14,7 +14,7 @@ from ccat_workflow_manager.db.queries import explain as queries
 from ccat_workflow_manager.db.queries.explain import EdgesOf, Node
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.identity import Projects
-from ccat_workflow_manager.lifecycle.causes import SEVERITY, Cause, move_of, remedy_of, text_of
+from ccat_workflow_manager.lifecycle.causes import SEVERITY, Cause, Place, move_of, remedy_of, text_of
 from ccat_workflow_manager.lifecycle.holds import pause_text
 from ccat_workflow_manager.lifecycle.states import LIVE, RETRYABLE
 from ccat_workflow_manager.lifecycle.waiting import utc_text
@@ -109,7 +109,7 @@ def explain_step_run(unit: UnitOfWork, step_run_id: UUID, projects: Projects = N
     chain = graph.chain(step_run_id)
     shown = chain if len(chain) <= _SHOWN_CHAIN else [*chain[: _SHOWN_CHAIN - 1], chain[-1]]
     facts = queries.facts(unit, list({step_run_id, chain[-1].id}))
-    own, root = facts[step_run_id], _root(facts[chain[-1].id])
+    own, root = facts[step_run_id], _root(facts[chain[-1].id], place[0])
     links = [_link(node, before, root) for node, before in zip(shown, [*shown[1:], None], strict=True)]
     return {
         "step_run_id": str(step_run_id),
@@ -129,13 +129,14 @@ def explain_step_run(unit: UnitOfWork, step_run_id: UUID, projects: Projects = N
 def explain_run(unit: UnitOfWork, run: Mapping[str, Any]) -> dict[str, Any]:
     """Why a run with this id and status does not go on or did not complete."""
     run_id, status = run["id"], run["status"]
-    groups = [_group(each) for each in queries.run_groups(unit, run_id)]
+    records = queries.run_groups(unit, run_id)
+    facts = queries.facts(unit, [each["example"] for each in records])
+    groups = [_group(each, _place(run_id, facts[each["example"]])) for each in records]
     groups.sort(key=lambda each: (SEVERITY[Cause(each["cause"])], -each["count"]))
     first = next((each for each in groups if each["cause"] not in _BEHIND_OTHERS), None)
     root = None
     if first is not None:
-        example = UUID(first["example"])
-        root = _root(queries.facts(unit, [example])[example])
+        root = _root(facts[UUID(first["example"])], run_id)
     summary = f"the run is {status}"
     if root is not None:
         summary += f"; {root['step']}/{root['key']}: {root['text']}" + (f": {root['words']}" if root["words"] else "")
@@ -151,7 +152,11 @@ def explain_waiting(unit: UnitOfWork, projects: Projects, limit: int) -> dict[st
     return {"items": items, "total": sum(each["count"] for each in items)}
 
 
-def _group(record: Mapping[str, Any]) -> dict[str, Any]:
+def _place(run_id: UUID, facts: Mapping[str, Any]) -> Place:
+    return Place(run_id, facts["step"], facts["key"])
+
+
+def _group(record: Mapping[str, Any], place: Place | None = None) -> dict[str, Any]:
     cause, about = Cause(record["cause"]), record["subject"]
     return {
         "cause": cause,
@@ -159,13 +164,13 @@ def _group(record: Mapping[str, Any]) -> dict[str, Any]:
         "reason": record["reason"],
         "text": text_of(cause, about),
         "move": move_of(cause, record["reason"]),
-        "remedy": remedy_of(cause, about),
+        "remedy": remedy_of(cause, about, record["reason"], place),
         "count": int(record["count"]),
         "example": None if record["example"] is None else str(record["example"]),
     }
 
 
-def _root(facts: Mapping[str, Any]) -> dict[str, Any]:
+def _root(facts: Mapping[str, Any], run_id: UUID) -> dict[str, Any]:
     cause, about = Cause(facts["cause"]), facts["subject"]
     words, since = facts["waiting_for"], facts["since_text"]
     reason = facts["reason"]
@@ -197,7 +202,7 @@ def _root(facts: Mapping[str, Any]) -> dict[str, Any]:
         "move": move_of(cause, reason),
         "since": since,
         "until": _until(cause, facts),
-        "remedy": remedy_of(cause, about),
+        "remedy": remedy_of(cause, about, reason, _place(run_id, facts)),
         "step_run_id": str(facts["id"]),
         "step": facts["step"],
         "key": facts["key"],

@@ -5,6 +5,10 @@ from __future__ import annotations
 from typing import Any
 from uuid import uuid4
 
+import pytest
+from rich.console import Console
+
+from ccat_workflow_manager.commands import output
 from tests.cli.commands import answer, invoke, variables
 from tests.cli.conftest import Deployment
 from tests.cli.fake_api import fake_api
@@ -32,6 +36,21 @@ def test_the_chain_and_the_root_are_shown() -> None:
         assert word in shown.stdout
     assert "\x1b" not in shown.stdout
     assert "None" not in shown.stdout
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_ids_and_causes_are_not_broken(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    remedy = "give it more memory: `ccat-wm run retry latest --step grid --memory GB`"
+    group: dict[str, Any] = {"count": 24, "cause": "failed", "text": "it failed", "move": "author", "remedy": remedy}
+    group["example"] = str(uuid4())
+    monkeypatch.setattr(output, "console", lambda: Console(width=width))
+    with fake_api(
+        {"summary": "the run is FAILED", "root": None, "causes": [group, {**group, "cause": "cancelled"}]}
+    ) as url:
+        shown = invoke("explain", str(uuid4()), env=variables() | {"CCAT_WM_URL": url})
+    assert "cancelled" in shown.stdout
+    assert (group["example"] in shown.stdout) is (width > 150)
+    assert max(map(len, shown.stdout.splitlines())) <= width
 
 
 def test_nothing_waits(deployment: Deployment) -> None:

@@ -165,7 +165,8 @@ def test_every_pipeline_parses(page: Path, tmp_path: Path) -> None:
     for text in blocks(page, "yaml"):
         definition = yaml.safe_load(text)
         assert "steps" in definition, f"not a pipeline: {text}"
-        for path in definition.get("files", {}).values():
+        owners = [definition, *definition["steps"]]
+        for path in (path for owner in owners for path in owner.get("files", {}).values()):
             (tmp_path / path).touch()
         file = tmp_path / "pipeline.yaml"
         file.write_text(text, encoding="utf-8")
