@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from ccat_workflow_manager.db.breakers import LAUNCHABLE
 from ccat_workflow_manager.db.conditions import READY, quoted
-from ccat_workflow_manager.db.holds import FENCE
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.lifecycle.event_types import BackendEvent
 from ccat_workflow_manager.lifecycle.states import CANCELLABLE, LEASED, LIVE, Status
@@ -35,13 +34,6 @@ WITH back AS (
 )
 INSERT INTO events (backend, event, to_status, attempt, actor, at)
 SELECT name, '{BackendEvent.BACK}', 'AVAILABLE', 0, 'worker', clock_timestamp() FROM back
-"""
-
-_LAUNCH_STATE = f"""
-SELECT {FENCE} AS fence,
-  (SELECT retry_at > now() FROM backends WHERE name = :name AND problem IS NOT NULL) AS retry_later,
-  EXISTS (SELECT 1 FROM breakers WHERE probe_at <= now()) AS probe_due,
-  (SELECT min(retry_at) <= now() FROM full_places WHERE backend = :name) AS place_due
 """
 
 _ACQUIRE_POLL_LEASE = """
@@ -118,18 +110,6 @@ class Workload:
     """Seconds until workers try the backend again, while it has a problem."""
 
 
-@dataclass(frozen=True, slots=True)
-class LaunchState:
-    """What a worker takes into account before it claims step runs."""
-
-    retry_later: bool | None
-    """The backend is left alone until its retry. None: it has no problem."""
-    probe_due: bool
-    """A breaker is due for a probe."""
-    place_due: bool | None
-    """A full place is due for a probe. None: no place is full."""
-
-
 class BackendStore:
     """Reads and writes backends inside the caller's transaction."""
 
@@ -149,12 +129,6 @@ class BackendStore:
         itself, and now got an answer to the same call, clears it at once by giving its text as `problem`.
         """
         self.unit.execute(_MARK_HEALTHY, {"name": backend, "problem": problem})
-
-    def launch_state(self, backend: str) -> LaunchState:
-        """The first statement of a claim. From here to its end, no hold is set (`db.holds`)."""
-        state = self.unit.row(LaunchState, _LAUNCH_STATE, {"name": backend})
-        assert state is not None
-        return state
 
     def acquire_poll_lease(self, backend: str, seconds: float) -> bool:
         """Become the worker that polls all jobs of this backend. Returns False while another one does."""

@@ -5,12 +5,14 @@ Every statement here returns `LockedRow`s under the names of its fields, and loc
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from ccat_workflow_manager.db.conditions import quoted
 from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.json_values import JSON
 from ccat_workflow_manager.lifecycle.states import CANCELLABLE, RETRYABLE, Status
 
 
@@ -55,7 +57,16 @@ class ClaimRow(LockedRow):
     """A step run that a worker is about to claim."""
 
     lane: int
-    cpus: float
+    item: JSON
+    resources: Mapping[str, Any]
+    priority: int
+    job_id: str | None
+    replay_of: UUID | None
+    reuse: bool
+
+    @property
+    def cpus(self) -> float:
+        return float(self.resources["cpu"])
 
 
 class Block(NamedTuple):
@@ -97,7 +108,7 @@ LOCKED = """s.id, s.run_id, s.position, s.step, s.key, s.backend, s.status, s.at
   s.caveats"""
 """The columns of a `LockedRow` of `step_runs s`, all but `has_breaker`."""
 
-CLAIMED = f"{LOCKED}, s.lane, CAST(s.resources ->> 'cpu' AS double precision) AS cpus"
+CLAIMED = f"{LOCKED}, s.lane, s.item, s.resources, s.priority, s.job_id, s.replay_of, s.reuse"
 """The same of a `ClaimRow`."""
 
 LOCK_STEP_RUNS = f"""

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections import namedtuple
 from collections.abc import Callable, Iterator
 from functools import cached_property, lru_cache
-from typing import Any
+from operator import itemgetter
+from typing import Any, TypeVar
 
 import psycopg
+
+T = TypeVar("T")
 
 
 class Result:
@@ -26,6 +29,11 @@ class Result:
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._rows)
+
+    def shaped(self, shape: type[T]) -> list[T]:
+        """The rows as `shape`, a dataclass: each field takes the column of its own name."""
+        by_name = itemgetter(*(self.columns.index(name) for name in shape.__match_args__))  # type: ignore[attr-defined]
+        return [shape(*by_name(row)) for row in self.tuples]
 
     def all(self) -> list[Any]:
         return self._rows

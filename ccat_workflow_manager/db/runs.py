@@ -21,15 +21,16 @@ from ccat_workflow_manager.db.dependents import Dependents
 from ccat_workflow_manager.db.full_places import LOCK_PROBES_OF_PLACES, FullPlaceStore
 from ccat_workflow_manager.db.locked_rows import ClaimRow, LockedRow
 from ccat_workflow_manager.db.overrides import OverrideStore
+from ccat_workflow_manager.db.result import Result
 from ccat_workflow_manager.db.session import UnitOfWork, json_list
 from ccat_workflow_manager.db.tolerance import mark_tolerated
 from ccat_workflow_manager.db.transitions import Batch, validate_transitions
-from ccat_workflow_manager.db.turns import TurnStore
-from ccat_workflow_manager.db.work_items import load_items
+from ccat_workflow_manager.db.turns import LaunchState, TurnStore
+from ccat_workflow_manager.db.work_items import claimed_item
 from ccat_workflow_manager.db.workers import WorkerStore
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.breaker import OFF, BreakerPolicy
-from ccat_workflow_manager.lifecycle.models import Lease, Transition, TransitionEvent, WorkItem
+from ccat_workflow_manager.lifecycle.models import Lease, RunFacts, Transition, TransitionEvent, WorkItem
 from ccat_workflow_manager.lifecycle.overrides import NO_TERM, Changed, FieldChange, Term
 from ccat_workflow_manager.lifecycle.states import Event, Status
 
@@ -68,6 +69,10 @@ class RunStore:
         self._dependents = Dependents(unit, self._write_rows)
         self._limited_runs: set[UUID] = set()
         """Runs that were counted, of projects with a limit of what has a job."""
+        self.launch_state: LaunchState | None = None
+        """What the claim of this transaction has found."""
+        self._begun_runs: dict[UUID, RunFacts] = {}
+        """Runs that were counted, with a step run that was claimed."""
 
     def apply(self, transitions: Sequence[Transition]) -> Applied:
         """Apply all transitions that are still legal. The others are refused with a reason and change nothing."""
@@ -81,35 +86,40 @@ class RunStore:
         worker: str,
         limit: int,
         lease_seconds: float,
-        *,
-        probes: bool = True,
-        places: bool = True,
     ) -> list[WorkItem]:
         """Claim up to `limit` ready step runs of a backend: of the lanes whose turn it is, the most urgent first.
 
-        With `probes` also one for each open breaker that is due for a probe, with `places` a few for each full place.
-        A drained worker claims nothing.
+        Also one for each open breaker that is due for a probe, and a few for each full place that is. A drained worker
+        claims nothing, and none claims anything of a backend that is to be tried later: `launch_state` says so.
         """
-        if WorkerStore(self.unit).is_drained(worker):
+        turns = TurnStore(self.unit, backend, worker)
+        self.launch_state = state = turns.look()
+        if state.drained or state.retry_later:
             return []
-        turns = TurnStore(self.unit, backend)
         chosen = turns.lock_next(limit)
-        if places:
+        if (state.place_due or state.probe_due) and WorkerStore(self.unit).is_drained(worker):
+            return []
+        if state.place_due:
             found = self.unit.rows(ClaimRow, LOCK_PROBES_OF_PLACES, {"backend": backend})
             FullPlaceStore(self.unit, backend).postpone([row.id for row in found])
             chosen += turns.admit(found)
-        if probes:
+        if state.probe_due:
             due = turns.admit(self.unit.rows(ClaimRow, LOCK_PROBES, {"backend": backend}))
             self._breakers.set_probes([row.id for row in due], worker)
             chosen += due
-        if not chosen:
-            return []
-        rows: dict[UUID, LockedRow] = {row.id: row for row in chosen}
-        claimed, lease = [TransitionEvent(Event.CLAIMED, actor=worker)], Lease(worker, lease_seconds)
-        result = self._write(rows, [Transition(step_run_id, claimed, lease=lease) for step_run_id in rows])
-        items = load_items(self.unit, result.applied)
+        items = self._claimed(chosen, worker, lease_seconds) if chosen else []
         turns.charge(chosen)
         return items
+
+    def _claimed(self, chosen: Sequence[ClaimRow], worker: str, lease_seconds: float) -> list[WorkItem]:
+        """Claim these locked step runs. Returns them, the most urgent first."""
+        claimed, lease = [TransitionEvent(Event.CLAIMED, actor=worker)], Lease(worker, lease_seconds)
+        rows: dict[UUID, LockedRow] = {row.id: row for row in chosen}
+        applied = set(
+            self._write(rows, [Transition(step_run_id, claimed, lease=lease) for step_run_id in rows]).applied
+        )
+        chosen = sorted((row for row in chosen if row.id in applied), key=lambda row: (-row.priority, row.id))
+        return [claimed_item(row, self._begun_runs[row.run_id]) for row in chosen]
 
     def record_waits(self, waits: Sequence[tuple[UUID, int, str | None, bool]]) -> None:
         """Record why jobs wait, and whether their backend knows them: (id, token, reason, unknown).
@@ -207,7 +217,10 @@ class RunStore:
         result = Applied(applied, refused)
         if not batch.rows and not batch.cancelled:
             return result
-        if batch.rows:
+        count = self._count
+        if batch.rows and batch.stands_alone and not batch.products:
+            count = self._write_and_count
+        elif batch.rows:
             self._write_rows(batch)
         self._dependents.settle(batch, result.add_ready)
         for row in rows.values():
@@ -217,7 +230,7 @@ class RunStore:
             for backend, ids in self._breakers.record(batch.failures, [row.id for row in batch.succeeded]).items():
                 result.ready.setdefault(backend, []).extend(ids)
             result.breaker_opened = self._breakers.opened
-        result.finished_runs += self._count(batch)
+        result.finished_runs += count(batch)
         for row in rows.values():
             if row.run_id in self._limited_runs and row.status not in USES_LIMITS:
                 result.add_ready(row.backend, row.id)
@@ -236,7 +249,19 @@ class RunStore:
     def _count(self, batch: Batch) -> list[UUID]:
         """Bring the rows of the runs up to date. Returns the runs that are finished now."""
         deltas = batch.delta_records()
-        found = self.unit.execute(sql.COUNT_RUNS, {"deltas": json_list(deltas)}).all() if deltas else []
+        return self._ended(self.unit.execute(sql.COUNT_RUNS, {"deltas": json_list(deltas)})) if deltas else []
+
+    def _write_and_count(self, batch: Batch) -> list[UUID]:
+        """Write a batch that stands alone, and do what `_count` does."""
+        lists = {"rows": batch.rows, "events": batch.events, "deltas": batch.delta_records()}
+        records = {name: json_list(each) for name, each in lists.items()}
+        return self._ended(self.unit.execute(sql.WRITE_AND_COUNT, records))
+
+    def _ended(self, counted: Result) -> list[UUID]:
+        """What follows for runs that were counted. Returns those that are finished now."""
+        found = counted.all()
+        facts = zip(counted.shaped(RunFacts), found, strict=True)
+        self._begun_runs |= {run.run_id: run for run, row in facts if row.began}
         self._limited_runs.update(row.id for row in found if row.is_limited)
         mark_tolerated(self.unit, [row.id for row in found if row.has_losses])
         if with_losses := [row.id for row in found if row.has_ended and row.has_losses]:

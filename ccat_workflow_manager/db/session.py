@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import lru_cache
-from operator import itemgetter
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -50,10 +49,8 @@ class UnitOfWork:
         return Result(self._connection.execute(query, values))
 
     def rows(self, shape: type[T], statement: str, parameters: Mapping[str, Any] | None = None) -> list[T]:
-        """Run a SELECT. Returns its rows as `shape`, a dataclass: each field takes the column of its own name."""
-        result = self.execute(statement, parameters)
-        by_name = itemgetter(*(result.columns.index(name) for name in shape.__match_args__))  # type: ignore[attr-defined]
-        return [shape(*by_name(row)) for row in result.tuples]
+        """Run a SELECT. Returns its rows as `Result.shaped` does."""
+        return self.execute(statement, parameters).shaped(shape)
 
     def row(self, shape: type[T], statement: str, parameters: Mapping[str, Any] | None = None) -> T | None:
         """Run a SELECT of at most one row. Returns it as `rows` does, or None if there is none."""
@@ -66,8 +63,9 @@ class UnitOfWork:
         return [dict(zip(result.columns, row, strict=True)) for row in result.tuples]
 
     def snapshot(self) -> None:
-        """Give all statements of a unit that only reads the same snapshot. Must come before them."""
-        self.execute(_SNAPSHOT)
+        """Give the statements of a unit that only reads the same snapshot from here on."""
+        if self._connection.info.transaction_status is TransactionStatus.IDLE:
+            self.execute(_SNAPSHOT)
 
     def together(self) -> None:
         """Let the statements that follow commit together, also where each commits by itself."""

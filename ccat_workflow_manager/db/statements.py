@@ -131,7 +131,8 @@ FROM json_to_recordset(CAST(:events AS json)) AS e(step_run_id uuid, run_id uuid
 `clock_timestamp()`, because the transaction may have begun long before it locked the rows (`now()`).
 """
 
-WRITE_TRANSITIONS = f"WITH {_RECORDS}, {_UPDATE_STEP_RUNS}, {_INSERT_ATTEMPTS}, {_UPDATE_ATTEMPTS} {_INSERT_EVENTS}"
+_UPDATES = f"{_RECORDS}, {_UPDATE_STEP_RUNS}, {_INSERT_ATTEMPTS}, {_UPDATE_ATTEMPTS}"
+WRITE_TRANSITIONS = f"WITH {_UPDATES} {_INSERT_EVENTS}"
 """Step runs, attempts and events of a batch of transitions, in one round trip."""
 
 INSERT_PRODUCTS = """
@@ -171,13 +172,13 @@ _OPEN_AFTERWARDS = " + ".join(
     f"r.{counter(status)} + COALESCE(d.{counter(status)}, 0)" for status in Status if status in CANCELLABLE
 )
 
-COUNT_RUNS = f"""
-WITH d AS MATERIALIZED (
+_COUNTED_RUNS = f"""
+d AS MATERIALIZED (
   SELECT * FROM json_to_recordset(CAST(:deltas AS json)) AS d(id uuid, began boolean, reopened boolean,
     cancelled boolean, status_reason text, caveats jsonb, {", ".join(f"{column} integer" for column in _COUNTERS)})
 ), locked AS (
   SELECT r.id, r.finished_at AS finished_before FROM runs r JOIN d ON d.id = r.id ORDER BY r.id FOR NO KEY UPDATE OF r
-), changed AS (
+), counted AS (
 UPDATE runs r SET
   {", ".join(f"{column} = r.{column} + COALESCE(d.{column}, 0)" for column in _COUNTERS)},
   started_at = COALESCE(r.started_at, CASE WHEN d.began THEN now() END),
@@ -194,18 +195,34 @@ WHERE r.id = d.id
 RETURNING r.id, r.project, r.finished_at IS NOT NULL AS finished, r.status, r.status_reason,
   r.finished_at IS NOT NULL AND (l.finished_before IS NULL OR d.reopened) AS has_ended,
   r.finished_at IS NOT NULL AND r.{counter(Status.FAILED)} + r.{counter(Status.CANCELLED)} > 0 AS has_losses,
-  r.project IN (SELECT q.name FROM projects q WHERE COALESCE(q.max_live, q.max_cpus) IS NOT NULL) AS is_limited
-), ended AS (
+  r.project IN (SELECT q.name FROM projects q WHERE COALESCE(q.max_live, q.max_cpus) IS NOT NULL) AS is_limited,
+  r.pipeline, CASE WHEN d.began THEN r.parameters END AS parameters, r.spec_id, r.trace,
+  d.began
+)"""
+_ENDED_RUNS = f"""
   INSERT INTO events (run_id, project, event, to_status, attempt, actor, text, at)
   SELECT id, project, '{RunEvent.FINISHED}', status, 0, 'service', status_reason, clock_timestamp()
-  FROM changed WHERE has_ended AND NOT has_losses
-)
-SELECT id, finished, has_ended, has_losses, is_limited FROM changed
+  FROM counted WHERE has_ended AND NOT has_losses
 """
+_RUNS_NOW = """
+SELECT id, finished, has_ended, has_losses, is_limited,
+  began, id AS run_id, project, pipeline, spec_id, parameters, trace
+FROM counted
+"""
+
+COUNT_RUNS = f"WITH {_COUNTED_RUNS}, ended AS ({_ENDED_RUNS}) {_RUNS_NOW}"
 """Add the changes of their step runs to the counters of runs, from which PostgreSQL derives the status.
 
-The end of a run is an event; END_WITH_LOSSES adds it where losses may be tolerated.
+The end of a run is an event; END_WITH_LOSSES adds it where losses may be tolerated. What launching needs of a run is
+returned if a step run of it was claimed.
 """
+
+WRITE_AND_COUNT = f"""
+WITH {_UPDATES}, written AS ({_INSERT_EVENTS} RETURNING 1), {_COUNTED_RUNS},
+ended AS ({_ENDED_RUNS} AND (SELECT count(*) FROM written) > 0)
+{_RUNS_NOW}
+"""
+"""Both in one round trip, for locked step runs whose ends concern no others. Step runs end before their runs."""
 
 END_WITH_LOSSES = f"""
 INSERT INTO events (run_id, project, event, to_status, attempt, actor, text, at)

@@ -72,6 +72,12 @@ class Batch:
         self._count(row, before)
         self._add_consequences(row, transition)
 
+    @property
+    def stands_alone(self) -> bool:
+        """It concerns no other step runs, and no breaker."""
+        others = self.completed or self.blocked or self.regained
+        return not (others or self.failures or any(row.has_breaker for row in self.succeeded))
+
     def _count(self, row: LockedRow, before: Status) -> None:
         delta = self.delta(row.run_id)
         delta[counter(before)] -= 1

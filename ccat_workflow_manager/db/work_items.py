@@ -8,6 +8,7 @@ from uuid import UUID
 
 from ccat_workflow_manager.db.breakers import LAUNCHABLE
 from ccat_workflow_manager.db.conditions import quoted
+from ccat_workflow_manager.db.locked_rows import ClaimRow
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.lifecycle.models import Resources, RunFacts, WorkItem
 from ccat_workflow_manager.lifecycle.states import CANCELLABLE, LIVE, Status
@@ -35,6 +36,33 @@ def _item(record: dict[str, Any], runs: dict[UUID, RunFacts]) -> WorkItem:
     record["status"] = Status(record["status"])
     record["resources"] = Resources(**record["resources"])
     return WorkItem(**record)
+
+
+def claimed_item(row: ClaimRow, run: RunFacts) -> WorkItem:
+    """A step run that this transaction has locked and claimed."""
+    return WorkItem(
+        step_run_id=row.id,
+        run=run,
+        step=row.step,
+        position=row.position,
+        key=row.key,
+        item=row.item,
+        backend=row.backend,
+        status=row.status,
+        attempt=row.attempt,
+        max_attempts=row.max_attempts,
+        claims=row.claims,
+        token=row.token,
+        job_id=row.job_id,
+        resources=Resources(**row.resources),
+        priority=row.priority,
+        cancel_requested=False,
+        waiting_for=None,
+        unknown_seconds=None,
+        replay_of=row.replay_of,
+        reuse=row.reuse,
+        requeued_by_breaker=row.requeued_by_breaker,
+    )
 
 
 def load_items(unit: UnitOfWork, step_run_ids: Sequence[UUID]) -> list[WorkItem]:

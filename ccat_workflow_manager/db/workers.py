@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 from ccat_workflow_manager.db.session import UnitOfWork
 
+DRAINED = "EXISTS (SELECT 1 FROM workers w WHERE w.id = :worker AND w.drained IS NOT NULL)"
+"""The worker `:worker` takes no new work."""
+
 _DRAIN = """
 UPDATE workers SET backends = '{}', drained = jsonb_build_object('backends', to_jsonb(backends), 'by',
   CAST(:by AS text), 'why', CAST(:why AS text), 'at', now())
@@ -46,8 +49,7 @@ class WorkerStore:
         return None if found is None else bool(found[0])
 
     def is_drained(self, worker: str) -> bool:
-        found = self.unit.execute("SELECT 1 FROM workers WHERE id = :id AND drained IS NOT NULL", {"id": worker})
-        return found.first() is not None
+        return bool(self.unit.execute(f"SELECT {DRAINED}", {"worker": worker}).scalar())
 
     def drain(self, worker: str, by: str, why: str | None) -> bool:
         """Have a worker take no new work. Returns False if there is none with this id that does."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
 
-from ccat_workflow_manager.db.backends import BackendStore
 from ccat_workflow_manager.db.full_places import FullPlaceStore, place_of
 from ccat_workflow_manager.db.products import UpstreamReader
 from ccat_workflow_manager.db.runs import RunStore
@@ -114,20 +113,12 @@ class Launcher:
         """None if the backend is not to be tried now, or if nothing is ready."""
         context = self._context
         with context.database.begin("commit.claim") as unit:
-            state = BackendStore(unit).launch_state(backend.name)
-            if state.retry_later:
-                return None
-            items = RunStore(unit).claim(
-                backend.name,
-                context.worker,
-                limit,
-                context.lease_seconds,
-                probes=state.probe_due,
-                places=bool(state.place_due),
-            )
+            store = RunStore(unit)
+            items = store.claim(backend.name, context.worker, limit, context.lease_seconds)
             spec_ids = {item.run.spec_id for item in items}
             compiled = {spec_id: context.catalogue.compiled(unit, spec_id) for spec_id in spec_ids}
-        if not items:
+        state = store.launch_state
+        if not items or state is None:
             return None
         upstream = UpstreamReader(context.database, items, context.upstream_max_products)
         return _Claim(

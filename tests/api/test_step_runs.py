@@ -78,6 +78,7 @@ def test_every_wait_has_its_reason(rest: Rest, hand: Hand, context: Context) -> 
     assert waits(rest, run_id)["first/1"] == (
         "the backend noop is not available: the scheduler is down for maintenance"
     )
+    hand.execute("UPDATE backends SET retry_at = now()")
     first, second = hand.claim(2)
     hand.apply(first, TransitionEvent(Event.RELEASED, "w", text="the disk is full", delay_seconds=3600))
     hand.submit(second)

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.db.backends import BackendStore
 from ccat_workflow_manager.db.holds import HoldStore
 from ccat_workflow_manager.db.runs import Applied, RunStore
-from ccat_workflow_manager.db.turns import LOCK_CLAIMABLE, TURNS
+from ccat_workflow_manager.db.turns import LOCK_CLAIMABLE, LOOK, TurnStore
+from ccat_workflow_manager.db.workers import WorkerStore
 from ccat_workflow_manager.lifecycle.holds import Kind, Mode
 from ccat_workflow_manager.lifecycle.models import Facts, Transition, TransitionEvent, WorkItem
 from ccat_workflow_manager.lifecycle.states import Event
@@ -124,8 +124,8 @@ def test_no_claim_goes_through_the_waiting_step_runs(context: Context) -> None:
         start(context, name, 3000)
     sql(context, "ANALYZE step_runs")
     lanes = [row[0] for row in sql(context, "SELECT id FROM lanes")]
-    values = {"backend": "noop", "lanes": lanes, "limit": 200, "most_cpus": None}
-    for statement in (TURNS, LOCK_CLAIMABLE):
+    values = {"backend": "noop", "worker": "w", "lanes": lanes, "limit": 200, "most_cpus": None}
+    for statement in (LOOK, LOCK_CLAIMABLE):
         used = {name: value for name, value in values.items() if f":{name}" in statement}
         with context.database.begin() as unit:
             [plan] = unit.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", used).one()
@@ -176,7 +176,6 @@ def test_no_claim_misses_a_hold_that_was_acknowledged(context: Context) -> None:
     def work(worker: int) -> None:
         while not stop.is_set():
             with context.database.begin() as unit:
-                BackendStore(unit).launch_state("noop")
                 claims.append(len(RunStore(unit).claim("noop", f"w{worker}", 3, 60)))
 
     with ThreadPoolExecutor(4) as pool:
@@ -191,6 +190,18 @@ def test_no_claim_misses_a_hold_that_was_acknowledged(context: Context) -> None:
             each.result()
     assert sql(context, "SELECT count(*) FROM step_runs WHERE status <> 'PENDING'") == [(claimed,)]
     assert claimed < 2000
+
+
+def test_a_drain_after_the_first_look_of_a_claim_counts(context: Context) -> None:
+    start(context, "a", 2)
+    with context.database.begin() as unit:
+        WorkerStore(unit).register("w", "host", 1, ["noop"])
+    with context.database.begin() as unit:
+        turns = TurnStore(unit, "noop", "w")
+        assert not turns.look().drained
+        with context.database.begin() as other:
+            WorkerStore(other).drain("w", "anna", None)
+        assert turns.lock_next(10) == []
 
 
 # --- limits -----------------------------------------------------------------------------------------------------------
