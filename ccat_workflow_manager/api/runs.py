@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
 from fastapi import Header, Query, Request
@@ -25,7 +25,6 @@ from ccat_workflow_manager.api.paging import (
     matches,
     not_modified,
     page,
-    read_one,
     tagged,
     uuid_key,
 )
@@ -38,7 +37,6 @@ from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.queries import runs as queries
 from ccat_workflow_manager.db.queries.products import run_products_page
 from ccat_workflow_manager.db.queries.step_runs import run_step_runs_page
-from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.definition.messages import validated
 from ccat_workflow_manager.errors import Conflict, Fault, Invalid, NotFound
 from ccat_workflow_manager.execution.declarations import ProductType
@@ -49,6 +47,8 @@ from ccat_workflow_manager.services.run_request import Priority, RunRequest, Tex
 from ccat_workflow_manager.threads import in_thread
 
 router = api_router(prefix="/runs", tags=["runs"])
+
+F = TypeVar("F")
 
 _KIND = "runs"
 _STEP_RUNS = "run-step-runs"
@@ -119,14 +119,18 @@ _SAME_RUN: dict[str, Any] = {"model": Run, "description": "The run that the same
 
 
 def _run(context: Context, run_id: UUID) -> str:
-    return read_one(context, "run", _text, run_id)
+    with context.database.read() as unit:
+        return _text(_found(run_id, queries.run_detail(unit, run_id)))
 
 
-def _text(
-    unit: UnitOfWork, run_id: UUID, most: int | None = None, version: queries.RunVersion | None = None
-) -> str | None:
-    found = queries.run_detail(unit, run_id, most, version)
-    return None if found is None else found.text(lambda last: encode(_STEP_RUNS, last))
+def _found(run_id: UUID, found: F | None) -> F:
+    if found is None:
+        raise NotFound(f"there is no run {run_id}")
+    return found
+
+
+def _text(found: queries.RunDetail) -> str:
+    return found.text(lambda last: encode(_STEP_RUNS, last))
 
 
 @router.post(
@@ -216,16 +220,19 @@ def _run_response(
     What waits in a run may change without the run, so only of a finished one its row is the version.
     """
     with context.database.read() as unit:
-        unit.snapshot()
-        version = queries.run_versions(unit, [run_id]).get(run_id)
-        if version is None:
-            raise NotFound(f"there is no run {run_id}")
-        etag = etag_of(f"{run_id} {version.row} {most}") if version.finished else None
-        if etag is not None and matches(if_none_match, etag):
-            return version, not_modified(etag)
-        text = _text(unit, run_id, most, version) or ""
-    etag = etag or etag_of(text)
+        if if_none_match is not None:
+            version = _found(run_id, queries.run_versions(unit, [run_id]).get(run_id))
+            if version.finished and matches(if_none_match, etag := _etag(run_id, version, most)):
+                return version, not_modified(etag)
+        found = _found(run_id, queries.run_detail(unit, run_id, most))
+    version, text = found.state, _text(found)
+    etag = _etag(run_id, version, most) if version.finished else etag_of(text)
     return version, not_modified(etag) if matches(if_none_match, etag) else tagged(text, etag)
+
+
+def _etag(run_id: UUID, version: queries.RunVersion, most: int) -> str:
+    """The ETag of a finished run."""
+    return etag_of(f"{run_id} {version.row} {most}")
 
 
 @router.post("/{run_id}/cancel", status_code=202, response_model=Run)

@@ -28,21 +28,35 @@ json_build_object({_COUNTS}) AS counts, r.n_caveats AS caveat_count, COALESCE(r.
 """
 """The columns of `runs r` that a list of runs shows."""
 
+_VERSION = f"r.xmin::text AS version, finished_at IS NOT NULL AS finished, n_pending + {STARTED} > 0 AS waits"
+
 _DETAIL = f"""
 SELECT (SELECT row_to_json(x)::text FROM (SELECT {RUN}) x) AS run, y.step_runs,
-  CASE WHEN {_TOTAL} > :most THEN COALESCE(y.last, '{UUID(int=0)}') END AS last
+  CASE WHEN {_TOTAL} > :most THEN COALESCE(y.last, '{UUID(int=0)}') END AS last, {_VERSION}
 FROM runs r CROSS JOIN (
   SELECT string_agg(row_to_json(z)::text, ',' ORDER BY z.id) AS step_runs, max(z.id::text) AS last
-  FROM (SELECT {STEP_RUN} FROM (SELECT * FROM step_runs WHERE run_id = :id OFFSET 0) s ORDER BY s.id LIMIT :most) z
+  FROM (
+    SELECT {STEP_RUN} FROM (
+      SELECT * FROM step_runs WHERE run_id = :id
+        AND (:worded OR (SELECT n_pending + {STARTED} FROM runs WHERE id = :id) = 0) OFFSET 0
+    ) s ORDER BY s.id LIMIT :most
+  ) z
 ) y WHERE r.id = :id
 """
+"""Unless the reasons of waits are `:worded`, only a run in which nothing waits is shown with its step runs."""
 
 
 _STEP_RUNS = f"""(SELECT string_agg(row_to_json(y)::text, ',' ORDER BY y.id)
    FROM (SELECT {step_run_columns("NULL::text")} FROM step_runs s WHERE s.run_id = x.id) y)"""
 
-_VERSIONS = f"""SELECT id, xmin::text, finished_at IS NOT NULL, n_pending > 0, {STARTED} > 0
-FROM runs WHERE id = ANY(:ids)"""
+_VERSIONS = f"SELECT id, {_VERSION} FROM runs r WHERE id = ANY(:ids)"
+
+
+class RunVersion(NamedTuple):
+    """The state of the row of a run. Every change of a status in the run changes its counters, and so this row."""
+
+    row: str
+    finished: bool
 
 
 class RunDetail(NamedTuple):
@@ -52,6 +66,13 @@ class RunDetail(NamedTuple):
     step_runs: str | None
     last: str | None
     """The id of the last step run that is listed, if the run has more."""
+    version: str
+    finished: bool
+    waits: bool
+
+    @property
+    def state(self) -> RunVersion:
+        return RunVersion(self.version, self.finished)
 
     def text(self, cursor_of: Callable[[str], str] = str) -> str:
         """The JSON of both. `step_runs_next` is the cursor behind the last one, if the run has more."""
@@ -59,33 +80,27 @@ class RunDetail(NamedTuple):
         return with_step_runs(self.run, self.step_runs, rest)
 
 
-class RunVersion(NamedTuple):
-    """The state of the row of a run. Every change of a status in the run changes its counters, and so this row."""
-
-    row: str
-    finished: bool
-    pending: bool = True
-    """Some step runs are PENDING."""
-    started: bool = True
-    """Some have been launched and are not finished."""
-
-
 def run_versions(unit: UnitOfWork, run_ids: Sequence[UUID]) -> dict[UUID, RunVersion]:
     """The present versions of these runs, as far as they exist."""
-    return {run_id: RunVersion(*version) for run_id, *version in unit.execute(_VERSIONS, {"ids": list(run_ids)})}
+    found = unit.execute(_VERSIONS, {"ids": list(run_ids)})
+    return {row.id: RunVersion(row.version, row.finished) for row in found}
 
 
 _EXISTING = f"SELECT id FROM runs WHERE id = ANY(:ids) AND {visible('project')}"
 
 
-def run_detail(
-    unit: UnitOfWork, run_id: UUID, most: int | None = None, version: RunVersion | None = None
-) -> RunDetail | None:
-    """A run with its first step runs, in the order of the pipeline. `version` is of the same snapshot."""
+def run_detail(unit: UnitOfWork, run_id: UUID, most: int | None = None) -> RunDetail | None:
+    """A run with its first step runs, in the order of the pipeline.
+
+    Where something in the run waits, its reason is worded: then three statements in one snapshot follow the first.
+    """
     most = limits().listed_step_runs if most is None else most
-    pending, started = (True, True) if version is None else (version.pending, version.started)
-    waits = waits_of_run(unit, run_id, pending=pending, started=started) if most else "{}"
-    return unit.row(RunDetail, _DETAIL, {"id": run_id, "waits": waits, "most": most})
+    values = {"id": run_id, "most": most}
+    found = unit.row(RunDetail, _DETAIL, {**values, "waits": "{}", "worded": most == 0})
+    if found is None or not found.waits or most == 0:
+        return found
+    unit.snapshot()
+    return unit.row(RunDetail, _DETAIL, {**values, "waits": waits_of_run(unit, run_id), "worded": True})
 
 
 def with_step_runs(run: str, step_runs: str | None, rest: str | None = None) -> str:

@@ -89,12 +89,9 @@ _AT_BACKENDS_OF_RUN = _AT_BACKENDS.replace(
 _AT_BACKENDS_OF_STEP_RUNS = _AT_BACKENDS.replace("%where%", "s.id = ANY(:id)")
 
 
-def waits_of_run(unit: UnitOfWork, run_id: UUID, *, pending: bool = True, started: bool = True) -> str:
-    """The parameter `:waits` of WAITING_FOR for the step runs of a run.
-
-    `pending` and `started` are false if the caller has seen in the same snapshot that there are no such step runs.
-    """
-    return _worded(unit, _PENDING_OF_RUN if pending else None, _AT_BACKENDS_OF_RUN if started else None, run_id)
+def waits_of_run(unit: UnitOfWork, run_id: UUID) -> str:
+    """The parameter `:waits` of WAITING_FOR for the step runs of a run."""
+    return _worded(unit, _PENDING_OF_RUN, _AT_BACKENDS_OF_RUN, run_id)
 
 
 def waits_of_step_run(unit: UnitOfWork, step_run_id: UUID) -> str:
@@ -107,13 +104,13 @@ def waits_of_step_runs(unit: UnitOfWork, ids: Sequence[UUID]) -> str:
     return _worded(unit, _PENDING_OF_STEP_RUNS, _AT_BACKENDS_OF_STEP_RUNS, list(ids))
 
 
-def _worded(unit: UnitOfWork, pending: str | None, at_backends: str | None, of: UUID | list[UUID]) -> str:
-    rows = [] if pending is None else unit.records(pending, {"id": of})
+def _worded(unit: UnitOfWork, pending: str, at_backends: str, of: UUID | list[UUID]) -> str:
+    rows = unit.records(pending, {"id": of})
     holds = {each.subject: each.text() for each in active_holds(unit)} if any(row["on_hold"] for row in rows) else {}
     full = {row["project"] for row in rows if row["needs"] is not None}
     limits = {each.project: each for each in limit_uses(unit, full)}
     words: dict[str, str | None] = {row["wait_key"]: explain(_facts(row, holds, limits)) for row in rows}
-    for backend, problem, workers in () if at_backends is None else unit.execute(at_backends, {"id": of}):
+    for backend, problem, workers in unit.execute(at_backends, {"id": of}):
         words[f"jobs {backend}"] = unattended(backend, problem, workers)
         words[f"results {backend}"] = uncollected(backend, workers)
     return json.dumps(words)
