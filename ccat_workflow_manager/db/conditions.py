@@ -54,6 +54,9 @@ IN_USE = f"status IN ({quoted(USES_LIMITS)})"
 OTHER_PROJECT = f"project <> '{DEFAULT_PROJECT}'"
 """Runs of `default` are in no index of the project: most are of it, and their list is that of all runs."""
 
+LABELLED = "labels <> '{}'"
+"""Runs without labels are in no index of labels."""
+
 CLAIMABLE = f"{READY} AND (not_before IS NULL OR not_before <= now()) AND cancel_requested_at IS NULL"
 """Ready, not backing off and not cancelled.
 

@@ -29,7 +29,16 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSON, JSONB
 
-from ccat_workflow_manager.db.conditions import IN_USE, OPEN, OTHER_PROJECT, READY, RUN_STATUS_SQL, counter, quoted
+from ccat_workflow_manager.db.conditions import (
+    IN_USE,
+    LABELLED,
+    OPEN,
+    OTHER_PROJECT,
+    READY,
+    RUN_STATUS_SQL,
+    counter,
+    quoted,
+)
 from ccat_workflow_manager.db.fairness_tables import holds, lanes, projects, turns
 from ccat_workflow_manager.db.feed_tables import deliveries, events, feed, webhooks
 from ccat_workflow_manager.db.figure_tables import figures, figures_place, live_figures
@@ -147,7 +156,13 @@ runs = Table(
     Index("ix_runs_caveats", text("id DESC"), postgresql_where=text("n_caveats > 0")),
     Index("ix_runs_project", "project", postgresql_where=text("finished_at IS NULL")),
     Index("ix_runs_created_at_status", "created_at", "status"),
-    Index("ix_runs_labels", "labels", postgresql_using="gin", postgresql_ops={"labels": "jsonb_path_ops"}),
+    Index(
+        "ix_runs_labels",
+        "labels",
+        postgresql_using="gin",
+        postgresql_ops={"labels": "jsonb_path_ops"},
+        postgresql_where=text(LABELLED),
+    ),
     Index(
         "uq_runs_idempotency_key",
         "created_by",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from ccat_workflow_manager.db.conditions import OTHER_PROJECT
+from ccat_workflow_manager.db.conditions import LABELLED, OTHER_PROJECT
 from ccat_workflow_manager.db.session import first_id
 from ccat_workflow_manager.definition.project import DEFAULT_PROJECT
 from ccat_workflow_manager.identity import Projects
@@ -77,7 +77,7 @@ class RunFilter:
             where.append("r.project = ANY(:visible)")
             values["visible"] = sorted(self.visible)
         if self.labels:
-            where.append("r.labels @> CAST(:labels AS jsonb)")
+            where.append(f"r.labels @> CAST(:labels AS jsonb) AND r.{LABELLED}")
             values["labels"] = json.dumps(dict(self.labels))
         for number, (name, prefix) in enumerate(self.label_prefixes.items()):
             where.append(f"starts_with(r.labels ->> :label_{number}, :prefix_{number})")
@@ -122,7 +122,7 @@ def _search(words: str, values: dict[str, Any]) -> list[str]:
     found = [
         "r.pipeline ILIKE :like",
         "r.status_reason ILIKE :like",
-        "r.labels <> '{}' AND EXISTS"
+        f"r.{LABELLED} AND EXISTS"
         " (SELECT 1 FROM jsonb_each_text(r.labels) l WHERE l.key || CAST(:colon AS text) || l.value ILIKE :like)",
     ]
     values["colon"] = ":"

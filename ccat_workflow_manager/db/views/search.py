@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from uuid import UUID
 
+from ccat_workflow_manager.db.conditions import LABELLED
 from ccat_workflow_manager.db.queries import project_list, visible
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.identity import Projects
@@ -21,7 +22,8 @@ _PIPELINES = f"""
 SELECT r.name FROM pipelines r WHERE r.name >= :q AND starts_with(r.name, :q) AND {_VISIBLE} ORDER BY r.name LIMIT 8
 """
 _BY_LABEL = f"""
-SELECT r.id FROM runs r WHERE r.labels @> CAST(:label AS jsonb) AND {_VISIBLE} ORDER BY r.id DESC LIMIT 1
+SELECT r.id FROM runs r WHERE r.labels @> CAST(:label AS jsonb) AND r.{LABELLED} AND {_VISIBLE}
+ORDER BY r.id DESC LIMIT 1
 """
 _EXACT = f"""
 SELECT 'runs' AS kind, r.id FROM runs r WHERE r.id = :id AND {_VISIBLE}

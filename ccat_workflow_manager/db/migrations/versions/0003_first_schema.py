@@ -299,7 +299,7 @@ TABLES = (
     CREATE INDEX ix_runs_created_at_status ON runs (created_at, status)
     """,
     """
-    CREATE INDEX ix_runs_labels ON runs USING gin (labels jsonb_path_ops)
+    CREATE INDEX ix_runs_labels ON runs USING gin (labels jsonb_path_ops) WHERE labels <> '{}'
     """,
     """
     CREATE INDEX ix_runs_pipeline_id ON runs (pipeline, id DESC)
