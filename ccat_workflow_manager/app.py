@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from functools import cache
 
 from fastapi import APIRouter, FastAPI
+from fastapi.telemetry import TelemetryConfig
 
 from ccat_workflow_manager import __version__
 from ccat_workflow_manager.api import (
@@ -44,11 +45,14 @@ from ccat_workflow_manager.api.rate_limit import RateLimit
 from ccat_workflow_manager.api.route import declare
 from ccat_workflow_manager.api.run_watch import RunWatch
 from ccat_workflow_manager.api.tes import routes as tes
-from ccat_workflow_manager.api.trace import Traced
+from ccat_workflow_manager.api.trace import Observed
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.dashboard import router as dashboard
 from ccat_workflow_manager.services.answers import Answers
 from ccat_workflow_manager.services.log_stream import LogStreams
+
+_NO_TELEMETRY = TelemetryConfig(tracing=False, metrics=False, logs=False)
+"""FastAPI's own: it would look at each request whether something collects it."""
 
 
 def create_app(context: Context, *, secret: str | None = None) -> FastAPI:
@@ -72,6 +76,7 @@ def create_app(context: Context, *, secret: str | None = None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         routes=_routes().routes,
+        telemetry=_NO_TELEMETRY,
     )
     app.state.context = context
     app.state.has_log_in = context.session_key is not None  # a weak key is refused now, not at the first log-in
@@ -85,8 +90,7 @@ def create_app(context: Context, *, secret: str | None = None) -> FastAPI:
     limit = RateLimit(context.settings.api_requests_per_second)
     app.add_middleware(Guard, hosts=context.settings.api_names, authenticator=authenticator, limit=limit)
     handle_errors(app)
-    app.add_middleware(metrics.Measured)
-    app.add_middleware(Traced)
+    app.add_middleware(Observed)
     dashboard.mount(app, context)
     declare(app)
     return app

@@ -1,6 +1,6 @@
 """Traces: the W3C trace context of a request, which its runs keep, and spans as OTLP over HTTP.
 
-    with tracing.request(headers.get("traceparent")) as trace: ...   # the manager
+    with tracing.request(headers.get("traceparent"), tracing.Span()): ...   # the manager
     with tracing.span("launch", run.trace, {"step": item.step}): ...      # a worker, hours later
 
 Without an endpoint nothing is recorded: there are only the ids, in log lines and in the TRACEPARENT of programs. OTLP
@@ -84,14 +84,14 @@ class Span:
 
 
 @contextmanager
-def request(traceparent: str | None) -> Iterator[Span]:
+def request(traceparent: str | None, open_span: Span) -> Iterator[None]:
     """The span of a request. It continues the trace of its client, or begins one."""
-    parent, began, open_span = parsed(traceparent), time.time_ns(), Span()
+    parent, began = parsed(traceparent), time.time_ns()
     trace_id = parent.trace_id if parent is not None else secrets.token_hex(16)
     own = Trace(trace_id, secrets.token_hex(8), parent.sampled if parent is not None else _exporter is not None)
     token = _current.set(own)
     try:
-        yield open_span
+        yield
     finally:
         _current.reset(token)
         _record(own, parent, open_span, began, time.time_ns(), _SERVER)

@@ -1,11 +1,9 @@
-"""Metrics for Prometheus: how long requests take, and the page with all numbers of this manager."""
+"""Metrics for Prometheus: the page with all numbers of this manager."""
 
 from __future__ import annotations
 
-import time
-
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Scope
 
 from ccat_workflow_manager import metrics
 from ccat_workflow_manager.api.dependencies import Ctx
@@ -37,23 +35,3 @@ def route_of(scope: Scope) -> str:
         return template
     parts = scope["path"].split("/")
     return "/".join(parts[: len(parts) - template.count("/")]) + template
-
-
-class Measured:
-    """Middleware: measures the time until a response begins, by the template of its route."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        began = time.perf_counter()
-
-        async def send_and_measure(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                metrics.http_answered(route_of(scope), message["status"], time.perf_counter() - began)
-            await send(message)
-
-        await self._app(scope, receive, send_and_measure)

@@ -12,7 +12,9 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.json_schema import models_json_schema
+from starlette.types import ASGIApp
 
+from ccat_workflow_manager.api import dispatch
 from ccat_workflow_manager.api.dependencies import YAML_TYPES
 from ccat_workflow_manager.api.problems import MEDIA_TYPE
 from ccat_workflow_manager.definition.messages import few_fields
@@ -214,7 +216,10 @@ def _name_not_modified(schema: dict[str, Any]) -> None:
 
 
 class DocumentedApp(FastAPI):
-    """FastAPI with the schemas of the bodies that handlers parse themselves."""
+    """FastAPI with the schemas of the bodies that handlers parse themselves, and with our own way to a route."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        return dispatch.stack(self)
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:

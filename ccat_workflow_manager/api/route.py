@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack
 from typing import Any, get_args
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.routing import APIRoute, iter_route_contexts
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from ccat_workflow_manager.api.dependencies import Given, known_parameters, no_unknown_body, reading_body
 from ccat_workflow_manager.api.rights import RIGHTS, Right, authorize
@@ -23,6 +25,8 @@ from ccat_workflow_manager.threads import in_thread
 Handler = Callable[..., Any]
 Endpoint = Callable[..., Coroutine[Any, Any, Any]]
 
+_STACKS = ("fastapi_middleware_astack", "fastapi_inner_astack", "fastapi_function_astack")
+"""Where FastAPI puts what is to be closed at the end of a request."""
 _PUBLIC = ("/openapi.json", "/static")
 """Not of FastAPI: the description of the API, and the files of pages."""
 
@@ -33,6 +37,8 @@ class Route(APIRoute):
     is_strict = False
     """It refuses unknown parameters of the query, and a body that its handler would ignore."""
 
+    _checked: Callable[[Request], Coroutine[Any, Any, Response]]
+
     def __init__(self, path: str, endpoint: Handler, **options: Any) -> None:
         signature = inspect.signature(endpoint, eval_str=True)
         given = {name: found for name, each in signature.parameters.items() if (found := _given(each.annotation))}
@@ -42,6 +48,14 @@ class Route(APIRoute):
         super().__init__(path, _with_given(endpoint, signature, given), **options)
         self.parameters = {each.alias: each.field_info.annotation for each in self.dependant.query_params}
         """Those of the query, by name, with their types."""
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request whose path and method are those of this route."""
+        request = Request(scope, receive, send)
+        async with AsyncExitStack() as stack:
+            scope.update(dict.fromkeys(_STACKS, stack))
+            response = await self._checked(request)
+            await response(scope, receive, send)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         answer = super().get_route_handler()
@@ -57,6 +71,7 @@ class Route(APIRoute):
             async with reading_body(request):
                 return await answer(request)
 
+        self._checked = checked
         return checked
 
 

@@ -1,0 +1,66 @@
+"""From a request to its route, without the layers of FastAPI in between.
+
+FastAPI goes through its routers twice, and puts each request into nine layers. What nearly all requests need of that is
+here: find the route, run it, answer errors. FastAPI itself serves what is left: files, and what has no route.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from re import Match
+from typing import Any, NamedTuple
+
+from fastapi import FastAPI
+from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
+from fastapi.routing import iter_route_contexts
+from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ccat_workflow_manager.api.route import Route
+
+
+class _Place(NamedTuple):
+    """A route at one address."""
+
+    match: Callable[[str], Match[str] | None]
+    methods: frozenset[str]
+    route: Route
+
+
+class Dispatch:
+    """Runs the first route that takes the path and the method. All others are left to `rest`."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._places: Sequence[_Place] = tuple(_places(app))
+        self._rest: ASGIApp = AsyncExitStackMiddleware(app.router)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        found = self._find(scope["path"], scope["method"]) if scope["type"] == "http" else None
+        if found is None:
+            await self._rest(scope, receive, send)
+            return
+        route, scope["path_params"] = found
+        scope["route"], scope["endpoint"] = route, route.endpoint
+        await route.answer(scope, receive, send)
+
+    def _find(self, path: str, method: str) -> tuple[Route, dict[str, Any]] | None:
+        for place in self._places:
+            if method in place.methods and (match := place.match(path)) is not None:
+                return place.route, match.groupdict()
+        return None
+
+
+def _places(app: FastAPI) -> Iterator[_Place]:
+    for context in iter_route_contexts(app.routes):
+        route = context.original_route
+        if isinstance(route, Route):
+            own: Any = context
+            yield _Place(own.path_regex.match, frozenset(own.methods or ()), route)
+
+
+def stack(app: FastAPI) -> ASGIApp:
+    """The middleware of the application around its routes. Unlike FastAPI's, it has no layer that does nothing here."""
+    layers: ASGIApp = ExceptionMiddleware(Dispatch(app), handlers=app.exception_handlers)
+    for kind, args, kwargs in reversed(app.user_middleware):
+        layers = kind(layers, *args, **kwargs)
+    return layers
