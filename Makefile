@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-JOBS ?= 3
+JOBS ?= 5
 ARGS ?=
 
 BIN := $(VENV)/bin
@@ -14,6 +14,8 @@ PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no
 LOCKS := requirements/build.txt requirements/runtime.txt
 DEV_LOCKS := requirements/backends.txt requirements/dev.txt
 export PYTHONUNBUFFERED := 1
+# Hundreds of processes import the same modules: they are compiled once.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo check test test-slow test-old-servers lab bench soak chaos fuzz lint format docs lock clean
 .DELETE_ON_ERROR:

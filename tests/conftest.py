@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,19 +28,26 @@ settings.register_profile("reproducible", PATIENT, derandomize=True, database=No
 settings.load_profile("reproducible" if os.environ.get("CI") == "true" else "at a desk")
 
 
-ON_SLURM = ("/backends/slurm/", "/backends/pbs/test_torque.py")
+_FLOWS = "attempts|inputs|losses|runs|secrets|tes"
+_HARM = "long_work|neighbours|programs|redis|requests"
+_TOGETHER = {
+    "pilots": r"tests/(backends/radical_pilot/|flow/.*\[radical_pilot\])",
+    "slurm": "tests/backends/(slurm/|pbs/test_torque)",
+    "commands": "tests/cli/test_(?!processes|programs)",
+    "deployment": rf"tests/(flow/test_({_FLOWS})|hostile/test_({_HARM})|docs/test_fifty_files)\.",
+}
+"""What is started once for many files: the cluster of Slurm, the deployments of `cli` and of the fixture `service`.
+
+A deployment costs 3 s of CPU time to start, and 4 % of a core as long as it is there; two pilots starve each other.
+"""
 
 
 class SharedSites(LoadFileScheduling):  # type: ignore[misc]
-    """Files go to the next free process whole. All tests of some sites go to the same process, which starts one site.
-
-    Two pilots starve each other. A Slurm cluster with its deployment takes half a minute to start.
-    """
+    """Files go to the next free process whole. All files that share something of the above go to the same process."""
 
     def _split_scope(self, nodeid: str) -> str:
-        if "radical" in nodeid:
-            return "pilots"
-        return "slurm" if any(each in nodeid for each in ON_SLURM) else str(super()._split_scope(nodeid))
+        shared = (name for name, files in _TOGETHER.items() if re.match(files, nodeid))
+        return next(shared, None) or str(super()._split_scope(nodeid))
 
 
 @pytest.hookimpl(optionalhook=True)

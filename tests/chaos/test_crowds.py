@@ -187,8 +187,11 @@ def come_to_an_end(context: Context, steps: int) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(170)
 def test_three_managers_and_eight_workers_claim_nothing_twice(make_service: ServiceMaker) -> None:
-    """In processes of their own. PostgreSQL reports deadlocks in its log."""
-    service = make_service(HPC_BACKEND="noop", WORKERS="8", LOG_LEVEL="WARNING")
+    """In processes of their own. PostgreSQL reports deadlocks in its log.
+
+    No lease ends meanwhile: after that, a second claim would be right.
+    """
+    service = make_service(HPC_BACKEND="noop", WORKERS="8", LOG_LEVEL="WARNING", LEASE_SECONDS="200")
     managers = [service.start_another("manager", "--no-api") for _ in range(2)]
     bulk = {"runs": [{"spec": SPEC, "parameters": {"items": list(range(_LONG))}, "backend": "noop"}] * _RUNS}
     run_ids = service.call("POST", "/runs/bulk", json=bulk)["ids"]

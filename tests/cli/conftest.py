@@ -26,7 +26,7 @@ class Deployment:
     env: dict[str, str]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def deployment(reaper: Reaper) -> Iterator[Deployment]:
     data_dir = Path(tempfile.mkdtemp(prefix="ccat-wm-cli-"))
     reaper.remove(data_dir)

@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import socket
-import subprocess
 import threading
 from collections.abc import Iterator
 
@@ -15,7 +14,7 @@ import psycopg
 import pytest
 
 from ccat_workflow_manager.client import Client as ApiClient
-from tests.support.fixtures_service import Service, ServiceMaker, sh
+from tests.support.fixtures_service import Process, Service, ServiceMaker, sh
 from tests.support.waiting import wait_until
 
 _STREAM = {"Accept": "text/event-stream"}
@@ -32,7 +31,7 @@ class OtherManager:
         self._service = service
         self.process = self._start()
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self) -> Process:
         process = self._service.start_another("manager", CCAT_WORKFLOW_MANAGER_API_PORT=str(self.port))
         wait_until(self.is_ready, 60, "the other manager")
         return process

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import socket
-import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
@@ -16,7 +15,7 @@ import pytest
 
 from tests.flow.sites import SITES, Ground, parameters
 from tests.parts import found
-from tests.support.fixtures_service import Service, running_service, variables
+from tests.support.fixtures_service import Process, Service, running_service, variables
 from tests.support.reaper import Reaper
 from tests.support.waiting import wait_for, wait_until
 
@@ -94,7 +93,7 @@ class World:
 
     service: Service
     ground: Ground
-    workers: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    workers: dict[str, Process] = field(default_factory=dict)
 
     def worker(self, backend: str) -> None:
         """Let there be a worker that serves this backend and no other."""

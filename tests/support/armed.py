@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -40,6 +41,7 @@ R = TypeVar("R")
 
 _PAUSE = threading.Event()
 VARIABLE = "CCAT_WM_FAULTS"
+PROGRAM = (sys.executable, "-m", "tests.support.armed")
 ANY = "*"
 AROUND = "around"
 RECORD = "record"

@@ -1,4 +1,4 @@
-"""One private Dask cluster per test process, started when a test first wants it."""
+"""One private Dask cluster for a file of tests: an idle one keeps a tenth of a core busy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.backends.dask.cluster import DaskCluster
 from tests.support.reaper import Reaper
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def standing_dask_cluster(reaper: Reaper) -> Iterator[DaskCluster]:
     """For tests that break nothing."""
     cluster = DaskCluster(reaper)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
 import httpx
 import psutil
@@ -24,9 +24,12 @@ from tests.support import armed, leftovers
 from tests.support.prepared import give_database
 from tests.support.reaper import Reaper
 from tests.support.waiting import wait_for, wait_until
+from tests.support.zygote import Forked, starts_alike, zygote
 
 REPOSITORY = Path(__file__).parents[2]
 PROGRAM = str(Path(sys.executable).with_name("ccat-wm"))
+"""The real command. Without a program, deployments are forked from a process that has imported everything."""
+Process: TypeAlias = subprocess.Popen[bytes] | Forked
 FINISHED = ("COMPLETED", "FAILED", "CANCELLED")
 _STANDARD = {
     "CONTAINER_RUNTIME": "none",
@@ -59,12 +62,13 @@ def _command(process: psutil.Process) -> list[str] | None:
 class Service:
     """One deployment and its client."""
 
-    def __init__(self, directory: Path, reaper: Reaper, environment: Mapping[str, str], program: str) -> None:
+    def __init__(self, directory: Path, reaper: Reaper, environment: Mapping[str, str], program: str = "") -> None:
         self.directory = directory
         self.data_dir = directory / "data"
         self.log_file = directory / "up.log"
         self._reaper = reaper
-        self._program = [program]
+        self._program: tuple[str, ...] = (program or PROGRAM,)
+        self._forked = not program
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("CCAT_")},
             **variables(**_STANDARD, SECRETS_DIR=str(directory / "secrets")),
@@ -78,12 +82,12 @@ class Service:
             timeout=30,
             transport=httpx.HTTPTransport(uds=socket_path) if socket_path else None,
         )
-        self.process: subprocess.Popen[bytes] | None = None
-        self._others: list[subprocess.Popen[bytes]] = []
+        self.process: Process | None = None
+        self._others: list[Process] = []
 
     def inject(self, plan: str) -> None:
         """Start the next processes with failpoints armed by this plan (see `tests/support/armed.py`)."""
-        self._program = [sys.executable, "-m", "tests.support.armed"]
+        self._program = armed.PROGRAM
         self._environment |= {armed.VARIABLE: plan, "PYTHONPATH": str(REPOSITORY)}
 
     # --- the processes ------------------------------------------------------------------------------------------------
@@ -96,22 +100,27 @@ class Service:
             if server.pid is not None:
                 self._reaper.watch(server.pid)
 
-    def start_another(self, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
+    def start_another(self, *arguments: str, **environment: str) -> Process:
         """Start one more manager or worker of this deployment. It uses the servers of `up` and ends before them."""
         return self.start_within((), *arguments, **environment)
 
-    def start_within(self, wrapper: Sequence[str], *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
+    def start_within(self, wrapper: Sequence[str], *arguments: str, **environment: str) -> Process:
         """The same, started by the command `wrapper`, which makes another world for it."""
         process = self._spawn(*arguments, wrapper=wrapper, **variables(DATA_DIR=str(self.data_dir)), **environment)
         self._others.append(process)
         return process
 
-    def _spawn(self, *arguments: str, wrapper: Sequence[str] = (), **environment: str) -> subprocess.Popen[bytes]:
+    def _spawn(self, *arguments: str, wrapper: Sequence[str] = (), **environment: str) -> Process:
+        argv, env = [*wrapper, *self._program, *arguments], {**self._environment, **environment}
+        process: Process
         with self.log_file.open("ab") as log:
-            process = subprocess.Popen(
-                [*wrapper, *self._program, *arguments], env={**self._environment, **environment}, cwd=self.directory,
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
+            if self._forked and not wrapper and starts_alike(env):
+                process = zygote().start(argv, env=env, cwd=self.directory, log=log.fileno())
+            else:
+                process = subprocess.Popen(
+                    argv, env=env, cwd=self.directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                    start_new_session=True,
+                )  # fmt: skip
         self._reaper.watch(process.pid)
         return process
 
@@ -244,7 +253,7 @@ ServiceMaker = Callable[..., Service]
 
 
 def new_service(
-    reaper: Reaper, environment: Mapping[str, str] = MappingProxyType({}), /, program: str = PROGRAM, **settings: str
+    reaper: Reaper, environment: Mapping[str, str] = MappingProxyType({}), /, program: str = "", **settings: str
 ) -> Service:
     """A deployment in a directory of its own, not yet started."""
     directory = Path(tempfile.mkdtemp(prefix="ccat-wm-service-"))
@@ -266,8 +275,8 @@ def running_service(
 
 @pytest.fixture(scope="session")
 def service(reaper: Reaper) -> Iterator[Service]:
-    """One deployment for all tests that do not break it."""
-    with running_service(reaper) as service:
+    """One deployment for all tests that do not break it, by the real command."""
+    with running_service(reaper, program=PROGRAM) as service:
         yield service
 
 

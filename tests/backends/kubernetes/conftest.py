@@ -92,14 +92,14 @@ def jobs(cluster: ApiServer, jobs_on: JobsOn) -> KubernetesHarness:
     return jobs_on(cluster)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def kubernetes_service(reaper: Reaper, shared_cluster: ApiServer) -> Iterator[Service]:
     """One deployment for all tests that do not break it."""
     with running_service(reaper, {"KUBECONFIG": str(shared_cluster.kubeconfig)}, **settings()) as service:
         yield service
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def native_service(reaper: Reaper, shared_cluster: ApiServer) -> Iterator[Service]:
     """One whose pods run the images of the steps."""
     own = settings(KUBERNETES_MODE="native")
