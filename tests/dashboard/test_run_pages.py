@@ -148,3 +148,21 @@ def test_a_replay_leads_to_what_it_repeats(rest: Rest, hand: Hand) -> None:
     assert f'href="/runs/{run["id"]}"' in rest.client.get(f"/runs/{again}").text
     step_run = rest.get(f"/runs/{again}")["step_runs"][0]["id"]
     assert f'href="/step-runs/{run["step_runs"][0]["id"]}"' in rest.client.get(f"/step-runs/{step_run}").text
+
+
+def test_why_a_run_does_not_go_on_leads_to_the_root(rest: Rest, hand: Hand) -> None:
+    rest.post("/pipelines", CHAIN, 201)
+    run = rest.post("/runs", {"pipeline": "chain", "parameters": {"scans": ["a", "b"]}})
+    hand.fail(hand.claim()[0], "it <broke>")
+    first, last = run["step_runs"][0]["id"], run["step_runs"][-1]["id"]
+    for path in (f"/step-runs/{last}?part=why", f"/runs/{run['id']}?tab=why", f"/step-runs/{first}?part=why"):
+        text = rest.client.get(path).text
+        assert f'href="/step-runs/{first}"' in text, path
+        assert "it &lt;broke&gt;" in text, path
+        assert "the author&#39;s of the pipeline" in text, path
+    assert text.count("program_failed") > 1
+    done = rest.run()
+    while items := hand.claim(10):
+        for item in items:
+            hand.complete(item)
+    assert "Every step run has completed" in rest.client.get(f"/runs/{done['id']}?tab=why").text

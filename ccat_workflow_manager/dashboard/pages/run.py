@@ -19,13 +19,14 @@ from ccat_workflow_manager.db.pipelines import PipelineStore
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.db.views import run as view
 from ccat_workflow_manager.errors import NotFound
+from ccat_workflow_manager.services.explain import explain_run
 
 router = page_router()
 
 Order = Literal["given", "slowest", "open"]
 Keys = Literal["", "timeline", "field"]
 Skip = Annotated[int, Query(ge=0, le=10_000_000)]
-Tab = Literal["overview", "events", "parameters", "definition"]
+Tab = Literal["overview", "why", "events", "parameters", "definition"]
 _EVENTS = 20
 _MORE_EVENTS = 200
 
@@ -131,6 +132,9 @@ def run(
     board: B, run_id: UUID, tab: Tab = "overview", order: Order = "given", keys: Keys = "", skip: Skip = 0
 ) -> Response:
     values = _values(board, run_id, order, keys, skip)
+    if tab == "why":
+        about = {"id": run_id, "status": values["run"]["status"]}
+        values["why"] = board.read(("run why", run_id), lambda unit: explain_run(unit, about), 5)
     if tab == "events":
         values["events"] = board.read(
             ("run events", run_id), lambda unit: view.latest_events(unit, run_id, _MORE_EVENTS)

@@ -25,12 +25,13 @@ from ccat_workflow_manager.errors import Fault, Invalid, NotFound, ServiceUnavai
 from ccat_workflow_manager.execution.layout import attempt_dirs
 from ccat_workflow_manager.lifecycle.states import Status
 from ccat_workflow_manager.services import attempt_texts
+from ccat_workflow_manager.services.explain import explain_step_run
 from ccat_workflow_manager.services.log_search import search
 
 router = page_router()
 
 Stream = Literal["stdout", "stderr"]
-Part = Literal["log", "command", "manifest", "script", "environment", "events"]
+Part = Literal["log", "why", "command", "manifest", "script", "environment", "events"]
 _PAGE = 100
 _LINES = 400
 _PIECE = 256 * 1024
@@ -115,6 +116,9 @@ def _directory(board: Board, values: dict[str, Any]) -> str:
 def _part(board: Board, step_run_id: UUID, values: dict[str, Any], part: str, stream: str) -> dict[str, Any]:
     """The chosen part of what the attempt has left, as text; `gone` says why there is none."""
     shown: dict[str, Any] = {"text": "", "gone": "", "size": None, "next_offset": None, "environment": {}}
+    if part == "why":
+        found = board.read(("why", step_run_id), lambda unit: explain_step_run(unit, step_run_id, board.projects), 5)
+        return shown | {"why": found}
     spec = values["step_spec"]
     given = spec.get("environment") or {}
     environment = {name: value for name, value in given.items() if isinstance(value, str)}

@@ -23,6 +23,7 @@ from ccat_workflow_manager.dashboard.words.pipelines import (
 )
 from ccat_workflow_manager.dashboard.words.plain import (
     DOING,
+    MOVES,
     STATUS_WORDS,
     brief,
     capped,
@@ -81,6 +82,7 @@ __all__ = [
     "HOLD_MODES",
     "LIMITS_SET",
     "LIMIT_NAMES",
+    "MOVES",
     "NEEDS_ROLE",
     "PROJECT_LIMITS",
     "RELEASED",

@@ -27,6 +27,13 @@ STATUS_WORDS = {
 DOING = {"user": "pipeline", "site": "site", "us": "workflow manager"}
 """Whose doing a failure is, by the word of the API."""
 
+MOVES = {
+    "system": "none: it goes on by itself",
+    "site": "the site's",
+    "author": "the author's of the pipeline",
+    "operator": "an operator's",
+}
+"""Who can do something about it, by the word of the API."""
 NUMBERS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
 _ORDINALS = ("", "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
