@@ -36,7 +36,9 @@ def translated(error: psycopg.Error) -> WorkflowError | None:
     if state.startswith(_ROLLED_BACK):
         return RolledBack(f"PostgreSQL cannot be used: {text}")
     if state == _TOO_SLOW:
-        return ServiceUnavailable("PostgreSQL took longer than this request may take; narrow it or try later")
+        return ServiceUnavailable(
+            "PostgreSQL took longer than this request may take (STATEMENT_SECONDS); narrow it or try later"
+        )
     return _unavailable(text) if state.startswith(_SERVER_AWAY) else None
 
 

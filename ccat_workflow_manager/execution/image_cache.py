@@ -52,7 +52,8 @@ def _pulled(reference: str, cache_dir: str, runtime: Runtime, timeout: float) ->
     try:
         return _pull_under_lock(reference, cache_dir, runtime, timeout)
     except shell.CommandError as error:
-        message = f"{reference} could not be pulled: {error.message}{error.output_tail[-1000:]}"
+        limit = " (IMAGE_PULL_SECONDS)" if isinstance(error, shell.CommandTimeout) else ""
+        message = f"{reference} could not be pulled: {error.message}{limit}{error.output_tail[-1000:]}"
         raise StagingError(FailureReason.IMAGE_PULL, message) from error
     except OSError as error:
         raise StagingError(FailureReason.IMAGE_PULL, f"{reference} could not be cached: {error}") from error
