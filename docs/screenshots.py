@@ -1,6 +1,6 @@
 """Take the screenshots of the dashboard in docs/images: `make screenshots`, about a minute.
 
-It starts a deployment in a temporary directory, runs the demo, a pipeline that fails in several ways and a fan-out of
+It starts a deployment in a temporary directory, runs the demo, pipelines that fail in several ways and a fan-out of
 10,000, and photographs the pages in Chromium. With a directory as its argument it writes PNG files of every page, light
 and dark and 390 px wide, to be put beside the design.
 """
@@ -98,6 +98,15 @@ NOISE = {
         _noop("noise-model", ("flag",)),
     ],
 }
+POINTING = {
+    "name": "pointing",
+    "description": "Fit the pointing of every scan of a night",
+    "parameters": {"type": "object", "properties": {"scans": {"type": "array", "items": {"type": "string"}}}},
+    "steps": [
+        _noop("fit", foreach="${parameters.scans}", delay=0.2, outcome="program_failed"),
+        _noop("model", ("fit",)),
+    ],
+}
 
 
 def _first(run: dict[str, Any], status: str) -> str:
@@ -134,7 +143,7 @@ class Stage:
     def fill(self) -> None:
         """Runs that are over: completed, failed, cancelled; two versions of the demo."""
         demo = demo_pipeline(self.image)
-        for definition in (demo, _night(self.image), BEAM, NOISE):
+        for definition in (demo, _night(self.image), BEAM, NOISE, POINTING):
             self.client.put(f"/pipelines/{definition['name']}", definition)
         labels = {"source": "NGC 0", "line": "CO(7-6)"}
         scans = [f"scan-{number:02}" for number in range(1, 25)]
@@ -174,6 +183,12 @@ class Stage:
             return len(done) >= len(scans) // 3
 
         self.until(self.ids["running"], half_done)
+
+    def broken(self) -> None:
+        """A step that fails for everybody, so that the rest of it is held back."""
+        scans = [f"scan-{number:04}" for number in range(1, 1001)]
+        run_id = self.submit("pointing", {"scans": scans}, labels={"night": "2026-11-27"})
+        self.until(run_id, lambda run: bool(self.client.get("/dashboard/attention")["items"]))
 
     def wide(self) -> None:
         """A fan-out in the middle of its way."""
@@ -250,9 +265,10 @@ def _all(stage: Stage, target: Path | None) -> None:
         camera.take("step-run", AT_ONCE["step-run"])
         stage.running()
         camera.take("run", AT_ONCE["run"])
+        stage.changes()
+        stage.broken()
         stage.wide()
         camera.take("wide", AT_ONCE["wide"])
-        stage.changes()
         for name, address in LATER.items():
             camera.take(name, address)
         browser.close()

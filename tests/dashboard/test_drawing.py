@@ -61,6 +61,12 @@ def test_charts_of_nothing_are_charts() -> None:
     assert spark([]) == ""
 
 
+def test_a_line_begins_at_its_first_value() -> None:
+    assert 'd="M199.0 ' in lines("c", [Series("done", [None, 1.0, 2.0])], ["a", "b"])
+    assert "<circle" in lines("c", [Series("done", [None, None, 1.0])], ["a", "b"])
+    assert "l-site" not in lines("c", [Series("fail", [1.0, 2.0]), Series("site", [0.0, 0.0], "site")], ["a"])
+
+
 def test_charts_of_figures_tell_their_sums(rest: Rest, hand: Hand) -> None:
     rest.post("/pipelines", ONE, 201)
     for page in ("/", "/pipelines/one"):

@@ -28,6 +28,9 @@ def nice_top(most: float) -> float:
 
 
 def _figure(value: float) -> str:
+    """A figure of an axis, which has room for four characters: `150`, `1,500`, `20k`."""
+    if value >= 10_000:
+        return f"{value / 1e6:g}M" if value >= 1e6 else f"{value / 1e3:g}k"
     return f"{value:,.0f}" if value >= 1000 or value == int(value) else f"{value:.2g}"
 
 
@@ -71,7 +74,7 @@ def columns(label: str, layers: Sequence[Series], times: Sequence[str], width: i
 def lines(
     label: str, layers: Sequence[Series], times: Sequence[str], unit: str = "", width: int = 368, height: int = 88
 ) -> Markup:
-    """Lines over time; the area under the first is filled."""
+    """Lines over time; the area under the first is filled. Others that are zero all the time are left out."""
     top = nice_top(max((value or 0 for layer in layers for value in layer.values), default=0))
     left, bottom = 30, height - 16
     out = _frame(label, top, times, width, height, unit)
@@ -82,13 +85,16 @@ def lines(
             for i, value in enumerate(layer.values)
             if value is not None
         ]
-        if not points:
+        if not points or (number and not any(layer.values)):
             continue
         path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
         if number == 0:
             out.append(f'<path class="a-{layer.group}" d="{path}V{bottom}H{points[0][0]:.1f}Z"/>')
-        alone = "h.01" if len(points) == 1 else ""  # a dot, by the round ends of the line
-        out.append(f'<path class="path l-{layer.group}" d="{path}{alone}"/>')
+        if len(points) == 1:
+            x, y = points[0]
+            out.append(f'<circle class="path l-{layer.group}" cx="{min(x, width - 3):.1f}" cy="{y:.1f}" r="2"/>')
+        else:
+            out.append(f'<path class="path l-{layer.group}" d="{path}"/>')
         if layer.label and any(layer.values):
             x, y = min(points, key=lambda point: point[1])
             out.append(
