@@ -27,6 +27,9 @@ FIRST_LOAD, LATER_LOAD = 150_000, 20_000
 """Bytes on the wire."""
 WEIGHT = """["navigation", "resource"].flatMap((kind) => performance.getEntriesByType(kind))
   .reduce((sum, each) => sum + each.transferSize, 0)"""
+SPILLED = """[...document.querySelectorAll(".cell, .note, .panel > header")]
+  .filter((each) => each.offsetParent && each.scrollWidth > each.clientWidth + 1).map((each) => each.innerText)"""
+"""Parts whose content is wider than they are."""
 CONTRAST = {"runOnly": ["color-contrast"]}
 Open = Callable[..., Page]
 
@@ -50,6 +53,7 @@ def test_a_page_is_clean_accessible_in_both_themes_and_fits_a_phone(site: Site, 
     assert serious(walker.evaluate("options => axe.run(document, options)", CONTRAST)) == []
     walker.set_viewport_size({"width": 390, "height": 844})
     assert walker.evaluate("document.documentElement.scrollWidth") <= 390
+    assert walker.evaluate(SPILLED) == []
 
 
 def test_hostile_text_is_shown_as_text(walker: Page) -> None:
