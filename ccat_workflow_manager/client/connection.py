@@ -149,7 +149,8 @@ def refusal(response: httpx.Response, url: str) -> RequestError | ServiceUnavail
         return not_this_service(response)
     message = str(problem.get("detail") or problem.get("title") or f"HTTP {status}")
     if status in (401, 403):
-        return ServiceUnavailable(f"{url} refuses access: {message}; set it in {TOKEN_VARIABLE}")
+        hint = f"; set a token in {TOKEN_VARIABLE}" if status == 401 and TOKEN_VARIABLE not in message else ""
+        return ServiceUnavailable(f"{url} refuses access: {message}{hint}")
     if status >= 500:
         return ServiceUnavailable(f"{url} is unavailable: {message}")
     return ApiRefused(status, message, _faults(problem), problem=str(problem["code"]))

@@ -15,8 +15,9 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from ccat_workflow_manager.commands.exit_codes import WrongUsage
+from ccat_workflow_manager.commands.terminal_text import plain
 from ccat_workflow_manager.errors import Fault, Invalid
-from ccat_workflow_manager.json_values import path_text
+from ccat_workflow_manager.json_values import path_text, similar
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 Why = Annotated[str, typer.Option("--why", metavar="TEXT", help="The reason; every wait shows it.")]
@@ -69,7 +70,32 @@ def read_pipeline(file: str) -> Any:
                 files[name] = _content(base / value, path_text([*path, "files", name]), faults)
     if faults:
         raise fault_in_file(file, Invalid(faults=faults))
+    for step in steps if isinstance(steps, list) else ():
+        _warn_of_script(step, definition.get("files"))
     return definition
+
+
+def _warn_of_script(step: Any, common: Any) -> None:
+    """Say why a script that a step runs by itself cannot be started: its first line decides."""
+    from ccat_workflow_manager.execution.layout import IN_CONTAINER
+
+    command = step.get("command") if isinstance(step, dict) else None
+    if not isinstance(command, list) or not command or not isinstance(command[0], str):
+        return
+    name = command[0].removeprefix(f"{IN_CONTAINER.code}/")
+    known = {**(common if isinstance(common, dict) else {}), **(step.get("files") or {})}
+    content = known.get(name) if name != command[0] else None
+    text = content.get("text") if isinstance(content, dict) else None
+    if text is None:
+        return
+    first = text.split("\n", 1)[0]
+    if not first.startswith("#!"):
+        what = f"has no `#!` line; begin it with `#!/usr/bin/env python3`, or write command: [python3, {command[0]}]"
+    elif first.endswith("\r"):
+        what = f"has the line ends of Windows, so it cannot be started; mend it with: sed -i 's/\\r$//' {name}"
+    else:
+        return
+    typer.echo(f"warning: {plain(name)} {plain(what)}", err=True)
 
 
 def _content(path: Path, at: str, faults: list[Fault]) -> dict[str, str]:
@@ -163,6 +189,21 @@ def parameters(pairs: Iterable[str], file: str | None, definition: Callable[[], 
     return found | values
 
 
+def warn_of_undeclared(given: Iterable[str], definition: Callable[[], Any]) -> None:
+    """Say which parameters of an accepted run its pipeline does not declare: one may be a mistyped name."""
+    names = list(given)
+    schema = definition() if names else None
+    schema = schema.get("parameters") if isinstance(schema, dict) else None
+    declared = schema.get("properties") if isinstance(schema, dict) else None
+    if not isinstance(declared, dict):
+        return
+    for name in names:
+        if name not in declared:
+            close = similar(name, declared)
+            hint = f"; did you mean {close}?" if close is not None else ""
+            typer.echo(f"warning: the pipeline declares no parameter {plain(name)}{hint}", err=True)
+
+
 def _matches(name: str, pattern: str) -> list[str]:
     """The absolute paths that match a pattern, sorted."""
     import os
@@ -217,6 +258,10 @@ def terms(why: str, until: str) -> dict[str, str]:
 def _moment(text: str, direction: int) -> str:
     match = _AGO.fullmatch(text)
     if match is None:
+        try:
+            datetime.fromisoformat(text)
+        except ValueError:
+            raise WrongUsage(f"{text!r} is no time: write 90m, 24h, 7d, 2w, or 2026-01-31T12:00:00Z") from None
         return text
     try:
         moment = datetime.now(UTC) + direction * timedelta(**{_UNITS[match[2]]: int(match[1])})

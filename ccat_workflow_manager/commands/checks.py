@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from errno import EACCES, ENOTDIR
+from errno import EACCES, EDQUOT, ENOSPC, ENOTDIR
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,8 @@ def _embedded(kind: type[EmbeddedServer], settings: Settings, text: str, name: s
     where = f"embedded in {settings.data_dir}, running: {text}"
     if not kind(settings.data_dir).is_abandoned():
         return Check(name, True, where)
-    hint = "`ccat-wm up` goes on with it, `ccat-wm up --stop` stops it"
+    command = f"ccat-wm up --data-dir {shlex.quote(str(settings.data_dir))}"
+    hint = f"`{command}` goes on with it, `{command} --stop` stops it"
     return Check(name, True, f"{where}; no `ccat-wm up` uses it: the last one was killed", hint)
 
 
@@ -361,6 +363,8 @@ def _disk(settings: Settings) -> Check:
         _must_be_writable(nearest, exists=nearest == directory)
     except OSError as error:
         text = f"{directory} cannot be written: {error.strerror}"
+        if error.errno in (ENOSPC, EDQUOT):
+            return Check("disk", False, text, "free some space there")
         return Check("disk", False, text, f"correct {PREFIX}PIPELINE_BASE_DIR")
     text = f"{free:.1f} GB free in {directory}" + ("" if nearest == directory else ", which will be created")
     if free < _LEAST_FREE_GB:

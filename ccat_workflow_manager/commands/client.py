@@ -48,6 +48,7 @@ _SEARCHED = 1000
 _LISTED = 1000
 """So many step runs come with their run."""
 _PART_OF_ID = re.compile("[0-9a-fA-F-]{4,35}")
+_ID = re.compile("[0-9a-fA-F-]{36}")
 
 
 class Client:
@@ -131,7 +132,12 @@ class Client:
                     f"there is no run{of} yet; create one with `ccat-wm run submit {pipeline or 'PIPELINE'}`"
                 )
             return str(newest["id"])
-        return self._complete(given.lower()) if _PART_OF_ID.fullmatch(given) else given
+        if _PART_OF_ID.fullmatch(given):
+            return self._complete(given.lower())
+        if not _ID.fullmatch(given):
+            known = "an id, its first or last characters (at least 4), latest or latest:PIPELINE"
+            raise NotFound(f"there is no run {given!r}; give {known}")
+        return given
 
     def _complete(self, part: str) -> str:
         """The id of which this is the beginning or the end."""

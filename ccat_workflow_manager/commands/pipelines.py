@@ -47,22 +47,23 @@ def validate(file: File, as_json: AsJson = False) -> None:
     Exit codes:  0 it has no fault,  2 it has.
     """
     from ccat_workflow_manager.commands.arguments import fault_in_file, read_pipeline
-    from ccat_workflow_manager.commands.output import print_json
+    from ccat_workflow_manager.commands.output import counted, print_json
     from ccat_workflow_manager.definition.spec import all_files, canonical, parse_pipeline
     from ccat_workflow_manager.errors import Invalid
 
+    definition = read_pipeline(file)
     try:
-        spec = parse_pipeline(read_pipeline(file))
+        spec = parse_pipeline(definition)
     except Invalid as error:
         raise fault_in_file(file, error) from None
     if as_json:
         print_json({"name": spec.name, "content_hash": spec.content_hash, "definition": canonical(spec)})
         return
-    parts = [f"{len(spec.steps)} steps"]
+    parts = [counted(len(spec.steps), "step")]
     if files := list(all_files(spec)):
-        parts.append(f"{len(files)} files of {sum(each.size for _, each in files)} bytes")
+        parts.append(f"{counted(len(files), 'file')} of {sum(each.size for _, each in files)} bytes")
     if inputs := len(spec.inputs) + sum(len(step.inputs) for step in spec.steps):
-        parts.append(f"{inputs} inputs, which are looked up when a run starts")
+        parts.append(f"{counted(inputs, 'input')} to be looked up when a run starts")
     typer.echo(f"{spec.name} is valid: {', '.join(parts)}")
 
 

@@ -30,6 +30,7 @@ def products(run_id: Id, step: Step = None, type_: Type = None, key: Key = None,
     elif not found:
         typer.echo("No products match.", err=True)
     else:
+        found.sort(key=lambda one: (one["step"], one["key"], one["path"]))
         rows = [(f"{one['step']}/{one['key']}", one["path"], one["type"], size(one["size"])) for one in found]
         console().print(table(("step run", "path", "type", "size"), rows, right=("size",)))
 
@@ -51,7 +52,7 @@ def download(
     from pathlib import Path
 
     from ccat_workflow_manager.commands.client import connect
-    from ccat_workflow_manager.commands.output import print_json, progress
+    from ccat_workflow_manager.commands.output import counted, print_json, progress
     from ccat_workflow_manager.commands.results import fetch, run_products
 
     with connect() as client:
@@ -73,7 +74,7 @@ def download(
         typer.echo("No products match.", err=True)
     else:
         old = sum(each.was_there for each in fetched)
-        typer.echo(f"{target}: {len(fetched)} products{f', {old} of them were there' if old else ''}")
+        typer.echo(f"{target}: {counted(len(fetched), 'product')}{f', {old} of them were there' if old else ''}")
 
 
 def _upper(text: str | None) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -70,6 +71,7 @@ def submit(
     definition = arguments.as_mapping(arguments.read_pipeline(spec), spec, "a pipeline") if spec is not None else None
     with connect() as client:
 
+        @cache
         def declared() -> Any:
             return definition or (_definition(client, pipeline, version) if pipeline is not None else None)
 
@@ -85,6 +87,7 @@ def submit(
         )
         with suggesting(client, pipeline):
             made = client.post("/runs", given, idempotency_key=idempotency_key)
+        arguments.warn_of_undeclared(given.get("parameters", {}), declared)
         _submitted(client, made, watch=watch, as_json=as_json)
 
 
@@ -340,8 +343,10 @@ def priority(
 def _cancel_outcome(found: dict[str, Any]) -> str:
     if not found["finished_at"]:
         return "is being cancelled"
-    status = found["status"]
-    return "is cancelled" if status == "CANCELLED" else f"is {status}: nothing to cancel"
+    status, stopped = found["status"], found["counts"].get("CANCELLED", 0)
+    if status == "CANCELLED":
+        return "is cancelled"
+    return f"is {status}, {stopped} cancelled" if stopped else f"is {status}: nothing to cancel"
 
 
 def _what_is_retried(run: dict[str, Any]) -> str:

@@ -232,7 +232,9 @@ def steps_table(run: Run) -> Table:
 
 def _outcome(step: StepView) -> Text:
     if step.done == step.total:
-        return Text(f"{step.total} completed" if step.total > 1 else "completed", style="green")
+        reused = sum(bool(each.get("reused")) for each in step.step_runs)
+        taken = f", {reused} of them taken over" if 0 < reused < step.total else ", taken over" if reused else ""
+        return Text((f"{step.total} completed" if step.total > 1 else "completed") + taken, style="green")
     done = f"{step.done} of {step.total} completed, " if step.total > 1 and step.done else ""
     return Text(done + step.words, style="red" if step.counts.get(Status.FAILED) else "yellow")
 
@@ -259,8 +261,8 @@ def summary(run: Run, console: Console) -> None:
     console.print(steps_table(run))
     for line in _failures(run):
         console.print(line, soft_wrap=True)
-    failed = next((each for each in run["step_runs"] if each["status"] == Status.FAILED), None)
-    if failed is not None:
-        more = sum(each["status"] == Status.FAILED for each in run["step_runs"]) > 1
-        which = "--failed" if more else shlex.quote(label(failed))
+    failed = [each for each in run["step_runs"] if each["status"] == Status.FAILED and each["started_at"]]
+    if failed:
+        more = len(failed) > 1
+        which = "--failed" if more else shlex.quote(label(failed[0]))
         console.print(f"{'Their logs' if more else 'Its log'}: ccat-wm run logs {run['id']} {which}", soft_wrap=True)

@@ -20,6 +20,7 @@ from ccat_workflow_manager.json_values import (
     path_text,
     scan_json,
     shown,
+    similar,
     weight,
 )
 
@@ -178,7 +179,11 @@ def _faults(errors: Iterator[ValidationError]) -> Iterator[Fault]:
         path: list[PathPart] = [ROOT, *error.absolute_path]
         if error.validator == "required":
             missing = [name for name in limit if name not in value]
-            yield from (Fault(path_text([*path, name]), "is required") for name in missing)
+            others = [name for name in value if name not in schema.get("properties", {})]
+            for name in missing:
+                close = similar(name, others)
+                hint = f"; {close} was given, which is not declared" if close is not None else ""
+                yield Fault(path_text([*path, name]), f"is required{hint}")
         elif error.validator == "additionalProperties" and limit is False:
             known = schema.get("properties", {})
             hint = f"; there are {listed(known)}" if known else ""

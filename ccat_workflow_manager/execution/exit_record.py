@@ -77,7 +77,7 @@ def read_end(info: HPCJobInfo, dirs: AttemptDirs, job_name: str, runtime: Runtim
         if reason is not None:
             info = replace(info, reason=reason, message=fatal_line(stderr) or info.message)
         if reason is FailureReason.COMMAND_NOT_FOUND or info.reason is FailureReason.COMMAND_NOT_FOUND:
-            return replace(info, message=not_started(info.exit_code, fatal_line(stderr) or words) or info.message)
+            return replace(info, message=not_started(info.exit_code, fatal_line(stderr) or stderr) or info.message)
     if info.reason in _MAY_BE_DISK and (full := full_disk(dirs.root, stderr)) is not None:
         return replace(info, reason=FailureReason.DISK_FULL, message=full)
     return replace(info, last_words=words or None)

@@ -51,11 +51,16 @@ def file_system(path: str) -> tuple[str, bool]:
     return f"{here} has {free / 1e9:.2f} GB of {total / 1e9:.2f} GB free{files}", free < _FULL_BYTES or no_files
 
 
-def not_started(exit_code: int | None, line: str) -> str | None:
+def not_started(exit_code: int | None, said: str) -> str | None:
     """Which file was not found or is not executable, from the words of the shell or the container runtime."""
-    if (found := _NOT_STARTED.search(line)) is None:
+    lines = map(str.rstrip, reversed(said.split("\n")[-_LOOKED_AT_LINES:]))
+    if (found := next(filter(None, map(_NOT_STARTED.search, lines)), None)) is None:
         return None
-    program, why = found["program"].strip(), found["why"].lower()
+    program, why = found["program"].strip(" ").removeprefix("stat "), found["why"].lower()
+    if program.endswith(("\r", "\\r")):
+        name = program.removesuffix("\r").removesuffix("\\r")
+        return f"{name} was not found: the lines of the script end as on Windows; mend it with sed -i 's/\\r$//' SCRIPT"
+    program = _CONTROL.sub(" ", program)
     if exit_code == 126 or "permission" in why or "cannot execute" in why:
         return f"{program} is not executable: chmod +x it, or name its interpreter in `command`"
     if "format" in why:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, overload
+from typing import Any, NoReturn, overload
 
 from ccat_workflow_manager.flow.definition import Choices, Definition, Kind
 from ccat_workflow_manager.flow.errors import FlowError
@@ -42,6 +42,10 @@ class Decorators(ABC):
     def block(self, function: Callable[..., Any] | None = None, /, **choices: Any) -> Any:
         """A part of the program that calls tasks and other blocks, used like a task."""
         return self._decorator(Kind.BLOCK, function, choices)
+
+    def prompt_task(self, *_: object, **__: object) -> NoReturn:
+        """There are none: AsyncFlow has tasks that ask a language model."""
+        raise FlowError("@flow.prompt_task is not there; ask the model in a function: @flow.function_task")
 
     def _decorator(self, kind: Kind, function: Callable[..., Any] | None, given: dict[str, Any]) -> Any:
         try:

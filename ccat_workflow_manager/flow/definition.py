@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import shlex
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
     from ccat_workflow_manager.flow.engine import WorkflowEngine
 
 DESCRIPTION = "task_description"
+_QUOTED = re.compile(r"""\\.|'[^']*'|"(?:\\.|[^"\\$`])*\"""")
+_SHELL = re.compile(r"\$[A-Za-z_{(]\w*|`|&&|\|\||[|<>;&]")
+"""What a shell would act upon."""
+_NUMBER = re.compile(r"\.[0-9]+\Z")
 
 
 class Kind(StrEnum):
@@ -93,9 +99,16 @@ def command_of(task: str, returned: object, shell: bool) -> list[str]:
 
 def _split(task: str, line: str) -> list[str]:
     try:
-        return shlex.split(line)
+        words = shlex.split(line)
     except ValueError as error:
         raise FlowError(f"task {task} returned a command line that cannot be split ({error}): {line!r:.200}") from None
+    if (found := _SHELL.search(_QUOTED.sub("", line))) is not None:
+        warnings.warn(
+            f"task {_NUMBER.sub('', task)}: no shell runs the command, so the program gets {found[0]!r} as it is; "
+            'to have a shell, give task_description={"shell": True}',
+            stacklevel=2,
+        )
+    return words
 
 
 def _word(task: str, value: object) -> str:

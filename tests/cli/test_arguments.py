@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccat_workflow_manager.commands.arguments import labels, parameters
+from ccat_workflow_manager.commands.arguments import labels, moment_before_now, parameters, warn_of_undeclared
 from ccat_workflow_manager.commands.exit_codes import WrongUsage
 from ccat_workflow_manager.services.log_growth import new_part
+from tests.cli.commands import invoke, refused
 
 
 @pytest.mark.parametrize(
@@ -90,3 +91,41 @@ def test_any_text_is_a_value_or_refused(name: str, value: str) -> None:
 )
 def test_only_the_new_part_of_a_log_is_printed(shown: str, text: str, fresh: str) -> None:
     assert new_part(shown, text)[0] == fresh
+
+
+def test_a_file_with_a_fault_is_named_once(tmp_path: Path) -> None:
+    missing = str(tmp_path / "nothing.yaml")
+    assert refused("pipeline", "validate", missing).count(f"{missing}: ") == 1
+    (tmp_path / "bad.yaml").write_text("name: x\nfiles: {a.py: ./a.py}\nsteps: [{name: a, command: [a]}]\n")
+    said = refused("pipeline", "validate", str(tmp_path / "bad.yaml"))
+    assert (said.count("bad.yaml"), said.count("(line ")) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [("print()\n", "#!/usr/bin/env python3"), ("#!/bin/sh\r\n", "Windows"), ("#!/bin/sh\n", ""), ("\x7fELF\0", "")],
+)
+def test_a_script_that_cannot_start_is_noticed_before_it_runs(tmp_path: Path, script: str, words: str) -> None:
+    (tmp_path / "a.py").write_bytes(script.encode())
+    file = tmp_path / "pipeline.yaml"
+    file.write_text("name: x\nsteps: [{name: a, files: {a.py: ./a.py}, command: [/workflow/code/a.py]}]\n")
+    checked = invoke("pipeline", "validate", str(file))
+    assert checked.exit_code == 0
+    assert (words in checked.stderr) if words else checked.stderr == ""
+
+
+def test_a_mistyped_parameter_is_noticed(capsys: pytest.CaptureFixture[str]) -> None:
+    definition: dict[str, Any] = {"parameters": {"properties": {"nights": {}}}}
+    warn_of_undeclared(["nights"], lambda: definition)
+    assert capsys.readouterr().err == ""
+    warn_of_undeclared(["night"], lambda: definition)
+    assert "did you mean nights?" in capsys.readouterr().err
+    warn_of_undeclared(["night"], lambda: {"parameters": {}})
+    assert capsys.readouterr().err == ""
+
+
+def test_a_time_that_is_none_is_refused_here() -> None:
+    for text in ("10x", "yesterday"):
+        with pytest.raises(WrongUsage, match="24h"):
+            moment_before_now(text)
+    assert moment_before_now("2026-01-31T12:00:00Z") == "2026-01-31T12:00:00Z"

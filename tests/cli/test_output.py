@@ -23,6 +23,15 @@ RUN: dict[str, Any] = {
 }
 
 
+def test_a_very_narrow_list_has_the_ends_of_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = io.StringIO()
+    monkeypatch.setattr(run_tables, "console", lambda **_: Console(file=text, width=60))
+    run_tables.print_runs([RUN], wide=False)
+    line = text.getvalue().splitlines()[2]
+    assert line.startswith(f"{RUN['id'][-12:]} ")
+    assert "10000/10000" in line
+
+
 @pytest.mark.parametrize("width", [80, 110, 140])
 def test_ids_and_statuses_are_never_broken(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     text = io.StringIO()
@@ -76,3 +85,15 @@ def test_runs_are_sorted() -> None:
     orders |= {Order.PIPELINE: [2, 1, 3], Order.STATUS: [3, 2, 1]}
     for order, wanted in orders.items():
         assert [run["id"] for run in in_order(runs, order)] == wanted
+
+
+def test_what_fails_alike_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = io.StringIO()
+    monkeypatch.setattr(run_tables, "console", lambda **_: Console(file=text, width=140))
+    failed = {**STEP_RUN, "status": "FAILED", "reason_text": "no module"}
+    other = {**failed, "key": "other", "reason_text": "no file"}
+    run_tables.print_step_runs({"step_runs": [{**failed, "id": str(number)} for number in range(24)] + [other]})
+    lines = text.getvalue().splitlines()
+    assert len(lines) == 4
+    assert "and 23 more" in lines[2]
+    assert "no file" in lines[3]

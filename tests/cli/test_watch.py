@@ -150,9 +150,13 @@ def test_the_table_of_resources() -> None:
 
 def test_the_summary_of_a_failed_run_names_its_log() -> None:
     out = console()
-    summary(a_run("FAILED", step_run("hello", "FAILED", "b", reason_text="no"), step_run("sum", "SKIPPED")), out)
+    failed = step_run("hello", "FAILED", "b", reason_text="no", started_at="2026-01-31T12:00:00Z")
+    summary(a_run("FAILED", failed, step_run("sum", "SKIPPED")), out)
     assert f"ccat-wm run logs {RUN} hello/b" in printed(out)
     assert "1 skipped" in printed(out)
+    out = console()
+    summary(a_run("FAILED", step_run("hello", "FAILED", "b", reason_text="no image")), out)
+    assert "run logs" not in printed(out)
 
 
 def test_steps_keep_the_order_of_the_definition() -> None:

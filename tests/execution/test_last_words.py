@@ -45,6 +45,13 @@ def test_the_last_line_is_short_and_plain(stderr: str, line: str) -> None:
         (126, "job.sh: 4: exec: /a/x: Exec format error", "/a/x is not executable"),
         (255, '"nosuch": executable file not found in $PATH', "nosuch was not found"),
         (255, "stat /nosuch: no such file or directory", "nosuch"),
+        (255, "stat /nosuch: no such file or directory", "/nosuch was not found"),
+        (
+            127,
+            "/usr/bin/env: 'python3\\r': No such file or directory\n/usr/bin/env: use -[v]S to ...\n",
+            "python3 was not",
+        ),
+        (127, "env: can't execute 'python3\r': No such file or directory", "Windows"),
         (127, "something else", None),
     ],
 )

@@ -19,6 +19,7 @@ from ccat_workflow_manager.flow import (
     WorkflowEngine,
     factory,
 )
+from ccat_workflow_manager.flow.definition import command_of
 from tests.programs.running import on, run
 
 
@@ -282,5 +283,26 @@ def test_backends_are_listed_and_an_unavailable_one_names_the_others() -> None:
         for name in away:
             with pytest.raises(FlowError, match=rf"'{name}' is not available.*concurrent"):
                 await factory.create_backend(name)
+
+    run(program)
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [("echo $RANDOM", "$RANDOM"), ("echo x > file", ">"), ("a && b", "&&"), ('echo "$HOME"', "$HOME"),
+     ("echo '$HOME > x'", None), ('echo "a > b; c"', None), ("echo \\$x 5$", None)],
+)  # fmt: skip
+def test_what_only_a_shell_would_do_is_noticed(line: str, found: str | None, recwarn: pytest.WarningsRecorder) -> None:
+    command_of("task.000001", line, shell=False)
+    assert [repr(found) in str(each.message) for each in recwarn] == ([True] if found else [])
+    command_of("task.000001", line, shell=True)
+    assert len(recwarn) == (1 if found else 0)
+
+
+def test_there_are_no_prompt_tasks() -> None:
+    async def program() -> None:
+        async with WorkflowEngine.create(dry_run=True) as flow:
+            with pytest.raises(FlowError, match="function_task"):
+                flow.prompt_task(backend="ai")
 
     run(program)

@@ -81,6 +81,7 @@ def test_a_default_is_a_fresh_value_for_each_run() -> None:
         ({}, {"a": 10**200}, "parameters.a", "digits"),
         ({}, {"a": object()}, "parameters.a", "JSON"),
         ({"required": ["a"]}, {}, "parameters.a", "is required"),
+        ({"required": ["scans"]}, {"scan": 1}, "parameters.scans", "scan was given"),
         ({"properties": {"o": {"required": ["x"]}}}, {"o": {}}, "parameters.o.x", "is required"),
         ({"properties": {"a": {"type": "string"}}}, {"a": 3}, "parameters.a", "must be a string, not a number"),
         ({"properties": {"a": {"type": "integer"}}}, {"a": 3.5}, "parameters.a", "whole number, not the number 3.5"),
