@@ -17,7 +17,8 @@ pytestmark = pytest.mark.needs("chromium")
 
 PAGES = (
     "/", "/runs", "/runs?status=FAILED&created=24h", "/runs/{run}", "/runs/{wide}", "/runs/{run}/steps/first",
-    "/runs/{run}/compare?with={wide}", "/runs/{run}?tab=parameters", "/step-runs/{failed}", "/step-runs/{running}",
+    "/runs/{run}/compare?with={wide}", "/runs/{run}?tab=parameters", "/runs/{run}?tab=why", "/step-runs/{failed}",
+    "/step-runs/{failed}?part=why", "/step-runs/{running}",
     "/pipelines", "/pipelines/chain", "/products", "/products/{product}", "/products?run={run}", "/backends",
     "/projects", "/projects/default", "/projects/default/limits", "/backends/noop/hold",
     "/workers", "/events?type=step_run.*&pipeline=chain", "/audit", "/tokens",
