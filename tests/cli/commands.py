@@ -9,9 +9,11 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import typer
 from typer.testing import CliRunner, Result
 
 from ccat_workflow_manager.cli import app
@@ -21,9 +23,24 @@ PROGRAM = (sys.executable, "-c", "from ccat_workflow_manager.cli import main; ma
 QUIET = {"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "200"}
 
 
+@cache
+def program() -> Any:
+    """All commands. To build them takes longer than most of them take."""
+    return typer.main.get_command(app)
+
+
 def invoke(*arguments: str, env: Mapping[str, str] | None = None, stdin: str | bytes | None = None) -> Result:
     """Run a command in this process."""
-    return CliRunner().invoke(app, list(arguments), env={**QUIET, **(env or {})}, input=stdin)
+    runner, code = CliRunner(), 0
+    with runner.isolation(input=stdin, env={**QUIET, **(env or {})}) as streams:
+        try:
+            program().main(list(arguments), prog_name="ccat-wm")
+        except SystemExit as end:
+            code = int(end.code or 0)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        stdout, stderr, output = (stream.getvalue() for stream in streams)
+    return Result(runner, stdout, stderr, output, None, code, None)
 
 
 def answer(*arguments: str, env: Mapping[str, str] | None = None, code: int = 0) -> Any:

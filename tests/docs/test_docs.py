@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer.main
 import yaml
 
-from ccat_workflow_manager.cli import app
 from ccat_workflow_manager.commands.arguments import read_pipeline
 from ccat_workflow_manager.definition.spec import parse_pipeline
 from ccat_workflow_manager.settings import PREFIX, specs
+from tests.cli.commands import program
 
 REPOSITORY = Path(__file__).parents[2]
 DOCS = REPOSITORY / "docs"
@@ -120,7 +119,7 @@ def commands_of(path: Path) -> Iterator[str]:
 def complaint(text: str) -> str | None:
     """Why there is no such command."""
     words = shlex.split(text.replace("\\|", "|"))
-    command: Any = typer.main.get_command(app)
+    command: Any = program()
     while words and hasattr(command, "commands"):
         word = words.pop(0)
         if word.startswith("-"):
