@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from ccat_workflow_manager.definition.image_names import image_problem, is_reference, pinned, scheme_of
@@ -17,6 +19,7 @@ from ccat_workflow_manager.execution.launch_spec import Progress, ResolvedImage,
 from ccat_workflow_manager.execution.runtime import Runtime
 from ccat_workflow_manager.execution.sif import check_sif, digest_of
 from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.json_values import similar
 
 PULL_TIMEOUT_SECONDS = 3600.0
 
@@ -33,6 +36,16 @@ class _CheckedFile:
 
 _CACHED_NAME = re.compile(r"sha256-([0-9a-f]{64})\.sif")
 _checked: dict[str, _CheckedFile] = {}
+
+
+def _named_in(directories: Iterable[str]) -> Iterator[str]:
+    """The images of these directories that have names of people."""
+    for directory in directories:
+        # What cannot be listed only costs the hint.
+        with suppress(OSError), os.scandir(directory) as entries:
+            yield from (
+                each.name for each in entries if each.name.endswith(".sif") and not _CACHED_NAME.match(each.name)
+            )
 
 
 def resolve_image(
@@ -56,7 +69,9 @@ def resolve_image(
             return ResolvedImage(reference, path, digest)
         if digest is None or name.endswith(".sif") or os.path.isabs(name):
             where = "" if os.path.isabs(name) else f" in {' or '.join(directories)}"
-            raise StagingError(FailureReason.IMAGE_MISSING, f"there is no image {name}{where}")
+            close = None if os.path.isabs(name) else similar(name, _named_in(directories))
+            hint = f"; did you mean {close}?" if close is not None else ""
+            raise StagingError(FailureReason.IMAGE_MISSING, f"there is no image {name}{where}{hint}")
         if not is_reference(reference):
             raise _invalid(f"{reference} is not a reference to an image in a registry")
         reference = f"docker://{reference}"

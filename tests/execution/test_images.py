@@ -52,6 +52,14 @@ def test_by_name_and_by_path(cache: Path, tmp_path: Path) -> None:
     assert resolve("cache/a.sif", tmp_path).path == f"{cache}/a.sif"
 
 
+def test_a_mistyped_name_brings_the_one_that_was_meant(cache: Path) -> None:
+    (cache / "chai-calibration.sif").touch()
+    with pytest.raises(StagingError, match=r"did you mean chai-calibration\.sif"):
+        resolve("chai-calibraton.sif", cache)
+    with pytest.raises(StagingError, match=r"nosuch.sif in \S+$"):
+        resolve("nosuch.sif", cache / "nothing")
+
+
 @pytest.mark.parametrize(
     ("reference", "reason"),
     [
