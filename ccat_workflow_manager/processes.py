@@ -34,6 +34,7 @@ _JOIN_SECONDS = 10
 _QUEUES_SECONDS = 10
 """A new backend is asked for its queues within so many seconds."""
 _FIGURES_SECONDS = 1
+_STATISTICS_SECONDS = 2
 _HISTORY_SECONDS = 3600
 _RETENTION_SECONDS = 60
 _DELETIONS_SECONDS = 10
@@ -57,6 +58,7 @@ def loops(context: Context) -> list[Loop]:
         PollLoop,
         QueuesLoop,
         RequeueSweep,
+        StatisticsLoop,
     )
 
     settings, database, doorbell = context.settings, context.loop_database, context.doorbell
@@ -74,6 +76,7 @@ def loops(context: Context) -> list[Loop]:
         Loop("sweep", settings.sweep_seconds, LeaseSweep(database, doorbell, settings.max_worker_deaths).tick),
         Loop("queues", _QUEUES_SECONDS, QueuesLoop(database, doorbell).tick),
         Loop("figures", _FIGURES_SECONDS, FiguresLoop(database).tick),
+        Loop("statistics", _STATISTICS_SECONDS, StatisticsLoop(database).tick),
         Loop("history", _HISTORY_SECONDS, history.tick),
         Loop("retention", _RETENTION_SECONDS, Retention(database, keep).tick),
         Loop("deletions", _DELETIONS_SECONDS, Deletions(database, doorbell).advance),

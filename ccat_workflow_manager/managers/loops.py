@@ -11,7 +11,7 @@ from typing import ClassVar
 from uuid import UUID
 
 from ccat_workflow_manager import metrics
-from ccat_workflow_manager.db import figures
+from ccat_workflow_manager.db import figures, statistics
 from ccat_workflow_manager.db.backends import BackendStore, Workload
 from ccat_workflow_manager.db.leases import ExpiredLease, LeaseStore
 from ccat_workflow_manager.db.partitions import maintain_audit, maintain_events
@@ -185,6 +185,17 @@ class FiguresLoop:
     def _fold(self) -> bool:
         with self._database.begin("commit.figures") as unit:
             return figures.fold(unit)
+
+
+class StatisticsLoop:
+    """Keeps what PostgreSQL knows of tables that grow quickly, so that no plan is one for a small table."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def tick(self) -> None:
+        with self._database.read() as unit:
+            statistics.refresh(unit)
 
 
 class HistoryLoop:
