@@ -103,7 +103,7 @@ POINTING = {
     "description": "Fit the pointing of every scan of a night",
     "parameters": {"type": "object", "properties": {"scans": {"type": "array", "items": {"type": "string"}}}},
     "steps": [
-        _noop("fit", foreach="${parameters.scans}", delay=0.2, outcome="program_failed"),
+        _noop("fit", foreach="${parameters.scans}", delay=0.2, outcome="failed"),
         _noop("model", ("fit",)),
     ],
 }
@@ -265,10 +265,10 @@ def _all(stage: Stage, target: Path | None) -> None:
         camera.take("step-run", AT_ONCE["step-run"])
         stage.running()
         camera.take("run", AT_ONCE["run"])
-        stage.changes()
         stage.broken()
         stage.wide()
         camera.take("wide", AT_ONCE["wide"])
+        stage.changes()
         for name, address in LATER.items():
             camera.take(name, address)
         browser.close()

@@ -28,7 +28,7 @@ FIRST_LOAD, LATER_LOAD = 150_000, 20_000
 """Bytes on the wire."""
 WEIGHT = """["navigation", "resource"].flatMap((kind) => performance.getEntriesByType(kind))
   .reduce((sum, each) => sum + each.transferSize, 0)"""
-SPILLED = """[...document.querySelectorAll(".cell, .note, .panel > header")]
+SPILLED = """[...document.querySelectorAll(".cell, .note, .att li > div, .panel > header")]
   .filter((each) => each.offsetParent && each.scrollWidth > each.clientWidth + 1).map((each) => each.innerText)"""
 """Parts whose content is wider than they are."""
 CONTRAST = {"runOnly": ["color-contrast"]}

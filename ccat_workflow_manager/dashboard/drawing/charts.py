@@ -28,10 +28,10 @@ def nice_top(most: float) -> float:
 
 
 def _figure(value: float) -> str:
-    """A figure of an axis, which has room for four characters: `150`, `1,500`, `20k`."""
-    if value >= 10_000:
+    """A figure of an axis, which has room for four characters: `150`, `1.5k`, `20k`."""
+    if value >= 1000:
         return f"{value / 1e6:g}M" if value >= 1e6 else f"{value / 1e3:g}k"
-    return f"{value:,.0f}" if value >= 1000 or value == int(value) else f"{value:.2g}"
+    return f"{value:.0f}" if value == int(value) else f"{value:.2g}"
 
 
 def _frame(label: str, top: float, times: Sequence[str], width: int, height: int, unit: str = "") -> list[str]:

@@ -34,7 +34,8 @@ def overview_text(view: Mapping[str, Any], most: int) -> list[tuple[str, bool]]:
     held = sum(cause["count"] for cause in view["causes"])
     pieces: list[tuple[str, bool]] = []
     if held:
-        pieces.append((f"They hold {count(held, 'step run')}. Everything else is well: ", False))
+        hold = "It holds" if len(view["causes"]) == 1 else "They hold"
+        pieces.append((f"{hold} {count(held, 'step run')}. Everything else is well: ", False))
     if not live:
         return [*pieces, ("No run is live.", False)]
     pieces += [(f"{capped(live, most)} {'run' if live == 1 else 'runs'}", True), (" live, ", False)]
