@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import AsyncIterator, Collection, Iterable, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.db.views import changes
 from ccat_workflow_manager.errors import WorkflowError
 from ccat_workflow_manager.identity import Projects
+from ccat_workflow_manager.services.answers import Answers
 from ccat_workflow_manager.threads import in_thread
 
 log = logging.getLogger(__name__)
@@ -30,6 +32,10 @@ log = logging.getLogger(__name__)
 router = page_router()
 
 _POLL_SECONDS = 0.4
+_QUICK_SECONDS = 1.0
+"""Answers that are kept no longer are computed anew before the viewers hear of a change."""
+_SLOW_SECONDS = 5.5
+"""When they hear of it again: all other answers are computed anew by then."""
 _KEEP_ALIVE_SECONDS = 15.0
 _MOST_TOPICS = 100
 _MOST_VIEWERS = 1000
@@ -77,8 +83,9 @@ class _Reader:
 class Live:
     """The viewers of one process. It reads only while there are any."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, answers: Answers) -> None:
         self._context = context
+        self._answers = answers
         self._viewers: set[_Viewer] = set()
         self._poller: asyncio.Task[None] | None = None
         self._closed = False
@@ -130,9 +137,16 @@ class Live:
 
     async def _poll(self) -> None:
         reader = _Reader(self._context.loop_database)
+        again: dict[str, float] = {}
         while self._viewers and not self._closed:
             try:
-                self.touch(await in_thread(reader.look))
+                topics, now = await in_thread(reader.look), time.monotonic()
+                if topics:
+                    self._answers.forget(_QUICK_SECONDS)
+                again |= dict.fromkeys(topics, now + _SLOW_SECONDS)
+                due = {name for name, at in again.items() if at <= now}
+                again = {name: at for name, at in again.items() if name not in due}
+                self.touch(topics | due)
             except WorkflowError as error:
                 log.warning("changes cannot be read: %s", error.message)
             await asyncio.sleep(_POLL_SECONDS)

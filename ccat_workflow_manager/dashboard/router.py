@@ -45,6 +45,6 @@ PAGES: tuple[APIRouter, ...] = (
 
 def mount(app: FastAPI, context: Context) -> None:
     """Add the static files and the errors of the pages. The paths of the API stay as they are."""
-    app.state.live = live.Live(context)
+    app.state.live = live.Live(context, app.state.answers)
     app.add_route("/static/{version}/{name:path}", assets.serve, include_in_schema=False)
     show_errors_as_pages(app)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ _MOST = 2000
 class _Slot:
     lock: Lock = field(default_factory=Lock)
     value: Any = None
+    seconds: float = 0.0
     until: float = 0.0
 
 
@@ -41,15 +43,16 @@ class Answers:
                 changes = self._changes
                 slot.value = compute()
                 kept = min(seconds, self._longest) if changes == self._changes else 0.0
-                slot.until = time.monotonic() + kept
+                slot.seconds, slot.until = seconds, time.monotonic() + kept
             return cast("T", slot.value)
 
-    def forget(self) -> None:
-        """Compute all answers anew: this process has changed something."""
+    def forget(self, kept_at_most: float = math.inf) -> None:
+        """Compute the answers anew that are kept for at most so many seconds: something has changed."""
         with self._lock:
             self._changes += 1
             for slot in self._slots.values():
-                slot.until = 0.0
+                if slot.seconds <= kept_at_most:
+                    slot.until = 0.0
 
     def _forget_old(self) -> None:
         now = time.monotonic()

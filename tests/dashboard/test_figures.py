@@ -59,6 +59,10 @@ def test_a_change_of_this_process_is_seen_at_once() -> None:
     answers.forget()
     assert answers.get("k", lambda: next(value), 60) == 1
 
+    answers.get("slow", lambda: "before", 60)
+    answers.forget(1.0)
+    assert answers.get("slow", lambda: "after", 60) == "before"
+
     def changed_meanwhile() -> int:
         answers.forget()
         return next(value)
