@@ -1,4 +1,4 @@
-"""JSON values from outside: which can be stored, how a path in them is written, how a value is shown."""
+"""JSON values from outside: which can be stored, how a path in them is written, how values are shown and counted."""
 
 from __future__ import annotations
 
@@ -228,3 +228,8 @@ def _fault(root: Sequence[PathPart], chain: _Chain | None, message: str) -> Faul
         chain, part = chain
         path.append(part)
     return Fault(path_text([*root, *reversed(path)]), message)
+
+
+def counted(number: int, what: str) -> str:
+    """`1 product`, `2 products`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -109,11 +109,6 @@ def memory(gigabytes: float | None) -> str:
     return f"{gigabytes:.1f} GB" if gigabytes >= 1 else f"{gigabytes * 1000:.0f} MB"
 
 
-def counted(number: int, what: str) -> str:
-    """`1 product`, `2 products`."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
 def size(count: float) -> str:
     """A number of bytes."""
     for unit in ("B", "kB", "MB", "GB"):

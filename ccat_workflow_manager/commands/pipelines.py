@@ -47,9 +47,10 @@ def validate(file: File, as_json: AsJson = False) -> None:
     Exit codes:  0 it has no fault,  2 it has.
     """
     from ccat_workflow_manager.commands.arguments import fault_in_file, read_pipeline
-    from ccat_workflow_manager.commands.output import counted, print_json
+    from ccat_workflow_manager.commands.output import print_json
     from ccat_workflow_manager.definition.spec import all_files, canonical, parse_pipeline
     from ccat_workflow_manager.errors import Invalid
+    from ccat_workflow_manager.json_values import counted
 
     definition = read_pipeline(file)
     try:

@@ -71,14 +71,16 @@ def _from(start: str, keys: list[str] | None) -> Any:
 def _print(item: dict[str, Any]) -> None:
     from ccat_workflow_manager.commands.output import duration
     from ccat_workflow_manager.commands.terminal_text import plain
+    from ccat_workflow_manager.json_values import counted
 
     if item["outcome"] == "refused":
         typer.echo(f"{item['run_id']} refused: {plain(item['reason'])}")
         return
     where = f" as {item['new_run_id']}" if item["new_run_id"] else ""
-    cost = item["cost"]
+    cost, again = item["cost"], item["again"]
+    starts = f"{counted(again, 'step run')} {'starts' if again == 1 else 'start'}"
     typer.echo(
-        f"{item['run_id']} {item['outcome'].replace('_', ' ')}{where}: {item['again']} step runs start again"
+        f"{item['run_id']} {item['outcome'].replace('_', ' ')}{where}: {starts} again"
         f" (about {duration(cost['wall_time_seconds'])} of work), {item['reused']} are taken over"
     )
     for step in item["steps"]:

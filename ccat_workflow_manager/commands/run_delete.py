@@ -38,13 +38,15 @@ def delete(
     """
     from ccat_workflow_manager.commands.client import each_run
     from ccat_workflow_manager.commands.output import size
+    from ccat_workflow_manager.json_values import counted
 
     what = only.replace("-", "_") if only is not None else "run"
     verb = "would be deleted" if dry_run else "is being deleted"
 
     def remove(client: Client, run_id: str) -> tuple[Any, str]:
         found = client.delete(f"/runs/{run_id}", what=what, dry_run="true" if dry_run else None)
-        about = f"{found['step_runs']} step runs, {found['products']} products of {size(found['bytes'])}"
+        step_runs, products = counted(found["step_runs"], "step run"), counted(found["products"], "product")
+        about = f"{step_runs}, {products} of {size(found['bytes'])}"
         return found, f"{_WORDS[what]}{found['id']} of {found['pipeline']} {verb}: {about}"
 
     each_run(ids, remove, as_json)

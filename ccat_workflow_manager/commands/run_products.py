@@ -52,8 +52,9 @@ def download(
     from pathlib import Path
 
     from ccat_workflow_manager.commands.client import connect
-    from ccat_workflow_manager.commands.output import counted, print_json, progress
+    from ccat_workflow_manager.commands.output import print_json, progress
     from ccat_workflow_manager.commands.results import fetch, run_products
+    from ccat_workflow_manager.json_values import counted
 
     with connect() as client:
         found = client.run(run_id)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ccat_workflow_manager.commands.arguments import AsJson, moment_before_now
-from ccat_workflow_manager.commands.exit_codes import ExitCode, WrongUsage
+from ccat_workflow_manager.commands.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from ccat_workflow_manager.context import Context
@@ -95,6 +95,7 @@ def _print(finding: Finding, *, as_json: bool, repair_plan: bool) -> None:
 def _report(notes: Notes, unchecked: Mapping[str, str], *, as_json: bool) -> None:
     from ccat_workflow_manager.commands.output import print_json
     from ccat_workflow_manager.commands.terminal_text import plain
+    from ccat_workflow_manager.json_values import counted
 
     progress = notes.progress
     if as_json:
@@ -109,8 +110,9 @@ def _report(notes: Notes, unchecked: Mapping[str, str], *, as_json: bool) -> Non
         return
     for name, why in unchecked.items():
         typer.echo(plain(f"the jobs of {name} were not compared: {why}"), err=True)
-    number = len(notes.findings) or "no"
-    typer.echo(f"{progress.runs} runs and {progress.products} products: {number} findings", err=True)
+    looked_at = f"{counted(progress.runs, 'run')} and {counted(progress.products, 'product')}"
+    found = counted(len(notes.findings), "finding") if notes.findings else "no findings"
+    typer.echo(f"{looked_at}: {found}", err=True)
 
 
 @contextmanager
@@ -131,8 +133,5 @@ def _deployment() -> Iterator[Context]:
 
 
 def _moment(text: str) -> datetime:
-    try:
-        found = datetime.fromisoformat(moment_before_now(text))
-    except ValueError:
-        raise WrongUsage(f"--since {text}: write 24h, 7d, or a time such as 2026-01-31T12:00:00Z") from None
+    found = datetime.fromisoformat(moment_before_now(text))
     return found if found.tzinfo is not None else found.replace(tzinfo=UTC)

@@ -24,6 +24,7 @@ from ccat_workflow_manager.execution.outputs import Collected, collect, publish
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.attempt.record import ExitRecord
 from ccat_workflow_manager.hpc.exit_info import info_of
+from ccat_workflow_manager.json_values import counted
 from ccat_workflow_manager.lifecycle.models import Facts, Transition, TransitionEvent, WorkItem
 from ccat_workflow_manager.lifecycle.states import Event
 from ccat_workflow_manager.lifecycle.verdict import cancelled, failure_of
@@ -187,7 +188,8 @@ class Collector:
 
     def _completed(self, item: WorkItem, record: ExitRecord, collected: Collected) -> Transition:
         warnings = [*([record.left_text] if record.left_text else []), *collected.warnings]
-        text = f"{len(collected.products)} products" + (f", {len(warnings)} warnings" if warnings else "")
+        text = counted(len(collected.products), "product")
+        text += f", {counted(len(warnings), 'warning')}" if warnings else ""
         event = TransitionEvent(Event.RESULTS_COLLECTED, self._context.worker, text=text)
         facts = Facts(warnings=warnings or None)
         products, caveats = collected.products, collected.caveats

@@ -26,7 +26,7 @@ def test_a_healthy_service_is_verified(site: dict[str, str], redis_url: str) -> 
     text = scrape(DoorbellMetrics(Doorbell(redis_url)))
     assert value(text, "ccat_wm_verify_findings", kind="product") == 0
     assert invoke("verify", "--since", "7d", env=site).exit_code == 0
-    assert "--since" in refused("verify", "--since", "yesterday", env=site)
+    assert "24h" in refused("verify", "--since", "yesterday", env=site)
 
 
 def test_an_interrupted_verification_is_resumed_with_its_findings(site: dict[str, str], tmp_path: Path) -> None:
