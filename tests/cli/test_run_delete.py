@@ -17,7 +17,7 @@ def test_a_run_is_deleted_with_its_files(service: Service, tmp_path: Path) -> No
     (tmp_path / "file").write_text("")
     assert "cannot be written" in refused("run", "download", run_id, str(tmp_path / "file" / "x"), env=env)
     shown = invoke("run", "delete", run_id, "--dry-run", env=env)
-    assert f"{run_id} of flow would be deleted: 1 step runs, 1 products of 2 B" in shown.stdout
+    assert f"{run_id} of flow would be deleted: 1 step run, 1 product of 2 B" in shown.stdout
     assert answer("run", "delete", run_id, "--only", "workspaces", env=env)[0]["what"] == "workspaces"
     wait_until(lambda: not (root / "workspace").exists(), 30, "the workspace to go")
     assert (root / "output" / "a.txt").exists()
