@@ -25,6 +25,7 @@ from ccat_workflow_manager.execution.launch_spec import Input, no_progress
 from ccat_workflow_manager.execution.stager import Stager
 from ccat_workflow_manager.failures import FailureReason
 from tests.support.s3_server import KEY, SECRET, rclone_s3
+from tests.support.waiting import wait_for
 
 FREE = InputRoots.of([], free=True)
 CONTENT = bytes(range(256)) * 5000
@@ -102,7 +103,16 @@ def stager(cache: Path, roots: InputRoots = FREE, **more: Any) -> Stager:
 
 
 def fetch(cache: Path, url: str, known: str | None = None, **more: Any) -> Input:
-    return stager(cache, **more).fetch(url, known, no_progress)
+    """The object, asked for again while it is being transferred, as a worker would."""
+    staged = stager(cache, **more)
+
+    def brought() -> Input | None:
+        try:
+            return staged.fetch(url, known, no_progress)
+        except JobDeferred:
+            return None
+
+    return wait_for(brought, what=f"the transfer of {url}")
 
 
 def failure(cache: Path, url: str, **more: Any) -> tuple[FailureReason, str]:
@@ -226,7 +236,7 @@ def test_a_transfer_of_another_worker_is_waited_for(tmp_path: Path, site: WebSit
     with lock.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(JobDeferred):
-            fetch(tmp_path, site.url)
+            stager(tmp_path).fetch(site.url, None, no_progress)
     assert fetch(tmp_path, site.url).size == len(CONTENT)
 
 
