@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-JOBS ?= 5
+JOBS ?= 4
 ARGS ?=
 
 BIN := $(VENV)/bin
