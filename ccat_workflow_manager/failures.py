@@ -188,3 +188,8 @@ COMMON = frozenset(
 They count for the circuit breaker. A failed node, a full disk, a missing input or an error of the workflow manager say
 nothing about the next step run.
 """
+
+
+def failure_info(reason: str | None) -> FailureInfo | None:
+    """What a stored reason means. None: there is none, or it is not one of ours."""
+    return FAILURES[FailureReason(reason)] if reason in set(FailureReason) else None

@@ -3,44 +3,46 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from functools import partial
 from typing import Annotated
 
-from fastapi import Header
+from fastapi import Header, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from ccat_workflow_manager.api.authentication import Authenticator
+
 MEDIA_TYPE = "text/event-stream"
-SEND_SECONDS = 30
 LastEventId = Annotated[
     str | None, Header(alias="Last-Event-ID", description="The id of the last event that came: only what is behind it.")
 ]
+_SEND_SECONDS = 30
 _ALLOWED_SECONDS = 1.0
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 class EventStream(Response):
-    """Sends the texts until they end. `on_end` is called once, also if nothing was sent.
+    """Answers a request with the texts until they end. `on_end` is called once, also if nothing was sent.
 
-    A client that takes nothing for `send_seconds` loses its connection. The stream of one that `is_allowed` no longer
-    accepts ends: its token was revoked.
+    A client that takes nothing for half a minute loses its connection. The stream of one who is no longer known ends:
+    its token was revoked.
     """
 
     def __init__(
         self,
+        request: Request,
         texts: AsyncIterator[bytes],
         *,
-        send_seconds: float,
-        is_allowed: Callable[[], Awaitable[bool]],
         on_end: Callable[[], None],
         headers: dict[str, str] | None = None,
     ) -> None:
         super().__init__(headers={**_HEADERS, **(headers or {})}, media_type=MEDIA_TYPE)
         del self.headers["content-length"]
         self._texts = texts
-        self._send_seconds = send_seconds
-        self._is_allowed = is_allowed
+        authenticator: Authenticator = request.app.state.authenticator
+        self._is_allowed = partial(authenticator.is_still_known, request)
         self._on_end = on_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -66,7 +68,7 @@ class EventStream(Response):
         try:
             async for text in self._texts:
                 if text:
-                    async with asyncio.timeout(self._send_seconds):
+                    async with asyncio.timeout(_SEND_SECONDS):
                         await send({"type": "http.response.body", "body": text, "more_body": True})
         except TimeoutError:
             # Closing would wait until the client has read what is in the buffers.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
-from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -12,9 +11,8 @@ from fastapi import Query, Request
 from pydantic import Field
 from starlette.responses import Response
 
-from ccat_workflow_manager.api.authentication import Authenticator
 from ccat_workflow_manager.api.dependencies import Ctx, Who
-from ccat_workflow_manager.api.event_stream import MEDIA_TYPE, SEND_SECONDS, EventStream, LastEventId
+from ccat_workflow_manager.api.event_stream import MEDIA_TYPE, EventStream, LastEventId
 from ccat_workflow_manager.api.openapi import Page, Shape, Time
 from ccat_workflow_manager.api.paging import DEFAULT_LIMIT, Limit, ProjectName, json_response
 from ccat_workflow_manager.api.route import api_router
@@ -138,11 +136,4 @@ async def _stream(request: Request, context: Context, after: str | None, wanted:
         place: Place = now if after is None else feed.cursors.decode(after)
         cursor = feed.cursors.encode(place)
         unless_streamed.pop_all()
-    authenticator: Authenticator = request.app.state.authenticator
-    return EventStream(
-        feed.stream(place, wanted),
-        send_seconds=SEND_SECONDS,
-        is_allowed=partial(authenticator.is_still_known, request),
-        on_end=feed.leave,
-        headers={"X-Event-Cursor": cursor},
-    )
+    return EventStream(request, feed.stream(place, wanted), on_end=feed.leave, headers={"X-Event-Cursor": cursor})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -12,9 +11,8 @@ from pydantic import Field
 from starlette.responses import Response, StreamingResponse
 
 from ccat_workflow_manager.api import openapi
-from ccat_workflow_manager.api.authentication import Authenticator
 from ccat_workflow_manager.api.dependencies import Actor, Body, Ctx
-from ccat_workflow_manager.api.event_stream import SEND_SECONDS, EventStream, LastEventId
+from ccat_workflow_manager.api.event_stream import EventStream, LastEventId
 from ccat_workflow_manager.api.openapi import Page, Shape, Time
 from ccat_workflow_manager.api.paging import (
     DEFAULT_LIMIT,
@@ -231,13 +229,7 @@ async def get_log(
     first = await in_thread(found.look)
     streams: LogStreams = request.app.state.log_streams
     streams.enter()
-    authenticator: Authenticator = request.app.state.authenticator
-    return EventStream(
-        found.texts(first, streams),
-        send_seconds=SEND_SECONDS,
-        is_allowed=partial(authenticator.is_still_known, request),
-        on_end=streams.leave,
-    )
+    return EventStream(request, found.texts(first, streams), on_end=streams.leave)
 
 
 def _log(

@@ -8,6 +8,7 @@ import typer
 
 from ccat_workflow_manager.commands.output import console, cpu_hours, duration, memory, moment, pairs_text, table, when
 from ccat_workflow_manager.commands.watch import label
+from ccat_workflow_manager.json_values import counted
 
 _SHOWN = 50
 _COLUMNS = ((130, 7), (105, 6), (0, 4))
@@ -98,7 +99,7 @@ def why(step_run: dict[str, Any]) -> str:
 def status(run: dict[str, Any]) -> str:
     """The status of a run, and how many caveats its results have."""
     number = run.get("caveat_count", 0)
-    return str(run["status"]) + (f", {number} caveat{'s' if number > 1 else ''}" if number else "")
+    return str(run["status"]) + (f", {counted(number, 'caveat')}" if number else "")
 
 
 def done(found: dict[str, Any]) -> str:

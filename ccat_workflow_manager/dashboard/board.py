@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -19,7 +18,7 @@ from ccat_workflow_manager.api.service import availabilities
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.dashboard import rendering, times
 from ccat_workflow_manager.db.queries.attention import attention_count
-from ccat_workflow_manager.db.queries.service import backend_states, workers_page
+from ccat_workflow_manager.db.queries.service import backend_states, worker_counts
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.db.views.runs import LIVE, MOST_COUNTED, counts_since
 from ccat_workflow_manager.errors import NotFound, ServiceUnavailable
@@ -123,17 +122,16 @@ def rail(context: Context, projects: Projects) -> dict[str, Any]:
         states = {name: asdict(state) for name, state in backend_states(unit, projects).items()}
         attention = attention_count(unit, projects)
         counts = counts_since(unit, None, LIVE, projects)
-        workers = [json.loads(row.json) for row in workers_page(unit, None, 1000)]
-    late = [each for each in workers if (times.since(each["seen_at"]) or 0) > _AWAY_SECONDS]
+        workers, seen = worker_counts(unit, _AWAY_SECONDS)
     service = [{"name": "PostgreSQL", "state": "OK", "text": _milliseconds(postgres), "kind": ""}, _redis(context)]
-    kind = "warn" if late or not workers else ""
-    text = f"{len(workers) - len(late)} of {len(workers)}" if workers else "none"
+    kind = "" if 0 < workers == seen else "warn"
+    text = f"{seen} of {workers}" if workers else "none"
     service.append({"name": "Workers", "state": "WARN" if kind else "OK", "text": text, "kind": kind})
     live = counts["PENDING"] + counts["RUNNING"]
     return {
         "attention": attention,
         "live": f"{MOST_COUNTED:,}+" if live >= MOST_COUNTED else f"{live:,}",
-        "workers": len(workers),
+        "workers": workers,
         "backends": _backends(context, states),
         "service": service,
         "why": "",

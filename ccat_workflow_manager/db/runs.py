@@ -97,6 +97,7 @@ class RunStore:
         if state.drained or state.retry_later:
             return []
         chosen = turns.lock_next(limit)
+        # A drain that came after the look counts in what was locked for a turn; the probes must ask anew.
         if (state.place_due or state.probe_due) and WorkerStore(self.unit).is_drained(worker):
             return []
         if state.place_due:

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-from ccat_workflow_manager.failures import FAILURES, Blame, FailureReason
+from ccat_workflow_manager.failures import Blame, FailureReason, failure_info
 
 
 class Move(StrEnum):
@@ -130,9 +130,8 @@ _MOVES = {Blame.USER: Move.AUTHOR, Blame.SITE: Move.SITE, Blame.US: Move.OPERATO
 
 def move_of(cause: Cause, reason: str | None) -> Move:
     """Whose move it is. For a failure, and for what failures have opened, its reason decides."""
-    if cause in (Cause.FAILED, Cause.BREAKER) and reason in set(FailureReason):
-        return _MOVES[FAILURES[FailureReason(reason)].blame]
-    return CAUSES[cause].move
+    info = failure_info(reason) if cause in (Cause.FAILED, Cause.BREAKER) else None
+    return _MOVES[info.blame] if info else CAUSES[cause].move
 
 
 def text_of(cause: Cause, subject: str | None) -> str:
@@ -151,7 +150,7 @@ class Place:
 _PLACE = re.compile(r"\b(?:RUN|STEP|KEY)\b")
 _RETRY = "`ccat-wm run retry RUN`"
 _ANEW = f"apply the pipeline and submit it with `--reuse RUN`; {_RETRY} tries the same again"
-_REMEDIES: dict[FailureReason, str] = {
+_REMEDIES: dict[str, str] = {
     FailureReason.PROGRAM_FAILED: f"read `ccat-wm run logs RUN STEP/KEY`; when the program is mended, {_ANEW}",
     FailureReason.KILLED_BY_SIGNAL: f"read `ccat-wm run logs RUN STEP/KEY`; when the program is mended, {_ANEW}",
     FailureReason.COMMAND_NOT_FOUND: f"correct `command`, the first line of the script or the image; {_ANEW}",
@@ -175,7 +174,6 @@ def remedy_of(cause: Cause, subject: str | None, reason: str | None = None, plac
     """What frees a step run. For a failure its reason decides, and `place` makes the commands complete."""
     if cause is not Cause.FAILED or place is None:
         return CAUSES[cause].remedy.replace("{}", subject or "")
-    known = FailureReason(reason) if reason in set(FailureReason) else None
-    remedy = (_REMEDIES.get(known) if known else None) or f"when the cause is gone, {_RETRY}"
+    remedy = _REMEDIES.get(reason or "", f"when the cause is gone, {_RETRY}")
     values = {"RUN": str(place.run), "STEP": place.step, "KEY": place.key}
     return _PLACE.sub(lambda match: values[match[0]], remedy)

@@ -20,6 +20,12 @@ class _Slot:
     value: Any = None
     seconds: float = 0.0
     until: float = 0.0
+    forgotten: int = 0
+    """How often; `as_of` is the same when the value was begun after the last time."""
+    as_of: int = 0
+
+    def is_good(self, now: float) -> bool:
+        return now < self.until and self.as_of == self.forgotten
 
 
 class Answers:
@@ -30,7 +36,6 @@ class Answers:
         self._longest = longest
         self._lock = Lock()
         self._slots: dict[Hashable, _Slot] = {}
-        self._changes = 0
 
     def get(self, key: Hashable, compute: Callable[[], T], seconds: float = 1.0) -> T:
         """The answer for this key, at most `seconds` old."""
@@ -39,21 +44,19 @@ class Answers:
             if len(self._slots) > _MOST:
                 self._forget_old()
         with slot.lock:
-            if time.monotonic() >= slot.until:
-                changes = self._changes
+            if not slot.is_good(time.monotonic()):
+                slot.seconds, as_of = seconds, slot.forgotten
                 slot.value = compute()
-                kept = min(seconds, self._longest) if changes == self._changes else 0.0
-                slot.seconds, slot.until = seconds, time.monotonic() + kept
+                slot.as_of, slot.until = as_of, time.monotonic() + min(seconds, self._longest)
             return cast("T", slot.value)
 
     def forget(self, kept_at_most: float = math.inf) -> None:
         """Compute the answers anew that are kept for at most so many seconds: something has changed."""
         with self._lock:
-            self._changes += 1
             for slot in self._slots.values():
                 if slot.seconds <= kept_at_most:
-                    slot.until = 0.0
+                    slot.forgotten += 1
 
     def _forget_old(self) -> None:
         now = time.monotonic()
-        self._slots = {key: slot for key, slot in self._slots.items() if slot.until > now or slot.lock.locked()}
+        self._slots = {key: slot for key, slot in self._slots.items() if slot.is_good(now) or slot.lock.locked()}

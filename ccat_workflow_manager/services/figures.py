@@ -18,7 +18,7 @@ from ccat_workflow_manager.db.queries.figures import (
     series,
 )
 from ccat_workflow_manager.db.session import UnitOfWork
-from ccat_workflow_manager.failures import FAILURES, Blame, FailureReason
+from ccat_workflow_manager.failures import Blame, failure_info
 from ccat_workflow_manager.identity import Projects
 from ccat_workflow_manager.lifecycle.durations import quantile
 
@@ -117,8 +117,8 @@ def _failed_by(attempts: Iterable[Counted], window: Window) -> dict[str, list[in
     """How many failed in each part, by whose doing it was."""
     found = {str(blame): [0] * window.span.parts for blame in Blame}
     for each in attempts:
-        if each.outcome == "FAILED" and each.reason in set(FailureReason):
-            found[FAILURES[FailureReason(each.reason)].blame][each.part] += each.number
+        if each.outcome == "FAILED" and (info := failure_info(each.reason)) is not None:
+            found[info.blame][each.part] += each.number
     return found
 
 

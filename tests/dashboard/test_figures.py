@@ -8,6 +8,7 @@ from fastapi.testclient import TestClient
 from ccat_workflow_manager.app import create_app
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.session import Database
+from ccat_workflow_manager.errors import ServiceUnavailable
 from ccat_workflow_manager.services.answers import Answers
 from tests.api.rest import BASE_URL, ONE, Hand, Rest
 
@@ -53,6 +54,19 @@ def test_figures_tell_what_happened(rest: Rest, hand: Hand) -> None:
     assert rest.send("GET", "/pipelines/none/stats").status_code == 404
 
 
+def test_no_answer_of_before_stands_in_for_one_that_failed() -> None:
+    answers = Answers()
+
+    def fail() -> str:
+        raise ServiceUnavailable("away")
+
+    assert answers.get("k", lambda: "before", 60) == "before"
+    answers.forget()
+    for _ in range(2):
+        with pytest.raises(ServiceUnavailable):
+            answers.get("k", fail, 60)
+
+
 def test_a_change_of_this_process_is_seen_at_once() -> None:
     answers, value = Answers(), iter(range(10))
     assert [answers.get("k", lambda: next(value), 60) for _ in range(2)] == [0, 0]
@@ -67,5 +81,10 @@ def test_a_change_of_this_process_is_seen_at_once() -> None:
         answers.forget()
         return next(value)
 
+    def others_changed_meanwhile() -> str:
+        answers.forget(1.0)
+        return "kept"
+
+    assert [answers.get("own", others_changed_meanwhile, 60), answers.get("own", lambda: "anew", 60)] == ["kept"] * 2
     answers.forget()
     assert [answers.get("k", changed_meanwhile, 60), answers.get("k", lambda: next(value), 60)] == [2, 3]

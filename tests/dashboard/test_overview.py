@@ -14,6 +14,9 @@ def test_a_full_disk_needs_a_person(rest: Rest, hand: Hand) -> None:
     hand.count()
     (cause,) = rest.get("/dashboard/attention")["items"]
     assert (cause["kind"], cause["held_up"], cause["backend"]) == ("disk", 2, "noop")
+    hand.execute("UPDATE step_runs SET status = 'PENDING', finished_at = NULL WHERE reason = 'disk_full'")
+    (waiting,) = rest.get("/dashboard/attention")["items"]
+    assert waiting["since"] is not None, "they wait to be tried again"
     page = rest.client.get("/").text
     assert "/scratch: no space left" in page
     assert "/runs?reason=disk_full" in page

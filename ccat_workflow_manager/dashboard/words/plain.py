@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 
-from ccat_workflow_manager.failures import FAILURES, FailureReason
+from ccat_workflow_manager.failures import failure_info
 
 STATUS_WORDS = {
     "PENDING": "Pending",
@@ -88,13 +88,14 @@ def capped(number: int, most: int) -> str:
 
 def doing(reason: str | None) -> str:
     """Whose doing a failure with this reason is."""
-    info = FAILURES.get(FailureReason(reason)) if reason in set(FailureReason) else None
+    info = failure_info(reason)
     return DOING[info.blame] if info else ""
 
 
 def meaning(reason: str | None) -> str:
     """What a reason means."""
-    return FAILURES[FailureReason(reason)].text if reason in set(FailureReason) else ""
+    info = failure_info(reason)
+    return info.text if info else ""
 
 
 def listed(names: Sequence[str], most: int = 3) -> str:

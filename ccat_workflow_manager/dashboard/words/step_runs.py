@@ -7,7 +7,7 @@ from typing import Any
 
 from ccat_workflow_manager.dashboard import times
 from ccat_workflow_manager.dashboard.words.plain import NUMBERS, STATUS_WORDS, meaning, ordinal
-from ccat_workflow_manager.failures import FAILURES, FailureReason
+from ccat_workflow_manager.failures import failure_info
 
 FILE_GONE = (
     "This file is not to be seen from here: the attempt has not written it, it is removed, or another machine has it."
@@ -54,8 +54,7 @@ def _earlier(attempts: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _advice(found: Mapping[str, Any]) -> str:
-    reason = found["reason"]
-    info = FAILURES.get(FailureReason(reason)) if reason in set(FailureReason) else None
+    info = failure_info(found["reason"])
     if info is None:
         return ""
     return {

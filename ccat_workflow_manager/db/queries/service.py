@@ -28,6 +28,9 @@ SELECT x.id, row_to_json(x)::text FROM (
   SELECT {_COLUMNS} FROM workers w WHERE CAST(:after AS text) IS NULL OR w.id > :after ORDER BY w.id LIMIT :limit
 ) x
 """
+_WORKER_COUNTS = """
+SELECT count(*), count(*) FILTER (WHERE seen_at >= now() - :seconds * interval '1 second') FROM workers
+"""
 _WORKER = f"SELECT row_to_json(x)::text FROM (SELECT {_COLUMNS} FROM workers w WHERE w.id = :id) x"
 
 _BACKENDS = f"""
@@ -76,6 +79,12 @@ def one_worker(unit: UnitOfWork, worker: str) -> str | None:
 def workers_page(unit: UnitOfWork, after: str | None, limit: int, projects: Projects = None) -> list[Row]:
     """The workers by id. Names only step runs of these projects."""
     return rows(unit, _WORKERS, {"after": after, "limit": limit, "projects": project_list(projects)})
+
+
+def worker_counts(unit: UnitOfWork, seconds: float) -> tuple[int, int]:
+    """How many workers there are, and how many of them were seen in the last seconds."""
+    every, seen = unit.execute(_WORKER_COUNTS, {"seconds": seconds}).one()
+    return every, seen
 
 
 def backend_states(unit: UnitOfWork, projects: Projects = None) -> Mapping[str, BackendState]:

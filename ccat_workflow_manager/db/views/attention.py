@@ -73,7 +73,9 @@ _DISK = f"""
 SELECT 'disk' AS kind, x.backend AS id, x.backend, max(x.reason_text) AS text, count(*) AS step_runs,
   count(DISTINCT x.run_id) AS runs, {utc("min(x.finished_at)")} AS since, min(x.id::text) AS example
 FROM (
-  SELECT s.id, s.run_id, s.backend, s.reason_text, s.finished_at FROM step_runs s WHERE {DISK_FULL} LIMIT {MOST_COUNTED}
+  SELECT s.id, s.run_id, s.backend, s.reason_text, COALESCE(s.finished_at,
+    (SELECT max(a.finished_at) FROM attempts a WHERE a.step_run_id = s.id)) AS finished_at
+  FROM step_runs s WHERE {DISK_FULL} LIMIT {MOST_COUNTED}
 ) x GROUP BY x.backend ORDER BY count(*) DESC LIMIT 50
 """
 
