@@ -1,8 +1,8 @@
 """From a request to its route, without the layers of FastAPI in between.
 
 FastAPI goes through its routers twice, and puts each request into nine layers. What nearly all requests need of that is
-here: find the route, run it, answer errors. FastAPI itself serves what is left: files, and what has no route. What is called here may change with any version of it,
-so `pyproject.toml` allows one minor version only.
+here: find the route, run it, answer errors. FastAPI itself serves what is left: files, and what has no route. What is
+called here may change with any version of FastAPI, so `pyproject.toml` allows one minor version only.
 """
 
 from __future__ import annotations
