@@ -34,17 +34,14 @@ def contradictions(settings: Settings, *, serves_api: bool = False) -> Iterator[
         for name in ("DATABASE_URL", "REDIS_URL"):
             if _is_weak(password := _password(getattr(settings, name.lower()))):
                 yield Fault(PREFIX + name, f"its password is {_why(password)}: take {_FRESH}")
+        if not settings.api_hosts:
+            yield Fault(PREFIX + "API_HOSTS", f"'' is not allowed in {environment}: give the names of the API")
         if settings.container_runtime == "none":
             yield Fault(
                 PREFIX + "CONTAINER_RUNTIME",
                 f"'none' is not allowed in {environment}; allowed: auto, apptainer, singularity",
             )
-    on_loopback = is_loopback(settings.api_host) or settings.api_socket != _UNSET
-    if environment != "localdev" and not on_loopback and not settings.api_hosts:
-        yield Fault(
-            PREFIX + "API_HOSTS", f"'' is not allowed in {environment} off loopback: name what the API is called"
-        )
-    if not settings.auth_required and not on_loopback:
+    if not (settings.auth_required or is_loopback(settings.api_host) or settings.api_socket != _UNSET):
         yield Fault(
             PREFIX + "API_HOST",
             f"{settings.api_host!r} is not allowed without {PREFIX}AUTH_REQUIRED=true; allowed: a loopback address",

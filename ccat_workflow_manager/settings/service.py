@@ -116,7 +116,7 @@ class Settings(SettingsModel):
     api_port: int = Field(ge=0, le=65535, description="Port the API listens on; 0 takes a free one.")
     api_hosts: Annotated[str, matching(r"[A-Za-z0-9._:\[\]\s,-]*", "host names with commas between them")] = Field(
         description="Names under which the API may be called (header `Host`), beside those of loopback and `API_HOST`. "
-        "Needed off loopback."
+        "Needed in staging and production."
     )
     api_socket: Path = Field(
         description="Path of a Unix socket that the API listens on instead of a port, in a directory of mode 0700. "

@@ -27,7 +27,11 @@ from ccat_workflow_manager.settings.model import PREFIX, converted, masked_url, 
 from tests.backends import OURS
 
 REPOSITORY = Path(__file__).parents[2]
-SERVERS = {"DATABASE_URL": "postgresql://db/ccat", "REDIS_URL": "redis://:vKq3-xW81@cache:6379/0"}
+SERVERS = {
+    "DATABASE_URL": "postgresql://db/ccat",
+    "REDIS_URL": "redis://:vKq3-xW81@cache:6379/0",
+    "API_HOSTS": "wm.example.org",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -175,7 +179,9 @@ def test_servers_must_be_named_and_containers_used_outside_localdev(
     monkeypatch: pytest.MonkeyPatch, environment: str
 ) -> None:
     monkeypatch.setenv("ENV_FOR_DYNACONF", environment)
-    assert set(faults_of(container_runtime="none")) == {"DATABASE_URL", "REDIS_URL", "CONTAINER_RUNTIME"}
+    assert set(faults_of(container_runtime="none")) == {
+        "DATABASE_URL", "REDIS_URL", "API_HOSTS", "CONTAINER_RUNTIME",
+    }  # fmt: skip
 
 
 def test_redis_needs_a_password_or_a_protected_way_outside_localdev(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,7 +195,7 @@ def test_redis_needs_a_password_or_a_protected_way_outside_localdev(monkeypatch:
 def test_each_environment_starts_from_its_section_and_the_documented_secrets(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, environment: str
 ) -> None:
-    """What docs/installation.md asks for: nothing in localdev, elsewhere the two servers and the key of the cookies."""
+    """What docs/installation.md asks for: nothing in localdev, elsewhere the servers, names, the key of cookies."""
     monkeypatch.setenv("ENV_FOR_DYNACONF", environment)
     key = tmp_path / "session-key"
     key.write_text("nwqTqvcZPnE1kwXoPz0XcG1cXjMhXcT0f5RkbbkS")
