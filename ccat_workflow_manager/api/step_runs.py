@@ -35,7 +35,7 @@ from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.errors import Fault, Invalid, NotFound
 from ccat_workflow_manager.lifecycle.models import Resources
 from ccat_workflow_manager.lifecycle.states import Event, Status
-from ccat_workflow_manager.services.log_stream import LogStream, LogStreams, Start
+from ccat_workflow_manager.services.log_stream import BOTH, LogStream, LogStreams, Start
 from ccat_workflow_manager.services.logs import LogPiece
 from ccat_workflow_manager.services.outcomes import Outcome
 from ccat_workflow_manager.services.retry_request import Reason, RetryRequest
@@ -208,7 +208,7 @@ async def get_log(
     context: Ctx,
     step_run_id: UUID,
     attempt: Annotated[int | None, Query(ge=1, le=_BIGGEST_ATTEMPT, description="Default: the newest.")] = None,
-    stream: Literal["stdout", "stderr"] = "stdout",
+    stream: Annotated[Literal["stdout", "stderr", "both"], Query(description="`both` with `follow`.")] = "stdout",
     tail: Annotated[int | None, Query(ge=0, le=_MOST_LINES, description="Only this many lines at the end.")] = None,
     offset: Annotated[int | None, Query(ge=0, le=_MOST_BYTES, description="Only the text after this byte.")] = None,
     follow: Annotated[bool, Query(description="As server-sent events, until the step run is finished.")] = False,
@@ -221,11 +221,13 @@ async def get_log(
     if tail is not None and offset is not None:
         raise Invalid(faults=[Fault("offset", "cannot be given together with tail")])
     if not follow:
+        if stream == BOTH:
+            raise Invalid(faults=[Fault("stream", "both come together only with follow")])
         return await in_thread(_log, context, step_run_id, attempt, stream, tail, offset)
-    start = Start(attempt, only=attempt is not None, tail=tail, offset=offset or 0)
+    start = Start.of(stream, attempt, tail, offset)
     if last_event_id is not None:
         start = start.behind(last_event_id)
-    found = LogStream(context.database, context.logs, step_run_id, stream, start)
+    found = LogStream(context.database, context.logs, step_run_id, start)
     first = await in_thread(found.look)
     streams: LogStreams = request.app.state.log_streams
     streams.enter()

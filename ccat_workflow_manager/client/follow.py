@@ -3,55 +3,100 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import httpx
 
-from ccat_workflow_manager.client.answers import FINISHED
 from ccat_workflow_manager.client.connection import ApiRefused
 from ccat_workflow_manager.client.transport import Request, Transport
 from ccat_workflow_manager.errors import ServiceUnavailable
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 1.0
-_RECONNECT_SECONDS = 1.0
+BOTH = "both"
+STREAMS = ("stdout", "stderr")
 EVENT_STREAM = "text/event-stream"
+SILENT_SECONDS = 60.0
+"""The service says something every 15 seconds."""
+_RECONNECT_SECONDS = 1.0
+_LOST_SECONDS = 60.0
+"""So long a connection that was lost is made again, also by a client without patience: a manager may restart."""
 
 
-async def log(
-    api: Transport, step_run_id: str, *, following: bool, stream: str, attempt: int | None, tail: int | None
-) -> AsyncGenerator[str, None]:
-    """The log in pieces. Following, it goes on to the end of the last attempt, or of the wanted one."""
-    pause, number = _FIRST_PAUSE, attempt
-    offset: int | None = None if tail is not None else 0
-    while True:
-        # The state is read before the log: a log that is read after the end is complete.
-        state = await api.json("GET", f"/step-runs/{step_run_id}") if following else None
-        if state is not None and attempt is None and state["attempt"] != number:
-            number, offset = state["attempt"] or None, None if tail is not None else 0
-        where = {"tail": tail} if offset is None else {"offset": offset}
-        query = {"attempt": number, "stream": stream, **where}
-        try:
-            response = await api.send(Request("GET", f"/step-runs/{step_run_id}/log", query))
-        except ApiRefused as error:
-            # Before the first attempt there is no log.
-            if error.status != 404 or state is None or state["status"] in FINISHED:
-                raise
-        else:
-            if response.text:
-                yield response.text
-                pause = _FIRST_PAUSE
-            before, offset = offset, _number(response, "X-Log-Next-Offset")
-            size = _number(response, "X-Log-Size")
-            if offset is not None and size is not None and offset < size and offset != before:
-                continue
-            if offset is None:
-                # Only its backend has this log, and gives no more than its end.
-                return
-        if state is None or state["status"] in FINISHED or (attempt is not None and attempt < state["attempt"]):
-            return
-        await api.pause(pause)
-        pause = min(pause * 1.5, _LONGEST_PAUSE)
+ATTEMPT, GAP = "attempt", "gap"
+
+
+class LogPiece(NamedTuple):
+    """A piece of a log: the text of a stream, the number of the attempt that comes next, or word of a missing part."""
+
+    kind: str
+    """A stream, ATTEMPT or GAP."""
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """The log of a step run: of one stream or of both, of the newest attempt or of another one."""
+
+    api: Transport
+    step_run_id: str
+    stream: str = STREAMS[0]
+    attempt: int | None = None
+    tail: int | None = None
+
+    @property
+    def _path(self) -> str:
+        return f"/step-runs/{self.step_run_id}/log"
+
+    async def read(self) -> AsyncGenerator[LogPiece, None]:
+        """What there is now."""
+        for stream in STREAMS if self.stream == BOTH else (self.stream,):
+            query: dict[str, Any] = {"attempt": self.attempt, "stream": stream}
+            query |= {"offset": 0} if self.tail is None else {"tail": self.tail}
+            while True:
+                response = await self.api.send(Request("GET", self._path, query))
+                if response.headers.get("X-Log-Truncated") == "true":
+                    yield LogPiece(GAP)
+                if response.text:
+                    yield LogPiece(stream, response.text)
+                end, size = _number(response, "X-Log-Next-Offset"), _number(response, "X-Log-Size")
+                if end is None or size is None or end >= size or end == query.get("offset"):
+                    break
+                query = {"attempt": self.attempt, "stream": stream, "offset": end}
+
+    async def follow(self) -> AsyncGenerator[LogPiece, None]:
+        """All of it as it grows, until the step run is finished. A connection that is lost is made again."""
+        query = {"attempt": self.attempt, "stream": self.stream, "tail": self.tail, "follow": True}
+        place: str | None = None
+        deadline, shown = time.monotonic() + self.api.patience, False
+        while True:
+            headers = {"Accept": EVENT_STREAM, **({"Last-Event-ID": place} if place else {})}
+            try:
+                request = Request("GET", self._path, query, headers=headers, timeout=SILENT_SECONDS)
+                async with self.api.stream(request) as (_, chunks):
+                    if shown and place is None:
+                        # Only its backend has this log: it comes from its beginning again.
+                        yield LogPiece(GAP)
+                    async for message in messages(chunks):
+                        deadline = time.monotonic() + max(self.api.patience, _LOST_SECONDS)
+                        if message.kind == "end":
+                            _check_end(message.data or "{}")
+                            return
+                        if message.data is not None:
+                            place, shown = message.id or place, True
+                            yield LogPiece(message.kind or self.stream, message.data)
+            except ServiceUnavailable:
+                if time.monotonic() > deadline:
+                    raise
+            await self.api.pause(_RECONNECT_SECONDS)
+
+
+def _check_end(data: str) -> None:
+    """Raise ApiRefused if the log ended because it can no longer be read."""
+    end = json.loads(data)
+    if end.get("problem"):
+        raise ApiRefused(httpx.codes.NOT_FOUND, str(end["problem"]))
 
 
 def _number(response: httpx.Response, header: str) -> int | None:
@@ -67,21 +112,29 @@ async def events(api: Transport, after: str | None, query: Mapping[str, Any]) ->
         given = {**query, "after": after if first else None}
         try:
             async with api.stream(Request("GET", "/events", given, headers=headers, timeout=3600)) as (_, chunks):
-                async for identity, data in messages(chunks):
-                    if data is not None:
-                        last, first = identity or last, False
-                        yield json.loads(data)
+                async for message in messages(chunks):
+                    if message.data is not None:
+                        last, first = message.id or last, False
+                        yield json.loads(message.data)
         except ServiceUnavailable:
             if first:
                 raise
         await api.pause(_RECONNECT_SECONDS)
 
 
-async def messages(chunks: AsyncIterator[bytes]) -> AsyncGenerator[tuple[str | None, str | None], None]:
-    """The id and the data of each message of an event stream, and (None, None) behind a piece without one."""
+class Message(NamedTuple):
+    """One message of an event stream. Without data it is a sign of life."""
+
+    id: str | None = None
+    kind: str = ""
+    data: str | None = None
+
+
+async def messages(chunks: AsyncIterator[bytes]) -> AsyncGenerator[Message, None]:
+    """Each message of an event stream, and an empty one behind a piece without any."""
     rest = b""
     identity: str | None = None
-    data: list[str] = []
+    kind, data = "", list[str]()
     async for chunk in chunks:
         *lines, rest = (rest + chunk).split(b"\n")
         any_message = False
@@ -90,11 +143,13 @@ async def messages(chunks: AsyncIterator[bytes]) -> AsyncGenerator[tuple[str | N
             if not line:
                 if data:
                     any_message = True
-                    yield identity, "\n".join(data)
-                data = []
+                    yield Message(identity, kind, "\n".join(data))
+                kind, data = "", []
             elif line.startswith("data:"):
                 data.append(line[5:].removeprefix(" "))
             elif line.startswith("id:"):
                 identity = line[3:].strip()
+            elif line.startswith("event:"):
+                kind = line[6:].strip()
         if not any_message:
-            yield None, None
+            yield Message()

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ccat_workflow_manager.client import follow
 from ccat_workflow_manager.client.answers import Record, Run, StepRun
 from ccat_workflow_manager.client.both import Group, both, both_many
 from ccat_workflow_manager.client.connection import ApiRefused
 from ccat_workflow_manager.client.download import Fetched, fetch
+from ccat_workflow_manager.client.follow import STREAMS, Log, events
 from ccat_workflow_manager.client.transport import Request, Transport
 from ccat_workflow_manager.client.waiting import LONGEST_WAIT_SECONDS, Deadline, finished, finished_runs, watched
 
@@ -251,9 +251,11 @@ class StepRuns(Group):
         self, step_run: RunLike, *, follow: bool = False, stream: str = "stdout", attempt: int | None = None,
         tail: int | None = None,
     ) -> AsyncGenerator[str, None]:  # fmt: skip
-        """The log in pieces; with `follow`, as it grows, until the step run is finished."""
-        async for text in logs_of(self._api, id_of(step_run), follow, stream, attempt, tail):
-            yield text
+        """The log in pieces; with `follow`, as it grows, until the step run is finished. `stream` may be `both`."""
+        log = Log(self._api, id_of(step_run), stream, attempt, tail)
+        async for piece in log.follow() if follow else log.read():
+            if piece.kind in STREAMS:
+                yield piece.text
 
     @both_many
     async def attempts(self, step_run: RunLike) -> AsyncGenerator[Record, None]:
@@ -339,17 +341,11 @@ class Events(Group):
     @both_many
     async def follow(self, /, after: str | None = None, **query: Any) -> AsyncGenerator[Record, None]:
         """Events as they happen, without end. A connection that breaks is made again, and nothing is passed over."""
-        async for event in follow.events(self._api, after, query):
+        async for event in events(self._api, after, query):
             yield Record(event)
 
 
 # --- shared ----------------------------------------------------------------------------------------------------------
-
-
-def logs_of(
-    api: Transport, step_run_id: str, following: bool, stream: str, attempt: int | None, tail: int | None
-) -> AsyncGenerator[str, None]:
-    return follow.log(api, step_run_id, following=following, stream=stream, attempt=attempt, tail=tail)
 
 
 async def _repeated(api: Transport, path: str) -> Any:

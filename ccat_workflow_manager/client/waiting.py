@@ -11,13 +11,11 @@ from urllib.parse import quote
 
 from ccat_workflow_manager.client.answers import Run
 from ccat_workflow_manager.client.connection import ApiRefused
-from ccat_workflow_manager.client.follow import EVENT_STREAM, messages
+from ccat_workflow_manager.client.follow import EVENT_STREAM, SILENT_SECONDS, messages
 from ccat_workflow_manager.client.transport import Request, Transport
 from ccat_workflow_manager.errors import ServiceUnavailable
 
 LONGEST_WAIT_SECONDS = 30.0
-_SILENT_SECONDS = 60.0
-"""The service says something every 15 seconds."""
 _RECONNECT_SECONDS = 1.0
 _FINISHED = "ccat.wm.run.finished"
 _NAMED = 3
@@ -95,7 +93,7 @@ async def finished_runs(api: Transport, run_ids: Iterable[str], deadline: Deadli
 async def _cursor_of_now(api: Transport) -> str | None:
     """A cursor of the stream, before every later end. None: there is no stream."""
     try:
-        async with api.stream(_request(None, _SILENT_SECONDS)) as (response, _):
+        async with api.stream(_request(None, SILENT_SECONDS)) as (response, _):
             cursor: str | None = response.headers.get("X-Event-Cursor")
             return cursor
     except (ApiRefused, ServiceUnavailable):
@@ -118,13 +116,13 @@ class _Stream:
 
     async def ends(self) -> AsyncGenerator[str, None]:
         """The ids of runs that have finished, and empty ones as a sign of life. Ends with its connection."""
-        seconds = max(0.1, self._deadline.left(_SILENT_SECONDS))
+        seconds = max(0.1, self._deadline.left(SILENT_SECONDS))
         with suppress(ServiceUnavailable):  # the next call goes on behind the cursor
             async with self._api.stream(_request(self._cursor, seconds)) as (_, chunks):
-                async for identity, data in messages(chunks):
-                    self._cursor = identity or self._cursor
+                async for message in messages(chunks):
+                    self._cursor = message.id or self._cursor
                     self._answered = time.monotonic()
-                    yield "" if data is None else str(json.loads(data)["data"]["run_id"])
+                    yield "" if message.data is None else str(json.loads(message.data)["data"]["run_id"])
         await self._api.pause(self._deadline.left(_RECONNECT_SECONDS))
 
 

@@ -80,10 +80,6 @@ class Client:
         """GET a JSON response. Query values that are None are left out."""
         return json_of(self._send("GET", path, query))
 
-    def text(self, path: str, **query: Any) -> httpx.Response:
-        """GET a response that is not JSON."""
-        return self._send("GET", path, query)
-
     def post(self, path: str, body: Any = None, *, idempotency_key: str | None = None) -> Any:
         try:
             return finished(self.api.change(path, body, key=idempotency_key))

@@ -32,9 +32,10 @@ def logs(
 
     Example:  ccat-wm run logs latest --failed --tail 20
     """
+    from ccat_workflow_manager.client.follow import BOTH, STREAMS
     from ccat_workflow_manager.commands.client import connect
     from ccat_workflow_manager.commands.output import print_json
-    from ccat_workflow_manager.commands.run_logs import BOTH, STREAMS, failed_step_runs, find_step_runs, print_log
+    from ccat_workflow_manager.commands.run_logs import failed_step_runs, find_step_runs, print_log
 
     if stream not in (*STREAMS, BOTH):
         raise WrongUsage(f"--stream must be stdout, stderr or both, not {stream!r}")

@@ -17,7 +17,6 @@ from ccat_workflow_manager.errors import NotFound, ServiceUnavailable, WorkflowE
 from ccat_workflow_manager.lifecycle.states import FINISHED
 from ccat_workflow_manager.services.feed import KEEP_ALIVE
 from ccat_workflow_manager.services.feed_cursor import BadCursor
-from ccat_workflow_manager.services.log_growth import new_part
 from ccat_workflow_manager.services.logs import LogLocation, LogPiece, Logs
 from ccat_workflow_manager.threads import in_thread
 
@@ -27,26 +26,39 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 1.0
 _KEEP_ALIVE_SECONDS = 15.0
 _MOST_LINES = 10_000
 """Requested of a backend that has only the end of a log, to find what is new in it."""
-_PLACE = re.compile(r"([0-9]{1,5})-([0-9]{1,18})", re.ASCII)
+_ANCHOR = 4096
+_PLACE = re.compile(r"([0-9]{1,5})((?:-[0-9]{1,18})+)", re.ASCII)
+BOTH = "both"
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where a stream begins. Without `attempt` it begins with the newest one, and goes on to those behind it."""
+    """Where a log begins. Without `attempt` it begins with the newest one, and goes on to those behind it."""
 
+    streams: tuple[str, ...]
+    offsets: tuple[int, ...]
     attempt: int | None = None
     only: bool = False
     """It ends with this attempt."""
     tail: int | None = None
     """With this many lines at the end."""
-    offset: int = 0
+
+    @classmethod
+    def of(cls, stream: str, attempt: int | None, tail: int | None, offset: int | None) -> Start:
+        streams = ("stdout", "stderr") if stream == BOTH else (stream,)
+        return cls(streams, (offset or 0,) * len(streams), attempt, attempt is not None, tail)
 
     def behind(self, place: str) -> Start:
         """The start behind the event with this id. Raises BadCursor."""
         match = _PLACE.fullmatch(place)
-        if match is None or (self.only and int(match[1]) != self.attempt):
+        offsets = tuple(int(each) for each in match[2][1:].split("-")) if match is not None else ()
+        if match is None or len(offsets) != len(self.streams) or (self.only and int(match[1]) != self.attempt):
             raise BadCursor("this is not the id of an event of this log")
-        return replace(self, attempt=int(match[1]), tail=None, offset=int(match[2]))
+        return replace(self, attempt=int(match[1]), tail=None, offsets=offsets)
+
+    def of_next(self, attempt: int) -> Start:
+        """The beginning of a later attempt."""
+        return replace(self, attempt=attempt, tail=None, offsets=(0,) * len(self.streams))
 
 
 class LogStreams:
@@ -74,13 +86,14 @@ class LogStreams:
 class LogStream:
     """The log of one step run as it grows."""
 
-    def __init__(self, database: Database, logs: Logs, step_run_id: UUID, stream: str, start: Start) -> None:
+    def __init__(self, database: Database, logs: Logs, step_run_id: UUID, start: Start) -> None:
         self._database = database
         self._logs = logs
         self._step_run_id = step_run_id
-        self._stream = stream
         self._start = start
-        self._reader: _Reader | None = None
+        self._number = 0
+        """The attempt that is read."""
+        self._readers: list[_Reader] = []
         self.behind = False
         """There is more to read at once."""
         self.status = ""
@@ -103,19 +116,37 @@ class LogStream:
         return events
 
     def _events(self, last: int) -> list[bytes]:
-        """The next piece of the logs up to the attempt `last`."""
+        """The next pieces of the logs up to the attempt `last`."""
         events = []
-        if self._reader is None:
-            self._reader = self._open(self._start.attempt or last, self._start)
-        elif self._reader.is_read and self._reader.number < last:
-            self._reader = self._open(self._reader.number + 1, Start())
-            events = [_event(str(self._reader.number), kind="attempt")]
-        events += self._reader.piece()
-        self.behind = not self._reader.is_read or self._reader.number < last
+        if not self._readers:
+            events = self._open(replace(self._start, attempt=self._start.attempt or last))
+        elif self._is_read and self._number < last:
+            events = self._open(self._start.of_next(self._number + 1))
+        for reader in self._readers:
+            text, follows = reader.piece()
+            if not follows:
+                events.append(_event("", kind="gap"))
+            if text:
+                kind = reader.stream if len(self._readers) > 1 else ""
+                events.append(_event(text, kind=kind, place=self._place()))
+        self.behind = not self._is_read or self._number < last
         return events
 
-    def _open(self, number: int, start: Start) -> _Reader:
-        return _Reader(self._logs, self._logs.locate(self._step_run_id, number), self._stream, start)
+    @property
+    def _is_read(self) -> bool:
+        return all(reader.is_read for reader in self._readers)
+
+    def _open(self, start: Start) -> list[bytes]:
+        location = self._logs.locate(self._step_run_id, start.attempt)
+        self._number = location.attempt
+        parts = zip(start.streams, start.offsets, strict=True)
+        self._readers = [_Reader(self._logs, location, stream, offset, start.tail) for stream, offset in parts]
+        return [_event(str(self._number), kind="attempt")]
+
+    def _place(self) -> str:
+        """The id of the last event: what was read of each stream. Empty if only a backend has the log."""
+        offsets = [reader.offset for reader in self._readers]
+        return "" if None in offsets else "-".join(map(str, (self._number, *offsets)))
 
     async def texts(self, first: list[bytes], streams: LogStreams) -> AsyncGenerator[bytes, None]:
         """The text of the stream, beginning with the events of the first look."""
@@ -144,34 +175,48 @@ class LogStream:
 
 
 class _Reader:
-    """Reads the log of one attempt piece by piece."""
+    """Reads one stream of one attempt piece by piece."""
 
-    def __init__(self, logs: Logs, location: LogLocation, stream: str, start: Start) -> None:
+    def __init__(self, logs: Logs, location: LogLocation, stream: str, offset: int, tail: int | None) -> None:
         self._logs = logs
         self._location = location
-        self._stream = stream
-        self._tail = start.tail
-        self._offset: int | None = start.offset if start.tail is None else None
+        self._tail = tail
         self._shown = ""
         """What was read, if only the end of the log can be had."""
-        self.number = location.attempt
+        self.stream = stream
+        self.offset: int | None = offset if tail is None else None
         self.is_read = False
         """Up to its present end."""
 
-    def piece(self) -> list[bytes]:
-        """The next piece, if there is one."""
-        piece, before = self._read(), self._offset
-        text, _ = new_part(self._shown, piece.text)
-        self._offset = piece.next_offset
-        self._shown = piece.text if self._offset is None else ""
-        self.is_read = self._offset is None or self._offset in (before, piece.size)
-        return [_event(text, place="" if self._offset is None else f"{self.number}-{self._offset}")] if text else []
+    def piece(self) -> tuple[str, bool]:
+        """The next piece, and whether it follows what was read before: a part of a log that grew fast may be gone."""
+        begins, before = not self._shown, self.offset
+        piece = self._read()
+        text, follows = new_part(self._shown, piece.text)
+        self.offset = piece.next_offset
+        self._shown = piece.text if self.offset is None else ""
+        self.is_read = self.offset is None or self.offset in (before, piece.size)
+        return text, follows and not (begins and piece.truncated)
 
     def _read(self) -> LogPiece:
-        if self._offset is not None:
-            return self._logs.read(self._location, self._stream, offset=self._offset)
+        if self.offset is not None:
+            return self._logs.read(self._location, self.stream, offset=self.offset)
         lines = self._tail if not self._shown and self._tail is not None else _MOST_LINES
-        return self._logs.read(self._location, self._stream, tail=lines)
+        return self._logs.read(self._location, self.stream, tail=lines)
+
+
+def new_part(shown: str, text: str) -> tuple[str, bool]:
+    """The part of `text`, the end of a log, that follows `shown`, its end at the time before; and whether it follows.
+
+    Otherwise the log grew too fast, and a part between the two is missing.
+    """
+    if text.startswith(shown):
+        return text[len(shown) :], True
+    anchor = shown[-_ANCHOR:]
+    at = text.rfind(anchor)
+    if at >= 0:
+        return text[at + len(anchor) :], True
+    return text, False
 
 
 def _event(data: str, *, kind: str = "", place: str = "") -> bytes:

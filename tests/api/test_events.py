@@ -109,9 +109,11 @@ def test_bad_requests(rest: Rest) -> None:
 
 
 @contextmanager
-def serving(context: Context) -> Iterator[httpx.Client]:
+def serving(context: Context, port: int = 0) -> Iterator[httpx.Client]:
     """The API on a port: a test client would wait for the end of a stream."""
-    server = uvicorn.Server(uvicorn.Config(create_app(context), port=0, log_config=None, timeout_graceful_shutdown=5))
+    server = uvicorn.Server(
+        uvicorn.Config(create_app(context), port=port, log_config=None, timeout_graceful_shutdown=5)
+    )
     thread = threading.Thread(target=server.run)
     thread.start()
     wait_until(lambda: server.started, 30, "the server to start")

@@ -11,6 +11,7 @@ from uuid import uuid4
 import pytest
 
 from ccat_workflow_manager.context import Context
+from ccat_workflow_manager.services.log_stream import new_part
 from tests.api.rest import Hand, Rest
 from tests.api.test_events import serving
 from tests.support.waiting import wait_until
@@ -54,6 +55,10 @@ def followed(rest: Rest, run: dict[str, Any], after: str = "", **query: Any) -> 
     return events(response.text)
 
 
+def begin(attempt: int = 1) -> tuple[str, str, str]:
+    return ("attempt", "", str(attempt))
+
+
 def end(status: str) -> tuple[str, str, str]:
     return ("end", "", json.dumps({"status": status}))
 
@@ -62,11 +67,11 @@ def test_a_finished_log_comes_at_once(rest: Rest, hand: Hand, base_dir: Path, ru
     hand.complete(hand.claim()[0])
     write(base_dir, run, "one\r\ntwo\nthréé\n")
     write(base_dir, run, "oh\n", stream="stderr")
-    assert followed(rest, run) == [("", "1-17", "one\ntwo\nthréé\n"), end("COMPLETED")]
-    assert followed(rest, run, tail=1) == [("", "1-17", "thréé\n"), end("COMPLETED")]
-    assert followed(rest, run, stream="stderr", attempt=1) == [("", "1-3", "oh\n"), end("COMPLETED")]
-    assert followed(rest, run, after="1-5", tail=1) == [("", "1-17", "two\nthréé\n"), end("COMPLETED")]
-    assert followed(rest, run, after="1-17") == [end("COMPLETED")]
+    assert followed(rest, run) == [begin(), ("", "1-17", "one\ntwo\nthréé\n"), end("COMPLETED")]
+    assert followed(rest, run, tail=1) == [begin(), ("", "1-17", "thréé\n"), end("COMPLETED")]
+    assert followed(rest, run, stream="stderr", attempt=1) == [begin(), ("", "1-3", "oh\n"), end("COMPLETED")]
+    assert followed(rest, run, after="1-5", tail=1) == [begin(), ("", "1-17", "two\nthréé\n"), end("COMPLETED")]
+    assert followed(rest, run, after="1-17") == [begin(), end("COMPLETED")]
 
 
 def test_a_log_is_followed_over_all_attempts(rest: Rest, hand: Hand, base_dir: Path, run: dict[str, Any]) -> None:
@@ -75,17 +80,49 @@ def test_a_log_is_followed_over_all_attempts(rest: Rest, hand: Hand, base_dir: P
     rest.post(f"/runs/{run['id']}/retry")
     hand.complete(hand.claim()[0])
     write(base_dir, run, "second\n", attempt=2)
-    resumed = [("", "1-6", "first\n"), ("attempt", "", "2"), ("", "2-7", "second\n"), end("COMPLETED")]
+    resumed = [begin(), ("", "1-6", "first\n"), begin(2), ("", "2-7", "second\n"), end("COMPLETED")]
     assert followed(rest, run) == resumed[2:]
     assert followed(rest, run, after="1-0") == resumed
-    assert followed(rest, run, attempt=1) == [resumed[0], end("COMPLETED")]
+    assert followed(rest, run, attempt=1) == [*resumed[:2], end("COMPLETED")]
+
+
+def test_both_streams_come_together(rest: Rest, hand: Hand, base_dir: Path, run: dict[str, Any]) -> None:
+    hand.fail(hand.claim()[0])
+    write(base_dir, run, "out\n")
+    write(base_dir, run, "oh dear\n", stream="stderr")
+    rest.post(f"/runs/{run['id']}/retry")
+    hand.complete(hand.claim()[0])
+    write(base_dir, run, "better\n", attempt=2)
+    second = [begin(2), ("stdout", "2-7-0", "better\n"), end("COMPLETED")]
+    all_ = [begin(), ("stdout", "1-4-0", "out\n"), ("stderr", "1-4-8", "oh dear\n"), *second]
+    assert followed(rest, run, stream="both") == second
+    assert followed(rest, run, after="1-0-0", stream="both") == all_
+    assert followed(rest, run, after="1-4-3", stream="both") == [begin(), ("stderr", "1-4-8", "dear\n"), *second]
+    assert followed(rest, run, stream="both", attempt=1, tail=1) == [
+        begin(), ("stdout", "", "out\n"), all_[2], end("COMPLETED")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("shown", "text", "fresh"),
+    [
+        ("", "a\n", "a\n"),
+        ("a\n", "a\n", ""),
+        ("a\n", "a\nb\n", "b\n"),
+        ("a\nb\n", "0\na\nb\nc\n", "c\n"),
+        ("a\n", "much\nlater\n", "much\nlater\n"),
+        ("x" * 9000 + "end\n", "x" * 5000 + "end\nnew\n", "new\n"),
+    ],
+)
+def test_only_the_new_part_of_a_log_is_sent(shown: str, text: str, fresh: str) -> None:
+    assert new_part(shown, text)[0] == fresh
 
 
 def test_a_long_log_comes_in_pieces(rest: Rest, hand: Hand, base_dir: Path, run: dict[str, Any]) -> None:
     hand.complete(hand.claim()[0])
     text = "0123456789 héllo\n" * 300_000
     write(base_dir, run, text)
-    *pieces, last = followed(rest, run)
+    _, *pieces, last = followed(rest, run)
     assert (len(pieces) > 1, last) == (True, end("COMPLETED"))
     assert "".join(data for _, _, data in pieces) == text
 
@@ -120,7 +157,9 @@ def test_a_log_that_only_the_backend_has(
     hand.complete(hand.claim()[0])
     answer = {"text": "from afar\n", "next_offset": None, "size": None, "truncated": False}
     monkeypatch.setattr(type(context.logs._questions), "ask", lambda self, backend, question: answer)
-    assert followed(rest, run) == [("", "", "from afar\n"), end("COMPLETED")]
+    assert followed(rest, run) == [begin(), ("", "", "from afar\n"), end("COMPLETED")]
+    answer["truncated"] = True
+    assert followed(rest, run) == [begin(), ("gap", "", ""), ("", "", "from afar\n"), end("COMPLETED")]
 
 
 def test_bad_requests(rest: Rest, hand: Hand, run: dict[str, Any]) -> None:
@@ -135,6 +174,9 @@ def test_bad_requests(rest: Rest, hand: Hand, run: dict[str, Any]) -> None:
     for place in ("x", "1", "1-", "1-x", "-1-1", "1-1-1"):
         refused(400, "bad_cursor", after=place)
     refused(400, "bad_cursor", after="2-0", attempt=1)
+    refused(400, "bad_cursor", after="1-0-0")
+    refused(400, "bad_cursor", after="1-0", stream="both")
+    refused(422, "invalid", follow="false", stream="both")
     refused(422, "invalid", follow="perhaps")
     refused(422, "invalid", tail=1, offset=1)
 

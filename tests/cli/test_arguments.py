@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from ccat_workflow_manager.commands.arguments import labels, moment_before_now, parameters, warn_of_undeclared
 from ccat_workflow_manager.commands.exit_codes import WrongUsage
-from ccat_workflow_manager.services.log_growth import new_part
 from tests.cli.commands import invoke, refused
 
 
@@ -76,21 +75,6 @@ def test_any_text_is_a_value_or_refused(name: str, value: str) -> None:
         assert name in parameters([f"{name}={value}"], None)
     except WrongUsage:
         assert value.startswith("@") or any(0xD800 <= ord(letter) < 0xE000 for letter in name + value)
-
-
-@pytest.mark.parametrize(
-    ("shown", "text", "fresh"),
-    [
-        ("", "a\n", "a\n"),
-        ("a\n", "a\n", ""),
-        ("a\n", "a\nb\n", "b\n"),
-        ("a\nb\n", "0\na\nb\nc\n", "c\n"),
-        ("a\n", "much\nlater\n", "much\nlater\n"),
-        ("x" * 9000 + "end\n", "x" * 5000 + "end\nnew\n", "new\n"),
-    ],
-)
-def test_only_the_new_part_of_a_log_is_printed(shown: str, text: str, fresh: str) -> None:
-    assert new_part(shown, text)[0] == fresh
 
 
 def test_a_file_with_a_fault_is_named_once(tmp_path: Path) -> None:

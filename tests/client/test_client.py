@@ -18,9 +18,12 @@ from fastapi.testclient import TestClient
 
 from ccat_workflow_manager.app import create_app
 from ccat_workflow_manager.client import ApiRefused, AsyncClient, Client, Damaged, Run
+from ccat_workflow_manager.client.both import one_by_one
+from ccat_workflow_manager.client.follow import Log
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.errors import ServiceUnavailable
 from tests.api.rest import BASE_URL, CHAIN, ONE, Hand
+from tests.api.test_events import serving
 
 URL = "http://localhost"
 
@@ -165,20 +168,81 @@ def test_a_retry_whose_answer_was_lost_is_not_an_error() -> None:
     assert calls == ["POST", "POST", "GET"]
 
 
-def test_a_log_is_followed_to_its_end() -> None:
-    states = iter([("RUNNING", 1), ("RUNNING", 1), ("COMPLETED", 1)])
-    text = "one\ntwo\nthree\n"
-    sizes = iter([4, 8, len(text)])
+def stream_of(*events: str) -> httpx.Response:
+    text = ": events\n" + "".join(f"{each}\n\n" for each in events)
+    return httpx.Response(200, text=text, headers={"Content-Type": "text/event-stream"})
+
+
+def test_a_log_is_followed_over_a_broken_connection() -> None:
+    asked: list[tuple[str | None, str | None]] = []
+    answers = iter([
+        stream_of("event: attempt\ndata: 1", "id: 1-4\ndata: one\ndata: "),
+        httpx.Response(503, json={"code": "service_unavailable", "detail": "starting"}),
+        stream_of("event: attempt\ndata: 1", "id: 1-8\ndata: two\ndata: ", "event: attempt\ndata: 2",
+                          "id: 2-2\ndata: x\ndata: ", 'event: end\ndata: {"status": "COMPLETED"}'),
+    ])  # fmt: skip
 
     def answer(request: httpx.Request) -> httpx.Response:
-        if not request.url.path.endswith("/log"):
-            status, attempt = next(states)
-            return httpx.Response(200, json={"id": "s", "status": status, "attempt": attempt})
-        size, offset = next(sizes), int(request.url.params["offset"])
-        headers = {"X-Log-Size": str(size), "X-Log-Next-Offset": str(size)}
-        return httpx.Response(200, text=text[offset:size], headers=headers)
+        asked.append((request.url.params.get("tail"), request.headers.get("Last-Event-ID")))
+        return next(answers)
 
-    assert list(served(answer).step_runs.logs("s", follow=True)) == ["one\n", "two\n", "three\n"]
+    service = served(answer)
+    assert list(service.step_runs.logs("s", follow=True, tail=1)) == ["one\n", "two\n", "x\n"]
+    assert asked == [("1", None), ("1", "1-4"), ("1", "1-4")]
+
+
+def test_a_log_without_offsets_begins_again_and_says_so() -> None:
+    answers = iter([
+        stream_of("data: from afar"),
+        stream_of("data: from afar", "data: more", 'event: end\ndata: {"status": null, "problem": "deleted"}'),
+    ])  # fmt: skip
+    log = Log(served(lambda _: next(answers)).api, "s")
+    pieces = one_by_one(log.follow())
+    assert [next(pieces) for _ in range(4)] == [
+        ("stdout", "from afar"), ("gap", ""), ("stdout", "from afar"), ("stdout", "more")
+    ]  # fmt: skip
+    with pytest.raises(ApiRefused, match="deleted"):
+        next(pieces)
+
+
+def test_a_log_is_read_piece_by_piece_to_half_a_character() -> None:
+    text, asked = "0123456789\n" * 20, []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        offset = int(request.url.params["offset"])
+        asked.append(offset)
+        headers = {"X-Log-Next-Offset": str(min(offset + 100, len(text))), "X-Log-Size": str(len(text) + 1)}
+        return httpx.Response(200, text=text[offset : offset + 100], headers=headers)
+
+    assert "".join(served(answer).step_runs.logs("s")) == text
+    assert asked == [0, 100, 200, 220]
+
+
+def test_a_followed_log_survives_a_restart_of_the_manager(context: Context, hand: Hand) -> None:
+    """Nothing is lost or repeated, and what was written meanwhile comes."""
+    with serving(context) as http:
+        port = http.base_url.port or 0
+        service = Client(f"http://127.0.0.1:{port}", "")
+        run = service.runs.submit(spec=ONE)
+        (item,) = hand.claim()
+        logs = (
+            Path(context.settings.pipeline_base_dir)
+            / run.pipeline
+            / run.id
+            / run.step_runs[0]["step"]
+            / "main"
+            / "attempt-1"
+            / "logs"
+        )
+        logs.mkdir(parents=True)
+        (logs / "stdout.log").write_text("one\n")
+        pieces = service.step_runs.logs(run.step_runs[0], follow=True)
+        assert next(pieces) == "one\n"
+    with (logs / "stdout.log").open("a") as file:
+        file.write("two\n")
+    hand.complete(item)
+    with serving(context, port):
+        assert list(pieces) == ["two\n"]
 
 
 def test_events_are_followed_over_a_broken_connection() -> None:
