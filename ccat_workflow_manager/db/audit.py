@@ -7,16 +7,13 @@ no change without its row, and no row of a change that was rolled back.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ccat_workflow_manager.identity import Identity
-
-if TYPE_CHECKING:
-    from ccat_workflow_manager.db.session import UnitOfWork
 
 _INSERT = """
 INSERT INTO audit (actor, identity, address, action, object, project, before, after, request_id)
@@ -74,12 +71,12 @@ def describe(*, target: str | None = None, project: str | None = None, before: A
         change.after = after if after is not None else change.after
 
 
-def write(unit: UnitOfWork) -> None:
-    """Add the row of the present change, if there is one."""
+def write(execute: Callable[[str, Mapping[str, Any]], object]) -> None:
+    """Add the row of the present change, if there is one, to the transaction in which `execute` runs statements."""
     change = _current.get()
     if change is None or change.written_elsewhere:
         return
-    unit.execute(
+    execute(
         _INSERT,
         {
             "actor": change.by.name,

@@ -141,7 +141,7 @@ class Database:
                 failpoints.point(name)
             yield unit
             if name:
-                audit.write(unit)
+                audit.write(unit.execute)
             if name and not one_statement:
                 failpoints.point(name)
             unit.commit()

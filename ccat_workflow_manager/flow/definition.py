@@ -10,14 +10,12 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from ccat_workflow_manager.flow.errors import FlowError
+from ccat_workflow_manager.flow.execution import ExecutionBackend
 from ccat_workflow_manager.flow.future import TaskFuture
 from ccat_workflow_manager.flow.options import TaskOptions, options_of
-
-if TYPE_CHECKING:
-    from ccat_workflow_manager.flow.engine import WorkflowEngine
 
 DESCRIPTION = "task_description"
 _QUOTED = re.compile(r"""\\.|'[^']*'|"(?:\\.|[^"\\$`])*\"""")
@@ -41,10 +39,18 @@ class Choices:
     task_description: Mapping[str, Any] | None = None
 
 
+class Engine(Protocol):
+    """What a definition needs of its engine."""
+
+    def backend_for(self, task: str, kind: Kind, name: str | None) -> ExecutionBackend: ...
+
+    def call(self, definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TaskFuture: ...
+
+
 class Definition:
     """A decorated function. Calling it makes a task."""
 
-    def __init__(self, engine: WorkflowEngine, kind: Kind, function: Callable[..., Any], choices: Choices) -> None:
+    def __init__(self, engine: Engine, kind: Kind, function: Callable[..., Any], choices: Choices) -> None:
         if not callable(function):
             raise FlowError(f"@flow.{kind} decorates a function, not {function!r:.200}")
         self.name: str = getattr(function, "__name__", type(function).__name__)
@@ -58,13 +64,13 @@ class Definition:
         self.function = function
         self.capture_stdio = choices.capture_stdio
         self.backend = engine.backend_for(self.name, kind, choices.backend)
-        self.signature = inspect.signature(function)
+        self._signature = _signature(function)
         self.options = self._own_options(choices.task_description)
         functools.update_wrapper(self, function)
 
     def _own_options(self, description: Mapping[str, Any] | None) -> TaskOptions:
         """Those of the decorator, over the default of a parameter `task_description` of the function."""
-        parameter = self.signature.parameters.get(DESCRIPTION)
+        parameter = None if self._signature is None else self._signature.parameters.get(DESCRIPTION)
         default = None if parameter is None or parameter.default is parameter.empty else parameter.default
         return options_of(self.name, description, options_of(self.name, default))
 
@@ -72,13 +78,24 @@ class Definition:
         return self._engine.call(self, args, kwargs)
 
     def check_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Raises TypeError at the call, and not when the task runs."""
+        if self._signature is None:
+            return
         try:
-            self.signature.bind(*args, **kwargs)
+            self._signature.bind(*args, **kwargs)
         except TypeError as error:
             raise TypeError(f"task {self.name}: {error}") from None
 
     def __repr__(self) -> str:
         return f"<{self.kind} {self.name}>"
+
+
+def _signature(function: Callable[..., Any]) -> inspect.Signature | None:
+    """The parameters of a function. Many functions of Python that are written in C have none: None."""
+    try:
+        return inspect.signature(function)
+    except ValueError:
+        return None
 
 
 def command_of(task: str, returned: object, shell: bool) -> list[str]:

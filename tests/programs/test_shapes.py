@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import math
 import threading
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -44,6 +46,18 @@ def test_a_function_uses_the_output_of_a_program() -> None:
         return int(result)
 
     assert run(program) == 20
+
+
+def test_functions_of_python_are_tasks() -> None:
+    """Many of them tell nothing of their parameters."""
+
+    async def program(flow: WorkflowEngine) -> None:
+        hypotenuse, longer = flow.function_task(math.hypot), flow.function_task(functools.partial(max, 3))
+        assert await longer(hypotenuse(3, 4)) == 5
+        with pytest.raises(TypeError, match="real number"):
+            await hypotenuse("three")
+
+    on(program)
 
 
 def test_futures_are_found_inside_containers() -> None:
