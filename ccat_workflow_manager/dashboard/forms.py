@@ -25,6 +25,14 @@ def end_of(chosen: str, typed: str) -> str | None:
     return (times.now() + ENDS[chosen]).isoformat()
 
 
+def number(text: str) -> float | int | str:
+    """The number that a person typed, or the text if it is none."""
+    try:
+        return int(text) if text.lstrip("+-").isdecimal() else float(text)
+    except ValueError:
+        return text
+
+
 @dataclass(frozen=True, slots=True)
 class Field:
     """One field of a form. `kind` is text, number, flag, choice, list or json."""

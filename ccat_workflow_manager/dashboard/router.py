@@ -9,6 +9,7 @@ from ccat_workflow_manager.dashboard import assets, live
 from ccat_workflow_manager.dashboard.errors import show_errors_as_pages
 from ccat_workflow_manager.dashboard.pages import (
     act,
+    act_on_step_run,
     compare,
     events,
     holds,
@@ -31,6 +32,7 @@ PAGES: tuple[APIRouter, ...] = (
     compare.router,
     holds.router,
     step_run.router,
+    act_on_step_run.router,
     act.router,
     pipelines.router,
     products.router,

@@ -6,81 +6,48 @@ The preview holds the ids of the runs as they matched at that moment. What chang
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any
-from urllib.parse import parse_qs
 from uuid import UUID
 
-from fastapi import Query, Request
+from fastapi import Query
 from starlette.datastructures import QueryParams
 from starlette.responses import Response
 
-from ccat_workflow_manager.api.dependencies import Given, body_of
-from ccat_workflow_manager.api.overrides import Terms
 from ccat_workflow_manager.api.rights import BREAKER
 from ccat_workflow_manager.api.route import page_router
 from ccat_workflow_manager.dashboard import filters, forms, words
+from ccat_workflow_manager.dashboard.acting import (
+    RESOURCES,
+    TERM,
+    Form,
+    Sent,
+    faults_of,
+    retry_request,
+    sheet,
+    term,
+    uuids,
+)
 from ccat_workflow_manager.dashboard.board import B, Board
+from ccat_workflow_manager.dashboard.pages import act_on_step_run
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.db.views import actions as view
 from ccat_workflow_manager.definition.messages import validated
 from ccat_workflow_manager.errors import Conflict, Fault, Invalid, NotFound, RequestError, WorkflowError
 from ccat_workflow_manager.identity import Projects
-from ccat_workflow_manager.lifecycle.overrides import Term
 from ccat_workflow_manager.services.run_request import LabelChange
 
 router = page_router()
 
 _AT_ONCE = 500
 _NAMES = 50
+_FIELDS = ("labels", "remove", "priority", "step", "backend", *RESOURCES, *TERM)
 _PRIORITIES = range(-1000, 1001)
-
-
-@dataclass(frozen=True, slots=True)
-class Form:
-    """The fields of a form that was sent."""
-
-    fields: dict[str, list[str]]
-
-    def one(self, name: str, default: str = "") -> str:
-        return self.fields.get(name, [default])[0]
-
-    def ids(self) -> list[UUID]:
-        given = [*self.fields.get("id", ()), *(each for each in self.one("ids").split(",") if each)]
-        return _uuids(given)
-
-
-def _form(request: Request) -> Form:
-    body = body_of(request)
-    if body.media_type != "application/x-www-form-urlencoded":
-        raise Invalid(faults=[Fault("", "a form must be sent as application/x-www-form-urlencoded")])
-    return Form(parse_qs(body.data.decode("utf-8", "replace"), keep_blank_values=True))
-
-
-Sent = Annotated[Form, Given(_form, reads_body=True)]
-
-
-def _uuids(texts: Sequence[str]) -> list[UUID]:
-    try:
-        found = list(dict.fromkeys(UUID(text) for text in texts))
-    except ValueError:
-        raise Invalid(faults=[Fault("id", "is not the id of a run")]) from None
-    if len(found) > view.MOST_RUNS:
-        raise Invalid(faults=[Fault("id", f"an action takes at most {view.MOST_RUNS} runs")])
-    return found
 
 
 def _verb(verb: str) -> str:
     if verb not in view.VERBS:
         raise NotFound(f"there is no action {verb!r}")
     return verb
-
-
-def sheet(board: Board, template: str, http_status: int = 200, **values: Any) -> Response:
-    """The part alone for a script, a whole page otherwise."""
-    if board.request.headers.get("x-part") == "sheet":
-        return board.fragment(template, http_status, level="h2", **values)
-    return board.page("act", "runs", http_status, part=f"fragments/{template}.html", level="h1", **values)
 
 
 # --- preview --------------------------------------------------------------------------------------------------------
@@ -99,29 +66,14 @@ def _preview(
         board, "preview", verb=verb, runs=runs, ids=eligible, opened=opened, matched=matched,
         preview=words.preview(verb, runs), is_cut=len(ids) >= view.MOST_RUNS, priority=runs[0]["priority"],
         hidden={"ids": ",".join(map(str, eligible))}, labels=_common_labels(runs),
-        http_status=http_status, **{"sent": {}, "faults": [], **sent},
+        http_status=http_status, backends=sorted(board.context.holds.known_backends),
+        **{"sent": dict.fromkeys(_FIELDS, ""), "faults": [], **sent},
     )  # fmt: skip
 
 
 def _common_labels(runs: Sequence[dict[str, Any]]) -> list[str]:
     """Names of labels that any of the runs has, for the field that removes them."""
     return sorted({name for run in runs for name in run["labels"]})[:_NAMES]
-
-
-def _step_run(board: Board, step_run_id: UUID) -> dict[str, Any]:
-    with board.context.database.read() as unit:
-        found = view.step_run(unit, step_run_id, board.projects)
-    if found is None:
-        raise NotFound(f"there is no step run {step_run_id}")
-    return found
-
-
-def _preview_step_run(board: Board, verb: str, step_run_id: UUID) -> Response:
-    found = _step_run(board, step_run_id)
-    if verb not in ("cancel", "retry"):
-        raise NotFound(f"there is no action {verb!r} for one step run")
-    possible = found["cancellable"] if verb == "cancel" else found["retryable"]
-    return sheet(board, "preview_step_run", verb=verb, found=found, possible=possible)
 
 
 @router.get("/act/breaker")
@@ -131,7 +83,7 @@ def preview_release(board: B, breaker: Annotated[UUID, Query(alias="id")]) -> Re
 
 
 def _preview_release(board: Board, breaker: str, http_status: int, form: Form, faults: Sequence[Fault]) -> Response:
-    sent = {each: form.one(each) for each in ("why", "ends", "until")}
+    sent = {each: form.one(each) for each in TERM}
     return sheet(board, "preview_release", http_status, breaker=breaker, sent=sent, faults=faults)
 
 
@@ -146,7 +98,7 @@ def preview_one(
     """The preview for one run, one step run, or all runs that a breaker holds back."""
     verb = _verb(verb)
     if step_run is not None:
-        return _preview_step_run(board, verb, step_run)
+        return act_on_step_run.preview(board, verb, step_run)
     if breaker is not None:
         board.require(BREAKER, breaker)
         with board.context.database.read() as unit:
@@ -185,12 +137,20 @@ def _act(board: Board, verb: str, form: Form) -> Callable[[list[UUID]], Sequence
         text = form.one("priority")
         if not text.lstrip("-").isdecimal() or int(text) not in _PRIORITIES:
             raise Invalid(faults=[Fault("priority", "must be a whole number from -1000 to 1000")])
-        term = _term(board, form)
-        return lambda ids: requests.set_priority(ids, int(text), term)
+        until = term(board, form)
+        return lambda ids: requests.set_priority(ids, int(text), until)
 
     if verb == "label":
         change = _labels(form)
         return lambda ids: requests.set_labels(ids, change)
+
+    if verb == "pause":
+        until = term(board, form)
+        return lambda ids: requests.pause(ids, paused=True, term=until)
+
+    if verb == "retry" and form.one("step"):
+        wanted = retry_request(form, form.one("step"))
+        return lambda ids: [each for each in ids if requests.retry_step(each, wanted, actor=actor)]
 
     def cancel(ids: list[UUID]) -> list[UUID]:
         requests.cancel(ids, actor=actor)
@@ -199,15 +159,8 @@ def _act(board: Board, verb: str, form: Form) -> Callable[[list[UUID]], Sequence
     return {
         "cancel": cancel,
         "retry": lambda ids: list(requests.retry(ids, actor=actor)),
-        "pause": lambda ids: requests.pause(ids, paused=True),
         "resume": lambda ids: requests.pause(ids, paused=False),
     }[verb]
-
-
-def _term(board: Board, form: Form) -> Term:
-    """Why, and until when, a change is made. Raises Invalid."""
-    given = {"why": form.one("why").strip(), "until": forms.end_of(form.one("ends"), form.one("until"))}
-    return validated(Terms, {name: value for name, value in given.items() if value}).term(board.actor)
 
 
 def _labels(form: Form) -> LabelChange:
@@ -227,29 +180,20 @@ def _still(unit: UnitOfWork, ids: list[UUID], verb: str, projects: Projects) -> 
 
 @router.post("/act/breaker")
 def release(board: B, form: Sent) -> Response:
-    (breaker,) = _uuids([form.one("breaker")])
+    (breaker,) = uuids([form.one("breaker")])
     board.require(BREAKER, breaker)
     try:
-        board.context.breakers.release(breaker, _term(board, form))
+        board.context.breakers.release(breaker, term(board, form))
     except Invalid as error:
         return _preview_release(board, str(breaker), error.http_status, form, error.faults)
     board.changed(["breakers", "summary"])
     return sheet(board, "report", title="The breaker is released", lines=[words.RELEASED], href="/", failed="")
 
 
-@router.post("/act/step-run/{verb}")
-def act_on_step_run(board: B, verb: str, form: Sent) -> Response:
-    (step_run_id,) = _uuids([form.one("step_run")])
-    found = _step_run(board, step_run_id)
-    if _verb(verb) == "cancel":
-        board.context.requests.cancel_step_runs([step_run_id], actor=board.actor)
-        lines = ["It is cancelled once its job is known to be gone."]
-    else:
-        number = board.context.requests.retry_step_runs([step_run_id], actor=board.actor)
-        lines = [f"{words.count(number, 'step run')} {'is' if number == 1 else 'are'} open again."]
-    board.changed([f"run:{found['run_id']}"])
-    href = f"/step-runs/{step_run_id}"
-    return sheet(board, "report", title=words.DONE[verb], lines=lines, href=href, failed="")
+def _again(board: Board, verb: str, ids: list[UUID], form: Form, error: RequestError) -> Response:
+    """The form with what was typed and what is wrong with it."""
+    sent = {name: form.one(name) for name in _FIELDS}
+    return _preview(board, verb, ids, "", error.http_status, sent=sent, faults=faults_of(error))
 
 
 @router.post("/act/{verb}")
@@ -261,8 +205,7 @@ def act(board: B, verb: str, form: Sent) -> Response:
     try:
         change = _act(board, verb, form)
     except RequestError as error:
-        sent = {name: form.one(name) for name in ("labels", "remove", "priority", "why", "ends", "until")}
-        return _preview(board, verb, ids, "", error.http_status, sent=sent, faults=error.faults)
+        return _again(board, verb, ids, form, error)
     done: list[UUID] = []
     failed = ""
     for start in range(0, len(ids), _AT_ONCE):
@@ -271,6 +214,8 @@ def act(board: B, verb: str, form: Sent) -> Response:
                 portion = _still(unit, ids[start : start + _AT_ONCE], verb, board.projects)
             done += change(portion) if portion else []
         except WorkflowError as error:
+            if isinstance(error, Invalid) and not done:
+                return _again(board, verb, ids, form, error)
             failed = error.message
             break
     board.changed(["runs", "summary", *(f"run:{each}" for each in done[:100])])

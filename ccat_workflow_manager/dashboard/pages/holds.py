@@ -9,10 +9,10 @@ from starlette.responses import Response
 from ccat_workflow_manager.api.holds import HoldRequest, ProjectPath
 from ccat_workflow_manager.api.route import page_router
 from ccat_workflow_manager.dashboard import forms, holds, words
+from ccat_workflow_manager.dashboard.acting import Form, Sent, faults_of, sheet
 from ccat_workflow_manager.dashboard.board import B, Board
-from ccat_workflow_manager.dashboard.pages.act import Form, Sent, sheet
 from ccat_workflow_manager.definition.messages import validated
-from ccat_workflow_manager.errors import Fault, Invalid, RequestError
+from ccat_workflow_manager.errors import Invalid
 from ccat_workflow_manager.lifecycle.holds import Hold, Kind, Mode
 from ccat_workflow_manager.lifecycle.waiting import utc_text
 
@@ -62,12 +62,8 @@ def _pause(board: Board, kind: Kind, name: str, form: Form) -> Response:
         hold = board.context.holds.hold(kind, name, asked.mode, asked.why, asked.until, actor=board.actor)
     except Invalid as error:
         sent = {each: form.one(each) for each in _SENT}
-        return _preview(board, kind, name, error.http_status, change=True, faults=_faults(error), sent=sent)
+        return _preview(board, kind, name, error.http_status, change=True, faults=faults_of(error), sent=sent)
     return _report(board, kind, name, words.on_hold(hold), words.HELD[hold.mode])
-
-
-def _faults(error: RequestError) -> list[Fault]:
-    return list(error.faults) or [Fault("", error.message)]
 
 
 def _resume(board: Board, kind: Kind, name: str) -> Response:

@@ -16,11 +16,11 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from ccat_workflow_manager.api.dependencies import Who
 from ccat_workflow_manager.api.route import page_router
 from ccat_workflow_manager.dashboard import forms, holds, rendering, times, words
+from ccat_workflow_manager.dashboard.acting import Form, Sent
 from ccat_workflow_manager.dashboard.board import B, Board
 from ccat_workflow_manager.dashboard.drawing import figures
 from ccat_workflow_manager.dashboard.drawing.charts import runs_chart
 from ccat_workflow_manager.dashboard.drawing.shapes import GROUP_OF
-from ccat_workflow_manager.dashboard.pages.act import Form, Sent
 from ccat_workflow_manager.db.queries.overrides import overrides_of
 from ccat_workflow_manager.db.queries.pipelines import pipeline_detail, versions_page
 from ccat_workflow_manager.db.session import UnitOfWork

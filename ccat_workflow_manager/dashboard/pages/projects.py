@@ -12,8 +12,8 @@ from ccat_workflow_manager.api.holds import ProjectPath
 from ccat_workflow_manager.api.projects import ProjectRequest
 from ccat_workflow_manager.api.route import page_router
 from ccat_workflow_manager.dashboard import forms, holds, words
+from ccat_workflow_manager.dashboard.acting import Form, Sent, faults_of, sheet
 from ccat_workflow_manager.dashboard.board import B, Board
-from ccat_workflow_manager.dashboard.pages.act import Form, Sent, sheet
 from ccat_workflow_manager.db.queries.overrides import overrides_in
 from ccat_workflow_manager.db.queries.projects import project_detail, projects_page
 from ccat_workflow_manager.db.queries.run_filter import RunFilter
@@ -22,6 +22,7 @@ from ccat_workflow_manager.db.views import pipelines, runs
 from ccat_workflow_manager.definition.messages import validated
 from ccat_workflow_manager.errors import Fault, Invalid, NotFound, RequestError
 from ccat_workflow_manager.lifecycle.holds import Hold, Kind
+from ccat_workflow_manager.lifecycle.overrides import Changed
 
 router = page_router()
 
@@ -137,8 +138,7 @@ def set_limits(board: B, project: ProjectPath, form: Sent) -> Response:
         board.context.projects.set(project, values, asked.term(board.actor))
     except RequestError as error:
         sent = {each: form.one(each) for each in (*_LIMITS, *_TERM)}
-        faults = list(error.faults) or [Fault("", error.message)]
-        return _form(board, project, error.http_status, sent=sent, faults=faults)
+        return _form(board, project, error.http_status, sent=sent, faults=faults_of(error))
     board.changed(["holds", "summary"])
     href = f"/projects/{project}"
     return sheet(board, "report", title=words.LIMITS_SET, lines=[words.limits(values)], href=href, failed="")
@@ -148,6 +148,10 @@ def set_limits(board: B, project: ProjectPath, form: Sent) -> Response:
 def end_override(board: B, override_id: int) -> Response:
     """End an override before its time, and return to the page of what it changed."""
     ended = board.context.overrides.end(override_id)
-    board.changed(["holds", "pipelines", "summary"])
-    pages = {"pipeline": f"/pipelines/{ended.name}", "run": f"/runs/{ended.name}"}
+    board.changed(["holds", "pipelines", "summary", f"run:{ended.name}"])
+    pages = {
+        Changed.PIPELINE: f"/pipelines/{ended.name}",
+        Changed.RUN: f"/runs/{ended.name}",
+        Changed.STEP_RUN: f"/step-runs/{ended.name}",
+    }
     return RedirectResponse(pages.get(ended.kind, f"/projects/{ended.project}"), 303)

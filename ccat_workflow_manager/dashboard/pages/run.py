@@ -16,6 +16,7 @@ from ccat_workflow_manager.dashboard.drawing import gantt
 from ccat_workflow_manager.dashboard.drawing.graph import Node, graph
 from ccat_workflow_manager.dashboard.drawing.shapes import GROUP_OF, LETTERS
 from ccat_workflow_manager.db.pipelines import PipelineStore
+from ccat_workflow_manager.db.queries.overrides import overrides_of_run
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.db.views import run as view
 from ccat_workflow_manager.errors import NotFound
@@ -40,6 +41,8 @@ def _gathered(unit: UnitOfWork, run_id: UUID, order: str, keys_as: str, skip: in
         "run": head,
         "steps": steps,
         "waits": view.waits(unit, run_id) if head["finished_at"] is None else [],
+        "overrides": overrides_of_run(unit, run_id),
+        "breakers": view.held_back(unit, run_id) if head["finished_at"] is None else [],
         "failures": view.failures(unit, run_id) if head["counts"]["FAILED"] else [],
         "events": view.latest_events(unit, run_id, _EVENTS),
         "products": view.products(unit, run_id),

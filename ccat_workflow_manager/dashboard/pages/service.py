@@ -15,8 +15,8 @@ from ccat_workflow_manager.api.route import page_router
 from ccat_workflow_manager.api.service import availabilities
 from ccat_workflow_manager.api.tokens import TokenRequest
 from ccat_workflow_manager.dashboard import filters, holds, times
+from ccat_workflow_manager.dashboard.acting import Sent
 from ccat_workflow_manager.dashboard.board import B, Board
-from ccat_workflow_manager.dashboard.pages.act import Sent
 from ccat_workflow_manager.db.queries.audit import audit_page
 from ccat_workflow_manager.db.queries.service import BackendState, backend_states, workers_page
 from ccat_workflow_manager.db.session import UnitOfWork

@@ -16,6 +16,7 @@ from ccat_workflow_manager.dashboard import rendering, times, words
 from ccat_workflow_manager.dashboard.board import B, Board
 from ccat_workflow_manager.dashboard.drawing import gantt
 from ccat_workflow_manager.db.pipelines import PipelineStore
+from ccat_workflow_manager.db.queries.overrides import overrides_of_step_run
 from ccat_workflow_manager.db.queries.products import products_page
 from ccat_workflow_manager.db.queries.step_runs import attempts_page, events_page, step_run_detail
 from ccat_workflow_manager.db.session import UnitOfWork
@@ -49,6 +50,7 @@ def _gathered(unit: UnitOfWork, step_run_id: UUID) -> dict[str, Any]:
         "place": at,
         "attempts": [json.loads(row.json) for row in attempts_page(unit, step_run_id, 0, 1000)],
         "events": [json.loads(row.json) for row in events_page(unit, step_run_id, 0, 500)],
+        "overrides": overrides_of_step_run(unit, step_run_id),
         "siblings": view.siblings(unit, run_id, at["position"], step_run_id),
         "neighbours": view.neighbours(unit, run_id, at["position"], step_run_id),
         "related": view.related(unit, run_id, at["position"], step_run["key"]),

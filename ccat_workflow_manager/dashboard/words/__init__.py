@@ -1,6 +1,6 @@
 """Sentences made from facts. Pages say what is the case in these words, and nowhere else are sentences made."""
 
-from ccat_workflow_manager.dashboard.words.actions import DONE, NEEDS_ROLE, RELEASED, preview, report
+from ccat_workflow_manager.dashboard.words.actions import DONE, NEEDS_ROLE, NEXT_ATTEMPT, RELEASED, preview, report
 from ccat_workflow_manager.dashboard.words.holds import (
     HELD,
     HOLD_ENDS,
@@ -40,6 +40,7 @@ from ccat_workflow_manager.dashboard.words.projects import (
     CHANGE_ENDS,
     LIMIT_NAMES,
     LIMITS_SET,
+    PAUSE_ENDS,
     PROJECT_LIMITS,
     RELEASE_ENDS,
     left_of,
@@ -84,6 +85,8 @@ __all__ = [
     "LIMIT_NAMES",
     "MOVES",
     "NEEDS_ROLE",
+    "NEXT_ATTEMPT",
+    "PAUSE_ENDS",
     "PROJECT_LIMITS",
     "RELEASED",
     "RELEASE_ENDS",

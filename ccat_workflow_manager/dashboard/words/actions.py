@@ -17,6 +17,7 @@ DONE = {
     "label": "Labels set",
 }
 RELEASED = "What it held back starts now. It opens again if the next ones fail in the same way."
+NEXT_ATTEMPT = {"memory_gb": "Memory in GB", "cpu": "CPUs", "time_hours": "Time in hours"}
 NEEDS_ROLE = {
     "submit": "Your role is viewer. Changes need the role submitter: ask an administrator for a token with it.",
     "operate": "This needs the role operator: ask an administrator for a token with it.",

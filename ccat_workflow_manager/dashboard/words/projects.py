@@ -13,6 +13,7 @@ LIMIT_NAMES = {
     "weight": "Weight", "max_live": "Live step runs", "max_cpus": "CPUs", "max_queued": "Queued step runs",
 }  # fmt: skip
 CHANGE_ENDS = {"": "never", "1h": "in an hour", "4h": "in 4 hours", "1d": "in a day", "7d": "in a week"}
+PAUSE_ENDS = {**CHANGE_ENDS, "": "when a person resumes it"}
 RELEASE_ENDS = {**CHANGE_ENDS, "": "failures count at once"}
 LIMITS_SET = "The limits are set"
 

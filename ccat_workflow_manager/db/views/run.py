@@ -21,7 +21,8 @@ _MOST_PRODUCTS = 10_000
 
 _HEAD = f"""
 SELECT row_to_json(x)::text FROM (
-  SELECT {RUN}, r.spec_id, (SELECT count(*) FROM run_steps t WHERE t.run_id = r.id) AS steps
+  SELECT {RUN}, r.spec_id, r.paused_by, r.paused_why, {times("r", "paused_until")},
+    (SELECT count(*) FROM run_steps t WHERE t.run_id = r.id) AS steps
   FROM runs r WHERE r.id = :id
 ) x
 """
@@ -46,6 +47,12 @@ FROM (
     THEN NULL ELSE {WAITING_FOR} END AS text
   FROM step_runs s WHERE s.run_id = :id AND s.status NOT IN ({quoted(FINISHED)})
 ) x GROUP BY x.status, x.text ORDER BY count(*) DESC LIMIT 12
+"""
+
+_HELD = f"""
+SELECT b.breaker_key::text AS id, b.step, b.reason_text, {times("b", "opened_at")}, count(*) AS count
+FROM step_runs s JOIN breakers b ON b.breaker_key = s.breaker_key AND b.opened_at IS NOT NULL
+WHERE s.run_id = :id AND s.status = 'PENDING' AND s.unmet = 0 GROUP BY b.breaker_key ORDER BY count(*) DESC LIMIT 8
 """
 
 _FAILURES = """
@@ -123,6 +130,11 @@ def steps(unit: UnitOfWork, run_id: UUID) -> list[dict[str, Any]]:
 def waits(unit: UnitOfWork, run_id: UUID) -> list[dict[str, Any]]:
     """What its step runs wait for or do, grouped by the text. No text: they wait for steps before them."""
     return unit.records(_WAITS, {"id": run_id, "waits": waits_of_run(unit, run_id)})
+
+
+def held_back(unit: UnitOfWork, run_id: UUID) -> list[dict[str, Any]]:
+    """The open breakers that hold back step runs of a run, and how many each."""
+    return unit.records(_HELD, {"id": run_id})
 
 
 def failures(unit: UnitOfWork, run_id: UUID) -> list[dict[str, Any]]:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from ccat_workflow_manager.db.queries import times
+from ccat_workflow_manager.db.queries import times, utc
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.lifecycle.states import Status
 
-_PLACE = """
+_PLACE = f"""
 SELECT s.position, s.run_id::text AS run_id, s.cancel_requested_at, r.spec_id::text AS spec_id, r.labels, r.finished_at,
-  r.paused, t.image, t.total
+  r.paused, r.paused_by, r.paused_why, {times("r", "paused_until")}, t.image, t.total,
+  b.breaker_key::text AS breaker, b.reason_text AS breaker_reason, {utc("b.opened_at")} AS breaker_opened_at
 FROM step_runs s JOIN runs r ON r.id = s.run_id JOIN run_steps t ON t.run_id = s.run_id AND t.position = s.position
+LEFT JOIN breakers b ON b.breaker_key = s.breaker_key AND b.opened_at IS NOT NULL
+  AND s.status = 'PENDING' AND s.unmet = 0
 WHERE s.id = :id
 """
 
