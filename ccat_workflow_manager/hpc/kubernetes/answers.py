@@ -6,8 +6,6 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 from ccat_workflow_manager.errors import (
@@ -32,7 +30,6 @@ class Answer:
     """The answer to one request."""
 
     status: int
-    headers: Mapping[str, str]
     body: bytes
 
     @property
@@ -105,15 +102,3 @@ def refused_job(answer: Answer, what: str) -> BackendError:
     if answer.status == 409 and answer.reason == "Conflict":
         return JobDeferred(f"the cluster was too busy with others to take this job: {words}", backend="kubernetes")
     return refusal(answer, what)
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """For how many seconds the server wants no request."""
-    text = next((value for name, value in headers.items() if name.lower() == "retry-after"), "").strip()
-    if text.isdecimal():
-        return float(text)
-    try:
-        until = parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    return max(0.0, (until - datetime.now(UTC)).total_seconds()) if until.tzinfo is not None else None

@@ -41,7 +41,7 @@ from ccat_workflow_manager.hpc.kubernetes.script import pod_files, render_pod_sc
 from ccat_workflow_manager.hpc.kubernetes.settings import KubernetesSettings
 from ccat_workflow_manager.hpc.kubernetes.site import site_of
 from ccat_workflow_manager.hpc.kubernetes.status import Evidence, resolve_status
-from ccat_workflow_manager.hpc.kubernetes.view import View, parsed
+from ccat_workflow_manager.hpc.kubernetes.view import View
 from ccat_workflow_manager.hpc.log_watch import LogWatch
 from ccat_workflow_manager.hpc.note_store import NoteStore
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
@@ -102,7 +102,7 @@ class KubernetesBackend(FileBackend):
         )
         self.runs_images = self._site.native
         self._client = KubernetesClient(context=own.context or None, request_seconds=own.request_seconds)
-        self._store = job_store(Path(self._site.base_dir))
+        self._store = job_store(Path(self._site.base.path))
         self._jobs: BoundedCache[str, KubernetesJob] = BoundedCache(REMEMBERED)
         self._finished: BoundedCache[JobKey, HPCJobInfo] = BoundedCache(REMEMBERED)
         self._logs = LogWatch(self.name, log_limit_mb, disk_limit_gb)
@@ -185,7 +185,7 @@ class KubernetesBackend(FileBackend):
         data = self._client.get(key.namespace, key.name)
         if data is None:
             return None
-        seen = parsed(read_job, data)
+        seen = read_job(data)
         if seen.job_name != job_name:
             raise self.rejected(f"{key.namespace} has another Job with the name {key.name}, which is not ours")
         self._view(key.namespace).add(data)

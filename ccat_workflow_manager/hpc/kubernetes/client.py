@@ -30,7 +30,6 @@ from ccat_workflow_manager.hpc.kubernetes.answers import (
     content,
     refusal,
     refused_job,
-    retry_after,
 )
 from ccat_workflow_manager.hpc.kubernetes.manifest import CONTAINER
 
@@ -192,14 +191,15 @@ class KubernetesClient:
             if response.status != 200:
                 if response.status == 401:
                     self._renew()
-                answer = Answer(response.status, dict(response.headers), response.read(4096))
+                answer = Answer(response.status, response.read(4096))
                 raise refusal(answer, f"watching the {kind}s of {namespace}")
             opened.response = response
             if opened.over:
                 return
             opened.connected()
-            for line in _lines(response):
-                yield _event(line)
+            for line in response:
+                if line.strip():
+                    yield _event(line)
         except _STREAM_FAULTS + _transport_errors() as error:
             if not opened.over:
                 raise self._away(error) from error
@@ -214,28 +214,29 @@ class KubernetesClient:
         self, method: str, path: str, query: Mapping[str, str] | None = None, body: Mapping[str, Any] | None = None
     ) -> Answer:
         """Send a request, and repeat it while that may help and `request_seconds` last. Raises BackendUnavailable."""
+        from urllib3 import Retry
+
         deadline = time.monotonic() + self._seconds
         trouble: BackendError | None = None
         renewed = False
         for pause in _PAUSES:
             if trouble is not None and (self._closed.is_set() or time.monotonic() + pause > deadline):
                 raise trouble
-            self._pause(max(pause if trouble is not None else 0, self._not_before - time.monotonic()))
+            self._closed.wait(max(pause, self._not_before - time.monotonic()))
             try:
                 response = self._send(method, path, query, body, stream=False)
-                answer = Answer(response.status, dict(response.headers), response.data)
-                if answer.status == 401 and not renewed:
+                if response.status == 401 and not renewed:
                     renewed = True
                     self._renew()
                     response = self._send(method, path, query, body, stream=False)
-                    answer = Answer(response.status, dict(response.headers), response.data)
+                wanted = Retry().get_retry_after(response) if response.status in REPEATED else None
             except _transport_errors() as error:
                 trouble = self._away(error)
                 continue
+            answer = Answer(response.status, response.data)
             if answer.status not in REPEATED:
                 return answer
             trouble = refusal(answer, f"{method} {path}")
-            wanted = retry_after(answer.headers)
             if wanted is not None:
                 self._not_before = time.monotonic() + min(wanted, _LONGEST_PAUSE)
                 if wanted > _LONGEST_PAUSE:
@@ -285,10 +286,6 @@ class KubernetesClient:
     def _away(self, error: Exception) -> BackendUnavailable:
         words = " ".join(str(error).split())[:500]
         return BackendUnavailable(f"the Kubernetes API server does not answer: {words}", backend="kubernetes")
-
-    def _pause(self, seconds: float) -> None:
-        if seconds > 0:
-            self._closed.wait(seconds)
 
     def close(self) -> None:
         self._closed.set()
@@ -365,15 +362,6 @@ def _transport_errors() -> tuple[type[Exception], ...]:
 def _path(kind: str, namespace: str, name: str = "") -> str:
     group, plural = _KINDS[kind]
     return f"{group}/namespaces/{quote(namespace, safe='')}/{plural}" + (f"/{quote(name, safe='')}" if name else "")
-
-
-def _lines(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
-    rest = b""
-    for chunk in response.stream(65536):
-        *lines, rest = (rest + chunk).split(b"\n")
-        yield from filter(None, lines)
-    if rest:
-        yield rest
 
 
 def _event(line: bytes) -> dict[str, Any]:

@@ -254,46 +254,33 @@ def _contract_mounts(request: JobRequest, files: AttemptFiles) -> tuple[Mount, .
 
 
 def _volumes(request: JobRequest, site: Site, files: AttemptFiles) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    volumes = [{"name": "pipelines", **site.base_volume.source}]
-    inputs = {path: f"input-{number}" for number, path in enumerate(site.input_volumes)}
     if site.native:
         own = (Mount(pod_files(files).directory, POD_DIR, True), Mount(files.script, SCRIPT_IN_IMAGE, False))
-        mounts = [
-            _inside(mount, site, inputs) for mount in [*(request.mounts or _contract_mounts(request, files)), *own]
-        ]
-        used = {mount["name"] for mount in mounts}
-        volumes += [{"name": name, **site.input_volumes[path].source} for path, name in inputs.items() if name in used]
-        return volumes, mounts
-    if not _is_inside(files.base, site.base_dir):
-        raise ValueError(f"{files.base} is not below {site.base_dir}, which is all that pods see")
-    mounts = [_mount("pipelines", site.base_dir, site.base_volume, True)]
-    if site.image_volume is not None:
-        volumes.append({"name": "images", **site.image_volume.source})
-        mounts.append(_mount("images", site.image_dir, site.image_volume, False))
-    volumes += [{"name": name, **site.input_volumes[path].source} for path, name in inputs.items()]
-    mounts += [_mount(name, path, site.input_volumes[path], False) for path, name in inputs.items()]
-    return volumes, mounts
+        mounts = [_part(mount, site) for mount in (*(request.mounts or _contract_mounts(request, files)), *own)]
+    elif _is_inside(files.base, site.base.path):
+        mounts = [_mount(site.base, site.base.path, site.base.sub_path, writable=True)]
+        mounts += [_mount(each, each.path, each.sub_path, writable=False) for each in site.others]
+    else:
+        raise ValueError(f"{files.base} is not below {site.base.path}, which is all that pods see")
+    used = {mount["name"] for mount in mounts}
+    return [{"name": each.name, **each.source} for each in (site.base, *site.others) if each.name in used], mounts
 
 
-def _mount(name: str, path: str, volume: Volume, writable: bool) -> dict[str, Any]:
-    mount: dict[str, Any] = {"name": name, "mountPath": path}
-    if volume.sub_path:
-        mount["subPath"] = volume.sub_path
+def _mount(volume: Volume, path: str, sub_path: str, *, writable: bool) -> dict[str, Any]:
+    mount: dict[str, Any] = {"name": volume.name, "mountPath": path}
+    if sub_path:
+        mount["subPath"] = sub_path
     return mount if writable else {**mount, "readOnly": True}
 
 
-def _inside(mount: Mount, site: Site, inputs: Mapping[str, str]) -> dict[str, Any]:
+def _part(mount: Mount, site: Site) -> dict[str, Any]:
     """A part of PIPELINE_BASE_DIR, or of a directory of inputs, under a path of its own."""
-    if _is_inside(mount.source, site.base_dir):
-        part = Volume({}, join(site.base_volume.sub_path, relpath(mount.source, site.base_dir)))
-        return _mount("pipelines", mount.target, part, mount.writable)
-    for path, name in inputs.items():
-        if mount.source == path or _is_inside(mount.source, path):
-            below = "" if mount.source == path else relpath(mount.source, path)
-            return _mount(
-                name, mount.target, Volume({}, join(site.input_volumes[path].sub_path, below).rstrip("/")), False
-            )
-    visible = ", ".join([site.base_dir, *inputs])
+    for volume in (site.base, *site.others):
+        whole = mount.source == volume.path and volume is not site.base
+        if whole or _is_inside(mount.source, volume.path):
+            sub_path = volume.sub_path if whole else join(volume.sub_path, relpath(mount.source, volume.path))
+            return _mount(volume, mount.target, sub_path, writable=mount.writable and volume is site.base)
+    visible = ", ".join(volume.path for volume in (site.base, *site.others))
     raise ValueError(f"{mount.source} is not below {visible}, which is all that pods see (KUBERNETES_INPUT_VOLUMES)")
 
 

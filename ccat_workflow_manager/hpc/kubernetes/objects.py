@@ -19,9 +19,6 @@ _LONGEST_TEXT = 4096
 _JOB_LABELS = (JOB_LABEL, "batch.kubernetes.io/job-name", "job-name")
 _ID = re.compile(rf"({LABEL.pattern})/({LABEL.pattern})")
 _LONGEST_ID = 200
-_QUANTITY = re.compile(r"([0-9.]+(?:[eE][-+]?\d+)?)([a-zA-Z]*)")
-_UNITS = {"": 1.0, "n": 1e-9, "u": 1e-6, "m": 1e-3, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15,
-          "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0**50}  # fmt: skip
 
 
 class JobKey(NamedTuple):
@@ -127,7 +124,7 @@ class SeenPod:
 
 
 def read_job(data: Mapping[str, Any]) -> SeenJob:
-    """Raises ValueError."""
+    """Raises BackendConfused."""
     try:
         metadata, spec, status = data["metadata"], data.get("spec") or {}, data.get("status") or {}
         return SeenJob(
@@ -140,12 +137,12 @@ def read_job(data: Mapping[str, Any]) -> SeenJob:
             shows_disruptions="podFailurePolicy" in spec,
             conditions=_conditions(status, "True"),
         )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"not a Job: {error!r}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _confused("a Job", error) from error
 
 
 def read_pod(data: Mapping[str, Any]) -> SeenPod:
-    """Raises ValueError."""
+    """Raises BackendConfused."""
     try:
         metadata, status = data["metadata"], data.get("status") or {}
         labels, spec = metadata.get("labels") or {}, data.get("spec") or {}
@@ -171,8 +168,8 @@ def read_pod(data: Mapping[str, Any]) -> SeenPod:
             # A kubelet gives a reason.
             silent=running is not None and "Ready" in missing and not missing["Ready"].reason,
         )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"not a Pod: {error!r}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _confused("a Pod", error) from error
 
 
 def _conditions(status: Mapping[str, Any], value: str) -> dict[str, Condition]:
@@ -214,23 +211,18 @@ def _time(value: Any) -> datetime | None:
     return datetime.fromisoformat(value) if value else None
 
 
-# --- metrics ---------------------------------------------------------------------------------------------------------
-
-
-def quantity(text: str) -> float:
-    """The number of a quantity such as `128Mi` or `250m`. Raises ValueError."""
-    match = _QUANTITY.fullmatch(text)
-    if match is None or match[2] not in _UNITS:
-        raise ValueError(f"{text!r} is no quantity")
-    return float(match[1]) * _UNITS[match[2]]
-
-
 def usage_of(data: Mapping[str, Any]) -> ResourceUsage | None:
     """The usage of the step's container. A metrics server has the rate of CPU time, not its sum."""
+    from kubernetes.utils import parse_quantity
+
     try:
         for each in data["containers"]:
             if each["name"] == CONTAINER:
-                return ResourceUsage(memory_gb=quantity(each["usage"]["memory"]) / 2**30)
+                return ResourceUsage(memory_gb=float(parse_quantity(each["usage"]["memory"])) / 2**30)
     except (KeyError, TypeError, ValueError) as error:
-        raise BackendConfused(f"the metrics of a pod cannot be read: {error!r}", backend="kubernetes") from error
+        raise _confused("the metrics of a pod", error) from error
     return None
+
+
+def _confused(what: str, error: Exception) -> BackendConfused:
+    return BackendConfused(f"{what} cannot be read: {error!r}", backend="kubernetes")

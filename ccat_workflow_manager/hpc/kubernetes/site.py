@@ -26,10 +26,14 @@ _VOLUMES = "hostpath:/DIRECTORY, pvc:CLAIM, pvc:CLAIM/DIRECTORY or nfs:SERVER:/E
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """The source of a volume as a pod spells it, and the directory in it."""
+    """A directory that workers and pods see under the same path."""
 
+    name: str
+    path: str
     source: Mapping[str, Any]
+    """The volume as a pod spells it."""
     sub_path: str = ""
+    """The directory in the volume."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,13 +41,10 @@ class Site:
     """What the pods of all jobs have in common."""
 
     settings: KubernetesSettings
-    base_dir: str
-    """PIPELINE_BASE_DIR, as workers see it."""
-    base_volume: Volume
-    image_dir: str = ""
-    image_volume: Volume | None = None
-    input_volumes: Mapping[str, Volume] = field(default_factory=dict)
-    """By directory, as workers see it."""
+    base: Volume
+    """PIPELINE_BASE_DIR, in which pods write."""
+    others: Sequence[Volume] = ()
+    """Directories of images and inputs, which pods read."""
     run_as: tuple[int, int] | None = None
     """User and group; None: those of the image."""
     node_selector: Mapping[str, str] = field(default_factory=dict)
@@ -69,15 +70,15 @@ def site_of(
             "KUBERNETES_LAUNCHER_IMAGE is empty: with KUBERNETES_MODE=apptainer it names the image that holds Apptainer"
         )
     base = _directory("PIPELINE_BASE_DIR", base_dir)
-    images = _directory("SIF_CACHE_DIR", image_dir) if image_dir and not native else ""
-    separate = bool(images) and os.path.commonpath([images, base]) != base
+    others = _input_volumes(settings.input_volumes)
+    if image_dir and not native:
+        images = _directory("SIF_CACHE_DIR", image_dir)
+        if os.path.commonpath([images, base]) != base:
+            others.insert(0, _volume("SIF_VOLUME", settings.sif_volume, "images", images))
     return Site(
         settings=settings,
-        base_dir=base,
-        base_volume=_volume("VOLUME", settings.volume, base),
-        image_dir=images,
-        image_volume=_volume("SIF_VOLUME", settings.sif_volume, images) if separate else None,
-        input_volumes=_input_volumes(settings.input_volumes),
+        base=_volume("VOLUME", settings.volume, "pipelines", base),
+        others=others,
         run_as=_run_as(settings.run_as),
         node_selector=_structure("NODE_SELECTOR", settings.node_selector, labels, "a mapping from label to text") or {},
         tolerations=_structure("TOLERATIONS", settings.tolerations, objects, "a list of tolerations") or (),
@@ -104,34 +105,34 @@ def _directory(name: str, path: str) -> str:
     return found
 
 
-def _volume(setting: str, text: str, path: str) -> Volume:
+def _volume(setting: str, text: str, name: str, path: str) -> Volume:
     """The volume that a setting names; if it is empty, the directory `path` of each node."""
     kind, _, rest = (text or f"hostpath:{path}").partition(":")
     match kind:
         case _ if ".." in rest.split("/"):
             pass
         case "hostpath" if rest.startswith("/"):
-            return Volume({"hostPath": {"path": rest}})
+            return Volume(name, path, {"hostPath": {"path": rest}})
         case "pvc":
             claim, _, directory = rest.partition("/")
             if LABEL.fullmatch(claim):
-                return Volume({"persistentVolumeClaim": {"claimName": claim}}, directory.strip("/"))
+                return Volume(name, path, {"persistentVolumeClaim": {"claimName": claim}}, directory.strip("/"))
         case "nfs":
             server, _, export = rest.rpartition(":")
             if server and export.startswith("/"):
-                return Volume({"nfs": {"server": server, "path": export}})
+                return Volume(name, path, {"nfs": {"server": server, "path": export}})
     raise _refused(setting, text, _VOLUMES)
 
 
-def _input_volumes(text: str) -> dict[str, Volume]:
-    found = {}
+def _input_volumes(text: str) -> list[Volume]:
+    found: dict[str, Volume] = {}
     for each in names(text):
         path, separator, volume = each.partition("=")
         if not separator:
             raise _refused("INPUT_VOLUMES", text, f"/DIR=VOLUME with commas between them, where VOLUME is {_VOLUMES}")
         directory = _directory("KUBERNETES_INPUT_VOLUMES", path.strip())
-        found[directory] = _volume("INPUT_VOLUMES", volume.strip(), directory)
-    return found
+        found[directory] = _volume("INPUT_VOLUMES", volume.strip(), f"input-{len(found)}", directory)
+    return list(found.values())
 
 
 def _run_as(text: str) -> tuple[int, int] | None:

@@ -190,17 +190,11 @@ def _gone(evidence: Evidence) -> HPCJobInfo:
 
 
 def _complete(evidence: Evidence, complete: Condition) -> HPCJobInfo:
-    pod = evidence.chosen
-    ended = pod.ended if pod is not None else None
     if evidence.record is not None:
         return _placed(info_of(evidence.record, None), evidence)
     if evidence.started and complete.since is not None and evidence.now < complete.since + _VISIBLE_AFTER:
         return HPCJobInfo(JobStatus.RUNNING, message="its exit record is not visible here yet")
-    info = HPCJobInfo(JobStatus.COMPLETED, exit_code=0)
-    if ended is not None:
-        info = replace(info, wall_time_seconds=_between(ended.started, ended.finished))
-        info = replace(info, started_at=ended.started, finished_at=ended.finished)
-    return _placed(info, evidence)
+    return _placed(_with_end(HPCJobInfo(JobStatus.COMPLETED, exit_code=0), evidence), evidence)
 
 
 def _failed(evidence: Evidence, failed: Condition) -> HPCJobInfo:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 from ccat_workflow_manager.errors import BackendConfused, BackendError
 from ccat_workflow_manager.hpc.base import JobSeen
@@ -24,7 +24,6 @@ from ccat_workflow_manager.lifecycle.models import JOB_PREFIX
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
 Seen: TypeAlias = "SeenJob | SeenPod"
 OnJob: TypeAlias = "Callable[[str], None]"
 """Gets the name of a Job that has ended or is gone, with all of its pods."""
@@ -121,7 +120,7 @@ class View:
 
     def add(self, data: Mapping[str, Any]) -> None:
         """Add a Job that was just created, before the watch shows it."""
-        seen = parsed(read_job, data)
+        seen = read_job(data)
         with self._lock:
             if seen.name not in self._jobs.groups:
                 self._jobs.put(seen)
@@ -151,7 +150,7 @@ class View:
 
     def _list(self, kind: _Kind) -> None:
         listed = self._client.list(kind.kind, self.namespace, SELECTOR)
-        seen = [parsed(kind.read, item) for item in listed.items]
+        seen = [kind.read(item) for item in listed.items]
         with self._lock:
             before = kind.groups.keys()
             kind.groups = {}
@@ -260,7 +259,7 @@ class View:
         data = event["object"]
         try:
             version = data["metadata"]["resourceVersion"]
-            seen = parsed(kind.read, data) if event["type"] != "BOOKMARK" else None
+            seen = kind.read(data) if event["type"] != "BOOKMARK" else None
         except (KeyError, TypeError) as error:
             raise BackendConfused(f"an event cannot be read: {error!r}", backend="kubernetes") from error
         with self._lock:
@@ -306,11 +305,3 @@ class View:
             self._disconnect(kind)
             if kind.watching is not None:
                 kind.watching.cut()
-
-
-def parsed(read: Callable[[Mapping[str, Any]], T], data: Mapping[str, Any]) -> T:
-    """An object of the API server. Raises BackendConfused."""
-    try:
-        return read(data)
-    except ValueError as error:
-        raise BackendConfused(f"an object cannot be read: {error}", backend="kubernetes") from error

@@ -16,8 +16,7 @@ from ccat_workflow_manager.errors import (
     JobDeferred,
 )
 from ccat_workflow_manager.hpc.kubernetes import client
-from ccat_workflow_manager.hpc.kubernetes.answers import retry_after
-from ccat_workflow_manager.hpc.kubernetes.objects import quantity, usage_of
+from ccat_workflow_manager.hpc.kubernetes.objects import usage_of
 from ccat_workflow_manager.lifecycle.job_info import JobStatus
 from ccat_workflow_manager.testing.harness import Job
 from tests.backends.kubernetes.certificates import loopback_certificate
@@ -178,15 +177,7 @@ def test_a_quota_that_is_being_counted_is_asked_again(jobs: KubernetesHarness, c
 # --- pure -------------------------------------------------------------------------------------------------------------
 
 
-def test_retry_after() -> None:
-    assert retry_after({"Retry-After": "7"}) == 7
-    assert retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0
-    for headers in ({}, {"Retry-After": ""}, {"Retry-After": "soon"}):
-        assert retry_after(headers) is None
-
-
 def test_metrics() -> None:
-    assert [quantity(text) for text in ("1", "250m", "128Mi", "1e3", "5n")] == [1, 0.25, 2**27, 1000, 5e-9]
     usage = usage_of({"containers": [{"name": "side", "usage": {}}, {"name": "step", "usage": {"memory": "512Mi"}}]})
     assert usage is not None
     assert usage.memory_gb == 0.5

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ccat_workflow_manager.errors import BackendConfused
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.attempt.claim import CANCELLED as BLOCKED
 from ccat_workflow_manager.hpc.attempt.claim import Claim
@@ -254,5 +255,5 @@ def test_a_termination_message_can_be_stored(words: str) -> None:
 )
 def test_what_cannot_be_read(data: Any) -> None:
     for read in (read_job, read_pod):
-        with pytest.raises(ValueError, match="not a"):
+        with pytest.raises(BackendConfused):
             read(data)
