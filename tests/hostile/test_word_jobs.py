@@ -16,13 +16,13 @@ import kubernetes_validate
 import pytest
 
 from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
-from ccat_workflow_manager.hpc.aws_batch.definition import Shape, render_definition
+from ccat_workflow_manager.hpc.aws_batch.definition import render_definition
 from ccat_workflow_manager.hpc.aws_batch.native import with_links
-from ccat_workflow_manager.hpc.aws_batch.request import SiteDefaults, render_ask, render_submit
+from ccat_workflow_manager.hpc.aws_batch.request import render_ask, render_submit
 from ccat_workflow_manager.hpc.kubernetes.manifest import render_job
 from ccat_workflow_manager.hpc.kubernetes.script import render_pod_script
 from ccat_workflow_manager.lifecycle.models import Mount, Resources, job_name
-from tests.backends.aws_batch.test_requests import in_model
+from tests.backends.aws_batch.test_requests import SITE, in_model
 from tests.backends.kubernetes.test_manifest import ATTEMPT, CURRENT, REQUEST, site
 from tests.hostile.words import NAMES, WORDS
 
@@ -85,7 +85,7 @@ def test_kubernetes_refuses_words_where_the_site_decides(word: str) -> None:
 @pytest.mark.parametrize("word", NAMES)
 def test_aws_batch_gets_the_path_of_a_script_as_it_is(word: str) -> None:
     command = ["/bin/sh", f"/data/{NAMES[word]}/attempt-1.sh"]
-    ask = render_ask(ORDINARY, 0, SiteDefaults("main"))
+    ask = render_ask(ORDINARY, 0, SITE)
     request = render_submit(ask, name="ccat-1", definition="d:1", command=command, size=2)
     in_model("SubmitJob", request)
     assert request["containerOverrides"]["command"] == command
@@ -94,7 +94,7 @@ def test_aws_batch_gets_the_path_of_a_script_as_it_is(word: str) -> None:
 @pytest.mark.parametrize("word", WORDS)
 def test_aws_batch_refuses_words_where_names_are_meant(word: str) -> None:
     text = WORDS[word]
-    definition = render_definition(text, Shape())
+    definition = render_definition(text, SITE, ())
     in_model("RegisterJobDefinition", definition)
     assert re.fullmatch(r"[A-Za-z0-9_-]{1,128}", definition["jobDefinitionName"])
     for path, resources in (
@@ -104,7 +104,7 @@ def test_aws_batch_refuses_words_where_names_are_meant(word: str) -> None:
         ("resources.extra", _extra(text, 1)),
     ):
         with pytest.raises(ValueError, match=re.escape(path)):
-            render_ask(resources, 0, SiteDefaults("main"))
+            render_ask(resources, 0, SITE)
 
 
 _TELL = (

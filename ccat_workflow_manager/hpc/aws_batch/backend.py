@@ -19,22 +19,20 @@ from ccat_workflow_manager.definition.image_names import oci_image
 from ccat_workflow_manager.errors import BackendUnavailable, ConfigurationError
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.attempt.files import AttemptFiles, write_new
-from ccat_workflow_manager.hpc.attempt.script import render_job_script
 from ccat_workflow_manager.hpc.aws_batch import credentials
 from ccat_workflow_manager.hpc.aws_batch.client import Aws, AwsError, Done
-from ccat_workflow_manager.hpc.aws_batch.definition import make_shape, render_definition
+from ccat_workflow_manager.hpc.aws_batch.definition import mounts_of, render_definition
 from ccat_workflow_manager.hpc.aws_batch.job_queries import JobQueries, aws_id
 from ccat_workflow_manager.hpc.aws_batch.native import seen_as, with_links
 from ccat_workflow_manager.hpc.aws_batch.request import (
     CANCEL_REASON,
     LARGEST_ARRAY,
-    SiteDefaults,
     aws_name,
     parse_option,
     render_ask,
     render_submit,
 )
-from ccat_workflow_manager.hpc.aws_batch.settings import DEFAULT_LOG_GROUP, AwsBatchSettings
+from ccat_workflow_manager.hpc.aws_batch.settings import AwsBatchSettings
 from ccat_workflow_manager.hpc.aws_batch.staging import S3Staging
 from ccat_workflow_manager.hpc.aws_batch.status import STARTED, DescribedJob, Evidence, resolve_status
 from ccat_workflow_manager.hpc.base import Availability, Capabilities, JobRequest, LogStream, QueueStatus
@@ -62,26 +60,18 @@ class AwsBatchBackend(BatchBackend):
     number_pattern = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
     def __init__(self, *, job_queue: str, log_limit_mb: float = 512, **settings: Any) -> None:
-        site = settings_of(AwsBatchSettings, self.name, settings)
+        site = self._site = settings_of(AwsBatchSettings, self.name, {"job_queue": job_queue, **settings})
         region = site.region or credentials.region(site.profile)
         if region is None:
             raise ConfigurationError("AWS_BATCH_REGION must name the region of the queue, or AWS_REGION has to")
         try:
-            self._shape = make_shape(
-                site.platform, site.volumes, privileged=site.privileged, user=site.user, job_role=site.job_role,
-                execution_role=site.execution_role, assign_public_ip=site.assign_public_ip,
-                log_group=site.log_group if site.log_group != DEFAULT_LOG_GROUP else "",
-            )  # fmt: skip
+            self._mounts = mounts_of(site)
         except ValueError as error:
             raise ConfigurationError(f"the settings AWS_BATCH_* cannot be used: {error}") from error
         self.runs_images = site.mode == "native"
         _check_mode(site)
         super().__init__(state_dir=site.state_dir or None, log_limit_mb=log_limit_mb)
-        self._site = SiteDefaults(job_queue, site.share_identifier, self._shape.platform)
-        self._image = site.image
-        self._given_definition = site.job_definition
         self._definitions: dict[str, str] = {}
-        self._log_group = site.log_group
         self._queues = self._store.directory / "queues"
         self._aws = Aws(
             self.name, self._store.directory, per_minute=site.calls_per_minute, region=region, profile=site.profile,
@@ -113,8 +103,8 @@ class AwsBatchBackend(BatchBackend):
 
     def _options(self, request: JobRequest) -> tuple[str, ...]:
         workspace = request.workspace_dir
-        shared = not self._given_definition and self._staging is None
-        if shared and not any(mount.holds(workspace) for mount in self._shape.mounts):
+        shared = not self._site.job_definition and self._staging is None
+        if shared and not any(mount.holds(workspace) for mount in self._mounts):
             raise ValueError(f"jobs do not see {workspace}: no volume of AWS_BATCH_VOLUMES holds it")
         image = oci_image(request.image_ref, "AWS_BATCH_MODE=native") if self.runs_images else ""
         return (render_ask(request.resource_requirements, request.priority, self._site, image).as_option(),)
@@ -122,15 +112,8 @@ class AwsBatchBackend(BatchBackend):
     def _job_script(self, request: JobRequest, files: AttemptFiles) -> str:
         if not self.runs_images:
             return super()._job_script(request, files)
-        inside = seen_as(request.workspace_dir, request.mounts)
-        script = render_job_script(
-            request.execution_command,
-            environment=request.environment_variables,
-            cwd=inside,
-            files=files,
-            own_cgroup=self.own_cgroup,
-        )
-        return with_links(script, request.mounts)
+        inside = replace(request, workspace_dir=seen_as(request.workspace_dir, request.mounts))
+        return with_links(super()._job_script(inside, files), request.mounts)
 
     def _largest_array(self) -> int:
         # Attempts are uploaded one by one, and the lease of the caller must not run out meanwhile.
@@ -142,7 +125,7 @@ class AwsBatchBackend(BatchBackend):
             request = render_submit(
                 ask,
                 name=submission.name,
-                definition=self._definition(ask.image or self._image),
+                definition=self._definition(ask.image or self._site.image),
                 command=self._command(submission),
                 size=len(submission.members) if submission.array else None,
             )
@@ -183,7 +166,7 @@ class AwsBatchBackend(BatchBackend):
         self._store.drop(submission)
         words = error.error.message
         if error.done is Done.REFUSED:
-            if _NO_DEFINITION.search(words) and not self._given_definition:
+            if _NO_DEFINITION.search(words) and not self._site.job_definition:
                 # It was deregistered at AWS; the next try registers it again.
                 self._definitions.clear()
             elif not _LATER.search(words):
@@ -192,11 +175,11 @@ class AwsBatchBackend(BatchBackend):
 
     def _definition(self, image: str) -> str:
         """The job definition of an image, registered if there is none."""
-        if self._given_definition:
-            return self._given_definition
+        if self._site.job_definition:
+            return self._site.job_definition
         known = self._definitions.get(image)
         if known is None:
-            wanted = render_definition(image, self._shape)
+            wanted = render_definition(image, self._site, self._mounts)
             name = wanted["jobDefinitionName"]
             answer = self._aws.look("batch", "describe_job_definitions", jobDefinitionName=name, status="ACTIVE")
             found = self._aws.items(answer, "jobDefinitions", "describe_job_definitions")
@@ -210,7 +193,7 @@ class AwsBatchBackend(BatchBackend):
     def _add_queue(self, queue: str) -> None:
         """Record that a queue is used: jobs are listed by queue. Raises BackendRejected if it does not exist."""
         file = self._queues / quote(queue, safe="")
-        if queue != self._site.queue and not file.exists() and not self._existing([queue]):
+        if queue != self._site.job_queue and not file.exists() and not self._existing([queue]):
             raise self.rejected(f"there is no job queue {queue} at AWS Batch")
         self._queues.mkdir(exist_ok=True)
         file.touch()
@@ -218,10 +201,10 @@ class AwsBatchBackend(BatchBackend):
     def _known_queues(self) -> list[str]:
         """The queues that were used and still exist: a queue is deleted after its jobs."""
         try:
-            others = {unquote(name) for name in os.listdir(self._queues)} - {self._site.queue}
+            others = {unquote(name) for name in os.listdir(self._queues)} - {self._site.job_queue}
         except FileNotFoundError:
             others = set()
-        return [self._site.queue, *(self._existing(sorted(others)) if others else ())]
+        return [self._site.job_queue, *(self._existing(sorted(others)) if others else ())]
 
     def _existing(self, queues: Sequence[str]) -> list[str]:
         known = {
@@ -275,7 +258,7 @@ class AwsBatchBackend(BatchBackend):
     def _last_words(self, job: DescribedJob) -> str:
         """The end of the container's log, for a command that left nothing."""
         try:
-            words = " ".join(self._aws.log_tail(self._log_group, job.log_stream, _LOG_WORDS_BYTES).split())
+            words = " ".join(self._aws.log_tail(self._site.log_group, job.log_stream, _LOG_WORDS_BYTES).split())
         except BackendUnavailable as error:
             words = error.message
         return f"; its container printed: {words}" if words else ""
@@ -352,7 +335,7 @@ class AwsBatchBackend(BatchBackend):
         if key is None or (files is not None and os.path.lexists(files.stdout)):
             return ""
         job = self._queries.describe([key]).get(key)
-        return self._aws.log_tail(self._log_group, job.log_stream) if job is not None and job.log_stream else ""
+        return self._aws.log_tail(self._site.log_group, job.log_stream) if job is not None and job.log_stream else ""
 
     def ping(self) -> str:
         return f"{len(self.queue_status())} job queues"

@@ -18,19 +18,8 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    ConnectTimeoutError,
-    CredentialRetrievalError,
-    EndpointConnectionError,
-    HTTPClientError,
-    NoCredentialsError,
-    NoRegionError,
-    PartialCredentialsError,
-    ProxyConnectionError,
-    SSLError,
-)
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import ConnectionError as NotConnected
 from botocore.parsers import ResponseParserError
 
 from ccat_workflow_manager.errors import BackendConfused, BackendError, BackendUnavailable
@@ -50,16 +39,6 @@ _NOT_ALLOWED = re.compile(
     r"MissingAuthenticationToken|RequestExpired|SignatureDoesNotMatch|UnauthorizedOperation|UnrecognizedClient"
 )
 """Codes of errors about the caller, not about the request."""
-_NEVER_SENT = (
-    ConnectTimeoutError,
-    CredentialRetrievalError,
-    EndpointConnectionError,
-    NoCredentialsError,
-    NoRegionError,
-    PartialCredentialsError,
-    ProxyConnectionError,
-    SSLError,
-)
 
 
 class Done(Enum):
@@ -224,7 +203,8 @@ class Aws:
             answer: dict[str, Any] = getattr(self._client(service, manner), operation)(**arguments)
         except ClientError as error:
             raise self._answered(operation, error) from error
-        except _NEVER_SENT as error:
+        except NotConnected as error:
+            # Before the others: some of its kinds are OSErrors as well.
             raise self._away(operation, error, Done.NO) from error
         except ResponseParserError as error:
             text = f"the answer of {operation} cannot be read: {error}"
@@ -234,7 +214,7 @@ class Aws:
         except BackendUnavailable as error:
             raise AwsError(error, Done.NO) from error
         except BotoCoreError as error:
-            # Wrong arguments, a broken configuration file: nothing has left this machine.
+            # No credentials, wrong arguments, a broken configuration file: nothing has left this machine.
             raise self._away(operation, error, Done.NO) from error
         return answer
 
@@ -281,7 +261,6 @@ class Aws:
                 read_timeout=READ_SECONDS,
                 retries={"mode": "adaptive", "total_max_attempts": 1 if manner is _Manner.ACT else LOOKING_TRIES},
                 user_agent_extra="ccat-workflow-manager",
-                parameter_validation=True,
                 s3={"addressing_style": "path"},
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",

@@ -1,4 +1,4 @@
-"""The job definition that all jobs of one image and one shape share. Pure."""
+"""The job definition that all jobs of one image share. Pure."""
 
 from __future__ import annotations
 
@@ -6,22 +6,16 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from hashlib import blake2b
 from typing import Any
+
+from ccat_workflow_manager.hpc.aws_batch.settings import DEFAULT_LOG_GROUP, AwsBatchSettings
 
 PREFIX = "ccat-wm-"
 """The prefix of the names of registered definitions."""
 
 _EFS = re.compile(r"efs:(fs-[0-9a-zA-Z]+)(@fsap-[0-9a-zA-Z]+)?(:/[^,]*)?")
 _HOST = re.compile(r"/[^,]*")
-
-
-class Platform(StrEnum):
-    """The kind of the compute environments of the queue."""
-
-    EC2 = "EC2"
-    FARGATE = "FARGATE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,31 +44,17 @@ class Mount:
         return {"efsVolumeConfiguration": efs}
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """The containers of the jobs of a site."""
-
-    platform: Platform = Platform.EC2
-    mounts: Sequence[Mount] = ()
-    privileged: bool = False
-    user: str = ""
-    job_role: str = ""
-    execution_role: str = ""
-    log_group: str = ""
-    assign_public_ip: bool = False
-
-
-def make_shape(platform: str, volumes: str, **more: Any) -> Shape:
+def mounts_of(site: AwsBatchSettings) -> tuple[Mount, ...]:
     """Raises ValueError for settings with which AWS Batch would refuse every job."""
-    shape = Shape(Platform(platform), parse_mounts(volumes), **more)
+    mounts = parse_mounts(site.volumes)
     wrong = {
-        "Fargate has no privileged containers": shape.privileged,
-        "Fargate cannot mount directories of a host; use efs:FILE-SYSTEM": any(each.host_path for each in shape.mounts),
-        "Fargate needs an execution role": not shape.execution_role,
+        "Fargate has no privileged containers": site.privileged,
+        "Fargate cannot mount directories of a host; use efs:FILE-SYSTEM": any(each.host_path for each in mounts),
+        "Fargate needs an execution role": not site.execution_role,
     }
-    if shape.platform is Platform.FARGATE and any(wrong.values()):
+    if site.platform == "FARGATE" and any(wrong.values()):
         raise ValueError("; ".join(text for text, holds in wrong.items() if holds))
-    return shape
+    return mounts
 
 
 def parse_mounts(text: str) -> tuple[Mount, ...]:
@@ -100,18 +80,18 @@ def parse_mounts(text: str) -> tuple[Mount, ...]:
     return tuple(mounts)
 
 
-def render_definition(image: str, shape: Shape) -> dict[str, Any]:
+def render_definition(image: str, site: AwsBatchSettings, mounts: Sequence[Mount]) -> dict[str, Any]:
     """The request that registers the definition of an image. Its name is a digest of it, so it is registered once.
 
     Each job overrides command, cores, memory and time; the values here only satisfy the service.
     """
-    content = _content(image, shape)
+    content = _content(image, site, mounts)
     digest = blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=12).hexdigest()
     return {"jobDefinitionName": PREFIX + digest, **content}
 
 
-def _content(image: str, shape: Shape) -> dict[str, Any]:
-    fargate = shape.platform is Platform.FARGATE
+def _content(image: str, site: AwsBatchSettings, mounts: Sequence[Mount]) -> dict[str, Any]:
+    fargate = site.platform == "FARGATE"
     container: dict[str, Any] = {
         "image": image,
         "command": ["/bin/sh", "-c", "echo 'a job without a command' >&2; exit 64"],
@@ -119,27 +99,27 @@ def _content(image: str, shape: Shape) -> dict[str, Any]:
             {"type": "VCPU", "value": "0.25" if fargate else "1"},
             {"type": "MEMORY", "value": "512"},
         ],
-        "volumes": [{"name": f"volume-{n}", **mount.volume} for n, mount in enumerate(shape.mounts)],
+        "volumes": [{"name": f"volume-{n}", **mount.volume} for n, mount in enumerate(mounts)],
         "mountPoints": [
             {"sourceVolume": f"volume-{n}", "containerPath": mount.path, "readOnly": False}
-            for n, mount in enumerate(shape.mounts)
+            for n, mount in enumerate(mounts)
         ],
     }
     optional: Mapping[str, Any] = {
-        "privileged": shape.privileged,
-        "user": shape.user,
-        "jobRoleArn": shape.job_role,
-        "executionRoleArn": shape.execution_role,
+        "privileged": site.privileged,
+        "user": site.user,
+        "jobRoleArn": site.job_role,
+        "executionRoleArn": site.execution_role,
     }
     container |= {name: value for name, value in optional.items() if value}
-    if shape.log_group:
-        container["logConfiguration"] = {"logDriver": "awslogs", "options": {"awslogs-group": shape.log_group}}
+    if site.log_group != DEFAULT_LOG_GROUP:
+        container["logConfiguration"] = {"logDriver": "awslogs", "options": {"awslogs-group": site.log_group}}
     if fargate:
-        container["networkConfiguration"] = {"assignPublicIp": "ENABLED" if shape.assign_public_ip else "DISABLED"}
+        container["networkConfiguration"] = {"assignPublicIp": "ENABLED" if site.assign_public_ip else "DISABLED"}
     return {
         "type": "container",
         "containerProperties": container,
-        "platformCapabilities": [shape.platform.value],
+        "platformCapabilities": [site.platform],
         # The policy of the step decides about retries, and each has a directory of its own.
         "retryStrategy": {"attempts": 1},
         "propagateTags": True,

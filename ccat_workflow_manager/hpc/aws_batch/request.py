@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from typing import Any
 
-from ccat_workflow_manager.hpc.aws_batch.definition import Platform
+from ccat_workflow_manager.hpc.aws_batch.settings import AwsBatchSettings
 from ccat_workflow_manager.json_values import JSON
 from ccat_workflow_manager.lifecycle.models import Resources
 
@@ -40,15 +40,6 @@ FARGATE_MEMORY_MB: Mapping[float, Sequence[int]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class SiteDefaults:
-    """The values of the settings for steps that set none."""
-
-    queue: str
-    share_identifier: str = ""
-    platform: Platform = Platform.EC2
-
-
-@dataclass(frozen=True, slots=True)
 class Ask:
     """The requirements of one job; jobs with the same ones may become one array."""
 
@@ -70,7 +61,7 @@ def parse_option(text: str) -> Ask:
     return Ask(**json.loads(text))
 
 
-def render_ask(resources: Resources, priority: int, site: SiteDefaults, image: str = "") -> Ask:
+def render_ask(resources: Resources, priority: int, site: AwsBatchSettings, image: str = "") -> Ask:
     """Raises ValueError for requirements that cannot be met."""
     extra = _checked(resources.extra)
     vcpus, memory_mb = _size(resources, site.platform)
@@ -79,7 +70,7 @@ def render_ask(resources: Resources, priority: int, site: SiteDefaults, image: s
     if "scheduling_priority" in extra and not share:
         raise ValueError("resources.extra.scheduling_priority needs a queue with shares: name an account")
     return Ask(
-        queue=_word("resources.partition (the job queue)", _WORD, resources.partition or site.queue),
+        queue=_word("resources.partition (the job queue)", _WORD, resources.partition or site.job_queue),
         vcpus=vcpus,
         memory_mb=memory_mb,
         gpu=resources.gpu,
@@ -127,9 +118,9 @@ def aws_name(name: str) -> str:
     return "ccat-" + blake2b(name.encode(), digest_size=16).hexdigest()
 
 
-def _size(resources: Resources, platform: Platform) -> tuple[str, int]:
+def _size(resources: Resources, platform: str) -> tuple[str, int]:
     megabytes = max(4, math.ceil(resources.memory_gb * 1024 - 1e-9))
-    if platform is Platform.EC2:
+    if platform == "EC2":
         return str(max(1, math.ceil(resources.cpu - 1e-9))), megabytes
     if resources.gpu:
         raise ValueError("Fargate has no GPUs")

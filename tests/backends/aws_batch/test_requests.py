@@ -10,40 +10,44 @@ import pytest
 
 from ccat_workflow_manager.hpc.aws_batch.definition import (
     Mount,
-    Platform,
-    Shape,
-    make_shape,
+    mounts_of,
     parse_mounts,
     render_definition,
 )
 from ccat_workflow_manager.hpc.aws_batch.request import (
-    SiteDefaults,
     aws_name,
     parse_option,
     render_ask,
     render_submit,
 )
+from ccat_workflow_manager.hpc.aws_batch.settings import AwsBatchSettings
 from ccat_workflow_manager.lifecycle.models import Resources
+from ccat_workflow_manager.settings import settings_of
 from tests.stand_ins.aws_batch.model import check_request, service
 
-SITE = SiteDefaults("main")
+
+def settings(**more: Any) -> AwsBatchSettings:
+    return settings_of(AwsBatchSettings, "aws_batch", {"job_queue": "main", **more})
+
+
+SITE = settings()
 ORDINARY = Resources(cpu=1, memory_gb=2, time_hours=1)
-EFS = Shape(
-    platform=Platform.FARGATE,
-    mounts=(Mount("/data", file_system="fs-1", access_point="fsap-2"),),
+FARGATE = settings(
+    platform="FARGATE",
     user="1000:1000",
     job_role="arn:aws:iam::1:role/job",
     execution_role="arn:aws:iam::1:role/start",
     log_group="own",
     assign_public_ip=True,
 )
+EFS = (Mount("/data", file_system="fs-1", access_point="fsap-2"),)
 
 
 def in_model(operation: str, request: Mapping[str, Any]) -> None:
     check_request(service("batch").operation_model(operation), request)
 
 
-def submitted(resources: Resources = ORDINARY, site: SiteDefaults = SITE, *, priority: int = 0) -> dict[str, Any]:
+def submitted(resources: Resources = ORDINARY, site: AwsBatchSettings = SITE, *, priority: int = 0) -> dict[str, Any]:
     ask = parse_option(render_ask(resources, priority, site).as_option())
     request = render_submit(ask, name="ccat-1-1", definition="d:1", command=["/bin/sh", "/x"], size=None)
     in_model("SubmitJob", request)
@@ -73,17 +77,17 @@ def test_an_ordinary_job() -> None:
 @pytest.mark.parametrize(
     ("resources", "platform", "wanted"),
     [
-        (replace(ORDINARY, cpu=0.1), Platform.EC2, {"VCPU": "1", "MEMORY": "2048"}),
-        (replace(ORDINARY, cpu=2.5, memory_gb=0.001), Platform.EC2, {"VCPU": "3", "MEMORY": "4"}),
-        (replace(ORDINARY, gpu=2), Platform.EC2, {"VCPU": "1", "MEMORY": "2048", "GPU": "2"}),
-        (replace(ORDINARY, cpu=0.1, memory_gb=0.5), Platform.FARGATE, {"VCPU": "0.25", "MEMORY": "512"}),
-        (replace(ORDINARY, cpu=1, memory_gb=0.5), Platform.FARGATE, {"VCPU": "1", "MEMORY": "2048"}),
-        (replace(ORDINARY, cpu=1, memory_gb=20), Platform.FARGATE, {"VCPU": "4", "MEMORY": "20480"}),
-        (replace(ORDINARY, cpu=16, memory_gb=100), Platform.FARGATE, {"VCPU": "16", "MEMORY": "106496"}),
+        (replace(ORDINARY, cpu=0.1), "EC2", {"VCPU": "1", "MEMORY": "2048"}),
+        (replace(ORDINARY, cpu=2.5, memory_gb=0.001), "EC2", {"VCPU": "3", "MEMORY": "4"}),
+        (replace(ORDINARY, gpu=2), "EC2", {"VCPU": "1", "MEMORY": "2048", "GPU": "2"}),
+        (replace(ORDINARY, cpu=0.1, memory_gb=0.5), "FARGATE", {"VCPU": "0.25", "MEMORY": "512"}),
+        (replace(ORDINARY, cpu=1, memory_gb=0.5), "FARGATE", {"VCPU": "1", "MEMORY": "2048"}),
+        (replace(ORDINARY, cpu=1, memory_gb=20), "FARGATE", {"VCPU": "4", "MEMORY": "20480"}),
+        (replace(ORDINARY, cpu=16, memory_gb=100), "FARGATE", {"VCPU": "16", "MEMORY": "106496"}),
     ],
 )
-def test_sizes(resources: Resources, platform: Platform, wanted: dict[str, str]) -> None:
-    assert sizes(submitted(resources, replace(SITE, platform=platform))) == wanted
+def test_sizes(resources: Resources, platform: str, wanted: dict[str, str]) -> None:
+    assert sizes(submitted(resources, settings(platform=platform))) == wanted
 
 
 def test_no_time_limit_below_a_minute() -> None:
@@ -94,7 +98,7 @@ def test_shares() -> None:
     request = submitted(replace(ORDINARY, account="radio"), priority=7)
     assert (request["shareIdentifier"], request["schedulingPriorityOverride"]) == ("radio", 7)
     chosen = replace(ORDINARY, extra={"scheduling_priority": 9})
-    request = submitted(chosen, replace(SITE, share_identifier="all"), priority=-3)
+    request = submitted(chosen, settings(share_identifier="all"), priority=-3)
     assert (request["shareIdentifier"], request["schedulingPriorityOverride"]) == ("all", 9)
     assert submitted(replace(ORDINARY, account="radio"), priority=-3)["schedulingPriorityOverride"] == 0
 
@@ -102,18 +106,18 @@ def test_shares() -> None:
 @pytest.mark.parametrize(
     ("resources", "platform", "words"),
     [
-        (replace(ORDINARY, extra={"privileged": True}), Platform.EC2, "extra.privileged"),
-        (replace(ORDINARY, extra={"scheduling_priority": "high"}), Platform.EC2, "number from 0"),
-        (replace(ORDINARY, extra={"scheduling_priority": 1}), Platform.EC2, "name an account"),
-        (replace(ORDINARY, partition="a b"), Platform.EC2, "job queue"),
-        (replace(ORDINARY, account="a/b"), Platform.EC2, "share identifier"),
-        (replace(ORDINARY, gpu=1), Platform.FARGATE, "no GPUs"),
-        (replace(ORDINARY, cpu=64), Platform.FARGATE, "64 cores"),
+        (replace(ORDINARY, extra={"privileged": True}), "EC2", "extra.privileged"),
+        (replace(ORDINARY, extra={"scheduling_priority": "high"}), "EC2", "number from 0"),
+        (replace(ORDINARY, extra={"scheduling_priority": 1}), "EC2", "name an account"),
+        (replace(ORDINARY, partition="a b"), "EC2", "job queue"),
+        (replace(ORDINARY, account="a/b"), "EC2", "share identifier"),
+        (replace(ORDINARY, gpu=1), "FARGATE", "no GPUs"),
+        (replace(ORDINARY, cpu=64), "FARGATE", "64 cores"),
     ],
 )
-def test_resources_that_cannot_be_given(resources: Resources, platform: Platform, words: str) -> None:
+def test_resources_that_cannot_be_given(resources: Resources, platform: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        render_ask(resources, 0, replace(SITE, platform=platform))
+        render_ask(resources, 0, settings(platform=platform))
 
 
 def test_commands_that_do_not_fit() -> None:
@@ -137,11 +141,14 @@ def test_names() -> None:
 
 
 def test_a_definition_is_registered_once_per_image_and_shape() -> None:
-    first = render_definition("image:1", EFS)
+    first = render_definition("image:1", FARGATE, EFS)
     in_model("RegisterJobDefinition", first)
-    assert first == render_definition("image:1", EFS)
-    others = [render_definition("image:2", EFS), render_definition("image:1", replace(EFS, user=""))]
-    others.append(render_definition("image:1", Shape(mounts=(Mount("/data", host_path="/mnt"),), privileged=True)))
+    assert first == render_definition("image:1", FARGATE, EFS)
+    others = [
+        render_definition("image:2", FARGATE, EFS),
+        render_definition("image:1", settings(**FARGATE.model_dump() | {"user": ""}), EFS),
+    ]
+    others.append(render_definition("image:1", settings(privileged=True), (Mount("/data", host_path="/mnt"),)))
     for other in others:
         in_model("RegisterJobDefinition", other)
     assert len({each["jobDefinitionName"] for each in [first, *others]}) == 4
@@ -168,7 +175,6 @@ def test_volumes_that_cannot_be(text: str) -> None:
 
 
 def test_shapes_that_fargate_has_not() -> None:
-    right = make_shape("FARGATE", "/a=efs:fs-1", execution_role="arn:x")
-    assert (right.platform, right.execution_role) == (Platform.FARGATE, "arn:x")
+    assert mounts_of(settings(platform="FARGATE", volumes="/a=efs:fs-1", execution_role="arn:x"))
     with pytest.raises(ValueError, match=r"privileged.*directories of a host.*execution role"):
-        make_shape("FARGATE", "/a", privileged=True)
+        mounts_of(settings(platform="FARGATE", volumes="/a", privileged=True))
