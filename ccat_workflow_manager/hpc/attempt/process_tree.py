@@ -88,6 +88,7 @@ class Process:
     state: str
     started: int
     cpu_seconds: float
+    """Its own, and those of the children that it has waited for."""
     rss: int
 
     @property
@@ -111,7 +112,7 @@ def look(pid: int) -> Process | None:
         session=fields[2],
         state=state.decode(),
         started=fields[18],
-        cpu_seconds=(fields[10] + fields[11]) / _TICKS,
+        cpu_seconds=sum(fields[10:14]) / _TICKS,
         rss=fields[20] * _PAGE,
     )
 

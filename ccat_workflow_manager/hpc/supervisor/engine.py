@@ -115,7 +115,7 @@ class Engine:
         """Start the jobs for which there is room."""
         while not self._try_again_at and (job := self.queue.take()) is not None:
             if not self._start(job):
-                self.queue.put_back(job)
+                self.queue.put(job, first=True)
                 self._try_again_at = time.monotonic() + _TRY_AGAIN_SECONDS
 
     def _start(self, job: Job) -> bool:

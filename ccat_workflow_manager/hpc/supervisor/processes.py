@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from typing import Any
 
 from ccat_workflow_manager.hpc.attempt import process_tree
 from ccat_workflow_manager.hpc.attempt.disk import disk_excess
@@ -15,18 +15,7 @@ from ccat_workflow_manager.hpc.attempt.logs import log_excess
 from ccat_workflow_manager.hpc.attempt.process_tree import Identity
 from ccat_workflow_manager.hpc.supervisor.jobs import GIB, Job, Stop
 
-_TICKS = os.sysconf("SC_CLK_TCK")
 _DISK_SECONDS = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What a running job uses at this moment."""
-
-    cpu_seconds: float
-    memory: int
-    peak: int | None
-    processes: int
 
 
 def everything(job: Job) -> set[int]:
@@ -59,15 +48,17 @@ def left_over(job: Job, others: Iterable[int]) -> set[int]:
     return everything(job) if orphans and process_tree.marked(job.id, orphans) else set()
 
 
-def usage(job: Job) -> Usage:
-    """What the job uses now. CPU time includes what its processes have waited for."""
+def usage(job: Job) -> dict[str, Any]:
+    """What the job uses now."""
     pids = everything(job)
     memory = process_tree.fair_memory(pids)
     peak: int | None = max(job.sampled_peak, memory)
     if job.group is not None:
         with suppress(OSError):
             memory, peak = job.group.usage(), job.group.peak()
-    return Usage(sum(_cpu_seconds(pid) for pid in pids), memory, peak, len(pids))
+    living = [process for pid in pids if (process := process_tree.look(pid)) is not None]
+    cpu_seconds = sum(process.cpu_seconds for process in living)
+    return {"cpu_seconds": cpu_seconds, "memory": memory, "peak": peak, "processes": len(pids)}
 
 
 def is_script_of(pid: int, job: Job) -> bool:
@@ -88,15 +79,6 @@ def _children() -> set[int] | None:
             return {int(pid) for pid in file.read().split()}
     except OSError:
         return None
-
-
-def _cpu_seconds(pid: int) -> float:
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-    except OSError:
-        return 0.0
-    return sum(int(ticks) for ticks in fields[11:15]) / _TICKS
 
 
 class DiskWatch:

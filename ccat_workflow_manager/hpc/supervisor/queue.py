@@ -55,16 +55,12 @@ class Queue:
         if asked:
             raise Refused(f"the job asks for {' and '.join(asked)} on this machine")
 
-    def put(self, job: Job) -> None:
+    def put(self, job: Job, *, first: bool = False) -> None:
+        """`first`: before all others of its priority."""
         job.state = State.QUEUED
         self._waiting += 1
-        heapq.heappush(self._heap, (-job.priority, next(self._numbers), job))
-
-    def put_back(self, job: Job) -> None:
-        """Make a job that could not be started the first of its priority again."""
-        job.state = State.QUEUED
-        self._waiting += 1
-        heapq.heappush(self._heap, (-job.priority, -next(self._numbers), job))
+        number = next(self._numbers)
+        heapq.heappush(self._heap, (-job.priority, -number if first else number, job))
 
     def drop(self) -> None:
         """Count a job that waited and has changed its state."""

@@ -220,15 +220,7 @@ class Server:
 
     def do_usage(self, _: Client, request: dict[str, Any]) -> dict[str, Any] | None:
         job = self.engine.jobs.get(request["id"])
-        if job is None or job.state is not State.RUNNING:
-            return None
-        usage = processes.usage(job)
-        return {
-            "cpu_seconds": usage.cpu_seconds,
-            "memory": usage.memory,
-            "peak": usage.peak,
-            "processes": usage.processes,
-        }
+        return processes.usage(job) if job is not None and job.state is State.RUNNING else None
 
     def do_queue(self, _: Client, request: dict[str, Any]) -> dict[str, Any]:
         queue = self.engine.queue
