@@ -18,7 +18,7 @@ from ccat_workflow_manager.db.workers import WorkerStore
 from ccat_workflow_manager.doorbell import listen
 from ccat_workflow_manager.errors import BackendError, WorkflowError
 from ccat_workflow_manager.execution import runtime
-from ccat_workflow_manager.lifecycle.deletion import What
+from ccat_workflow_manager.lifecycle.models import What
 from ccat_workflow_manager.services.breakers import Breakers
 from ccat_workflow_manager.services.deletion import Deletions, Retention
 from ccat_workflow_manager.settings import Settings

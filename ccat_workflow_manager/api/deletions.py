@@ -13,7 +13,7 @@ from ccat_workflow_manager.api.dependencies import Actor, Ctx
 from ccat_workflow_manager.api.openapi import Shape
 from ccat_workflow_manager.api.paging import json_response
 from ccat_workflow_manager.api.route import api_router
-from ccat_workflow_manager.lifecycle.deletion import What
+from ccat_workflow_manager.lifecycle.models import What
 
 router = api_router(prefix="/runs", tags=["runs"])
 

@@ -114,6 +114,10 @@ class Client:
             found["step_runs"] += one_by_one(self.api.items(f"{path}/step-runs", cursor=rest))
         return found
 
+    def products(self, run_id: str, **filters: str | None) -> Iterator[dict[str, Any]]:
+        """The products of a run that fit the filters."""
+        return self.items(f"/runs/{quote(run_id, safe='')}/products", None, **filters)
+
     def run_id(self, given: str) -> str:
         """The id of a run: by itself, by its first or last characters, `latest`, or `latest:PIPELINE`."""
         word, _, pipeline = given.partition(":")

@@ -54,11 +54,10 @@ def compare(
     """
     from ccat_workflow_manager.commands.client import connect
     from ccat_workflow_manager.commands.output import print_json
-    from ccat_workflow_manager.commands.results import run_products
 
     with connect() as client:
         runs = [client.run(given) for given in (first, second)]
-        products = [list(run_products(client, run["id"])) for run in runs]
+        products = [list(client.products(run["id"])) for run in runs]
     found = compared(runs[0], runs[1], products[0], products[1])
     if as_json:
         print_json(asdict(found))

@@ -21,10 +21,9 @@ def products(run_id: Id, step: Step = None, type_: Type = None, key: Key = None,
     """
     from ccat_workflow_manager.commands.client import connect
     from ccat_workflow_manager.commands.output import console, print_json, size, table
-    from ccat_workflow_manager.commands.results import run_products
 
     with connect() as client:
-        found = list(run_products(client, client.run_id(run_id), step=step, type=_upper(type_), key=key))
+        found = list(client.products(client.run_id(run_id), step=step, type=_upper(type_), key=key))
     if as_json:
         print_json(found)
     elif not found:
@@ -51,21 +50,22 @@ def download(
     """
     from pathlib import Path
 
+    from ccat_workflow_manager.client.both import finished
+    from ccat_workflow_manager.client.download import fetch
     from ccat_workflow_manager.commands.client import connect
     from ccat_workflow_manager.commands.output import print_json, progress
-    from ccat_workflow_manager.commands.results import fetch, run_products
     from ccat_workflow_manager.json_values import counted
 
     with connect() as client:
         found = client.run(run_id)
         target = Path(directory or f"{found['pipeline']}-{found['id'][-12:]}")
-        wanted = list(run_products(client, found["id"], step=step, type=_upper(type_), key=key))
+        wanted = list(client.products(found["id"], step=step, type=_upper(type_), key=key))
         total = sum(one["size"] for one in wanted)
         with progress("downloading", total) as advance:
             fetched = []
             try:
                 for one in wanted:
-                    fetched.append(fetch(client, one, target))
+                    fetched.append(finished(fetch(client.api, one, target)))
                     advance(one["size"])
             except OSError as error:
                 raise WrongUsage(f"{error.filename or target} cannot be written: {error.strerror}") from None

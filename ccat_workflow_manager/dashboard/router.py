@@ -15,7 +15,6 @@ from ccat_workflow_manager.dashboard.pages import (
     holds,
     login,
     overview,
-    parts,
     pipelines,
     products,
     projects,
@@ -39,7 +38,6 @@ PAGES: tuple[APIRouter, ...] = (
     projects.router,
     events.router,
     service.router,
-    parts.router,
     live.router,
     login.router,
 )

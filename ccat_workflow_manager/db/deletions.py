@@ -13,7 +13,7 @@ from uuid import UUID
 
 from ccat_workflow_manager.db.conditions import quoted
 from ccat_workflow_manager.db.session import UnitOfWork
-from ccat_workflow_manager.lifecycle.deletion import What
+from ccat_workflow_manager.lifecycle.models import What
 from ccat_workflow_manager.lifecycle.states import FINISHED, RETRYABLE
 
 _ROWS_AT_ONCE = 1000

@@ -45,7 +45,7 @@ from ccat_workflow_manager.db.figure_tables import figures, figures_place, live_
 from ccat_workflow_manager.db.identity_tables import audit, sessions, tokens
 from ccat_workflow_manager.db.metadata import NOW, TIME, metadata, project_column
 from ccat_workflow_manager.db.service_tables import backends, breaker_events, breakers, full_places, workers
-from ccat_workflow_manager.lifecycle.deletion import What
+from ccat_workflow_manager.lifecycle.models import What
 from ccat_workflow_manager.lifecycle.states import ACTIVE, CANCELLABLE, FINISHED, LEASED, LIVE, Status
 
 __all__ = [

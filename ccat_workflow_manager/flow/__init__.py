@@ -19,7 +19,7 @@ from ccat_workflow_manager.flow.engine import WorkflowEngine
 from ccat_workflow_manager.flow.errors import BackendNotAvailable, DependencyFailed, FlowError, TaskFailed
 from ccat_workflow_manager.flow.files import InputFile, OutputFile
 from ccat_workflow_manager.flow.future import TaskFuture, TaskState
-from ccat_workflow_manager.flow.noop import NoopExecutionBackend
+from ccat_workflow_manager.flow.jobs import NoopExecutionBackend
 from ccat_workflow_manager.flow.pool import LocalExecutionBackend
 
 __all__ = [

@@ -20,7 +20,7 @@ from ccat_workflow_manager.flow.errors import DependencyFailed, FlowError, named
 from ccat_workflow_manager.flow.execution import ExecutionBackend, Failed, Work
 from ccat_workflow_manager.flow.export import Recorder, as_yaml
 from ccat_workflow_manager.flow.future import BlockFuture, TaskFuture
-from ccat_workflow_manager.flow.noop import NoopExecutionBackend
+from ccat_workflow_manager.flow.jobs import NoopExecutionBackend
 from ccat_workflow_manager.flow.options import TaskOptions, options_of
 from ccat_workflow_manager.flow.pool import LocalExecutionBackend
 from ccat_workflow_manager.flow.scope import Scope, enter

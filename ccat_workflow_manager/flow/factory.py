@@ -12,8 +12,7 @@ from ccat_workflow_manager.client.transport import Request
 from ccat_workflow_manager.errors import BackendUnavailable, ConfigurationError, ServiceUnavailable, WorkflowError
 from ccat_workflow_manager.flow.errors import BackendNotAvailable, FlowError
 from ccat_workflow_manager.flow.execution import ExecutionBackend
-from ccat_workflow_manager.flow.jobs import JobBackend
-from ccat_workflow_manager.flow.noop import NoopExecutionBackend
+from ccat_workflow_manager.flow.jobs import JobBackend, NoopExecutionBackend
 from ccat_workflow_manager.flow.pool import PoolBackend, default_places, process_pool
 from ccat_workflow_manager.flow.service import ServiceBackend
 from ccat_workflow_manager.hpc import registry

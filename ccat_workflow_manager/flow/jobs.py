@@ -14,6 +14,7 @@ from ccat_workflow_manager.errors import BackendError, BackendUnavailable, JobDe
 from ccat_workflow_manager.flow.errors import FlowError, TaskFailed
 from ccat_workflow_manager.flow.execution import ExecutionBackend, Failed, Work, failure
 from ccat_workflow_manager.flow.job_files import JobFiles
+from ccat_workflow_manager.hpc import registry
 from ccat_workflow_manager.hpc.base import HPCBackend, JobRequest
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 
@@ -294,3 +295,10 @@ class JobBackend(ExecutionBackend):
         while self._inbox.works:
             work = self._inbox.works.popleft()
             self.post(work, failure(work, error))
+
+
+class NoopExecutionBackend(JobBackend):
+    """Ends every task at once, with a placeholder as its result: for dry runs, and for tests of a program."""
+
+    def __init__(self, name: str = "default", **settings: object) -> None:
+        super().__init__(name, registry.create("noop", **settings))

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from uuid import UUID
 
 from ccat_workflow_manager.failures import FailureReason
@@ -59,6 +60,17 @@ class Caveat:
 
     kind: str
     text: str
+
+
+class What(StrEnum):
+    """The parts of a finished run that are removed together."""
+
+    RUN = "run"
+    """Its rows, and all its directories."""
+    WORKSPACES = "workspaces"
+    """The workspaces and the /tmp of its attempts. Products, logs and manifests stay."""
+    FAILED_OUTPUT = "failed_output"
+    """The output of attempts that did not complete."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from ccat_workflow_manager.db.session import Database, UnitOfWork
 from ccat_workflow_manager.doorbell import Bell, Doorbell
 from ccat_workflow_manager.errors import Conflict, Fault, NotFound
 from ccat_workflow_manager.execution.removal import OutOfTime, directory, remove
-from ccat_workflow_manager.lifecycle.deletion import What
+from ccat_workflow_manager.lifecycle.models import What
 from ccat_workflow_manager.services.worker_context import WorkerContext
 
 log = logging.getLogger(__name__)

@@ -15,8 +15,7 @@ from ccat_workflow_manager.db.runs import RunStore
 from ccat_workflow_manager.errors import Conflict, NotFound
 from ccat_workflow_manager.execution.layout import create
 from ccat_workflow_manager.failures import FailureReason
-from ccat_workflow_manager.lifecycle.deletion import What
-from ccat_workflow_manager.lifecycle.models import Facts, NewProduct, Transition, TransitionEvent, WorkItem
+from ccat_workflow_manager.lifecycle.models import Facts, NewProduct, Transition, TransitionEvent, What, WorkItem
 from ccat_workflow_manager.lifecycle.states import Event
 from ccat_workflow_manager.services.deletion import Retention
 from tests.support.armed import Plan

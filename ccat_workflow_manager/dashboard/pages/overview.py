@@ -85,3 +85,9 @@ def overview(board: B, span: Span = "1h") -> Response:
 @router.get("/ui/overview")
 def overview_part(board: B, span: Span = "1h") -> Response:
     return board.fragment("overview", **_values(board, span))
+
+
+@router.get("/ui/rail")
+def rail(board: B, active: str = "") -> Response:
+    """The part that all pages share."""
+    return board.fragment("rail", rail=board.rail(), active=active)
