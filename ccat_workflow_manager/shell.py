@@ -116,7 +116,6 @@ def spawn(
     stdout: Stream = DEVNULL,
     stderr: Stream = DEVNULL,
     new_session: bool = True,
-    pass_fds: Sequence[int] = (),
 ) -> Process:
     """Start a program and return at once. The caller must wait for it. Raises CommandMissing."""
     try:
@@ -128,7 +127,6 @@ def spawn(
             stdout=stdout,
             stderr=stderr,
             start_new_session=new_session,
-            pass_fds=tuple(pass_fds),
         )
     except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
         if cwd is not None and str(error.filename) == os.fspath(cwd):

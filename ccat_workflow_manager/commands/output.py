@@ -58,13 +58,10 @@ def table(
     *,
     right: Iterable[str] = (),
     whole: Iterable[str] = (),
-    title: str = "",
 ) -> Table:
     """A plain table. Columns named in `right` hold numbers, those in `whole` texts that are never broken."""
     numbers, unbroken = set(right), set(whole)
-    made = Table(
-        box=SIMPLE_HEAD, pad_edge=False, show_edge=False, title=title or None, title_justify="left", title_style="bold"
-    )
+    made = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
         justify: Literal["left", "right"] = "right" if column in numbers else "left"
         made.add_column(column, justify=justify, overflow="fold", no_wrap=column in unbroken)

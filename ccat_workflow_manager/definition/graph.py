@@ -7,6 +7,8 @@ from contextlib import suppress
 from graphlib import CycleError, TopologicalSorter
 from heapq import heapify, heappop, heappush
 
+_MOST_CYCLES = 20
+
 
 def topological_order(upstreams: Sequence[Sequence[int]]) -> list[int]:
     """Each node after those it waits for, otherwise in the order given, without the nodes on or behind a cycle."""
@@ -25,11 +27,11 @@ def topological_order(upstreams: Sequence[Sequence[int]]) -> list[int]:
     return order
 
 
-def cycles(upstreams: Sequence[Sequence[int]], most: int = 20) -> list[list[int]]:
-    """At most `most` cycles that share no node, each from its first node on."""
+def cycles(upstreams: Sequence[Sequence[int]]) -> list[list[int]]:
+    """The first cycles that share no node, each from its first node on."""
     found: list[list[int]] = []
     edges = [set(waits_for) for waits_for in upstreams]
-    while len(found) < most:
+    while len(found) < _MOST_CYCLES:
         blocked = set(range(len(edges))) - set(topological_order([sorted(waits_for) for waits_for in edges]))
         if not blocked:
             break

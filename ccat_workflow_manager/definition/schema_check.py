@@ -34,6 +34,7 @@ _ONE_SCHEMA = (
 _SAME_INSTANCE = frozenset({"allOf", "anyOf", "oneOf", "not", "if", "then", "else", "dependentSchemas"})
 """Keywords that apply a schema to the same value as the schema around it: a cycle through these never ends."""
 _NOT_HERE = ("$dynamicRef", "$recursiveRef")
+_PATH: tuple[PathPart, ...] = ("parameters",)
 _LISTS = ("required", "type", "dependentRequired")
 MAX_SCHEMAS = 2000
 MAX_ENTRIES = 10_000
@@ -82,23 +83,23 @@ def _target(reference: str, root: Schema) -> tuple[bool, JSON]:
 # --- is it a schema? ------------------------------------------------------------------------------------------------
 
 
-def schema_faults(schema: object, path: Sequence[PathPart] = ("parameters",)) -> list[Fault]:
+def schema_faults(schema: object) -> list[Fault]:
     """All faults of a JSON Schema for parameters."""
     if not isinstance(schema, dict):
-        return [Fault(path_text(path), f"must be a JSON Schema (a mapping with `type: object`), not {kind(schema)}")]
+        return [Fault(path_text(_PATH), f"must be a JSON Schema (a mapping with `type: object`), not {kind(schema)}")]
     faults = []
     if schema.get("type", "object") != "object":
         message = f"must be object, because parameters always have names; not {shown(schema['type'])}"
-        faults.append(Fault(path_text([*path, "type"]), message))
-    walk = _Walk(schema, tuple(path))
+        faults.append(Fault(path_text([*_PATH, "type"]), message))
+    walk = _Walk(schema, _PATH)
     walk.visit(schema, ())
     if too_much := walk.too_much():
-        return [*faults, Fault(path_text(path), too_much)]
+        return [*faults, Fault(path_text(_PATH), too_much)]
     walk.check_patterns()
     walk.check_references()
     faults += walk.faults
     for error in islice(_metaschema().iter_errors(schema), MAX_FAULTS):
-        faults.append(Fault(path_text([*path, *error.absolute_path]), _schema_message(error)))
+        faults.append(Fault(path_text([*_PATH, *error.absolute_path]), _schema_message(error)))
     return faults
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -38,14 +38,11 @@ _CACHED_NAME = re.compile(r"sha256-([0-9a-f]{64})\.sif")
 _checked: dict[str, _CheckedFile] = {}
 
 
-def _named_in(directories: Iterable[str]) -> Iterator[str]:
-    """The images of these directories that have names of people."""
-    for directory in directories:
-        # What cannot be listed only costs the hint.
-        with suppress(OSError), os.scandir(directory) as entries:
-            yield from (
-                each.name for each in entries if each.name.endswith(".sif") and not _CACHED_NAME.match(each.name)
-            )
+def _named_in(directory: str) -> Iterator[str]:
+    """The images of this directory that have names of people."""
+    # What cannot be listed only costs the hint.
+    with suppress(OSError), os.scandir(directory) as entries:
+        yield from (each.name for each in entries if each.name.endswith(".sif") and not _CACHED_NAME.match(each.name))
 
 
 def resolve_image(
@@ -53,7 +50,6 @@ def resolve_image(
     *,
     cache_dir: str,
     runtime: Runtime,
-    images_dir: str | None = None,
     progress: Progress = no_progress,
     pull_timeout: float = PULL_TIMEOUT_SECONDS,
 ) -> ResolvedImage:
@@ -62,14 +58,14 @@ def resolve_image(
         raise _invalid(f"{reference!r} cannot be the name of an image: it {problem}")
     if scheme_of(reference) is None:
         name, digest = pinned(reference)
-        directories = [os.path.abspath(directory) for directory in (cache_dir, images_dir) if directory]
-        path = _find(name, directories)
-        if path is not None:
-            _check(path, directories, digest, progress)
+        directory = os.path.abspath(cache_dir)
+        path = os.path.join(directory, name)
+        if os.path.exists(path):
+            _check(path, directory, digest, progress)
             return ResolvedImage(reference, path, digest)
         if digest is None or name.endswith(".sif") or os.path.isabs(name):
-            where = "" if os.path.isabs(name) else f" in {' or '.join(directories)}"
-            close = None if os.path.isabs(name) else similar(name, _named_in(directories))
+            where = "" if os.path.isabs(name) else f" in {directory}"
+            close = None if os.path.isabs(name) else similar(name, _named_in(directory))
             hint = f"; did you mean {close}?" if close is not None else ""
             raise StagingError(FailureReason.IMAGE_MISSING, f"there is no image {name}{where}{hint}")
         if not is_reference(reference):
@@ -97,19 +93,14 @@ def digest_of_image(path: str, progress: Progress = no_progress) -> str | None:
     return checked.digest
 
 
-def _find(name: str, directories: list[str]) -> str | None:
-    candidates = [name] if os.path.isabs(name) else [os.path.join(directory, name) for directory in directories]
-    return next((path for path in candidates if os.path.exists(path)), None)
-
-
-def _check(path: str, directories: list[str], wanted: str | None, progress: Progress) -> None:
+def _check(path: str, cache_dir: str, wanted: str | None, progress: Progress) -> None:
     """Raise StagingError unless the file is an image and, if it is pinned, has the digest `wanted`."""
     try:
         status = os.stat(path)
         now = _CheckedFile(status.st_mtime_ns, status.st_size, status.st_ino)
         checked = _checked.get(path)
         if checked is None or replace(checked, digest=None) != now:
-            _check_content(path, status, directories)
+            _check_content(path, status, cache_dir)
             checked = now
         if wanted is not None and checked.digest is None:
             checked = replace(checked, digest=digest_of(path, progress))
@@ -120,13 +111,12 @@ def _check(path: str, directories: list[str], wanted: str | None, progress: Prog
         raise _invalid(f"{path} is not the pinned image: it has {checked.digest}, wanted is {wanted}")
 
 
-def _check_content(path: str, status: os.stat_result, directories: list[str]) -> None:
+def _check_content(path: str, status: os.stat_result, cache_dir: str) -> None:
     if not stat.S_ISDIR(status.st_mode):
         check_sif(path)
         return
-    # An unpacked image is allowed only in an image directory: `image: /` would show the whole host to a program.
-    real = os.path.realpath(path)
-    if not any(real.startswith(os.path.realpath(directory) + "/") for directory in directories):
+    # An unpacked image is allowed only in the cache: `image: /` would show the whole host to a program.
+    if not os.path.realpath(path).startswith(os.path.realpath(cache_dir) + "/"):
         raise _invalid(f"{path} is a directory; image directories are allowed only among the images")
 
 

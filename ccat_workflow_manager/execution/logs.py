@@ -20,6 +20,7 @@ from ccat_workflow_manager.hpc.attempt.opener import UnsafeFile, opened
 MAX_BYTES = 4 * 1024 * 1024
 STREAMS = ("stdout", "stderr")
 _BLOCK = 64 * 1024
+_TAIL_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +62,14 @@ def read_log(
     return LogChunk(data[:complete].decode("utf-8", "replace"), start, start + complete, size, truncated)
 
 
-def tail_text(dirs: AttemptDirs, stream: str = "stderr", *, max_bytes: int = 4096) -> str:
+def tail_text(dirs: AttemptDirs, stream: str = "stderr") -> str:
     """The end of a log, for an error text. Empty if it does not exist or cannot be read."""
     try:
         with _opened(dirs, stream) as file:
             if file is None:
                 return ""
             size = os.fstat(file).st_size
-            return os.pread(file, max_bytes, max(0, size - max_bytes)).decode("utf-8", "replace")
+            return os.pread(file, _TAIL_BYTES, max(0, size - _TAIL_BYTES)).decode("utf-8", "replace")
     except OutputError:
         return ""
 

@@ -71,9 +71,9 @@ def detect(setting: str = "auto", *, allow_none: bool = False, search_path: str 
     raise _fault(f"{wanted} on the PATH; install Apptainer or choose another runtime")
 
 
-def falls_back(setting: str, *, allow_none: bool, search_path: str | None = None) -> bool:
+def falls_back(setting: str, *, allow_none: bool) -> bool:
     """Whether `auto` has fallen back to no container, which the log has to show."""
-    return setting == "auto" and allow_none and not any(shutil.which(name, path=search_path) for name in _PROGRAMS)
+    return setting == "auto" and allow_none and not any(map(shutil.which, _PROGRAMS))
 
 
 def _fault(message: str) -> ConfigurationError:

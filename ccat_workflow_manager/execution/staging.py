@@ -50,7 +50,6 @@ def stage(
     base_dir: str,
     sif_cache_dir: str,
     runtime: Runtime,
-    images_dir: str | None = None,
     read_files: ReadFiles = no_files,
     progress: Progress = no_progress,
     group: int | None = None,
@@ -66,9 +65,8 @@ def stage(
         image = ResolvedImage(step.image, "")
     elif runtime.contained and step.image is not None:
         image = resolve_image(
-            step.image, cache_dir=sif_cache_dir, images_dir=images_dir, runtime=runtime, progress=progress,
-            pull_timeout=pull_seconds,
-        )  # fmt: skip
+            step.image, cache_dir=sif_cache_dir, runtime=runtime, progress=progress, pull_timeout=pull_seconds
+        )
     limits = step.limits_by_runtime and supports_limits(runtime)
     launch = build_command(step, dirs, runtime, image, limits=limits)
     try:

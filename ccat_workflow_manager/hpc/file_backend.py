@@ -84,21 +84,19 @@ class FileBackend(BulkBackend):
                 return results + [error] * (len(requests) - start)
         return results
 
-    def prepare(self, request: JobRequest, *, supervised: bool = False, own_cgroup: bool = False) -> AttemptFiles:
-        """Write the job script of `attempt.script`. Raises BackendRejected."""
-
-        def render(files: AttemptFiles) -> str:
-            return render_job_script(
+    def prepare(self, request: JobRequest) -> AttemptFiles:
+        """Write the supervised job script of `attempt.script`. Raises BackendRejected."""
+        return self.prepare_script(
+            request,
+            lambda files: render_job_script(
                 request.execution_command,
                 environment=request.environment_variables,
                 cwd=request.workspace_dir,
                 files=files,
-                supervised=supervised,
-                own_cgroup=own_cgroup,
+                supervised=True,
                 secrets=request.secrets,
-            )
-
-        return self.prepare_script(request, render)
+            ),
+        )
 
     def prepare_script(self, request: JobRequest, render: Callable[[AttemptFiles], str]) -> AttemptFiles:
         """Write what `render` gives as the job script. Raises BackendRejected, also for a ValueError of `render`."""

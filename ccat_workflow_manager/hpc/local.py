@@ -141,7 +141,7 @@ class LocalBackend(FileBackend):
         """Write the job script and describe the job for the supervisor. Raises BackendRejected."""
         resources = request.resource_requirements
         self.refuse(one_machine_lacks(resources))
-        self.prepare(request, supervised=True)
+        self.prepare(request)
         return {
             "id": str(uuid4()),
             "name": request.job_name,

@@ -70,14 +70,8 @@ class _CancelOutcome:
 class Canceller:
     """Carries out cancel requests: stops jobs, and records that they have ended."""
 
-    def __init__(
-        self,
-        context: WorkerContext,
-        pause: Callable[[float], None] = time.sleep,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, context: WorkerContext, clock: Callable[[], float] = time.monotonic) -> None:
         self._context = context
-        self._pause = pause
         self._clock = clock
         self._retries: dict[str, Retries] = {}
         """By backend. Other workers do not share them: to ask a job twice does no harm."""
@@ -173,7 +167,7 @@ class Canceller:
             live = outcome.take(backend.get_statuses(live, point="backend.confirm"))
             if not live or time.monotonic() >= deadline:
                 break
-            self._pause(pause)
+            time.sleep(pause)
             pause = min(pause * 2, longest)
 
     # --- record ------------------------------------------------------------------------------------------------------

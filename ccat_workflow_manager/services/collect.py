@@ -100,9 +100,9 @@ class Collector:
 
     # --- the thread for long work ------------------------------------------------------------------------------------
 
-    def start_thread(self, inline_seconds: float = _INLINE_SECONDS) -> None:
-        """From now on leave to a thread what takes longer than `inline_seconds`."""
-        self._thread = _CollectorThread(self._context, self._attempt, inline_seconds)
+    def start_thread(self) -> None:
+        """From now on leave to a thread what takes longer than a moment."""
+        self._thread = _CollectorThread(self._context, self._attempt)
         self._thread.start()
 
     def stop_thread(self) -> None:
@@ -127,7 +127,7 @@ class Collector:
     def _collect(self, items: Sequence[WorkItem]) -> list[str]:
         """Returns the jobs that are no longer needed."""
         leases = Leases(self._context, items)
-        deadline = time.monotonic() + self._thread.inline_seconds if self._thread is not None else math.inf
+        deadline = time.monotonic() + _INLINE_SECONDS if self._thread is not None else math.inf
         transitions, later = list[Transition](), list[WorkItem]()
 
         def check(item: WorkItem) -> None:
@@ -213,14 +213,8 @@ def _record(context: WorkerContext, items: Sequence[WorkItem], transitions: Sequ
 class _CollectorThread(threading.Thread):
     """Collects large results, one after the other, while the worker does other work."""
 
-    def __init__(
-        self,
-        context: WorkerContext,
-        attempt: Callable[[WorkItem, Progress], Transition | None],
-        inline_seconds: float,
-    ) -> None:
+    def __init__(self, context: WorkerContext, attempt: Callable[[WorkItem, Progress], Transition | None]) -> None:
         super().__init__(name="collect", daemon=True)
-        self.inline_seconds = inline_seconds
         self._context = context
         self._attempt = attempt
         self._leases = Leases(context, [])

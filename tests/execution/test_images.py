@@ -48,7 +48,6 @@ def cache(tmp_path: Path) -> Path:
 def test_by_name_and_by_path(cache: Path, tmp_path: Path) -> None:
     assert resolve("a.sif", cache).path == f"{cache}/a.sif"
     assert resolve(f"{cache}/a.sif", tmp_path).path == f"{cache}/a.sif"
-    assert resolve("a.sif", tmp_path, images_dir=str(cache)).path == f"{cache}/a.sif"
     assert resolve("cache/a.sif", tmp_path).path == f"{cache}/a.sif"
 
 

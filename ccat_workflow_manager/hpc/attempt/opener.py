@@ -66,15 +66,15 @@ def opened(path: str, *, root: str) -> Iterator[int]:
         os.close(file)
 
 
-def read_small(path: str, *, root: str, limit: int = SMALL) -> SmallFile | None:
-    """The whole of a file below `root`; None if there is none. Raises UnsafeFile, also above `limit`, and OSError."""
+def read_small(path: str, *, root: str) -> SmallFile | None:
+    """The whole of a file below `root`; None if there is none. Raises UnsafeFile, also above SMALL, and OSError."""
     try:
         with opened(path, root=root) as file:
             data = b""
-            while len(data) <= limit and (block := os.read(file, limit + 1 - len(data))):
+            while len(data) <= SMALL and (block := os.read(file, SMALL + 1 - len(data))):
                 data += block
-            if len(data) > limit:
-                raise UnsafeFile(f"larger than {limit} bytes", path)
+            if len(data) > SMALL:
+                raise UnsafeFile(f"larger than {SMALL} bytes", path)
             return SmallFile(data, os.fstat(file).st_mtime)
     except FileNotFoundError:
         return None

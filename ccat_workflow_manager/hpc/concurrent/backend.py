@@ -102,7 +102,7 @@ class ConcurrentBackend(FileBackend):
     def _submit(self, request: JobRequest) -> str:
         resources, job_id = request.resource_requirements, request.job_name
         self._refuse_excess(resources)
-        self.prepare(request, supervised=True)
+        self.prepare(request)
         limits = self._limits.of_job(resources.time_hours, resources.memory_gb)
         ticket = Ticket(job_id, request.workspace_dir, time.time(), self._me, limits)
         if self._tickets.add(job_id, ticket):

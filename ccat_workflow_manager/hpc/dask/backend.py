@@ -132,7 +132,7 @@ class DaskBackend(FileBackend):
             name = request.job_name
             try:
                 asked = self._resources(request)
-                self.prepare(request, supervised=True)
+                self.prepare(request)
             except BackendRejected as error:
                 results[name] = error
             else:

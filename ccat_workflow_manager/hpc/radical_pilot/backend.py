@@ -126,7 +126,7 @@ class RadicalPilotBackend(FileBackend):
             return None
         resources = request.resource_requirements
         self._refuse_excess(resources)
-        self.prepare(request, supervised=True)
+        self.prepare(request)
         job = PilotJob(
             job_id=request.job_name,
             workspace=request.workspace_dir,

@@ -56,7 +56,6 @@ class Seen:
     started_at: datetime | None = None
     ended_at: datetime | None = None
     limit_seconds: float | None = None
-    elapsed_seconds: float | None = None
     node: str | None = None
     exit_code: int | None = None
     signal: int | None = None
@@ -147,7 +146,7 @@ def parse_sacct(text: str) -> dict[TaskId, Seen]:
     """`sacct`: jobs, with the largest memory and the CPU time of their steps."""
     jobs: dict[TaskId, Seen] = {}
     for line in text.splitlines():
-        number, state, exit_code, submit, start, end, elapsed, limit, cpu, memory, allocated, nodes, name = _fields(
+        number, state, exit_code, submit, start, end, _elapsed, limit, cpu, memory, allocated, nodes, name = _fields(
             line, len(_SACCT)
         )
         base, dot, _ = number.partition(".")
@@ -172,7 +171,6 @@ def parse_sacct(text: str) -> dict[TaskId, Seen]:
             started_at=_time(start),
             ended_at=_time(end),
             limit_seconds=None if (minutes := _count(limit)) is None else 60.0 * minutes,
-            elapsed_seconds=_count(elapsed),
             node=_nodes(nodes),
             exit_code=int(code or 0),
             signal=int(signal or 0) or None,
