@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import re
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -82,3 +84,11 @@ def test_charts_of_figures_tell_their_sums(rest: Rest, hand: Hand) -> None:
     assert "3 runs, 50.0 % completed" in pipeline
     assert nice_top(0) == 1
     assert nice_top(131) == 200
+
+
+@pytest.mark.parametrize("unit", ["", "%", " min"])
+def test_the_figures_of_an_axis_have_room(unit: str) -> None:
+    svg = lines("Durations", [Series("run", [0.4, 0.3])], ["31 Oct", "now"], unit)
+    figures = re.findall(r'x="(\d+)" y="[\d.]+" text-anchor="end">([^<]*)', svg)[:3]
+    assert [text for _, text in figures] == [f"0{unit}", f"0.2{unit}", f"0.4{unit}"]
+    assert all(float(right) >= 6 * len(text) for right, text in figures)  # characters are 6 wide at most

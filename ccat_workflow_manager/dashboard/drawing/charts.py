@@ -34,9 +34,14 @@ def _figure(value: float) -> str:
     return f"{value:.0f}" if value == int(value) else f"{value:.2g}"
 
 
+def _left(unit: str = "") -> int:
+    """Where a chart begins: its figures are to the left of that."""
+    return 30 + 7 * max(0, len(unit) - 1)
+
+
 def _frame(label: str, top: float, times: Sequence[str], width: int, height: int, unit: str = "") -> list[str]:
     """The grid lines with their figures, and the times below."""
-    left, bottom = 30, height - 16
+    left, bottom = _left(unit), height - 16
     out = [f'<svg class="chart axis" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">']
     for part in (0.0, 0.5, 1.0):
         y = 4 + (bottom - 4) * (1 - part)
@@ -55,7 +60,7 @@ def columns(label: str, layers: Sequence[Series], times: Sequence[str], width: i
     """Stacked columns, the first layer at the bottom."""
     count = max((len(layer.values) for layer in layers), default=0) or 1
     sums = [sum(layer.values[i] or 0 for layer in layers) for i in range(count)]
-    top, left, bottom = nice_top(max(sums, default=0)), 30, height - 16
+    top, left, bottom = nice_top(max(sums, default=0)), _left(), height - 16
     out, step = _frame(label, top, times, width, height), (width - left) / count
     for index in range(count):
         y = float(bottom)
@@ -76,7 +81,7 @@ def lines(
 ) -> Markup:
     """Lines over time; the area under the first is filled. Others that are zero all the time are left out."""
     top = nice_top(max((value or 0 for layer in layers for value in layer.values), default=0))
-    left, bottom = 30, height - 16
+    left, bottom = _left(unit), height - 16
     out = _frame(label, top, times, width, height, unit)
     for number, layer in enumerate(layers):
         count = max(1, len(layer.values) - 1)
@@ -146,7 +151,7 @@ def histogram(label: str, layers: Sequence[Series], times: Sequence[str], width:
 
 def runs_chart(label: str, runs: Sequence[tuple[str, float, str]], top_label: str, height: int = 130) -> Markup:
     """The last runs of a pipeline, oldest first: (group, minutes, address). A failed one has a cross below."""
-    width, left, bottom = 800, 34, height - 22
+    width, left, bottom = 800, _left(), height - 22
     top = nice_top(max((minutes for _, minutes, _ in runs), default=0))
     out = _frame(label, top, ("", top_label), width, height)
     out[0] = out[0].replace('role="img"', 'role="group"')  # it has links

@@ -70,6 +70,7 @@ from ccat_workflow_manager.dashboard.words.service import (
     overview_text,
     overview_title,
     share,
+    waiting,
 )
 from ccat_workflow_manager.dashboard.words.step_runs import FILE_GONE, again, ended_by, next_memory, queued, step_run
 
@@ -143,5 +144,6 @@ __all__ = [
     "submit_command",
     "total",
     "wait",
+    "waiting",
     "written",
 ]

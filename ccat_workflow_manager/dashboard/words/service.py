@@ -8,6 +8,7 @@ from typing import Any
 
 from ccat_workflow_manager.dashboard import times
 from ccat_workflow_manager.dashboard.words.plain import capped, count, meaning, written
+from ccat_workflow_manager.lifecycle.causes import Cause
 
 
 def events_shown(number: int, looked_to: datetime | None) -> str:
@@ -63,6 +64,12 @@ def share(part: int, others: int) -> str:
     """`64 of 7,126, 0.9 %`."""
     every = part + others
     return f"{part:,} of {every:,}, {100 * part / every:.1f} %" if every else ""
+
+
+def waiting(group: Mapping[str, Any]) -> str:
+    """Why step runs wait, as a line of a table. The panel of causes names the step of a breaker."""
+    text = "a circuit breaker holds its step back" if group["cause"] is Cause.BREAKER else group["text"]
+    return text[:1].upper() + text[1:]
 
 
 def cause(found: Mapping[str, Any]) -> dict[str, Any]:
