@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import time
-from datetime import datetime
+from dataclasses import replace
 from signal import SIGCONT, SIGTERM
 
 from ccat_workflow_manager.failures import FailureReason
@@ -13,7 +13,7 @@ from ccat_workflow_manager.hpc.attempt.opener import SmallFile, read_small
 from ccat_workflow_manager.hpc.attempt.record import ExitRecord, parse_exit_record, publish, signal_in, utc
 from ccat_workflow_manager.hpc.supervisor import processes
 from ccat_workflow_manager.hpc.supervisor.cgroups import Groups
-from ccat_workflow_manager.hpc.supervisor.jobs import End, Job, Memory, State, read_part
+from ccat_workflow_manager.hpc.supervisor.jobs import Job, State, read_part
 
 _WRITING_SECONDS = 2.0
 """After this long no script is still writing the first line of its part."""
@@ -30,11 +30,9 @@ class Endings:
 
     def add(self, job: Job) -> None:
         """Add a job that is over and has no processes left."""
-        if job.group is not None:
-            job.memory_used = Memory(job.group.peak(), job.group.version.source, job.group.oom_killed())
-            self.release_group(job)
-        else:
-            job.memory_used = Memory(_peak_of_wait(job), "wait4", False)
+        if job.end is not None:
+            job.end = _with_memory(job.end, job)
+        self.release_group(job)
         self._ended.append(job)
 
     def release_group(self, job: Job) -> None:
@@ -79,54 +77,47 @@ class Endings:
                 job.lost = (reason, f"the exit record cannot be written: {error.strerror}: {job.files.record}")
 
     def _record(self, job: Job) -> ExitRecord:
-        end, memory = job.end, job.memory_used
+        end = job.end
         assert end is not None
-        assert memory is not None
-        exit_code, ended_by = end.exit_code, end.signal
-        if job.stop is not None and signal_in(exit_code) == SIGCONT:
+        if job.stop is not None and signal_in(end.exit_code) == SIGCONT:
             # SIGCONT ends no program. A container runtime passes it on after the signal that ended its program.
-            exit_code, ended_by = 128 + SIGTERM, SIGTERM
-        return ExitRecord(
-            job_name=job.name,
-            exit_code=exit_code,
-            signal=ended_by,
-            started_at=_time(end.started),
-            finished_at=_time(end.finished),
-            wall_time_seconds=None if end.wall is None else round(end.wall, 6),
-            cpu_seconds=None if end.cpu is None else round(end.cpu, 6),
-            peak_memory_bytes=memory.peak,
-            oom_killed=memory.oom_killed,
+            end = replace(end, exit_code=128 + SIGTERM, signal=SIGTERM)
+        return replace(
+            end,
             stopped_by=job.stop.by if job.stop is not None else None,
             stopped_text=job.stop.text if job.stop is not None else None,
-            memory_source=memory.source if memory.peak is not None else None,
             host=self._host,
             left_text=job.left,
         )
 
-    def reconstruct(self, job: Job) -> End | None:
+    def reconstruct(self, job: Job) -> ExitRecord | None:
         """The end of a job of an earlier supervisor, from the files of its script; None while they are being written.
 
         Sets `job.lost` if the exit code is not known.
         """
         try:
-            found = read_small(job.files.record, root=job.files.directory)
-            if found is not None:
-                return _from_record(found)
-            part = read_part(job.files)
-        except (OSError, ValueError) as error:
+            return self._reconstructed(job)
+        except (OSError, ValueError, OverflowError) as error:
             job.lost = (FailureReason.EXIT_RECORD_UNREADABLE, str(error))
-            return End(None, finished=time.time())
+            return ended_now(job)
+
+    def _reconstructed(self, job: Job) -> ExitRecord | None:
+        found = read_small(job.files.record, root=job.files.directory)
+        if found is not None:
+            return _from_record(found, job)
+        part = read_part(job.files)
         if part is not None and part.pid is None and time.time() - part.modified < _WRITING_SECONDS:
             return None
         if part is None or not part.complete:
             job.lost = self._why_lost(job)
-            return End(None, finished=time.time())
+            return ended_now(job)
         wall = started = None
         if part.began is not None and job.boot == self._boot:
             began = time.time() - (processes.uptime() - part.began)
-            wall = max(0.0, part.modified - began)
-            started = part.modified - wall
-        return End(part.exit_code, None, started, part.modified, wall)
+            wall = round(max(0.0, part.modified - began), 6)
+            started = utc(part.modified - wall)
+        finished = utc(part.modified)
+        return ExitRecord(job.name, part.exit_code, None, started, finished, wall_time_seconds=wall)
 
     def _why_lost(self, job: Job) -> tuple[FailureReason, str]:
         if job.boot != self._boot:
@@ -142,23 +133,35 @@ def disk_full(path: str) -> bool:
     return space.f_bavail == 0 or (space.f_files > 0 and space.f_favail == 0)
 
 
-def _from_record(found: SmallFile) -> End:
-    """The end of a job from the record of its script alone. Raises ValueError."""
+def ended_now(job: Job) -> ExitRecord:
+    """The end of a job of which nothing else is known."""
+    return ExitRecord(job.name, None, finished_at=utc(time.time()))
+
+
+def _from_record(found: SmallFile, job: Job) -> ExitRecord:
+    """The end of a job from the record of its script alone."""
     record, ended = parse_exit_record(found.text), found.modified
-    started = None if record.wall_time_seconds is None else ended - record.wall_time_seconds
-    return End(record.exit_code, record.signal, started, ended, record.wall_time_seconds, record.cpu_seconds)
+    started = None if record.wall_time_seconds is None else utc(ended - record.wall_time_seconds)
+    return replace(record, job_name=job.name, started_at=started, finished_at=utc(ended), peak_memory_bytes=None)
 
 
-def _peak_of_wait(job: Job) -> int | None:
+def _with_memory(end: ExitRecord, job: Job) -> ExitRecord:
+    """With the most memory that the job has used, and the source of the number."""
+    if job.group is not None:
+        peak, source, oom_killed = job.group.peak(), job.group.version.source, job.group.oom_killed()
+    else:
+        peak, source, oom_killed = _peak_of_wait(end, job), "wait4", False
+    return replace(
+        end, peak_memory_bytes=peak, memory_source=source if peak is not None else None, oom_killed=oom_killed
+    )
+
+
+def _peak_of_wait(end: ExitRecord, job: Job) -> int | None:
     """The largest process as the kernel counted it, or the largest sum that was measured.
 
     For the kernel a process begins as large as the one that started it, which says nothing about the job.
     """
-    largest = job.end.peak if job.end is not None and job.end.peak is not None else 0
+    largest = end.peak_memory_bytes or 0
     if largest <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024:
         largest = 0
     return max(largest, job.sampled_peak) or None
-
-
-def _time(seconds: float | None) -> datetime | None:
-    return None if seconds is None else utc(seconds)

@@ -17,14 +17,14 @@ from typing import Any, Protocol
 
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.attempt import process_tree
-from ccat_workflow_manager.hpc.attempt.record import signal_in
+from ccat_workflow_manager.hpc.attempt.record import ExitRecord, signal_in, utc
 from ccat_workflow_manager.hpc.attempt.runner import IGNORED_BY_PYTHON
 from ccat_workflow_manager.hpc.attempt.script import CGROUP_VARIABLE, clean_environment
 from ccat_workflow_manager.hpc.supervisor import processes
 from ccat_workflow_manager.hpc.supervisor.cgroups import Groups
-from ccat_workflow_manager.hpc.supervisor.ending import Endings, disk_full
+from ccat_workflow_manager.hpc.supervisor.ending import Endings, disk_full, ended_now
 from ccat_workflow_manager.hpc.supervisor.index import Index
-from ccat_workflow_manager.hpc.supervisor.jobs import End, Job, Part, State, Stop, claim, new_job, read_part
+from ccat_workflow_manager.hpc.supervisor.jobs import Job, Part, State, Stop, claim, new_job, read_part
 from ccat_workflow_manager.hpc.supervisor.queue import Limits, Queue
 from ccat_workflow_manager.json_values import listed
 
@@ -200,14 +200,15 @@ class Engine:
             if job is None:
                 continue
             code = os.waitstatus_to_exitcode(status)
-            end = End(
+            end = ExitRecord(
+                job.name,
                 exit_code=128 - code if code < 0 else code,
                 signal=-code if code < 0 else signal_in(code),
-                started=job.started,
-                finished=time.time(),
-                wall=time.monotonic() - job.began,
-                cpu=usage.ru_utime + usage.ru_stime,
-                peak=usage.ru_maxrss * 1024,
+                started_at=utc(job.started),
+                finished_at=utc(time.time()),
+                wall_time_seconds=round(time.monotonic() - job.began, 6),
+                cpu_seconds=round(usage.ru_utime + usage.ru_stime, 6),
+                peak_memory_bytes=usage.ru_maxrss * 1024,
             )
             if code <= 0 or self._has_run(job, code):
                 self._script_over(job, end)
@@ -262,7 +263,7 @@ class Engine:
             job.state, job.wake = State.RUNNING, time.monotonic() + _SHORTEST_PAUSE
             self._attend(job)
 
-    def _script_over(self, job: Job, end: End) -> None:
+    def _script_over(self, job: Job, end: ExitRecord) -> None:
         """The main process of a job is over. Once its other processes have ended, the job is finished."""
         job.end = end
         job.state = State.ENDING
@@ -320,7 +321,7 @@ class Engine:
             claimed = True  # its directory is gone or the disk is full: no script can claim it either
             part = None
         if claimed:
-            job.end = End(None, finished=time.time())
+            job.end = ended_now(job)
             job.state = State.ENDING
             self._endings.add(job)
         elif part is None or not self.adopt(job, part):

@@ -18,6 +18,7 @@ from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.attempt.files import AttemptFiles, write_once
 from ccat_workflow_manager.hpc.attempt.opener import read_small
 from ccat_workflow_manager.hpc.attempt.process_tree import Identity
+from ccat_workflow_manager.hpc.attempt.record import ExitRecord
 from ccat_workflow_manager.hpc.supervisor.cgroups import Group
 
 GIB = 1024**3
@@ -37,28 +38,6 @@ class Stop:
 
     by: str
     text: str
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """How the job script ended, as far as it is known. Times in seconds since the epoch."""
-
-    exit_code: int | None
-    signal: int | None = None
-    started: float | None = None
-    finished: float | None = None
-    wall: float | None = None
-    cpu: float | None = None
-    peak: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """The most memory that a job has used, and the source of the number."""
-
-    peak: int | None
-    source: str
-    oom_killed: bool
 
 
 @dataclass(slots=True, eq=False)
@@ -104,10 +83,10 @@ class Job:
     give_up_at: float = inf
 
     # --- when it is over
-    end: End | None = None
-    memory_used: Memory | None = None
+    end: ExitRecord | None = None
+    """How its script ended, as far as that is known."""
     record: str | None = None
-    """The exit record as text."""
+    """The exit record as text, complete."""
     left: str | None = None
     """Its processes that SIGKILL does not end."""
     lost: tuple[FailureReason, str] | None = None
@@ -156,8 +135,10 @@ def read_part(files: AttemptFiles) -> Part | None:
     for whole in (found.text, found.text + "}"):
         try:
             data = json.loads(whole)
-            return Part(int(data["pid"]), float(data["began"]), data.get("exit_code"), found.modified)
-        except (ValueError, KeyError, TypeError, RecursionError):
+            pid, began, code = int(data["pid"]), float(data["began"]), data.get("exit_code")
+            if began >= 0:
+                return Part(pid, began, None if code is None else int(code), found.modified)
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             continue
     return Part(None, None, None, found.modified)
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
+
 from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
 from ccat_workflow_manager.hpc.attempt.record import parse_exit_record
 from ccat_workflow_manager.hpc.base import ResourceUsage
+from ccat_workflow_manager.hpc.supervisor.jobs import read_part
 from ccat_workflow_manager.lifecycle.job_info import JobStatus
 from tests.backends.local.site import Site, is_alive
 from tests.support.waiting import wait_for, wait_until
@@ -138,3 +142,15 @@ def test_usage_while_running_and_none_after(site: Site) -> None:
     site.ended(job_id)
     assert site.backend.get_resource_usage(job_id) is None
     assert site.backend.get_resource_usage("no-such-job") is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "no JSON", "[]", '{"pid":1,"began":-1e300', '{"pid":1e999,"began":1}', '{"pid":1,"began":1,"exit_code":"x"}'],
+)
+def test_a_part_that_a_program_has_replaced_shows_no_end(tmp_path: Path, text: str) -> None:
+    files = AttemptFiles.of(f"{tmp_path}/workspace", "job")
+    Path(files.record_part).write_text(text)
+    part = read_part(files)
+    assert part is not None
+    assert (part.pid, part.began, part.exit_code) == (None, None, None)

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from ccat_workflow_manager.hpc.attempt import process_tree
-from ccat_workflow_manager.hpc.attempt.record import parse_exit_record
+from ccat_workflow_manager.hpc.attempt.record import ExitRecord, parse_exit_record, utc
 from ccat_workflow_manager.hpc.exit_info import info_of
 from ccat_workflow_manager.hpc.supervisor import engine, processes
 from ccat_workflow_manager.hpc.supervisor.engine import Engine
 from ccat_workflow_manager.hpc.supervisor.index import Index
-from ccat_workflow_manager.hpc.supervisor.jobs import End, Job, Stop, new_job
+from ccat_workflow_manager.hpc.supervisor.jobs import Job, Stop, new_job
 from ccat_workflow_manager.hpc.supervisor.queue import Limits
 from ccat_workflow_manager.lifecycle.job_info import JobStatus
 from ccat_workflow_manager.lifecycle.verdict import facts_of
@@ -63,7 +63,7 @@ def test_what_cannot_be_killed_is_told_when_its_job_is_over(supervisor: Engine, 
     supervisor.keep(job)
     if stopped:
         job.stop, job.kill_at = Stop("cancel", "cancelled on request"), 0.0
-    supervisor._script_over(job, End(0, finished=1.0))
+    supervisor._script_over(job, ExitRecord("job", 0, finished_at=utc(1.0)))
     assert supervisor.publish_ended() == ["j-1"]
     words = "2 processes of the job could not be killed: 4242, 4243"
     text = Path(job.files.record).read_text()
@@ -76,7 +76,7 @@ def test_what_cannot_be_killed_is_told_when_its_job_is_over(supervisor: Engine, 
 def test_without_any_there_is_no_warning(supervisor: Engine, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "left_over", lambda *_: set())
     supervisor.keep(job)
-    supervisor._script_over(job, End(0, finished=1.0))
+    supervisor._script_over(job, ExitRecord("job", 0, finished_at=utc(1.0)))
     supervisor.publish_ended()
     info = info_of(Path(job.files.record).read_text(), None)
     assert (info.warning, facts_of(info).warnings) == (None, None)
