@@ -25,8 +25,6 @@ T = TypeVar("T")
 Results: TypeAlias = "list[str | BackendError]"
 
 GIB = 1024**3
-REMEMBERED = 20_000
-"""The most jobs about which a process keeps something in a cache."""
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 

@@ -5,13 +5,30 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from ccat_workflow_manager.bounded_cache import BoundedCache
 from ccat_workflow_manager.errors import BackendConfused, BackendUnavailable, ConfigurationError
-from ccat_workflow_manager.hpc.attempt.files import JOB_NAME, replace_file, write_once
+from ccat_workflow_manager.hpc.attempt.files import JOB_NAME, AttemptFiles, replace_file, write_once
 
 T = TypeVar("T")
+
+REMEMBERED = 20_000
+"""The most jobs about which a process keeps something in a cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobNote:
+    """A job that was, or is about to be, submitted."""
+
+    job_name: str
+    workspace: str
+
+    @property
+    def files(self) -> AttemptFiles:
+        return AttemptFiles.of(self.workspace, self.job_name)
 
 
 class NoteStore(Generic[T]):
@@ -37,6 +54,7 @@ class NoteStore(Generic[T]):
         self._encode = encode
         self._decode = decode
         self._suffix = suffix
+        self._cache: BoundedCache[str, T] = BoundedCache(REMEMBERED)
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             owner = directory.stat().st_uid
@@ -58,6 +76,14 @@ class NoteStore(Generic[T]):
             replace_file(self._path(job_id), self._data(value))
         except OSError as error:
             raise self._unavailable(error) from error
+        self._cache.pop(job_id)
+
+    def cached(self, job_id: str) -> T | None:
+        """Like `get`, but the value may be one that another process has replaced or removed since."""
+        value = self._cache.get(job_id)
+        if value is None and (value := self.get(job_id)) is not None:
+            self._cache.put(job_id, value)
+        return value
 
     def get(self, job_id: str) -> T | None:
         if not JOB_NAME.fullmatch(job_id):
@@ -74,13 +100,17 @@ class NoteStore(Generic[T]):
         except OSError as error:
             raise self._unavailable(error) from error
         try:
-            return self._decode(json.loads(text))
+            value = self._decode(json.loads(text))
         except (ValueError, TypeError, LookupError) as error:
             raise BackendConfused(
                 f"cannot read {path}: {error}", backend=self._backend, output_tail=text[:500]
             ) from error
+        if job_id in self._cache:
+            self._cache.put(job_id, value)
+        return value
 
     def remove(self, job_id: str) -> None:
+        self._cache.pop(job_id)
         if JOB_NAME.fullmatch(job_id):
             try:
                 os.unlink(self._path(job_id))

@@ -40,6 +40,20 @@ def test_values(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "jobs") == ["another.note"]
 
 
+def test_cached_values(tmp_path: Path) -> None:
+    here, other = store(tmp_path), store(tmp_path)
+    assert here.cached("job") is None
+    here.put("job", Note(1, ""))
+    assert here.cached("job") == Note(1, "")
+    other.put("job", Note(2, ""))
+    assert here.cached("job") == Note(1, "")
+    assert here.get("job") == here.cached("job") == Note(2, "")
+    here.put("job", Note(3, ""))
+    assert here.cached("job") == Note(3, "")
+    here.remove("job")
+    assert here.cached("job") is None
+
+
 def test_one_of_many_adds(tmp_path: Path) -> None:
     notes = store(tmp_path)
     with ThreadPoolExecutor(8) as pool:

@@ -19,24 +19,17 @@ from typing import Any
 from ccat_workflow_manager import failpoints
 from ccat_workflow_manager.bounded_cache import BoundedCache
 from ccat_workflow_manager.errors import BackendUnavailable, JobDeferred
-from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
-from ccat_workflow_manager.hpc.note_store import NoteStore
+from ccat_workflow_manager.hpc.note_store import JobNote, NoteStore
 
 ARRAY_PREFIX = "ccat-array-"
 _CACHED = 1000
 _TAKEN_OVER = "another worker is submitting the job"
 
 
-@dataclass(frozen=True, slots=True)
-class ArrayTask:
+class ArrayTask(JobNote):
     """One job of a submission."""
 
-    job_name: str
-    workspace: str
-
-    @property
-    def files(self) -> AttemptFiles:
-        return AttemptFiles.of(self.workspace, self.job_name)
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)

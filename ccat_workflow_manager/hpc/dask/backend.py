@@ -20,7 +20,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ccat_workflow_manager.bounded_cache import BoundedCache
 from ccat_workflow_manager.errors import (
     BackendConfused,
     BackendError,
@@ -44,8 +43,8 @@ from ccat_workflow_manager.hpc.dask.status import (
     is_forgotten,
     resolve_status,
 )
-from ccat_workflow_manager.hpc.file_backend import GIB, REMEMBERED, FileBackend, linux_availability, state_directory
-from ccat_workflow_manager.hpc.note_store import NoteStore
+from ccat_workflow_manager.hpc.file_backend import GIB, FileBackend, linux_availability, state_directory
+from ccat_workflow_manager.hpc.note_store import JobNote, NoteStore
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo
 from ccat_workflow_manager.lifecycle.models import parse_job_name
 from ccat_workflow_manager.settings import settings_of
@@ -56,18 +55,10 @@ _ENDED = ("memory", "erred", "forgotten")
 
 
 @dataclass(frozen=True, slots=True)
-class DaskJob:
-    """A job that was, or is about to be, submitted to Dask."""
-
-    job_name: str
-    workspace: str
+class DaskJob(JobNote):
     scheduler: str
     """The id that the scheduler gave itself when it started."""
     submitted_at: float
-
-    @property
-    def files(self) -> AttemptFiles:
-        return AttemptFiles.of(self.workspace, self.job_name)
 
 
 def job_store(state_dir: Path) -> NoteStore[DaskJob]:
@@ -93,7 +84,6 @@ class DaskBackend(FileBackend):
         directory = state_directory(self.name, site.state_dir)
         self._limits = Limits.configured(log_limit_mb, disk_limit_gb, kill_grace_seconds)
         self._store = job_store(directory)
-        self._jobs: BoundedCache[str, DaskJob] = BoundedCache(REMEMBERED)
         self._shape: Shape | None = None
         if site.scheduler_address:
             named = frozenset(site.resources.replace(",", " ").split())
@@ -178,7 +168,7 @@ class DaskBackend(FileBackend):
 
     def get_statuses(self, job_ids: Sequence[str]) -> dict[str, HPCJobInfo]:
         infos = dict.fromkeys(job_ids, UNKNOWN)
-        known = [job for job_id in infos if (job := self._job(job_id)) is not None]
+        known = [job for job_id in infos if (job := self._store.cached(job_id)) is not None]
         if not known:
             return infos
         scheduler = self._client.scheduler()
@@ -204,22 +194,11 @@ class DaskBackend(FileBackend):
             )
             info = resolve_status(self._settled(job, evidence))
             infos[name] = replace(info, submitted_at=utc(job.submitted_at))
-            if info.finished:
-                self._jobs.pop(name)
         return infos
-
-    def _job(self, job_id: str) -> DaskJob | None:
-        job = self._jobs.get(job_id) or self._store.get(job_id)
-        if job is not None:
-            self._jobs.put(job_id, job)
-        return job
 
     def _current(self, job: DaskJob, scheduler: str) -> DaskJob | None:
         """A cached job may stem from an earlier submission, at the scheduler before this one: then read it again."""
-        if job.scheduler == scheduler:
-            return job
-        self._jobs.pop(job.job_name)
-        return self._job(job.job_name)
+        return job if job.scheduler == scheduler else self._store.get(job.job_name)
 
     def _files_of(self, job: DaskJob) -> tuple[Claim | None, str | None]:
         """Claim and record. Without a claim there is no record."""
@@ -288,7 +267,6 @@ class DaskBackend(FileBackend):
         self._client.release(over)
         for job_id in over:
             self._store.remove(job_id)
-            self._jobs.pop(job_id)
 
     def attempt_files(self, job_id: str) -> AttemptFiles | None:
         job = self._store.get(job_id)

@@ -32,7 +32,7 @@ from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.attempt import claim as claims
 from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
 from ccat_workflow_manager.hpc.base import Availability, Capabilities, JobRequest, JobSeen, QueueStatus, ResourceUsage
-from ccat_workflow_manager.hpc.file_backend import REMEMBERED, FileBackend
+from ccat_workflow_manager.hpc.file_backend import FileBackend
 from ccat_workflow_manager.hpc.kubernetes import client
 from ccat_workflow_manager.hpc.kubernetes.client import KubernetesClient
 from ccat_workflow_manager.hpc.kubernetes.manifest import NATIVE_SETTING, object_name, render_job
@@ -43,7 +43,7 @@ from ccat_workflow_manager.hpc.kubernetes.site import site_of
 from ccat_workflow_manager.hpc.kubernetes.status import Evidence, resolve_status
 from ccat_workflow_manager.hpc.kubernetes.view import View
 from ccat_workflow_manager.hpc.log_watch import LogWatch
-from ccat_workflow_manager.hpc.note_store import NoteStore
+from ccat_workflow_manager.hpc.note_store import REMEMBERED, JobNote, NoteStore
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
 from ccat_workflow_manager.settings import settings_of
 
@@ -55,16 +55,8 @@ SWEEP_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class KubernetesJob:
-    """A job that was, or is about to be, submitted."""
-
-    job_name: str
-    workspace: str
+class KubernetesJob(JobNote):
     submitted_at: float
-
-    @property
-    def files(self) -> AttemptFiles:
-        return AttemptFiles.of(self.workspace, self.job_name)
 
 
 def job_store(base_dir: Path) -> NoteStore[KubernetesJob]:
@@ -103,7 +95,6 @@ class KubernetesBackend(FileBackend):
         self.runs_images = self._site.native
         self._client = KubernetesClient(context=own.context or None, request_seconds=own.request_seconds)
         self._store = job_store(Path(self._site.base.path))
-        self._jobs: BoundedCache[str, KubernetesJob] = BoundedCache(REMEMBERED)
         self._finished: BoundedCache[JobKey, HPCJobInfo] = BoundedCache(REMEMBERED)
         self._logs = LogWatch(self.name, log_limit_mb, disk_limit_gb)
         self._new_view = partial(View, self._client, poll_seconds=own.poll_seconds, watch=own.watch)
@@ -156,9 +147,7 @@ class KubernetesBackend(FileBackend):
         )
         self.on_files(lambda: os.makedirs(pod_files(files).directory, exist_ok=True))
         key = JobKey(self._site.settings.used_namespace, job["metadata"]["name"])
-        noted = KubernetesJob(request.job_name, files.workspace, time.time())
-        self._store.put(key.name, noted)
-        self._jobs.put(key.name, noted)
+        self._store.put(key.name, KubernetesJob(request.job_name, files.workspace, time.time()))
         created = self._client.create(key.namespace, job)
         if created is not None:
             self._view(key.namespace).add(created)
@@ -319,7 +308,6 @@ class KubernetesBackend(FileBackend):
     def _clean(self, key: JobKey) -> None:
         self._client.delete(key.namespace, key.name)
         self._store.remove(key.name)
-        self._jobs.pop(key.name)
         self._finished.pop(key)
 
     def _at_once(self, do: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
@@ -332,13 +320,8 @@ class KubernetesBackend(FileBackend):
 
     def attempt_files(self, job_id: str) -> AttemptFiles | None:
         key = JobKey.of(job_id)
-        if key is None:
-            return None
-        job = self._jobs.get(key.name) or self._store.get(key.name)
-        if job is None:
-            return None
-        self._jobs.put(key.name, job)
-        return job.files
+        job = self._store.cached(key.name) if key is not None else None
+        return job.files if job is not None else None
 
     def get_logs(self, job_id: str) -> str:
         """The log of the attempt; if there is none, that of the pod, for a job script that could not start."""

@@ -25,8 +25,8 @@ from ccat_workflow_manager.hpc.batch.remote import SubmitNode
 from ccat_workflow_manager.hpc.batch.scheduler_backend import JobKey
 from ccat_workflow_manager.hpc.batch.script import read_starts, render_batch_script
 from ccat_workflow_manager.hpc.batch.store import ARRAY_PREFIX, ArrayTask, Submission
-from ccat_workflow_manager.hpc.file_backend import REMEMBERED
 from ccat_workflow_manager.hpc.log_watch import Turns
+from ccat_workflow_manager.hpc.note_store import REMEMBERED
 from ccat_workflow_manager.hpc.slurm.client import AccountingState, SlurmClient
 from ccat_workflow_manager.hpc.slurm.listing import TIME_FORMAT, Seen, TaskId, parse_sbatch
 from ccat_workflow_manager.hpc.slurm.refusals import TRIES_AGAIN, is_of_size, refusal
