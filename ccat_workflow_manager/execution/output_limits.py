@@ -10,10 +10,10 @@ from typing import NoReturn
 from ccat_workflow_manager.errors import OutputError
 from ccat_workflow_manager.execution.launch_spec import Progress
 from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.hpc.attempt.disk import GIB
 
 MAX_PATH_BYTES = 1024
 """Of the name and the path of a product. An index of the database takes no text of more than 2,700."""
-_GB = 1024**3
 _BYTES_PER_PROGRESS = 8 * 1024**2
 
 
@@ -58,11 +58,11 @@ class Budget:
 
     def file(self, path: str, size: int, allocated: int) -> None:
         """Count the size of a file before it is read. `allocated` is what it takes on the disk."""
-        if size - allocated > self.limits.sparse_gb * _GB:
-            text = f"it has {size / _GB:.0f} GB, of which only {allocated / _GB:.0f} GB are on disk"
+        if size - allocated > self.limits.sparse_gb * GIB:
+            text = f"it has {size / GIB:.0f} GB, of which only {allocated / GIB:.0f} GB are on disk"
             self._refuse(path, f"{text}; {self.limits.sparse_gb:g} GB may be missing", "OUTPUT_SPARSE_GB")
         self._bytes += size
-        if self._bytes > self.limits.limit_gb * _GB:
+        if self._bytes > self.limits.limit_gb * GIB:
             self._refuse(path, f"the output has more than {self.limits.limit_gb:g} GB", "OUTPUT_LIMIT_GB")
 
     def work(self, path: str, amount: int) -> None:

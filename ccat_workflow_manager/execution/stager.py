@@ -23,12 +23,12 @@ from ccat_workflow_manager.execution.launch_spec import Input, Progress
 from ccat_workflow_manager.execution.sif import digest_of
 from ccat_workflow_manager.execution.transfers import BrokeOff, Stream, Transfer, Version, http_transfer, s3_transfer
 from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.hpc.attempt.disk import GIB
 
 _FRESH_SECONDS = 60.0
 """How long the version of an object is believed without asking its store again."""
 _TRIES = 5
 _FIRST_PAUSE_SECONDS = 0.5
-_GIB = 1024**3
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class Stager:
     ) -> None:
         self._cache = Path(cache_dir)
         self._roots = roots
-        self._most = int(limit_gb * _GIB)
+        self._most = int(limit_gb * GIB)
         self._seconds = limit_seconds
         self._s3_endpoint = s3_endpoint
         self._going_on: Background[_Entry] = Background(FailureReason.INPUT_FETCH)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from math import inf
 
 from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.hpc.attempt.disk import GIB
 from ccat_workflow_manager.hpc.attempt.record import ExitRecord, parse_exit_record, utc
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 
-_GIB = 1024**3
 _STOPPED = {
     "time_limit": FailureReason.TIME_LIMIT,
     "memory_limit": FailureReason.OUT_OF_MEMORY,
@@ -33,7 +34,7 @@ def info_of(text: str, cancelled_at: float | None) -> HPCJobInfo:
         exit_code=record.exit_code,
         wall_time_seconds=record.wall_time_seconds,
         cpu_hours=record.cpu_seconds / 3600 if record.cpu_seconds is not None else None,
-        peak_memory_gb=record.peak_memory_bytes / _GIB if record.peak_memory_bytes is not None else None,
+        peak_memory_gb=record.peak_memory_bytes / GIB if record.peak_memory_bytes is not None else None,
         signal=record.signal,
         reason=reason,
         message=record.stopped_text,
@@ -47,6 +48,11 @@ def info_of(text: str, cancelled_at: float | None) -> HPCJobInfo:
 def cancelled(at: float | None = None) -> HPCJobInfo:
     """The state of a job that was cancelled before it started, or left no record."""
     return HPCJobInfo(JobStatus.CANCELLED, reason=FailureReason.CANCELLED, finished_at=None if at is None else utc(at))
+
+
+def elapsed(started: datetime | None, ended: datetime | None) -> float | None:
+    """The seconds between two times, if both are known."""
+    return max(0.0, (ended - started).total_seconds()) if started is not None and ended is not None else None
 
 
 def _warning(record: ExitRecord) -> str | None:

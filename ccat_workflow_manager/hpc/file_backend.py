@@ -24,7 +24,6 @@ from ccat_workflow_manager.lifecycle.models import Resources
 T = TypeVar("T")
 Results: TypeAlias = "list[str | BackendError]"
 
-GIB = 1024**3
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 

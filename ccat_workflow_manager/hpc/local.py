@@ -32,6 +32,7 @@ from pydantic import Field
 
 from ccat_workflow_manager.errors import BackendConfused, BackendError, BackendRejected, BackendUnavailable
 from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.hpc.attempt.disk import GIB
 from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
 from ccat_workflow_manager.hpc.attempt.record import read_record, utc
 from ccat_workflow_manager.hpc.base import (
@@ -43,7 +44,7 @@ from ccat_workflow_manager.hpc.base import (
     ResourceUsage,
 )
 from ccat_workflow_manager.hpc.exit_info import info_of
-from ccat_workflow_manager.hpc.file_backend import GIB, NO_SPACE, FileBackend, one_machine_lacks, state_directory
+from ccat_workflow_manager.hpc.file_backend import NO_SPACE, FileBackend, one_machine_lacks, state_directory
 from ccat_workflow_manager.hpc.supervisor.link import ANSWER_SECONDS, Listener, SupervisorLink
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
 from ccat_workflow_manager.settings import BackendSettings, settings_of

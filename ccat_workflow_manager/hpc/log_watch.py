@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from ccat_workflow_manager.errors import BackendError
 from ccat_workflow_manager.failures import FailureReason
-from ccat_workflow_manager.hpc.attempt.disk import disk_excess
+from ccat_workflow_manager.hpc.attempt.disk import GIB, disk_excess
 from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
 from ccat_workflow_manager.hpc.attempt.logs import log_excess
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
@@ -57,7 +57,7 @@ class LogWatch:
         """`disk_limit_gb`: 0 is none."""
         self._backend = backend
         self._limit = limit_mb * 1024**2
-        self._disk_limit = disk_limit_gb * 1024**3
+        self._disk_limit = disk_limit_gb * GIB
         self._turns = Turns()
 
     def apply(

@@ -7,7 +7,8 @@ import stat
 from contextlib import suppress
 
 _BLOCK = 512  # the unit of st_blocks, on every filesystem
-_GIB = 1024**3
+GIB = 1024**3
+"""Bytes of a gigabyte, for every limit of memory, disk and logs."""
 
 
 def disk_excess(directory: str, limit_bytes: float) -> str | None:
@@ -30,5 +31,5 @@ def disk_excess(directory: str, limit_bytes: float) -> str | None:
                     several.add((found.st_dev, found.st_ino))
                 used += found.st_blocks * _BLOCK
                 if used > limit_bytes:
-                    return f"the program uses more than the {limit_bytes / _GIB:g} GB of disk that DISK_LIMIT_GB allows"
+                    return f"the program uses more than the {limit_bytes / GIB:g} GB of disk that DISK_LIMIT_GB allows"
     return None

@@ -20,7 +20,7 @@ from signal import SIGPIPE, SIGTERM, SIGXFSZ
 
 from ccat_workflow_manager.hpc.attempt import claim as claims
 from ccat_workflow_manager.hpc.attempt import process_tree
-from ccat_workflow_manager.hpc.attempt.disk import disk_excess
+from ccat_workflow_manager.hpc.attempt.disk import GIB, disk_excess
 from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
 from ccat_workflow_manager.hpc.attempt.logs import log_excess
 from ccat_workflow_manager.hpc.attempt.process_tree import Identity, Process
@@ -47,12 +47,12 @@ class Limits:
     @classmethod
     def configured(cls, log_limit_mb: float, disk_limit_gb: float, kill_grace_seconds: float) -> Limits:
         """The limits of every job, from the settings. A disk limit of 0 is none."""
-        disk = disk_limit_gb * 1024**3 if disk_limit_gb else inf
+        disk = disk_limit_gb * GIB if disk_limit_gb else inf
         return cls(log_bytes=int(log_limit_mb * 1024**2), disk_bytes=disk, kill_grace_seconds=kill_grace_seconds)
 
     def of_job(self, time_hours: float, memory_gb: float) -> Limits:
         """These limits, with those of one job."""
-        return replace(self, time_seconds=time_hours * 3600, memory_bytes=int(memory_gb * 1024**3))
+        return replace(self, time_seconds=time_hours * 3600, memory_bytes=int(memory_gb * GIB))
 
 
 def carried_on() -> None:

@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import IO
 
 from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.hpc.attempt.disk import GIB
 from ccat_workflow_manager.hpc.attempt.script import CLEAN_PATH
 from ccat_workflow_manager.hpc.aws_batch.client import Aws, AwsError
 from ccat_workflow_manager.hpc.aws_batch.unpack import FAULTS, TooLarge, unpack
 from ccat_workflow_manager.hpc.batch.store import ArrayTask, Submission
-from ccat_workflow_manager.hpc.file_backend import GIB
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 
 STAGER = Path(__file__).parent / "stand-alone" / "stager.py"

@@ -15,7 +15,8 @@ from typing import Any
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.attempt.record import signal_in
 from ccat_workflow_manager.hpc.aws_batch.request import CANCEL_REASON
-from ccat_workflow_manager.hpc.batch.status import elapsed, failed, is_recent, with_numbers
+from ccat_workflow_manager.hpc.batch.status import failed, is_recent, with_numbers
+from ccat_workflow_manager.hpc.exit_info import elapsed
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
 
 PENDING: Mapping[str, str] = {

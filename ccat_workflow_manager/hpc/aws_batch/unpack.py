@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import IO
 
+from ccat_workflow_manager.hpc.attempt.disk import GIB
 from ccat_workflow_manager.hpc.attempt.opener import OPEN_DIRECTORY, stays_inside
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -42,7 +43,7 @@ def unpack(archive: IO[bytes], directory: str, names: Collection[str], limit_byt
             for entry in tar:
                 left -= _ENTRY_BYTES + max(0, entry.size)
                 if left < 0:
-                    raise TooLarge(f"it unpacks to more than {limit_bytes / 1024**3:g} GB")
+                    raise TooLarge(f"it unpacks to more than {limit_bytes / GIB:g} GB")
                 if (parts := _parts(entry.name)) is not None and parts[0] in names:
                     _make(tar, entry, parts, root)
     finally:

@@ -7,11 +7,11 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.hpc.attempt.disk import GIB
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 
 RECORD_SECONDS = 10
 """How long a failure waits for its exit record, which a network filesystem may show late."""
-_GIB = 1024**3
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +62,6 @@ def is_recent(moment: datetime | None, now: datetime, seconds: float = RECORD_SE
     return moment is not None and 0 <= (now - moment).total_seconds() < seconds
 
 
-def elapsed(started: datetime | None, ended: datetime | None) -> float | None:
-    return max(0.0, (ended - started).total_seconds()) if started is not None and ended is not None else None
-
-
 def last_words(log: str) -> str:
     """The end of the log of a scheduler, on one line."""
     return " ".join(log.split())[-300:]
@@ -92,5 +88,5 @@ def with_numbers(
     if cpu_hours is None and cpu_seconds is not None:
         cpu_hours = cpu_seconds / 3600
     if peak_bytes and wall is not None and wall >= sampled_seconds:
-        peak = max(peak or 0.0, peak_bytes / _GIB)
+        peak = max(peak or 0.0, peak_bytes / GIB)
     return replace(info, wall_time_seconds=wall, cpu_hours=cpu_hours, peak_memory_gb=peak, **times)

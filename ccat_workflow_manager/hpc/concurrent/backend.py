@@ -38,6 +38,7 @@ from ccat_workflow_manager.errors import BackendError
 from ccat_workflow_manager.hpc.attempt import claim as claims
 from ccat_workflow_manager.hpc.attempt import process_tree
 from ccat_workflow_manager.hpc.attempt.claim import Claim
+from ccat_workflow_manager.hpc.attempt.disk import GIB
 from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
 from ccat_workflow_manager.hpc.attempt.process_tree import HostProcess
 from ccat_workflow_manager.hpc.attempt.record import utc
@@ -49,7 +50,6 @@ from ccat_workflow_manager.hpc.concurrent.settings import ConcurrentSettings
 from ccat_workflow_manager.hpc.concurrent.status import Evidence, resolve_status
 from ccat_workflow_manager.hpc.concurrent.tickets import Ticket, TicketStore
 from ccat_workflow_manager.hpc.file_backend import (
-    GIB,
     FileBackend,
     linux_availability,
     one_machine_lacks,

@@ -28,6 +28,7 @@ from ccat_workflow_manager.errors import (
 )
 from ccat_workflow_manager.hpc.attempt import claim as claims
 from ccat_workflow_manager.hpc.attempt.claim import Claim
+from ccat_workflow_manager.hpc.attempt.disk import GIB
 from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
 from ccat_workflow_manager.hpc.attempt.record import utc
 from ccat_workflow_manager.hpc.attempt.runner import Limits
@@ -43,7 +44,7 @@ from ccat_workflow_manager.hpc.dask.status import (
     is_forgotten,
     resolve_status,
 )
-from ccat_workflow_manager.hpc.file_backend import GIB, FileBackend, linux_availability, state_directory
+from ccat_workflow_manager.hpc.file_backend import FileBackend, linux_availability, state_directory
 from ccat_workflow_manager.hpc.note_store import JobNote, NoteStore
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo
 from ccat_workflow_manager.lifecycle.models import parse_job_name

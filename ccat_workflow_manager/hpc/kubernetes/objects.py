@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from ccat_workflow_manager.errors import BackendConfused
+from ccat_workflow_manager.hpc.attempt.disk import GIB
 from ccat_workflow_manager.hpc.base import ResourceUsage
 from ccat_workflow_manager.hpc.kubernetes.manifest import CONTAINER, JOB_LABEL, NAME_ANNOTATION
 from ccat_workflow_manager.hpc.kubernetes.site import LABEL
@@ -218,7 +219,7 @@ def usage_of(data: Mapping[str, Any]) -> ResourceUsage | None:
     try:
         for each in data["containers"]:
             if each["name"] == CONTAINER:
-                return ResourceUsage(memory_gb=float(parse_quantity(each["usage"]["memory"])) / 2**30)
+                return ResourceUsage(memory_gb=float(parse_quantity(each["usage"]["memory"])) / GIB)
     except (KeyError, TypeError, ValueError) as error:
         raise _confused("the metrics of a pod", error) from error
     return None

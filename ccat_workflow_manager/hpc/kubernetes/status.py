@@ -15,7 +15,7 @@ from signal import SIGKILL, SIGTERM
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.attempt.claim import NOT_STARTED, Claim
 from ccat_workflow_manager.hpc.attempt.record import signal_in
-from ccat_workflow_manager.hpc.exit_info import cancelled, info_of
+from ccat_workflow_manager.hpc.exit_info import cancelled, elapsed, info_of
 from ccat_workflow_manager.hpc.kubernetes.objects import Condition, SeenJob, SeenPod
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
 
@@ -319,7 +319,7 @@ def _with_end(info: HPCJobInfo, evidence: Evidence) -> HPCJobInfo:
         info,
         exit_code=info.exit_code if info.exit_code is not None else ended.exit_code,
         signal=info.signal if info.exit_code is not None else signal_in(ended.exit_code),
-        wall_time_seconds=info.wall_time_seconds or _between(ended.started, ended.finished),
+        wall_time_seconds=info.wall_time_seconds or elapsed(ended.started, ended.finished),
         started_at=info.started_at or ended.started,
         finished_at=info.finished_at or ended.finished,
     )
@@ -330,7 +330,3 @@ def _placed(info: HPCJobInfo, evidence: Evidence) -> HPCJobInfo:
     node = evidence.chosen.node if evidence.chosen is not None else ""
     submitted = evidence.job.created if evidence.job is not None else None
     return replace(info, node=node or info.node, submitted_at=info.submitted_at or submitted)
-
-
-def _between(start: datetime | None, end: datetime | None) -> float | None:
-    return max(0.0, (end - start).total_seconds()) if start is not None and end is not None else None

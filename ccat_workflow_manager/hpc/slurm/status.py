@@ -28,7 +28,6 @@ from ccat_workflow_manager.hpc.attempt.record import signal_in
 from ccat_workflow_manager.hpc.batch.script import KILLED_BY_SCHEDULER
 from ccat_workflow_manager.hpc.batch.status import (
     Meaning,
-    elapsed,
     failed,
     is_recent,
     last_words,
@@ -36,6 +35,7 @@ from ccat_workflow_manager.hpc.batch.status import (
     waiting,
     with_numbers,
 )
+from ccat_workflow_manager.hpc.exit_info import elapsed
 from ccat_workflow_manager.hpc.slurm.listing import Seen
 from ccat_workflow_manager.hpc.slurm.refusals import never_by_itself
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus

@@ -21,8 +21,6 @@ from ccat_workflow_manager.hpc.attempt.process_tree import Identity
 from ccat_workflow_manager.hpc.attempt.record import ExitRecord
 from ccat_workflow_manager.hpc.supervisor.cgroups import Group
 
-GIB = 1024**3
-
 
 class State(Enum):
     QUEUED = auto()

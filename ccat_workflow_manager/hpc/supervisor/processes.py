@@ -10,10 +10,10 @@ from contextlib import suppress
 from typing import Any
 
 from ccat_workflow_manager.hpc.attempt import process_tree
-from ccat_workflow_manager.hpc.attempt.disk import disk_excess
+from ccat_workflow_manager.hpc.attempt.disk import GIB, disk_excess
 from ccat_workflow_manager.hpc.attempt.logs import log_excess
 from ccat_workflow_manager.hpc.attempt.process_tree import Identity
-from ccat_workflow_manager.hpc.supervisor.jobs import GIB, Job, Stop
+from ccat_workflow_manager.hpc.supervisor.jobs import Job, Stop
 
 _DISK_SECONDS = 5.0
 

@@ -11,7 +11,8 @@ import heapq
 from dataclasses import dataclass
 from itertools import count
 
-from ccat_workflow_manager.hpc.supervisor.jobs import GIB, Job, State
+from ccat_workflow_manager.hpc.attempt.disk import GIB
+from ccat_workflow_manager.hpc.supervisor.jobs import Job, State
 
 
 @dataclass(frozen=True, slots=True)

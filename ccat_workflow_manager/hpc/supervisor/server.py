@@ -14,9 +14,10 @@ from contextlib import suppress
 from math import inf
 from typing import Any
 
+from ccat_workflow_manager.hpc.attempt.disk import GIB
 from ccat_workflow_manager.hpc.supervisor import processes
 from ccat_workflow_manager.hpc.supervisor.engine import Engine
-from ccat_workflow_manager.hpc.supervisor.jobs import GIB, Job, State
+from ccat_workflow_manager.hpc.supervisor.jobs import Job, State
 from ccat_workflow_manager.hpc.supervisor.queue import Limits, Refused
 from ccat_workflow_manager.hpc.supervisor.wire import PROTOCOL, Unpacker, WireError, pack
 
