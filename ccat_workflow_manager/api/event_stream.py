@@ -45,6 +45,10 @@ class EventStream(Response):
         self._is_allowed = partial(authenticator.is_still_known, request)
         self._on_end = on_end
 
+    def abandon(self) -> None:
+        """End it although nothing was sent."""
+        self._on_end()
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sending, leaving, refusing = tasks = [
             asyncio.ensure_future(each)

@@ -87,7 +87,7 @@ class Guard:
             return problem(429, "too_many_requests", detail, headers={"Retry-After": str(seconds)})
         if caller is not None or path in OPEN or path.startswith(OPEN_FILES):
             return None
-        if scope["method"] == "GET" and not path.startswith(PREFIX) and "text/html" in headers.get("accept", ""):
+        if scope["method"] in _SAFE and not path.startswith(PREFIX) and "text/html" in headers.get("accept", ""):
             query = scope["query_string"].decode("latin-1")
             return RedirectResponse(f"/login?next={quote(path + ('?' + query if query else ''), safe='')}", 303)
         return problem(401, "unauthorized", _UNKNOWN_CALLER, headers={"WWW-Authenticate": 'Bearer realm="ccat-wm"'})

@@ -124,9 +124,14 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     return problem(error.status_code, _CODES.get(error.status_code, "request_error"), detail, headers=headers)
 
 
+def faults_of_request(error: RequestValidationError) -> list[Fault]:
+    """What is wrong with the path, the query and the headers of a request."""
+    return [Fault(path_text(detail["loc"][1:]), message_of(detail)) for detail in error.errors()]
+
+
 async def _on_validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    faults = [Fault(path_text(detail["loc"][1:]), message_of(detail)) for detail in error.errors()]
+    faults = faults_of_request(error)
     return problem(422, "invalid", "; ".join(map(str, faults)), faults)
 
 

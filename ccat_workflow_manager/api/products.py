@@ -26,6 +26,7 @@ from ccat_workflow_manager.api import openapi
 from ccat_workflow_manager.api.dependencies import Ctx, Who
 from ccat_workflow_manager.api.openapi import Page, Shape, Time
 from ccat_workflow_manager.api.paging import json_response, read_one
+from ccat_workflow_manager.api.problems import problem
 from ccat_workflow_manager.api.route import api_router
 from ccat_workflow_manager.db.products import StoredProduct, find_product
 from ccat_workflow_manager.db.queries import products as queries
@@ -176,7 +177,9 @@ def _content(product: StoredProduct, base_dir: str, known: str | None, wanted: s
     part = _part(wanted, product.size)
     if part is not None and not part:
         os.close(opened)
-        return Response(status_code=416, headers={"ETag": etag, "Content-Range": f"bytes */{product.size}"})
+        detail = f"the file has {product.size} bytes, none of them in {wanted}"
+        headers = {"ETag": etag, "Content-Range": f"bytes */{product.size}"}
+        return problem(416, "range_not_satisfiable", detail, headers=headers)
     headers["Accept-Ranges"] = "bytes"
     sent = part if part is not None else range(product.size)
     if part is not None:

@@ -19,14 +19,18 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ccat_workflow_manager.api.dependencies import Given, known_parameters, no_unknown_body, reading_body
+from ccat_workflow_manager.api.event_stream import EventStream
 from ccat_workflow_manager.api.rights import RIGHTS, Right, authorize
 from ccat_workflow_manager.threads import in_thread
 
 Handler = Callable[..., Any]
 Endpoint = Callable[..., Coroutine[Any, Any, Any]]
 
+HEAD = "ccat_wm.head"
+"""In the scope of a request for the head of an answer only."""
 _STACKS = ("fastapi_middleware_astack", "fastapi_inner_astack", "fastapi_function_astack")
 """Where FastAPI puts what is to be closed at the end of a request."""
+_READS_QUERY = "_reads_query"
 _PUBLIC = ("/openapi.json", "/static")
 """Not of FastAPI: the description of the API, and the files of pages."""
 
@@ -35,7 +39,7 @@ class Route(APIRoute):
     """A route that refuses what its caller has no right to."""
 
     is_strict = False
-    """It refuses unknown parameters of the query, and a body that its handler would ignore."""
+    """It refuses a body that its handler would ignore."""
 
     _checked: Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -44,6 +48,7 @@ class Route(APIRoute):
         given = {name: found for name, each in signature.parameters.items() if (found := _given(each.annotation))}
         self.rights: dict[str, Right] = {}
         """By method; `declare` sets them."""
+        self._checks_query = not getattr(endpoint, _READS_QUERY, False)
         self.takes_body = any(each.reads_body for each in given.values())
         super().__init__(path, _with_given(endpoint, signature, given), **options)
         self.parameters = {each.alias: each.field_info.annotation for each in self.dependant.query_params}
@@ -55,6 +60,8 @@ class Route(APIRoute):
         async with AsyncExitStack() as stack:
             scope.update(dict.fromkeys(_STACKS, stack))
             response = await self._checked(request)
+            if HEAD in scope:
+                response = _head_of(response)
             await response(scope, receive, send)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -62,7 +69,7 @@ class Route(APIRoute):
 
         async def checked(request: Request) -> Response:
             await authorize(request, self.rights[request.method], self.name)
-            if self.is_strict and request.scope["query_string"]:
+            if self._checks_query and request.scope["query_string"]:
                 known_parameters(request, self.parameters)
             if not self.takes_body:
                 if self.is_strict:
@@ -75,10 +82,25 @@ class Route(APIRoute):
         return checked
 
 
+def _head_of(response: Response) -> Response:
+    """The same without its body, which may be a large file or without an end: it is not made."""
+    if isinstance(response, EventStream):
+        response.abandon()
+    head = Response(status_code=response.status_code)
+    head.raw_headers = response.raw_headers
+    return head
+
+
 class ApiRoute(Route):
     """A route of the API, unlike one of the pages."""
 
     is_strict = True
+
+
+def reads_query(handler: Handler) -> Handler:
+    """Mark a handler that looks at the names of the query itself. Other routes refuse those that they do not know."""
+    setattr(handler, _READS_QUERY, True)
+    return handler
 
 
 def api_router(**options: Any) -> APIRouter:

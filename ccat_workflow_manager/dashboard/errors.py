@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from ccat_workflow_manager.api.problems import faults_of_request
 from ccat_workflow_manager.dashboard.board import Board
 from ccat_workflow_manager.errors import (
     AttemptError,
@@ -49,6 +50,7 @@ def _or_page(handler: Any) -> Handler:
         text, faults = _said(error, request)
         page = await in_thread(
             Board(request, ANONYMOUS.name).page, "error", "", status, code=status,
+            back=request.url.path if status == HTTPStatus.UNPROCESSABLE_ENTITY and request.url.query else "",
             title=_TITLES.get(status, HTTPStatus(status).phrase), text=text, faults=faults,
         )  # fmt: skip
         if status == HTTPStatus.SERVICE_UNAVAILABLE:
@@ -75,7 +77,7 @@ def _said(error: Exception, request: Request) -> tuple[str, list[Fault]]:
         case ServiceUnavailable() | BackendError() | AttemptError():
             return error.message, []
         case RequestValidationError():
-            return f"{request.url.path} is not an address of a page", []
+            return "Nothing was looked up.", faults_of_request(error)
         case HTTPException(status_code=404):
             return f"There is no page {request.url.path}.", []
         case HTTPException():

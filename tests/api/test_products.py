@@ -97,8 +97,29 @@ def test_a_product_and_its_content(place: Place) -> None:
 def test_a_part_of_a_file(place: Place, wanted: str, status: int, part: slice) -> None:
     content = b"0123456789"
     (place.output / "x").write_bytes(content)
-    answer = place.content(place.publish(made("x", content))["x"], Range=wanted)
-    assert (answer.status_code, answer.content) == (status, content[part])
+    answer = place.content(product := place.publish(made("x", content))["x"], Range=wanted)
+    if status == 416:
+        place.rest.refused(answer, 416, "range_not_satisfiable")
+        assert answer.headers["content-range"] == "bytes */10"
+    else:
+        assert (answer.status_code, answer.content) == (status, content[part])
+    head = place.rest.send("HEAD", f"/products/{product}/content", headers={"Range": wanted})
+    assert (head.status_code, head.content) == (status, b"")
+    assert head.headers["etag"] == answer.headers["etag"]
+
+
+def test_head_answers_like_get_without_the_body(place: Place) -> None:
+    (place.output / "x").write_bytes(b"0123456789")
+    (place.output / "cube").mkdir()
+    ids = place.publish(made("x", b"0123456789"), made("cube", is_directory=True, file_count=0))
+    paths = [f"/products/{each}{part}" for each in ids.values() for part in ("", "/lineage", "/content")]
+    for path in (*paths, "/runs", f"/products/{uuid4()}", f"/step-runs/{place.item.step_run_id}/log?follow=true"):
+        get, head = (place.rest.send(method, path) for method in ("GET", "HEAD"))
+        assert (head.status_code, head.content) == (get.status_code, b""), path
+        assert head.headers["content-type"] == get.headers["content-type"]
+        assert head.headers.get("content-length") == get.headers.get("content-length")
+    place.rest.refused(place.rest.send("GET", "/products", headers={}), 404, "not_found")
+    assert place.rest.send("HEAD", f"/runs/{uuid4()}/cancel").status_code == 405
 
 
 def test_products_of_a_run(rest: Rest, hand: Hand) -> None:

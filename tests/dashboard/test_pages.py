@@ -36,6 +36,14 @@ def test_an_empty_service_has_pages_that_teach_the_next_step(rest: Rest, path: s
         ("/events?cursor=x", 422),
         ("/audit?since=soon", 422),
         ("/pipelines/none", 404),
+        ("/?colour=red", 422),
+        ("/events?colour=red", 422),
+        ("/audit?colour=red", 422),
+        ("/pipelines?colour=red", 422),
+        ("/backends?colour=red", 422),
+        ("/workers?span=1h&span=24h", 422),
+        ("/products?colour=red", 422),
+        ("/go?query=x", 422),
         ("/nothing", 404),
     ],
 )
@@ -44,6 +52,10 @@ def test_a_wrong_address_says_what_is_wrong_and_leads_back(rest: Rest, path: str
     assert answer.status_code == status
     assert answer.headers["content-type"].startswith("text/html")
     assert 'href="/runs"' in answer.text
+    name = path.partition("?")[2].partition("=")[0]
+    if name:
+        assert f"<code>{name}</code>" in answer.text
+        assert f'href="{path.partition("?")[0]}"' in answer.text
 
 
 def test_conditions_that_are_typed_become_an_address(rest: Rest) -> None:

@@ -10,7 +10,7 @@ from httpx import Response
 
 from ccat_workflow_manager.api.rights import RIGHTS, Thing
 from ccat_workflow_manager.dashboard.live import visible_topics
-from tests.api.rest import BASE_URL, Hand, Rest, Secured
+from tests.api.rest import BASE_URL, ONE, Hand, Rest, Secured
 from tests.api.test_rights import MINE, OTHERS, Belongings
 
 Owned = dict[str, Belongings]
@@ -110,6 +110,28 @@ def test_pages_show_all_of_their_own_project(secured: Secured, owned: Owned) -> 
     facets = mine.client.get("/runs").text
     assert facets.count(owned[MINE].ids["run_id"]) > 0
     assert reader(secured, "viewer", "nothing").client.get("/").status_code == 200
+
+
+def test_causes_are_named_as_they_are_and_with_what_a_reader_can_do(secured: Secured) -> None:
+    admin, hand = secured.caller(), Hand(secured.context)
+    for project in (MINE, OTHERS):
+        admin.put(f"/pipelines/{project}", {**ONE, "name": project, "project": project})
+        admin.post("/runs/bulk", {"runs": [{"pipeline": project}] * 2})
+    for number, item in enumerate(items := hand.claim(4)):
+        hand.submit(item)
+        what = ("SET cancel_requested_at = now() - interval '1 hour'", "SET reason = 'disk_full', status = 'FAILED'")
+        done = ", finished_at = now()" if number % 2 else ""
+        hand.execute(f"UPDATE step_runs {what[number % 2]}{done} WHERE id = :id", id=item.step_run_id)
+    assert len(items) == 4
+    mine = reader(secured, "viewer", MINE)
+    found = {each["kind"]: each for each in mine.get("/dashboard/attention")["items"]}
+    assert {kind: each["held_up"] for kind, each in found.items()} == {"cancel": 1, "disk": 1}
+    page = mine.client.get("/").text
+    assert "cancel is not confirmed" in page
+    assert "A disk is full" in page
+    for action in ("Make room there", "stop the jobs there", "until an operator acts there"):
+        assert action not in page
+    assert "Make room there" in reader(secured, "operator").client.get("/").text
 
 
 def test_actions_reach_no_other_project(secured: Secured, owned: Owned) -> None:

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from starlette.responses import Response
 
-from ccat_workflow_manager.api.route import page_router
+from ccat_workflow_manager.api.route import page_router, reads_query
 from ccat_workflow_manager.dashboard import filters
 from ccat_workflow_manager.dashboard.board import B, Board
 from ccat_workflow_manager.db.queries.feed import Place
@@ -76,6 +76,9 @@ def _condition(name: str, value: str) -> dict[str, Any]:
 
 def _values(board: Board) -> dict[str, Any]:
     query = board.request.query_params
+    if unknown := [name for name in query if name not in (*_CONDITIONS, "cursor", "after")]:
+        known = ", ".join(_CONDITIONS)
+        raise Invalid(faults=[Fault(name, f"there is no such condition; there are {known}") for name in unknown])
     sent = {name: query.get(name, "").strip() for name in _CONDITIONS}
     cursor, after = query.get("cursor", ""), query.get("after", "")
     before, behind = _place("cursor", cursor), _place("after", after)
@@ -103,6 +106,7 @@ def _text(place: Place) -> str:
 
 
 @router.get("/events")
+@reads_query
 def events(board: B) -> Response:
     try:
         values, status = {**_values(board), "faults": []}, 200
@@ -113,5 +117,6 @@ def events(board: B) -> Response:
 
 
 @router.get("/ui/events")
+@reads_query
 def events_part(board: B) -> Response:
     return board.fragment("events", **_values(board))

@@ -64,7 +64,7 @@ def _waits(unit: UnitOfWork, projects: Projects) -> list[dict[str, Any]]:
 
 def _values(board: Board, span: str) -> dict[str, Any]:
     found = board.read("overview", lambda unit: _view(unit, board.projects))
-    causes = [words.cause(each) for each in found["causes"]]
+    causes = [words.cause(each, may_act=board.may["operate"]) for each in found["causes"]]
     held = holds.values(board)
     return {
         **found,

@@ -9,7 +9,7 @@ from uuid import UUID
 from fastapi import Query
 from starlette.responses import RedirectResponse, Response
 
-from ccat_workflow_manager.api.route import page_router
+from ccat_workflow_manager.api.route import page_router, reads_query
 from ccat_workflow_manager.dashboard import filters, times
 from ccat_workflow_manager.dashboard.board import B, Board
 from ccat_workflow_manager.dashboard.drawing.charts import Series, histogram
@@ -85,6 +85,7 @@ Edge = Annotated[str | None, Query()]
 
 
 @router.get("/runs")
+@reads_query
 def list_runs(board: B, add: str | None = None, cursor: Edge = None, after: Edge = None) -> Response:
     conditions = filters.of_query(board.request.query_params).without("add")
     if add is not None:
@@ -102,5 +103,6 @@ def list_runs(board: B, add: str | None = None, cursor: Edge = None, after: Edge
 
 
 @router.get("/ui/runs")
+@reads_query
 def list_runs_part(board: B, cursor: Edge = None, after: Edge = None) -> Response:
     return board.fragment("runs", **_values(board, cursor, after))

@@ -72,9 +72,9 @@ def waiting(group: Mapping[str, Any]) -> str:
     return text[:1].upper() + text[1:]
 
 
-def cause(found: Mapping[str, Any]) -> dict[str, Any]:
-    """One thing that needs a person: a title, what is known, whose doing it is, and what can be done."""
-    made = _CAUSES[found["kind"]](found)
+def cause(found: Mapping[str, Any], *, may_act: bool) -> dict[str, Any]:
+    """One thing that needs a person: a title, what is known, whose doing it is, and what its reader can do."""
+    made = _CAUSES[found["kind"]](found, may_act)
     return {
         "kind": found["kind"],
         "id": found["id"],
@@ -88,16 +88,17 @@ def cause(found: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _breaker(found: Mapping[str, Any]) -> dict[str, Any]:
+def _breaker(found: Mapping[str, Any], may_act: bool) -> dict[str, Any]:
     probe = "One of them is tried now." if found["probing"] else ""
     if not probe and found["probe_at"]:
         probe = f"One is tried again at {times.clock(found['probe_at'])}."
+    release = "release it" if may_act else "an operator releases it"
     return {
         "icon": "HELD",
         "tone": "fail",
         "title": f"{found['pipeline']} / {found['step']} fails for everybody; the rest of it is held back",
         "code": found["text"],
-        "text": probe or "No probe is planned: release it when the cause is gone.",
+        "text": probe or f"No probe is planned: {release} when the cause is gone.",
         "count": found["step_runs"],
         "unit": f"{'step run' if found['step_runs'] == 1 else 'step runs'} in {count(found['runs'], 'run')}",
         "doing": "pipeline",
@@ -105,7 +106,7 @@ def _breaker(found: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _backend(found: Mapping[str, Any]) -> dict[str, Any]:
+def _backend(found: Mapping[str, Any], may_act: bool) -> dict[str, Any]:
     retry = f" Next try at {times.clock(found['retry_at'])}." if found["retry_at"] else ""
     return {
         "icon": "unplug",
@@ -120,7 +121,7 @@ def _backend(found: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _action(found: Mapping[str, Any]) -> dict[str, Any]:
+def _action(found: Mapping[str, Any], may_act: bool) -> dict[str, Any]:
     return {
         "icon": "hand",
         "tone": "warn",
@@ -134,28 +135,29 @@ def _action(found: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _cancel(found: Mapping[str, Any]) -> dict[str, Any]:
+def _cancel(found: Mapping[str, Any], may_act: bool) -> dict[str, Any]:
     number = found["step_runs"]
     return {
         "icon": "octagon-x",
         "tone": "warn",
         "title": f"{written(number)} {'cancel is' if number == 1 else 'cancels are'} not confirmed",
         "code": found["text"] or "",
-        "text": f"{found['backend']} is asked again; stop the jobs there if it cannot.",
+        "text": f"{found['backend']} is asked again{'; stop the jobs there if it cannot' if may_act else ''}.",
         "count": number,
         "unit": f"{'step run' if number == 1 else 'step runs'} at {found['backend']}",
         "doing": "site",
     }
 
 
-def _stray(found: Mapping[str, Any]) -> dict[str, Any]:
+def _stray(found: Mapping[str, Any], may_act: bool) -> dict[str, Any]:
     number = found["jobs_count"]
+    them = "it" if number == 1 else "them"
     return {
         "icon": "triangle-alert",
         "tone": "warn",
         "title": f"{count(number, 'job')} of attempts that are over {'goes' if number == 1 else 'go'} on",
         "code": found["text"] or "",
-        "text": f"Stop {'it' if number == 1 else 'them'} at {found['backend']}.",
+        "text": f"Stop {them} at {found['backend']}." if may_act else f"The operators have to stop {them}.",
         "count": number,
         "unit": f"{'job' if number == 1 else 'jobs'} at {found['backend']}",
         "doing": "workflow manager",
@@ -163,14 +165,15 @@ def _stray(found: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _disk(found: Mapping[str, Any]) -> dict[str, Any]:
+def _disk(found: Mapping[str, Any], may_act: bool) -> dict[str, Any]:
     number = found["step_runs"]
+    remedy = "Make room there, then retry them." if may_act else "They can be retried when there is room again."
     return {
         "icon": "hard-drive",
         "tone": "warn",
         "title": f"A disk is full where {found['backend']} runs its jobs",
         "code": "",
-        "text": f"{found['text'] or meaning('disk_full')} Make room there, then retry them.",
+        "text": f"{found['text'] or meaning('disk_full')} {remedy}",
         "count": number,
         "unit": f"{'step run' if number == 1 else 'step runs'} in {count(found['runs'], 'run')}",
         "doing": "site",

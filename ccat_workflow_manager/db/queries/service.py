@@ -17,21 +17,31 @@ _MOST_COUNTED = 100_000
 _RECENT = 10
 _SHOWN_IN_HAND = 5
 
-_HELD = f"s.status IN ({quoted(LEASED)}) AND s.lease_owner = w.id"
-_COLUMNS = f"""w.id, w.host, w.pid, w.backends, {times("w", "started_at", "seen_at", "last_completed_at")}, w.completed,
-  w.drained, (SELECT count(*) FROM step_runs s WHERE {_HELD}) AS in_hand,
-  COALESCE((SELECT json_agg(row_to_json(h)) FROM (
-    SELECT s.id AS step_run_id, s.run_id, s.step, s.key, s.status FROM step_runs s JOIN runs r ON r.id = s.run_id
-    WHERE {_HELD} AND {visible("r.project")} ORDER BY s.id LIMIT {_SHOWN_IN_HAND}) h), '[]') AS working_on"""
+# What all workers have in hand is read once, not once for each of them.
 _WORKERS = f"""
 SELECT x.id, row_to_json(x)::text FROM (
-  SELECT {_COLUMNS} FROM workers w WHERE CAST(:after AS text) IS NULL OR w.id > :after ORDER BY w.id LIMIT :limit
+  SELECT w.id, w.host, w.pid, w.backends, {times("w", "started_at", "seen_at", "last_completed_at")}, w.completed,
+    w.drained, COALESCE(h.in_hand, 0) AS in_hand, COALESCE(h.working_on, '[]') AS working_on
+  FROM (SELECT * FROM workers WHERE %which% ORDER BY id LIMIT :limit) w
+  LEFT JOIN (
+    SELECT o.lease_owner, count(*) AS in_hand, json_agg(json_build_object('step_run_id', o.id, 'run_id', o.run_id,
+      'step', o.step, 'key', o.key, 'status', o.status) ORDER BY o.id)
+      FILTER (WHERE o.is_visible AND o.place <= {_SHOWN_IN_HAND}) AS working_on
+    FROM (
+      SELECT s.lease_owner, s.id, s.run_id, s.step, s.key, s.status, {visible("r.project")} AS is_visible,
+        row_number() OVER (PARTITION BY s.lease_owner, {visible("r.project")} ORDER BY s.id) AS place
+      FROM step_runs s JOIN runs r ON r.id = s.run_id WHERE s.status IN ({quoted(LEASED)}) AND %whose%
+    ) o GROUP BY o.lease_owner
+  ) h ON h.lease_owner = w.id ORDER BY w.id
 ) x
 """
+_PAGE = _WORKERS.replace("%which%", "CAST(:after AS text) IS NULL OR id > :after").replace(
+    "%whose%", "s.lease_owner IS NOT NULL"
+)
+_ONE = _WORKERS.replace("%which%", "id = :id").replace("%whose%", "s.lease_owner = :id")
 _WORKER_COUNTS = """
 SELECT count(*), count(*) FILTER (WHERE seen_at >= now() - :seconds * interval '1 second') FROM workers
 """
-_WORKER = f"SELECT row_to_json(x)::text FROM (SELECT {_COLUMNS} FROM workers w WHERE w.id = :id) x"
 
 _BACKENDS = f"""
 SELECT n.name, b.problem, {utc("b.problem_since")} AS problem_since, {utc("b.retry_at")} AS retry_at,
@@ -73,12 +83,13 @@ class BackendState:
 
 
 def one_worker(unit: UnitOfWork, worker: str) -> str | None:
-    return one(unit, _WORKER, {"id": worker, "projects": None})
+    found = rows(unit, _ONE, {"id": worker, "limit": 1, "projects": None})
+    return found[0].json if found else None
 
 
 def workers_page(unit: UnitOfWork, after: str | None, limit: int, projects: Projects = None) -> list[Row]:
     """The workers by id. Names only step runs of these projects."""
-    return rows(unit, _WORKERS, {"after": after, "limit": limit, "projects": project_list(projects)})
+    return rows(unit, _PAGE, {"after": after, "limit": limit, "projects": project_list(projects)})
 
 
 def worker_counts(unit: UnitOfWork, seconds: float) -> tuple[int, int]:

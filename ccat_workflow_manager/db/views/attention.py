@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from ccat_workflow_manager.db.conditions import CLAIMABLE, READY, quoted
-from ccat_workflow_manager.db.queries import times, utc
-from ccat_workflow_manager.db.queries.attention import DISK_FULL, attention_page
+from ccat_workflow_manager.db.queries import project_list, times, utc, visible
+from ccat_workflow_manager.db.queries.attention import DISK_FULL
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.identity import Projects
 from ccat_workflow_manager.lifecycle.states import CANCELLABLE, LIVE
 from ccat_workflow_manager.lifecycle.waiting import ACTION_REQUIRED
 
 MOST_COUNTED = 10_000
-_MOST_OF_PROJECTS = 1000
-_MOST_JOBS = 5
 CANCEL_MINUTES = 10
+
+_OWN = f"s.run_id IN (SELECT r.id FROM runs r WHERE r.id = s.run_id AND {visible('r.project')})"
+"""In place of %own%: `step_runs s` is of a project that the reader sees. It is left out for those who see all."""
 
 # Step runs and runs that an open breaker holds back. One with a probe heals itself, but it is a failure for all.
 _BREAKERS = f"""
@@ -28,16 +28,16 @@ CROSS JOIN LATERAL (SELECT count(*) AS step_runs, count(DISTINCT x.run_id) AS ru
   SELECT s.run_id, s.id FROM step_runs s WHERE {CLAIMABLE}
     AND s.breaker_key = b.breaker_key LIMIT {MOST_COUNTED}) x) n
 LEFT JOIN LATERAL (SELECT b.failures -> -1 ->> 0 AS failed) f ON true
-WHERE b.opened_at IS NOT NULL ORDER BY n.step_runs DESC LIMIT 50
+WHERE b.opened_at IS NOT NULL AND {visible("b.project")} ORDER BY n.step_runs DESC LIMIT 50
 """
 
 _BACKENDS = f"""
 SELECT 'backend' AS kind, b.name AS id, b.name AS backend, b.problem AS text, {utc("b.problem_since")} AS since,
   {utc("b.retry_at")} AS retry_at, {utc("b.answered_at")} AS answered_at,
   (SELECT count(*) FROM (SELECT 1 FROM step_runs s WHERE {READY}
-    AND s.backend = b.name LIMIT {MOST_COUNTED}) x) AS ready,
+    AND s.backend = b.name AND %own% LIMIT {MOST_COUNTED}) x) AS ready,
   (SELECT count(*) FROM (SELECT 1 FROM step_runs s WHERE s.status IN ({quoted(LIVE)})
-    AND s.backend = b.name LIMIT {MOST_COUNTED}) x) AS live
+    AND s.backend = b.name AND %own% LIMIT {MOST_COUNTED}) x) AS live
 FROM backends b WHERE b.problem IS NOT NULL ORDER BY b.name LIMIT 50
 """
 
@@ -48,7 +48,8 @@ SELECT 'action' AS kind, md5(x.text || x.backend) AS id, x.backend, x.text, coun
 FROM (
   SELECT s.id, s.run_id, s.backend, s.job_id, s.submitted_at,
     substr(s.waiting_for, {len(ACTION_REQUIRED) + 1}) AS text
-  FROM step_runs s WHERE s.status IN ({quoted(LIVE)}) AND starts_with(s.waiting_for, :mark) LIMIT {MOST_COUNTED}
+  FROM step_runs s WHERE s.status IN ({quoted(LIVE)}) AND starts_with(s.waiting_for, :mark)
+    AND %own% LIMIT {MOST_COUNTED}
 ) x GROUP BY x.backend, x.text ORDER BY count(*) DESC LIMIT 50
 """
 
@@ -58,7 +59,7 @@ SELECT 'cancel' AS kind, x.backend AS id, x.backend, max(x.waiting_for) AS text,
 FROM (
   SELECT s.id, s.run_id, s.backend, s.waiting_for, s.cancel_requested_at FROM step_runs s
   WHERE s.cancel_requested_at < now() - interval '{CANCEL_MINUTES} minutes' AND s.status IN ({quoted(CANCELLABLE)})
-  LIMIT {MOST_COUNTED}
+    AND %own% LIMIT {MOST_COUNTED}
 ) x GROUP BY x.backend ORDER BY count(*) DESC LIMIT 50
 """
 
@@ -69,49 +70,36 @@ FROM backends b WHERE b.stray_jobs > 0 AND (b.reap_problem IS NOT NULL OR EXISTS
   SELECT 1 FROM jsonb_to_recordset(b.strays) AS n(looks integer) WHERE n.looks > 1)) ORDER BY b.name LIMIT 50
 """
 
+# A reader of some projects sees no word of the sweep: it may name jobs of others.
+_OWN_STRAYS = f"""
+SELECT 'stray' AS kind, b.name AS id, b.name AS backend, NULL AS text, count(*) AS jobs_count,
+  {utc("b.reaped_at")} AS since, min(s.id::text) AS example
+FROM backends b CROSS JOIN LATERAL jsonb_to_recordset(b.strays) AS n(id uuid, looks integer)
+JOIN step_runs s ON s.id = n.id
+WHERE b.stray_jobs > 0 AND (b.reap_problem IS NOT NULL OR n.looks > 1) AND %own%
+GROUP BY b.name, b.reaped_at ORDER BY b.name LIMIT 50
+"""
+
 _DISK = f"""
 SELECT 'disk' AS kind, x.backend AS id, x.backend, max(x.reason_text) AS text, count(*) AS step_runs,
   count(DISTINCT x.run_id) AS runs, {utc("min(x.finished_at)")} AS since, min(x.id::text) AS example
 FROM (
   SELECT s.id, s.run_id, s.backend, s.reason_text, COALESCE(s.finished_at,
     (SELECT max(a.finished_at) FROM attempts a WHERE a.step_run_id = s.id)) AS finished_at
-  FROM step_runs s WHERE {DISK_FULL} LIMIT {MOST_COUNTED}
+  FROM step_runs s WHERE {DISK_FULL} AND %own% LIMIT {MOST_COUNTED}
 ) x GROUP BY x.backend ORDER BY count(*) DESC LIMIT 50
 """
 
 
 def causes(unit: UnitOfWork, projects: Projects = None) -> list[dict[str, Any]]:
     """Every cause with what it holds up. Each has `kind`, `id`, `text` and `since`."""
-    if projects is not None:
-        return _causes_in(unit, projects)
+    values = {"mark": ACTION_REQUIRED, "projects": project_list(projects)}
     found: list[dict[str, Any]] = []
-    for statement in (_BREAKERS, _BACKENDS, _HELD, _CANCELS, _STRAYS, _DISK):
-        found += unit.records(statement, {"mark": ACTION_REQUIRED} if ":mark" in statement else {})
+    for statement in (_BREAKERS, _BACKENDS, _HELD, _CANCELS, _STRAYS if projects is None else _OWN_STRAYS, _DISK):
+        of_reader = statement.replace("%own%", "true" if projects is None else _OWN)
+        names = [name for name in values if f":{name}" in of_reader]
+        found += unit.records(of_reader, {name: values[name] for name in names})
     return sorted(found, key=lambda cause: -held_by(cause))
-
-
-def _causes_in(unit: UnitOfWork, projects: Projects) -> list[dict[str, Any]]:
-    """The same for a reader who is limited to projects: what of these needs a person, by backend and text."""
-    found: dict[tuple[str, str], dict[str, Any]] = {}
-    runs: dict[tuple[str, str], set[str]] = {}
-    for row in attention_page(unit, None, _MOST_OF_PROJECTS, projects):
-        each = json.loads(row.json)
-        cause = {
-            "kind": "action",
-            "id": each["id"],
-            "since": each["submitted_at"],
-            "step_runs": 0,
-            "runs": 0,
-            "jobs": [],
-            "example": each["id"],
-        }
-        names = {name: each[name] for name in ("text", "backend", "pipeline", "step")}
-        group = found.setdefault(kind := (each["backend"], each["text"]), {**cause, **names})
-        runs.setdefault(kind, set()).add(each["run_id"])
-        group["step_runs"] += 1
-        group["runs"] = len(runs[kind])
-        group["jobs"] += [each["job_id"]] if each["job_id"] and len(group["jobs"]) < _MOST_JOBS else []
-    return sorted(found.values(), key=lambda cause: -held_by(cause))
 
 
 def held_by(cause: dict[str, Any]) -> int:
