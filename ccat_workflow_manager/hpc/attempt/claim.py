@@ -93,18 +93,20 @@ def touch(files: AttemptFiles) -> None:
         os.utime(files.claim, follow_symlinks=False)
 
 
-def sh_take(claim: str, *, again: str | None = None, refused: str = ":") -> str:
+def sh_take(claim: str, *, again: str | None = None, refused: str = ":", node: str = "") -> str:
     """Shell text that takes the claim for `$me`, or ends the script with NOT_STARTED or NOT_WRITABLE.
 
     `claim` is the path as a quoted shell word. `again` is what an owner runs that finds its own claim, after a second
     start by the scheduler; without it such a start ends as well. `refused` is what a start runs before it ends that
-    finds the claim of `$first`. Needs only what is built into a shell, and the variables `me` and `start`.
+    finds the claim of `$first`. `node` is the variable with the name of this machine at the scheduler, if that has one.
+    Needs only what is built into a shell, and the variables `me` and `start`.
     """
+    named = f"host=${{{node}:-$host}}\n" if node else ""
     found = "" if again is None else '[ "$first" = "$me" ] || '
     return f"""\
 first= host=
 read -r host </proc/sys/kernel/hostname
-(set -C; printf '%s\\n%s\\n\\n%s\\n' "$me" "$host" "$start" >{claim}) 2>/dev/null || {{
+{named}(set -C; printf '%s\\n%s\\n\\n%s\\n' "$me" "$host" "$start" >{claim}) 2>/dev/null || {{
   read -r first 2>/dev/null <{claim} || [ -e {claim} ] || {{
     echo "the directory of the attempt cannot be written to" >&2
     exit {NOT_WRITABLE}

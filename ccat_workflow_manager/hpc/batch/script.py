@@ -5,8 +5,8 @@ the attempt, and ends without having started anything if another job has claimed
 
 A scheduler may also start the same job again. An administrator has requeued it: then it runs again, without the exit
 record and the logs of its first start. Or the scheduler has lost its last seconds in a crash and does not know of the
-first start: then the script runs nothing. It ends as the first start did. If that was killed, as Slurm does with a job
-that it has forgotten, it ends with NOT_STARTED. Each later start leaves a line in the file `starts`.
+first start: then the script runs nothing. It ends as the first start did. If that has left no exit record, it ends
+with NOT_STARTED: Slurm kills what it has forgotten once the node answers. Each later start leaves a line in `starts`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from ccat_workflow_manager.hpc.batch.store import ArrayTask, Submission
 KILLED_BY_SCHEDULER = (137, 143)
 """The exit codes of a command that a requeue has ended: SIGKILL, SIGTERM."""
 NO_WORDS_FOR_STARTS = '""'
+RAN_AGAIN = "ran the command again"
+"""How the line of a start ends that was a requeue."""
 
 _LOG_BYTES = 4096
 
@@ -45,8 +47,8 @@ _AGAIN = f"""\
   "${{before% *}} "*) [ "${{start##* }}" -le "${{before##* }}" ] || requeued=1 code= ;;
   esac
   if [ "$code" ]; then did="ended at once, with the code $code of the first start"
-  elif [ "$requeued" ]; then did="ran the command again"
-  else code={NOT_STARTED} did="ran nothing: the first start was killed"
+  elif [ "$requeued" ]; then did="{RAN_AGAIN}"
+  else code={NOT_STARTED} did="ran nothing: the first start has left no exit record"
   fi
   printf '%s on %s %s\\n' "${{start:-$me -}}" "$host" "$did" >>"$attempt.starts"
   [ ! "$code" ] || exit "$code"
@@ -61,13 +63,15 @@ def render_batch_script(
     home: str,
     own_path: bool = False,
     start: str = NO_WORDS_FOR_STARTS,
+    node: str = "",
     unset: str = "",
 ) -> str:
     """The text for one job, or for an array of them.
 
     `number` and `index` are what the shell expands to the number of the job (of the whole array) and its index in it;
-    `start` to the words "JOB RESTARTS", which distinguish the starts of one job. `own_path`: the search path is that
-    of the image that this runs in. `unset` names variables that the command must not see.
+    `start` to the words "JOB RESTARTS", which distinguish the starts of one job. `node` is the variable that
+    names the node. `own_path`: the search path is that of the image that this runs in. `unset` names variables that the
+    command must not see.
     """
     path = "" if own_path else f"PATH={CLEAN_PATH} "
     if index is None:
@@ -84,7 +88,7 @@ def render_batch_script(
 {choice}
 me={number}
 start={start}
-{sh_take('"$attempt.claim"', again=_AGAIN)}exec /bin/sh "$attempt.sh"
+{sh_take('"$attempt.claim"', again=_AGAIN, node=node)}exec /bin/sh "$attempt.sh"
 """
 
 

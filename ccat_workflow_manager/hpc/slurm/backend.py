@@ -18,6 +18,8 @@ from typing import Any
 
 from ccat_workflow_manager.bounded_cache import BoundedCache
 from ccat_workflow_manager.hpc.attempt import claim as claims
+from ccat_workflow_manager.hpc.attempt.claim import Claim
+from ccat_workflow_manager.hpc.attempt.record import utc
 from ccat_workflow_manager.hpc.base import Availability, Capabilities, JobRequest, QueueStatus
 from ccat_workflow_manager.hpc.batch.command_backend import CommandBackend
 from ccat_workflow_manager.hpc.batch.refusals import Refusal
@@ -37,7 +39,14 @@ from ccat_workflow_manager.hpc.slurm.script import (
     render_sbatch,
 )
 from ccat_workflow_manager.hpc.slurm.settings import SlurmSettings
-from ccat_workflow_manager.hpc.slurm.status import FINAL, Evidence, held, needs_no_accounting, resolve_status
+from ccat_workflow_manager.hpc.slurm.status import (
+    FINAL,
+    Evidence,
+    forgotten_start,
+    held,
+    needs_no_accounting,
+    resolve_status,
+)
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo
 from ccat_workflow_manager.settings import settings_of
 
@@ -121,6 +130,7 @@ class SlurmBackend(CommandBackend):
             index='"$SLURM_ARRAY_TASK_ID"' if submission.array else None,
             home=pwd.getpwuid(os.geteuid()).pw_dir,
             start='"$SLURM_JOB_ID ${SLURM_RESTART_COUNT:-0}"',
+            node="SLURMD_NODENAME",
             unset="SLURM_JWT",
         )
         return argv, script.encode("utf-8", "surrogateescape")
@@ -208,6 +218,8 @@ class SlurmBackend(CommandBackend):
         accounting = self._own(accounted.get((key.number, key.index)), key) if accounted is not None else None
         states = [witness.state for witness in (seen, accounting) if witness is not None]
         cancelled = "CANCELLED" in states
+        claim = self._claim(member) if member is not None and (cancelled or known.record is None) else None
+        starts = self.on_files(lambda: read_starts(member.files)) if member is not None else ()
         info = resolve_status(
             Evidence(
                 controller=seen,
@@ -216,10 +228,12 @@ class SlurmBackend(CommandBackend):
                 now=_now(),
                 accounting_error=self._client.accounting_error if accounted is None else "",
                 accounting_expected=accounted is not None and known.asked,
-                removed=in_array and seen is None and member is not None and self._claim(member) is None,
-                claimed=not cancelled or (member is not None and self._claim(member) is not None),
+                removed=in_array and seen is None and member is not None and claim is None,
+                claimed=not cancelled or claim is not None,
+                claimed_at=utc(claim.at) if claim is not None and claim.start else None,
+                silent_node=self._silent_node(claim, seen, accounting, starts) if known.record is None else "",
                 cancel_requested=cancelled and member is not None and self._cancel_requested(member),
-                starts=self.on_files(lambda: read_starts(member.files)) if member is not None else (),
+                starts=starts,
                 own_users=self._client.own_users() if cancelled else (),
                 controller_started_at=self._client.controller_started_at() if cancelled else None,
                 scheduler_log=self._scheduler_words(key) if not states or _WITH_WORDS.intersection(states) else "",
@@ -232,6 +246,17 @@ class SlurmBackend(CommandBackend):
             if seen is not None and _live(seen):
                 self._leftover.add(key)
         return info
+
+    def _silent_node(
+        self, claim: Claim | None, seen: Seen | None, accounting: Seen | None, starts: Sequence[str]
+    ) -> str:
+        """The node of a start that Slurm has forgotten, as long as the command may still run there."""
+        if claim is None or not claim.start or (seen is not None and _live(seen)):
+            return ""
+        over = seen or (accounting if accounting is not None and not _live(accounting) else None)
+        if over is not None and not forgotten_start(over, utc(claim.at), starts):
+            return ""
+        return claim.host if self._client.has_no_word_of(claim.host) else ""
 
     @staticmethod
     def _record_cancel(member: ArrayTask) -> None:

@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ccat_workflow_manager.hpc.attempt.record import utc
 from ccat_workflow_manager.hpc.batch.calls import SchedulerCommands
 from ccat_workflow_manager.hpc.note_store import NoteStore
 from ccat_workflow_manager.hpc.slurm.listing import (
+    NODES,
     SACCT,
     SINFO,
     SQUEUE,
@@ -26,12 +27,16 @@ from ccat_workflow_manager.hpc.slurm.listing import (
     parse_boot_time,
     parse_config,
     parse_sacct,
+    parse_silent_nodes,
     parse_sinfo,
     parse_squeue,
 )
 
 _CONFIG_SECONDS = 3600.0
 _RESTARTED_SECONDS = 10.0
+_NODE_TIMEOUT_SECONDS = 300.0
+_NODE_LATE_SECONDS = 30.0
+"""How long a controller may need to hear of a node that answers, or to notice that one does not."""
 _NO_ACCOUNTING_SECONDS = 600.0
 _LONGEST_POLL_SECONDS = 30.0
 _SLOWNESS = 10
@@ -97,6 +102,7 @@ class SlurmClient:
         self._listed: _Snapshot | None = None
         self._accounted: _Snapshot | None = None
         self._config: tuple[float, dict[str, str]] | None = None
+        self._silent: tuple[float, frozenset[str]] = (0.0, frozenset())
         self._no_accounting_until = 0.0
         self.accounting_error = ""
         """Why the accounting did not answer last time; empty if it did, or if there is none."""
@@ -160,6 +166,25 @@ class SlurmClient:
             return parse_boot_time(self._configuration(_RESTARTED_SECONDS).get("BOOT_TIME", ""))
         except BackendUnavailable:
             return None
+
+    def has_no_word_of(self, node: str) -> bool:
+        """Whether the controller has not heard of a node since its start, and does not take it for down yet.
+
+        A node that answers ends the jobs that the controller has forgotten. Raises BackendUnavailable.
+        """
+        configured = self._configuration(_RESTARTED_SECONDS)
+        started = parse_boot_time(configured.get("BOOT_TIME", ""))
+        age = (datetime.now(UTC) - started).total_seconds() if started is not None else math.inf
+        if age < _NODE_LATE_SECONDS:
+            return True
+        timeout = re.match(r"[1-9]\d{0,5}(?= sec)", configured.get("SlurmdTimeout", ""))
+        if age > (float(timeout[0]) if timeout else _NODE_TIMEOUT_SECONDS) + _NODE_LATE_SECONDS:
+            return False
+        if time.monotonic() >= self._silent[0]:
+            began = time.monotonic()
+            nodes = self._commands.look(NODES, parse_silent_nodes)
+            self._silent = (time.monotonic() + self._good_for(began), nodes)
+        return node in self._silent[1]
 
     def _configuration(self, good_for: float = _CONFIG_SECONDS) -> Mapping[str, str]:
         if self._config is None or time.monotonic() - self._config[0] > good_for:

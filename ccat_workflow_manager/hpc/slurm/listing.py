@@ -34,10 +34,12 @@ _NOT_OURS = re.compile(r"\d+\+\d+|\d+_\[[^]]*\].*")
 _GPUS = re.compile(r"gpu(?::[^:(]*[^:(\d][^:(]*)?:(\d+)")
 _GIB_MB = 1024
 _MOST_DIGITS = 11
+_SILENT = re.compile(r"unk\w*|(?!down).*\*")
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 
 SQUEUE = ("squeue", "--noheader", "--all", "--states=all", "--array", f"--format={_SEPARATOR.join(_SQUEUE)}")
 SACCT = ("sacct", "--noheader", "--parsable2", "--noconvert", f"--format={','.join(_SACCT)}")
+NODES = ("sinfo", "--noheader", "--all", "--Node", "--format=%N|%T")
 SINFO = ("sinfo", "--noheader", f"--format={_SEPARATOR.join(_SINFO)}")
 
 
@@ -198,6 +200,12 @@ def parse_sinfo(text: str) -> list[Partition]:
             gres=tuple(dict.fromkeys((*found.gres, *more))),
         )
     return list(partitions.values())
+
+
+def parse_silent_nodes(text: str) -> frozenset[str]:
+    """`sinfo --Node`: the nodes that do not answer, but are not taken for down yet."""
+    nodes = (_fields(line, 2) for line in text.splitlines())
+    return frozenset(name for name, state in nodes if _SILENT.fullmatch(state))
 
 
 def parse_config(text: str) -> dict[str, str]:

@@ -14,6 +14,8 @@ Where Slurm and a whole exit record disagree:
 - Slurm itself cancels jobs, as its user or as root: after a restart of the controller that has forgotten a start, and
   when a node cannot launch a job. That is a failure of the site, not the wish of a person. A cancel that the service
   has recorded is its own, whichever user it acts as.
+- Slurm says that the job is over, or does not know it, but has not heard since its restart of the node where the
+  attempt was claimed: the command may still run there. The job runs until there is a record, or word of the node.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from datetime import datetime
 
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.attempt.record import signal_in
-from ccat_workflow_manager.hpc.batch.script import KILLED_BY_SCHEDULER
+from ccat_workflow_manager.hpc.batch.script import KILLED_BY_SCHEDULER, RAN_AGAIN
 from ccat_workflow_manager.hpc.batch.status import (
     Meaning,
     failed,
@@ -42,6 +44,9 @@ from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobSta
 
 ACCOUNTING_SECONDS = 3
 """How long an end waits for its numbers from the accounting."""
+CLOCKS_APART_SECONDS = 5
+"""A claim that is so much older than the start that Slurm shows is of an earlier start."""
+FORGOTTEN = "its controller was restarted, has forgotten the start of the job and started it again"
 RESTART_SECONDS = 180
 """How long after its start a controller cancels jobs whose start it has forgotten."""
 _SIGNAL_EARLY_SECONDS = 70
@@ -115,6 +120,9 @@ class Evidence:
     """The controller knows the array of this task but not the task, which has never started."""
     claimed: bool = True
     """A start of the job has claimed the attempt."""
+    claimed_at: datetime | None = None
+    silent_node: str = ""
+    """The node of the start that has claimed the attempt, while its controller, just restarted, has no word of it."""
     cancel_requested: bool = False
     """The service has cancelled the job, perhaps as a user as which Slurm acts too."""
     starts: Sequence[str] = ()
@@ -127,6 +135,15 @@ class Evidence:
     """How long before the limit Slurm was asked to send a signal."""
     sampling_seconds: float = 30
     """How often the accounting looks at memory."""
+
+
+def forgotten_start(seen: Seen, claimed_at: datetime | None, starts: Sequence[str]) -> bool:
+    """Whether the attempt was claimed by a start before the one that Slurm shows, which has not run the command."""
+    if starts:
+        return not starts[-1].endswith(RAN_AGAIN)
+    if claimed_at is None or seen.started_at is None:
+        return False
+    return (seen.started_at - claimed_at).total_seconds() > CLOCKS_APART_SECONDS
 
 
 def held(seen: Seen) -> bool:
@@ -155,6 +172,9 @@ def resolve_status(evidence: Evidence) -> HPCJobInfo:
     seen = controller
     if seen is None and accounting is not None and accounting.state in FINAL:
         seen = accounting
+    if record is None and evidence.silent_node:
+        text = f"it was started on {evidence.silent_node}, of which its restarted controller has no word yet"
+        return HPCJobInfo(JobStatus.RUNNING, message=text, node=evidence.silent_node)
     if seen is None:
         if record is None and accounting is None and evidence.removed and not evidence.accounting_error:
             # A single task that is cancelled while it waits leaves no trace.
@@ -247,7 +267,7 @@ def _ended(seen: Seen, evidence: Evidence) -> HPCJobInfo:
     if _OUT_OF_MEMORY.search(evidence.scheduler_log) and (record is None or record.signal == 9):
         return failed(record, reason=FailureReason.OUT_OF_MEMORY)
     if record is None or (evidence.starts and record.exit_code in KILLED_BY_SCHEDULER):
-        return _failed_without_record(evidence)
+        return _failed_without_record(seen, evidence)
     return record
 
 
@@ -274,18 +294,19 @@ def _why_cancelled_by_site(user: int | None, seen: Seen, evidence: Evidence) -> 
     older = started is not None and (seen.submitted_at is None or seen.submitted_at < started)
     if older and ended is not None and is_recent(started, ended, RESTART_SECONDS):
         return f"its controller was restarted at {started:%H:%M:%S} UTC"
+    if forgotten_start(seen, evidence.claimed_at, evidence.starts):
+        return FORGOTTEN
     if user is not None and seen.node is not None and not evidence.claimed:
         return f"it could not be launched on {seen.node}"
     return "by the user of Slurm itself" if user else None
 
 
-def _failed_without_record(evidence: Evidence) -> HPCJobInfo:
+def _failed_without_record(seen: Seen, evidence: Evidence) -> HPCJobInfo:
     """A job script that has started its command leaves a record, unless it is killed too."""
     accounting = evidence.accounting
     words = last_words(evidence.scheduler_log) or None
-    if evidence.starts:
-        text = "its controller was restarted, has forgotten the start of the job and started it again"
-        return HPCJobInfo(_F, reason=FailureReason.BACKEND_FAILED, message=text)
+    if evidence.starts or forgotten_start(seen, evidence.claimed_at, evidence.starts):
+        return HPCJobInfo(_F, reason=FailureReason.BACKEND_FAILED, message=FORGOTTEN)
     if accounting is not None and accounting.signal in range(1, 32):
         return HPCJobInfo(_F, signal=accounting.signal, reason=FailureReason.KILLED_BY_SIGNAL, message=words)
     codes = f"Slurm says {accounting.exit_code}:{accounting.signal or 0}" if accounting is not None else None

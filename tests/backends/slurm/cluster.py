@@ -177,7 +177,8 @@ class Cluster:
 
     @property
     def _listening(self) -> dict[str, int | Path]:
-        return {"munged": self._munge_socket, "mariadbd": self._ports[0], "slurmdbd": self._ports[1]}
+        ports = dict(zip(("mariadbd", "slurmdbd", "slurmctld"), self._ports, strict=False))
+        return {"munged": self._munge_socket, **ports}
 
     @property
     def _munge_socket(self) -> Path:
@@ -220,6 +221,12 @@ class Cluster:
             self.ask("sacctmgr", "-iQ", "add", "cluster", "lab")
 
     def _ready(self) -> bool:
+        drained = ["sinfo", "-h", "-N", "-p", "main", "-t", "drain,drng", "-o", "%N"]
+        for node in subprocess.run(
+            drained, env=self.environment, capture_output=True, text=True, timeout=60
+        ).stdout.split():
+            # A node on which Slurm has found a job twice.
+            self.ask("scontrol", "update", f"nodename={node}", "state=resume")
         done = subprocess.run(
             ["sinfo", "-h", "-p", "main", "-N", "-t", "idle,alloc,mix,comp", "-o", "%N"],
             env=self.environment, capture_output=True, text=True, timeout=60,

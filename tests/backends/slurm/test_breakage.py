@@ -102,42 +102,6 @@ def test_the_controller_is_killed_while_jobs_run(
     check_once(marks)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("keys", "ended"), [(1, True), (1, False), (4, True)], ids=["job-ended", "job-running", "array-ended"]
-)
-def test_a_controller_forgets_that_jobs_have_started(
-    slurm_service: Service, slurm_cluster: Cluster, gate: Path, marks: Path, keys: int, ended: bool
-) -> None:
-    """It is killed and comes back with a state from before. No attempt runs twice; none is taken as stopped outside."""
-    open_partition = ("scontrol", "update", "partitionname=main")
-    slurm_cluster.ask(*open_partition, "state=down")
-    run_id = slurm_service.submit(gated(gate, marks, keys))
-    listed = ("squeue", "-h", "-r", "-t", "pending", "-o", "%A")
-    wait_until(lambda: len(slurm_cluster.ask(*listed).split()) == keys, 30, "jobs that wait for their partition")
-    forget = slurm_cluster.remembers_until_now()
-    slurm_cluster.ask(*open_partition, "state=up")
-    wait_until(lambda: len(list(marks.iterdir())) == keys, 60, "all to start")
-    slurm_cluster.kill_daemon("slurmctld")
-    if ended:
-        gate.touch()
-        attempts = [slurm_service.attempt_dir(run_id, "many", str(key)) for key in range(keys)]
-        wait_until(lambda: all(list(each.glob("*.exit.json")) for each in attempts), 30, "the records")
-    forget()
-    slurm_cluster.start()
-    slurm_cluster.ask(*open_partition, "state=up")
-    gate.touch()
-    status = slurm_service.wait(run_id, 120)["status"]
-    steps = slurm_service.run(run_id)["step_runs"]
-    assert status == "COMPLETED", [(step["reason_text"], slurm_service.attempts(step)) for step in steps]
-    if ended:
-        check_once(marks, keys)
-    for step in steps:
-        history = slurm_service.attempts(step)
-        assert step["attempt"] == len(history) == len((marks / step["key"]).read_text().split())
-        assert {each["reason"] for each in history[:-1]} <= {"node_failure", "backend_failed", "lost"}
-
-
 def test_the_accounting_is_away_for_the_whole_life_of_a_job(slurm_service: Service, slurm_cluster: Cluster) -> None:
     slurm_cluster.kill_daemon("slurmdbd")
     good = slurm_service.submit({"name": "only", "command": ["/bin/true"]})

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ccat_workflow_manager.failures import FailureReason as Why
+from ccat_workflow_manager.hpc.batch.script import RAN_AGAIN
 from ccat_workflow_manager.hpc.slurm.listing import Seen
 from ccat_workflow_manager.hpc.slurm.status import FINAL, MEANINGS, Evidence, held, needs_no_accounting, resolve_status
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
@@ -40,6 +41,7 @@ BAD = HPCJobInfo(F, exit_code=3, wall_time_seconds=3540.0, reason=Why.PROGRAM_FA
 KILLED = HPCJobInfo(F, exit_code=137, signal=9, wall_time_seconds=3540.0, reason=Why.KILLED_BY_SIGNAL)
 TERMED = HPCJobInfo(F, exit_code=143, signal=15, wall_time_seconds=3520.0, reason=Why.KILLED_BY_SIGNAL)
 RESTARTED = {"controller_started_at": END - timedelta(seconds=20)}
+SILENT = {"silent_node": "n1", "claimed_at": START - timedelta(minutes=1)}
 CUT = HPCJobInfo(F, reason=Why.EXIT_RECORD_UNREADABLE, message="cut short")
 
 Case = tuple[Seen | None, Seen | None, HPCJobInfo | None, dict[str, Any], JobStatus, Why | None]
@@ -96,6 +98,18 @@ CASES: dict[str, Case] = {
         seen("CANCELLED"), seen("CANCELLED", detail="by 0"), KILLED,
         {"controller_started_at": END - timedelta(hours=1)}, X, None,
     ),
+    "cancelled by Slurm long after a restart, a start that it has forgotten": (
+        seen("CANCELLED"), seen("CANCELLED", detail="by 0"), None,
+        {"controller_started_at": END - timedelta(hours=1), "claimed_at": START - timedelta(minutes=1)},
+        F, Why.BACKEND_FAILED,
+    ),
+    "cancelled by root, a start that a requeue has replaced": (
+        seen("CANCELLED"), seen("CANCELLED", detail="by 0"), None,
+        {"claimed_at": START - timedelta(minutes=1), "starts": [f"7 1 on n1 {RAN_AGAIN}"]}, X, None,
+    ),
+    "the node of a forgotten start is silent": (seen("FAILED"), None, None, SILENT, R, None),
+    "the node is silent, the job unknown": (None, seen("RUNNING"), None, SILENT, R, None),
+    "the node is silent, a record of the first start": (seen("FAILED"), None, OK, SILENT, C, None),
     "cancelled by the user of Slurm": (
         None, seen("CANCELLED", detail="by 64030"), None, {"own_users": {0, 64030}}, F, Why.BACKEND_FAILED,
     ),

@@ -14,6 +14,7 @@ from ccat_workflow_manager.hpc.slurm.listing import (
     parse_config,
     parse_sacct,
     parse_sbatch,
+    parse_silent_nodes,
     parse_sinfo,
     parse_squeue,
 )
@@ -155,6 +156,11 @@ def test_sacct() -> None:
     assert (cancelled.state, cancelled.detail, cancelled.node) == ("CANCELLED", "by 1000", None)
     assert cancelled.cpu_seconds == 86401
     assert jobs["3", None].ended_at is None
+
+
+def test_silent_nodes() -> None:
+    text = "n1|idle\nn2|allocated*\nn3|down*\nn4|unknown\nn5|drained*\nn2|allocated*\n"
+    assert parse_silent_nodes(text) == {"n2", "n4", "n5"}
 
 
 def test_sinfo() -> None:
