@@ -384,9 +384,9 @@ class Context:
             return False
 
     def close(self) -> None:
-        """Close the backends and the connections to the database, and send the last spans."""
+        """Close the backends and the connections to the database. Send the last messages and spans."""
         tracing.flush()
         self._backends.close()
-        for name in ("database", "loop_database"):
+        for name in ("submitter", "database", "loop_database"):
             if name in self.__dict__:
                 getattr(self, name).close()

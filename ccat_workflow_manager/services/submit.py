@@ -16,6 +16,7 @@ from ccat_workflow_manager.identity import Projects
 from ccat_workflow_manager.services.catalogue import Catalogue
 from ccat_workflow_manager.services.combining import Combiner
 from ccat_workflow_manager.services.globs import Globs
+from ccat_workflow_manager.services.ringer import Ringer
 from ccat_workflow_manager.services.run_planning import PlannedRun, RunPlanner
 from ccat_workflow_manager.services.run_request import RunRequest, RunSubmission, submissions_of_bulk
 
@@ -45,6 +46,7 @@ class Submitter:
     ) -> None:
         self._database = database
         self._doorbell = doorbell
+        self._ringer = Ringer(doorbell)
         self._catalogue = catalogue
         self._globs = globs
         self._default_backend = default_backend
@@ -104,6 +106,10 @@ class Submitter:
         """Create these runs, each for itself. Returns one outcome each."""
         return self._create(planned)
 
+    def close(self) -> None:
+        """Send the messages for the runs that were created last."""
+        self._ringer.close()
+
     # --- single runs, several of them in one transaction -------------------------------------------------------------
 
     def _create(self, planned: Sequence[PlannedRun]) -> list[Submitted | RequestError]:
@@ -126,7 +132,7 @@ class Submitter:
                     outcomes[index] = error
             if new:
                 created = create_runs(unit, _new_runs(unit, [planned[index] for index in new]), shown=True)
-                unit.after_commit(lambda: self._doorbell.ring_all(Bell.LAUNCH, created.ready))
+                unit.after_commit(lambda: self._ringer.ring(created.ready))
                 for index, run_id in zip(new, created.run_ids, strict=True):
                     if (refused := created.refused.get(submissions[index].run_id)) is not None:
                         outcomes[index] = LimitReached(refused)
