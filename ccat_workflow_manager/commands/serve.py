@@ -147,17 +147,16 @@ def _end_on_signals() -> None:
 
 def _check_default_backend(settings: Settings) -> None:
     """Check that HPC_BACKEND is registered. The settings cannot: they do not know what is installed."""
-    from difflib import get_close_matches
-
     from ccat_workflow_manager.errors import ConfigurationError, Fault
     from ccat_workflow_manager.hpc import registry
+    from ccat_workflow_manager.json_values import similar
     from ccat_workflow_manager.settings import PREFIX
 
     name, known = settings.hpc_backend, registry.names()
     if name in known:
         return
-    close = get_close_matches(name, known, 1)
-    hint = f"did you mean {close[0]}?" if close else "is its package installed here?"
+    close = similar(name, known)
+    hint = f"did you mean {close}?" if close is not None else "is its package installed here?"
     fault = Fault(f"{PREFIX}HPC_BACKEND", f"{name!r} is not allowed; allowed: {', '.join(known)}; {hint}")
     raise ConfigurationError(f"The settings cannot be used:\n  {fault}", [fault])
 

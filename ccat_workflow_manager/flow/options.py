@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any
 
 from ccat_workflow_manager.errors import BackendRejected
 from ccat_workflow_manager.flow.errors import FlowError
 from ccat_workflow_manager.hpc.arguments import environment_of, resources_of
+from ccat_workflow_manager.json_values import similar
 from ccat_workflow_manager.lifecycle.models import Resources
 
 _RESOURCES = ("cpu", "memory_gb", "time_hours", "gpu", "partition", "account", "extra")
@@ -47,8 +47,8 @@ def options_of(task: str, description: object, base: TaskOptions = PLAIN) -> Tas
     given = {**base.given, **description}
     for name in given:
         if name not in _KNOWN:
-            close = get_close_matches(str(name), _KNOWN, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
+            close = similar(str(name), _KNOWN)
+            hint = f"; did you mean {close!r}?" if close is not None else ""
             raise FlowError(f"task {task}: task_description has no {name!r}; known are {', '.join(_KNOWN)}{hint}")
     try:
         resources = resources_of(_resources(task, given))

@@ -14,12 +14,12 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
-from difflib import get_close_matches
 from importlib import metadata
 from typing import Any
 
 from ccat_workflow_manager.errors import BackendUnavailable, ConfigurationError
 from ccat_workflow_manager.hpc.base import Availability, HPCBackend
+from ccat_workflow_manager.json_values import similar
 from ccat_workflow_manager.settings.backends import IMPORT_ERRORS, declaration_of, distribution_name, registered
 from ccat_workflow_manager.settings.model import specs_of
 
@@ -254,5 +254,5 @@ def _check_keywords(name: str, backend_class: type[HPCBackend], config: Mapping[
 
 
 def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    close = get_close_matches(word, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    close = similar(word, known)
+    return f" (did you mean {close!r}?)" if close is not None else ""
