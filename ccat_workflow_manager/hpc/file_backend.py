@@ -13,6 +13,8 @@ from typing import TypeAlias, TypeVar
 from ccat_workflow_manager import failpoints
 from ccat_workflow_manager.errors import BackendConfused, BackendError, BackendRejected, BackendUnavailable
 from ccat_workflow_manager.failures import FailureReason
+from ccat_workflow_manager.hpc.attempt import claim as claims
+from ccat_workflow_manager.hpc.attempt.claim import Claim
 from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
 from ccat_workflow_manager.hpc.attempt.logs import read_logs, tail_log
 from ccat_workflow_manager.hpc.attempt.record import read_record
@@ -127,6 +129,10 @@ class FileBackend(BulkBackend):
         except OSError as error:
             text = f"the files of the attempt cannot be used: {error.strerror}: {error.filename}"
             raise BackendUnavailable(text, backend=self.name) from error
+
+    def claim_of(self, files: AttemptFiles) -> Claim | None:
+        """The claim of an attempt; None if it is free. Raises BackendUnavailable."""
+        return self.on_files(lambda: claims.read(files))
 
     def record_of(self, files: AttemptFiles) -> str | None:
         """The text of the exit record; None if there is none. Raises BackendUnavailable."""

@@ -26,8 +26,6 @@ from ccat_workflow_manager.errors import (
     JobDeferred,
     WorkflowError,
 )
-from ccat_workflow_manager.hpc.attempt import claim as claims
-from ccat_workflow_manager.hpc.attempt.claim import Claim
 from ccat_workflow_manager.hpc.attempt.files import JOB_NAME, AttemptFiles
 from ccat_workflow_manager.hpc.attempt.script import render_job_script
 from ccat_workflow_manager.hpc.base import JobRequest, JobSeen
@@ -242,12 +240,9 @@ class BatchBackend(FileBackend):
         owner = self._owner(member)
         return owner if owner in numbers else numbers[0] if numbers else None
 
-    def _claim(self, member: ArrayTask) -> Claim | None:
-        return self.on_files(lambda: claims.read(member.files))
-
     def _owner(self, member: ArrayTask) -> str | None:
         """The number of the job that has claimed the attempt."""
-        claim = self._claim(member)
+        claim = self.claim_of(member.files)
         return claim.owner if claim is not None and re.fullmatch(self.number_pattern, claim.owner) else None
 
     # --- finding -----------------------------------------------------------------------------------------------------

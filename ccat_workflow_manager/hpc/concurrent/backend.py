@@ -138,10 +138,10 @@ class ConcurrentBackend(FileBackend):
         ticket = self._tickets.get(job_id)
         if ticket is None:
             return UNKNOWN
-        claim = self._claim(ticket.files)
+        claim = self.claim_of(ticket.files)
         if claim is None and self._is_orphaned(ticket):
             self.on_files(lambda: claims.block(ticket.files, NEVER_STARTED))
-            claim = self._claim(ticket.files)
+            claim = self.claim_of(ticket.files)
         evidence = self._evidence(ticket, claim)
         if evidence.record is None and claim is not None:
             # The job may have ended since its record was looked for.
@@ -168,9 +168,6 @@ class ConcurrentBackend(FileBackend):
         return Evidence(
             claim, None, cancelled_at, here, watched, alive, ticket.process is not None, ticket.abandoned, self._me.host
         )
-
-    def _claim(self, files: AttemptFiles) -> Claim | None:
-        return self.on_files(lambda: claims.read(files))
 
     def _is_orphaned(self, ticket: Ticket) -> bool:
         """Whether the worker in whose pool the job waits is known to be gone; of other hosts nothing is known."""
@@ -228,7 +225,7 @@ class ConcurrentBackend(FileBackend):
         ):
             return
         self.on_files(lambda: claims.request_cancel(files, time.time()))
-        claim, root = self._claim(files), (self._tickets.get(job_id) or ticket).process
+        claim, root = self.claim_of(files), (self._tickets.get(job_id) or ticket).process
         process_tree.send(SIGTERM, process_tree.members(job_id, root) - ({root.pid} if root else set()))
         claimer = HostProcess.parse(claim.owner) if claim is not None else None
         if claimer is None or not claimer.running:

@@ -159,7 +159,7 @@ class DaskBackend(FileBackend):
         job = self._store.get(job_name)
         if job is None:
             return None
-        if self._claim(job) is not None or os.path.lexists(job.files.record):
+        if self.claim_of(job.files) is not None or os.path.lexists(job.files.record):
             return job_name
         # A stored job may not have been submitted. If it was, a second task of this name is the same one for Dask, and
         # of two starts only the one that takes the claim runs the command.
@@ -203,11 +203,8 @@ class DaskBackend(FileBackend):
 
     def _files_of(self, job: DaskJob) -> tuple[Claim | None, str | None]:
         """Claim and record. Without a claim there is no record."""
-        claim = self._claim(job)
+        claim = self.claim_of(job.files)
         return claim, self.record_of(job.files) if claim is not None else None
-
-    def _claim(self, job: DaskJob) -> Claim | None:
-        return self.on_files(lambda: claims.read(job.files))
 
     def _settled(self, job: DaskJob, evidence: Evidence) -> Evidence:
         """Block the attempt of a job that will never start by itself."""

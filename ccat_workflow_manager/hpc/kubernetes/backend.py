@@ -215,10 +215,10 @@ class KubernetesBackend(FileBackend):
             # A node reports the start of a container later than the container starts; and of two pods, the claim shows
             # which one is the attempt.
             needed = len(pods) > 1 or any(pod.node and pod.phase == "Pending" for pod in pods)
-            return evidence(claim=self.on_files(lambda: claims.read(own))) if needed else evidence()
+            return evidence(claim=self.claim_of(own)) if needed else evidence()
         published = self.record_of(files)
         return evidence(
-            claim=self.on_files(lambda: claims.read(own)),
+            claim=self.claim_of(own),
             record=self.record_of(own) if published is None else published,
             cancelled_at=self.on_files(lambda: claims.cancel_requested_at(files)),
         )

@@ -198,7 +198,7 @@ class RadicalPilotBackend(FileBackend):
     def _evidence(self, job: PilotJob, pilots: dict[str, tuple[bool, PilotState]]) -> Evidence:
         """Reads the newest evidence last: what a pilot reports, then the claim, then the record."""
         end = self._client.store.ends.get(job.job_id)
-        claim = self.on_files(lambda: claims.read(job.files))
+        claim = self.claim_of(job.files)
         pilot = claim.owner if claim is not None and claim.blocked is None else job.pilot
         if pilot not in pilots:
             state = self._client.pilots.states.get(pilot) or PilotState()
@@ -206,7 +206,7 @@ class RadicalPilotBackend(FileBackend):
         alive, state = pilots[pilot]
         if not alive:
             # The job may have been started, or may have ended, before the pilot did.
-            claim = self.on_files(lambda: claims.read(job.files))
+            claim = self.claim_of(job.files)
         record = self.record_of(job.files) if claim is not None else None
         return Evidence(time.time(), record, claim, end, pilot_alive=alive, pilot=state)
 

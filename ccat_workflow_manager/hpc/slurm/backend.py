@@ -218,7 +218,7 @@ class SlurmBackend(CommandBackend):
         accounting = self._own(accounted.get((key.number, key.index)), key) if accounted is not None else None
         states = [witness.state for witness in (seen, accounting) if witness is not None]
         cancelled = "CANCELLED" in states
-        claim = self._claim(member) if member is not None and (cancelled or known.record is None) else None
+        claim = self.claim_of(member.files) if member is not None and (cancelled or known.record is None) else None
         starts = self.on_files(lambda: read_starts(member.files)) if member is not None else ()
         info = resolve_status(
             Evidence(
