@@ -24,6 +24,7 @@ from typing import IO
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.attempt.disk import GIB
 from ccat_workflow_manager.hpc.attempt.script import CLEAN_PATH
+from ccat_workflow_manager.hpc.aws_batch.arrays import chunks
 from ccat_workflow_manager.hpc.aws_batch.client import Aws, AwsError
 from ccat_workflow_manager.hpc.aws_batch.unpack import FAULTS, TooLarge, unpack
 from ccat_workflow_manager.hpc.batch.store import ArrayTask, Submission
@@ -131,8 +132,8 @@ class S3Staging:
         """Delete the archives of these jobs, and the tables of submissions that are over."""
         keys = [self._key(name, each) for name in job_names for each in (_IN, _OUT, _CLAIM)]
         keys += [self._key(name, _TABLE) for name in submissions]
-        for start in range(0, len(keys), _DELETED_AT_ONCE):
-            objects = [{"Key": key} for key in keys[start : start + _DELETED_AT_ONCE]]
+        for some in chunks(keys, _DELETED_AT_ONCE):
+            objects = [{"Key": key} for key in some]
             self._aws.do("s3", "delete_objects", Bucket=self._bucket, Delete={"Objects": objects, "Quiet": True})
         for name in job_names:
             (self._locks / name).unlink(missing_ok=True)
