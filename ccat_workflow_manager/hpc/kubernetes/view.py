@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from ccat_workflow_manager.errors import BackendConfused, BackendError
 from ccat_workflow_manager.hpc.base import JobSeen
@@ -20,26 +20,26 @@ from ccat_workflow_manager.hpc.kubernetes.answers import Expired
 from ccat_workflow_manager.hpc.kubernetes.client import KubernetesClient, Watching
 from ccat_workflow_manager.hpc.kubernetes.manifest import SELECTOR
 from ccat_workflow_manager.hpc.kubernetes.objects import JobKey, SeenJob, SeenPod, read_job, read_pod
+from ccat_workflow_manager.hpc.note_store import REMEMBERED
 from ccat_workflow_manager.lifecycle.models import JOB_PREFIX
 
 log = logging.getLogger(__name__)
 
-Seen: TypeAlias = "SeenJob | SeenPod"
+S = TypeVar("S", SeenJob, SeenPod)
 OnJob: TypeAlias = "Callable[[str], None]"
 """Gets the name of a Job that has ended or is gone, with all of its pods."""
 
 _PAUSES = (0.2, 1.0, 5.0, 15.0)
-_REMEMBERED = 20_000
 _SHORTEST_POLL = 0.5
 
 
 @dataclass(slots=True)
-class _Kind:
+class _Kind(Generic[S]):
     """All objects of one kind, by Job and then by name."""
 
     kind: str
-    read: Callable[[Mapping[str, Any]], Seen]
-    groups: dict[str, dict[str, Seen]] = field(default_factory=dict)
+    read: Callable[[Mapping[str, Any]], S]
+    groups: dict[str, dict[str, S]] = field(default_factory=dict)
     version: str | None = None
     """The resource version of `groups`; None: it has to be listed."""
     generation: int = 0
@@ -47,10 +47,10 @@ class _Kind:
     connected: bool = False
     watching: Watching | None = None
 
-    def put(self, seen: Seen) -> None:
+    def put(self, seen: S) -> None:
         self.groups.setdefault(seen.group, {})[seen.name] = seen
 
-    def drop(self, seen: Seen) -> None:
+    def drop(self, seen: S) -> None:
         group = self.groups.get(seen.group, {})
         group.pop(seen.name, None)
         if not group:
@@ -89,7 +89,7 @@ class View:
             return
         self.refresh()
         with self._lock:
-            if len(self._missing) > _REMEMBERED:
+            if len(self._missing) > REMEMBERED:
                 self._missing.clear()
             self._missing.update(name for name in names if name not in self._jobs.groups)
 
@@ -98,8 +98,7 @@ class View:
         with self._lock:
             job = self._jobs.groups.get(name, {}).get(name)
             pods = self._departed.get(name, {}) | self._pods.groups.get(name, {})
-        assert job is None or isinstance(job, SeenJob)
-        return job, [pod for pod in pods.values() if isinstance(pod, SeenPod)]
+        return job, list(pods.values())
 
     def all(self) -> list[tuple[SeenJob | None, list[SeenPod]]]:
         """Every Job with its pods, and the pods whose Job is gone."""
@@ -148,7 +147,7 @@ class View:
                 self._list(kind)
             self._listed_at = time.monotonic()
 
-    def _list(self, kind: _Kind) -> None:
+    def _list(self, kind: _Kind[Any]) -> None:
         listed = self._client.list(kind.kind, self.namespace, SELECTOR)
         seen = [kind.read(item) for item in listed.items]
         with self._lock:
@@ -207,7 +206,7 @@ class View:
             except Exception:  # the tick of a loop
                 log.exception("listing the jobs in %s failed", self.namespace)
 
-    def _keep_watching(self, kind: _Kind) -> None:
+    def _keep_watching(self, kind: _Kind[Any]) -> None:
         failures = 0
         try:
             while not self._closed.is_set():
@@ -216,7 +215,7 @@ class View:
             # Without this thread a silent watch no longer means that nothing has changed.
             self._disconnect(kind)
 
-    def _watched_again(self, kind: _Kind, failures: int) -> bool:
+    def _watched_again(self, kind: _Kind[Any], failures: int) -> bool:
         """Watch once, from beginning to end. Returns False after a failure and its pause."""
         try:
             if kind.version is None:
@@ -240,7 +239,7 @@ class View:
         self._closed.wait(_PAUSES[min(failures, len(_PAUSES) - 1)])
         return False
 
-    def _watch_once(self, kind: _Kind) -> None:
+    def _watch_once(self, kind: _Kind[Any]) -> None:
         """Watch until the server or a list ends it. At its regular end the view still counts as connected."""
 
         def connected() -> None:
@@ -254,7 +253,7 @@ class View:
             if self._closed.is_set() or not self._apply(kind, event, generation):
                 return
 
-    def _apply(self, kind: _Kind, event: Mapping[str, Any], generation: int) -> bool:
+    def _apply(self, kind: _Kind[Any], event: Mapping[str, Any], generation: int) -> bool:
         """Take in one event. Returns False if a list has made this watch obsolete."""
         data = event["object"]
         try:
@@ -277,14 +276,14 @@ class View:
             self._notify([seen.group])
         return True
 
-    def _note_departure(self, seen: Seen) -> None:
+    def _note_departure(self, seen: SeenJob | SeenPod) -> None:
         if isinstance(seen, SeenJob):
             self._departed.pop(seen.name, None)
         elif seen.group in self._jobs.groups:
             over = seen if seen.over else replace(seen, phase="Failed", running=None)
             self._departed.setdefault(seen.group, {})[seen.name] = over
 
-    def _disconnect(self, kind: _Kind) -> None:
+    def _disconnect(self, kind: _Kind[Any]) -> None:
         with self._lock:
             kind.connected = False
 
