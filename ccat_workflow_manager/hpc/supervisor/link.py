@@ -17,7 +17,7 @@ from typing import Any
 from ccat_workflow_manager import shell
 from ccat_workflow_manager.errors import BackendConfused, BackendUnavailable
 from ccat_workflow_manager.hpc.supervisor import wire
-from ccat_workflow_manager.hpc.supervisor.wire import PROTOCOL, Unpacker, WireError, pack
+from ccat_workflow_manager.hpc.supervisor.wire import PROTOCOL, Unpacker, pack
 
 ANSWER_SECONDS = 20.0
 IDLE_EXIT_SECONDS = 300.0
@@ -41,21 +41,21 @@ class Conversation:
         self._values: deque[Any] = deque()
 
     def ask(self, request: Mapping[str, Any]) -> Any:
-        """Raises OSError, EOFError, WireError."""
+        """Raises OSError and BackendConfused."""
         self._connection.sendall(pack(request))
         return self.receive()
 
     def receive(self) -> Any:
-        """Raises OSError, EOFError, WireError."""
+        """Raises OSError and BackendConfused."""
         while not self._values:
             data = self._connection.recv(_CHUNK)
             if not data:
-                raise EOFError("the supervisor has closed the connection")
+                raise ConnectionResetError("the supervisor has closed the connection")
             self._values.extend(self._unpacker.feed(data))
         return self._values.popleft()
 
     def receive_all(self) -> list[Any]:
-        """All values that have arrived, at least one. Raises OSError, EOFError, WireError."""
+        """All values that have arrived, at least one. Raises OSError and BackendConfused."""
         values = [self.receive(), *self._values]
         self._values.clear()
         return values
@@ -94,14 +94,9 @@ class SupervisorLink:
                 except TimeoutError:
                     self._drop()
                     raise self._replace_silent() from None
-                except (OSError, EOFError):
+                except OSError:
                     # It was killed, or was about to end.
                     self._drop()
-                except WireError as error:
-                    self._drop()
-                    raise BackendConfused(
-                        f"the supervisor of local jobs cannot be understood: {error}", backend=_BACKEND
-                    ) from error
                 except BackendConfused:
                     self._drop()
                     raise
@@ -124,10 +119,8 @@ class SupervisorLink:
                 self._start()
             except TimeoutError:
                 raise self._replace_silent() from None
-            except (OSError, EOFError):
+            except OSError:
                 continue
-            except WireError as error:
-                raise BackendConfused(f"the supervisor cannot be understood: {error}", backend=_BACKEND) from error
         raise BackendUnavailable(f"the supervisor of local jobs in {self.state_dir} does not answer", backend=_BACKEND)
 
     def close(self) -> None:
@@ -193,7 +186,7 @@ class Listener:
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._conversation: Conversation | None = None
-        with suppress(BackendUnavailable, BackendConfused, OSError, EOFError, WireError):
+        with suppress(BackendUnavailable, BackendConfused, OSError):
             self._subscribe()
         self._thread = threading.Thread(target=self._run, name="local-backend-listener", daemon=True)
         self._thread.start()
@@ -213,7 +206,7 @@ class Listener:
                 conversation = self._conversation or self._subscribe()
                 pause = _FIRST_PAUSE_SECONDS
                 self._receive(conversation)
-            except (BackendUnavailable, BackendConfused, OSError, EOFError, WireError):
+            except (BackendUnavailable, BackendConfused, OSError):
                 # Not reported: the next status call shows whether the supervisor answers.
                 self._conversation = None
                 self._stopped.wait(pause)

@@ -14,12 +14,13 @@ from contextlib import suppress
 from math import inf
 from typing import Any
 
+from ccat_workflow_manager.errors import BackendConfused
 from ccat_workflow_manager.hpc.attempt.disk import GIB
 from ccat_workflow_manager.hpc.supervisor import processes
 from ccat_workflow_manager.hpc.supervisor.engine import Engine
 from ccat_workflow_manager.hpc.supervisor.jobs import Job, State
 from ccat_workflow_manager.hpc.supervisor.queue import Limits, Refused
-from ccat_workflow_manager.hpc.supervisor.wire import PROTOCOL, Unpacker, WireError, pack
+from ccat_workflow_manager.hpc.supervisor.wire import PROTOCOL, Unpacker, pack
 
 _READ = 1 << 18
 _FIRST_CLIENT_SECONDS = 10.0
@@ -310,8 +311,8 @@ class Client:
                 answer = self._server.answer(self, request)
                 if answer is not None:
                     self.send(pack(answer))
-        except WireError as error:
-            self.send(pack({"error": str(error)}))
+        except BackendConfused as error:
+            self.send(pack({"error": error.message}))
             self.close()
 
     def _write(self) -> None:

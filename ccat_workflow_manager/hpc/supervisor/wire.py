@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from ccat_workflow_manager.errors import BackendConfused
+
 PROTOCOL = 4
 """Raised with every change of these messages, or of the files of the supervisor."""
 SOCKET_NAME = "supervisor.sock"
@@ -17,10 +19,6 @@ LOG_NAME = "supervisor.log"
 LARGEST_FRAME = 256 * 1024 * 1024
 
 _HEADER = 4
-
-
-class WireError(Exception):
-    """The received bytes are not a frame."""
 
 
 def pack(value: Any) -> bytes:
@@ -35,13 +33,13 @@ class Unpacker:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[Any]:
-        """The values that are complete now. Raises WireError."""
+        """The values that are complete now. Raises BackendConfused."""
         buffer = self._buffer
         buffer += data
         while len(buffer) >= _HEADER:
             end = _HEADER + int.from_bytes(buffer[:_HEADER], "big")
             if end > LARGEST_FRAME:
-                raise WireError(f"a frame of {end} bytes")
+                raise _confused(f"it has {end} bytes")
             if len(buffer) < end:
                 return
             frame = bytes(buffer[_HEADER:end])
@@ -49,7 +47,11 @@ class Unpacker:
             try:
                 yield json.loads(frame)
             except ValueError as error:
-                raise WireError(f"a frame that is no JSON: {error}") from None
+                raise _confused(f"it is no JSON: {error}") from None
+
+
+def _confused(why: str) -> BackendConfused:
+    return BackendConfused(f"a message between the supervisor and its client cannot be read: {why}", backend="local")
 
 
 @contextmanager

@@ -32,7 +32,7 @@ def end_supervisor(state_dir: Path) -> None:
         return
     limits = {"cpu": 0, "memory": 0, "kill_grace": 0.3, "log_limit": 1 << 20, "disk_limit": 0}
     pid = conversation.ask({"do": "hello", "protocol": wire.PROTOCOL, "limits": limits})["ok"]["pid"]
-    with suppress(OSError, EOFError):
+    with suppress(OSError):
         conversation.ask({"do": "leave"})
     conversation.hang_up()
     wait_until(lambda: (process := process_tree.look(pid)) is None or not process.alive, what="the supervisor's end")

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 import redis
 
+from ccat_workflow_manager.errors import BackendConfused
 from ccat_workflow_manager.hpc import registry
 from ccat_workflow_manager.hpc.local import LocalBackend
 from ccat_workflow_manager.hpc.supervisor.index import INDEX_NAME
-from ccat_workflow_manager.hpc.supervisor.wire import Unpacker, WireError, pack
+from ccat_workflow_manager.hpc.supervisor.wire import Unpacker, pack
 from ccat_workflow_manager.lifecycle.job_info import JobStatus
 from tests.backends.local.site import Site
 from tests.support.waiting import wait_until
@@ -192,7 +193,7 @@ def test_frames() -> None:
     data = b"".join(map(pack, values))
     unpacker = Unpacker()
     assert [value for start in range(0, len(data), 7) for value in unpacker.feed(data[start : start + 7])] == values
-    with pytest.raises(WireError):
+    with pytest.raises(BackendConfused):
         list(Unpacker().feed(b"\xff\xff\xff\xff"))
-    with pytest.raises(WireError):
+    with pytest.raises(BackendConfused):
         list(Unpacker().feed(b"\0\0\0\x02{{"))
