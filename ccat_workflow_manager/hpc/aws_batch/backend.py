@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote
 
 from ccat_workflow_manager.bounded_cache import BoundedCache
 from ccat_workflow_manager.definition.image_names import oci_image
-from ccat_workflow_manager.errors import BackendUnavailable, ConfigurationError
+from ccat_workflow_manager.errors import BackendConfused, BackendUnavailable, ConfigurationError
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.attempt.files import AttemptFiles, write_new
 from ccat_workflow_manager.hpc.aws_batch import credentials
@@ -135,6 +135,8 @@ class AwsBatchBackend(BatchBackend):
         self._store.add(submission)
         try:
             answer = self._aws.act("batch", "submit_job", **request)
+        except BackendConfused as error:
+            return self._look_up(submission, error.message)
         except AwsError as error:
             return self._not_submitted(submission, error)
         number = str(answer.get("jobId", ""))
@@ -161,17 +163,17 @@ class AwsBatchBackend(BatchBackend):
         return path
 
     def _not_submitted(self, submission: Submission, error: AwsError) -> Submission:
+        words = error.message
         if error.done is Done.PERHAPS:
-            return self._look_up(submission, error.error.message)
+            return self._look_up(submission, words)
         self._store.drop(submission)
-        words = error.error.message
         if error.done is Done.REFUSED:
             if _NO_DEFINITION.search(words) and not self._site.job_definition:
                 # It was deregistered at AWS; the next try registers it again.
                 self._definitions.clear()
             elif not _LATER.search(words):
                 raise self.rejected(words) from error
-        raise BackendUnavailable(words, backend=self.name) from error
+        raise error
 
     def _definition(self, image: str) -> str:
         """The job definition of an image, registered if there is none."""
@@ -185,7 +187,7 @@ class AwsBatchBackend(BatchBackend):
             found = self._aws.items(answer, "jobDefinitions", "describe_job_definitions")
             revisions = [int(each.get("revision", 0)) for each in found]
             if not revisions:
-                registered = self._aws.do("batch", "register_job_definition", **wanted)
+                registered = self._aws.act("batch", "register_job_definition", **wanted)
                 revisions = [int(registered.get("revision", 1))]
             known = self._definitions[image] = f"{name}:{max(revisions)}"
         return known
@@ -306,7 +308,7 @@ class AwsBatchBackend(BatchBackend):
         return whole
 
     def _end(self, job_id: str, *, started: bool) -> None:
-        self._aws.do("batch", "terminate_job" if started else "cancel_job", jobId=job_id, reason=CANCEL_REASON)
+        self._aws.act("batch", "terminate_job" if started else "cancel_job", jobId=job_id, reason=CANCEL_REASON)
 
     def cleanup_many(self, job_ids: Sequence[str]) -> None:
         keys = [key for job_id in job_ids if (key := self._key(job_id)) is not None]

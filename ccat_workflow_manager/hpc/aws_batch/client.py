@@ -22,7 +22,7 @@ from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from botocore.exceptions import ConnectionError as NotConnected
 from botocore.parsers import ResponseParserError
 
-from ccat_workflow_manager.errors import BackendConfused, BackendError, BackendUnavailable
+from ccat_workflow_manager.errors import BackendConfused, BackendUnavailable
 from ccat_workflow_manager.hpc.batch.calls import CallBudget
 
 logging.getLogger("botocore.credentials").setLevel(logging.WARNING)  # it names their source for each client
@@ -60,15 +60,16 @@ class _Manner(Enum):
     ACT = "act"
 
 
-class AwsError(Exception):
+class AwsError(BackendUnavailable):
     """A call that has failed."""
 
-    def __init__(self, error: BackendError, done: Done, *, throttled: bool = False, code: str = "") -> None:
-        super().__init__(error.message)
-        self.error = error
+    def __init__(
+        self, message: str, done: Done, *, backend: str, throttled: bool = False, aws_code: str = "", words: str = ""
+    ) -> None:
+        super().__init__(message, backend=backend, output_tail=words)
         self.done = done
         self.throttled = throttled
-        self.code = code
+        self.aws_code = aws_code
 
 
 class Aws:
@@ -98,14 +99,11 @@ class Aws:
         self._making = Lock()
 
     def look(self, service: str, operation: str, /, *, urgent: bool = False, **arguments: Any) -> dict[str, Any]:
-        """Make a call that changes nothing. Raises BackendUnavailable and BackendConfused.
+        """Make a call that changes nothing. Raises AwsError and BackendConfused.
 
         `urgent`: from the part of the budget that is reserved for submitting and cancelling.
         """
-        try:
-            return self._call(service, operation, arguments, _Manner.URGENT if urgent else _Manner.LOOK)
-        except AwsError as error:
-            raise error.error from error
+        return self._call(service, operation, arguments, _Manner.URGENT if urgent else _Manner.LOOK)
 
     def pages(self, service: str, operation: str, key: str, /, **arguments: Any) -> Iterator[Mapping[str, Any]]:
         """The items of all pages of a listing with `nextToken`."""
@@ -128,7 +126,10 @@ class Aws:
         return items
 
     def act(self, service: str, operation: str, /, **arguments: Any) -> dict[str, Any]:
-        """Make a call that changes something. Repeats it only if nothing was done. Raises AwsError."""
+        """Make a call that changes something. Repeats it only if nothing was done.
+
+        Raises AwsError; and BackendConfused, after which the change may have been made.
+        """
         pause = _FIRST_PAUSE_SECONDS
         for left in reversed(range(SUBMITTING_TRIES)):
             try:
@@ -140,13 +141,6 @@ class Aws:
             pause *= 2
         raise AssertionError("the last try has raised")
 
-    def do(self, service: str, operation: str, /, **arguments: Any) -> dict[str, Any]:
-        """Like `act`, where it does not matter what became of a request that has failed. Raises BackendError."""
-        try:
-            return self.act(service, operation, **arguments)
-        except AwsError as error:
-            raise error.error from error
-
     def read(self, body: Any, size: int) -> bytes:
         """A part of the body of an answer. Raises AwsError."""
         try:
@@ -156,11 +150,11 @@ class Aws:
         return data
 
     def address(self, service: str) -> str:
-        """The endpoint of a service. Raises BackendUnavailable."""
+        """The endpoint of a service. Raises AwsError."""
         try:
             return str(self._client(service, _Manner.ACT).meta.endpoint_url)
         except BotoCoreError as error:
-            raise self._away(f"the address of {service}", error, Done.NO).error from error
+            raise self._away(f"the address of {service}", error, Done.NO) from error
 
     @property
     def throttled(self) -> int:
@@ -170,7 +164,7 @@ class Aws:
     def log_tail(self, group: str, stream: str, limit: int = LOG_BYTES) -> str:
         """The last `limit` bytes of a stream of CloudWatch: both streams of a container, some seconds late.
 
-        Empty if there is no such stream (yet). Raises BackendUnavailable and BackendConfused.
+        Empty if there is no such stream (yet). Raises AwsError and BackendConfused.
         """
         pages: list[str] = []
         token = ""
@@ -179,9 +173,9 @@ class Aws:
             try:
                 answer = self.act("logs", "get_log_events", logGroupName=group, logStreamName=stream, **more)
             except AwsError as error:
-                if error.code == "ResourceNotFoundException":
+                if error.aws_code == "ResourceNotFoundException":
                     return ""
-                raise error.error from error
+                raise
             events = self.items(answer, "events", "get_log_events")
             pages.append("".join(f"{event.get('message', '')}\n" for event in events))
             following = str(answer.get("nextBackwardToken") or "")
@@ -207,12 +201,13 @@ class Aws:
             # Before the others: some of its kinds are OSErrors as well.
             raise self._away(operation, error, Done.NO) from error
         except ResponseParserError as error:
-            text = f"the answer of {operation} cannot be read: {error}"
-            raise AwsError(BackendConfused(text, backend=self._backend), Done.PERHAPS) from error
+            raise BackendConfused(
+                f"the answer of {operation} cannot be read: {error}", backend=self._backend
+            ) from error
         except (HTTPClientError, OSError) as error:
             raise self._away(operation, error, Done.PERHAPS) from error
         except BackendUnavailable as error:
-            raise AwsError(error, Done.NO) from error
+            raise AwsError(error.message, Done.NO, backend=self._backend) from error
         except BotoCoreError as error:
             # No credentials, wrong arguments, a broken configuration file: nothing has left this machine.
             raise self._away(operation, error, Done.NO) from error
@@ -224,16 +219,15 @@ class Aws:
         message = str(answer.get("Error", {}).get("Message", ""))
         status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         text = f"{operation} failed with {code or status}: {message or 'no words'}"
-        backend_error = BackendUnavailable(text, backend=self._backend, output_tail=message)
-        if _THROTTLING.search(code) or status == 429:
-            return AwsError(backend_error, Done.NO, throttled=True, code=code)
-        if _NOT_ALLOWED.search(code) or status in (401, 403):
-            return AwsError(backend_error, Done.NO, code=code)
-        return AwsError(backend_error, Done.REFUSED if 400 <= status < 500 else Done.PERHAPS, code=code)
+        throttled = _THROTTLING.search(code) is not None or status == 429
+        if throttled or _NOT_ALLOWED.search(code) or status in (401, 403):
+            done = Done.NO
+        else:
+            done = Done.REFUSED if 400 <= status < 500 else Done.PERHAPS
+        return AwsError(text, done, backend=self._backend, throttled=throttled, aws_code=code, words=message)
 
     def _away(self, operation: str, error: Exception, done: Done) -> AwsError:
-        text = f"{operation} could not be called: {error}"
-        return AwsError(BackendUnavailable(text, backend=self._backend), done)
+        return AwsError(f"{operation} could not be called: {error}", done, backend=self._backend)
 
     # --- clients -----------------------------------------------------------------------------------------------------
 

@@ -78,7 +78,7 @@ class S3Staging:
         return ["python3", "-c", start, json.dumps({**self._config, "endpoint": self._aws.address("s3"), "table": key})]
 
     def _put(self, key: str, body: IO[bytes]) -> None:
-        self._aws.do("s3", "put_object", Bucket=self._bucket, Key=key, Body=body)
+        self._aws.act("s3", "put_object", Bucket=self._bucket, Key=key, Body=body)
 
     # --- and back ----------------------------------------------------------------------------------------------------
 
@@ -116,9 +116,9 @@ class S3Staging:
                 if file.tell() > self._limit_gb * GIB:
                     raise TooLarge(f"it has more than {self._limit_gb:g} GB")
         except AwsError as error:
-            if error.code in _GONE:
+            if error.aws_code in _GONE:
                 return False
-            raise error.error from error
+            raise
         return True
 
     @contextmanager
@@ -134,7 +134,7 @@ class S3Staging:
         keys += [self._key(name, _TABLE) for name in submissions]
         for some in chunks(keys, _DELETED_AT_ONCE):
             objects = [{"Key": key} for key in some]
-            self._aws.do("s3", "delete_objects", Bucket=self._bucket, Delete={"Objects": objects, "Quiet": True})
+            self._aws.act("s3", "delete_objects", Bucket=self._bucket, Delete={"Objects": objects, "Quiet": True})
         for name in job_names:
             (self._locks / name).unlink(missing_ok=True)
 
