@@ -2,7 +2,8 @@
 
 A text that is such a name already is its own key, and the key of an absolute path is the name of its file without the
 extension. Everything else, and a path whose name another item has, is made readable and gets a hash of the item. So the
-same item has the same key in every run, whatever the other items are called.
+same item has the same key in every run, whatever the other items are called. What is readable of a path is the name of
+its file, and the directory of that if another item has the name.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from hashlib import sha256
-from posixpath import basename, splitext
+from posixpath import basename, dirname, splitext
+from typing import TypeGuard
 
 from ccat_workflow_manager.errors import Fault
 from ccat_workflow_manager.json_values import JSON, PathPart, canonical_json, path_text, shown
@@ -46,18 +48,40 @@ def item_keys(items: Sequence[JSON]) -> list[str]:
     names = [_own_name(item) for item in items]
     names = _with_names_of_paths(items, names)
     texts = {name for name, item in zip(names, items, strict=True) if name is not None and isinstance(item, str)}
+    taken = [
+        name if isinstance(item, str) or name not in texts else None for name, item in zip(names, items, strict=True)
+    ]
+    return _completed(taken, items, _readable(items))
+
+
+def _completed(names: Sequence[str | None], items: Sequence[JSON], texts: Sequence[str]) -> list[str]:
+    """The names, and for each item without one its text with a hash of the item."""
     keys: list[str] = []
     hashed: set[str] = set()
-    for name, item in zip(names, items, strict=True):
-        if name is not None and (isinstance(item, str) or name not in texts):
-            keys.append(name)
-            continue
-        key = _hashed_name(item, _SHORT)
-        if key in hashed:
-            key = _hashed_name(item, _LONG)
+    for name, item, text in zip(names, items, texts, strict=True):
+        key = _hashed_name(item, text, _SHORT) if name is None else name
+        if name is None and key in hashed:
+            key = _hashed_name(item, text, _LONG)
         hashed.add(key)
         keys.append(key)
     return keys
+
+
+def _readable(items: Sequence[JSON]) -> list[str]:
+    """A text for each item, of a path the part that tells it from the others."""
+    stems = Counter(_stem(item) for item in items if _is_path(item))
+    return [
+        ("" if stems[stem := _stem(item)] == 1 else f"{basename(dirname(item))}_") + stem
+        if _is_path(item)
+        else item
+        if isinstance(item, str)
+        else canonical_json(item)
+        for item in items
+    ]
+
+
+def _is_path(item: JSON) -> TypeGuard[str]:
+    return isinstance(item, str) and item.startswith("/")
 
 
 def with_keys(values: Sequence[JSON], path: tuple[PathPart, ...]) -> tuple[Items, Fault | None]:
@@ -95,17 +119,15 @@ def key_problem(key: JSON) -> str | None:
 
 
 def keys_of_parts(parts: Sequence[str], paths: Sequence[str]) -> list[str]:
-    """Keys for paths that differ in these parts: the part if it is a name that no other one has, else as any item."""
-    names = [part.replace("/", "_") for part in parts]
-    count = Counter(names)
-    if all(count[name] == 1 and _own_name(name) is not None for name in names):
-        return names
-    return item_keys(paths)
+    """Keys for paths that differ in these parts: the part, with a hash unless it is a name that no other one has."""
+    texts = [part.replace("/", "_") for part in parts]
+    count = Counter(texts)
+    return _completed([_own_name(text) if count[text] == 1 else None for text in texts], paths, texts)
 
 
 def _with_names_of_paths(items: Sequence[JSON], names: Sequence[str | None]) -> list[str | None]:
     """The names, with those of absolute paths filled in."""
-    short = {n: _stem(item) for n, item in enumerate(items) if isinstance(item, str) and item.startswith("/")}
+    short = {n: _stem(item) for n, item in enumerate(items) if _is_path(item)}
     if not short:
         return list(names)
     count = Counter(name for name in names if name is not None) + Counter(short.values())
@@ -129,9 +151,8 @@ def _own_name(item: JSON) -> str | None:
     return name if _SAFE.fullmatch(name) and not ("--" in name and _HASHED.fullmatch(name)) else None
 
 
-def _hashed_name(item: JSON, length: int) -> str:
-    text = canonical_json(item)
-    digest = sha256(text.encode(errors="surrogatepass")).hexdigest()[:length]
-    plain = unicodedata.normalize("NFKD", item if isinstance(item, str) else text).encode("ascii", "ignore").decode()
+def _hashed_name(item: JSON, text: str, length: int) -> str:
+    digest = sha256(canonical_json(item).encode(errors="surrogatepass")).hexdigest()[:length]
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
     readable = _UNSAFE.sub("_", plain)[: MAX_LENGTH - 2 - length].strip("._-")
     return f"{readable or 'item'}--{digest}"

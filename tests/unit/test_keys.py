@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccat_workflow_manager.definition.keys import first_duplicate, item_keys
+from ccat_workflow_manager.definition.keys import first_duplicate, item_keys, keys_of_parts
 from ccat_workflow_manager.json_values import canonical_json
 
 SAFE_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,79}")
@@ -72,6 +72,33 @@ def test_items_made_to_look_like_keys_collide_with_none(items: list[str]) -> Non
 )
 def test_keys_stay_readable(item: Any, key: str) -> None:
     assert re.fullmatch(key, item_keys([item])[0])
+
+
+HASH = "--[0-9a-f]{12}"
+
+
+@pytest.mark.parametrize(
+    ("paths", "keys"),
+    [
+        (["/data/raw/2026-11-27/scan 1.fits", "/data/raw/2026-11-27/scan_2.fits"], [f"scan_1{HASH}", "scan_2"]),
+        (["/data/raw/2026-11-27/m\u00f6ssbauer.fits.gz"], [f"mossbauer{HASH}"]),
+        (["/data/" + "deep/" * 30 + "scan 1.fits"], [f"scan_1{HASH}"]),
+        (["/data/raw/n1/scan.fits", "/data/raw/n2/scan.fits"], [f"n1_scan{HASH}", f"n2_scan{HASH}"]),
+        (["/", "//", "/..."], [f"item{HASH}"] * 3),
+    ],
+)
+def test_the_key_of_a_path_is_the_part_that_tells_it_from_others(paths: list[str], keys: list[str]) -> None:
+    found = item_keys(paths)
+    assert all(re.fullmatch(wanted, key) for wanted, key in zip(keys, found, strict=True)), found
+    assert found == [item_keys(paths)[number] for number in range(len(paths))]
+
+
+def test_the_key_of_a_match_is_what_the_pattern_leaves_open() -> None:
+    parts = ["n1/scan 1", "n1/scan_2", "n2/\u00f6", "n1_scan_2"]
+    found = keys_of_parts(parts, [f"/data/{part}.fits" for part in parts])
+    wanted = [f"n1_scan_1{HASH}", f"n1_scan_2{HASH}", f"n2_o{HASH}", f"n1_scan_2{HASH}"]
+    assert all(re.fullmatch(key, each) for key, each in zip(wanted, found, strict=True)), found
+    assert keys_of_parts([*parts[:1], "n1/3"], ["/data/a", "/data/b"])[1] == "n1_3"
 
 
 def test_a_number_gives_way_to_the_text_of_the_same_name() -> None:
