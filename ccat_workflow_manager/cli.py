@@ -16,6 +16,7 @@ from ccat_workflow_manager.commands.demo import demo
 from ccat_workflow_manager.commands.doctor import doctor
 from ccat_workflow_manager.commands.exit_codes import ExitCode, drop_stdout, exit_code, report
 from ccat_workflow_manager.commands.explain import explain
+from ccat_workflow_manager.commands.help_text import own_words, tidy
 from ccat_workflow_manager.commands.holds import holds, pause, resume
 from ccat_workflow_manager.commands.init import init
 from ccat_workflow_manager.commands.overrides import overrides
@@ -58,6 +59,10 @@ def _name(command: Any) -> str:
 class _Commands(TyperGroup):
     """Ends every command with an exit code, and without a traceback for expected errors."""
 
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        tidy(self)
+
     def list_commands(self, ctx: Any) -> list[str]:
         return [_name(command) for commands in _PANELS.values() for command in commands]
 
@@ -66,6 +71,9 @@ class _Commands(TyperGroup):
             result = super().invoke(ctx)
             sys.stdout.flush()
             return result
+        except typer.BadParameter as error:
+            error.message = own_words(error.message)
+            raise
         except BrokenPipeError:
             drop_stdout()
             raise typer.Exit(ExitCode.BROKEN_PIPE) from None

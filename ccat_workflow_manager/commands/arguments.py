@@ -28,6 +28,7 @@ EndsAt = Annotated[
     str, typer.Option("--until", metavar="TIME", help="Such as +2h: then it ends by itself. Default: never.")
 ]
 ID_HELP = "Id of a run, its beginning or end, 'latest', or 'latest:PIPELINE'."
+Ids = Annotated[list[str], typer.Argument(metavar="ID...", help=ID_HELP)]
 Id = Annotated[str, typer.Argument(metavar="ID", help=ID_HELP)]
 
 _MOST_MATCHES = 100_000

@@ -65,7 +65,7 @@ def _capability_words(capabilities: dict[str, bool] | None) -> str:
 def detect(as_json: AsJson = False) -> None:
     """Print the first backend that can be used here, in the order slurm, pbs, kubernetes, local.
 
-    Example:  CCAT_WORKFLOW_MANAGER_HPC_BACKEND=$(ccat-wm backend detect) ccat-wm up
+    Example:  ccat-wm backend detect
 
     Exit codes:  0 found,  3 no backend can be used.
     """

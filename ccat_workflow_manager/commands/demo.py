@@ -71,11 +71,10 @@ def demo(
 
 
 def _settings(data_dir: Path | None, port: int | None, backend: str | None) -> Settings:
-
+    from ccat_workflow_manager.commands.running import demo_data_dir
     from ccat_workflow_manager.settings import load_settings
 
-    home = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
-    overrides = {"DATA_DIR": str(data_dir or home / "ccat-wm-demo"), "API_PORT": port, "HPC_BACKEND": backend}
+    overrides = {"DATA_DIR": str(data_dir or demo_data_dir(os.environ)), "API_PORT": port, "HPC_BACKEND": backend}
     settings = load_settings(overrides)
     if port is None and not _is_free(settings.api_host, settings.api_port):
         return settings.model_copy(update={"api_port": 0})

@@ -22,7 +22,7 @@ def doctor(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Check each dependency of the service: one line each, ok or what to do.
 
     A line with `-` is about a dependency that is not needed or not running. Without --data-dir and DATA_DIR the doctor
-    looks at the `ccat-wm up` of this user that runs.
+    looks at the `ccat-wm up` or `ccat-wm demo` of this user that runs.
 
     Example:  ccat-wm doctor
 
@@ -53,16 +53,16 @@ def doctor(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 
 def _checks(data_dir: Path | None) -> Iterator[Check]:
     from ccat_workflow_manager.commands.checks import all_checks, settings_fault, without_prefix
-    from ccat_workflow_manager.commands.running import data_dir_of_running
+    from ccat_workflow_manager.commands.running import only_running
     from ccat_workflow_manager.errors import ConfigurationError
     from ccat_workflow_manager.settings import load_settings
 
-    found = None if data_dir is not None else data_dir_of_running()
-    chosen = data_dir or found
+    found = None if data_dir is not None else only_running()
+    chosen = data_dir or (None if found is None else found.data_dir)
     try:
         settings = load_settings({"DATA_DIR": str(chosen.absolute())} if chosen is not None else {})
     except ConfigurationError as error:
         yield settings_fault(error)
         return
     yield from without_prefix()
-    yield from all_checks(settings, "of the running `ccat-wm up`" if found is not None else "")
+    yield from all_checks(settings, "" if found is None else f"of the running `ccat-wm {found.command}`")

@@ -28,7 +28,7 @@ def pause(
 
     Jobs that still wait in the queue of a scheduler come back, but for --drain.
 
-    Example:  ccat-wm pause pipeline nightly --why "a new calibration is being checked" --until +2h
+    Example:  ccat-wm pause pipeline nightly --why "new calibration" --until +2h
 
     Exit codes:  0 paused,  2 bad input or no right,  3 no service.
     """

@@ -25,7 +25,7 @@ def ledger(
 ) -> None:
     """Count what became of each step and key over all runs and attempts: good, recovered, failed, and so on.
 
-    Example:  ccat-wm pipeline ledger chai-map --label night:2026-01-31 --state failed
+    Example:  ccat-wm pipeline ledger chai-map --label night:2026-01-31
 
     Exit codes:  0 shown,  2 no such pipeline, label or state,  3 no service.
     """

@@ -55,7 +55,8 @@ def set_(
     PENDING step runs (--max-queued), above which new runs are refused. With --until, all is as before from then on.
 
     Example:  ccat-wm project set survey --weight 3 --max-live 500 --max-cpus none
-    Example:  ccat-wm project set survey --max-live 1000 --until +8h --why "a campaign"
+
+    Example:  ccat-wm project set survey --max-live 1000 --until +8h
 
     Exit codes:  0 set,  2 bad input or no right,  3 no service.
     """

@@ -1,46 +1,67 @@
-"""The `ccat-wm up` of this user that runs on this machine."""
+"""The `ccat-wm up` or `ccat-wm demo` of this user that runs on this machine."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from ccat_workflow_manager.settings import PREFIX
 
 _VARIABLE = f"{PREFIX}DATA_DIR"
 
 
-def data_dir_of_running() -> Path | None:
-    """The data directory of the only `up` that runs; None if the environment names one, or if none or several run."""
+class Running(NamedTuple):
+    """A deployment that runs."""
+
+    command: str
+    data_dir: Path
+
+
+def only_running() -> Running | None:
+    """The only deployment that runs; None if the environment names a directory, or if none or several run."""
     if os.environ.get(_VARIABLE):
         return None
-    found = set(running_data_dirs())
+    found = set(running())
     return found.pop() if len(found) == 1 else None
 
 
-def running_data_dirs() -> Iterator[Path]:
-    """The data directories of all `up` of this user, as far as they name one."""
+def running() -> Iterator[Running]:
+    """All `up` and `demo` of this user, as far as their directories are known."""
     for process in Path("/proc").iterdir():
         if not process.name.isdecimal():
             continue
         # Processes end while they are looked at, and those of others are not readable.
         with suppress(OSError, UnicodeDecodeError):
             arguments = (process / "cmdline").read_text().split("\0")[:-1]
-            if process.stat().st_uid != os.geteuid() or (options := _options_of_up(arguments)) is None:
+            if process.stat().st_uid != os.geteuid() or (found := _command(arguments)) is None:
                 continue
-            given = _option(options, "--data-dir") or _variable((process / "environ").read_text())
+            command, options = found
+            environment = _variables((process / "environ").read_text())
+            given = _option(options, "--data-dir") or _default(command, environment)
             if given:
-                yield (process / "cwd").readlink() / Path(given).expanduser()
+                yield Running(command, (process / "cwd").readlink() / Path(given).expanduser())
 
 
-def _options_of_up(arguments: Sequence[str]) -> Sequence[str] | None:
-    """What follows `ccat-wm up` in a command line, perhaps of an interpreter."""
+def _command(arguments: Sequence[str]) -> tuple[str, Sequence[str]] | None:
+    """`up` or `demo`, and what follows it in a command line of `ccat-wm`, perhaps of an interpreter."""
     for index, word in enumerate(arguments[:4]):
-        if os.path.basename(word) == "ccat-wm" and arguments[index + 1 : index + 2] == ["up"]:
-            return arguments[index + 2 :]
+        command = next(iter(arguments[index + 1 : index + 2]), "")
+        if os.path.basename(word) == "ccat-wm" and command in ("up", "demo"):
+            return command, arguments[index + 2 :]
     return None
+
+
+def _default(command: str, environment: Mapping[str, str]) -> str:
+    """The directory without --data-dir. The demo has its own, whatever DATA_DIR says."""
+    return str(demo_data_dir(environment)) if command == "demo" else environment.get(_VARIABLE, "")
+
+
+def demo_data_dir(environment: Mapping[str, str]) -> Path:
+    home = environment.get("XDG_DATA_HOME") or Path(environment.get("HOME") or Path.home(), ".local", "share")
+    return Path(home, "ccat-wm-demo")
 
 
 def _option(options: Sequence[str], name: str) -> str:
@@ -52,5 +73,5 @@ def _option(options: Sequence[str], name: str) -> str:
     return ""
 
 
-def _variable(environment: str) -> str:
-    return next((each.partition("=")[2] for each in environment.split("\0") if each.startswith(f"{_VARIABLE}=")), "")
+def _variables(environment: str) -> dict[str, str]:
+    return dict(each.split("=", 1) for each in environment.split("\0") if "=" in each)

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ccat_workflow_manager.commands.arguments import ID_HELP, AsJson, EndsAt, Id, Until, Why, end_of, terms
-from ccat_workflow_manager.commands.exit_codes import ExitCode, WrongUsage
+from ccat_workflow_manager.commands.arguments import AsJson, EndsAt, Id, Ids, Until, Why, terms
+from ccat_workflow_manager.commands.exit_codes import WrongUsage
 from ccat_workflow_manager.commands.logs import logs
 from ccat_workflow_manager.commands.replays import replay
 from ccat_workflow_manager.commands.run_compare import compare
 from ccat_workflow_manager.commands.run_delete import delete
 from ccat_workflow_manager.commands.run_order import Order, in_order
 from ccat_workflow_manager.commands.run_products import download, products
+from ccat_workflow_manager.commands.run_retry import retry
 
 if TYPE_CHECKING:
     from ccat_workflow_manager.commands.client import Client
@@ -24,7 +25,6 @@ run = typer.Typer(
     name="run", no_args_is_help=True, help="Runs: submit, watch, cancel, retry, read logs, download products."
 )
 
-Ids = Annotated[list[str], typer.Argument(metavar="ID...", help=ID_HELP)]
 Labels = Annotated[list[str] | None, typer.Option("--label", metavar="NAME:VALUE", help="May be repeated.")]
 
 
@@ -97,7 +97,9 @@ def _given(**options: Any) -> dict[str, Any]:
 
 def _submitted(client: Client, made: dict[str, Any], *, watch: bool, as_json: bool) -> None:
     if watch:
-        _watch(client, made["id"], as_json)
+        from ccat_workflow_manager.commands.watched_run import watch_to_end
+
+        watch_to_end(client, made["id"], as_json=as_json)
     elif as_json:
         _print_json(made)
     else:
@@ -137,17 +139,15 @@ def list_(
     pipeline: Annotated[str | None, typer.Option(help="Runs of this pipeline.")] = None,
     label: Labels = None,
     failed: Annotated[bool, typer.Option("--failed", help="The same as --status FAILED.")] = False,
-    since: Annotated[
-        str | None,
-        typer.Option("--since", "--created-after", metavar="TIME", help="24h, 7d, or RFC 3339: 2026-01-31T12:00:00Z"),
-    ] = None,
+    since: Annotated[str | None, typer.Option(metavar="TIME", help="Created since: 24h, 7d, or RFC 3339.")] = None,
+    created_after: Annotated[str | None, typer.Option(hidden=True)] = None,
     until: Annotated[
         str | None, typer.Option(metavar="TIME", help="Created before this time, written like --since.")
     ] = None,
     caveats: Annotated[
         bool | None, typer.Option("--caveats/--no-caveats", help="Only runs with caveats, or without.")
     ] = None,
-    sort: Annotated[Order | None, typer.Option(help="Order of the runs that are found.")] = None,
+    sort: Annotated[Order | None, typer.Option(metavar="ORDER", help=f"One of {', '.join(Order)}.")] = None,
     query: Annotated[str | None, typer.Option("-q", "--query", help="Part of a name, label, reason or id.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Largest number of runs.")] = 20,
     everything: Annotated[bool, typer.Option("--all", help="List all of them.")] = False,
@@ -163,6 +163,7 @@ def list_(
 
     if form not in (None, "wide", "json", "id"):
         raise WrongUsage(f"-o must be wide, json or id, not {form!r}")
+    since = since or created_after
     statuses = [each.upper() for each in status or ()] + (["FAILED"] if failed else [])
     filters = {
         "status": statuses or None,
@@ -238,30 +239,10 @@ def watch(run_id: Id, as_json: AsJson = False) -> None:
     Exit codes:  0 COMPLETED,  1 FAILED or CANCELLED,  2 no such run,  3 no service.
     """
     from ccat_workflow_manager.commands.client import connect
+    from ccat_workflow_manager.commands.watched_run import watch_to_end
 
     with connect() as client:
-        _watch(client, run_id, as_json)
-
-
-def _watch(client: Client, run_id: str, as_json: bool) -> None:
-    from ccat_workflow_manager.commands.output import console
-    from ccat_workflow_manager.commands.run_tables import status
-    from ccat_workflow_manager.commands.watch import summary, watch_run
-
-    out = console(stderr=as_json)
-    run_id = client.run_id(run_id)
-    try:
-        finished = watch_run(client, run_id, out)
-    except KeyboardInterrupt:
-        typer.echo(f"the run goes on; see it with: ccat-wm run watch {run_id}", err=True)
-        raise
-    if as_json:
-        _print_json(finished)
-    else:
-        out.print(f"run {finished['id']} of {finished['pipeline']}: {status(finished)}", soft_wrap=True)
-        summary(finished, out)
-    if finished["status"] != "COMPLETED":
-        raise typer.Exit(ExitCode.WORK_FAILED)
+        watch_to_end(client, run_id, as_json=as_json)
 
 
 @run.command()
@@ -276,39 +257,10 @@ def cancel(ids: Ids, as_json: AsJson = False) -> None:
 
 
 @run.command()
-def retry(
-    ids: Ids,
-    step: Annotated[str | None, typer.Option(help="Only the step runs of this step, and those behind them.")] = None,
-    key: Annotated[str | None, typer.Option(help="Only the step run of the step with this key.")] = None,
-    memory: Annotated[float | None, typer.Option(metavar="GB", help="Memory of the next attempts.")] = None,
-    time: Annotated[float | None, typer.Option(metavar="HOURS", help="Time limit of the next attempts.")] = None,
-    cpu: Annotated[float | None, typer.Option(help="CPUs of the next attempts.")] = None,
-    backend: Annotated[str | None, typer.Option(help="Backend of the next attempts.")] = None,
-    reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why, for the history.")] = None,
-    until: EndsAt = "",
-    as_json: AsJson = False,
-) -> None:
-    """Retry the step runs that did not complete; completed ones stay as they are.
-
-    With --step, the next attempts of the step may get other resources, within its caps, or run elsewhere;
-    with --until, only those that start until then.
-
-    Example:  ccat-wm run retry latest --step reduce --memory 8 --time 2
-    """
-    resources = {"memory_gb": memory, "time_hours": time, "cpu": cpu}
-    changed = {name: value for name, value in resources.items() if value is not None}
-    body = {"step": step, "key": key, "resources": changed or None, "backend": backend, "reason": reason,
-            "until": end_of(until)}  # fmt: skip
-    given = {name: value for name, value in body.items() if value is not None}
-    before = _what_is_retried if step is None else None
-    _each(ids, "retry", lambda _: "is retried", as_json, given or None, before)
-
-
-@run.command()
 def pause(ids: Ids, why: Why = "", until: Until = "", as_json: AsJson = False) -> None:
     """Hold back the step runs that are not launched yet; running ones continue.
 
-    Example:  ccat-wm run pause latest --why "its input is being repaired" --until +2h
+    Example:  ccat-wm run pause latest --why "input is repaired" --until +2h
     """
     _each(ids, "pause", lambda _: "is paused", as_json, terms(why, until) or None)
 
@@ -349,32 +301,24 @@ def _cancel_outcome(found: dict[str, Any]) -> str:
     return f"is {status}, {stopped} cancelled" if stopped else f"is {status}: nothing to cancel"
 
 
-def _what_is_retried(run: dict[str, Any]) -> str:
-    """`: 5 failed, 1 skipped`."""
-    counts = ((run["counts"].get(status, 0), status.lower()) for status in ("FAILED", "CANCELLED", "SKIPPED"))
-    return ": " + ", ".join(f"{number} {word}" for number, word in counts if number)
-
-
 def _each(
     ids: list[str],
     verb: str,
     outcome: Callable[[dict[str, Any]], str],
     as_json: bool,
     body: Any = None,
-    before: Callable[[dict[str, Any]], str] | None = None,
 ) -> None:
-    """Change each run. A refusal of one does not stop the others. `before` describes the run as it was."""
+    """Change each run. A refusal of one does not stop the others."""
     from ccat_workflow_manager.commands.client import each_run
 
     def change(client: Client, run_id: str) -> tuple[Any, str]:
-        was = before(client.run(run_id)) if before is not None else ""
         found = client.post(f"/runs/{run_id}/{verb}", body)
-        return found, f"{run_id} {outcome(found)}{was}"
+        return found, f"{run_id} {outcome(found)}"
 
     each_run(ids, change, as_json)
 
 
-for _command in (logs, products, download, compare, delete, replay):
+for _command in (retry, logs, products, download, compare, delete, replay):
     run.command()(_command)
 
 

@@ -27,7 +27,9 @@ token = typer.Typer(
 
 @token.command()
 def create(
-    role: Annotated[Role, typer.Option(help="Each role has all rights of those before it.")],
+    role: Annotated[
+        Role, typer.Option(metavar="ROLE", help=f"One of {', '.join(Role)}; each has all rights of those before it.")
+    ],
     name: Annotated[str, typer.Option(help="What the token is for; the audit shows it. Default: the role.")] = "",
     project: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Limit it to a project. May be repeated. Default: all.")
@@ -39,7 +41,7 @@ def create(
 ) -> None:
     """Make a token and print it. It is shown only now.
 
-    Example:  ccat-wm token create --role submitter --name nightly --project night --expires 90d
+    Example:  ccat-wm token create --role submitter --project night --expires 90d
 
     Exit codes:  0 made,  2 bad input or a name that is taken,  3 no service.
     """

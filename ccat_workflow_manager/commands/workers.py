@@ -50,7 +50,7 @@ def drain(worker: Id, why: Why = "", as_json: AsJson = False) -> None:
 
     A worker that is started anew is not drained.
 
-    Example:  ccat-wm workers drain node-1:4711:a1b2c3 --why "the host gets new memory"
+    Example:  ccat-wm workers drain node-1:4711:a1b2c3 --why "new memory"
 
     Exit codes:  0 drained,  2 no such worker, drained already, or no right,  3 no service.
     """

@@ -147,6 +147,13 @@ def test_a_run_that_fails_is_exit_code_1(deployment: Deployment) -> None:
         == f"{failed['id']} is retried: 1 failed, 1 skipped\n"
     )
     assert answer("run", "watch", failed["id"], env=deployment.env, code=WORK_FAILED)["status"] == "FAILED"
+    watched = invoke("run", "retry", failed["id"], "--watch", env=deployment.env)
+    assert watched.exit_code == WORK_FAILED
+    assert f"{failed['id']} is retried: 1 failed, 1 skipped\n" in watched.stdout
+    assert f"run {failed['id']} of greet: FAILED" in watched.stdout
+    ended = answer("run", "retry", "latest", "--step", "hello", "--watch", env=deployment.env, code=WORK_FAILED)
+    assert (ended["id"], ended["status"]) == (failed["id"], "FAILED")
+    assert "one run" in refused("run", "retry", "latest", failed["id"], "--watch", env=deployment.env)
 
 
 @pytest.mark.usefixtures("greet")

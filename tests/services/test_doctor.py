@@ -11,7 +11,7 @@ import pytest
 
 from ccat_workflow_manager.commands import checks
 from ccat_workflow_manager.commands.checks import Check
-from ccat_workflow_manager.commands.running import running_data_dirs
+from ccat_workflow_manager.commands.running import Running, running
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.backends import BackendStore
 from ccat_workflow_manager.db.workers import WorkerStore
@@ -111,11 +111,17 @@ def test_settings_without_their_prefix_are_noticed(monkeypatch: pytest.MonkeyPat
     assert list(checks.without_prefix()) == []
 
 
-def test_a_running_up_is_found(tmp_path: Path) -> None:
+@pytest.mark.parametrize("verb", ["up", "demo"])
+def test_a_running_deployment_is_found(tmp_path: Path, verb: str) -> None:
+    tmp_path = tmp_path / "ccat-wm-demo"
+    tmp_path.mkdir()
     for options in (["--data-dir", str(tmp_path)], [f"--data-dir={tmp_path}"], ["--port", "0"]):
-        command = ["/bin/sh", "-c", "read x", "ccat-wm", "up", *options]
+        command = ["/bin/sh", "-c", "read x", "ccat-wm", verb, *options]
         environment = {**os.environ, "CCAT_WORKFLOW_MANAGER_DATA_DIR": "." if "--port" in options else "/nowhere"}
+        environment["XDG_DATA_HOME"] = str(tmp_path.parent)
         with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, cwd=tmp_path) as process:
-            wait_until(lambda: tmp_path in {each.resolve() for each in running_data_dirs()}, 10, "it to be found")
+            wait_until(
+                lambda: (verb, tmp_path) in {(one, path.resolve()) for one, path in running()}, 10, "it to be found"
+            )
             process.communicate()
-    assert tmp_path not in set(running_data_dirs())
+    assert Running(verb, tmp_path) not in set(running())
