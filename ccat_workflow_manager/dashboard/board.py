@@ -16,7 +16,7 @@ from ccat_workflow_manager.api.dependencies import Given
 from ccat_workflow_manager.api.rights import Thing
 from ccat_workflow_manager.api.service import availabilities
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.dashboard import rendering, times
+from ccat_workflow_manager.dashboard import rendering, times, words
 from ccat_workflow_manager.db.queries.attention import attention_count
 from ccat_workflow_manager.db.queries.service import backend_states, worker_counts
 from ccat_workflow_manager.db.session import UnitOfWork
@@ -164,7 +164,7 @@ def _backends(context: Context, states: dict[str, dict[str, Any]]) -> list[dict[
             text = f"away {times.age(times.since(state['problem_since']))}"
             shown.append({"name": name, "state": "WARN", "text": text, "kind": "warn"})
         else:
-            shown.append({"name": name, "state": "OK", "text": f"{state['live']:,} jobs", "kind": ""})
+            shown.append({"name": name, "state": "OK", "text": words.count(state["live"], "job"), "kind": ""})
     return shown
 
 

@@ -155,8 +155,9 @@ def runs_chart(label: str, runs: Sequence[tuple[str, float, str]], top_label: st
     top = nice_top(max((minutes for _, minutes, _ in runs), default=0))
     out = _frame(label, top, ("", top_label), width, height)
     out[0] = out[0].replace('role="img"', 'role="group"')  # it has links
-    step = (width - left) / max(len(runs), 24)
-    for index, (group, minutes, href) in enumerate(runs):
+    slots = max(len(runs), 24)
+    step = (width - left) / slots
+    for index, (group, minutes, href) in enumerate(runs, slots - len(runs)):
         tall, x = max(2.0, (bottom - 10) * minutes / top), left + index * step
         out.append(
             f'<a href="{escape(href)}" aria-label="{minutes:.1f} min"><rect class="f-{group}" x="{x + 1:.1f}"'

@@ -72,7 +72,7 @@ from ccat_workflow_manager.dashboard.words.service import (
     share,
     waiting,
 )
-from ccat_workflow_manager.dashboard.words.step_runs import FILE_GONE, again, ended_by, next_memory, queued, step_run
+from ccat_workflow_manager.dashboard.words.step_runs import FILE_GONE, again, ended_by, next_memory, placed, step_run
 
 __all__ = [
     "CHANGE_ENDS",
@@ -128,11 +128,11 @@ __all__ = [
     "overview_text",
     "overview_title",
     "pipeline_facts",
+    "placed",
     "preview",
     "printable",
     "progress",
     "project_text",
-    "queued",
     "report",
     "run_duration",
     "run_why",

@@ -84,9 +84,11 @@ def again(before: Mapping[str, Any], attempt: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def queued(attempt: Mapping[str, Any]) -> str:
+def placed(attempt: Mapping[str, Any]) -> str:
+    """`on node-7, 22 s in queue`, as far as it is known."""
     seconds = times.seconds_between(attempt["submitted_at"], attempt["started_at"])
-    return "" if seconds is None else f"{times.age(seconds)} in queue"
+    queued = "" if seconds is None else f"{times.age(seconds)} in queue"
+    return ", ".join(part for part in (f"on {attempt['node']}" if attempt["node"] else "", queued) if part)
 
 
 def next_memory(step: Mapping[str, Any], last: Mapping[str, Any]) -> str:
