@@ -211,7 +211,7 @@ def upgrade() -> None:
 
         before = migrate.upgrade(database)
     if before.is_current:
-        typer.echo(f"the database is current: {before.wanted}")
+        typer.echo(f"the database is current: {before.current}")
     else:
         typer.echo(f"the database was upgraded from {before.current or 'nothing'} to {before.wanted}")
 
@@ -256,7 +256,7 @@ def check(as_json: AsJson = False) -> None:
     if as_json:
         print_json({"current": state.current, "wanted": state.wanted, "is_current": state.is_current})
     elif state.is_current:
-        typer.echo(f"the database is current: {state.wanted}")
+        typer.echo(f"the database is current: {state.current}")
     else:
         at = f"the database is at {state.current or 'nothing'}, this version needs {state.wanted}"
         typer.echo(f"{at}; run: ccat-wm db upgrade")

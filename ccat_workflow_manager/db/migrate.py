@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 _LOCK = 0x63636174
 """The key of an advisory lock: processes that start together migrate one after the other."""
+_LOCK_TIMEOUT = "SET LOCAL lock_timeout = '10s'"
+"""A migration that waits for a table keeps everybody else from it as well."""
+_COMMENT = "SELECT obj_description('alembic_version'::regclass, 'pg_class')"
+_WORKS_WITH = re.compile(r"(\d+) works with programs of (\d+)")
 _VERSION = re.compile(r"(\d+)_\w+\.py")
 
 
@@ -36,17 +40,24 @@ class SchemaState:
 
     current: str | None
     wanted: str
+    oldest: str | None = None
+    """The revision of the oldest program that may work with the database; None: only one of `current` may."""
 
     @property
     def is_current(self) -> bool:
-        return self.current == self.wanted
+        """Whether this program may work with the database, which has its revision, or one that only adds to it."""
+        if self.current is None or self.oldest is None:
+            return self.current == self.wanted
+        return self.oldest <= self.wanted <= self.current
 
 
 def state(database: Database) -> SchemaState:
     with database.read() as unit:
         has_version = unit.execute("SELECT to_regclass('alembic_version')").scalar_one()
         current = unit.execute("SELECT version_num FROM alembic_version").scalar() if has_version else None
-    return SchemaState(current, _wanted())
+        words = unit.execute(_COMMENT).scalar() if has_version else None
+    works_with = _WORKS_WITH.fullmatch(words or "")
+    return SchemaState(current, _wanted(), works_with[2] if works_with and works_with[1] == current else None)
 
 
 def _wanted() -> str:
@@ -76,17 +87,23 @@ def upgrade(database: Database) -> SchemaState:
 
 
 def _migrate(database: Database, before: SchemaState) -> None:
+    from alembic.script import ScriptDirectory
     from alembic.util import CommandError
 
     from alembic import command
 
     with connection_for_alembic(database) as (connection, config):
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
+        connection.exec_driver_sql(_LOCK_TIMEOUT)
         try:
             command.upgrade(config, "head")
         except CommandError as error:
             known = f"the database is at revision {before.current}, which this program does not know"
             raise ConfigurationError(f"{known}; use the version that made it, or an empty database") from error
+        head = ScriptDirectory.from_config(config).get_revision("head")
+        oldest = getattr(head.module, "works_with", None)
+        words = "NULL" if oldest is None else f"'{head.revision} works with programs of {oldest}'"
+        connection.exec_driver_sql(f"COMMENT ON TABLE alembic_version IS {words}")
         connection.exec_driver_sql(CREATE_EVENT_PARTITIONS)
         connection.exec_driver_sql(CREATE_AUDIT_PARTITIONS)
         failpoints.point("commit.migrate")

@@ -7,8 +7,8 @@ from psycopg.errors import DataError, IntegrityError, InterfaceError, Operationa
 
 from ccat_workflow_manager.errors import ServiceUnavailable, WorkflowError
 
-_SERVER_AWAY = ("08", "40", "53", "57", "58", "25P03")
-"""Connection, rollback by the server, resources, operator, system, idle too long in a transaction."""
+_SERVER_AWAY = ("08", "40", "53", "57", "58", "25P03", "55P03")
+"""Connection, rollback by the server, resources, operator, system, idle too long in a transaction, locked for long."""
 _ROLLED_BACK = "40"
 _TOO_SLOW = "57014"
 _BAD_ROW = ("22", "23", "54")

@@ -78,6 +78,18 @@ def test_a_database_of_another_version_is_refused(context: Context, revision: st
             unit.execute(version, {"version": current})
 
 
+@pytest.mark.parametrize(
+    ("current", "oldest", "works"),
+    [(0, None, True), (1, None, False), (1, 0, True), (1, 1, False), (-1, -1, False), (None, None, False)],
+)
+def test_a_later_schema_says_which_programs_may_work_with_it(
+    current: int | None, oldest: int | None, works: bool
+) -> None:
+    wanted = 7
+    texts = [None if each is None else f"{wanted + each:04}" for each in (current, oldest)]
+    assert migrate.SchemaState(texts[0], f"{wanted:04}", texts[1]).is_current is works
+
+
 def test_a_database_without_a_schema_is_refused_until_it_is_upgraded(postgres_url: str) -> None:
     database = Database(postgres_url)
     with pytest.raises(ConfigurationError, match="ccat-wm db upgrade"):
