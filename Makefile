@@ -10,7 +10,8 @@ PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reor
 FAST := $(addprefix tests/,unit store services api cli backends/local/test_contract.py backends/noop/test_contract.py)
 RUNTIME := $(VENV)/.runtime-stamp
 DEV := $(VENV)/.dev-stamp
-PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input
+# What is used is compiled when it is first imported.
+PIP_INSTALL := $(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check --no-input
 LOCKS := requirements/build.txt requirements/runtime.txt
 DEV_LOCKS := requirements/backends.txt requirements/dev.txt
 export PYTHONUNBUFFERED := 1
