@@ -70,7 +70,7 @@ def known_parameters(request: Request, parameters: Mapping[str, Any]) -> None:
     """Refuse query parameters that are not among these, and repeated ones that take a single value."""
     known = list(parameters)
     given = Counter(name for name, _ in request.query_params.multi_items())
-    hint = f"; known: {', '.join(known)}" if known else "; this call has none"
+    hint = f"; known: {', '.join(known)}" if known else "; there are none here"
     faults = [Fault(name, f"unknown parameter{hint}") for name in given if name not in known]
     faults += [
         Fault(name, "is given more than once")

@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from ccat_workflow_manager.api.authentication import current_identity
 from ccat_workflow_manager.api.problems import faults_of_request
 from ccat_workflow_manager.dashboard.board import Board
 from ccat_workflow_manager.errors import (
@@ -48,8 +49,9 @@ def _or_page(handler: Any) -> Handler:
             return response
         status = response.status_code
         text, faults = _said(error, request)
+        reader = current_identity(request) or ANONYMOUS
         page = await in_thread(
-            Board(request, ANONYMOUS.name).page, "error", "", status, code=status,
+            Board(request, reader.name).page, "error", "", status, code=status,
             back=request.url.path if status == HTTPStatus.UNPROCESSABLE_ENTITY and request.url.query else "",
             title=_TITLES.get(status, HTTPStatus(status).phrase), text=text, faults=faults,
         )  # fmt: skip
@@ -60,6 +62,7 @@ def _or_page(handler: Any) -> Handler:
     return handle
 
 
+_NOTHING = ("Nothing was looked up.", "Nothing was changed.")
 _TITLES = {
     404: "There is nothing here",
     403: "This is not allowed",
@@ -72,12 +75,14 @@ _TITLES = {
 
 def _said(error: Exception, request: Request) -> tuple[str, list[Fault]]:
     match error:
+        case RequestError(faults=faults) if faults and error.message == "; ".join(map(str, faults)):
+            return _NOTHING[request.method == "POST"], list(faults)
         case RequestError():
             return error.message, list(error.faults)
         case ServiceUnavailable() | BackendError() | AttemptError():
             return error.message, []
         case RequestValidationError():
-            return "Nothing was looked up.", faults_of_request(error)
+            return _NOTHING[request.method == "POST"], faults_of_request(error)
         case HTTPException(status_code=404):
             return f"There is no page {request.url.path}.", []
         case HTTPException():

@@ -69,8 +69,12 @@ class Override:
         by = f"set by {self.actor} since {utc_text(self.since)}" + (f": {self.why}" if self.why else "")
         if self.kind is Changed.BREAKER:
             return f"no breaker holds back {self.title} until {utc_text(self.until)}, {by}"
-        value, before = _differing(self.value, self.before)
+        value, before = self.words()
         return f"{self.field} of {self.title} is {value} until {utc_text(self.until)}, {by}; then it is {before} again"
+
+    def words(self) -> tuple[str, str]:
+        """The value, and the one that it gets again: of objects only what differs."""
+        return _differing(self.value, self.before)
 
 
 def _differing(value: Any, before: Any) -> tuple[str, str]:

@@ -66,6 +66,9 @@ def test_the_next_attempt_gets_other_resources_until_a_time(rest: Rest, hand: Ha
     for name in ("memory_gb", "cpu", "time_hours", "backend", "why", "ends", "until"):
         assert f'name="{name}"' in form
     fields += [("cpu", ""), ("time_hours", ""), ("backend", ""), ("why", "large <map>"), ("ends", "")]
+    if of_run:
+        nowhere = send(rest, act, [fields[0], ("memory_gb", "8")])
+        assert (nowhere.status_code, "<code>step</code>" in nowhere.text) == (422, True)
     wrong = send(rest, act, [*fields, ("memory_gb", "much"), ("until", "")])
     assert (wrong.status_code, 'value="much"' in wrong.text, "memory_gb</code>" in wrong.text) == (422, True, True)
     assert rest.get(f"/step-runs/{step_run}")["status"] == "FAILED"

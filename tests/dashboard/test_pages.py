@@ -41,7 +41,7 @@ def test_an_empty_service_has_pages_that_teach_the_next_step(rest: Rest, path: s
         ("/audit?colour=red", 422),
         ("/pipelines?colour=red", 422),
         ("/backends?colour=red", 422),
-        ("/workers?span=1h&span=24h", 422),
+        ("/workers?span=1h", 422),
         ("/products?colour=red", 422),
         ("/go?query=x", 422),
         ("/nothing", 404),
@@ -54,7 +54,7 @@ def test_a_wrong_address_says_what_is_wrong_and_leads_back(rest: Rest, path: str
     assert 'href="/runs"' in answer.text
     name = path.partition("?")[2].partition("=")[0]
     if name:
-        assert f"<code>{name}</code>" in answer.text
+        assert answer.text.count(f"<code>{name}</code>") == 1
         assert f'href="{path.partition("?")[0]}"' in answer.text
 
 

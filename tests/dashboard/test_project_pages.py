@@ -55,8 +55,8 @@ def test_limits_are_changed_until_a_time_and_ended_at_once(rest: Rest, night: st
     found = rest.get("/projects/night")
     assert (found["max_live"], found["max_cpus"], found["max_queued"]) == (1, None, 7)
     page = rest.client.get(night).text
-    assert "max_queued of the project night is 7 until" in page
-    assert "&lt;i&gt;slow&lt;/i&gt;; then it is none again" in page
+    assert "max_queued of <bdi>the project night</bdi> is 7 until" in page
+    assert "&lt;i&gt;slow&lt;/i&gt;</bdi>; then it is none again" in page
     ends = re.findall(r'action="(/overrides/\d+/end)"', page)
     assert len(ends) == 2
     for each in ends:

@@ -148,7 +148,9 @@ def _act(board: Board, verb: str, form: Form) -> Callable[[list[UUID]], Sequence
         until = term(board, form)
         return lambda ids: requests.pause(ids, paused=True, term=until)
 
-    if verb == "retry" and form.one("step"):
+    if verb == "retry" and any(form.one(name) for name in ("step", "backend", *RESOURCES)):
+        if not form.one("step"):
+            raise Invalid(faults=[Fault("step", "choose the step whose next attempts have these")])
         wanted = retry_request(form, form.one("step"))
         return lambda ids: [each for each in ids if requests.retry_step(each, wanted, actor=actor)]
 
