@@ -30,7 +30,7 @@ from uuid import uuid4
 
 from pydantic import Field
 
-from ccat_workflow_manager.errors import BackendConfused, BackendError, BackendRejected, BackendUnavailable
+from ccat_workflow_manager.errors import BackendError, BackendRejected, BackendUnavailable
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.attempt.disk import GIB
 from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
@@ -45,7 +45,7 @@ from ccat_workflow_manager.hpc.base import (
 )
 from ccat_workflow_manager.hpc.exit_info import info_of
 from ccat_workflow_manager.hpc.file_backend import NO_SPACE, FileBackend, one_machine_lacks, state_directory
-from ccat_workflow_manager.hpc.supervisor.link import ANSWER_SECONDS, Listener, SupervisorLink
+from ccat_workflow_manager.hpc.supervisor.link import ANSWER_SECONDS, Listener, SupervisorLink, unusable
 from ccat_workflow_manager.lifecycle.job_info import UNKNOWN, HPCJobInfo, JobStatus
 from ccat_workflow_manager.settings import BackendSettings, settings_of
 
@@ -164,7 +164,7 @@ class LocalBackend(FileBackend):
                     return self.rejected(f"the supervisor cannot record it: {why}", FailureReason.DISK_FULL)
                 return BackendUnavailable(f"the supervisor cannot record the job: {why}", backend=self.name)
             case _:
-                raise self._confused(answer)
+                raise unusable(answer)
 
     # --- polling -----------------------------------------------------------------------------------------------------
 
@@ -172,7 +172,7 @@ class LocalBackend(FileBackend):
         known = [job_id for job_id in job_ids if _JOB_ID.fullmatch(job_id)]
         rows = self._ask(list, do="statuses", ids=known)
         if len(rows) != len(known):
-            raise self._confused(rows)
+            raise unusable(rows)
         infos = dict.fromkeys(job_ids, UNKNOWN)
         missing = []
         for job_id, row in zip(known, rows, strict=True):
@@ -204,13 +204,13 @@ class LocalBackend(FileBackend):
                     reason, text = row["lost"]
                     return replace(info, status=JobStatus.FAILED, reason=FailureReason(reason), message=text)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise self._confused(row) from error
-        raise self._confused(row)
+            raise unusable(row) from error
+        raise unusable(row)
 
     def find(self, job_name: str) -> str | None:
         found = self._ask(object, do="find", name=job_name)
         if found is not None and not isinstance(found, str):
-            raise self._confused(found)
+            raise unusable(found)
         return found
 
     def list_jobs(self) -> list[JobSeen]:
@@ -218,7 +218,7 @@ class LocalBackend(FileBackend):
         try:
             return [JobSeen(str(job_id), str(name), utc(taken)) for job_id, name, taken in jobs]
         except (TypeError, ValueError, OverflowError) as error:
-            raise self._confused(jobs) from error
+            raise unusable(jobs) from error
 
     def listen(self, on_change: Callable[[Sequence[str]], None]) -> Callable[[], None]:
         return Listener(self._link, on_change).stop
@@ -235,14 +235,14 @@ class LocalBackend(FileBackend):
                 processes=int(usage["processes"]),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise self._confused(usage) from error
+            raise unusable(usage) from error
 
     def queue_status(self) -> list[QueueStatus]:
         queue = self._ask(dict, do="queue")
         try:
             return [QueueStatus(self._node, **queue)]
         except TypeError as error:
-            raise self._confused(queue) from error
+            raise unusable(queue) from error
 
     # --- stopping and forgetting -------------------------------------------------------------------------------------
 
@@ -269,7 +269,7 @@ class LocalBackend(FileBackend):
             case None:
                 return self._table.get([job_id]).get(job_id) if self._table is not None else None
             case answer:
-                raise self._confused(answer)
+                raise unusable(answer)
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
@@ -277,12 +277,8 @@ class LocalBackend(FileBackend):
         """An answer of this kind."""
         answer = self._link.ask(request)
         if not isinstance(answer, kind):
-            raise self._confused(answer)
+            raise unusable(answer)
         return answer
-
-    def _confused(self, answer: Any) -> BackendConfused:
-        text = f"the supervisor of local jobs gave an answer that cannot be used: {answer!r:.200}"
-        return BackendConfused(text, backend=self.name, output_tail=repr(answer)[-2000:])
 
 
 class _JobTable:

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.attempt import process_tree
 from ccat_workflow_manager.hpc.attempt.opener import read_small
+from ccat_workflow_manager.hpc.attempt.process_tree import HostProcess
 from ccat_workflow_manager.hpc.attempt.record import parse_exit_record
 from ccat_workflow_manager.hpc.supervisor import cgroups
 from ccat_workflow_manager.hpc.supervisor.engine import Engine
@@ -52,7 +53,7 @@ def start(state_dir: str, options: dict[str, Any]) -> int:
     # From here on a client can connect; it is answered once the jobs have been taken over.
     if os.fork() == 0:
         _detach(log)
-        _note(lock, f"{os.uname().nodename} {os.getpid()}")
+        _note(lock, HostProcess.of(os.getpid()).text)
         _serve(state_dir, index, listener, options)
     return 0
 
@@ -65,7 +66,7 @@ def _acquire(lock: int, state_dir: str, silent: str) -> bool:
     """
     deadline = time.monotonic() + _PATIENCE_SECONDS
     if silent and holder(state_dir) == silent:
-        _kill_holder(silent, state_dir)
+        _kill_holder(silent)
     while True:
         with suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -76,28 +77,21 @@ def _acquire(lock: int, state_dir: str, silent: str) -> bool:
             return False
         if time.monotonic() > deadline:
             found = holder(state_dir)
-            if not _kill_holder(found, state_dir):
-                words = f"host and process: {found or 'unknown'}"
+            if not _kill_holder(found):
+                words = f"host, boot, process, start: {found or 'unknown'}"
                 raise TimeoutError(f"a supervisor that does not answer holds {LOCK_NAME} ({words}); end that process")
             deadline = time.monotonic() + _PATIENCE_SECONDS
         time.sleep(_PAUSE_SECONDS)
 
 
-def _kill_holder(text: str, state_dir: str) -> bool:
-    """Kill the holder of the lock. Returns False unless it is a supervisor of this directory on this host."""
-    host, _, number = text.rpartition(" ")
-    if host != os.uname().nodename or not number.isdecimal():
+def _kill_holder(text: str) -> bool:
+    """Kill the holder of the lock. Returns False if it is not known, or is one of another machine. Raises OSError."""
+    process = HostProcess.parse(text)
+    if process is None or not process.is_of_this_boot:
         return False
-    try:
-        with open(f"/proc/{number}/cmdline", "rb") as file:
-            words = file.read().split(b"\0")
-        if os.fsencode(state_dir) not in words or not any(word.endswith(b"/start.py") for word in words):
-            return False
-        os.kill(int(number), signal.SIGKILL)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False
+    if process.running:
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
     return True
 
 

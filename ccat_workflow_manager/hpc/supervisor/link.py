@@ -233,8 +233,11 @@ class Listener:
 def _answer_in(frame: Any) -> Any:
     if isinstance(frame, dict) and "ok" in frame:
         return frame["ok"]
-    text = frame.get("error") if isinstance(frame, dict) else None
-    raise BackendConfused(
-        f"the supervisor of local jobs gave an answer that cannot be used: {text or repr(frame)[:200]}",
-        backend=_BACKEND,
-    )
+    error = frame.get("error") if isinstance(frame, dict) else None
+    raise unusable(error or frame)
+
+
+def unusable(answer: Any) -> BackendConfused:
+    text = answer if isinstance(answer, str) else repr(answer)
+    words = f"the supervisor of local jobs gave an answer that cannot be used: {text[:200]}"
+    return BackendConfused(words, backend=_BACKEND, output_tail=text[-2000:])

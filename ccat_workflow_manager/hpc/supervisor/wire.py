@@ -11,7 +11,7 @@ from typing import Any
 
 from ccat_workflow_manager.errors import BackendConfused
 
-PROTOCOL = 4
+PROTOCOL = 5
 """Raised with every change of these messages, or of the files of the supervisor."""
 SOCKET_NAME = "supervisor.sock"
 LOCK_NAME = "supervisor.lock"
@@ -113,7 +113,7 @@ class OwnSocket:
 
 
 def holder(state_dir: str) -> str:
-    """Host and process id of the supervisor that holds the lock, or held it last; empty if that is not known."""
+    """The supervisor that holds the lock, or held it last, as `HostProcess.text`; empty if that is not known."""
     try:
         with open(os.path.join(state_dir, LOCK_NAME), encoding="utf-8", errors="replace") as file:
             return file.read(200).strip()

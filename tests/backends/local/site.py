@@ -139,7 +139,7 @@ class Site:
     def pid(self) -> int:
         """The supervisor's process id, or 0."""
         try:
-            return int((self.state_dir / "supervisor.lock").read_text().split()[1])
+            return int((self.state_dir / "supervisor.lock").read_text().split()[2])
         except (OSError, IndexError, ValueError):
             return 0
 
