@@ -79,14 +79,18 @@ def _problem(image: str, *, in_part: bool) -> str | None:
     return None
 
 
+class NoOciImage(ValueError):
+    """A container service cannot pull this image."""
+
+
 def oci_image(reference: str | None, setting: str) -> str:
-    """The image of a step as a container service takes it. Raises ValueError for any other image.
+    """The image of a step as a container service takes it. Raises NoOciImage.
 
     `setting` is the setting that makes the image of the step that of the job.
     """
     if not reference:
-        raise ValueError(f"the step names no image, and {setting} runs every step in its own image")
+        raise NoOciImage(f"the step names no image, and {setting} runs every step in its own image")
     name = reference.removeprefix("docker://")
     if "://" in name or name.endswith(".sif") or len(name) > _LONGEST_REFERENCE or not _OCI.fullmatch(name):
-        raise ValueError(f"{reference[:_LONGEST_REFERENCE]} is no OCI image, which {setting} needs (registry/name:tag)")
+        raise NoOciImage(f"{reference[:_LONGEST_REFERENCE]} is no OCI image, which {setting} needs (registry/name:tag)")
     return name

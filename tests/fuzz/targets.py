@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ccat_workflow_manager.api.dependencies import RawBody
 from ccat_workflow_manager.api.paging import decode, number_key, text_key, uuid_key
 from ccat_workflow_manager.definition.spec import PipelineSpec, canonical, parse_pipeline, parse_pipeline_text
-from ccat_workflow_manager.errors import OutputError, RequestError
+from ccat_workflow_manager.errors import BackendConfused, OutputError, RequestError
 from ccat_workflow_manager.execution.declarations import parse_products, parse_warnings
 from ccat_workflow_manager.hpc.attempt.record import parse_exit_record
 from ccat_workflow_manager.hpc.aws_batch.status import parse_job
@@ -93,5 +93,5 @@ TARGETS = {
     "qstat": Target(pbs.parse_text, (ValueError,)),
     "qstat-json": Target(pbs.parse_json, (ValueError,)),
     "qstat-queues": Target(lambda text: [each.most_hours for each in pbs.parse_queues(text)], (ValueError,)),
-    "describe-jobs": Target(lambda text: parse_job(json.loads(text)), (ValueError, RecursionError)),
+    "describe-jobs": Target(lambda text: parse_job(json.loads(text)), (BackendConfused, ValueError, RecursionError)),
 }

@@ -79,7 +79,7 @@ class AwsBatchBackend(BatchBackend):
         )  # fmt: skip
         self._staging = self._make_staging(site, region)
         self._finished: BoundedCache[JobKey, HPCJobInfo] = BoundedCache(_FINISHED)
-        self._queries = JobQueries(self.name, self._aws)
+        self._queries = JobQueries(self._aws)
 
     def _make_staging(self, site: AwsBatchSettings, region: str) -> S3Staging | None:
         if not site.s3_prefix:

@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Any
 
 from ccat_workflow_manager.bounded_cache import BoundedCache
-from ccat_workflow_manager.errors import BackendConfused
 from ccat_workflow_manager.hpc.aws_batch.arrays import DESCRIBED_DIRECTLY, ArrayChildren, child_id, chunks, index_of
 from ccat_workflow_manager.hpc.aws_batch.client import Aws
 from ccat_workflow_manager.hpc.aws_batch.request import CANCEL_REASON, MOST_DESCRIBED, aws_name
@@ -25,8 +24,7 @@ _ARRAYS = 100
 class JobQueries:
     """The queries of one backend."""
 
-    def __init__(self, backend: str, aws: Aws) -> None:
-        self._backend = backend
+    def __init__(self, aws: Aws) -> None:
         self._aws = aws
         self._arrays: BoundedCache[str, ArrayChildren] = BoundedCache(_ARRAYS)
 
@@ -56,7 +54,7 @@ class JobQueries:
         for some in chunks(list(dict.fromkeys(ids)), MOST_DESCRIBED):
             answer = self._aws.look("batch", "describe_jobs", urgent=urgent, jobs=list(some))
             for data in self._aws.items(answer, "jobs", "describe_jobs"):
-                job = self._parsed(data)
+                job = parse_job(data)
                 described[job.job_id] = job
         return described
 
@@ -64,9 +62,7 @@ class JobQueries:
         children = self._arrays.get(parent.job_id) or ArrayChildren(parent.job_id)
         self._arrays.put(parent.job_id, children)
         states = children.to_list(parent)
-        listed = [
-            self._parsed(data) for state in states for data in self._list(arrayJobId=parent.job_id, jobStatus=state)
-        ]
+        listed = [parse_job(data) for state in states for data in self._list(arrayJobId=parent.job_id, jobStatus=state)]
         children.listed(parent, states, listed)
         return children
 
@@ -75,14 +71,14 @@ class JobQueries:
         filters = [{"name": "JOB_NAME", "values": [name]}]
         pages = self._aws.pages("batch", "list_jobs", "jobSummaryList", jobQueue=queue, filters=filters)
         # The filter ignores case.
-        return [job for job in map(self._parsed, pages) if job.name == name]
+        return [job for job in map(parse_job, pages) if job.name == name]
 
     def live(self, queue: str) -> Iterable[tuple[JobKey, datetime | None]]:
         """The jobs of a queue that are not over. The children of an array have the name of the array."""
         live: dict[JobKey, datetime | None] = {}
         for state in sorted(STATES - OVER):
             for data in self._list(jobQueue=queue, jobStatus=state):
-                job = self._parsed(data)
+                job = parse_job(data)
                 size = (data.get("arrayProperties") or {}).get("size")
                 indices = self._live_children(job, int(size)) if size else (None,)
                 live |= {JobKey(job.job_id, index, job.name): job.created_at for index in indices}
@@ -96,12 +92,6 @@ class JobQueries:
 
     def _list(self, **arguments: str) -> Iterator[Mapping[str, Any]]:
         return self._aws.pages("batch", "list_jobs", "jobSummaryList", maxResults=_PAGE, **arguments)
-
-    def _parsed(self, data: Mapping[str, Any]) -> DescribedJob:
-        try:
-            return parse_job(data)
-        except ValueError as error:
-            raise BackendConfused(f"the answer of AWS Batch cannot be read: {error}", backend=self._backend) from error
 
 
 def aws_id(key: JobKey) -> str:

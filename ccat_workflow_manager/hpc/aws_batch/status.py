@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from ccat_workflow_manager.errors import BackendConfused
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.attempt.record import signal_in
 from ccat_workflow_manager.hpc.aws_batch.request import CANCEL_REASON
@@ -89,7 +90,7 @@ class DescribedJob:
 
 
 def parse_job(data: Mapping[str, Any]) -> DescribedJob:
-    """Parse a JobDetail or a JobSummary, which share their names. Raises ValueError."""
+    """Parse a JobDetail or a JobSummary, which share their names. Raises BackendConfused."""
     try:
         attempts = data.get("attempts") or [{}]
         container = {**(attempts[-1].get("container") or {}), **(data.get("container") or {})}
@@ -108,8 +109,9 @@ def parse_job(data: Mapping[str, Any]) -> DescribedJob:
             log_stream=str(container.get("logStreamName") or ""),
             children=dict(array.get("statusSummary") or {}),
         )
-    except (KeyError, TypeError, AttributeError, OverflowError, OSError) as error:
-        raise ValueError(f"a job without {error}: {str(data)[:200]}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, OSError) as error:
+        text = f"the answer of AWS Batch cannot be read: a job without {error}: {str(data)[:200]}"
+        raise BackendConfused(text, backend="aws_batch") from error
 
 
 def _time(milliseconds: object) -> datetime | None:

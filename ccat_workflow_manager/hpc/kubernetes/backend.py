@@ -21,7 +21,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from ccat_workflow_manager.bounded_cache import BoundedCache
-from ccat_workflow_manager.definition.image_names import oci_image
+from ccat_workflow_manager.definition.image_names import NoOciImage
 from ccat_workflow_manager.errors import (
     BackendError,
     BackendRejected,
@@ -35,7 +35,7 @@ from ccat_workflow_manager.hpc.base import Availability, Capabilities, JobReques
 from ccat_workflow_manager.hpc.file_backend import FileBackend
 from ccat_workflow_manager.hpc.kubernetes import client
 from ccat_workflow_manager.hpc.kubernetes.client import KubernetesClient
-from ccat_workflow_manager.hpc.kubernetes.manifest import NATIVE_SETTING, object_name, render_job
+from ccat_workflow_manager.hpc.kubernetes.manifest import object_name, render_job
 from ccat_workflow_manager.hpc.kubernetes.objects import JobKey, SeenJob, SeenPod, read_job, usage_of
 from ccat_workflow_manager.hpc.kubernetes.script import pod_files, render_pod_script
 from ccat_workflow_manager.hpc.kubernetes.settings import KubernetesSettings
@@ -135,7 +135,8 @@ class KubernetesBackend(FileBackend):
         try:
             job = render_job(request, self._site, version)
         except ValueError as error:
-            raise self.rejected(str(error), self._reason(request)) from error
+            reason = FailureReason.IMAGE_INVALID if isinstance(error, NoOciImage) else FailureReason.REJECTED
+            raise self.rejected(str(error), reason) from error
         files = self.prepare_script(
             request,
             lambda files: render_pod_script(
@@ -155,15 +156,6 @@ class KubernetesBackend(FileBackend):
             words = f"the Job {key.name} existed when it was submitted, and is gone now"
             raise BackendUnavailable(words, backend=self.name)
         return str(key)
-
-    def _reason(self, request: JobRequest) -> FailureReason:
-        """Why a request was refused: for its image, or for anything else."""
-        try:
-            if self._site.native:
-                oci_image(request.image_ref, NATIVE_SETTING)
-        except ValueError:
-            return FailureReason.IMAGE_INVALID
-        return FailureReason.REJECTED
 
     def find(self, job_name: str) -> str | None:
         key = JobKey(self._site.settings.used_namespace, object_name(job_name))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ccat_workflow_manager.errors import BackendConfused
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.aws_batch.request import CANCEL_REASON
 from ccat_workflow_manager.hpc.aws_batch.status import DescribedJob, Evidence, parse_job, resolve_status
@@ -174,5 +175,5 @@ def test_reading_a_job() -> None:
 
 @pytest.mark.parametrize("data", [{}, {"jobId": "x"}, {"jobId": "x", "jobName": "n", "status": "x", "attempts": [5]}])
 def test_a_job_that_cannot_be_read(data: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="a job without"):
+    with pytest.raises(BackendConfused, match="a job without"):
         parse_job(data)
