@@ -17,9 +17,11 @@ SOON = [
     Budget(crashes=1, retries=1, takings=2),
     Budget(losses=1, doubles=1),
     Budget(deferrals=1, doubles=1),
+    Budget(crashes=2, losses=1),
+    Budget(cancels=1, outside=1),
+    Budget(expiries=1),
 ]
 LATER = [
-    Budget(crashes=2, losses=1),
     Budget(crashes=1, expiries=1, cancels=1),
     Budget(doubles=2, cancels=1),
     Budget(retries=1, cancels=1, outside=1),
@@ -34,8 +36,11 @@ def test_no_attempt_runs_twice_none_is_lost_ends_are_ends_and_cancels_are_confir
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("budget", LATER, ids=str)
-@pytest.mark.parametrize("rules", [Rules(), Rules(punctual=False)], ids=["in time", "late submissions"])
+@pytest.mark.parametrize(
+    ("budget", "rules"),
+    [*((budget, Rules()) for budget in LATER), *((budget, Rules(punctual=False)) for budget in [*SOON[-3:], *LATER])],
+    ids=str,
+)
 def test_a_longer_walk(budget: Budget, rules: Rules) -> None:
     walk = explore(World(budget=budget), rules, most=200_000)
     assert walk.wrong is None, walk.path

@@ -302,6 +302,26 @@ def test_a_retried_loss_is_waited_for_again(context: Context) -> None:
     check_counters(context)
 
 
+def test_what_was_made_without_a_loss_keeps_its_caveat_after_the_loss_is_made_good(context: Context) -> None:
+    """The product lacks it for ever, whatever becomes of the loss."""
+    run_id = start(context, visit(3, {"tolerate": 1}))
+    for item in claim(context):
+        (fail if item.key == "0" else complete)(context, item)
+    for _ in range(2):
+        for item in claim(context):
+            complete(context, item)
+    caveats = "SELECT caveats FROM step_runs WHERE step = 'map'"
+    before = rows(context, caveats)
+    assert rows(context, "SELECT status, n_caveats, n_completed FROM runs") == [("COMPLETED", 1, 5)]
+    context.requests.retry([run_id], actor="anna")
+    for _ in range(2):
+        (item,) = claim(context)
+        complete(context, item)
+    assert rows(context, "SELECT status, n_caveats, n_completed FROM runs") == [("COMPLETED", 1, 7)]
+    assert rows(context, caveats) == before
+    check_counters(context)
+
+
 def test_a_cancelled_run_is_cancelled(context: Context) -> None:
     run_id = start(context, visit(2, {"weak": True}))
     context.requests.cancel([run_id], actor="anna")
