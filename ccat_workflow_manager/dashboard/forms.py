@@ -44,8 +44,6 @@ class Field:
     help: str
     required: bool
     choices: tuple[str, ...] = ()
-    least: float | None = None
-    most: float | None = None
     whole: bool = False
 
 
@@ -61,7 +59,6 @@ def fields(schema: Mapping[str, Any], given: Mapping[str, Any]) -> list[Field]:
 def _field(name: str, schema: Mapping[str, Any], given: Mapping[str, Any], required: bool) -> Field:
     kind = _kind(schema)
     value = given.get(name, schema.get("default"))
-    numbers = kind == "number"
     return Field(
         name=name,
         label=str(schema.get("title") or name),
@@ -70,8 +67,6 @@ def _field(name: str, schema: Mapping[str, Any], given: Mapping[str, Any], requi
         help=_help(schema, kind),
         required=required,
         choices=tuple(_text(each, "json") for each in schema.get("enum") or ()),
-        least=schema.get("minimum") if numbers else None,
-        most=schema.get("maximum") if numbers else None,
         whole=schema.get("type") == "integer",
     )
 

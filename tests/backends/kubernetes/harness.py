@@ -21,7 +21,7 @@ from tests.stand_ins.kubernetes import ApiServer, Image
 from tests.support.waiting import wait_until
 
 IMAGES = {"launcher:1": Image(), "ccat/*": Image(root=Path("/"), environment={"OF_THE_IMAGE": "yes"})}
-GATE = 'until [ -e "$1" ]; do sleep 0.05; done; exit 0'
+GATE = ': >"$1.waits"; until [ -e "$1" ]; do sleep 0.05; done; exit 0'
 
 
 @dataclass
@@ -84,10 +84,12 @@ class KubernetesHarness(BackendHarness):
         wait_until(lambda: self.queue().details["watched"], 20, "the watches to stand")
 
     def gated(self) -> tuple[Job, Path]:
-        """A job that runs until the file exists."""
+        """A job whose command runs until the file exists."""
         gate = self.attempt().root / "go"
         job = self.submit("/bin/sh", "-c", GATE, "sh", str(gate))
         self.until(job, JobStatus.RUNNING)
+        # A pod runs before its script does.
+        wait_until(gate.with_name("go.waits").exists, 20, "the command to run")
         return job, gate
 
     def complete(self, *command: str) -> Job:
