@@ -19,7 +19,7 @@ class Verdict:
     events: tuple[TransitionEvent, ...] = ()
     facts: Facts | None = None
     waiting_for: str | None = None
-    """Why the job does not run, or that the backend does not know it."""
+    """Why the job does not run or go on, or that the backend does not know it."""
     unknown: bool = False
     """The backend does not know the job. It may exist all the same."""
 
@@ -32,11 +32,10 @@ def judge(
         case JobStatus.UNKNOWN:
             return _unknown(item, policy, actor, grace_seconds, jitter)
         case JobStatus.PENDING:
-            reason = info.message or f"queued at {item.backend}"
-            return Verdict(waiting_for=_cancel_state(item) or (action_required(reason) if info.attention else reason))
+            return Verdict(waiting_for=_waiting_for(item, info, f"queued at {item.backend}"))
         case JobStatus.RUNNING:
             started = (TransitionEvent(Event.JOB_STARTED, actor),) if item.status is Status.SUBMITTED else ()
-            return Verdict(started, facts_of(info), _cancel_state(item))
+            return Verdict(started, facts_of(info), _waiting_for(item, info))
         case JobStatus.COMPLETED:
             return Verdict((TransitionEvent(Event.JOB_SUCCEEDED, actor),), facts_of(info))
         case JobStatus.FAILED | JobStatus.CANCELLED:
@@ -59,6 +58,12 @@ def _unknown(item: WorkItem, policy: RetryPolicy, actor: str, grace_seconds: flo
         return Verdict((cancelled(actor, text),), Facts(warnings=[text]), unknown=True)
     text = f"{item.backend} has not known the job {item.job_id} for {unknown:.0f} s"
     return Verdict(failed(item, policy, FailureReason.LOST, text, actor=actor, jitter=jitter), unknown=True)
+
+
+def _waiting_for(item: WorkItem, info: HPCJobInfo, otherwise: str | None = None) -> str | None:
+    """Why the job does not start, or does not go on though it runs."""
+    reason = info.message or otherwise
+    return _cancel_state(item) or (action_required(reason) if reason and info.attention else reason)
 
 
 def _cancel_state(item: WorkItem) -> str | None:

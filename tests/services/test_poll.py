@@ -11,6 +11,7 @@ from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.errors import BackendConfused, BackendUnavailable
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
+from ccat_workflow_manager.lifecycle.waiting import ACTION_REQUIRED
 from ccat_workflow_manager.testing.fake_backend import FakeBackend
 from tests.support.step_runs import backend_problem, launch, one_step, poll, row, rows, start
 
@@ -80,6 +81,22 @@ def test_a_running_job_without_times_has_no_end(context: Context, backend: FakeB
     poll(context)
     (attempt,) = attempts(context)
     assert (attempt.started_at is not None, attempt.finished_at) == (True, None)
+
+
+def test_a_running_job_says_why_it_does_not_go_on(context: Context, backend: FakeBackend) -> None:
+    start(context, SPEC)
+    assert launch(context) == 1
+    told = [
+        (HPCJobInfo(JobStatus.RUNNING, message="the node n1 does not answer"), "the node n1 does not answer"),
+        (HPCJobInfo(JobStatus.RUNNING), None),
+        (HPCJobInfo(JobStatus.RUNNING, message="full", attention=True), f"{ACTION_REQUIRED}full"),
+        (HPCJobInfo(JobStatus.RUNNING), None),
+    ]
+    for info, shown in told:
+        backend.set_state("fake-1", info)
+        poll(context)
+        found = row(context)
+        assert (found.status, found.waiting_for) == ("RUNNING", shown)
 
 
 def test_many_jobs_cost_one_status_call(context: Context, backend: FakeBackend) -> None:
