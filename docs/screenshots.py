@@ -185,10 +185,11 @@ class Stage:
         self.until(self.ids["running"], half_done)
 
     def broken(self) -> None:
-        """A step that fails for everybody, so that the rest of it is held back."""
-        scans = [f"scan-{number:04}" for number in range(1, 1001)]
-        run_id = self.submit("pointing", {"scans": scans}, labels={"night": "2026-11-27"})
-        self.until(run_id, lambda run: bool(self.client.get("/dashboard/attention")["items"]))
+        """A step that fails for everybody, so that the next run of it is held back."""
+        for night, count in (("2026-11-26", 20), ("2026-11-27", 1000)):
+            scans = [f"scan-{number:04}" for number in range(1, count + 1)]
+            run_id = self.submit("pointing", {"scans": scans}, labels={"night": night})
+            self.until(run_id, lambda run: bool(self.client.get("/dashboard/attention")["items"]))
 
     def wide(self) -> None:
         """A fan-out in the middle of its way."""
