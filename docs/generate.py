@@ -63,7 +63,8 @@ _STATUSES = {
     "`waiting_for` says for which of these.",
     Status.STAGING_DATA: "A worker holds it: it makes directories, finds the image, and hands the job to the backend.",
     Status.SUBMITTED: "The backend has a job for it, which does not run yet.",
-    Status.RUNNING: "The backend reports that the job runs.",
+    Status.RUNNING: "The backend reports that the job runs. `waiting_for` says if it does not go on: its node does not "
+    "answer, its exit record is not visible yet.",
     Status.COLLECTING_RESULTS: "The program has ended well. A worker checks the exit record and the output directory.",
     Status.COMPLETED: "The products are published and registered.",
     Status.FAILED: "It did not complete, for one of the reasons below.",
