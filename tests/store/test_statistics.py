@@ -15,5 +15,5 @@ def test_a_table_that_has_grown_is_looked_at_once(context: Context) -> None:
     with context.database.read() as unit:
         refresh(unit)
         known, present = unit.execute(PAGES).one()
-        assert known == present > 100
+        assert 2 * known > present > 100  # autovacuum may have looked at it while it grew
         assert refresh(unit) == []

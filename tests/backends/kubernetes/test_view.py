@@ -32,8 +32,10 @@ class _Scripted:
     ) -> Iterator[dict[str, Any]]:
         self._raise_trouble()
         opened.connected()
-        self._end.wait(60)
-        self._end.clear()
+        while not opened.over:
+            if self._end.wait(0.05):
+                self._end.clear()
+                break
         self._raise_trouble()
         yield from ()
 
