@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 from fastapi.routing import iter_route_contexts
 from starlette.middleware.exceptions import ExceptionMiddleware
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ccat_workflow_manager.api.route import HEAD, Route
 
@@ -36,14 +36,16 @@ class Dispatch:
         self._rest: ASGIApp = AsyncExitStackMiddleware(app.router)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "HEAD":
-            scope, send = {**scope, "method": "GET", HEAD: True}, _without_body(send)
-        found = self._find(scope["path"], scope["method"]) if scope["type"] == "http" else None
+        is_head = scope.get("method") == "HEAD"
+        method = "GET" if is_head else scope.get("method", "")
+        found = self._find(scope["path"], method) if scope["type"] == "http" else None
         if found is None:
             await self._rest(scope, receive, send)
             return
         route, scope["path_params"] = found
         scope["route"], scope["endpoint"] = route, route.endpoint
+        if is_head:
+            scope = {**scope, "method": method, HEAD: True}
         await route.answer(scope, receive, send)
 
     def _find(self, path: str, method: str) -> tuple[Route, dict[str, Any]] | None:
@@ -51,15 +53,6 @@ class Dispatch:
             if method in place.methods and (match := place.match(path)) is not None:
                 return place.route, match.groupdict()
         return None
-
-
-def _without_body(send: Send) -> Send:
-    """For the answer to HEAD, which is that to GET without its body."""
-
-    async def sent(message: Message) -> None:
-        await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
-
-    return sent
 
 
 def _places(app: FastAPI) -> Iterator[_Place]:

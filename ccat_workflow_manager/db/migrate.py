@@ -57,11 +57,11 @@ def state(database: Database) -> SchemaState:
         current = unit.execute("SELECT version_num FROM alembic_version").scalar() if has_version else None
         words = unit.execute(_COMMENT).scalar() if has_version else None
     works_with = _WORKS_WITH.fullmatch(words or "")
-    return SchemaState(current, _wanted(), works_with[2] if works_with and works_with[1] == current else None)
+    return SchemaState(current, newest_revision(), works_with[2] if works_with and works_with[1] == current else None)
 
 
-def _wanted() -> str:
-    """The newest revision: the highest number of the files of migrations."""
+def newest_revision() -> str:
+    """The revision that this program makes: the highest number of the files of migrations."""
     names = [path.name for path in (migrations_dir() / "versions").iterdir()]
     return max(match[1] for match in map(_VERSION.fullmatch, names) if match)
 

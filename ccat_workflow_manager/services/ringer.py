@@ -1,4 +1,4 @@
-"""Rings for new runs in a thread of its own, so that no request waits for Redis."""
+"""Rings for new runs in a thread of its own, so that no request for runs waits for Redis."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from ccat_workflow_manager.db.creation import KeyOfCreator, NewRun, create_runs,
 from ccat_workflow_manager.db.pipelines import PipelineStore
 from ccat_workflow_manager.db.queries.runs import existing_runs
 from ccat_workflow_manager.db.session import Database, UnitOfWork
-from ccat_workflow_manager.doorbell import Bell, Doorbell
+from ccat_workflow_manager.doorbell import Doorbell
 from ccat_workflow_manager.errors import Conflict, Fault, LimitReached, RequestError
 from ccat_workflow_manager.identity import Projects
 from ccat_workflow_manager.services.catalogue import Catalogue
@@ -45,7 +45,6 @@ class Submitter:
         known_backends: Set[str],
     ) -> None:
         self._database = database
-        self._doorbell = doorbell
         self._ringer = Ringer(doorbell)
         self._catalogue = catalogue
         self._globs = globs
@@ -95,7 +94,7 @@ class Submitter:
                 if (made := self._bulk_made_before(unit, submissions)) is None:
                     raise Conflict("runs with this Idempotency-Key were created and removed meanwhile; try again")
                 return made, False
-            unit.after_commit(lambda: self._doorbell.ring_all(Bell.LAUNCH, created.ready))
+            unit.after_commit(lambda: self._ringer.ring(created.ready))
         return [run_id for run_id in created.run_ids if run_id is not None], True
 
     def planner(self, projects: Projects = None) -> RunPlanner:

@@ -172,6 +172,7 @@ def test_requests_are_measured_by_the_whole_template_of_their_route(rest: Rest) 
     rest.get(f"/runs/{run_id}")
     rest.client.get(f"/v1/tasks/{run_id}")
     rest.client.get("/nothing/here")
+    rest.client.head("/api/v1/backends")
     text = rest.client.get("/metrics").text
-    for route in ("/api/v1/runs", "/api/v1/runs/{run_id}", "/v1/tasks/{run_id}", "unmatched"):
+    for route in ("/api/v1/runs", "/api/v1/runs/{run_id}", "/v1/tasks/{run_id}", "/api/v1/backends", "unmatched"):
         assert f'ccat_wm_http_seconds_count{{route="{route}"' in text

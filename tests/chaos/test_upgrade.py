@@ -54,7 +54,7 @@ def next_release(home: Path, *, adds: bool) -> dict[str, str]:
     """Another tree of the program, with one more migration. Returns the variables by which a process uses it."""
     package = home / "ccat_workflow_manager"
     shutil.copytree(Path(ccat_workflow_manager.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
-    before = migrate._wanted()
+    before = migrate.newest_revision()
     revision = f"{int(before) + 1:04}"
     text = _MIGRATION.format(revision=revision, before=before, works_with=f'works_with = "{before}"' if adds else "")
     (package / "db" / "migrations" / "versions" / f"{revision}_next.py").write_text(text)

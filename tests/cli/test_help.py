@@ -25,7 +25,7 @@ def shown(path: tuple[str, ...]) -> list[str]:
     return [line.rstrip() for line in result.stdout.splitlines()]
 
 
-@pytest.mark.parametrize("path", commands(program()), ids=" ".join)
+@pytest.mark.parametrize("path", list(commands(program())), ids=" ".join)
 def test_help_fits_a_terminal_and_breaks_no_word(path: tuple[str, ...]) -> None:
     lines = shown(path)
     prose = [line for line in lines if not line.startswith(("│", "╭", "╰"))]

@@ -214,8 +214,6 @@ class KubernetesClient:
         self, method: str, path: str, query: Mapping[str, str] | None = None, body: Mapping[str, Any] | None = None
     ) -> Answer:
         """Send a request, and repeat it while that may help and `request_seconds` last. Raises BackendUnavailable."""
-        from urllib3 import Retry
-
         deadline = time.monotonic() + self._seconds
         trouble: BackendError | None = None
         renewed = False
@@ -229,7 +227,6 @@ class KubernetesClient:
                     renewed = True
                     self._renew()
                     response = self._send(method, path, query, body, stream=False)
-                wanted = Retry().get_retry_after(response) if response.status in REPEATED else None
             except _transport_errors() as error:
                 trouble = self._away(error)
                 continue
@@ -237,6 +234,7 @@ class KubernetesClient:
             if answer.status not in REPEATED:
                 return answer
             trouble = refusal(answer, f"{method} {path}")
+            wanted = _retry_after(response)
             if wanted is not None:
                 self._not_before = time.monotonic() + min(wanted, _LONGEST_PAUSE)
                 if wanted > _LONGEST_PAUSE:
@@ -333,6 +331,17 @@ def _client(context: str | None) -> ApiClient:
         where = ", ".join(str(path) for path in files) or "the service account of this pod"
         words = " ".join(str(error).split())
         raise BackendUnavailable(f"{where} cannot be used: {words}", backend="kubernetes") from error
+
+
+def _retry_after(response: urllib3.BaseHTTPResponse) -> float | None:
+    """For how many seconds the server wants no request; None if it does not say so in a form that can be read."""
+    from urllib3 import Retry
+    from urllib3.exceptions import InvalidHeader
+
+    try:
+        return Retry().get_retry_after(response)
+    except InvalidHeader:
+        return None
 
 
 def _credentials(client: ApiClient) -> dict[str, str]:

@@ -31,6 +31,7 @@ def test_requests_are_repeated(jobs: KubernetesHarness, cluster: ApiServer) -> N
     faults = cluster.faults
     troubles: list[Callable[[], None]] = [
         lambda: faults.too_many_requests(1, method="POST"),
+        lambda: faults.too_many_requests(1, retry_after="soon", method="POST"),
         lambda: faults.server_error(2, status=500, method="POST"),
         lambda: faults.server_error(1, status=503, method="GET"),
         lambda: faults.drop(2, method="POST"),
@@ -48,6 +49,14 @@ def test_a_server_that_asks_for_much_time_is_left_alone(jobs: KubernetesHarness,
     cluster.faults.too_many_requests(1, retry_after=3600, method="POST")
     with pytest.raises(BackendUnavailable, match="too many requests"):
         jobs.submit("true")
+
+
+def test_a_refusal_is_shown_though_its_time_cannot_be_read(jobs: KubernetesHarness, cluster: ApiServer) -> None:
+    jobs.complete()
+    cluster.faults.too_many_requests(None, retry_after="soon", method="POST")
+    with pytest.raises(BackendUnavailable, match="too many requests"):
+        jobs.submit("true")
+    cluster.faults.clear()
 
 
 def test_a_namespace_that_is_not_there(cluster: ApiServer, jobs_on: JobsOn) -> None:

@@ -58,7 +58,7 @@ class FaultInjector:
     # --- faults of requests ------------------------------------------------------------------------------------------
 
     def too_many_requests(
-        self, count: int | None = 1, *, retry_after: int = 1, method: str | None = None, path: str | None = None
+        self, count: int | None = 1, *, retry_after: int | str = 1, method: str | None = None, path: str | None = None
     ) -> None:
         """429 as text/plain with Retry-After."""
         self._arm(_Armed("too_many_requests", count, method, path, retry_after))
