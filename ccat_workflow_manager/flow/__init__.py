@@ -20,10 +20,11 @@ from ccat_workflow_manager.flow.errors import BackendNotAvailable, DependencyFai
 from ccat_workflow_manager.flow.files import InputFile, OutputFile
 from ccat_workflow_manager.flow.future import TaskFuture, TaskState
 from ccat_workflow_manager.flow.jobs import NoopExecutionBackend
-from ccat_workflow_manager.flow.pool import LocalExecutionBackend
+from ccat_workflow_manager.flow.pool import ConcurrentExecutionBackend, LocalExecutionBackend
 
 __all__ = [
     "BackendNotAvailable",
+    "ConcurrentExecutionBackend",
     "DependencyFailed",
     "FlowError",
     "InputFile",

@@ -182,9 +182,16 @@ class LocalExecutionBackend(PoolBackend):
 
     def __init__(self, executor: Executor | None = None, name: str = "default") -> None:
         if executor is not None and not isinstance(executor, Executor):
-            raise TypeError(f"LocalExecutionBackend takes an executor of concurrent.futures, not {executor!r:.200}")
+            raise TypeError(f"{type(self).__name__} takes an executor of concurrent.futures, not {executor!r:.200}")
         super().__init__(name, getattr(executor, "_max_workers", None) or default_places(), executor)
         self.executor = executor
+
+
+class ConcurrentExecutionBackend(LocalExecutionBackend):
+    """The same, as `rhapsody` and older versions of AsyncFlow call it."""
+
+    def __init__(self, executor: Executor | None = None, name: str = "concurrent") -> None:
+        super().__init__(executor, name)
 
 
 def process_pool(places: int) -> Executor:

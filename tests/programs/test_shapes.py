@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from ccat_workflow_manager.flow import (
+    ConcurrentExecutionBackend,
     FlowError,
     InputFile,
     LocalExecutionBackend,
@@ -24,10 +25,14 @@ from ccat_workflow_manager.flow import (
 from ccat_workflow_manager.flow.definition import command_of
 from tests.programs.running import on, run
 
+OF_A_POOL = [LocalExecutionBackend, ConcurrentExecutionBackend]
+"""The backend of an executor of the program, under its two names."""
 
-def test_a_function_uses_the_output_of_a_program() -> None:
+
+@pytest.mark.parametrize("backend_type", OF_A_POOL)
+def test_a_function_uses_the_output_of_a_program(backend_type: type[LocalExecutionBackend]) -> None:
     async def program() -> int:
-        backend = await LocalExecutionBackend(ThreadPoolExecutor())
+        backend = await backend_type(ThreadPoolExecutor())
         flow = await WorkflowEngine.create(backend=backend)
 
         @flow.executable_task
@@ -139,8 +144,10 @@ def test_workflows_have_ids_and_states() -> None:
 def test_two_backends_in_one_engine() -> None:
     async def program() -> None:
         threads = await LocalExecutionBackend(ThreadPoolExecutor(2), name="compute")
-        async with WorkflowEngine.create(backend=[threads, NoopExecutionBackend(name="ai")]) as flow:
+        unnamed = await ConcurrentExecutionBackend()
+        async with WorkflowEngine.create(backend=[threads, NoopExecutionBackend(name="ai"), unnamed]) as flow:
             assert flow.backend is threads
+            assert await flow.function_task(backend="concurrent")(add)(1, 2) == 3
 
             @flow.function_task(backend="compute")
             async def real() -> int:
@@ -154,7 +161,7 @@ def test_two_backends_in_one_engine() -> None:
             second = pretended(first)
             assert isinstance(await second, str)
             assert (first.backend, second.backend) == ("compute", "ai")
-            with pytest.raises(FlowError, match=r"other.*compute, ai"):
+            with pytest.raises(FlowError, match=r"other.*compute, ai, concurrent"):
                 flow.function_task(backend="other")(lambda: 1)
 
     run(program)
@@ -182,9 +189,10 @@ def add(left: int, right: int) -> int:
     return left + right
 
 
-def test_functions_run_in_processes() -> None:
+@pytest.mark.parametrize("backend_type", OF_A_POOL)
+def test_functions_run_in_processes(backend_type: type[LocalExecutionBackend]) -> None:
     async def program() -> None:
-        backend = await LocalExecutionBackend(ProcessPoolExecutor(1))
+        backend = await backend_type(ProcessPoolExecutor(1))
         async with await WorkflowEngine.create(backend=backend) as flow:
             plus = flow.function_task(add)
             offset = 10
