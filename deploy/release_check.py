@@ -16,17 +16,21 @@ import tempfile
 import venv
 import zipfile
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from importlib import metadata
 from pathlib import Path
 
+from deploy import client_package
+from deploy.client_package import PACKAGE
+
 ROOT = Path(__file__).parents[1]
-PACKAGE = "ccat_workflow_manager"
 FROZEN = "deploy/released_migrations.sha256"
 NOT_SOURCE = (".*", "build", "dist", "*.egg-info", "__pycache__")
 NOT_SHIPPED = re.compile(r"(^|/)(tests?|stand_ins?|bench|chaos|__pycache__)(/|$)|\.pyc$")
 LICENCES_BY_HAND = {"spython": "MPL-2.0"}
 """Packages whose metadata do not name their licence."""
+CALLS = (("ccat-wm", "--version"), ("ccat-wm", "--help"))
+CALLS_OF_CLIENT = (("python", "-c", f"import {PACKAGE}.client"),)
 _COPYLEFT = re.compile(r"\bA?GPL|Affero|GNU General Public", re.IGNORECASE)
 _SECONDS = 600
 
@@ -99,33 +103,52 @@ def check_documentation(root: Path) -> list[str]:
 
 
 def check_packages(root: Path) -> list[str]:
-    """Build sdist and wheel, look into the wheel, install both elsewhere and run them."""
+    """Build sdist and wheel, look into the wheel, install both elsewhere and run them; those of the client too."""
     target = root / "dist"
     shutil.rmtree(target, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix="release-") as directory:
-        wheel, sdist = build(root, target, Path(directory) / "source")
-        failures = check_contents(root, wheel)
-        for archive in (wheel, sdist):
-            programs = install(archive, Path(directory) / archive.suffix.lstrip("."))
-            for option in ("--version", "--help"):
-                done = _run([programs / "ccat-wm", option], cwd=directory)
+    with tempfile.TemporaryDirectory(prefix="release-") as temporary:
+        directory = Path(temporary)
+        service = build(root, target, directory / "source")
+        client = build_client(root, target, directory / "client-source")
+        failures = check_contents(root, service[0])
+        failures += check_contents(root, client[0], {each.as_posix() for each in client_package.closure(root)[0]})
+        for archive in (*service, *client):
+            programs = install(archive, directory / f"of-{archive.name}")
+            for program, *arguments in CALLS_OF_CLIENT if archive in client else CALLS:
+                done = _run([programs / program, *arguments], cwd=directory)
                 if done.returncode != 0:
-                    failures.append(f"{archive.name}: ccat-wm {option} fails: {done.stderr.strip()[-500:]}")
+                    text = done.stderr.strip()[-500:]
+                    failures.append(f"{archive.name}: {' '.join([program, *arguments])} fails: {text}")
     return failures
 
 
 def build(root: Path, target: Path, source: Path) -> tuple[Path, Path]:
     """Build the sdist, and the wheel from it, out of a clean copy of the checkout. Needs no network."""
     shutil.copytree(root, source, symlinks=True, ignore=shutil.ignore_patterns(*NOT_SOURCE))
-    _must([sys.executable, "-m", "build", "--no-isolation", "--outdir", target, source])
-    (wheel,), (sdist,) = target.glob("*.whl"), target.glob("*.tar.gz")
-    return wheel, sdist
+    return _built(source, target)
 
 
-def check_contents(root: Path, wheel: Path) -> list[str]:
-    """The wheel holds every file of the package, the licence, and nothing else."""
+def build_client(root: Path, target: Path, source: Path) -> tuple[Path, Path]:
+    """The same for the distribution of the client."""
+    try:
+        client_package.stage(root, source)
+    except ValueError as error:
+        raise Failed(str(error)) from None
+    return _built(source, target)
+
+
+def _built(source: Path, target: Path) -> tuple[Path, Path]:
+    made = source / "dist"
+    _must([sys.executable, "-m", "build", "--no-isolation", "--outdir", made, source])
+    target.mkdir(parents=True, exist_ok=True)
+    (wheel,), (sdist,) = made.glob("*.whl"), made.glob("*.tar.gz")
+    return Path(shutil.move(wheel, target)), Path(shutil.move(sdist, target))
+
+
+def check_contents(root: Path, wheel: Path, wanted: Collection[str] = ()) -> list[str]:
+    """The wheel holds these files, or every file of the package, the licence, and nothing else."""
     package = (path for path in (root / PACKAGE).rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    wanted = {path.relative_to(root).as_posix() for path in package}
+    wanted = set(wanted) or {path.relative_to(root).as_posix() for path in package}
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     found = {name for name in names if ".dist-info/" not in name}
@@ -148,7 +171,17 @@ def install(archive: Path, environment: Path) -> Path:
     borrowed = {str(metadata.distribution(name).locate_file("")) for name in ("setuptools", "sqlalchemy", "psycopg")}
     (Path(paths["purelib"]) / "borrowed.pth").write_text("\n".join(sorted(borrowed)) + "\n")
     pip = [sys.executable, "-m", "pip", "--python", str(environment / "bin" / "python"), "install", "--quiet"]
-    _must([*pip, "--disable-pip-version-check", "--no-index", "--no-deps", "--no-build-isolation", archive])
+    _must(
+        [
+            *pip,
+            "--no-compile",
+            "--disable-pip-version-check",
+            "--no-index",
+            "--no-deps",
+            "--no-build-isolation",
+            archive,
+        ]
+    )
     return environment / "bin"
 
 

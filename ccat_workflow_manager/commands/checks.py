@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from errno import EACCES, EDQUOT, ENOSPC, ENOTDIR
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,18 @@ def without_prefix() -> Iterator[Check]:
     if names := unprefixed():
         text = f"ignored, because a setting begins with {PREFIX}: {', '.join(names)}"
         yield Check("variables", None, text, f"if they are meant for the service, set {PREFIX}{names[0]}")
+
+
+def client_apart() -> Iterator[Check]:
+    """The distribution of the client has files of this package: of another version it has replaced them."""
+    try:
+        client, service = (metadata.version(name) for name in ("ccat-workflow-manager-client", "ccat-workflow-manager"))
+    except metadata.PackageNotFoundError:
+        return
+    text = f"ccat-workflow-manager-client {client} is installed over the service, {service}, which contains the client"
+    again = f"pip install --force-reinstall --no-deps ccat-workflow-manager=={service}"
+    ok = None if client == service else False
+    yield Check("client", ok, text, f"pip uninstall ccat-workflow-manager-client; {again}")
 
 
 def all_checks(settings: Settings, whose: str = "") -> Iterator[Check]:

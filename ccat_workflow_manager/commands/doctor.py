@@ -52,11 +52,12 @@ def doctor(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 
 
 def _checks(data_dir: Path | None) -> Iterator[Check]:
-    from ccat_workflow_manager.commands.checks import all_checks, settings_fault, without_prefix
+    from ccat_workflow_manager.commands.checks import all_checks, client_apart, settings_fault, without_prefix
     from ccat_workflow_manager.commands.running import only_running
     from ccat_workflow_manager.errors import ConfigurationError
     from ccat_workflow_manager.settings import load_settings
 
+    yield from client_apart()
     found = None if data_dir is not None else only_running()
     chosen = data_dir or (None if found is None else found.data_dir)
     try:

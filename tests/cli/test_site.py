@@ -59,6 +59,19 @@ def test_doctor_reports_what_is_broken(
     assert found[name]["hint"]
 
 
+@pytest.mark.parametrize(("client", "code", "ok"), [("2.0", 0, None), ("1.0", 3, False)])
+def test_doctor_names_a_client_that_has_files_of_the_service(
+    client: str, code: int, ok: bool | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = variables(DATA_DIR=tmp_path, HPC_BACKEND="noop", CONTAINER_RUNTIME="none")
+    assert "client" not in checks(env, 0)
+    versions = {"ccat-workflow-manager-client": client, "ccat-workflow-manager": "2.0"}
+    monkeypatch.setattr("ccat_workflow_manager.commands.checks.metadata.version", versions.__getitem__)
+    found = checks(env, code)["client"]
+    assert found["ok"] is ok
+    assert "--force-reinstall --no-deps ccat-workflow-manager==2.0" in str(found["hint"])
+
+
 def test_doctor_reports_missing_migrations(postgres_url: str, redis_url: str, tmp_path: Path) -> None:
     env = variables(DATA_DIR=tmp_path, DATABASE_URL=postgres_url, REDIS_URL=redis_url, HPC_BACKEND="noop")
     assert checks(env, 3)["migrations"]["hint"] == "ccat-wm db upgrade"

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
-from collections.abc import Collection, Iterable
-from importlib import metadata
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import ccat_workflow_manager
+from tests.packaging import environments
+from tests.packaging.environments import normal
 
 OURS = "ccat-workflow-manager"
 PACKAGES = {
@@ -50,57 +50,16 @@ SETTINGS = ("KUBERNETES_CONTEXT", "AWS_BATCH_REGION", "DASK_RESOURCES", "RADICAL
 """They are known and checked whether the package of their backend is there or not."""
 
 
-def wanted(distribution: str, extras: Collection[str] = ()) -> Iterable[tuple[str, tuple[str, ...]]]:
-    """What a distribution requires, with these of its extras."""
-    for line in metadata.distribution(distribution).requires or ():
-        match = re.match(r"\s*([A-Za-z0-9._-]+)\s*(?:\[([^\]]*)\])?", line)
-        needed_by = re.findall(r"""extra\s*==\s*['"]([^'"]+)['"]""", line)
-        if match and (not needed_by or {normal(extra) for extra in needed_by} & {normal(extra) for extra in extras}):
-            yield match[1], tuple((match[2] or "").replace(" ", "").split(",")) if match[2] else ()
-
-
-def normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
+def install(site: Path, names: Collection[str]) -> None:
+    """Link the package and these distributions into a new directory."""
+    site.mkdir()
+    (site / "ccat_workflow_manager").symlink_to(Path(ccat_workflow_manager.__file__).parent)
+    environments.install(site, names)
 
 
 def closure(extras: Collection[str]) -> set[str]:
-    """The names of all distributions that an installation with these extras has."""
-    found: set[str] = set()
-    waiting: list[tuple[str, tuple[str, ...]]] = [(OURS, tuple(extras))]
-    while waiting:
-        name, more = waiting.pop()
-        try:
-            requirements = list(wanted(name, more))
-        except metadata.PackageNotFoundError:
-            continue  # for another system or another Python
-        if normal(name) not in found or more:
-            found.add(normal(name))
-            waiting += [one for one in requirements if normal(one[0]) not in found]
-    return found
-
-
-def install(site: Path, names: Collection[str]) -> None:
-    """Link these distributions, and nothing else, into a directory."""
-    site.mkdir()
-    (site / "ccat_workflow_manager").symlink_to(Path(ccat_workflow_manager.__file__).parent)
-    for name in names:
-        for file in metadata.distribution(name).files or ():
-            top = Path(file.parts[0])
-            if top.name in ("..", "__pycache__") or top.suffix == ".pth":
-                continue
-            real = Path(str(file.locate())).parents[len(file.parts) - 2] if len(file.parts) > 1 else file.locate()
-            real = Path(str(real))
-            if real.suffix not in ("", ".libs") or not real.is_dir() or (real / "__init__.py").exists():
-                link(site / top, real)
-            elif len(file.parts) > 1:
-                # A namespace that several distributions share: only this one's part of it.
-                (site / top).mkdir(exist_ok=True)
-                link(site / top / file.parts[1], real / file.parts[1])
-
-
-def link(path: Path, real: Path) -> None:
-    if real.exists() and not path.exists():
-        path.symlink_to(real)
+    """All distributions that an installation with these extras has."""
+    return environments.closure([(OURS, tuple(extras))])
 
 
 def ask(site: Path, **environment: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:

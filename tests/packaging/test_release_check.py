@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from deploy import release_check
-from deploy.release_check import FROZEN, PACKAGE, NotDone
+from deploy.client_package import PACKAGE
+from deploy.release_check import FROZEN, NotDone
 
 VERSIONS = f"{PACKAGE}/db/migrations/versions"
 

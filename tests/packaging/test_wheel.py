@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 import tomllib
 import zipfile
 from pathlib import Path
@@ -12,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from deploy import release_check
-from deploy.release_check import PACKAGE
-
-REPOSITORY = Path(__file__).parents[2]
+from deploy.client_package import PACKAGE
+from tests.packaging.environments import REPOSITORY, run
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +25,6 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The programs of an environment that has the wheel, and borrows the libraries of this one."""
     return release_check.install(wheel, tmp_path_factory.mktemp("elsewhere") / "environment")
-
-
-def run(*argv: str | Path, cwd: Path, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-    """Run without environment variables that could lead back to the checkout."""
-    environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
-    environment |= {"XDG_DATA_HOME": str(cwd / "share"), "NO_COLOR": "1"}
-    return subprocess.run(argv, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
 
 
 def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(wheel: Path) -> None:
