@@ -31,7 +31,7 @@ def verify(
     share: Annotated[
         int,
         typer.Option(min=1, max=100, metavar="PERCENT", help="The part of the time in which it reads."),
-    ] = 50,
+    ] = 75,
     with_jobs: Annotated[
         bool, typer.Option("--jobs/--no-jobs", help="Compare live step runs with the records of their schedulers.")
     ] = True,

@@ -36,6 +36,11 @@ def _class(seconds: str) -> str:
       ELSE LEAST({LAST_CLASS}, 1 + floor(2 * ln({seconds} / {SHORTEST}) / ln(2.0::float8)))::int END"""
 
 
+def _look_up(columns: str, table: str, condition: str, name: str) -> str:
+    """SQL that joins at most one row by its key. OFFSET makes PostgreSQL look up each, never read the whole table."""
+    return f"LEFT JOIN LATERAL (SELECT {columns} FROM {table} WHERE {condition} OFFSET 0) {name} ON true"
+
+
 _RAN = "COALESCE(a.wall_time_seconds, extract(epoch FROM a.finished_at - a.started_at)::float8)"
 _TOOK = "extract(epoch FROM e.at - r.started_at)::float8"
 
@@ -43,17 +48,17 @@ _EACH = f"""
 SELECT c.at, '' AS step, COALESCE(r.pipeline, '') AS pipeline, c.project, '' AS backend, 'CREATED' AS outcome,
   '' AS reason, {NO_DURATION} AS bucket
 FROM (SELECT run_id, min(at) AS at, min(project) AS project FROM e WHERE event = '{Event.CREATED}' GROUP BY run_id) c
-LEFT JOIN runs r ON r.id = c.run_id
+{_look_up("pipeline", "runs", "id = c.run_id", "r")}
 UNION ALL
 SELECT e.at, '', COALESCE(r.pipeline, ''), e.project, '', e.to_status, '', {_class(_TOOK)}
-FROM e LEFT JOIN runs r ON r.id = e.run_id WHERE e.event = '{RunEvent.FINISHED}'
+FROM e {_look_up("pipeline, started_at", "runs", "id = e.run_id", "r")} WHERE e.event = '{RunEvent.FINISHED}'
 UNION ALL
 SELECT e.at, COALESCE(s.step, '?'), COALESCE(r.pipeline, ''), e.project, COALESCE(a.backend, ''),
   CASE e.event WHEN '{Event.JOB_SUBMITTED}' THEN 'STARTED' WHEN '{Event.RETRIED}' THEN 'RETRIED' ELSE e.to_status END,
   COALESCE(e.reason, ''),
   CASE WHEN e.to_status IN ({quoted(FINISHED)}) THEN {_class(_RAN)} ELSE {NO_DURATION} END
-FROM e LEFT JOIN step_runs s ON s.id = e.step_run_id LEFT JOIN runs r ON r.id = e.run_id
-LEFT JOIN attempts a ON a.step_run_id = e.step_run_id AND a.number = e.attempt
+FROM e {_look_up("step", "step_runs", "id = e.step_run_id", "s")} {_look_up("pipeline", "runs", "id = e.run_id", "r")}
+{_look_up("*", "attempts", "step_run_id = e.step_run_id AND number = e.attempt", "a")}
 WHERE e.step_run_id IS NOT NULL
   AND (e.to_status IN ({quoted(FINISHED)}) OR e.event IN ('{Event.JOB_SUBMITTED}', '{Event.RETRIED}'))
 """

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from uuid import UUID
 
 from ccat_workflow_manager.db.queries.verify import Finding, ProductRow, findings, products_of, slice_of_runs, strays
@@ -15,6 +17,8 @@ from ccat_workflow_manager.execution.published import checksum_of_published, sta
 from ccat_workflow_manager.services.verify_figures import FigureCheck
 
 _SLICE = 500
+_LOOKERS = 4
+"""Threads that look at the files of products: most of the time of a look is waiting for the file system."""
 
 
 @dataclass(slots=True)
@@ -25,6 +29,15 @@ class Progress:
     products: int = 0
     last: UUID | None = None
     """The last run that was looked at; a later call goes on behind it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Slice:
+    """Runs, what is wrong with their rows, and their products."""
+
+    ids: list[UUID]
+    findings: list[Finding]
+    products: list[ProductRow]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,25 +60,39 @@ class Verification:
         """Everything that is wrong with runs, their products and jobs, as it is found."""
         with self.database.read() as unit:
             yield from list(strays(unit))
-        while True:
-            began = time.monotonic()
-            with self.database.read() as unit:
-                ids = slice_of_runs(unit, progress.last, self.since, _SLICE)
-                found = list(findings(unit, ids))
-                products = products_of(unit, ids)
-            yield from found
-            for product in products:
-                if (wrong := self._wrong_with(product)) is not None:
-                    yield wrong
-            progress.runs += len(ids)
-            progress.products += len(products)
-            if len(ids) < _SLICE:
-                break
-            progress.last = ids[-1]
-            self.keep()
-            self.rest((time.monotonic() - began) * (1 / self.share - 1))
+        yield from self._in_slices(progress)
         if self.since is None:
             yield from FigureCheck(self.database, self.share, self.rest).findings()
+
+    def _in_slices(self, progress: Progress) -> Iterator[Finding]:
+        """Look at the files of a slice while the next one is read."""
+        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(_LOOKERS) as lookers:
+            following = reader.submit(self._read, progress.last)
+            is_last = False
+            while not is_last:
+                began = time.monotonic()
+                present = following.result()
+                is_last = len(present.ids) < _SLICE
+                if not is_last:
+                    following = reader.submit(self._read, present.ids[-1])
+                yield from present.findings
+                parts = [present.products[part::_LOOKERS] for part in range(_LOOKERS)]
+                yield from chain.from_iterable(lookers.map(self._wrong_among, parts))
+                progress.runs += len(present.ids)
+                progress.products += len(present.products)
+                if not is_last:
+                    progress.last = present.ids[-1]
+                    self.keep()
+                    wait([following])
+                    self.rest((time.monotonic() - began) * (1 / self.share - 1))
+
+    def _read(self, after: UUID | None) -> _Slice:
+        with self.database.read() as unit:
+            ids = slice_of_runs(unit, after, self.since, _SLICE)
+            return _Slice(ids, list(findings(unit, ids)), products_of(unit, ids))
+
+    def _wrong_among(self, products: Sequence[ProductRow]) -> list[Finding]:
+        return [wrong for each in products if (wrong := self._wrong_with(each)) is not None]
 
     def _wrong_with(self, product: ProductRow) -> Finding | None:
         text = self._fault_of(product)

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from ccat_workflow_manager.db.conditions import counter, met, quoted
 from ccat_workflow_manager.db.session import UnitOfWork
-from ccat_workflow_manager.lifecycle.states import FINISHED, INITIAL, LIVE, TRANSITIONS, Event, Status, run_status
+from ccat_workflow_manager.lifecycle.states import FINISHED, INITIAL, LIVE, TRANSITIONS, Status, run_status
 
 _ENDED = quoted(FINISHED)
 _MET = met("u.")
@@ -23,18 +23,27 @@ _SLICE = """
 SELECT id FROM runs WHERE id > :after
   AND (CAST(:since AS timestamptz) IS NULL OR created_at >= :since) ORDER BY id LIMIT :limit
 """
-_EVENTS = """
-SELECT s.id, e.event, e.from_status, e.to_status FROM step_runs s CROSS JOIN LATERAL (
-  SELECT event, from_status, to_status FROM events
-  WHERE step_run_id = s.id AND at > s.created_at - interval '1 day' ORDER BY id) e
-WHERE s.run_id = ANY(:ids)
-"""
-"""The events of each step run by the index of its own, in no partition of a month before it was created."""
 _FIRST_EVENT = "SELECT at FROM events ORDER BY position, id LIMIT 1"
-_STATES = "SELECT s.id, s.status, r.created_at FROM step_runs s JOIN runs r ON r.id = s.run_id WHERE r.id = ANY(:ids)"
-_COUNTS = "SELECT run_id, status, count(*) FROM step_runs WHERE run_id = ANY(:ids) GROUP BY 1, 2"
-_COLUMNS = ", ".join(counter(status) for status in Status)
-_RUNS = f"SELECT id, status, tolerated, {_COLUMNS} FROM runs WHERE id = ANY(:ids)"
+_HISTORIES = """
+SELECT status, is_old, moves, string_agg(id::text, ' ') AS ids FROM (
+  SELECT s.id, s.status, COALESCE(r.created_at < :oldest, false) AS is_old, (
+    SELECT array_agg(ARRAY[event, from_status, to_status] ORDER BY id) FROM events
+    WHERE step_run_id = s.id AND at > s.created_at - interval '1 day') AS moves
+  FROM step_runs s JOIN runs r ON r.id = s.run_id WHERE s.run_id = ANY(:ids)) h
+GROUP BY 1, 2, 3
+"""
+"""Step runs by what has happened to each: most of a million have one of a few histories.
+
+The events are read by the index of the step run, in no partition of a month before it was created.
+"""
+_COUNTED = f"""
+SELECT status, tolerated, counted, real, string_agg(id::text, ' ') AS ids FROM (
+  SELECT r.id, r.status, r.tolerated, ARRAY[{", ".join(counter(status) for status in Status)}] AS counted, (
+    SELECT ARRAY[{", ".join(f"count(*) FILTER (WHERE s.status = '{status}')" for status in Status)}]
+    FROM step_runs s WHERE s.run_id = r.id) AS real
+  FROM runs r WHERE r.id = ANY(:ids)) c
+GROUP BY 1, 2, 3, 4
+"""
 _REMAINING = f"""
 SELECT * FROM (
   SELECT r.run_id, r.name, r.remaining, (SELECT count(*) FROM step_runs u
@@ -61,18 +70,16 @@ SELECT * FROM (
   FROM step_runs s WHERE s.run_id = ANY(:ids)) x
 WHERE unmet <> real
 """
-_CANCELLED = """
-SELECT id, reason FROM step_runs
-WHERE run_id = ANY(:ids) AND status = 'FAILED' AND cancel_requested_at IS NOT NULL
-"""
-_ATTEMPTS = f"""
-SELECT a.step_run_id, a.number, s.status FROM step_runs s JOIN attempts a ON a.step_run_id = s.id
-WHERE s.run_id = ANY(:ids) AND a.finished_at IS NULL AND (s.status IN ({_ENDED}) OR a.number < s.attempt)
-"""
-_NUMBERS = """
-SELECT s.id, s.attempt, count(a.number), COALESCE(max(a.number), 0) FROM step_runs s
-LEFT JOIN attempts a ON a.step_run_id = s.id WHERE s.run_id = ANY(:ids)
-GROUP BY s.id HAVING count(a.number) <> COALESCE(max(a.number), 0) OR COALESCE(max(a.number), 0) > s.attempt
+_ENDS = f"""
+SELECT s.id, s.status, s.reason, s.attempt, a.made, a.highest, a.endless,
+  s.status = '{Status.FAILED}' AND s.cancel_requested_at IS NOT NULL AS was_cancelled
+FROM step_runs s CROSS JOIN LATERAL (
+  SELECT count(*) AS made, COALESCE(max(number), 0) AS highest, array_agg(number ORDER BY number) FILTER (
+    WHERE finished_at IS NULL AND (s.status IN ({_ENDED}) OR number < s.attempt)) AS endless
+  FROM attempts WHERE step_run_id = s.id) a
+WHERE s.run_id = ANY(:ids) AND (
+  a.made <> a.highest OR a.highest > s.attempt OR a.endless IS NOT NULL
+  OR s.status = '{Status.FAILED}' AND s.cancel_requested_at IS NOT NULL)
 """
 _STRAYS = """
 SELECT name, stray_jobs, unknown_jobs, reap_problem FROM backends
@@ -144,7 +151,7 @@ class LiveAttempt:
     seconds: float = field(compare=False)
 
 
-_Check = Callable[[UnitOfWork, Sequence[UUID]], Iterator[Finding]]
+_Check = Callable[[UnitOfWork, str], Iterator[Finding]]
 
 
 def slice_of_runs(unit: UnitOfWork, after: UUID | None, since: datetime | None, limit: int) -> list[UUID]:
@@ -155,8 +162,9 @@ def slice_of_runs(unit: UnitOfWork, after: UUID | None, since: datetime | None, 
 
 def findings(unit: UnitOfWork, run_ids: Sequence[UUID]) -> Iterator[Finding]:
     """What is wrong with the rows of these runs, at any moment."""
+    ids = _array(run_ids)
     for check in _CHECKS:
-        yield from check(unit, run_ids)
+        yield from check(unit, ids)
 
 
 def strays(unit: UnitOfWork) -> Iterator[Finding]:
@@ -178,50 +186,56 @@ def used_backends(unit: UnitOfWork) -> list[str]:
 
 
 def products_of(unit: UnitOfWork, run_ids: Sequence[UUID]) -> list[ProductRow]:
-    return unit.rows(ProductRow, _PRODUCTS, {"ids": list(run_ids)})
+    return unit.rows(ProductRow, _PRODUCTS, {"ids": _array(run_ids)})
 
 
-def _rows(unit: UnitOfWork, statement: str, ids: Sequence[UUID]) -> Sequence[Any]:
-    return unit.execute(statement, {"ids": list(ids)}).all()
+def _array(ids: Sequence[UUID]) -> str:
+    """The ids as PostgreSQL writes an array, made once for all statements."""
+    return f"{{{','.join(map(str, ids))}}}"
 
 
-def _history(unit: UnitOfWork, ids: Sequence[UUID]) -> Iterator[Finding]:
+def _rows(unit: UnitOfWork, statement: str, ids: str) -> Sequence[Any]:
+    return unit.execute(statement, {"ids": ids}).all()
+
+
+def _history(unit: UnitOfWork, ids: str) -> Iterator[Finding]:
     """Every move is in the table of moves, and each begins where the one before has ended."""
     repair = "no row tells what happened: read the log of the service at the times of its events"
     oldest = unit.execute(_FIRST_EVENT, {}).scalar()
-    states = {row[0]: (row[1], row[2]) for row in _rows(unit, _STATES, ids)}
-    last: dict[UUID, str | None] = {}
-    for step_run_id, event, before, after in _rows(unit, _EVENTS, ids):
-        is_first = step_run_id not in last
-        made = states.get(step_run_id, (None, None))[1]
-        is_pruned = is_first and before is not None and made is not None and oldest is not None and made < oldest
-        legal = INITIAL if before is None else TRANSITIONS.get((Status(before), Event(event)))
-        if legal != after or (last.get(step_run_id) != before and not is_pruned):
-            text = f"{event} led from {before} to {after}; it was {last.get(step_run_id)}"
-            yield Finding("move", f"step-runs/{step_run_id}", text, repair)
-        last[step_run_id] = after
-    for step_run_id, (status, made) in states.items():
-        if last.get(step_run_id) != status and not (step_run_id not in last and oldest is not None and made < oldest):
-            text = f"is {status}, its events say {last.get(step_run_id)}"
-            yield Finding("status", f"step-runs/{step_run_id}", text, repair)
+    for status, is_old, moves, same in unit.execute(_HISTORIES, {"ids": ids, "oldest": oldest}):
+        for kind, text in _faults_of_history(status, moves, may_be_cut=is_old):
+            for step_run_id in same.split():
+                yield Finding(kind, f"step-runs/{step_run_id}", text, repair)
 
 
-def _counters(unit: UnitOfWork, ids: Sequence[UUID]) -> Iterator[Finding]:
+def _faults_of_history(status: str, moves: Any, *, may_be_cut: bool) -> Iterator[tuple[str, str]]:
+    """The kind and the text of each fault. The first events of a history that may be cut were removed for their age."""
+    if moves is None and may_be_cut:
+        return
+    last: str | None = None
+    for number, (event, before, after) in enumerate(moves or ()):
+        legal = INITIAL if before is None else TRANSITIONS.get((before, event))
+        is_cut = number == 0 and before is not None and may_be_cut
+        if legal != after or (last != before and not is_cut):
+            yield "move", f"{event} led from {before} to {after}; it was {last}"
+        last = after
+    if last != status:
+        yield "status", f"is {status}, its events say {last}"
+
+
+def _counters(unit: UnitOfWork, ids: str) -> Iterator[Finding]:
     """A run counts what its step runs say, and has the status that follows."""
-    counts: dict[UUID, Counter[Status]] = {}
-    for run_id, status, number in _rows(unit, _COUNTS, ids):
-        counts.setdefault(run_id, Counter())[Status(status)] = number
-    for run_id, status, tolerated, *counted in _rows(unit, _RUNS, ids):
-        real = counts.get(run_id, Counter())
-        wanted = [real[each] for each in Status]
-        if counted != wanted or status != run_status(real, tolerated=tolerated):
+    for status, tolerated, counted, numbers, same in _rows(unit, _COUNTED, ids):
+        real = Counter({each: number for each, number in zip(Status, numbers, strict=True) if number})
+        if counted != numbers or status != run_status(real, tolerated=tolerated):
             shown = {str(each): number for each, number in real.items()}
             text = f"is {status} and counts {counted}; its step runs are {shown}"
             columns = ", ".join(f"{counter(each)} = {real[each]}" for each in Status)
-            yield Finding("counter", f"runs/{run_id}", text, f"UPDATE runs SET {columns} WHERE id = '{run_id}';")
+            for run_id in same.split():
+                yield Finding("counter", f"runs/{run_id}", text, f"UPDATE runs SET {columns} WHERE id = '{run_id}';")
 
 
-def _steps(unit: UnitOfWork, ids: Sequence[UUID]) -> Iterator[Finding]:
+def _steps(unit: UnitOfWork, ids: str) -> Iterator[Finding]:
     """A step counts what is left to do, and what is lost."""
     for column, statement in (("remaining", _REMAINING), ("lost", _LOSSES)):
         for run_id, name, counted, real in _rows(unit, statement, ids):
@@ -230,7 +244,7 @@ def _steps(unit: UnitOfWork, ids: Sequence[UUID]) -> Iterator[Finding]:
             yield Finding("counter", f"runs/{run_id}", text, repair)
 
 
-def _dependencies(unit: UnitOfWork, ids: Sequence[UUID]) -> Iterator[Finding]:
+def _dependencies(unit: UnitOfWork, ids: str) -> Iterator[Finding]:
     """A step run waits for as many steps as there are before it with something left to do."""
     for step_run_id, status, unmet, real in _rows(unit, _UNMET, ids):
         text = f"{status}, waits for {unmet} steps; {real} before it are not completed"
@@ -238,18 +252,20 @@ def _dependencies(unit: UnitOfWork, ids: Sequence[UUID]) -> Iterator[Finding]:
         yield Finding("dependency", f"step-runs/{step_run_id}", text, repair)
 
 
-def _ends(unit: UnitOfWork, ids: Sequence[UUID]) -> Iterator[Finding]:
+def _ends(unit: UnitOfWork, ids: str) -> Iterator[Finding]:
     """The attempts of what is over are over too, none is missing, and what was cancelled has not failed."""
-    for step_run_id, reason in _rows(unit, _CANCELLED, ids):
-        text = f"was to be cancelled and is FAILED ({reason})"
-        yield Finding("cancel", f"step-runs/{step_run_id}", text, f"ccat-wm run retry or cancel step run {step_run_id}")
-    for step_run_id, number, status in _rows(unit, _ATTEMPTS, ids):
-        repair = f"UPDATE attempts SET finished_at = now() WHERE step_run_id = '{step_run_id}' AND number = {number};"
-        yield Finding("attempt", f"step-runs/{step_run_id}", f"attempt {number} has no end, it is {status}", repair)
-    for step_run_id, current, number, highest in _rows(unit, _NUMBERS, ids):
-        text = f"has {number} attempts, the highest number is {highest}, the present one {current}"
-        repair = "rows of attempts are missing or doubled: restore them from a backup"
-        yield Finding("attempt", f"step-runs/{step_run_id}", text, repair)
+    for row in _rows(unit, _ENDS, ids):
+        subject = f"step-runs/{row.id}"
+        if row.was_cancelled:
+            repair = f"ccat-wm run retry or cancel step run {row.id}"
+            yield Finding("cancel", subject, f"was to be cancelled and is FAILED ({row.reason})", repair)
+        for number in row.endless or ():
+            repair = f"UPDATE attempts SET finished_at = now() WHERE step_run_id = '{row.id}' AND number = {number};"
+            yield Finding("attempt", subject, f"attempt {number} has no end, it is {row.status}", repair)
+        if row.made != row.highest or row.highest > row.attempt:
+            text = f"has {row.made} attempts, the highest number is {row.highest}, the present one {row.attempt}"
+            repair = "rows of attempts are missing or doubled: restore them from a backup"
+            yield Finding("attempt", subject, text, repair)
 
 
 _CHECKS: Sequence[_Check] = (_history, _counters, _steps, _dependencies, _ends)
