@@ -76,6 +76,11 @@ def _sshd() -> str | None:
     return server if server is not None and shutil.which("ssh") and shutil.which("ssh-keygen") else None
 
 
+def _nginx() -> str | None:
+    found = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+    return _program(found, "-v") if found is not None else None
+
+
 def _docker() -> str | None:
     """What a private daemon is made of; that needs root."""
     search = f"{os.environ['PATH']}:/usr/sbin:/sbin"
@@ -93,6 +98,7 @@ PARTS: dict[str, Callable[[], str | None]] = {
     "docker": _docker,
     "compose": lambda: _program("docker-compose", "--version"),
     "chromium": lambda: _program("chromium", "--version"),
+    "nginx": _nginx,
     "systemd-analyze": lambda: _program("systemd-analyze", "--version"),
     "radical": lambda: _wheel("radical.pilot"),
     "user namespaces": _user_namespaces,

@@ -14,6 +14,7 @@ from starlette.responses import RedirectResponse, Response
 from ccat_workflow_manager.api import openapi
 from ccat_workflow_manager.api.authentication import COOKIE, Caller
 from ccat_workflow_manager.api.dependencies import Body, Ctx, Given, RawBody
+from ccat_workflow_manager.api.forwarded import address_of
 from ccat_workflow_manager.api.openapi import Shape
 from ccat_workflow_manager.api.paging import json_response
 from ccat_workflow_manager.api.problems import problem
@@ -79,8 +80,8 @@ def begin_session(
 ) -> Response:
     """Begin a session and set its cookie on the response; without one, on the identity as JSON."""
     sessions = _sessions(context)
-    address = request.client.host if request.client else ""
-    with audit.audited(audit.Change(identity, "log_in", "sessions", address, request.state.request_id)):
+    change = audit.Change(identity, "log_in", "sessions", address_of(request), request.state.request_id)
+    with audit.audited(change):
         session_id, cookie = sessions.open(identity, token_id)
     if response is None:
         shown = {

@@ -14,6 +14,7 @@ from fastapi import Request
 
 from ccat_workflow_manager.api.authentication import is_forged, who
 from ccat_workflow_manager.api.dependencies import PREFIX
+from ccat_workflow_manager.api.forwarded import address_of
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db import audit
 from ccat_workflow_manager.db.queries import owners
@@ -243,13 +244,12 @@ async def authorize(request: Request, right: Right, action: str) -> None:
     if changes and is_forged(request):
         raise Forbidden("a change with a cookie needs the header X-CSRF-Token, or a page of this site")
     if changes:
-        client = request.client
         audit.attribute(
             audit.Change(
                 identity,
                 action,
                 request.url.path.removeprefix(PREFIX + "/") if thing is None else f"{thing.collection}/{key}",
-                "" if client is None else client.host,
+                address_of(request),
                 request.state.request_id,
                 project,
             )

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote
@@ -23,6 +24,19 @@ _ROOT = re.compile(r"/.*|(s3|https?)://[^/]+(/.*)?", re.DOTALL)
 def _are_roots(value: str) -> bool:
     roots = [each.strip() for each in value.split(",") if each.strip()]
     return all(_ROOT.fullmatch(each) and ".." not in each.split("/") for each in roots)
+
+
+def _networks(value: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    """Raises ValueError."""
+    return tuple(ip_network(each.strip()) for each in value.split(",") if each.strip())
+
+
+def _are_networks(value: str) -> bool:
+    try:
+        _networks(value)
+    except ValueError:
+        return False
+    return True
 
 
 def _are_grants(value: str) -> bool:
@@ -117,6 +131,10 @@ class Settings(SettingsModel):
     api_hosts: Annotated[str, matching(r"[A-Za-z0-9._:\[\]\s,-]*", "host names with commas between them")] = Field(
         description="Names under which the API may be called (header `Host`), beside those of loopback and `API_HOST`. "
         "Needed in staging and production."
+    )
+    api_proxies: Annotated[str, Rule("addresses and networks with commas between them", _are_networks)] = Field(
+        description="Proxies that are believed when they say in `X-Forwarded-For` and `X-Forwarded-Proto` who calls, "
+        "for the audit, and by which scheme."
     )
     api_socket: Path = Field(
         description="Path of a Unix socket that the API listens on instead of a port, in a directory of mode 0700. "
@@ -289,6 +307,11 @@ class Settings(SettingsModel):
         """The names under which the API may be called, beside those of loopback."""
         given = (name.strip() for name in (*self.api_hosts.split(","), self.api_host))
         return frozenset(name for name in given if name not in ("", "0.0.0.0", "::"))
+
+    @property
+    def proxies(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """The entries of API_PROXIES."""
+        return _networks(self.api_proxies)
 
     @property
     def places_of_inputs(self) -> tuple[str, ...]:

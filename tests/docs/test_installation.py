@@ -89,7 +89,7 @@ def test_the_commands_of_the_page_install_a_site(tmp_path: Path) -> None:
     for program in ("systemctl", "systemd-run"):
         (here / "bin" / program).write_text(f"#!/usr/bin/python3\n{STAND_IN.read_text()}")
         (here / "bin" / program).chmod(0o755)
-    user, databases, package, settings, check, services, update = blocks(PAGE, "sh")
+    user, databases, package, settings, check, services, _journal, update = blocks(PAGE, "sh")
     # The password, which createuser asks for twice.
     databases = databases.replace("--pwprompt ccat", f"--pwprompt ccat <<END\n{PASSWORD}\n{PASSWORD}\nEND")
     _write(here / "install.sh", user, _POSTGRES, databases, package)

@@ -215,14 +215,21 @@ def test_every_weakness_of_production_is_named_at_once(
 ) -> None:
     monkeypatch.setenv("ENV_FOR_DYNACONF", "production")
     (tmp_path / "short").write_text("x" * 31)
-    given(COLOUR="red", API_PORT="http", AUTH_REQUIRED="false", API_HOST="192.0.2.1", CONTAINER_RUNTIME="none")
+    given(
+        COLOUR="red",
+        API_PORT="http",
+        API_PROXIES="10.0.0.1/8",
+        AUTH_REQUIRED="false",
+        API_HOST="192.0.2.1",
+        CONTAINER_RUNTIME="none",
+    )
     given(REDIS_URL="redis://:CHANGE-ME@cache", SESSION_KEY_FILE=str(tmp_path / "short"))
     given(OIDC_ISSUER="http://idp.example", OIDC_CLIENT_SECRET_FILE=str(tmp_path / "absent"), OIDC_ROLES="staff=king")
     with pytest.raises(ConfigurationError) as caught:
         load_settings(serves_api=True)
     names = [fault.path.removeprefix(PREFIX) for fault in caught.value.faults]
     assert sorted(names) == sorted(
-        ["COLOUR", "API_PORT", "API_HOST", "API_HOSTS", "CONTAINER_RUNTIME", "DATABASE_URL", "REDIS_URL",
+        ["COLOUR", "API_PORT", "API_HOST", "API_HOSTS", "API_PROXIES", "CONTAINER_RUNTIME", "DATABASE_URL", "REDIS_URL",
          "SESSION_KEY_FILE", "OIDC_ISSUER", "OIDC_CLIENT_ID", "OIDC_CLIENT_SECRET_FILE", "OIDC_ROLES"]
     )  # fmt: skip
     assert all(f"{PREFIX}{name}: " in caught.value.message for name in names)

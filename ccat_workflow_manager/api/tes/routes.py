@@ -13,6 +13,7 @@ from starlette.responses import Response
 from ccat_workflow_manager import __version__
 from ccat_workflow_manager.api import openapi
 from ccat_workflow_manager.api.dependencies import Actor, Body, Ctx, Who
+from ccat_workflow_manager.api.forwarded import base_url_of
 from ccat_workflow_manager.api.paging import decode, encode, json_response, uuid_key
 from ccat_workflow_manager.api.route import api_router
 from ccat_workflow_manager.api.tes.creating import BACKEND_PARAMETERS, NAME_LABEL, PIPELINE, faults_of_task, run_request
@@ -143,4 +144,4 @@ def _shown(request: Request, context: Context, run: Mapping[str, Any], view: Vie
     if view != "MINIMAL" and run["started_at"]:
         with context.database.read() as unit:
             products = [json.loads(row.json) for row in run_products_page(unit, UUID(run["id"]), None, MOST_PRODUCTS)]
-    return task_of(context, run, view, products, str(request.base_url).rstrip("/"))
+    return task_of(context, run, view, products, base_url_of(request))
