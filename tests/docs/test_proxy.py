@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from ccat_workflow_manager.client import ApiRefused, Client
+from tests.backends.kubernetes.certificates import loopback_certificate
 from tests.docs.test_docs import blocks
 from tests.docs.test_installation import PAGE, SEARCH_PATH
 from tests.support.fixtures_service import Service, running_service, sh, variables
@@ -56,7 +57,7 @@ class Site:
     token: str
 
     def transport(self) -> ThroughTheProxy:
-        return ThroughTheProxy(self.port, self.directory / "cert.pem")
+        return ThroughTheProxy(self.port, self.directory / "server.crt")
 
     def browser(self) -> httpx.Client:
         """One that logs in as a page does. It claims to be somebody else."""
@@ -83,12 +84,13 @@ def answers(url: str) -> bool:
 
 def block_of_the_page(directory: Path, port: int, manager: int) -> str:
     """The block as it stands on the page, but for ports and the places of the certificate."""
+    certificate, key = loopback_certificate(directory, NAME)
     [block] = blocks(PAGE, "nginx")
     for pattern, there in (
         (r"listen 443 ssl;", f"listen 127.0.0.1:{port} ssl;"),
         (r"http://127\.0\.0\.1:8000;", f"http://127.0.0.1:{manager};"),
-        (r"ssl_certificate /\S+;", f"ssl_certificate {directory}/cert.pem;"),
-        (r"ssl_certificate_key /\S+;", f"ssl_certificate_key {directory}/key.pem;"),
+        (r"ssl_certificate /\S+;", f"ssl_certificate {certificate};"),
+        (r"ssl_certificate_key /\S+;", f"ssl_certificate_key {key};"),
     ):
         block, count = re.subn(pattern, there, block)
         assert count == 1, pattern
@@ -97,12 +99,6 @@ def block_of_the_page(directory: Path, port: int, manager: int) -> str:
 
 def start_nginx(directory: Path, block: str, reaper: Reaper) -> subprocess.Popen[bytes]:
     """nginx as a process of this test: it writes below the directory only."""
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1",
-         "-subj", f"/CN={NAME}", "-addext", f"subjectAltName=DNS:{NAME}",
-         "-keyout", directory / "key.pem", "-out", directory / "cert.pem"],
-        check=True, capture_output=True,
-    )  # fmt: skip
     temporary = "".join(
         f"{each}_temp_path {directory}/{each};" for each in ("client_body", "proxy", "fastcgi", "uwsgi")
     )
