@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ccat_workflow_manager.dashboard import assets, times, words
-from ccat_workflow_manager.dashboard.drawing import bars, charts, shapes
+from ccat_workflow_manager.dashboard.drawing import bars, charts, shapes, uptime
 
 _TEMPLATES = Path(__file__).with_name("templates")
 _SMALL = 1000
@@ -53,6 +53,8 @@ def environment() -> Environment:
         meter=bars.meter,
         usage_bar=bars.usage,
         by_group=bars.by_group,
+        uptime=uptime.uptime,
+        away_seconds=uptime.away_seconds,
         groups=shapes.GROUPS,
         spark=charts.spark,
         asset=assets.address,

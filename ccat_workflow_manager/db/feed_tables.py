@@ -47,6 +47,7 @@ events = Table(
     PrimaryKeyConstraint("position", "id", "at"),
     Index("ix_events_step_run_id_id", "step_run_id", "id"),
     Index("ix_events_run_id_id", "run_id", "id", postgresql_where=text("step_run_id IS NULL")),
+    Index("ix_events_at_backend", "at", "backend", postgresql_where=text("backend IS NOT NULL")),
     postgresql_partition_by="RANGE (at)",
 )
 """The history of step runs, runs and backends, in partitions of a month each.

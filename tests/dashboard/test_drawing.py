@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +14,7 @@ from ccat_workflow_manager.dashboard.drawing.bars import bar, parts
 from ccat_workflow_manager.dashboard.drawing.charts import Series, columns, histogram, lines, nice_top, spark
 from ccat_workflow_manager.dashboard.drawing.graph import Node, graph
 from ccat_workflow_manager.dashboard.drawing.layout import LANE, layered
+from ccat_workflow_manager.dashboard.drawing.uptime import SHOWN, away_seconds, away_spans, uptime
 from tests.api.rest import ONE, Hand, Rest
 
 
@@ -92,3 +94,35 @@ def test_the_figures_of_an_axis_have_room(unit: str) -> None:
     figures = re.findall(r'x="(\d+)" y="[\d.]+" text-anchor="end">([^<]*)', svg)[:3]
     assert [text for _, text in figures] == [f"0{unit}", f"0.2{unit}", f"0.4{unit}"]
     assert all(float(right) >= 6 * len(text) for right, text in figures)  # characters are 6 wide at most
+
+
+NOON = datetime(2026, 11, 28, 12, tzinfo=UTC)
+
+
+def before_noon(minutes: float) -> datetime:
+    return NOON - timedelta(minutes=minutes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_away", "minutes"),
+    [
+        ([], False, 0),
+        ([], True, SHOWN.total_seconds() / 60),
+        ([(60, True), (40, False)], False, 20),
+        ([(40, False)], False, 24 * 60 - 40),
+        ([(90, True), (60, False), (5, True)], True, 35),
+        ([(90, True), (80, True), (60, False)], False, 30),
+    ],
+)
+def test_how_long_a_backend_was_away_follows_from_its_changes(
+    changes: list[tuple[float, bool]], is_away: bool, minutes: float
+) -> None:
+    spans = away_spans([(before_noon(ago), goes) for ago, goes in changes], is_away, NOON)
+    assert away_seconds(spans) == 60 * minutes
+    assert all(begin <= end for begin, end in spans)
+
+
+def test_a_quarter_of_an_hour_is_away_as_a_whole_in_part_or_not_at_all() -> None:
+    drawn = uptime([(before_noon(40), before_noon(10))], NOON)
+    marks = {found[1]: found[2].count("M") for found in re.finditer(r'class="(f-\w+)" d="([^"]+)"', drawn)}
+    assert marks == {"f-done": 93, "f-warn": 2, "f-fail": 1}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.hpc.base import QueueStatus
+from ccat_workflow_manager.lifecycle.event_types import BackendEvent
 from ccat_workflow_manager.lifecycle.models import NewProduct
 from tests.api.rest import CHAIN, ONE, Hand, Rest
 from tests.dashboard.test_actions import send
@@ -135,6 +136,17 @@ def test_service_pages_and_the_search_field(rest: Rest, hand: Hand) -> None:
         assert rest.client.get("/go", params={"q": text}).headers["location"] == address
     assert rest.client.get("/go?q=source:Orion").headers["location"] == "/runs?label=source%3AOrion"
     assert rest.client.get("/go?q=anything+else").headers["location"] == "/runs?q=anything+else"
+
+
+def test_the_page_of_backends_says_how_long_each_was_away(rest: Rest, hand: Hand) -> None:
+    statement = """INSERT INTO events (backend, event, to_status, attempt, actor, at)
+    VALUES ('noop', :event, 'x', 0, 'worker', now() - :ago * interval '1 minute')"""
+    hand.execute(f"{statement} RETURNING 1", event=BackendEvent.AWAY, ago=90)
+    hand.execute(f"{statement} RETURNING 1", event=BackendEvent.BACK, ago=60)
+    hand.execute("INSERT INTO backends (name) VALUES ('noop')")
+    page = rest.client.get("/backends").text
+    assert "away 30 min" in page
+    assert page.count('class="uptime"') == 1, "of those in use"
 
 
 def test_calls_of_a_scheduler_are_shown_beside_their_budget(rest: Rest, context: Context) -> None:

@@ -17,8 +17,9 @@ from ccat_workflow_manager.api.tokens import TokenRequest
 from ccat_workflow_manager.dashboard import filters, holds, times
 from ccat_workflow_manager.dashboard.acting import Sent
 from ccat_workflow_manager.dashboard.board import B, Board
+from ccat_workflow_manager.dashboard.drawing import uptime
 from ccat_workflow_manager.db.queries.audit import audit_page
-from ccat_workflow_manager.db.queries.service import BackendState, backend_states, workers_page
+from ccat_workflow_manager.db.queries.service import BackendState, backend_changes, backend_states, workers_page
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.db.tokens import TokenStore
 from ccat_workflow_manager.db.views import search as view
@@ -39,8 +40,9 @@ _QUIET_SECONDS = 60
 
 def _backends(board: Board) -> dict[str, Any]:
     states = board.read("backend states", lambda unit: dict(backend_states(unit, board.projects)))
+    changes = board.read("backend changes", lambda unit: backend_changes(unit, uptime.SHOWN.total_seconds()))
     known = availabilities.get(board.context.settings)
-    items = []
+    items, now = [], times.now()
     for name in sorted(known.keys() | states.keys()):
         state, about = states.get(name) or BackendState(), known.get(name)
         used = name in states or name == board.context.settings.hpc_backend
@@ -53,6 +55,7 @@ def _backends(board: Board) -> dict[str, Any]:
                 "calls": queues[0]["details"] if queues and "calls_per_minute" in queues[0]["details"] else None,
                 "default": name == board.context.settings.hpc_backend,
                 "used": used,
+                "away": uptime.away_spans(changes.get(name, ()), state.problem is not None, now),
                 "reason": about.reason if about else "is not installed in the environment of this process",
                 "hint": about.installation_hint if about else "",
                 "available": bool(about and about.available),
@@ -61,7 +64,8 @@ def _backends(board: Board) -> dict[str, Any]:
     items.sort(key=lambda each: (not each["problem"], not each["used"], each["name"]))
     paused = holds.values(board, lambda hold: hold.kind in (Kind.BACKEND, Kind.SERVICE))
     held = {each.name: each for each in paused["holds"] if each.kind is Kind.BACKEND}
-    return {"items": items, "away": sum(1 for each in items if each["problem"]), "held": held, **paused}
+    away = sum(1 for each in items if each["problem"])
+    return {"items": items, "away": away, "now": now, "held": held, **paused}
 
 
 @router.get("/backends")

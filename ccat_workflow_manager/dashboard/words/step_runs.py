@@ -29,7 +29,8 @@ def step_run(found: Mapping[str, Any], attempts: Sequence[Mapping[str, Any]]) ->
         text = found["waiting_for"] or "waits to be started"
         return f"Pending: {text}.", earlier
     if status in ("RUNNING", "SUBMITTED", "STAGING_DATA", "COLLECTING_RESULTS"):
-        begun = found["started_at"] or found["submitted_at"] or (last or {}).get("claimed_at")
+        present = last or found
+        begun = present["started_at"] or found["submitted_at"] or present.get("claimed_at")
         verb = {"RUNNING": "Running", "SUBMITTED": "In the queue", "STAGING_DATA": "Being prepared"}.get(
             status, "Collecting"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from ccat_workflow_manager.db.backends import BackendStore, Workload
@@ -11,6 +12,7 @@ from ccat_workflow_manager.db.conditions import READY, quoted
 from ccat_workflow_manager.db.queries import Row, one, project_list, rows, times, utc, visible
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.identity import Projects
+from ccat_workflow_manager.lifecycle.event_types import BackendEvent
 from ccat_workflow_manager.lifecycle.states import LEASED, LIVE, RunStatus
 
 _MOST_COUNTED = 100_000
@@ -52,6 +54,10 @@ FROM (SELECT name FROM backends UNION SELECT unnest(backends) FROM workers) n LE
 """
 
 
+_BACKEND_CHANGES = f"""
+SELECT backend, at, event = '{BackendEvent.AWAY}' AS is_away FROM events
+WHERE backend IS NOT NULL AND at > now() - :seconds * interval '1 second' ORDER BY at, id
+"""
 _OF_NO_PROJECT = ("problem", "problem_since", "retry_at", "workers")
 _OWN_WORK = f"""
 SELECT backend, (count(*) FILTER (WHERE status = 'PENDING'))::int, (count(*) FILTER (WHERE status <> 'PENDING'))::int
@@ -109,6 +115,14 @@ def backend_states(unit: UnitOfWork, projects: Projects = None) -> Mapping[str, 
         workload = workloads.get(name, Workload(name))
         states[name] = BackendState(**stored.get(name, {}), ready=workload.ready, live=workload.live)
     return states
+
+
+def backend_changes(unit: UnitOfWork, seconds: float) -> dict[str, list[tuple[datetime, bool]]]:
+    """When each backend went away (true) or came back in the last seconds, in order."""
+    found: dict[str, list[tuple[datetime, bool]]] = {}
+    for name, at, is_away in unit.execute(_BACKEND_CHANGES, {"seconds": seconds}):
+        found.setdefault(name, []).append((at, is_away))
+    return found
 
 
 def _states_for(

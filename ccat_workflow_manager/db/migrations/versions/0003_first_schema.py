@@ -478,6 +478,9 @@ TABLES = (
     CREATE INDEX ix_events_run_id_id ON events (run_id, id) WHERE step_run_id IS NULL
     """,
     """
+    CREATE INDEX ix_events_at_backend ON events (at, backend) WHERE backend IS NOT NULL
+    """,
+    """
     CREATE TABLE feed (
         one BOOLEAN DEFAULT true NOT NULL,
         key BYTEA NOT NULL,
