@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -97,9 +98,10 @@ def of_kubernetes() -> dict[str, str]:
 
 
 def of_compose() -> dict[str, str]:
-    """As README.md says for a service. `test_compose.py` starts what is written there."""
-    changed = {"ENV_FOR_DYNACONF": "production", PREFIX + "CONTAINER_RUNTIME": "auto", PREFIX + "API_HOSTS": "manager"}
-    return {**compose()["x-service"]["environment"], PREFIX + "HPC_BACKEND": "concurrent", **changed}
+    """As README.md says for a service, else with the defaults. `test_compose.py` starts what is written there."""
+    written = {name: str(value) for name, value in compose()["x-service"]["environment"].items()}
+    found = {name: re.sub(r"\$\{\w+:-(.*?)\}", r"\1", value) for name, value in written.items()}
+    return {**found, "ENV_FOR_DYNACONF": "production", PREFIX + "CONTAINER_RUNTIME": "auto"}
 
 
 def of_systemd() -> dict[str, str]:
