@@ -38,6 +38,7 @@ from ccat_workflow_manager.api import (
 )
 from ccat_workflow_manager.api.authentication import Authenticator
 from ccat_workflow_manager.api.dependencies import LARGE_AT_ONCE, PREFIX
+from ccat_workflow_manager.api.event_stream import OpenStreams
 from ccat_workflow_manager.api.guard import Guard
 from ccat_workflow_manager.api.openapi import PROBLEMS, DocumentedApp, operation_id
 from ccat_workflow_manager.api.problems import handle_errors
@@ -86,7 +87,7 @@ def create_app(context: Context, *, secret: str | None = None) -> FastAPI:
     app.state.log_streams = LogStreams(context.settings.event_streams)
     app.state.answers = Answers()
     authenticator = Authenticator(context, secret)
-    app.state.authenticator = authenticator
+    app.state.open_streams = OpenStreams(authenticator)
     limit = RateLimit(context.settings.api_requests_per_second)
     app.add_middleware(Guard, hosts=context.settings.api_names, authenticator=authenticator, limit=limit)
     handle_errors(app)

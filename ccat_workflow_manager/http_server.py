@@ -105,6 +105,14 @@ def _protocol(settings: Settings) -> type[asyncio.Protocol]:
             super().on_message_begin()
             self.scope["state"]["peer"] = self._peer
             self.scope["state"]["abort"] = self.transport.abort
+            self.scope["state"]["write"] = self.write_chunk
+
+        def write_chunk(self, text: bytes) -> bool:
+            """Send a piece of a body at once. Returns False if the client is slow or gone."""
+            if self.flow.write_paused or self.transport.is_closing():
+                return False
+            self.transport.write(b"%x\r\n%b\r\n" % (len(text), text))
+            return True
 
         def on_headers_complete(self) -> None:
             self._end()

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
-from functools import partial
 from typing import Annotated
 
 from fastapi import Header, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from ccat_workflow_manager.api.authentication import Authenticator
+from ccat_workflow_manager.api.authentication import Authenticator, current_identity
 
 MEDIA_TYPE = "text/event-stream"
 LastEventId = Annotated[
     str | None, Header(alias="Last-Event-ID", description="The id of the last event that came: only what is behind it.")
 ]
+BEGIN = b": events\n"
 _SEND_SECONDS = 30
-_ALLOWED_SECONDS = 1.0
-_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+_LOOK_SECONDS = 1.0
+STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 class EventStream(Response):
@@ -33,64 +33,118 @@ class EventStream(Response):
     def __init__(
         self,
         request: Request,
-        texts: AsyncIterator[bytes],
+        texts: AsyncGenerator[bytes, None],
         *,
         on_end: Callable[[], None],
         headers: dict[str, str] | None = None,
+        begin: bytes = BEGIN,
     ) -> None:
-        super().__init__(headers={**_HEADERS, **(headers or {})}, media_type=MEDIA_TYPE)
+        super().__init__(headers={**STREAM_HEADERS, **(headers or {})}, media_type=MEDIA_TYPE)
         del self.headers["content-length"]
+        self.request = request
+        self.caller = request.headers.get("authorization"), request.headers.get("cookie"), current_identity(request)
+        """What shows who asks, and who that was."""
         self._texts = texts
-        authenticator: Authenticator = request.app.state.authenticator
-        self._is_allowed = partial(authenticator.is_still_known, request)
         self._on_end = on_end
+        self._begin = begin
+        self._write: Callable[[bytes], bool] | None = request.scope["state"].get("write")
+        """Past all middleware, which has nothing to do once an answer has begun, and costs as much as to send."""
+        self._sending_since: float | None = None
+        self._refused: asyncio.Future[None] | None = None
 
     def abandon(self) -> None:
         """End it although nothing was sent."""
         self._on_end()
 
+    def refuse(self) -> None:
+        """End it in order, as its client is no longer known."""
+        if self._refused is not None and not self._refused.done():
+            self._refused.set_result(None)
+
+    def cut_if_stuck(self, now: float) -> None:
+        """Abort the connection of a client that takes nothing.
+
+        To close it would wait until the client has read what is in the buffers.
+        """
+        abort = self.request.scope["state"].get("abort")
+        if abort is not None and self._sending_since is not None and now - self._sending_since > _SEND_SECONDS:
+            abort()
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        sending, leaving, refusing = tasks = [
-            asyncio.ensure_future(each)
-            for each in (self._send_all(scope, send), _disconnected(receive), self._refused())
-        ]
+        self._refused = asyncio.get_running_loop().create_future()
+        open_streams: OpenStreams = self.request.app.state.open_streams
+        open_streams.add(self)
+        sending, leaving = tasks = [asyncio.ensure_future(self._send_all(send)), asyncio.ensure_future(_gone(receive))]
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait([*tasks, self._refused], return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
+            if sending not in done and leaving not in done:
+                sending.cancel()
+                await self._finish(send)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            open_streams.remove(self)
             self._on_end()
-        if refusing in done and sending not in done and leaving not in done:
-            await _finish(send)
+            await self._texts.aclose()
 
-    async def _send_all(self, scope: Scope, send: Send) -> None:
+    async def _send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        await send({"type": "http.response.body", "body": b": events\n", "more_body": True})
-        try:
-            async for text in self._texts:
-                if text:
-                    async with asyncio.timeout(_SEND_SECONDS):
-                        await send({"type": "http.response.body", "body": text, "more_body": True})
-        except TimeoutError:
-            # Closing would wait until the client has read what is in the buffers.
-            if (abort := scope.get("state", {}).get("abort")) is not None:
-                abort()
+        await self._send(send, self._begin)
+        async for text in self._texts:
+            if text:
+                await self._send(send, text)
+        await self._finish(send)
+
+    async def _finish(self, send: Send) -> None:
+        with suppress(OSError):
+            await self._send(send, b"", more=False)
+
+    async def _send(self, send: Send, text: bytes, *, more: bool = True) -> None:
+        if more and self._write is not None and self._write(text):
             return
-        await _finish(send)
-
-    async def _refused(self) -> None:
-        while await self._is_allowed():  # noqa: ASYNC110  another process may have revoked the token
-            await asyncio.sleep(_ALLOWED_SECONDS)
+        self._sending_since = asyncio.get_running_loop().time()
+        await send({"type": "http.response.body", "body": text, "more_body": more})
+        self._sending_since = None
 
 
-async def _finish(send: Send) -> None:
-    with suppress(OSError):
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+class OpenStreams:
+    """The streams of one process. One task looks every second which of them must end."""
+
+    def __init__(self, authenticator: Authenticator) -> None:
+        self._authenticator = authenticator
+        self._streams: set[EventStream] = set()
+        self._task: asyncio.Task[None] | None = None
+
+    def add(self, stream: EventStream) -> None:
+        self._streams.add(stream)
+        if self._task is None or self._task.done():
+            self._task = asyncio.ensure_future(self._watch())
+
+    def remove(self, stream: EventStream) -> None:
+        self._streams.discard(stream)
+
+    async def _watch(self) -> None:
+        try:
+            while self._streams:
+                await asyncio.sleep(_LOOK_SECONDS)
+                await self._look()
+        finally:
+            for stream in self._streams:
+                stream.refuse()
+
+    async def _look(self) -> None:
+        known: dict[object, bool] = {}
+        for stream in tuple(self._streams):
+            stream.cut_if_stuck(asyncio.get_running_loop().time())
+            if stream.caller not in known:
+                known[stream.caller] = await self._authenticator.is_still_known(stream.request)
+            if not known[stream.caller]:
+                stream.refuse()
 
 
-async def _disconnected(receive: Receive) -> None:
+async def _gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -12,16 +12,18 @@ from pydantic import Field
 from starlette.responses import Response
 
 from ccat_workflow_manager.api.dependencies import Ctx, Who
-from ccat_workflow_manager.api.event_stream import MEDIA_TYPE, EventStream, LastEventId
+from ccat_workflow_manager.api.event_stream import BEGIN, MEDIA_TYPE, EventStream, LastEventId
 from ccat_workflow_manager.api.openapi import Page, Shape, Time
 from ccat_workflow_manager.api.paging import DEFAULT_LIMIT, Limit, ProjectName, json_response
 from ccat_workflow_manager.api.route import api_router
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.queries import array
-from ccat_workflow_manager.db.queries.feed import BEGIN, Place, Selection
+from ccat_workflow_manager.db.queries.feed import BEGIN as OLDEST
+from ccat_workflow_manager.db.queries.feed import Place, Selection
 from ccat_workflow_manager.errors import Fault, Invalid
 from ccat_workflow_manager.identity import Projects, sees
 from ccat_workflow_manager.lifecycle.event_types import TYPES, events_of
+from ccat_workflow_manager.services.feed import GZIP_BEGIN, compressed
 from ccat_workflow_manager.threads import in_thread
 
 router = api_router(tags=["events"])
@@ -121,7 +123,7 @@ def known_types(types: list[str]) -> frozenset[str]:
 
 def _page(context: Context, after: str | None, wanted: Selection, limit: int) -> Response:
     feed = context.feed
-    page = feed.page(BEGIN if after is None else feed.cursors.decode(after), wanted, limit)
+    page = feed.page(OLDEST if after is None else feed.cursors.decode(after), wanted, limit)
     cursor = json.dumps(feed.cursors.encode(page.place))
     items = array(feed.cloud_event(event) for event in page.events)
     return json_response(f'{{"items":{items},"next_cursor":{cursor if page.more else "null"},"cursor":{cursor}}}')
@@ -136,4 +138,13 @@ async def _stream(request: Request, context: Context, after: str | None, wanted:
         place: Place = now if after is None else feed.cursors.decode(after)
         cursor = feed.cursors.encode(place)
         unless_streamed.pop_all()
-    return EventStream(request, feed.stream(place, wanted), on_end=feed.leave, headers={"X-Event-Cursor": cursor})
+    headers = {"X-Event-Cursor": cursor, "Vary": "Accept-Encoding"}
+    if "gzip" not in request.headers.get("accept-encoding", ""):
+        return EventStream(request, feed.stream(place, wanted), on_end=feed.leave, headers=headers)
+    return EventStream(
+        request,
+        feed.stream(place, wanted, compressed),
+        on_end=feed.leave,
+        headers={**headers, "Content-Encoding": "gzip"},
+        begin=GZIP_BEGIN + compressed(BEGIN),
+    )

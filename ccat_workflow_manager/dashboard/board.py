@@ -26,9 +26,6 @@ from ccat_workflow_manager.identity import Projects, Role, sees
 from ccat_workflow_manager.services.answers import Answers
 
 _AWAY_SECONDS = 60
-_SHELL_SECONDS = 2.0
-
-
 NO_RAIL: dict[str, Any] = {"attention": 0, "live": "", "workers": 0, "backends": [], "service": [], "why": ""}
 _STRANGERS = (401, 403)
 """Who gets these must not see how the service is."""
@@ -85,8 +82,11 @@ class Board:
 
     def fragment(self, template: str, http_status: int = 200, /, **values: Any) -> Response:
         """A part of a page, to be put into it."""
-        text = rendering.render(f"fragments/{template}.html", {"may": self.may, **values})
-        return rendering.html(self.request, text, http_status)
+        return self.part(template, **values).answer(self.request, http_status)
+
+    def part(self, template: str, /, **values: Any) -> rendering.Rendered:
+        """The same as the routes that are `shared` give it."""
+        return rendering.Rendered(rendering.render(f"fragments/{template}.html", {"may": self.may, **values}))
 
     def _frame(self, active: str, http_status: int) -> dict[str, Any]:
         identity = current_identity(self.request)
@@ -104,9 +104,7 @@ class Board:
     def rail(self) -> dict[str, Any]:
         """The health that is seen on every page. The page is shown even if PostgreSQL is away."""
         try:
-            found: dict[str, Any] = self.answers.get(
-                ("rail", self.projects), lambda: rail(self.context, self.projects), _SHELL_SECONDS
-            )
+            found: dict[str, Any] = self.answers.get(("rail", self.projects), lambda: rail(self.context, self.projects))
         except ServiceUnavailable as error:
             bad = {"name": "PostgreSQL", "state": "WARN", "text": "away", "kind": "bad"}
             return {**NO_RAIL, "service": [bad], "why": error.message}

@@ -6,15 +6,16 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Collection, Iterable, Set
+from collections.abc import AsyncGenerator, Collection, Iterable, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 from uuid import UUID
 
 from fastapi import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from ccat_workflow_manager.api.dependencies import Who
+from ccat_workflow_manager.api.event_stream import STREAM_HEADERS, EventStream
 from ccat_workflow_manager.api.route import page_router
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.dashboard.rendering import HEADERS
@@ -32,14 +33,19 @@ log = logging.getLogger(__name__)
 router = page_router()
 
 _POLL_SECONDS = 0.4
+_REST_SECONDS = 0.8
+"""After a change: each page then asks once for all that happens meanwhile."""
 _QUICK_SECONDS = 1.0
 """Answers that are kept no longer are computed anew before the viewers hear of a change."""
 _SLOW_SECONDS = 5.5
 """When they hear of it again: all other answers are computed anew by then."""
+_RAIL_SECONDS = 2.0
+"""The rail is on every page, so it is asked for less often while much happens."""
 _KEEP_ALIVE_SECONDS = 15.0
 _MOST_TOPICS = 100
 _MOST_VIEWERS = 1000
 _RUN = "run:"
+_SUMMARY, _RAIL = "summary", "rail"
 
 
 @dataclass(eq=False, slots=True)
@@ -69,13 +75,13 @@ class _Reader:
             run_ids, self._place = changes.events_after(unit, self._place)
         topics = {f"run:{run_id}" for run_id in run_ids if run_id is not None}
         if run_ids:
-            topics |= {"runs", "summary", "events"}
+            topics |= {"runs", _SUMMARY, "events"}
         for name in asked:  # priorities and labels change without an event
             kind, _, run_id = name.partition("/")
             topics |= {"runs", f"{_RUN}{run_id}"} if kind == "runs" else set()
         for name in ("breakers", "backends", "pipelines", "holds"):
             if getattr(marks, name) != getattr(self._marks, name):
-                topics |= {name, "summary"}
+                topics |= {name, _SUMMARY}
         self._marks = marks
         return topics
 
@@ -98,7 +104,10 @@ class Live:
 
     def touch(self, topics: Iterable[str]) -> None:
         """Tell the viewers at once about a change that this process has made and that has no event."""
-        names = set(topics)
+        names = {*topics, _RAIL} if _SUMMARY in topics else set(topics)
+        self._touch(names)
+
+    def _touch(self, names: Set[str]) -> None:
         for viewer in self._viewers:
             if wanted := names & viewer.topics:
                 viewer.changed |= wanted
@@ -112,7 +121,7 @@ class Live:
         if self._poller is not None:
             self._poller.cancel()
 
-    async def stream(self, topics: frozenset[str]) -> AsyncIterator[bytes]:
+    async def stream(self, topics: frozenset[str]) -> AsyncGenerator[bytes, None]:
         """The text of one stream."""
         viewer = _Viewer(topics)
         self._viewers.add(viewer)
@@ -138,7 +147,9 @@ class Live:
     async def _poll(self) -> None:
         reader = _Reader(self._context.loop_database)
         again: dict[str, float] = {}
+        rail_at, is_rail_due = 0.0, False
         while self._viewers and not self._closed:
+            pause = _POLL_SECONDS
             try:
                 topics, now = await in_thread(reader.look), time.monotonic()
                 if topics:
@@ -146,10 +157,16 @@ class Live:
                 again |= dict.fromkeys(topics, now + _SLOW_SECONDS)
                 due = {name for name, at in again.items() if at <= now}
                 again = {name: at for name, at in again.items() if name not in due}
-                self.touch(topics | due)
+                due |= topics
+                is_rail_due = is_rail_due or _SUMMARY in due
+                if is_rail_due and rail_at <= now:
+                    due.add(_RAIL)
+                    rail_at, is_rail_due = now + _RAIL_SECONDS, False
+                self._touch(due)
+                pause = _REST_SECONDS if due else _POLL_SECONDS
             except WorkflowError as error:
                 log.warning("changes cannot be read: %s", error.message)
-            await asyncio.sleep(_POLL_SECONDS)
+            await asyncio.sleep(pause)
 
     @property
     def full(self) -> bool:
@@ -177,5 +194,4 @@ async def live(request: Request, who: Who, topics: str = "") -> Response:
     found: Live = request.app.state.live
     if found.full:
         return Response("too many viewers", 503, {"Retry-After": "10"}, "text/plain")
-    headers = {**HEADERS, "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(found.stream(names), headers=headers, media_type="text/event-stream")
+    return EventStream(request, found.stream(names), on_end=lambda: None, headers={**HEADERS, **STREAM_HEADERS})

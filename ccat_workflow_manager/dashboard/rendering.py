@@ -6,7 +6,7 @@ import gzip
 import hashlib
 import json
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -90,15 +90,34 @@ def render(template: str, values: Mapping[str, Any]) -> str:
     return environment().get_template(template).render(values)
 
 
+class Rendered:
+    """The text of a page or a part of one, ready to be sent to any reader."""
+
+    def __init__(self, text: str) -> None:
+        self.body = words.printable(text).encode("utf-8", "replace")
+
+    @cached_property
+    def etag(self) -> str:
+        return f'W/"{hashlib.sha256(self.body).hexdigest()[:20]}"'
+
+    @cached_property
+    def zipped(self) -> bytes:
+        return gzip.compress(self.body, 4, mtime=0)
+
+    def answer(self, request: Request, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+        """304 if the browser has it already."""
+        sent = {**HEADERS, **(headers or {})}
+        if status == 200 and request.method == "GET":
+            sent["ETag"] = self.etag
+            if request.headers.get("if-none-match") == self.etag:
+                return Response(status_code=304, headers=sent)
+        body = self.body
+        if len(body) > _SMALL and "gzip" in request.headers.get("accept-encoding", ""):
+            body = self.zipped
+            sent["Content-Encoding"] = "gzip"
+        return Response(body, status, sent, "text/html; charset=utf-8")
+
+
 def html(request: Request, text: str, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """A page or a fragment. The answer is 304 if the browser has it already."""
-    body = words.printable(text).encode("utf-8", "replace")
-    sent = {**HEADERS, **(headers or {})}
-    if status == 200 and request.method == "GET":
-        sent["ETag"] = f'W/"{hashlib.sha256(body).hexdigest()[:20]}"'
-        if request.headers.get("if-none-match") == sent["ETag"]:
-            return Response(status_code=304, headers=sent)
-    if len(body) > _SMALL and "gzip" in request.headers.get("accept-encoding", ""):
-        body = gzip.compress(body, 4, mtime=0)
-        sent["Content-Encoding"] = "gzip"
-    return Response(body, status, sent, "text/html; charset=utf-8")
+    """A page or a fragment."""
+    return Rendered(text).answer(request, status, headers)

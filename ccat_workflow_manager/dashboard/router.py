@@ -23,6 +23,7 @@ from ccat_workflow_manager.dashboard.pages import (
     service,
     step_run,
 )
+from ccat_workflow_manager.dashboard.parts import Parts
 
 PAGES: tuple[APIRouter, ...] = (
     overview.router,
@@ -45,6 +46,7 @@ PAGES: tuple[APIRouter, ...] = (
 
 def mount(app: FastAPI, context: Context) -> None:
     """Add the static files and the errors of the pages. The paths of the API stay as they are."""
+    app.state.parts = Parts()
     app.state.live = live.Live(context, app.state.answers)
     app.add_route("/static/{version}/{name:path}", assets.serve, include_in_schema=False)
     show_errors_as_pages(app)

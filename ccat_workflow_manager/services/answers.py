@@ -33,7 +33,9 @@ class Answers:
 
     def __init__(self, longest: float = 60.0) -> None:
         """No answer is kept for longer than `longest` seconds."""
-        self._longest = longest
+        self.longest = longest
+        self.changes = 0
+        """How often something has changed."""
         self._lock = Lock()
         self._slots: dict[Hashable, _Slot] = {}
 
@@ -47,12 +49,13 @@ class Answers:
             if not slot.is_good(time.monotonic()):
                 slot.seconds, as_of = seconds, slot.forgotten
                 slot.value = compute()
-                slot.as_of, slot.until = as_of, time.monotonic() + min(seconds, self._longest)
+                slot.as_of, slot.until = as_of, time.monotonic() + min(seconds, self.longest)
             return cast("T", slot.value)
 
     def forget(self, kept_at_most: float = math.inf) -> None:
         """Compute the answers anew that are kept for at most so many seconds: something has changed."""
         with self._lock:
+            self.changes += 1
             for slot in self._slots.values():
                 if slot.seconds <= kept_at_most:
                     slot.forgotten += 1

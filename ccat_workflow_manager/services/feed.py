@@ -3,22 +3,27 @@
 All streams of a process follow one list of the latest events (`_Tail`), which one poller extends while there are
 streams. A stream holds nothing but its place in that list. Before it follows the list it reads what it missed from the
 database. A client that reads so slowly that the list moves on without it is cut off; it comes back with the last id.
+
+What many streams send is made once, also where it is compressed: each piece is a block of gzip that refers to none
+before it. The poller rests for a multiple of the time that it takes to wake all streams.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
+import zlib
 from bisect import bisect_right
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cached_property, partial
 from operator import attrgetter
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
+from weakref import WeakValueDictionary
 
 from ccat_workflow_manager.db.feed_epoch import signing_key
-from ccat_workflow_manager.db.queries.feed import FeedEvent, FeedPage, Place, Selection, feed_page, head
+from ccat_workflow_manager.db.queries.feed import EVERYTHING, FeedEvent, FeedPage, Place, Selection, feed_page, head
 from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.errors import ServiceUnavailable, WorkflowError
 from ccat_workflow_manager.services.feed_cursor import Cursors
@@ -27,19 +32,41 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-EVERYTHING = Selection()
 KEEP_ALIVE = b": keep-alive\n"
 """Without an empty line behind it: some clients take that for an event without data."""
 TOO_SLOW = b": this client reads too slowly; come back with the last id\n\n"
+GZIP_BEGIN = bytes.fromhex("1f8b08000000000000ff")
+"""In front of the first compressed piece of a stream."""
 _BATCH = 1000
+_LEAST_NEW, _MOST_NEW = 200, 2000
+"""So many new events are read at once."""
 _CATCH_UP_AT_ONCE = 4
 _QUIET_TURNS = 20
 _QUIET_FACTOR = 2.5
 """How much more slowly new events are looked for after so many looks in vain."""
+_REST = 12
+"""The poller rests so many times as long as it worked: many streams and many events come later, and slow no writer."""
+_READ_FACTOR = 2
+"""PostgreSQL needs as long for the reading as this process."""
+_WAKE_SECONDS = 0.05
+"""So long the event loop may be busy with the streams at a time; if it is longer, they get less at a time."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+def compressed(text: bytes) -> bytes:
+    """A piece of a stream as a block of gzip, which fits behind any other."""
+    packer = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS)
+    return packer.compress(text) + packer.flush(zlib.Z_FULL_FLUSH)
+
+
+def plain(text: bytes) -> bytes:
+    return text
+
+
+Pack = Callable[[bytes], bytes]
+"""`compressed` or `plain`."""
+
+
+class _Entry(NamedTuple):
     event: FeedEvent
     text: bytes
 
@@ -56,11 +83,7 @@ class _Tail:
         self.base = 0
         self._keep = keep
         self._entries: list[_Entry] = []
-        self._joined: dict[int, bytes] = {}
-
-    @property
-    def end(self) -> int:
-        return self.base + len(self._entries)
+        self.end = 0
 
     @property
     def place(self) -> Place:
@@ -68,7 +91,7 @@ class _Tail:
 
     def extend(self, entries: Sequence[_Entry]) -> None:
         self._entries += entries
-        self._joined.clear()
+        self.end += len(entries)
         if len(self._entries) > 2 * self._keep:
             gone = len(self._entries) - self._keep
             self.before = self._entries[gone - 1].place
@@ -79,14 +102,29 @@ class _Tail:
         """The number of the first event behind a place that is not in front of the list."""
         return self.base + bisect_right(self._entries, place, key=attrgetter("place"))
 
-    def text(self, start: int, wanted: Selection) -> bytes:
-        """The wanted events from this number on, ready to be sent."""
-        entries = self._entries[start - self.base :]
-        if wanted != EVERYTHING:
-            return b"".join(entry.text for entry in entries if wanted.includes(entry.event))
-        if start not in self._joined:
-            self._joined[start] = b"".join(entry.text for entry in entries)
-        return self._joined[start]
+    def behind(self, number: int) -> Sequence[_Entry]:
+        return self._entries[number - self.base :]
+
+
+class _Kind:
+    """All streams that send the same in the same way: each text is made once for them."""
+
+    def __init__(self, wanted: Selection, pack: Pack) -> None:
+        self._wanted = wanted
+        self._pack = pack
+        self._end = 0
+        self._made: dict[int, bytes] = {}
+
+    def text(self, tail: _Tail, number: int) -> bytes:
+        """The wanted events from this number to the end, ready to be sent."""
+        if self._end != tail.end:
+            self._made, self._end = {}, tail.end
+        text = self._made.get(number)
+        if text is None:
+            wanted, entries = self._wanted, tail.behind(number)
+            text = b"".join(each.text for each in entries if wanted == EVERYTHING or wanted.includes(each.event))
+            text = self._made[number] = self._pack(text) if text else b""
+        return text
 
 
 class Feed:
@@ -111,7 +149,10 @@ class Feed:
         self._keep = keep
         self._tail: _Tail | None = None
         self._poller: asyncio.Task[None] | None = None
+        self._kinds: WeakValueDictionary[tuple[Selection, Pack], _Kind] = WeakValueDictionary()
         self._changed = asyncio.Event()
+        self._beat = 0
+        """How often the streams have been told to show that they are alive."""
         self._closed = False
         self._reader = ThreadPoolExecutor(1, "feed")
         self._catching_up = ThreadPoolExecutor(_CATCH_UP_AT_ONCE, "feed catch-up")
@@ -127,7 +168,7 @@ class Feed:
 
     def cloud_event(self, event: FeedEvent) -> str:
         """The CloudEvent as JSON. Its id is also the cursor behind it."""
-        return f'{{"id":"{self.cursors.encode(event.place)}",{event.json[1:]}'
+        return f'{{"id":"{self.cursors.encode(event.place)}",{event.json}'
 
     # --- streams -----------------------------------------------------------------------------------------------------
 
@@ -164,70 +205,80 @@ class Feed:
                 self._poller = asyncio.get_running_loop().create_task(self._poll(self._tail))
         return self._tail.place
 
-    async def stream(self, after: Place, wanted: Selection) -> AsyncGenerator[bytes, None]:
+    async def stream(self, after: Place, wanted: Selection, pack: Pack = plain) -> AsyncGenerator[bytes, None]:
         """The text of the stream behind a place, between `enter` and `leave`. It ends only at a stop or if it lags."""
         tail = self._tail
         assert tail is not None, "start() comes first"
         while not self._closed and after < (before := tail.before):
             page = await self._in(self._catching_up, partial(self.page, after, wanted, _BATCH))
             # What is behind the beginning of the list is sent from the list, or it would be sent twice.
-            yield b"".join(self._text(event) for event in page.events if event.place <= before)
+            yield pack(b"".join(self._entry(event).text for event in page.events if event.place <= before))
             after = min(page.place, before) if page.more else before
-        number = tail.number_behind(after)
+        kind = self._kinds.setdefault((wanted, pack), _Kind(wanted, pack))
+        number, beat = tail.number_behind(after), self._beat
+        ahead: Place | None = after
         while not self._closed:
             if number < tail.base:
-                yield TOO_SLOW
+                yield pack(TOO_SLOW)
                 return
             if number < tail.end:
-                # The client may come from another manager, whose list was longer.
-                start, number = max(number, tail.number_behind(after)), tail.end
-                if text := tail.text(start, wanted):
+                if ahead is not None:
+                    # The client may come from another manager, whose list was longer.
+                    number = max(number, tail.number_behind(ahead))
+                    ahead = ahead if ahead > tail.place else None
+                start, number = number, tail.end
+                if text := kind.text(tail, start):
+                    beat = self._beat
                     yield text
-                continue
-            if not await self._wait():
-                yield KEEP_ALIVE
-
-    async def _wait(self) -> bool:
-        """Wait for new events or the end. Returns False if neither came for a while."""
-        changed = self._changed
-        try:
-            async with asyncio.timeout(self._keep_alive_seconds):
-                await changed.wait()
-        except TimeoutError:
-            return False
-        return True
+            elif beat != self._beat:
+                beat = self._beat
+                yield pack(KEEP_ALIVE)
+            else:
+                await self._changed.wait()
 
     def _wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
 
     async def _poll(self, tail: _Tail) -> None:
-        trouble, in_vain = "", 0
+        loop = asyncio.get_running_loop()
+        trouble, in_vain, most, beat_at = "", 0, _MOST_NEW, loop.time() + self._keep_alive_seconds
         while True:
-            in_vain += 1
+            entries, read = list[_Entry](), 0.0
             try:
-                page = await self._in(self._reader, partial(self.page, tail.place, EVERYTHING, _BATCH))
+                entries, read = await self._in(self._reader, partial(self._read_new, tail.place, most))
+                trouble = ""
             except WorkflowError as error:
                 if error.message != trouble:
                     log.warning("event streams: %s", error.message)
                 trouble = error.message
-            else:
-                trouble = ""
-                if page.events:
-                    in_vain = 0
-                    tail.extend([_Entry(event, self._text(event)) for event in page.events])
-                    self._wake()
-                if page.more:
-                    continue
-            await asyncio.sleep(self._poll_seconds * (_QUIET_FACTOR if in_vain > _QUIET_TURNS else 1))
+            tail.extend(entries)
+            in_vain = 0 if entries else in_vain + 1
+            if is_beat := loop.time() >= beat_at:
+                self._beat, beat_at = self._beat + 1, loop.time() + self._keep_alive_seconds
+            woken = time.thread_time()
+            if entries or is_beat:
+                self._wake()
+                await asyncio.sleep(0)  # all streams have their turn before this goes on
+            sent = time.thread_time() - woken
+            most = max(_LEAST_NEW, most // 2) if sent > _WAKE_SECONDS else min(_MOST_NEW, most + _LEAST_NEW)
+            pause = self._poll_seconds * (_QUIET_FACTOR if in_vain > _QUIET_TURNS else 1)
+            await asyncio.sleep(max(pause, _REST * (sent + _READ_FACTOR * read)))
+
+    def _read_new(self, after: Place, most: int) -> tuple[list[_Entry], float]:
+        """New events, and the time on a core that they took here."""
+        began = time.thread_time()
+        entries = [self._entry(event) for event in self.page(after, EVERYTHING, most).events]
+        return entries, time.thread_time() - began
 
     def _read_head(self) -> Place:
         self.cursors  # noqa: B018  reads its key from the database, which the event loop must not do
         with self._database.read() as unit:
             return head(unit)
 
-    def _text(self, event: FeedEvent) -> bytes:
-        return f"id: {self.cursors.encode(event.place)}\ndata: {self.cloud_event(event)}\n\n".encode()
+    def _entry(self, event: FeedEvent) -> _Entry:
+        cursor = self.cursors.encode(event.place)
+        return _Entry(event, f'id: {cursor}\ndata: {{"id":"{cursor}",{event.json}\n\n'.encode())
 
     async def _in(self, threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(threads, work)

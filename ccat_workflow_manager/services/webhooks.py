@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from ccat_workflow_manager import failpoints
-from ccat_workflow_manager.db.queries.feed import FeedEvent, Selection, head
+from ccat_workflow_manager.db.queries.feed import EVERYTHING, FeedEvent, Selection, head
 from ccat_workflow_manager.db.session import Database, new_id, new_ids
 from ccat_workflow_manager.db.webhooks import Delivery, NewWebhook, Outcome, Webhook, WebhookStore
 from ccat_workflow_manager.errors import NotFound, WorkflowError
 from ccat_workflow_manager.lifecycle.event_types import TYPES, events_of
-from ccat_workflow_manager.services.feed import EVERYTHING, Feed
+from ccat_workflow_manager.services.feed import Feed
 from ccat_workflow_manager.services.webhook_target import Sender, checked_url, new_secret
 
 log = logging.getLogger(__name__)

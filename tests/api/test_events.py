@@ -131,6 +131,7 @@ def read(client: httpx.Client, count: int, started: threading.Event | None = Non
     with client.stream("GET", "/events", headers=given) as response:
         assert response.status_code == 200, response.read()
         assert response.headers["content-type"].startswith("text/event-stream")
+        assert response.headers.get("content-encoding", "identity") == headers.get("Accept-Encoding", "gzip")
         lines = response.iter_lines()
         next(lines)
         if started is not None:
@@ -182,6 +183,7 @@ def test_a_stream_sends_what_happens_and_resumes_behind_the_last_id(context: Con
         reader.join(60)
         everything = [item["id"] for item in client.get("/events").json()["items"]]
         assert live == everything[1:]
-        assert read(client, 3, **{"Last-Event-ID": everything[2]}) == everything[3:]
+        for encoding in ("gzip", "identity"):
+            assert read(client, 3, **{"Last-Event-ID": everything[2], "Accept-Encoding": encoding}) == everything[3:]
         assert context.feed.streams <= 1
         wait_until(lambda: context.feed.streams == 0, 30, "the streams to end with their clients")

@@ -27,6 +27,7 @@ from tests.bench.bench_recovery import recovery
 from tests.bench.bench_requests import bulk, listing, post
 from tests.bench.bench_running import fan_out, local, lone, noop
 from tests.bench.bench_slurm import slurm
+from tests.bench.bench_streams import dashboards, streams
 from tests.bench.deployment import Deployment, deployment, directory_for_all
 from tests.bench.figures import Figure, show
 from tests.bench.sizes import FULL, QUICK, Sizes
@@ -46,6 +47,8 @@ BENCHES: dict[str, Bench] = {
     "costs": costs,
     "idle": idle,
     "recovery": recovery,
+    "streams": streams,
+    "dashboards": dashboards,
 }
 CONTAINERS = "containers"
 SLURM = "slurm"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
+import zlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, aclosing
 from uuid import UUID, uuid4
@@ -13,10 +14,10 @@ import pytest
 
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db import feed_epoch, migrate
-from ccat_workflow_manager.db.queries.feed import BEGIN, FeedEvent, Place, Selection
+from ccat_workflow_manager.db.queries.feed import BEGIN, EVERYTHING, FeedEvent, Place, Selection
 from ccat_workflow_manager.db.session import Database, UnitOfWork
 from ccat_workflow_manager.errors import ConfigurationError, ServiceUnavailable
-from ccat_workflow_manager.services.feed import EVERYTHING, TOO_SLOW, Feed
+from ccat_workflow_manager.services.feed import GZIP_BEGIN, KEEP_ALIVE, TOO_SLOW, Feed, compressed
 from ccat_workflow_manager.services.feed_cursor import BadCursor, Cursors
 from tests.support.fixtures_store import ContextMaker
 
@@ -34,7 +35,7 @@ def insert(unit: UnitOfWork, name: str, event: str = "created", run_id: UUID | N
 
 def names(feed: Feed, after: Place = BEGIN, wanted: Selection = EVERYTHING) -> list[str]:
     """Which events a page has: what `insert` called them."""
-    return [event.json.partition('"actor" : "')[2].partition('"')[0] for event in feed.page(after, wanted, 1000).events]
+    return [event.json.partition('"actor":"')[2].partition('"')[0] for event in feed.page(after, wanted, 1000).events]
 
 
 def test_what_commits_late_is_not_passed_over(context: Context) -> None:
@@ -213,6 +214,54 @@ def test_a_slow_reader_is_cut_off_and_others_go_on(context: Context) -> None:
     assert count == 1
     assert texts[-1] == TOO_SLOW
     assert len(texts) == 2
+
+
+def test_a_compressed_stream_has_the_text_of_the_others(context: Context) -> None:
+    feed = Feed(context.database, "/test", most_streams=2, poll_seconds=0.01)
+
+    async def read() -> tuple[bytes, bytes]:
+        feed.enter()
+        await feed.start()
+        zipped, others = feed.stream(BEGIN, EVERYTHING, compressed), feed.stream(BEGIN, EVERYTHING)
+        texts = [b"", b""]
+        for number in range(3):
+            await asyncio.to_thread(add, number)
+            while texts[0].count(b"data: ") <= number:
+                texts[0] += await anext(others)
+        unpack = zlib.decompressobj(zlib.MAX_WBITS | 16)
+        unpack.decompress(GZIP_BEGIN)
+        while len(texts[1]) < len(texts[0]):
+            texts[1] += unpack.decompress(await anext(zipped))
+        feed.close()
+        return texts[0], texts[1]
+
+    def add(number: int) -> None:
+        with context.database.begin("commit.test") as unit:
+            insert(unit, str(number))
+
+    plain, unpacked = asyncio.run(asyncio.wait_for(read(), 100))
+    assert plain == unpacked
+    assert plain.count(b"data: ") == 3
+
+
+def test_a_stream_that_wants_none_of_many_events_shows_that_it_is_alive(context: Context) -> None:
+    feed = Feed(context.database, "/test", most_streams=1, poll_seconds=0.01, keep_alive_seconds=0.2)
+
+    async def read() -> bytes:
+        feed.enter()
+        texts = feed.stream(await feed.start(), Selection(events=frozenset(["failed"])))
+        told = asyncio.ensure_future(anext(texts))
+        while not told.done():
+            await asyncio.to_thread(add)
+            await asyncio.wait([told], timeout=0.02)
+        feed.close()
+        return told.result()
+
+    def add() -> None:
+        with context.database.begin("commit.test") as unit:
+            insert(unit, "other")
+
+    assert asyncio.run(asyncio.wait_for(read(), 100)) == KEEP_ALIVE
 
 
 def test_there_are_not_more_streams_than_allowed_and_none_after_the_end(context: Context) -> None:

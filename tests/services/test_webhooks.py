@@ -13,9 +13,8 @@ from uuid import UUID
 import pytest
 
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.db.queries.feed import BEGIN
+from ccat_workflow_manager.db.queries.feed import BEGIN, EVERYTHING
 from ccat_workflow_manager.errors import Invalid, NotFound
-from ccat_workflow_manager.services.feed import EVERYTHING
 from ccat_workflow_manager.services.run_request import RunRequest
 from ccat_workflow_manager.services.webhook_target import checked_url
 from ccat_workflow_manager.services.webhooks import Webhooks

@@ -10,6 +10,8 @@ from starlette.responses import Response
 from ccat_workflow_manager.api.route import page_router, reads_query
 from ccat_workflow_manager.dashboard import filters
 from ccat_workflow_manager.dashboard.board import B, Board
+from ccat_workflow_manager.dashboard.parts import shared
+from ccat_workflow_manager.dashboard.rendering import Rendered
 from ccat_workflow_manager.db.queries.feed import Place
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.db.views.events import EventFilter, EventsPage, events_page
@@ -118,5 +120,6 @@ def events(board: B) -> Response:
 
 @router.get("/ui/events")
 @reads_query
-def events_part(board: B) -> Response:
-    return board.fragment("events", **_values(board))
+@shared
+def events_part(board: B) -> Rendered:
+    return board.part("events", **_values(board))

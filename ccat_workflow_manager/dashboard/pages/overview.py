@@ -11,6 +11,8 @@ from ccat_workflow_manager.api.route import page_router
 from ccat_workflow_manager.dashboard import holds, times, words
 from ccat_workflow_manager.dashboard.board import B, Board
 from ccat_workflow_manager.dashboard.drawing import figures as charts
+from ccat_workflow_manager.dashboard.parts import shared
+from ccat_workflow_manager.dashboard.rendering import Rendered
 from ccat_workflow_manager.db.queries import figures
 from ccat_workflow_manager.db.queries.service import backend_states
 from ccat_workflow_manager.db.session import UnitOfWork
@@ -83,11 +85,13 @@ def overview(board: B, span: Span = "1h") -> Response:
 
 
 @router.get("/ui/overview")
-def overview_part(board: B, span: Span = "1h") -> Response:
-    return board.fragment("overview", **_values(board, span))
+@shared
+def overview_part(board: B, span: Span = "1h") -> Rendered:
+    return board.part("overview", **_values(board, span))
 
 
 @router.get("/ui/rail")
-def rail(board: B, active: str = "") -> Response:
+@shared
+def rail(board: B, active: str = "") -> Rendered:
     """The part that all pages share."""
-    return board.fragment("rail", rail=board.rail(), active=active)
+    return board.part("rail", rail=board.rail(), active=active)

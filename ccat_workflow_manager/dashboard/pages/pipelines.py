@@ -21,6 +21,8 @@ from ccat_workflow_manager.dashboard.board import B, Board
 from ccat_workflow_manager.dashboard.drawing import figures
 from ccat_workflow_manager.dashboard.drawing.charts import runs_chart
 from ccat_workflow_manager.dashboard.drawing.shapes import GROUP_OF
+from ccat_workflow_manager.dashboard.parts import shared
+from ccat_workflow_manager.dashboard.rendering import Rendered
 from ccat_workflow_manager.db.queries.overrides import overrides_of
 from ccat_workflow_manager.db.queries.pipelines import pipeline_detail, versions_page
 from ccat_workflow_manager.db.session import UnitOfWork
@@ -192,12 +194,11 @@ def pipeline(
 
 
 @router.get("/ui/pipelines/{name}/head")
-def head(board: B, name: str) -> Response:
+@shared
+def head(board: B, name: str) -> Rendered:
     """The title, what may be done, and what is paused."""
     found = board.read(("pipeline", name), lambda unit: _gathered(unit, name, board.projects), 5)
-    return board.fragment(
-        "pipeline_head", pipeline=found["pipeline"], overrides=found["overrides"], **_holds(board, found)
-    )
+    return board.part("pipeline_head", pipeline=found["pipeline"], overrides=found["overrides"], **_holds(board, found))
 
 
 # --- start a run ----------------------------------------------------------------------------------------------------

@@ -14,6 +14,8 @@ from ccat_workflow_manager.api.route import page_router
 from ccat_workflow_manager.dashboard import forms, holds, words
 from ccat_workflow_manager.dashboard.acting import Form, Sent, faults_of, sheet
 from ccat_workflow_manager.dashboard.board import B, Board
+from ccat_workflow_manager.dashboard.parts import shared
+from ccat_workflow_manager.dashboard.rendering import Rendered
 from ccat_workflow_manager.db.queries.overrides import overrides_in
 from ccat_workflow_manager.db.queries.projects import project_detail, projects_page
 from ccat_workflow_manager.db.queries.run_filter import RunFilter
@@ -86,8 +88,9 @@ def show_project(board: B, project: ProjectPath) -> Response:
 
 
 @router.get("/ui/projects/{project}")
-def show_project_part(board: B, project: ProjectPath) -> Response:
-    return board.fragment("project", **_values(board, project))
+@shared
+def show_project_part(board: B, project: ProjectPath) -> Rendered:
+    return board.part("project", **_values(board, project))
 
 
 # --- limits and overrides -------------------------------------------------------------------------------------------

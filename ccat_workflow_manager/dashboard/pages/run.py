@@ -15,6 +15,8 @@ from ccat_workflow_manager.dashboard.board import B, Board
 from ccat_workflow_manager.dashboard.drawing import gantt
 from ccat_workflow_manager.dashboard.drawing.graph import Node, graph
 from ccat_workflow_manager.dashboard.drawing.shapes import GROUP_OF, LETTERS
+from ccat_workflow_manager.dashboard.parts import shared
+from ccat_workflow_manager.dashboard.rendering import Rendered
 from ccat_workflow_manager.db.pipelines import PipelineStore
 from ccat_workflow_manager.db.queries.overrides import overrides_of_run
 from ccat_workflow_manager.db.session import UnitOfWork
@@ -153,8 +155,9 @@ def run(
 
 
 @router.get("/ui/runs/{run_id}")
-def run_part(board: B, run_id: UUID, order: Order = "given", keys: Keys = "", skip: Skip = 0) -> Response:
-    return board.fragment("run", tab="overview", keys_wanted=keys, **_values(board, run_id, order, keys, skip))
+@shared
+def run_part(board: B, run_id: UUID, order: Order = "given", keys: Keys = "", skip: Skip = 0) -> Rendered:
+    return board.part("run", tab="overview", keys_wanted=keys, **_values(board, run_id, order, keys, skip))
 
 
 @router.get("/ui/runs/{run_id}/keys")

@@ -13,6 +13,8 @@ from ccat_workflow_manager.api.route import page_router, reads_query
 from ccat_workflow_manager.dashboard import filters, times
 from ccat_workflow_manager.dashboard.board import B, Board
 from ccat_workflow_manager.dashboard.drawing.charts import Series, histogram
+from ccat_workflow_manager.dashboard.parts import shared
+from ccat_workflow_manager.dashboard.rendering import Rendered
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.db.views import runs
 from ccat_workflow_manager.errors import Fault, Invalid
@@ -104,5 +106,6 @@ def list_runs(board: B, add: str | None = None, cursor: Edge = None, after: Edge
 
 @router.get("/ui/runs")
 @reads_query
-def list_runs_part(board: B, cursor: Edge = None, after: Edge = None) -> Response:
-    return board.fragment("runs", **_values(board, cursor, after))
+@shared
+def list_runs_part(board: B, cursor: Edge = None, after: Edge = None) -> Rendered:
+    return board.part("runs", **_values(board, cursor, after))

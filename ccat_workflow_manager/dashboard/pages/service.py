@@ -18,6 +18,8 @@ from ccat_workflow_manager.dashboard import filters, holds, times
 from ccat_workflow_manager.dashboard.acting import Sent
 from ccat_workflow_manager.dashboard.board import B, Board
 from ccat_workflow_manager.dashboard.drawing import uptime
+from ccat_workflow_manager.dashboard.parts import shared
+from ccat_workflow_manager.dashboard.rendering import Rendered
 from ccat_workflow_manager.db.queries.audit import audit_page
 from ccat_workflow_manager.db.queries.service import BackendState, backend_changes, backend_states, workers_page
 from ccat_workflow_manager.db.session import UnitOfWork
@@ -74,8 +76,9 @@ def backends(board: B) -> Response:
 
 
 @router.get("/ui/backends")
-def backends_part(board: B) -> Response:
-    return board.fragment("backends", **_backends(board), **_workers(board))
+@shared
+def backends_part(board: B) -> Rendered:
+    return board.part("backends", **_backends(board), **_workers(board))
 
 
 def _workers(board: Board) -> dict[str, Any]:
@@ -93,8 +96,9 @@ def workers(board: B) -> Response:
 
 
 @router.get("/ui/workers")
-def workers_part(board: B) -> Response:
-    return board.fragment("workers", **_workers(board))
+@shared
+def workers_part(board: B) -> Rendered:
+    return board.part("workers", **_workers(board))
 
 
 @router.post("/workers/{worker}/drain")

@@ -15,6 +15,8 @@ from ccat_workflow_manager.api.route import page_router
 from ccat_workflow_manager.dashboard import rendering, times, words
 from ccat_workflow_manager.dashboard.board import B, Board
 from ccat_workflow_manager.dashboard.drawing import gantt
+from ccat_workflow_manager.dashboard.parts import shared
+from ccat_workflow_manager.dashboard.rendering import Rendered
 from ccat_workflow_manager.db.pipelines import PipelineStore
 from ccat_workflow_manager.db.queries.overrides import overrides_of_step_run
 from ccat_workflow_manager.db.queries.products import products_page
@@ -105,8 +107,9 @@ def step_run(
 
 
 @router.get("/ui/step-runs/{step_run_id}")
-def step_run_part(board: B, step_run_id: UUID) -> Response:
-    return board.fragment("step_run", **_values(board, step_run_id, None))
+@shared
+def step_run_part(board: B, step_run_id: UUID) -> Rendered:
+    return board.part("step_run", **_values(board, step_run_id, None))
 
 
 def _directory(board: Board, values: dict[str, Any]) -> str:

@@ -51,8 +51,11 @@ class Selection:
         )
 
 
+EVERYTHING = Selection()
+
+
 class FeedEvent(NamedTuple):
-    """One event: its place, what selections look at, and the CloudEvent as JSON without its id."""
+    """One event: its place, what selections look at, and the JSON of the CloudEvent behind its id."""
 
     place: Place
     event: str
@@ -73,17 +76,13 @@ class FeedPage:
 
 _TYPE = "CASE e.event " + " ".join(f"WHEN '{event}' THEN '{name}'" for event, name in TYPES.items()) + " END"
 _CLOUD_EVENT = f"""
-SELECT row_to_json(c)::text FROM (
-  SELECT '1.0' AS specversion, :source AS source, {_TYPE} AS type,
-    CASE WHEN e.step_run_id IS NOT NULL THEN concat('runs/', e.run_id, '/step-runs/', e.step_run_id)
-      WHEN e.run_id IS NOT NULL THEN concat('runs/', e.run_id) ELSE concat('backends/', e.backend) END AS subject,
-    {utc("e.at")} AS "time", 'application/json' AS datacontenttype,
-    json_build_object('run_id', e.run_id, 'step_run_id', e.step_run_id, 'project', e.of_project,
-      'pipeline', e.pipeline, 'step', e.step,
-      'key', e.key, 'backend', COALESCE(e.backend, e.step_backend), 'attempt', e.attempt,
-      'from_status', e.from_status, 'status', e.to_status, 'actor', e.actor, 'reason', e.reason, 'text', e.text
-    ) AS data
-) c"""
+SELECT concat('"specversion":"1.0","source":', to_json(CAST(:source AS text)), ',"type":"', {_TYPE}, '","subject":',
+  to_json(CASE WHEN e.step_run_id IS NOT NULL THEN concat('runs/', e.run_id, '/step-runs/', e.step_run_id)
+    WHEN e.run_id IS NOT NULL THEN concat('runs/', e.run_id) ELSE concat('backends/', e.backend) END),
+  ',"time":"', {utc("e.at")}, '","datacontenttype":"application/json","data":', row_to_json(d), '}}')
+FROM (SELECT e.run_id, e.step_run_id, e.of_project AS project, e.pipeline, e.step, e.key,
+  COALESCE(e.backend, e.step_backend) AS backend, e.attempt, e.from_status, e.to_status AS status, e.actor, e.reason,
+  e.text) d"""
 
 _BEHIND = f"(e.position, e.id) > (:position, :event_id) AND e.position < {BELOW}"
 _ALL = f"SELECT e.* FROM events e WHERE {_BEHIND}"
@@ -146,7 +145,7 @@ def feed_page(unit: UnitOfWork, source: str, after: Place, wanted: Selection, li
         else:
             begin = unit.execute(_BEGIN_OF_RUN, {"run_id": wanted.run_id}).scalar()
             after = after if begin is None else max(after, Place(begin - 1, _BIGGEST_ID))
-    looked_at = max(MOST_LOOKED_AT, limit)
+    looked_at = limit + 1 if wanted == EVERYTHING else max(MOST_LOOKED_AT, limit)
     parameters = {
         "source": source,
         "position": after.position,
