@@ -34,4 +34,6 @@ def _parsed(address: str) -> IPv4Address | IPv6Address | None:
         parsed = ip_address(address)
     except ValueError:
         return None
-    return getattr(parsed, "ipv4_mapped", None) or parsed
+    if isinstance(parsed, IPv4Address):
+        return parsed
+    return None if parsed.scope_id else parsed.ipv4_mapped or parsed  # any text may be a scope

@@ -85,7 +85,7 @@ class Board:
         return self.part(template, **values).answer(self.request, http_status)
 
     def part(self, template: str, /, **values: Any) -> rendering.Rendered:
-        """The same as the routes that are `shared` give it."""
+        """The part itself, which routes that are `shared` return."""
         return rendering.Rendered(rendering.render(f"fragments/{template}.html", {"may": self.may, **values}))
 
     def _frame(self, active: str, http_status: int) -> dict[str, Any]:

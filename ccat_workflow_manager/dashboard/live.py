@@ -152,12 +152,12 @@ class Live:
             pause = _POLL_SECONDS
             try:
                 topics, now = await in_thread(reader.look), time.monotonic()
-                if topics:
-                    self._answers.forget(_QUICK_SECONDS)
                 again |= dict.fromkeys(topics, now + _SLOW_SECONDS)
                 due = {name for name, at in again.items() if at <= now}
                 again = {name: at for name, at in again.items() if name not in due}
                 due |= topics
+                if due:
+                    self._answers.forget(_QUICK_SECONDS)
                 is_rail_due = is_rail_due or _SUMMARY in due
                 if is_rail_due and rail_at <= now:
                     due.add(_RAIL)

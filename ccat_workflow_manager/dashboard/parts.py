@@ -17,12 +17,15 @@ from ccat_workflow_manager.services.answers import Answers
 from ccat_workflow_manager.threads import in_thread
 
 _SECONDS = 1.0
-_MOST = 500
 
 
 class _Kept(NamedTuple):
     made: asyncio.Task[Rendered]
     until: float
+
+    def is_old(self, now: float) -> bool:
+        """One that is still being made is not: it would be begun again just when that takes long."""
+        return self.until < now and self.made.done()
 
 
 class Parts:
@@ -35,10 +38,11 @@ class Parts:
     async def get(self, key: Hashable, make: Callable[[], Rendered], answers: Answers) -> Rendered:
         """The part for this key, made of these answers. One that cannot be made is not kept."""
         now, changes = time.monotonic(), answers.changes
-        if changes != self._changes or len(self._kept) > _MOST:
+        if changes != self._changes:
             self._kept, self._changes = {}, changes
         kept = self._kept.get(key)
-        if kept is None or kept.until < now:
+        if kept is None or kept.is_old(now):
+            self._kept = {each: other for each, other in self._kept.items() if not other.is_old(now)}
             kept = _Kept(asyncio.ensure_future(in_thread(make)), now + min(_SECONDS, answers.longest))
             self._kept[key] = kept
         try:
@@ -59,8 +63,13 @@ def shared(handler: Callable[..., Rendered]) -> Callable[..., Coroutine[Any, Any
     async def answer(board: Board, **values: Any) -> Response:
         request, parts = board.request, board.request.app.state.parts
         key = request.url.path, request.url.query, board.projects, tuple(board.may.values())
-        part: Rendered = await parts.get(key, partial(handler, board, **values), board.answers)
+        part: Rendered = await parts.get(key, partial(ready, board, **values), board.answers)
         return part.answer(request)
+
+    def ready(board: Board, **values: Any) -> Rendered:
+        part = handler(board, **values)
+        part.prepare()
+        return part
 
     signature = inspect.signature(handler, eval_str=True)
     answer.__signature__ = signature.replace(return_annotation=Response)  # type: ignore[attr-defined]

@@ -104,6 +104,12 @@ class Rendered:
     def zipped(self) -> bytes:
         return gzip.compress(self.body, 4, mtime=0)
 
+    def prepare(self) -> None:
+        """Hash and compress it now, in the present thread."""
+        self.etag  # noqa: B018
+        if len(self.body) > _SMALL:
+            self.zipped  # noqa: B018
+
     def answer(self, request: Request, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
         """304 if the browser has it already."""
         sent = {**HEADERS, **(headers or {})}

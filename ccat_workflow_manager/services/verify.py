@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from itertools import chain
+from threading import Event
 from uuid import UUID
 
 from ccat_workflow_manager.db.queries.verify import Finding, ProductRow, findings, products_of, slice_of_runs, strays
 from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.execution.layout import attempt_dirs
-from ccat_workflow_manager.execution.published import checksum_of_published, state_of_published
+from ccat_workflow_manager.execution.published import Stopped, checksum_of_published, state_of_published
 from ccat_workflow_manager.services.verify_figures import FigureCheck
 
 _SLICE = 500
+_PART = 50
 _LOOKERS = 4
 """Threads that look at the files of products: most of the time of a look is waiting for the file system."""
 
@@ -51,7 +55,7 @@ class Verification:
     base_dir: str
     checksums: bool = False
     since: datetime | None = None
-    share: float = 0.5
+    share: float = 1.0
     rest: Callable[[float], None] = time.sleep
     keep: Callable[[], None] = lambda: None
     """Called when a slice of runs is done, and its findings were taken."""
@@ -65,52 +69,68 @@ class Verification:
             yield from FigureCheck(self.database, self.share, self.rest).findings()
 
     def _in_slices(self, progress: Progress) -> Iterator[Finding]:
-        """Look at the files of a slice while the next one is read."""
+        stop = Event()
         with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(_LOOKERS) as lookers:
-            following = reader.submit(self._read, progress.last)
-            is_last = False
-            while not is_last:
-                began = time.monotonic()
-                present = following.result()
-                is_last = len(present.ids) < _SLICE
-                if not is_last:
-                    following = reader.submit(self._read, present.ids[-1])
-                yield from present.findings
-                parts = [present.products[part::_LOOKERS] for part in range(_LOOKERS)]
-                yield from chain.from_iterable(lookers.map(self._wrong_among, parts))
-                progress.runs += len(present.ids)
-                progress.products += len(present.products)
-                if not is_last:
-                    progress.last = present.ids[-1]
-                    self.keep()
-                    wait([following])
-                    self.rest((time.monotonic() - began) * (1 / self.share - 1))
+            try:
+                yield from self._overlapped(progress, reader, partial(self._looked_at, lookers, stop))
+            finally:
+                stop.set()
+
+    def _overlapped(
+        self, progress: Progress, reader: Executor, look: Callable[[list[ProductRow]], Iterable[list[Finding]]]
+    ) -> Iterator[Finding]:
+        """Look at the files of a slice while the next one is read."""
+        following = reader.submit(self._read, progress.last)
+        is_last = False
+        while not is_last:
+            began = time.monotonic()
+            present = following.result()
+            is_last = len(present.ids) < _SLICE
+            if not is_last:
+                following = reader.submit(self._read, present.ids[-1])
+            yield from present.findings
+            yield from chain.from_iterable(look(present.products))
+            progress.runs += len(present.ids)
+            progress.products += len(present.products)
+            if not is_last:
+                progress.last = present.ids[-1]
+                self.keep()
+                wait([following])
+                self.rest((time.monotonic() - began) * (1 / self.share - 1))
+
+    def _looked_at(self, lookers: Executor, stop: Event, products: list[ProductRow]) -> Iterable[list[Finding]]:
+        parts = [products[at : at + _PART] for at in range(0, len(products), _PART)]
+        return lookers.map(partial(self._wrong_among, stop), parts)
 
     def _read(self, after: UUID | None) -> _Slice:
         with self.database.read() as unit:
             ids = slice_of_runs(unit, after, self.since, _SLICE)
             return _Slice(ids, list(findings(unit, ids)), products_of(unit, ids))
 
-    def _wrong_among(self, products: Sequence[ProductRow]) -> list[Finding]:
-        return [wrong for each in products if (wrong := self._wrong_with(each)) is not None]
+    def _wrong_among(self, stop: Event, products: Sequence[ProductRow]) -> list[Finding]:
+        """What is wrong with these; not all of it once `stop` is set."""
+        found = []
+        with suppress(Stopped):
+            for product in products:
+                if stop.is_set():
+                    break
+                if (text := self._fault_of(product, stop)) is not None:
+                    repair = (
+                        f"restore the file from a backup, or: ccat-wm run replay {product.run_id} --from {product.step}"
+                    )
+                    found.append(Finding("product", f"products/{product.id}", text, repair))
+        return found
 
-    def _wrong_with(self, product: ProductRow) -> Finding | None:
-        text = self._fault_of(product)
-        if text is None:
-            return None
-        repair = f"restore the file from a backup, or: ccat-wm run replay {product.run_id} --from {product.step}"
-        return Finding("product", f"products/{product.id}", text, repair)
-
-    def _fault_of(self, product: ProductRow) -> str | None:
+    def _fault_of(self, product: ProductRow, stop: Event) -> str | None:
         """What is wrong with it. None: it is as it was published, or the run was deleted meanwhile."""
         place = (product.pipeline, str(product.run_id), product.step, product.key, product.attempt)
         path = f"{attempt_dirs(self.base_dir, *place).output}/{product.path}"
         try:
-            return self._difference(product, path)
+            return self._difference(product, path, stop)
         except OSError as error:
             return f"{path}: {error.strerror}" if self._is_there_still(product) else None
 
-    def _difference(self, product: ProductRow, path: str) -> str | None:
+    def _difference(self, product: ProductRow, path: str, stop: Event) -> str | None:
         found = state_of_published(path)
         if found.kind != (kind := "directory" if product.is_directory else "regular file"):
             return f"{path} is no {kind}"
@@ -119,7 +139,7 @@ class Verification:
         if product.is_directory and found.files != product.file_count:
             return f"{path} has {found.files} files, {product.file_count} were published"
         if (self.checksums or found.changed > product.collected) and (
-            sha256 := checksum_of_published(path, product.is_directory)
+            sha256 := checksum_of_published(path, product.is_directory, stop)
         ) != product.sha256:
             return f"{path} has the SHA-256 {sha256}, {product.sha256} was published"
         return None

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from threading import Event
 from uuid import UUID
 
 import pytest
@@ -14,6 +15,7 @@ from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.queries.verify import Finding
 from ccat_workflow_manager.execution.layout import create
 from ccat_workflow_manager.execution.output_limits import Budget, OutputLimits
+from ccat_workflow_manager.execution.published import Stopped, checksum_of_published
 from ccat_workflow_manager.execution.scan import Scanner
 from ccat_workflow_manager.lifecycle.models import NewProduct
 from ccat_workflow_manager.services.run_request import RunRequest
@@ -227,7 +229,7 @@ def test_a_deployment_is_verified_in_slices(healthy: Healthy, monkeypatch: pytes
     monkeypatch.setattr("ccat_workflow_manager.services.verify._SLICE", 1)
     rested: list[float] = []
     base_dir = str(healthy.context.settings.pipeline_base_dir)
-    verification = Verification(healthy.context.database, base_dir, rest=rested.append)
+    verification = Verification(healthy.context.database, base_dir, share=0.5, rest=rested.append)
     progress = Progress()
     assert list(verification.findings(progress)) == []
     assert (progress.runs, len(rested)) == (3, 4)
@@ -276,3 +278,12 @@ def test_repairs_of_counters_repair_them(healthy: Healthy) -> None:
         for finding in healthy.findings():
             healthy.hand.execute(finding.repair)
         assert healthy.findings() == []
+
+
+def test_a_product_is_read_no_further_when_the_verification_ends(tmp_path: Path) -> None:
+    file, stop = tmp_path / "map.fits", Event()
+    file.write_bytes(CONTENT)
+    assert checksum_of_published(str(file), False, stop) == sha256(CONTENT).hexdigest()
+    stop.set()
+    with pytest.raises(Stopped):
+        checksum_of_published(str(tmp_path), True, stop)

@@ -21,8 +21,8 @@ def away_spans(changes: Iterable[tuple[datetime, bool]], is_away: bool, now: dat
     Before the first change the opposite was true.
     """
     spans: list[Span] = []
-    known = list(changes)
     begin = now - SHOWN
+    known = [(min(at, now), goes) for at, goes in changes if at > begin]
     gone = begin if (not known[0][1] if known else is_away) else None
     for at, goes in known:
         if goes:

@@ -195,8 +195,8 @@ def parse_sinfo(text: str) -> list[Partition]:
             found,
             nodes=_sum(found.nodes, nodes),
             cpus=_sum(found.cpus, cpus),
-            cpus_per_node=max(found.cpus_per_node, int(cpus_per_node.rstrip("+"))),
-            memory_mb=max(found.memory_mb, int(memory.rstrip("+"))),
+            cpus_per_node=max(found.cpus_per_node, _known_count(cpus_per_node.rstrip("+"))),
+            memory_mb=max(found.memory_mb, _known_count(memory.rstrip("+"))),
             gres=tuple(dict.fromkeys((*found.gres, *more))),
         )
     return list(partitions.values())
@@ -266,6 +266,12 @@ def _count(text: str) -> int | None:
     return int(text) if len(text) <= _MOST_DIGITS and text.isdecimal() else None
 
 
+def _known_count(text: str) -> int:
+    if (count := _count(text)) is None:
+        raise ValueError(f"{text[:100]!r} is no number of up to {_MOST_DIGITS} digits")
+    return count
+
+
 def _time(text: str) -> datetime | None:
     seconds = _count(text)
     return datetime.fromtimestamp(seconds, UTC) if seconds else None
@@ -307,6 +313,6 @@ def _most(one: _N | None, other: _N | None) -> _N | None:
 
 def _sum(so_far: Mapping[str, int], text: str) -> dict[str, int]:
     """`allocated/idle/other/total`."""
-    values = [int(part.rstrip("K")) * (1000 if part.endswith("K") else 1) for part in text.split("/")]
+    values = [_known_count(part.rstrip("K")) * (1000 if part.endswith("K") else 1) for part in text.split("/")]
     names = ("allocated", "idle", "other", "total")
     return {name: so_far.get(name, 0) + value for name, value in zip(names, values, strict=True)}
