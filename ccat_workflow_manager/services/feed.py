@@ -45,7 +45,7 @@ _QUIET_TURNS = 20
 _QUIET_FACTOR = 2.5
 """How much more slowly new events are looked for after so many looks in vain."""
 _REST = 12
-"""The poller rests so many times as long as it worked: many streams and many events come later, and slow no writer."""
+"""The poller rests so many times as long as it worked, while much is new: it comes later, and slows no writer."""
 _READ_FACTOR = 2
 """PostgreSQL needs as long for the reading as this process."""
 _WAKE_SECONDS = 0.05
@@ -263,7 +263,10 @@ class Feed:
             sent = time.thread_time() - woken
             most = max(_LEAST_NEW, most // 2) if sent > _WAKE_SECONDS else min(_MOST_NEW, most + _LEAST_NEW)
             pause = self._poll_seconds * (_QUIET_FACTOR if in_vain > _QUIET_TURNS else 1)
-            await asyncio.sleep(max(pause, _REST * (sent + _READ_FACTOR * read)))
+            rest = _REST * (sent + _READ_FACTOR * read)
+            if len(entries) < _LEAST_NEW:
+                rest = min(rest, self._poll_seconds * _QUIET_FACTOR)
+            await asyncio.sleep(max(pause, rest))
 
     def _read_new(self, after: Place, most: int) -> tuple[list[_Entry], float]:
         """New events, and the time on a core that they took here."""
