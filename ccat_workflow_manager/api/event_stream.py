@@ -48,7 +48,7 @@ class EventStream(Response):
         self._on_end = on_end
         self._begin = begin
         self._write: Callable[[bytes], bool] | None = request.scope["state"].get("write")
-        """Past all middleware, which has nothing to do once an answer has begun, and costs as much as to send."""
+        """Past all middleware, which has nothing to do once an answer has begun, and costs as much as the sending."""
         self._sending_since: float | None = None
         self._refused: asyncio.Future[None] | None = None
 
@@ -136,11 +136,13 @@ class OpenStreams:
                 stream.refuse()
 
     async def _look(self) -> None:
-        known: dict[object, bool] = {}
-        for stream in tuple(self._streams):
-            stream.cut_if_stuck(asyncio.get_running_loop().time())
-            if stream.caller not in known:
-                known[stream.caller] = await self._authenticator.is_still_known(stream.request)
+        streams, now = tuple(self._streams), asyncio.get_running_loop().time()
+        for stream in streams:
+            stream.cut_if_stuck(now)
+        callers = {stream.caller: stream.request for stream in streams}
+        answers = await asyncio.gather(*map(self._authenticator.is_still_known, callers.values()))
+        known = dict(zip(callers, answers, strict=True))
+        for stream in streams:
             if not known[stream.caller]:
                 stream.refuse()
 

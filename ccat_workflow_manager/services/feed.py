@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from operator import attrgetter
 from typing import NamedTuple, TypeVar
+from uuid import UUID
 from weakref import WeakValueDictionary
 
 from ccat_workflow_manager.db.feed_epoch import signing_key
@@ -46,6 +47,9 @@ _QUIET_FACTOR = 2.5
 """How much more slowly new events are looked for after so many looks in vain."""
 _REST = 12
 """The poller rests so many times as long as it worked, while much is new: it comes later, and slows no writer."""
+_REST_IF_LATE, _PATIENT_SECONDS = 3, 10.0
+"""If it has not come to the end of the events for so long, it rests less: the delay must not grow for ever."""
+_MOST_TEXTS = 4
 _READ_FACTOR = 2
 """PostgreSQL needs as long for the reading as this process."""
 _WAKE_SECONDS = 0.05
@@ -84,12 +88,22 @@ class _Tail:
         self._keep = keep
         self._entries: list[_Entry] = []
         self.end = 0
+        self.kinds: WeakValueDictionary[tuple[Selection, Pack], _Kind] = WeakValueDictionary()
+        self._fresh_from = 0
+        self._fresh_of_runs: dict[UUID | None, list[_Entry]] = {}
+        self.is_over = False
+        """Nothing extends it any more."""
 
     @property
     def place(self) -> Place:
         return self._entries[-1].place if self._entries else self.before
 
     def extend(self, entries: Sequence[_Entry]) -> None:
+        if not entries:
+            return
+        self._fresh_from, self._fresh_of_runs = self.end, {}
+        for entry in entries:
+            self._fresh_of_runs.setdefault(entry.event.run_id, []).append(entry)
         self._entries += entries
         self.end += len(entries)
         if len(self._entries) > 2 * self._keep:
@@ -102,7 +116,10 @@ class _Tail:
         """The number of the first event behind a place that is not in front of the list."""
         return self.base + bisect_right(self._entries, place, key=attrgetter("place"))
 
-    def behind(self, number: int) -> Sequence[_Entry]:
+    def behind(self, number: int, run_id: UUID | None) -> Sequence[_Entry]:
+        """From this number to the end: what there is, or at least all of one run."""
+        if run_id is not None and number == self._fresh_from:
+            return self._fresh_of_runs.get(run_id, ())
         return self._entries[number - self.base :]
 
 
@@ -117,11 +134,11 @@ class _Kind:
 
     def text(self, tail: _Tail, number: int) -> bytes:
         """The wanted events from this number to the end, ready to be sent."""
-        if self._end != tail.end:
+        if self._end != tail.end or len(self._made) >= _MOST_TEXTS:
             self._made, self._end = {}, tail.end
         text = self._made.get(number)
         if text is None:
-            wanted, entries = self._wanted, tail.behind(number)
+            wanted, entries = self._wanted, tail.behind(number, self._wanted.run_id)
             text = b"".join(each.text for each in entries if wanted == EVERYTHING or wanted.includes(each.event))
             text = self._made[number] = self._pack(text) if text else b""
         return text
@@ -149,7 +166,6 @@ class Feed:
         self._keep = keep
         self._tail: _Tail | None = None
         self._poller: asyncio.Task[None] | None = None
-        self._kinds: WeakValueDictionary[tuple[Selection, Pack], _Kind] = WeakValueDictionary()
         self._changed = asyncio.Event()
         self._beat = 0
         """How often the streams have been told to show that they are alive."""
@@ -208,16 +224,15 @@ class Feed:
     async def stream(self, after: Place, wanted: Selection, pack: Pack = plain) -> AsyncGenerator[bytes, None]:
         """The text of the stream behind a place, between `enter` and `leave`. It ends only at a stop or if it lags."""
         tail = self._tail
-        assert tail is not None, "start() comes first"
-        while not self._closed and after < (before := tail.before):
-            page = await self._in(self._catching_up, partial(self.page, after, wanted, _BATCH))
-            # What is behind the beginning of the list is sent from the list, or it would be sent twice.
-            yield pack(b"".join(self._entry(event).text for event in page.events if event.place <= before))
-            after = min(page.place, before) if page.more else before
-        kind = self._kinds.setdefault((wanted, pack), _Kind(wanted, pack))
+        if tail is None:  # it has ended since `start`
+            return
+        while not (self._closed or tail.is_over) and after < (before := tail.before):
+            text, after = await self._in(self._catching_up, partial(self._missed, after, before, wanted, pack))
+            yield text
+        kind = tail.kinds.setdefault((wanted, pack), _Kind(wanted, pack))
         number, beat = tail.number_behind(after), self._beat
         ahead: Place | None = after
-        while not self._closed:
+        while not (self._closed or tail.is_over):
             if number < tail.base:
                 yield pack(TOO_SLOW)
                 return
@@ -236,13 +251,30 @@ class Feed:
             else:
                 await self._changed.wait()
 
+    def _missed(self, after: Place, before: Place, wanted: Selection, pack: Pack) -> tuple[bytes, Place]:
+        """The text of events in front of the list, and how far it goes. The rest is sent from the list."""
+        page = self.page(after, wanted, _BATCH)
+        text = b"".join(self._entry(event).text for event in page.events if event.place <= before)
+        return pack(text) if text else b"", min(page.place, before) if page.more else before
+
     def _wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
 
     async def _poll(self, tail: _Tail) -> None:
+        """Extend the list. Where that fails for good all streams end in order, and the next one begins a new list."""
+        try:
+            await self._extend(tail)
+        finally:
+            tail.is_over = True
+            if self._tail is tail:
+                self._tail = self._poller = None
+            self._wake()
+
+    async def _extend(self, tail: _Tail) -> None:
         loop = asyncio.get_running_loop()
         trouble, in_vain, most, beat_at = "", 0, _MOST_NEW, loop.time() + self._keep_alive_seconds
+        last_in_time = loop.time()
         while True:
             entries, read = list[_Entry](), 0.0
             try:
@@ -261,9 +293,12 @@ class Feed:
                 self._wake()
                 await asyncio.sleep(0)  # all streams have their turn before this goes on
             sent = time.thread_time() - woken
+            if len(entries) < most:
+                last_in_time = loop.time()
+            factor = _REST if loop.time() - last_in_time < _PATIENT_SECONDS else _REST_IF_LATE
             most = max(_LEAST_NEW, most // 2) if sent > _WAKE_SECONDS else min(_MOST_NEW, most + _LEAST_NEW)
             pause = self._poll_seconds * (_QUIET_FACTOR if in_vain > _QUIET_TURNS else 1)
-            rest = _REST * (sent + _READ_FACTOR * read)
+            rest = factor * (sent + _READ_FACTOR * read)
             if len(entries) < _LEAST_NEW:
                 rest = min(rest, self._poll_seconds * _QUIET_FACTOR)
             await asyncio.sleep(max(pause, rest))

@@ -14,7 +14,7 @@ import pytest
 
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db import feed_epoch, migrate
-from ccat_workflow_manager.db.queries.feed import BEGIN, EVERYTHING, FeedEvent, Place, Selection
+from ccat_workflow_manager.db.queries.feed import BEGIN, EVERYTHING, FeedEvent, FeedPage, Place, Selection
 from ccat_workflow_manager.db.session import Database, UnitOfWork
 from ccat_workflow_manager.errors import ConfigurationError, ServiceUnavailable
 from ccat_workflow_manager.services.feed import GZIP_BEGIN, KEEP_ALIVE, TOO_SLOW, Feed, compressed
@@ -262,6 +262,62 @@ def test_a_stream_that_wants_none_of_many_events_shows_that_it_is_alive(context:
             insert(unit, "other")
 
     assert asyncio.run(asyncio.wait_for(read(), 100)) == KEEP_ALIVE
+
+
+def test_streams_of_single_runs_have_the_events_of_theirs(context: Context) -> None:
+    feed = Feed(context.database, "/test", most_streams=2, poll_seconds=0.01)
+    runs = [uuid4(), uuid4()]
+
+    def add(numbers: range) -> None:
+        with context.database.begin("commit.test") as unit:
+            for number in numbers:
+                insert(unit, str(number), run_id=runs[number % 2] if number % 3 else None)
+
+    async def read() -> list[list[str]]:
+        feed.enter()
+        streams = [feed.stream(await feed.start(), Selection(run_id=run)) for run in runs]
+        seen: list[list[str]] = [[], []]
+        for begin in (0, 12, 24):
+            await asyncio.to_thread(add, range(begin, begin + 12))
+            for found, stream in zip(seen, streams, strict=True):
+                found.extend(await ids(stream, 4))
+        feed.close()
+        return seen
+
+    seen = asyncio.run(asyncio.wait_for(read(), 100))
+    events = feed.page(BEGIN, EVERYTHING, 1000).events
+    expected = [[feed.cursors.encode(each.place) for each in events if each.run_id == run] for run in runs]
+    assert seen == expected
+    assert [len(each) for each in seen] == [12, 12]
+
+
+def test_streams_end_where_new_events_cannot_be_read_and_the_next_one_begins_anew(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed = Feed(context.database, "/test", most_streams=2, poll_seconds=0.01)
+    page = feed.page
+
+    def fail(after: Place, wanted: Selection, limit: int) -> FeedPage:
+        raise LookupError("a fault of the program")
+
+    def add() -> None:
+        with context.database.begin("commit.test") as unit:
+            insert(unit, "one")
+
+    async def read() -> tuple[list[bytes], list[str]]:
+        feed.enter()
+        stream = feed.stream(await feed.start(), EVERYTHING)
+        monkeypatch.setattr(feed, "page", fail)
+        ended = [text async for text in stream]
+        monkeypatch.setattr(feed, "page", page)
+        following = feed.stream(await feed.start(), EVERYTHING)
+        await asyncio.to_thread(add)
+        found = await ids(following, 1)
+        feed.close()
+        return ended, found
+
+    ended, found = asyncio.run(asyncio.wait_for(read(), 100))
+    assert (ended, len(found)) == ([], 1)
 
 
 def test_there_are_not_more_streams_than_allowed_and_none_after_the_end(context: Context) -> None:
