@@ -25,7 +25,7 @@ class _Kept(NamedTuple):
 
     def is_old(self, now: float) -> bool:
         """One that is still being made is not: it would be begun again just when that takes long."""
-        return self.until < now and self.made.done()
+        return self.made.done() and (self.until < now or self.made.cancelled() or self.made.exception() is not None)
 
 
 class Parts:
@@ -45,12 +45,7 @@ class Parts:
             self._kept = {each: other for each, other in self._kept.items() if not other.is_old(now)}
             kept = _Kept(asyncio.ensure_future(in_thread(make)), now + min(_SECONDS, answers.longest))
             self._kept[key] = kept
-        try:
-            return await asyncio.shield(kept.made)
-        except Exception:
-            if self._kept.get(key) is kept:
-                del self._kept[key]
-            raise
+        return await asyncio.shield(kept.made)
 
 
 def shared(handler: Callable[..., Rendered]) -> Callable[..., Coroutine[Any, Any, Response]]:

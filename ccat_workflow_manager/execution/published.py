@@ -6,9 +6,9 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator
-from threading import Event
 from typing import NamedTuple
 
+from ccat_workflow_manager.execution.launch_spec import Progress
 from ccat_workflow_manager.execution.scan import tree_checksum
 from ccat_workflow_manager.hpc.attempt.opener import OPEN_FILE
 
@@ -40,29 +40,21 @@ def state_of_published(path: str) -> PublishedState:
     return PublishedState("directory", size, files, changed)
 
 
-class Stopped(Exception):
-    """The caller no longer wants to know."""
-
-
-def checksum_of_published(path: str, is_directory: bool, stop: Event) -> str:
-    """The checksum of a product, as it was collected. Raises OSError, and Stopped soon after `stop` is set.
-
-    Follows no link and waits for no writer.
-    """
+def checksum_of_published(path: str, is_directory: bool, progress: Progress) -> str:
+    """The checksum of a product, as it was collected. Raises OSError. Follows no link and waits for no writer."""
     if not is_directory:
         digest = hashlib.sha256()
         with open(os.open(path, OPEN_FILE), "rb", buffering=0) as file:
             while block := file.read(_BLOCK):
-                if stop.is_set():
-                    raise Stopped
                 digest.update(block)
+                progress()
         return digest.hexdigest()
     lines = []
     for entry, relative, about in _entries(path):
         if stat.S_ISDIR(about.st_mode):
             lines.append((relative, "directory"))
         elif stat.S_ISREG(about.st_mode):
-            lines.append((relative, f"file {about.st_size} {checksum_of_published(entry, False, stop)}"))
+            lines.append((relative, f"file {about.st_size} {checksum_of_published(entry, False, progress)}"))
         else:
             lines.append((relative, f"link {os.readlink(entry) if stat.S_ISLNK(about.st_mode) else ''}"))
     return tree_checksum(lines)

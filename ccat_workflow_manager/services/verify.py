@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,13 +16,17 @@ from uuid import UUID
 from ccat_workflow_manager.db.queries.verify import Finding, ProductRow, findings, products_of, slice_of_runs, strays
 from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.execution.layout import attempt_dirs
-from ccat_workflow_manager.execution.published import Stopped, checksum_of_published, state_of_published
+from ccat_workflow_manager.execution.published import checksum_of_published, state_of_published
 from ccat_workflow_manager.services.verify_figures import FigureCheck
 
 _SLICE = 500
 _PART = 50
 _LOOKERS = 4
 """Threads that look at the files of products: most of the time of a look is waiting for the file system."""
+
+
+class _Stopped(Exception):
+    """The verification has ended before its last product."""
 
 
 @dataclass(slots=True)
@@ -72,13 +76,11 @@ class Verification:
         stop = Event()
         with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(_LOOKERS) as lookers:
             try:
-                yield from self._overlapped(progress, reader, partial(self._looked_at, lookers, stop))
+                yield from self._overlapped(progress, reader, lookers, stop)
             finally:
                 stop.set()
 
-    def _overlapped(
-        self, progress: Progress, reader: Executor, look: Callable[[list[ProductRow]], Iterable[list[Finding]]]
-    ) -> Iterator[Finding]:
+    def _overlapped(self, progress: Progress, reader: Executor, lookers: Executor, stop: Event) -> Iterator[Finding]:
         """Look at the files of a slice while the next one is read."""
         following = reader.submit(self._read, progress.last)
         is_last = False
@@ -89,7 +91,8 @@ class Verification:
             if not is_last:
                 following = reader.submit(self._read, present.ids[-1])
             yield from present.findings
-            yield from chain.from_iterable(look(present.products))
+            parts = [present.products[at : at + _PART] for at in range(0, len(present.products), _PART)]
+            yield from chain.from_iterable(lookers.map(partial(self._wrong_among, stop), parts))
             progress.runs += len(present.ids)
             progress.products += len(present.products)
             if not is_last:
@@ -98,10 +101,6 @@ class Verification:
                 wait([following])
                 self.rest((time.monotonic() - began) * (1 / self.share - 1))
 
-    def _looked_at(self, lookers: Executor, stop: Event, products: list[ProductRow]) -> Iterable[list[Finding]]:
-        parts = [products[at : at + _PART] for at in range(0, len(products), _PART)]
-        return lookers.map(partial(self._wrong_among, stop), parts)
-
     def _read(self, after: UUID | None) -> _Slice:
         with self.database.read() as unit:
             ids = slice_of_runs(unit, after, self.since, _SLICE)
@@ -109,28 +108,32 @@ class Verification:
 
     def _wrong_among(self, stop: Event, products: Sequence[ProductRow]) -> list[Finding]:
         """What is wrong with these; not all of it once `stop` is set."""
+
+        def go_on() -> None:
+            if stop.is_set():
+                raise _Stopped
+
         found = []
-        with suppress(Stopped):
+        with suppress(_Stopped):
             for product in products:
-                if stop.is_set():
-                    break
-                if (text := self._fault_of(product, stop)) is not None:
+                go_on()
+                if (text := self._fault_of(product, go_on)) is not None:
                     repair = (
                         f"restore the file from a backup, or: ccat-wm run replay {product.run_id} --from {product.step}"
                     )
                     found.append(Finding("product", f"products/{product.id}", text, repair))
         return found
 
-    def _fault_of(self, product: ProductRow, stop: Event) -> str | None:
+    def _fault_of(self, product: ProductRow, go_on: Callable[[], None]) -> str | None:
         """What is wrong with it. None: it is as it was published, or the run was deleted meanwhile."""
         place = (product.pipeline, str(product.run_id), product.step, product.key, product.attempt)
         path = f"{attempt_dirs(self.base_dir, *place).output}/{product.path}"
         try:
-            return self._difference(product, path, stop)
+            return self._difference(product, path, go_on)
         except OSError as error:
             return f"{path}: {error.strerror}" if self._is_there_still(product) else None
 
-    def _difference(self, product: ProductRow, path: str, stop: Event) -> str | None:
+    def _difference(self, product: ProductRow, path: str, go_on: Callable[[], None]) -> str | None:
         found = state_of_published(path)
         if found.kind != (kind := "directory" if product.is_directory else "regular file"):
             return f"{path} is no {kind}"
@@ -139,7 +142,7 @@ class Verification:
         if product.is_directory and found.files != product.file_count:
             return f"{path} has {found.files} files, {product.file_count} were published"
         if (self.checksums or found.changed > product.collected) and (
-            sha256 := checksum_of_published(path, product.is_directory, stop)
+            sha256 := checksum_of_published(path, product.is_directory, go_on)
         ) != product.sha256:
             return f"{path} has the SHA-256 {sha256}, {product.sha256} was published"
         return None

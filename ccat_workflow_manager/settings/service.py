@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -31,20 +31,21 @@ def _networks(value: str) -> tuple[IPv4Network | IPv6Network, ...]:
     return tuple(ip_network(each.strip()) for each in value.split(",") if each.strip())
 
 
-def _are_networks(value: str) -> bool:
-    try:
-        _networks(value)
-    except ValueError:
-        return False
-    return True
+def _is_read_by(read: Callable[[str], object]) -> Callable[[str], bool]:
+    """The check that `read` raises no ValueError for a value."""
+
+    def check(value: str) -> bool:
+        try:
+            read(value)
+        except ValueError:
+            return False
+        return True
+
+    return check
 
 
-def _are_grants(value: str) -> bool:
-    try:
-        grants_of(value)
-    except ValueError:
-        return False
-    return True
+_are_networks = _is_read_by(_networks)
+_are_grants = _is_read_by(grants_of)
 
 
 class Settings(SettingsModel):

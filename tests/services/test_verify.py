@@ -6,7 +6,6 @@ import os
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from threading import Event
 from uuid import UUID
 
 import pytest
@@ -15,7 +14,7 @@ from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.queries.verify import Finding
 from ccat_workflow_manager.execution.layout import create
 from ccat_workflow_manager.execution.output_limits import Budget, OutputLimits
-from ccat_workflow_manager.execution.published import Stopped, checksum_of_published
+from ccat_workflow_manager.execution.published import checksum_of_published
 from ccat_workflow_manager.execution.scan import Scanner
 from ccat_workflow_manager.lifecycle.models import NewProduct
 from ccat_workflow_manager.services.run_request import RunRequest
@@ -280,10 +279,22 @@ def test_repairs_of_counters_repair_them(healthy: Healthy) -> None:
         assert healthy.findings() == []
 
 
-def test_a_product_is_read_no_further_when_the_verification_ends(tmp_path: Path) -> None:
-    file, stop = tmp_path / "map.fits", Event()
-    file.write_bytes(CONTENT)
-    assert checksum_of_published(str(file), False, stop) == sha256(CONTENT).hexdigest()
-    stop.set()
-    with pytest.raises(Stopped):
-        checksum_of_published(str(tmp_path), True, stop)
+class Enough(Exception):
+    pass
+
+
+def test_a_product_is_read_no_further_than_its_reader_wants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ccat_workflow_manager.execution.published._BLOCK", 1)
+    (tmp_path / "map.fits").write_bytes(CONTENT)
+    read = 0
+
+    def go_on() -> None:
+        nonlocal read
+        read += 1
+        if read == 8:
+            raise Enough
+
+    assert checksum_of_published(str(tmp_path / "map.fits"), False, go_on) == sha256(CONTENT).hexdigest()
+    with pytest.raises(Enough):
+        checksum_of_published(str(tmp_path), True, go_on)
+    assert read == 8
