@@ -54,16 +54,20 @@ class Background(Generic[R]):
         """`broken` is the reason of work that ended with neither a result nor an error of ours."""
         self._broken = broken
         self._going_on: dict[Hashable, _Work[R]] = {}
+        self._lock = threading.Lock()
 
     def result(self, key: Hashable, do: Callable[[], R], progress: Progress, *, name: str, waiting: str) -> R:
         """The result of `do`, which is called unless it is going on. Raises its WorkflowError.
 
         Raises JobDeferred with the text `waiting` while it goes on.
         """
-        work = self._going_on.get(key)
-        if work is None or work.is_stale:
-            work = self._going_on[key] = _Work(name, do)
-            work.start()
+        with self._lock:
+            work = self._going_on.get(key)
+            is_new = work is None or work.is_stale
+            if work is None or work.is_stale:
+                work = self._going_on[key] = _Work(name, do)
+                work.start()
+        if is_new:
             deadline = time.monotonic() + _SHORT_SECONDS
             while work.is_alive() and time.monotonic() < deadline:
                 work.join(_PROGRESS_SECONDS)

@@ -73,6 +73,32 @@ def test_a_button_with_the_focus_says_what_it_does(site: Site, open_page: Open) 
     expect(page.locator("main a[data-sheet]:focus")).to_contain_text("Priority 70")
 
 
+def test_a_click_is_for_what_it_was_pressed_on(site: Site, open_page: Open) -> None:
+    run_id = new_run(site, "pressed")
+    page = open_page(f"/runs/{run_id}")
+    expect(page.locator("#live span")).to_have_text("Live")
+    page.locator("main a[data-sheet]:has-text('Priority')").hover()
+    page.mouse.down()
+    with page.expect_response(lambda response: f"/ui/runs/{run_id}" in response.url) as answered:
+        site.call("POST", f"/runs/{run_id}/pause")  # the link before it goes away
+    assert "The run is paused" in answered.value.text()
+    page.mouse.up()
+    expect(page.locator("#sheet input[name=priority]")).to_be_visible()
+    expect(page.locator("main .held")).to_contain_text("The run is paused")
+
+
+def test_the_link_of_an_action_stays_that_of_the_action(site: Site, open_page: Open) -> None:
+    run_id = new_run(site, "links")
+    page = open_page(f"/runs/{run_id}")
+    expect(page.locator("#live span")).to_have_text("Live")
+    link = page.locator("main a[data-sheet]:has-text('Priority')").element_handle()
+    site.call("POST", f"/runs/{run_id}/pause")
+    expect(page.locator("main .held")).to_contain_text("The run is paused")
+    assert "Priority" in link.inner_text()
+    link.click()
+    expect(page.locator("#sheet input[name=priority]")).to_be_visible()
+
+
 def test_a_breaker_a_pipeline_and_a_token(site: Site, open_page: Open) -> None:
     site.hand.open_breaker()
     page = open_page("/")

@@ -7,6 +7,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -163,20 +164,15 @@ def test_a_fake_pull_of_an_image_that_was_removed_from_the_cache(cache: Path, re
 
 def test_fake_pulls_at_the_same_time_are_one(cache: Path, registry: tuple[Runtime, Path]) -> None:
     runtime, log = registry
-    waited: list[JobDeferred] = []
 
-    def ask() -> None:
+    def ask(_: int) -> str:
         try:
-            resolve("docker://same", cache, runtime)
+            return resolve("docker://same", cache, runtime).reference or ""
         except JobDeferred as error:
-            waited.append(error)
+            return error.message
 
-    threads = [threading.Thread(target=ask) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert all("docker://same" in error.message for error in waited)
+    with ThreadPoolExecutor(8) as pool:
+        assert all("docker://same" in told for told in pool.map(ask, range(8)))
     assert len(log.read_text().splitlines()) == 1
 
 

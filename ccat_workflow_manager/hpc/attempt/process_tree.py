@@ -181,11 +181,15 @@ def send(number: signal.Signals, pids: Iterable[int]) -> None:
 
 
 def kill_all(job_id: str, root: Identity | None) -> None:
-    """Kill all processes of a job, again and again until there are none: while some are killed others may fork."""
+    """Kill all processes of a job, again and again until there are none: while some are killed others may fork.
+
+    They are stopped first, so that no process sees another one die and acts on it: a script would record that end.
+    """
     for _ in range(_KILL_ROUNDS):
         pids = members(job_id, root)
         if not pids:
             return
+        send(signal.SIGSTOP, pids)
         send(signal.SIGKILL, pids)
         time.sleep(0.01)
 

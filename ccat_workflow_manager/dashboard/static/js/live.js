@@ -30,8 +30,10 @@ export async function refresh(section) {
     const headers = state.etag ? { "If-None-Match": state.etag } : {};
     const response = await fetch(section.dataset.src, { headers, cache: "no-store" });
     if (response.status === 200) {
+      const html = await response.text();
+      await released;
       state.etag = response.headers.get("etag") ?? "";
-      morph(section, await response.text());
+      morph(section, html);
     }
   } catch { /* the stream notices that the service is away */ } finally {
     state.busy = false;
@@ -39,11 +41,27 @@ export async function refresh(section) {
   }
 }
 
+// Nothing changes under a pressed pointer: a click is for what it was pressed on.
+let released = Promise.resolve();
+let release = () => {};
+
+function watchPointer() {
+  document.addEventListener("pointerdown", () => { release(); released = new Promise((resolve) => { release = resolve; }); }, true);
+  for (const end of ["pointerup", "pointercancel"]) document.addEventListener(end, () => setTimeout(release), true);
+}
+
+// Links of actions come and go beside each other: each keeps its own element, which never becomes that of its neighbour.
+function nameLinks(root) {
+  for (const link of root.querySelectorAll("a[data-sheet]:not([id])")) link.id = link.getAttribute("href");
+}
+
 function morph(section, html) {
   const before = new Map([...section.querySelectorAll("tr[id]")].map((row) => [row.id, row.textContent]));
   const fresh = new DOMParser().parseFromString(html, "text/html").body.firstElementChild;
   if (!fresh) return;
   if (section.hasAttribute("data-list") && holdsBack(section, fresh)) return;
+  nameLinks(section);
+  nameLinks(fresh);
   // Idiomorph leaves all that is in an active element: right for what is typed, wrong for the words of a button.
   Idiomorph.morph(section, fresh, { ignoreActiveValue: isTyping(), restoreFocus: true, callbacks: { beforeAttributeUpdated: keepOpen } });
   for (const row of section.querySelectorAll("tr[id]")) {
@@ -106,6 +124,7 @@ function state(since) {
 
 export function startLive() {
   if (!("EventSource" in window) || !sections().length) return;
+  watchPointer();
   listen(topics(), changed, state);
   document.addEventListener("visibilitychange", catchUp);
   document.addEventListener("refresh", () => changed(["*"]));
