@@ -51,6 +51,7 @@ def environment() -> Environment:
         cell=shapes.cell,
         bar=bars.bar,
         meter=bars.meter,
+        nodes_bar=bars.nodes_bar,
         usage_bar=bars.usage,
         by_group=bars.by_group,
         uptime=uptime.uptime,

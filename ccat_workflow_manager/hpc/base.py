@@ -141,6 +141,10 @@ class JobSeen:
     """When the backend accepted the job, if the listing shows that."""
 
 
+NODE_STATES = ("full", "mixed", "idle", "down", "other")
+"""Of a node: no room, some room, nothing on it, takes no work (down, drained, does not answer), anything else."""
+
+
 @dataclass(frozen=True, slots=True)
 class QueueStatus:
     """One queue (partition, node, pool) of a backend."""
@@ -155,6 +159,14 @@ class QueueStatus:
     memory_used_gb: float | None = None
     limits: QueueLimits | None = None
     """The most that one job may ask for, if `resources.partition` can name this queue."""
+    nodes: Mapping[str, int] | None = None
+    """How many of its nodes are in each of NODE_STATES."""
+    others_pending: int | None = None
+    """Jobs of other users that wait here; an array counts as its tasks. None: the backend cannot tell."""
+    waited_seconds: float | None = None
+    """The median wait of our jobs that started in the last quarter of an hour."""
+    waiting_seconds: float | None = None
+    """For how long the first of our jobs has been waiting that only need a place."""
     details: Mapping[str, Any] = field(default_factory=dict)
 
 

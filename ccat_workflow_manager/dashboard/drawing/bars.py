@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from ccat_workflow_manager.dashboard.drawing.shapes import GROUP_OF, GROUPS
+
+_OF_NODES = {"full": "f-n1", "mixed": "f-n2", "idle": "f-n3", "other": "f-line", "down": "f-fail"}
 
 
 def by_group(counts: Mapping[str, int]) -> dict[str, int]:
@@ -46,6 +48,19 @@ def bar(groups: Mapping[str, int], kind: str = "", width: int = 200) -> Markup:
     return Markup(
         f'<svg class="bar {kind}" viewBox="0 0 {width} 7" preserveAspectRatio="none" role="img"'
         f' aria-label="{words(groups)}">{rects}</svg>'
+    )
+
+
+def nodes_bar(nodes: Mapping[str, int], label: str, width: int = 160) -> Markup:
+    """The nodes of a queue by their state, as one bar."""
+    total, x, rects = sum(nodes.values()) or 1, 0.0, ""
+    for state, mark in _OF_NODES.items():
+        part = width * nodes.get(state, 0) / total
+        rects += f'<rect class="{mark}" x="{x:.1f}" width="{part:.1f}" height="7"/>' if part else ""
+        x += part
+    return Markup(
+        f'<svg class="bar" viewBox="0 0 {width} 7" preserveAspectRatio="none" role="img"'
+        f' aria-label="{escape(label)}">{rects}</svg>'
     )
 
 

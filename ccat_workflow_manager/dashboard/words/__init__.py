@@ -47,6 +47,7 @@ from ccat_workflow_manager.dashboard.words.projects import (
     limits,
     project_text,
 )
+from ccat_workflow_manager.dashboard.words.queues import allows, nodes_text, start_of_ours
 from ccat_workflow_manager.dashboard.words.runs import (
     event,
     event_more,
@@ -98,6 +99,7 @@ __all__ = [
     "WHO_MAY_HOLD",
     "advice",
     "again",
+    "allows",
     "away",
     "brief",
     "capped",
@@ -122,6 +124,7 @@ __all__ = [
     "meaning",
     "memory_hint",
     "next_memory",
+    "nodes_text",
     "of_part",
     "on_hold",
     "ordinal",
@@ -139,6 +142,7 @@ __all__ = [
     "share",
     "shown",
     "start",
+    "start_of_ours",
     "step_note",
     "step_run",
     "submit_command",

@@ -38,10 +38,12 @@ from ccat_workflow_manager.hpc.pbs.script import (
 )
 from ccat_workflow_manager.hpc.pbs.settings import PbsSettings
 from ccat_workflow_manager.hpc.pbs.status import Evidence, over, resolve_status
+from ccat_workflow_manager.hpc.waits import waited, waiting
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo
 from ccat_workflow_manager.settings import settings_of
 
 _PROGRAMS = ("qsub", "qstat", "qdel")
+_WAITING = {"Q": "queued", "H": "held", "W": "waiting", "T": "transit"}
 _PASSED_ON = ("PBS_DEFAULT", "PBS_SERVER", "PBS_CONF_FILE", "PERL5LIB", "LD_LIBRARY_PATH", "SLURM_CONF")
 
 
@@ -151,18 +153,25 @@ class PbsBackend(CommandBackend):
         return f"{len(self._client.queues())} queues"
 
     def queue_status(self) -> list[QueueStatus]:
-        return [self._queue(queue) for queue in self._client.queues()]
+        queues = self._client.queues()
+        ours = self._client.ours().values() if any(queue.jobs for queue in queues) else ()
+        return [self._queue(queue, [seen for seen in ours if seen.queue == queue.name]) for queue in queues]
 
-    def _queue(self, queue: Queue) -> QueueStatus:
-        budget = self._commands.budget
-        waiting = ("queued", "held", "waiting", "transit")
+    def _queue(self, queue: Queue, ours: Sequence[Seen]) -> QueueStatus:
+        budget, now = self._commands.budget, datetime.now(UTC)
+        queued = [seen for seen in ours if seen.state in _WAITING]
+        every = sum(queue.counts.get(state, 0) for state in _WAITING.values())
         return QueueStatus(
             queue.name,
             available=queue.enabled and queue.started,
-            running=queue.counts.get("running", 0),
-            pending=sum(queue.counts.get(state, 0) for state in waiting),
+            running=sum(seen.state == "R" for seen in ours),
+            pending=len(queued),
             limits=QueueLimits(queue.name, hours=queue.most_hours),
+            others_pending=max(0, every - len(queued)) if queue.counts and self._client.knows_ours else None,
+            waited_seconds=waited(((seen.submitted_at, seen.started_at) for seen in ours), now),
+            waiting_seconds=waiting((seen.submitted_at for seen in queued if seen.state == "Q"), now),
             details={
+                "held": sum(seen.state == "H" for seen in queued),
                 "enabled": queue.enabled,
                 "started": queue.started,
                 "jobs": queue.jobs,

@@ -57,14 +57,18 @@ class PbsClient:
 
     def numbers(self, job_name: str) -> list[str]:
         """The numbers of our jobs of this name, oldest first."""
-        if shutil.which("qselect") is None:
-            # The wrappers around Slurm have none.
+        if not self.knows_ours:
             return sorted((number for number, seen in self._listed(()).items() if seen.name == job_name), key=sequence)
         return self._selected(self._with_history(lambda history: ["qselect", *history, *_ours(), "-N", job_name]))
 
+    @property
+    def knows_ours(self) -> bool:
+        """Whether jobs are listed by their user. The wrappers around Slurm list all jobs, without a user."""
+        return shutil.which("qselect") is not None
+
     def ours(self) -> dict[str, Seen]:
         """Our jobs, perhaps with some that are over."""
-        if shutil.which("qselect") is None:
+        if not self.knows_ours:
             return self._listed(())
         return self.listed(self._selected(self._commands.ask(["qselect", *_ours()])))
 

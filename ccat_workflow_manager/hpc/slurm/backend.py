@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ccat_workflow_manager.bounded_cache import BoundedCache
+from ccat_workflow_manager.errors import BackendError
 from ccat_workflow_manager.hpc.attempt import claim as claims
 from ccat_workflow_manager.hpc.attempt.claim import Claim
 from ccat_workflow_manager.hpc.attempt.record import utc
@@ -30,7 +31,7 @@ from ccat_workflow_manager.hpc.batch.store import ARRAY_PREFIX, ArrayTask, Submi
 from ccat_workflow_manager.hpc.log_watch import Turns
 from ccat_workflow_manager.hpc.note_store import REMEMBERED
 from ccat_workflow_manager.hpc.slurm.client import AccountingState, SlurmClient
-from ccat_workflow_manager.hpc.slurm.listing import TIME_FORMAT, Seen, TaskId, parse_sbatch
+from ccat_workflow_manager.hpc.slurm.listing import PLAIN, Seen, TaskId, parse_sbatch
 from ccat_workflow_manager.hpc.slurm.refusals import TRIES_AGAIN, is_of_size, refusal
 from ccat_workflow_manager.hpc.slurm.script import (
     limit_scope,
@@ -88,7 +89,7 @@ class SlurmBackend(CommandBackend):
             state_dir=site.state_dir or None,
             calls_per_minute=site.calls_per_minute,
             environment={**passed_on, **({"SLURM_CONF": site.conf} if site.conf else {})},
-            looking_environment=TIME_FORMAT,
+            looking_environment=PLAIN,
             log_limit_mb=log_limit_mb,
             disk_limit_gb=disk_limit_gb,
             node=SubmitNode(site.ssh_host, site.ssh_config) if site.ssh_host else None,
@@ -340,7 +341,16 @@ class SlurmBackend(CommandBackend):
             "calls_in_the_last_minute": self._commands.budget.used(),
             **self._client.accounting.details(),
         }
-        return [partition.status(states, self._site.partition, details) for partition in partitions]
+        others = self._others_pending()
+        return [partition.status(states, self._site.partition, details, others) for partition in partitions]
+
+    def _others_pending(self) -> Mapping[str, int] | None:
+        """None if they cannot be known now: the rest of the answer is worth more."""
+        try:
+            return self._client.others_pending()
+        except BackendError as error:
+            log.info("the waiting jobs of others are not known: %s", error.message)
+            return None
 
 
 def _live(seen: Seen) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import pwd
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +19,7 @@ from ccat_workflow_manager.hpc.batch.calls import SchedulerCommands
 from ccat_workflow_manager.hpc.note_store import NoteStore
 from ccat_workflow_manager.hpc.slurm.listing import (
     NODES,
+    QUEUED,
     SACCT,
     SINFO,
     SQUEUE,
@@ -26,6 +28,7 @@ from ccat_workflow_manager.hpc.slurm.listing import (
     TaskId,
     parse_boot_time,
     parse_config,
+    parse_queued,
     parse_sacct,
     parse_silent_nodes,
     parse_sinfo,
@@ -42,6 +45,8 @@ _LONGEST_POLL_SECONDS = 30.0
 _SLOWNESS = 10
 """An answer is used for this many times as long as it took: a slow controller is asked less often."""
 _ID_CHARACTERS = 100_000
+_SPARE_SHARE = 0.5
+"""With so much of the budget in use nothing is asked that is only shown."""
 _USUAL_SAMPLING_SECONDS = 30.0
 _OK = "ok"
 _NONE = "none"
@@ -138,6 +143,14 @@ class SlurmClient:
 
     def partitions(self) -> list[Partition]:
         return self._commands.look(SINFO, parse_sinfo)
+
+    def others_pending(self) -> Mapping[str, int] | None:
+        """The waiting jobs of other users by partition. None if Slurm does not show them, or calls are short."""
+        budget = self._commands.budget
+        if budget.used() > budget.per_minute * _SPARE_SHARE or "jobs" in self._configuration().get("PrivateData", ""):
+            return None
+        ours, users = {number for number, _ in self.jobs()}, {pwd.getpwuid(os.geteuid()).pw_name}
+        return self._commands.look(QUEUED, lambda text: parse_queued(text, ours, users))
 
     def largest_array(self) -> int:
         return int(self._configuration()["MaxArraySize"])

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from ccat_workflow_manager.hpc.base import QueueStatus
+from ccat_workflow_manager.hpc.base import NODE_STATES, QueueStatus
 from ccat_workflow_manager.hpc.queue_hints import QueueLimits
+from ccat_workflow_manager.hpc.waits import waited, waiting
 from ccat_workflow_manager.json_values import JSON
 
 _N = TypeVar("_N", int, float)
@@ -17,8 +19,8 @@ _N = TypeVar("_N", int, float)
 TaskId = tuple[str, int | None]
 """The number of a job and, in an array, its index."""
 
-TIME_FORMAT = {"SLURM_TIME_FORMAT": "%s", "TZ": "UTC"}
-"""Environment for the commands below: times as seconds since the epoch, wherever the submit node is."""
+PLAIN = {"SLURM_TIME_FORMAT": "%s", "TZ": "UTC", "SLURM_BITSTR_LEN": "0"}
+"""Environment for the commands below: times as seconds since the epoch, wherever the submit node is; whole arrays."""
 
 _SEPARATOR = "|"
 # The name comes last: it is the only field whose content users may choose freely.
@@ -27,17 +29,29 @@ _SACCT = (
     "JobID", "State", "ExitCode", "Submit", "Start", "End", "ElapsedRaw", "TimelimitRaw", "TotalCPU", "MaxRSS",
     "CPUTimeRAW", "NodeList", "JobName",
 )  # fmt: skip
-_SINFO = ("%P", "%a", "%l", "%F", "%C", "%c", "%m", "%G")
+_SINFO = ("%P", "%a", "%l", "%F", "%C", "%c", "%m", "%T", "%G")
+_QUEUED = ("%i", "%u", "%P")
 _TASK = re.compile(r"(\d+)(?:_(\d+))?")
 _NOT_OURS = re.compile(r"\d+\+\d+|\d+_\[[^]]*\].*")
 """Parts of heterogeneous jobs; the tasks of an array that accounting knows only in common."""
 _GPUS = re.compile(r"gpu(?::[^:(]*[^:(\d][^:(]*)?:(\d+)")
 _GIB_MB = 1024
 _MOST_DIGITS = 11
+_NODE_STATES = {
+    "allocated": "full", "completing": "full", "mixed": "mixed", "idle": "idle", "planned": "idle",
+    "down": "down", "drained": "down", "draining": "down", "fail": "down", "failing": "down", "error": "down",
+    "maint": "down", "unknown": "down", "no_respond": "down", "inval": "down",
+}  # fmt: skip
+_NODE_FLAGS = "*~#!%$@^-+"
+_NO_PLACE = re.compile(r"JobHeld|Dependency|BeginTime|JobArrayTaskLimit")
+"""Why a job waits that would not start if there were room."""
+_ELEMENTS = re.compile(r"(\d{1,11})(?:-(\d{1,11})(?::(\d{1,11}))?)?")
 _SILENT = re.compile(r"unk\w*|(?!down).*\*")
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 
 SQUEUE = ("squeue", "--noheader", "--all", "--states=all", "--array", f"--format={_SEPARATOR.join(_SQUEUE)}")
+QUEUED = ("squeue", "--noheader", "--all", "--states=PENDING", f"--format={_SEPARATOR.join(_QUEUED)}")
+"""The waiting jobs of all users, an array in one line."""
 SACCT = ("sacct", "--noheader", "--parsable2", "--noconvert", f"--format={','.join(_SACCT)}")
 NODES = ("sinfo", "--noheader", "--all", "--Node", "--format=%N|%T")
 SINFO = ("sinfo", "--noheader", f"--format={_SEPARATOR.join(_SINFO)}")
@@ -75,6 +89,7 @@ class Partition:
     up: bool
     limit: str
     nodes: Mapping[str, int] = field(default_factory=dict)
+    node_states: Mapping[str, int] = field(default_factory=dict)
     cpus: Mapping[str, int] = field(default_factory=dict)
     cpus_per_node: int = 0
     """Of its largest node, as the memory."""
@@ -95,9 +110,22 @@ class Partition:
             hours=None if seconds is None else seconds / 3600,
         )
 
-    def status(self, jobs: Iterable[Seen], ours: str | None, details: Mapping[str, JSON]) -> QueueStatus:
-        """For operators. `jobs` are those of the service, `ours` are the partitions of steps that name none."""
-        states = [seen.state for seen in jobs if self.name in seen.partition.split(",")]
+    def status(
+        self,
+        jobs: Iterable[Seen],
+        ours: str | None,
+        details: Mapping[str, JSON],
+        others: Mapping[str, int] | None = None,
+        now: datetime | None = None,
+    ) -> QueueStatus:
+        """For operators. `jobs` are those of the service, `ours` are the partitions of steps that name none.
+
+        `others` are the waiting jobs of other users by partition, if they are known.
+        """
+        now = now or datetime.now(UTC)
+        here = [seen for seen in jobs if self.name in seen.partition.split(",")]
+        states = [seen.state for seen in here]
+        queued = [seen for seen in here if seen.state == "PENDING"]
         memory_gb = self.memory_mb / _GIB_MB
         return QueueStatus(
             self.name,
@@ -108,7 +136,14 @@ class Partition:
             cpus_used=self.cpus.get("allocated"),
             memory_total_gb=memory_gb * self.nodes.get("total", 0),
             limits=replace(self.limits, default=self.name in ours.split(",")) if ours else self.limits,
+            nodes=self.node_states,
+            others_pending=None if others is None else others.get(self.name, 0),
+            waited_seconds=waited(
+                ((seen.submitted_at, seen.started_at) for seen in here if seen.state != "PENDING"), now
+            ),
+            waiting_seconds=waiting((seen.submitted_at for seen in queued if not _NO_PLACE.match(seen.reason)), now),
             details={
+                "held": sum(seen.reason.startswith("JobHeld") for seen in queued),
                 "time_limit": self.limit,
                 "nodes": dict(self.nodes),
                 "memory_gb_per_node": round(memory_gb, 1),
@@ -187,13 +222,16 @@ def parse_sinfo(text: str) -> list[Partition]:
     """`sinfo`; a partition with unlike nodes has several lines."""
     partitions: dict[str, Partition] = {}
     for line in text.splitlines():
-        word, avail, limit, nodes, cpus, cpus_per_node, memory, gres = _fields(line, len(_SINFO))
+        word, avail, limit, nodes, cpus, cpus_per_node, memory, state, gres = _fields(line, len(_SINFO))
         name = word.removesuffix("*")
         found = partitions.get(name, Partition(name, avail == "up", limit, default=name != word))
+        states = Counter(found.node_states)
+        states[_node_state(state)] += _sum({}, nodes)["total"]
         more = () if gres in ("(null)", "N/A", "") else tuple(gres.split(","))
         partitions[name] = replace(
             found,
             nodes=_sum(found.nodes, nodes),
+            node_states={name: states[name] for name in NODE_STATES},
             cpus=_sum(found.cpus, cpus),
             cpus_per_node=max(found.cpus_per_node, _known_count(cpus_per_node.rstrip("+"))),
             memory_mb=max(found.memory_mb, _known_count(memory.rstrip("+"))),
@@ -208,6 +246,20 @@ def parse_silent_nodes(text: str) -> frozenset[str]:
     return frozenset(name for name, state in nodes if _SILENT.fullmatch(state))
 
 
+def parse_queued(text: str, ours: Collection[str], users: Collection[str]) -> dict[str, int]:
+    """`squeue` of all users: how many jobs of others wait in each partition.
+
+    `ours` are the numbers of our jobs and `users` the names that we may have.
+    """
+    lines = [_fields(line, len(_QUEUED)) for line in text.splitlines()]
+    us = {user for number, user, _ in lines if re.split(r"[_+]", number, maxsplit=1)[0] in ours}.union(users)
+    found: Counter[str] = Counter()
+    for number, user, partitions in lines:
+        for name in partitions.split(",") if user not in us else ():
+            found[name] += _elements(number)
+    return dict(found)
+
+
 def parse_config(text: str) -> dict[str, str]:
     """`scontrol show config`: names and values."""
     pairs = (line.split("=", 1) for line in text.splitlines() if "=" in line)
@@ -218,7 +270,7 @@ def parse_config(text: str) -> dict[str, str]:
 
 
 def parse_boot_time(text: str) -> datetime | None:
-    """`BOOT_TIME` of the configuration, as TIME_FORMAT asks for it or, in older versions, in words."""
+    """`BOOT_TIME` of the configuration, as PLAIN asks for it or, in older versions, in words."""
     try:
         return _time(text) or datetime.fromisoformat(text).replace(tzinfo=UTC)
     except ValueError:
@@ -270,6 +322,27 @@ def _known_count(text: str) -> int:
     if (count := _count(text)) is None:
         raise ValueError(f"{text[:100]!r} is no number of up to {_MOST_DIGITS} digits")
     return count
+
+
+def _node_state(text: str) -> str:
+    """One of NODE_STATES. A node with `*` does not answer, one with `$` is reserved for maintenance."""
+    word = text.rstrip(_NODE_FLAGS)
+    if not word:
+        raise ValueError("no state of nodes")
+    return "down" if {"*", "$"} & set(text[len(word) :]) else _NODE_STATES.get(word, "other")
+
+
+def _elements(number: str) -> int:
+    """How many tasks a line stands for: `12`, `12_3`, `12_[0-9,12-20:2%4]`."""
+    listed = re.search(r"_\[([^]%]*)", number)
+    if listed is None:
+        return 1
+    ranges = map(_ELEMENTS.fullmatch, listed[1].split(","))
+    return sum(1 if each is None or each[2] is None else _length(each) for each in ranges)
+
+
+def _length(found: re.Match[str]) -> int:
+    return (int(found[2]) - int(found[1])) // int(found[3] or 1) + 1
 
 
 def _time(text: str) -> datetime | None:

@@ -14,6 +14,7 @@ from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.base import JobRequest
 from ccat_workflow_manager.hpc.batch import scheduler_backend
 from ccat_workflow_manager.hpc.pbs.backend import PbsBackend
+from ccat_workflow_manager.hpc.pbs.client import PbsClient
 from ccat_workflow_manager.lifecycle.job_info import JobStatus
 from ccat_workflow_manager.testing.harness import Job
 from ccat_workflow_manager.testing.programs import WAIT_FOR_FILE, sh
@@ -166,7 +167,23 @@ def test_queues(jobs: PbsHarness) -> None:
     [queue] = jobs.backend.queue_status()
     gate.touch()
     assert (queue.name, queue.available, queue.running, queue.pending) == ("workq", True, 1, 0)
+    assert (queue.others_pending, queue.waiting_seconds) == (0, None)
+    assert queue.waited_seconds is not None
     assert queue.details["calls_in_the_last_minute"] > 0
+
+
+def test_the_waiting_jobs_of_others_are_those_of_the_queue_without_ours(
+    jobs: PbsHarness, fake_pbs: FakePbs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with fake_pbs.switched("hold"):
+        jobs.submit("true")
+        jobs.submit("true")
+        mine = [each["id"] for each in fake_pbs.jobs()][:1]
+        monkeypatch.setattr(PbsClient, "_selected", lambda *_: mine)
+        [queue] = jobs.backend.queue_status()
+        assert (queue.pending, queue.details["held"], queue.others_pending) == (1, 1, 1)
+        monkeypatch.setattr(PbsClient, "knows_ours", False)
+        assert jobs.backend.queue_status()[0].others_pending is None
 
 
 def test_nothing_is_no_answer(jobs: PbsHarness, fake_pbs: FakePbs) -> None:

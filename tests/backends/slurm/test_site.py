@@ -14,6 +14,7 @@ import pytest
 from ccat_workflow_manager.errors import BackendError
 from ccat_workflow_manager.hpc.batch.refusals import LimitReached
 from ccat_workflow_manager.hpc.slurm.backend import SlurmBackend
+from ccat_workflow_manager.hpc.slurm.listing import QUEUED, parse_queued
 from ccat_workflow_manager.lifecycle.job_info import JobStatus
 from ccat_workflow_manager.testing.harness import Job
 from tests.backends.slurm.cluster import Cluster
@@ -99,6 +100,20 @@ def test_partitions_and_budget_are_shown(jobs: SlurmHarness) -> None:
     assert main.details["accounting"] == "not asked yet"
     jobs.backend.get_status("1:ccat-nobody")
     assert jobs.backend.queue_status()[0].details["accounting"] == "ok"
+    assert main.nodes is not None
+    assert sum(main.nodes.values()) == 4
+    assert main.others_pending == 0
+
+
+def test_a_waiting_array_counts_as_its_tasks(slurm_cluster: Cluster) -> None:
+    tasks = ("--hold", "--array=0-9,20-28:4%2", "--output=/dev/null", "--partition=main", "--wrap=true")
+    number = slurm_cluster.ask("sbatch", "--parsable", *tasks).strip()
+    try:
+        listed = slurm_cluster.ask(*QUEUED)
+        assert parse_queued(listed, (), ())["main"] == 13
+        assert parse_queued(listed, {number}, ()) == {}
+    finally:
+        slurm_cluster.ask("scancel", number)
 
 
 def test_a_job_limit_is_a_wait_and_lets_through_what_fits(jobs: SlurmHarness, slurm_cluster: Cluster) -> None:

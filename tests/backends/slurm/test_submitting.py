@@ -37,15 +37,16 @@ class TextSlurm:
         self.names: dict[str, str] = {}
         self.refuses: Callable[[Sequence[str]], str] = lambda argv: ""
         self.accounting = ""
+        self.others, self.config = "", ""
 
     def run(self, argv: Sequence[str], **_: Any) -> shell.Completed:
         answer: Mapping[str, Callable[[Sequence[str]], tuple[str, str]]] = {
             "sbatch": self._sbatch,
             "squeue": self._squeue,
             "sacct": lambda argv: ("", self.accounting),
-            "scontrol": lambda argv: ("MaxArraySize = 1001", ""),
+            "scontrol": lambda argv: (f"MaxArraySize = 1001\n{self.config}", ""),
             "scancel": self._scancel,
-            "sinfo": lambda argv: ("main*|up|infinite|1/1/0/2|2/6/0/8|4|3000|(null)", ""),
+            "sinfo": lambda argv: ("main*|up|infinite|1/1/0/2|2/6/0/8|4|3000|mixed|(null)", ""),
         }
         stdout, stderr = answer[argv[0]](argv)
         return shell.Completed(tuple(argv), 1 if stderr else 0, stdout, stderr)
@@ -64,6 +65,8 @@ class TextSlurm:
         return ("" if words else str(len(self.tried) + 100), words)
 
     def _squeue(self, argv: Sequence[str]) -> tuple[str, str]:
+        if "--states=PENDING" in argv:
+            return ("", self.others) if "error" in self.others else (self.others, "")
         wanted = [word.removeprefix("--name=") for word in argv if word.startswith("--name=")]
         ended = int(time.time()) - 60
         lines = [
@@ -344,6 +347,25 @@ def test_a_claim_that_leads_nowhere_changes_nothing(
 
 def accounting_shown(backend: SlurmBackend) -> str:
     return str(backend.queue_status()[0].details["accounting"])
+
+
+def test_the_waiting_jobs_of_others_are_shown_as_far_as_the_scheduler_tells(
+    backend: SlurmBackend, slurm: TextSlurm, tmp_path: Path
+) -> None:
+    def others() -> int | None:
+        return backend.queue_status()[0].others_pending
+
+    slurm.add("11", "ccat-x-1", "PENDING")
+    slurm.others = "11|us|main\n12_[0-9]|us|main\n13_[0-9]|ada|main\n"
+    assert others() == 10
+    slurm.others = "squeue: error: slurm_load_jobs error: Unable to contact the controller"
+    assert others() is None
+    slurm.others = "13|ada|main"
+    slurm.config = "PrivateData = accounts,jobs\n"
+    assert (others(), worker(slurm, tmp_path).queue_status()[0].others_pending) == (1, None)
+    while (budget := backend._commands.budget).used() <= budget.per_minute / 2:
+        budget.take(looking=False)
+    assert others() is None, "few calls are left"
 
 
 def test_how_the_accounting_is_all_workers_know(backend: SlurmBackend, slurm: TextSlurm, tmp_path: Path) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from ccat_workflow_manager.hpc.attempt.record import utc
 from ccat_workflow_manager.hpc.batch.refusals import Refusal
 from ccat_workflow_manager.hpc.batch.script import render_batch_script
 from ccat_workflow_manager.hpc.batch.store import ArrayTask
 from ccat_workflow_manager.hpc.queue_hints import QueueLimits
 from ccat_workflow_manager.hpc.slurm.listing import (
+    Seen,
     parse_config,
+    parse_queued,
     parse_sacct,
     parse_sbatch,
     parse_silent_nodes,
@@ -165,17 +169,48 @@ def test_silent_nodes() -> None:
 
 def test_sinfo() -> None:
     text = (
-        "main*|up|infinite|1/1/0/2|2/6/0/8|4|3000+|(null)\n"
-        "main*|up|infinite|0/2/0/2|0/2K/0/2K|1000+|9216|gpu:2\n"
-        "old|down|2:00|0/0/1/1|0/0/4/4|4|1024|gpu:a100:4(S:0-1),gpu:h100:2,scratch:9\n"
+        "main*|up|infinite|2/0/0/2|2/6/0/8|4|3000+|mixed|(null)\n"
+        "main*|up|infinite|0/2/0/2|0/2K/0/2K|1000+|9216|idle~|gpu:2\n"
+        "main*|up|infinite|0/1/0/1|0/4/0/4|4|1024|idle*|(null)\n"
+        "main*|up|infinite|0/1K/0/1K|0/0/0/0|4|1024|reserved|(null)\n"
+        "old|down|2:00|0/0/1/1|0/0/4/4|4|1024|drained*|gpu:a100:4(S:0-1),gpu:h100:2,scratch:9\n"
     )
     main, old = parse_sinfo(text)
     assert (main.name, main.up, main.nodes["idle"], main.cpus["total"], main.memory_mb, main.gres) == (
-        "main", True, 3, 2008, 9216, ("gpu:2",),
+        "main", True, 1003, 2012, 9216, ("gpu:2",),
     )  # fmt: skip
+    assert main.node_states == {"full": 0, "mixed": 2, "idle": 2, "down": 1, "other": 1000}
+    assert old.node_states["down"] == 1
     assert (old.up, old.limit) == (False, "2:00")
     assert main.limits == QueueLimits("main", default=True, cpus=1000, memory_gb=9, gpus=2)
     assert old.limits == QueueLimits("old", cpus=4, memory_gb=1, gpus=6, hours=120 / 3600)
+
+
+def test_the_queue_says_who_else_waits_and_for_how_long_ours_do() -> None:
+    now = datetime.fromtimestamp(1795262248, UTC)
+    [main, _] = parse_sinfo("main|up|infinite|1/0/0/1|1/0/0/1|1|1|allocated|\nold|up|1:00|0/0/0/0|0/0/0/0|1|1|idle|")
+    jobs = (
+        Seen("RUNNING", partition="main", submitted_at=utc(1795262000), started_at=utc(1795262040)),
+        Seen("COMPLETED", partition="main", submitted_at=utc(1795261948), started_at=utc(1795262148)),
+        Seen("RUNNING", partition="main", submitted_at=utc(1795200000), started_at=utc(1795250000)),
+        Seen("PENDING", partition="main,old", submitted_at=utc(1795262188), reason="Priority"),
+        Seen("PENDING", partition="main", submitted_at=utc(1795100000), reason="JobHeldAdmin"),
+    )
+    status = main.status(jobs, None, {}, {"main": 3}, now)
+    assert (status.running, status.pending, status.details["held"], status.others_pending) == (2, 2, 1, 3)
+    assert (status.waited_seconds, status.waiting_seconds) == (120, 60)
+    assert main.status((), None, {}, {}, now).others_pending == 0
+    nothing = main.status((), None, {}, None, now)
+    assert (nothing.others_pending, nothing.waited_seconds, nothing.waiting_seconds) == (None, None, None)
+
+
+def test_waiting_jobs_of_others_are_counted_with_the_tasks_of_their_arrays() -> None:
+    text = (
+        "7|ada|main\n8_[0-9,12-20:4%2]|ada|main,old\n9_3|ada|old\n10+0|ada|old\n11_[5]|ada|gpu\n12_[odd]|ada|gpu\n"
+        "13|us|main\n14_[1-99]|us|main\n15|root|main\n"
+    )
+    assert parse_queued(text, {"14"}, {"root"}) == {"main": 14, "old": 15, "gpu": 2}
+    assert parse_queued("", {"14"}, {"root"}) == {}
 
 
 @pytest.mark.parametrize("text", ["<html>out to lunch</html>", "1|RUNNING", "x|" * 10 + "x", "1|||||||||||"])
