@@ -34,6 +34,7 @@ from ccat_workflow_manager.services.cancel import Canceller
 from ccat_workflow_manager.services.catalogue import Catalogue
 from ccat_workflow_manager.services.collect import Collector
 from ccat_workflow_manager.services.deletion import Deletions, Remover
+from ccat_workflow_manager.services.disks import Disks
 from ccat_workflow_manager.services.feed import Feed
 from ccat_workflow_manager.services.globs import Globs, answer
 from ccat_workflow_manager.services.heartbeat import Heartbeat
@@ -112,6 +113,10 @@ class Context:
     @cached_property
     def doorbell(self) -> Doorbell:
         return Doorbell(self.settings.redis_url)
+
+    @cached_property
+    def disks(self) -> Disks:
+        return Disks({"PIPELINE_BASE_DIR": self.settings.pipeline_base_dir, "DATA_DIR": self.settings.data_dir})
 
     @cached_property
     def input_roots(self) -> InputRoots:
@@ -306,6 +311,7 @@ class Context:
             upstream_max_products=settings.upstream_max_products,
             max_worker_deaths=settings.max_worker_deaths,
             breakers=self.breaker_policy,
+            on_ended=self.heartbeat.count_ended,
         )
 
     @cached_property

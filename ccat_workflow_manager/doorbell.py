@@ -51,6 +51,9 @@ _MOST_ASK_SECONDS = 10.0
 _ASK_AT_ONCE = 8
 _QUIET_SECONDS = 5.0
 _HEARTBEAT_SECONDS = 5.0
+_MANAGERS = "ccat:managers"
+_MANAGER_SECONDS = 20
+"""For so long a manager is taken for alive that has not said so again."""
 
 
 class Bell(StrEnum):
@@ -148,6 +151,29 @@ class Doorbell:
             with self._best_effort():
                 text = cast("bytes | None", self.redis.get(f"ccat:{name}"))
         return None if text is None else text.decode()
+
+    def report_manager(self, manager: str) -> None:
+        """Record that this manager lives, and forget those that have not said so for a while."""
+        with self._best_effort():
+            now = self._now()
+            pipeline = self.redis.pipeline()
+            pipeline.zadd(_MANAGERS, {manager: now})
+            pipeline.zremrangebyscore(_MANAGERS, "-inf", now - _MANAGER_SECONDS)
+            pipeline.execute()
+
+    def forget_manager(self, manager: str) -> None:
+        """The manager ends in order."""
+        with self._best_effort():
+            self.redis.zrem(_MANAGERS, manager)
+
+    def managers(self) -> int:
+        """How many managers live. Raises ServiceUnavailable."""
+        with _required():
+            return cast("int", self.redis.zcount(_MANAGERS, self._now() - _MANAGER_SECONDS, "+inf"))
+
+    def _now(self) -> int:
+        """The time of the server: the clocks of managers need not agree."""
+        return cast("tuple[int, int]", self.redis.time())[0]
 
     def depths(self) -> dict[str, int]:
         """How many messages no worker has taken yet, by `BELL:BACKEND`. Raises ServiceUnavailable."""

@@ -45,6 +45,8 @@ _IDLE_SECONDS = 60
 _BURST_SECONDS = 0.01
 _GATHER_SECONDS = 0.03
 _HOLDS_SECONDS = 2.0
+_PRESENCE_SECONDS = 5.0
+_DISKS_SECONDS = 15.0
 
 
 def loops(context: Context) -> list[Loop]:
@@ -84,6 +86,8 @@ def loops(context: Context) -> list[Loop]:
         Loop("forget deliveries", _HISTORY_SECONDS, context.webhooks.forget),
         Loop("breakers", settings.sweep_seconds, breakers.sweep),
         Loop("overrides", _HOLDS_SECONDS, context.overrides.sweep),
+        Loop("presence", _PRESENCE_SECONDS, partial(doorbell.report_manager, context.worker)),
+        Loop("disks", _DISKS_SECONDS, context.disks.look),
         Loop("follow", min(1.0, settings.follow_seconds), PollLoop(database, doorbell, settings.follow_seconds).tick),
     ]
 
@@ -115,6 +119,7 @@ def run_manager(settings: Settings, *, api: bool = True, with_loops: bool = True
             stop_metrics()
         if running:
             context.webhooks.stop()
+            context.doorbell.forget_manager(context.worker)
         context.close()
 
 

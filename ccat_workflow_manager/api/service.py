@@ -68,6 +68,10 @@ class Queue(Shape):
     memory_total_gb: float | None
     memory_used_gb: float | None
     limits: dict[str, Any] | None = Field(description="Largest request of one job.")
+    nodes: dict[str, int] | None = Field(description="Nodes by state: full, mixed, idle, down, other; null: not known.")
+    others_pending: int | None = Field(description="Waiting jobs of other users, where the backend can tell.")
+    waited_seconds: float | None = Field(description="Median wait of our jobs that started in the last 15 minutes.")
+    waiting_seconds: float | None = Field(description="How long the first of our jobs has waited for a place.")
     details: dict[str, Any] = Field(description="Further facts from the backend.")
 
 
@@ -148,7 +152,10 @@ class Worker(Shape):
     started_at: Time
     seen_at: Time
     last_completed_at: Time | None
-    completed: int
+    completed: int = Field(description="Tasks: one can concern many step runs.")
+    ended_by_minute: list[int] = Field(
+        description="Step runs that it has ended in each minute of the last hour, the present one last."
+    )
     in_hand: int = Field(description="Step runs that it prepares or collects now.")
     working_on: list[InHand] = Field(description="The first of them.")
     drained: Drained | None = Field(description="null: it takes new work.")

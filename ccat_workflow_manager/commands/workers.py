@@ -15,7 +15,7 @@ Id = Annotated[str, typer.Argument(metavar="ID", help="Id of a worker (`ccat-wm 
 
 @workers.callback()
 def list_(context: typer.Context, as_json: AsJson = False) -> None:
-    """List the workers: what each serves, how much it has in hand, when it was seen, how much it has completed.
+    """List the workers: what each serves and has in hand, when it was seen, what it has ended in the last hour.
 
     Example:  ccat-wm workers
     """
@@ -33,13 +33,16 @@ def list_(context: typer.Context, as_json: AsJson = False) -> None:
         typer.echo("No worker answers.", err=True)
         return
     rows = [
-        (one["id"], " ".join(one["backends"]) or "drained", one["in_hand"], when(one["seen_at"]), one["completed"],
+        (one["id"], " ".join(one["backends"]) or "drained", one["in_hand"], when(one["seen_at"]),
+         sum(one["ended_by_minute"]),
          one["drained"] and f"by {one['drained']['by']}: {one['drained']['why'] or 'no reason given'}")
         for one in found
     ]  # fmt: skip
     console().print(
         table(
-            ("worker", "serves", "in hand", "seen (UTC)", "completed", "drained"), rows, right=("in hand", "completed")
+            ("worker", "serves", "in hand", "seen (UTC)", "last hour", "drained"),
+            rows,
+            right=("in hand", "last hour"),
         )
     )
 

@@ -17,15 +17,17 @@ from ccat_workflow_manager.api.rights import Thing
 from ccat_workflow_manager.api.service import availabilities
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.dashboard import rendering, times, words
-from ccat_workflow_manager.db.queries.attention import attention_count
 from ccat_workflow_manager.db.queries.service import backend_states, worker_counts
 from ccat_workflow_manager.db.session import UnitOfWork
+from ccat_workflow_manager.db.views.attention import causes
 from ccat_workflow_manager.db.views.runs import LIVE, MOST_COUNTED, counts_since
 from ccat_workflow_manager.errors import NotFound, ServiceUnavailable
 from ccat_workflow_manager.identity import Projects, Role, sees
 from ccat_workflow_manager.services.answers import Answers
+from ccat_workflow_manager.services.disks import Disks
 
 _AWAY_SECONDS = 60
+_FULL = 0.9
 NO_RAIL: dict[str, Any] = {"attention": 0, "live": "", "workers": 0, "backends": [], "service": [], "why": ""}
 _STRANGERS = (401, 403)
 """Who gets these must not see how the service is."""
@@ -60,6 +62,11 @@ class Board:
             project = thing.project(unit, key)
         if project is None or not sees(self.projects, project):
             raise NotFound(f"there is no {thing.kind} {key}")
+
+    def causes(self) -> list[dict[str, Any]]:
+        """What needs a person."""
+        found: list[dict[str, Any]] = self.read("causes", lambda unit: causes(unit, self.projects))
+        return found
 
     def changed(self, topics: Iterable[str]) -> None:
         """Show what this request has changed at once, here and to those who look at it."""
@@ -104,27 +111,28 @@ class Board:
     def rail(self) -> dict[str, Any]:
         """The health that is seen on every page. The page is shown even if PostgreSQL is away."""
         try:
-            found: dict[str, Any] = self.answers.get(("rail", self.projects), lambda: rail(self.context, self.projects))
+            number = len(self.causes())
+            found: dict[str, Any] = self.answers.get(
+                ("rail", self.projects), lambda: rail(self.context, self.projects, number)
+            )
         except ServiceUnavailable as error:
-            bad = {"name": "PostgreSQL", "state": "WARN", "text": "away", "kind": "bad"}
-            return {**NO_RAIL, "service": [bad], "why": error.message}
+            return {**NO_RAIL, "service": [_row("PostgreSQL", "away", "bad")], "why": error.message}
         return found
 
 
-def rail(context: Context, projects: Projects) -> dict[str, Any]:
+def rail(context: Context, projects: Projects, attention: int) -> dict[str, Any]:
     """Backends, dependencies, workers and counts, as short texts."""
     start = time.perf_counter()
     with context.database.read() as unit:
         unit.ping()
         postgres = time.perf_counter() - start
         states = {name: asdict(state) for name, state in backend_states(unit, projects).items()}
-        attention = attention_count(unit, projects)
         counts = counts_since(unit, None, LIVE, projects)
         workers, seen = worker_counts(unit, _AWAY_SECONDS)
-    service = [{"name": "PostgreSQL", "state": "OK", "text": _milliseconds(postgres), "kind": ""}, _redis(context)]
+    service = [_row("PostgreSQL", _milliseconds(postgres)), *_redis(context)]
     kind = "" if 0 < workers == seen else "warn"
-    text = f"{seen} of {workers}" if workers else "none"
-    service.append({"name": "Workers", "state": "WARN" if kind else "OK", "text": text, "kind": kind})
+    service.append(_row("Workers", f"{seen} of {workers}" if workers else "none", kind))
+    service += _disk(context.disks)
     live = counts["PENDING"] + counts["RUNNING"]
     return {
         "attention": attention,
@@ -136,13 +144,34 @@ def rail(context: Context, projects: Projects) -> dict[str, Any]:
     }
 
 
-def _redis(context: Context) -> dict[str, str]:
+def _row(name: str, text: str, kind: str = "", title: str = "") -> dict[str, str]:
+    """A line of the rail. `kind` is empty if all is well, else `warn` or `bad`."""
+    return {"name": name, "state": "WARN" if kind else "OK", "text": text, "kind": kind, "title": title}
+
+
+def _redis(context: Context) -> list[dict[str, str]]:
+    """Redis, and the managers that it knows."""
     start = time.perf_counter()
     try:
         context.doorbell.ping()
+        took = time.perf_counter() - start
+        managers = context.doorbell.managers()
     except ServiceUnavailable:
-        return {"name": "Redis", "state": "WARN", "text": "away", "kind": "bad"}
-    return {"name": "Redis", "state": "OK", "text": _milliseconds(time.perf_counter() - start), "kind": ""}
+        return [_row("Redis", "away", "bad")]
+    # Those that serve the API alone are not counted: without loops nothing is repaired or followed.
+    return [_row("Redis", _milliseconds(took)), _row("Managers", str(managers or "none"), "" if managers else "warn")]
+
+
+def _disk(disks: Disks) -> list[dict[str, str]]:
+    """The fullest disk; nothing before the first look, which a process without loops never has."""
+    if problem := disks.problem:
+        return [_row("Disk", "no answer", "bad", problem)]
+    title = "; ".join(
+        f"{' and '.join(each.names)}: {times.size(each.free)} of {times.size(each.total)} free" for each in disks.seen
+    )
+    return [
+        _row("Disk", f"{100 * each.used:.0f} %", "warn" if each.used >= _FULL else "", title) for each in disks.seen[:1]
+    ]
 
 
 def _milliseconds(seconds: float) -> str:

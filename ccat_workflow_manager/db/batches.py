@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from ccat_workflow_manager.db.runs import Applied, RunStore
@@ -23,11 +23,21 @@ Wait = tuple[UUID, int, str | None, bool]
 class BatchWriter:
     """Writes batches, each in one transaction with the failpoint `point`."""
 
-    def __init__(self, database: Database, point: str, *, actor: str, breakers: BreakerPolicy = OFF) -> None:
+    def __init__(
+        self,
+        database: Database,
+        point: str,
+        *,
+        actor: str,
+        breakers: BreakerPolicy = OFF,
+        on_ended: Callable[[int], None] = lambda number: None,
+    ) -> None:
+        """`on_ended` gets, after each commit, the number of step runs that it has ended."""
         self._database = database
         self._point = point
         self._actor = actor
         self._breakers = breakers
+        self._on_ended = on_ended
 
     def write(self, transitions: Sequence[Transition], waits: Sequence[Wait] = ()) -> Applied:
         """Apply all transitions and record all waits.
@@ -56,7 +66,9 @@ class BatchWriter:
             store.record_waits(waits)
             return applied
 
-        return self._database.transact(self._point, work)
+        applied: Applied = self._database.transact(self._point, work)
+        self._on_ended(applied.ended)
+        return applied
 
     def _write_alone(self, transition: Transition) -> Applied:
         try:

@@ -45,6 +45,8 @@ class Applied:
     """By backend: step runs that may be claimed from now on, and those that make room in a project with limits."""
     finished_runs: list[UUID] = field(default_factory=list)
     breaker_opened: bool = False
+    ended: int = 0
+    """How many of `applied` have ended."""
 
     def add_ready(self, backend: str, step_run_id: UUID) -> None:
         self.ready.setdefault(backend, []).append(step_run_id)
@@ -57,6 +59,7 @@ class Applied:
             self.ready.setdefault(backend, []).extend(ids)
         self.finished_runs += other.finished_runs
         self.breaker_opened |= other.breaker_opened
+        self.ended += other.ended
 
 
 class RunStore:
@@ -215,7 +218,7 @@ class RunStore:
     ) -> Applied:
         batch, applied, refused = validate_transitions(rows, transitions)
         batch.cancelled.update(cancelled_runs)
-        result = Applied(applied, refused)
+        result = Applied(applied, refused, ended=sum(record["finished"] for record in batch.rows))
         if not batch.rows and not batch.cancelled:
             return result
         count = self._count

@@ -31,9 +31,12 @@ workers = Table(
     Column("seen_at", TIME, nullable=False, server_default=NOW),
     Column("last_completed_at", TIME),
     Column("completed", BigInteger, nullable=False, server_default=text("0")),
+    Column("ended_by_minute", ARRAY(Integer), nullable=False, server_default=text("'{}'")),
     Column("drained", JSONB),
 )
 """One row per living worker, updated by the heartbeat of its main loop.
+
+`ended_by_minute` has the numbers of step runs that it has ended in the minutes of the last hour, the present one last.
 
 A drained worker takes no work: it serves no backend, and `drained` says who wanted that, why, since when, and which
 backends it served.

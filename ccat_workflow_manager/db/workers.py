@@ -33,18 +33,18 @@ class WorkerStore:
             {"id": worker, "host": host, "pid": pid, "backends": list(backends)},
         )
 
-    def heartbeat(self, worker: str, *, completed: int = 0) -> bool | None:
+    def heartbeat(self, worker: str, *, completed: int = 0, ended_by_minute: Sequence[int] = ()) -> bool | None:
         """Record a sign of life. Returns whether the worker is drained.
 
         None: its row was removed, and the worker has to register again.
         """
         found = self.unit.execute(
             """
-            UPDATE workers SET seen_at = now(), completed = completed + :completed,
+            UPDATE workers SET seen_at = now(), completed = completed + :completed, ended_by_minute = :ended_by_minute,
               last_completed_at = CASE WHEN :completed > 0 THEN now() ELSE last_completed_at END
             WHERE id = :id RETURNING drained IS NOT NULL
             """,
-            {"id": worker, "completed": completed},
+            {"id": worker, "completed": completed, "ended_by_minute": list(ended_by_minute)},
         ).first()
         return None if found is None else bool(found[0])
 

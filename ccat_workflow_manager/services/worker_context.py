@@ -89,6 +89,8 @@ class WorkerContext:
     upstream_max_products: int
     max_worker_deaths: int
     breakers: BreakerPolicy
+    on_ended: Callable[[int], None]
+    """Takes the number of step runs that this worker has just ended."""
 
     def usable_backend(self, name: str) -> BackendHandle | None:
         """The backend, or None if it cannot be set up now. The reason is then recorded for operators."""
@@ -116,7 +118,7 @@ class WorkerContext:
 
     def writer(self, *, point: str) -> BatchWriter:
         """The writer of one batch of transitions; `point` is the failpoint of its transaction."""
-        return BatchWriter(self.database, point, actor=self.worker, breakers=self.breakers)
+        return BatchWriter(self.database, point, actor=self.worker, breakers=self.breakers, on_ended=self.on_ended)
 
     def read_files(self, digests: Collection[str]) -> Mapping[str, bytes]:
         """The contents of these files of a definition, by SHA-256."""

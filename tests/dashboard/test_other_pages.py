@@ -7,14 +7,22 @@ import re
 from dataclasses import asdict
 from pathlib import Path
 
+import pytest
+
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.hpc.base import QueueStatus
+from ccat_workflow_manager.hpc.base import QueueLimits, QueueStatus
 from ccat_workflow_manager.lifecycle.event_types import BackendEvent
 from ccat_workflow_manager.lifecycle.models import NewProduct
+from ccat_workflow_manager.services.disks import Disk
 from tests.api.rest import CHAIN, ONE, Hand, Rest
 from tests.dashboard.test_actions import send
 from tests.dashboard.test_fits import image
 
+BEFORE = {
+    "name", "available", "running", "pending", "cpus_total", "cpus_used", "memory_total_gb", "memory_used_gb", "limits",
+    "details",
+}  # fmt: skip
+"""What a worker of version 0.1 stores about a queue."""
 ASKS = {
     "name": "asks",
     "parameters": {
@@ -155,6 +163,57 @@ def test_calls_of_a_scheduler_are_shown_beside_their_budget(rest: Rest, context:
     page = rest.client.get("/backends").text
     assert "<b>12</b> of 60 calls a minute" in page
     assert page.count("calls a minute") == 1
+
+
+def test_queues_show_nodes_the_jobs_of_others_and_how_long_ours_wait(rest: Rest, context: Context) -> None:
+    limits = QueueLimits("science", default=True, cpus=64, memory_gb=128, hours=24)
+    nodes = {"full": 38, "mixed": 6, "idle": 2, "down": 2, "other": 0}
+    details = {"held": 12, "calls_per_minute": 60, "calls_in_the_last_minute": 12}
+    known = [
+        QueueStatus("science", True, 612, 431, limits=limits, nodes=nodes, others_pending=118, waited_seconds=241.0),
+        QueueStatus("<b>", False, 0, 12, nodes={"full": 1}, waiting_seconds=4000.0, details=details),
+    ]
+    of_before = {key: value for key, value in asdict(QueueStatus("old", True, 1, 2)).items() if key in BEFORE}
+    context.doorbell.remember("queues:slurm", json.dumps([asdict(each) for each in known]))
+    context.doorbell.remember("queues:pbs", json.dumps([of_before]))
+    page = rest.client.get("/backends").text
+    said = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
+    assert "38 full, 6 mixed, 2 idle, 2 down 612 431 118 24 h · 128 GB · 64 CPUs about 4 min" in said
+    assert "1 full, 0 mixed, 0 idle 0 12, 12 held over 1 h 06 min" in said
+    assert 'aria-label="38 full, 6 mixed, 2 idle, 2 down"' in page
+    assert "&lt;b&gt;" in page
+    assert "old 1 2" in said
+
+
+def test_workers_show_how_much_they_ended_in_the_last_hour(rest: Rest, hand: Hand) -> None:
+    row = "INSERT INTO workers (id, host, pid, backends, ended_by_minute)"
+    hand.execute(f"{row} VALUES ('a', 'h', 1, '{{noop}}', '{{1200, 30, 4}}'), ('b', 'h', 2, '{{noop}}', DEFAULT)")
+    for path in ("/workers", "/backends"):
+        page = rest.client.get(path).text
+        assert re.findall(r'<td class="num strong">([\d,]+)</td><td class="w-spark">', page) == ["1,234", "0"]
+        assert "1,234 step runs ended" in page
+
+
+def test_the_rail_shows_the_managers_that_live_and_the_fullest_disk(
+    rest: Rest, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def row(name: str) -> tuple[str, str] | None:
+        rest.client.app.state.answers.forget()  # type: ignore[attr-defined]
+        found = re.search(rf'>{name}</span><b class="(\w*)">([^<]*)</b>', rest.client.get("/ui/rail").text)
+        return found and (found[1], found[2])
+
+    assert row("Managers") == ("warn", "none")
+    assert row("Disk") is None, "nobody has looked"
+    context.doorbell.report_manager("one")
+    context.doorbell.report_manager("two")
+    assert row("Managers") == ("", "2")
+    context.doorbell.forget_manager("two")
+    monkeypatch.setattr(type(context.disks), "seen", [Disk(("A", "B"), 100 * 10**9, 9 * 10**9), Disk(("C",), 9, 9)])
+    assert (row("Managers"), row("Disk")) == (("", "1"), ("warn", "91 %"))
+    assert 'title="A and B: 9 GB of 100 GB free; C: 9 B of 9 B free"' in rest.client.get("/ui/rail").text
+    monkeypatch.setattr(type(context.disks), "problem", "A: <gone>")
+    assert row("Disk") == ("bad", "no answer")
+    assert 'title="A: &lt;gone&gt;"' in rest.client.get("/ui/rail").text
 
 
 def test_a_token_is_shown_once_and_revoked(rest: Rest) -> None:

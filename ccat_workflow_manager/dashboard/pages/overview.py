@@ -16,7 +16,7 @@ from ccat_workflow_manager.dashboard.rendering import Rendered
 from ccat_workflow_manager.db.queries import figures
 from ccat_workflow_manager.db.queries.service import backend_states
 from ccat_workflow_manager.db.session import UnitOfWork
-from ccat_workflow_manager.db.views import attention, runs
+from ccat_workflow_manager.db.views import runs
 from ccat_workflow_manager.identity import Projects
 from ccat_workflow_manager.lifecycle.causes import BUSY
 from ccat_workflow_manager.lifecycle.holds import Kind
@@ -37,7 +37,6 @@ def _view(unit: UnitOfWork, projects: Projects) -> dict[str, Any]:
     return {
         "today": figures.recent_runs(unit, 24, projects),
         "live": live,
-        "causes": attention.causes(unit, projects),
         "running": runs.longest_running(unit, _LONGEST, projects),
         "failed": runs.last_failed(unit, _LONGEST, projects),
         "states": backend_states(unit, projects),
@@ -66,7 +65,7 @@ def _waits(unit: UnitOfWork, projects: Projects) -> list[dict[str, Any]]:
 
 def _values(board: Board, span: str) -> dict[str, Any]:
     found = board.read("overview", lambda unit: _view(unit, board.projects))
-    causes = [words.cause(each, may_act=board.may["operate"]) for each in found["causes"]]
+    causes = [words.cause(each, may_act=board.may["operate"]) for each in board.causes()]
     held = holds.values(board)
     return {
         **found,

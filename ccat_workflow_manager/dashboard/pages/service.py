@@ -35,6 +35,7 @@ router = page_router()
 
 _PAGE = 100
 _QUIET_SECONDS = 60
+_MINUTES = 60
 
 
 # --- backends and workers -------------------------------------------------------------------------------------------
@@ -87,7 +88,16 @@ def _workers(board: Board) -> dict[str, Any]:
 
     found = board.read("workers", look)
     late = {each["id"] for each in found if (times.since(each["seen_at"]) or 0) > _QUIET_SECONDS}
-    return {"workers": found, "late": late, "may_drain": Kind.SERVICE in holds.may_hold(board)}
+    for each in found:
+        whole = each["ended_by_minute"][:-1]  # the present minute is not over
+        each["pace"] = [*[0] * (_MINUTES - len(whole)), *whole]
+        each["last_hour"] = sum(each["ended_by_minute"])
+    return {
+        "workers": found,
+        "late": late,
+        "last_hour": sum(each["last_hour"] for each in found),
+        "may_drain": Kind.SERVICE in holds.may_hold(board),
+    }
 
 
 @router.get("/workers")

@@ -23,7 +23,7 @@ _SHOWN_IN_HAND = 5
 _WORKERS = f"""
 SELECT x.id, row_to_json(x)::text FROM (
   SELECT w.id, w.host, w.pid, w.backends, {times("w", "started_at", "seen_at", "last_completed_at")}, w.completed,
-    w.drained, COALESCE(h.in_hand, 0) AS in_hand, COALESCE(h.working_on, '[]') AS working_on
+    w.ended_by_minute, w.drained, COALESCE(h.in_hand, 0) AS in_hand, COALESCE(h.working_on, '[]') AS working_on
   FROM (SELECT * FROM workers WHERE %which% ORDER BY id LIMIT :limit) w
   LEFT JOIN (
     SELECT o.lease_owner, count(*) AS in_hand, json_agg(json_build_object('step_run_id', o.id, 'run_id', o.run_id,

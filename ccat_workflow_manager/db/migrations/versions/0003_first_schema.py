@@ -223,6 +223,7 @@ TABLES = (
         seen_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
         last_completed_at TIMESTAMP WITH TIME ZONE,
         completed BIGINT DEFAULT 0 NOT NULL,
+        ended_by_minute INTEGER[] DEFAULT '{}' NOT NULL,
         drained JSONB,
         CONSTRAINT pk_workers PRIMARY KEY (id)
     )

@@ -1,0 +1,59 @@
+"""How full the disks are: looked at in a thread, so that one that hangs holds up nobody."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from ccat_workflow_manager.services.disks import Disk, Disks
+
+
+def test_directories_of_one_file_system_are_one_disk_and_missing_ones_are_left_out(tmp_path: Path) -> None:
+    disks = Disks({"A": tmp_path, "B": tmp_path, "C": tmp_path / "missing"})
+    assert (disks.seen, disks.problem) == ((), "")
+    disks.look()
+    (found,) = disks.seen
+    facts = os.statvfs(tmp_path)
+    assert found.names == ("A", "B")
+    assert found.total == (facts.f_blocks - facts.f_bfree + facts.f_bavail) * facts.f_frsize
+    assert 0 <= found.used <= 1
+    assert Disk(("A",), 0, 0).used == 0
+
+
+def test_a_file_system_that_hangs_is_a_problem_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, asked, answer = [0.0], threading.Event(), threading.Event()
+    disks = Disks({"A": tmp_path}, clock=lambda: now[0])
+    disks.look()
+    real = os.statvfs
+
+    def hangs(path: Path) -> os.statvfs_result:
+        asked.set()
+        answer.wait()
+        return real(path)
+
+    monkeypatch.setattr(os, "statvfs", hangs)
+    thread = threading.Thread(target=disks.look)
+    thread.start()
+    asked.wait()
+    now[0] = 59.0
+    assert disks.problem == ""
+    now[0] = 61.0
+    assert "60 s" in disks.problem
+    assert len(disks.seen) == 1, "what was seen last"
+    answer.set()
+    thread.join()
+    assert disks.problem == ""
+
+
+def test_a_directory_that_cannot_be_looked_at_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stale(path: Path) -> os.statvfs_result:
+        raise OSError(116, "Stale file handle")
+
+    monkeypatch.setattr(os, "statvfs", stale)
+    disks = Disks({"PIPELINE_BASE_DIR": tmp_path})
+    disks.look()
+    assert disks.problem.startswith("PIPELINE_BASE_DIR: ")
+    assert disks.seen == []
