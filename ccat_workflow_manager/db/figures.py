@@ -7,6 +7,8 @@ each event counts once, whatever dies when.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ccat_workflow_manager.db.conditions import quoted
 from ccat_workflow_manager.db.feed_epoch import BELOW
 from ccat_workflow_manager.db.session import UnitOfWork
@@ -36,68 +38,95 @@ def _class(seconds: str) -> str:
       ELSE LEAST({LAST_CLASS}, 1 + floor(2 * ln({seconds} / {SHORTEST}) / ln(2.0::float8)))::int END"""
 
 
-def _look_up(columns: str, table: str, condition: str, name: str) -> str:
-    """SQL that joins at most one row by its key. OFFSET makes PostgreSQL look up each, never read the whole table."""
-    return f"LEFT JOIN LATERAL (SELECT {columns} FROM {table} WHERE {condition} OFFSET 0) {name} ON true"
+def begins(at: str, seconds: str) -> str:
+    """SQL for the begin of the time of this length into which `at` falls, counted in UTC."""
+    return f"date_bin(make_interval(secs => {seconds}), {at}, 'epoch')"
 
 
 _RAN = "COALESCE(a.wall_time_seconds, extract(epoch FROM a.finished_at - a.started_at)::float8)"
 _TOOK = "extract(epoch FROM e.at - r.started_at)::float8"
+_CREATED = f"e.event = '{Event.CREATED}'"
+_RUN_OVER = f"e.event = '{RunEvent.FINISHED}'"
+_MOVED = f"""(e.step_run_id IS NOT NULL
+  AND (e.to_status IN ({quoted(FINISHED)}) OR e.event IN ('{Event.JOB_SUBMITTED}', '{Event.RETRIED}')))"""
+
+HAPPENED = f"({_CREATED} OR {_RUN_OVER} OR {_MOVED})"
+"""SQL for whether an event `e` counts in any figure. All count in the live ones."""
 
 _EACH = f"""
 SELECT c.at, '' AS step, COALESCE(r.pipeline, '') AS pipeline, c.project, '' AS backend, 'CREATED' AS outcome,
   '' AS reason, {NO_DURATION} AS bucket
-FROM (SELECT run_id, min(at) AS at, min(project) AS project FROM e WHERE event = '{Event.CREATED}' GROUP BY run_id) c
-{_look_up("pipeline", "runs", "id = c.run_id", "r")}
+FROM (SELECT e.run_id, min(e.at) AS at, min(e.project) AS project FROM e WHERE {_CREATED} GROUP BY e.run_id) c
+LEFT JOIN r ON r.id = c.run_id
 UNION ALL
 SELECT e.at, '', COALESCE(r.pipeline, ''), e.project, '', e.to_status, '', {_class(_TOOK)}
-FROM e {_look_up("pipeline, started_at", "runs", "id = e.run_id", "r")} WHERE e.event = '{RunEvent.FINISHED}'
+FROM e LEFT JOIN r ON r.id = e.run_id WHERE {_RUN_OVER}
 UNION ALL
 SELECT e.at, COALESCE(s.step, '?'), COALESCE(r.pipeline, ''), e.project, COALESCE(a.backend, ''),
   CASE e.event WHEN '{Event.JOB_SUBMITTED}' THEN 'STARTED' WHEN '{Event.RETRIED}' THEN 'RETRIED' ELSE e.to_status END,
   COALESCE(e.reason, ''),
   CASE WHEN e.to_status IN ({quoted(FINISHED)}) THEN {_class(_RAN)} ELSE {NO_DURATION} END
-FROM e {_look_up("step", "step_runs", "id = e.step_run_id", "s")} {_look_up("pipeline", "runs", "id = e.run_id", "r")}
-{_look_up("*", "attempts", "step_run_id = e.step_run_id AND number = e.attempt", "a")}
-WHERE e.step_run_id IS NOT NULL
-  AND (e.to_status IN ({quoted(FINISHED)}) OR e.event IN ('{Event.JOB_SUBMITTED}', '{Event.RETRIED}'))
+FROM e LEFT JOIN s ON s.id = e.step_run_id LEFT JOIN r ON r.id = e.run_id
+LEFT JOIN a ON a.step_run_id = e.step_run_id AND a.number = e.attempt
+WHERE {_MOVED}
 """
 """What the events `e` count for. Those of a run that is deleted meanwhile have no pipeline.
 
 The events of one creation have one position, so no run is counted as created twice if `e` has whole positions.
 """
 
-HAPPENED = f"""
-SELECT h.at, w.step, w.pipeline, h.project, w.backend, h.outcome, w.reason, w.bucket
-FROM ({_EACH}) h CROSS JOIN LATERAL (VALUES
-  (h.step, h.pipeline, h.backend, h.reason, h.bucket),
-  (CASE h.step WHEN '' THEN '' ELSE '{ALL}' END, '{ALL}', '',
-    CASE h.outcome WHEN '{Status.FAILED}' THEN h.reason ELSE '' END, {NO_DURATION})
-) w(step, pipeline, backend, reason, bucket)
-"""
-"""The same, each once for its pipeline and once for all together: a chart of the service reads few rows."""
 
-EVENTS = """
+def events(condition: str = "true") -> str:
+    """SQL for the events `e` between two places that meet a condition, and what they are of: `r`, `s` and `a`.
+
+    PostgreSQL reads those by their keys, all of a table at once, and never the whole table.
+    """
+    step_runs = "ANY(ARRAY(SELECT DISTINCT step_run_id FROM e))"
+    return f"""
 e AS MATERIALIZED (
-  SELECT step_run_id, run_id, project, at, event, from_status, to_status, attempt, reason FROM events
-  WHERE position > :place AND position <= :up_to AND run_id IS NOT NULL
+  SELECT step_run_id, run_id, project, at, event, from_status, to_status, attempt, reason FROM events e
+  WHERE position > :place AND position <= :up_to AND run_id IS NOT NULL AND {condition}
+), r AS MATERIALIZED (
+  SELECT id, pipeline, started_at FROM runs WHERE id = ANY(ARRAY(SELECT DISTINCT run_id FROM e))
+), s AS MATERIALIZED (
+  SELECT id, step FROM step_runs WHERE id = {step_runs}
+), a AS MATERIALIZED (
+  SELECT step_run_id, number, backend, wall_time_seconds, started_at, finished_at FROM attempts
+  WHERE step_run_id = {step_runs}
 )"""
 
 
-def begins(at: str, seconds: str) -> str:
-    """SQL for the begin of the time of this length into which `at` falls, counted in UTC."""
-    return f"to_timestamp(floor(extract(epoch FROM {at}) / {seconds}) * {seconds})"
+def counted(times: Mapping[int, int]) -> str:
+    """SQL for what the events `e` count for in the figures of these times: their seconds, and the days they are kept.
 
-
-_TIMES = ", ".join(f"({seconds}, {KEPT_DAYS.get(seconds, 0)})" for seconds in (MINUTE, QUARTER, DAY))
-_FOLD = f"""
-WITH {EVENTS}, counted AS (
-  INSERT INTO figures (seconds, begin, step, pipeline, project, backend, outcome, reason, bucket, number)
-  SELECT t.seconds, {begins("h.at", "t.seconds")}, h.step, h.pipeline, h.project, h.backend, h.outcome, h.reason,
-    h.bucket, count(*)
-  FROM ({HAPPENED}) h CROSS JOIN (VALUES {_TIMES}) t(seconds, days)
+    Each counts once for its pipeline and once for all together: a chart of the service reads few rows.
+    """
+    listed = ", ".join(f"({seconds}, {days})" for seconds, days in times.items())
+    return f"""
+SELECT n.seconds, n.begin, w.step, w.pipeline, n.project, w.backend, n.outcome, w.reason, w.bucket,
+  sum(n.number)::bigint AS number
+FROM (
+  SELECT t.seconds, {begins("h.at", "t.seconds")} AS begin, h.step, h.pipeline, h.project, h.backend, h.outcome,
+    h.reason, h.bucket, count(*) AS number
+  FROM ({_EACH}) h CROSS JOIN (VALUES {listed}) t(seconds, days)
   WHERE t.days = 0 OR h.at > now() - make_interval(days => t.days)
-  GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9
+  GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9) n
+CROSS JOIN LATERAL (VALUES
+  (n.step, n.pipeline, n.backend, n.reason, n.bucket),
+  (CASE n.step WHEN '' THEN '' ELSE '{ALL}' END, '{ALL}', '',
+    CASE n.outcome WHEN '{Status.FAILED}' THEN n.reason ELSE '' END, {NO_DURATION})
+) w(step, pipeline, backend, reason, bucket)
+GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9
+"""
+
+
+HASHED = "SET LOCAL enable_nestloop = off"
+"""Before `counted`: however few events PostgreSQL expects, it compares no event with each run."""
+
+_FOLD = f"""
+WITH {events()}, counted AS (
+  INSERT INTO figures (seconds, begin, step, pipeline, project, backend, outcome, reason, bucket, number)
+  {counted({seconds: KEPT_DAYS.get(seconds, 0) for seconds in (MINUTE, QUARTER, DAY)})}
   ON CONFLICT (seconds, begin, step, pipeline, project, backend, outcome, reason, bucket)
     DO UPDATE SET number = figures.number + excluded.number
 ), moved AS (
@@ -124,6 +153,7 @@ def fold(unit: UnitOfWork, at_once: int = AT_ONCE) -> bool:
         place = 0
     up_to, found = unit.execute(_UP_TO, {"place": place, "most": at_once}).one()
     if found:
+        unit.execute(HASHED)
         unit.execute(_FOLD, {"place": place, "up_to": up_to})
     return bool(found == at_once)
 

@@ -101,4 +101,6 @@ class FigureCheck:
 
 
 def _unequal(first: Counter[K], second: Counter[K]) -> list[K]:
+    if dict(first) == dict(second):
+        return []
     return [key for key in first.keys() | second.keys() if first[key] != second[key]]

@@ -229,24 +229,30 @@ def work(context: Context) -> None:
             loop.tick_once()
         for bell in set(Bell) - {Bell.ASK}:
             getattr(tasks, bell)("noop", [])
-    list(
-        Verification(context.database, str(context.settings.pipeline_base_dir), rest=lambda seconds: None).findings(
-            Progress()
-        )
-    )
+    verify(context)
+
+
+def verify(context: Context) -> None:
+    base_dir = str(context.settings.pipeline_base_dir)
+    list(Verification(context.database, base_dir, rest=lambda seconds: None).findings(Progress()))
+
+
+@pytest.fixture
+def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is verified at once is a small part of the tables, as it is of large ones."""
+    for portion, size in (("verify._SLICE", RUNS // 50), ("verify_figures._PORTION", RUNS // 8)):
+        monkeypatch.setattr(f"ccat_workflow_manager.services.{portion}", size)
 
 
 def no_worker(*question: object) -> None:
     raise ServiceUnavailable("no worker is there to read files")
 
 
+@pytest.mark.usefixtures("small_slices")
 def test_nothing_reads_a_large_table_as_a_whole(
     context: Context, migrated_url: str, server_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Doorbell, "ask", no_worker)  # else each log takes ten seconds
-    for portion, size in (("verify._SLICE", RUNS // 50), ("verify_figures._PORTION", RUNS // 8)):
-        # A small part of the tables, as it is of large ones.
-        monkeypatch.setattr(f"ccat_workflow_manager.services.{portion}", size)
     app = create_app(context)
     app.state.answers = Answers(longest=0)
     hand = Hand(context)
@@ -269,3 +275,18 @@ def test_nothing_reads_a_large_table_as_a_whole(
         "sequential scan of runs",
         "sequential scan of step_runs",
     ]
+
+
+@pytest.mark.usefixtures("small_slices")
+def test_a_verification_reads_each_month_once_for_many_step_runs(
+    context: Context, migrated_url: str, server_dir: Path
+) -> None:
+    log = EmbeddedPostgres(server_dir).log_file
+    with logged(log, migrated_url) as plans:
+        verify(context)
+    repeated = plans.repeated()
+    assert repeated == [], "\n\n".join(repeated)
+    with logged(log, migrated_url) as plans, context.database.read() as unit:
+        unit.execute("SELECT (SELECT min(at) FROM events WHERE step_run_id = s.id) FROM step_runs s")
+    [fault] = plans.repeated()
+    assert fault.startswith("repeated Index Scan of events_")

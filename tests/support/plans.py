@@ -68,6 +68,14 @@ class Plans:
             if (fault := next((each for plan in plans for each in _faults(plan, large, partial)), None)) is not None
         ]
 
+    def repeated(self) -> list[str]:
+        """The statements that look into the months of events, or through rows gathered before, once for each row."""
+        return [
+            f"{fault}: {statement}"
+            for statement, plans in self.found.items()
+            if (fault := next((each for plan in plans for each in _repeated(plan)), None)) is not None
+        ]
+
 
 @contextmanager
 def logged(log: Path, url: str) -> Iterator[Plans]:
@@ -94,6 +102,17 @@ def _faults(node: dict[str, Any], large: set[str], partial: set[str], is_limited
     is_limited = is_limited or kind == "Limit"
     for child in node.get("Plans", ()):
         yield from _faults(child, large, partial, is_limited and node["Node Type"] not in ("Sort", "Aggregate", "Hash"))
+
+
+def _repeated(node: dict[str, Any], is_repeated: bool = False) -> Iterator[str]:
+    """The scans below the inner side of a nested loop, or in a subquery of each row."""
+    kind, table = node["Node Type"], node.get("Relation Name", "")
+    if is_repeated and (kind == "CTE Scan" or table.startswith("events_")):
+        yield f"repeated {kind} of {table or node['CTE Name']}"
+    for child in node.get("Plans", ()):
+        relation = child["Parent Relationship"]
+        is_inner = kind == "Nested Loop" and relation == "Inner"
+        yield from _repeated(child, is_inner or relation == "SubPlan" or (is_repeated and relation != "InitPlan"))
 
 
 def _is_large(index: str) -> bool:

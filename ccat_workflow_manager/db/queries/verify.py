@@ -25,16 +25,20 @@ SELECT id FROM runs WHERE id > :after
 """
 _FIRST_EVENT = "SELECT at FROM events ORDER BY position, id LIMIT 1"
 _HISTORIES = """
-SELECT status, is_old, moves, string_agg(id::text, ' ') AS ids FROM (
-  SELECT s.id, s.status, COALESCE(r.created_at < :oldest, false) AS is_old, (
-    SELECT array_agg(ARRAY[event, from_status, to_status] ORDER BY id) FROM events
-    WHERE step_run_id = s.id AND at > s.created_at - interval '1 day') AS moves
-  FROM step_runs s JOIN runs r ON r.id = s.run_id WHERE s.run_id = ANY(:ids)) h
-GROUP BY 1, 2, 3
+WITH s AS MATERIALIZED (
+  SELECT id, status, created_at FROM step_runs WHERE run_id = ANY(:ids)
+), e AS MATERIALIZED (
+  SELECT step_run_id, array_agg(ARRAY[event, from_status, to_status] ORDER BY id) AS moves FROM events
+  WHERE step_run_id = ANY(ARRAY(SELECT id FROM s)) AND at > (SELECT min(created_at) FROM s) - interval '1 day'
+  GROUP BY step_run_id
+)
+SELECT s.status, COALESCE(s.created_at < :oldest, false) AS is_old, e.moves, string_agg(s.id::text, ' ') AS ids
+FROM s LEFT JOIN e ON e.step_run_id = s.id GROUP BY 1, 2, 3
 """
 """Step runs by what has happened to each: most of a million have one of a few histories.
 
-The events are read by the index of the step run, in no partition of a month before it was created.
+The events are read by the index of the step run: each partition once for all step runs, and none of a month before
+the first of them was created.
 """
 _COUNTED = f"""
 SELECT status, tolerated, counted, real, string_agg(id::text, ' ') AS ids FROM (

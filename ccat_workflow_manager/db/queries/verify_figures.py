@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ccat_workflow_manager.db.conditions import counter
-from ccat_workflow_manager.db.figures import DAY, EVENTS, HAPPENED, MINUTE, QUARTER, begins
+from ccat_workflow_manager.db.figures import DAY, HAPPENED, HASHED, MINUTE, QUARTER, begins, counted, events
 from ccat_workflow_manager.db.queries.verify import Finding
+from ccat_workflow_manager.db.result import Result
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.lifecycle.states import CANCELLABLE, RunStatus, Status
 
@@ -40,10 +41,7 @@ _UP_TO = """
 SELECT max(position), count(*), min(at) FROM (
   SELECT position, at FROM events WHERE position > :place AND position <= :last ORDER BY position, id LIMIT :most) e
 """
-_RECOUNT = f"""
-WITH {EVENTS}
-SELECT {begins("h.at", str(DAY))} AS begin, {_KEY}, count(*) FROM ({HAPPENED}) h GROUP BY 1, {_KEY}
-"""
+_RECOUNT = f"WITH {events(HAPPENED)} SELECT begin, {_KEY}, number FROM ({counted({DAY: 0})}) c"
 _DAYS = f"SELECT begin, {_KEY}, number FROM figures WHERE seconds = {DAY} AND begin = ANY(:days)"
 _SUMMED = f"""
 SELECT {begins("begin", str(DAY))} AS begin, {_KEY}, sum(number)::bigint FROM figures
@@ -81,6 +79,8 @@ def next_portion(unit: UnitOfWork, after: int, last: int, most: int) -> tuple[in
 
 def recount(unit: UnitOfWork, after: int, up_to: int) -> Counter[FigureKey]:
     """What the events between two places count for, by day."""
+    unit.snapshot()
+    unit.execute(HASHED)
     return _counted(unit.execute(_RECOUNT, {"place": after, "up_to": up_to}))
 
 
@@ -125,8 +125,5 @@ def wrong_live_figure(project: str, status: str, counted: int, real: int) -> Fin
     return Finding("figure", f"live_figures/{project}", text, repair)
 
 
-def _counted(rows: Iterable[Any]) -> Counter[FigureKey]:
-    found: Counter[FigureKey] = Counter()
-    for *key, number in rows:
-        found[FigureKey(*key)] = number
-    return found
+def _counted(result: Result) -> Counter[FigureKey]:
+    return Counter({FigureKey._make(key): number for *key, number in result.tuples})
