@@ -49,6 +49,7 @@ from ccat_workflow_manager.api.tes import routes as tes
 from ccat_workflow_manager.api.trace import Observed
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.dashboard import router as dashboard
+from ccat_workflow_manager.dashboard.parts import KeptParts
 from ccat_workflow_manager.services.answers import Answers
 from ccat_workflow_manager.services.log_stream import LogStreams
 
@@ -89,6 +90,7 @@ def create_app(context: Context, *, secret: str | None = None) -> FastAPI:
     authenticator = Authenticator(context, secret)
     app.state.open_streams = OpenStreams(authenticator)
     limit = RateLimit(context.settings.api_requests_per_second)
+    app.add_middleware(KeptParts)
     app.add_middleware(Guard, hosts=context.settings.api_names, authenticator=authenticator, limit=limit)
     handle_errors(app)
     app.add_middleware(Observed)

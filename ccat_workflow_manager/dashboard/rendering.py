@@ -96,6 +96,7 @@ class Rendered:
 
     def __init__(self, text: str) -> None:
         self.body = words.printable(text).encode("utf-8", "replace")
+        self._responses: dict[int, Response] = {}
 
     @cached_property
     def etag(self) -> str:
@@ -113,13 +114,26 @@ class Rendered:
 
     def answer(self, request: Request, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
         """304 if the browser has it already."""
-        sent = {**HEADERS, **(headers or {})}
-        if status == 200 and request.method == "GET":
-            sent["ETag"] = self.etag
-            if request.headers.get("if-none-match") == self.etag:
-                return Response(status_code=304, headers=sent)
-        body = self.body
-        if len(body) > _SMALL and "gzip" in request.headers.get("accept-encoding", ""):
+        accepted = request.headers.get("accept-encoding", "")
+        if status == 200 and request.method == "GET" and not headers:
+            return self.response(request.headers.get("if-none-match", ""), accepted)
+        return self._whole(accepted, status, headers or {})
+
+    def response(self, known: str, accepted: str) -> Response:
+        """The response to a GET with these headers `If-None-Match` and `Accept-Encoding`, made once for all."""
+        kind = 304 if known == self.etag else int("gzip" in accepted)
+        if kind not in self._responses:
+            headers = {"ETag": self.etag}
+            self._responses[kind] = (
+                Response(status_code=304, headers={**HEADERS, **headers})
+                if kind == 304
+                else self._whole(accepted, 200, headers)
+            )
+        return self._responses[kind]
+
+    def _whole(self, accepted: str, status: int, headers: Mapping[str, str]) -> Response:
+        body, sent = self.body, {**HEADERS, **headers}
+        if len(body) > _SMALL and "gzip" in accepted:
             body = self.zipped
             sent["Content-Encoding"] = "gzip"
         return Response(body, status, sent, "text/html; charset=utf-8")

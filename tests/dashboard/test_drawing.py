@@ -57,6 +57,12 @@ def test_names_in_a_graph_are_escaped() -> None:
     assert "<b>" not in drawn
 
 
+def test_lines_behind_what_is_completed_are_darker() -> None:
+    nodes = {name: Node("RUNNING", {"done": done, "run": 1}, "", "/") for name, done in (("a", 1), ("b", 0), ("c", 0))}
+    drawn = graph({"a": [], "b": ["a"], "c": ["b"]}, nodes, frozenset())
+    assert (drawn.count('class="edge on"'), drawn.count('class="edge"')) == (1, 1)
+
+
 def test_charts_of_nothing_are_charts() -> None:
     empty = Series("done", [0, 0, 0], "x")
     for drawn in (columns("c", [empty], ["a", "b"]), lines("c", [empty], ["a"]), histogram("c", [empty], ["a"])):

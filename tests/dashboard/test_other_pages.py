@@ -166,7 +166,7 @@ def test_calls_of_a_scheduler_are_shown_beside_their_budget(rest: Rest, context:
 
 
 def test_queues_show_nodes_the_jobs_of_others_and_how_long_ours_wait(rest: Rest, context: Context) -> None:
-    limits = QueueLimits("science", default=True, cpus=64, memory_gb=128, hours=24)
+    limits = QueueLimits("science", default=True, cpus=64, memory_gb=128, gpus=4, hours=24)
     nodes = {"full": 38, "mixed": 6, "idle": 2, "down": 2, "other": 0}
     details = {"held": 12, "calls_per_minute": 60, "calls_in_the_last_minute": 12}
     known = [
@@ -178,7 +178,7 @@ def test_queues_show_nodes_the_jobs_of_others_and_how_long_ours_wait(rest: Rest,
     context.doorbell.remember("queues:pbs", json.dumps([of_before]))
     page = rest.client.get("/backends").text
     said = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
-    assert "38 full, 6 mixed, 2 idle, 2 down 612 431 118 24 h · 128 GB · 64 CPUs about 4 min" in said
+    assert "38 full, 6 mixed, 2 idle, 2 down 612 431 118 24 h · 128 GB · 4 GPUs about 4 min" in said
     assert "1 full, 0 mixed, 0 idle 0 12, 12 held over 1 h 06 min" in said
     assert 'aria-label="38 full, 6 mixed, 2 idle, 2 down"' in page
     assert "&lt;b&gt;" in page

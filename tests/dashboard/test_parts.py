@@ -6,13 +6,32 @@ import asyncio
 from itertools import count
 
 import pytest
+from fastapi.testclient import TestClient
 
+from ccat_workflow_manager import metrics
+from ccat_workflow_manager.api import route as route_module
+from ccat_workflow_manager.api.guard import REQUEST_ID
+from ccat_workflow_manager.dashboard import parts as parts_module
 from ccat_workflow_manager.dashboard.parts import Parts
 from ccat_workflow_manager.dashboard.rendering import Rendered
+from ccat_workflow_manager.errors import Forbidden
 from ccat_workflow_manager.services.answers import Answers
 from tests.api.rest import Rest, Secured
 
 _PATIENCE = 60.0
+
+
+def answered(route: str, status: int) -> float:
+    """How often this process has answered so."""
+    return (
+        metrics._REGISTRY.get_sample_value("ccat_wm_http_seconds_count", {"route": route, "status": str(status)}) or 0.0
+    )
+
+
+def keep(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have parts kept until something changes."""
+    client.app.state.answers.longest = _PATIENCE  # type: ignore[attr-defined]
+    monkeypatch.setattr(parts_module, "_SECONDS", _PATIENCE)
 
 
 def numbered(numbers: count[int]) -> Rendered:
@@ -56,6 +75,44 @@ def test_a_reader_who_has_a_part_is_not_sent_it_again(rest: Rest) -> None:
     assert (again.status_code, again.content) == (304, b"")
     rest.run()
     assert rest.client.get("/ui/runs", headers={"If-None-Match": first.headers["etag"]}).status_code == 200
+
+
+def test_a_part_that_is_kept_needs_no_route_and_is_counted_as_what_it_is(
+    rest: Rest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(rest.client, monkeypatch)
+    address = "/ui/rail?active=runs"
+    first = rest.client.get(address)
+
+    async def refuse(*_: object) -> None:
+        raise Forbidden("the route was asked")
+
+    monkeypatch.setattr(route_module, "authorize", refuse)
+    before = answered("/ui/rail", 200), answered("/ui/rail", 304)
+    again = rest.client.get(address)
+    assert again.text == first.text
+    assert {**again.headers, REQUEST_ID: ""} == {**first.headers, REQUEST_ID: ""}
+    assert again.headers[REQUEST_ID] != first.headers[REQUEST_ID]
+    assert rest.client.get(address, headers={"If-None-Match": first.headers["etag"]}).status_code == 304
+    assert (answered("/ui/rail", 200), answered("/ui/rail", 304)) == (before[0] + 1, before[1] + 1)
+    assert rest.client.get(address, headers={"Accept-Encoding": "identity"}).text == first.text
+    assert rest.client.get("/ui/rail?active=events").status_code == 403
+    assert rest.client.get(address, headers={"Origin": "http://elsewhere"}).status_code == 403
+    rest.client.app.state.answers.forget()  # type: ignore[attr-defined]
+    assert rest.client.get(address).status_code == 403
+
+
+def test_a_kept_part_is_for_those_who_may_see_it(secured: Secured, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep(secured.client, monkeypatch)
+    run_id = secured.caller().run(project="night")["id"]
+    address = f"/ui/runs/{run_id}"
+    assert secured.caller("operator").client.get(address).status_code == 200
+    assert secured.caller("operator", "day").client.get(address).status_code == 404
+    assert secured.caller("operator", "night").client.get(address).status_code == 200
+    assert secured.caller("viewer", "day").client.get(address).status_code == 404
+    client = secured.caller("operator").client
+    del client.headers["authorization"]
+    assert client.get(address, headers={"Accept": "*/*"}).status_code == 401
 
 
 def test_readers_with_other_rights_share_no_part(secured: Secured) -> None:

@@ -38,7 +38,10 @@ def graph(
     h: int = 54,
     dx: int = 34,
 ) -> Markup:
-    """The drawing. `by_key` are the edges on which each key waits for itself only."""
+    """The drawing. `by_key` are the edges on which each key waits for itself only.
+
+    The lines of a step of which something is completed are darker.
+    """
     layout = layered(upstream, w, h, dx)
     out: list[str] = []
     for (before, node), chain in layout.routes.items():
@@ -47,7 +50,8 @@ def graph(
         between = [(x, y + LANE / 2) for x, y in (layout.place[lane] for lane in chain[1:-1])]
         points = [(ax + w + 5 * many_from, ay + h / 2), *between, (bx, by + h / 2)]
         lines = _bundle(points, many_from, many_to, w, is_by_key=(before, node) in by_key)
-        out.append(f'<path class="edge" d="{lines}"/>')
+        on = " on" if nodes[before].counts.get("done") else ""
+        out.append(f'<path class="edge{on}" d="{lines}"/>')
     out += [_node(name, drawn, layout.place[name], w, h) for name, drawn in nodes.items()]
     width, height = layout.width + 21, layout.height + 21
     return Markup(

@@ -10,7 +10,7 @@ from ccat_workflow_manager.dashboard import times
 _AT_ONCE_SECONDS = 5.0
 _MOST_HOURS = 72
 _ALWAYS = ("full", "mixed", "idle")
-_UNITS = (("memory_gb", "GB"), ("cpus", "CPUs"), ("gpus", "GPUs"))
+_TB = 1024
 
 
 def nodes_text(nodes: Mapping[str, int]) -> list[tuple[str, bool]]:
@@ -22,11 +22,13 @@ def nodes_text(nodes: Mapping[str, int]) -> list[tuple[str, bool]]:
 
 
 def allows(limits: Mapping[str, Any] | None) -> str:
-    """The most that one job may ask for: `24 h · 128 GB · 64 CPUs`."""
+    """The most that one job may ask for: `24 h · 128 GB · 4 GPUs`."""
     known = limits or {}
-    hours = known.get("hours")
+    hours, memory, gpus = (known.get(name) for name in ("hours", "memory_gb", "gpus"))
     parts = [] if hours is None else [_time_limit(hours)]
-    parts += [f"{times.number(known[name])} {unit}" for name, unit in _UNITS if known.get(name)]
+    if memory:
+        parts.append(f"{times.number(memory / _TB)} TB" if memory >= _TB else f"{times.number(memory)} GB")
+    parts += [f"{times.number(gpus)} {'GPU' if gpus == 1 else 'GPUs'}"] if gpus else []
     return " · ".join(parts)
 
 
