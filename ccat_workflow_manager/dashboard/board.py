@@ -17,7 +17,7 @@ from ccat_workflow_manager.api.rights import Thing
 from ccat_workflow_manager.api.service import availabilities
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.dashboard import rendering, times, words
-from ccat_workflow_manager.db.queries.service import backend_states, worker_counts
+from ccat_workflow_manager.db.queries.service import backend_states, pipeline_count, worker_counts
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.db.views.attention import causes
 from ccat_workflow_manager.db.views.runs import LIVE, MOST_COUNTED, counts_since
@@ -28,7 +28,15 @@ from ccat_workflow_manager.services.disks import Disks
 
 _AWAY_SECONDS = 60
 _FULL = 0.9
-NO_RAIL: dict[str, Any] = {"attention": 0, "live": "", "workers": 0, "backends": [], "service": [], "why": ""}
+NO_RAIL: dict[str, Any] = {
+    "attention": 0,
+    "live": "",
+    "pipelines": 0,
+    "workers": 0,
+    "backends": [],
+    "service": [],
+    "why": "",
+}
 _STRANGERS = (401, 403)
 """Who gets these must not see how the service is."""
 
@@ -129,6 +137,7 @@ def rail(context: Context, projects: Projects, attention: int) -> dict[str, Any]
         states = {name: asdict(state) for name, state in backend_states(unit, projects).items()}
         counts = counts_since(unit, None, LIVE, projects)
         workers, seen = worker_counts(unit, _AWAY_SECONDS)
+        pipelines = pipeline_count(unit, projects)
     service = [_row("PostgreSQL", _milliseconds(postgres)), *_redis(context)]
     kind = "" if 0 < workers == seen else "warn"
     service.append(_row("Workers", f"{seen} of {workers}" if workers else "none", kind))
@@ -137,6 +146,7 @@ def rail(context: Context, projects: Projects, attention: int) -> dict[str, Any]
     return {
         "attention": attention,
         "live": f"{MOST_COUNTED:,}+" if live >= MOST_COUNTED else f"{live:,}",
+        "pipelines": pipelines,
         "workers": workers,
         "backends": _backends(context, states),
         "service": service,

@@ -157,12 +157,14 @@ def test_the_page_of_backends_says_how_long_each_was_away(rest: Rest, hand: Hand
     assert page.count('class="uptime"') == 1, "of those in use"
 
 
-def test_calls_of_a_scheduler_are_shown_beside_their_budget(rest: Rest, context: Context) -> None:
+def test_calls_of_a_scheduler_are_shown_beside_their_budget(rest: Rest, context: Context, hand: Hand) -> None:
     details = {"calls_per_minute": 60, "calls_in_the_last_minute": 12}
     context.doorbell.remember("queues:slurm", json.dumps([asdict(QueueStatus("science", running=1, details=details))]))
     page = rest.client.get("/backends").text
     assert "<b>12</b> of 60 calls a minute" in page
     assert page.count("calls a minute") == 1
+    hand.execute("INSERT INTO backends (name) VALUES ('slurm'), ('noop')")
+    assert rest.client.get("/").text.count("<dt>calls/min</dt><dd>12 of 60</dd>") == 1
 
 
 def test_queues_show_nodes_the_jobs_of_others_and_how_long_ours_wait(rest: Rest, context: Context) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from starlette.responses import Response
@@ -22,6 +23,7 @@ from ccat_workflow_manager.lifecycle.causes import BUSY
 from ccat_workflow_manager.lifecycle.holds import Kind
 from ccat_workflow_manager.services.explain import explain_waiting
 from ccat_workflow_manager.services.figures import timeseries
+from ccat_workflow_manager.services.queues import stored_queues
 
 router = page_router()
 
@@ -29,6 +31,7 @@ _LONGEST = 6
 _REASONS = 5
 _WAIT_SECONDS = 3.0
 _MOST_CAUSES = 100
+_CALLS = "calls_per_minute"
 _SPANS = {"1h": "1 h", "24h": "24 h", "7d": "7 d"}
 
 
@@ -41,6 +44,12 @@ def _view(unit: UnitOfWork, projects: Projects) -> dict[str, Any]:
         "failed": runs.last_failed(unit, _LONGEST, projects),
         "states": backend_states(unit, projects),
     }
+
+
+def _calls(board: Board, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The calls of schedulers in the last minute and their budgets, by backend."""
+    queues = {name: stored_queues(board.context.doorbell, name) for name in names}
+    return {name: found[0]["details"] for name, found in queues.items() if found and _CALLS in found[0]["details"]}
 
 
 def _charts(board: Board, span: str) -> dict[str, Any]:
@@ -73,6 +82,9 @@ def _values(board: Board, span: str) -> dict[str, Any]:
         "is_held": any(each.kind is Kind.SERVICE for each in held["holds"]),
         "causes": causes,
         "most": runs.MOST_COUNTED,
+        "calls": board.answers.get(
+            ("calls", tuple(found["states"])), lambda: _calls(board, found["states"]), _WAIT_SECONDS
+        ),
         "waits": board.read("waits", lambda unit: _waits(unit, board.projects), _WAIT_SECONDS),
         **_charts(board, span),
     }

@@ -16,6 +16,7 @@ from ccat_workflow_manager.lifecycle.event_types import BackendEvent
 from ccat_workflow_manager.lifecycle.states import LEASED, LIVE, RunStatus
 
 _MOST_COUNTED = 100_000
+_MOST_PIPELINES = 10_000
 _RECENT = 10
 _SHOWN_IN_HAND = 5
 
@@ -43,6 +44,9 @@ _PAGE = _WORKERS.replace("%which%", "CAST(:after AS text) IS NULL OR id > :after
 _ONE = _WORKERS.replace("%which%", "id = :id").replace("%whose%", "s.lease_owner = :id")
 _WORKER_COUNTS = """
 SELECT count(*), count(*) FILTER (WHERE seen_at >= now() - :seconds * interval '1 second') FROM workers
+"""
+_PIPELINE_COUNT = f"""
+SELECT count(*) FROM (SELECT 1 FROM pipelines WHERE {visible("project")} LIMIT {_MOST_PIPELINES}) x
 """
 
 _BACKENDS = f"""
@@ -102,6 +106,12 @@ def worker_counts(unit: UnitOfWork, seconds: float) -> tuple[int, int]:
     """How many workers there are, and how many of them were seen in the last seconds."""
     every, seen = unit.execute(_WORKER_COUNTS, {"seconds": seconds}).one()
     return every, seen
+
+
+def pipeline_count(unit: UnitOfWork, projects: Projects = None) -> int:
+    """How many pipelines there are in these projects, counted up to 10,000."""
+    found: int = unit.execute(_PIPELINE_COUNT, {"projects": project_list(projects)}).scalar_one()
+    return found
 
 
 def backend_states(unit: UnitOfWork, projects: Projects = None) -> Mapping[str, BackendState]:
