@@ -111,12 +111,12 @@ class RawBody:
     data: bytes
     media_type: str
 
-    def parse(self, model: type[M]) -> M:
-        """A JSON body as a model."""
+    def parse(self, model: type[M], **context: Any) -> M:
+        """A JSON body as a model. `context` is what the validators of its fields need to know."""
         data = self._json()
         if len(self.data) > LARGE_BYTES and not (scan := scan_json(data)).readable:
             raise invalid(scan.faults)
-        return validated(model, data)
+        return validated(model, data, context)
 
     def parse_optional(self, model: type[M]) -> M:
         """The same; without a body the model with no field given."""

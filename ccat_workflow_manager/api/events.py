@@ -22,6 +22,7 @@ from ccat_workflow_manager.db.queries.feed import BEGIN as OLDEST
 from ccat_workflow_manager.db.queries.feed import Place, Selection
 from ccat_workflow_manager.errors import Fault, Invalid
 from ccat_workflow_manager.identity import Projects, sees
+from ccat_workflow_manager.json_values import similar
 from ccat_workflow_manager.lifecycle.event_types import TYPES, events_of
 from ccat_workflow_manager.services.feed import GZIP_BEGIN, compressed
 from ccat_workflow_manager.threads import in_thread
@@ -116,9 +117,15 @@ def known_types(types: list[str]) -> frozenset[str]:
     """The events that these types mean. Raises Invalid for a type that means none."""
     events, unknown = events_of(types)
     if unknown:
-        known = ", ".join(TYPES.values())
-        raise Invalid(faults=[Fault("type", f"{name[:100]!r} is no type of event; known: {known}") for name in unknown])
+        raise Invalid(faults=[Fault("type", unknown_type(name)) for name in unknown])
     return events
+
+
+def unknown_type(name: str) -> str:
+    """What is wrong with a type that means no event."""
+    close = similar(name, TYPES.values())
+    hint = f"did you mean {close}?" if close else f"known: {', '.join(TYPES.values())}"
+    return f"{name[:100]!r} is no type of event; {hint}"
 
 
 def _page(context: Context, after: str | None, wanted: Selection, limit: int) -> Response:

@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import Query
-from pydantic import Field
+from pydantic import AfterValidator, Field, ValidationInfo
 from starlette.responses import Response
 
 from ccat_workflow_manager.api import openapi
 from ccat_workflow_manager.api.dependencies import Body, Ctx, Who
-from ccat_workflow_manager.api.events import known_types
+from ccat_workflow_manager.api.events import unknown_type
 from ccat_workflow_manager.api.openapi import Page, Shape, Time
 from ccat_workflow_manager.api.paging import (
     DEFAULT_LIMIT,
@@ -26,7 +26,10 @@ from ccat_workflow_manager.api.paging import (
 from ccat_workflow_manager.api.route import api_router
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db import webhooks as queries
+from ccat_workflow_manager.definition.messages import refuse_if
 from ccat_workflow_manager.errors import Fault, Invalid
+from ccat_workflow_manager.lifecycle.event_types import events_of
+from ccat_workflow_manager.services.webhook_target import url_problem
 
 router = api_router(prefix="/webhooks", tags=["webhooks"])
 
@@ -46,9 +49,19 @@ class WebhookFilter(Shape):
     run: UUID | None = Field(default=None, description="Only events of this run.")
 
 
+def _url(url: str, info: ValidationInfo) -> str:
+    refuse_if(url_problem(url, private_allowed=bool(info.context and info.context["private_allowed"])))
+    return url
+
+
+def _type(name: str) -> str:
+    refuse_if(unknown_type(name) if events_of([name])[1] else None)
+    return name
+
+
 class NewWebhook(Shape):
-    url: str = Field(description="http:// or https://, at a public address.")
-    types: list[str] = Field(
+    url: Annotated[str, AfterValidator(_url)] = Field(description="http:// or https://, at a public address.")
+    types: list[Annotated[str, AfterValidator(_type)]] = Field(
         default=[], max_length=50, description="Types of events; `ccat.wm.run.*` means all of runs. Empty: all."
     )
     filter: WebhookFilter = WebhookFilter()
@@ -109,8 +122,7 @@ def _webhook(context: Context, webhook_id: UUID) -> str:
 @router.post("", status_code=201, response_model=CreatedWebhook, openapi_extra=openapi.body(NewWebhook, _EXAMPLES))
 def create_webhook(context: Ctx, who: Who, body: Body) -> Response:
     """Have events from now on sent to a URL, signed with a secret that only this response shows."""
-    new = body.parse(NewWebhook)
-    known_types(new.types)
+    new = body.parse(NewWebhook, private_allowed=context.settings.webhook_private_targets)
     if who.projects is not None and new.project not in who.projects:
         raise Invalid(faults=[Fault("project", f"must be one of {', '.join(sorted(who.projects))}")])
     webhook_id, secret = context.webhooks.create(

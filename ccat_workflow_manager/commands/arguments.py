@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -43,8 +43,9 @@ def read_definition(file: str) -> Any:
     """The value in a YAML or JSON file (`-` is stdin)."""
     from ccat_workflow_manager.definition.text import load_text
 
+    text = _text_of(file, _shown(file))
     try:
-        return load_text(_text_of(file, _shown(file)))
+        return load_text(text)
     except Invalid as error:
         raise fault_in_file(file, error) from None
 
@@ -70,10 +71,21 @@ def read_pipeline(file: str) -> Any:
             if isinstance(value, str):
                 files[name] = _content(base / value, path_text([*path, "files", name]), faults)
     if faults:
-        raise fault_in_file(file, Invalid(faults=faults))
+        raise fault_in_file(file, Invalid(faults=[*faults, *_other_faults(definition)]))
     for step in steps if isinstance(steps, list) else ():
         _warn_of_script(step, definition.get("files"))
     return definition
+
+
+def _other_faults(definition: Any) -> Sequence[Fault]:
+    """What is wrong apart from files that cannot be read, each of which has been replaced by an empty one."""
+    from ccat_workflow_manager.definition.spec import parse_pipeline
+
+    try:
+        parse_pipeline(definition)
+    except Invalid as error:
+        return error.faults
+    return ()
 
 
 def _warn_of_script(step: Any, common: Any) -> None:
@@ -108,10 +120,10 @@ def _content(path: Path, at: str, faults: list[Fault]) -> dict[str, str]:
             data = opened.read(MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as error:
         faults.append(Fault(at, f"{path} cannot be read: {getattr(error, 'strerror', None) or error}"))
-        return {}
+        return {"text": ""}
     if len(data) > MAX_FILE_BYTES:
         faults.append(Fault(at, f"{path} is larger than 1 MB, the most that a file may have; put it into the image"))
-        return {}
+        return {"text": ""}
     try:
         text = data.decode()
     except UnicodeDecodeError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from ccat_workflow_manager.definition.synonyms import meant, model_in
 from ccat_workflow_manager.errors import Fault
-from ccat_workflow_manager.json_values import invalid, kind, path_text, shown, text_problem
+from ccat_workflow_manager.json_values import invalid, kind, path_text, shown, similar, text_problem
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -20,6 +21,7 @@ _MOST_ERRORS = 20_000
 """Pydantic lists its errors all or none, at some 5 microseconds each."""
 _MOST_FIELDS = 100
 _MOST_WORDS = 50
+_FEW_WORDS = 8
 _TYPES = {
     "string_type": "a string",
     "float_type": "a number",
@@ -31,7 +33,7 @@ _TYPES = {
     "bool_type": "true or false",
     "uuid_type": "a UUID",
 }
-_HINTS = {"a mapping": " (lines `name: value`)"}
+_HINTS = {"a mapping": " of names to values"}
 _LIMITS = {
     "greater_than": ("more than", "gt"),
     "greater_than_equal": ("at least", "ge"),
@@ -51,10 +53,13 @@ _NAMES = {
 }
 
 
-def validated(model: type[M], data: object) -> M:
-    """The data as an instance of the model. Raises Invalid with the path and message of every fault."""
+def validated(model: type[M], data: object, context: Mapping[str, Any] | None = None) -> M:
+    """The data as an instance of the model. Raises Invalid with the path and message of every fault.
+
+    `context` is what the validators of its fields need to know.
+    """
     try:
-        return model.model_validate(data)
+        return model.model_validate(data, context=context)
     except ValidationError as error:
         raise invalid(faults_of(error, data, model)) from None
 
@@ -106,7 +111,7 @@ def message_of(detail: ErrorDetails, model: type[BaseModel] = BaseModel) -> str:
     if sort == "uuid_parsing":
         return f"must be a UUID, not {shown(value)}"
     if sort in ("enum", "literal_error"):
-        return f"must be {str(context['expected']).replace(chr(39), '')}, not {shown(value)}"
+        return _wrong_word(str(context["expected"]), value)
     return detail["msg"]
 
 
@@ -145,6 +150,14 @@ def _wrong_type(wanted: str, path: tuple[int | str, ...], value: object) -> str:
     if path and path[-1] == "environment" and isinstance(value, list):
         return f"{sentence}; write NAME: value"
     return sentence
+
+
+def _wrong_word(expected: str, value: object) -> str:
+    known = re.findall("'([^']*)'", expected)
+    close = similar(value, known) if isinstance(value, str) and len(known) > _FEW_WORDS else None
+    if close is not None:
+        return f"must be one of {len(known)} words, not {shown(value)}; did you mean {close}?"
+    return f"must be {expected.replace(chr(39), '')}, not {shown(value)}"
 
 
 def _as_vector(command: str) -> str:

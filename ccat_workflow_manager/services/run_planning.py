@@ -130,7 +130,24 @@ class RunPlanner:
         except RequestError as error:
             if not path:
                 raise
-            raise type(error)(faults=_below(path, error.faults)) from None
+            raise type(error)(faults=_below(path, error.faults or [Fault("", error.message)])) from None
+
+    def plan_all(self, submissions: Sequence[RunSubmission]) -> list[PlannedRun]:
+        """The runs of one request. Raises RequestError with the faults of all of them."""
+        planned: list[PlannedRun] = []
+        errors: list[RequestError] = []
+        for index, submission in enumerate(submissions):
+            try:
+                planned.append(self.plan(submission, f"runs[{index}]"))
+            except RequestError as error:
+                errors.append(error)
+                if len(errors) > MAX_FAULTS:
+                    break
+        if errors:
+            kinds = {type(error) for error in errors}
+            together = kinds.pop() if len(kinds) == 1 else Invalid
+            raise together(faults=[fault for error in errors for fault in error.faults])
+        return planned
 
     def _planned(self, request: RunRequest, target: _Target, parameters: Mapping[str, Any]) -> Plan:
         """The plan. Faults of the definition get a path below the field of the request that names or holds it."""

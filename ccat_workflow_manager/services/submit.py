@@ -85,7 +85,7 @@ class Submitter:
             if (made := self._bulk_made_before(unit, submissions)) is not None:
                 return made, False
         planner = self._planner(projects)
-        planned = [planner.plan(submission, f"runs[{index}]") for index, submission in enumerate(submissions)]
+        planned = planner.plan_all(submissions)
         with self._database.begin("commit.create-many") as unit:
             created = create_runs(unit, _new_runs(unit, planned))
             if created.refused:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
 from ccat_workflow_manager.db.webhooks import Delivery, Outcome
-from ccat_workflow_manager.errors import Fault, Invalid
 
 if TYPE_CHECKING:
     import httpx
@@ -46,32 +45,27 @@ def signature(secret: str, delivery_id: str, timestamp: int, body: str) -> str:
     return f"v1,{base64.b64encode(digest).decode()}"
 
 
-def checked_url(url: str, *, private_allowed: bool) -> str:
-    """The address of a target. Raises Invalid. Names are resolved, and checked, only when something is sent."""
+def url_problem(url: str, *, private_allowed: bool) -> str | None:
+    """Why this cannot be the address of a target. Names are resolved, and checked, only when something is sent."""
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        raise _bad("is not a URL") from None
+        return "is not a URL"
     if len(url) > _LONGEST_URL or not url.isascii() or not url.isprintable() or " " in url:
-        raise _bad(f"must have at most {_LONGEST_URL} printable ASCII characters without blanks")
+        return f"must have at most {_LONGEST_URL} printable ASCII characters without blanks"
     if parts.scheme not in _PORTS or not parts.hostname or port == 0:
-        raise _bad("must begin with https:// or http:// and name a host")
+        return "must begin with https:// or http:// and name a host"
     if parts.username is not None or parts.password is not None or parts.fragment:
-        raise _bad("must have no user, no password and no fragment")
+        return "must have no user, no password and no fragment"
+    return None if private_allowed or not _is_private(parts.hostname) else _NOT_PUBLIC
+
+
+def _is_private(host: str) -> bool:
     try:
-        address = ipaddress.ip_address(parts.hostname)
+        return not _is_public(ipaddress.ip_address(host))
     except ValueError:
-        if not private_allowed and f".{parts.hostname}".endswith(".localhost"):
-            raise _bad(_NOT_PUBLIC) from None
-        return url
-    if not private_allowed and not _is_public(address):
-        raise _bad(_NOT_PUBLIC)
-    return url
-
-
-def _bad(message: str) -> Invalid:
-    return Invalid(faults=[Fault("url", message)])
+        return f".{host}".endswith(".localhost")
 
 
 def _is_public(address: _Address) -> bool:

@@ -14,10 +14,10 @@ from ccat_workflow_manager import failpoints
 from ccat_workflow_manager.db.queries.feed import EVERYTHING, FeedEvent, Selection, head
 from ccat_workflow_manager.db.session import Database, new_id, new_ids
 from ccat_workflow_manager.db.webhooks import Delivery, NewWebhook, Outcome, Webhook, WebhookStore
-from ccat_workflow_manager.errors import NotFound, WorkflowError
+from ccat_workflow_manager.errors import Fault, Invalid, NotFound, WorkflowError
 from ccat_workflow_manager.lifecycle.event_types import TYPES, events_of
 from ccat_workflow_manager.services.feed import Feed
-from ccat_workflow_manager.services.webhook_target import Sender, checked_url, new_secret
+from ccat_workflow_manager.services.webhook_target import Sender, new_secret, url_problem
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +65,9 @@ class Webhooks:
         actor: str,
     ) -> tuple[UUID, str]:
         """A webhook for everything from now on. Returns its id and its secret. Raises Invalid."""
-        checked = checked_url(url, private_allowed=self._policy.private_targets)
-        new = NewWebhook(new_id(), checked, new_secret(), types, project, pipeline, run_id, actor)
+        if problem := url_problem(url, private_allowed=self._policy.private_targets):
+            raise Invalid(faults=[Fault("url", problem)])
+        new = NewWebhook(new_id(), url, new_secret(), types, project, pipeline, run_id, actor)
         with self._database.begin("commit.webhook-created") as unit:
             WebhookStore(unit).add(new, head(unit))
         return new.id, new.secret

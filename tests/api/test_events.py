@@ -187,3 +187,9 @@ def test_a_stream_sends_what_happens_and_resumes_behind_the_last_id(context: Con
             assert read(client, 3, **{"Last-Event-ID": everything[2], "Accept-Encoding": encoding}) == everything[3:]
         assert context.feed.streams <= 1
         wait_until(lambda: context.feed.streams == 0, 30, "the streams to end with their clients")
+
+
+def test_all_faults_of_a_webhook_are_named(rest: Rest) -> None:
+    wrong = {"url": "http://127.0.0.1/", "types": ["ccat.wm.run.*", "ccat.wm.run.ended"], "filter": {"pipline": "x"}}
+    said = rest.refused(rest.send("POST", "/webhooks", json=wrong), 422, "invalid", "url", "types[1]", "filter.pipline")
+    assert "ccat.wm.run.finished?" in str(said)

@@ -263,6 +263,12 @@ def test_bulk_is_all_or_nothing_and_in_order(rest: Rest) -> None:
     assert len(rest.items("/runs", 100)) == 20
 
 
+def test_bulk_names_the_faults_of_all_runs(rest: Rest) -> None:
+    wrong = [{"spec": ONE}, {"spec": {**ONE, "steps": []}}, {"pipeline": "absent"}, {"spec": ONE, "backend": "nope"}]
+    said = rest.send("POST", "/runs/bulk", json={"runs": wrong})
+    rest.refused(said, 422, "invalid", "runs[1].spec.steps", "runs[2].pipeline", "runs[3].backend")
+
+
 def test_bulk_with_a_key_may_be_repeated(rest: Rest, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     key = {"Idempotency-Key": "night"}
     two = {"runs": [{"spec": ONE}, {"spec": ONE, "priority": 3}]}

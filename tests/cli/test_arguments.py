@@ -79,10 +79,17 @@ def test_any_text_is_a_value_or_refused(name: str, value: str) -> None:
 
 def test_a_file_with_a_fault_is_named_once(tmp_path: Path) -> None:
     missing = str(tmp_path / "nothing.yaml")
-    assert refused("pipeline", "validate", missing).count(f"{missing}: ") == 1
+    assert refused("pipeline", "validate", missing).count(missing) == 1
     (tmp_path / "bad.yaml").write_text("name: x\nfiles: {a.py: ./a.py}\nsteps: [{name: a, command: [a]}]\n")
     said = refused("pipeline", "validate", str(tmp_path / "bad.yaml"))
     assert (said.count("bad.yaml"), said.count("(line ")) == (1, 1)
+
+
+def test_a_file_that_is_missing_hides_no_other_fault(tmp_path: Path) -> None:
+    text = "name: x\nfiles: {a.py: ./a.py}\nsteps: [{name: a, comand: [a]}, {name: b, command: [b], depends_on: [c]}]\n"
+    (tmp_path / "bad.yaml").write_text(text)
+    said = refused("pipeline", "validate", str(tmp_path / "bad.yaml"))
+    assert all(path in said for path in ('files["a.py"]', "steps[0].comand", "steps[0].command", "depends_on[0]"))
 
 
 @pytest.mark.parametrize(
