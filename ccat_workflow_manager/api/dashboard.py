@@ -61,7 +61,7 @@ class Timeseries(Figures):
 class Pressing(Shape):
     """One thing that needs a person, with what it holds up."""
 
-    kind: Literal["breaker", "backend", "action", "cancel", "stray", "disk"]
+    kind: Literal["breaker", "backend", "action", "cancel", "stray", "disk", "space"]
     id: str
     text: str | None = Field(description="In the words of what caused it.")
     since: Time | None
@@ -144,7 +144,7 @@ def get_causes(request: Request, who: Who) -> Response:
     """What needs a person, grouped by its cause, what holds up most first."""
 
     def compute(context: Context) -> dict[str, Any]:
-        found = _read(context, lambda unit: attention.causes(unit, who.projects))
+        found = [*_read(context, lambda unit: attention.causes(unit, who.projects)), *context.disks.causes()]
         names = ("kind", "id", "text", "since", "example", "backend", "pipeline", "step")
         return {
             "items": [

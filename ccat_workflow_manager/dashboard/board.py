@@ -27,7 +27,6 @@ from ccat_workflow_manager.services.answers import Answers
 from ccat_workflow_manager.services.disks import Disks
 
 _AWAY_SECONDS = 60
-_FULL = 0.9
 NO_RAIL: dict[str, Any] = {
     "attention": 0,
     "live": "",
@@ -74,7 +73,7 @@ class Board:
     def causes(self) -> list[dict[str, Any]]:
         """What needs a person."""
         found: list[dict[str, Any]] = self.read("causes", lambda unit: causes(unit, self.projects))
-        return found
+        return [*found, *self.context.disks.causes()]
 
     def changed(self, topics: Iterable[str]) -> None:
         """Show what this request has changed at once, here and to those who look at it."""
@@ -179,9 +178,7 @@ def _disk(disks: Disks) -> list[dict[str, str]]:
     title = "; ".join(
         f"{' and '.join(each.names)}: {times.size(each.free)} of {times.size(each.total)} free" for each in disks.seen
     )
-    return [
-        _row("Disk", f"{100 * each.used:.0f} %", "warn" if each.used >= _FULL else "", title) for each in disks.seen[:1]
-    ]
+    return [_row("Disk", each.percent, "warn" if each.is_full else "", title) for each in disks.seen[:1]]
 
 
 def _milliseconds(seconds: float) -> str:

@@ -6,8 +6,11 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+_FULL = 0.9
 _SILENT_SECONDS = 60.0
 """A file system that has not answered for so long hangs."""
 
@@ -26,6 +29,16 @@ class Disk:
         """The share that is used, from 0 to 1."""
         return 1 - self.free / self.total if self.total else 0.0
 
+    @property
+    def is_full(self) -> bool:
+        """So little is left that a person should make room."""
+        return self.used >= _FULL
+
+    @property
+    def percent(self) -> str:
+        """As `df` says it: a disk with room is never at 100."""
+        return f"{min(99, round(100 * self.used)) if self.free else 100} %"
+
 
 class Disks:
     """Looks at the disks in a thread of its own: a file system of the network can let a caller wait for ever."""
@@ -36,6 +49,7 @@ class Disks:
         self._asked_at: float | None = None
         self._error = ""
         self._seen: Sequence[Disk] = ()
+        self._full_since: Mapping[tuple[str, ...], datetime] = {}
 
     def look(self) -> None:
         """Look at each once. Directories that this process does not see are left out: workers may have them alone."""
@@ -54,6 +68,23 @@ class Disks:
             found[device] = Disk(names, usable * facts.f_frsize, facts.f_bavail * facts.f_frsize)
         self._seen = sorted(found.values(), key=lambda disk: disk.used, reverse=True)
         self._asked_at, self._error = None, error
+        before, now = self._full_since, datetime.now(UTC)
+        self._full_since = {disk.names: before.get(disk.names, now) for disk in self._seen if disk.is_full}
+
+    def causes(self) -> list[dict[str, Any]]:
+        """The disks that are full, as causes that need a person (`db.views.attention`)."""
+        full_since = self._full_since
+        return [
+            {
+                "kind": "space",
+                "id": " ".join(disk.names),
+                "text": f"the disk of {' and '.join(disk.names)} is {disk.percent} full",
+                "since": full_since[disk.names],
+                "disk": disk,
+            }
+            for disk in self._seen
+            if disk.names in full_since
+        ]
 
     @property
     def seen(self) -> Sequence[Disk]:

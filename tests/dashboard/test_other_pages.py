@@ -213,6 +213,13 @@ def test_the_rail_shows_the_managers_that_live_and_the_fullest_disk(
     monkeypatch.setattr(type(context.disks), "seen", [Disk(("A", "B"), 100 * 10**9, 9 * 10**9), Disk(("C",), 9, 9)])
     assert (row("Managers"), row("Disk")) == (("", "1"), ("warn", "91 %"))
     assert 'title="A and B: 9 GB of 100 GB free; C: 9 B of 9 B free"' in rest.client.get("/ui/rail").text
+    cause = {"kind": "space", "id": "A B", "text": "", "since": None, "disk": context.disks.seen[0]}
+    monkeypatch.setattr(type(context.disks), "causes", lambda self: [cause])
+    page = rest.client.get("/").text
+    assert "The disk of A and B is 91 % full" in page
+    assert "<b>9 GB</b><span>of 100 GB free</span>" in page
+    assert re.search(r"<span>Overview</span><span[^>]*>1</span>", page), "the mark in the rail"
+    assert [each["kind"] for each in rest.get("/dashboard/attention")["items"]] == ["space"]
     monkeypatch.setattr(type(context.disks), "problem", "A: <gone>")
     assert row("Disk") == ("bad", "no answer")
     assert 'title="A: &lt;gone&gt;"' in rest.client.get("/ui/rail").text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -46,6 +47,25 @@ def test_a_file_system_that_hangs_is_a_problem_after_a_while(tmp_path: Path, mon
     answer.set()
     thread.join()
     assert disks.problem == ""
+
+
+def test_a_full_disk_is_a_cause_until_there_is_room_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = [5]
+    monkeypatch.setattr(
+        os, "statvfs", lambda path: SimpleNamespace(f_blocks=120, f_bfree=free[0] + 20, f_bavail=free[0], f_frsize=1000)
+    )
+    disks = Disks({"A": tmp_path, "B": tmp_path})
+    disks.look()
+    (cause,) = disks.causes()
+    assert (cause["kind"], cause["id"], cause["disk"]) == ("space", "A B", Disk(("A", "B"), 100_000, 5000))
+    assert "95 %" in cause["text"]
+    free[0] = 4
+    disks.look()
+    assert disks.causes()[0]["since"] == cause["since"]
+    assert [Disk((), 1000, room).percent for room in (1, 0)] == ["99 %", "100 %"]
+    free[0] = 50
+    disks.look()
+    assert disks.causes() == []
 
 
 def test_a_directory_that_cannot_be_looked_at_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

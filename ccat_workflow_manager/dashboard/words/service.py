@@ -84,6 +84,7 @@ def cause(found: Mapping[str, Any], *, may_act: bool) -> dict[str, Any]:
         "raw": dict(found),
         "href": "",
         "jobs": [],
+        "amount": "",
         **made,
     }
 
@@ -181,6 +182,23 @@ def _disk(found: Mapping[str, Any], may_act: bool) -> dict[str, Any]:
     }
 
 
+def _space(found: Mapping[str, Any], may_act: bool) -> dict[str, Any]:
+    disk = found["disk"]
+    return {
+        "icon": "hard-drive",
+        "tone": "warn",
+        "title": f"The disk of {' and '.join(disk.names)} is {disk.percent} full",
+        "code": "",
+        "text": "Make room there, for example by deleting finished runs."
+        if may_act
+        else "The operators have to make room.",
+        "count": 0,
+        "amount": times.size(disk.free),
+        "unit": f"of {times.size(disk.total)} free",
+        "doing": "site",
+    }
+
+
 _CAUSES = {
     "breaker": _breaker,
     "backend": _backend,
@@ -188,4 +206,5 @@ _CAUSES = {
     "cancel": _cancel,
     "stray": _stray,
     "disk": _disk,
+    "space": _space,
 }
