@@ -83,6 +83,9 @@ class Pool:
         try:
             opened = psycopg.connect(self._url, cursor_factory=psycopg.RawCursor, **self._options)
             return opened
+        except psycopg.ProgrammingError:
+            # What libpq says of a URL that it cannot read may hold the password.
+            raise ServiceUnavailable("DATABASE_URL: libpq does not understand the URL, or an option in it") from None
         finally:
             with self._given_back:
                 self._opening -= 1

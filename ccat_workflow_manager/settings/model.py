@@ -70,15 +70,20 @@ def matching(pattern: str, allowed: str) -> Rule:
     return Rule(allowed, lambda value: re.fullmatch(pattern, value) is not None)
 
 
-def url_of(*schemes: str) -> Rule:
+def url_of(*schemes: str, password: bool = False) -> Rule:
+    """`password`: the URL may have one."""
+
     def accepts(value: str) -> bool:
         try:
             parts = urlsplit(value)
-            return not value or (parts.scheme in schemes and bool(parts.netloc or parts.path) and parts.port != 0)
+            begins = value.lower().startswith(f"{parts.scheme}://") and parts.scheme in schemes
+            return not value or (begins and bool(parts.netloc or parts.path) and parts.port != 0)
         except ValueError:
             return False
 
-    return Rule("empty, or " + " or ".join(f"{scheme}://..." for scheme in schemes), accepts)
+    allowed = "empty, or " + " or ".join(f"{scheme}://..." for scheme in schemes)
+    hint = "; in a password write %2F for /, %40 for @, %23 for #, %3F for ?, %25 for %"
+    return Rule(allowed + (hint if password else ""), accepts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +190,6 @@ def masked(value: object) -> str:
 
 
 def masked_url(url: str) -> str:
-    """The URL without its password."""
-    url = re.sub(r"(://[^/?#]*?:)[^/?#]*@", r"\1***@", url)
+    """The URL without its password, also where that holds characters which end it for a reader of URLs."""
+    url = re.sub(r"(://[^/?#@]*?:).*@", r"\1***@", url, flags=re.DOTALL)
     return re.sub(r"([?&][^=&]*passw[^=&]*=)[^&]*", r"\1***", url)

@@ -93,7 +93,7 @@ class Settings(SettingsModel):
         description="The S3-compatible store of `s3://` inputs. Empty: that of AWS."
     )
 
-    database_url: Annotated[str, url_of("postgresql", "postgresql+psycopg", "postgres")] = Field(
+    database_url: Annotated[str, url_of("postgresql", "postgresql+psycopg", "postgres", password=True)] = Field(
         repr=False, description="PostgreSQL. Empty: an embedded server, in localdev only."
     )
     statement_seconds: float = Field(
@@ -114,7 +114,7 @@ class Settings(SettingsModel):
         le=36500,
         description="After so many days the output of attempts that did not complete is removed; 0: never.",
     )
-    redis_url: Annotated[str, url_of("redis", "rediss", "unix")] = Field(
+    redis_url: Annotated[str, url_of("redis", "rediss", "unix", password=True)] = Field(
         repr=False,
         description="Redis or Valkey. Empty: built from `REDIS_HOST`; without that an embedded server, in localdev "
         "only.",

@@ -6,13 +6,15 @@ import os
 import subprocess
 import sys
 import tomllib
+import traceback
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-from ccat_workflow_manager.errors import ConfigurationError
+from ccat_workflow_manager.db.session import Database
+from ccat_workflow_manager.errors import ConfigurationError, ServiceUnavailable
 from ccat_workflow_manager.hpc.kubernetes.settings import KubernetesSettings
 from ccat_workflow_manager.settings import (
     BACKEND_GROUP,
@@ -302,8 +304,28 @@ def test_secrets_are_in_no_message_and_no_repr(plug_ins: Callable[..., None]) ->
     )
     assert "hunter2" not in repr(settings)
     assert "me:***@db" in repr(settings)
-    for bad in ("mysql://me:hunter2@db/x", "hunter2"):
-        assert "hunter2" not in faults_of(database_url=bad)["DATABASE_URL"]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "mysql://me:hunter2@db/x",
+        "hunter2",
+        "postgresql:/me:hunter2@db/x",
+        *(f"postgresql://me:a{mark}hunter2@db/x" for mark in "/?#"),
+    ],
+)
+def test_no_fault_shows_a_password(bad: str) -> None:
+    fault = faults_of(database_url=bad)["DATABASE_URL"]
+    assert "hunter2" not in fault
+    assert "%2F" in fault
+
+
+def test_what_libpq_says_of_a_url_is_not_shown() -> None:
+    database = Database("postgresql://me:hunter2%zz@db/x")
+    with pytest.raises(ServiceUnavailable) as error, database.begin("commit.gone"):
+        pass
+    assert "hunter2" not in "".join(traceback.format_exception(error.value))
 
 
 def test_a_secret_may_be_in_a_file(given: Callable[..., None], tmp_path: Path) -> None:
