@@ -91,12 +91,16 @@ class CauseGroup(Shape):
     example: UUID | None = Field(description="A step run with this cause.")
 
 
+class RunCauseGroup(CauseGroup):
+    tolerated: bool = Field(description="The run can do without these: what failed is a loss that it tolerates.")
+
+
 class RunExplanation(Shape):
     run_id: UUID
     status: RunStatus
     summary: str
     root: Root | None = Field(description="The most serious cause; null if nothing waits or is missing.")
-    causes: list[CauseGroup]
+    causes: list[RunCauseGroup]
 
 
 class WaitingGroup(CauseGroup):

@@ -232,9 +232,12 @@ FROM runs WHERE id = ANY(:run_ids)
 
 SET_BY_HAND = f"SELECT 1 FROM step_runs WHERE id = :id AND reason = '{FailureReason.SET_BY_HAND}'"
 
+FAILURE_TEXT = "concat(s.step, '/', s.key, CAST(:colon AS text), s.reason, CAST(:colon AS text) || s.reason_text)"
+"""SQL for the reason of a run of which the step run `s` has failed."""
+
 RESTATE_FAILURE = f"""
 UPDATE runs r SET status_reason = (
-  SELECT concat(s.step, '/', s.key, CAST(:colon AS text), s.reason, CAST(:colon AS text) || s.reason_text)
+  SELECT {FAILURE_TEXT}
   FROM step_runs s WHERE s.run_id = r.id AND s.status = '{Status.FAILED}' ORDER BY s.finished_at, s.id LIMIT 1)
 WHERE r.id = :id AND r.status_reason IS NULL AND r.{counter(Status.FAILED)} > 0
 """

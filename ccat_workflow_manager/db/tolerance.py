@@ -6,15 +6,15 @@ behind it is within its tolerance, and every step run that was skipped because o
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from uuid import UUID
 
 from ccat_workflow_manager.db.conditions import SET_ASIDE, quoted
 from ccat_workflow_manager.db.session import UnitOfWork
-from ccat_workflow_manager.lifecycle.states import RETRYABLE
+from ccat_workflow_manager.db.statements import FAILURE_TEXT
+from ccat_workflow_manager.lifecycle.states import RETRYABLE, Status
 
 _STEPS = """
 SELECT run_id, position, total, lost, downstream_key, downstream_all, soft, soft_allowed FROM run_steps
@@ -22,10 +22,14 @@ WHERE run_id IN (SELECT run_id FROM run_steps WHERE run_id = ANY(:run_ids) AND s
 ORDER BY run_id, position
 """
 _LOSSES = f"""
-SELECT run_id, position, key FROM step_runs WHERE run_id = ANY(:run_ids) AND status IN ({quoted(RETRYABLE)})
-  AND NOT {SET_ASIDE}
+SELECT run_id, position, key, CASE status WHEN '{Status.FAILED}' THEN id END FROM step_runs
+WHERE run_id = ANY(:run_ids) AND status IN ({quoted(RETRYABLE)}) AND NOT {SET_ASIDE}
+ORDER BY finished_at, id
 """
-_MARK = "UPDATE runs SET tolerated = true WHERE id = ANY(:run_ids)"
+_MARK = "UPDATE runs SET tolerated = true, status_reason = NULL WHERE id = ANY(:run_ids)"
+_RESTATE = f"""
+UPDATE runs r SET status_reason = {FAILURE_TEXT} FROM step_runs s WHERE s.id = ANY(:ids) AND r.id = s.run_id
+"""
 
 Loss = tuple[int, str]
 """The position and the key of a step run that ended without completing."""
@@ -46,21 +50,46 @@ class StepLosses:
 
 
 def mark_tolerated(unit: UnitOfWork, run_ids: Sequence[UUID]) -> None:
-    """Mark those of these finished runs whose losses are all tolerated. A run without soft edges has none."""
+    """Mark those of these finished runs whose losses are all tolerated. A run without soft edges has none.
+
+    The reason of another one is its first failure that is not tolerated.
+    """
+    marked, reasons = list[UUID](), list[UUID]()
+    for run_id, steps, found in _losses(unit, run_ids):
+        tolerated = tolerance(steps, found)
+        if all(tolerated.values()):
+            marked.append(run_id)
+        elif any(tolerated.values()):
+            failed = (id_ for loss, id_ in found.items() if id_ is not None and not tolerated[loss])
+            reasons += [first] if (first := next(failed, None)) is not None else []
+    if marked:
+        unit.execute(_MARK, {"run_ids": marked})
+    if reasons:
+        unit.execute(_RESTATE, {"ids": reasons, "colon": ": "})
+
+
+def losses_of(unit: UnitOfWork, run_id: UUID) -> dict[Loss, bool]:
+    """Each loss of a run, and whether it is tolerated so far. Empty: no step of it tolerates any."""
+    return next((tolerance(steps, found) for _, steps, found in _losses(unit, [run_id])), {})
+
+
+def _losses(
+    unit: UnitOfWork, run_ids: Sequence[UUID]
+) -> Iterator[tuple[UUID, list[StepLosses], dict[Loss, UUID | None]]]:
+    """The steps of those of these runs that have soft edges, and their losses: the id of what failed, else None."""
     steps = unit.rows(StepLosses, _STEPS, {"run_ids": list(run_ids)}) if run_ids else []
     if not steps:
         return
     by_run = {run_id: list(of_run) for run_id, of_run in groupby(steps, key=lambda step: step.run_id)}
-    losses: dict[UUID, list[Loss]] = defaultdict(list)
-    for run_id, position, key in unit.execute(_LOSSES, {"run_ids": list(by_run)}):
-        losses[run_id].append((position, key))
-    tolerated = [run_id for run_id, of_run in by_run.items() if all_tolerated(of_run, losses[run_id])]
-    if tolerated:
-        unit.execute(_MARK, {"run_ids": tolerated})
+    losses: dict[UUID, dict[Loss, UUID | None]] = {run_id: {} for run_id in by_run}
+    for run_id, position, key, failed in unit.execute(_LOSSES, {"run_ids": list(by_run)}):
+        losses[run_id][position, key] = failed
+    for run_id, of_run in by_run.items():
+        yield run_id, of_run, losses[run_id]
 
 
-def all_tolerated(steps: Iterable[StepLosses], losses: Iterable[Loss]) -> bool:
-    """Whether every loss of a finished run is tolerated."""
+def tolerance(steps: Iterable[StepLosses], losses: Iterable[Loss]) -> dict[Loss, bool]:
+    """Whether each of these losses is tolerated."""
     by_position = {step.position: step for step in steps}
     tolerated: dict[Loss, bool] = {}
     whole: dict[int, bool] = {}
@@ -69,7 +98,7 @@ def all_tolerated(steps: Iterable[StepLosses], losses: Iterable[Loss]) -> bool:
         position = loss[0]
         tolerated[loss] = _is_tolerated(loss, by_position, tolerated, whole)
         whole[position] = whole.get(position, True) and tolerated[loss]
-    return all(tolerated.values())
+    return tolerated
 
 
 def _is_tolerated(

@@ -13,6 +13,7 @@ from uuid import UUID
 from ccat_workflow_manager.db.queries import explain as queries
 from ccat_workflow_manager.db.queries.explain import EdgesOf, Node
 from ccat_workflow_manager.db.session import UnitOfWork
+from ccat_workflow_manager.db.tolerance import Loss, losses_of
 from ccat_workflow_manager.identity import Projects
 from ccat_workflow_manager.lifecycle.causes import SEVERITY, Cause, Place, move_of, remedy_of, text_of
 from ccat_workflow_manager.lifecycle.holds import pause_text
@@ -131,8 +132,9 @@ def explain_run(unit: UnitOfWork, run: Mapping[str, Any]) -> dict[str, Any]:
     run_id, status = run["id"], run["status"]
     records = queries.run_groups(unit, run_id)
     facts = queries.facts(unit, [each["example"] for each in records])
-    groups = [_group(each, _place(run_id, facts[each["example"]])) for each in records]
-    groups.sort(key=lambda each: (SEVERITY[Cause(each["cause"])], -each["count"]))
+    losses = losses_of(unit, run_id)
+    groups = [_group_of_run(each, _place(run_id, facts[each["example"]]), losses) for each in records]
+    groups.sort(key=lambda each: (each["tolerated"], SEVERITY[Cause(each["cause"])], -each["count"]))
     first = next((each for each in groups if each["cause"] not in _BEHIND_OTHERS), None)
     root = None
     if first is not None:
@@ -168,6 +170,15 @@ def _group(record: Mapping[str, Any], place: Place | None = None) -> dict[str, A
         "count": int(record["count"]),
         "example": None if record["example"] is None else str(record["example"]),
     }
+
+
+def _group_of_run(record: Mapping[str, Any], place: Place, losses: Mapping[Loss, bool]) -> dict[str, Any]:
+    """What failed names its step, and says whether the run can do without it."""
+    found, position = _group(record, place), record["position"]
+    tolerated = position is not None and losses.get((position, place.key), False)
+    if position is not None:
+        found["text"] = f"{place.step}: {found['text']}" + ("; the run tolerates the loss" if tolerated else "")
+    return {**found, "tolerated": tolerated}
 
 
 def _root(facts: Mapping[str, Any], run_id: UUID) -> dict[str, Any]:

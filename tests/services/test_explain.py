@@ -365,6 +365,24 @@ def test_a_run_names_its_most_serious_cause(context: Context) -> None:
     assert sum(counts.values()) == 7
 
 
+@pytest.mark.parametrize("map_fails", [True, False])
+def test_a_loss_that_is_tolerated_hides_no_other_failure(context: Context, map_fails: bool) -> None:
+    site = Site(context)
+    site.start(TOLERANT)
+    for key in ("1", "2", "3"):
+        site.end("calibrate", key)
+        site.end("baseline", key, _F.PROGRAM_FAILED if key == "1" else None, "broken pixel")
+    site.end("map", "main", _F.PROGRAM_FAILED if map_fails else None, "no rows")
+    with context.database.read() as unit:
+        found = explain_run(unit, {"id": site.run_id, "status": "FAILED" if map_fails else "COMPLETED"})
+    groups = {each["text"].split(":")[0]: each["tolerated"] for each in found["causes"]}
+    assert groups == {"baseline": True} | ({"map": False} if map_fails else {})
+    assert found["root"]["step"] == ("map" if map_fails else "baseline")
+    [(status, reason)] = site.sql("SELECT status, status_reason FROM runs WHERE id = :r", r=site.run_id)
+    expected = ("FAILED", "map/main: program_failed: no rows") if map_fails else ("COMPLETED", None)
+    assert (status, reason) == expected
+
+
 def test_all_that_waits_is_grouped(context: Context) -> None:
     """10,000 waiting step runs, in one query."""
     site = Site(context)

@@ -90,11 +90,12 @@ SELECT count(*) FROM (
 
 _OF_RUN = f"""
 SELECT x.cause, {subject("x")} AS subject, x.reason, count(*) AS count,
-  CAST(min(x.id::text) AS uuid) AS example
-FROM (SELECT s.id, s.run_id, s.backend, s.lane, s.breaker_key, s.reason, {HOLD_OF} AS on_hold, {CAUSE} AS cause
+  CAST(min(x.id::text) AS uuid) AS example, CASE x.cause WHEN '{Cause.FAILED}' THEN x.position END AS position
+FROM (SELECT s.id, s.run_id, s.position, s.backend, s.lane, s.breaker_key, s.reason, {HOLD_OF} AS on_hold,
+    {CAUSE} AS cause
   FROM step_runs s
   WHERE s.run_id = :id AND NOT {MET}) x
-GROUP BY 1, 2, 3 ORDER BY 4 DESC LIMIT 200
+GROUP BY 1, 2, 3, 6 ORDER BY 4 DESC LIMIT 200
 """
 
 _AGAIN = f"""
@@ -165,7 +166,7 @@ def waiting_groups(unit: UnitOfWork, projects: Projects, limit: int) -> list[dic
 
 
 def run_groups(unit: UnitOfWork, run_id: UUID) -> list[dict[str, Any]]:
-    """What is not met in a run, by cause."""
+    """What is not met in a run, by cause; what failed by its step as well."""
     return unit.records(_OF_RUN, {"id": run_id})
 
 
