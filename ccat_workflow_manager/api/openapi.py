@@ -82,7 +82,13 @@ _RUN = {"pipeline": "chai-map", "parameters": {"scans": [101, 102]}, "labels": {
 RUN_EXAMPLES = {
     "by name": {"value": _RUN},
     "inline": {
-        "value": {"spec": {"name": "hello", "steps": [{"name": "say", "command": ["echo", "hello"]}]}, "priority": 10}
+        "value": {
+            "spec": {
+                "name": "hello",
+                "steps": [{"name": "say", "image": "ccat-demo.sif", "command": ["echo", "hello"]}],
+            },
+            "priority": 10,
+        }
     },
 }
 BULK_EXAMPLES = {

@@ -7,6 +7,8 @@ once: the transport of a Client blocks and never suspends the coroutine, so no e
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from functools import update_wrapper
+from types import MethodType
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 from ccat_workflow_manager.client.transport import Transport
@@ -46,10 +48,10 @@ class both(Generic[P, T]):  # noqa: N801  a decorator
     def __get__(self, group: Group | None, owner: type) -> Any:
         if group is None:
             return self
-        function = self.function
+        method = MethodType(self.function, group)
         if isinstance(group, AsyncGroup):
-            return lambda *args, **kwargs: function(group, *args, **kwargs)
-        return lambda *args, **kwargs: finished(function(group, *args, **kwargs))
+            return method
+        return update_wrapper(lambda *args, **kwargs: finished(method(*args, **kwargs)), method)
 
 
 class both_many(Generic[P, T]):  # noqa: N801
@@ -68,10 +70,10 @@ class both_many(Generic[P, T]):  # noqa: N801
     def __get__(self, group: Group | None, owner: type) -> Any:
         if group is None:
             return self
-        function = self.function
+        method = MethodType(self.function, group)
         if isinstance(group, AsyncGroup):
-            return lambda *args, **kwargs: function(group, *args, **kwargs)
-        return lambda *args, **kwargs: one_by_one(function(group, *args, **kwargs))
+            return method
+        return update_wrapper(lambda *args, **kwargs: one_by_one(method(*args, **kwargs)), method)
 
 
 def finished(coroutine: Coroutine[Any, Any, T]) -> T:

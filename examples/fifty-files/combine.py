@@ -1,4 +1,4 @@
-"""Makes a map of all reduced scans, one row each."""
+"""Makes a map of all reduced scans that there are, one row each."""
 
 import json
 import os
@@ -6,9 +6,9 @@ import struct
 import zlib
 
 with open(os.environ["WORKFLOW_MANIFEST"]) as file:
-    upstream = json.load(file)["upstream"]
+    present = [each for each in json.load(file)["upstream"] if each["outcome"] == "present"]
 rows = []
-for scan in sorted(upstream, key=lambda each: each["key"]):
+for scan in sorted(present, key=lambda each: each["key"]):
     with open(os.path.join(scan["directory"], "science", "scan.txt")) as file:
         rows.append([float(word) for word in file.read().split()])
 low, high = min(map(min, rows)), max(map(max, rows))

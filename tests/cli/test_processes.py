@@ -150,10 +150,10 @@ def test_processes_of_their_own(postgres_url: str, redis_url: str, tmp_path: Pat
     output = tmp_path / "manager.out"
     errors = output.with_suffix(".stderr")
     with process("manager", env=env, output=output) as manager:
-        assert manager.wait(30) == 3
+        assert manager.wait(90) == 3
     assert "run: ccat-wm db upgrade" in errors.read_text()
     with process("db", "upgrade", env=env, output=output) as upgrade:
-        assert upgrade.wait(30) == 0
+        assert upgrade.wait(90) == 0
     with (
         process("manager", env=env, output=output) as manager,
         process("worker", "--backend", "noop", env=env, output=tmp_path / "worker.out") as worker,
@@ -165,7 +165,7 @@ def test_processes_of_their_own(postgres_url: str, redis_url: str, tmp_path: Pat
         wait_until(lambda: "serves noop" in log.read_text(), 30, "the worker")
         for each in (manager, worker):
             each.send_signal(signal.SIGTERM)
-            assert each.wait(30) == 0
+            assert each.wait(90) == 0
     assert "Traceback" not in errors.read_text() + log.read_text()
 
 

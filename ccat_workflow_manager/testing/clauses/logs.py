@@ -47,8 +47,7 @@ def clause_logs_while_running(harness: BackendHarness) -> None:
     gate = harness.attempt().root / "go"
     job = harness.submit(*sh("echo before; " + WAIT_FOR_FILE + "; echo after", str(gate)))
     harness.poll(lambda: "before" in harness.backend.get_logs(job.id), "the first line in the log of a running job")
-    status = harness.backend.get_status(job.id).status
-    check(status is JobStatus.RUNNING, f"a job that prints and waits is running, not {status}")
+    harness.until(job, JobStatus.RUNNING)
     check("after" not in harness.backend.get_logs(job.id), "the log knows more than the program has printed")
     gate.touch()
     harness.until(job, JobStatus.COMPLETED)
