@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from ccat_workflow_manager import __version__
+from ccat_workflow_manager.commands.audit import audit
 from ccat_workflow_manager.commands.backends import backend, backends
 from ccat_workflow_manager.commands.breakers import breakers
 from ccat_workflow_manager.commands.demo import demo
@@ -42,6 +43,7 @@ _PANELS: dict[str, tuple[Any, ...]] = {
         resume,
         holds,
         overrides,
+        audit,
         verify,
         breakers,
         workers,

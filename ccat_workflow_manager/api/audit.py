@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Annotated, Any
 
-from fastapi import Query
+from fastapi import Query, Request
+from fastapi.routing import iter_route_contexts
 from pydantic import Field
 from starlette.responses import Response
 
@@ -14,9 +16,13 @@ from ccat_workflow_manager.api.paging import DEFAULT_LIMIT, Cursor, Limit, Proje
 from ccat_workflow_manager.api.route import api_router
 from ccat_workflow_manager.db.queries.audit import audit_page
 from ccat_workflow_manager.definition.messages import validated
+from ccat_workflow_manager.errors import Fault, Invalid
 from ccat_workflow_manager.services.run_request import Moment, Text
 
 router = api_router(prefix="/audit", tags=["audit"])
+
+_WITHOUT_ROUTE = frozenset({"end_override", "prune", "resume", "revoke_token"})
+"""Actions of commands on the host, and of what ends by time."""
 
 
 class AuditItem(Shape):
@@ -47,6 +53,7 @@ class _Period(Shape):
 @router.get("", response_model=AuditPage)
 def list_audit(
     context: Ctx,
+    request: Request,
     who: Who,
     actor: Text | None = None,
     identity: Text | None = None,
@@ -77,4 +84,16 @@ def list_audit(
             project=project,
             request_id=request_id,
         )
+    if not found and action is not None:
+        _require_known(action, request)
     return page("audit", found, limit)
+
+
+def _require_known(action: str, request: Request) -> None:
+    """Raises Invalid for what no change is called. An older release may have had others, whose changes are found."""
+    changing = (each for each in iter_route_contexts(request.app.routes) if set(each.methods or ()) - {"GET", "HEAD"})
+    known = _WITHOUT_ROUTE | {str(getattr(each.original_route, "name", "")) for each in changing}
+    if action not in known:
+        close = next(iter(get_close_matches(action, known, 1)), None)
+        hint = f"did you mean {close}?" if close else "they are called such as create_run or pause_backend"
+        raise Invalid(faults=[Fault("action", f"{action[:100]!r} is no action; {hint}")])

@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from ccat_workflow_manager.identity import Identity
+from ccat_workflow_manager.lifecycle.waiting import utc_text
 
 _INSERT = """
 INSERT INTO audit (actor, identity, address, action, object, project, before, after, request_id)
@@ -85,8 +87,12 @@ def write(execute: Callable[[str, Mapping[str, Any]], object]) -> None:
             "action": change.action,
             "object": change.target,
             "project": change.project,
-            "before": None if change.before is None else json.dumps(change.before, default=str),
-            "after": None if change.after is None else json.dumps(change.after, default=str),
+            "before": None if change.before is None else json.dumps(change.before, default=_text),
+            "after": None if change.after is None else json.dumps(change.after, default=_text),
             "request_id": change.request_id,
         },
     )
+
+
+def _text(value: object) -> str:
+    return utc_text(value) if isinstance(value, datetime) else str(value)

@@ -44,7 +44,7 @@ class Holds:
             store.set(kind, name, mode, why, actor, until)
             after = store.get(kind, name)
             assert after is not None
-            audit.describe(before=_shown(before), after=_shown(after))
+            audit.describe(target=_place(kind, name), before=_shown(before), after=_shown(after))
         log.warning("%s", after.text())
         return after
 
@@ -57,7 +57,7 @@ class Holds:
                 self.require(unit, kind, name)
                 raise NotFound(f"the {kind} {name}".rstrip() + " is not paused")
             store.lift(kind, name)
-            audit.describe(before=_shown(before), after={})
+            audit.describe(target=_place(kind, name), before=_shown(before), after={})
         ring_launchable(self._database, self._doorbell)
         return before
 
@@ -66,11 +66,13 @@ class Holds:
         with self._database.read() as unit:
             if not HoldStore(unit).any_ended():
                 return
-        change = audit.Change(TIME_IS_OVER, "resume", "holds")
-        with audit.audited(change), self._database.begin("commit.hold") as unit:
+        with self._database.begin("commit.hold") as unit:
             ended = HoldStore(unit).lift_ended()
-            change.before = {"holds": [_shown(each) for each in ended]}
-            change.written_elsewhere = not ended  # another manager was quicker
+            for each in ended:
+                place, project = _place(each.kind, each.name), _project(unit, each)
+                change = audit.Change(TIME_IS_OVER, "resume", place, project=project, before=_shown(each), after={})
+                with audit.audited(change):
+                    audit.write(unit.execute)
         for each in ended:
             log.warning("the %s goes on: its hold was to last until %s", each.subject, each.until)
         ring_launchable(self._database, self._doorbell)
@@ -92,6 +94,18 @@ def require_future(unit: UnitOfWork, until: datetime | None) -> None:
 def reason(term: Term) -> dict[str, Any]:
     """Why and until when, for the audit."""
     return {name: value for name, value in (("why", term.why), ("until", term.until)) if value is not None}
+
+
+def _place(kind: Kind, name: str) -> str:
+    """Its place in addresses and in the audit."""
+    return str(kind) if kind is Kind.SERVICE else f"{kind}s/{name}"
+
+
+def _project(unit: UnitOfWork, hold: Hold) -> str | None:
+    """The project whose people see this hold in the audit; None: it is of the whole service or of a backend."""
+    if hold.kind is Kind.PIPELINE:
+        return PipelineStore(unit).project(hold.name)
+    return hold.name if hold.kind is Kind.PROJECT else None
 
 
 def _shown(hold: Hold | None) -> dict[str, Any]:

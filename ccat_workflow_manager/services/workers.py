@@ -29,7 +29,7 @@ class Workers:
             if not WorkerStore(unit).drain(worker, actor, why):
                 raise Conflict(f"the worker {_required(unit, worker)} is drained already")
             text = one_worker(unit, worker) or ""
-            audit.describe(after=json.loads(text)["drained"])
+            audit.describe(target=f"workers/{worker}", after=json.loads(text)["drained"])
         log.warning("the worker %s is drained by %s%s", worker, actor, f": {why}" if why else "")
         ring_launchable(self._database, self._doorbell)  # what it would have taken is for others
         return text
@@ -40,7 +40,7 @@ class Workers:
             before = one_worker(unit, worker)
             if not WorkerStore(unit).resume(worker):
                 raise Conflict(f"the worker {_required(unit, worker)} is not drained")
-            audit.describe(before=json.loads(before or "{}").get("drained"), after={})
+            audit.describe(target=f"workers/{worker}", before=json.loads(before or "{}").get("drained"), after={})
             text = one_worker(unit, worker) or ""
         ring_launchable(self._database, self._doorbell)
         return text

@@ -109,6 +109,7 @@ def test_a_drained_worker_claims_nothing_until_it_is_resumed(rest: Rest, hand: H
         assert WorkerStore(unit).heartbeat("by hand") is True
     rest.refused(rest.send("POST", "/workers/by hand/drain"), 409, "conflict")
     assert rest.post("/workers/by hand/resume", status=200)["backends"] == ["noop"]
+    assert len(rest.get("/audit", object="workers/by hand")["items"]) == 2
     (item,) = hand.claim()
     (worker,) = rest.get("/workers")["items"]
     (held,) = worker["working_on"]
