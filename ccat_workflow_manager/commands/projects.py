@@ -8,6 +8,7 @@ import typer
 
 from ccat_workflow_manager.commands.arguments import AsJson, EndsAt, Why, terms
 from ccat_workflow_manager.commands.exit_codes import WrongUsage
+from ccat_workflow_manager.json_values import similar
 
 project = typer.Typer(name="project", no_args_is_help=True, help="Projects: their shares of what is launched, limits.")
 
@@ -73,7 +74,11 @@ def set_(
     if not changes:
         raise WrongUsage("give --weight, --max-live, --max-cpus or --max-queued")
     with connect() as client:
+        known = [str(one["name"]) for one in client.items("/projects", None)]
         found = client.patch(f"/projects/{quote(name, safe='')}", changes | terms(why, until))
+    if name not in known:
+        close = similar(name, known)
+        typer.echo(plain(f"made project {name}" + (f"; did you mean {close}?" if close else "")), err=True)
     if as_json:
         print_json(found)
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -210,13 +211,20 @@ def _refused(runs: Sequence[NewRun], queues: Mapping[str, tuple[int, int]]) -> d
             continue
         most, count = queues[run.project][0], queued[run.project]
         if count + run.plan.total > most:
-            refused[run.run_id] = (
-                f"the project {run.project} has {count} of {most} queued step runs (max_queued), and this run has "
-                f"{run.plan.total}; wait until some are launched, or raise it with `ccat-wm project set {run.project}`"
-            )
+            refused[run.run_id] = _over_limit(run, most, count)
         else:
             queued[run.project] = count + run.plan.total
     return refused
+
+
+def _over_limit(run: NewRun, most: int, count: int) -> str:
+    """Why there is no room for this run, and what helps: to wait helps only if it fits into an empty queue."""
+    total, alone = run.plan.total, run.plan.total > most
+    return (
+        f"the project {run.project} has {count} of {most} queued step runs (max_queued), and this run has {total}; "
+        f"{'make the run smaller' if alone else 'wait until some are launched'}, or raise the limit with "
+        f"`ccat-wm project set {shlex.quote(run.project)} --max-queued {total if alone else count + total}`"
+    )
 
 
 def runs_by_idempotency_key(unit: UnitOfWork, wanted: Sequence[KeyOfCreator]) -> dict[KeyOfCreator, tuple[UUID, str]]:

@@ -28,8 +28,8 @@ def test_a_pause_is_the_reason_of_each_wait_until_it_ends(rest: Rest, hand: Hand
     assert rest.post(f"{path}/resume", status=200) == made
     rest.refused(rest.send("POST", f"{path}/resume"), 404, "not_found")
     assert len(hand.claim()) == 1
-    changes = [each["action"] for each in rest.get("/audit")["items"]]
-    assert len([each for each in changes if each.startswith(("pause_", "resume_"))]) == 2
+    changes = [each["action"] for each in rest.get("/audit", object=path.strip("/"))["items"]]
+    assert [each.split("_")[0] for each in changes if each.startswith(("pause_", "resume_"))] == ["resume", "pause"]
 
 
 def test_a_pause_ends_by_itself(rest: Rest, hand: Hand, context: Context) -> None:
@@ -41,8 +41,9 @@ def test_a_pause_ends_by_itself(rest: Rest, hand: Hand, context: Context) -> Non
     assert len(hand.claim()) == 1
     context.holds.sweep()
     context.holds.sweep()
-    (ended,) = [each for each in rest.get("/audit")["items"] if each["actor"] == "until"]
-    assert ended["before"]["holds"][0]["name"] == "night"
+    ended, begun = rest.get("/audit", object="projects/night")["items"]
+    assert (ended["actor"], ended["project"], begun["action"]) == ("until", "night", "pause_project")
+    assert begun["after"]["until"] == "2999-01-31T12:00:00Z"
 
 
 def test_bad_holds_are_refused_with_the_path(rest: Rest) -> None:
@@ -66,12 +67,19 @@ def test_a_run_over_the_limit_of_what_is_queued_is_refused(rest: Rest, hand: Han
         rest.post("/runs", {"pipeline": "nightly"})
     refused = rest.send("POST", "/runs", json={"pipeline": "nightly"})
     rest.refused(refused, 409, "limit_reached")
-    assert "the project night has 2 of 2 queued step runs (max_queued)" in refused.json()["detail"]
+    detail = refused.json()["detail"]
+    assert "the project night has 2 of 2 queued step runs (max_queued)" in detail
+    assert "wait" in detail
+    assert "ccat-wm project set night --max-queued 3`" in detail
     rest.run()  # of another project
     assert len(hand.claim(2)) == 2  # that one, and one of the night
     both = rest.send("POST", "/runs/bulk", json={"runs": [{"pipeline": "nightly"}] * 2})
     rest.refused(both, 409, "limit_reached", "runs[1]")
     assert rest.get("/projects/night")["queued"] == 1
+    long = {**PIPELINE, "steps": [{"name": name, "command": ["true"]} for name in "abc"]}
+    never = rest.send("POST", "/runs", json={"spec": long}).json()["detail"]
+    assert "wait" not in never
+    assert "ccat-wm project set night --max-queued 3`" in never
     rest.put("/projects/night", {}, status=200)
     rest.post("/runs/bulk", {"runs": [{"pipeline": "nightly"}] * 2})
 

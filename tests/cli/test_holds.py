@@ -33,7 +33,12 @@ def test_wrong_pauses_say_what_is_wrong(deployment: Deployment) -> None:
 
 def test_the_limits_of_a_project_change_one_by_one(deployment: Deployment) -> None:
     env = deployment.env
-    invoke("project", "set", "survey", "--weight", "3", "--max-live", "500", env=env)
+    made = invoke("project", "set", "survey", "--weight", "3", "--max-live", "500", env=env)
+    assert "made project survey" in made.stderr
+    assert "max_live=500" in invoke("audit", "--object", "projects/survey", "--since", "1h", env=env).stdout
+    assert "change_project?" in invoke("audit", "--action", "change_projekt", env=env).stderr
+    assert "did you mean survey?" in invoke("project", "set", "suvrey", "--weight", "3", env=env).stderr
+    assert invoke("project", "set", "survey", "--weight", "3", env=env).stderr == ""
     changed = answer("project", "set", "survey", "--max-cpus", "20", "--max-live", "none", env=env)
     assert (changed["weight"], changed["max_live"], changed["max_cpus"]) == (3, None, 20)
     assert "survey" in invoke("project", "list", env=env).stdout
