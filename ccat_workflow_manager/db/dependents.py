@@ -25,6 +25,8 @@ from ccat_workflow_manager.lifecycle.states import Event, Status
 DEPENDENCIES = "dependencies"
 """The actor recorded for transitions that upstream step runs cause."""
 
+_NAMED_LOSSES = 5
+
 _Step = tuple[UUID, int]
 """A run and the position of a step."""
 _StepKey = tuple[UUID, int, str | None]
@@ -187,7 +189,7 @@ class Dependents:
             self._decide_by_key(step, completed[at], lost[at], reopened[at], decisions)
             for position, allowed in zip(step.soft, step.soft_allowed, strict=True):
                 if position in step.downstream_all:
-                    _decide_soft(step, position, allowed, decisions, reopened=bool(reopened[at]))
+                    self._decide_soft(step, position, allowed, decisions, reopened=bool(reopened[at]))
             if step.remaining == 0 and completed[at]:
                 decisions.whole += [
                     {"run_id": str(step.run_id), "position": position}
@@ -215,6 +217,26 @@ class Dependents:
                 {**soft, "key": key, "caveat": f"{step.name}: {step.name}/{key} did not complete"} for key in lost
             ]
             decisions.held += [{**soft, "key": key} for key in reopened]
+
+    def _decide_soft(
+        self, step: _Counted, position: int, allowed: int, decisions: _Decisions, *, reopened: bool
+    ) -> None:
+        """Decide an edge to all step runs of the step at `position`."""
+        over = step.remaining == step.lost
+        to = {"run_id": str(step.run_id), "position": position, "upstream": step.position, "name": step.name}
+        if over and step.lost <= allowed:
+            decisions.soft.append({**to, "key": None, "caveat": self._caveat(step) if step.lost else None})
+        elif step.lost > allowed and (over or position in step.fail_fast):
+            decisions.blocks[step.run_id, position, None] = _exceeded(step.name, step.lost, step.total, allowed)
+        elif reopened:
+            decisions.held.append({**to, "key": None})
+
+    def _caveat(self, step: _Counted) -> str:
+        """What a result lacks that is made without the losses of this step."""
+        where = {"run_id": step.run_id, "position": step.position, "most": _NAMED_LOSSES}
+        keys = [key for (key,) in self.unit.execute(sql.LOST_KEYS, where)]
+        more = f" and {step.lost - len(keys)} more" if len(keys) < step.lost else ""
+        return f"{step.name}: {step.lost} of {step.total} step runs did not complete: {', '.join(keys)}{more}"
 
     def _carry_out(self, decisions: _Decisions, reopened: Iterable[LockedRow], ready: _Ready) -> None:
         releases = (
@@ -246,19 +268,6 @@ def _keys(rows: Iterable[LockedRow]) -> dict[_Step, list[str]]:
     for row in rows:
         found[row.run_id, row.position].append(row.key)
     return found
-
-
-def _decide_soft(step: _Counted, position: int, allowed: int, decisions: _Decisions, *, reopened: bool) -> None:
-    """Decide an edge to all step runs of the step at `position`."""
-    over = step.remaining == step.lost
-    to = {"run_id": str(step.run_id), "position": position, "upstream": step.position, "name": step.name, "key": None}
-    if over and step.lost <= allowed:
-        caveat = f"{step.name}: {step.lost} of {step.total} step runs did not complete" if step.lost else None
-        decisions.soft.append({**to, "caveat": caveat})
-    elif step.lost > allowed and (over or position in step.fail_fast):
-        decisions.blocks[step.run_id, position, None] = _exceeded(step.name, step.lost, step.total, allowed)
-    elif reopened:
-        decisions.held.append(to)
 
 
 def _exceeded(name: str, lost: int, total: int, allowed: int) -> Block:

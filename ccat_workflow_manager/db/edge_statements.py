@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ccat_workflow_manager.db.conditions import quoted
+from ccat_workflow_manager.db.conditions import SET_ASIDE, quoted
 from ccat_workflow_manager.lifecycle.states import RETRYABLE, Status
 
 EDGES = """
@@ -24,6 +24,12 @@ RETURNING r.run_id, r.position, r.downstream_key, r.downstream_all, r.soft, r.na
   r.soft_allowed, r.fail_fast
 """
 """Subtract the completed step runs from their steps, and add the lost ones. At `remaining` 0 a step is completed."""
+
+LOST_KEYS = f"""
+SELECT key FROM step_runs WHERE run_id = :run_id AND position = :position AND status IN ({quoted(RETRYABLE)})
+  AND NOT {SET_ASIDE} ORDER BY key LIMIT :most
+"""
+"""The first step runs of a step that are lost."""
 
 _READY_AFTERWARDS = "s.unmet = 0 AND s.status = 'PENDING' AND NOT s.held AS ready"
 

@@ -212,7 +212,7 @@ def test_a_loss_far_before_the_map_is_tolerated_and_never_hidden(context: Contex
     complete(context, last)
     ((status, caveats),) = rows(context, "SELECT status, caveats FROM runs")
     assert status == "COMPLETED"
-    assert caveats == [{"kind": "tolerated_loss", "text": "map/main: baseline: 1 of 20 step runs did not complete"}]
+    assert caveats == [{"kind": "tolerated_loss", "text": "map/main: baseline: 1 of 20 step runs did not complete: 7"}]
     check_counters_of_tolerated(context)
 
 
