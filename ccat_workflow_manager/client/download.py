@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ccat_workflow_manager.client.transport import Request, Transport
-from ccat_workflow_manager.errors import ServiceUnavailable, WorkflowError
+from ccat_workflow_manager.errors import RequestError, ServiceUnavailable, WorkflowError
 from ccat_workflow_manager.execution.scan import tree_checksum
 from ccat_workflow_manager.hpc.attempt.opener import stays_inside
 
@@ -36,6 +36,12 @@ class Damaged(WorkflowError):
     code = "damaged"
 
 
+class Occupied(Damaged, RequestError):
+    """There is another file where the product should be."""
+
+    code = "occupied"
+
+
 async def fetch(api: Transport, product: Mapping[str, Any], directory: Path) -> Fetched:
     """Download a product to `directory/<step>/<key>/<path>`, unless it is there already.
 
@@ -44,7 +50,7 @@ async def fetch(api: Transport, product: Mapping[str, Any], directory: Path) -> 
     path = directory.joinpath(*_parts(product))
     if path.exists():
         if await api.apart(_checksum_of, path) != product["sha256"]:
-            raise Damaged(f"{path} exists with other content; remove it, or choose another directory")
+            raise Occupied(f"{path} exists with other content; remove it, or choose another directory")
         return Fetched(product, path, was_there=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(_partial_name(path.name))

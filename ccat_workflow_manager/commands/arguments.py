@@ -6,8 +6,8 @@ import json
 import re
 import sys
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -215,6 +215,17 @@ def warn_of_undeclared(given: Iterable[str], definition: Callable[[], Any]) -> N
             close = similar(name, declared)
             hint = f"; did you mean {close}?" if close is not None else ""
             typer.echo(f"warning: the pipeline declares no parameter {plain(name)}{hint}", err=True)
+
+
+@contextmanager
+def naming_the_at_sign(pairs: Iterable[str]) -> Iterator[None]:
+    """Add to a refusal of relative paths that `-p NAME=@PATTERN` gives the absolute ones."""
+    try:
+        yield
+    except Invalid as error:
+        if pairs and any("absolute path" in fault.message for fault in error.faults):
+            typer.echo("hint: -p 'NAME=@raw/*.txt' is the list of the absolute paths of files here", err=True)
+        raise
 
 
 def _matches(name: str, pattern: str) -> list[str]:

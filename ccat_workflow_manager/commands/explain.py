@@ -17,7 +17,7 @@ Id = Annotated[
 ]
 
 
-_NARROW = {"step runs": "count", "cause": "cause", "whose move": "move", "what frees it": "remedy"}
+_NARROW = {"step runs": "count", "cause": "cause", "whose move": "move"}
 _WIDE = {**_NARROW, "text": "text", "example": "example"}
 _WIDTH = 150
 """How wide a terminal is that shows the columns of `_WIDE`."""
@@ -58,13 +58,13 @@ def _explained(client: Client, identity: str) -> Any:
 def _print_one(found: dict[str, Any]) -> None:
     from ccat_workflow_manager.commands.terminal_text import plain
 
-    for number, link in enumerate(found.get("chain", [])):
-        typer.echo("  " * number + plain(link["text"]))
     root = found["root"]
-    if "chain" not in found:
-        typer.echo(plain(found["summary"]))
-        if len(found["causes"]) > 1:
-            _print_groups(found["causes"])
+    said = [link["text"] for link in found.get("chain", [])] or [found["summary"]]
+    for number, line in enumerate(said):
+        typer.echo("  " * number + plain(line))
+    if len(found.get("causes", ())) > 1:
+        _print_groups(found["causes"])
+        said += [each["remedy"] for each in found["causes"]]
     if root is None:
         return
     lines = {
@@ -78,7 +78,7 @@ def _print_one(found: dict[str, Any]) -> None:
         "Waiting for the same": found.get("same_cause"),
     }
     for name, value in lines.items():
-        if value is not None:
+        if value is not None and not any(str(value) in line for line in said):
             typer.echo(f"{name}: {plain(str(value))}")
     for each in found.get("again", []):
         typer.echo(plain(f"{each['at']} attempt {each['attempt']} {each['event']}: {each['text'] or ''}"))
@@ -86,6 +86,7 @@ def _print_one(found: dict[str, Any]) -> None:
 
 def _print_groups(groups: list[dict[str, Any]]) -> None:
     from ccat_workflow_manager.commands.output import console, table
+    from ccat_workflow_manager.commands.terminal_text import plain
 
     if not groups:
         typer.echo("Nothing waits.", err=True)
@@ -94,3 +95,5 @@ def _print_groups(groups: list[dict[str, Any]]) -> None:
     columns = _WIDE if out.width >= _WIDTH else _NARROW
     rows = [[one[field] for field in columns.values()] for one in groups]
     out.print(table(list(columns), rows, right=("step runs",), whole=("cause", "example")))
+    for each in groups:  # a command in it is copied in one piece, so no line of it is broken here
+        typer.echo(plain(f"{each['count']} {each['cause']}: {each['remedy']}"))

@@ -12,7 +12,7 @@ from ccat_workflow_manager.commands.arguments import ID_HELP, AsJson
 if TYPE_CHECKING:
     from ccat_workflow_manager.commands.client import Client
 
-_WORDS = {"run": "", "workspaces": "the workspaces of ", "failed_output": "the output of failed attempts of "}
+_WORDS = {"run": "", "workspaces": "the workspaces of ", "failed_output": "the output of the failed attempts of "}
 
 
 class Part(StrEnum):
@@ -41,12 +41,15 @@ def delete(
     from ccat_workflow_manager.json_values import counted
 
     what = only.replace("-", "_") if only is not None else "run"
-    verb = "would be deleted" if dry_run else "is being deleted"
+    plural = "is" if only is None else "are"
+    verb = "would be deleted" if dry_run else f"{plural} being deleted"
 
     def remove(client: Client, run_id: str) -> tuple[Any, str]:
         found = client.delete(f"/runs/{run_id}", what=what, dry_run="true" if dry_run else None)
         step_runs, products = counted(found["step_runs"], "step run"), counted(found["products"], "product")
         about = f"{step_runs}, {products} of {size(found['bytes'])}"
+        if only is not None:
+            about = f"{step_runs}; {products} of {size(found['bytes'])} stay"
         return found, f"{_WORDS[what]}{found['id']} of {found['pipeline']} {verb}: {about}"
 
     each_run(ids, remove, as_json)

@@ -46,7 +46,7 @@ def print_step_runs(found: dict[str, Any]) -> None:
     """Print a table of the step runs that matter most: first those that failed, of many not those that completed."""
     listed = found["step_runs"]
     if len(listed) > _SHOWN:
-        listed = [each for each in listed if each["status"] != "COMPLETED"]
+        listed = [each for each in listed if each["status"] != "COMPLETED" or each.get("caveats")]
     groups = _alike(sorted(listed, key=lambda each: each["status"] != "FAILED"))[:_SHOWN]
     out = console()
     columns = next(columns for width, columns in _STEP_RUN_COLUMNS if out.width >= width)

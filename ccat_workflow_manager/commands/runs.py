@@ -25,6 +25,8 @@ run = typer.Typer(
     name="run", no_args_is_help=True, help="Runs: submit, watch, cancel, retry, read logs, download products."
 )
 
+_NAMED_CAVEATS = 5
+
 Labels = Annotated[list[str] | None, typer.Option("--label", metavar="NAME:VALUE", help="May be repeated.")]
 
 
@@ -39,6 +41,7 @@ def submit(
     ] = None,
     label: Labels = None,
     version: Annotated[int | None, typer.Option(min=1, help="An older version of the pipeline.")] = None,
+    project: Annotated[str | None, typer.Option(metavar="NAME", help="Default: that of the pipeline.")] = None,
     priority: Annotated[int | None, typer.Option(help="A higher priority runs first.")] = None,
     backend: Annotated[str | None, typer.Option(help="For steps that name no backend.")] = None,
     spec: Annotated[str | None, typer.Option(metavar="FILE", help="Run this definition without applying it.")] = None,
@@ -81,11 +84,12 @@ def submit(
             spec=definition,
             parameters=arguments.parameters(parameter or (), params, declared),
             labels=arguments.labels(label or ()),
+            project=project,
             priority=priority,
             backend=backend,
             reuse=None if reuse is None else client.run_id(reuse),
         )
-        with suggesting(client, pipeline):
+        with suggesting(client, pipeline), arguments.naming_the_at_sign(parameter or ()):
             made = client.post("/runs", given, idempotency_key=idempotency_key)
         arguments.warn_of_undeclared(given.get("parameters", {}), declared)
         _submitted(client, made, watch=watch, as_json=as_json)
@@ -221,6 +225,7 @@ def show(run_id: Id, as_json: AsJson = False) -> None:
                 ("priority", found["priority"] or None),
                 ("created (UTC)", when(found["created_at"])),
                 ("took", took(found)),
+                *(("caveat", each["text"]) for each in found.get("caveats", [])[:_NAMED_CAVEATS]),
             ]
         )
     )

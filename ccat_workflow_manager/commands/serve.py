@@ -106,7 +106,7 @@ def manager(
         raise WrongUsage("--no-api and --no-loops together leave a manager nothing to do")
     settings = _settings(serves_api=api)
     _check_default_backend(settings)
-    with starting():
+    with starting(settings):
         from ccat_workflow_manager.processes import run_manager
 
         _end_on_signals()
@@ -127,7 +127,7 @@ def worker(
     _check_default_backend(settings)
     names = list(dict.fromkeys(backend or [settings.hpc_backend]))
     _check_backends(names)
-    with starting():
+    with starting(settings):
         from ccat_workflow_manager.processes import run_worker
 
         _end_on_signals()
@@ -258,7 +258,7 @@ def check(as_json: AsJson = False) -> None:
     elif state.is_current:
         typer.echo(f"the database is current: {state.current}")
     else:
-        at = f"the database is at {state.current or 'nothing'}, this version needs {state.wanted}"
-        typer.echo(f"{at}; run: ccat-wm db upgrade")
+        at = f"is at {state.current}" if state.current else "has no tables yet"
+        typer.echo(f"the database {at}, this version needs {state.wanted}; run: ccat-wm db upgrade")
     if not state.is_current:
         raise typer.Exit(ExitCode.NO_SERVICE)

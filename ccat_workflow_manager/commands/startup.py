@@ -9,14 +9,19 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
+import typer
+
+from ccat_workflow_manager.commands.exit_codes import exit_code
 from ccat_workflow_manager.commands.log_format import JsonFormatter, TextFormatter
-from ccat_workflow_manager.errors import ConfigurationError, ServiceUnavailable
+from ccat_workflow_manager.errors import ConfigurationError, ServiceUnavailable, WorkflowError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedValkey
     from ccat_workflow_manager.settings import Settings
+
+log = logging.getLogger(__name__)
 
 _UMASK = 0o027
 _CHATTY = ("httpx", "httpcore", "alembic", "rq.worker", "uvicorn.access")
@@ -38,8 +43,23 @@ def set_up_log(level: str, file: Path | None = None, *, as_json: bool = False) -
 
 
 @contextmanager
-def starting() -> Iterator[None]:
-    """Turn configuration errors into unavailable services: the command line and the settings have been checked."""
+def starting(settings: Settings | None = None) -> Iterator[None]:
+    """Turn configuration errors into unavailable services: the command line and the settings have been checked.
+
+    With the settings of a process that logs JSON, its last words are a line of JSON, too.
+    """
+    try:
+        with _started():
+            yield
+    except WorkflowError as error:
+        if settings is None or not settings.logs_json:
+            raise
+        log.critical("%s", error.message)
+        raise typer.Exit(exit_code(error)) from None
+
+
+@contextmanager
+def _started() -> Iterator[None]:
     try:
         yield
     except ConfigurationError as error:

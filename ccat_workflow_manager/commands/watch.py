@@ -36,8 +36,10 @@ _BAR_WIDTH = 28
 _NAMED = 5
 _WAITING = frozenset({Status.PENDING, Status.SUBMITTED})
 _WORDS = (
-    ("running", ACTIVE - {Status.SUBMITTED}),
+    ("staging", {Status.STAGING_DATA}),
     ("submitted", {Status.SUBMITTED}),
+    ("running", {Status.RUNNING}),
+    ("collecting", {Status.COLLECTING_RESULTS}),
     ("failed", {Status.FAILED}),
     ("cancelled", {Status.CANCELLED}),
     ("skipped", {Status.SKIPPED}),

@@ -12,6 +12,9 @@ workers = typer.Typer(name="workers", invoke_without_command=True, help="Workers
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="Id of a worker (`ccat-wm workers`).")]
 
+_WIDTH = 100
+"""How wide a terminal is that shows all columns."""
+
 
 @workers.callback()
 def list_(context: typer.Context, as_json: AsJson = False) -> None:
@@ -24,6 +27,8 @@ def list_(context: typer.Context, as_json: AsJson = False) -> None:
     from ccat_workflow_manager.commands.client import connect
     from ccat_workflow_manager.commands.output import console, print_json, table, when
 
+    columns = ("worker", "serves", "in hand", "seen (UTC)", "last hour", "drained")
+
     with connect() as client:
         found = list(client.items("/workers", None))
     if as_json:
@@ -32,19 +37,15 @@ def list_(context: typer.Context, as_json: AsJson = False) -> None:
     if not found:
         typer.echo("No worker answers.", err=True)
         return
+    out = console()
+    shown = columns if out.width >= _WIDTH else ("worker", "serves", "in hand")
     rows = [
         (one["id"], " ".join(one["backends"]) or "drained", one["in_hand"], when(one["seen_at"]),
          sum(one["ended_by_minute"]),
-         one["drained"] and f"by {one['drained']['by']}: {one['drained']['why'] or 'no reason given'}")
+         one["drained"] and f"by {one['drained']['by']}: {one['drained']['why'] or 'no reason given'}")[: len(shown)]
         for one in found
     ]  # fmt: skip
-    console().print(
-        table(
-            ("worker", "serves", "in hand", "seen (UTC)", "last hour", "drained"),
-            rows,
-            right=("in hand", "last hour"),
-        )
-    )
+    out.print(table(shown, rows, right=("in hand", "last hour"), whole=shown[:1] + shown[2:5]))
 
 
 @workers.command()

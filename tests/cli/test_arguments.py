@@ -9,8 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccat_workflow_manager.commands.arguments import labels, moment_before_now, parameters, warn_of_undeclared
+from ccat_workflow_manager.commands.arguments import (
+    labels,
+    moment_before_now,
+    naming_the_at_sign,
+    parameters,
+    warn_of_undeclared,
+)
 from ccat_workflow_manager.commands.exit_codes import WrongUsage
+from ccat_workflow_manager.errors import Fault, Invalid
 from tests.cli.commands import invoke, refused
 
 
@@ -120,3 +127,13 @@ def test_a_time_that_is_none_is_refused_here() -> None:
         with pytest.raises(WrongUsage, match="24h"):
             moment_before_now(text)
     assert moment_before_now("2026-01-31T12:00:00Z") == "2026-01-31T12:00:00Z"
+
+
+def test_a_refused_relative_path_brings_the_at_sign(capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = Invalid(faults=[Fault("parameters.scans[0]", "must be an absolute path, or s3://BUCKET/KEY")])
+    with pytest.raises(Invalid), naming_the_at_sign(['scans=["a.txt"]']):
+        raise wrong
+    assert "=@" in capsys.readouterr().err
+    with pytest.raises(Invalid), naming_the_at_sign([]):
+        raise wrong
+    assert capsys.readouterr().err == ""

@@ -38,6 +38,16 @@ def test_the_chain_and_the_root_are_shown() -> None:
     assert "None" not in shown.stdout
 
 
+def test_nothing_is_said_twice() -> None:
+    group = {"count": 1, "cause": "failed", "text": "it failed", "move": "author", "remedy": "retry it", "example": "x"}
+    root = ROOT | {"text": "it failed", "words": "exit code 3", "remedy": "retry it"}
+    found = {"summary": "the run is FAILED; a/b: it failed: exit code 3", "root": root, "causes": [group, group]}
+    with fake_api(found) as url:
+        shown = invoke("explain", str(uuid4()), env=variables() | {"CCAT_WM_URL": url}).stdout
+    assert [shown.count(words) for words in ("exit code 3", "1 failed: retry it")] == [1, 2]
+    assert all(name not in shown for name in ("Root:", "Recorded:", "What frees it:"))
+
+
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_ids_and_causes_are_not_broken(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     remedy = "give it more memory: `ccat-wm run retry latest --step grid --memory GB`"
@@ -50,7 +60,8 @@ def test_ids_and_causes_are_not_broken(width: int, monkeypatch: pytest.MonkeyPat
         shown = invoke("explain", str(uuid4()), env=variables() | {"CCAT_WM_URL": url})
     assert "cancelled" in shown.stdout
     assert (group["example"] in shown.stdout) is (width > 150)
-    assert max(map(len, shown.stdout.splitlines())) <= width
+    assert max(len(line) for line in shown.stdout.splitlines() if "`" not in line) <= width
+    assert shown.stdout.count(remedy) == 2  # of each group once, and whole: it is to be copied
 
 
 def test_nothing_waits(deployment: Deployment) -> None:

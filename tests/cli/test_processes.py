@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -33,6 +34,20 @@ def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
         done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_process_that_cannot_start_says_so_in_the_form_of_its_log(tmp_path: Path) -> None:
+    env = variables(
+        DATABASE_URL="postgresql://nobody@127.0.0.1:1/none",
+        REDIS_URL="redis://127.0.0.1:1/0",
+        DATA_DIR=tmp_path,
+        CONTAINER_RUNTIME="none",
+    )
+    output = tmp_path / "worker.out"
+    with process("worker", env=env | variables(LOG_FORMAT="json"), output=output) as worker:
+        assert worker.wait(60) == 3
+    last = json.loads(output.with_suffix(".stderr").read_text().splitlines()[-1])
+    assert last["level"] == "CRITICAL"
 
 
 # Each ends where it would begin to wait for work.

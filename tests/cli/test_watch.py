@@ -114,7 +114,7 @@ def test_the_progress_shows_counts_failures_and_waits() -> None:
     )  # fmt: skip
     assert "RUNNING, paused" in text
     assert "1/3" in text
-    assert "1 running, 1 failed" in text
+    assert "1 staging, 1 failed" in text
     assert "1 waiting  waits for hello" in text
     assert "hello/b failed: It ended badly.\n" in text
 
