@@ -47,6 +47,13 @@ def sees(projects: Projects, project: str) -> bool:
     return projects is None or project in projects
 
 
+def no_project(name: str, projects: Projects) -> str:
+    """What to tell who is limited to these projects and has named another one, whether it exists or not."""
+    if not projects:
+        return f"there is no project {name}"
+    return f"there is no project {name} among yours ({', '.join(sorted(projects))}); write `project: {min(projects)}`"
+
+
 def user_of(uid: int) -> Identity:
     """A user of this machine who can reach the service, or its database, without a token: its owner, or root."""
     try:

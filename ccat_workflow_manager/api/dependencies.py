@@ -151,6 +151,8 @@ async def reading_body(request: Request) -> AsyncIterator[None]:
 
     A body of more than a megabyte waits until few others are in progress, and counts until its response is ready.
     """
+    if (coding := request.headers.get("content-encoding", "identity").strip().lower()) not in ("", "identity"):
+        raise UnsupportedMediaType(f"the body has the Content-Encoding {coding[:50]}; send it without any")
     settings = _of_app(request).settings
     most_bytes = settings.body_limit_mb * 1024**2
     announced = request.headers.get("content-length", "")

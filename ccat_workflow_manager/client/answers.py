@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from html import escape
 from typing import Any
 
@@ -11,6 +11,7 @@ _COLOURS = {"COMPLETED": "#2e7d32", "FAILED": "#c62828", "CANCELLED": "#757575",
             "RUNNING": "#1565c0"}  # fmt: skip
 _OTHER_COLOUR = "#90a4ae"
 _MOST_ROWS = 50
+_NAMED = 10
 
 
 class Record(dict[str, Any]):
@@ -71,8 +72,17 @@ class Run(_WithStatus):
                 f" client.runs.step_runs({self.id!r}, step={step!r}, key={key!r})"
             )
         if len(found) != 1:
-            raise LookupError(f"the run {self.id} has {len(found)} step runs of {step!r} with the key {key!r}")
+            raise LookupError(self._not_one(step, key))
         return found[0]
+
+    def _not_one(self, step: str, key: str | None) -> str:
+        """What there is in place of the one step run that was asked for."""
+        keys = [each.key for each in self.step_runs if each.step == step]
+        if not keys:
+            return f"the run {self.id} has no step {step!r}, but {_few(dict.fromkeys(s.step for s in self.step_runs))}"
+        if key is None:
+            return f"the step {step!r} of the run {self.id} has {len(keys)} keys; give one of {_few(keys)}"
+        return f"the step {step!r} of the run {self.id} has no key {key!r}, but {_few(keys)}"
 
     def _repr_html_(self) -> str:
         title = f"<b>{escape(self.pipeline)}</b> <code>{escape(self.id)}</code> {_badge(self.status)}"
@@ -95,6 +105,12 @@ class Run(_WithStatus):
         total = max(len(self.step_runs), sum((self.get("counts") or {}).values()))
         if total > len(shown):
             yield f"<p>and {total - len(shown)} more</p>"
+
+
+def _few(names: Iterable[str]) -> str:
+    known = [repr(name) for name in names]
+    more = f" and {len(known) - _NAMED} more" if len(known) > _NAMED else ""
+    return ", ".join(known[:_NAMED]) + more
 
 
 def _badge(status: str) -> str:

@@ -35,7 +35,10 @@ def id_of(thing: RunLike) -> str:
 
 
 def _plain_id(thing: RunLike) -> str:
-    return str(thing if isinstance(thing, str) else thing["id"])
+    given = str(thing if isinstance(thing, str) else thing["id"])
+    if given.partition(":")[0] == "latest":
+        raise ValueError(f"{given!r} is for commands; the newest run is the first of client.runs.list(limit=1)")
+    return given
 
 
 def run_request(pipeline: str | None, spec: Mapping[str, Any] | None, **fields: Any) -> dict[str, Any]:

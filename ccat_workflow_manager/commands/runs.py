@@ -79,16 +79,11 @@ def submit(
             return definition or (_definition(client, pipeline, version) if pipeline is not None else None)
 
         given = _given(
-            pipeline=pipeline,
-            version=version,
-            spec=definition,
+            pipeline=pipeline, version=version, spec=definition, project=project, priority=priority, backend=backend,
             parameters=arguments.parameters(parameter or (), params, declared),
             labels=arguments.labels(label or ()),
-            project=project,
-            priority=priority,
-            backend=backend,
             reuse=None if reuse is None else client.run_id(reuse),
-        )
+        )  # fmt: skip
         with suggesting(client, pipeline), arguments.naming_the_at_sign(parameter or ()):
             made = client.post("/runs", given, idempotency_key=idempotency_key)
         arguments.warn_of_undeclared(given.get("parameters", {}), declared)

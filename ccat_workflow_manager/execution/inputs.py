@@ -109,7 +109,7 @@ def _local(source: str, roots: InputRoots, most_entries: int, progress: Progress
     try:
         return _checked(source, roots, most_entries, progress)
     except FileNotFoundError as error:
-        gone = f" ({error.filename} is gone)" if error.filename not in (None, source) else ""
+        gone = f" (there is no {error.filename})" if error.filename not in (None, source) else ""
         raise StagingError(FailureReason.INPUT_MISSING, f"{source} does not exist{gone}") from error
     except NotADirectoryError as error:
         raise StagingError(FailureReason.INPUT_MISSING, f"{source} does not exist") from error

@@ -21,7 +21,7 @@ from ccat_workflow_manager.definition.secrets import secrets_of
 from ccat_workflow_manager.definition.spec import PipelineSpec, all_files, canonical, parse_pipeline, stored_pipeline
 from ccat_workflow_manager.errors import Conflict, Fault, Invalid, NotFound
 from ccat_workflow_manager.hpc import registry
-from ccat_workflow_manager.identity import Projects, sees
+from ccat_workflow_manager.identity import Projects, no_project, sees
 from ccat_workflow_manager.json_values import JSON, invalid, path_text, weight
 from ccat_workflow_manager.lifecycle.models import RetryPolicy, WorkItem
 from ccat_workflow_manager.lifecycle.overrides import NO_TERM, Changed, Term
@@ -172,7 +172,7 @@ def secret_faults(compiled: CompiledPipeline, chosen: str | None = None, default
 
 def _check_project(spec: PipelineSpec, projects: Projects) -> None:
     if not sees(projects, spec.project):
-        raise NotFound(f"there is no project {spec.project}", [Fault("project", f"there is no project {spec.project}")])
+        raise NotFound(faults=[Fault("project", no_project(spec.project, projects))])
 
 
 def save_files(store: PipelineStore, spec: PipelineSpec) -> None:

@@ -31,6 +31,7 @@ _MEANINGS = {
     "inputs": "the inputs",
     "upstream": "the products of the steps before it",
 }
+_SEVERAL = frozenset({"files", "parameters", "inputs", "upstream"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Difference:
 
     @property
     def text(self) -> str:
-        return f"{_MEANINGS[self.part]} is different"
+        return f"{_MEANINGS[self.part]} {'are' if self.part in _SEVERAL else 'is'} different"
 
 
 def own_parts(item: WorkItem, compiled: CompiledPipeline) -> dict[str, JSON]:

@@ -18,7 +18,7 @@ from ccat_workflow_manager.definition.items import patterns_of
 from ccat_workflow_manager.definition.planning import Plan, plan
 from ccat_workflow_manager.definition.spec import all_files, canonical, parse_pipeline
 from ccat_workflow_manager.errors import MAX_FAULTS, Conflict, Fault, Invalid, NotFound, RequestError
-from ccat_workflow_manager.identity import Projects, sees
+from ccat_workflow_manager.identity import Projects, no_project, sees
 from ccat_workflow_manager.json_values import invalid, weight
 from ccat_workflow_manager.limits import limits
 from ccat_workflow_manager.services.catalogue import Catalogue, check_files, save_files, secret_faults
@@ -273,7 +273,7 @@ class RunPlanner:
 
     def _check_project(self, project: str, path: str) -> None:
         if not sees(self._projects, project):
-            raise NotFound(faults=[Fault(path, f"there is no project {project}")])
+            raise NotFound(faults=[Fault(path, no_project(project, self._projects))])
 
     def _check_backends(self, compiled: CompiledPipeline, path: str) -> None:
         named = [(f"steps[{step.index}].backend", step.backend) for step in compiled.steps]

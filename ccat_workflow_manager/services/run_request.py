@@ -155,7 +155,8 @@ class RunSubmission:
             return None
         run_id, digest = known[self.actor, self.key]
         if digest != self.digest:
-            raise Conflict(f"the Idempotency-Key {self.key!r} was used for another request")
+            used = f"the Idempotency-Key {self.key!r} was used for another request"
+            raise Conflict(f"{used}; choose a new key, or repeat that request")
         return run_id
 
 

@@ -49,6 +49,7 @@ RUNS: list[Case] = [
     ("POST", "/runs", raw(b'{"pipeline": "\xff"}'), 400, "malformed_body", None),
     ("POST", "/runs", raw(b'{"pipeline": "one"}', "text/plain"), 415, "unsupported_media_type", None),
     ("POST", "/runs", raw(b"pipeline: one", "application/yaml"), 415, "unsupported_media_type", None),
+    ("POST", "/runs", raw(b"{}", **{"Content-Encoding": "gzip"}), 415, "unsupported_media_type", None),
     ("POST", "/runs", {"data": {"pipeline": "one"}}, 415, "unsupported_media_type", None),
     ("POST", "/runs", raw(b"[]"), 422, "invalid", ""),
     ("POST", "/runs", raw(b"null"), 422, "invalid", ""),

@@ -144,6 +144,8 @@ def test_nothing_is_submitted_into_another_project(secured: Secured, owned: dict
     ):
         caller.refused(caller.send("POST", "/runs", json=body), 404, "not_found")
         caller.refused(caller.send("POST", "/runs/bulk", json={"runs": [body]}), 404, "not_found")
+    said = caller.send("PUT", "/pipelines/x", json=spec).json()["faults"]
+    assert f"write `project: {MINE}`" in said[0]["message"]
     assert caller.run({**spec, "project": MINE})["project"] == MINE
     assert caller.run(spec, project=MINE)["project"] == MINE
     caller.refused(caller.send("PUT", "/pipelines/x", json={**spec, "project": OTHERS}), 404, "not_found")

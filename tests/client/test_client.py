@@ -21,7 +21,7 @@ from ccat_workflow_manager.client import ApiRefused, AsyncClient, Client, Damage
 from ccat_workflow_manager.client.both import one_by_one
 from ccat_workflow_manager.client.follow import Log
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.errors import ServiceUnavailable
+from ccat_workflow_manager.errors import RequestError, ServiceUnavailable
 from tests.api.rest import BASE_URL, CHAIN, ONE, Hand
 from tests.api.test_events import serving
 
@@ -68,6 +68,11 @@ def test_pipelines_and_runs(client: Client) -> None:
     first = Run(run | {"step_runs": run["step_runs"][:1], "step_runs_next": "more"})
     with pytest.raises(LookupError, match=r"client\.runs\.step_runs"):
         first.step_run("last")
+    for asked, known in ((("frist",), "'second'"), (("second",), "'a', 'b'"), (("second", "c"), "'a', 'b'")):
+        with pytest.raises(LookupError, match=known):
+            run.step_run(*asked)
+    with pytest.raises(ValueError, match=r"client\.runs\.list"):
+        client.runs.get("latest")
     assert "and 4 more" in first._repr_html_()
     client.runs.cancel(run)
     assert client.runs.wait(run, timeout=10).status == "CANCELLED"
@@ -116,6 +121,8 @@ def test_a_download_goes_on_and_checks(client: Client, tmp_path: Path) -> None:
         assert fetched.path.read_bytes() == content
         assert asked == ["bytes=500-"]
         assert service.products.download(product, tmp_path).was_there
+        with pytest.raises(RequestError):  # which commands tell from a service that cannot be reached
+            service.products.download({**product, "sha256": "0" * 64}, tmp_path)
         fetched.path.unlink()
         with pytest.raises(Damaged):
             service.products.download({**product, "sha256": "0" * 64}, tmp_path)
