@@ -161,7 +161,7 @@ def list_runs(
     created_after: Annotated[str | None, Query(description="RFC 3339.")] = None,
     created_before: Annotated[str | None, Query(description="RFC 3339.")] = None,
     caveats: Annotated[bool | None, Query(description="Whether there are caveats, such as tolerated losses.")] = None,
-    q: Annotated[str | None, Query(description="Part of pipeline, label or reason, or the beginning of an id.")] = None,
+    q: Annotated[str | None, Query(description="Part of pipeline, label or reason, or an end of an id.")] = None,
     limit: Limit = DEFAULT_LIMIT,
     cursor: Cursor = None,
 ) -> Response:

@@ -143,7 +143,11 @@ class Client:
         """The id of which this is the beginning or the end."""
         ids = [str(each["id"]) for each in self.items("/runs", _SEARCHED)]
         found = [each for each in ids if each.startswith(part) or each.endswith(part)]
-        found = found or [str(each["id"]) for each in self.items("/runs", 2, q=part) if each["id"].startswith(part)]
+        found = found or [
+            str(each["id"])
+            for each in self.items("/runs", 2, q=part)
+            if part in (each["id"][: len(part)], each["id"][-len(part) :])
+        ]
         if not found:
             raise NotFound(f"no run has an id that begins or ends with {part!r}")
         if len(found) > 1:

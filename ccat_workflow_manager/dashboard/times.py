@@ -86,7 +86,7 @@ def number(value: float | None) -> str:
     if value == int(value):
         return f"{int(value):,}"
     if abs(value) < 10:
-        return f"{value:.2g}" if abs(value) >= 0.001 else "0.001"
+        return f"{value:.2g}" if abs(value) >= 0.001 else "<0.001"
     return f"{value:,.1f}".removesuffix(".0")
 
 
@@ -106,8 +106,8 @@ def percent(part: float, whole: float) -> str:
 
 
 def short_id(full: object) -> str:
-    """The first 13 characters of an id: a UUIDv7 begins with its time, so fewer are the same for a whole minute."""
-    return str(full)[:13]
+    """The last 12 characters of an id, as narrow terminals show it: ids of one request begin alike with their time."""
+    return str(full)[-12:]
 
 
 def in_days(days: int) -> str:

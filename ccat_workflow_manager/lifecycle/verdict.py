@@ -160,7 +160,7 @@ def failure_of(info: HPCJobInfo, resources: Resources) -> tuple[FailureReason, s
         words = f"exit code {info.exit_code}" + (f": {words}" if words else "")
     elif reason is FailureReason.KILLED_BY_SIGNAL and info.signal is not None:
         words = f"signal {info.signal}" + (f": {words}" if words else "")
-    text = f"{text} ({words})" if words else text
+    text = f"{text.removesuffix('.')} ({words})." if words else text
     return reason, f"{text} Last line of stderr: {info.last_words}" if info.last_words else text
 
 

@@ -140,7 +140,8 @@ def test_service_pages_and_the_search_field(rest: Rest, hand: Hand) -> None:
     assert run_id in rest.client.get("/events").text
     assert rest.client.get("/events?cursor=x").status_code == 422
     assert rest.client.get("/audit?since=soon").status_code == 422
-    for text, address in ((run_id, f"/runs/{run_id}"), (run_id[:13], f"/runs/{run_id}"), ("one", "/pipelines/one")):
+    addresses = [(text, f"/runs/{run_id}") for text in (run_id, run_id[:13], run_id[-12:], run_id[-6:].upper())]
+    for text, address in (*addresses, ("one", "/pipelines/one")):
         assert rest.client.get("/go", params={"q": text}).headers["location"] == address
     assert rest.client.get("/go?q=source:Orion").headers["location"] == "/runs?label=source%3AOrion"
     assert rest.client.get("/go?q=anything+else").headers["location"] == "/runs?q=anything+else"

@@ -77,6 +77,25 @@ def test_an_attempt_says_what_it_has_that_the_one_before_had_not(rest: Rest, han
         assert f"{base}/one/{run['id']}/only/main/attempt-{attempt}</bdi>" in page
 
 
+def test_a_step_run_that_has_failed_for_good_promises_nothing(rest: Rest, hand: Hand, context: Context) -> None:
+    rest.post("/pipelines", CHAIN, 201)
+    run = rest.post("/runs", {"pipeline": "chain", "parameters": {"scans": ["ab", "c"]}})
+    item = hand.claim()[0]
+    going = rest.client.get(f"/step-runs/{item.step_run_id}").text
+    assert 'class="next"' in going
+    directory = Path(context.settings.pipeline_base_dir) / "chain" / run["id"] / "first" / item.key / "attempt-1"
+    (directory / "logs").mkdir(parents=True)
+    (directory / "logs" / "stdout.log").write_text("", encoding="utf-8")
+    (directory / "logs" / "stderr.log").write_text("cannot read it", encoding="utf-8")
+    assert "cannot read it" not in rest.client.get(f"/step-runs/{item.step_run_id}").text
+    hand.fail(item)
+    page = rest.client.get(f"/step-runs/{item.step_run_id}").text
+    assert 'class="next"' not in page
+    assert "None yet" not in page
+    assert "cannot read it" in page
+    assert "cannot read it" not in rest.client.get(f"/step-runs/{item.step_run_id}?stream=stdout").text
+
+
 def test_values_with_secret_names_are_masked_wherever_they_stand() -> None:
     environment = {"DB_PASSWORD": "it's 1 secret", "LINE": "CO43"}
     assert masked(environment) == {"DB_PASSWORD": "•••", "LINE": "CO43"}

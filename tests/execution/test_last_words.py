@@ -71,7 +71,7 @@ def ended(tmp_path: Path, stderr: str, info: HPCJobInfo = FAILED) -> tuple[R, st
 def test_a_failure_shows_the_last_line_of_stderr(tmp_path: Path) -> None:
     reason, text = ended(tmp_path, "some\nValueError: no header\n")
     assert reason is R.PROGRAM_FAILED
-    assert text.endswith("(exit code 1) Last line of stderr: ValueError: no header")
+    assert text.endswith("(exit code 1). Last line of stderr: ValueError: no header")
     assert "stderr" not in ended(tmp_path, "")[1]
 
 
@@ -104,7 +104,7 @@ def test_a_full_disk_is_the_reason_whatever_the_program_says(tmp_path: Path, mon
             "its 0.5 GB of memory and was stopped (at most 0.49 GB were seen, after 7 s, on n1)",
         ),
         (R.TIME_LIMIT, "time limit of 0.1 h and was stopped (at most 0.49 GB were seen, after 7 s, on n1)"),
-        (R.NODE_FAILURE, "failed: n1. (NODE_FAIL)"),
+        (R.NODE_FAILURE, "failed: n1 (NODE_FAIL)."),
     ],
 )
 def test_limits_figures_and_nodes_are_named(reason: R, words: str) -> None:

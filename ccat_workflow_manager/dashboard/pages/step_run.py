@@ -30,6 +30,7 @@ from ccat_workflow_manager.lifecycle.states import Status
 from ccat_workflow_manager.services import attempt_texts
 from ccat_workflow_manager.services.explain import explain_step_run
 from ccat_workflow_manager.services.log_search import search
+from ccat_workflow_manager.services.logs import LogLocation
 
 router = page_router()
 
@@ -97,13 +98,13 @@ def step_run(
     board: B,
     step_run_id: UUID,
     attempt: Annotated[int | None, Query(ge=1, le=32_767)] = None,
-    stream: Stream = "stdout",
+    stream: Stream | None = None,
     part: Part = "log",
 ) -> Response:
     values = _values(board, step_run_id, attempt)
     text = _part(board, step_run_id, values, part, stream)
     values["directory"] = _directory(board, values) if values["chosen"] else ""
-    return board.page("step_run", "runs", stream=stream, part=part, **text, **values)
+    return board.page("step_run", "runs", part=part, **text, **values)
 
 
 @router.get("/ui/step-runs/{step_run_id}")
@@ -118,9 +119,11 @@ def _directory(board: Board, values: dict[str, Any]) -> str:
     return attempt_dirs(base, found["pipeline"], found["run_id"], found["step"], found["key"], values["chosen"]).root
 
 
-def _part(board: Board, step_run_id: UUID, values: dict[str, Any], part: str, stream: str) -> dict[str, Any]:
+def _part(board: Board, step_run_id: UUID, values: dict[str, Any], part: str, stream: str | None) -> dict[str, Any]:
     """The chosen part of what the attempt has left, as text; `gone` says why there is none."""
-    shown: dict[str, Any] = {"text": "", "gone": "", "size": None, "next_offset": None, "environment": {}}
+    shown: dict[str, Any] = {
+        "text": "", "gone": "", "size": None, "next_offset": None, "environment": {}, "stream": stream or "stdout"
+    }  # fmt: skip
     if part == "why":
         found = board.read(("why", step_run_id), lambda unit: explain_step_run(unit, step_run_id, board.projects), 5)
         return shown | {"why": found}
@@ -135,17 +138,27 @@ def _part(board: Board, step_run_id: UUID, values: dict[str, Any], part: str, st
     if part == "events" or not values["chosen"]:
         return shown
     try:
-        log = board.context.logs.locate(step_run_id, values["chosen"])
+        chosen = next(each for each in values["attempts"] if each["number"] == values["chosen"])
+        log = board.context.logs.locate(step_run_id, chosen["number"])
         if part == "log":
-            piece = board.context.logs.read(log, stream, tail=_LINES)
-            return shown | {"text": piece.text, "size": piece.size, "next_offset": piece.next_offset}
+            return shown | _log(board, log, stream, ended=chosen["finished_at"] is not None)
         dirs = log.dirs(str(board.context.settings.pipeline_base_dir))
-        name = next(each["job_name"] for each in values["attempts"] if each["number"] == values["chosen"])
+        name = chosen["job_name"]
         found = attempt_texts.manifest(dirs) if part == "manifest" else None
         found = attempt_texts.job_script(dirs, name, environment) if part == "script" else found
         return shown | {"text": found or "", "gone": "" if found else words.FILE_GONE}
     except (ServiceUnavailable, NotFound) as error:
         return shown | {"gone": error.message}
+
+
+def _log(board: Board, log: LogLocation, stream: str | None, *, ended: bool) -> dict[str, Any]:
+    """The end of a stream of a log. Unless one is asked for: stderr if that is all that an attempt has written."""
+    name = stream or "stdout"
+    piece = board.context.logs.read(log, name, tail=_LINES)
+    if stream is None and ended and not piece.text:
+        errors = board.context.logs.read(log, "stderr", tail=_LINES)
+        name, piece = ("stderr", errors) if errors.text else (name, piece)
+    return {"text": piece.text, "size": piece.size, "next_offset": piece.next_offset, "stream": name}
 
 
 def _command(spec: dict[str, Any]) -> str:

@@ -73,7 +73,16 @@ from ccat_workflow_manager.dashboard.words.service import (
     share,
     waiting,
 )
-from ccat_workflow_manager.dashboard.words.step_runs import FILE_GONE, again, ended_by, next_memory, placed, step_run
+from ccat_workflow_manager.dashboard.words.step_runs import (
+    FILE_GONE,
+    again,
+    ended_by,
+    next_memory,
+    no_products,
+    placed,
+    relation,
+    step_run,
+)
 
 __all__ = [
     "CHANGE_ENDS",
@@ -124,6 +133,7 @@ __all__ = [
     "meaning",
     "memory_hint",
     "next_memory",
+    "no_products",
     "nodes_text",
     "of_part",
     "on_hold",
@@ -136,6 +146,7 @@ __all__ = [
     "printable",
     "progress",
     "project_text",
+    "relation",
     "report",
     "run_duration",
     "run_why",

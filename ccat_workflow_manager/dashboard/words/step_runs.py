@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ccat_workflow_manager.dashboard import times
-from ccat_workflow_manager.dashboard.words.plain import NUMBERS, STATUS_WORDS, meaning, ordinal
+from ccat_workflow_manager.dashboard.words.plain import NUMBERS, STATUS_WORDS, count, meaning, ordinal
 from ccat_workflow_manager.failures import failure_info
 
 FILE_GONE = (
@@ -16,6 +16,8 @@ FILE_GONE = (
 
 def _of_attempts(step_run: Mapping[str, Any]) -> str:
     number, most = step_run["attempt"], step_run["max_attempts"]
+    if step_run["finished_at"] is not None:
+        return f", after {count(number, 'attempt')}" if number > 1 else ""
     if most == 1:
         return ""
     return f", {ordinal(number)} of {NUMBERS[most].lower() if most < len(NUMBERS) else most} attempts"
@@ -41,8 +43,33 @@ def step_run(found: Mapping[str, Any], attempts: Sequence[Mapping[str, Any]]) ->
         return f"Completed in {times.duration(found['wall_time_seconds'])}{attempt}.", earlier
     reason = meaning(found["reason"])
     if status == "FAILED":
-        return f"Failed: {found['reason']}{_of_attempts(found)}.", f"{reason} {_advice(found)}".strip()
+        text = _sentence(found["reason_text"] or reason)
+        return f"Failed: {found['reason']}{_of_attempts(found)}.", f"{text} {_advice(found)}".strip()
     return f"{STATUS_WORDS[status]}.", found["reason_text"] or reason
+
+
+def _sentence(text: str) -> str:
+    return text if not text or text[-1] in ".!?:;" else f"{text}."
+
+
+def relation(other: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """How a step stands to a step run: which waits or waited for which, and how far the other is."""
+    if other["is_before"]:
+        verb = "it waits for this step" if found["status"] == "PENDING" else "it waited for this step"
+    else:
+        verb = "waits for it" if found["finished_at"] is None else "waited for it"
+    if other["id"] and other["total"] == 1:
+        return f"{verb}, {STATUS_WORDS[other['status']].lower()}"
+    return f"{verb}, {other['total'] - other['remaining']:,} of {other['total']:,} completed"
+
+
+def no_products(found: Mapping[str, Any]) -> str:
+    """Why a step run has no products."""
+    if found["finished_at"] is None:
+        return "None yet. They are published when the attempt has succeeded."
+    if found["status"] == "COMPLETED":
+        return "None: the program left nothing in its output directory."
+    return "None: only a step run that completes publishes what its program wrote."
 
 
 def _earlier(attempts: Sequence[Mapping[str, Any]]) -> str:

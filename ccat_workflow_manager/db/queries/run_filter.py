@@ -17,10 +17,10 @@ from ccat_workflow_manager.lifecycle.states import RunStatus
 
 SEARCHED_RUNS = 50_000
 """`q` searches so many of the newest runs: no index serves it."""
-_NEWEST = """
+NEWEST = """
 r.id >= COALESCE((SELECT w.id FROM runs w ORDER BY w.id DESC OFFSET CAST(:window AS integer) LIMIT 1),
   '00000000-0000-0000-0000-000000000000')"""
-_ID_PREFIX = re.compile(r"[0-9a-fA-F-]{1,36}")
+_ID_PART = re.compile(r"[0-9a-fA-F-]{1,36}")
 
 
 _PLAIN = {
@@ -51,7 +51,7 @@ class RunFilter:
     reason: str | None = None
     """A part of the status reason."""
     q: str | None = None
-    """A part of the pipeline name, of a label or of the status reason, or the beginning of an id."""
+    """A part of the pipeline name, of a label or of the status reason, or the beginning or end of an id."""
 
     visible: Projects = None
     """The projects that the caller may see."""
@@ -98,7 +98,7 @@ class RunFilter:
     def _texts(self, where: list[str], values: dict[str, Any]) -> None:
         """Add the conditions that no index serves: they look at the newest runs only."""
         if self.q or self.reason or self.created_by is not None:
-            where.append(_NEWEST)
+            where.append(NEWEST)
             values["window"] = SEARCHED_RUNS
         if self.reason:
             where.append("r.status_reason ILIKE :reason")
@@ -126,7 +126,7 @@ def _search(words: str, values: dict[str, Any]) -> list[str]:
         " (SELECT 1 FROM jsonb_each_text(r.labels) l WHERE l.key || CAST(:colon AS text) || l.value ILIKE :like)",
     ]
     values["colon"] = ":"
-    if _ID_PREFIX.fullmatch(words):
-        found.append("r.id::text LIKE :prefix")
-        values["prefix"] = words.lower() + "%"
+    if _ID_PART.fullmatch(words):
+        found += ["r.id::text LIKE :prefix", "r.id::text LIKE :ending"]
+        values |= {"prefix": f"{words.lower()}%", "ending": f"%{words.lower()}"}
     return found

@@ -10,7 +10,8 @@ from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.identity import Projects
 
 _COLUMNS = f"""
-p.id::text AS id, p.run_id::text AS run_id, s.step, s.key, p.name, p.path, p.type, p.size, p.is_directory, p.file_count,
+p.id::text AS id, p.run_id::text AS run_id, s.id::text AS step_run_id, s.step, s.key, p.name, p.path,
+p.type, p.size, p.is_directory, p.file_count,
 {times("p", "created_at")}
 """
 

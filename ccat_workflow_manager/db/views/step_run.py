@@ -36,10 +36,11 @@ SELECT (SELECT row_to_json(x) FROM (SELECT id::text, key FROM step_runs
 
 _RELATED = """
 SELECT t.name, t.total, t.remaining, t.position < :position AS is_before, u.id::text AS id, u.status, u.key,
-  u.finished_at
+  EXISTS (SELECT 1 FROM step_runs f WHERE f.run_id = t.run_id AND f.position = t.position AND f.status = 'FAILED'
+    AND t.total > 1 AND t.remaining > 0) AS failed
 FROM run_steps t
 JOIN run_steps o ON o.run_id = t.run_id AND o.position = :position
-LEFT JOIN step_runs u ON u.run_id = t.run_id AND u.position = t.position AND u.key = :key
+LEFT JOIN step_runs u ON u.run_id = t.run_id AND u.position = t.position AND (u.key = :key OR t.total = 1)
 WHERE t.run_id = :run_id AND (t.position = ANY(o.downstream_key || o.downstream_all)
   OR :position = ANY(t.downstream_key || t.downstream_all))
 ORDER BY t.position
@@ -83,7 +84,7 @@ def neighbours(unit: UnitOfWork, run_id: UUID, position: int, step_run_id: UUID)
 
 
 def related(unit: UnitOfWork, run_id: UUID, position: int, key: str) -> list[dict[str, Any]]:
-    """The steps that it waits for and those that wait for it, with the step run of the same key."""
+    """The steps that it waits for and those that wait for it, with the step run of the same key, or their only one."""
     return unit.records(_RELATED, {"run_id": run_id, "position": position, "key": key})
 
 
