@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from functools import cache, cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -20,6 +22,8 @@ from ccat_workflow_manager.dashboard.drawing import bars, charts, shapes, uptime
 
 _TEMPLATES = Path(__file__).with_name("templates")
 _SMALL = 1000
+_CODE = re.compile("`([^`\n]+)`")
+_MOMENT = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})T([0-9]{2}:[0-9]{2}:[0-9]{2})\.[0-9]{1,6}(?:Z|\+00:00)")
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; font-src 'self'; connect-src 'self';"
     " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -72,10 +76,17 @@ def environment() -> Environment:
         bytes=times.size,
         short=times.short_id,
         shown=words.shown,
+        told=told,
         pretty=pretty,
         yaml=as_yaml,
     )
     return made
+
+
+def told(text: str) -> Markup:
+    """A text of the service: what stands between backticks as code, and times without microseconds."""
+    plain = _MOMENT.sub(r"\1 \2 UTC", text)
+    return Markup(_CODE.sub(r"<code>\1</code>", str(escape(plain))))
 
 
 def pretty(value: object) -> str:

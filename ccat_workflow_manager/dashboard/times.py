@@ -33,6 +33,8 @@ def duration(seconds: float | None) -> str:
     """For example `41 s`, `6 min 49 s`, `1 h 24 min`, `6 d`."""
     if seconds is None:
         return ""
+    if 0 < seconds < 0.05:
+        return "<0.1 s"
     if seconds < 10:
         return f"{seconds:.1f} s".replace(".0 s", " s")
     whole = round(seconds)
@@ -52,7 +54,7 @@ def age(seconds: float | None) -> str:
         return ""
     whole = round(seconds)
     if whole < 60:
-        return f"{whole} s"
+        return f"{whole} s" if whole or not seconds else "<1 s"
     return f"{whole // 60} min" if whole < 3600 else duration(whole)
 
 

@@ -39,9 +39,11 @@ def _left(unit: str = "") -> int:
     return 30 + 7 * max(0, len(unit) - 1)
 
 
-def _frame(label: str, top: float, times: Sequence[str], width: int, height: int, unit: str = "") -> list[str]:
+def _frame(
+    label: str, top: float, times: Sequence[str], width: int, height: int, unit: str = "", left: int = 30
+) -> list[str]:
     """The grid lines with their figures, and the times below."""
-    left, bottom = _left(unit), height - 16
+    bottom = height - 16
     out = [f'<svg class="chart axis" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">']
     for part in (0.0, 0.5, 1.0):
         y = 4 + (bottom - 4) * (1 - part)
@@ -77,12 +79,21 @@ def columns(label: str, layers: Sequence[Series], times: Sequence[str], width: i
 
 
 def lines(
-    label: str, layers: Sequence[Series], times: Sequence[str], unit: str = "", width: int = 368, height: int = 88
+    label: str,
+    layers: Sequence[Series],
+    times: Sequence[str],
+    unit: str = "",
+    width: int = 368,
+    height: int = 88,
+    room_for: str = "",
 ) -> Markup:
-    """Lines over time; the area under the first is filled. Others that are zero all the time are left out."""
+    """Lines over time; the area under the first is filled. Others that are zero all the time are left out.
+
+    `room_for` is the longest unit of charts below one another, which then begin at the same place.
+    """
     top = nice_top(max((value or 0 for layer in layers for value in layer.values), default=0))
-    left, bottom = _left(unit), height - 16
-    out = _frame(label, top, times, width, height, unit)
+    left, bottom = _left(room_for or unit), height - 16
+    out = _frame(label, top, times, width, height, unit, left)
     for number, layer in enumerate(layers):
         count = max(1, len(layer.values) - 1)
         points = [
@@ -102,9 +113,10 @@ def lines(
             out.append(f'<path class="path l-{layer.group}" d="{path}"/>')
         if layer.label and any(layer.values):
             x, y = min(points, key=lambda point: point[1])
+            has_room = x + 6 * len(layer.label) + 4 < width
             out.append(
-                f'<text class="lab lab-{layer.group}" x="{min(x + 4, width - 44):.1f}"'
-                f' y="{max(10.0, y):.1f}">{escape(layer.label)}</text>'
+                f'<text class="lab lab-{layer.group}" x="{x + 4 if has_room else x - 4:.1f}"'
+                f' text-anchor="{"start" if has_room else "end"}" y="{max(10.0, y):.1f}">{escape(layer.label)}</text>'
             )
     return Markup("".join(out) + "</svg>")
 

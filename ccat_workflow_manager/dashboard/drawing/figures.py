@@ -13,6 +13,7 @@ from ccat_workflow_manager.dashboard.drawing.charts import Series, columns, line
 _LAYERS = (("done", "COMPLETED"), ("stop", "CANCELLED"), ("fail", "FAILED"))
 _DOING = (("user", "fail", "pipeline"), ("site", "site", "site"), ("us", "queue", "workflow manager"))
 _DAY_SECONDS = 86_400
+_MINUTES = " min"
 
 
 def throughput(told: Mapping[str, Any], width: int = 368) -> Markup:
@@ -40,17 +41,17 @@ def success_rate(stats: Mapping[str, Any], width: int = 800) -> Markup:
     rate = stats["runs"]["success_rate"]
     label = "Success rate: no run has ended" if rate is None else f"Success rate: {100 * rate:.1f} % of the span"
     values = _filled(stats["runs"]["over_time"]["success_rate"], 100)
-    return lines(label, [Series("done", values)], _marks(stats), "%", width)
+    return lines(label, [Series("done", values)], _marks(stats), "%", width, room_for=_MINUTES)
 
 
 def durations(stats: Mapping[str, Any], width: int = 800) -> Markup:
     """The median and the 95th percentile of the durations of completed runs, in minutes."""
     over_time = stats["runs"]["over_time"]
     layers = [
-        Series("run", _filled(over_time["median_seconds"], 1 / 60), "median"),
-        Series("wait", _filled(over_time["high_seconds"], 1 / 60), "95 %"),
+        Series("run", _filled(over_time["median_seconds"], 1 / 60)),
+        Series("wait", _filled(over_time["high_seconds"], 1 / 60)),
     ]
-    return lines("Duration of completed runs, median and 95th percentile", layers, _marks(stats), " min", width)
+    return lines("Duration of completed runs, median and 95th percentile", layers, _marks(stats), _MINUTES, width)
 
 
 def trend(outcomes: Mapping[str, Any]) -> Markup:

@@ -32,6 +32,9 @@ class Scale:
     def ticks(self) -> list[str]:
         """Five times, evenly."""
         span = self.until - self.first
+        if span.total_seconds() < 60:  # whole seconds would look uneven
+            moments = [self.first + span * part / 5 for part in range(5)]
+            return [f"{each:%H:%M:%S}.{each.microsecond // 100_000}" for each in moments]
         form = "%H:%M:%S" if span.total_seconds() < 600 else "%H:%M" if span.total_seconds() < 86_400 else "%d %b"
         return [(self.first + span * part / 5).strftime(form) for part in range(5)]
 

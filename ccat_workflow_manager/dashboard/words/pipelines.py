@@ -19,10 +19,10 @@ def pipeline_facts(runs: Sequence[Mapping[str, Any]], usage: Mapping[str, Mappin
     seconds = sorted(run["seconds"] or 0 for run in completed)
     facts = {"Last runs": f"{len(runs):,}", "Live": f"{len(runs) - len(finished):,}"}
     if finished:
-        facts["Completed"] = times.percent(len(completed), len(finished))
+        facts["Of these completed"] = times.percent(len(completed), len(finished))
     if seconds:
         high = seconds[min(len(seconds) - 1, int(len(seconds) * 0.95))]
-        facts["Takes"] = f"{times.age(seconds[len(seconds) // 2])} median, {times.age(high)} at most of 95 %"
+        facts["Takes"] = f"{times.duration(seconds[len(seconds) // 2])} median, 95 % within {times.duration(high)}"
     if usage:
         facts["CPU hours"] = times.number(sum(step["cpu_hours"] or 0 for step in usage.values()))
         facts["Saved by a retry"] = f"{sum(step['saved_by_retry'] for step in usage.values()):,} step runs"

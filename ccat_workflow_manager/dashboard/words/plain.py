@@ -64,6 +64,13 @@ def brief(value: object, most: int = 160) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
+def pairs(value: object) -> str:
+    """The members of a JSON object in one line, without its brackets; what is null is left out."""
+    if not isinstance(value, dict):
+        return "" if value is None else shown(value)
+    return ", ".join(f"{name}: {brief(each)}" for name, each in value.items() if each is not None)
+
+
 def count(number: int, one: str, many: str = "") -> str:
     """`1 run`, `3 runs`."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"

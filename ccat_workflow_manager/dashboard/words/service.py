@@ -17,9 +17,10 @@ def events_shown(number: int, looked_to: datetime | None) -> str:
     return shown if looked_to is None else f"{shown}; looked as far as {times.clock(looked_to)}"
 
 
-def overview_title(causes: int) -> str:
+def overview_title(causes: int, failed: int) -> str:
+    """What the service needs; runs that fail by their pipelines' doing are not its concern, but are not unsaid."""
     if causes == 0:
-        return "Everything is well."
+        return "The service is well; runs have failed." if failed else "Everything is well."
     return f"{written(causes)} {'thing needs' if causes == 1 else 'things need'} a person."
 
 
@@ -36,7 +37,7 @@ def overview_text(view: Mapping[str, Any], most: int) -> list[tuple[str, bool]]:
     pieces: list[tuple[str, bool]] = []
     if held:
         hold = "It holds" if len(view["causes"]) == 1 else "They hold"
-        pieces.append((f"{hold} {count(held, 'step run')}. Everything else is well: ", False))
+        pieces.append((f"{hold} {count(held, 'step run')}. The rest of the service is well: ", False))
     if not live:
         return [*pieces, ("No run is live.", False)]
     pieces += [(f"{capped(live, most)} {'run' if live == 1 else 'runs'}", True), (" live, ", False)]
