@@ -17,6 +17,8 @@ Id = Annotated[
 ]
 
 
+_MAY_BE_SAID = ("Root", "Recorded", "What frees it")
+"""Texts that the lines above these may hold already."""
 _NARROW = {"step runs": "count", "cause": "cause", "whose move": "move"}
 _WIDE = {**_NARROW, "text": "text", "example": "example"}
 _WIDTH = 150
@@ -78,7 +80,7 @@ def _print_one(found: dict[str, Any]) -> None:
         "Waiting for the same": found.get("same_cause"),
     }
     for name, value in lines.items():
-        if value is not None and not any(str(value) in line for line in said):
+        if value is not None and not (name in _MAY_BE_SAID and any(value in line for line in said)):
             typer.echo(f"{name}: {plain(str(value))}")
     for each in found.get("again", []):
         typer.echo(plain(f"{each['at']} attempt {each['attempt']} {each['event']}: {each['text'] or ''}"))
