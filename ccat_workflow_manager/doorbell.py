@@ -51,9 +51,6 @@ _MOST_ASK_SECONDS = 10.0
 _ASK_AT_ONCE = 8
 _QUIET_SECONDS = 5.0
 _HEARTBEAT_SECONDS = 5.0
-_MANAGERS = "ccat:managers"
-_MANAGER_SECONDS = 20
-"""For so long a manager is taken for alive that has not said so again."""
 
 
 class Bell(StrEnum):
@@ -102,7 +99,7 @@ class Doorbell:
             return
         texts = [str(each) for each in ids]
         batches = [texts[i : i + BATCH] for i in range(0, len(texts), BATCH)] or [[]]
-        with self._best_effort():
+        with self.best_effort():
             queue = self._queue(bell, backend)
             missing = batches[: max(0, len(batches) - queue.count)]
             if missing:
@@ -119,14 +116,14 @@ class Doorbell:
 
         Notices gather in the set until a task takes them. Several workers may report the same end.
         """
-        with self._best_effort():
+        with self.best_effort():
             if failpoints.around("bell.notice", lambda: self.redis.sadd(_notices(backend), *job_ids)):
                 self.ring(Bell.NOTICE, backend)
 
     def take_notices(self, backend: str) -> list[str]:
         """Remove up to NOTICES jobs from the set and return them. Rings again if more may be left."""
         taken: list[bytes] = []
-        with self._best_effort():
+        with self.best_effort():
             spop = partial(self.redis.spop, _notices(backend), NOTICES)
             taken = cast("list[bytes]", failpoints.around("bell.take-notices", spop))
             if len(taken) == NOTICES:
@@ -136,48 +133,25 @@ class Doorbell:
     def queues_are_due(self, backend: str, seconds: float) -> bool:
         """True at most once per `seconds`. The caller that gets True has the queues of the backend looked at."""
         was_set: object = None
-        with self._best_effort():
+        with self.best_effort():
             was_set = self.redis.set(f"ccat:queues-due:{backend}", b"", ex=max(1, int(seconds)), nx=True)
         return bool(was_set)
 
     def remember(self, name: str, text: str) -> None:
         """Keep a text for all processes. It is a hint and may be lost."""
-        with self._best_effort():
+        with self.best_effort():
             self.redis.set(f"ccat:{name}", text, ex=_REMEMBERED_SECONDS)
 
     def remembered(self, name: str) -> str | None:
         text: bytes | None = None
         if time.monotonic() >= self._quiet_until:
-            with self._best_effort():
+            with self.best_effort():
                 text = cast("bytes | None", self.redis.get(f"ccat:{name}"))
         return None if text is None else text.decode()
 
-    def report_manager(self, manager: str) -> None:
-        """Record that this manager lives, and forget those that have not said so for a while."""
-        with self._best_effort():
-            now = self._now()
-            pipeline = self.redis.pipeline()
-            pipeline.zadd(_MANAGERS, {manager: now})
-            pipeline.zremrangebyscore(_MANAGERS, "-inf", now - _MANAGER_SECONDS)
-            pipeline.execute()
-
-    def forget_manager(self, manager: str) -> None:
-        """The manager ends in order."""
-        with self._best_effort():
-            self.redis.zrem(_MANAGERS, manager)
-
-    def managers(self) -> int:
-        """How many managers live. Raises ServiceUnavailable."""
-        with _required():
-            return cast("int", self.redis.zcount(_MANAGERS, self._now() - _MANAGER_SECONDS, "+inf"))
-
-    def _now(self) -> int:
-        """The time of the server: the clocks of managers need not agree."""
-        return cast("tuple[int, int]", self.redis.time())[0]
-
     def depths(self) -> dict[str, int]:
         """How many messages no worker has taken yet, by `BELL:BACKEND`. Raises ServiceUnavailable."""
-        with _required():
+        with required():
             queues = Queue.all(connection=self.redis, serializer=JSONSerializer)
             pipeline = self.redis.pipeline(transaction=False)
             for each in queues:
@@ -186,7 +160,7 @@ class Doorbell:
 
     def waiting(self, bell: Bell, backend: str) -> int:
         """Number of messages that no worker has taken yet. Raises ServiceUnavailable."""
-        with _required():
+        with required():
             count = self._queue(bell, backend).count
         self._quiet_until = 0.0
         return count
@@ -229,7 +203,7 @@ class Doorbell:
 
     def ping(self) -> None:
         """Raises ServiceUnavailable if Redis does not answer."""
-        with _required():
+        with required():
             self.redis.ping()
 
     def _queue(self, bell: Bell, backend: str) -> Queue:
@@ -240,7 +214,7 @@ class Doorbell:
         return queue
 
     @contextmanager
-    def _best_effort(self) -> Iterator[None]:
+    def best_effort(self) -> Iterator[None]:
         """Log the first of a series of errors of Redis and go on."""
         try:
             yield
@@ -257,7 +231,7 @@ class Doorbell:
 
 
 @contextmanager
-def _required() -> Iterator[None]:
+def required() -> Iterator[None]:
     try:
         yield
     except RedisError as error:

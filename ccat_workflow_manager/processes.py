@@ -19,6 +19,7 @@ from ccat_workflow_manager.doorbell import listen
 from ccat_workflow_manager.errors import BackendError, WorkflowError
 from ccat_workflow_manager.execution import runtime
 from ccat_workflow_manager.lifecycle.models import What
+from ccat_workflow_manager.services import presence
 from ccat_workflow_manager.services.breakers import Breakers
 from ccat_workflow_manager.services.deletion import Deletions, Retention
 from ccat_workflow_manager.settings import Settings
@@ -86,7 +87,7 @@ def loops(context: Context) -> list[Loop]:
         Loop("forget deliveries", _HISTORY_SECONDS, context.webhooks.forget),
         Loop("breakers", settings.sweep_seconds, breakers.sweep),
         Loop("overrides", _HOLDS_SECONDS, context.overrides.sweep),
-        Loop("presence", _PRESENCE_SECONDS, partial(doorbell.report_manager, context.worker)),
+        Loop("presence", _PRESENCE_SECONDS, partial(presence.report, doorbell, context.worker)),
         Loop("disks", _DISKS_SECONDS, context.disks.look),
         Loop("follow", min(1.0, settings.follow_seconds), PollLoop(database, doorbell, settings.follow_seconds).tick),
     ]
@@ -119,7 +120,7 @@ def run_manager(settings: Settings, *, api: bool = True, with_loops: bool = True
             stop_metrics()
         if running:
             context.webhooks.stop()
-            context.doorbell.forget_manager(context.worker)
+            presence.forget(context.doorbell, context.worker)
         context.close()
 
 

@@ -23,6 +23,7 @@ from ccat_workflow_manager.db.views.attention import causes
 from ccat_workflow_manager.db.views.runs import LIVE, MOST_COUNTED, counts_since
 from ccat_workflow_manager.errors import NotFound, ServiceUnavailable
 from ccat_workflow_manager.identity import Projects, Role, sees
+from ccat_workflow_manager.services import presence
 from ccat_workflow_manager.services.answers import Answers
 from ccat_workflow_manager.services.disks import Disks
 
@@ -164,7 +165,7 @@ def _redis(context: Context) -> list[dict[str, str]]:
     try:
         context.doorbell.ping()
         took = time.perf_counter() - start
-        managers = context.doorbell.managers()
+        managers = presence.number_alive(context.doorbell)
     except ServiceUnavailable:
         return [_row("Redis", "away", "bad")]
     # Those that serve the API alone are not counted: without loops nothing is repaired or followed.

@@ -41,7 +41,7 @@ class Disk:
 
 
 class Disks:
-    """Looks at the disks in a thread of its own: a file system of the network can let a caller wait for ever."""
+    """The disks as a loop has seen them last. Readers look at none: a file system of the network may never answer."""
 
     def __init__(self, places: Mapping[str, Path], clock: Callable[[], float] = time.monotonic) -> None:
         self._places = places

@@ -13,6 +13,7 @@ from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.hpc.base import QueueLimits, QueueStatus
 from ccat_workflow_manager.lifecycle.event_types import BackendEvent
 from ccat_workflow_manager.lifecycle.models import NewProduct
+from ccat_workflow_manager.services import presence
 from ccat_workflow_manager.services.disks import Disk
 from tests.api.rest import CHAIN, ONE, Hand, Rest
 from tests.dashboard.test_actions import send
@@ -207,14 +208,20 @@ def test_the_rail_shows_the_managers_that_live_and_the_fullest_disk(
 
     assert row("Managers") == ("warn", "none")
     assert row("Disk") is None, "nobody has looked"
-    context.doorbell.report_manager("one")
-    context.doorbell.report_manager("two")
+    presence.report(context.doorbell, "one")
+    presence.report(context.doorbell, "two")
     assert row("Managers") == ("", "2")
-    context.doorbell.forget_manager("two")
+    presence.forget(context.doorbell, "two")
     monkeypatch.setattr(type(context.disks), "seen", [Disk(("A", "B"), 100 * 10**9, 9 * 10**9), Disk(("C",), 9, 9)])
     assert (row("Managers"), row("Disk")) == (("", "1"), ("warn", "91 %"))
     assert 'title="A and B: 9 GB of 100 GB free; C: 9 B of 9 B free"' in rest.client.get("/ui/rail").text
-    cause = {"kind": "space", "id": "A B", "text": "", "since": None, "disk": context.disks.seen[0]}
+    cause = {
+        "kind": "space",
+        "id": "A B",
+        "text": "the disk of A and B is 91 % full",
+        "since": None,
+        "disk": context.disks.seen[0],
+    }
     monkeypatch.setattr(type(context.disks), "causes", lambda self: [cause])
     page = rest.client.get("/").text
     assert "The disk of A and B is 91 % full" in page

@@ -188,7 +188,7 @@ def _space(found: Mapping[str, Any], may_act: bool) -> dict[str, Any]:
     return {
         "icon": "hard-drive",
         "tone": "warn",
-        "title": f"The disk of {' and '.join(disk.names)} is {disk.percent} full",
+        "title": found["text"][0].upper() + found["text"][1:],
         "code": "",
         "text": "Make room there, for example by deleting finished runs."
         if may_act
