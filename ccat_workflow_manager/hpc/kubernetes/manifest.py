@@ -14,7 +14,7 @@ from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
 from ccat_workflow_manager.hpc.base import JobRequest
 from ccat_workflow_manager.hpc.kubernetes import site as shapes
 from ccat_workflow_manager.hpc.kubernetes.patch import merged
-from ccat_workflow_manager.hpc.kubernetes.script import POD_DIR, POD_VARIABLE, SCRIPT_IN_IMAGE, pod_files
+from ccat_workflow_manager.hpc.kubernetes.script import NODE_VARIABLE, POD_DIR, POD_VARIABLE, SCRIPT_IN_IMAGE, pod_files
 from ccat_workflow_manager.hpc.kubernetes.site import LABEL, Site, Volume
 from ccat_workflow_manager.json_values import JSON
 from ccat_workflow_manager.lifecycle.models import Mount, Resources
@@ -133,6 +133,7 @@ def _container(
         "command": ["/bin/sh", script.replace("$", "$$")],
         "env": [
             {"name": POD_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+            {"name": NODE_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
             *_secret_variables(request, site),
         ],
         "resources": _resources(request.resource_requirements, site, extra),

@@ -17,7 +17,9 @@ from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
 from ccat_workflow_manager.hpc.attempt.script import CLEAN_PATH, render_job_script
 
 POD_VARIABLE = "CCAT_WM_POD"
-"""Holds the name of the pod. The command does not see it."""
+"""Holds the name of the pod. The command sees neither this nor the next."""
+NODE_VARIABLE = "CCAT_WM_NODE"
+"""Holds the name of the node, which the host name of a pod does not show."""
 POD_DIR = "/workflow/.attempt"
 """The path of `pod_files` in a pod of the step's own image."""
 SCRIPT_IN_IMAGE = "/workflow/.attempt.sh"
@@ -52,6 +54,6 @@ def render_pod_script(
 #!/bin/sh
 # Written by ccat-workflow-manager for the pod of one attempt.
 export {path}HOME="${{HOME:-/tmp}}" LANG="${{LANG:-C.UTF-8}}" LC_ALL=C.UTF-8
-me=${POD_VARIABLE} start=
-unset {POD_VARIABLE} {_OF_THE_CLUSTER}
-{sh_take(quote(files.claim))}{job.removeprefix("#!/bin/sh").lstrip()}"""
+me=${POD_VARIABLE} node=${NODE_VARIABLE} start=
+unset {POD_VARIABLE} {NODE_VARIABLE} {_OF_THE_CLUSTER}
+{sh_take(quote(files.claim), node="node")}{job.removeprefix("#!/bin/sh").lstrip()}"""

@@ -224,6 +224,12 @@ def test_metrics_of_the_record() -> None:
     assert (info.node, info.submitted_at, info.started_at, info.finished_at) == ("n1", EARLIER, EARLIER, NOW)
 
 
+def test_the_claim_names_the_node_of_a_pod_that_the_watch_does_not_show_yet() -> None:
+    claim = Claim("j-aaaaa", host="n7")
+    assert resolve_status(evidence(DONE, [], record=record(0), claim=claim)).node == "n7"
+    assert resolve_status(evidence(DONE, [], record=record(0), claim=Claim("j-aaaaa"))).node is None
+
+
 def test_metrics_without_a_record_are_those_of_the_container() -> None:
     for seen, code in ((DONE, 0), (failed(), 7)):
         info = resolve_status(evidence(seen, [ended(code)], claim=Claim("j-aaaaa")))

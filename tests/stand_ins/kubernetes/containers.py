@@ -263,6 +263,8 @@ def _environment(around: Surroundings, pod: Object, container: Object, image: Im
             environment[variable["name"]] = _expand(variable.get("value") or "", environment)
         elif source == {"fieldRef": {"fieldPath": "metadata.name"}}:
             environment[variable["name"]] = pod["metadata"]["name"]
+        elif source == {"fieldRef": {"fieldPath": "spec.nodeName"}}:
+            environment[variable["name"]] = pod["spec"]["nodeName"]
         elif (wanted := source.get("secretKeyRef")) is not None:
             environment[variable["name"]] = _secret(around, pod["metadata"]["namespace"], wanted)
         else:
