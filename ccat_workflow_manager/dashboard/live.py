@@ -45,7 +45,7 @@ _KEEP_ALIVE_SECONDS = 15.0
 _MOST_TOPICS = 100
 _MOST_VIEWERS = 1000
 _RUN = "run:"
-_SUMMARY, _RAIL = "summary", "rail"
+_SUMMARY, _RAIL, _EVERYTHING = "summary", "rail", "*"
 
 
 @dataclass(eq=False, slots=True)
@@ -65,13 +65,13 @@ class _Reader:
         self._audited: Set[int] | None = None
 
     def look(self) -> set[str]:
-        """The topics that have changed. The first look only remembers how things are."""
+        """The topics that have changed. The first look remembers how things are: all may have changed before it."""
         with self._database.read() as unit:
             marks = changes.others(unit)
             asked, self._audited = changes.audited_after(unit, self._audited)
             if self._place is None or self._marks is None:
                 self._place, self._marks = head(unit), marks
-                return set()
+                return {_EVERYTHING}
             run_ids, self._place = changes.events_after(unit, self._place)
         topics = {f"run:{run_id}" for run_id in run_ids if run_id is not None}
         if run_ids:
@@ -109,7 +109,7 @@ class Live:
 
     def _touch(self, names: Set[str]) -> None:
         for viewer in self._viewers:
-            if wanted := names & viewer.topics:
+            if wanted := names & (viewer.topics | {_EVERYTHING}):
                 viewer.changed |= wanted
                 viewer.woken.set()
 

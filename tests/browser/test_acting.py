@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Response, Route, expect
 
 from ccat_workflow_manager.identity import ANONYMOUS, Role
 from tests.browser.conftest import context_of
@@ -64,6 +64,19 @@ def test_each_action_on_a_run_is_previewed_done_and_seen(site: Site, open_page: 
     expect(page.locator("main .title .st")).to_contain_text("Cancelled")
 
 
+def test_a_change_before_the_stream_stands_is_shown(site: Site, open_page: Open) -> None:
+    run_id = new_run(site, "early")
+    page = open_page("/healthz", expected=("404",))  # follows nothing, and has no icon
+
+    def change(route: Route) -> None:
+        site.call("POST", f"/runs/{run_id}/priority", {"priority": 70})
+        route.continue_()
+
+    page.route("**/ui/live?*", change)
+    page.goto(f"/runs/{run_id}")
+    expect(page.locator("main a[data-sheet]:has-text('Priority')")).to_contain_text("Priority 70")
+
+
 def test_a_button_with_the_focus_says_what_it_does(site: Site, open_page: Open) -> None:
     run_id = new_run(site, "focus")
     page = open_page(f"/runs/{run_id}")
@@ -74,14 +87,19 @@ def test_a_button_with_the_focus_says_what_it_does(site: Site, open_page: Open) 
 
 
 def test_a_click_is_for_what_it_was_pressed_on(site: Site, open_page: Open) -> None:
+    def is_part(answer: Response) -> bool:
+        return answer.ok and f"/ui/runs/{run_id}" in answer.url
+
     run_id = new_run(site, "pressed")
     page = open_page(f"/runs/{run_id}")
     expect(page.locator("#live span")).to_have_text("Live")
     page.locator("main a[data-sheet]:has-text('Priority')").hover()
     page.mouse.down()
-    with page.expect_response(lambda response: f"/ui/runs/{run_id}" in response.url) as answered:
+    with page.expect_response(is_part) as answered:
         site.call("POST", f"/runs/{run_id}/pause")  # the link before it goes away
-    assert "The run is paused" in answered.value.text()
+    while "The run is paused" not in answered.value.text():
+        with page.expect_response(is_part) as answered:
+            pass
     page.mouse.up()
     expect(page.locator("#sheet input[name=priority]")).to_be_visible()
     expect(page.locator("main .held")).to_contain_text("The run is paused")
@@ -145,8 +163,10 @@ def test_five_hundred_runs_are_cancelled_at_once(site: Site, open_page: Open) ->
     page.locator("tr[data-id] input").first.check()
     page.locator("#bulk [data-all]").click()
     page.locator("#bulk [data-verb=cancel]").click()
+    button = page.get_by_role("button", name="Cancel 500 runs")
+    expect(button).to_be_visible()
     site.call("POST", f"/runs/{ids[0]}/cancel")  # it ends between the preview and the button
-    page.get_by_role("button", name="Cancel 500 runs").click()
+    button.click()
     expect(page.locator("#sheet")).to_contain_text("499 runs are being cancelled")
     expect(page.locator("#sheet")).to_contain_text("1 run had changed meanwhile")
     found = site.hand.execute(

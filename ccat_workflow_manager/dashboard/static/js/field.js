@@ -1,7 +1,10 @@
 // Thousands of step runs as one canvas: a character each. Pointer and arrow keys show one; Enter opens it.
 const TOKENS = { d: "--done", r: "--run", q: "--queue", ".": "--wait", f: "--fail", s: "--stop" };
 const WORDS = { d: "completed", r: "running", q: "queued", ".": "waiting", f: "failed", s: "skipped or cancelled" };
-const tips = new WeakMap(), keysOf = new Map();
+const keysOf = new Map();
+// Kept outside of the page: a change takes away what the server did not put there.
+const tips = new WeakMap(), places = new WeakMap();
+const placeOn = (canvas) => places.get(canvas) ?? -1;
 
 function colours() {
   const probe = document.createElement("i"), found = {};
@@ -45,7 +48,7 @@ function paint(canvas, colour) {
     else to.fillRect(x, y, size - gap, size - gap);
   }
   to.globalAlpha = 1;
-  const at = Number(canvas.dataset.at ?? -1);
+  const at = placeOn(canvas);
   if (at >= 0) {
     to.strokeStyle = colour.focus;
     to.lineWidth = 2;
@@ -56,6 +59,11 @@ function paint(canvas, colour) {
 export function paintAll() {
   const colour = colours();
   document.querySelectorAll("canvas.field").forEach((canvas) => paint(canvas, colour));
+}
+
+function showAll() {
+  paintAll();
+  for (const canvas of document.querySelectorAll("canvas.field")) if (placeOn(canvas) >= 0) show(canvas, placeOn(canvas));
 }
 
 async function keys(canvas) {
@@ -70,19 +78,19 @@ function tip(canvas) {
     box = document.createElement("div");
     box.className = "pop fieldtip at";
     box.hidden = true;
-    canvas.parentElement.append(box);
     tips.set(canvas, box);
   }
+  if (!box.isConnected) canvas.parentElement.append(box);
   return box;
 }
 
 async function show(canvas, index) {
   const box = tip(canvas), cells = canvas.dataset.cells;
-  canvas.dataset.at = String(index);
+  places.set(canvas, index);
   paint(canvas, colours());
   if (index < 0 || index >= cells.length) { box.hidden = true; return; }
   const all = await keys(canvas);
-  if (canvas.dataset.at !== String(index)) return;
+  if (placeOn(canvas) !== index) return;
   const name = document.createElement("b"), word = document.createElement("span");
   name.className = "mono";
   name.textContent = all[index] ?? String(index);
@@ -101,14 +109,14 @@ function indexAt(canvas, event) {
 }
 
 async function open(canvas) {
-  const key = (await keys(canvas))[Number(canvas.dataset.at)];
+  const key = (await keys(canvas))[placeOn(canvas)];
   if (key) location.href = `${canvas.dataset.path}/${encodeURIComponent(key)}`;
 }
 
 export function startFields() {
   document.addEventListener("pointermove", (event) => {
     const canvas = event.target.closest?.("canvas.field");
-    if (canvas) { const index = indexAt(canvas, event); if (String(index) !== canvas.dataset.at) show(canvas, index); }
+    if (canvas) { const index = indexAt(canvas, event); if (index !== placeOn(canvas)) show(canvas, index); }
   });
   document.addEventListener("pointerout", (event) => { if (event.target.matches?.("canvas.field")) show(event.target, -1); });
   document.addEventListener("click", (event) => { if (event.target.matches?.("canvas.field")) open(event.target); });
@@ -119,11 +127,11 @@ export function startFields() {
     if (event.key === "Enter") open(canvas);
     else if (step) {
       event.preventDefault();
-      show(canvas, Math.max(0, Math.min(canvas.dataset.cells.length - 1, Number(canvas.dataset.at ?? -1) + step)));
+      show(canvas, Math.max(0, Math.min(canvas.dataset.cells.length - 1, placeOn(canvas) + step)));
     }
   });
   document.addEventListener("theme", paintAll);
-  document.addEventListener("morphed", paintAll);
+  document.addEventListener("morphed", showAll);
   addEventListener("resize", paintAll);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paintAll);
   paintAll();

@@ -32,8 +32,8 @@ export async function refresh(section) {
     if (response.status === 200) {
       const html = await response.text();
       await released;
+      morph(section, html, state.etag !== "");
       state.etag = response.headers.get("etag") ?? "";
-      morph(section, html);
     }
   } catch { /* the stream notices that the service is away */ } finally {
     state.busy = false;
@@ -55,8 +55,8 @@ function nameLinks(root) {
   for (const link of root.querySelectorAll("a[data-sheet]:not([id])")) link.id = link.getAttribute("href");
 }
 
-function morph(section, html) {
-  const before = new Map([...section.querySelectorAll("tr[id]")].map((row) => [row.id, row.textContent]));
+function morph(section, html, isKnown) {
+  const before = new Map(!isKnown ? [] : [...section.querySelectorAll("tr[id]")].map((row) => [row.id, row.textContent]));
   const fresh = new DOMParser().parseFromString(html, "text/html").body.firstElementChild;
   if (!fresh) return;
   if (section.hasAttribute("data-list") && holdsBack(section, fresh)) return;

@@ -2,7 +2,7 @@
 // Without locks (a site without TLS) each tab has a stream of its own.
 const NAME = "ccat-wm-live";
 const wanted = new Set();
-let source = null, channel = null, leads = false, delay = 1000, lostSince = null, later = null, heard = () => {}, said = () => {};
+let source = null, channel = null, leads = false, joined = false, delay = 1000, lostSince = null, later = null, heard = () => {}, said = () => {};
 
 function tell(message) { channel?.postMessage(message); }
 
@@ -15,11 +15,10 @@ function connect() {
   source?.close();
   source = new EventSource(`/ui/live?topics=${encodeURIComponent([...wanted].sort().join(","))}`);
   source.addEventListener("open", () => {
-    const wasLost = lostSince !== null;
     lostSince = null;
     delay = 1000;
     report();
-    if (wasLost) pass(["*"]);
+    pass(["*"]); // what changed while no stream stood
   });
   source.addEventListener("changed", (event) => pass(JSON.parse(event.data)));
   source.addEventListener("error", () => {
@@ -52,7 +51,11 @@ function receive({ data }) {
   if (leads) return;
   if (data.leads) tell({ want: [...wanted] });
   if (data.names) heard(data.names);
-  if ("lostSince" in data) said(data.lostSince);
+  if (!("lostSince" in data)) return;
+  said(data.lostSince);
+  if (joined || data.lostSince !== null) return;
+  joined = true;
+  heard(["*"]); // what changed since this page was made
 }
 
 function lead() {
