@@ -32,7 +32,7 @@ export async function refresh(section) {
     if (response.status === 200) {
       const html = await response.text();
       await released;
-      morph(section, html, state.etag !== "");
+      morph(section, html);
       state.etag = response.headers.get("etag") ?? "";
     }
   } catch { /* the stream notices that the service is away */ } finally {
@@ -55,8 +55,15 @@ function nameLinks(root) {
   for (const link of root.querySelectorAll("a[data-sheet]:not([id])")) link.id = link.getAttribute("href");
 }
 
-function morph(section, html, isKnown) {
-  const before = new Map(!isKnown ? [] : [...section.querySelectorAll("tr[id]")].map((row) => [row.id, row.textContent]));
+// The words of a row, without what changes as time passes.
+function words(row) {
+  const copy = row.cloneNode(true);
+  copy.querySelectorAll("[data-age], [data-clock]").forEach((each) => each.remove());
+  return copy.textContent;
+}
+
+function morph(section, html) {
+  const before = new Map([...section.querySelectorAll("tr[id]")].map((row) => [row.id, words(row)]));
   const fresh = new DOMParser().parseFromString(html, "text/html").body.firstElementChild;
   if (!fresh) return;
   if (section.hasAttribute("data-list") && holdsBack(section, fresh)) return;
@@ -65,7 +72,7 @@ function morph(section, html, isKnown) {
   // Idiomorph leaves all that is in an active element: right for what is typed, wrong for the words of a button.
   Idiomorph.morph(section, fresh, { ignoreActiveValue: isTyping(), restoreFocus: true, callbacks: { beforeAttributeUpdated: keepOpen } });
   for (const row of section.querySelectorAll("tr[id]")) {
-    if (before.has(row.id) && before.get(row.id) !== row.textContent) {
+    if (before.has(row.id) && before.get(row.id) !== words(row)) {
       row.classList.add("changed");
       setTimeout(() => row.classList.remove("changed"), 1000);
     }
