@@ -88,6 +88,7 @@ TARGETS = {
     "products": Target(lambda text: parse_products(_bytes(text), metadata_kb=100), (OutputError,)),
     "warnings": Target(lambda text: parse_warnings(_bytes(text)), (OutputError,)),
     "squeue": Target(slurm.parse_squeue, (ValueError,)),
+    "squeue-all": Target(lambda text: slurm.parse_queued(text, {"14"}, {"us"}), (ValueError,)),
     "sacct": Target(slurm.parse_sacct, (ValueError,)),
     "sinfo": Target(lambda text: [each.limits for each in slurm.parse_sinfo(text)], (ValueError,)),
     "qstat": Target(pbs.parse_text, (ValueError,)),

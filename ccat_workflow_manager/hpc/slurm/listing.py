@@ -342,7 +342,7 @@ def _elements(number: str) -> int:
 
 
 def _length(found: re.Match[str]) -> int:
-    return (int(found[2]) - int(found[1])) // int(found[3] or 1) + 1
+    return (int(found[2]) - int(found[1])) // max(1, int(found[3] or 1)) + 1
 
 
 def _time(text: str) -> datetime | None:
