@@ -21,7 +21,7 @@ from ccat_workflow_manager.services.run_request import Moment, Text
 
 router = api_router(prefix="/audit", tags=["audit"])
 
-_WITHOUT_ROUTE = frozenset({"end_override", "prune", "resume", "revoke_token"})
+_WITHOUT_ROUTE = frozenset({"end_override", "prune", "resume", "revoke_token", "run.deleted"})
 """Actions of commands on the host, and of what ends by time."""
 
 
@@ -84,7 +84,7 @@ def list_audit(
             project=project,
             request_id=request_id,
         )
-    if not found and action is not None:
+    if not found and action is not None and cursor is None:
         _require_known(action, request)
     return page("audit", found, limit)
 

@@ -110,11 +110,13 @@ async def events(api: Transport, after: str | None, query: Mapping[str, Any]) ->
     while True:
         headers = {"Accept": EVENT_STREAM, **({"Last-Event-ID": last} if last and not first else {})}
         given = {**query, "after": after if first else None}
+        asked = Request("GET", "/events", given, headers=headers, timeout=SILENT_SECONDS)
         try:
-            async with api.stream(Request("GET", "/events", given, headers=headers, timeout=3600)) as (_, chunks):
+            async with api.stream(asked) as (response, chunks):
+                last, first = last or response.headers.get("X-Event-Cursor"), False
                 async for message in messages(chunks):
                     if message.data is not None:
-                        last, first = message.id or last, False
+                        last = message.id or last
                         yield json.loads(message.data)
         except ServiceUnavailable:
             if first:

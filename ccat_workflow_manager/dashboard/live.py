@@ -189,7 +189,7 @@ def visible_topics(context: Context, names: Collection[str], projects: Projects)
 
 @router.get("/ui/live")
 async def live(request: Request, who: Who, topics: str = "") -> Response:
-    named = topics.split(",")[:_MOST_TOPICS]
+    named = sorted(topics.split(","), key=lambda name: ":" in name)[:_MOST_TOPICS]
     names = await in_thread(visible_topics, request.app.state.context, named, who.projects)
     found: Live = request.app.state.live
     if found.full:

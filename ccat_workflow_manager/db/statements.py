@@ -239,7 +239,7 @@ RESTATE_FAILURE = f"""
 UPDATE runs r SET status_reason = (
   SELECT {FAILURE_TEXT}
   FROM step_runs s WHERE s.run_id = r.id AND s.status = '{Status.FAILED}' ORDER BY s.finished_at, s.id LIMIT 1)
-WHERE r.id = :id AND r.status_reason IS NULL AND r.{counter(Status.FAILED)} > 0
+WHERE r.id = :id AND r.status_reason IS NULL AND NOT r.tolerated AND r.{counter(Status.FAILED)} > 0
 """
 
 # --- requests and waits ----------------------------------------------------------------------------------------------

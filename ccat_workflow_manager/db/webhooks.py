@@ -13,6 +13,7 @@ from uuid import UUID
 from ccat_workflow_manager.db.queries import Row, one, project_list, rows, times, visible
 from ccat_workflow_manager.db.queries.feed import Place
 from ccat_workflow_manager.db.session import UnitOfWork, json_list
+from ccat_workflow_manager.errors import Conflict
 from ccat_workflow_manager.identity import Projects
 
 MOST_PENDING = 1000
@@ -96,8 +97,13 @@ FROM (
 WHERE d.id = o.id AND d.status = 'PENDING' AND d.attempts = :attempts
 """
 _DISABLE = """
-UPDATE webhooks SET disabled_at = now(), disabled_reason = :reason WHERE id = :id AND disabled_at IS NULL
+WITH off AS (
+  UPDATE webhooks SET disabled_at = now(), disabled_reason = :reason WHERE id = :id AND disabled_at IS NULL RETURNING id
+)
+UPDATE webhook_deliveries SET status = 'DEAD', finished_at = now(), in_flight_until = NULL
+WHERE webhook_id IN (SELECT id FROM off) AND status = 'PENDING'
 """
+_DISABLED_REASON = "SELECT disabled_reason FROM webhooks WHERE id = :id AND disabled_at IS NOT NULL FOR KEY SHARE"
 _REDELIVER = """
 UPDATE webhook_deliveries SET status = 'PENDING', next_at = now(), finished_at = NULL, in_flight_until = NULL,
   give_up_at = now() + :hours * interval '1 hour'
@@ -232,7 +238,10 @@ class WebhookStore:
             self.unit.execute(_DISABLE, {"id": delivery.webhook_id, "reason": outcome.problem})
 
     def redeliver(self, webhook_id: UUID, delivery_id: UUID | None, retry_hours: float) -> int:
-        """Send one delivery again; None: all dead ones. Returns how many."""
+        """Send one delivery again; None: all dead ones. Returns how many. Raises Conflict if nothing is sent there."""
+        off = self.unit.execute(_DISABLED_REASON, {"id": webhook_id}).all()
+        if off:
+            raise Conflict(f"the webhook {webhook_id} is switched off: {off[0][0]}; make a new one")
         parameters = {"webhook_id": webhook_id, "id": delivery_id, "hours": retry_hours}
         return self.unit.execute(_REDELIVER, parameters).rowcount
 

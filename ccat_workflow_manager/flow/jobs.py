@@ -64,6 +64,7 @@ class JobBackend(ExecutionBackend):
         self._thread: threading.Thread | None = None
         self._waiting: list[_Job] = []
         self._live: dict[str, _Job] = {}
+        self._to_cancel: set[str] = set()
         self._jobs: dict[Work, str] = {}
         self._pause = _SHORTEST_POLL_SECONDS
         self._failing_since: float | None = None
@@ -190,8 +191,8 @@ class JobBackend(ExecutionBackend):
     def _submit(self) -> bool:
         """Submit what waits. A job whose submission may have been lost is looked for first."""
         ready = [job for job in self._waiting if not job.work.future.done()]
-        self._waiting = []
         fresh = [job for job in ready if not (job.tried and self._found(job))]
+        self._waiting = []
         try:
             results = self.hpc.submit_many([job.request for job in fresh]) if fresh else []
         except BackendError as error:
@@ -212,6 +213,9 @@ class JobBackend(ExecutionBackend):
         return changed
 
     def _found(self, job: _Job) -> bool:
+        """Look for the job of a submission that may have been lost. Raises BackendError."""
+        if job.work in self._jobs:
+            return True
         job_id = self.hpc.find(job.name) if self.hpc.capabilities.find else None
         if job_id is not None:
             self._live[job_id] = job
@@ -219,15 +223,17 @@ class JobBackend(ExecutionBackend):
         return job_id is not None
 
     def _take_cancels(self) -> bool:
-        ids = []
         while self._inbox.cancels:
             job_id = self._jobs.get(self._inbox.cancels.popleft())
             if job_id is not None and (job := self._live.get(job_id)) is not None:
                 job.cancelled = True
-                ids.append(job_id)
-        if ids:
-            self.hpc.cancel_many(ids)
-        return bool(ids)
+                self._to_cancel.add(job_id)
+        self._to_cancel &= self._live.keys()
+        asked = list(self._to_cancel)
+        if asked:
+            self.hpc.cancel_many(asked)
+            self._to_cancel.clear()
+        return bool(asked)
 
     def _look(self, infos: dict[str, HPCJobInfo]) -> bool:
         ended = []
@@ -277,14 +283,15 @@ class JobBackend(ExecutionBackend):
         for job in self._waiting:
             job.cancelled = True
             self._end(job, None)
+        self._waiting = []
+        self._inbox.works.clear()
         for job in self._live.values():
             job.cancelled = True
-        if self._live:
-            self.hpc.cancel_many(list(self._live))
+        self._to_cancel.update(self._live)
         deadline = time.monotonic() + _END_SECONDS
         pause = threading.Event()
         while self._live and time.monotonic() < deadline:
-            if not self._look(self.hpc.get_statuses(list(self._live))):
+            if not self._guarded_round():
                 pause.wait(_SHORTEST_POLL_SECONDS)
 
     def _fail_all(self, error: BaseException) -> None:

@@ -38,6 +38,9 @@ _STEP_RUN = {
     Event.FAILED: "failed",
     Event.CANCELLED: "cancelled",
     Event.RETRIED: "retried",
+    Event.REUSED: "completed",
+    Event.SET_COMPLETED: "completed",
+    Event.SET_SKIPPED: "skipped",
 }
 
 TYPES: Mapping[str, str] = MappingProxyType(

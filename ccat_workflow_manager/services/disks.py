@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ccat_workflow_manager.lifecycle.waiting import utc_text
+
 _FULL = 0.9
 _SILENT_SECONDS = 60.0
 """A file system that has not answered for so long hangs."""
@@ -79,7 +81,7 @@ class Disks:
                 "kind": "space",
                 "id": " ".join(disk.names),
                 "text": f"the disk of {' and '.join(disk.names)} is {disk.percent} full",
-                "since": full_since[disk.names],
+                "since": utc_text(full_since[disk.names]),
                 "disk": disk,
             }
             for disk in self._seen

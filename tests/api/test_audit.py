@@ -72,6 +72,7 @@ def test_filters_and_pages(rest: Rest, hand: Hand) -> None:
     assert rest.get("/audit", until="2020-01-01T00:00:00Z")["items"] == []
     rest.refused(rest.send("GET", "/audit", params={"since": "soon"}), 422, "invalid", "since")
     assert rest.get("/audit", action="pause_backend")["items"] == []
+    assert rest.get("/audit", action="run.deleted")["items"] == []
     said = rest.refused(rest.send("GET", "/audit", params={"action": "create_runn"}), 422, "invalid", "action")
     assert "create_run?" in said["detail"]
 

@@ -84,6 +84,23 @@ def test_what_depends_on_it_goes_on(sample: Sample, outcome: dict[str, str], sta
     assert sample.sound()
 
 
+def test_a_tolerated_loss_is_not_the_reason_of_a_run_that_is_completed_by_hand(rest: Rest, hand: Hand) -> None:
+    once = {"retry": {"max_attempts": 1}}
+    edge = {"step": "reduce", "match": "all", "tolerate": 1}
+    steps = [
+        {"name": "reduce", "foreach": ["a", "b"], "command": ["r"], **once},
+        {"name": "map", "depends_on": [edge], "command": ["m"], **once},
+    ]
+    run_id = rest.run({"name": "lossy", "steps": steps})["id"]
+    for item in hand.claim(2):
+        hand.fail(item, "it broke") if item.key == "a" else hand.complete(item)
+    [last] = hand.claim(2)
+    hand.fail(last, "it broke too")
+    rest.post(f"/step-runs/{last.step_run_id}/outcome", DONE)
+    run = rest.get(f"/runs/{run_id}")
+    assert (run["status"], run["status_reason"]) == ("COMPLETED", None)
+
+
 def test_it_is_in_the_history_and_in_the_lineage(sample: Sample) -> None:
     sample.set("reduce/a", DEAD)
     sample.complete_all()

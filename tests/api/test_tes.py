@@ -31,6 +31,14 @@ def get(rest: Rest, task_id: str, view: str = "MINIMAL") -> dict[str, Any]:
     return found
 
 
+def test_a_run_that_only_looks_like_a_task_is_none(rest: Rest) -> None:
+    spec = {"name": "tes", "steps": [{"name": "a", "command": ["true"]}]}
+    odd = rest.run(spec, labels={"tes-name": "odd"})["id"]
+    task_id = create(rest)
+    assert listed(rest, view="FULL") == [task_id]
+    assert rest.client.get(f"{TES}/tasks/{odd}").status_code == 404
+
+
 def test_the_service_says_what_it_is(rest: Rest) -> None:
     info = rest.client.get("/v1/service-info").json()
     assert info["type"] == {"group": "org.ga4gh", "artifact": "tes", "version": "1.1.0"}

@@ -266,6 +266,18 @@ def test_events_are_followed_over_a_broken_connection() -> None:
     assert asked == [None, "2"]
 
 
+def test_nothing_is_passed_over_before_the_first_event() -> None:
+    asked: list[str | None] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.headers.get("Last-Event-ID"))
+        text = ": events\n\n" if len(asked) == 1 else 'id: 8\ndata: {"id": "8"}\n\n'
+        return httpx.Response(200, text=text, headers={"Content-Type": "text/event-stream", "X-Event-Cursor": "7"})
+
+    assert next(served(answer).events.follow()).id == "8"
+    assert asked == [None, "7"]
+
+
 def test_many_runs_are_awaited_by_one_stream_that_breaks() -> None:
     finished = {"r1"}
     streams: list[str | None] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -59,6 +60,7 @@ def test_a_full_disk_is_a_cause_until_there_is_room_again(tmp_path: Path, monkey
     (cause,) = disks.causes()
     assert (cause["kind"], cause["id"], cause["disk"]) == ("space", "A B", Disk(("A", "B"), 100_000, 5000))
     assert "95 %" in cause["text"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]+Z", cause["since"])
     free[0] = 4
     disks.look()
     assert disks.causes()[0]["since"] == cause["since"]

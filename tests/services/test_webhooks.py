@@ -14,7 +14,7 @@ import pytest
 
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.queries.feed import BEGIN, EVERYTHING
-from ccat_workflow_manager.errors import Invalid, NotFound
+from ccat_workflow_manager.errors import Conflict, Invalid, NotFound
 from ccat_workflow_manager.services.run_request import RunRequest
 from ccat_workflow_manager.services.webhook_target import url_problem
 from ccat_workflow_manager.services.webhooks import Webhooks
@@ -116,14 +116,17 @@ def test_a_failed_delivery_is_repeated_under_its_id_and_given_up_in_the_end(
 
 
 def test_a_target_that_is_gone_gets_nothing_more(context: Context, webhooks: Webhooks, target: HookServer) -> None:
-    webhooks.create(target.url, actor="test")
+    webhook, _ = webhooks.create(target.url, actor="test")
     target.statuses.append(410)
     submit(context)
     webhooks.tick()
     wait_until(lambda: finished(context, "DEAD"), 20, "the end")
     submit(context)
     webhooks.tick()
-    assert len(stored(context)) == 1
+    [delivery] = stored(context)
+    for delivery_id in (None, delivery["id"]):
+        with pytest.raises(Conflict, match="switched off"):
+            webhooks.redeliver(webhook, delivery_id)
 
 
 def test_several_managers_make_one_delivery_of_each_event(make_context: ContextMaker, target: HookServer) -> None:

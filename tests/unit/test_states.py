@@ -8,6 +8,7 @@ import pytest
 
 from ccat_workflow_manager.errors import Conflict
 from ccat_workflow_manager.failures import FAILURES, FailureReason
+from ccat_workflow_manager.lifecycle.event_types import TYPES
 from ccat_workflow_manager.lifecycle.states import (
     ACTIVE,
     CANCELLABLE,
@@ -107,3 +108,7 @@ def test_zero_counts_do_not_matter() -> None:
 def test_every_reason_of_failure_is_explained() -> None:
     assert set(FAILURES) == set(FailureReason)
     assert all(info.text.endswith(".") for info in FAILURES.values())
+
+
+def test_readers_outside_know_every_event() -> None:
+    assert {str(event) for event in Event} <= TYPES.keys()

@@ -103,7 +103,7 @@ def tes_list_tasks(
         with context.database.read() as unit:
             found = [json.loads(row.json) for row in queries.details_page(unit, wanted, after, limit - len(runs))]
         more = len(found) == limit - len(runs)
-        runs += [run for run in found if state is None or state_of(run) == state]
+        runs += [run for run in found if is_task(run) and (state is None or state_of(run) == state)]
         after = UUID(found[-1]["id"]) if found else after
     answer: dict[str, Any] = {"tasks": [_shown(request, context, run, view) for run in runs]}
     if more and after is not None:

@@ -34,7 +34,10 @@ STATUSES: Mapping[str, tuple[RunStatus, ...]] = {
 
 
 def is_task(run: Mapping[str, Any]) -> bool:
-    return run["pipeline"] == PIPELINE and NAME_LABEL in run["labels"]
+    """Whether a run was made from a task: its pipeline and its label may be another's as well."""
+    task = run["parameters"].get("task")
+    is_whole = isinstance(task, dict) and isinstance(task.get("executors"), list) and "ignored" in run["parameters"]
+    return run["pipeline"] == PIPELINE and NAME_LABEL in run["labels"] and is_whole
 
 
 def state_of(run: Mapping[str, Any]) -> str:

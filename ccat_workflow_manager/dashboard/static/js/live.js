@@ -46,7 +46,11 @@ let released = Promise.resolve();
 let release = () => {};
 
 function watchPointer() {
-  document.addEventListener("pointerdown", () => { release(); released = new Promise((resolve) => { release = resolve; }); }, true);
+  document.addEventListener("pointerdown", (event) => {
+    release();
+    if (event.button === 0) released = new Promise((resolve) => { release = resolve; });
+  }, true);
+  addEventListener("blur", () => release()); // the pointer may be let go elsewhere
   for (const end of ["pointerup", "pointercancel"]) document.addEventListener(end, () => setTimeout(release), true);
 }
 

@@ -1,7 +1,8 @@
 // One stream for all tabs of a browser: the tab that holds the lock listens and tells the others by a channel.
 // Without locks (a site without TLS) each tab has a stream of its own.
 const NAME = "ccat-wm-live";
-const wanted = new Set();
+const MOST_TOPICS = 80;
+const wanted = new Set(), own = new Set();
 let source = null, channel = null, leads = false, joined = false, delay = 1000, lostSince = null, later = null, heard = () => {}, said = () => {};
 
 function tell(message) { channel?.postMessage(message); }
@@ -37,19 +38,25 @@ function pass(names) {
 
 function want(topics) {
   const fresh = topics.filter((topic) => !wanted.has(topic));
+  if (!fresh.length) return;
   fresh.forEach((topic) => wanted.add(topic));
-  if (!leads || !fresh.length) return;
+  if (wanted.size > MOST_TOPICS) { // most are of tabs that have gone
+    wanted.clear();
+    own.forEach((topic) => wanted.add(topic));
+    tell({ leads: true });
+  }
   clearTimeout(later);
   later = setTimeout(connect, 100);
 }
 
 function receive({ data }) {
-  if (data.want) {
+  if (leads) {
+    if (!data.want) return;
     want(data.want);
-    if (leads) tell({ lostSince });
+    tell({ lostSince });
+    return;
   }
-  if (leads) return;
-  if (data.leads) tell({ want: [...wanted] });
+  if (data.leads) tell({ want: [...own] });
   if (data.names) heard(data.names);
   if (!("lostSince" in data)) return;
   said(data.lostSince);
@@ -68,7 +75,7 @@ function lead() {
 export function listen(topics, onChange, onState) {
   heard = onChange;
   said = onState;
-  topics.forEach((topic) => wanted.add(topic));
+  topics.forEach((topic) => { wanted.add(topic); own.add(topic); });
   addEventListener("pagehide", () => source?.close());
   if (!navigator.locks || !("BroadcastChannel" in window)) {
     lead();
