@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -49,11 +50,14 @@ def _explained(client: Client, identity: str) -> Any:
     """The explanation of the run with this id, else of the step run."""
     from urllib.parse import quote
 
-    from ccat_workflow_manager.errors import NotFound
+    from ccat_workflow_manager.commands.client import ApiRefused
 
+    run_id = client.run_id(identity)
     try:
-        return client.get(f"/runs/{quote(client.run_id(identity), safe='')}/explain")
-    except NotFound:
+        return client.get(f"/runs/{quote(run_id, safe='')}/explain")
+    except ApiRefused as refusal:
+        if refusal.status != HTTPStatus.NOT_FOUND or run_id != identity:
+            raise
         return client.get(f"/step-runs/{quote(identity, safe='')}/explain")
 
 

@@ -107,6 +107,14 @@ def test_a_disabled_pipeline_takes_no_runs(greet: Path, deployment: Deployment) 
 
 
 @pytest.mark.usefixtures("greet")
+def test_a_run_and_its_step_run_are_explained(deployment: Deployment) -> None:
+    run = submitted(deployment, "-p", 'names=["a"]')
+    step_run = answer("run", "show", run["id"], env=deployment.env)["step_runs"][0]
+    assert answer("explain", run["id"], env=deployment.env)["summary"]
+    assert step_run["key"] in answer("explain", step_run["id"], env=deployment.env)["summary"]
+
+
+@pytest.mark.usefixtures("greet")
 def test_a_run_from_submit_to_show(deployment: Deployment, tmp_path: Path) -> None:
     params = tmp_path / "params.json"
     params.write_text(json.dumps({"names": ["x"], "code": 0}))

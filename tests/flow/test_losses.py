@@ -77,3 +77,13 @@ def test_189_detectors_of_which_7_die_on_slurm(world: World) -> None:  # noqa: F
     run_id = world.service.submit(*steps, backend="slurm")
     world.service.wait(run_id, 400)
     check_visit(world.service, run_id, 189, dead)
+
+
+def test_what_follows_a_step_that_was_done_by_hand_finds_an_empty_directory(service: Service) -> None:
+    once = {"retry": {"max_attempts": 1}}
+    looks = sh('cd "$WORKFLOW_UPSTREAM_DIR/reduce/main" && [ -z "$(ls -A)" ]', "map", depends_on=["reduce"], **once)
+    run_id = service.submit(sh("exit 3", "reduce", **once), looks)
+    service.wait(run_id)
+    failed = service.step(run_id, "reduce")["id"]
+    service.call("POST", f"/step-runs/{failed}/outcome", json={"outcome": "completed", "reason": "done elsewhere"})
+    assert service.wait(run_id)["status"] == "COMPLETED"
