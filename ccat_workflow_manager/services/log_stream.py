@@ -122,6 +122,10 @@ class LogStream:
             events = self._open(replace(self._start, attempt=self._start.attempt or last))
         elif self._is_read and self._number < last:
             events = self._open(self._start.of_next(self._number + 1))
+        if any(reader.location.job_id is None for reader in self._readers):
+            location = self._logs.locate(self._step_run_id, self._number)
+            for reader in self._readers:
+                reader.location = location
         for reader in self._readers:
             text, follows = reader.piece()
             if not follows:
@@ -179,7 +183,7 @@ class _Reader:
 
     def __init__(self, logs: Logs, location: LogLocation, stream: str, offset: int, tail: int | None) -> None:
         self._logs = logs
-        self._location = location
+        self.location = location
         self._tail = tail
         self._shown = ""
         """What was read, if only the end of the log can be had."""
@@ -200,9 +204,9 @@ class _Reader:
 
     def _read(self) -> LogPiece:
         if self.offset is not None:
-            return self._logs.read(self._location, self.stream, offset=self.offset)
+            return self._logs.read(self.location, self.stream, offset=self.offset)
         lines = self._tail if not self._shown and self._tail is not None else _MOST_LINES
-        return self._logs.read(self._location, self.stream, tail=lines)
+        return self._logs.read(self.location, self.stream, tail=lines)
 
 
 def new_part(shown: str, text: str) -> tuple[str, bool]:

@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.services.log_stream import new_part
+from ccat_workflow_manager.services.log_stream import LogStream, Start, new_part
 from tests.api.rest import Hand, Rest
 from tests.api.test_events import serving
 from tests.support.waiting import wait_until
@@ -140,6 +140,7 @@ def test_what_is_written_later_is_sent(
 
         reader = threading.Thread(target=read)
         reader.start()
+        wait_until(lambda: seen, what="the stream to begin")
         (item,) = hand.claim()
         write(base_dir, run, "one\n")
         wait_until(lambda: "data: one" in seen)
@@ -149,6 +150,21 @@ def test_what_is_written_later_is_sent(
         hand.complete(item)
         reader.join(60)
     assert "event: end" in seen
+
+
+def test_a_log_that_only_the_backend_has_is_read_once_its_job_is_known(
+    hand: Hand, context: Context, run: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(_: object, __: str, question: dict[str, Any]) -> dict[str, Any]:
+        text = "from afar\n" if question["place"]["job_id"] else ""
+        return {"text": text, "next_offset": None, "size": None, "truncated": False}
+
+    monkeypatch.setattr(type(context.logs._questions), "ask", ask)
+    (item,) = hand.claim()
+    stream = LogStream(context.database, context.logs, item.step_run_id, Start.of("stdout", None, None, None))
+    assert b"from afar" not in b"".join(stream.look())
+    hand.submit(item)
+    assert b"from afar" in b"".join(stream.look())
 
 
 def test_a_log_that_only_the_backend_has(
