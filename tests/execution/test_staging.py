@@ -137,7 +137,8 @@ def test_progress_is_reported_during_a_wide_fan_in_and_may_stop_it(tmp_path: Pat
 
 
 def test_missing_upstream_products(tmp_path: Path) -> None:
-    missing = UpstreamProducts("cal", "k", f"{tmp_path}/p/{RUN}/cal/k/attempt-1/output")
+    cube = UpstreamProduct(uuid4(), "cube", "SCIENCE", "cube.fits", 1, "")
+    missing = UpstreamProducts("cal", "k", f"{tmp_path}/p/{RUN}/cal/k/attempt-1/output", [cube])
     elsewhere = UpstreamProducts("cal", "k", "/etc")
     for source in (missing, elsewhere):
         with pytest.raises(StagingError) as failed:
