@@ -103,7 +103,8 @@ WITH off AS (
 UPDATE webhook_deliveries SET status = 'DEAD', finished_at = now(), in_flight_until = NULL
 WHERE webhook_id IN (SELECT id FROM off) AND status = 'PENDING'
 """
-_DISABLED_REASON = "SELECT disabled_reason FROM webhooks WHERE id = :id AND disabled_at IS NOT NULL FOR KEY SHARE"
+_LOCK = "SELECT disabled_at IS NOT NULL, disabled_reason FROM webhooks WHERE id = :id FOR NO KEY UPDATE"
+"""Before its deliveries: one that is switched off gets no pending ones."""
 _REDELIVER = """
 UPDATE webhook_deliveries SET status = 'PENDING', next_at = now(), finished_at = NULL, in_flight_until = NULL,
   give_up_at = now() + :hours * interval '1 hour'
@@ -233,15 +234,17 @@ class WebhookStore:
             "final": outcome.final or outcome.gone,
             "seconds": retry_seconds,
         }
+        if outcome.gone:
+            self.unit.execute(_LOCK, {"id": delivery.webhook_id})
         self.unit.execute(_RECORD, parameters)
         if outcome.gone:
             self.unit.execute(_DISABLE, {"id": delivery.webhook_id, "reason": outcome.problem})
 
     def redeliver(self, webhook_id: UUID, delivery_id: UUID | None, retry_hours: float) -> int:
         """Send one delivery again; None: all dead ones. Returns how many. Raises Conflict if nothing is sent there."""
-        off = self.unit.execute(_DISABLED_REASON, {"id": webhook_id}).all()
-        if off:
-            raise Conflict(f"the webhook {webhook_id} is switched off: {off[0][0]}; make a new one")
+        for is_off, reason in self.unit.execute(_LOCK, {"id": webhook_id}).tuples:
+            if is_off:
+                raise Conflict(f"the webhook {webhook_id} is switched off: {reason}; make a new one")
         parameters = {"webhook_id": webhook_id, "id": delivery_id, "hours": retry_hours}
         return self.unit.execute(_REDELIVER, parameters).rowcount
 

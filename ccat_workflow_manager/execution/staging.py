@@ -140,7 +140,7 @@ def _link_upstream(step: StepLaunch, dirs: AttemptDirs, progress: Progress, *, c
     steps = set()
     for source in step.upstream:
         if not source.products and source.directory.startswith(f"{dirs.run}/"):
-            # A person has set it to COMPLETED: nothing was published there.
+            # One that a person has set to COMPLETED has published no directory.
             os.makedirs(source.directory, exist_ok=True)
         target, path = _inside_run(source, dirs), f"{dirs.upstream}/{source.step}/{source.key}"
         if source.step not in steps:

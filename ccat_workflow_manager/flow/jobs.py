@@ -191,7 +191,11 @@ class JobBackend(ExecutionBackend):
     def _submit(self) -> bool:
         """Submit what waits. A job whose submission may have been lost is looked for first."""
         ready = [job for job in self._waiting if not job.work.future.done()]
-        fresh = [job for job in ready if not (job.tried and self._found(job))]
+        try:
+            fresh = [job for job in ready if not (job.tried and self._found(job))]
+        except BackendError:
+            self._waiting = [job for job in ready if job.work not in self._jobs]
+            raise
         self._waiting = []
         try:
             results = self.hpc.submit_many([job.request for job in fresh]) if fresh else []
@@ -214,8 +218,6 @@ class JobBackend(ExecutionBackend):
 
     def _found(self, job: _Job) -> bool:
         """Look for the job of a submission that may have been lost. Raises BackendError."""
-        if job.work in self._jobs:
-            return True
         job_id = self.hpc.find(job.name) if self.hpc.capabilities.find else None
         if job_id is not None:
             self._live[job_id] = job

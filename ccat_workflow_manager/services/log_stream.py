@@ -91,8 +91,8 @@ class LogStream:
         self._logs = logs
         self._step_run_id = step_run_id
         self._start = start
-        self._number = 0
-        """The attempt that is read."""
+        self._location: LogLocation | None = None
+        """That of the attempt that is read."""
         self._readers: list[_Reader] = []
         self.behind = False
         """There is more to read at once."""
@@ -117,40 +117,39 @@ class LogStream:
 
     def _events(self, last: int) -> list[bytes]:
         """The next pieces of the logs up to the attempt `last`."""
-        events = []
-        if not self._readers:
-            events = self._open(replace(self._start, attempt=self._start.attempt or last))
-        elif self._is_read and self._number < last:
-            events = self._open(self._start.of_next(self._number + 1))
-        if any(reader.location.job_id is None for reader in self._readers):
-            location = self._logs.locate(self._step_run_id, self._number)
-            for reader in self._readers:
-                reader.location = location
+        events: list[bytes] = []
+        location = self._location
+        if location is None:
+            location, events = self._open(replace(self._start, attempt=self._start.attempt or last))
+        elif self._is_read and location.attempt < last:
+            location, events = self._open(self._start.of_next(location.attempt + 1))
+        elif location.job_id is None:  # it may have been submitted meanwhile
+            location = self._logs.locate(self._step_run_id, location.attempt)
+        self._location = location
         for reader in self._readers:
-            text, follows = reader.piece()
+            text, follows = reader.piece(location)
             if not follows:
                 events.append(_event("", kind="gap"))
             if text:
                 kind = reader.stream if len(self._readers) > 1 else ""
-                events.append(_event(text, kind=kind, place=self._place()))
-        self.behind = not self._is_read or self._number < last
+                events.append(_event(text, kind=kind, place=self._place(location.attempt)))
+        self.behind = not self._is_read or location.attempt < last
         return events
 
     @property
     def _is_read(self) -> bool:
         return all(reader.is_read for reader in self._readers)
 
-    def _open(self, start: Start) -> list[bytes]:
+    def _open(self, start: Start) -> tuple[LogLocation, list[bytes]]:
         location = self._logs.locate(self._step_run_id, start.attempt)
-        self._number = location.attempt
         parts = zip(start.streams, start.offsets, strict=True)
-        self._readers = [_Reader(self._logs, location, stream, offset, start.tail) for stream, offset in parts]
-        return [_event(str(self._number), kind="attempt")]
+        self._readers = [_Reader(self._logs, stream, offset, start.tail) for stream, offset in parts]
+        return location, [_event(str(location.attempt), kind="attempt")]
 
-    def _place(self) -> str:
+    def _place(self, attempt: int) -> str:
         """The id of the last event: what was read of each stream. Empty if only a backend has the log."""
         offsets = [reader.offset for reader in self._readers]
-        return "" if None in offsets else "-".join(map(str, (self._number, *offsets)))
+        return "" if None in offsets else "-".join(map(str, (attempt, *offsets)))
 
     async def texts(self, first: list[bytes], streams: LogStreams) -> AsyncGenerator[bytes, None]:
         """The text of the stream, beginning with the events of the first look."""
@@ -181,9 +180,8 @@ class LogStream:
 class _Reader:
     """Reads one stream of one attempt piece by piece."""
 
-    def __init__(self, logs: Logs, location: LogLocation, stream: str, offset: int, tail: int | None) -> None:
+    def __init__(self, logs: Logs, stream: str, offset: int, tail: int | None) -> None:
         self._logs = logs
-        self.location = location
         self._tail = tail
         self._shown = ""
         """What was read, if only the end of the log can be had."""
@@ -192,21 +190,21 @@ class _Reader:
         self.is_read = False
         """Up to its present end."""
 
-    def piece(self) -> tuple[str, bool]:
+    def piece(self, location: LogLocation) -> tuple[str, bool]:
         """The next piece, and whether it follows what was read before: a part of a log that grew fast may be gone."""
         begins, before = not self._shown, self.offset
-        piece = self._read()
+        piece = self._read(location)
         text, follows = new_part(self._shown, piece.text)
         self.offset = piece.next_offset
         self._shown = piece.text if self.offset is None else ""
         self.is_read = self.offset is None or self.offset in (before, piece.size)
         return text, follows and not (begins and piece.truncated)
 
-    def _read(self) -> LogPiece:
+    def _read(self, location: LogLocation) -> LogPiece:
         if self.offset is not None:
-            return self._logs.read(self.location, self.stream, offset=self.offset)
+            return self._logs.read(location, self.stream, offset=self.offset)
         lines = self._tail if not self._shown and self._tail is not None else _MOST_LINES
-        return self._logs.read(self.location, self.stream, tail=lines)
+        return self._logs.read(location, self.stream, tail=lines)
 
 
 def new_part(shown: str, text: str) -> tuple[str, bool]:

@@ -104,6 +104,49 @@ def test_a_click_is_for_what_it_was_pressed_on(site: Site, open_page: Open) -> N
     expect(page.locator("main .held")).to_contain_text("The run is paused")
 
 
+def test_a_right_click_stops_no_change(site: Site, open_page: Open) -> None:
+    run_id = new_run(site, "right")
+    page = open_page(f"/runs/{run_id}")
+    page.locator("main a[data-sheet]:has-text('Priority')").hover()
+    page.mouse.down(button="right")  # a menu may keep the end of it
+    site.call("POST", f"/runs/{run_id}/pause")
+    expect(page.locator("main .held")).to_contain_text("The run is paused")
+
+
+def test_a_tab_that_joins_the_stream_of_another_shows_what_changed_before(site: Site, open_page: Open) -> None:
+    run_id = new_run(site, "joins")
+    leads = open_page(f"/runs/{run_id}")
+    joins = leads.context.new_page()
+    held: list[Route] = []
+    joins.route("**/stream.js*", lambda route: held.append(route))  # noqa: PLW0108 - Playwright marks what it is given
+    with joins.expect_request("**/stream.js*"):
+        joins.goto(f"/runs/{run_id}", wait_until="commit")
+    joins.evaluate("""() => {
+      window.heard = [];
+      new BroadcastChannel("ccat-wm-live").onmessage = ({ data }) => heard.push(...(data.names ?? []));
+    }""")
+    site.call("POST", f"/runs/{run_id}/priority", {"priority": 70})
+    expect(leads.locator("main a[data-sheet]:has-text('Priority')")).to_contain_text("Priority 70")
+    joins.wait_for_function("name => heard.filter(each => each === name).length > 1", arg=f"run:{run_id}")
+    expect(joins.locator("main a[data-sheet]:has-text('Priority')")).to_contain_text("Priority 0")
+    held[0].continue_()
+    expect(joins.locator("main a[data-sheet]:has-text('Priority')")).to_contain_text("Priority 70")
+
+
+def test_the_stream_outlives_the_tabs_of_two_hundred_runs(site: Site, open_page: Open) -> None:
+    page = open_page("/runs")
+    other = page.context.new_page()
+    other.goto("/runs")
+    other.evaluate("""async () => {
+      const channel = new BroadcastChannel("ccat-wm-live");
+      for (let i = 0; i < 200; i++) channel.postMessage({ want: [`run:${crypto.randomUUID()}`] });
+    }""")
+    for scan in ("while the stream begins again", "later"):
+        run_id = new_run(site, scan)
+        for each in (page, other):
+            expect(each.locator(f"#r-{run_id}")).to_be_visible()
+
+
 def test_the_link_of_an_action_stays_that_of_the_action(site: Site, open_page: Open) -> None:
     run_id = new_run(site, "links")
     page = open_page(f"/runs/{run_id}")

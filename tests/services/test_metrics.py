@@ -16,9 +16,11 @@ from ccat_workflow_manager.doorbell import Bell, Doorbell
 from ccat_workflow_manager.managers.loops import Loop
 from ccat_workflow_manager.services import metrics as service
 from ccat_workflow_manager.services.metrics import OTHER, DatabaseMetrics, DoorbellMetrics
+from ccat_workflow_manager.services.outcomes import Outcome
 from ccat_workflow_manager.services.run_request import RunRequest
 from ccat_workflow_manager.services.verify_notes import remember_verification
 from tests.api.rest import CHAIN, ONE, Hand
+from tests.support.waiting import wait_until
 
 
 def samples(text: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -62,6 +64,9 @@ def test_ends_waits_and_backends_are_counted(context: Context, hand: Hand) -> No
     assert value(text, "ccat_wm_backend_up", backend="slurm") == 0
     assert value(text, "ccat_wm_step_run_seconds_count", status="PENDING", backend="noop") == 2
     assert value(text, "ccat_wm_events_lag_seconds") == 0
+    context.outcomes.set(second.step_run_id, Outcome.COMPLETED, "by hand", actor="test")
+    by_hand = {"outcome": "COMPLETED", "reason": "set_by_hand", **of_one}
+    wait_until(lambda: value(scrape(collector), "ccat_wm_step_runs_total", **by_hand) == 1, what="the next look")
     # Nothing is counted twice.
     assert value(scrape(collector), "ccat_wm_step_runs_total", outcome="COMPLETED", reason="", **of_one) == 1
 

@@ -117,14 +117,17 @@ def test_a_failed_delivery_is_repeated_under_its_id_and_given_up_in_the_end(
 
 def test_a_target_that_is_gone_gets_nothing_more(context: Context, webhooks: Webhooks, target: HookServer) -> None:
     webhook, _ = webhooks.create(target.url, actor="test")
-    target.statuses.append(410)
+    target.statuses += [500, 410]
     submit(context)
     webhooks.tick()
-    wait_until(lambda: finished(context, "DEAD"), 20, "the end")
+    wait_for_problem(context, "500")
     submit(context)
     webhooks.tick()
-    [delivery] = stored(context)
-    for delivery_id in (None, delivery["id"]):
+    wait_until(lambda: finished(context, "DEAD", "DEAD"), 20, "the end of both")
+    submit(context)
+    webhooks.tick()
+    waited, _ = stored(context)
+    for delivery_id in (None, waited["id"]):
         with pytest.raises(Conflict, match="switched off"):
             webhooks.redeliver(webhook, delivery_id)
 

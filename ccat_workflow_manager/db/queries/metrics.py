@@ -11,15 +11,12 @@ from ccat_workflow_manager.db.holds import ON_HOLD
 from ccat_workflow_manager.db.queries.feed import Place
 from ccat_workflow_manager.db.quotas import AT_LIMIT
 from ccat_workflow_manager.db.session import UnitOfWork
-from ccat_workflow_manager.lifecycle.states import Event, Status
+from ccat_workflow_manager.lifecycle.event_types import PREFIX, events_of
+from ccat_workflow_manager.lifecycle.states import Status
 
 _MOST_COUNTED = 100_000
 MOST_LOOKED_AT = 20_000
-_ENDS = ", ".join(
-    f"'{event}'"
-    for event in (Event.RESULTS_COLLECTED, Event.FAILED, Event.CANCELLED, Event.SKIPPED, Event.REUSED,
-                  Event.SET_COMPLETED, Event.SET_SKIPPED)
-)  # fmt: skip
+_ENDS, _ = events_of(f"{PREFIX}step_run.{end}" for end in ("completed", "failed", "cancelled", "skipped"))
 
 _ENDED = f"""
 WITH looked_at AS MATERIALIZED (
@@ -32,7 +29,7 @@ SELECT r.pipeline, s.step, s.backend, e.to_status AS outcome, COALESCE(e.reason,
   extract(epoch FROM COALESCE(s.started_at, s.finished_at) - s.submitted_at)::float8 AS submitted,
   extract(epoch FROM s.finished_at - s.started_at)::float8 AS running
 FROM looked_at e JOIN step_runs s ON s.id = e.step_run_id JOIN runs r ON r.id = e.run_id
-WHERE e.event IN ({_ENDS})
+WHERE e.event IN ({", ".join(f"'{event}'" for event in sorted(_ENDS))})
 """
 _LOOKED_UP_TO = f"""
 SELECT position, id FROM (

@@ -328,6 +328,6 @@ def _with_end(info: HPCJobInfo, evidence: Evidence) -> HPCJobInfo:
 def _placed(info: HPCJobInfo, evidence: Evidence) -> HPCJobInfo:
     """With the node. The exit record does not contain it, and the watch of pods may be behind that of Jobs."""
     seen = evidence.chosen.node if evidence.chosen is not None else ""
-    node = seen or (evidence.claim.host if evidence.claim is not None else "")
+    node = seen or (evidence.claim.host if evidence.claim is not None and evidence.owner else "")
     submitted = evidence.job.created if evidence.job is not None else None
     return replace(info, node=node or None, submitted_at=info.submitted_at or submitted)

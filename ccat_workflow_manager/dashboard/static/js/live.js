@@ -32,8 +32,8 @@ export async function refresh(section) {
     if (response.status === 200) {
       const html = await response.text();
       await released;
-      morph(section, html);
       state.etag = response.headers.get("etag") ?? "";
+      morph(section, html);
     }
   } catch { /* the stream notices that the service is away */ } finally {
     state.busy = false;

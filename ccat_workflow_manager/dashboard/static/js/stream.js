@@ -3,7 +3,7 @@
 const NAME = "ccat-wm-live";
 const MOST_TOPICS = 80;
 const wanted = new Set(), own = new Set();
-let source = null, channel = null, leads = false, joined = false, delay = 1000, lostSince = null, later = null, heard = () => {}, said = () => {};
+let source = null, channel = null, leads = false, joined = false, delay = 1000, lostSince = null, later = null, mostWanted = MOST_TOPICS, heard = () => {}, said = () => {};
 
 function tell(message) { channel?.postMessage(message); }
 
@@ -13,6 +13,7 @@ function report() {
 }
 
 function connect() {
+  mostWanted = Math.max(MOST_TOPICS, 2 * wanted.size);
   source?.close();
   source = new EventSource(`/ui/live?topics=${encodeURIComponent([...wanted].sort().join(","))}`);
   source.addEventListener("open", () => {
@@ -40,7 +41,8 @@ function want(topics) {
   const fresh = topics.filter((topic) => !wanted.has(topic));
   if (!fresh.length) return;
   fresh.forEach((topic) => wanted.add(topic));
-  if (wanted.size > MOST_TOPICS) { // most are of tabs that have gone
+  if (wanted.size > mostWanted) { // most are of tabs that have gone: those that are left say again what they want
+    mostWanted = Infinity;
     wanted.clear();
     own.forEach((topic) => wanted.add(topic));
     tell({ leads: true });
