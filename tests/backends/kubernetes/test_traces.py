@@ -44,9 +44,10 @@ class Replay:
         self.theirs: dict[str, list[str]] = defaultdict(list)
         self.answers: list[tuple[dict[str, Any], httpx.Response]] = []
         self.then: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        self._threads = [threading.Thread(target=self._watch, args=(kind,), daemon=True) for kind in _PLURALS]
-        for thread in self._threads:
-            thread.start()
+        standing = threading.Barrier(len(_PLURALS) + 1)
+        for kind in _PLURALS:
+            threading.Thread(target=self._watch, args=(kind, standing), daemon=True).start()
+        standing.wait(60)  # a watch shows what was before it in one event
 
     def run(self) -> None:
         for line in recorded.lines():
@@ -79,9 +80,10 @@ class Replay:
         body = None if line["request"] is None else json.dumps(line["request"])
         return self.client.request(line["method"], path, content=body, headers={"Content-Type": kind})
 
-    def _watch(self, kind: str) -> None:
+    def _watch(self, kind: str, standing: threading.Barrier) -> None:
         path = f"{_PATHS[kind]}/namespaces/{NAMESPACE}/{_PLURALS[kind]}"
         with self.client.stream("GET", path, params={"watch": "1"}, timeout=120) as answer:
+            standing.wait()
             try:
                 for line in answer.iter_lines():
                     event = json.loads(line)
