@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, Response, Route, expect
+from playwright.sync_api import Page, Route, expect
 
 from ccat_workflow_manager.identity import ANONYMOUS, Role
 from tests.browser.conftest import context_of
@@ -87,18 +87,19 @@ def test_a_button_with_the_focus_says_what_it_does(site: Site, open_page: Open) 
 
 
 def test_a_click_is_for_what_it_was_pressed_on(site: Site, open_page: Open) -> None:
-    def is_part(answer: Response) -> bool:
-        return answer.ok and f"/ui/runs/{run_id}" in answer.url
-
     run_id = new_run(site, "pressed")
-    page = open_page(f"/runs/{run_id}")
-    with page.expect_response(is_part):
-        page.reload()
+    page, other = open_page("/healthz", expected=("404",)), open_page(f"/runs/{run_id}")
+    held: list[Route] = []
+    page.route("**/ui/live?*", lambda route: held.append(route))  # noqa: PLW0108 - Playwright marks what it is given
+    page.goto(f"/runs/{run_id}")  # whose stream never opens, so that it asks for its parts only when it is told to
     page.locator("main a[data-sheet]:has-text('Priority')").hover()
     page.mouse.down()
-    with page.expect_response(is_part) as answered:
-        site.call("POST", f"/runs/{run_id}/pause")  # the link before it goes away
+    act(other, "Pause", "Pause 1 run")  # the link before it goes away
+    with page.expect_response(lambda answer: answer.ok and f"/ui/runs/{run_id}" in answer.url) as answered:
+        page.evaluate("document.dispatchEvent(new CustomEvent('refresh'))")
     assert "The run is paused" in answered.value.text()
+    page.evaluate("fetch('/ui/rail').then((answer) => answer.text())")  # by now the page has read the answer
+    expect(page.locator("main .held")).to_have_count(0)
     page.mouse.up()
     expect(page.locator("#sheet input[name=priority]")).to_be_visible()
     expect(page.locator("main .held")).to_contain_text("The run is paused")
