@@ -42,6 +42,12 @@ class Identity:
     def sees(self, project: str) -> bool:
         return sees(self.projects, project)
 
+    def within(self, project: str | None) -> Projects:
+        """What it sees of a project; None: of all."""
+        if project is None:
+            return self.projects
+        return frozenset([project] if self.sees(project) else ())
+
 
 def sees(projects: Projects, project: str) -> bool:
     return projects is None or project in projects

@@ -17,6 +17,7 @@ from ccat_workflow_manager.api.paging import (
     DEFAULT_LIMIT,
     Cursor,
     Limit,
+    ProjectName,
     decode,
     json_response,
     number_key,
@@ -72,12 +73,17 @@ class BreakerEventPage(Page):
 
 @router.get("", response_model=BreakerPage)
 def list_breakers(
-    context: Ctx, who: Who, counting: Counting = False, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
+    context: Ctx,
+    who: Who,
+    project: ProjectName = None,
+    counting: Counting = False,
+    limit: Limit = DEFAULT_LIMIT,
+    cursor: Cursor = None,
 ) -> Response:
     """Open breakers. Each holds back the step runs of one step with one image."""
     after = decode("breakers", cursor, uuid_key)
     with context.database.read() as unit:
-        found = queries.breakers_page(unit, after, limit + 1, counting=counting, projects=who.projects)
+        found = queries.breakers_page(unit, after, limit + 1, counting=counting, projects=who.within(project))
     return page("breakers", found, limit)
 
 

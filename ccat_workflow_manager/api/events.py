@@ -21,7 +21,6 @@ from ccat_workflow_manager.db.queries import array
 from ccat_workflow_manager.db.queries.feed import BEGIN as OLDEST
 from ccat_workflow_manager.db.queries.feed import Place, Selection
 from ccat_workflow_manager.errors import Fault, Invalid
-from ccat_workflow_manager.identity import Projects, sees
 from ccat_workflow_manager.json_values import similar
 from ccat_workflow_manager.lifecycle.event_types import TYPES, events_of
 from ccat_workflow_manager.services.feed import GZIP_BEGIN, compressed
@@ -97,20 +96,13 @@ async def get_events(
     """
     wanted = Selection(
         events=known_types(type) if type else None,
-        projects=_shown(who.projects, project),
+        projects=who.within(project),
         pipeline=pipeline,
         run_id=run,
     )
     if MEDIA_TYPE in request.headers.get("accept", ""):
         return await _stream(request, context, last_event_id or after, wanted)
     return await in_thread(_page, context, after, wanted, limit)
-
-
-def _shown(visible: Projects, project: str | None) -> Projects:
-    """The projects whose events the caller sees."""
-    if project is None:
-        return visible
-    return frozenset([project]) if sees(visible, project) else frozenset()
 
 
 def known_types(types: list[str]) -> frozenset[str]:

@@ -148,10 +148,7 @@ def explain_all(
 
     `upstream` stands for those that wait for steps before them.
     """
-    projects = who.projects
-    if project is not None:
-        projects = frozenset({project} if who.sees(project) else ())
     with context.database.read() as unit:
         unit.snapshot()
-        found = explain_waiting(unit, projects, limit)
+        found = explain_waiting(unit, who.within(project), limit)
     return json_response(json.dumps(found))

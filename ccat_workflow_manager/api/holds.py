@@ -15,7 +15,7 @@ from ccat_workflow_manager.api import openapi
 from ccat_workflow_manager.api.dependencies import Actor, Body, Ctx, Who
 from ccat_workflow_manager.api.openapi import Shape, Time
 from ccat_workflow_manager.api.overrides import Terms, Why
-from ccat_workflow_manager.api.paging import json_response
+from ccat_workflow_manager.api.paging import ProjectName, json_response
 from ccat_workflow_manager.api.pipelines import Name as PipelineName
 from ccat_workflow_manager.api.route import api_router
 from ccat_workflow_manager.context import Context
@@ -72,10 +72,13 @@ def _lift(context: Context, kind: Kind, name: str) -> Response:
 
 
 @router.get("/holds", response_model=HoldList)
-def list_holds(context: Ctx, who: Who) -> Response:
-    """What starts nothing now because a person wants it so, the widest first."""
+def list_holds(context: Ctx, who: Who, project: ProjectName = None) -> Response:
+    """What starts nothing now because a person wants it so, the widest first.
+
+    With `project` also what concerns all projects.
+    """
     with context.database.read() as unit:
-        found = visible_holds(unit, who.projects)
+        found = visible_holds(unit, who.within(project))
     return json_response(json.dumps({"items": [shown(each) for each in found]}))
 
 

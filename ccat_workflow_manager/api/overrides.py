@@ -13,7 +13,16 @@ from starlette.responses import Response
 
 from ccat_workflow_manager.api.dependencies import Ctx, Who
 from ccat_workflow_manager.api.openapi import Page, Shape, Time
-from ccat_workflow_manager.api.paging import DEFAULT_LIMIT, Cursor, Limit, decode, json_response, number_key, page
+from ccat_workflow_manager.api.paging import (
+    DEFAULT_LIMIT,
+    Cursor,
+    Limit,
+    ProjectName,
+    decode,
+    json_response,
+    number_key,
+    page,
+)
 from ccat_workflow_manager.api.route import api_router
 from ccat_workflow_manager.db.queries import Row
 from ccat_workflow_manager.db.queries.overrides import overrides_page
@@ -61,11 +70,13 @@ def shown(override: Override) -> Mapping[str, Any]:
 
 
 @router.get("", response_model=OverridePage)
-def list_overrides(context: Ctx, who: Who, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Response:
+def list_overrides(
+    context: Ctx, who: Who, project: ProjectName = None, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
+) -> Response:
     """What is changed until a certain time, the oldest change first."""
     after = decode("overrides", cursor, number_key)
     with context.database.read() as unit:
-        found = overrides_page(unit, after or 0, limit + 1, projects=who.projects)
+        found = overrides_page(unit, after or 0, limit + 1, projects=who.within(project))
     return page("overrides", [Row(each.id, json.dumps(shown(each))) for each in found], limit)
 
 

@@ -23,6 +23,7 @@ from ccat_workflow_manager.api.paging import (
     DEFAULT_LIMIT,
     Cursor,
     Limit,
+    ProjectName,
     decode,
     etag_of,
     json_response,
@@ -310,14 +311,16 @@ def _backend(name: str, context: Context, known: Availability | None, state: Bac
 
 
 @router.get("/attention", response_model=AttentionPage)
-def list_attention(context: Ctx, who: Who, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Response:
+def list_attention(
+    context: Ctx, who: Who, project: ProjectName = None, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
+) -> Response:
     """Step runs that need an operator, for example to release a job that is held at the scheduler; oldest first.
 
     Also those whose cancellation stays unconfirmed, and those that left a job which does not stop.
     """
     after = decode("attention", cursor, uuid_key)
     with context.database.read() as unit:
-        found = attention_page(unit, after, limit + 1, who.projects)
+        found = attention_page(unit, after, limit + 1, who.within(project))
     return page("attention", found, limit)
 
 

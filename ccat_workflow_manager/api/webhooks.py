@@ -17,6 +17,7 @@ from ccat_workflow_manager.api.paging import (
     DEFAULT_LIMIT,
     Cursor,
     Limit,
+    ProjectName,
     decode,
     json_response,
     page,
@@ -137,11 +138,13 @@ def create_webhook(context: Ctx, who: Who, body: Body) -> Response:
 
 
 @router.get("", response_model=WebhookPage)
-def list_webhooks(context: Ctx, who: Who, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Response:
+def list_webhooks(
+    context: Ctx, who: Who, project: ProjectName = None, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
+) -> Response:
     """The webhooks, oldest first, without their secrets."""
     after = decode("webhooks", cursor, uuid_key)
     with context.database.read() as unit:
-        found = queries.webhooks_page(unit, after, limit + 1, who.projects)
+        found = queries.webhooks_page(unit, after, limit + 1, who.within(project))
     return page("webhooks", found, limit)
 
 

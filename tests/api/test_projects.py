@@ -56,6 +56,31 @@ def test_an_open_breaker_holds_back_its_own_project_only(rest: Rest, hand: Hand)
     hand.open_breaker()
     (breaker,) = rest.get("/breakers")["items"]
     assert breaker["project"] == "default"
+    assert rest.get("/breakers", project="default")["items"] == [breaker]
+    assert rest.get("/breakers", project="night")["items"] == []
     steps = [{"name": "out", "image": "a.sif", "foreach": list(range(10)), "command": ["a"]}]
     other = rest.run({"name": "fan", "project": "night", "steps": steps})
     assert "held back" not in other["step_runs"][0]["waiting_for"]
+
+
+def test_what_is_changed_and_held_back_can_be_limited_to_a_project(rest: Rest, night: str, hand: Hand) -> None:
+    rest.put("/pipelines/one", ONE)
+    waiting = {}
+    for project, pipeline in (("default", "one"), ("night", night)):
+        rest.post(f"/pipelines/{pipeline}/pause", {"why": "x"}, status=200)
+        rest.post(f"/projects/{project}/pause", {"why": "x"}, status=200)
+        limit = {"max_live": 9, "until": "2999-01-31T12:00:00Z"}
+        assert rest.send("PATCH", f"/projects/{project}", json=limit).is_success
+        rest.post("/webhooks", {"url": "https://example.org/hook", "project": project}, status=201)
+        waiting[project] = rest.post("/runs", {"pipeline": pipeline})["step_runs"][0]["id"]
+    rest.post("/service/pause", {"why": "x"}, status=200)
+    hand.execute("UPDATE step_runs SET cancel_requested_at = now() - interval '1 day'")
+    for path, field, expected in (
+        ("/holds", "name", {"default": ["", "default", "one"], "night": ["", "night", night], "day": [""]}),
+        ("/overrides", "project", {"default": ["default"], "night": ["night"], "day": []}),
+        ("/webhooks", "project", {"default": ["default"], "night": ["night"], "day": []}),
+        ("/attention", "id", {**{name: [each] for name, each in waiting.items()}, "day": []}),
+    ):
+        found = {name: [each[field] for each in rest.get(path, project=name)["items"]] for name in expected}
+        assert found == expected, path
+        rest.refused(rest.send("GET", path, params={"project": "No Project"}), 422, "invalid", "project")

@@ -127,7 +127,8 @@ def test_lists_and_counters_show_nothing_of_other_projects(secured: Secured, own
     assert len(shown) > 10, "the same lists show it to others"
     for path in ("/runs", "/pipelines", "/audit", "/attention", "/breakers"):
         assert [each["project"] for each in mine.get(path)["items"] if each["project"] != MINE] == [], path
-    assert mine.get("/runs", project=OTHERS)["items"] == []
+    for path in ("/runs", "/attention", "/breakers", "/overrides", "/webhooks"):
+        assert mine.get(path, project=OTHERS)["items"] == [], path
     summary = mine.get("/dashboard/summary")
     assert (summary["live"]["RUNNING"], summary["attention"]) == (1, 1)
     assert {each["name"]: each["live"] for each in summary["backends"]} == {"noop": 1}

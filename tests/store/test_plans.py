@@ -62,6 +62,7 @@ QUERIES: dict[str, list[dict[str, str]]] = {
     "GET /api/v1/dashboard/timeseries": [{"span": span} for span in ("1h", "24h", "7d", "30d", "90d")],
     "GET /api/v1/events": [{}, {"run": "%run_id%"}, {"pipeline": "chai-map"}, {"type": "ccat.wm.run.*"}],
     "GET /api/v1/explain": [{"group": "cause"}],
+    **{f"GET /api/v1/{name}": [{}, {"project": "gevas"}] for name in ("attention", "breakers", "webhooks")},
     "GET /api/v1/audit": [{}, {"actor": "astrid"}, {"object": "runs/%run_id%"}, {"action": "create_run"}],
     "GET /events": [
         {}, {"run": "%run_id%"}, {"pipeline": "chai-map"}, {"type": "run.*"}, {"by": "astrid"}, {"since": "24h"},
