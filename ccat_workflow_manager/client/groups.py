@@ -150,9 +150,9 @@ class Runs(Group):
             yield Run(item)
 
     @both
-    async def watch(self, run: RunLike, seconds: float = LONGEST_WAIT_SECONDS) -> Run:
-        """The run once it is finished, or as it is after these seconds. One request."""
-        return await watched(self._api, _plain_id(run), seconds)
+    async def watch(self, run: RunLike, seconds: float = LONGEST_WAIT_SECONDS, until: str = "finished") -> Run:
+        """The run once it is finished or has `changed`, or as it is after these seconds. One request."""
+        return await watched(self._api, _plain_id(run), seconds, until)
 
     @both
     async def wait(self, run: RunLike, timeout: float | None = None) -> Run:  # noqa: ASYNC109

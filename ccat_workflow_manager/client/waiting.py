@@ -40,10 +40,10 @@ class Deadline:
         return self.at is not None and time.monotonic() >= self.at
 
 
-async def watched(api: Transport, run_id: str, seconds: float) -> Run:
-    """The run once it is finished, or as it is after these seconds. One request."""
+async def watched(api: Transport, run_id: str, seconds: float, until: str = "finished") -> Run:
+    """The run once it is finished or `changed`, or as it is after these seconds. One request."""
     wait = f"{max(seconds, 0.001):.3f}s"
-    return Run(await api.json("GET", f"/runs/{quote(run_id, safe='')}", wait=wait, until="finished"))
+    return Run(await api.json("GET", f"/runs/{quote(run_id, safe='')}", wait=wait, until=until))
 
 
 async def finished(api: Transport, run_id: str, deadline: Deadline) -> Run:

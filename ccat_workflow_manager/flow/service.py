@@ -56,6 +56,8 @@ class ServiceBackend(ExecutionBackend):
         self._tasks: dict[Work, asyncio.Task[None]] = {}
         self._cancels: set[asyncio.Task[None]] = set()
         self._runs: dict[Work, str] = {}
+        self._wanted: dict[Work, bool] = {}
+        """Whether a run is still wanted whose id is not known yet: its request is on the way."""
         self._seen: dict[str, int] = {}
         self._closed = False
 
@@ -93,6 +95,9 @@ class ServiceBackend(ExecutionBackend):
         if work.command is None:
             self._functions.cancel(work)
             return
+        if work in self._wanted:
+            self._wanted[work] = False
+            return
         if (task := self._tasks.get(work)) is not None:
             task.cancel()
         if (run_id := self._runs.pop(work, None)) is not None:
@@ -107,12 +112,15 @@ class ServiceBackend(ExecutionBackend):
         task.add_done_callback(self._cancels.discard)
 
     async def shutdown(self) -> None:
-        """Stop following. The runs go on."""
+        """Stop following. The runs go on, but for those that are to be cancelled."""
         self._closed = True
-        for task in list(self._tasks.values()):
-            task.cancel()
+        for work, task in list(self._tasks.items()):
+            if self._wanted.get(work, True):
+                task.cancel()
         if pending := [*self._tasks.values(), *self._cancels]:
-            await asyncio.wait(pending, timeout=LONGEST_SHUTDOWN_SECONDS)
+            _, late = await asyncio.wait(pending, timeout=LONGEST_SHUTDOWN_SECONDS)
+            for task in late:
+                task.cancel()
         await self._functions.shutdown()
         await self._client.close()
 
@@ -130,23 +138,37 @@ class ServiceBackend(ExecutionBackend):
             self.post(work, failure(work, error))
 
     async def _outcome(self, work: Work, key: str) -> str:
-        async with self._calls:
-            run = await self._client.runs.submit(
-                spec=self._spec(work), labels=self._labels(work), idempotency_key=key, **self._fields
-            )
-            # The same key has found a run of an earlier start of the program.
-            if run.is_finished and not run.succeeded:
-                run = await self._client.runs.retry(run)
+        run, wait = await self._created(work, key), 1.0
         self._runs[work] = run.id
         while not run.is_finished:
             work.future.is_running = run.status == "RUNNING"
+            until = "finished" if work.future.is_running else "changed"
+            async with self._calls:
+                run = await self._client.runs.watch(run, wait, until)
             # Others want to ask, too.
             wait = max(1.0, _LONGEST_WAIT_SECONDS * _CALLS_AT_ONCE / max(_CALLS_AT_ONCE, len(self._tasks)))
-            async with self._calls:
-                run = await self._client.runs.watch(run, wait)
         self._runs.pop(work, None)
         async with self._calls:
             return await self._ended(work, run)
+
+    async def _created(self, work: Work, key: str) -> Run:
+        """The run of a task. A cancel while its id is not known ends it here."""
+        async with self._calls:
+            self._wanted[work] = True
+            try:
+                run = await self._client.runs.submit(
+                    spec=self._spec(work), labels=self._labels(work), idempotency_key=key, **self._fields
+                )
+                # The same key has found a run of an earlier start of the program.
+                if self._wanted[work] and run.is_finished and not run.succeeded:
+                    run = await self._client.runs.retry(run)
+                if not self._wanted[work]:
+                    if not run.is_finished:
+                        await self._client.runs.cancel(run)
+                    raise asyncio.CancelledError
+            finally:
+                del self._wanted[work]
+        return run
 
     async def _ended(self, work: Work, run: Run) -> str:
         step_run = run.step_runs[0]

@@ -1,14 +1,23 @@
-"""A program on a real service: it is killed at every request, started again, and goes on."""
+"""Programs on a real service: what becomes of their runs when they are killed or cancel, and what they are told."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import httpx
+import pytest
+
 from ccat_workflow_manager.client import Client
+from ccat_workflow_manager.client.transport import AsyncTransport, Request
+from ccat_workflow_manager.flow import TaskState, WorkflowEngine
 from tests.cli.conftest import Deployment
+from tests.programs.running import on
+from tests.support.waiting import wait_until
 
 PROGRAM = """
 import asyncio, os, signal, sys
@@ -80,3 +89,51 @@ def test_a_program_that_is_killed_goes_on(deployment: Deployment, tmp_path: Path
         # What had failed was tried again.
         assert again.stdout == "total ${total} 10\n4 why 2\n", again.stderr
         assert len(list(client.runs.list(label="flow.workflow:night-7"))) == TASKS
+
+
+def on_service(deployment: Deployment, workflow: str, program: Callable[[WorkflowEngine], Awaitable[None]]) -> Client:
+    """Run a program on the service, as one workflow. Returns a client of the service."""
+    token = (deployment.data_dir / "api-secret").read_text().strip()
+
+    async def in_workflow(flow: WorkflowEngine) -> None:
+        async with flow.workflow_scope(workflow):
+            await program(flow)
+
+    on(in_workflow, "service", url=deployment.url, token=token, backend="local")
+    return Client(deployment.url, token)
+
+
+def test_a_task_runs_while_its_run_does(deployment: Deployment) -> None:
+    async def program(flow: WorkflowEngine) -> None:
+        task = flow.executable_task(lambda: ["sleep", "1000"])()
+        assert task.state is TaskState.PENDING
+        await asyncio.to_thread(wait_until, lambda: task.state is TaskState.RUNNING, what="the task to run")
+        task.cancel()
+
+    with on_service(deployment, "state", program) as client:
+        (run,) = client.runs.list(label="flow.workflow:state")
+        assert client.runs.wait(run, timeout=60).status == "CANCELLED"
+
+
+def test_a_cancel_reaches_a_run_that_is_being_created(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrived, answered = asyncio.Event(), asyncio.Event()
+    once = AsyncTransport.once
+
+    async def delayed(self: AsyncTransport, request: Request) -> httpx.Response:
+        response = await once(self, request)
+        if request.path == "/runs":
+            arrived.set()
+            await answered.wait()
+        return response
+
+    monkeypatch.setattr(AsyncTransport, "once", delayed)
+
+    async def program(flow: WorkflowEngine) -> None:
+        task = flow.executable_task(lambda: ["sleep", "1000"])()
+        await arrived.wait()
+        task.cancel()
+        answered.set()
+
+    with on_service(deployment, "early", program) as client:
+        (run,) = client.runs.list(label="flow.workflow:early")
+        assert client.runs.wait(run, timeout=60).status == "CANCELLED"
