@@ -27,9 +27,14 @@ from ccat_workflow_manager.api.paging import (
 from ccat_workflow_manager.api.route import api_router
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db import webhooks as queries
+from ccat_workflow_manager.db.queries.runs import existing_runs
+from ccat_workflow_manager.db.views.pipelines import is_known
 from ccat_workflow_manager.definition.messages import refuse_if
-from ccat_workflow_manager.errors import Fault, Invalid
+from ccat_workflow_manager.definition.spec import PIPELINE_NAME
+from ccat_workflow_manager.errors import Fault, Invalid, NotFound
+from ccat_workflow_manager.identity import Identity
 from ccat_workflow_manager.lifecycle.event_types import events_of
+from ccat_workflow_manager.services.run_request import Project
 from ccat_workflow_manager.services.webhook_target import url_problem
 
 router = api_router(prefix="/webhooks", tags=["webhooks"])
@@ -46,7 +51,11 @@ _EXAMPLES = {
 
 
 class WebhookFilter(Shape):
-    pipeline: str | None = Field(default=None, max_length=200, description="Only events of this pipeline.")
+    pipeline: str | None = Field(
+        default=None,
+        pattern=PIPELINE_NAME,
+        description="Only events of this pipeline, which is registered or has runs.",
+    )
     run: UUID | None = Field(default=None, description="Only events of this run.")
 
 
@@ -66,7 +75,7 @@ class NewWebhook(Shape):
         default=[], max_length=50, description="Types of events; `ccat.wm.run.*` means all of runs. Empty: all."
     )
     filter: WebhookFilter = WebhookFilter()
-    project: str | None = Field(default=None, max_length=200, description="Only events of this project.")
+    project: Project | None = Field(default=None, description="Only events of this project.")
 
 
 class ShownFilter(Shape):
@@ -120,12 +129,25 @@ def _webhook(context: Context, webhook_id: UUID) -> str:
     return read_one(context, "webhook", queries.webhook_detail, webhook_id)
 
 
+def _require_known(context: Context, who: Identity, wanted: WebhookFilter) -> None:
+    """Raises NotFound for a pipeline or a run that there is not: nothing would ever be sent."""
+    faults = []
+    with context.database.read() as unit:
+        if wanted.pipeline is not None and not is_known(unit, wanted.pipeline, who.projects):
+            faults.append(Fault("filter.pipeline", f"there is no pipeline {wanted.pipeline}"))
+        if wanted.run is not None and not existing_runs(unit, [wanted.run], who.projects):
+            faults.append(Fault("filter.run", f"there is no run {wanted.run}"))
+    if faults:
+        raise NotFound(faults=faults)
+
+
 @router.post("", status_code=201, response_model=CreatedWebhook, openapi_extra=openapi.body(NewWebhook, _EXAMPLES))
 def create_webhook(context: Ctx, who: Who, body: Body) -> Response:
     """Have events from now on sent to a URL, signed with a secret that only this response shows."""
     new = body.parse(NewWebhook, private_allowed=context.settings.webhook_private_targets)
     if who.projects is not None and new.project not in who.projects:
         raise Invalid(faults=[Fault("project", f"must be one of {', '.join(sorted(who.projects))}")])
+    _require_known(context, who, new.filter)
     webhook_id, secret = context.webhooks.create(
         new.url,
         new.types,

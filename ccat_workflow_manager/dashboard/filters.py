@@ -12,6 +12,7 @@ from starlette.datastructures import QueryParams
 
 from ccat_workflow_manager.dashboard import times
 from ccat_workflow_manager.db.queries.run_filter import RunFilter
+from ccat_workflow_manager.definition.project import PROJECT_NAME
 from ccat_workflow_manager.errors import Fault, Invalid
 from ccat_workflow_manager.identity import Projects
 from ccat_workflow_manager.json_values import text_problem
@@ -104,6 +105,8 @@ def _with(wanted: RunFilter, name: str, value: str) -> RunFilter:
             if value not in set(RunStatus):
                 raise ValueError(f"{value!r} is not a status; there are {', '.join(RunStatus)}")
             return replace(wanted, status=(*wanted.status, RunStatus(value)))
+        case "project" if not re.fullmatch(PROJECT_NAME, value):
+            raise ValueError("is no name of a project: lower-case letters, digits and hyphens")
         case "pipeline" | "project" | "reason" | "q":
             return replace(wanted, **{name: value})  # type: ignore[arg-type]
         case "label":

@@ -193,3 +193,21 @@ def test_all_faults_of_a_webhook_are_named(rest: Rest) -> None:
     wrong = {"url": "http://127.0.0.1/", "types": ["ccat.wm.run.*", "ccat.wm.run.ended"], "filter": {"pipline": "x"}}
     said = rest.refused(rest.send("POST", "/webhooks", json=wrong), 422, "invalid", "url", "types[1]", "filter.pipline")
     assert "ccat.wm.run.finished?" in str(said)
+
+
+def test_a_webhook_for_what_there_is_not_is_refused(secured: Secured) -> None:
+    admin, mine = secured.caller(), secured.caller("operator", "night")
+    hook: dict[str, object] = {"url": "https://example.org/hook"}
+    admin.put("/pipelines/registered", {**CHAIN, "name": "registered"})
+    inline = admin.run(CHAIN, parameters={"scans": [1]})
+    for wanted in ({"pipeline": "registered"}, {"pipeline": "chain"}, {"run": inline["id"]}):
+        admin.post("/webhooks", {**hook, "filter": wanted, "project": "default"}, 201)
+        (path,) = wanted
+        for_night = {**hook, "filter": wanted, "project": "night"}
+        mine.refused(mine.send("POST", "/webhooks", json=for_night), 404, "not_found", f"filter.{path}")
+    unknown = {"pipeline": "chian", "run": "00000000-0000-7000-8000-000000000000"}
+    refusal = admin.send("POST", "/webhooks", json={**hook, "filter": unknown})
+    admin.refused(refusal, 404, "not_found", "filter.pipeline", "filter.run")
+    no_names = {**hook, "filter": {"pipeline": "No Name"}, "project": "No Name"}
+    admin.refused(admin.send("POST", "/webhooks", json=no_names), 422, "invalid", "filter.pipeline", "project")
+    assert len(admin.get("/webhooks")["items"]) == 3

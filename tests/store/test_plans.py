@@ -194,7 +194,8 @@ def change_everything(rest: Rest, hand: Hand) -> set[str]:
     call(f"DELETE {v1}/tokens/{{token_id}}", token_id=token["id"])
     call("POST /tokens", form="name=b&role=viewer")
     call("POST /tokens/{token_id}/revoke", token_id=str(hand.execute("SELECT id FROM tokens WHERE name = 'b'")[0][0]))
-    hook = call(f"POST {v1}/webhooks", {"url": "https://example.org/hook"})["id"]
+    wanted = {"pipeline": "one", "run": ids[4]}
+    hook = call(f"POST {v1}/webhooks", {"url": "https://example.org/hook", "filter": wanted})["id"]
     hand.execute(
         "INSERT INTO webhook_deliveries (id, webhook_id, event, type, body, give_up_at)"
         " VALUES (:id, :id, 'e', 't', 'b', now())",

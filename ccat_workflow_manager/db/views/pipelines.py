@@ -15,6 +15,11 @@ LAST_RUNS = 72
 _SAMPLED_RUNS = 60
 _SAMPLED_STEP_RUNS = 20_000
 
+_KNOWN = f"""
+(SELECT 1 FROM pipelines p WHERE p.name = :name AND {visible("p.project")})
+UNION ALL (SELECT 1 FROM runs r WHERE r.pipeline = :name AND {visible("r.project")} LIMIT 1)
+"""
+
 _LIST = f"""
 SELECT p.name, p.project, p.current_version AS version, COALESCE(d.content ->> 'description', '') AS description,
   p.enabled, p.priority, {times("p", "updated_at")}, json_array_length(d.content -> 'steps') AS steps,
@@ -80,5 +85,6 @@ def by_version(unit: UnitOfWork, name: str, projects: Projects) -> dict[int, dic
     }
 
 
-def exists(unit: UnitOfWork, name: str) -> bool:
-    return unit.execute("SELECT 1 FROM pipelines WHERE name = :name", {"name": name}).first() is not None
+def is_known(unit: UnitOfWork, name: str, projects: Projects) -> bool:
+    """Whether these projects have a pipeline of this name, or a run of an inline definition with it."""
+    return unit.execute(_KNOWN, {"name": name, "projects": project_list(projects)}).first() is not None
