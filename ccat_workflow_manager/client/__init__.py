@@ -11,10 +11,11 @@
 
 from ccat_workflow_manager.client.answers import Record, Run, StepRun
 from ccat_workflow_manager.client.clients import AsyncClient, Client
-from ccat_workflow_manager.client.connection import ApiRefused
-from ccat_workflow_manager.client.download import Damaged, Fetched
+from ccat_workflow_manager.client.connection import ApiRefused, WrongAddress
+from ccat_workflow_manager.client.download import Damaged, Fetched, Occupied
 from ccat_workflow_manager.errors import ServiceUnavailable
 
 __all__ = [
-    "ApiRefused", "AsyncClient", "Client", "Damaged", "Fetched", "Record", "Run", "ServiceUnavailable", "StepRun",
+    "ApiRefused", "AsyncClient", "Client", "Damaged", "Fetched", "Occupied", "Record", "Run", "ServiceUnavailable",
+    "StepRun", "WrongAddress",
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,10 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 SOCKET_SCHEME = "unix:"
 
 _SETTING = "CCAT_WORKFLOW_MANAGER_"
+_PORT = re.compile("[0-9]{1,5}")
+_LAST_PORT = 65535
+_ANY_HOST = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+"""Where a service is called on this machine that listens on all of its addresses."""
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -52,7 +57,7 @@ class Address:
 
     @classmethod
     def find(cls, url: str | None = None, token: str | None = None) -> Address:
-        """The service at `url`, by default that of CCAT_WM_URL, else that of this machine.
+        """The service at `url`, by default that of CCAT_WM_URL, else the one with the settings of this environment.
 
         Without a token, that of CCAT_WM_TOKEN, else the secret of a service of this user on this machine.
         """
@@ -81,8 +86,18 @@ class Address:
 
 
 def default_url() -> str:
-    path = os.environ.get(_SETTING + "API_SOCKET")
-    return os.environ.get(URL_VARIABLE) or (f"{SOCKET_SCHEME}{Path(path).expanduser()}" if path else DEFAULT_URL)
+    """The URL in CCAT_WM_URL, else that of the service with the settings of this environment. Raises WrongAddress."""
+    if url := os.environ.get(URL_VARIABLE):
+        return url
+    if path := os.environ.get(_SETTING + "API_SOCKET"):
+        return f"{SOCKET_SCHEME}{Path(path).expanduser()}"
+    default = httpx.URL(DEFAULT_URL)
+    port = os.environ.get(_SETTING + "API_PORT") or str(default.port)
+    if not _PORT.fullmatch(port) or int(port) > _LAST_PORT:
+        raise WrongAddress(f"{_SETTING}API_PORT={port!r} is not a port: a whole number from 0 to {_LAST_PORT}")
+    host = os.environ.get(_SETTING + "API_HOST") or default.host
+    host = _ANY_HOST.get(host, host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{int(port) or default.port}"
 
 
 def _local_secret(url: httpx.URL) -> str:

@@ -171,7 +171,7 @@ def suggesting(client: Client, pipeline: str | None) -> Iterator[None]:
 
 
 def connect() -> Client:
-    """A client for the API in CCAT_WM_URL, else for the one of this machine."""
+    """A client for the API in CCAT_WM_URL, else for the one with the settings of this environment."""
     return Client(default_url(), os.environ.get(TOKEN_VARIABLE, "").strip())
 
 

@@ -14,6 +14,7 @@ async with await WorkflowEngine.create(backend=backend) as flow:
     print(await combine(*[calibrate(scan) for scan in range(4)]))
 """
 
+from ccat_workflow_manager.errors import BackendRejected
 from ccat_workflow_manager.flow import factory
 from ccat_workflow_manager.flow.engine import WorkflowEngine
 from ccat_workflow_manager.flow.errors import BackendNotAvailable, DependencyFailed, FlowError, TaskFailed
@@ -24,6 +25,7 @@ from ccat_workflow_manager.flow.pool import ConcurrentExecutionBackend, LocalExe
 
 __all__ = [
     "BackendNotAvailable",
+    "BackendRejected",
     "ConcurrentExecutionBackend",
     "DependencyFailed",
     "FlowError",

@@ -57,6 +57,8 @@ async def create_backend(name: str, config: Mapping[str, Any] | None = None) -> 
         settings = dict(config or {})
     except (TypeError, ValueError):
         raise FlowError(f"create_backend takes a name and a mapping of settings, not {config!r:.200}") from None
+    if not isinstance(name, str):
+        raise BackendNotAvailable(_unavailable(name))
     own = {key: settings.pop(key) for key in _OWN_KEYS if key in settings}
     label = own.get("name") or name
     try:
@@ -117,12 +119,12 @@ def _concurrent(
     return PoolBackend(name, places, process_pool(places) if kind == "process" else None, limited)
 
 
-def _unavailable(name: str, error: Exception) -> str:
+def _unavailable(name: object, error: Exception | None = None) -> str:
     found = list_available_backends()
     available = ", ".join(each for each, about in found.items() if about["available"]) or "none"
-    known = found.get(name)
+    known = found.get(name) if isinstance(name, str) else None
     if known is None:
-        return f"there is no backend {name!r}; available are: {available}"
+        return f"there is no backend {name!r:.200}; available are: {available}"
     hint = f"; install or start it: {known['installation_hint']}" if known["installation_hint"] else ""
     reason = known["reason"] if known["reason"] and name != SERVICE else str(error)
     return f"the backend {name!r} is not available: {reason}; available are: {available}{hint}"

@@ -140,6 +140,11 @@ def test_an_invalid_url(url: str) -> None:
     assert f"CCAT_WM_URL={url!r} is not a URL" in refused("run", "list", env={"CCAT_WM_URL": url})
 
 
+@pytest.mark.parametrize("port", ["http", "-1", "65536", "8000/x", "²"])
+def test_an_invalid_port(port: str) -> None:
+    assert f"API_PORT={port!r}" in refused("run", "list", env={"CCAT_WM_URL": "", **variables(API_PORT=port)})
+
+
 @pytest.mark.parametrize(
     ("body", "status", "expected"),
     [

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.commands import answer, invoke, refused
+from tests.cli.commands import answer, invoke, refused, variables
 from tests.cli.conftest import Deployment
 from tests.cli.fake_api import fake_api
 
@@ -25,6 +25,17 @@ def submitted(deployment: Deployment, *options: str, code: int = 0) -> dict[str,
     """A run that is watched until it is finished."""
     found: dict[str, Any] = answer("run", "submit", "greet", "--watch", *options, env=deployment.env, code=code)
     return found
+
+
+# --- the service -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", [None, "localhost", "0.0.0.0"])
+def test_a_local_service_is_found_by_its_settings(host: str | None, deployment: Deployment) -> None:
+    settings = variables(API_PORT=deployment.url.rpartition(":")[2], **({} if host is None else {"API_HOST": host}))
+    assert invoke("run", "list", env=deployment.env | {"CCAT_WM_URL": ""} | settings).exit_code == 0
+    elsewhere = settings | {"CCAT_WM_URL": "http://127.0.0.1:9"}
+    assert "127.0.0.1:9" in refused("run", "list", env=deployment.env | elsewhere, code=3)
 
 
 # --- pipelines -------------------------------------------------------------------------------------------------------

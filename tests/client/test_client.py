@@ -17,11 +17,11 @@ import pytest
 from fastapi.testclient import TestClient
 
 from ccat_workflow_manager.app import create_app
-from ccat_workflow_manager.client import ApiRefused, AsyncClient, Client, Damaged, Run
+from ccat_workflow_manager.client import ApiRefused, AsyncClient, Client, Damaged, Occupied, Run, WrongAddress
 from ccat_workflow_manager.client.both import one_by_one
 from ccat_workflow_manager.client.follow import Log
 from ccat_workflow_manager.context import Context
-from ccat_workflow_manager.errors import RequestError, ServiceUnavailable
+from ccat_workflow_manager.errors import ServiceUnavailable
 from tests.api.rest import BASE_URL, CHAIN, ONE, Hand
 from tests.api.test_events import serving
 
@@ -121,11 +121,17 @@ def test_a_download_goes_on_and_checks(client: Client, tmp_path: Path) -> None:
         assert fetched.path.read_bytes() == content
         assert asked == ["bytes=500-"]
         assert service.products.download(product, tmp_path).was_there
-        with pytest.raises(RequestError):  # which commands tell from a service that cannot be reached
+        with pytest.raises(Occupied):
             service.products.download({**product, "sha256": "0" * 64}, tmp_path)
         fetched.path.unlink()
         with pytest.raises(Damaged):
             service.products.download({**product, "sha256": "0" * 64}, tmp_path)
+
+
+def test_what_cannot_be_an_address_is_refused() -> None:
+    for url, token in (("ftp://x", ""), (URL, "\u00e9")):
+        with pytest.raises(WrongAddress):
+            Client(url, token)
 
 
 def served(answer: Callable[[httpx.Request], httpx.Response], patience: float = 60) -> Client:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ccat_workflow_manager.flow import DependencyFailed, FlowError, TaskFailed, WorkflowEngine, factory
+from ccat_workflow_manager.flow import BackendRejected, DependencyFailed, FlowError, TaskFailed, WorkflowEngine, factory
 from tests.programs.running import lives, on, run, until_lives
 
 
@@ -35,6 +35,14 @@ def test_a_failed_program_shows_how(backend: str, tmp_path: Path) -> None:
 
     config = {"state_dir": str(tmp_path / "state")} if backend == "local" else {}
     on(program, backend, work_dir=tmp_path, **config)
+
+
+def test_a_task_that_the_backend_can_never_run_is_rejected(tmp_path: Path) -> None:
+    async def program(flow: WorkflowEngine) -> None:
+        with pytest.raises(BackendRejected, match="CPUs"):
+            await flow.executable_task(task_description={"cpu": 1_000_000})(lambda: ["true"])()
+
+    on(program, "local", work_dir=tmp_path, state_dir=str(tmp_path / "state"))
 
 
 def test_failures_reach_dependents_with_their_causes() -> None:

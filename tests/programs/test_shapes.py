@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from ccat_workflow_manager.flow import (
+    BackendNotAvailable,
     ConcurrentExecutionBackend,
     FlowError,
     InputFile,
@@ -300,6 +301,9 @@ def test_backends_are_listed_and_an_unavailable_one_names_the_others() -> None:
     async def program() -> None:
         with pytest.raises(FlowError, match=r"'nonsense'.*concurrent"):
             await factory.create_backend("nonsense")
+        for wrong in (None, 7, ["noop"]):
+            with pytest.raises(BackendNotAvailable, match="concurrent"):
+                await factory.create_backend(wrong)  # type: ignore[arg-type]
         with pytest.raises(FlowError, match="max_wrkers"):
             await factory.create_backend("concurrent", config={"max_wrkers": 1})
         for name in away:
