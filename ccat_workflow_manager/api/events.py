@@ -14,7 +14,7 @@ from starlette.responses import Response
 from ccat_workflow_manager.api.dependencies import Ctx, Who
 from ccat_workflow_manager.api.event_stream import BEGIN, MEDIA_TYPE, EventStream, LastEventId
 from ccat_workflow_manager.api.openapi import Page, Shape, Time
-from ccat_workflow_manager.api.paging import DEFAULT_LIMIT, Limit, ProjectName, json_response
+from ccat_workflow_manager.api.paging import DEFAULT_LIMIT, Limit, ProjectName, listed
 from ccat_workflow_manager.api.route import api_router
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.queries import array
@@ -125,7 +125,7 @@ def _page(context: Context, after: str | None, wanted: Selection, limit: int) ->
     page = feed.page(OLDEST if after is None else feed.cursors.decode(after), wanted, limit)
     cursor = json.dumps(feed.cursors.encode(page.place))
     items = array(feed.cloud_event(event) for event in page.events)
-    return json_response(f'{{"items":{items},"next_cursor":{cursor if page.more else "null"},"cursor":{cursor}}}')
+    return listed(f'{{"items":{items},"next_cursor":{cursor if page.more else "null"},"cursor":{cursor}}}')
 
 
 async def _stream(request: Request, context: Context, after: str | None, wanted: Selection) -> Response:

@@ -15,7 +15,7 @@ from ccat_workflow_manager.api import openapi
 from ccat_workflow_manager.api.dependencies import Actor, Body, Ctx, Who
 from ccat_workflow_manager.api.openapi import Shape, Time
 from ccat_workflow_manager.api.overrides import Terms, Why
-from ccat_workflow_manager.api.paging import ProjectName, json_response
+from ccat_workflow_manager.api.paging import ProjectName, json_response, listed
 from ccat_workflow_manager.api.pipelines import Name as PipelineName
 from ccat_workflow_manager.api.route import api_router
 from ccat_workflow_manager.context import Context
@@ -71,7 +71,7 @@ def _lift(context: Context, kind: Kind, name: str) -> Response:
     return json_response(json.dumps(shown(context.holds.lift(kind, name))))
 
 
-@router.get("/holds", response_model=HoldList)
+@router.get("/holds", response_model=HoldList, responses={304: openapi.not_modified})
 def list_holds(context: Ctx, who: Who, project: ProjectName = None) -> Response:
     """What starts nothing now because a person wants it so, the widest first.
 
@@ -79,7 +79,7 @@ def list_holds(context: Ctx, who: Who, project: ProjectName = None) -> Response:
     """
     with context.database.read() as unit:
         found = visible_holds(unit, who.within(project))
-    return json_response(json.dumps({"items": [shown(each) for each in found]}))
+    return listed(json.dumps({"items": [shown(each) for each in found]}))
 
 
 @router.post("/pipelines/{name}/pause", response_model=HoldItem, openapi_extra=_BODY)

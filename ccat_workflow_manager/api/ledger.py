@@ -10,9 +10,10 @@ from fastapi import Path, Query
 from pydantic import Field
 from starlette.responses import Response
 
+from ccat_workflow_manager.api import openapi
 from ccat_workflow_manager.api.dependencies import Ctx, Who
 from ccat_workflow_manager.api.openapi import Page, Shape
-from ccat_workflow_manager.api.paging import DEFAULT_LIMIT, Cursor, Limit, ProjectName, decode, encode, json_response
+from ccat_workflow_manager.api.paging import DEFAULT_LIMIT, Cursor, Limit, ProjectName, decode, encode, listed
 from ccat_workflow_manager.api.route import api_router
 from ccat_workflow_manager.api.run_choice import RunFilterBody
 from ccat_workflow_manager.db.queries.ledger import MOST_RUNS, State, ledger
@@ -66,7 +67,7 @@ class Ledger(Page):
     items: list[LedgerItem]
 
 
-@router.get("/ledger", response_model=Ledger)
+@router.get("/ledger", response_model=Ledger, responses={304: openapi.not_modified})
 def get_ledger(
     context: Ctx,
     who: Who,
@@ -92,7 +93,7 @@ def get_ledger(
     last = items[limit - 1] if len(items) > limit else None
     found["items"] = items[:limit]
     cursor_after = None if last is None else encode(_KIND, f"{last['step']}\n{last['key']}")
-    return json_response(json.dumps({"pipeline": name, **found, "next_cursor": cursor_after}))
+    return listed(json.dumps({"pipeline": name, **found, "next_cursor": cursor_after}))
 
 
 def _pair(value: Any) -> str:

@@ -124,7 +124,11 @@ def page(kind: str, rows: Sequence[Row], limit: int) -> Response:
     """A page of up to `limit` rows; one more in `rows` means that there is another page."""
     shown = rows[:limit]
     cursor = json.dumps(encode(kind, shown[-1].key)) if len(rows) > limit else "null"
-    text = f'{{"items":{array(row.json for row in shown)},"next_cursor":{cursor}}}'
+    return listed(f'{{"items":{array(row.json for row in shown)},"next_cursor":{cursor}}}')
+
+
+def listed(text: str) -> Response:
+    """A list with an ETag, unless it is large."""
     if len(text) > LARGE_BYTES:
         return json_response(text)
     return _TaggedPage(text, 200, {"ETag": etag_of(text), "Cache-Control": "no-cache"}, "application/json")

@@ -15,7 +15,7 @@ from ccat_workflow_manager.app import create_app
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.queries.runs import RunVersion
 from ccat_workflow_manager.errors import ServiceUnavailable
-from tests.api.rest import BASE_URL, CHAIN, V1, Hand, Rest
+from tests.api.rest import BASE_URL, CHAIN, ONE, V1, Hand, Rest
 from tests.support.waiting import wait_until
 
 OPEN = RunVersion("1", finished=False)
@@ -150,3 +150,18 @@ def test_an_unchanged_list_is_not_sent_again(rest: Rest, hand: Hand) -> None:
     changed = rest.send("GET", "/runs", headers={"If-None-Match": known})
     assert changed.status_code == 200
     assert changed.headers["etag"] != known
+
+
+def test_lists_of_their_own_form_are_not_sent_again(rest: Rest) -> None:
+    rest.put("/pipelines/one", ONE)
+    rest.post("/runs", {"pipeline": "one"})
+    for path, change in (
+        ("/holds", "/pipelines/one/pause"),
+        ("/events", "/runs"),
+        ("/pipelines/one/ledger", "/runs"),
+    ):
+        known = rest.send("GET", path).headers["etag"]
+        again = rest.send("GET", path, headers={"If-None-Match": known})
+        assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", known), path
+        assert rest.send("POST", change, json={"why": "x"} if path == "/holds" else {"pipeline": "one"}).is_success
+        assert rest.send("GET", path, headers={"If-None-Match": known}).status_code == 200, path
