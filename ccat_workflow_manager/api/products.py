@@ -25,7 +25,7 @@ from starlette.responses import Response, StreamingResponse
 from ccat_workflow_manager.api import openapi
 from ccat_workflow_manager.api.dependencies import Ctx, Who
 from ccat_workflow_manager.api.openapi import Page, Shape, Time
-from ccat_workflow_manager.api.paging import json_response, read_one
+from ccat_workflow_manager.api.paging import json_response, matches, read_one
 from ccat_workflow_manager.api.problems import problem
 from ccat_workflow_manager.api.route import api_router
 from ccat_workflow_manager.db.products import StoredProduct, find_product
@@ -41,7 +41,8 @@ router = api_router(prefix="/products/{product_id}", tags=["products"])
 
 MOST_RELATIVES = 1000
 _CHUNK = 1024 * 1024
-_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.ASCII)
+_RANGE = re.compile(r"bytes=([0-9]{0,4000})-([0-9]{0,4000})", re.IGNORECASE)
+"""Python reads numbers of up to 4300 digits."""
 _SHOWN_IN_BROWSERS = (
     "image/png", "image/jpeg", "image/gif", "image/webp", "application/json", "text/plain", "text/csv",
 )  # fmt: skip
@@ -146,22 +147,31 @@ def get_content(
     product_id: UUID,
     known: Annotated[str | None, Header(alias="If-None-Match")] = None,
     wanted: Annotated[str | None, Header(alias="Range", description="`bytes=FIRST-` or `bytes=FIRST-LAST`.")] = None,
+    part_of: Annotated[
+        str | None, Header(alias="If-Range", description="The ETag of what the client has a part of; else all is sent.")
+    ] = None,
 ) -> Response:
     """The file itself or a part of it (206), or a directory as a tar archive."""
     with context.database.read() as unit:
         found = find_product(unit, product_id)
     if found is None:
         raise NotFound(f"there is no product {product_id}")
+    if part_of not in (None, _etag(found)):
+        wanted = None
     return _content(found, str(context.settings.pipeline_base_dir), known, wanted)
 
 
 # --- content ---------------------------------------------------------------------------------------------------------
 
 
+def _etag(product: StoredProduct) -> str:
+    return f'"{product.sha256}"'
+
+
 def _content(product: StoredProduct, base_dir: str, known: str | None, wanted: str | None) -> Response:
     """The content, the part that is `wanted` (the Range of the request), or 304 if the client has it (`known`)."""
-    etag = f'"{product.sha256}"'
-    if known is not None and etag in known:
+    etag = _etag(product)
+    if matches(known, etag):
         return Response(status_code=304, headers={"ETag": etag})
     opened = open_product(product, base_dir)
     name = product.path.rpartition("/")[2]

@@ -88,6 +88,13 @@ def test_a_product_and_its_content(place: Place) -> None:
         ("bytes=-4", 206, slice(-4, None)),
         ("bytes=-99", 206, slice(0, None)),
         ("bytes=10-", 416, slice(0, 0)),
+        (f"bytes=2-{10**30}", 206, slice(2, None)),
+        (f"bytes=-{10**30}", 206, slice(0, None)),
+        (f"bytes={10**30}-", 416, slice(0, 0)),
+        (f"bytes={'0' * 3000}3-5", 206, slice(3, 6)),
+        (f"bytes={10**30}-{10**31}", 416, slice(0, 0)),
+        (f"bytes={10**31}-{10**30}", 200, slice(0, None)),
+        ("Bytes=3-5", 206, slice(3, 6)),
         ("bytes=5-3", 200, slice(0, None)),
         ("bytes=0-1,3-4", 200, slice(0, None)),
         ("bytes=-", 200, slice(0, None)),
@@ -106,6 +113,26 @@ def test_a_part_of_a_file(place: Place, wanted: str, status: int, part: slice) -
     head = place.rest.send("HEAD", f"/products/{product}/content", headers={"Range": wanted})
     assert (head.status_code, head.content) == (status, b"")
     assert head.headers["etag"] == answer.headers["etag"]
+
+
+def test_a_part_is_sent_only_of_the_version_that_the_client_has(place: Place) -> None:
+    (place.output / "x").write_bytes(content := b"0123456789")
+    product = place.publish(made("x", content))["x"]
+    etag = place.content(product).headers["etag"]
+    for known, status in (
+        (etag, 206),
+        (f"W/{etag}", 200),
+        ('"another"', 200),
+        ("Mon, 30 Nov 2026 10:00:00 GMT", 200),
+        (f'{etag}, "another"', 200),
+    ):
+        answer = place.content(product, Range="bytes=3-5", **{"If-Range": known})
+        assert (answer.status_code, answer.content) == (status, content[3:6] if status == 206 else content), known
+        beyond = place.content(product, Range="bytes=99-", **{"If-Range": known})
+        assert beyond.status_code == (416 if status == 206 else 200), known
+    assert place.content(product, **{"If-Range": etag}).status_code == 200
+    assert place.content(product, **{"If-None-Match": "*"}).status_code == 304
+    assert place.content(product, **{"If-None-Match": f'W/{etag}, "another"'}).status_code == 304
 
 
 def test_head_answers_like_get_without_the_body(place: Place) -> None:
