@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from fastapi import FastAPI
 from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 from fastapi.routing import iter_route_contexts
+from starlette.exceptions import HTTPException
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -29,17 +30,22 @@ class _Place(NamedTuple):
 
 
 class Dispatch:
-    """Runs the first route that takes the path and the method. All others are left to `rest`."""
+    """Runs the first route that takes the path and the method. Paths without a route are left to `rest`."""
 
     def __init__(self, app: FastAPI) -> None:
         self._places: Sequence[_Place] = tuple(_places(app))
         self._rest: ASGIApp = AsyncExitStackMiddleware(app.router)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_head = scope.get("method") == "HEAD"
-        method = "GET" if is_head else scope.get("method", "")
-        found = self._find(scope["path"], method) if scope["type"] == "http" else None
+        if scope["type"] != "http":
+            await self._rest(scope, receive, send)
+            return
+        is_head = scope["method"] == "HEAD"
+        method = "GET" if is_head else scope["method"]
+        found = self._find(scope["path"], method)
         if found is None:
+            if others := self._methods(scope["path"]):
+                raise HTTPException(405, headers={"Allow": ", ".join(others)})
             await self._rest(scope, receive, send)
             return
         route, scope["path_params"] = found
@@ -53,6 +59,11 @@ class Dispatch:
             if method in place.methods and (match := place.match(path)) is not None:
                 return place.route, match.groupdict()
         return None
+
+    def _methods(self, path: str) -> list[str]:
+        """The methods that a path takes."""
+        found = {method for place in self._places if place.match(path) is not None for method in place.methods}
+        return sorted(found | {"HEAD"} if "GET" in found else found)
 
 
 def _places(app: FastAPI) -> Iterator[_Place]:

@@ -249,6 +249,20 @@ def test_each_fault_is_reported_at_its_path(rest: Rest, cases: list[Case]) -> No
     assert [each["version"] for each in rest.get("/pipelines")["items"]] == [1, 1]
 
 
+def test_a_wrong_method_is_told_all_that_the_path_has(rest: Rest) -> None:
+    for path, methods in (
+        ("/pipelines", "GET, HEAD, POST"),
+        ("/pipelines/one", "GET, HEAD, PATCH, PUT"),
+        (f"/webhooks/{UNKNOWN}", "DELETE, GET, HEAD"),
+        (f"/runs/{UNKNOWN}/cancel", "POST"),
+        ("/healthz", "GET, HEAD"),
+    ):
+        for method in ("OPTIONS", "BREW"):
+            answer = rest.send(method, path)
+            rest.refused(answer, 405, "method_not_allowed")
+            assert answer.headers["allow"] == methods, path
+
+
 def test_all_faults_are_reported_together(rest: Rest) -> None:
     body = {"pipeline": 1, "labels": {"a": 1, "b": []}, "priority": "high", "extra": None, "parameters": 3}
     problem = rest.refused(rest.send("POST", "/runs", json=body), 422, "invalid")
