@@ -78,7 +78,7 @@ class Watch:
             if not any(part in text for part in expected):
                 self.wrong.append(text)
 
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(60_000)
         page.on("console", lambda message: note(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: note(str(error)))
         page.on("request", lambda request: None if request.url.startswith(url) else self.wrong.append(request.url))

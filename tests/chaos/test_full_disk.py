@@ -29,7 +29,7 @@ class SmallDisk:
     def run(self, *argv: str) -> None:
         assert self._service.process is not None
         entered = ["nsenter", f"--mount=/proc/{self._service.process.pid}/ns/mnt", "--", *argv]
-        subprocess.run(entered, check=True, capture_output=True, timeout=20)
+        subprocess.run(entered, check=True, capture_output=True, timeout=60)
 
     def fill(self) -> None:
         # The last write fails: that is the point.

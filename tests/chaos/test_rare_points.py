@@ -82,7 +82,7 @@ def test_a_pull_that_breaks_off_leaves_nothing_but_its_lock(tmp_path: Path, inje
             cache_dir=str(tmp_path),
             runtime=Runtime(RuntimeKind.APPTAINER, "/bin/false"),
             progress=no_progress,
-            timeout=20,
+            timeout=60,
         )
     assert caught.value.reason is FailureReason.IMAGE_PULL
     assert [path.suffix for path in (tmp_path / "references").iterdir()] == [".lock"]

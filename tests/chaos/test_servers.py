@@ -25,7 +25,7 @@ def create(service: Service, key: str) -> str | None:
             "/runs",
             json={"spec": _NOOP_SPEC, "backend": "noop"},
             headers={"Idempotency-Key": key},
-            timeout=20,
+            timeout=60,
         )
     except httpx.TransportError:
         return None
@@ -119,7 +119,7 @@ def test_a_supervisor_that_is_killed_alone_is_started_again_and_finds_everything
     assert service.process is not None
     children = service.children()
     service.process.kill()
-    service.process.wait(10)
+    service.process.wait(60)
     wait_until(lambda: not any(child.is_running() for child in children), 30, "manager and workers to end")
     service.start()
     gate.touch()

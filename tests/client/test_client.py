@@ -75,7 +75,7 @@ def test_pipelines_and_runs(client: Client) -> None:
         client.runs.get("latest")
     assert "and 4 more" in first._repr_html_()
     client.runs.cancel(run)
-    assert client.runs.wait(run, timeout=10).status == "CANCELLED"
+    assert client.runs.wait(run, timeout=60).status == "CANCELLED"
     assert client.runs.retry(run).status != "CANCELLED"
     with pytest.raises(TimeoutError, match=run.id):
         client.runs.wait(run, timeout=0.01)
@@ -96,7 +96,7 @@ def test_many_runs_are_created_once(client: Client, monkeypatch: pytest.MonkeyPa
     for run in ids:
         client.runs.cancel(run)
     finished: list[Run] = []
-    found = client.runs.wait_many(ids, timeout=20, progress=finished.append)
+    found = client.runs.wait_many(ids, timeout=60, progress=finished.append)
     assert [each.id for each in found] == ids
     assert found == finished
 

@@ -44,7 +44,7 @@ class OtherManager:
 
     def kill_and_start_again(self) -> None:
         os.kill(self.process.pid, signal.SIGKILL)
-        self.process.wait(10)
+        self.process.wait(60)
         self.process = self._start()
 
 

@@ -26,7 +26,7 @@ class Work:
     def __call__(self, items: Sequence[int]) -> list[int | RequestError]:
         with self._lock:
             self.batches.append(list(items))
-        self.may_go.wait(10)
+        self.may_go.wait(60)
         if self._poison in items:
             raise ServiceUnavailable("poisoned")
         return [Invalid(f"{item} is odd") if item % 2 else 2 * item for item in items]

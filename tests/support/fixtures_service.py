@@ -144,7 +144,7 @@ class Service:
         family = [self.process.pid, *(child.pid for child in self.children())]
         for pid in family:
             os.kill(pid, signal.SIGKILL)
-        self.process.wait(10)
+        self.process.wait(60)
 
     def children(self) -> list[psutil.Process]:
         """Manager and workers: they are forked, so their command lines are that of `up`."""

@@ -47,7 +47,7 @@ def test_a_call_whose_task_is_cancelled_ends_in_its_thread() -> None:
 
         def call() -> None:
             loop.call_soon_threadsafe(entered.set)
-            may_end.wait(10)
+            may_end.wait(60)
             ended.set()
 
         task = asyncio.create_task(in_thread(call))
@@ -69,7 +69,7 @@ def test_calls_one_after_the_other_share_a_thread() -> None:
         return ended.set if left == 0 else partial(threads.submit, call, left - 1)
 
     threads.submit(call, 100)
-    assert ended.wait(10)
+    assert ended.wait(60)
     assert len(used) == 1
 
 

@@ -28,7 +28,7 @@ def files(tmp_path: Path) -> AttemptFiles:
 def taken_by_shell(files: AttemptFiles, owner: str, shell: str = "sh", again: str | None = None) -> int:
     text = f"me={quote(owner)}\n{claim.sh_take(quote(files.claim), again=again)}exit 0\n"
     argv = ["busybox", "sh"] if shell == "busybox" else [shell]
-    return subprocess.run([*argv, "-c", text], env={}, stderr=subprocess.DEVNULL, timeout=20, check=False).returncode
+    return subprocess.run([*argv, "-c", text], env={}, stderr=subprocess.DEVNULL, timeout=60, check=False).returncode
 
 
 def owner_of(files: AttemptFiles) -> str:
@@ -62,7 +62,7 @@ def test_one_of_many_wins(files: AttemptFiles) -> None:
     barrier = Barrier(RACERS)
 
     def race(number: int) -> bool:
-        barrier.wait(10)
+        barrier.wait(60)
         if number % 2:
             return taken_by_shell(files, str(number)) == 0
         return claim.take(files, str(number))

@@ -121,7 +121,7 @@ def test_cancel(files: AttemptFiles, in_thread: Callable[[JobRunner], threading.
     thread = in_thread(JobRunner(files, Limits(kill_grace_seconds=10)))
     wait_until(lambda: started(files), what="the program to start")
     claim.request_cancel(files, 1.0)
-    thread.join(10)
+    thread.join(60)
     assert (record_of(files).stopped_by, record_of(files).exit_code) == ("cancel", 9)
 
 
@@ -136,7 +136,7 @@ def test_the_carrier_ends(files: AttemptFiles, in_thread: Callable[[JobRunner], 
     wait_until(lambda: started(files), what="the program to start")
     lost.set()
     os.close(writing)
-    thread.join(10)
+    thread.join(60)
     os.close(reading)
     record = record_of(files)
     assert (record.stopped_by, record.stopped_text, record.exit_code) == ("carrier_lost", "the pilot ended", None)
@@ -149,7 +149,7 @@ def test_the_claim_is_touched(files: AttemptFiles, in_thread: Callable[[JobRunne
     os.utime(files.claim, (1, 1))
     wait_until(lambda: os.stat(files.claim).st_mtime > 1, 3 * claim.BEAT_SECONDS, what="the heartbeat")
     claim.request_cancel(files, 1.0)
-    thread.join(10)
+    thread.join(60)
 
 
 def test_a_job_whose_runner_was_killed(files: AttemptFiles) -> None:

@@ -52,7 +52,7 @@ class Attempt:
     def run(
         self, command: Sequence[str], environment: Mapping[str, str] | None = None, *, supervised: bool = False
     ) -> int:
-        return self.start(command, environment, supervised=supervised).wait(20)
+        return self.start(command, environment, supervised=supervised).wait(60)
 
     @property
     def record(self) -> ExitRecord:
@@ -169,7 +169,7 @@ def test_alone_it_passes_signals_on(make_attempt: Callable[[str], Attempt]) -> N
     script = attempt.start(["sh", "-c", "trap 'echo asked; exit 9' TERM; echo on; while :; do sleep 0.01; done"])
     wait_until(lambda: Path(attempt.files.stdout).exists() and attempt.out() == "on\n", what="the program to start")
     script.send_signal(signal.SIGTERM)
-    assert script.wait(10) == 9
+    assert script.wait(60) == 9
     assert attempt.out() == "on\nasked\n"
     assert attempt.record.exit_code == 9
 
@@ -179,7 +179,7 @@ def test_supervised_it_outlives_signals(make_attempt: Callable[[str], Attempt]) 
     script = attempt.start(["sh", "-c", "echo on; sleep 0.3; exit 4"], supervised=True)
     wait_until(lambda: Path(attempt.files.stdout).exists() and attempt.out() == "on\n", what="the program to start")
     script.send_signal(signal.SIGTERM)
-    assert script.wait(10) == 4
+    assert script.wait(60) == 4
 
 
 def test_supervised_it_runs_only_once(make_attempt: Callable[[str], Attempt]) -> None:

@@ -37,7 +37,7 @@ class Attempt:
         """Start the job once. Returns its exit code. `start` are the words of a scheduler that has some."""
         words = '""' if start is None else quote(start)
         text = render_batch_script([self.member], number=job, index=None, home="/", unset=unset, start=words)
-        done = subprocess.run(self._shell, input=text.encode(), env={"SLURM_JWT": "secret"}, timeout=20, check=False)
+        done = subprocess.run(self._shell, input=text.encode(), env={"SLURM_JWT": "secret"}, timeout=60, check=False)
         return done.returncode
 
     @property

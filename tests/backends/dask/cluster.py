@@ -79,7 +79,7 @@ class DaskCluster:
     def kill_scheduler(self) -> None:
         assert self.scheduler is not None
         self.scheduler.kill()
-        self.scheduler.wait(10)
+        self.scheduler.wait(60)
 
     def restart(self) -> None:
         """Whatever state it is in, let there be one scheduler and one worker."""
@@ -92,7 +92,7 @@ class DaskCluster:
     def close_processes(self) -> None:
         for process in [*self.workers, *([self.scheduler] if self.scheduler is not None else [])]:
             process.kill()
-            process.wait(10)
+            process.wait(60)
         self.workers.clear()
 
     def close(self) -> None:

@@ -49,7 +49,7 @@ class _Scripted:
         self.trouble = trouble
         for _ in range(2):
             self._end.set()
-            assert self.met.acquire(timeout=10)
+            assert self.met.acquire(timeout=60)
 
     def end(self) -> None:
         self._end.set()

@@ -96,7 +96,7 @@ def is_up(job: PilotJob) -> None:
 
 
 def test_exit_code_and_environment_arrive(job: PilotJob, start: Start) -> None:
-    assert start("env; exit 3").wait(20) == 0
+    assert start("env; exit 3").wait(60) == 0
     assert record_of(job).exit_code == 3
     seen = dict(line.split("=", 1) for line in Path(job.files.stdout).read_text().splitlines())
     assert seen["HOME"] != "/pilot"
@@ -108,20 +108,20 @@ def test_exit_code_and_environment_arrive(job: PilotJob, start: Start) -> None:
 
 
 def test_an_attempt_runs_once(job: PilotJob, start: Start) -> None:
-    assert start("echo once >> ran").wait(20) == 0
-    assert start("echo once >> ran").wait(20) == NOT_STARTED
+    assert start("echo once >> ran").wait(60) == 0
+    assert start("echo once >> ran").wait(60) == NOT_STARTED
     assert (Path(job.workspace) / "ran").read_text() == "once\n"
 
 
 def test_a_cancelled_attempt_does_not_run(job: PilotJob, start: Start) -> None:
     assert claims.block(job.files, "cancelled")
-    assert start("touch ran").wait(20) == NOT_STARTED
+    assert start("touch ran").wait(60) == NOT_STARTED
     assert not (Path(job.workspace) / "ran").exists()
 
 
 def test_a_node_that_does_not_see_the_attempt_names_its_path(job: PilotJob, start: Start, tmp_path: Path) -> None:
     process = start("true", replace(job, workspace=str(tmp_path / "here" / "workspace")))
-    process.wait(20)
+    process.wait(60)
     elsewhere = tmp_path / "job"
     elsewhere.write_text(json.dumps(asdict(replace(job, workspace="/nowhere/workspace"))))
     done = subprocess.run(process.args, capture_output=True, text=True, check=False)

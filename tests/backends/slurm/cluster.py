@@ -130,7 +130,7 @@ class Cluster:
         """End it as a crash would."""
         daemon = self._daemons[name]
         daemon.kill()
-        daemon.wait(10)
+        daemon.wait(60)
 
     def remembers_until_now(self) -> Callable[[], None]:
         """Keep the state that the controller has saved. The function takes a controller that is dead back to it."""
@@ -159,7 +159,7 @@ class Cluster:
         for daemon in reversed(self._daemons.values()):
             if daemon.poll() is None:
                 daemon.send_signal(signal.SIGKILL)
-            daemon.wait(10)
+            daemon.wait(60)
         kill_marked(self._mark)
         for group in self._groups():
             clear_away(group)

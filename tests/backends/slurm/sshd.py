@@ -80,7 +80,7 @@ class SshServer:
                     if process.name().startswith("sshd"):
                         process.send_signal(signal.SIGKILL)
         self._process.kill()
-        self._process.wait(10)
+        self._process.wait(60)
         self._process = None
 
     def _answers(self) -> bool:
