@@ -71,6 +71,7 @@ def test_a_change_with_a_cookie_must_come_from_a_page_of_ours(
     assert browser.post(f"{V1}/runs", json={"spec": ONE}, headers=headers).status_code == status
     proved = browser.post(f"{V1}/runs", json={"spec": ONE}, headers={"X-CSRF-Token": found["csrf_token"]})
     assert proved.status_code == 202
+    assert browser.post(f"{V1}/runs/{proved.json()['id']}/cancel", headers=headers).status_code == status
 
 
 def test_log_out_everywhere_ends_every_session(secured: Secured, browser: TestClient) -> None:
