@@ -7,7 +7,7 @@ called here may change with any version of FastAPI, so `pyproject.toml` allows o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from re import Match
 from typing import Any, NamedTuple
 
@@ -44,8 +44,9 @@ class Dispatch:
         method = "GET" if is_head else scope["method"]
         found = self._find(scope["path"], method)
         if found is None:
-            if others := self._methods(scope["path"]):
-                raise HTTPException(405, headers={"Allow": ", ".join(others)})
+            if others := [place for place in self._places if place.match(scope["path"]) is not None]:
+                scope["route"] = others[0].route  # for the metrics
+                raise HTTPException(405, headers={"Allow": ", ".join(_methods(others))})
             await self._rest(scope, receive, send)
             return
         route, scope["path_params"] = found
@@ -60,10 +61,10 @@ class Dispatch:
                 return place.route, match.groupdict()
         return None
 
-    def _methods(self, path: str) -> list[str]:
-        """The methods that a path takes."""
-        found = {method for place in self._places if place.match(path) is not None for method in place.methods}
-        return sorted(found | {"HEAD"} if "GET" in found else found)
+
+def _methods(places: Iterable[_Place]) -> list[str]:
+    found = {method for place in places for method in place.methods}
+    return sorted(found | {"HEAD"} if "GET" in found else found)
 
 
 def _places(app: FastAPI) -> Iterator[_Place]:

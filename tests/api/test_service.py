@@ -174,6 +174,8 @@ def test_requests_are_measured_by_the_whole_template_of_their_route(rest: Rest) 
     rest.client.get(f"/v1/tasks/{run_id}")
     rest.client.get("/nothing/here")
     rest.client.head("/api/v1/backends")
+    rest.client.delete(f"/api/v1/runs/{run_id}/pause")
     text = rest.client.get("/metrics").text
     for route in ("/api/v1/runs", "/api/v1/runs/{run_id}", "/v1/tasks/{run_id}", "/api/v1/backends", "unmatched"):
         assert f'ccat_wm_http_seconds_count{{route="{route}"' in text
+    assert 'ccat_wm_http_seconds_count{route="/api/v1/runs/{run_id}/pause",status="405"}' in text
