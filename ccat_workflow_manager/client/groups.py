@@ -254,7 +254,10 @@ class StepRuns(Group):
         self, step_run: RunLike, *, follow: bool = False, stream: str = "stdout", attempt: int | None = None,
         tail: int | None = None,
     ) -> AsyncGenerator[str, None]:  # fmt: skip
-        """The log in pieces; with `follow`, as it grows, until the step run is finished. `stream` may be `both`."""
+        """The log of the newest attempt, or of `attempt`, in pieces. `stream` may be `both`.
+
+        With `follow` it comes as it grows, and that of later attempts too, until the step run is finished.
+        """
         log = Log(self._api, id_of(step_run), stream, attempt, tail)
         async for piece in log.follow() if follow else log.read():
             if piece.kind in STREAMS:

@@ -21,6 +21,8 @@ T = TypeVar("T")
 WINDOW_SECONDS = 60.0
 _RESERVED_SHARE = 0.25
 """The share of the budget that is kept for submitting and cancelling."""
+_SPARE_SHARE = 0.5
+"""With so much of the budget in use nothing is asked that is only shown."""
 _LONGEST_WAIT_SECONDS = 15.0
 _PAUSE_SECONDS = 0.05
 
@@ -67,6 +69,11 @@ class CallBudget:
             return len(self._recent(self._file.read_text(), time.time()))
         except FileNotFoundError:
             return 0
+
+    @property
+    def is_short(self) -> bool:
+        """Whether calls are not to be spent on what is only shown."""
+        return self.used() > self.per_minute * _SPARE_SHARE
 
     @staticmethod
     def _recent(text: str, now: float) -> list[float]:

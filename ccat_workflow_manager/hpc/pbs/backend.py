@@ -154,7 +154,7 @@ class PbsBackend(CommandBackend):
 
     def queue_status(self) -> list[QueueStatus]:
         queues = self._client.queues()
-        ours = self._client.ours().values() if any(queue.jobs for queue in queues) else ()
+        ours = self._client.ours_lately().values() if any(queue.jobs for queue in queues) else ()
         return [self._queue(queue, [seen for seen in ours if seen.queue == queue.name]) for queue in queues]
 
     def _queue(self, queue: Queue, ours: Sequence[Seen]) -> QueueStatus:

@@ -45,8 +45,6 @@ _LONGEST_POLL_SECONDS = 30.0
 _SLOWNESS = 10
 """An answer is used for this many times as long as it took: a slow controller is asked less often."""
 _ID_CHARACTERS = 100_000
-_SPARE_SHARE = 0.5
-"""With so much of the budget in use nothing is asked that is only shown."""
 _USUAL_SAMPLING_SECONDS = 30.0
 _OK = "ok"
 _NONE = "none"
@@ -146,8 +144,7 @@ class SlurmClient:
 
     def others_pending(self) -> Mapping[str, int] | None:
         """The waiting jobs of other users by partition. None if Slurm does not show them, or calls are short."""
-        budget = self._commands.budget
-        if budget.used() > budget.per_minute * _SPARE_SHARE or "jobs" in self._configuration().get("PrivateData", ""):
+        if self._commands.budget.is_short or "jobs" in self._configuration().get("PrivateData", ""):
             return None
         ours, users = {number for number, _ in self.jobs()}, {pwd.getpwuid(os.geteuid()).pw_name}
         return self._commands.look(QUEUED, lambda text: parse_queued(text, ours, users))

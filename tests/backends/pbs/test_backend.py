@@ -172,6 +172,27 @@ def test_queues(jobs: PbsHarness) -> None:
     assert queue.details["calls_in_the_last_minute"] > 0
 
 
+def test_queues_cost_few_calls(jobs: PbsHarness, fake_pbs: FakePbs, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(jobs.backend, PbsBackend)
+    budget = jobs.backend._commands.budget
+
+    def cost() -> int:
+        before = budget.used()
+        [queue] = jobs.backend.queue_status()
+        assert queue.pending == 1
+        return budget.used() - before
+
+    with fake_pbs.switched("hold"):
+        jobs.submit("true")
+        cost()
+        assert cost() == 1
+        monkeypatch.setattr("ccat_workflow_manager.hpc.pbs.client._RECENT_SECONDS", 0)
+        assert cost() == 3
+        with monkeypatch.context() as short:
+            short.setattr(budget, "per_minute", budget.used() * 3 // 2)
+            assert cost() == 1
+
+
 def test_the_waiting_jobs_of_others_are_those_of_the_queue_without_ours(
     jobs: PbsHarness, fake_pbs: FakePbs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
