@@ -27,6 +27,7 @@ from ccat_workflow_manager.commands.runs import run
 from ccat_workflow_manager.commands.serve import db, manager, up, worker
 from ccat_workflow_manager.commands.tokens import token
 from ccat_workflow_manager.commands.verify import verify
+from ccat_workflow_manager.commands.webhooks import webhook
 from ccat_workflow_manager.commands.workers import workers
 from ccat_workflow_manager.errors import WorkflowError
 
@@ -38,6 +39,7 @@ _PANELS: dict[str, tuple[Any, ...]] = {
         worker,
         db,
         token,
+        webhook,
         project,
         pause,
         resume,
