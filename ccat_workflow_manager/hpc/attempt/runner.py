@@ -25,7 +25,7 @@ from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
 from ccat_workflow_manager.hpc.attempt.logs import log_excess
 from ccat_workflow_manager.hpc.attempt.process_tree import Identity, Process
 from ccat_workflow_manager.hpc.attempt.record import ExitRecord, publish, read_script_record, signal_in, utc
-from ccat_workflow_manager.hpc.attempt.script import clean_environment
+from ccat_workflow_manager.hpc.attempt.script import PARENT_VARIABLE, clean_environment
 
 IGNORED_BY_PYTHON = (SIGPIPE, SIGXFSZ)
 """Signals that a job gets back."""
@@ -111,7 +111,7 @@ class JobRunner:
         self._pid = os.posix_spawn(
             "/bin/sh",
             ["/bin/sh", self.files.script],
-            self._environment,
+            {**self._environment, PARENT_VARIABLE: str(os.getpid())},
             file_actions=[*_NO_STREAMS, *((os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable())],
             setsid=True,
             setsigdef=IGNORED_BY_PYTHON,

@@ -30,6 +30,8 @@ from ccat_workflow_manager.hpc.attempt.record import VERSION
 CLEAN_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 CGROUP_VARIABLE = "CCAT_WM_CGROUP"
 """For the supervised script: the file of its control group that it writes a 0 to, which stands for itself."""
+PARENT_VARIABLE = "CCAT_WM_PARENT"
+"""For the supervised script: who starts it. A parent that dies before the shell runs is not what `PPID` names."""
 
 _SHELL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _READ_ONLY = frozenset({"BASHOPTS", "BASH_VERSINFO", "EUID", "PPID", "SHELLOPTS", "UID"})
@@ -119,9 +121,9 @@ def _supervised(quoted: _Quoted) -> str:
     return f"""\
 #!/bin/sh
 # Written by ccat-workflow-manager for one attempt, to be started by its supervisor.
-parent=$PPID
+parent=${{{PARENT_VARIABLE}:-$PPID}}
 [ -z "${CGROUP_VARIABLE}" ] || echo 0 >"${CGROUP_VARIABLE}"
-unset {CGROUP_VARIABLE}
+unset {CGROUP_VARIABLE} {PARENT_VARIABLE}
 read -r began _ </proc/uptime
 [ ! -e {quoted.record} ] || exit 1
 set -C

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -96,6 +99,30 @@ def test_limits(files: AttemptFiles, text: str, limits: Limits, stopped_by: str)
 
 def test_background_processes_end_with_the_job(files: AttemptFiles) -> None:
     assert run(files, "setsid sleep 1000 & exit 4").exit_code == 4
+
+
+DYING_RUNNER = """
+import os, sys
+from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
+from ccat_workflow_manager.hpc.attempt.runner import JobRunner, Limits
+job = JobRunner(AttemptFiles.of(*sys.argv[1:]), Limits()).start()
+os.waitpid(job.pid, os.WUNTRACED)
+print(job.pid, flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_runner_dies_before_the_shell_of_its_job_runs(files: AttemptFiles) -> None:
+    write(files, "exit 5")
+    job, late = Path(files.script), Path(f"{files.script}.late")
+    job.rename(late)
+    job.write_text(f"kill -STOP $$; exec /bin/sh '{late}'\n")
+    argv = [sys.executable, "-c", DYING_RUNNER, files.workspace, files.job_name]
+    runner = subprocess.run(argv, stdout=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert runner.returncode == -9
+    os.kill(int(runner.stdout), signal.SIGCONT)
+    wait_until(Path(files.record).exists, what="the record")
+    assert record_of(files).exit_code == 5
 
 
 @pytest.fixture
