@@ -32,7 +32,7 @@ started() {
   /lib/systemd/systemd-journald &
   until [ -S /run/systemd/journal/stdout ]; do kill -0 $!; done
   for unit in $UNITS; do "$PYTHON" -c "$WRITER" "$unit"; done
-  journalctl --sync
+  until [ "$(journalctl --output=cat | grep -c '^said by')" = 3 ]; do kill -0 $!; done
 }
 """
 
