@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from html import unescape
 from pathlib import Path
 from uuid import UUID
 
@@ -33,6 +34,26 @@ def test_a_run_shows_its_steps_keys_and_waits(rest: Rest, hand: Hand) -> None:
     assert rest.client.get(f"/runs/{run['id']}/steps/first?status=LATE").status_code == 422
     assert rest.client.get(f"/runs/{run['id']}/steps/none").status_code == 404
     assert rest.client.get("/runs/00000000-0000-7000-8000-000000000000").status_code == 404
+
+
+def test_pages_of_step_runs_keep_what_they_show(rest: Rest) -> None:
+    scans = [f"a&b {number}" for number in range(101)]
+    run = rest.post("/runs", {"spec": CHAIN, "parameters": {"scans": ["other", *scans]}})
+    key = run["step_runs"][1]["key"]
+    page = f"/runs/{run['id']}/steps/first"
+    first = rest.client.get(page, params={"q": key[:3], "status": "PENDING"})
+    older = _link(first.text, "next")
+    last = rest.client.get(page + older)
+    assert (first.text.count("<tr id="), last.text.count("<tr id=")) == (100, 1)
+    again = rest.client.get(page + _link(last.text, "prev"))
+    assert again.text.count("<tr id=") == 100
+    assert not re.search(r">other<", again.text)
+
+
+def _link(text: str, rel: str) -> str:
+    found = re.search(rf'href="([^"]*)" rel="{rel}"', text)
+    assert found is not None
+    return unescape(found[1])
 
 
 def test_a_step_run_shows_attempts_and_its_log(rest: Rest, hand: Hand, context: Context) -> None:

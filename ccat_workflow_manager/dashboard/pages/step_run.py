@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
+from urllib.parse import urlencode
 from uuid import UUID
 
 from fastapi import Query
@@ -231,9 +232,11 @@ def step_runs(board: B, run_id: UUID, name: str, status: str = "", q: str = "", 
     items = found[:_PAGE]
     if step["total"] == 1 and not status and not q and items:
         return RedirectResponse(f"/step-runs/{items[0]['id']}", 303)
-    older = f"?cursor={items[-1]['id']}&status={status}&q={q}" if len(found) > _PAGE else ""
+    chosen = {"status": status, "q": q}
+    newest = f"?{urlencode(chosen)}" if cursor else ""
+    older = f"?{urlencode({**chosen, 'cursor': items[-1]['id']})}" if len(found) > _PAGE else ""
     return board.page(
-        "step", "runs", run=run, step=step, name=name, items=items, status=status, q=q, older=older, cursor=cursor
+        "step", "runs", run=run, step=step, name=name, items=items, status=status, q=q, older=older, newest=newest
     )
 
 
