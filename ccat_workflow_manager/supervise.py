@@ -142,9 +142,10 @@ class Deployment:
         child.started = time.monotonic()
         if child.watched:
             child.page.write(child.started, "starting")
+        me = os.getpid()
         child.pid = os.fork()
         if child.pid == 0:
-            os._exit(_run_child(child))
+            os._exit(_run_child(child, me))
         log.debug("%s is process %d", child.name, child.pid)
 
     def watch(self, seconds: float | None = None) -> None:
@@ -305,13 +306,13 @@ def _ended(child: _Child) -> bool:
     return child.pid == 0
 
 
-def _run_child(child: _Child) -> int:
+def _run_child(child: _Child, parent: int) -> int:
     """Run a forked child with signals of its own. Returns its exit code."""
     try:
         signal.set_wakeup_fd(-1)
-        die_with_parent()
         for number in (signal.SIGTERM, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
+        die_with_parent(parent)
         # Ctrl-C in a terminal reaches the whole group; only the parent acts on it and ends the children in order.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         child.run(child.page)
@@ -329,10 +330,10 @@ def _run_child(child: _Child) -> int:
         sys.stderr.flush()
 
 
-def die_with_parent() -> None:
+def die_with_parent(parent: int) -> None:
     """Have the kernel send SIGTERM when the parent dies: an orphan would keep the port of the API."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    if os.getppid() == 1:
+    if os.getppid() != parent:  # it has died already; in a container it may be process 1
         os.kill(os.getpid(), signal.SIGTERM)
 
 

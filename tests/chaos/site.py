@@ -147,16 +147,17 @@ class Site:
                 process.pid = 0
                 self.restarts += 1
             if not process.pid:
+                me = os.getpid()
                 process.pid = os.fork()
                 if process.pid == 0:
-                    os._exit(self._live(process))
+                    os._exit(self._live(process, me))
 
-    def _live(self, process: _Process) -> int:
+    def _live(self, process: _Process, parent: int) -> int:
         """The life of a child."""
         log = os.open(self.log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         for number in (1, 2):
             os.dup2(log, number)
-        supervise.die_with_parent()
+        supervise.die_with_parent(parent)
         os.environ.update({VARIABLE: f"@{self.injections}", "TMPDIR": str(self.temporary)})
         tempfile.tempdir = None
         logging.basicConfig(

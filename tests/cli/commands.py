@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -65,12 +65,14 @@ def variables(**settings: object) -> dict[str, str]:
 
 
 @contextmanager
-def process(*arguments: str, env: Mapping[str, str], output: Path) -> Iterator[subprocess.Popen[str]]:
-    """A command as a separate process, ended on leaving. Its stderr goes to `output`.stderr.
+def process(
+    *arguments: str, env: Mapping[str, str], output: Path, within: Sequence[str] = ()
+) -> Iterator[subprocess.Popen[str]]:
+    """A command as a separate process, ended on leaving. Its stderr goes to `output`.stderr. `within` starts it.
 
     It hears Ctrl-C, also where a shell has started the tests in the background, which ignores it.
     """
-    argv = ["/usr/bin/env", "--default-signal=INT", *PROGRAM, *arguments]
+    argv = [*within, "/usr/bin/env", "--default-signal=INT", *PROGRAM, *arguments]
     with output.open("w") as stdout, output.with_suffix(".stderr").open("w") as stderr:
         started = subprocess.Popen(argv, env={**os.environ, **QUIET, **env}, stdout=stdout, stderr=stderr, text=True)
     try:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedValkey
@@ -158,6 +159,24 @@ def test_up_warns_that_there_are_no_containers(
     warnings = [line for line in log.read_text().splitlines() if words in line]
     assert len(warnings) == warned
     assert all("WARNING" in line for line in warnings)
+
+
+@pytest.mark.needs("root")
+def test_up_as_the_first_process_of_a_container(
+    postgres_url: str, redis_url: str, tmp_path: Path, reaper: Reaper
+) -> None:
+    env = variables(DATABASE_URL=postgres_url, REDIS_URL=redis_url, HPC_BACKEND="noop", WORKERS=1)
+    output = tmp_path / "up.out"
+    log = output.with_suffix(".stderr")
+    arguments = ("up", "--data-dir", str(tmp_path / "data"), "--port", "0")
+    apart = ("unshare", "--pid", "--mount-proc", "--fork", "--kill-child")
+    with process(*arguments, env=env, output=output, within=apart) as container:
+        reaper.watch(container.pid)
+        wait_until(lambda: "serves noop" in log.read_text() and "Ctrl-C" in output.read_text(), 60, "the worker")
+        (up,) = psutil.Process(container.pid).children()
+        up.send_signal(signal.SIGTERM)
+        assert container.wait(60) == 0
+    assert "is started again" not in log.read_text()
 
 
 def test_processes_of_their_own(postgres_url: str, redis_url: str, tmp_path: Path, reaper: Reaper) -> None:
