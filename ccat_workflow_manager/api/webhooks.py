@@ -28,7 +28,6 @@ from ccat_workflow_manager.api.route import api_router
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db import webhooks as queries
 from ccat_workflow_manager.db.queries.runs import existing_runs
-from ccat_workflow_manager.db.views.pipelines import is_known
 from ccat_workflow_manager.definition.messages import refuse_if
 from ccat_workflow_manager.definition.spec import PIPELINE_NAME
 from ccat_workflow_manager.errors import Fault, Invalid, NotFound
@@ -54,7 +53,7 @@ class WebhookFilter(Shape):
     pipeline: str | None = Field(
         default=None,
         pattern=PIPELINE_NAME,
-        description="Only events of this pipeline, which is registered or has runs.",
+        description="Only events of this pipeline, which may be registered later.",
     )
     run: UUID | None = Field(default=None, description="Only events of this run.")
 
@@ -130,15 +129,12 @@ def _webhook(context: Context, webhook_id: UUID) -> str:
 
 
 def _require_known(context: Context, who: Identity, wanted: WebhookFilter) -> None:
-    """Raises NotFound for a pipeline or a run that there is not: nothing would ever be sent."""
-    faults = []
+    """Raises NotFound for a run that there is not: nothing would ever be sent. A pipeline may be registered later."""
+    if wanted.run is None:
+        return
     with context.database.read() as unit:
-        if wanted.pipeline is not None and not is_known(unit, wanted.pipeline, who.projects):
-            faults.append(Fault("filter.pipeline", f"there is no pipeline {wanted.pipeline}"))
-        if wanted.run is not None and not existing_runs(unit, [wanted.run], who.projects):
-            faults.append(Fault("filter.run", f"there is no run {wanted.run}"))
-    if faults:
-        raise NotFound(faults=faults)
+        if not existing_runs(unit, [wanted.run], who.projects):
+            raise NotFound(faults=[Fault("filter.run", f"there is no run {wanted.run}")])
 
 
 @router.post("", status_code=201, response_model=CreatedWebhook, openapi_extra=openapi.body(NewWebhook, _EXAMPLES))

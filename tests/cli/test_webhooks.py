@@ -37,7 +37,7 @@ def test_what_cannot_be_a_webhook_is_refused(deployment: Deployment) -> None:
     env = deployment.env
     assert "url" in refused("webhook", "create", "ftp://example.org", env=env)
     assert "types" in refused("webhook", "create", URL, "--type", "nonsense", env=env)
-    assert "filter.pipeline" in refused("webhook", "create", URL, "--pipeline", "nothing", env=env)
+    assert "filter.pipeline" in refused("webhook", "create", URL, "--pipeline", "No Name", env=env)
     assert "there is no run" in refused("webhook", "create", URL, "--run", str(uuid4()), env=env)
     for command in ("delete", "deliveries", "redeliver"):
         for unknown in (str(uuid4()), "nonsense"):
