@@ -115,6 +115,16 @@ def test_a_log_is_followed_searched_and_linked(site: Site, open_page: Open) -> N
     expect(page.locator(".log li.at")).to_contain_text("line 7")
 
 
+def test_the_keyboard_stays_at_its_row_when_the_list_changes(site: Site, open_page: Open) -> None:
+    run_id = site.call("POST", "/runs", {"pipeline": "chain", "parameters": {"scans": ["row"]}})["id"]
+    page = open_page("/runs")
+    page.keyboard.press("j")
+    site.call("POST", f"/runs/{run_id}/cancel")
+    expect(page.locator("[data-list] tbody tr").first).to_contain_text("Cancelled")
+    page.keyboard.press("x")
+    expect(page.locator("#bulk")).to_contain_text("1 selected")
+
+
 def test_the_keyboard_leads_everywhere(open_page: Open) -> None:
     page = open_page("/")
     page.keyboard.press("g")

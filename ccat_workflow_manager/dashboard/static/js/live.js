@@ -71,10 +71,12 @@ function morph(section, html) {
   const fresh = new DOMParser().parseFromString(html, "text/html").body.firstElementChild;
   if (!fresh) return;
   if (section.hasAttribute("data-list") && holdsBack(section, fresh)) return;
+  const at = section.querySelector("tr.at[id]")?.id; // where the keyboard is
   nameLinks(section);
   nameLinks(fresh);
   // Idiomorph leaves all that is in an active element: right for what is typed, wrong for the words of a button.
   Idiomorph.morph(section, fresh, { ignoreActiveValue: isTyping(), restoreFocus: true, callbacks: { beforeAttributeUpdated: keepOpen } });
+  if (at) document.getElementById(at)?.classList.add("at");
   for (const row of section.querySelectorAll("tr[id]")) {
     if (before.has(row.id) && before.get(row.id) !== words(row)) {
       row.classList.add("changed");
