@@ -85,11 +85,11 @@ def list_audit(
             request_id=request_id,
         )
     if not found and action is not None and cursor is None:
-        require_known(action, request)
+        require_known_action(action, request)
     return page("audit", found, limit)
 
 
-def require_known(action: str, request: Request) -> None:
+def require_known_action(action: str, request: Request) -> None:
     """Raises Invalid for what no change is called. An older release may have had others, whose changes are found."""
     changing = (each for each in iter_route_contexts(request.app.routes) if set(each.methods or ()) - {"GET", "HEAD"})
     known = _WITHOUT_ROUTE | {str(getattr(each.original_route, "name", "")) for each in changing}

@@ -163,7 +163,7 @@ def get_pipeline_stats(request: Request, who: Who, name: Name, span: Span = "30d
     def compute(context: Context) -> dict[str, Any]:
         with context.database.read() as unit:
             last, usage = pipelines.last_runs(unit, name, who.projects), pipelines.step_usage(unit, name, who.projects)
-            if not last and not pipelines.is_known(unit, name, who.projects):
+            if not last and not pipelines.exists(unit, name, who.projects):
                 raise NotFound(f"there is no pipeline {name}")
             found = figures.pipeline_stats(unit, name, span, datetime.now(UTC), who.projects)
         counts: dict[str, int] = {}

@@ -128,13 +128,13 @@ def _webhook(context: Context, webhook_id: UUID) -> str:
     return read_one(context, "webhook", queries.webhook_detail, webhook_id)
 
 
-def _require_known(context: Context, who: Identity, wanted: WebhookFilter) -> None:
+def _require_run(context: Context, who: Identity, run_id: UUID | None) -> None:
     """Raises NotFound for a run that there is not: nothing would ever be sent. A pipeline may be registered later."""
-    if wanted.run is None:
+    if run_id is None:
         return
     with context.database.read() as unit:
-        if not existing_runs(unit, [wanted.run], who.projects):
-            raise NotFound(faults=[Fault("filter.run", f"there is no run {wanted.run}")])
+        if not existing_runs(unit, [run_id], who.projects):
+            raise NotFound(faults=[Fault("filter.run", f"there is no run {run_id}")])
 
 
 @router.post("", status_code=201, response_model=CreatedWebhook, openapi_extra=openapi.body(NewWebhook, _EXAMPLES))
@@ -143,7 +143,7 @@ def create_webhook(context: Ctx, who: Who, body: Body) -> Response:
     new = body.parse(NewWebhook, private_allowed=context.settings.webhook_private_targets)
     if who.projects is not None and new.project not in who.projects:
         raise Invalid(faults=[Fault("project", f"must be one of {', '.join(sorted(who.projects))}")])
-    _require_known(context, who, new.filter)
+    _require_run(context, who, new.filter.run)
     webhook_id, secret = context.webhooks.create(
         new.url,
         new.types,

@@ -123,6 +123,11 @@ def test_the_keyboard_stays_at_its_row_when_the_list_changes(site: Site, open_pa
     expect(page.locator("[data-list] tbody tr").first).to_contain_text("Cancelled")
     page.keyboard.press("x")
     expect(page.locator("#bulk")).to_contain_text("1 selected")
+    newest = site.call("POST", "/runs", {"pipeline": "chain", "parameters": {"scans": ["above"]}})["id"]
+    page.locator(".pill").click()  # it is held back while rows are chosen
+    expect(page.locator(f"#r-{newest}")).to_be_visible()
+    page.keyboard.press("x")
+    expect(page.locator("#bulk")).to_be_hidden()
 
 
 def test_the_keyboard_leads_everywhere(open_page: Open) -> None:

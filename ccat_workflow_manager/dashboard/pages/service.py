@@ -10,7 +10,7 @@ from uuid import UUID
 
 from starlette.responses import RedirectResponse, Response
 
-from ccat_workflow_manager.api.audit import require_known
+from ccat_workflow_manager.api.audit import require_known_action
 from ccat_workflow_manager.api.dependencies import Who
 from ccat_workflow_manager.api.route import page_router
 from ccat_workflow_manager.api.service import availabilities
@@ -142,7 +142,7 @@ def audit(
     with board.context.database.read() as unit:
         rows = audit_page(unit, cursor, _PAGE + 1, projects=who.projects, since=begin, until=None, **wanted)
     if action and not rows and cursor is None:
-        require_known(action, board.request)
+        require_known_action(action, board.request)
     items = [json.loads(row.json) for row in rows]
     sent = {"actor": actor, "action": action, "on": on, "since": since}
     older = (

@@ -15,10 +15,7 @@ LAST_RUNS = 72
 _SAMPLED_RUNS = 60
 _SAMPLED_STEP_RUNS = 20_000
 
-_KNOWN = f"""
-(SELECT 1 FROM pipelines p WHERE p.name = :name AND {visible("p.project")})
-UNION ALL (SELECT 1 FROM runs r WHERE r.pipeline = :name AND {visible("r.project")} LIMIT 1)
-"""
+_EXISTS = f"SELECT 1 FROM pipelines p WHERE p.name = :name AND {visible('p.project')}"
 
 _LIST = f"""
 SELECT p.name, p.project, p.current_version AS version, COALESCE(d.content ->> 'description', '') AS description,
@@ -85,6 +82,6 @@ def by_version(unit: UnitOfWork, name: str, projects: Projects) -> dict[int, dic
     }
 
 
-def is_known(unit: UnitOfWork, name: str, projects: Projects) -> bool:
-    """Whether these projects have a pipeline of this name, or a run of an inline definition with it."""
-    return unit.execute(_KNOWN, {"name": name, "projects": project_list(projects)}).first() is not None
+def exists(unit: UnitOfWork, name: str, projects: Projects) -> bool:
+    """Whether these projects have a registered pipeline of this name."""
+    return unit.execute(_EXISTS, {"name": name, "projects": project_list(projects)}).first() is not None

@@ -25,7 +25,7 @@ from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
 from ccat_workflow_manager.hpc.attempt.logs import log_excess
 from ccat_workflow_manager.hpc.attempt.process_tree import Identity, Process
 from ccat_workflow_manager.hpc.attempt.record import ExitRecord, publish, read_script_record, signal_in, utc
-from ccat_workflow_manager.hpc.attempt.script import PARENT_VARIABLE, clean_environment
+from ccat_workflow_manager.hpc.attempt.script import clean_environment, job_variables
 
 IGNORED_BY_PYTHON = (SIGPIPE, SIGXFSZ)
 """Signals that a job gets back."""
@@ -81,7 +81,7 @@ class JobRunner:
         self.limits = limits
         self.stopped_by: str | None = None
         self.stopped_text: str | None = None
-        self._environment = {**clean_environment(), **(environment or {}), process_tree.MARK: files.job_name}
+        self._environment = {**clean_environment(), **(environment or {}), **job_variables(files.job_name)}
         self._carrier_lost = carrier_lost
         self._wake_on = wake_on
         self._table = table
@@ -111,7 +111,7 @@ class JobRunner:
         self._pid = os.posix_spawn(
             "/bin/sh",
             ["/bin/sh", self.files.script],
-            {**self._environment, PARENT_VARIABLE: str(os.getpid())},
+            self._environment,
             file_actions=[*_NO_STREAMS, *((os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable())],
             setsid=True,
             setsigdef=IGNORED_BY_PYTHON,

@@ -24,6 +24,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from shlex import quote
 
+from ccat_workflow_manager.hpc.attempt import process_tree
 from ccat_workflow_manager.hpc.attempt.files import AttemptFiles, write_new
 from ccat_workflow_manager.hpc.attempt.record import VERSION
 
@@ -270,6 +271,11 @@ def remove_secrets(files: AttemptFiles) -> None:
     """Remove what `write_secrets` has written, if it is still there. Raises OSError."""
     with suppress(FileNotFoundError, NotADirectoryError):
         os.unlink(files.secrets)
+
+
+def job_variables(job_name: str) -> dict[str, str]:
+    """The variables of a script that this process starts: the mark of its job, and its parent."""
+    return {process_tree.MARK: job_name, PARENT_VARIABLE: str(os.getpid())}
 
 
 def clean_environment() -> dict[str, str]:

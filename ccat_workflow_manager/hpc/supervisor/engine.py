@@ -19,7 +19,7 @@ from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.attempt import process_tree
 from ccat_workflow_manager.hpc.attempt.record import ExitRecord, signal_in, utc
 from ccat_workflow_manager.hpc.attempt.runner import IGNORED_BY_PYTHON
-from ccat_workflow_manager.hpc.attempt.script import CGROUP_VARIABLE, PARENT_VARIABLE, clean_environment
+from ccat_workflow_manager.hpc.attempt.script import CGROUP_VARIABLE, clean_environment, job_variables
 from ccat_workflow_manager.hpc.supervisor import processes
 from ccat_workflow_manager.hpc.supervisor.cgroups import Groups
 from ccat_workflow_manager.hpc.supervisor.ending import Endings, disk_full, ended_now
@@ -121,7 +121,7 @@ class Engine:
     def _start(self, job: Job) -> bool:
         """Start the script of a job. Returns False if the machine cannot start a process now."""
         job.group = self._groups.acquire(job.memory) if self._groups is not None else None
-        environment = {**self._environment, process_tree.MARK: job.id, PARENT_VARIABLE: str(os.getpid())}
+        environment = {**self._environment, **job_variables(job.id)}
         if job.group is not None:
             environment[CGROUP_VARIABLE] = job.group.join_file
         try:

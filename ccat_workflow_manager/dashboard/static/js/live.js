@@ -67,10 +67,13 @@ function words(row) {
 }
 
 function morph(section, html) {
-  const before = new Map([...section.querySelectorAll("tr[id]")].map((row) => [row.id, words(row)]));
   const fresh = new DOMParser().parseFromString(html, "text/html").body.firstElementChild;
-  if (!fresh) return;
-  if (section.hasAttribute("data-list") && holdsBack(section, fresh)) return;
+  if (!fresh || section.hasAttribute("data-list") && holdsBack(section, fresh)) return;
+  show(section, fresh);
+}
+
+function show(section, fresh) {
+  const before = new Map([...section.querySelectorAll("tr[id]")].map((row) => [row.id, words(row)]));
   const at = section.querySelector("tr.at[id]")?.id; // where the keyboard is
   nameLinks(section);
   nameLinks(fresh);
@@ -102,7 +105,7 @@ function holdsBack(section, fresh) {
     pill = document.createElement("button");
     pill.type = "button";
     pill.className = "pill";
-    pill.addEventListener("click", () => { pill.remove(); window.scrollTo(0, 0); Idiomorph.morph(section, pill.fresh); paint(); });
+    pill.addEventListener("click", () => { pill.remove(); window.scrollTo(0, 0); show(section, pill.fresh); });
     section.prepend(pill);
   }
   pill.fresh = fresh;
