@@ -42,7 +42,7 @@ _DRAIN_SECONDS = 30.0
 _SAY_SECONDS, _SAY_AGAIN_SECONDS = 2.0, 10.0
 _KILLED_SECONDS = 5.0
 _CHECK_SERVERS_SECONDS = 10.0
-_READY_SECONDS = 60.0
+_READY_SECONDS, _SAY_NOT_READY_SECONDS = 300.0, 30.0
 _LOCK_FILE = "up.lock"
 ALWAYS_SERVED = ("local", "noop", "concurrent")
 """Backends that need only this machine."""
@@ -249,12 +249,17 @@ class Deployment:
 
     def wait_ready(self) -> None:
         """Return when the API accepts connections. Raises ServiceUnavailable."""
-        deadline = time.monotonic() + _READY_SECONDS
+        now = time.monotonic()
+        deadline, say_at = now + _READY_SECONDS, now + _SAY_NOT_READY_SECONDS
         while not self._stopping:
             if _accepts(self.settings):
                 return
-            if time.monotonic() > deadline:
+            now = time.monotonic()
+            if now > deadline:
                 raise ServiceUnavailable(f"the API did not come up at {self.api_url} within {_READY_SECONDS:.0f} s")
+            if now > say_at:
+                say_at = now + _SAY_NOT_READY_SECONDS
+                log.warning("the API is not up yet at %s: waiting up to %.0f s more", self.api_url, deadline - now)
             self.watch(0.02)
 
 

@@ -12,7 +12,6 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.site import HOSTILE, Site
 
-expect.set_options(timeout=30_000)
 pytestmark = pytest.mark.needs("chromium")
 
 PAGES = (

@@ -79,7 +79,7 @@ class Service:
         socket_path = environment.get("CCAT_WORKFLOW_MANAGER_API_SOCKET")
         self.client = httpx.Client(
             base_url=f"http://127.0.0.1:{self.port}/api/v1",
-            timeout=30,
+            timeout=120,
             transport=httpx.HTTPTransport(uds=socket_path) if socket_path else None,
         )
         self.process: Process | None = None
@@ -128,7 +128,7 @@ class Service:
         assert self.process is not None
         assert self.process.poll() is None, self.log()
         try:
-            return self.client.get(f"http://127.0.0.1:{self.port}/readyz", timeout=5).status_code == 200
+            return self.client.get(f"http://127.0.0.1:{self.port}/readyz", timeout=30).status_code == 200
         except httpx.TransportError:
             return False
 
