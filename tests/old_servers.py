@@ -20,7 +20,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from tests.support.fixtures_servers import DATABASE_VARIABLE, REDIS_VARIABLE
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 _DEFAULT = ("tests/store", "--ignore=tests/store/test_plans.py", "tests/services", "tests/flow/test_old_servers.py")
 """The guard of plans reads the log of the embedded server, and holds for its version alone."""
@@ -60,7 +60,7 @@ def _postgres(directory: Path) -> Iterator[str]:
     finally:
         pid = int((cluster / "postmaster.pid").read_text().split()[0])
         os.kill(pid, signal.SIGINT)
-        server.wait(30)
+        server.wait(PATIENCE)
 
 
 @contextmanager
@@ -74,7 +74,7 @@ def _redis(directory: Path) -> Iterator[str]:
         yield f"unix://{path}"
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait(PATIENCE)
 
 
 def _run(environment: Mapping[str, str], arguments: Sequence[str]) -> int:

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from ccat_workflow_manager.hpc.supervisor import cgroups
+from tests.support.waiting import PATIENCE
 
 _MISSING = re.compile(r"needs ([\w, -]+), which this machine does not have")
 
@@ -27,7 +28,7 @@ def _program(*argv: str) -> str | None:
     """The first line that the program prints about itself, or None if there is no such program."""
     if shutil.which(argv[0]) is None:
         return None
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=30)
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=PATIENCE)
     return (done.stdout or done.stderr).strip().splitlines()[0] if done.returncode == 0 else None
 
 

@@ -14,7 +14,7 @@ from ccat_workflow_manager.app import create_app
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.backends import BackendStore
 from tests.api.rest import CHAIN, Hand, Rest, Secured
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 
 def types(page: dict[str, object]) -> list[str]:
@@ -118,10 +118,10 @@ def serving(context: Context, port: int = 0) -> Iterator[httpx.Client]:
     thread.start()
     wait_until(lambda: server.started, 30, "the server to start")
     port = server.servers[0].sockets[0].getsockname()[1]
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", timeout=30) as client:
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", timeout=PATIENCE) as client:
         yield client
     server.should_exit = True
-    thread.join(60)
+    thread.join(PATIENCE)
 
 
 def read(client: httpx.Client, count: int, started: threading.Event | None = None, **headers: str) -> list[str]:
@@ -162,11 +162,11 @@ def test_a_stream_shows_the_projects_of_its_token_only(secured: Secured) -> None
         started, seen = threading.Event(), list[str]()
         reader = threading.Thread(target=lambda: seen.extend(read(client, 1, started, **headers)))
         reader.start()
-        assert started.wait(30)
+        assert started.wait(PATIENCE)
         admin = secured.caller()
         admin.run()
         admin.run(project="night")
-        reader.join(60)
+        reader.join(PATIENCE)
         (event,) = client.get("/events", headers=headers).json()["items"]
         assert ([event["id"]], event["data"]["project"]) == (seen, "night")
 
@@ -178,9 +178,9 @@ def test_a_stream_sends_what_happens_and_resumes_behind_the_last_id(context: Con
         started, live = threading.Event(), list[str]()
         reader = threading.Thread(target=lambda: live.extend(read(client, 5, started)))
         reader.start()
-        assert started.wait(30)
+        assert started.wait(PATIENCE)
         hand.complete(hand.claim()[0])
-        reader.join(60)
+        reader.join(PATIENCE)
         everything = [item["id"] for item in client.get("/events").json()["items"]]
         assert live == everything[1:]
         for encoding in ("gzip", "identity"):

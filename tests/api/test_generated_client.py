@@ -13,6 +13,7 @@ import pytest
 
 from tests.api.rest import ONE, Rest
 from tests.client.test_client import URL, Through
+from tests.support.waiting import PATIENCE
 
 
 def test_every_call_is_generated(rest: Rest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,7 +24,7 @@ def test_every_call_is_generated(rest: Rest, tmp_path: Path, monkeypatch: pytest
     done = subprocess.run(
         [program, "generate", "--path", "openapi.json", "--config", "config.yaml", "--meta", "none",
          "--output-path", "generated_ccat", "--fail-on-warning"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+        cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     modules = {path.stem for path in (tmp_path / "generated_ccat" / "api").glob("*/*.py")} - {"__init__"}

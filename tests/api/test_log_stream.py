@@ -14,7 +14,7 @@ from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.services.log_stream import LogStream, Start, new_part
 from tests.api.rest import Hand, Rest
 from tests.api.test_events import serving
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 ONCE_AGAIN = {"name": "one", "steps": [{"name": "only", "command": ["true"], "retry": {"max_attempts": 2}}]}
 
@@ -148,7 +148,7 @@ def test_what_is_written_later_is_sent(
         wait_until(lambda: "data: two" in seen)
         assert "event: end" not in seen
         hand.complete(item)
-        reader.join(60)
+        reader.join(PATIENCE)
     assert "event: end" in seen
 
 

@@ -16,7 +16,7 @@ from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.queries.runs import RunVersion
 from ccat_workflow_manager.errors import ServiceUnavailable
 from tests.api.rest import BASE_URL, CHAIN, ONE, V1, Hand, Rest
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 OPEN = RunVersion("1", finished=False)
 
@@ -76,7 +76,7 @@ def test_a_crowd_waits_without_threads(context: Context, hand: Hand) -> None:
 
     async def crowd() -> list[str]:
         transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url=BASE_URL, timeout=120) as client:
+        async with httpx.AsyncClient(transport=transport, base_url=BASE_URL, timeout=PATIENCE) as client:
             run = (await client.post(f"{V1}/runs", json={"spec": CHAIN, "parameters": {"scans": []}})).json()
             url = f"{V1}/runs/{run['id']}"
             waiting = [asyncio.create_task(client.get(url, params={"wait": "60s"})) for _ in range(150)]

@@ -47,7 +47,6 @@ def test_slurm_is_measured() -> None:
 
 @pytest.mark.slow
 @pytest.mark.needs("slurm", "radical")
-@pytest.mark.timeout(400)
 def test_every_backend_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
     figures = measure([BACKENDS], QUICK)
     assert "left out" not in capsys.readouterr().out

@@ -16,15 +16,14 @@ from tests.browser.server import Server
 from tests.browser.site import Site
 from tests.support.fixtures_servers import Databases
 from tests.support.fixtures_store import migrate
-from tests.support.waiting import AT_LEAST
+from tests.support.waiting import PATIENCE
 
 CHROMIUM = "/usr/bin/chromium"
 CALM: dict[str, Any] = {"reduced_motion": "reduce"}
 """Without a graphics card, things that move take half of a processor as long as their page is open."""
 
-PATIENCE = 1000 * AT_LEAST
-"""Milliseconds."""
-expect.set_options(timeout=PATIENCE)
+PATIENCE_MS = 1000 * PATIENCE
+expect.set_options(timeout=PATIENCE_MS)
 
 
 @pytest.fixture(scope="session")
@@ -81,7 +80,7 @@ class Watch:
             if not any(part in text for part in expected):
                 self.wrong.append(text)
 
-        page.set_default_timeout(PATIENCE)
+        page.set_default_timeout(PATIENCE_MS)
         page.on("console", lambda message: note(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: note(str(error)))
         page.on("request", lambda request: None if request.url.startswith(url) else self.wrong.append(request.url))

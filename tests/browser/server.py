@@ -11,7 +11,7 @@ import uvicorn
 
 from ccat_workflow_manager.app import create_app
 from ccat_workflow_manager.context import Context
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 
 class Server:
@@ -36,7 +36,7 @@ class Server:
 
     def stop(self) -> None:
         self._server.should_exit = True
-        self._thread.join(60)
+        self._thread.join(PATIENCE)
 
 
 @contextmanager

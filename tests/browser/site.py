@@ -10,6 +10,7 @@ import httpx
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.lifecycle.models import NewProduct
 from tests.api.rest import CHAIN, ONE, Hand
+from tests.support.waiting import PATIENCE
 
 HOSTILE = (
     "<script>document.title='owned'</script>",
@@ -27,7 +28,7 @@ class Site:
         self.url = url
         self.context = context
         self.hand = Hand(context)
-        self.client = httpx.Client(base_url=f"{url}/api/v1", timeout=60)
+        self.client = httpx.Client(base_url=f"{url}/api/v1", timeout=PATIENCE)
         self.ids: dict[str, str] = {}
 
     def call(self, method: str, path: str, body: Any = None) -> Any:

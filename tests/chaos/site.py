@@ -32,7 +32,7 @@ from tests.support import invariants, leftovers
 from tests.support.armed import VARIABLE, Injection, arm_from_environment
 from tests.support.prepared import give_database
 from tests.support.reaper import Reaper
-from tests.support.waiting import wait_for, wait_until
+from tests.support.waiting import PATIENCE, wait_for, wait_until
 
 FAST = {
     "LEASE_SECONDS": 1,
@@ -103,7 +103,7 @@ class Site:
         self.valkey = EmbeddedValkey(data_dir)
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port: int = free.getsockname()[1]
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}/api/v1", timeout=20)
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}/api/v1", timeout=PATIENCE)
         self.settings = load_settings(
             {
                 "DATA_DIR": str(data_dir),
@@ -180,7 +180,7 @@ class Site:
     def is_ready(self) -> bool:
         self.tend()
         try:
-            return self.client.get(f"http://127.0.0.1:{self.port}/readyz", timeout=5).status_code == 200
+            return self.client.get(f"http://127.0.0.1:{self.port}/readyz", timeout=PATIENCE).status_code == 200
         except httpx.TransportError:
             return False
 

@@ -21,7 +21,7 @@ from tests.support import invariants
 from tests.support.fixtures_service import ServiceMaker
 from tests.support.fixtures_store import ContextMaker
 from tests.support.step_runs import cancel_wanted, poll
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 SPEC: dict[str, Any] = {
     "name": "crowd",
@@ -63,7 +63,7 @@ def test_fifty_threads_with_one_key_make_one_run(make_context: ContextMaker) -> 
     barrier, key = Barrier(50), uuid4().hex
 
     def ask(number: int) -> tuple[UUID, bool]:
-        barrier.wait(30)
+        barrier.wait(PATIENCE)
         return contexts[number % 3].submitter.submit(request(), actor="test", idempotency_key=key)[:2]
 
     with ThreadPoolExecutor(50) as threads:
@@ -185,7 +185,6 @@ def come_to_an_end(context: Context, steps: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(170)
 def test_three_managers_and_eight_workers_claim_nothing_twice(make_service: ServiceMaker) -> None:
     """In processes of their own. PostgreSQL reports deadlocks in its log.
 

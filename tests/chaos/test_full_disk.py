@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.fixtures_service import PROGRAM, Service, ServiceMaker
-from tests.support.waiting import wait_for, wait_until
+from tests.support.waiting import PATIENCE, wait_for, wait_until
 
 pytestmark = pytest.mark.needs("root")
 
@@ -29,7 +29,7 @@ class SmallDisk:
     def run(self, *argv: str) -> None:
         assert self._service.process is not None
         entered = ["nsenter", f"--mount=/proc/{self._service.process.pid}/ns/mnt", "--", *argv]
-        subprocess.run(entered, check=True, capture_output=True, timeout=60)
+        subprocess.run(entered, check=True, capture_output=True, timeout=PATIENCE)
 
     def fill(self) -> None:
         # The last write fails: that is the point.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
@@ -180,6 +179,3 @@ def test_any_order_of_events_leaves_a_state_that_makes_sense(make_context: Conte
             database=None,
         ),
     )
-
-
-pytestmark = pytest.mark.timeout(110)

@@ -77,6 +77,3 @@ def test_a_network_that_comes_and_goes(
     assert len(promised_ever) >= 30
     with closing(Database(postgres_url)) as database, database.read() as unit:
         assert list(invariants.while_working(unit)) == []
-
-
-pytestmark = pytest.mark.timeout(170)

@@ -13,7 +13,7 @@ from tests.chaos.judging import require_all_is_well
 from tests.chaos.test_servers import create
 from tests.support.fixtures_service import new_service
 from tests.support.reaper import Reaper
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 _CLIENTS = 50
 _PATIENCE_SECONDS = 0.1
@@ -31,7 +31,7 @@ def test_fifty_clients_with_one_key_and_a_service_that_dies_at_the_commit(
 
     def ask(number: int) -> str:
         """As a client does that has got no answer: the same once more."""
-        barrier.wait(60)
+        barrier.wait(PATIENCE)
         for _ in range(_TRIES):
             if (run_id := create(service, key)) is not None:
                 return run_id

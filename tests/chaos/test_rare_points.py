@@ -22,6 +22,7 @@ from ccat_workflow_manager.testing.fake_backend import FakeBackend
 from tests.chaos.executing import Executing, start_one, sweep
 from tests.support.armed import Injected, Plan
 from tests.support.step_runs import cancel_wanted, one_step, poll, start
+from tests.support.waiting import PATIENCE
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +83,7 @@ def test_a_pull_that_breaks_off_leaves_nothing_but_its_lock(tmp_path: Path, inje
             cache_dir=str(tmp_path),
             runtime=Runtime(RuntimeKind.APPTAINER, "/bin/false"),
             progress=no_progress,
-            timeout=60,
+            timeout=PATIENCE,
         )
     assert caught.value.reason is FailureReason.IMAGE_PULL
     assert [path.suffix for path in (tmp_path / "references").iterdir()] == [".lock"]

@@ -8,11 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
 import httpx
-import pytest
 
 from tests.chaos.judging import require_all_is_well
 from tests.support.fixtures_service import Service, ServiceMaker, sh
-from tests.support.waiting import wait_for, wait_until
+from tests.support.waiting import PATIENCE, wait_for, wait_until
 
 ONLY = {"name": "only", "command": ["a"], "backend": "noop"}
 _NOOP_SPEC = {"name": "flow", "steps": [ONLY]}
@@ -25,7 +24,7 @@ def create(service: Service, key: str) -> str | None:
             "/runs",
             json={"spec": _NOOP_SPEC, "backend": "noop"},
             headers={"Idempotency-Key": key},
-            timeout=60,
+            timeout=PATIENCE,
         )
     except httpx.TransportError:
         return None
@@ -119,12 +118,9 @@ def test_a_supervisor_that_is_killed_alone_is_started_again_and_finds_everything
     assert service.process is not None
     children = service.children()
     service.process.kill()
-    service.process.wait(60)
+    service.process.wait(PATIENCE)
     wait_until(lambda: not any(child.is_running() for child in children), 30, "manager and workers to end")
     service.start()
     gate.touch()
     assert service.wait(run_id)["status"] == "COMPLETED"
     require_all_is_well(service, [run_id], marks=True)
-
-
-pytestmark = pytest.mark.timeout(300)

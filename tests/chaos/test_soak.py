@@ -9,7 +9,6 @@ from tests.chaos.soak import make_site, soak
 
 @pytest.mark.slow
 @pytest.mark.needs("apptainer")
-@pytest.mark.timeout(600)
 def test_hostile_and_honest_pipelines_together() -> None:
     site = make_site("local")
     try:

@@ -17,7 +17,7 @@ from ccat_workflow_manager.db import migrate
 from tests.chaos.judging import require_all_is_well
 from tests.support.fixtures_service import Service, new_service, sh
 from tests.support.reaper import Reaper
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 _MIGRATION = """
 from alembic import op
@@ -71,7 +71,7 @@ def test_runs_go_on_while_the_schema_of_the_next_release_is_put_in(service: Serv
     wait_until(lambda: len(list(marks.iterdir())) == len(keys), 60, "jobs that run")
     newer = next_release(tmp_path / "next", adds=True)
     upgraded = service.start_another("db", "upgrade", **newer)
-    assert upgraded.wait(60) == 0, service.log()
+    assert upgraded.wait(PATIENCE) == 0, service.log()
     assert service.is_ready(), "the manager"
     service.start_another("worker", "--backend", "local", **newer)
     service.start_another("worker", "--backend", "concurrent", **newer)
@@ -89,6 +89,6 @@ def test_runs_go_on_while_the_schema_of_the_next_release_is_put_in(service: Serv
 
 def test_a_schema_that_takes_something_away_is_refused(service: Service, tmp_path: Path) -> None:
     newer = next_release(tmp_path / "next", adds=False)
-    assert service.start_another("db", "upgrade", **newer).wait(60) == 0, service.log()
-    assert service.start_another("worker", "--backend", "noop").wait(60) == 3
+    assert service.start_another("db", "upgrade", **newer).wait(PATIENCE) == 0, service.log()
+    assert service.start_another("worker", "--backend", "noop").wait(PATIENCE) == 3
     assert not service.is_ready()

@@ -84,6 +84,3 @@ def test_valkey_forgets_is_full_is_killed_and_hangs(make_service: ServiceMaker) 
             os.kill(pid, signal.SIGCONT)
             over.cancel()
     require_all_is_well(service, there.run_ids)
-
-
-pytestmark = pytest.mark.timeout(220)

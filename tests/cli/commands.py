@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 from ccat_workflow_manager.cli import app
 from ccat_workflow_manager.settings import PREFIX
+from tests.support.waiting import PATIENCE
 
 PROGRAM = (sys.executable, "-c", "from ccat_workflow_manager.cli import main; main()")
 QUIET = {"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "200"}
@@ -80,4 +81,4 @@ def process(
     finally:
         if started.poll() is None:
             started.send_signal(signal.SIGINT)
-            started.wait(40)
+            started.wait(PATIENCE)

@@ -17,7 +17,7 @@ from tests.cli.commands import PROGRAM, QUIET, process, variables
 from tests.cli.conftest import Deployment
 from tests.cli.fake_api import fake_api
 from tests.support.reaper import Reaper
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 HEAVY = ("fastapi", "uvicorn", "sqlalchemy", "alembic", "redis", "rq", "dynaconf", "psycopg")
 LISTING = "import sys; sys.argv = {argv!r}\n{body}\nprint(sorted(set(sys.modules) & set({names!r})))"
@@ -32,7 +32,7 @@ def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
     script = LISTING.format(argv=["ccat-wm", *arguments], body=BODY, names=names)
     with fake_api({"items": [], "next_cursor": None}) as url:
         env = {**os.environ, **QUIET, "CCAT_WM_URL": url}
-        done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=30)
+        done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"
 
@@ -46,7 +46,7 @@ def test_a_process_that_cannot_start_says_so_in_the_form_of_its_log(tmp_path: Pa
     )
     output = tmp_path / "worker.out"
     with process("worker", env=env | variables(LOG_FORMAT="json"), output=output) as worker:
-        assert worker.wait(60) == 3
+        assert worker.wait(PATIENCE) == 3
     last = json.loads(output.with_suffix(".stderr").read_text().splitlines()[-1])
     assert last["level"] == "CRITICAL"
 
@@ -71,7 +71,7 @@ def test_an_idle_process_has_imported_only_what_it_needs(
     env = {**os.environ, **QUIET, **variables(
         DATABASE_URL=migrated_url, REDIS_URL=redis_url, DATA_DIR=tmp_path, HPC_BACKEND="local", CONTAINER_RUNTIME="none"
     )}  # fmt: skip
-    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"
 
@@ -82,10 +82,15 @@ def test_a_closed_stdout_is_no_error(deployment: Deployment) -> None:
     os.close(reader)
     try:
         done = subprocess.run(
-            [*PROGRAM, "run", "list"], env=env, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=30
+            [*PROGRAM, "run", "list"], env=env, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=PATIENCE
         )
         listed = subprocess.run(
-            [*PROGRAM, "backends", "--json"], env=env, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=30
+            [*PROGRAM, "backends", "--json"],
+            env=env,
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=PATIENCE,
         )
     finally:
         os.close(writer)
@@ -101,12 +106,12 @@ def test_ctrl_c_while_watching(deployment: Deployment, greet: Path, tmp_path: Pa
     with process("run", "submit", "--spec", str(slow), "--watch", env=deployment.env, output=output) as watching:
         wait_until(lambda: "running" in output.read_text(), 20, "a line about what is running")
         watching.send_signal(signal.SIGINT)
-        assert watching.wait(60) == 130
+        assert watching.wait(PATIENCE) == 130
     said = output.with_suffix(".stderr").read_text()
     assert "Traceback" not in said
     assert "ccat-wm run watch" in said
     with process("run", "cancel", "latest", env=deployment.env, output=output) as cancelling:
-        assert cancelling.wait(60) == 0
+        assert cancelling.wait(PATIENCE) == 0
 
 
 def test_ctrl_c_during_the_demo_leaves_nothing_behind(tmp_path: Path, reaper: Reaper) -> None:
@@ -117,7 +122,7 @@ def test_ctrl_c_during_the_demo_leaves_nothing_behind(tmp_path: Path, reaper: Re
         reaper.watch(demo.pid)
         wait_until(lambda: "12 running" in output.read_text(), 60, "a run in progress")
         demo.send_signal(signal.SIGINT)
-        assert demo.wait(40) == 130
+        assert demo.wait(PATIENCE) == 130
     assert output.with_suffix(".stderr").read_text() == ""
     assert EmbeddedPostgres(tmp_path / "data").pid is None
     assert EmbeddedValkey(tmp_path / "data").pid is None
@@ -128,7 +133,7 @@ def test_the_demo_prints_resources_and_products(tmp_path: Path, reaper: Reaper) 
     arguments = ("demo", "--data-dir", str(tmp_path / "data"), "--backend", "concurrent", "--port", "0", "--scans", "2")
     with process(*arguments, env=variables(CONTAINER_RUNTIME="none"), output=output) as demo:
         reaper.watch(demo.pid)
-        assert demo.wait(90) == 0, output.with_suffix(".stderr").read_text()
+        assert demo.wait(PATIENCE) == 0, output.with_suffix(".stderr").read_text()
     text = output.read_text()
     assert "the steps run as plain processes" in text
     for word in ("COMPLETED", "wall time", "CPU hours", "peak memory", "API: http://127.0.0.1:"):
@@ -153,7 +158,7 @@ def test_up_warns_that_there_are_no_containers(
         reaper.watch(up.pid)
         wait_until(lambda: "serves noop" in log.read_text() and "Ctrl-C" in output.read_text(), 60, "the worker")
         up.send_signal(signal.SIGTERM)
-        assert up.wait(40) == 0
+        assert up.wait(PATIENCE) == 0
     words = "neither Apptainer nor Singularity here: steps run as plain processes"
     assert (words in output.read_text()) is warned
     warnings = [line for line in log.read_text().splitlines() if words in line]
@@ -175,7 +180,7 @@ def test_up_as_the_first_process_of_a_container(
         wait_until(lambda: "serves noop" in log.read_text() and "Ctrl-C" in output.read_text(), 60, "the worker")
         (up,) = psutil.Process(container.pid).children()
         up.send_signal(signal.SIGTERM)
-        assert container.wait(60) == 0
+        assert container.wait(PATIENCE) == 0
     assert "is started again" not in log.read_text()
 
 
@@ -184,10 +189,10 @@ def test_processes_of_their_own(postgres_url: str, redis_url: str, tmp_path: Pat
     output = tmp_path / "manager.out"
     errors = output.with_suffix(".stderr")
     with process("manager", env=env, output=output) as manager:
-        assert manager.wait(90) == 3
+        assert manager.wait(PATIENCE) == 3
     assert "run: ccat-wm db upgrade" in errors.read_text()
     with process("db", "upgrade", env=env, output=output) as upgrade:
-        assert upgrade.wait(90) == 0
+        assert upgrade.wait(PATIENCE) == 0
     with (
         process("manager", env=env, output=output) as manager,
         process("worker", "--backend", "noop", env=env, output=tmp_path / "worker.out") as worker,
@@ -199,14 +204,14 @@ def test_processes_of_their_own(postgres_url: str, redis_url: str, tmp_path: Pat
         wait_until(lambda: "serves noop" in log.read_text(), 30, "the worker")
         for each in (manager, worker):
             each.send_signal(signal.SIGTERM)
-            assert each.wait(90) == 0
+            assert each.wait(PATIENCE) == 0
     assert "Traceback" not in errors.read_text() + log.read_text()
 
 
 def test_a_second_up_of_one_directory_refuses(deployment: Deployment, tmp_path: Path) -> None:
     output = tmp_path / "second"
     with process("up", "--port", "0", env=deployment.env, output=output) as second:
-        assert second.wait(60) == 3
+        assert second.wait(PATIENCE) == 3
     error = output.with_suffix(".stderr").read_text()
     assert f"uses {deployment.data_dir}" in error
     assert "Traceback" not in error
@@ -216,7 +221,7 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     output = tmp_path / "up"
     with process("up", "--port", "0", "--data-dir", str(tmp_path / "file" / "x"), env={}, output=output) as up:
-        assert up.wait(60) == 3
+        assert up.wait(PATIENCE) == 3
     error = output.with_suffix(".stderr").read_text()
     assert f"{tmp_path}/file" in error
     assert "Traceback" not in error

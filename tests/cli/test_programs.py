@@ -17,7 +17,7 @@ from ccat_workflow_manager.client.transport import AsyncTransport, Request
 from ccat_workflow_manager.flow import TaskState, WorkflowEngine
 from tests.cli.conftest import Deployment
 from tests.programs.running import on
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 PROGRAM = """
 import asyncio, os, signal, sys
@@ -76,7 +76,7 @@ def test_a_program_that_is_killed_goes_on(deployment: Deployment, tmp_path: Path
 
     def started(kill_at: int) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, str(file), deployment.url, "night-7", str(kill_at)]
-        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=100)
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=PATIENCE)
 
     ends = [started(kill_at).returncode for kill_at in (2, 3, 5, 7)]
     assert ends == [-9, -9, -9, -9]
@@ -112,7 +112,7 @@ def test_a_task_runs_while_its_run_does(deployment: Deployment) -> None:
 
     with on_service(deployment, "state", program) as client:
         (run,) = client.runs.list(label="flow.workflow:state")
-        assert client.runs.wait(run, timeout=60).status == "CANCELLED"
+        assert client.runs.wait(run, timeout=PATIENCE).status == "CANCELLED"
 
 
 def test_a_cancel_reaches_a_run_that_is_being_created(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,4 +136,4 @@ def test_a_cancel_reaches_a_run_that_is_being_created(deployment: Deployment, mo
 
     with on_service(deployment, "early", program) as client:
         (run,) = client.runs.list(label="flow.workflow:early")
-        assert client.runs.wait(run, timeout=60).status == "CANCELLED"
+        assert client.runs.wait(run, timeout=PATIENCE).status == "CANCELLED"

@@ -24,6 +24,7 @@ from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.errors import ServiceUnavailable
 from tests.api.rest import BASE_URL, CHAIN, ONE, Hand
 from tests.api.test_events import serving
+from tests.support.waiting import PATIENCE
 
 URL = "http://localhost"
 
@@ -75,7 +76,7 @@ def test_pipelines_and_runs(client: Client) -> None:
         client.runs.get("latest")
     assert "and 4 more" in first._repr_html_()
     client.runs.cancel(run)
-    assert client.runs.wait(run, timeout=60).status == "CANCELLED"
+    assert client.runs.wait(run, timeout=PATIENCE).status == "CANCELLED"
     assert client.runs.retry(run).status != "CANCELLED"
     with pytest.raises(TimeoutError, match=run.id):
         client.runs.wait(run, timeout=0.01)
@@ -96,7 +97,7 @@ def test_many_runs_are_created_once(client: Client, monkeypatch: pytest.MonkeyPa
     for run in ids:
         client.runs.cancel(run)
     finished: list[Run] = []
-    found = client.runs.wait_many(ids, timeout=60, progress=finished.append)
+    found = client.runs.wait_many(ids, timeout=PATIENCE, progress=finished.append)
     assert [each.id for each in found] == ids
     assert found == finished
 
@@ -360,7 +361,7 @@ sys.meta_path.insert(0, Blocked())
 from ccat_workflow_manager.client import AsyncClient, Client
 Client("http://localhost:1", "token").close()
 """
-    completed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    completed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE)
     assert completed.returncode == 0, completed.stderr
 
 

@@ -19,6 +19,7 @@ from ccat_workflow_manager.commands.arguments import read_pipeline
 from ccat_workflow_manager.definition.spec import parse_pipeline
 from ccat_workflow_manager.settings import PREFIX, specs
 from tests.cli.commands import program
+from tests.support.waiting import PATIENCE
 
 REPOSITORY = Path(__file__).parents[2]
 DOCS = REPOSITORY / "docs"
@@ -49,7 +50,7 @@ def blocks(path: Path, *languages: str) -> Iterator[str]:
 
 def test_generated_pages_are_current() -> None:
     done = subprocess.run(
-        [sys.executable, str(DOCS / "generate.py"), "--check"], capture_output=True, text=True, timeout=60
+        [sys.executable, str(DOCS / "generate.py"), "--check"], capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stderr
 

@@ -11,6 +11,7 @@ import pytest
 
 from tests.docs.test_docs import DOCS, REPOSITORY, blocks
 from tests.support.fixtures_service import PROGRAM, Service
+from tests.support.waiting import PATIENCE
 
 PAGE = DOCS / "fifty-files.md"
 EXAMPLE = REPOSITORY / "examples" / "fifty-files"
@@ -29,7 +30,7 @@ def run_commands(service: Service, directory: Path, *commands: str) -> None:
     }
     script = "\n".join(["set -ex", *commands])
     done = subprocess.run(
-        ["sh", "-c", script], env=environment, cwd=directory, capture_output=True, text=True, timeout=240
+        ["sh", "-c", script], env=environment, cwd=directory, capture_output=True, text=True, timeout=5 * PATIENCE
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 

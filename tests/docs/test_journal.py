@@ -9,6 +9,7 @@ import pytest
 
 from tests.docs.test_docs import blocks
 from tests.docs.test_installation import PAGE, SEARCH_PATH
+from tests.support.waiting import PATIENCE
 
 _RESTART = "systemctl restart systemd-journald"
 _UNITS = ("ccat-wm-manager", "ccat-wm-worker@1", "another")
@@ -44,7 +45,7 @@ def test_the_journal_keeps_its_limit_and_shows_the_units_of_the_service() -> Non
     argv = ["unshare", "--mount", "--pid", "--net", "--ipc", "--fork", "--kill-child", "sh", "-euc", script]
     environment = {"PATH": SEARCH_PATH, "UNITS": " ".join(_UNITS), "PYTHON": sys.executable, "WRITER": _WRITER}
     done = subprocess.run(
-        argv, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=100, check=False
+        argv, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert done.returncode == 0, done.stderr
     assert [unit for unit in _UNITS if f"said by {unit}" in done.stdout] == ["ccat-wm-manager", "ccat-wm-worker@1"]

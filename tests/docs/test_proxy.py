@@ -22,7 +22,7 @@ from tests.docs.test_docs import blocks
 from tests.docs.test_installation import PAGE, SEARCH_PATH
 from tests.support.fixtures_service import Service, running_service, sh, variables
 from tests.support.reaper import Reaper
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.needs("postgresql", "valkey", "nginx")
 
@@ -62,11 +62,13 @@ class Site:
     def browser(self) -> httpx.Client:
         """One that logs in as a page does. It claims to be somebody else."""
         headers = {"Origin": f"https://{NAME}", "Sec-Fetch-Site": "same-origin", "X-Forwarded-For": FORGED}
-        return httpx.Client(base_url=f"https://{NAME}", headers=headers, transport=self.transport(), timeout=60)
+        return httpx.Client(base_url=f"https://{NAME}", headers=headers, transport=self.transport(), timeout=PATIENCE)
 
     def program(self) -> httpx.Client:
         headers = {"Authorization": f"Bearer {self.token}"}
-        return httpx.Client(base_url=f"https://{NAME}/api/v1", headers=headers, transport=self.transport(), timeout=60)
+        return httpx.Client(
+            base_url=f"https://{NAME}/api/v1", headers=headers, transport=self.transport(), timeout=PATIENCE
+        )
 
 
 def free_port() -> int:
@@ -77,7 +79,7 @@ def free_port() -> int:
 
 def answers(url: str) -> bool:
     try:
-        return httpx.get(url, verify=False, timeout=5).status_code < 500
+        return httpx.get(url, verify=False, timeout=PATIENCE).status_code < 500
     except httpx.TransportError:
         return False
 
@@ -138,7 +140,7 @@ def site(reaper: Reaper) -> Iterator[Site]:
             yield Site(service, directory, port, token)
         finally:
             nginx.terminate()
-            nginx.wait(30)
+            nginx.wait(PATIENCE)
 
 
 def test_a_person_logs_in_and_the_audit_has_their_address(site: Site) -> None:

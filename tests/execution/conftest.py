@@ -16,6 +16,7 @@ from ccat_workflow_manager.execution import runtime as runtimes
 from ccat_workflow_manager.execution.launch_spec import StepLaunch
 from ccat_workflow_manager.execution.runtime import NO_RUNTIME, Runtime
 from ccat_workflow_manager.execution.staging import Staged, stage
+from tests.support.waiting import PATIENCE
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +62,7 @@ class StepRunner:
         staged = self.stage(command, **changes)
         environment = {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "HOME": "/", **staged.launch.environment}
         done = subprocess.run(
-            staged.launch.vector, env=environment, cwd=staged.dirs.workspace, capture_output=True, timeout=60
+            staged.launch.vector, env=environment, cwd=staged.dirs.workspace, capture_output=True, timeout=PATIENCE
         )
         return Ended(
             staged,

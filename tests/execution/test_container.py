@@ -21,6 +21,7 @@ from ccat_workflow_manager.execution.runtime import supports_limits
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.models import Resources
 from tests.execution.conftest import StepRunner
+from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.needs("apptainer")
 
@@ -198,7 +199,7 @@ def test_an_image_that_breaks_after_it_was_resolved(runner: StepRunner, tmp_path
 def _launch(runner: StepRunner, vector: list[str]) -> tuple[int, str]:
     from ccat_workflow_manager import shell
 
-    done = shell.run(vector, timeout=60)
+    done = shell.run(vector, timeout=PATIENCE)
     return done.returncode, done.stderr
 
 

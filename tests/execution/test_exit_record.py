@@ -16,7 +16,7 @@ from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.hpc.attempt.claim import NOT_STARTED
 from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 TEXT = "echo x >>starts; until [ -e go ]; do sleep 0.05; done; exit 3"
 
@@ -37,8 +37,8 @@ def test_a_second_job_ends_as_the_first(staged: Staged) -> None:
     wait_until((workspace / "starts").exists, 10, "the first job")
     second = start(staged)
     (workspace / "go").touch()
-    assert [job.wait(60) for job in (first, second)] == [3, 3]
-    assert start(staged).wait(60) == 3
+    assert [job.wait(PATIENCE) for job in (first, second)] == [3, 3]
+    assert start(staged).wait(PATIENCE) == 3
     assert (workspace / "starts").read_text() == "x\n"
 
 
@@ -46,8 +46,8 @@ def test_a_second_job_does_not_wait_for_a_dead_one(staged: Staged) -> None:
     first = start(staged)
     wait_until((Path(staged.dirs.workspace) / "starts").exists, 10, "the first job")
     first.kill()
-    first.wait(60)
-    assert start(staged).wait(60) == NOT_STARTED
+    first.wait(PATIENCE)
+    assert start(staged).wait(PATIENCE) == NOT_STARTED
     (Path(staged.dirs.workspace) / "go").touch()
     info = read_end(HPCJobInfo(JobStatus.FAILED, NOT_STARTED), staged.dirs, "job", NO_RUNTIME)
     assert info.reason is FailureReason.BACKEND_FAILED
@@ -62,7 +62,7 @@ def test_a_record_tells_the_end_of_a_forgotten_job(staged: Staged) -> None:
     workspace = Path(staged.dirs.workspace)
     assert recorded_end(staged.dirs, "job") is None
     (workspace / "go").touch()
-    start(staged).wait(60)
+    start(staged).wait(PATIENCE)
     info = recorded_end(staged.dirs, "job")
     assert info is not None
     assert (info.status, info.exit_code, info.reason) == (JobStatus.FAILED, 3, FailureReason.PROGRAM_FAILED)

@@ -107,4 +107,4 @@ def parameters() -> list[Any]:
 
 def _marks(site: Site) -> list[pytest.MarkDecorator]:
     slow = [pytest.mark.slow] if site.patience_seconds > PATIENCE_SECONDS else []
-    return [pytest.mark.needs(*site.needs), pytest.mark.timeout(site.patience_seconds + 240), *slow]
+    return [pytest.mark.needs(*site.needs), *slow]

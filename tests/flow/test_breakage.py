@@ -15,7 +15,7 @@ from redis import Redis
 
 from tests.support.fixtures_service import Service, ServiceMaker, running_service, sh
 from tests.support.reaper import Reaper
-from tests.support.waiting import wait_for, wait_until
+from tests.support.waiting import PATIENCE, wait_for, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_a_second_signal_ends_what_the_first_waits_for(make_service: ServiceMake
     service.process.send_signal(signal.SIGTERM)
     wait_until(lambda: "a second signal" in service.log(), 20, "what it waits for")
     service.process.send_signal(signal.SIGTERM)
-    assert service.process.wait(60) == 0
+    assert service.process.wait(PATIENCE) == 0
     assert not psutil.pid_exists(hangs)
     assert service.postgres.pid is service.valkey.pid is None
 
@@ -66,14 +66,14 @@ def test_a_second_signal_ends_what_the_first_waits_for(make_service: ServiceMake
 def test_what_a_killed_deployment_leaves(make_service: ServiceMaker) -> None:
     service = make_service()
     doctor = partial(service.start_another, "doctor")
-    assert doctor().wait(30) == 0
+    assert doctor().wait(PATIENCE) == 0
     assert "the last one was killed" not in service.log()
-    assert service.start_another("up", "--stop").wait(30) == 3
+    assert service.start_another("up", "--stop").wait(PATIENCE) == 3
     service.kill()
     wait_until(service.postgres.is_abandoned, 30, "the last process that uses it to end")
-    doctor().wait(30)
+    doctor().wait(PATIENCE)
     assert service.log().count("the last one was killed") == 2
-    assert service.start_another("up", "--stop").wait(30) == 0
+    assert service.start_another("up", "--stop").wait(PATIENCE) == 0
     assert f"postgres in {service.data_dir}: stopped" in service.log()
     assert service.postgres.pid is service.valkey.pid is None
 

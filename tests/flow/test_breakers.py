@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.fixtures_service import PROGRAM, Service, ServiceMaker
-from tests.support.waiting import wait_for, wait_until
+from tests.support.waiting import PATIENCE, wait_for, wait_until
 
 ITEMS = 100
 BROKEN = 'test -e "$1" || { sleep 0.2; exit 3; }'
@@ -44,7 +44,7 @@ def breakers(service: Service) -> list[dict[str, Any]]:
 
 def command(service: Service, *arguments: str) -> str:
     environment = {**os.environ, "CCAT_WM_URL": f"http://127.0.0.1:{service.port}"}
-    done = subprocess.run([PROGRAM, *arguments], env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([PROGRAM, *arguments], env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import psycopg
@@ -15,7 +16,7 @@ import pytest
 
 from ccat_workflow_manager.client import Client as ApiClient
 from tests.support.fixtures_service import Process, Service, ServiceMaker, sh
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 _STREAM = {"Accept": "text/event-stream"}
 _PAUSE = threading.Event()
@@ -38,13 +39,13 @@ class OtherManager:
 
     def is_ready(self) -> bool:
         try:
-            return httpx.get(f"http://127.0.0.1:{self.port}/readyz", timeout=5).status_code == 200
+            return httpx.get(f"http://127.0.0.1:{self.port}/readyz", timeout=PATIENCE).status_code == 200
         except httpx.TransportError:
             return False
 
     def kill_and_start_again(self) -> None:
         os.kill(self.process.pid, signal.SIGKILL)
-        self.process.wait(60)
+        self.process.wait(PATIENCE)
         self.process = self._start()
 
 
@@ -53,7 +54,7 @@ def lines(port: int, last: str | None) -> Iterator[str]:
     headers = {**_STREAM, **({"Last-Event-ID": last} if last else {})}
     url = f"http://127.0.0.1:{port}/api/v1/events"
     try:
-        with httpx.stream("GET", url, headers=headers, timeout=30) as response:
+        with httpx.stream("GET", url, headers=headers, timeout=PATIENCE) as response:
             assert response.status_code == 200, response.read()
             yield from response.iter_lines()
     except httpx.TransportError:
@@ -79,7 +80,7 @@ def test_a_manager_that_stops_ends_its_streams(make_service: ServiceMaker) -> No
     run_id = service.submit(sh("true"), backend="noop")
     assert next(stream).startswith("id: ")
     other.process.send_signal(signal.SIGTERM)
-    assert other.process.wait(60) == 0
+    assert other.process.wait(PATIENCE) == 0
     rest = list(stream)
     service.wait(run_id)
     everything = ids_of_all(service)
@@ -91,19 +92,24 @@ def test_a_manager_that_stops_ends_its_streams(make_service: ServiceMaker) -> No
     assert [line[4:] for line in _take(going_on, "id: ", len(missing))] == missing
 
 
-def test_a_client_waits_for_many_runs_by_one_stream(service: Service) -> None:
+def test_a_client_waits_for_many_runs_by_one_stream(service: Service, tmp_path: Path) -> None:
     calls: list[str] = []
+    gate = tmp_path / "gate"
 
     class Counting(httpx.HTTPTransport):
+        """Lets the runs end once the client has asked for the stream that tells of their ends."""
+
         def handle_request(self, request: httpx.Request) -> httpx.Response:
             calls.append(request.url.path)
+            if calls.count("/api/v1/events") == 2:
+                gate.touch()
             return super().handle_request(request)
 
-    step = sh("true", resources={"extra": {"delay_seconds": 1}})
-    ids = [service.submit(step, backend="noop") for _ in range(4)]
+    step = sh(f"until test -e '{gate}'; do sleep 0.05; done")
+    ids = [service.submit(step) for _ in range(4)]
     token = (service.data_dir / "api-secret").read_text().strip()
     with ApiClient(f"http://127.0.0.1:{service.port}", token, transport=Counting()) as client:
-        assert [run.status for run in client.runs.wait_many(ids, timeout=60)] == ["COMPLETED"] * 4
+        assert [run.status for run in client.runs.wait_many(ids, timeout=PATIENCE)] == ["COMPLETED"] * 4
     assert calls.count("/api/v1/events") == 2
     assert len(calls) <= 2 + 2 * len(ids)
 
@@ -156,7 +162,6 @@ def write(url: str, seed: int, transactions: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_nothing_is_lost_and_nothing_comes_twice_through_managers_that_die(make_service: ServiceMaker) -> None:
     writers, transactions = 50, 20
     service = make_service()
@@ -172,7 +177,7 @@ def test_nothing_is_lost_and_nothing_comes_twice_through_managers_that_die(make_
     while any(thread.is_alive() for thread in threads):
         other.kill_and_start_again()
     for thread in [*threads, *clients]:
-        thread.join(200)
+        thread.join(4 * PATIENCE)
     everything = ids_of_all(service)
     assert len(everything) == total
     for client in clients:

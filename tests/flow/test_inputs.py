@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from tests.support.fixtures_service import PROGRAM, Service, sh, variables
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 COPY = 'cat "$WORKFLOW_INPUT_DIR"/* > "$WORKFLOW_OUTPUT_DIR/copy"'
 
@@ -121,7 +121,7 @@ def test_a_worker_expands_a_pattern_where_the_manager_sees_nothing(service: Serv
         port = free.getsockname()[1]
     wrapper = ("unshare", "--mount", "sh", "-ec", f'mount -t tmpfs none {far}; exec "$@"', "sh")
     manager = service.start_within(wrapper, "manager", "--no-loops", **variables(API_PORT=str(port)))
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", auth=service.client.auth, timeout=30) as client:
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", auth=service.client.auth, timeout=PATIENCE) as client:
 
         def submit(pattern: str, **more: Any) -> httpx.Response:
             step = sh(COPY, foreach={"glob": f"{far}/raw/{pattern}"}, inputs=["${item}"])
@@ -145,7 +145,7 @@ def test_a_worker_expands_a_pattern_where_the_manager_sees_nothing(service: Serv
         assert (unserved.status_code, unserved.json()["code"]) == (503, "service_unavailable")
         assert "no worker serves slurm" in unserved.text
     manager.terminate()
-    assert manager.wait(30) == 0
+    assert manager.wait(PATIENCE) == 0
 
 
 def test_the_command_line_expands_a_pattern(service: Service, raw: Path) -> None:
@@ -157,7 +157,7 @@ def test_the_command_line_expands_a_pattern(service: Service, raw: Path) -> None
 
     def submit(pattern: str) -> subprocess.CompletedProcess[str]:
         command = [PROGRAM, "run", "submit", "--spec", str(spec), "-p", f"scans=@{pattern}", "--json"]
-        return subprocess.run(command, env=environment, cwd=raw, capture_output=True, text=True, timeout=60)
+        return subprocess.run(command, env=environment, cwd=raw, capture_output=True, text=True, timeout=PATIENCE)
 
     made = submit("*.fits")
     assert made.returncode == 0, made.stderr

@@ -67,7 +67,6 @@ def check_visit_with_send(service: Service, run_id: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.needs("slurm")
-@pytest.mark.timeout(600)
 def test_189_detectors_of_which_7_die_on_slurm(world: World) -> None:  # noqa: F811
     world.worker("slurm")
     dead = [str(key) for key in range(3, 189, 27)]

@@ -17,7 +17,7 @@ from tests.flow.sites import SITES, Ground, parameters
 from tests.parts import found
 from tests.support.fixtures_service import Process, Service, running_service, variables
 from tests.support.reaper import Reaper
-from tests.support.waiting import wait_for, wait_until
+from tests.support.waiting import PATIENCE, wait_for, wait_until
 
 SH = ["/bin/sh", "-c"]
 ONCE = {"max_attempts": 1}
@@ -114,7 +114,7 @@ class World:
             port = free.getsockname()[1]
         process = self.service.start_another("manager", "--no-loops", **variables(API_PORT=str(port), **settings))
         client = self.ground.stack.enter_context(
-            httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, auth=self.service.client.auth)
+            httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE, auth=self.service.client.auth)
         )
 
         def answers() -> bool:
@@ -258,7 +258,6 @@ def outcome(service: Service, step: Mapping[str, Any]) -> Outcome:
 # --- all at once ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.slow
 def test_one_run_passes_through_all_sites_each_with_its_own_worker(world: World) -> None:
     there = [name for name, site in SITES.items() if all(found(part) for part in site.needs)]

@@ -26,6 +26,7 @@ from ccat_workflow_manager.local_api import SECRET_FILE
 from tests.api.rest import BASE_URL, Rest
 from tests.support.fixtures_service import Service, ServiceMaker
 from tests.support.fixtures_store import ContextMaker
+from tests.support.waiting import PATIENCE
 
 
 def test_a_body_without_a_type_is_refused(service: Service) -> None:
@@ -140,13 +141,16 @@ def test_a_slow_client_is_cut_off(make_service: ServiceMaker) -> None:
     address = ("127.0.0.1", service.port)
     secret = (service.data_dir / SECRET_FILE).read_text().strip()
     begun = f"POST /api/v1/runs HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {secret}\r\n"
-    with socket.create_connection(address, timeout=60) as idle, socket.create_connection(address, timeout=60) as slow:
+    with (
+        socket.create_connection(address, timeout=PATIENCE) as idle,
+        socket.create_connection(address, timeout=PATIENCE) as slow,
+    ):
         idle.sendall(begun.encode())
         slow.sendall(f"{begun}Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{{".encode())
         assert cut_off(idle) == b""
         assert cut_off(slow).startswith(b"HTTP/1.1 408")
     with ExitStack() as open_ones:
-        crowd = [open_ones.enter_context(socket.create_connection(address, timeout=60)) for _ in range(30)]
+        crowd = [open_ones.enter_context(socket.create_connection(address, timeout=PATIENCE)) for _ in range(30)]
         assert [cut_off(each) for each in crowd] == [b""] * 30
     assert service.client.get("/runs").status_code == 200
 

@@ -25,6 +25,7 @@ from ccat_workflow_manager.lifecycle.models import Mount, Resources, job_name
 from tests.backends.aws_batch.test_requests import SITE, in_model
 from tests.backends.kubernetes.test_manifest import ATTEMPT, CURRENT, REQUEST, site
 from tests.hostile.words import NAMES, WORDS
+from tests.support.waiting import PATIENCE
 
 TEXTS = list(WORDS.values())
 _LABEL = re.compile(r"(|[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)")
@@ -135,7 +136,12 @@ def test_a_script_in_a_container_passes_words_to_the_program_alone(
     command = ["/usr/bin/env", "python3", "-c", _TELL, *TEXTS]
     script = render(command, {**words, "PATH": os.environ["PATH"]}, files, tmp_path)
     done = subprocess.run(
-        ["/bin/sh", "-c", script], capture_output=True, cwd=tmp_path, env={"CCAT_WM_POD": "p"}, timeout=60, check=False
+        ["/bin/sh", "-c", script],
+        capture_output=True,
+        cwd=tmp_path,
+        env={"CCAT_WM_POD": "p"},
+        timeout=PATIENCE,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(Path(files.stdout).read_text(encoding="utf-8")) == [TEXTS, TEXTS]

@@ -38,7 +38,7 @@ from tests.api.rest import BASE_URL, Rest
 from tests.hostile.words import UNSTORABLE, WORDS
 from tests.support.hook_server import hook_server
 from tests.support.step_runs import launch, poll
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 TEXTS = list(WORDS.values())
 _SEEN = re.compile(r"[\x20-\x7e\n]|[^\x00-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -244,7 +244,9 @@ def test_a_job_script_passes_words_to_the_program_alone(tmp_path: Path, shell: s
     Path(files.script).write_text(script, encoding="utf-8")
     member = ArrayTask(files.job_name, str(workspace))
     batch = render_batch_script([member], number='"$$"', index=None, home=str(tmp_path))
-    done = subprocess.run([shell, "-c", batch], capture_output=True, cwd=tmp_path, env={}, timeout=60, check=False)
+    done = subprocess.run(
+        [shell, "-c", batch], capture_output=True, cwd=tmp_path, env={}, timeout=PATIENCE, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(Path(files.stdout).read_text(encoding="utf-8")) == [TEXTS, TEXTS]
 

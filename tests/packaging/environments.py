@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TypeAlias
 
+from tests.support.waiting import PATIENCE
+
 REPOSITORY = Path(__file__).parents[2]
 Requirement: TypeAlias = tuple[str, tuple[str, ...]]
 """A distribution with its extras."""
@@ -67,7 +69,7 @@ def _link(path: Path, real: Path) -> None:
         path.symlink_to(real)
 
 
-def run(*argv: str | Path, cwd: Path, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+def run(*argv: str | Path, cwd: Path, timeout: float = PATIENCE) -> subprocess.CompletedProcess[str]:
     """Run without environment variables that could lead back to the checkout."""
     environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
     environment |= {"XDG_DATA_HOME": str(cwd / "share"), "NO_COLOR": "1"}

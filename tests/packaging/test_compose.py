@@ -19,7 +19,7 @@ import yaml
 from tests.support.docker_daemon import MARK, DockerDaemon, RootFiles
 from tests.support.reaper import Reaper
 
-pytestmark = [pytest.mark.needs("docker", "compose"), pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.needs("docker", "compose"), pytest.mark.timeout(3600)]
 
 ROOT = Path(__file__).parents[2]
 SERVICE_USER, POSTGRES_USER = 10001, 10002

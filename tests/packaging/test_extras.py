@@ -14,6 +14,7 @@ import pytest
 import ccat_workflow_manager
 from tests.packaging import environments
 from tests.packaging.environments import normal
+from tests.support.waiting import PATIENCE
 
 OURS = "ccat-workflow-manager"
 PACKAGES = {
@@ -70,7 +71,7 @@ def ask(site: Path, **environment: str) -> tuple[dict[str, Any], dict[str, dict[
         cwd=site.parent,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     reported, _, printed = done.stdout.partition("\n")

@@ -12,6 +12,7 @@ import pytest
 from deploy import release_check
 from deploy.client_package import PACKAGE
 from tests.packaging.environments import REPOSITORY, run
+from tests.support.waiting import PATIENCE
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +61,8 @@ def test_the_command_prints_its_help(installed: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.needs("postgresql", "valkey")
-@pytest.mark.timeout(300)
 def test_the_demo_runs_from_the_wheel(installed: Path, tmp_path: Path) -> None:
-    done = run(installed / "ccat-wm", "demo", cwd=tmp_path, timeout=240)
+    done = run(installed / "ccat-wm", "demo", cwd=tmp_path, timeout=5 * PATIENCE)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
 
 

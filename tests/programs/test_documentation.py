@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.waiting import PATIENCE
+
 PAGE = Path(__file__).parents[2] / "docs" / "programs.md"
 PROGRAMS = [
     text
@@ -30,7 +32,7 @@ def test_programs_of_the_page_run(text: str, printed: str, tmp_path: Path) -> No
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
     )
     assert completed.returncode == 0, completed.stderr

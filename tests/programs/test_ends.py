@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.programs.running import lives
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 PROGRAM = """
 import asyncio
@@ -71,7 +71,7 @@ def test_a_signal_ends_tasks_and_then_the_program(number: signal.Signals, tmp_pa
     with started(tmp_path, WAIT, RUN) as program:
         wait_until(lambda: lives(tmp_path / "pid"), 30, "the task to start")
         program.send_signal(number)
-        out, err = program.communicate(timeout=60)
+        out, err = program.communicate(timeout=PATIENCE)
     assert out == "finally\n", err
     assert program.returncode == -number, err
     assert not lives(tmp_path / "pid")
@@ -84,6 +84,6 @@ def test_a_signal_ends_tasks_and_then_the_program(number: signal.Signals, tmp_pa
 )
 def test_a_program_that_forgets_the_shutdown_ends(start: str, tmp_path: Path) -> None:
     with started(tmp_path, UNTIL_STARTED, start) as program:
-        out, err = program.communicate(timeout=60)
+        out, err = program.communicate(timeout=PATIENCE)
     assert (out, program.returncode) == ("finally\n", 0), err
     assert not lives(tmp_path / "pid")

@@ -25,6 +25,7 @@ from ccat_workflow_manager.flow import (
 )
 from ccat_workflow_manager.flow.definition import command_of
 from tests.programs.running import on, run
+from tests.support.waiting import PATIENCE
 
 OF_A_POOL = [LocalExecutionBackend, ConcurrentExecutionBackend]
 """The backend of an executor of the program, under its two names."""
@@ -87,7 +88,7 @@ def test_tasks_without_dependencies_run_side_by_side() -> None:
 
         @flow.function_task
         def meet() -> int:
-            return int(barrier.wait(30))
+            return int(barrier.wait(PATIENCE))
 
         assert sorted(await asyncio.gather(meet(), meet(), meet())) == [0, 1, 2]
 

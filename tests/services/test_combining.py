@@ -10,7 +10,7 @@ import pytest
 
 from ccat_workflow_manager.errors import Invalid, RequestError, ServiceUnavailable
 from ccat_workflow_manager.services.combining import Combiner
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 
 class Work:
@@ -26,7 +26,7 @@ class Work:
     def __call__(self, items: Sequence[int]) -> list[int | RequestError]:
         with self._lock:
             self.batches.append(list(items))
-        self.may_go.wait(60)
+        self.may_go.wait(PATIENCE)
         if self._poison in items:
             raise ServiceUnavailable("poisoned")
         return [Invalid(f"{item} is odd") if item % 2 else 2 * item for item in items]

@@ -183,7 +183,6 @@ def test_streams_lose_nothing_and_repeat_nothing(make_context: ContextMaker) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_streams_lose_nothing_and_repeat_nothing_with_many_writers(make_context: ContextMaker) -> None:
     torture([make_context(), make_context()], writers=50, transactions=30, readers=20, most=300, seconds=500)
 

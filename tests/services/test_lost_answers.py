@@ -21,7 +21,7 @@ from ccat_workflow_manager.services.run_request import RunRequest, RunSubmission
 from ccat_workflow_manager.services.submit import Submitted
 from tests.support.armed import Plan
 from tests.support.invariants import while_working
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 SPEC: dict[str, Any] = {"name": "one", "steps": [{"name": "only", "command": ["a"]}]}
 
@@ -53,7 +53,7 @@ def together(
         batches.append(len(planned))
         if planned[0].submission.actor == "first":
             held.set()
-            may_go.wait(30)
+            may_go.wait(PATIENCE)
         elif len(planned) > 1:
             failpoints.arm(Plan(plan))
         return create(planned)
@@ -70,7 +70,7 @@ def together(
     combiner._work, combiner._at_once = work, 1
     with ThreadPoolExecutor(10) as threads:
         first = threads.submit(context.submitter.submit, RunRequest(spec=SPEC), actor="first")
-        assert held.wait(30)
+        assert held.wait(PATIENCE)
         asked = []
         for number, (request, key) in enumerate(requests, 1):
             asked.append(threads.submit(ask, request, key))

@@ -20,7 +20,7 @@ from ccat_workflow_manager.services.outcomes import Outcome
 from ccat_workflow_manager.services.run_request import RunRequest
 from ccat_workflow_manager.services.verify_notes import remember_verification
 from tests.api.rest import CHAIN, ONE, Hand
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 
 def samples(text: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -143,7 +143,7 @@ def test_loops_and_scheduler_calls_are_reported_by_a_port_of_their_own() -> None
     for stop in stops:
         stop()
     loop.stop()
-    loop.join(60)
+    loop.join(PATIENCE)
     assert value(text, "ccat_wm_loop_lag_seconds", loop="of a test") is not None
     assert (value(text, "ccat_wm_scheduler_calls_total", backend="slurm", command="squeue") or 0) >= 1
     assert value(text, "ccat_wm_scheduler_budget", backend="slurm") == 60
@@ -152,7 +152,7 @@ def test_loops_and_scheduler_calls_are_reported_by_a_port_of_their_own() -> None
 def _read(port: int) -> str:
     """The metrics at this port; empty without any."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE) as answer:
             return str(answer.read().decode())
     except OSError:
         return ""

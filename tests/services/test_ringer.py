@@ -10,9 +10,9 @@ from uuid import UUID
 
 from ccat_workflow_manager.doorbell import Bell, Doorbell
 from ccat_workflow_manager.services.ringer import Ringer
+from tests.support.waiting import PATIENCE
 
 A, B, C = (UUID(int=number) for number in range(3))
-_SECONDS = 20
 
 
 class SlowDoorbell:
@@ -25,19 +25,19 @@ class SlowDoorbell:
     def ring_all(self, bell: Bell, ready: Mapping[str, Sequence[UUID]]) -> None:
         assert bell is Bell.LAUNCH
         self.begun.put({backend: list(ids) for backend, ids in ready.items()})
-        assert self.allowed.wait(_SECONDS)
+        assert self.allowed.wait(PATIENCE)
 
 
 def test_what_comes_while_a_message_is_sent_shares_the_next_one() -> None:
     doorbell = SlowDoorbell()
     ringer = Ringer(cast("Doorbell", cast("Any", doorbell)))
     ringer.ring({"local": [A]})
-    assert doorbell.begun.get(timeout=_SECONDS) == {"local": [A]}
+    assert doorbell.begun.get(timeout=PATIENCE) == {"local": [A]}
     ringer.ring({"local": [B]})
     ringer.ring({"local": [C], "noop": [C]})
     ringer.ring({})
     doorbell.allowed.set()
-    assert doorbell.begun.get(timeout=_SECONDS) == {"local": [B, C], "noop": [C]}
+    assert doorbell.begun.get(timeout=PATIENCE) == {"local": [B, C], "noop": [C]}
     ringer.ring({"noop": [A]})
     ringer.close()
     assert doorbell.begun.get_nowait() == {"noop": [A]}

@@ -12,6 +12,7 @@ from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 from ccat_workflow_manager.services.heartbeat import Pace
 from ccat_workflow_manager.testing.fake_backend import FakeBackend
 from tests.support.step_runs import launch, one_step, poll, rows, start
+from tests.support.waiting import PATIENCE
 
 DRAINED = """
 import sys
@@ -28,7 +29,7 @@ def test_a_drained_worker_takes_no_message_and_ends_at_a_signal(context: Context
         for _ in range(3):
             assert worker.stdout.readline() == "alive\n"
         worker.terminate()
-        assert worker.wait(30) == 0
+        assert worker.wait(PATIENCE) == 0
     assert context.doorbell.waiting(Bell.LAUNCH, "noop") == 1
 
 

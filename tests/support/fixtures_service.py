@@ -23,7 +23,7 @@ from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedValkey
 from tests.support import armed, leftovers
 from tests.support.prepared import give_database
 from tests.support.reaper import Reaper
-from tests.support.waiting import wait_for, wait_until
+from tests.support.waiting import PATIENCE, wait_for, wait_until
 from tests.support.zygote import Forked, starts_alike, zygote
 
 REPOSITORY = Path(__file__).parents[2]
@@ -79,7 +79,7 @@ class Service:
         socket_path = environment.get("CCAT_WORKFLOW_MANAGER_API_SOCKET")
         self.client = httpx.Client(
             base_url=f"http://127.0.0.1:{self.port}/api/v1",
-            timeout=120,
+            timeout=PATIENCE,
             transport=httpx.HTTPTransport(uds=socket_path) if socket_path else None,
         )
         self.process: Process | None = None
@@ -128,7 +128,7 @@ class Service:
         assert self.process is not None
         assert self.process.poll() is None, self.log()
         try:
-            return self.client.get(f"http://127.0.0.1:{self.port}/readyz", timeout=30).status_code == 200
+            return self.client.get(f"http://127.0.0.1:{self.port}/readyz", timeout=PATIENCE).status_code == 200
         except httpx.TransportError:
             return False
 
@@ -136,7 +136,7 @@ class Service:
         """Ask it to end, as Ctrl-C does."""
         assert self.process is not None
         self.process.send_signal(signal.SIGINT)
-        return self.process.wait(60)
+        return self.process.wait(PATIENCE)
 
     def kill(self) -> None:
         """End it as a power failure would, all but the processes that it has started in other sessions."""
@@ -144,7 +144,7 @@ class Service:
         family = [self.process.pid, *(child.pid for child in self.children())]
         for pid in family:
             os.kill(pid, signal.SIGKILL)
-        self.process.wait(60)
+        self.process.wait(PATIENCE)
 
     def children(self) -> list[psutil.Process]:
         """Manager and workers: they are forked, so their command lines are that of `up`."""
@@ -176,7 +176,7 @@ class Service:
         for process in self._others:
             process.terminate()
         for process in self._others:
-            process.wait(60)
+            process.wait(PATIENCE)
         if self.process is not None and self.process.poll() is None:
             self.stop()
         leftovers.clear(self.directory, self.data_dir)

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.support.waiting import PATIENCE
+
 SOURCE = Path(__file__).parents[2] / "examples" / "sample-backend"
 
 
@@ -22,6 +24,6 @@ def install(target: Path) -> None:
         ],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=PATIENCE,
     )
     assert completed.returncode == 0, completed.stdout + completed.stderr

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 KEY, SECRET = "testing", "testing"
 
@@ -43,4 +43,4 @@ def rclone_s3(directory: Path) -> Iterator[S3Server]:
         yield S3Server(f"http://{address}", directory)
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(PATIENCE)

@@ -13,8 +13,8 @@ T = TypeVar("T")
 _PAUSE = Event()
 _LONGEST_PAUSE = 0.5
 _LONGEST_PATIENCE = 4.0
-AT_LEAST = 240.0 if os.environ.get("CI") == "true" else 45.0
-"""Seconds that a test waits for anything. Where no developer waits for the result, a slow machine gets more."""
+PATIENCE = 240.0 if os.environ.get("CI") == "true" else 60.0
+"""Seconds that a test waits for anything, at least. Where no developer waits for the result, it is patient."""
 
 
 def wait_for(ask: Callable[[], T | None], timeout: float = 10, what: str = "an answer", interval: float = 0.02) -> T:
@@ -22,7 +22,7 @@ def wait_for(ask: Callable[[], T | None], timeout: float = 10, what: str = "an a
 
     A question that takes long is followed by a pause as long, so that the processes under test get their time.
     """
-    timeout = max(timeout, AT_LEAST)
+    timeout = max(timeout, PATIENCE)
     began = time.monotonic()
     while True:
         asked = time.monotonic()

@@ -12,6 +12,7 @@ from functools import partial
 import pytest
 
 from ccat_workflow_manager.threads import Threads, in_thread
+from tests.support.waiting import PATIENCE
 
 _word: ContextVar[str] = ContextVar("word", default="")
 
@@ -47,7 +48,7 @@ def test_a_call_whose_task_is_cancelled_ends_in_its_thread() -> None:
 
         def call() -> None:
             loop.call_soon_threadsafe(entered.set)
-            may_end.wait(60)
+            may_end.wait(PATIENCE)
             ended.set()
 
         task = asyncio.create_task(in_thread(call))
@@ -69,7 +70,7 @@ def test_calls_one_after_the_other_share_a_thread() -> None:
         return ended.set if left == 0 else partial(threads.submit, call, left - 1)
 
     threads.submit(call, 100)
-    assert ended.wait(60)
+    assert ended.wait(PATIENCE)
     assert len(used) == 1
 
 

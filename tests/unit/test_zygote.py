@@ -12,6 +12,7 @@ import pytest
 
 from ccat_workflow_manager import __version__
 from tests.support import armed
+from tests.support.waiting import PATIENCE
 from tests.support.zygote import REPOSITORY, Forked, starts_alike, zygote
 
 Start = Callable[..., Forked]
@@ -34,13 +35,13 @@ def start(tmp_path: Path, log: Path) -> Start:
 
 @pytest.mark.parametrize(("arguments", "code"), [(["--version"], 0), (["nope"], 2), (["run", "list"], 3)])
 def test_exit_codes_and_output(start: Start, log: Path, arguments: list[str], code: int) -> None:
-    assert start(*arguments, CCAT_WM_URL="http://127.0.0.1:1").wait(30) == code
+    assert start(*arguments, CCAT_WM_URL="http://127.0.0.1:1").wait(PATIENCE) == code
     assert (__version__ in log.read_text()) == (code == 0)
 
 
 def test_it_has_a_directory_an_environment_and_a_session_of_its_own(start: Start, tmp_path: Path) -> None:
     waits = start("run", "submit", "--spec", "fifo", CCAT_WM_URL="http://127.0.0.1:1")
-    assert waits.wait(30) == 2  # there is none yet
+    assert waits.wait(PATIENCE) == 2  # there is none yet
     os.mkfifo(tmp_path / "fifo")
     waits = start("run", "submit", "--spec", "fifo", CCAT_WM_URL="http://127.0.0.1:1")
     with (tmp_path / "fifo").open("w"):  # once it has opened the other end
@@ -50,13 +51,13 @@ def test_it_has_a_directory_an_environment_and_a_session_of_its_own(start: Start
             waits.wait(0)
         assert waits.poll() is None
         waits.kill()
-        assert waits.wait(30) == waits.poll() == -signal.SIGKILL
+        assert waits.wait(PATIENCE) == waits.poll() == -signal.SIGKILL
     waits.terminate()  # of one that has ended: nothing
 
 
 def test_failpoints_are_armed_in_the_armed_program_only(start: Start, log: Path) -> None:
-    assert start("--version", CCAT_WM_FAULTS="no plan").wait(30) == 0
-    assert start("--version", program=armed.PROGRAM, CCAT_WM_FAULTS="no plan").wait(30) == 1
+    assert start("--version", CCAT_WM_FAULTS="no plan").wait(PATIENCE) == 0
+    assert start("--version", program=armed.PROGRAM, CCAT_WM_FAULTS="no plan").wait(PATIENCE) == 1
     assert "ConfigurationError" in log.read_text()
 
 

@@ -15,6 +15,7 @@ import pytest
 from ccat_workflow_manager.hpc.attempt import claim
 from ccat_workflow_manager.hpc.attempt.claim import NOT_STARTED, NOT_WRITABLE, Claim
 from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
+from tests.support.waiting import PATIENCE
 
 SHELLS = [shell for shell in ("dash", "bash", "busybox") if shutil.which(shell)]
 RACERS = 8
@@ -28,7 +29,9 @@ def files(tmp_path: Path) -> AttemptFiles:
 def taken_by_shell(files: AttemptFiles, owner: str, shell: str = "sh", again: str | None = None) -> int:
     text = f"me={quote(owner)}\n{claim.sh_take(quote(files.claim), again=again)}exit 0\n"
     argv = ["busybox", "sh"] if shell == "busybox" else [shell]
-    return subprocess.run([*argv, "-c", text], env={}, stderr=subprocess.DEVNULL, timeout=60, check=False).returncode
+    return subprocess.run(
+        [*argv, "-c", text], env={}, stderr=subprocess.DEVNULL, timeout=PATIENCE, check=False
+    ).returncode
 
 
 def owner_of(files: AttemptFiles) -> str:
@@ -62,7 +65,7 @@ def test_one_of_many_wins(files: AttemptFiles) -> None:
     barrier = Barrier(RACERS)
 
     def race(number: int) -> bool:
-        barrier.wait(60)
+        barrier.wait(PATIENCE)
         if number % 2:
             return taken_by_shell(files, str(number)) == 0
         return claim.take(files, str(number))

@@ -17,7 +17,7 @@ from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
 from ccat_workflow_manager.hpc.attempt.record import ExitRecord, parse_exit_record, publish, read_record
 from ccat_workflow_manager.hpc.attempt.runner import JobRunner, Limits, end_abandoned
 from ccat_workflow_manager.hpc.attempt.script import render_job_script, write_script
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 SHORT = Limits(kill_grace_seconds=0.2)
 STUBBORN = "trap '' TERM; echo on; while :; do sleep 0.1; done"
@@ -118,7 +118,7 @@ def test_a_runner_dies_before_the_shell_of_its_job_runs(files: AttemptFiles) -> 
     job.rename(late)
     job.write_text(f"kill -STOP $$; exec /bin/sh '{late}'\n")
     argv = [sys.executable, "-c", DYING_RUNNER, files.workspace, files.job_name]
-    runner = subprocess.run(argv, stdout=subprocess.PIPE, text=True, timeout=60, check=False)
+    runner = subprocess.run(argv, stdout=subprocess.PIPE, text=True, timeout=PATIENCE, check=False)
     assert runner.returncode == -9
     os.kill(int(runner.stdout), signal.SIGCONT)
     wait_until(Path(files.record).exists, what="the record")
@@ -136,7 +136,7 @@ def in_thread() -> Iterator[Callable[[JobRunner], threading.Thread]]:
 
     yield start
     for thread in threads:
-        thread.join(30)
+        thread.join(PATIENCE)
 
 
 def started(files: AttemptFiles) -> bool:
@@ -148,7 +148,7 @@ def test_cancel(files: AttemptFiles, in_thread: Callable[[JobRunner], threading.
     thread = in_thread(JobRunner(files, Limits(kill_grace_seconds=10)))
     wait_until(lambda: started(files), what="the program to start")
     claim.request_cancel(files, 1.0)
-    thread.join(60)
+    thread.join(PATIENCE)
     assert (record_of(files).stopped_by, record_of(files).exit_code) == ("cancel", 9)
 
 
@@ -163,7 +163,7 @@ def test_the_carrier_ends(files: AttemptFiles, in_thread: Callable[[JobRunner], 
     wait_until(lambda: started(files), what="the program to start")
     lost.set()
     os.close(writing)
-    thread.join(60)
+    thread.join(PATIENCE)
     os.close(reading)
     record = record_of(files)
     assert (record.stopped_by, record.stopped_text, record.exit_code) == ("carrier_lost", "the pilot ended", None)
@@ -176,7 +176,7 @@ def test_the_claim_is_touched(files: AttemptFiles, in_thread: Callable[[JobRunne
     os.utime(files.claim, (1, 1))
     wait_until(lambda: os.stat(files.claim).st_mtime > 1, 3 * claim.BEAT_SECONDS, what="the heartbeat")
     claim.request_cancel(files, 1.0)
-    thread.join(60)
+    thread.join(PATIENCE)
 
 
 def test_a_job_whose_runner_was_killed(files: AttemptFiles) -> None:

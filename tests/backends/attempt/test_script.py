@@ -20,7 +20,7 @@ from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
 from ccat_workflow_manager.hpc.attempt.record import ExitRecord, parse_exit_record, signal_in
 from ccat_workflow_manager.hpc.attempt.script import CLEAN_PATH, render_job_script
 from ccat_workflow_manager.lifecycle.models import job_name
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 SHELLS = [shell for shell in ("dash", "bash", "busybox") if shutil.which(shell)]
 KINDS = [False, True]
@@ -52,7 +52,7 @@ class Attempt:
     def run(
         self, command: Sequence[str], environment: Mapping[str, str] | None = None, *, supervised: bool = False
     ) -> int:
-        return self.start(command, environment, supervised=supervised).wait(60)
+        return self.start(command, environment, supervised=supervised).wait(PATIENCE)
 
     @property
     def record(self) -> ExitRecord:
@@ -169,7 +169,7 @@ def test_alone_it_passes_signals_on(make_attempt: Callable[[str], Attempt]) -> N
     script = attempt.start(["sh", "-c", "trap 'echo asked; exit 9' TERM; echo on; while :; do sleep 0.01; done"])
     wait_until(lambda: Path(attempt.files.stdout).exists() and attempt.out() == "on\n", what="the program to start")
     script.send_signal(signal.SIGTERM)
-    assert script.wait(60) == 9
+    assert script.wait(PATIENCE) == 9
     assert attempt.out() == "on\nasked\n"
     assert attempt.record.exit_code == 9
 
@@ -179,7 +179,7 @@ def test_supervised_it_outlives_signals(make_attempt: Callable[[str], Attempt]) 
     script = attempt.start(["sh", "-c", "echo on; sleep 0.3; exit 4"], supervised=True)
     wait_until(lambda: Path(attempt.files.stdout).exists() and attempt.out() == "on\n", what="the program to start")
     script.send_signal(signal.SIGTERM)
-    assert script.wait(60) == 4
+    assert script.wait(PATIENCE) == 4
 
 
 def test_supervised_it_runs_only_once(make_attempt: Callable[[str], Attempt]) -> None:

@@ -15,7 +15,7 @@ import httpx
 from tests.support.docker_daemon import SEARCH_PATH, DockerDaemon, RootFiles
 from tests.support.fixtures_aws_batch import CREDENTIALS, REGION
 from tests.support.reaper import Reaper
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 IMAGE = "ccat-busybox:1"
 
@@ -53,7 +53,7 @@ class Moto:
     def _answers(self) -> bool:
         assert self._process.poll() is None, self.log.read_text()[-3000:]
         try:
-            return httpx.get(f"{self.url}/moto-api/data.json", timeout=5).status_code == 200
+            return httpx.get(f"{self.url}/moto-api/data.json", timeout=PATIENCE).status_code == 200
         except httpx.TransportError:
             return False
 
@@ -89,4 +89,4 @@ class Moto:
 
     def close(self) -> None:
         self._process.terminate()
-        self._process.wait(60)
+        self._process.wait(PATIENCE)

@@ -10,6 +10,7 @@ import pytest
 from ccat_workflow_manager import shell
 from ccat_workflow_manager.errors import BackendUnavailable
 from ccat_workflow_manager.hpc.batch.remote import CommandLost, SubmitNode, control_directory, render_remote
+from tests.support.waiting import PATIENCE
 
 NODE = SubmitNode("node")
 ARGV = ["sbatch", "--parsable"]
@@ -24,19 +25,19 @@ def done(returncode: int, stderr: str = "", stdout: str = "") -> shell.Completed
 )
 def test_every_word_arrives(word: str) -> None:
     line = render_remote(["/usr/bin/printf", "%s|", word, "$X"], {"X": word or "x"}, 60)
-    ran = subprocess.run(["/bin/sh", "-c", line], capture_output=True, text=True, timeout=60, check=True)
+    ran = subprocess.run(["/bin/sh", "-c", line], capture_output=True, text=True, timeout=PATIENCE, check=True)
     assert ran.stdout == f"{word}|$X|"
 
 
 @pytest.mark.parametrize(("code", "seen"), [(0, 0), (3, 3), (254, 254), (255, 254)])
 def test_only_ssh_ends_with_255(code: int, seen: int) -> None:
     line = render_remote(["/bin/sh", "-c", f"exit {code}"], {}, 60)
-    assert subprocess.run(["/bin/sh", "-c", line], timeout=60, check=False).returncode == seen
+    assert subprocess.run(["/bin/sh", "-c", line], timeout=PATIENCE, check=False).returncode == seen
 
 
 def test_a_command_ends_there_when_its_caller_is_gone() -> None:
     line = render_remote(["/bin/sh", "-c", "exec sleep 1000"], {}, 0.1)
-    assert subprocess.run(["/bin/sh", "-c", line], timeout=30, check=False).returncode == 137
+    assert subprocess.run(["/bin/sh", "-c", line], timeout=PATIENCE, check=False).returncode == 137
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from ccat_workflow_manager.hpc.attempt.claim import NOT_STARTED, read
 from ccat_workflow_manager.hpc.attempt.script import render_job_script, write_script
 from ccat_workflow_manager.hpc.batch.script import read_starts, render_batch_script, scheduler_log
 from ccat_workflow_manager.hpc.batch.store import ArrayTask, Submission
+from tests.support.waiting import PATIENCE
 
 SHELLS = [shell for shell in ("dash", "bash", "busybox") if shutil.which(shell)]
 
@@ -37,7 +38,9 @@ class Attempt:
         """Start the job once. Returns its exit code. `start` are the words of a scheduler that has some."""
         words = '""' if start is None else quote(start)
         text = render_batch_script([self.member], number=job, index=None, home="/", unset=unset, start=words)
-        done = subprocess.run(self._shell, input=text.encode(), env={"SLURM_JWT": "secret"}, timeout=60, check=False)
+        done = subprocess.run(
+            self._shell, input=text.encode(), env={"SLURM_JWT": "secret"}, timeout=PATIENCE, check=False
+        )
         return done.returncode
 
     @property

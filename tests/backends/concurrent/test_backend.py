@@ -28,7 +28,7 @@ from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 from ccat_workflow_manager.testing.backend_contract import BackendHarness
 from ccat_workflow_manager.testing.harness import Job
 from tests.backends.concurrent.test_contract import ConcurrentHarness
-from tests.support.waiting import wait_for, wait_until
+from tests.support.waiting import PATIENCE, wait_for, wait_until
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ os.kill(os.getpid(), 9)
 
 def test_a_worker_that_dies_loses_what_waits_but_not_what_runs(tmp_path: Path) -> None:
     gate = tmp_path / "go"
-    worker = subprocess.run([sys.executable, "-c", DYING_WORKER, str(tmp_path), str(gate)], timeout=60)
+    worker = subprocess.run([sys.executable, "-c", DYING_WORKER, str(tmp_path), str(gate)], timeout=PATIENCE)
     assert worker.returncode == -9
     backend = ConcurrentBackend(state_dir=tmp_path / "state")
     _never_started(backend.get_status("second"))
@@ -188,7 +188,7 @@ def test_what_is_cancelled_while_it_is_found_to_be_dead_is_cancelled(
 
 
 def test_an_orphan_is_cancelled_by_the_next_worker(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "-c", DYING_WORKER, str(tmp_path), str(tmp_path / "never")], timeout=60)
+    subprocess.run([sys.executable, "-c", DYING_WORKER, str(tmp_path), str(tmp_path / "never")], timeout=PATIENCE)
     backend = ConcurrentBackend(state_dir=tmp_path / "state")
     backend.cancel("first")
     assert backend.get_status("first").status is JobStatus.CANCELLED

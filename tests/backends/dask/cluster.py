@@ -15,7 +15,7 @@ import distributed
 import psutil
 
 from tests.support.reaper import Reaper, kill_marked
-from tests.support.waiting import wait_for, wait_until
+from tests.support.waiting import PATIENCE, wait_for, wait_until
 
 _ADDRESS = re.compile(r'"address": "tcp://127\.0\.0\.1:(\d+)"')
 _PACKAGES = str(Path(distributed.__file__).parents[1])
@@ -79,7 +79,7 @@ class DaskCluster:
     def kill_scheduler(self) -> None:
         assert self.scheduler is not None
         self.scheduler.kill()
-        self.scheduler.wait(60)
+        self.scheduler.wait(PATIENCE)
 
     def restart(self) -> None:
         """Whatever state it is in, let there be one scheduler and one worker."""
@@ -92,7 +92,7 @@ class DaskCluster:
     def close_processes(self) -> None:
         for process in [*self.workers, *([self.scheduler] if self.scheduler is not None else [])]:
             process.kill()
-            process.wait(60)
+            process.wait(PATIENCE)
         self.workers.clear()
 
     def close(self) -> None:

@@ -26,7 +26,7 @@ from ccat_workflow_manager.testing.programs import FAMILY, WAIT_FOR_FILE, sh
 from tests.backends.dask.cluster import RESOURCES, DaskCluster
 from tests.backends.dask.test_contract import dask_client, dask_harness
 from tests.support.reaper import Reaper
-from tests.support.waiting import wait_for, wait_until
+from tests.support.waiting import PATIENCE, wait_for, wait_until
 
 COUNT_AND_SLEEP = 'echo once >> "$1"; exec sleep 1000'
 
@@ -260,7 +260,7 @@ def test_a_job_survives_the_process_that_submitted_it(
 ) -> None:
     attempt, gate = jobs.attempt(), tmp_path / "go"
     arguments = [str(tmp_path / "state"), dask_cluster.address, str(attempt.workspace), str(gate), "orphan"]
-    done = subprocess.run([sys.executable, "-c", SUBMITTER, *arguments], timeout=60)
+    done = subprocess.run([sys.executable, "-c", SUBMITTER, *arguments], timeout=PATIENCE)
     assert done.returncode == -9
     wait_until(lambda: jobs.backend.get_status("orphan").status is JobStatus.RUNNING, 30, "the job to run")
     assert jobs.backend.find("orphan") == "orphan"

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from tests.stand_ins.kubernetes import ApiServer
-from tests.support.waiting import wait_for
+from tests.support.waiting import PATIENCE, wait_for
 
 JOBS = "/apis/batch/v1/namespaces/default/jobs"
 PODS = "/api/v1/namespaces/default/pods"
@@ -30,7 +30,7 @@ class Client:
     """Its requests, and waits for what they show."""
 
     def __init__(self, url: str, token: str) -> None:
-        self.http = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=30)
+        self.http = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=PATIENCE)
 
     @classmethod
     def of(cls, server: ApiServer) -> Client:

@@ -23,6 +23,7 @@ from tests.backends.kubernetes.conftest import JobsOn, NewCluster
 from tests.backends.kubernetes.harness import KubernetesHarness
 from tests.stand_ins.kubernetes import ApiServer
 from tests.support.fixtures_service import PROGRAM
+from tests.support.waiting import PATIENCE
 
 # --- kubeconfig -------------------------------------------------------------------------------------------------------
 
@@ -183,7 +184,7 @@ def backend_check(directory: Path, *arguments: str, mode: str = "apptainer") -> 
     return subprocess.run(
         [PROGRAM, "backend", "check", "kubernetes", "--json", *arguments],
         env={**environment, **{f"CCAT_WORKFLOW_MANAGER_{name}": value for name, value in ours.items()}},
-        capture_output=True, text=True, timeout=110,
+        capture_output=True, text=True, timeout=PATIENCE,
     )  # fmt: skip
 
 

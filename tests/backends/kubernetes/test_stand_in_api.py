@@ -17,6 +17,7 @@ import pytest
 
 from tests.backends.kubernetes.stand_in_client import JOBS, PODS, Client, Item, job
 from tests.stand_ins.kubernetes import ApiServer, Image, Node
+from tests.support.waiting import PATIENCE
 
 IMAGES = {"bb:1": Image()}
 STRATEGIC = {"Content-Type": "application/strategic-merge-patch+json"}
@@ -159,7 +160,7 @@ def test_many_watchers_and_writers(client: Client) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(PATIENCE)
     assert sum(kind == "ADDED" for kind, _ in seen[0]) == 15
     assert seen[0] == seen[1] == seen[2]
 

@@ -17,7 +17,7 @@ import pytest
 from tests.backends.kubernetes import recorded
 from tests.stand_ins.kubernetes import ApiServer, Image, Node
 from tests.stand_ins.kubernetes.schemas import validator
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 NAMESPACE = "replayed"
 SCALE = 4.0
@@ -37,7 +37,7 @@ class Replay:
 
     def __init__(self, server: ApiServer) -> None:
         headers = {"Authorization": f"Bearer {server.token_file.read_text()}"}
-        self.client = httpx.Client(base_url=server.url, headers=headers, timeout=30)
+        self.client = httpx.Client(base_url=server.url, headers=headers, timeout=PATIENCE)
         self.seen: dict[str, list[dict[str, Any]]] = defaultdict(list)
         """Events by what they are about."""
         self.pods: dict[str, list[str]] = defaultdict(list)
@@ -47,7 +47,7 @@ class Replay:
         standing = threading.Barrier(len(_PLURALS) + 1)
         for kind in _PLURALS:
             threading.Thread(target=self._watch, args=(kind, standing), daemon=True).start()
-        standing.wait(60)  # a watch shows what was before it in one event
+        standing.wait(PATIENCE)  # a watch shows what was before it in one event
 
     def run(self) -> None:
         for line in recorded.lines():
@@ -82,7 +82,7 @@ class Replay:
 
     def _watch(self, kind: str, standing: threading.Barrier) -> None:
         path = f"{_PATHS[kind]}/namespaces/{NAMESPACE}/{_PLURALS[kind]}"
-        with self.client.stream("GET", path, params={"watch": "1"}, timeout=120) as answer:
+        with self.client.stream("GET", path, params={"watch": "1"}, timeout=PATIENCE) as answer:
             standing.wait()
             try:
                 for line in answer.iter_lines():

@@ -11,7 +11,7 @@ import yaml
 
 from ccat_workflow_manager.hpc.kubernetes.client import KubernetesClient, Listed, Watching
 from ccat_workflow_manager.hpc.kubernetes.view import View
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 
 class _Scripted:
@@ -49,7 +49,7 @@ class _Scripted:
         self.trouble = trouble
         for _ in range(2):
             self._end.set()
-            assert self.met.acquire(timeout=60)
+            assert self.met.acquire(timeout=PATIENCE)
 
     def end(self) -> None:
         self._end.set()

@@ -23,7 +23,7 @@ from ccat_workflow_manager.hpc.supervisor.index import INDEX_NAME
 from ccat_workflow_manager.hpc.supervisor.wire import PROTOCOL
 from ccat_workflow_manager.lifecycle.job_info import JobStatus
 from tests.backends.local.site import Site, is_alive
-from tests.support.waiting import wait_for, wait_until
+from tests.support.waiting import PATIENCE, wait_for, wait_until
 
 HOLD = 'echo start >> "$1"; until [ -e "$2" ]; do sleep 0.02; done; exit "$3"'
 
@@ -120,7 +120,7 @@ def test_a_script_that_has_claimed_is_not_run_again(site: Site, tmp_path: Path) 
     site.backend.cancel(blocker)
     site.until(job_id, JobStatus.RUNNING)
     gate.touch()
-    assert early.wait(60) == 5
+    assert early.wait(PATIENCE) == 5
     assert site.ended(job_id).exit_code == 5
     assert (tmp_path / "starts").read_text() == "start\n"
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.waiting import PATIENCE
+
 PACKAGES = ("slurm-wlm-torque", "libslurm-perl", "libslurmdb-perl", "libswitch-perl", "libslurm38")
 CALLED = ("sbatch", "scancel", "squeue", "scontrol")
 """The wrappers call these in their own directory."""
@@ -21,7 +23,7 @@ def _packages(into: Path) -> list[Path]:
         if len(found := sorted(directory.glob("*.deb"))) == len(PACKAGES):
             return found
     if shutil.which("apt-get") is not None:
-        subprocess.run(["apt-get", "download", *PACKAGES], cwd=into, capture_output=True, timeout=100)
+        subprocess.run(["apt-get", "download", *PACKAGES], cwd=into, capture_output=True, timeout=PATIENCE)
     return sorted(into.glob("*.deb"))
 
 
@@ -35,7 +37,7 @@ def torque_wrappers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
             pytest.fail(f"apt-get could not download {', '.join(PACKAGES)}", pytrace=False)
         pytest.skip("needs slurm-wlm-torque, which this machine does not have")
     for package in packages:
-        subprocess.run(["dpkg", "-x", str(package), str(root)], check=True, timeout=60)
+        subprocess.run(["dpkg", "-x", str(package), str(root)], check=True, timeout=PATIENCE)
     for program in CALLED:
         real = shutil.which(program)
         assert real is not None

@@ -16,6 +16,7 @@ import pytest
 from ccat_workflow_manager.settings import PREFIX
 from ccat_workflow_manager.testing.backend_contract import Outcome, run_contract
 from tests.support import plugin
+from tests.support.waiting import PATIENCE
 
 REPOSITORY = Path(__file__).parents[3]
 LOOK = """
@@ -51,7 +52,7 @@ def in_a_fresh_process(plugin_path: Path, *program: str, **settings: str) -> sub
         cwd=plugin_path.parent,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=5 * PATIENCE,
     )
 
 
@@ -83,14 +84,12 @@ def test_its_settings_are_checked_like_ours(plugin_path: Path) -> None:
     }
 
 
-@pytest.mark.timeout(330)
 def test_its_own_tests_pass_with_the_contract_suite_among_them(plugin_path: Path) -> None:
     tests = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(plugin.SOURCE))
     done = in_a_fresh_process(plugin_path, *tests, str(plugin.SOURCE / "tests"))
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.timeout(330)
 @pytest.mark.usefixtures("look_again")
 def test_the_suite_runs_without_pytest(plugin_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(plugin_path))

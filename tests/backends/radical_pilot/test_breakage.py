@@ -19,7 +19,7 @@ from tests.support.fixtures_radical import START_SECONDS, Site, make_site
 from tests.support.reaper import Reaper
 from tests.support.waiting import wait_until
 
-pytestmark = [pytest.mark.needs("radical"), pytest.mark.timeout(START_SECONDS + 60)]
+pytestmark = pytest.mark.needs("radical")
 Opened = Callable[[Site], BackendHarness]
 
 

@@ -14,9 +14,9 @@ import pytest
 from ccat_workflow_manager.hpc.radical_pilot.backend import RadicalPilotBackend
 from ccat_workflow_manager.testing.backend_contract import BackendContract, BackendHarness
 from ccat_workflow_manager.testing.harness import Job
-from tests.support.fixtures_radical import START_SECONDS, Site, litter
+from tests.support.fixtures_radical import Site, litter
 
-pytestmark = [pytest.mark.needs("radical"), pytest.mark.timeout(START_SECONDS + 120)]
+pytestmark = pytest.mark.needs("radical")
 
 
 @dataclass

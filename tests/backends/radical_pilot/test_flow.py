@@ -17,7 +17,7 @@ from tests.support.fixtures_service import Service, running_service, sh
 from tests.support.reaper import Reaper
 from tests.support.waiting import wait_for, wait_until
 
-pytestmark = [pytest.mark.needs("radical"), pytest.mark.timeout(START_SECONDS + 120)]
+pytestmark = pytest.mark.needs("radical")
 
 
 @pytest.fixture(scope="module")

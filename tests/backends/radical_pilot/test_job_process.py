@@ -23,7 +23,7 @@ from ccat_workflow_manager.hpc.attempt.script import render_job_script, write_sc
 from ccat_workflow_manager.hpc.radical_pilot.job import PilotJob
 from ccat_workflow_manager.hpc.radical_pilot.pilot import Pilots
 from tests.support.reaper import Reaper
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 PILOT = "pilot-1"
 Start = Callable[..., subprocess.Popen[bytes]]
@@ -96,7 +96,7 @@ def is_up(job: PilotJob) -> None:
 
 
 def test_exit_code_and_environment_arrive(job: PilotJob, start: Start) -> None:
-    assert start("env; exit 3").wait(60) == 0
+    assert start("env; exit 3").wait(PATIENCE) == 0
     assert record_of(job).exit_code == 3
     seen = dict(line.split("=", 1) for line in Path(job.files.stdout).read_text().splitlines())
     assert seen["HOME"] != "/pilot"
@@ -108,20 +108,20 @@ def test_exit_code_and_environment_arrive(job: PilotJob, start: Start) -> None:
 
 
 def test_an_attempt_runs_once(job: PilotJob, start: Start) -> None:
-    assert start("echo once >> ran").wait(60) == 0
-    assert start("echo once >> ran").wait(60) == NOT_STARTED
+    assert start("echo once >> ran").wait(PATIENCE) == 0
+    assert start("echo once >> ran").wait(PATIENCE) == NOT_STARTED
     assert (Path(job.workspace) / "ran").read_text() == "once\n"
 
 
 def test_a_cancelled_attempt_does_not_run(job: PilotJob, start: Start) -> None:
     assert claims.block(job.files, "cancelled")
-    assert start("touch ran").wait(60) == NOT_STARTED
+    assert start("touch ran").wait(PATIENCE) == NOT_STARTED
     assert not (Path(job.workspace) / "ran").exists()
 
 
 def test_a_node_that_does_not_see_the_attempt_names_its_path(job: PilotJob, start: Start, tmp_path: Path) -> None:
     process = start("true", replace(job, workspace=str(tmp_path / "here" / "workspace")))
-    process.wait(60)
+    process.wait(PATIENCE)
     elsewhere = tmp_path / "job"
     elsewhere.write_text(json.dumps(asdict(replace(job, workspace="/nowhere/workspace"))))
     done = subprocess.run(process.args, capture_output=True, text=True, check=False)
@@ -134,13 +134,13 @@ def test_a_cancel_ends_the_whole_tree(job: PilotJob, start: Start) -> None:
     process = start(stubborn)
     is_up(job)
     claims.request_cancel(job.files, 1.0)
-    process.wait(30)
+    process.wait(PATIENCE)
     assert record_of(job).stopped_by == "cancel"
     wait_until(lambda: not living(job), 10, "the end of all processes")
 
 
 def test_the_time_limit(job: PilotJob, start: Start) -> None:
-    start("exec sleep 1000", replace(job, limits=replace(job.limits, time_seconds=1))).wait(30)
+    start("exec sleep 1000", replace(job, limits=replace(job.limits, time_seconds=1))).wait(PATIENCE)
     assert record_of(job).stopped_by == "time_limit"
 
 
@@ -148,14 +148,14 @@ def test_the_agent_ends_the_jobs_of_its_pilot(job: PilotJob, start: Start, pilot
     process = start("touch up; exec sleep 1000")
     is_up(job)
     pilots.end(PILOT)
-    process.wait(30)
+    process.wait(PATIENCE)
     assert record_of(job).stopped_by == "carrier_lost"
 
 
 def test_a_silent_agent_ends_the_job(job: PilotJob, start: Start, pilots: Pilots) -> None:
     program = pilots.path(PILOT) / "run" / "ccat_workflow_manager" / "hpc" / "radical_pilot" / "job_process.py"
     program.write_text(program.read_text().replace("SILENT_SECONDS = 60", "SILENT_SECONDS = 1"))
-    start("exec sleep 1000").wait(30)
+    start("exec sleep 1000").wait(PATIENCE)
     assert record_of(job).stopped_by == "carrier_lost"
 
 
@@ -164,7 +164,7 @@ def test_a_pilot_that_kills_its_task_stops_the_job(job: PilotJob, start: Start, 
     process = start("touch up; exec sleep 1000")
     is_up(job)
     os.killpg(process.pid, number)
-    process.wait(30)
+    process.wait(PATIENCE)
     record = record_of(job)
     assert (record.stopped_by, record.exit_code) == ("carrier_lost", None)
     wait_until(lambda: not living(job), 10, "the end of all processes")
@@ -176,6 +176,6 @@ def test_a_killed_job_process_leaves_a_record(job: PilotJob, start: Start) -> No
     [runner] = {script.parent() for script in living(job)} - {psutil.Process(each.pid) for each in living(job)}
     assert runner is not None
     runner.kill()
-    process.wait(30)
+    process.wait(PATIENCE)
     assert record_of(job).exit_code is None
     wait_until(lambda: not living(job), 10, "the end of all processes")

@@ -22,7 +22,7 @@ from ccat_workflow_manager.hpc.radical_pilot.pilot import ACTIVE, FAILED, OVER, 
 from ccat_workflow_manager.hpc.radical_pilot.pilot_agent import EndRequest, Event, PilotAgent
 from ccat_workflow_manager.hpc.radical_pilot.rp_session import NodeShape, PilotChange, TaskChange
 from ccat_workflow_manager.hpc.radical_pilot.settings import RadicalPilotSettings
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 PILOT = "pilot-1"
 IS_ACTIVE = PilotChange("PMGR_ACTIVE", final=False, active=True, text="")
@@ -99,7 +99,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     yield scene
     scene.events.put(EndRequest("the test is over"))
     for thread in scene.threads:
-        thread.join(30)
+        thread.join(PATIENCE)
 
 
 def test_jobs_wait_for_the_pilot_and_the_urgent_go_first(scene: Scene) -> None:

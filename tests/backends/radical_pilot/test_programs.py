@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.programs.anywhere import require_executable_tasks, require_function_tasks
-from tests.support.fixtures_radical import START_SECONDS, Site
+from tests.support.fixtures_radical import Site
 
-pytestmark = [pytest.mark.needs("radical"), pytest.mark.timeout(START_SECONDS + 120), pytest.mark.slow]
+pytestmark = [pytest.mark.needs("radical"), pytest.mark.slow]
 
 
 def test_tasks_and_functions(radical_site: Site, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 
 from tests.support.reaper import Reaper, clear_away, kill_marked
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 NODES = 4
 CPUS = 4
@@ -74,7 +74,7 @@ class Cluster:
 
     def ask(self, *argv: str) -> str:
         """What a command of Slurm prints."""
-        done = subprocess.run(argv, env=self.environment, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(argv, env=self.environment, capture_output=True, text=True, timeout=PATIENCE)
         assert done.returncode == 0, f"{argv}: {done.stderr}"
         return done.stdout.strip()
 
@@ -90,7 +90,7 @@ class Cluster:
         argv = ("scontrol", "update", f"jobid={number}", "EndTime=now")
 
         def is_accepted() -> bool:
-            return subprocess.run(argv, env=self.environment, capture_output=True, timeout=60).returncode == 0
+            return subprocess.run(argv, env=self.environment, capture_output=True, timeout=PATIENCE).returncode == 0
 
         wait_until(is_accepted, 10, f"{' '.join(argv)} to be accepted")
 
@@ -130,7 +130,7 @@ class Cluster:
         """End it as a crash would."""
         daemon = self._daemons[name]
         daemon.kill()
-        daemon.wait(60)
+        daemon.wait(PATIENCE)
 
     def remembers_until_now(self) -> Callable[[], None]:
         """Keep the state that the controller has saved. The function takes a controller that is dead back to it."""
@@ -159,7 +159,7 @@ class Cluster:
         for daemon in reversed(self._daemons.values()):
             if daemon.poll() is None:
                 daemon.send_signal(signal.SIGKILL)
-            daemon.wait(60)
+            daemon.wait(PATIENCE)
         kill_marked(self._mark)
         for group in self._groups():
             clear_away(group)
@@ -212,7 +212,7 @@ class Cluster:
         subprocess.run(
             ["mariadb-install-db", "--no-defaults", f"--datadir={self.directory}/db", f"--user={_me()}",
              "--skip-test-db", "--skip-name-resolve", "--auth-root-authentication-method=normal"],
-            env=self.environment, check=True, capture_output=True, timeout=60,
+            env=self.environment, check=True, capture_output=True, timeout=PATIENCE,
         )  # fmt: skip
 
     def _register(self) -> None:
@@ -223,13 +223,13 @@ class Cluster:
     def _ready(self) -> bool:
         drained = ["sinfo", "-h", "-N", "-p", "main", "-t", "drain,drng", "-o", "%N"]
         for node in subprocess.run(
-            drained, env=self.environment, capture_output=True, text=True, timeout=60
+            drained, env=self.environment, capture_output=True, text=True, timeout=PATIENCE
         ).stdout.split():
             # A node on which Slurm has found a job twice.
             self.ask("scontrol", "update", f"nodename={node}", "state=resume")
         done = subprocess.run(
             ["sinfo", "-h", "-p", "main", "-N", "-t", "idle,alloc,mix,comp", "-o", "%N"],
-            env=self.environment, capture_output=True, text=True, timeout=60,
+            env=self.environment, capture_output=True, text=True, timeout=PATIENCE,
         )  # fmt: skip
         return len(done.stdout.split()) >= len(self.nodes)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from tests.support.reaper import Reaper
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 _SEARCH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 
@@ -34,7 +34,9 @@ class SshServer:
         directory.chmod(0o700)
         for key in ("host", "user"):
             subprocess.run(
-                ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(directory / key)], check=True, timeout=30
+                ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(directory / key)],
+                check=True,
+                timeout=PATIENCE,
             )
         shutil.copy(directory / "user.pub", directory / "authorized")
         self.know(directory / "host.pub")
@@ -80,7 +82,7 @@ class SshServer:
                     if process.name().startswith("sshd"):
                         process.send_signal(signal.SIGKILL)
         self._process.kill()
-        self._process.wait(60)
+        self._process.wait(PATIENCE)
         self._process = None
 
     def _answers(self) -> bool:

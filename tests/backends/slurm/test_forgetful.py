@@ -15,7 +15,7 @@ from tests.support.fixtures_service import Service
 from tests.support.reaper import Reaper
 from tests.support.waiting import wait_until
 
-pytestmark = [pytest.mark.needs("slurm"), pytest.mark.slow, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.needs("slurm"), pytest.mark.slow]
 __all__ = ["gate", "marks"]
 KEYS = 4
 OPEN = ("scontrol", "update", "partitionname=main")

@@ -21,7 +21,7 @@ from tests.backends.slurm.cluster import Cluster
 from tests.backends.slurm.shims import shim
 from tests.backends.slurm.test_contract import SlurmHarness, slurm_harness
 from tests.support.reaper import Reaper
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.needs("slurm")
 
@@ -164,7 +164,7 @@ os.kill(os.getpid(), 9)
 
 def test_nothing_is_left_of_a_test_run_that_is_killed() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", KILLED_RUN], capture_output=True, text=True, timeout=60, cwd=os.getcwd()
+        [sys.executable, "-c", KILLED_RUN], capture_output=True, text=True, timeout=PATIENCE, cwd=os.getcwd()
     )
     directory = Path(done.stdout.strip())
     assert directory.name.startswith("ccat-wm-slurm-"), done.stderr
