@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -48,11 +47,8 @@ def test_another_manager_refuses_a_revoked_token_within_a_second(secured: Secure
     with TestClient(create_app(make_context("noop", AUTH_REQUIRED=True)), base_url=BASE_URL) as other:
         assert other.get(f"{V1}/runs", headers=headers).status_code == 200
         secured.caller().send("DELETE", f"/tokens/{json.loads(token.json)['id']}")
-        began = time.monotonic()
-        wait_until(lambda: other.get(f"{V1}/runs", headers=headers).status_code == 401, 5, "the other to refuse it")
-        asked_after = time.monotonic() - began
+        wait_until(lambda: other.get(f"{V1}/runs", headers=headers).status_code == 401, what="the other to refuse it")
     assert FRESH_SECONDS < 1
-    assert asked_after < 5
 
 
 def test_every_wrong_token_gets_the_same_answer(secured: Secured) -> None:

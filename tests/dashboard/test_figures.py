@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from fastapi.testclient import TestClient
 
@@ -9,6 +11,7 @@ from ccat_workflow_manager.app import create_app
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.errors import ServiceUnavailable
+from ccat_workflow_manager.services import answers as answers_module
 from ccat_workflow_manager.services.answers import Answers
 from tests.api.rest import BASE_URL, ONE, Hand, Rest
 
@@ -16,6 +19,7 @@ PATHS = ("/dashboard/summary", "/dashboard/timeseries?span=1h", "/dashboard/atte
 
 
 def test_readers_share_an_answer_and_do_not_get_it_twice(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers_module, "time", SimpleNamespace(monotonic=lambda: 0.0))
     with TestClient(create_app(context), base_url=BASE_URL) as client:
         rest = Rest(client)
         rest.post("/pipelines", ONE, 201)

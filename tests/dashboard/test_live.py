@@ -11,8 +11,7 @@ from ccat_workflow_manager.dashboard.live import Live
 from ccat_workflow_manager.services.answers import Answers
 from ccat_workflow_manager.services.run_request import RunRequest
 from tests.api.rest import ONE
-
-_PATIENCE = 60.0
+from tests.support.waiting import PATIENCE
 
 
 class Noted(Answers):
@@ -46,4 +45,4 @@ def test_a_change_that_is_named_is_in_no_answer_of_before(context: Context) -> N
         live.close()
         return told.result()
 
-    assert b'"runs"' in asyncio.run(asyncio.wait_for(follow(), _PATIENCE))
+    assert b'"runs"' in asyncio.run(asyncio.wait_for(follow(), PATIENCE))

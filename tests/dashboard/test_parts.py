@@ -17,8 +17,7 @@ from ccat_workflow_manager.dashboard.rendering import Rendered
 from ccat_workflow_manager.errors import Forbidden
 from ccat_workflow_manager.services.answers import Answers
 from tests.api.rest import Rest, Secured
-
-_PATIENCE = 60.0
+from tests.support.waiting import PATIENCE
 
 
 def answered(route: str, status: int) -> float:
@@ -30,15 +29,16 @@ def answered(route: str, status: int) -> float:
 
 def keep(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have parts kept until something changes."""
-    client.app.state.answers.longest = _PATIENCE  # type: ignore[attr-defined]
-    monkeypatch.setattr(parts_module, "_SECONDS", _PATIENCE)
+    client.app.state.answers.longest = PATIENCE  # type: ignore[attr-defined]
+    monkeypatch.setattr(parts_module, "_SECONDS", PATIENCE)
 
 
 def numbered(numbers: count[int]) -> Rendered:
     return Rendered(str(next(numbers)))
 
 
-def test_a_part_is_made_once_for_all_who_ask_until_something_changes() -> None:
+def test_a_part_is_made_once_for_all_who_ask_until_something_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts_module, "_SECONDS", PATIENCE)
     answers, parts, numbers = Answers(), Parts(), count()
 
     async def ask() -> set[bytes]:
@@ -50,7 +50,7 @@ def test_a_part_is_made_once_for_all_who_ask_until_something_changes() -> None:
         answers.forget(1.0)
         return [first, await ask(), {(await parts.get("others", lambda: numbered(numbers), answers)).body}]
 
-    assert asyncio.run(asyncio.wait_for(twice(), _PATIENCE)) == [{b"0"}, {b"1"}, {b"2"}]
+    assert asyncio.run(asyncio.wait_for(twice(), PATIENCE)) == [{b"0"}, {b"1"}, {b"2"}]
 
 
 def test_a_part_that_cannot_be_made_is_tried_again() -> None:
@@ -64,7 +64,7 @@ def test_a_part_that_cannot_be_made_is_tried_again() -> None:
             await parts.get("runs", fail, answers)
         return (await parts.get("runs", lambda: Rendered("well"), answers)).body
 
-    assert asyncio.run(asyncio.wait_for(ask(), _PATIENCE)) == b"well"
+    assert asyncio.run(asyncio.wait_for(ask(), PATIENCE)) == b"well"
 
 
 def test_a_reader_who_has_a_part_is_not_sent_it_again(rest: Rest) -> None:
