@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from ccat_workflow_manager.flow.errors import FlowError
 from ccat_workflow_manager.flow.execution import ExecutionBackend
+from ccat_workflow_manager.flow.jobs import NoopExecutionBackend
+from ccat_workflow_manager.flow.pool import LocalExecutionBackend
 
 
 class _Engine(Protocol):
@@ -43,7 +45,17 @@ def directory_of(given: str | os.PathLike[str] | None) -> str:
     return directory
 
 
-def checked(backend: object) -> ExecutionBackend:
+def backends_of(given: object, dry_run: bool) -> Sequence[ExecutionBackend]:
+    """The backends of an engine, its default first. Raises FlowError."""
+    several = given if isinstance(given, list | tuple) else () if given is None else (given,)
+    backends = [_checked(each) for each in several] or [LocalExecutionBackend()]
+    names = [each.name for each in backends]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise FlowError(f"two backends have the name {twice[0]}; give one of them another with `name`")
+    return [NoopExecutionBackend(name) for name in names] if dry_run else backends
+
+
+def _checked(backend: object) -> ExecutionBackend:
     if isinstance(backend, ExecutionBackend):
         return backend
     if asyncio.iscoroutine(backend):

@@ -13,16 +13,14 @@ from typing import Any
 from uuid import uuid4
 
 from ccat_workflow_manager.flow import arguments, files, lifetime
-from ccat_workflow_manager.flow.creation import Creation, checked, directory_of
+from ccat_workflow_manager.flow.creation import Creation, backends_of, directory_of
 from ccat_workflow_manager.flow.decorators import Decorators
 from ccat_workflow_manager.flow.definition import Choices, Definition, Kind, command_of
 from ccat_workflow_manager.flow.errors import DependencyFailed, FlowError, named
 from ccat_workflow_manager.flow.execution import ExecutionBackend, Failed, Work
 from ccat_workflow_manager.flow.export import Recorder, as_yaml
 from ccat_workflow_manager.flow.future import BlockFuture, TaskFuture
-from ccat_workflow_manager.flow.jobs import NoopExecutionBackend
 from ccat_workflow_manager.flow.options import TaskOptions, options_of
-from ccat_workflow_manager.flow.pool import LocalExecutionBackend
 from ccat_workflow_manager.flow.scope import Scope, enter
 from ccat_workflow_manager.flow.service import step_name
 
@@ -50,22 +48,33 @@ class _Call:
 
 
 class WorkflowEngine(Decorators):
-    """Runs tasks on one or several backends. Made with `await WorkflowEngine.create(...)`."""
+    """Runs tasks on these backends, by default on the first; without any in threads of this process.
 
-    def __init__(self, backends: Sequence[ExecutionBackend], dry_run: bool, uid: str, work_dir: str) -> None:
-        self.uid = uid
+    With `dry_run` no task is executed. Programs run in `work_dir`, by default the present directory. An engine is made
+    in a running event loop, with `await WorkflowEngine.create(...)` or by a call of the class.
+    """
+
+    def __init__(
+        self,
+        backend: ExecutionBackend | Sequence[ExecutionBackend] | None = None,
+        dry_run: bool = False,
+        uid: str | None = None,
+        work_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        backends = backends_of(backend, dry_run)
+        self.uid = uid or f"flow.{uuid4().hex[:8]}"
         self.dry_run = dry_run
-        self.work_dir = work_dir
+        self.work_dir = directory_of(work_dir)
         self.backends = {each.name: each for each in backends}
         self.backend = backends[0]
-        self._loop = asyncio.get_running_loop()
-        self._scope: contextvars.ContextVar[Scope] = contextvars.ContextVar(f"flow-{uid}", default=Scope())  # noqa: B039
+        self._scope: contextvars.ContextVar[Scope] = contextvars.ContextVar("flow", default=Scope())  # noqa: B039
         self._live: dict[TaskFuture, _Call] = {}
         self._numbers: dict[str, int] = {}
         self._ended: asyncio.Future[None] | None = None
         self._recorder: Recorder | None = None
         for each in backends:
-            each.attach(self._loop, self._report, work_dir)
+            each.attach(self._loop, self._report, self.work_dir)
         self._lifetime = lifetime.Lifetime(self._loop, self.shutdown, self.abandon)
 
     @classmethod
@@ -76,20 +85,10 @@ class WorkflowEngine(Decorators):
         uid: str | None = None,
         work_dir: str | os.PathLike[str] | None = None,
     ) -> Creation[WorkflowEngine]:
-        """An engine on these backends; tasks that name none run on the first. Without one: threads of this process.
-
-        With `dry_run` no task is executed. Programs run in `work_dir`, by default the present directory.
-        """
+        """An engine, to be awaited or entered."""
 
         async def make() -> WorkflowEngine:
-            given = list(backend) if isinstance(backend, list | tuple) else [backend] if backend is not None else []
-            backends = [checked(each) for each in given] or [LocalExecutionBackend()]
-            names = [each.name for each in backends]
-            if twice := [name for name in names if names.count(name) > 1]:
-                raise FlowError(f"two backends have the name {twice[0]}; give one of them another with `name`")
-            if dry_run:
-                backends = [NoopExecutionBackend(each.name) for each in backends]
-            return cls(backends, dry_run, uid or f"flow.{uuid4().hex[:8]}", directory_of(work_dir))
+            return cls(backend, dry_run, uid, work_dir)
 
         return Creation(make)
 
@@ -195,7 +194,7 @@ class WorkflowEngine(Decorators):
     def _wait_for(self, call: _Call, dependencies: Sequence[asyncio.Future[Any]]) -> None:
         for each in dependencies:
             if each.done():
-                self._failed_through(call, each)
+                self._failed_through(call, each, dependencies)
                 if call.future.done():
                     return
             else:
@@ -207,7 +206,7 @@ class WorkflowEngine(Decorators):
         def done(dependency: asyncio.Future[Any]) -> None:
             if call.future.done():
                 return
-            self._failed_through(call, dependency)
+            self._failed_through(call, dependency, dependencies)
             call.missing -= 1
             if not call.missing and not call.future.done():
                 self._ready(call)
@@ -216,13 +215,15 @@ class WorkflowEngine(Decorators):
             if not each.done():
                 each.add_done_callback(done)
 
-    def _failed_through(self, call: _Call, dependency: asyncio.Future[Any]) -> None:
-        """End a call if its dependency has failed or was cancelled."""
+    def _failed_through(
+        self, call: _Call, dependency: asyncio.Future[Any], dependencies: Sequence[asyncio.Future[Any]]
+    ) -> None:
+        """End a call if this one of its dependencies has failed or was cancelled."""
         if dependency.cancelled():
             call.future.cancel()
-        elif (error := dependency.exception()) is not None:
-            name = dependency.id if isinstance(dependency, TaskFuture) else repr(dependency)
-            self._fail(call.future, DependencyFailed(call.future.id, name, error), reported=True)
+        elif dependency.exception() is not None:
+            failed = [each for each in dependencies if each.done() and not each.cancelled() and each.exception()]
+            self._fail(call.future, DependencyFailed(call.future.id, dependency, failed), reported=True)
 
     # --- running -----------------------------------------------------------------------------------------------------
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from asyncio import Future
 from collections.abc import Sequence
+from typing import Any
 
 from ccat_workflow_manager.errors import WorkflowError
+from ccat_workflow_manager.flow.future import TaskFuture
 
 _TAIL = 2000
 
@@ -15,7 +18,7 @@ class FlowError(WorkflowError):
     code = "flow_error"
 
 
-class BackendNotAvailable(FlowError):
+class BackendNotAvailable(FlowError, ValueError):
     """The backend cannot be used here."""
 
     code = "backend_not_available"
@@ -59,20 +62,24 @@ class DependencyFailed(FlowError):
 
     code = "dependency_failed"
 
-    def __init__(self, task: str, dependency: str, cause: BaseException) -> None:
+    def __init__(self, task: str, dependency: Future[Any], failed: Sequence[Future[Any]]) -> None:
+        """`dependency` ends the task; `failed` are all its dependencies that have failed by now."""
+        cause = dependency.exception()
         root = cause.root_cause if isinstance(cause, DependencyFailed) else cause
-        super().__init__(
-            f"task {task} did not start: its dependency {dependency} failed; first cause: {describe(root)}"
+        which = dependency.id if isinstance(dependency, TaskFuture) else repr(dependency)
+        super().__init__(f"task {task} did not start: its dependency {which} failed; first cause: {describe(root)}")
+        self.failed_dependencies = list(
+            dict.fromkeys(each.name if isinstance(each, TaskFuture) else repr(each) for each in failed)
         )
-        self.failed_dependencies: Sequence[str] = (dependency,)
-        self.root_cause: BaseException = root
+        """The names of these tasks."""
+        self.root_cause: BaseException | None = root
         self.__cause__ = cause
 
 
 DependencyFailureError = DependencyFailed
 
 
-def describe(error: BaseException) -> str:
+def describe(error: BaseException | None) -> str:
     """The class and the first line of an error."""
     lines = str(error).splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

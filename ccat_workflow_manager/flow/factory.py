@@ -48,13 +48,15 @@ def _service_availability() -> Availability:
     return Availability(True)
 
 
-async def create_backend(name: str, config: Mapping[str, Any] | None = None) -> ExecutionBackend:
+async def create_backend(name: str, config: Mapping[str, Any] | None = None, **more: Any) -> ExecutionBackend:
     """A backend with this configuration: its settings, `name` for routing, and `image` where it runs images.
+
+    Settings may also be given as arguments, and then win over those of `config`.
 
     Raises BackendNotAvailable with the available ones and what to install, and FlowError for a wrong setting.
     """
     try:
-        settings = dict(config or {})
+        settings = {**dict(config or {}), **more}
     except (TypeError, ValueError):
         raise FlowError(f"create_backend takes a name and a mapping of settings, not {config!r:.200}") from None
     if not isinstance(name, str):

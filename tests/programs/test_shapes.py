@@ -300,7 +300,7 @@ def test_backends_are_listed_and_an_unavailable_one_names_the_others() -> None:
     away = [name for name, about in listed.items() if not about["available"]]
 
     async def program() -> None:
-        with pytest.raises(FlowError, match=r"'nonsense'.*concurrent"):
+        with pytest.raises(ValueError, match=r"'nonsense'.*concurrent"):
             await factory.create_backend("nonsense")
         for wrong in (None, 7, ["noop"]):
             with pytest.raises(BackendNotAvailable, match="concurrent"):

@@ -1,0 +1,110 @@
+"""Programs for AsyncFlow run with other imports only: its forms, its names, and its errors."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ccat_workflow_manager.flow import LocalExecutionBackend, NoopExecutionBackend, WorkflowEngine, factory
+from ccat_workflow_manager.flow.errors import DependencyFailureError
+from ccat_workflow_manager.flow.logging import init_default_logger
+from tests.programs.running import on, run
+
+
+@pytest.fixture
+def logger_name() -> Iterator[str]:
+    """The name of a logger that leaves no handler behind."""
+    name = "tests.asyncflow"
+    yield name
+    for handler in list(logging.getLogger(name).handlers):
+        logging.getLogger(name).removeHandler(handler)
+        handler.close()
+
+
+def test_an_engine_is_made_by_its_class() -> None:
+    async def program() -> int:
+        backend = await LocalExecutionBackend(ThreadPoolExecutor(1))
+        flow = WorkflowEngine(backend=backend)
+
+        @flow.executable_task
+        async def task1() -> str:
+            return "echo 5"
+
+        @flow.function_task
+        async def task2(t1_result: str) -> int:
+            return int(t1_result) * 2
+
+        result = await task2(await task1())
+        await flow.shutdown()
+        return int(result)
+
+    assert run(program) == 10
+
+
+def test_settings_of_a_backend_may_be_arguments() -> None:
+    async def program() -> None:
+        backend = await factory.create_backend("concurrent", {"max_workers": 7}, max_workers=2)
+        async with WorkflowEngine.create(backend=backend):
+            assert backend.places == 2  # type: ignore[attr-defined]
+
+    run(program)
+
+
+def test_a_failure_names_the_tasks_that_failed() -> None:
+    async def program(flow: WorkflowEngine) -> None:
+        @flow.function_task
+        async def failing_task1() -> None:
+            raise ValueError("first")
+
+        @flow.function_task
+        async def failing_task2() -> None:
+            raise RuntimeError("second")
+
+        @flow.function_task
+        async def good_task() -> int:
+            return 1
+
+        @flow.function_task
+        async def dependent_task(*dependencies: Any) -> Any:
+            return dependencies
+
+        called = [failing_task1(), good_task(), failing_task2()]
+        await asyncio.wait(called)
+        with pytest.raises(DependencyFailureError) as caught:
+            await dependent_task(*called)
+        assert list(caught.value.failed_dependencies) == ["failing_task1", "failing_task2"]
+        assert isinstance(caught.value.root_cause, ValueError)
+
+    on(program)
+
+
+def test_the_logger_of_its_examples(tmp_path: Path, logger_name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "made" / "program.log"
+    logger = init_default_logger(
+        logging.INFO, logger_name=logger_name, output_file=file, file_log_level="WARNING", use_colors=False
+    )
+    logger.debug("too much")
+    logger.info("task %s runs", 1)
+    logger.warning("slow")
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.rpartition(" ")[2] for line in shown] == ["runs", "slow"]
+    assert file.read_text().splitlines() == shown[1:]
+
+
+def test_workflows_of_two_engines_do_not_mix() -> None:
+    async def program() -> None:
+        async with (
+            WorkflowEngine.create(backend=NoopExecutionBackend()) as first,
+            WorkflowEngine.create(backend=NoopExecutionBackend()) as second,
+            first.workflow_scope("wf-A"),
+        ):
+            ids = [each.function_task(lambda: None)().workflow_id for each in (first, second)]
+        assert ids == ["wf-A", None]
+
+    run(program)
