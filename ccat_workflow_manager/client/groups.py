@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+from uuid import UUID
 
 from ccat_workflow_manager.client.answers import Record, Run, StepRun
 from ccat_workflow_manager.client.both import Group, both, both_many
@@ -22,7 +23,7 @@ from ccat_workflow_manager.client.waiting import LONGEST_WAIT_SECONDS, Deadline,
 _AT_ONCE = 1000
 """Runs of `submit_many` in one request; the service takes 5000."""
 
-RunLike = str | Mapping[str, Any]
+RunLike = str | UUID | Mapping[str, Any]
 # Inside a class with a method `list`, that name is the method.
 Ids = list[str]
 ManyRuns = list[Run]
@@ -35,10 +36,14 @@ def id_of(thing: RunLike) -> str:
 
 
 def _plain_id(thing: RunLike) -> str:
-    given = str(thing if isinstance(thing, str) else thing["id"])
+    """As the service writes it, if it is a UUID."""
+    given = str(thing["id"] if isinstance(thing, Mapping) else thing)
     if given.partition(":")[0] == "latest":
         raise ValueError(f"{given!r} is for commands; the newest run is the first of client.runs.list(limit=1)")
-    return given
+    try:
+        return str(UUID(given))
+    except ValueError:
+        return given
 
 
 def run_request(pipeline: str | None, spec: Mapping[str, Any] | None, **fields: Any) -> dict[str, Any]:
@@ -91,11 +96,15 @@ class Runs(Group):
         priority: int | None = None,
         backend: str | None = None,
         project: str | None = None,
+        reuse: RunLike | None = None,
         idempotency_key: str | None = None,
     ) -> Run:
-        """Create a run of a pipeline, or of an inline definition `spec`. The same key gives the same run."""
+        """Create a run of a pipeline, or of an inline definition `spec`. The same key gives the same run.
+
+        `reuse` is a run whose products are taken over where nothing that decides them has changed.
+        """
         body = run_request(pipeline, spec, parameters=parameters, version=version, labels=labels, priority=priority,
-                           backend=backend, project=project)  # fmt: skip
+                           backend=backend, project=project, reuse=reuse and _plain_id(reuse))  # fmt: skip
         return Run(await self._api.change("/runs", body, key=idempotency_key))
 
     @both
@@ -135,17 +144,17 @@ class Runs(Group):
         pipeline: str | None = None,
         label: str | Sequence[str] | None = None,
         created_after: str | None = None,
+        created_before: str | None = None,
+        project: str | None = None,
+        caveats: bool | None = None,
         q: str | None = None,
         limit: int | None = None,
     ) -> AsyncGenerator[Run, None]:
         """Runs, newest first, page by page."""
         query: dict[str, Any] = {
-            "status": status,
-            "pipeline": pipeline,
-            "label": label,
-            "created_after": created_after,
-            "q": q,
-        }
+            "status": status, "pipeline": pipeline, "label": label, "created_after": created_after,
+            "created_before": created_before, "project": project, "caveats": caveats, "q": q,
+        }  # fmt: skip
         async for item in self._api.items("/runs", limit, **query):
             yield Run(item)
 
@@ -302,7 +311,7 @@ class Products(Group):
     async def download(self, product: RunLike, directory: str | os.PathLike[str]) -> Fetched:
         """Download one product to DIRECTORY/STEP/KEY/PATH. Goes on where it was interrupted; checks the checksum."""
         found = product
-        if isinstance(found, str) or "sha256" not in found:
+        if not isinstance(found, Mapping) or "sha256" not in found:
             found = await self._api.json("GET", f"/products/{id_of(product)}")
         return await fetch(self._api, found, Path(directory))
 

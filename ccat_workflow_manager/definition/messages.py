@@ -33,6 +33,13 @@ _TYPES = {
     "bool_type": "true or false",
     "uuid_type": "a UUID",
 }
+_WORDS = {
+    "bool_parsing": "true or false",
+    "int_parsing": "a whole number",
+    "int_parsing_size": "a whole number",
+    "uuid_parsing": "a UUID",
+}
+"""What a text must spell, as in a URL."""
 _HINTS = {"a mapping": " of names to values"}
 _LIMITS = {
     "greater_than": ("more than", "gt"),
@@ -98,7 +105,8 @@ def message_of(detail: ErrorDetails, model: type[BaseModel] = BaseModel) -> str:
         return _wrong_type(_TYPES[sort], detail["loc"], value)
     if sort in _LIMITS:
         word, name = _LIMITS[sort]
-        return f"must be {word} {context[name]:g}, not {shown(value)}"
+        bound = context[name]
+        return f"must be {word} {bound if isinstance(bound, int) else f'{bound:g}'}, not {shown(value)}"
     if sort in _LENGTHS:
         return _wrong_length(sort, context)
     if sort == "string_pattern_mismatch":
@@ -108,8 +116,8 @@ def message_of(detail: ErrorDetails, model: type[BaseModel] = BaseModel) -> str:
         return text_problem(str(value)) or detail["msg"]
     if sort == "finite_number":
         return "must be a finite number"
-    if sort == "uuid_parsing":
-        return f"must be a UUID, not {shown(value)}"
+    if sort in _WORDS:
+        return f"must be {_WORDS[sort]}, not {shown(value)}"
     if sort in ("enum", "literal_error"):
         return _wrong_word(str(context["expected"]), value)
     return detail["msg"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from tests.api.rest import CHAIN, ONE, Rest
 
 UNKNOWN = "0197c9a4-5b0e-7cc2-9f57-3f0d6c1a2b3c"
 STEP = {"name": "s", "command": ["x"]}
+_WORDS_OF_PYDANTIC = re.compile(r"Input should|Unable to|[0-9]e\+")
+"""And the sign of a bound that is written like 1e+06."""
 
 Case = tuple[str, str, dict[str, Any], int, str, str | None]
 
@@ -128,6 +131,8 @@ RUNS: list[Case] = [
     ("GET", "/runs", query(limit=0), 422, "invalid", "limit"),
     ("GET", "/runs", query(limit=1001), 422, "invalid", "limit"),
     ("GET", "/runs", query(limit="many"), 422, "invalid", "limit"),
+    ("GET", "/runs", query(limit=""), 422, "invalid", "limit"),
+    ("GET", "/runs", query(caveats="maybe"), 422, "invalid", "caveats"),
     ("GET", "/runs", query(limit=[1, 2]), 422, "invalid", "limit"),
     ("GET", "/runs", query(page=2), 422, "invalid", "page"),
     ("GET", "/runs", query(cursor=""), 400, "bad_cursor", None),
@@ -162,6 +167,7 @@ OTHERS: list[Case] = [
     ("GET", f"/step-runs/{UNKNOWN}/log", query(stream="stdin"), 422, "invalid", "stream"),
     ("GET", f"/step-runs/{UNKNOWN}/log", query(tail=-1), 422, "invalid", "tail"),
     ("GET", f"/step-runs/{UNKNOWN}/log", query(attempt=10**9), 422, "invalid", "attempt"),
+    ("GET", f"/step-runs/{UNKNOWN}/log", query(tail="9" * 5000), 422, "invalid", "tail"),
     ("POST", f"/step-runs/{UNKNOWN}/cancel", {}, 404, "not_found", None),
     ("POST", f"/step-runs/{UNKNOWN}/retry", {}, 404, "not_found", None),
     ("GET", f"/step-runs/{UNKNOWN}/events", cursor('["events", -1]'), 400, "bad_cursor", None),
@@ -242,6 +248,7 @@ def test_each_fault_is_reported_at_its_path(rest: Rest, cases: list[Case]) -> No
         response = rest.send(method, path, **more)
         try:
             rest.refused(response, status, code, *([] if place is None else [place]))
+            assert not _WORDS_OF_PYDANTIC.search(response.text)
         except AssertionError as error:
             wrong.append(f"{method} {path} {str(more)[:200]}: {response.status_code} {str(error)[:400]}")
     assert wrong == []

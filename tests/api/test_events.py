@@ -201,6 +201,8 @@ def test_a_webhook_for_what_there_is_not_is_refused(secured: Secured) -> None:
     run = admin.run(CHAIN, parameters={"scans": [1]})
     for wanted in ({"pipeline": "registered-later"}, {"run": run["id"]}):
         admin.post("/webhooks", {**hook, "filter": wanted}, 201)
+    open_to_all = admin.post("/webhooks", {**hook, "filter": None, "types": None, "project": None}, 201)
+    assert (open_to_all["types"], open_to_all["filter"]) == ([], {"pipeline": None, "run": None})
     for_night = {**hook, "filter": {"run": run["id"]}, "project": "night"}
     mine.refused(mine.send("POST", "/webhooks", json=for_night), 404, "not_found", "filter.run")
     unknown = {"run": "00000000-0000-7000-8000-000000000000"}
@@ -208,4 +210,4 @@ def test_a_webhook_for_what_there_is_not_is_refused(secured: Secured) -> None:
     admin.refused(refusal, 404, "not_found", "filter.run")
     no_names = {**hook, "filter": {"pipeline": "No Name"}, "project": "No Name"}
     admin.refused(admin.send("POST", "/webhooks", json=no_names), 422, "invalid", "filter.pipeline", "project")
-    assert len(admin.get("/webhooks")["items"]) == 2
+    assert len(admin.get("/webhooks")["items"]) == 3

@@ -36,7 +36,8 @@ def test_a_run_that_only_looks_like_a_task_is_none(rest: Rest) -> None:
     odd = rest.run(spec, labels={"tes-name": "odd"})["id"]
     task_id = create(rest)
     assert listed(rest, view="FULL") == [task_id]
-    assert rest.client.get(f"{TES}/tasks/{odd}").status_code == 404
+    answer = rest.client.get(f"{TES}/tasks/{odd}")
+    assert (answer.status_code, "task" in answer.json()["detail"]) == (404, True)
 
 
 def test_the_service_says_what_it_is(rest: Rest) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
@@ -62,8 +63,10 @@ def test_pipelines_and_runs(client: Client) -> None:
     run = client.runs.submit("chain", parameters={"scans": ["a", "b"]}, labels={"night": "7"})
     assert (run.status, run.pipeline, len(run.step_runs)) == ("PENDING", "chain", 5)
     assert run.step_run("second", "b").status == "PENDING"
-    assert client.runs.get(run.id).id == run.id
-    assert [each.id for each in client.runs.list(label="night:7", limit=10)] == [run.id]
+    assert client.runs.get(UUID(run.id)).id == run.id
+    for found in ({}, {"project": "default"}, {"caveats": False}, {"created_before": "2999-01-01T00:00:00Z"}):
+        assert [each.id for each in client.runs.list(label="night:7", limit=10, **found)] == [run.id]
+        assert not list(client.runs.list(created_after="2999-01-01T00:00:00Z", **found))
     assert client.step_runs.get(run.step_run("last")).step == "last"
     assert [each.key for each in client.runs.step_runs(run, step="second", status="PENDING")] == ["a", "b"]
     first = Run(run | {"step_runs": run["step_runs"][:1], "step_runs_next": "more"})
@@ -97,7 +100,7 @@ def test_many_runs_are_created_once(client: Client, monkeypatch: pytest.MonkeyPa
     for run in ids:
         client.runs.cancel(run)
     finished: list[Run] = []
-    found = client.runs.wait_many(ids, timeout=PATIENCE, progress=finished.append)
+    found = client.runs.wait_many([each.upper() for each in ids], timeout=PATIENCE, progress=finished.append)
     assert [each.id for each in found] == ids
     assert found == finished
 

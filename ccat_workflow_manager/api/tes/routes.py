@@ -130,12 +130,12 @@ def _task(context: Context, run_id: str) -> dict[str, Any]:
     try:
         wanted = UUID(run_id)
     except ValueError:
-        raise NotFound(f"there is no run {run_id}") from None
+        raise NotFound(f"there is no task {run_id}") from None
     with context.database.read() as unit:
         found = queries.run_detail(unit, wanted)
     run: dict[str, Any] = {} if found is None else json.loads(found.text())
     if not run or not is_task(run):
-        raise NotFound(f"there is no run {run_id}")
+        raise NotFound(f"there is no task {run_id}")
     return run
 
 
