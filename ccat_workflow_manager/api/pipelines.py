@@ -62,7 +62,7 @@ class Pipeline(PipelineItem):
 
 class AppliedPipeline(Pipeline):
     warnings: list[str] = Field(
-        description="Steps without an image, and resources that no queue seems to offer. It is applied all the same."
+        description="No image, an unknown backend, resources that no queue seems to offer. It is applied all the same."
     )
 
 

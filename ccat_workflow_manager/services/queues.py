@@ -12,6 +12,7 @@ from ccat_workflow_manager.definition.compiled import CompiledPipeline, compile_
 from ccat_workflow_manager.definition.spec import parse_pipeline
 from ccat_workflow_manager.doorbell import Doorbell
 from ccat_workflow_manager.errors import BackendError
+from ccat_workflow_manager.hpc import registry
 from ccat_workflow_manager.hpc.queue_hints import Asked, QueueLimits, hints
 from ccat_workflow_manager.json_values import listed
 from ccat_workflow_manager.services.worker_context import WorkerContext
@@ -44,17 +45,24 @@ class QueueHints:
         self._default_backend = default_backend
 
     def about(self, definition: object) -> list[str]:
-        """Texts about steps without an image, and about resources that no queue offers, for a valid definition."""
+        """Texts about what a valid definition lacks, or asks for that no backend and no queue offers."""
         pipeline = compile_pipeline(parse_pipeline(definition))
         default = pipeline.default_backend or self._default_backend
         steps = [Asked(step.spec.name, step.backend or default, step.resources) for step in pipeline.steps]
         return [
             *_without_image(pipeline),
+            *_without_backend(steps),
             *hints(steps, {name: self._known(name) for name in {step.backend for step in steps}}),
         ]
 
     def _known(self, backend: str) -> Sequence[QueueLimits]:
         return [QueueLimits(**queue["limits"]) for queue in stored_queues(self._doorbell, backend) if queue["limits"]]
+
+
+def _without_backend(steps: Sequence[Asked]) -> list[str]:
+    known = registry.names()
+    unknown = dict.fromkeys(step.backend for step in steps if step.backend not in known)
+    return [f"there is no backend {name!r}, so runs are refused; known: {', '.join(known)}" for name in unknown]
 
 
 def _without_image(pipeline: CompiledPipeline) -> list[str]:

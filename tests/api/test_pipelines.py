@@ -53,6 +53,19 @@ def test_a_step_without_an_image_gives_a_warning(rest: Rest) -> None:
     assert rest.put("/pipelines/one", WITH_IMAGE)["warnings"] == []
 
 
+def test_a_backend_that_there_is_not_gives_a_warning(rest: Rest) -> None:
+    step = WITH_IMAGE["steps"][0]
+    definition = {
+        **WITH_IMAGE,
+        "defaults": {"backend": "slrum"},
+        "steps": [{**step, "name": "a"}, {**step, "name": "b", "backend": "slurm"}],
+    }
+    [warning] = rest.put("/pipelines/one", definition)["warnings"]
+    assert "'slrum'" in warning
+    assert "slurm" in warning.partition("known")[2]
+    rest.refused(rest.send("POST", "/runs", json={"pipeline": "one"}), 422, "invalid")
+
+
 def test_resources_that_no_queue_offers_give_a_warning(rest: Rest, context: Context) -> None:
     assert rest.put("/pipelines/one", WITH_IMAGE)["warnings"] == []
     queues = [{"name": "pool", "limits": None}, {"name": "main", "limits": asdict(QueueLimits("main", True, cpus=4))}]
