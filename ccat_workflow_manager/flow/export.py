@@ -16,8 +16,7 @@ import yaml
 from ccat_workflow_manager.flow.errors import FlowError
 from ccat_workflow_manager.flow.execution import ExecutionBackend, Work
 from ccat_workflow_manager.flow.future import TaskFuture
-from ccat_workflow_manager.flow.service import literal, step_name
-from ccat_workflow_manager.flow.service import resources_of as given_resources
+from ccat_workflow_manager.flow.service import literal, step_name, step_of
 
 _TOKEN = re.compile(r"<output of ([a-z0-9][a-z0-9_-]*)>")
 _FILE = "stdout.txt"
@@ -62,15 +61,12 @@ class Recorder(ExecutionBackend):
         depends_on = list(dict.fromkeys([*read, *(step for each in after for step in self._last_steps(each))]))
         for block in blocks:
             self._steps_in.setdefault(block, []).append(name)
-        options = work.options
         step = {
             "name": name,
-            "image": options.image,
+            "image": work.options.image,
             "command": _reading(work.command, read),
             "depends_on": depends_on,
-            "environment": {key: literal(value) for key, value in options.environment.items()},
-            "resources": given_resources(options),
-            "retry": {"max_attempts": options.max_attempts} if options.max_attempts > 1 else {},
+            **step_of(future.id, work.options),
         }
         self.steps.append({key: value for key, value in step.items() if value})
 

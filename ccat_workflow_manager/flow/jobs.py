@@ -90,6 +90,8 @@ class JobBackend(ExecutionBackend):
                 f"task {work.name} needs an image on the backend {self.name}: "
                 "task_description={'image': ...}, or config={'image': ...} of the backend"
             )
+        if self.hpc.runs_images and work.options.cwd:
+            raise FlowError(f"task {work.name} cannot have a cwd: in its image it has a directory of its own")
         self._inbox.works.append(work)
         self._inbox.bell.set()
         if self._thread is None:

@@ -23,6 +23,8 @@ class TaskOptions:
     """A task description, checked."""
 
     given: Mapping[str, Any] = field(default_factory=dict)
+    asked: Mapping[str, Any] = field(default_factory=dict)
+    """The resources that the description names, `ranks` as CPUs and GPUs."""
     resources: Resources = field(default_factory=Resources)
     limited: bool = False
     """The description names a limit or a resource that only a scheduler or a supervisor can give."""
@@ -50,13 +52,15 @@ def options_of(task: str, description: object, base: TaskOptions = PLAIN) -> Tas
             close = similar(str(name), _KNOWN)
             hint = f"; did you mean {close!r}?" if close is not None else ""
             raise FlowError(f"task {task}: task_description has no {name!r}; known are {', '.join(_KNOWN)}{hint}")
+    asked = _resources(task, given)
     try:
-        resources = resources_of(_resources(task, given))
+        resources = resources_of(asked)
         environment = environment_of(given.get("environment"))
     except BackendRejected as error:
         raise FlowError(f"task {task}: task_description: {error.message}") from None
     return TaskOptions(
         given=given,
+        asked=asked,
         resources=resources,
         limited=any(given.get(name) for name in _RESOURCES if name != "cpu"),
         shell=_typed(task, given, "shell", bool, False),

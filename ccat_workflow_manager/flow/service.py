@@ -12,6 +12,7 @@ from typing import Any
 
 from ccat_workflow_manager.client import AsyncClient, Run, StepRun
 from ccat_workflow_manager.errors import WorkflowError
+from ccat_workflow_manager.failures import RETRYABLE_BY_DEFAULT, FailureReason
 from ccat_workflow_manager.flow.errors import FlowError, TaskFailed
 from ccat_workflow_manager.flow.execution import ExecutionBackend, Failed, Report, Work, failure
 from ccat_workflow_manager.flow.options import TaskOptions
@@ -20,7 +21,10 @@ from ccat_workflow_manager.flow.programs import TAIL
 
 _CALLS_AT_ONCE = 32
 _LONGEST_WAIT_SECONDS = 30.0
-_RESOURCES = ("cpu", "memory_gb", "time_hours", "gpu", "partition", "account", "extra")
+_RETRIED = sorted(
+    reason.value for reason in RETRYABLE_BY_DEFAULT | {FailureReason.PROGRAM_FAILED, FailureReason.KILLED_BY_SIGNAL}
+)
+"""As other backends of programs repeat a task, whatever has failed."""
 _TAIL_LINES = 1000
 _PATIENCE_SECONDS = 3600.0
 """How long a service may be away: its runs go on or wait, and so does the program."""
@@ -174,10 +178,12 @@ class ServiceBackend(ExecutionBackend):
         step_run = run.step_runs[0]
         if not run.succeeded:
             out, err = [await self._log(step_run, stream, tail=_TAIL_LINES) for stream in ("stdout", "stderr")]
+            ends = [(each["exit_code"], each["signal"]) async for each in self._client.step_runs.attempts(step_run)]
+            code, signal = ends[-1] if ends else (None, None)
             raise TaskFailed(
                 work.name,
                 f"its run {run.id} is {run.status}: {step_run.get('reason_text') or run.get('status_reason')}",
-                exit_code=step_run.get("exit_code"),
+                exit_code=code if signal is None else -signal,
                 stdout=out[-TAIL:],
                 stderr=err[-TAIL:],
                 attempts=step_run["attempt"],
@@ -206,10 +212,9 @@ class ServiceBackend(ExecutionBackend):
             "name": name,
             "command": [literal(word) for word in work.command or ()],
             "image": work.options.image or self._image,
-            "environment": {key: literal(value) for key, value in work.options.environment.items()},
-            "resources": resources_of(work.options),
-            "retry": {"max_attempts": work.options.max_attempts},
+            **step_of(work.name, work.options),
         }
+        step["retry"] = step["retry"] or {"max_attempts": 1}
         return {"name": name, "steps": [{key: value for key, value in step.items() if value}]}
 
     @staticmethod
@@ -228,9 +233,18 @@ def _workflow(work: Work) -> str:
     return work.future.workflow_id or str(getattr(work.future.engine, "uid", ""))
 
 
-def resources_of(options: TaskOptions) -> dict[str, Any]:
-    """The resources that a task description names; the definition leaves the others to the service."""
-    return {key: options.given[key] for key in _RESOURCES if options.given.get(key) is not None}
+def step_of(name: str, options: TaskOptions) -> dict[str, Any]:
+    """What a task description says of a step. The definition leaves the rest to the service.
+
+    Raises FlowError for a directory: each attempt of a step has one of its own.
+    """
+    if options.cwd:
+        raise FlowError(f"task {name} cannot have a cwd: on the service it has a directory of its own")
+    return {
+        "environment": {key: literal(value) for key, value in options.environment.items()},
+        "resources": {key: value for key, value in options.asked.items() if value is not None},
+        "retry": {"max_attempts": options.max_attempts, "on": list(_RETRIED)} if options.max_attempts > 1 else {},
+    }
 
 
 def literal(text: str) -> str:

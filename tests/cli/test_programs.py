@@ -14,7 +14,7 @@ import pytest
 
 from ccat_workflow_manager.client import Client
 from ccat_workflow_manager.client.transport import AsyncTransport, Request
-from ccat_workflow_manager.flow import TaskState, WorkflowEngine
+from ccat_workflow_manager.flow import TaskFailed, TaskState, WorkflowEngine
 from tests.cli.conftest import Deployment
 from tests.programs.running import on
 from tests.support.waiting import PATIENCE, wait_until
@@ -113,6 +113,20 @@ def test_a_task_runs_while_its_run_does(deployment: Deployment) -> None:
     with on_service(deployment, "state", program) as client:
         (run,) = client.runs.list(label="flow.workflow:state")
         assert client.runs.wait(run, timeout=PATIENCE).status == "CANCELLED"
+
+
+def test_a_task_that_fails_is_as_on_other_backends(deployment: Deployment) -> None:
+    async def program(flow: WorkflowEngine) -> None:
+        with pytest.raises(TaskFailed, match="signal 9") as killed:
+            await flow.executable_task(lambda: ["sh", "-c", "kill -9 $$"])()
+        assert killed.value.exit_code == -9
+        asks = {"max_attempts": 7, "ranks": 2}
+        await flow.executable_task(task_description=asks)(lambda: ["sh", "-c", 'test "$WORKFLOW_CPU" = 2'])()
+
+    with on_service(deployment, "failed", program) as client:
+        assert {
+            client.runs.get(run).step_runs[0]["max_attempts"] for run in client.runs.list(label="flow.workflow:failed")
+        } == {1, 7}
 
 
 def test_a_cancel_reaches_a_run_that_is_being_created(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:

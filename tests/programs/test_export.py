@@ -21,7 +21,7 @@ def test_a_program_becomes_a_pipeline(tmp_path: Path) -> None:
         async def measure(scan: str) -> list[str]:
             return ["sh", "-c", 'touch made; echo "$1"', "sh", f"{scan} ${{y}}"]
 
-        @flow.executable_task
+        @flow.executable_task(task_description={"ranks": 2, "cores_per_rank": 3, "gpus_per_rank": 1})
         async def combine(*measured: str) -> list[str]:
             return ["printf", "%s+", *[f"it's {each.strip()}" for each in measured]]
 
@@ -52,7 +52,9 @@ def test_a_program_becomes_a_pipeline(tmp_path: Path) -> None:
         "after": ["combine"],
         "after-2": ["after"],
     }
-    assert (steps["measure"]["resources"], steps["measure"]["retry"]) == ({"memory_gb": 4}, {"max_attempts": 3})
+    assert (steps["measure"]["resources"], steps["measure"]["retry"]["max_attempts"]) == ({"memory_gb": 4}, 3)
+    assert {"program_failed", "preempted"} <= set(steps["measure"]["retry"]["on"])
+    assert steps["combine"]["resources"] == {"cpu": 6, "gpu": 2}
     assert steps["measure"]["environment"] == {"LINE": "$${x}"}
     assert executed(definition, tmp_path) == "it's a ${y}+it's b ${y}+"
 
@@ -82,8 +84,13 @@ def test_what_a_definition_cannot_hold_is_named() -> None:
 
         async def empty() -> None: ...
 
+        async def elsewhere() -> None:
+            await flow.executable_task(task_description={"cwd": "below"})(lambda: "true")()
+
         with pytest.raises(FlowError, match=r"summed\.000001"):
             await flow.export(uses_a_function())
+        with pytest.raises(FlowError, match="cwd"):
+            await flow.export(elsewhere())
         with pytest.raises(FlowError, match="nothing"):
             await flow.export(empty())
         with pytest.raises(FlowError, match="coroutine"):
