@@ -106,9 +106,12 @@ class Context:
 
     @cached_property
     def loop_database(self) -> Database:
-        """For the loops of a manager: requests that take all connections of `database` do not stop them."""
+        """For the loops of a manager: requests that take all connections of `database` do not stop them.
+
+        They take turns with one connection, unless one of them needs it for long.
+        """
         name = f"ccat-wm loops {os.getpid()}"
-        return Database(self.settings.database_url, pool_size=1, most=6, application_name=name)
+        return Database(self.settings.database_url, pool_size=1, most=6, spare_seconds=0.25, application_name=name)
 
     @cached_property
     def doorbell(self) -> Doorbell:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from socket import socket
 from types import FrameType
 from typing import Any
@@ -18,12 +19,18 @@ from ccat_workflow_manager.app import create_app
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.settings import Settings
 
+_ON_THE_SECOND = 0
+"""What uvicorn counts to when the header `Date` is due."""
+
 
 class _Server(uvicorn.Server):
     """uvicorn's server, which does not raise the signal again that ended it: the loops are stopped afterwards.
 
-    Requests that wait are answered at once, and event streams are ended, so that they do not delay the end.
+    Requests that wait are answered at once, and event streams are ended, so that they do not delay the end. It wakes up
+    once a second, for the header `Date`; uvicorn looks ten times a second if it is to end.
     """
+
+    _wake_up: Callable[[], object] = staticmethod(lambda: None)
 
     def __init__(
         self, config: uvicorn.Config, answer_waiting: Callable[[], None], end_streams: Callable[[], None]
@@ -35,6 +42,14 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._answer_waiting()
         super().handle_exit(sig, frame)
+        self._wake_up()
+
+    async def main_loop(self) -> None:
+        ending, loop = asyncio.Event(), asyncio.get_running_loop()
+        self._wake_up = partial(loop.call_soon_threadsafe, ending.set)
+        while not await self.on_tick(_ON_THE_SECOND):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(ending.wait(), 1)
 
     async def shutdown(self, sockets: list[socket] | None = None) -> None:
         self._end_streams()

@@ -26,7 +26,7 @@ from ccat_workflow_manager.settings import Settings
 
 if TYPE_CHECKING:
     from ccat_workflow_manager.db.session import Database
-    from ccat_workflow_manager.managers.loops import Loop
+    from ccat_workflow_manager.managers.schedule import Loop
     from ccat_workflow_manager.metrics import Source
 
 log = logging.getLogger(__name__)
@@ -56,16 +56,19 @@ def loops(context: Context) -> list[Loop]:
         FiguresLoop,
         HistoryLoop,
         LeaseSweep,
-        Loop,
         OrphansLoop,
         PollLoop,
         QueuesLoop,
         RequeueSweep,
         StatisticsLoop,
+        Workloads,
     )
+    from ccat_workflow_manager.managers.schedule import Loop
 
     settings, database, doorbell = context.settings, context.loop_database, context.doorbell
     breakers = Breakers(database, doorbell, context.breaker_policy)
+    ask_seconds = min(1.0, settings.follow_seconds)
+    workloads = Workloads(database, min(ask_seconds, settings.dispatch_seconds) / 2)
     history = HistoryLoop(database, settings.events_keep_months, settings.audit_keep_months)
     keep = {
         What.RUN: settings.keep_runs_days,
@@ -75,7 +78,7 @@ def loops(context: Context) -> list[Loop]:
     reap = [Loop("reap", settings.reaper_seconds, OrphansLoop(database, doorbell).tick)]
     return [
         *(reap if settings.reaper_seconds else ()),
-        Loop("dispatch", settings.dispatch_seconds, RequeueSweep(database, doorbell).tick),
+        Loop("dispatch", settings.dispatch_seconds, RequeueSweep(database, doorbell, workloads).tick),
         Loop("sweep", settings.sweep_seconds, LeaseSweep(database, doorbell, settings.max_worker_deaths).tick),
         Loop("queues", _QUEUES_SECONDS, QueuesLoop(database, doorbell).tick),
         Loop("figures", _FIGURES_SECONDS, FiguresLoop(database).tick),
@@ -89,21 +92,23 @@ def loops(context: Context) -> list[Loop]:
         Loop("overrides", _HOLDS_SECONDS, context.overrides.sweep),
         Loop("presence", _PRESENCE_SECONDS, partial(presence.report, doorbell, context.worker)),
         Loop("disks", _DISKS_SECONDS, context.disks.look),
-        Loop("follow", min(1.0, settings.follow_seconds), PollLoop(database, doorbell, settings.follow_seconds).tick),
+        Loop("follow", ask_seconds, PollLoop(workloads, doorbell, settings.follow_seconds).tick),
     ]
 
 
 def run_manager(settings: Settings, *, api: bool = True, with_loops: bool = True) -> None:
     """REST API and control loops until SIGTERM or SIGINT."""
+    from ccat_workflow_manager.managers.schedule import Schedule
+
     failpoints.enter("manager")
     context = Context(settings, statement_seconds=settings.statement_seconds)
     require_current(context.database)
     context.metrics.start_counting()
     _report_pools(api=context.database, loops=context.loop_database)
     stop_metrics = _serve_metrics(settings, context.metrics, context.doorbell_metrics) if not api else None
-    running = loops(context) if with_loops else []
-    for loop in running:
-        loop.start()
+    running = Schedule(loops(context)) if with_loops else None
+    if running is not None:
+        running.start()
     try:
         if api:
             from ccat_workflow_manager.http_server import serve
@@ -112,13 +117,12 @@ def run_manager(settings: Settings, *, api: bool = True, with_loops: bool = True
         else:
             _wait_for_signal()
     finally:
-        for loop in running:
-            loop.stop()
-        for loop in running:
-            loop.join(_JOIN_SECONDS)
+        if running is not None:
+            running.stop()
+            running.join(_JOIN_SECONDS)
         if stop_metrics is not None:
             stop_metrics()
-        if running:
+        if running is not None:
             context.webhooks.stop()
             presence.forget(context.doorbell, context.worker)
         context.close()

@@ -24,6 +24,9 @@ ALL = "*"
 AT_ONCE = 20_000
 _LOCK = 0x66696775
 
+_IS_BEHIND = """
+SELECT coalesce((SELECT max(position) FROM events) > (SELECT coalesce(max(position), 0) FROM figures_place), false)
+"""
 _PLACE = "SELECT position FROM figures_place"
 _BEGIN = "INSERT INTO figures_place (position) VALUES (0)"
 _UP_TO = f"""
@@ -141,6 +144,12 @@ UPDATE figures_place SET position = :up_to
 """
 
 _FORGET = "DELETE FROM figures WHERE seconds = :seconds AND begin < now() - make_interval(days => :days)"
+
+
+def is_behind(unit: UnitOfWork) -> bool:
+    """Whether there are events that do not count yet."""
+    behind: bool = unit.execute(_IS_BEHIND).scalar_one()
+    return behind
 
 
 def fold(unit: UnitOfWork, at_once: int = AT_ONCE) -> bool:

@@ -22,14 +22,16 @@ _PATIENCE_SECONDS = 30.0
 class Pool:
     """Opens a connection when all others are in use. The one that was used last is used next.
 
-    Opens up to `most` connections. Keeps up to `size` of them, and closes the others after their use.
+    Opens up to `most` connections. Keeps up to `size` of them, and closes the others after their use. Opens one that it
+    will not keep only when none was given back for `spare_seconds`: to open one costs more than most transactions do.
     """
 
-    def __init__(self, url: str, *, size: int, most: int, **options: Any) -> None:
+    def __init__(self, url: str, *, size: int, most: int, spare_seconds: float = 0, **options: Any) -> None:
         """`options` are those of libpq."""
         self._url = re.sub(r"^postgresql\+psycopg:", "postgresql:", url)
         self._size = size
         self._most = most
+        self._spare_seconds = spare_seconds
         self._options = options
         self._given_back = Condition()
         self._idle: list[Connection] = []
@@ -69,10 +71,12 @@ class Pool:
             connection.close()
 
     def _take(self) -> Connection:
-        deadline = time.monotonic() + _PATIENCE_SECONDS
+        began = time.monotonic()
         with self._given_back:
-            while not self._idle and len(self._used) + self._opening >= self._most:
-                if not self._given_back.wait(deadline - time.monotonic()):
+            while not self._idle and (seconds := self._longest_wait()):
+                if not self._given_back.wait(began + seconds - time.monotonic()):
+                    if seconds < _PATIENCE_SECONDS:
+                        break
                     raise ServiceUnavailable("PostgreSQL cannot be used: all connections of this process are busy")
             if self._idle:
                 connection = self._idle.pop()
@@ -93,6 +97,13 @@ class Pool:
                     self._used.add(opened)
                 else:
                     self._given_back.notify()
+
+    def _longest_wait(self) -> float:
+        """For how long a connection is waited for before another one is opened, or the caller is refused."""
+        living = len(self._used) + self._opening
+        if living >= self._most:
+            return _PATIENCE_SECONDS
+        return self._spare_seconds if living >= self._size else 0
 
     def _give_back(self, connection: Connection) -> None:
         if connection.info.transaction_status is not TransactionStatus.IDLE:

@@ -105,10 +105,13 @@ class Database:
         *,
         pool_size: int = 5,
         most: int = 0,
+        spare_seconds: float = 0,
         application_name: str = "ccat-wm",
         statement_seconds: float = 0,
     ) -> None:
         """Up to `pool_size` connections stay open, and up to `most` are in use (0: twice as many).
+
+        One that does not stay open is opened when none has been free for `spare_seconds`.
 
         `statement_seconds` is the longest time that one statement may take; 0: any.
         """
@@ -121,6 +124,7 @@ class Database:
             url,
             size=pool_size,
             most=most or 2 * pool_size,
+            spare_seconds=spare_seconds,
             application_name=application_name,
             connect_timeout=5,
             client_encoding="utf8",

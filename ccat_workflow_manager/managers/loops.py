@@ -1,4 +1,4 @@
-"""The loops of the manager. Each has one duty, and any number of managers may run them at the same time."""
+"""What the loops of a manager do. Each has one duty, and any number of managers may run them at the same time."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import logging
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 from uuid import UUID
 
-from ccat_workflow_manager import metrics
 from ccat_workflow_manager.db import figures, statistics
 from ccat_workflow_manager.db.backends import BackendStore, Workload
 from ccat_workflow_manager.db.leases import ExpiredLease, LeaseStore
@@ -21,7 +20,6 @@ from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.db.work_items import launchable_ids
 from ccat_workflow_manager.db.workers import WorkerStore
 from ccat_workflow_manager.doorbell import BATCH, Bell, Doorbell
-from ccat_workflow_manager.errors import WorkflowError
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.models import Transition, TransitionEvent
 from ccat_workflow_manager.lifecycle.states import Event
@@ -34,54 +32,24 @@ _SILENT_WORKER_SECONDS = 90
 _QUEUES_SECONDS = 60
 
 
-class Loop:
-    """Calls `tick` every `seconds` in a thread. It logs a tick that fails, and goes on with the next one."""
+class Workloads:
+    """What waits at each backend. A turn reads it once for all loops that ask."""
 
-    def __init__(self, name: str, seconds: float, tick: Callable[[], None]) -> None:
-        self.name = name
+    def __init__(self, database: Database, seconds: float) -> None:
+        """`seconds` is how old an answer may be."""
+        self._database = database
         self._seconds = seconds
-        self._tick = tick
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"loop {name}", daemon=True)
-        self._trouble = ""
-        self._due = time.monotonic()
+        self._lock = threading.Lock()
+        self._until = 0.0
+        self._workloads: list[Workload] = []
 
-    def start(self) -> None:
-        self._thread.start()
-        metrics.loop_started(self.name, self.lag)
-
-    def lag(self) -> float:
-        """For how many seconds the next turn has been due, or the present one has taken."""
-        return max(0.0, time.monotonic() - self._due)
-
-    def stop(self) -> None:
-        """Ask the loop to end after the present tick."""
-        self._stop.set()
-
-    def join(self, seconds: float) -> None:
-        self._thread.join(seconds)
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            self.tick_once()
-            self._due = time.monotonic() + self._seconds
-            self._stop.wait(self._seconds)
-
-    def tick_once(self) -> None:
-        """Catches every exception: a tick that fails must not end the loop."""
-        try:
-            self._tick()
-        except WorkflowError as error:
-            # Trouble that lasts is one line in the log, and one more when it is over.
-            if error.message != self._trouble:
-                log.warning("%s: %s", self.name, error.message)
-            self._trouble = error.message
-        except Exception:  # the tick of a loop
-            log.exception("%s failed", self.name)
-        else:
-            if self._trouble:
-                log.info("%s: works again", self.name)
-            self._trouble = ""
+    def read(self) -> list[Workload]:
+        with self._lock:
+            if time.monotonic() >= self._until:
+                with self._database.read() as unit:
+                    self._workloads = BackendStore(unit).workloads()
+                self._until = time.monotonic() + self._seconds
+            return self._workloads
 
 
 class RequeueSweep:
@@ -91,15 +59,14 @@ class RequeueSweep:
     Work that is new at this tick is left alone: its message is usually on its way.
     """
 
-    def __init__(self, database: Database, doorbell: Doorbell) -> None:
+    def __init__(self, database: Database, doorbell: Doorbell, workloads: Workloads) -> None:
         self._database = database
+        self._workloads = workloads
         self._doorbell = doorbell
         self._before: set[tuple[Bell, str]] = set()
 
     def tick(self) -> None:
-        with self._database.read() as unit:
-            workloads = BackendStore(unit).workloads()
-        now = {(bell, each.backend) for each in workloads for bell in _bells(each)}
+        now = {(bell, each.backend) for each in self._workloads.read() for bell in _bells(each)}
         for bell, backend in sorted(now & self._before):
             if self._doorbell.waiting(bell, backend) == 0:
                 self._ring(bell, backend)
@@ -179,8 +146,10 @@ class FiguresLoop:
         self._database = database
 
     def tick(self) -> None:
-        while self._fold():
-            pass
+        with self._database.read() as unit:
+            more = figures.is_behind(unit)
+        while more:
+            more = self._fold()
 
     def _fold(self) -> bool:
         with self._database.begin("commit.figures") as unit:
@@ -216,15 +185,13 @@ class HistoryLoop:
 class PollLoop:
     """Rings for every backend with live jobs that was not polled for `seconds`. One worker then polls them all."""
 
-    def __init__(self, database: Database, doorbell: Doorbell, seconds: float) -> None:
-        self._database = database
+    def __init__(self, workloads: Workloads, doorbell: Doorbell, seconds: float) -> None:
+        self._workloads = workloads
         self._doorbell = doorbell
         self._seconds = seconds
 
     def tick(self) -> None:
-        with self._database.read() as unit:
-            workloads = BackendStore(unit).workloads()
-        for each in workloads:
+        for each in self._workloads.read():
             due = each.polled_seconds_ago is None or each.polled_seconds_ago >= self._seconds
             if each.live and due and not each.retry_in and self._doorbell.waiting(Bell.FOLLOW, each.backend) == 0:
                 self._doorbell.ring(Bell.FOLLOW, each.backend)

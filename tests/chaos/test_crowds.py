@@ -14,7 +14,7 @@ import pytest
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.doorbell import Bell
 from ccat_workflow_manager.errors import RequestError
-from ccat_workflow_manager.managers.loops import LeaseSweep, RequeueSweep
+from ccat_workflow_manager.managers.loops import LeaseSweep, RequeueSweep, Workloads
 from ccat_workflow_manager.services.run_request import RunRequest
 from tests.chaos.judging import require_all_is_well
 from tests.support import invariants
@@ -157,7 +157,7 @@ def test_all_buttons_are_pressed_at_once_while_everything_runs(make_context: Con
 
     def sweep(context: Context, _: list[UUID]) -> None:
         LeaseSweep(context.database, context.doorbell).tick()
-        RequeueSweep(context.database, context.doorbell).tick()
+        RequeueSweep(context.database, context.doorbell, Workloads(context.database, 0)).tick()
 
     roles = [(launch,), (launch, follow), (follow,), (cancel, retry), (retry, pause), (pause, cancel, sweep)]
     with ThreadPoolExecutor(len(roles)) as threads:

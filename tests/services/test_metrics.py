@@ -13,7 +13,7 @@ from ccat_workflow_manager import metrics
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.backends import BackendStore
 from ccat_workflow_manager.doorbell import Bell, Doorbell
-from ccat_workflow_manager.managers.loops import Loop
+from ccat_workflow_manager.managers.schedule import Loop, Schedule
 from ccat_workflow_manager.services import metrics as service
 from ccat_workflow_manager.services.metrics import OTHER, DatabaseMetrics, DoorbellMetrics
 from ccat_workflow_manager.services.outcomes import Outcome
@@ -135,15 +135,15 @@ def test_pools_and_further_metrics_are_served_by_a_port(context: Context) -> Non
 
 
 def test_loops_and_scheduler_calls_are_reported_by_a_port_of_their_own() -> None:
-    loop = Loop("of a test", 3600, lambda: None)
-    loop.start()
+    schedule = Schedule([Loop("of a test", 3600, lambda: None)])
+    schedule.start()
     metrics.scheduler_called("slurm", "squeue", 60)
     stops = [metrics.serve("127.0.0.1", 29_100) for _ in range(2)]
     text = next(filter(None, map(_read, range(29_100, 29_110))))
     for stop in stops:
         stop()
-    loop.stop()
-    loop.join(PATIENCE)
+    schedule.stop()
+    schedule.join(PATIENCE)
     assert value(text, "ccat_wm_loop_lag_seconds", loop="of a test") is not None
     assert (value(text, "ccat_wm_scheduler_calls_total", backend="slurm", command="squeue") or 0) >= 1
     assert value(text, "ccat_wm_scheduler_budget", backend="slurm") == 60

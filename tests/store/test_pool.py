@@ -76,6 +76,16 @@ def test_more_threads_than_connections_take_turns(database: Database) -> None:
     assert len(found) == 60
 
 
+def test_one_more_connection_is_opened_only_if_none_was_given_back(migrated_url: str) -> None:
+    patient = Database(migrated_url, pool_size=1, most=12, spare_seconds=600)
+    with ThreadPoolExecutor(12) as threads:
+        assert len(set(threads.map(lambda _: pids(patient, 1)[0], range(60)))) == 1
+    patient.close()
+    soon = Database(migrated_url, pool_size=1, most=3, spare_seconds=0.01)
+    assert len(set(pids(soon, 3))) == 3
+    soon.close()
+
+
 def test_parameters_have_names(database: Database) -> None:
     statement = r"SELECT CAST(:b AS text) AS b, CAST(:a AS int) AS a, CAST(:a AS int) + 1, '10\:30' LIKE '%:%'"
     with database.read() as unit:
