@@ -21,8 +21,8 @@ from ccat_workflow_manager.services.run_request import Moment, Text
 
 router = api_router(prefix="/audit", tags=["audit"])
 
-_WITHOUT_ROUTE = frozenset({"end_override", "prune", "resume", "revoke_token", "run.deleted"})
-"""Actions of commands on the host, of what ends by time, and the end of a deletion."""
+_WITHOUT_ROUTE = frozenset({"end_override", "prune", "resume", "revoke_token", "run.deleted", "set_run_labels"})
+"""Actions of commands on the host, of what ends by time, of the dashboard alone, and the end of a deletion."""
 
 
 class AuditItem(Shape):

@@ -251,7 +251,7 @@ async def authorize(request: Request, right: Right, action: str) -> None:
                 request.url.path.removeprefix(PREFIX + "/") if thing is None else f"{thing.collection}/{key}",
                 address_of(request),
                 request.state.request_id,
-                project,
+                project or None,
             )
         )
 

@@ -109,7 +109,6 @@ def _for_chosen(
     if (choice.ids is None) == (choice.filter is None):
         raise Invalid(faults=[Fault("ids", "give either `ids` or a `filter`")])
     if choice.filter is None:
-        audit.describe(after={"ids": len(choice.ids or [])})
         _require_visible(context, who, choice.ids or [])
         return _ids(act(choice.ids or []))
     audit.describe(after={"filter": choice.filter.model_dump(mode="json", exclude_none=True)})

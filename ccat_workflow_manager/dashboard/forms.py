@@ -25,6 +25,14 @@ def end_of(chosen: str, typed: str) -> str | None:
     return (times.now() + ENDS[chosen]).isoformat()
 
 
+def whole(text: str) -> int | None:
+    """The whole number that a person typed. None: it is none."""
+    try:
+        return int(text)
+    except ValueError:
+        return None
+
+
 def number(text: str) -> float | int | str:
     """The number that a person typed, or the text if it is none."""
     try:

@@ -7,21 +7,24 @@ no change without its row, and no row of a change that was rolled back.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from ccat_workflow_manager.identity import Identity
 from ccat_workflow_manager.lifecycle.waiting import utc_text
 
 _INSERT = """
 INSERT INTO audit (actor, identity, address, action, object, project, before, after, request_id)
-VALUES (:actor, :identity, :address, :action, :object, :project, CAST(:before AS jsonb), CAST(:after AS jsonb),
-  :request_id)
-"""
+SELECT :actor, :identity, :address, :action, o.object, o.project, CAST(:before AS jsonb), CAST(:after AS jsonb),
+  :request_id
+FROM """
+_INSERT_ONE = f"{_INSERT} (SELECT CAST(:object AS text) AS object, CAST(:project AS text) AS project) o"
+_INSERT_RUNS = f"{_INSERT} (SELECT concat('runs/', id) AS object, project FROM runs WHERE id = ANY(:runs)) o"
 
 
 @dataclass(slots=True)
@@ -36,6 +39,8 @@ class Change:
     project: str | None = None
     before: Mapping[str, Any] | None = None
     after: Mapping[str, Any] | None = None
+    runs: Collection[UUID] | None = None
+    """Each of these has a row of its own, in place of one for the target."""
     written_elsewhere: bool = field(default=False)
     """The statements of the transaction write the rows themselves."""
 
@@ -63,35 +68,44 @@ def audited(change: Change) -> Iterator[None]:
         _current.reset(token)
 
 
-def describe(*, target: str | None = None, project: str | None = None, before: Any = None, after: Any = None) -> None:
+def describe(
+    *,
+    action: str | None = None,
+    target: str | None = None,
+    project: str | None = None,
+    runs: Collection[UUID] | None = None,
+    before: Any = None,
+    after: Any = None,
+) -> None:
     """Add to the change of the present request what it is made on, and the small part that it changes."""
     change = _current.get()
     if change is not None:
+        change.action = action or change.action
         change.target = target or change.target
         change.project = project or change.project
+        change.runs = runs if runs is not None else change.runs
         change.before = before if before is not None else change.before
         change.after = after if after is not None else change.after
 
 
 def write(execute: Callable[[str, Mapping[str, Any]], object]) -> None:
-    """Add the row of the present change, if there is one, to the transaction in which `execute` runs statements."""
+    """Add the rows of the present change, if there is one, to the transaction in which `execute` runs statements."""
     change = _current.get()
-    if change is None or change.written_elsewhere:
+    if change is None or change.written_elsewhere or (change.runs is not None and not change.runs):
         return
-    execute(
-        _INSERT,
-        {
-            "actor": change.by.name,
-            "identity": change.by.key,
-            "address": change.address,
-            "action": change.action,
-            "object": change.target,
-            "project": change.project,
-            "before": None if change.before is None else json.dumps(change.before, default=_text),
-            "after": None if change.after is None else json.dumps(change.after, default=_text),
-            "request_id": change.request_id,
-        },
-    )
+    values = {
+        "actor": change.by.name,
+        "identity": change.by.key,
+        "address": change.address,
+        "action": change.action,
+        "before": None if change.before is None else json.dumps(change.before, default=_text),
+        "after": None if change.after is None else json.dumps(change.after, default=_text),
+        "request_id": change.request_id,
+    }
+    if change.runs is None:
+        execute(_INSERT_ONE, values | {"object": change.target, "project": change.project})
+    else:
+        execute(_INSERT_RUNS, values | {"runs": list(change.runs)})
 
 
 def _text(value: object) -> str:

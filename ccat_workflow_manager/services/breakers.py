@@ -67,7 +67,7 @@ class Breakers:
                 Changed.BREAKER, str(breaker_id), "released", found["project"], title, before=False, value=True
             )
             OverrideStore(unit).record([freed], term)
-            audit.describe(after=reason(term))
+            audit.describe(target=f"breakers/{breaker_id}", project=found["project"], after=reason(term))
             ready = store.close([breaker_id], "released", term.actor or "", _released(term))
             unit.after_commit(lambda: self._doorbell.ring_all(Bell.LAUNCH, ready))
         return text

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from ccat_workflow_manager import failpoints, watchdog
+from ccat_workflow_manager.db import audit
 from ccat_workflow_manager.db.deletions import DeletionStore, OldRun, RunSize, TakenDeletion
 from ccat_workflow_manager.db.queries.runs import existing_runs
 from ccat_workflow_manager.db.session import Database, UnitOfWork
@@ -49,6 +50,7 @@ class Deletions:
             _check(unit, store, run_ids, what)
             sizes = store.sizes(run_ids)
             store.request(run_ids, what, actor, f"is being deleted, requested by {actor}")
+            audit.describe(after={"what": what})
             # What follows is not a part of the request that the audit records.
             unit.after_commit(lambda: contextvars.Context().run(self.advance))
             return sizes

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from enum import StrEnum
 from uuid import UUID
 
+from ccat_workflow_manager.db import audit
 from ccat_workflow_manager.db.locked_rows import LockedRow
 from ccat_workflow_manager.db.queries.step_runs import runs_of_step_runs
 from ccat_workflow_manager.db.retries import lock_reopenable
@@ -50,6 +51,7 @@ class Outcomes:
             _check(row, outcome, set_before=store.set_by_hand(step_run_id))
             done = store.apply(_transitions(row, outcome, reason, actor, behind))
             store.restate_failure(run_id)
+            audit.describe(after={"outcome": outcome, "reason": reason})
             unit.after_commit(lambda: self._doorbell.ring_all(Bell.LAUNCH, done.ready))
 
         self._database.transact("commit.outcome", work)

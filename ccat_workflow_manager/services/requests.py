@@ -52,6 +52,7 @@ class Requests:
             store = RunStore(unit)
             rows = store.lock_cancellable(run_ids)
             store.request_cancel(rows, actor, {row.run_id for row in rows.values()})
+            audit.describe(runs=run_ids)
             backends = {row.backend for row in rows.values()}
             unit.after_commit(lambda: self._ring_each(Bell.CANCEL, backends))
 
@@ -76,7 +77,9 @@ class Requests:
         def work(unit: UnitOfWork) -> dict[UUID, int]:
             runs = lock_reopenable(unit, run_ids, None)
             _require_kept(unit, run_ids)
-            return dict(Counter(runs[step_run_id] for step_run_id in self._reopen(unit, list(runs), actor)))
+            counts = Counter(runs[step_run_id] for step_run_id in self._reopen(unit, list(runs), actor))
+            audit.describe(runs=counts.keys())
+            return dict(counts)
 
         return self._database.transact("commit.retry", work)
 
@@ -91,6 +94,7 @@ class Requests:
         if not wanted:
             path = "step" if request.key is None else "key"
             raise NotFound(faults=[Fault(path, f"this run has no step run {request.step}/{request.key or '...'}")])
+        audit.describe(runs=[run_id])
         return self.retry_step_runs(wanted, request, actor=actor)
 
     def retry_step_runs(self, step_run_ids: Sequence[UUID], request: RetryRequest = AS_BEFORE, *, actor: str) -> int:
@@ -104,6 +108,7 @@ class Requests:
             if not chosen:
                 raise Conflict(_BLOCKED)
             changes = self._changes(unit, [each for each in chosen if each in runs], request, actor)
+            audit.describe(after=request.model_dump(exclude_unset=True, exclude_none=True) or None)
             return len(self._reopen(unit, chosen, actor, changes))
 
         return self._database.transact("commit.retry-step-runs", work)
@@ -155,6 +160,7 @@ class Requests:
         def work(unit: UnitOfWork) -> list[UUID]:
             require_future(unit, term.until)
             chosen, ready = RunStore(unit).pause(run_ids, paused=paused, term=term)
+            audit.describe(runs=chosen, after={"paused": paused, **reason(term)})
             unit.after_commit(lambda: self._doorbell.ring_all(Bell.LAUNCH, ready))
             return chosen
 
@@ -174,18 +180,22 @@ class Requests:
 
         def work(unit: UnitOfWork) -> list[UUID]:
             require_future(unit, term.until)
-            audit.describe(after={"priority": priority, **reason(term)})
-            return RunStore(unit).set_priority(run_ids, priority, term)
+            changed = RunStore(unit).set_priority(run_ids, priority, term)
+            audit.describe(runs=changed, after={"priority": priority, **reason(term)})
+            return changed
 
         return self._database.transact("commit.priority", work)
 
     def set_labels(self, run_ids: Sequence[UUID], change: LabelChange) -> list[UUID]:
         """Set and remove labels of runs. Returns the runs that were changed."""
         self._require_runs(run_ids)
-        return self._database.transact(
-            "commit.labels",
-            lambda unit: RunStore(unit).set_labels(run_ids, change.labels, change.remove, MOST_LABELS),
-        )
+
+        def work(unit: UnitOfWork) -> list[UUID]:
+            changed = RunStore(unit).set_labels(run_ids, change.labels, change.remove, MOST_LABELS)
+            audit.describe(runs=changed, after=change.model_dump(exclude_unset=True))
+            return changed
+
+        return self._database.transact("commit.labels", work)
 
     def _require_runs(self, ids: Sequence[UUID], path: str = "") -> None:
         """Raises NotFound; `path` is the list of the request that holds the ids."""

@@ -8,9 +8,11 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 from uuid import UUID
 
 from ccat_workflow_manager import failpoints
+from ccat_workflow_manager.db import audit
 from ccat_workflow_manager.db.queries.feed import EVERYTHING, FeedEvent, Selection, head
 from ccat_workflow_manager.db.session import Database, new_id, new_ids
 from ccat_workflow_manager.db.webhooks import Delivery, NewWebhook, Outcome, Webhook, WebhookStore
@@ -70,6 +72,9 @@ class Webhooks:
         new = NewWebhook(new_id(), url, new_secret(), types, project, pipeline, run_id, actor)
         with self._database.begin("commit.webhook-created") as unit:
             WebhookStore(unit).add(new, head(unit))
+            # Not the URL: it may hold a secret, and the audit is never forgotten.
+            shown = {"host": urlsplit(url).hostname, "types": list(types), "pipeline": pipeline, "run": run_id}
+            audit.describe(target=f"webhooks/{new.id}", project=project, after=shown)
         return new.id, new.secret
 
     def delete(self, webhook_id: UUID) -> None:
@@ -80,8 +85,8 @@ class Webhooks:
         """Send a delivery again; None: all that were given up. Returns how many."""
         with self._database.begin("commit.webhook-again") as unit:
             count = WebhookStore(unit).redeliver(webhook_id, delivery_id, self._policy.retry_hours)
-        if delivery_id is not None and count == 0:
-            raise NotFound(f"the webhook {webhook_id} has no delivery {delivery_id}")
+            if delivery_id is not None and count == 0:
+                raise NotFound(f"the webhook {webhook_id} has no delivery {delivery_id}")
         return count
 
     # --- the loop ----------------------------------------------------------------------------------------------------

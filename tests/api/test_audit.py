@@ -39,12 +39,52 @@ def test_each_change_is_written_down_once_with_who_what_and_why(secured: Secured
     assert made["token"].rpartition("_")[2] not in str(admin.get("/audit"))
 
 
+def test_each_run_that_one_call_changes_is_written_down_with_its_project(secured: Secured) -> None:
+    admin = secured.caller()
+    ids = admin.post("/runs/bulk", {"runs": [{"spec": {**ONE, "project": name}} for name in ("a", "b", "a")]})["ids"]
+    admin.post("/runs/cancel", {"ids": ids[:2]})
+    admin.post("/runs/cancel", {"filter": {"project": "a"}})
+    theirs = secured.caller("operator", "a")
+    for run_id, project in zip(ids, ("a", "b", "a"), strict=True):
+        query = {"object": f"runs/{run_id}", "action": "cancel_runs"}
+        assert [each["project"] for each in admin.get("/audit", **query)["items"]] == [project]
+        assert len(theirs.get("/audit", **query)["items"]) == (project == "a")
+    assert last(admin, action="cancel_runs")["after"] == {"filter": {"project": "a"}}
+
+
+def test_what_was_asked_for_is_written_down(rest: Rest, hand: Hand) -> None:
+    run = rest.post("/runs", {"spec": ONE})
+    place, step_run = f"/runs/{run['id']}", f"/step-runs/{run['step_runs'][0]['id']}"
+    rest.post(f"{place}/pause", {"why": "storm"})
+    assert last(rest)["after"] == {"paused": True, "why": "storm"}
+    rest.post(f"{place}/resume")
+    hand.fail(*hand.claim())
+    rest.post(f"{step_run}/retry", {"resources": {"memory_gb": 8}, "reason": "more"})
+    assert last(rest)["after"] == {"resources": {"memory_gb": 8}, "reason": "more"}
+    hand.fail(*hand.claim())
+    rest.post(f"{step_run}/outcome", {"outcome": "skipped", "reason": "clouds"})
+    assert last(rest)["after"] == {"outcome": "skipped", "reason": "clouds"}
+    assert rest.send("DELETE", f"{place}?what=workspaces").status_code == 202
+    assert last(rest)["after"] == {"what": "workspaces"}
+    made = rest.post("/webhooks", {"url": "https://example.org/secret", "project": "default"}, 201)
+    change = last(rest)
+    assert (change["object"], change["project"]) == (f"webhooks/{made['id']}", "default")
+    assert change["after"] == {"host": "example.org", "types": [], "pipeline": None, "run": None}
+
+
 def test_reading_and_refused_changes_write_nothing(rest: Rest) -> None:
     rest.get("/runs")
     rest.send("POST", "/runs", json={"pipeline": "missing"})
     rest.send("POST", "/runs", json={})
     rest.send("PUT", "/pipelines/x", json={"name": "x"})
     assert rest.get("/audit")["items"] == []
+    run_id = rest.post("/runs", {"spec": ONE})["id"]
+    webhook = rest.post("/webhooks", {"url": "https://example.org/"}, 201)
+    before = rest.get("/audit")
+    rest.refused(rest.send("POST", f"/runs/{run_id}/retry"), 409, "conflict")
+    again = rest.send("POST", f"/webhooks/{webhook['id']}/deliveries/{run_id}/redeliver")
+    rest.refused(again, 404, "not_found")
+    assert rest.get("/audit") == before
 
 
 def test_each_run_of_a_bulk_call_is_written_down(rest: Rest) -> None:

@@ -9,6 +9,8 @@ from httpx import Response
 
 from tests.api.rest import ONE, Hand, Rest
 
+NO_NUMBERS = ("--5", "5-", "9" * 5000)
+
 
 def send(rest: Rest, path: str, fields: list[tuple[str, str]] | None = None, **headers: str) -> Response:
     body = "&".join(f"{name}={value}" for name, value in fields or [])
@@ -51,6 +53,10 @@ def test_pause_resume_priority_and_retry(rest: Rest, hand: Hand) -> None:
         assert run_of(rest, run_id)[field] is wanted
     assert send(rest, "/act/priority", [("ids", run_id), ("priority", "77")]).status_code == 200
     assert run_of(rest, run_id)["priority"] == 77
+    written = rest.get("/audit", object=f"runs/{run_id}")["items"]
+    names = ["set_run_priority", "resume_run", "pause_run", "create_run"]
+    assert [each["action"] for each in written] == names
+    assert {each["project"] for each in written} == {"default"}
     assert send(rest, "/act/priority", [("ids", run_id), ("priority", "high")]).status_code == 422
     (item,) = hand.claim()
     assert item.priority == 77
@@ -102,6 +108,9 @@ def test_nonsense_is_refused_with_a_page_and_changes_nothing(rest: Rest) -> None
     assert send(rest, "/act", [("verb", "cancel"), ("id", "x")]).status_code == 422
     assert send(rest, "/act", [("verb", "cancel"), ("all", "1"), ("conditions", "?status=LATE")]).status_code == 422
     assert send(rest, "/act/cancel", []).status_code == 422
+    for text in NO_NUMBERS:
+        assert send(rest, "/act/priority", [("ids", run_id), ("priority", text)]).status_code == 422
+    assert rest.client.get(f"/act/breaker?id={run_id}").status_code == 404
     assert rest.client.post("/act/cancel", json={"ids": [run_id]}).status_code == 422
     foreign = send(rest, "/act/cancel", [("ids", run_id)], origin="http://evil.example")
     assert foreign.status_code == 403

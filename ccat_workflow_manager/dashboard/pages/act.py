@@ -29,6 +29,7 @@ from ccat_workflow_manager.dashboard.acting import (
 )
 from ccat_workflow_manager.dashboard.board import B, Board
 from ccat_workflow_manager.dashboard.pages import act_on_step_run
+from ccat_workflow_manager.db import audit
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.db.views import actions as view
 from ccat_workflow_manager.definition.messages import validated
@@ -42,6 +43,8 @@ _AT_ONCE = 500
 _NAMES = 50
 _FIELDS = ("labels", "remove", "priority", "step", "backend", *RESOURCES, *TERM)
 _PRIORITIES = range(-1000, 1001)
+_ACTIONS = {"priority": "set_run_priority", "label": "set_run_labels"}
+"""As the audit names them, where it is not `cancel_run` for `cancel`."""
 
 
 def _verb(verb: str) -> str:
@@ -134,11 +137,11 @@ def preview_many(board: B, form: Sent) -> Response:
 def _act(board: Board, verb: str, form: Form) -> Callable[[list[UUID]], Sequence[UUID]]:
     requests, actor = board.context.requests, board.actor
     if verb == "priority":
-        text = form.one("priority")
-        if not text.lstrip("-").isdecimal() or int(text) not in _PRIORITIES:
+        priority = forms.whole(form.one("priority"))
+        if priority is None or priority not in _PRIORITIES:
             raise Invalid(faults=[Fault("priority", "must be a whole number from -1000 to 1000")])
         until = term(board, form)
-        return lambda ids: requests.set_priority(ids, int(text), until)
+        return lambda ids: requests.set_priority(ids, priority, until)
 
     if verb == "label":
         change = _labels(form)
@@ -181,7 +184,7 @@ def _still(unit: UnitOfWork, ids: list[UUID], verb: str, projects: Projects) -> 
 
 
 @router.post("/act/breaker")
-def release(board: B, form: Sent) -> Response:
+def release_breaker(board: B, form: Sent) -> Response:
     (breaker,) = uuids([form.one("breaker")])
     board.require(BREAKER, breaker)
     try:
@@ -208,6 +211,7 @@ def act(board: B, verb: str, form: Sent) -> Response:
         change = _act(board, verb, form)
     except RequestError as error:
         return _again(board, verb, ids, form, error)
+    audit.describe(action=_ACTIONS.get(verb, f"{verb}_run"))
     done: list[UUID] = []
     failed = ""
     for start in range(0, len(ids), _AT_ONCE):

@@ -21,6 +21,7 @@ from ccat_workflow_manager.dashboard.acting import (
     uuids,
 )
 from ccat_workflow_manager.dashboard.board import B, Board
+from ccat_workflow_manager.db import audit
 from ccat_workflow_manager.db.views import actions as view
 from ccat_workflow_manager.errors import Fault, Invalid, NotFound
 
@@ -54,6 +55,7 @@ def preview(
 def act(board: B, verb: str, form: Sent) -> Response:
     (step_run_id,) = uuids([form.one("step_run")])
     found = _found(board, verb, step_run_id)
+    audit.describe(action=f"{verb}_step_run", target=f"step-runs/{step_run_id}", project=found["project"])
     requests = board.context.requests
     if verb == "cancel":
         requests.cancel_step_runs([step_run_id], actor=board.actor)

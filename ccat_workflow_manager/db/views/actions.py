@@ -48,7 +48,7 @@ LIMIT {MOST_RUNS}
 
 _STEP_RUN = f"""
 SELECT s.id, s.run_id, s.step, s.key, s.status, s.status IN ({quoted(CANCELLABLE)}) AS cancellable,
-  s.status IN ({quoted(RETRYABLE)}) AS retryable, s.reason, s.backend, s.resources
+  s.status IN ({quoted(RETRYABLE)}) AS retryable, s.reason, s.backend, s.resources, r.project
 FROM step_runs s JOIN runs r ON r.id = s.run_id WHERE s.id = :id AND {visible("r.project")}
 """
 
