@@ -14,7 +14,7 @@ from starlette.responses import Response
 from ccat_workflow_manager.api import openapi
 from ccat_workflow_manager.api.dependencies import Who
 from ccat_workflow_manager.api.openapi import Shape, Time
-from ccat_workflow_manager.api.paging import etag_of, matches, not_modified, tagged
+from ccat_workflow_manager.api.paging import ProjectName, etag_of, matches, not_modified, tagged
 from ccat_workflow_manager.api.route import api_router
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.session import UnitOfWork
@@ -140,11 +140,15 @@ def get_timeseries(request: Request, who: Who, span: Span = "24h") -> Response:
 
 
 @router.get("/dashboard/attention", response_model=Causes, responses={304: openapi.not_modified})
-def get_causes(request: Request, who: Who) -> Response:
-    """What needs a person, grouped by its cause, what holds up most first."""
+def get_causes(request: Request, who: Who, project: ProjectName = None) -> Response:
+    """What needs a person, grouped by its cause, what holds up most first.
+
+    With `project` also what concerns all projects.
+    """
+    projects = who.within(project)
 
     def compute(context: Context) -> dict[str, Any]:
-        found = [*_read(context, lambda unit: attention.causes(unit, who.projects)), *context.disks.causes()]
+        found = [*_read(context, lambda unit: attention.causes(unit, projects)), *context.disks.causes()]
         names = ("kind", "id", "text", "since", "example", "backend", "pipeline", "step")
         return {
             "items": [
@@ -152,7 +156,7 @@ def get_causes(request: Request, who: Who) -> Response:
             ]
         }
 
-    return _answer(request, ("attention", who.projects), compute)
+    return _answer(request, ("attention", projects), compute)
 
 
 @router.get("/dashboard/pipelines/{name}/stats", response_model=PipelineStats, include_in_schema=False)

@@ -10,9 +10,10 @@ from fastapi import Query
 from pydantic import Field
 from starlette.responses import Response
 
+from ccat_workflow_manager.api import openapi
 from ccat_workflow_manager.api.dependencies import Ctx, Who
 from ccat_workflow_manager.api.openapi import Shape, Time
-from ccat_workflow_manager.api.paging import ProjectName, json_response
+from ccat_workflow_manager.api.paging import ProjectName, json_response, listed
 from ccat_workflow_manager.api.route import api_router
 from ccat_workflow_manager.db.queries.runs import run_status_of
 from ccat_workflow_manager.errors import NotFound
@@ -110,7 +111,7 @@ class WaitingGroup(CauseGroup):
 
 class Waiting(Shape):
     items: list[WaitingGroup]
-    total: int
+    total: int = Field(description="Step runs of all groups, also of those that `limit` leaves out.")
 
 
 @router.get("/step-runs/{step_run_id}/explain", response_model=Explanation)
@@ -136,7 +137,7 @@ def explain_of_run(context: Ctx, run_id: UUID) -> Response:
     return json_response(json.dumps(found))
 
 
-@router.get("/explain", response_model=Waiting)
+@router.get("/explain", response_model=Waiting, responses={304: openapi.not_modified})
 def explain_all(
     context: Ctx,
     who: Who,
@@ -151,4 +152,4 @@ def explain_all(
     with context.database.read() as unit:
         unit.snapshot()
         found = explain_waiting(unit, who.within(project), limit)
-    return json_response(json.dumps(found))
+    return listed(json.dumps(found))

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 from ccat_workflow_manager.api import dispatch
 from ccat_workflow_manager.api.dependencies import YAML_TYPES
 from ccat_workflow_manager.api.problems import MEDIA_TYPE
-from ccat_workflow_manager.definition.messages import few_fields
+from ccat_workflow_manager.definition.messages import given_fields
 from ccat_workflow_manager.definition.spec import PipelineSpec
 
 Time = datetime
@@ -28,7 +28,7 @@ class Shape(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    _few = model_validator(mode="before")(few_fields)
+    _given = model_validator(mode="before")(given_fields)
 
 
 class Page(Shape):

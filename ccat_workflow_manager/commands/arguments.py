@@ -27,6 +27,7 @@ Until = Annotated[
 EndsAt = Annotated[
     str, typer.Option("--until", metavar="TIME", help="Such as +2h: then it ends by itself. Default: never.")
 ]
+OfProject = Annotated[str | None, typer.Option("--project", metavar="NAME", help="Only what is of this project.")]
 ID_HELP = "Id of a run, its beginning or end, 'latest', or 'latest:PIPELINE'."
 Ids = Annotated[list[str], typer.Argument(metavar="ID...", help=ID_HELP)]
 Id = Annotated[str, typer.Argument(metavar="ID", help=ID_HELP)]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ccat_workflow_manager.commands.arguments import AsJson
+from ccat_workflow_manager.commands.arguments import AsJson, OfProject
 
 
 def audit(
@@ -15,7 +15,7 @@ def audit(
     ] = None,
     actor: Annotated[str | None, typer.Option(metavar="NAME", help="Changes of this token, person or user.")] = None,
     action: Annotated[str | None, typer.Option(metavar="NAME", help="Such as create_run or pause_backend.")] = None,
-    project: Annotated[str | None, typer.Option(metavar="NAME", help="Changes in this project.")] = None,
+    project: OfProject = None,
     since: Annotated[str | None, typer.Option(metavar="TIME", help="Since: 24h, 7d, or RFC 3339.")] = None,
     until: Annotated[str | None, typer.Option(metavar="TIME", help="Before this time, written like --since.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Largest number of changes.")] = 50,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ccat_workflow_manager.commands.arguments import AsJson, EndsAt, Why, terms
+from ccat_workflow_manager.commands.arguments import AsJson, EndsAt, OfProject, Why, terms
 
 breakers = typer.Typer(
     name="breakers", invoke_without_command=True, help="Circuit breakers: list and release what they hold back."
@@ -19,6 +19,7 @@ Id = Annotated[str, typer.Argument(metavar="ID", help="Id of a breaker (`ccat-wm
 def list_(
     context: typer.Context,
     everything: Annotated[bool, typer.Option("--all", help="Include breakers that only count failures.")] = False,
+    project: OfProject = None,
     as_json: AsJson = False,
 ) -> None:
     """List the open circuit breakers: the step and image that each holds back, how many step runs, and why.
@@ -31,7 +32,7 @@ def list_(
     from ccat_workflow_manager.commands.output import console, print_json, table, when
 
     with connect() as client:
-        found = list(client.items("/breakers", None, counting=everything or None))
+        found = list(client.items("/breakers", None, counting=everything or None, project=project))
     if as_json:
         print_json(found)
         return

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ccat_workflow_manager.commands.arguments import AsJson
+from ccat_workflow_manager.commands.arguments import AsJson, OfProject
+from ccat_workflow_manager.commands.exit_codes import WrongUsage
 
 if TYPE_CHECKING:
     from ccat_workflow_manager.commands.client import Client
@@ -26,7 +27,7 @@ _WIDTH = 150
 """How wide a terminal is that shows the columns of `_WIDE`."""
 
 
-def explain(identity: Id = None, as_json: AsJson = False) -> None:
+def explain(identity: Id = None, project: OfProject = None, as_json: AsJson = False) -> None:
     """Say why a run or a step run waits, failed or was skipped: the root, whose move it is, and what frees it.
 
     Example:  ccat-wm explain 0197c9a4-5b0e-7cc2-9f57-3f0d6c1a2b3c
@@ -36,8 +37,11 @@ def explain(identity: Id = None, as_json: AsJson = False) -> None:
     from ccat_workflow_manager.commands.client import connect
     from ccat_workflow_manager.commands.output import print_json
 
+    if identity is not None and project is not None:
+        raise WrongUsage("--project is for all that waits, without an ID")
     with connect() as client:
-        found = client.get("/explain", group="cause") if identity is None else _explained(client, identity)
+        everything = {"group": "cause", "project": project}
+        found = client.get("/explain", **everything) if identity is None else _explained(client, identity)
     if as_json:
         print_json(found)
     elif identity is None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ccat_workflow_manager.commands.arguments import AsJson, Until, Why, end_of
+from ccat_workflow_manager.commands.arguments import AsJson, OfProject, Until, Why, end_of
 from ccat_workflow_manager.commands.exit_codes import WrongUsage
 from ccat_workflow_manager.lifecycle.holds import Kind
 
@@ -50,8 +50,10 @@ def resume(kind: KindArgument, name: NameArgument = "", as_json: AsJson = False)
     _call(kind, name, "resume", None, as_json)
 
 
-def holds(as_json: AsJson = False) -> None:
+def holds(project: OfProject = None, as_json: AsJson = False) -> None:
     """List what is paused or drained: by whom, why, since when and until when.
+
+    With --project also what concerns all projects.
 
     Example:  ccat-wm holds
     """
@@ -59,7 +61,7 @@ def holds(as_json: AsJson = False) -> None:
     from ccat_workflow_manager.commands.output import console, print_json, table, when
 
     with connect() as client:
-        found = client.get("/holds")["items"]
+        found = client.get("/holds", project=project)["items"]
     if as_json:
         print_json(found)
         return

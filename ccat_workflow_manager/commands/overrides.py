@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ccat_workflow_manager.commands.arguments import AsJson
+from ccat_workflow_manager.commands.arguments import AsJson, OfProject
 
 overrides = typer.Typer(
     name="overrides", invoke_without_command=True, help="Changes that end by themselves: list them, end one now."
@@ -14,7 +14,7 @@ overrides = typer.Typer(
 
 
 @overrides.callback()
-def list_(context: typer.Context, as_json: AsJson = False) -> None:
+def list_(context: typer.Context, project: OfProject = None, as_json: AsJson = False) -> None:
     """List limits, priorities, released breakers and other changes that last until a certain time.
 
     They are made with --until: `ccat-wm project set`, `pipeline set`, `breakers release`, `run priority`, `run retry`.
@@ -27,7 +27,7 @@ def list_(context: typer.Context, as_json: AsJson = False) -> None:
     from ccat_workflow_manager.commands.output import console, print_json, table, when
 
     with connect() as client:
-        found = list(client.items("/overrides", None))
+        found = list(client.items("/overrides", None, project=project))
     if as_json:
         print_json(found)
         return

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import typer
 
-from ccat_workflow_manager.commands.arguments import AsJson, EndsAt, Why, terms
+from ccat_workflow_manager.commands.arguments import AsJson, EndsAt, OfProject, Why, terms
 from ccat_workflow_manager.commands.pipeline_ledger import ledger
 from ccat_workflow_manager.errors import NotFound
 
@@ -69,8 +69,8 @@ def validate(file: File, as_json: AsJson = False) -> None:
 
 
 @pipeline.command("list")
-def list_(as_json: AsJson = False) -> None:
-    """List all pipelines with their newest versions.
+def list_(project: OfProject = None, as_json: AsJson = False) -> None:
+    """List pipelines with their newest versions.
 
     Example:  ccat-wm pipeline list
     """
@@ -78,7 +78,7 @@ def list_(as_json: AsJson = False) -> None:
     from ccat_workflow_manager.commands.output import console, print_json, table, when
 
     with connect() as client:
-        found = list(client.items("/pipelines", None))
+        found = list(client.items("/pipelines", None, project=project))
     if as_json:
         print_json(found)
         return

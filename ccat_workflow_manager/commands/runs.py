@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ccat_workflow_manager.commands.arguments import AsJson, EndsAt, Id, Ids, Until, Why, terms
+from ccat_workflow_manager.commands.arguments import AsJson, EndsAt, Id, Ids, OfProject, Until, Why, terms
 from ccat_workflow_manager.commands.exit_codes import WrongUsage
 from ccat_workflow_manager.commands.logs import logs
 from ccat_workflow_manager.commands.replays import replay
@@ -136,6 +136,7 @@ def list_(
         list[str] | None, typer.Option(help="PENDING, RUNNING, COMPLETED, FAILED or CANCELLED. May be repeated.")
     ] = None,
     pipeline: Annotated[str | None, typer.Option(help="Runs of this pipeline.")] = None,
+    project: OfProject = None,
     label: Labels = None,
     failed: Annotated[bool, typer.Option("--failed", help="The same as --status FAILED.")] = False,
     since: Annotated[str | None, typer.Option(metavar="TIME", help="Created since: 24h, 7d, or RFC 3339.")] = None,
@@ -167,6 +168,7 @@ def list_(
     filters = {
         "status": statuses or None,
         "pipeline": pipeline,
+        "project": project,
         "label": label or None,
         "created_after": moment_before_now(since) if since is not None else None,
         "created_before": moment_before_now(until) if until is not None else None,

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import typer
 
-from ccat_workflow_manager.commands.arguments import AsJson
+from ccat_workflow_manager.commands.arguments import AsJson, OfProject
 
 webhook = typer.Typer(name="webhook", no_args_is_help=True, help="Webhooks: events that are sent to a URL.")
 
@@ -20,7 +20,7 @@ def _path(webhook_id: str) -> str:
 
 @webhook.command("list")
 def list_(
-    project: Annotated[str | None, typer.Option(metavar="NAME", help="Webhooks for events of this project.")] = None,
+    project: OfProject = None,
     as_json: AsJson = False,
 ) -> None:
     """List the webhooks: where each sends which events, and whether it was ended.

@@ -63,9 +63,7 @@ class Board:
         return self.answers.get((key, self.projects), compute, seconds)
 
     def require(self, thing: Thing, key: UUID) -> None:
-        """Raise NotFound unless it belongs to a project that the reader sees. For what a query or a form names."""
-        if self.projects is None:
-            return
+        """Raise NotFound unless it exists in a project that the reader sees. For what a query or a form names."""
         with self.context.database.read() as unit:
             project = thing.project(unit, key)
         if project is None or not sees(self.projects, project):

@@ -71,11 +71,19 @@ def validated(model: type[M], data: object, context: Mapping[str, Any] | None = 
         raise invalid(faults_of(error, data, model)) from None
 
 
-def few_fields(data: Any) -> Any:
-    """For validators of models, before all fields: pydantic would describe each of a million unknown fields."""
-    if isinstance(data, dict) and len(data) > _MOST_FIELDS:
+def given_fields(cls: type[BaseModel], data: Any) -> Any:
+    """For validators of models, before all fields: without those that are null, which is no value of theirs.
+
+    Refuses very many: pydantic would describe each of a million unknown fields.
+    """
+    if not isinstance(data, dict):
+        return data
+    if len(data) > _MOST_FIELDS:
         refuse_if(f"has {len(data)} fields; no object here has more than {_MOST_FIELDS}")
-    return data
+    if None not in data.values():
+        return data
+    with_value = {each.alias or name for name, each in cls.model_fields.items() if each.default is not None}
+    return {name: value for name, value in data.items() if value is not None or name not in with_value}
 
 
 def refuse_if(problem: str | None) -> None:

@@ -147,11 +147,12 @@ def explain_run(unit: UnitOfWork, run: Mapping[str, Any]) -> dict[str, Any]:
 
 def explain_waiting(unit: UnitOfWork, projects: Projects, limit: int) -> dict[str, Any]:
     """What is unfinished in these projects, by cause."""
-    items = []
+    items, total = [], 0
     for record in queries.waiting_groups(unit, projects, limit):
+        total = int(record["total"])
         group = _group({**record, "reason": None})
         items.append({**group, "since": record["since_text"], "scheduler": record["scheduler"]})
-    return {"items": items, "total": sum(each["count"] for each in items)}
+    return {"items": items, "total": total}
 
 
 def _place(run_id: UUID, facts: Mapping[str, Any]) -> Place:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, model_validator
 
-from ccat_workflow_manager.definition.messages import few_fields
+from ccat_workflow_manager.definition.messages import given_fields
 from ccat_workflow_manager.services.run_request import Text
 
 
@@ -46,7 +46,7 @@ class ReplayOptions(BaseModel):
     )
     dry_run: StrictBool = Field(default=False, description="Only say what would happen.")
 
-    _few = model_validator(mode="before")(few_fields)
+    _given = model_validator(mode="before")(given_fields)
 
     @property
     def start(self) -> From | None:

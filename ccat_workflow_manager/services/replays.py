@@ -84,7 +84,7 @@ class Replays:
                 planned.append(each)
             if not options.dry_run:
                 self._create(planned, answers, errors)
-        if len(errors) == len(ids):
+        if errors and len(errors) == len(ids):
             raise _common(errors)
         return [answers[run_id] for run_id in ids]
 

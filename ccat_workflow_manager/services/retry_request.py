@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictStr, model_validator
 
-from ccat_workflow_manager.definition.messages import few_fields
+from ccat_workflow_manager.definition.messages import given_fields
 from ccat_workflow_manager.definition.spec import ResourceSpec
 from ccat_workflow_manager.errors import Fault, Invalid
 from ccat_workflow_manager.lifecycle.models import Resources, RetryPolicy, WorkItem
@@ -34,7 +34,7 @@ class RetryRequest(BaseModel):
         default=None, description="Other resources or another backend are for attempts that start until then."
     )
 
-    _few = model_validator(mode="before")(few_fields)
+    _given = model_validator(mode="before")(given_fields)
 
     @property
     def changes(self) -> bool:

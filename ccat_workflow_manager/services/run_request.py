@@ -24,7 +24,7 @@ from pydantic import (
 from ccat_workflow_manager import tracing
 from ccat_workflow_manager.db.audit import Change, current
 from ccat_workflow_manager.db.session import new_id
-from ccat_workflow_manager.definition.messages import few_fields, refuse_if
+from ccat_workflow_manager.definition.messages import given_fields, refuse_if
 from ccat_workflow_manager.definition.project import PROJECT_NAME
 from ccat_workflow_manager.errors import Conflict
 from ccat_workflow_manager.json_values import kind, text_problem
@@ -75,10 +75,6 @@ def _few(labels: object) -> object:
     return labels
 
 
-def _null_is_empty(value: object) -> object:
-    return {} if value is None else value
-
-
 Text = Annotated[StrictStr, AfterValidator(storable)]
 """Text that PostgreSQL can hold."""
 Moment = Annotated[datetime, BeforeValidator(moment)]
@@ -90,7 +86,6 @@ _Version = Annotated[StrictInt, AfterValidator(_version)]
 _Labels = Annotated[
     dict[Annotated[StrictStr, AfterValidator(_label_name)], Annotated[StrictStr, AfterValidator(_label_value)]],
     BeforeValidator(_few),
-    BeforeValidator(_null_is_empty),
 ]
 
 
@@ -111,9 +106,7 @@ class RunRequest(BaseModel):
     pipeline: Text | None = Field(default=None, description="Name of a registered pipeline.")
     version: _Version | None = Field(default=None, description="Default: its newest version.")
     spec: dict[str, Any] | None = Field(default=None, description="An inline PipelineSpec instead of a name.")
-    parameters: Annotated[dict[str, Any], BeforeValidator(_null_is_empty)] = Field(
-        default={}, description="Checked by the JSON Schema of the pipeline."
-    )
+    parameters: dict[str, Any] = Field(default={}, description="Checked by the JSON Schema of the pipeline.")
     project: Project | None = Field(default=None, description="Default: the pipeline's.")
     priority: Priority | None = Field(default=None, description="Default: the pipeline's.")
     labels: _Labels = Field(default={}, description="Up to 50, to find the run by.")
@@ -123,7 +116,7 @@ class RunRequest(BaseModel):
         default=None, description="A run whose products are taken over where nothing that decides them has changed."
     )
 
-    _few = model_validator(mode="before")(few_fields)
+    _given = model_validator(mode="before")(given_fields)
 
     def digest(self) -> str:
         """Equal for equal requests; decides whether an Idempotency-Key is used for the same request again."""

@@ -256,6 +256,15 @@ def test_each_fault_is_reported_at_its_path(rest: Rest, cases: list[Case]) -> No
     assert [each["version"] for each in rest.get("/pipelines")["items"]] == [1, 1]
 
 
+def test_null_counts_as_not_given(rest: Rest) -> None:
+    rest.post("/webhooks", {"url": "https://example.org/", "types": None, "filter": None, "project": None}, 201)
+    assert rest.post("/service/pause", {"why": "storm", "mode": None, "until": None}, 200)["mode"] == "pause"
+    assert rest.put("/projects/p", {"weight": None, "max_live": None}, 200)["weight"] == 1
+    options = dict.fromkeys(("from", "version", "parameters", "reuse", "dry_run", "ids"))
+    assert rest.post("/runs/replay", {**options, "filter": {"pipeline": "one"}}) == {"dry_run": False, "items": []}
+    rest.refused(rest.send("POST", "/webhooks", json={"url": None}), 422, "invalid", "url")
+
+
 def test_a_wrong_method_is_told_all_that_the_path_has(rest: Rest) -> None:
     for path, methods in (
         ("/pipelines", "GET, HEAD, POST"),

@@ -80,6 +80,7 @@ def test_what_is_changed_and_held_back_can_be_limited_to_a_project(rest: Rest, n
         ("/overrides", "project", {"default": ["default"], "night": ["night"], "day": []}),
         ("/webhooks", "project", {"default": ["default"], "night": ["night"], "day": []}),
         ("/attention", "id", {**{name: [each] for name, each in waiting.items()}, "day": []}),
+        ("/dashboard/attention", "held_up", {"default": [1], "night": [1], "day": []}),
     ):
         found = {name: [each[field] for each in rest.get(path, project=name)["items"]] for name in expected}
         assert found == expected, path

@@ -115,6 +115,10 @@ def test_the_counts_of_every_view_add_up(history: History) -> None:
     unfinished = sum(number for status, number in by_status.items() if Status(status) not in FINISHED)
     explained = rest.get("/explain")
     assert sum(each["count"] for each in explained["items"]) == explained["total"] == unfinished
+    few = rest.send("GET", "/explain", params={"limit": 1})
+    assert few.json()["total"] == unfinished
+    known = {"If-None-Match": few.headers["etag"]}
+    assert rest.send("GET", "/explain", params={"limit": 1}, headers=known).status_code == 304
     check_figures(rest, runs, by_status)
     projects = rest.items("/projects", 100)
     assert sum(each["queued"] for each in projects) == by_status["PENDING"]

@@ -19,7 +19,7 @@ BREAKER = {
 def test_no_open_breaker(deployment: Deployment) -> None:
     shown = invoke("breakers", env=deployment.env)
     assert (shown.exit_code, shown.stdout, shown.stderr) == (0, "", "Nothing is held back.\n")
-    assert answer("breakers", "--all", env=deployment.env) == []
+    assert answer("breakers", "--all", "--project", "default", env=deployment.env) == []
 
 
 def test_an_unknown_breaker(deployment: Deployment) -> None:

@@ -298,6 +298,8 @@ def test_runs_are_listed_in_other_forms(deployment: Deployment) -> None:
     assert output(*chosen, "--since", "1h", "-o", "id", deployment=deployment) == f"{run['id']}\n"
     assert output(*chosen, "--since", "0s", "-o", "id", deployment=deployment) == ""
     assert output(*chosen, "--until", "1h", "-o", "id", deployment=deployment) == ""
+    assert output(*chosen, "--project", "elsewhere", "-o", "id", deployment=deployment) == ""
+    assert answer("pipeline", "list", "--project", "elsewhere", env=deployment.env) == []
     assert output(*chosen, "--until", "0s", "--sort", "status", "-o", "id", deployment=deployment) == f"{run['id']}\n"
     assert json.loads(output(*chosen, "-o", "json", deployment=deployment))[0]["id"] == run["id"]
     assert output(*chosen, "--failed", "-o", "id", deployment=deployment) == ""

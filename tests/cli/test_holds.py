@@ -13,7 +13,7 @@ def test_a_pause_is_shown_until_it_is_resumed(deployment: Deployment) -> None:
     assert "the backend noop is drained by" in paused.stdout
     (found,) = answer("holds", env=env)
     assert (found["kind"], found["name"], found["mode"], found["why"]) == ("backend", "noop", "drain", "maintenance")
-    assert "maintenance" in invoke("holds", env=env).stdout
+    assert "maintenance" in invoke("holds", "--project", "elsewhere", env=env).stdout
     assert invoke("resume", "backend", "noop", env=env).stdout == "the backend noop goes on\n"
     assert invoke("holds", env=env).stderr == "Nothing is paused.\n"
 
@@ -53,7 +53,8 @@ def test_a_limit_until_a_time_is_listed_and_ended(deployment: Deployment) -> Non
     assert changed["max_live"] == 9
     (override,) = answer("overrides", env=env)
     assert "a campaign; then it is 5 again" in override["text"]
-    assert "a campaign" in invoke("overrides", env=env).stdout
+    assert "a campaign" in invoke("overrides", "--project", "evening", env=env).stdout
+    assert answer("overrides", "--project", "elsewhere", env=env) == []
     assert invoke("overrides", "end", str(override["id"]), env=env).stdout.startswith("ended: max_live of the project")
     assert invoke("overrides", env=env).stderr == "Nothing is changed until a certain time.\n"
     refused = invoke("project", "set", "evening", "--max-live", "9", "--until", "2020-01-31T12:00:00Z", env=env)

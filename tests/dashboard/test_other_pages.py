@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from ccat_workflow_manager.lifecycle.models import NewProduct
 from ccat_workflow_manager.services import presence
 from ccat_workflow_manager.services.disks import Disk
 from tests.api.rest import CHAIN, ONE, Hand, Rest
-from tests.dashboard.test_actions import send
+from tests.dashboard.test_actions import NO_NUMBERS, send
 from tests.dashboard.test_fits import image
 
 BEFORE = {
@@ -69,6 +70,8 @@ def test_a_form_with_faults_keeps_what_was_typed_and_marks_each_field(rest: Rest
     assert 'aria-invalid="true"' in answer.text
     paths = [fault["path"] for fault in send(rest, "/ui/pipelines/asks/check", [("p.spacing", "75")]).json()["faults"]]
     assert any("spacing" in path for path in paths)
+    for name, text in product(("priority", "version"), NO_NUMBERS):
+        assert send(rest, "/pipelines/asks/start", [("p.scans", "a"), (name, text)]).status_code == 422
     assert rest.get("/runs")["items"] == []
 
 
@@ -79,7 +82,8 @@ def test_versions_are_compared_and_pipelines_switched(rest: Rest) -> None:
     page = rest.client.get("/pipelines/one").text
     assert 'class="del"' in page
     assert 'class="add"' in page
-    assert rest.client.get("/pipelines/one?version=7").status_code == 404
+    for name in ("version", "against"):
+        assert rest.client.get(f"/pipelines/one?{name}=7").status_code == 404
     assert rest.client.get("/pipelines/none").status_code == 404
     assert "one" in rest.client.get("/pipelines").text
     assert send(rest, "/pipelines/one/switch", [("enabled", "0")]).status_code == 303
@@ -241,4 +245,5 @@ def test_a_token_is_shown_once_and_revoked(rest: Rest) -> None:
     (token_id,) = re.findall(r'action="/tokens/([0-9a-f-]{36})/revoke"', page)
     assert send(rest, f"/tokens/{token_id}/revoke").status_code == 303
     assert "revoked" in rest.client.get("/tokens").text
-    assert send(rest, "/tokens", [("name", ""), ("role", "king"), ("days", "x")]).status_code == 422
+    for days in ("x", *NO_NUMBERS):
+        assert send(rest, "/tokens", [("name", ""), ("role", "king"), ("days", days)]).status_code == 422

@@ -33,7 +33,8 @@ def test_a_run_shows_its_steps_keys_and_waits(rest: Rest, hand: Hand) -> None:
     assert rest.client.get(f"/runs/{run['id']}/steps/first/c").headers["location"].startswith("/step-runs/")
     assert rest.client.get(f"/runs/{run['id']}/steps/first?status=LATE").status_code == 422
     assert rest.client.get(f"/runs/{run['id']}/steps/none").status_code == 404
-    assert rest.client.get("/runs/00000000-0000-7000-8000-000000000000").status_code == 404
+    for path in ("/runs/", "/products?run="):
+        assert rest.client.get(f"{path}00000000-0000-7000-8000-000000000000").status_code == 404
 
 
 def test_pages_of_step_runs_keep_what_they_show(rest: Rest) -> None:
@@ -101,6 +102,10 @@ def test_an_attempt_says_what_it_has_that_the_one_before_had_not(rest: Rest, han
 def test_a_step_run_that_has_failed_for_good_promises_nothing(rest: Rest, hand: Hand, context: Context) -> None:
     rest.post("/pipelines", CHAIN, 201)
     run = rest.post("/runs", {"pipeline": "chain", "parameters": {"scans": ["ab", "c"]}})
+    waiting = f"/step-runs/{run['step_runs'][-1]['id']}"
+    parts = re.findall(rf'href="({waiting}[?][^"]*)"', rest.client.get(waiting).text)
+    assert len(parts) == 7
+    assert {rest.client.get(unescape(part)).status_code for part in parts} == {200}
     item = hand.claim()[0]
     going = rest.client.get(f"/step-runs/{item.step_run_id}").text
     assert 'class="next"' in going

@@ -166,6 +166,7 @@ def test_what_runs_or_does_not_exist_is_refused(lab: Lab) -> None:
         replay(lab, running)
     with pytest.raises(NotFound):
         replay(lab, uuid4())
+    assert replay(lab) == []
 
 
 def test_a_merge_patch() -> None:

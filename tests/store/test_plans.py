@@ -37,6 +37,7 @@ RUNS = 1000
 ENDLESS = {"GET /ui/live"}
 """Streams. What they read, `GET /api/v1/events` and the pages read, too."""
 _SINCE = "2026-01-01T00:00:00Z"
+_OF_PROJECTS = ("attention", "breakers", "dashboard/attention", "explain", "webhooks")
 _OF_RUNS = [
     {},
     *({"status": str(status)} for status in RunStatus),
@@ -61,8 +62,7 @@ QUERIES: dict[str, list[dict[str, str]]] = {
     ],
     "GET /api/v1/dashboard/timeseries": [{"span": span} for span in ("1h", "24h", "7d", "30d", "90d")],
     "GET /api/v1/events": [{}, {"run": "%run_id%"}, {"pipeline": "chai-map"}, {"type": "ccat.wm.run.*"}],
-    "GET /api/v1/explain": [{"group": "cause"}],
-    **{f"GET /api/v1/{name}": [{}, {"project": "gevas"}] for name in ("attention", "breakers", "webhooks")},
+    **{f"GET /api/v1/{name}": [{}, {"project": "gevas"}] for name in _OF_PROJECTS},
     "GET /api/v1/audit": [{}, {"actor": "astrid"}, {"object": "runs/%run_id%"}, {"action": "create_run"}],
     "GET /events": [
         {}, {"run": "%run_id%"}, {"pipeline": "chai-map"}, {"type": "run.*"}, {"by": "astrid"}, {"since": "24h"},

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, model_validator
 
-from ccat_workflow_manager.definition.messages import few_fields
+from ccat_workflow_manager.definition.messages import given_fields
 
 State = Literal[
     "UNKNOWN", "QUEUED", "INITIALIZING", "RUNNING", "PAUSED", "COMPLETE", "EXECUTOR_ERROR", "SYSTEM_ERROR", "CANCELED",
@@ -18,15 +18,9 @@ _Number = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 
 
 class _Document(BaseModel):
-    """Null means the same as no such field."""
-
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nulls(cls, data: Any) -> Any:
-        few_fields(data)
-        return {name: value for name, value in data.items() if value is not None} if isinstance(data, dict) else data
+    _given = model_validator(mode="before")(given_fields)
 
 
 class Input(_Document):

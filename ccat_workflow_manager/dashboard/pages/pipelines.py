@@ -72,8 +72,9 @@ def _values(board: Board, name: str, version: int | None, against: int | None) -
     found = board.read(("pipeline", name), lambda unit: _gathered(unit, name, board.projects), 5)
     numbers = [each["version"] for each in found["versions"]]
     chosen = version or found["pipeline"]["version"]
-    if chosen not in numbers:
-        raise NotFound(f"there is no version {chosen} of {name} among its last {_VERSIONS}")
+    for number in filter(None, (chosen, against)):
+        if number not in numbers:
+            raise NotFound(f"there is no version {number} of {name} among its last {_VERSIONS}")
     before = against or next((each for each in numbers if each < chosen), None)
     runs = [(GROUP_OF[each["status"]], (each["seconds"] or 0) / 60, f"/runs/{each['id']}") for each in found["runs"]]
     definition = _version(found, chosen)
@@ -206,21 +207,22 @@ def head(board: B, name: str) -> Rendered:
 
 def _request(board: Board, name: str, form: Form) -> tuple[RunRequest | None, list[Fault], dict[str, Any]]:
     """The request that a form means, its faults so far, and its parameters."""
-    version = int(form.one("version", "0") or 0) if form.one("version", "0").isdecimal() else 0
+    version = forms.whole(form.one("version", "0"))
     values = board.read(("pipeline", name), lambda unit: _gathered(unit, name, board.projects), 5)
     definition = _version(values, version) or _version(values, values["pipeline"]["version"]) or {}
     parameters, faults = forms.parameters(definition.get("parameters") or {}, form.fields)
     labels, more = forms.labels(form.one("labels"))
     body: dict[str, Any] = {"pipeline": name, "parameters": parameters, "labels": labels}
-    if version:
+    if version is None:
+        more.append(Fault("version", "must be a whole number"))
+    elif version:
         body["version"] = version
     if form.one("backend"):
         body["backend"] = form.one("backend")
     if text := form.one("priority").strip():
-        if text.lstrip("-").isdecimal():
-            body["priority"] = int(text)
-        else:
+        if (priority := forms.whole(text)) is None:
             more.append(Fault("priority", "must be a whole number"))
+        body["priority"] = priority
     faults += more
     if faults:
         return None, faults, parameters
@@ -255,7 +257,7 @@ def check(board: B, who: Who, name: str, form: Sent) -> Response:
 
 
 @router.post("/pipelines/{name}/start")
-def start(board: B, who: Who, name: str, form: Sent) -> Response:
+def create_run(board: B, who: Who, name: str, form: Sent) -> Response:
     """Start a run. A form with faults is shown again with what was typed."""
     request, faults, _ = _request(board, name, form)
     _, faults, error = _checked(board, who, request, faults)
@@ -275,7 +277,7 @@ def start(board: B, who: Who, name: str, form: Sent) -> Response:
 
 
 @router.post("/pipelines/{name}/switch")
-def switch(board: B, name: str, form: Sent) -> Response:
+def change_pipeline(board: B, name: str, form: Sent) -> Response:
     """Enable or disable a pipeline."""
     board.context.catalogue.change(name, enabled=form.one("enabled") == "1")
     board.changed(["pipelines"])

@@ -15,7 +15,7 @@ from ccat_workflow_manager.api.dependencies import Who
 from ccat_workflow_manager.api.route import page_router
 from ccat_workflow_manager.api.service import availabilities
 from ccat_workflow_manager.api.tokens import TokenRequest
-from ccat_workflow_manager.dashboard import filters, holds, times
+from ccat_workflow_manager.dashboard import filters, forms, holds, times
 from ccat_workflow_manager.dashboard.acting import Sent
 from ccat_workflow_manager.dashboard.board import B, Board
 from ccat_workflow_manager.dashboard.drawing import uptime
@@ -167,7 +167,7 @@ def tokens(board: B, who: Who) -> Response:
 
 
 @router.post("/tokens")
-def make_token(board: B, who: Who, form: Sent) -> Response:
+def create_token(board: B, who: Who, form: Sent) -> Response:
     """Make a token. It is shown this once."""
     sent = {each: form.one(each) for each in ("name", "role", "projects", "days")}
     body: dict[str, Any] = {"name": sent["name"], "role": sent["role"]}
@@ -175,9 +175,10 @@ def make_token(board: B, who: Who, form: Sent) -> Response:
         body["projects"] = names
     try:
         if sent["days"]:
-            if not sent["days"].isdecimal() or not 0 < int(sent["days"]) < 10_000:
+            days = forms.whole(sent["days"])
+            if days is None or not 0 < days < 10_000:
                 raise Invalid(faults=[Fault("expires_at", "must be a number of days")])
-            body["expires_at"] = times.in_days(int(sent["days"]))
+            body["expires_at"] = times.in_days(days)
         asked = validated(TokenRequest, body)
         projects = None if asked.projects is None else frozenset(asked.projects)
         made = board.context.tokens.create(

@@ -76,9 +76,11 @@ SELECT m.cause, {subject("m")} AS subject, count(*) AS count, min(m.created_at) 
 FROM mine m GROUP BY 1, 2, 6
 UNION ALL SELECT '{Cause.PAUSED}', NULL, paused, paused_since, NULL, NULL FROM behind WHERE paused > 0
 UNION ALL SELECT '{Cause.UPSTREAM}', NULL, waiting, since, NULL, NULL FROM behind WHERE waiting > 0
-ORDER BY 3 DESC, 1, 2 LIMIT :limit
 """
-_LOOK = f"SELECT x.*, {utc('x.oldest')} AS since_text FROM ({_GROUPS}) x"
+_LOOK = f"""
+SELECT x.*, {utc("x.oldest")} AS since_text, sum(x.count) OVER () AS total FROM ({_GROUPS}) x
+ORDER BY x.count DESC, x.cause, x.subject LIMIT :limit
+"""
 
 _SAME = f"""
 SELECT count(*) FROM (
