@@ -205,6 +205,14 @@ def redeliver(context: Ctx, webhook_id: UUID, delivery_id: UUID) -> Response:
     return json_response(read_one(context, "delivery", queries.delivery_detail, delivery_id), 202)
 
 
+@router.post("/{webhook_id}/test", status_code=202, response_model=Delivery)
+def test_webhook(context: Ctx, who: Who, webhook_id: UUID) -> Response:
+    """Send the target a message of the type `ccat.wm.webhook.test`, once, to see whether it answers."""
+    _webhook(context, webhook_id)
+    delivery_id = context.webhooks.send_test(webhook_id, actor=who.name)
+    return json_response(read_one(context, "delivery", queries.delivery_detail, delivery_id), 202)
+
+
 @router.post("/{webhook_id}/redeliver", status_code=202, response_model=Redelivered)
 def redeliver_dead(context: Ctx, webhook_id: UUID) -> Response:
     """Send again all deliveries that were given up."""

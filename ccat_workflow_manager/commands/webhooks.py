@@ -130,6 +130,25 @@ def deliveries(
     console().print(table(columns, rows, right=("attempts",), whole=("delivery",)))
 
 
+@webhook.command("test")
+def send_test(webhook_id: Id, as_json: AsJson = False) -> None:
+    """Send the target a signed message, once. `ccat-wm webhook deliveries ID` shows what it answers.
+
+    Example:  ccat-wm webhook test 0197c9a4-5b0e-7cc2-9f57-3f0d6c1a2b3c
+
+    Exit codes:  0 will be sent,  2 no such webhook, or no right,  3 no service.
+    """
+    from ccat_workflow_manager.commands.client import connect
+    from ccat_workflow_manager.commands.output import print_json
+
+    with connect() as client:
+        found = client.post(f"{_path(webhook_id)}/test")
+    if as_json:
+        print_json(found)
+    else:
+        typer.echo(f"{found['id']} is sent; see ccat-wm webhook deliveries {found['webhook_id']}")
+
+
 @webhook.command()
 def redeliver(
     webhook_id: Id,

@@ -240,11 +240,15 @@ class WebhookStore:
         if outcome.gone:
             self.unit.execute(_DISABLE, {"id": delivery.webhook_id, "reason": outcome.problem})
 
-    def redeliver(self, webhook_id: UUID, delivery_id: UUID | None, retry_hours: float) -> int:
-        """Send one delivery again; None: all dead ones. Returns how many. Raises Conflict if nothing is sent there."""
+    def lock_on(self, webhook_id: UUID) -> None:
+        """Keep a webhook from being switched off. Raises Conflict if it is."""
         for is_off, reason in self.unit.execute(_LOCK, {"id": webhook_id}).tuples:
             if is_off:
                 raise Conflict(f"the webhook {webhook_id} is switched off: {reason}; make a new one")
+
+    def redeliver(self, webhook_id: UUID, delivery_id: UUID | None, retry_hours: float) -> int:
+        """Send one delivery again; None: all dead ones. Returns how many. Raises Conflict if nothing is sent there."""
+        self.lock_on(webhook_id)
         parameters = {"webhook_id": webhook_id, "id": delivery_id, "hours": retry_hours}
         return self.unit.execute(_REDELIVER, parameters).rowcount
 

@@ -159,7 +159,7 @@ class Feed:
     ) -> None:
         """`keep` is how many events a slow client may lag behind."""
         self._database = database
-        self._source = source
+        self.source = source
         self._most_streams = most_streams
         self._poll_seconds = poll_seconds
         self._keep_alive_seconds = keep_alive_seconds
@@ -180,7 +180,7 @@ class Feed:
 
     def page(self, after: Place, wanted: Selection, limit: int) -> FeedPage:
         with self._database.read() as unit:
-            return feed_page(unit, self._source, after, wanted, limit)
+            return feed_page(unit, self.source, after, wanted, limit)
 
     def cloud_event(self, event: FeedEvent) -> str:
         """The CloudEvent as JSON. Its id is also the cursor behind it."""

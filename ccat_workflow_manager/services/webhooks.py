@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -17,7 +19,8 @@ from ccat_workflow_manager.db.queries.feed import EVERYTHING, FeedEvent, Selecti
 from ccat_workflow_manager.db.session import Database, new_id, new_ids
 from ccat_workflow_manager.db.webhooks import Delivery, NewWebhook, Outcome, Webhook, WebhookStore
 from ccat_workflow_manager.errors import Fault, Invalid, NotFound, WorkflowError
-from ccat_workflow_manager.lifecycle.event_types import TYPES, events_of
+from ccat_workflow_manager.lifecycle.event_types import PREFIX, TYPES, events_of
+from ccat_workflow_manager.lifecycle.waiting import utc_text
 from ccat_workflow_manager.services.feed import Feed
 from ccat_workflow_manager.services.webhook_target import Sender, new_secret, url_problem
 
@@ -31,6 +34,8 @@ _LEASE_SECONDS = 120
 _FIRST_RETRY_SECONDS = 5.0
 _LONGEST_RETRY_SECONDS = 3600.0
 _KEEP_DAYS = 7
+TEST = f"{PREFIX}webhook.test"
+"""The type of a message that a person asks for, to see whether the target answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,26 @@ class Webhooks:
     def delete(self, webhook_id: UUID) -> None:
         with self._database.begin("commit.webhook-deleted") as unit:
             WebhookStore(unit).delete(webhook_id)
+
+    def send_test(self, webhook_id: UUID, *, actor: str) -> UUID:
+        """Send the target a message that is no event, once. Returns the id of its delivery."""
+        delivery_id = new_id()
+        about = {
+            "id": str(delivery_id),
+            "specversion": "1.0",
+            "source": self._feed.source,
+            "type": TEST,
+            "subject": f"webhooks/{webhook_id}",
+            "time": utc_text(datetime.now(UTC)),
+            "datacontenttype": "application/json",
+            "data": {"actor": actor},
+        }
+        record = {"id": about["id"], "webhook_id": str(webhook_id), "event": about["id"], "type": TEST}
+        with self._database.begin("commit.webhook-tested") as unit:
+            store = WebhookStore(unit)
+            store.lock_on(webhook_id)
+            store.add_deliveries([{**record, "body": json.dumps(about)}], retry_hours=0)
+        return delivery_id
 
     def redeliver(self, webhook_id: UUID, delivery_id: UUID | None = None) -> int:
         """Send a delivery again; None: all that were given up. Returns how many."""

@@ -210,7 +210,8 @@ def _call_webhooks(call: Callable[..., Any], hand: Hand) -> None:
         call(method, f"/api/v1/webhooks{path}", webhook_id=webhook)
     redeliver = "/api/v1/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver"
     call("POST", redeliver, webhook_id=webhook, delivery_id=webhook)
-    call("POST", "/api/v1/webhooks/{webhook_id}/redeliver", webhook_id=webhook)
+    for verb in ("redeliver", "test"):
+        call("POST", f"/api/v1/webhooks/{{webhook_id}}/{verb}", webhook_id=webhook)
     call("DELETE", "/api/v1/webhooks/{webhook_id}", webhook_id=webhook)
 
 

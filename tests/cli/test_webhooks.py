@@ -29,6 +29,9 @@ def test_a_webhook_is_created_listed_and_deleted(deployment: Deployment) -> None
         assert word in shown
     assert answer("webhook", "deliveries", listed["id"], "--status", "dead", env=env) == []
     assert answer("webhook", "redeliver", listed["id"], env=env) == {"deliveries": 0}
+    sent = answer("webhook", "test", listed["id"], env=env)
+    assert sent["type"] == "ccat.wm.webhook.test"
+    assert listed["id"] in invoke("webhook", "test", listed["id"], env=env).stdout
     assert answer("webhook", "delete", listed["id"], env=env)["url"] == URL
     assert invoke("webhook", "list", env=env).stdout == ""
 
@@ -39,7 +42,7 @@ def test_what_cannot_be_a_webhook_is_refused(deployment: Deployment) -> None:
     assert "types" in refused("webhook", "create", URL, "--type", "nonsense", env=env)
     assert "filter.pipeline" in refused("webhook", "create", URL, "--pipeline", "No Name", env=env)
     assert "there is no run" in refused("webhook", "create", URL, "--run", str(uuid4()), env=env)
-    for command in ("delete", "deliveries", "redeliver"):
+    for command in ("delete", "deliveries", "redeliver", "test"):
         for unknown in (str(uuid4()), "nonsense"):
             refused("webhook", command, unknown, env=env)
 

@@ -82,6 +82,7 @@ def test_versions_are_compared_and_pipelines_switched(rest: Rest) -> None:
     page = rest.client.get("/pipelines/one").text
     assert 'class="del"' in page
     assert 'class="add"' in page
+    assert rest.client.get("/pipelines/one/start").headers["location"] == "/pipelines/one#start"
     for name in ("version", "against"):
         assert rest.client.get(f"/pipelines/one?{name}=7").status_code == 404
     assert rest.client.get("/pipelines/none").status_code == 404

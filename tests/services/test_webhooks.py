@@ -115,6 +115,22 @@ def test_a_failed_delivery_is_repeated_under_its_id_and_given_up_in_the_end(
         webhooks.redeliver(webhook_id, webhook_id)
 
 
+def test_a_message_that_is_asked_for_is_sent_once(context: Context, webhooks: Webhooks, target: HookServer) -> None:
+    webhook_id, _ = webhooks.create(target.url, ["ccat.wm.run.*"], project="another", actor="test")
+    target.statuses += [200, 500, 410]
+    statuses = []
+    for ended in ("DELIVERED", "DEAD", "DEAD"):
+        webhooks.send_test(webhook_id, actor="me")
+        statuses.append(ended)
+        webhooks.tick()
+        wait_until(lambda: finished(context, *statuses), 20, "the delivery")
+    first = json.loads(target.calls[0].body)
+    assert (first["type"], first["subject"]) == ("ccat.wm.webhook.test", f"webhooks/{webhook_id}")
+    assert first["data"] == {"actor": "me"}
+    with pytest.raises(Conflict, match="switched off"):
+        webhooks.send_test(webhook_id, actor="me")
+
+
 def test_a_target_that_is_gone_gets_nothing_more(context: Context, webhooks: Webhooks, target: HookServer) -> None:
     webhook, _ = webhooks.create(target.url, actor="test")
     target.statuses += [500, 410]

@@ -205,6 +205,7 @@ def change_everything(rest: Rest, hand: Hand) -> set[str]:
         call(f"GET {v1}/webhooks/{{webhook_id}}{tail}", webhook_id=hook)
     call(f"POST {v1}/webhooks/{{webhook_id}}/deliveries/{{delivery_id}}/redeliver", webhook_id=hook, delivery_id=hook)
     call(f"POST {v1}/webhooks/{{webhook_id}}/redeliver", webhook_id=hook)
+    call(f"POST {v1}/webhooks/{{webhook_id}}/test", webhook_id=hook)
     call(f"DELETE {v1}/webhooks/{{webhook_id}}", webhook_id=hook)
     call("POST /pipelines/{name}/pause", form="why=x", name="chain")  # what is called afterwards finds a hold
     return called

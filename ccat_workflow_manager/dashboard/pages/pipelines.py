@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from dataclasses import asdict
 from typing import Annotated, Any
+from urllib.parse import quote
 from uuid import UUID
 
 import yaml
@@ -254,6 +255,12 @@ def check(board: B, who: Who, name: str, form: Sent) -> Response:
         "command": words.submit_command(name, parameters),
     }
     return JSONResponse(answer, headers=rendering.HEADERS)
+
+
+@router.get("/pipelines/{name}/start")
+def start(name: str) -> Response:
+    """To the form, which is a part of the page of the pipeline."""
+    return RedirectResponse(f"/pipelines/{quote(name, safe='')}#start", 303)
 
 
 @router.post("/pipelines/{name}/start")
