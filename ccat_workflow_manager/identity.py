@@ -44,13 +44,18 @@ class Identity:
 
     def within(self, project: str | None) -> Projects:
         """What it sees of a project; None: of all."""
-        if project is None:
-            return self.projects
-        return frozenset([project] if self.sees(project) else ())
+        return within(self.projects, project)
 
 
 def sees(projects: Projects, project: str) -> bool:
     return projects is None or project in projects
+
+
+def within(projects: Projects, project: str | None) -> Projects:
+    """What who is limited to these projects sees of one of them; None: of all."""
+    if project is None:
+        return projects
+    return frozenset([project] if sees(projects, project) else ())
 
 
 def no_project(name: str, projects: Projects) -> str:

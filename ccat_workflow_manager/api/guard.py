@@ -87,9 +87,8 @@ class Guard:
             return problem(429, "too_many_requests", detail, headers={"Retry-After": str(seconds)})
         if caller is not None or path in OPEN or path.startswith(OPEN_FILES):
             return None
-        if scope["method"] in _SAFE and not path.startswith(PREFIX) and "text/html" in headers.get("accept", ""):
-            query = scope["query_string"].decode("latin-1")
-            return RedirectResponse(f"/login?next={quote(path + ('?' + query if query else ''), safe='')}", 303)
+        if not path.startswith(PREFIX) and "text/html" in headers.get("accept", ""):
+            return RedirectResponse(f"/login?next={quote(_page_of(scope, headers), safe='')}", 303)
         return problem(401, "unauthorized", _UNKNOWN_CALLER, headers={"WWW-Authenticate": 'Bearer realm="ccat-wm"'})
 
     def _is_ours(self, host: str) -> bool:
@@ -112,6 +111,15 @@ class Guard:
         return bool(place) and (
             place.removesuffix(port) == host.lower().removesuffix(port) or _name(place) in self._hosts
         )
+
+
+def _page_of(scope: Scope, headers: Headers) -> str:
+    """The page that a person is on, to come back to after the log-in. What was to be changed is not repeated."""
+    if scope["method"] not in _SAFE:
+        return "/" + headers.get("referer", "").partition("://")[2].partition("/")[2]
+    query = scope["query_string"].decode("latin-1")
+    path: str = scope["path"]
+    return f"{path}?{query}" if query else path
 
 
 def _name(host: str) -> str:

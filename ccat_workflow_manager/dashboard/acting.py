@@ -15,6 +15,7 @@ from ccat_workflow_manager.api.dependencies import Given, body_of
 from ccat_workflow_manager.api.overrides import Terms
 from ccat_workflow_manager.dashboard import forms
 from ccat_workflow_manager.dashboard.board import Board
+from ccat_workflow_manager.dashboard.errors import is_for_sheet
 from ccat_workflow_manager.db.views.actions import MOST_RUNS
 from ccat_workflow_manager.definition.messages import validated
 from ccat_workflow_manager.errors import Fault, Invalid, RequestError
@@ -61,7 +62,7 @@ def uuids(texts: Sequence[str]) -> list[UUID]:
 
 def sheet(board: Board, template: str, http_status: int = 200, **values: Any) -> Response:
     """The part alone for a script, a whole page otherwise."""
-    if board.request.headers.get("x-part") == "sheet":
+    if is_for_sheet(board.request):
         return board.fragment(template, http_status, level="h2", **values)
     return board.page("act", "runs", http_status, part=f"fragments/{template}.html", level="h1", **values)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -36,6 +37,11 @@ def wants_page(request: Request) -> bool:
     return not is_api and "text/html" in request.headers.get("accept", "")
 
 
+def is_for_sheet(request: Request) -> bool:
+    """Whether a script asks, which puts the answer into the page that is open."""
+    return request.headers.get("x-part") == "sheet"
+
+
 def show_errors_as_pages(app: FastAPI) -> None:
     """Wrap the handlers of the API: a browser gets a page."""
     for kind in (WorkflowError, HTTPException, RequestValidationError):
@@ -50,11 +56,13 @@ def _or_page(handler: Any) -> Handler:
         status = response.status_code
         text, faults = _said(error, request)
         reader = current_identity(request) or ANONYMOUS
-        page = await in_thread(
-            Board(request, reader.name).page, "error", "", status, code=status,
-            back=request.url.path if status == HTTPStatus.UNPROCESSABLE_ENTITY and request.url.query else "",
-            title=_TITLES.get(status, HTTPStatus(status).phrase), text=text, faults=faults,
-        )  # fmt: skip
+        board, title = Board(request, reader.name), _TITLES.get(status, HTTPStatus(status).phrase)
+        back = request.url.path if status == HTTPStatus.UNPROCESSABLE_ENTITY and request.url.query else ""
+        if is_for_sheet(request):
+            show = partial(board.fragment, "refused", status)
+        else:
+            show = partial(board.page, "error", "", status, code=status, back=back)
+        page = await in_thread(partial(show, title=title, text=text, faults=faults))
         if status == HTTPStatus.SERVICE_UNAVAILABLE:
             page.headers.update(_RETRY_AFTER)
         return page

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-_SIZES = ("B", "KB", "MB", "GB", "TB", "PB")
+_SIZES = ("B", "KB", "MB", "GB", "TB", "PB", "EB")
 
 
 def parse(text: str | datetime | None) -> datetime | None:
@@ -97,7 +97,7 @@ def size(value: float | None) -> str:
     if value is None:
         return ""
     amount, unit = float(value), 0
-    while amount >= 1000 and unit < len(_SIZES) - 1:
+    while amount >= 999.5 and unit < len(_SIZES) - 1:
         amount, unit = amount / 1000, unit + 1
     return f"{int(amount)} B" if unit == 0 else f"{amount:.3g} {_SIZES[unit]}"
 

@@ -150,7 +150,7 @@ def failure_of(info: HPCJobInfo, resources: Resources) -> tuple[FailureReason, s
     if reason is FailureReason.OUT_OF_MEMORY:
         text = f"The program used more than its {resources.memory_gb:g} GB of memory and was stopped{_spent(info)}."
     elif reason is FailureReason.TIME_LIMIT:
-        text = f"The program reached its time limit of {resources.time_hours:.3g} h and was stopped{_spent(info)}."
+        text = f"The program reached its time limit of {_figure(resources.time_hours)} h and was stopped{_spent(info)}."
     elif reason is FailureReason.NODE_FAILURE and info.node:
         text = f"The node that ran the job failed: {info.node}."
     elif reason in _IN_OWN_WORDS and info.message:
@@ -164,10 +164,15 @@ def failure_of(info: HPCJobInfo, resources: Resources) -> tuple[FailureReason, s
     return reason, f"{text} Last line of stderr: {info.last_words}" if info.last_words else text
 
 
+def _figure(value: float) -> str:
+    """Its first three digits, or all before the point."""
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+
+
 def _spent(info: HPCJobInfo) -> str:
     """What the job had used of memory and time, and where, as far as that is known."""
     known = [
-        f"at most {info.peak_memory_gb:.3g} GB were seen" if info.peak_memory_gb else "",
+        f"at most {_figure(info.peak_memory_gb)} GB were seen" if info.peak_memory_gb else "",
         f"after {info.wall_time_seconds:.0f} s" if info.wall_time_seconds else "",
         f"on {info.node}" if info.node else "",
     ]

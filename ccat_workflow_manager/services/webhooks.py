@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -89,7 +90,7 @@ class Webhooks:
     def send_test(self, webhook_id: UUID, *, actor: str) -> UUID:
         """Send the target a message that is no event, once. Returns the id of its delivery."""
         delivery_id = new_id()
-        about = {
+        about: dict[str, Any] = {
             "id": str(delivery_id),
             "specversion": "1.0",
             "source": self._feed.source,

@@ -58,10 +58,10 @@ def test_what_was_asked_for_is_written_down(rest: Rest, hand: Hand) -> None:
     rest.post(f"{place}/pause", {"why": "storm"})
     assert last(rest)["after"] == {"paused": True, "why": "storm"}
     rest.post(f"{place}/resume")
-    hand.fail(*hand.claim())
+    hand.fail(hand.claim()[0])
     rest.post(f"{step_run}/retry", {"resources": {"memory_gb": 8}, "reason": "more"})
     assert last(rest)["after"] == {"resources": {"memory_gb": 8}, "reason": "more"}
-    hand.fail(*hand.claim())
+    hand.fail(hand.claim()[0])
     rest.post(f"{step_run}/outcome", {"outcome": "skipped", "reason": "clouds"})
     assert last(rest)["after"] == {"outcome": "skipped", "reason": "clouds"}
     assert rest.send("DELETE", f"{place}?what=workspaces").status_code == 202

@@ -108,6 +108,10 @@ def test_forms_lead_on_to_pages_of_this_site_only(secured: Secured, browser: Tes
 def test_a_page_without_a_session_leads_to_the_log_in(browser: TestClient) -> None:
     answer = browser.get("/runs?q=x", headers={"Accept": "text/html"})
     assert (answer.status_code, answer.headers["location"]) == (303, "/login?next=%2Fruns%3Fq%3Dx")
+    headers = {"Accept": "text/html", "Referer": f"{BASE_URL}/runs?q=x"}
+    answer = browser.post("/act/cancel", headers=headers)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/login?next=%2Fruns%3Fq%3Dx")
+    assert browser.post("/act/cancel").status_code == 401
 
 
 def test_the_page_for_the_log_in_is_open_and_holds_no_markup_of_others(browser: TestClient) -> None:

@@ -180,7 +180,7 @@ def test_a_breaker_a_pipeline_and_a_token(site: Site, open_page: Open) -> None:
 
 
 def test_a_pipeline_is_paused_and_a_resume_from_elsewhere_is_seen(site: Site, open_page: Open) -> None:
-    page = open_page("/pipelines/chain", expected=("422",))
+    page = open_page("/pipelines/chain", expected=("422", "404"))
     page.locator("main a[data-sheet]:has-text('Pause or drain')").click()
     page.locator("#h-why").fill("a new <b>calibration</b>")
     page.locator("#h-until").fill("tomorrow")
@@ -197,6 +197,12 @@ def test_a_pipeline_is_paused_and_a_resume_from_elsewhere_is_seen(site: Site, op
     site.call("POST", "/pipelines/chain/pause", {"why": "again"})
     act(page, "Resume", "Resume it")
     expect(page.locator("#head .held")).to_have_count(0)
+    site.call("POST", "/pipelines/chain/pause", {"why": "for a moment"})
+    page.locator("main a[data-sheet]:has-text('Resume')").first.click()
+    expect(page.locator("#sheet").get_by_role("button", name="Resume it")).to_be_visible()
+    site.call("POST", "/pipelines/chain/resume")
+    page.locator("#sheet").get_by_role("button", name="Resume it").click()
+    expect(page.locator("#sheet")).to_contain_text("is not paused")
 
 
 def test_five_hundred_runs_are_cancelled_at_once(site: Site, open_page: Open) -> None:

@@ -112,6 +112,12 @@ def test_nonsense_is_refused_with_a_page_and_changes_nothing(rest: Rest) -> None
         assert send(rest, "/act/priority", [("ids", run_id), ("priority", text)]).status_code == 422
     assert rest.client.get(f"/act/breaker?id={run_id}").status_code == 404
     assert rest.client.post("/act/cancel", json={"ids": [run_id]}).status_code == 422
+    sheet = {"x-part": "sheet"}
+    none = [("verb", "retry"), ("all", "1"), ("conditions", "")]
+    resume = "/pipelines/one/resume"
+    for refusal, status in ((send(rest, "/act", none, **sheet), 409), (send(rest, resume, [], **sheet), 404)):
+        assert (refusal.status_code, "<html" in refusal.text, "data-part" in refusal.text) == (status, False, True)
+    assert "<html" in send(rest, "/act", none).text
     foreign = send(rest, "/act/cancel", [("ids", run_id)], origin="http://evil.example")
     assert foreign.status_code == 403
     assert run_of(rest, run_id)["status"] == "PENDING"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ccat_workflow_manager.dashboard.drawing.bars import bar, parts
+from ccat_workflow_manager.dashboard.drawing.bars import bar, parts, usage
 from ccat_workflow_manager.dashboard.drawing.charts import Series, columns, histogram, lines, nice_top, spark
 from ccat_workflow_manager.dashboard.drawing.graph import Node, graph
 from ccat_workflow_manager.dashboard.drawing.layout import LANE, layered
@@ -25,6 +25,11 @@ def graphs(draw: st.DrawFn) -> dict[str, list[str]]:
         name: draw(st.lists(st.sampled_from(names[:i]), unique=True, max_size=3)) if i else []
         for i, name in enumerate(names)
     }
+
+
+def test_the_label_of_a_usage_has_no_exponent() -> None:
+    drawn = usage(96.5, 120, 1500.25, 2048, short=False)
+    assert 'aria-label="median 96.5, 95 % 120, most 1,500.2 of 2,048 GB"' in drawn
 
 
 @given(graphs())

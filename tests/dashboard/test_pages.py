@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
+from ccat_workflow_manager.dashboard import times
 from tests.api.rest import ONE, Rest
 
 PAGES = ["/", "/runs", "/runs?status=FAILED&created=24h&label=a:b&q=x"]
@@ -79,6 +82,21 @@ def test_lists_page_in_both_directions(rest: Rest) -> None:
     assert f"/runs/{ids[10]}" not in last
     assert f"after={ids[9]}" in last
     assert ids[59] in rest.client.get(f"/runs?after={ids[9]}").text
+
+
+def test_numbers_beside_statuses_count_what_the_list_holds(rest: Rest) -> None:
+    for project in ("a", "a", "b"):
+        rest.post("/runs", {"spec": {**ONE, "project": project}})
+    for query, total in (("", ["3"]), ("?project=a", ["2"]), ("?project=a&created=1h", ["2"]), ("?pipeline=none", [])):
+        page = rest.client.get(f"/runs{query}").text
+        assert re.findall(r">All(?:<b>(\d+)</b>)?</a>", page) == (total or [""])
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(999, "999 B"), (1000, "1 KB"), (999_499, "999 KB"), (999_600, "1 MB"), (9 * 10**18, "9 EB")]
+)
+def test_sizes_have_no_exponent(size: int, text: str) -> None:
+    assert times.size(size) == text
 
 
 def test_what_others_write_is_text(rest: Rest) -> None:

@@ -122,6 +122,17 @@ def test_a_step_run_that_has_failed_for_good_promises_nothing(rest: Rest, hand: 
     assert "cannot read it" not in rest.client.get(f"/step-runs/{item.step_run_id}?stream=stdout").text
 
 
+def test_what_a_person_has_completed_says_who_and_why(rest: Rest) -> None:
+    step_run = f"/step-runs/{rest.run()['step_runs'][0]['id']}"
+    rest.post(f"{step_run}/outcome", {"outcome": "completed", "reason": "by <b>hand</b>"})
+    page = rest.client.get(step_run).text
+    assert "Completed." in page
+    assert "set to completed by anonymous: by &lt;b&gt;hand&lt;/b&gt;" in page
+    events = rest.client.get("/events").text
+    assert "was set to completed" in events
+    assert "run_finished" not in events.partition("<tbody>")[2]
+
+
 def test_values_with_secret_names_are_masked_wherever_they_stand() -> None:
     environment = {"DB_PASSWORD": "it's 1 secret", "LINE": "CO43"}
     assert masked(environment) == {"DB_PASSWORD": "•••", "LINE": "CO43"}

@@ -112,3 +112,8 @@ def test_limits_figures_and_nodes_are_named(reason: R, words: str) -> None:
         JobStatus.FAILED, wall_time_seconds=7, peak_memory_gb=0.49, reason=reason, node="n1", message="NODE_FAIL"
     )
     assert words in failure_of(info, Resources(memory_gb=0.5, time_hours=0.1))[1]
+
+
+def test_a_terabyte_has_no_exponent() -> None:
+    info = HPCJobInfo(JobStatus.FAILED, peak_memory_gb=1533.7, reason=R.OUT_OF_MEMORY)
+    assert "(at most 1534 GB were seen)" in failure_of(info, Resources(memory_gb=1533))[1]

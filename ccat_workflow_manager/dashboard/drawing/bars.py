@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from markupsafe import Markup, escape
 
+from ccat_workflow_manager.dashboard import times
 from ccat_workflow_manager.dashboard.drawing.shapes import GROUP_OF, GROUPS
 
 _OF_NODES = {"full": "f-n1", "mixed": "f-n2", "idle": "f-n3", "other": "f-line", "down": "f-fail"}
@@ -77,10 +78,11 @@ def meter(used: float | None, asked: float | None, group: str = "run") -> Markup
 def usage(median: float, high: float, most: float, asked: float, *, short: bool) -> Markup:
     """The median, 95 % and most of what attempts used, on the scale of what they ask for."""
     scale = 112 / (max(most, asked) or 1)
-    at = [1 + value * scale for value in (median, high, most, asked)]
+    values = (median, high, most, asked)
+    at = [1 + value * scale for value in values]
+    label = "median {}, 95 % {}, most {} of {} GB".format(*map(times.number, values))
     return Markup(
-        f'<svg class="usage" viewBox="0 0 116 14" width="116" height="14" role="img" aria-label="median {median:.2g},'
-        f' 95 % {high:.2g}, most {most:.2g} of {asked:.2g} GB">'
+        f'<svg class="usage" viewBox="0 0 116 14" width="116" height="14" role="img" aria-label="{escape(label)}">'
         f'<rect class="f-line" x="0" y="6" width="{at[3]:.1f}" height="2"/>'
         f'<rect class="{"f-fail" if short else "f-n2"}" x="0" y="4" width="{at[1]:.1f}" height="6"/>'
         f'<rect class="f-text" x="{at[0]:.1f}" y="3" width="1.5" height="8"/>'

@@ -18,6 +18,7 @@ from ccat_workflow_manager.dashboard.rendering import Rendered
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.db.views import runs
 from ccat_workflow_manager.errors import Fault, Invalid
+from ccat_workflow_manager.identity import within
 from ccat_workflow_manager.lifecycle.states import RunStatus
 
 router = page_router()
@@ -25,6 +26,8 @@ router = page_router()
 PAGE = 50
 _LAYERS = (("done", "COMPLETED"), ("stop", "CANCELLED"), ("fail", "FAILED"), ("run", "RUNNING"), ("wait", "PENDING"))
 _HISTORY_SECONDS = 10.0
+_COUNTED = {"created", "project"}
+"""Conditions that the numbers beside the statuses know."""
 
 
 def _edge(text: str | None, name: str) -> UUID | None:
@@ -48,15 +51,22 @@ def _history(board: Board) -> dict[str, Any]:
 
 
 def _facets(board: Board, conditions: filters.Conditions) -> list[dict[str, Any]]:
-    """Statuses with their counts in the span of the list, and the address of each."""
-    span = conditions.one("created")
-    since = filters.moment(span) if span else None
-    counts = board.read(("facets", span), lambda unit: runs.counts_since(unit, since, projects=board.projects), 2.0)
+    """Statuses with the address of each, and with their counts in the span and project of the list.
+
+    What fulfils other conditions is not counted: that would take longer the more runs there are.
+    """
+    span, project = conditions.one("created"), conditions.one("project")
     chosen, rest = conditions.one("status"), conditions.without("status")
-    shown = [{"status": "", "count": sum(counts.values()), "href": f"/runs{rest.query()}", "current": not chosen}]
+    found: dict[str, int] = {}
+    if {name for name, _ in rest.pairs} <= _COUNTED:
+        since = filters.moment(span) if span else None
+        projects = within(board.projects, project or None)
+        found = board.read(("facets", span, project), lambda unit: runs.counts_since(unit, since, projects=projects), 2)
+    total = sum(found.values()) if found else None
+    shown = [{"status": "", "count": total, "href": f"/runs{rest.query()}", "current": not chosen}]
     for status in RunStatus:
         href = f"/runs{rest.with_('status', status).query()}"
-        shown.append({"status": str(status), "count": counts[status], "href": href, "current": chosen == status})
+        shown.append({"status": str(status), "count": found.get(status), "href": href, "current": chosen == status})
     return shown
 
 

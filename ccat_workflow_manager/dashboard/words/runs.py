@@ -150,6 +150,9 @@ _EVENT_WORDS = {
     "failed": "failed",
     "cancelled": "was cancelled",
     "retried": "is tried again",
+    "reused": "was taken over",
+    "set_completed": "was set to completed",
+    "set_skipped": "was set to skipped",
 }
 
 

@@ -39,8 +39,9 @@ def step_run(found: Mapping[str, Any], attempts: Sequence[Mapping[str, Any]]) ->
         wait_ = f" {found['waiting_for']}." if found["waiting_for"] else ""
         return f"{verb} for {times.duration(times.since(begun))}{_of_attempts(found)}.", (earlier + wait_).strip()
     if status == "COMPLETED":
+        took = f" in {times.duration(found['wall_time_seconds'])}" if found["wall_time_seconds"] is not None else ""
         attempt = f", in its {ordinal(found['attempt'])} attempt" if found["attempt"] > 1 else ""
-        return f"Completed in {times.duration(found['wall_time_seconds'])}{attempt}.", earlier
+        return f"Completed{took}{attempt}.", " ".join(filter(None, (_sentence(found["reason_text"] or ""), earlier)))
     reason = meaning(found["reason"])
     if status == "FAILED":
         text = _sentence(found["reason_text"] or reason)

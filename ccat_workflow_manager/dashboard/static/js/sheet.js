@@ -4,9 +4,9 @@ import { toast } from "./copy.js";
 const sheet = document.getElementById("sheet");
 
 async function fill(response) {
-  const text = await response.text();
-  if (!response.headers.get("content-type")?.startsWith("text/html")) {
-    toast("That did not work", text.slice(0, 200), "", "FAILED");
+  const text = await response.text(), kind = response.headers.get("content-type") ?? "";
+  if (!kind.startsWith("text/html")) {
+    toast("That did not work", kind.includes("json") ? JSON.parse(text).detail : text.slice(0, 200), "", "FAILED");
     return;
   }
   const parsed = new DOMParser().parseFromString(text, "text/html");
@@ -31,7 +31,8 @@ export async function openSheet(address, body = null) {
 async function send(form, button) {
   const body = new URLSearchParams(new FormData(form));
   if (button?.name) body.set(button.name, button.value);
-  sheet.querySelectorAll("button").forEach((each) => { each.disabled = true; });
+  const buttons = sheet.querySelectorAll("button:enabled");
+  buttons.forEach((each) => { each.disabled = true; });
   try {
     const response = await fetch(form.getAttribute("action"), { method: "POST", body, headers: { "X-Part": "sheet", Accept: "text/html" } });
     await fill(response);
@@ -41,7 +42,8 @@ async function send(form, button) {
     }
   } catch {
     toast("The service does not answer", "Look whether it was done before you repeat it.", "", "FAILED");
-    sheet.querySelectorAll("button").forEach((each) => { each.disabled = false; });
+  } finally {
+    buttons.forEach((each) => { each.disabled = false; });
   }
 }
 
