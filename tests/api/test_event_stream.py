@@ -13,6 +13,7 @@ from starlette.types import Message
 
 from ccat_workflow_manager.api import event_stream
 from ccat_workflow_manager.api.event_stream import EventStream, OpenStreams
+from tests.support.waiting import PATIENCE
 
 
 async def texts() -> AsyncGenerator[bytes, None]:
@@ -72,5 +73,5 @@ def run(authenticator: Known, *, takes: bool) -> list[str]:
         stream = EventStream(Request(scope), texts(), on_end=lambda: happened.append("ended"))
         await stream(scope, receive, send)
 
-    asyncio.run(asyncio.wait_for(serve(), 60))
+    asyncio.run(asyncio.wait_for(serve(), PATIENCE))
     return happened

@@ -152,7 +152,7 @@ def test_the_stream_of_a_revoked_token_ends(secured: Secured) -> None:
         lines = response.iter_lines()
         assert next(lines) == ": events"
         secured.caller().send("DELETE", f"/tokens/{json.loads(token.json)['id']}")
-        assert list(lines) == []
+        assert [line for line in lines if line and not line.startswith(":")] == []
         assert client.get("/events", headers=headers).status_code == 401
 
 
@@ -185,7 +185,6 @@ def test_a_stream_sends_what_happens_and_resumes_behind_the_last_id(context: Con
         assert live == everything[1:]
         for encoding in ("gzip", "identity"):
             assert read(client, 3, **{"Last-Event-ID": everything[2], "Accept-Encoding": encoding}) == everything[3:]
-        assert context.feed.streams <= 1
         wait_until(lambda: context.feed.streams == 0, 30, "the streams to end with their clients")
 
 

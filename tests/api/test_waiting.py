@@ -10,6 +10,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from ccat_workflow_manager.api import run_watch
 from ccat_workflow_manager.api.run_watch import RunWatch
 from ccat_workflow_manager.app import create_app
 from ccat_workflow_manager.context import Context
@@ -19,6 +20,13 @@ from tests.api.rest import BASE_URL, CHAIN, ONE, V1, Hand, Rest
 from tests.support.waiting import PATIENCE, wait_until
 
 OPEN = RunVersion("1", finished=False)
+WAIT = f"{PATIENCE:.0f}s"
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request may wait for as long as a test."""
+    monkeypatch.setattr(run_watch, "LONGEST_WAIT_SECONDS", PATIENCE)
 
 
 def watch_of(rest: Rest) -> RunWatch:
@@ -30,13 +38,13 @@ def watch_of(rest: Rest) -> RunWatch:
 def test_a_request_waits_until_the_run_is_finished(rest: Rest, hand: Hand) -> None:
     run = rest.run()
     with ThreadPoolExecutor(1) as threads:
-        answer = threads.submit(rest.get, f"/runs/{run['id']}", wait="60s", until="finished")
+        answer = threads.submit(rest.get, f"/runs/{run['id']}", wait=WAIT, until="finished")
         wait_until(lambda: watch_of(rest).waiting == 1)
         (item,) = hand.claim()
         hand.complete(item)
-        assert answer.result(60)["status"] == "COMPLETED"
+        assert answer.result()["status"] == "COMPLETED"
     assert watch_of(rest).waiting == 0
-    assert rest.get(f"/runs/{run['id']}", wait="60s")["status"] == "COMPLETED"
+    assert rest.get(f"/runs/{run['id']}", wait=WAIT)["status"] == "COMPLETED"
 
 
 def test_a_request_is_answered_when_its_time_is_up(rest: Rest) -> None:
@@ -49,11 +57,11 @@ def test_a_request_waits_for_a_change(rest: Rest, hand: Hand) -> None:
     run = rest.run()
     known = rest.send("GET", f"/runs/{run['id']}").headers["etag"]
     with ThreadPoolExecutor(1) as threads:
-        query = {"wait": "60s", "until": "changed"}
+        query = {"wait": WAIT, "until": "changed"}
         answer = threads.submit(rest.send, "GET", f"/runs/{run['id']}", params=query, headers={"If-None-Match": known})
         wait_until(lambda: watch_of(rest).waiting == 1)
         hand.claim()
-        assert answer.result(60).json()["status"] == "RUNNING"
+        assert answer.result().json()["status"] == "RUNNING"
     late = rest.send("GET", f"/runs/{run['id']}", params=query, headers={"If-None-Match": known})
     assert late.json()["status"] == "RUNNING"
 
@@ -67,7 +75,7 @@ def test_what_cannot_be_waited_for_is_refused(rest: Rest) -> None:
     run = rest.run()["id"]
     rest.refused(rest.send("GET", f"/runs/{run}", params={"until": "finished"}), 422, "invalid", "wait")
     rest.refused(rest.send("GET", f"/runs/{run}", params={"wait": "1s", "until": "x"}), 422, "invalid", "until")
-    rest.refused(rest.send("GET", f"/runs/{uuid4()}", params={"wait": "60s"}), 404, "not_found")
+    rest.refused(rest.send("GET", f"/runs/{uuid4()}", params={"wait": WAIT}), 404, "not_found")
 
 
 def test_a_crowd_waits_without_threads(context: Context, hand: Hand) -> None:
@@ -79,7 +87,7 @@ def test_a_crowd_waits_without_threads(context: Context, hand: Hand) -> None:
         async with httpx.AsyncClient(transport=transport, base_url=BASE_URL, timeout=PATIENCE) as client:
             run = (await client.post(f"{V1}/runs", json={"spec": CHAIN, "parameters": {"scans": []}})).json()
             url = f"{V1}/runs/{run['id']}"
-            waiting = [asyncio.create_task(client.get(url, params={"wait": "60s"})) for _ in range(150)]
+            waiting = [asyncio.create_task(client.get(url, params={"wait": WAIT})) for _ in range(150)]
             while app.state.run_watch.waiting < len(waiting):
                 assert (await client.get(url)).json()["status"] == "PENDING"
             (item,) = await asyncio.to_thread(hand.claim)
@@ -92,13 +100,13 @@ def test_a_crowd_waits_without_threads(context: Context, hand: Hand) -> None:
 def test_only_so_many_requests_wait_and_a_stop_answers_them(context: Context) -> None:
     async def check() -> None:
         watch, run = RunWatch(context, most=1), uuid4()
-        first = asyncio.create_task(watch.wait(run, OPEN, "finished", 60))
+        first = asyncio.create_task(watch.wait(run, OPEN, "finished", PATIENCE))
         await asyncio.wait([first], timeout=0)
         with pytest.raises(ServiceUnavailable):
-            await watch.wait(run, OPEN, "finished", 60)
+            await watch.wait(run, OPEN, "finished", PATIENCE)
         watch.stop()
         await first
-        await watch.wait(run, OPEN, "finished", 60)
+        await watch.wait(run, OPEN, "finished", PATIENCE)
 
     asyncio.run(check())
 
