@@ -102,7 +102,7 @@ class BackendHarness:
     """What an ordinary job asks for."""
     shortest_time_hours: float = 1 / 3600
     """The shortest time limit that the backend can keep."""
-    patience_seconds: float = 30.0
+    patience_seconds: float = 120.0
     """How long a state may take to come about; a busy site needs more."""
     endless_extra: Mapping[str, Any] = field(default_factory=dict)
     """`resources.extra` of a job that does not end by itself, for backends that run nothing."""

@@ -21,7 +21,11 @@ with socket.socket(socket.AF_UNIX) as journal:
     unit = sys.argv[1]
     journal.sendall(f"python3\\n{unit}.service\\n6\\n0\\n0\\n0\\n0\\nsaid by {unit}\\n".encode())
 """
-"""What systemd does for a unit: it opens the stream to the journal, and says whose it is."""
+"""What systemd does for a unit: it opens the stream to the journal, and says whose it is.
+
+The journal believes that of a process in the root of the control groups alone, or of one that has ended: all processes
+of this world are in the root of their own namespace.
+"""
 
 _WORLD = """
 mount -t proc proc /proc
@@ -42,7 +46,8 @@ started() {
 def test_the_journal_keeps_its_limit_and_shows_the_units_of_the_service() -> None:
     [block] = [each for each in blocks(PAGE, "sh") if _RESTART in each]
     script = _WORLD + block.replace(_RESTART, "started") + "journalctl --output=cat _COMM=systemd-journal\n"
-    argv = ["unshare", "--mount", "--pid", "--net", "--ipc", "--fork", "--kill-child", "sh", "-euc", script]
+    apart = ("--mount", "--pid", "--net", "--ipc", "--cgroup", "--fork", "--kill-child")
+    argv = ["unshare", *apart, "sh", "-euc", script]
     environment = {"PATH": SEARCH_PATH, "UNITS": " ".join(_UNITS), "PYTHON": sys.executable, "WRITER": _WRITER}
     done = subprocess.run(
         argv, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE, check=False

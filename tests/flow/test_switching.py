@@ -142,7 +142,7 @@ def world(request: pytest.FixtureRequest, reaper: Reaper, tmp_path_factory: pyte
 
 def spec(backend: str | None = None) -> dict[str, Any]:
     """The pipeline; `backend` names it in every step."""
-    resources = {"cpu": 0.1, "memory_gb": 0.25, "time_hours": 0.1}
+    resources = {"cpu": 0.1, "memory_gb": 0.25, "time_hours": 1}
     chosen = {} if backend is None else {"backend": backend}
     return {"name": "flow", "steps": [{"resources": resources, **chosen, **step} for step in PIPELINE]}
 

@@ -11,8 +11,8 @@ from tests.support.waiting import wait_until
 
 
 def test_large_results_leave_the_workers_free(service: Service) -> None:
-    """Each is a minute of reading, and there are more of them than workers."""
-    void = sh('truncate -s 60G "$WORKFLOW_OUTPUT_DIR/void"')
+    """Each is many minutes of reading, and there are more of them than workers."""
+    void = sh('truncate -s 1200G "$WORKFLOW_OUTPUT_DIR/void"')
     large = [service.submit(void) for _ in range(4)]
     for run_id in large:
         service.wait_step(run_id, "only", lambda step: step["status"] == "COLLECTING_RESULTS")
@@ -23,7 +23,7 @@ def test_large_results_leave_the_workers_free(service: Service) -> None:
 
 
 def test_a_worker_that_does_nothing_at_all_is_killed(reaper: Reaper) -> None:
-    with running_service(reaper, HANG_SECONDS="3", WORKERS="1") as service:
+    with running_service(reaper, HANG_SECONDS="10", WORKERS="1") as service:
         [pid] = service.worker_pids()
         os.kill(pid, signal.SIGSTOP)
         wait_until(lambda: pid not in [child.pid for child in service.children()], 60, "the end of the worker")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
@@ -96,11 +95,9 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
 @pytest.mark.parametrize(("leave", "reason"), HOSTILE.values(), ids=HOSTILE)
 def test_an_output_beyond_its_limits(dirs: AttemptDirs, leave: Callable[[Path], None], reason: str) -> None:
     leave(Path(dirs.output_partial))
-    began = time.monotonic()
     with pytest.raises(OutputError, match=reason) as refused:
         collect(dirs, limits=SMALL)
     assert refused.value.reason is FailureReason.OUTPUT_INVALID
-    assert time.monotonic() - began < 5
 
 
 def test_an_output_that_takes_too_long(dirs: AttemptDirs) -> None:

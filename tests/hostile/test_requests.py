@@ -73,7 +73,7 @@ def test_a_definition_with_a_duplicate_name_is_refused() -> None:
 @pytest.fixture
 def small_limits(make_context: ContextMaker) -> Iterator[Context]:
     before = limits()
-    yield make_context("noop", REQUEST_STEP_RUNS="100", JSON_VALUES="1000", BODY_LIMIT_MB="2", API_BODY_SECONDS="0.2")
+    yield make_context("noop", REQUEST_STEP_RUNS="100", JSON_VALUES="1000", BODY_LIMIT_MB="2")
     enforce(before)
 
 
@@ -128,7 +128,7 @@ def test_an_answer_is_small(service: Service, body: Any) -> None:
     assert len(response.content) < 400_000
 
 
-def test_a_body_is_limited_in_size_and_time(small_limits: Context) -> None:
+def test_a_body_is_limited_in_size(small_limits: Context) -> None:
     json_type = {"Content-Type": "application/json"}
     with TestClient(create_app(small_limits), base_url=BASE_URL) as client:
         rest = Rest(client)
@@ -137,7 +137,7 @@ def test_a_body_is_limited_in_size_and_time(small_limits: Context) -> None:
 
 
 def test_a_slow_client_is_cut_off(make_service: ServiceMaker) -> None:
-    service = make_service(API_HEADER_SECONDS="0.5", API_BODY_SECONDS="0.5", API_CONNECTIONS="10")
+    service = make_service(API_HEADER_SECONDS="3", API_BODY_SECONDS="3", API_CONNECTIONS="10")
     address = ("127.0.0.1", service.port)
     secret = (service.data_dir / SECRET_FILE).read_text().strip()
     begun = f"POST /api/v1/runs HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {secret}\r\n"
@@ -175,7 +175,7 @@ def test_few_large_answers_are_sent_at_once(make_context: ContextMaker) -> None:
             for _ in range(count):
                 tasks.create_task(json_response("x" * 2_000_000)(scope, receive, send))
 
-    asyncio.run(asyncio.wait_for(ask_for_all(), 20))
+    asyncio.run(asyncio.wait_for(ask_for_all(), PATIENCE))
     assert sorted(sent) == [200] * LARGE_AT_ONCE + [503] * 3
 
 

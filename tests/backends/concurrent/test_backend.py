@@ -58,7 +58,7 @@ def test_one_place_one_job(jobs: ConcurrentHarness) -> None:
     wait_until(lambda: (jobs.backend.queue_status()[0].running, jobs.backend.queue_status()[0].pending) == (1, 1))
     jobs.backend.cancel(first.id)
     jobs.until(second, JobStatus.COMPLETED)
-    assert _backend(jobs).wait(second.id, 10)
+    assert _backend(jobs).wait(second.id, PATIENCE)
     wait_until(lambda: (jobs.backend.queue_status()[0].running, jobs.backend.queue_status()[0].pending) == (0, 0))
 
 

@@ -16,6 +16,7 @@ from ccat_workflow_manager.errors import BackendError
 from ccat_workflow_manager.hpc.base import QueueStatus
 from ccat_workflow_manager.hpc.kubernetes.backend import KubernetesBackend
 from ccat_workflow_manager.lifecycle.job_info import JobStatus
+from ccat_workflow_manager.lifecycle.models import Resources
 from ccat_workflow_manager.testing.harness import BackendHarness, Job
 from tests.stand_ins.kubernetes import ApiServer, Image
 from tests.support.waiting import wait_until
@@ -109,6 +110,9 @@ def kubernetes_harness(server: ApiServer, workdir: Path, **settings: Any) -> Kub
         workdir=workdir,
         factory="ccat_workflow_manager.hpc.kubernetes.backend:KubernetesBackend",
         config=config,
+        # By the clock of the cluster, which is faster than that of this machine.
+        resources=Resources(cpu=1, memory_gb=0.25, time_hours=0.5),
+        shortest_time_hours=20 / 3600,
         server=server,
     )
 

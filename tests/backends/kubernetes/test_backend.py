@@ -135,9 +135,9 @@ def test_over_its_time_limit_only_when_the_container_has_ended(
 ) -> None:
     """A kubelet of 1.20 sets DeadlineExceeded, and then has to wait for a program that ignores SIGTERM."""
     server = new_cluster(version="1.20", clock_scale=10)
-    jobs = jobs_on(server, margin_seconds=1, kill_grace_seconds=600)
+    jobs = jobs_on(server, margin_seconds=1, kill_grace_seconds=6000)
     gate = tmp_path / "go"
-    short = replace(jobs.resources, time_hours=1 / 3600)
+    short = replace(jobs.resources, time_hours=1 / 120)
     job = jobs.submit(
         "/bin/sh", "-c", f"trap '' TERM; {GATE.replace('exit 0', 'exit 3')}", "sh", str(gate), resources=short
     )

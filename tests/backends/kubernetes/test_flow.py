@@ -74,7 +74,7 @@ def test_the_last_words_of_a_pod_harm_no_other_job(native_service: Service) -> N
 
 ENDS = [
     (sh("true", resources={"partition": "science"}), "rejected", "no partitions"),
-    (sh("exec sleep 1000", resources={"time_hours": 0.0003}), "time_limit", "deadline"),
+    (sh("exec sleep 1000", resources={"time_hours": 0.005}), "time_limit", "deadline"),
 ]
 
 

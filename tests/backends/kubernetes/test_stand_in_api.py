@@ -152,8 +152,13 @@ def test_many_watchers_and_writers(client: Client) -> None:
     seen: list[list[tuple[str, str]]] = [[] for _ in range(3)]
 
     def look(into: list[tuple[str, str]]) -> None:
-        events = client.watch(JOBS, resourceVersion=start, timeoutSeconds=4)
-        into += [(event["type"], event["object"]["metadata"]["resourceVersion"]) for event in events]
+        """Until the last Job is made."""
+        with client.http.stream("GET", JOBS, params={"watch": "1", "resourceVersion": start}) as answer:
+            for line in answer.iter_lines():
+                event = json.loads(line)
+                into.append((event["type"], event["object"]["metadata"]["resourceVersion"]))
+                if sum(kind == "ADDED" for kind, _ in into) == 15:
+                    return
 
     threads = [threading.Thread(target=partial(look, into)) for into in seen]
     threads += [threading.Thread(target=partial(make, client, *(f"w{n}-{i}" for i in range(5)))) for n in range(3)]

@@ -20,7 +20,7 @@ from tests.stand_ins.kubernetes.schemas import validator
 from tests.support.waiting import PATIENCE, wait_until
 
 NAMESPACE = "replayed"
-SCALE = 4.0
+SCALE = 2.0
 """The real one took 70 s."""
 
 _ROUND_TRIP = 0.015

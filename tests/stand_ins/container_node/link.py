@@ -14,7 +14,7 @@ from ccat_workflow_manager import shell
 # The project is last in the path, so that none of its modules can hide one of the standard library.
 _PROGRAM = "import sys; sys.path.append(sys.argv[1]); from tests.stand_ins.container_node.node import run; run()"
 _PROJECT = str(Path(__file__).resolve().parents[3])
-_STOP_SECONDS = 30
+_STOP_SECONDS = 240
 
 
 class NodeLink:
