@@ -11,8 +11,10 @@ import pytest
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.migrate import upgrade
 from ccat_workflow_manager.db.session import Database
+from ccat_workflow_manager.services import collect
 from ccat_workflow_manager.settings import load_settings
 from tests.support.fixtures_servers import Databases
+from tests.support.waiting import PATIENCE
 
 ContextMaker = Callable[..., Context]
 
@@ -31,8 +33,12 @@ def migrated_url(databases: Databases) -> Iterator[str]:
 
 
 @pytest.fixture
-def make_context(migrated_url: str, redis_url: str, tmp_path: Path) -> Iterator[ContextMaker]:
+def make_context(
+    migrated_url: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ContextMaker]:
     """Contexts of as many processes as a test wants to be, all of one deployment."""
+    # What a launch collects at once does not depend on how quick the machine is.
+    monkeypatch.setattr(collect, "_AT_ONCE_SECONDS", PATIENCE)
     made: list[Context] = []
 
     def make(*backends: str, **settings: Any) -> Context:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -72,7 +71,7 @@ class Site:
         resources: Resources | None = None,
         cpu: float = 0.25,
         memory_gb: float = 0.1,
-        seconds: float = 60,
+        seconds: float = 3600,
         directory: str = "attempts",
     ) -> JobRequest:
         name = name or f"job-{uuid4().hex}"
@@ -153,11 +152,9 @@ class Site:
             return
         with suppress(BackendError):
             self.backend.cancel_many(self.ids)
-            deadline = time.monotonic() + 10
             wait_until(
                 lambda: not any(info.status in ALIVE for info in self.backend.get_statuses(self.ids).values()),
-                deadline - time.monotonic(),
-                "all jobs to end",
+                what="all jobs to end",
             )
             self.backend._link.ask({"do": "leave"})
         self.backend.close()

@@ -18,7 +18,7 @@ from ccat_workflow_manager.hpc.supervisor import wire
 from ccat_workflow_manager.hpc.supervisor.link import Conversation
 from ccat_workflow_manager.testing.backend_contract import BackendContract, BackendHarness
 from ccat_workflow_manager.testing.harness import Job
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 NOBODY_THERE = (FileNotFoundError, ConnectionRefusedError, NotADirectoryError)
 NO_JSON = b"\0\0\0\x07nothing"
@@ -27,7 +27,7 @@ NO_JSON = b"\0\0\0\x07nothing"
 def end_supervisor(state_dir: Path) -> None:
     """Ask the supervisor of this directory to leave, and wait until it has."""
     try:
-        conversation = Conversation(wire.connect(str(state_dir), 10))
+        conversation = Conversation(wire.connect(str(state_dir), PATIENCE))
     except NOBODY_THERE:
         return
     limits = {"cpu": 0, "memory": 0, "kill_grace": 0.3, "log_limit": 1 << 20, "disk_limit": 0}

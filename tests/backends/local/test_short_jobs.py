@@ -10,10 +10,12 @@ import pytest
 from ccat_workflow_manager import failpoints
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.managers.loops import LeaseSweep
+from ccat_workflow_manager.services import launch
 from tests.backends.local.site import Site
 from tests.support.armed import Injected, Plan
 from tests.support.fixtures_store import ContextMaker
 from tests.support.step_runs import expire_leases, one_step, row, start
+from tests.support.waiting import PATIENCE
 
 EVENTS = ["created", "claimed", "job_submitted", "job_succeeded", "results_collected"]
 
@@ -28,6 +30,12 @@ def worker(make_context: ContextMaker, site: Site) -> Callable[[], Context]:
         return context
 
     return make
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A launch waits until its jobs have ended, however long a short job takes on this machine."""
+    monkeypatch.setattr(launch, "_SHORT_JOB_SECONDS", PATIENCE)
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +54,7 @@ def events(context: Context) -> list[str]:
         return [each.event for each in found]
 
 
+@pytest.mark.usefixtures("patient")
 def test_the_launch_of_a_short_job_records_its_results(worker: Callable[[], Context]) -> None:
     context = worker()
     start(context, shell('echo data > "$WORKFLOW_OUTPUT_DIR/table.csv"'))
@@ -57,6 +66,7 @@ def test_the_launch_of_a_short_job_records_its_results(worker: Callable[[], Cont
     assert row(context, "job_state, finished_at IS NOT NULL AS ended", "attempts") == ("completed", True)
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_short_job_that_fails_is_recorded_as_failed(worker: Callable[[], Context]) -> None:
     context = worker()
     start(context, shell("exit 3"))
@@ -77,6 +87,7 @@ def test_a_longer_job_is_followed_as_ever(worker: Callable[[], Context], tmp_pat
     assert events(context) == [*EVENTS[:3], "job_started", *EVENTS[3:]]
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("point", ["commit.launched before", "commit.launched after"])
 def test_a_worker_that_dies_with_a_short_job_loses_nothing(worker: Callable[[], Context], point: str) -> None:
     first, second = worker(), worker()
