@@ -51,7 +51,7 @@ class EmbeddedPostgres(EmbeddedServer):
     name = "postgres"
     _socket_name = ".s.PGSQL.5432"
 
-    def __init__(self, data_dir: Path, *, fsync: bool = True, timeout: float = 60) -> None:
+    def __init__(self, data_dir: Path, *, fsync: bool = True, timeout: float = 300) -> None:
         super().__init__(data_dir, timeout=timeout)
         self.cluster = self.home / "cluster"
         self._fsync = fsync
@@ -132,7 +132,7 @@ class EmbeddedPostgres(EmbeddedServer):
 
     def _check_version(self, programs: Path, owner: list[str]) -> None:
         made_by = (self.cluster / "PG_VERSION").read_text().strip()
-        printed = shell.run([*owner, str(programs / "postgres"), "--version"], timeout=10, env=ENVIRONMENT).stdout
+        printed = shell.run([*owner, str(programs / "postgres"), "--version"], timeout=60, env=ENVIRONMENT).stdout
         ours = printed.rpartition(" ")[2].partition(".")[0].strip()
         if made_by != ours:
             raise ConfigurationError(
@@ -166,7 +166,7 @@ class EmbeddedPostgres(EmbeddedServer):
         if (pid := self.pid) is None:
             return
         # Fast shutdown (ends the sessions), immediate shutdown (recovers at the next start), kill.
-        for number, patience in ((signal.SIGINT, 15), (signal.SIGQUIT, 5), (signal.SIGKILL, 5)):
+        for number, patience in ((signal.SIGINT, 60), (signal.SIGQUIT, 10), (signal.SIGKILL, 5)):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
             if self._ended(pid, patience):
@@ -183,13 +183,13 @@ def _as_owner(home: Path, programs: Path) -> list[str]:
         return []
     if home.stat().st_uid == 0:
         with contextlib.suppress(shell.CommandError):
-            if shell.run([*NAMESPACE, str(programs / "postgres"), "--version"], timeout=10).returncode == 0:
+            if shell.run([*NAMESPACE, str(programs / "postgres"), "--version"], timeout=60).returncode == 0:
                 return list(NAMESPACE)
         _give_to(pwd.getpwnam(_UNPRIVILEGED_USER), home)
     found = home.stat()
     lowered = [_LOWERED, f"--reuid={found.st_uid}", f"--regid={found.st_gid}", "--clear-groups", "--"]
     for probe in (["test", "-w", str(home)], [str(programs / "postgres"), "--version"]):
-        done = shell.run([*lowered, *probe], timeout=10, env=ENVIRONMENT, cwd="/")
+        done = shell.run([*lowered, *probe], timeout=60, env=ENVIRONMENT, cwd="/")
         if done.returncode != 0:
             raise ConfigurationError(
                 f"PostgreSQL does not run as root, and user {found.st_uid} cannot use {home} or {programs}. Run as an "

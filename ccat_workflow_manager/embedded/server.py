@@ -32,7 +32,7 @@ class EmbeddedServer(ABC):
 
     name: str
 
-    def __init__(self, data_dir: Path, *, timeout: float = 60) -> None:
+    def __init__(self, data_dir: Path, *, timeout: float = 300) -> None:
         self.home = data_dir.absolute() / self.name
         self.log_file = self.home / f"{self.name}.log"
         self._timeout = timeout

@@ -44,7 +44,7 @@ _ALGORITHMS = frozenset(
 )
 """Those whose keys the provider alone has."""
 _METADATA_SECONDS = 300
-_CALL_SECONDS = 5
+_CALL_SECONDS = 15
 _CALLS_AT_ONCE = 4
 """A provider that hangs must not hold all threads of the API."""
 _LEEWAY_SECONDS = 60

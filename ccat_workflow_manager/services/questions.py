@@ -11,7 +11,7 @@ from ccat_workflow_manager.db.workers import WorkerStore
 from ccat_workflow_manager.doorbell import Doorbell
 from ccat_workflow_manager.errors import ServiceUnavailable
 
-_ANSWER_SECONDS = 10
+_ANSWER_SECONDS = 30
 
 
 @dataclass(frozen=True, slots=True)

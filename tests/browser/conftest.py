@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.settings import load_settings
@@ -19,11 +19,15 @@ from tests.support.fixtures_store import migrate
 from tests.support.waiting import PATIENCE
 
 CHROMIUM = "/usr/bin/chromium"
-CALM: dict[str, Any] = {"reduced_motion": "reduce"}
-"""Without a graphics card, things that move take half of a processor as long as their page is open."""
-
 PATIENCE_MS = 1000 * PATIENCE
 expect.set_options(timeout=PATIENCE_MS)
+
+
+def new_context(browser: Browser, url: str, **options: Any) -> BrowserContext:
+    """Whose pages are patient. Without a graphics card, things that move take half of a processor while one is open."""
+    context = browser.new_context(base_url=url, reduced_motion="reduce", **options)
+    context.set_default_timeout(PATIENCE_MS)
+    return context
 
 
 @pytest.fixture(scope="session")
@@ -62,7 +66,7 @@ def guarded(settings: dict[str, Any], site: Site) -> Iterator[Server]:
 def browser() -> Iterator[Browser]:
     # Its event loop runs in this thread while it lives, so that no test beside it could run one of its own.
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=PATIENCE_MS)
         yield browser
         browser.close()
 
@@ -80,7 +84,6 @@ class Watch:
             if not any(part in text for part in expected):
                 self.wrong.append(text)
 
-        page.set_default_timeout(PATIENCE_MS)
         page.on("console", lambda message: note(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: note(str(error)))
         page.on("request", lambda request: None if request.url.startswith(url) else self.wrong.append(request.url))
@@ -93,7 +96,7 @@ def open_page(site: Site, browser: Browser) -> Iterator[Callable[..., Page]]:
     watch = Watch()
 
     def open_(path: str, url: str = site.url, expected: tuple[str, ...] = (), **options: Any) -> Page:
-        context = stack.enter_context(browser.new_context(base_url=url, **CALM, **options))
+        context = stack.enter_context(new_context(browser, url, **options))
         page = watch.over(context.new_page(), url, expected)
         page.goto(path)
         return page
@@ -105,7 +108,7 @@ def open_page(site: Site, browser: Browser) -> Iterator[Callable[..., Page]]:
 
 @pytest.fixture(scope="module")
 def _walked(site: Site, browser: Browser) -> Iterator[tuple[Page, Watch]]:
-    context = browser.new_context(base_url=site.url, **CALM)
+    context = new_context(browser, site.url)
     watch = Watch()
     yield watch.over(context.new_page(), site.url), watch
     context.close()

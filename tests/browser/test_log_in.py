@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.browser.conftest import CALM
+from tests.browser.conftest import new_context
 from tests.browser.server import served
 from tests.stand_ins.identity_provider import CLIENT_ID, CLIENT_SECRET, identity_provider
 from tests.support.fixtures_store import ContextMaker
@@ -30,7 +30,7 @@ def test_a_person_logs_in_with_a_provider(browser: Browser, make_context: Contex
             OIDC_ROLES="staff=operator",
         )
         with served(context) as address:
-            page = browser.new_context(base_url=address, **CALM).new_page()
+            page = new_context(browser, address).new_page()
             page.goto("/runs?status=FAILED")
             page.get_by_role("link", name="Log in with localhost").click()
             page.get_by_label("Name").fill("eve")

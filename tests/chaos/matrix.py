@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ccat_workflow_manager.failpoints import BEFORE
 from tests.chaos.scenarios import PREFERRED, SCENARIOS, Scenario
@@ -17,8 +17,8 @@ from tests.support.waiting import wait_until
 
 _LATE_SECONDS = 8
 """How long a point may take to be passed that is passed only now and then."""
-_ASLEEP_SECONDS = 1.6
-"""Longer than a lease: whoever wakes up then has lost it."""
+_ASLEEP = 1.6
+"""In leases: whoever wakes up then has lost it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ def cases(passed: Passed) -> Iterator[Case]:
             provoking = {(injection.point, injection.moment) for injection in scenario.provoked_by}
             nth = 2 if (point, moment) in provoking else 1
             at = BEFORE if moment == AROUND else moment
-            yield Case(Injection(process, point, at, action, nth, _ASLEEP_SECONDS), scenario)
+            yield Case(Injection(process, point, at, action, nth), scenario)
 
 
 _SHORT = """
@@ -146,18 +146,19 @@ def short_cases(row: Row) -> Iterator[Case]:
     for line in _SHORT.strip().splitlines():
         process, point, moment, action, name = line.split()
         if not (row.backend == "noop" and point.startswith(_NOT_IN_NOOP)):
-            injection = Injection(process, point, moment, Action(action), seconds=_ASLEEP_SECONDS)
+            injection = Injection(process, point, moment, Action(action))
             yield Case(injection, scenarios[name])
 
 
 def survive(site: Site, case: Case) -> Outcome:
     """Let it happen, and see what is left."""
     began = time.monotonic()
-    site.arm(*case.scenario.provoked_by, case.injection)
+    injection = replace(case.injection, seconds=_ASLEEP * site.settings.lease_seconds)
+    site.arm(*case.scenario.provoked_by, injection)
     passed = True
     try:
         ends = set(case.scenario.act(site)) - case.scenario.ends
-        passed = _happens(site, str(case.injection))
+        passed = _happens(site, str(injection))
         problem = _problem(site, ends)
     except AssertionError as error:
         problem = str(error)[:500]

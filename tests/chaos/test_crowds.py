@@ -110,7 +110,7 @@ def test_every_message_three_times_and_in_any_order(make_context: ContextMaker) 
             calls, heard.calls = [*heard.calls, (Bell.LAUNCH, "noop"), (Bell.FOLLOW, "noop")] * 3, []
             chance.shuffle(calls)
             for done in [workers.submit(answer, chance.choice(contexts), *call) for call in calls]:
-                done.result(60)
+                done.result(PATIENCE)
             if not unfinished(contexts[0]):
                 break
     assert unfinished(contexts[0]) == 0
@@ -162,7 +162,7 @@ def test_all_buttons_are_pressed_at_once_while_everything_runs(make_context: Con
     roles = [(launch,), (launch, follow), (follow,), (cancel, retry), (retry, pause), (pause, cancel, sweep)]
     with ThreadPoolExecutor(len(roles)) as threads:
         for done in [threads.submit(repeat, seed, *role) for seed, role in enumerate(roles)]:
-            done.result(100)
+            done.result(4 * PATIENCE)
     context = contexts[0]
     assert wrong(context) == []
     assert deadlocks(context) == 0

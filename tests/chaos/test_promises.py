@@ -17,7 +17,7 @@ from tests.support.waiting import PATIENCE, wait_until
 
 _CLIENTS = 50
 _PATIENCE_SECONDS = 0.1
-_TRIES = 300
+_TRIES = 3000
 
 
 @pytest.mark.parametrize("moment", [pytest.param("before", marks=pytest.mark.slow), "after"])

@@ -63,7 +63,7 @@ def test_every_promise_survives_a_postgresql_that_dies_again_and_again(make_serv
         finally:
             enough.set()
         for each in done:
-            each.result(60)
+            each.result(PATIENCE)
     wait_until(service.is_ready, 30, "the service to be ready again")
     assert len(set(promised.values())) == len(promised) >= _DEATHS * _BETWEEN
     require_all_is_well(service, promised.values(), seconds=40)
@@ -74,7 +74,7 @@ def leases_are_over(service: Service) -> bool:
 
 
 def test_workers_that_were_stopped_past_their_leases_change_nothing_any_more(make_service: ServiceMaker) -> None:
-    service = make_service(LEASE_SECONDS="1", SWEEP_SECONDS="0.3", LOCAL_MAX_CPU="8")
+    service = make_service(LEASE_SECONDS="3", SWEEP_SECONDS="0.3", MAX_WORKER_DEATHS="100", LOCAL_MAX_CPU="8")
     names = [str(number) for number in range(12)]
     start = 'echo started >> "$WORKFLOW_WORKSPACE_DIR/starts"; echo x > "$WORKFLOW_OUTPUT_DIR/x"'
     run_ids = []

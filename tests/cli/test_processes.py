@@ -133,7 +133,7 @@ def test_the_demo_prints_resources_and_products(tmp_path: Path, reaper: Reaper) 
     arguments = ("demo", "--data-dir", str(tmp_path / "data"), "--backend", "concurrent", "--port", "0", "--scans", "2")
     with process(*arguments, env=variables(CONTAINER_RUNTIME="none"), output=output) as demo:
         reaper.watch(demo.pid)
-        assert demo.wait(PATIENCE) == 0, output.with_suffix(".stderr").read_text()
+        assert demo.wait(3 * PATIENCE) == 0, output.with_suffix(".stderr").read_text()
     text = output.read_text()
     assert "the steps run as plain processes" in text
     for word in ("COMPLETED", "wall time", "CPU hours", "peak memory", "API: http://127.0.0.1:"):

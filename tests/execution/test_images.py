@@ -232,7 +232,7 @@ def test_a_fake_pull_that_another_process_does(cache: Path, registry: tuple[Runt
 def test_a_fake_pull_that_hangs_is_killed(cache: Path, tmp_path: Path, fake_program: FakeProgram) -> None:
     runtime = fake_program("apptainer", f"echo $$ > {tmp_path}/pid\nexec sleep 1000")
     with pytest.raises(StagingError, match="IMAGE_PULL_SECONDS") as failed:
-        resolve("docker://hangs", cache, runtime, pull_timeout=0.5)
+        resolve("docker://hangs", cache, runtime, pull_timeout=3)
     assert failed.value.reason is FailureReason.IMAGE_PULL
     pid = int((tmp_path / "pid").read_text())
     with pytest.raises(ProcessLookupError):

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 from ccat_workflow_manager.flow import WorkflowEngine, factory
 from ccat_workflow_manager.hpc.attempt import process_tree
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 T = TypeVar("T")
-DEADLINE_SECONDS = 60
+DEADLINE_SECONDS = 4 * PATIENCE
 
 
 def run(program: Callable[[], Awaitable[T]]) -> T:

@@ -51,13 +51,13 @@ def test_those_who_come_meanwhile_go_together() -> None:
         others = [pool.submit(combiner.do, number) for number in range(1, 16)]
         wait_until(lambda: combiner.queued == 15)
         work.may_go.set()
-        assert first.result(10) == 0
+        assert first.result(PATIENCE) == 0
         for number, other in enumerate(others, 1):
             if number % 2:
                 with pytest.raises(Invalid, match=f"{number} is odd"):
-                    other.result(10)
+                    other.result(PATIENCE)
             else:
-                assert other.result(10) == 2 * number
+                assert other.result(PATIENCE) == 2 * number
     assert [len(batch) for batch in work.batches] == [1, 6, 6, 3]
 
 
@@ -71,10 +71,10 @@ def test_the_fault_of_one_does_not_reach_the_others() -> None:
         others = {number: pool.submit(combiner.do, number) for number in (4, 6, 8, 10)}
         wait_until(lambda: combiner.queued == 4)
         work.may_go.set()
-        assert first.result(10) == 4
-        assert [others[number].result(10) for number in (4, 6, 10)] == [8, 12, 20]
+        assert first.result(PATIENCE) == 4
+        assert [others[number].result(PATIENCE) for number in (4, 6, 10)] == [8, 12, 20]
         with pytest.raises(ServiceUnavailable, match="poisoned"):
-            others[8].result(10)
+            others[8].result(PATIENCE)
     assert combiner.do(12) == 24
 
 
@@ -95,6 +95,6 @@ def test_a_call_gives_up_when_its_turn_does_not_come() -> None:
             combiner.do(4)
         assert combiner.queued == 0
         work.may_go.set()
-        assert first.result(10) == 4
+        assert first.result(PATIENCE) == 4
     assert combiner.do(6) == 12
     assert work.batches == [[2], [6]]

@@ -20,6 +20,7 @@ from ccat_workflow_manager.errors import ConfigurationError, ServiceUnavailable
 from ccat_workflow_manager.services.feed import GZIP_BEGIN, KEEP_ALIVE, TOO_SLOW, Feed, compressed
 from ccat_workflow_manager.services.feed_cursor import BadCursor, Cursors
 from tests.support.fixtures_store import ContextMaker
+from tests.support.waiting import PATIENCE
 
 _INSERT = """
 INSERT INTO events (step_run_id, run_id, event, to_status, attempt, actor) VALUES (:id, :id, :event, 'X', 0, :name)
@@ -148,9 +149,7 @@ def write_with_pauses(database: Database, writer: int, transactions: int) -> Non
                 _PAUSE.wait(chance.random() * 0.03)
 
 
-def torture(
-    contexts: Sequence[Context], writers: int, transactions: int, readers: int, *, most: int = 20, seconds: float = 100
-) -> None:
+def torture(contexts: Sequence[Context], writers: int, transactions: int, readers: int, *, most: int = 20) -> None:
     """Writers that pause between insert and commit, and readers that connect again after at most so many events."""
     databases = [Database(contexts[0].database.url, pool_size=1) for _ in range(writers)]
     threads = [
@@ -162,7 +161,7 @@ def torture(
     clients = [Reader(feeds, random.Random(1000 + number), most) for number in range(readers)]
 
     async def read() -> None:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(5 * PATIENCE):
             await asyncio.gather(*(client.read(expected) for client in clients))
 
     for thread in threads:
@@ -184,7 +183,7 @@ def test_streams_lose_nothing_and_repeat_nothing(make_context: ContextMaker) -> 
 
 @pytest.mark.slow
 def test_streams_lose_nothing_and_repeat_nothing_with_many_writers(make_context: ContextMaker) -> None:
-    torture([make_context(), make_context()], writers=50, transactions=30, readers=20, most=300, seconds=500)
+    torture([make_context(), make_context()], writers=50, transactions=30, readers=20, most=300)
 
 
 def test_a_slow_reader_is_cut_off_and_others_go_on(context: Context) -> None:
@@ -209,7 +208,7 @@ def test_a_slow_reader_is_cut_off_and_others_go_on(context: Context) -> None:
             for number in range(count):
                 insert(unit, str(number))
 
-    texts, count = asyncio.run(asyncio.wait_for(read(), 100))
+    texts, count = asyncio.run(asyncio.wait_for(read(), PATIENCE))
     assert count == 1
     assert texts[-1] == TOO_SLOW
     assert len(texts) == 2
@@ -238,7 +237,7 @@ def test_a_compressed_stream_has_the_text_of_the_others(context: Context) -> Non
         with context.database.begin("commit.test") as unit:
             insert(unit, str(number))
 
-    plain, unpacked = asyncio.run(asyncio.wait_for(read(), 100))
+    plain, unpacked = asyncio.run(asyncio.wait_for(read(), PATIENCE))
     assert plain == unpacked
     assert plain.count(b"data: ") == 3
 
@@ -260,7 +259,7 @@ def test_a_stream_that_wants_none_of_many_events_shows_that_it_is_alive(context:
         with context.database.begin("commit.test") as unit:
             insert(unit, "other")
 
-    assert asyncio.run(asyncio.wait_for(read(), 100)) == KEEP_ALIVE
+    assert asyncio.run(asyncio.wait_for(read(), PATIENCE)) == KEEP_ALIVE
 
 
 def test_streams_of_single_runs_have_the_events_of_theirs(context: Context) -> None:
@@ -283,7 +282,7 @@ def test_streams_of_single_runs_have_the_events_of_theirs(context: Context) -> N
         feed.close()
         return seen
 
-    seen = asyncio.run(asyncio.wait_for(read(), 100))
+    seen = asyncio.run(asyncio.wait_for(read(), PATIENCE))
     events = feed.page(BEGIN, EVERYTHING, 1000).events
     expected = [[feed.cursors.encode(each.place) for each in events if each.run_id == run] for run in runs]
     assert seen == expected
@@ -315,7 +314,7 @@ def test_streams_end_where_new_events_cannot_be_read_and_the_next_one_begins_ane
         feed.close()
         return ended, found
 
-    ended, found = asyncio.run(asyncio.wait_for(read(), 100))
+    ended, found = asyncio.run(asyncio.wait_for(read(), PATIENCE))
     assert (ended, len(found)) == ([], 1)
 
 
@@ -333,6 +332,6 @@ def test_there_are_not_more_streams_than_allowed_and_none_after_the_end(context:
         asyncio.get_running_loop().call_soon(feed.close)
         return [text async for text in stream]
 
-    assert asyncio.run(asyncio.wait_for(ends(), 60)) == []
+    assert asyncio.run(asyncio.wait_for(ends(), PATIENCE)) == []
     with pytest.raises(ServiceUnavailable):
         feed.enter()

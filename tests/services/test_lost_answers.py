@@ -76,8 +76,8 @@ def together(
             asked.append(threads.submit(ask, request, key))
             wait_until(partial(waits, number))
         may_go.set()
-        first.result(30)
-        answers = [each.result(30) for each in asked]
+        first.result(PATIENCE)
+        answers = [each.result(PATIENCE) for each in asked]
     assert batches[:2] == [1, len(requests)]
     return answers
 

@@ -255,7 +255,7 @@ def no_worker(*question: object) -> None:
 def test_nothing_reads_a_large_table_as_a_whole(
     context: Context, migrated_url: str, server_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Doorbell, "ask", no_worker)  # else each log takes ten seconds
+    monkeypatch.setattr(Doorbell, "ask", no_worker)  # else each log takes half a minute
     app = create_app(context)
     app.state.answers = Answers(longest=0)
     hand = Hand(context)

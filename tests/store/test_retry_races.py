@@ -164,7 +164,7 @@ def test_a_retry_and_an_end_in_two_threads(make_context: ContextMaker) -> None:
                 action()
 
             for done in [threads.submit(press, race.retry), threads.submit(press, partial(race.fail, "u"))]:
-                done.result(60)
+                done.result(PATIENCE)
             statuses = race.statuses()
             if statuses["u"] == "FAILED":
                 race.go_on()

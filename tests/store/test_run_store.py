@@ -26,7 +26,7 @@ from ccat_workflow_manager.lifecycle.models import (
 )
 from ccat_workflow_manager.lifecycle.states import FINISHED, LIVE, TRANSITIONS, Event, Status, next_status, run_status
 from ccat_workflow_manager.services.run_request import RunRequest
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 DIAMOND = {
     "name": "diamond",
@@ -269,7 +269,7 @@ def test_a_cancel_of_several_runs_locks_them_in_the_order_of_their_ids(context: 
             done = threads.submit(context.requests.cancel, [second, first], actor="anna")
             wait_until(lambda: rows(context, waiting) != [])
             unit.execute(lock, {"id": second})
-        done.result(30)
+        done.result(PATIENCE)
     assert rows(context, "SELECT status, cancel_requested_at IS NOT NULL FROM runs ORDER BY id") == [
         ("RUNNING", True),
         ("CANCELLED", True),

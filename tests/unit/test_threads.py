@@ -87,7 +87,7 @@ def test_a_forked_process_has_threads_of_its_own() -> None:
     child = os.fork()
     if child == 0:
         try:
-            os._exit(asyncio.run(asyncio.wait_for(in_thread(int, 42), 20)))
+            os._exit(asyncio.run(asyncio.wait_for(in_thread(int, 42), PATIENCE)))
         finally:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 42

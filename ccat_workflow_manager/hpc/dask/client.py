@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 ANSWER_SECONDS = 15.0
 """The longest wait for an answer of the scheduler."""
-CONNECT_SECONDS = 5.0
+CONNECT_SECONDS = 10.0
 NAME = "ccat-workflow-manager"
 _PAUSE = Event()
 

@@ -124,8 +124,8 @@ def test_times(make_attempt: Callable[[str], Attempt]) -> None:
     record = attempt.record
     assert record.wall_time_seconds is not None
     assert record.cpu_seconds is not None
-    assert 0.3 <= record.wall_time_seconds < 20
-    assert 0.03 <= record.cpu_seconds < 10
+    assert 0.3 <= record.wall_time_seconds < 600
+    assert 0.03 <= record.cpu_seconds < 200
 
 
 @pytest.mark.parametrize("supervised", KINDS)

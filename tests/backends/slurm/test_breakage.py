@@ -258,7 +258,7 @@ def test_what_was_never_taken_is_submitted_again_only_when_that_is_certain(
     jobs: SlurmHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shim(jobs.workdir / "programs", "sbatch", 'echo "sbatch: error: Socket timed out" >&2; exit 1')
-    monkeypatch.setattr(scheduler_backend, "SETTLE_SECONDS", 4.0)
+    monkeypatch.setattr(scheduler_backend, "SETTLE_SECONDS", 12.0)
     request = jobs.request("true")
     with monkeypatch.context() as broken:
         broken.setenv("PATH", str(jobs.workdir / "programs"), prepend=":")

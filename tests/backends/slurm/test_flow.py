@@ -70,11 +70,11 @@ def test_the_numbers_of_a_step(slurm_service: Service) -> None:
     assert slurm_service.wait(run_id)["status"] == "COMPLETED"
     step = slurm_service.step(run_id, "only")
     assert step["exit_code"] == 0
-    assert 3 <= step["wall_time_seconds"] < 30
-    assert 3 <= step["cpu_hours"] * 3600 < 10
+    assert 3 <= step["wall_time_seconds"] < 600
+    assert 3 <= step["cpu_hours"] * 3600 < 60
     assert 0.09 <= step["peak_memory_gb"] < 0.3
     [attempt] = slurm_service.attempts(step)
-    assert 2 * 3 <= attempt["cpu_hours_allocated"] * 3600 < 2 * 40, "of both CPUs, used or not"
+    assert 2 * 3 <= attempt["cpu_hours_allocated"] * 3600 < 2 * 600, "of both CPUs, used or not"
 
 
 CASES: list[tuple[dict[str, Any], str, str]] = [
