@@ -140,6 +140,15 @@ def test_why_a_run_failed_decides_the_state(rest: Rest, hand: Hand, reason: str,
     assert listed(rest, state=state) == [task_id]
 
 
+def test_nothing_runs_behind_an_executor_that_failed(rest: Rest, hand: Hand) -> None:
+    task_id = create(rest, executors=[EXECUTOR, {**EXECUTOR, "ignore_error": True}, EXECUTOR])
+    [item] = hand.claim(10)
+    hand.fail(item)
+    assert hand.claim(10) == []
+    assert [step["status"] for step in rest.get(f"/runs/{task_id}")["step_runs"]] == ["FAILED", "SKIPPED", "SKIPPED"]
+    assert get(rest, task_id)["state"] == "EXECUTOR_ERROR"
+
+
 def test_a_task_is_that_of_its_project(secured: Secured) -> None:
     mine, others = secured.caller("submitter", "mine"), secured.caller("submitter", "others")
     task_id = create(mine)

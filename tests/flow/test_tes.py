@@ -42,7 +42,7 @@ def test_a_task_runs_its_executors_one_after_the_other(service: Service, tmp_pat
     (tmp_path / "scan.txt").write_text("raw")
     task_id = _create(
         service,
-        name="two executors",
+        name="three executors",
         inputs=[
             {"url": f"file://{tmp_path}/scan.txt", "path": "/workflow/input/night/scan.txt"},
             {"content": "price: ${amount}", "path": "/workflow/code/notes.txt"},
@@ -51,7 +51,8 @@ def test_a_task_runs_its_executors_one_after_the_other(service: Service, tmp_pat
         executors=[
             _sh('echo "$WORD ${HOME:+home}"; cat >"$WORKFLOW_OUTPUT_DIR/copy.txt"', env={"WORD": "${item}"},
                 stdin="/workflow/input/night/scan.txt"),
-            {"image": "ubuntu", "stdout": "/workflow/output/all.txt",
+            _sh("exit 4", ignore_error=True),
+            {"image": "ubuntu", "stdout": "/workflow/output/made/all.txt",
              "command": ["cat", "/workflow/code/notes.txt", "/workflow/upstream/executor-1/main/copy.txt"]},
         ],
         tags={"night": "2026-01-31"},
@@ -59,10 +60,10 @@ def test_a_task_runs_its_executors_one_after_the_other(service: Service, tmp_pat
     task = _finished(service, task_id)
     assert task["state"] == "COMPLETE", (task, service.log())
     [log] = task["logs"]
-    assert [each["exit_code"] for each in log["logs"]] == [0, 0]
+    assert [each["exit_code"] for each in log["logs"]] == [0, 4, 0]
     assert log["logs"][0]["stdout"] == "${item} home\n"
     assert {each["path"]: each["size_bytes"] for each in log["outputs"]} == {
-        "/workflow/output/copy.txt": "3", "/workflow/output/all.txt": "19",
+        "/workflow/output/copy.txt": "3", "/workflow/output/made/all.txt": "19",
     }  # fmt: skip
     all_url = next(each["url"] for each in log["outputs"] if each["path"].endswith("all.txt"))
     assert service.client.get(all_url).text == "price: ${amount}raw"

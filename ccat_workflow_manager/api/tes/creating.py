@@ -200,9 +200,11 @@ def _step(
         "environment": {name: _literal(text) for name, text in (executor.env or {}).items()},
         "resources": resources,
     }
-    if number:
-        before = {"step": step_name(number - 1)}
-        step["depends_on"] = [{**before, "weak": True} if task.executors[number - 1].ignore_error else before]
+    # One that may fail is no proof that those before it have not, so each waits for all.
+    step["depends_on"] = [
+        {"step": step_name(before), "weak": bool(each.ignore_error)}
+        for before, each in enumerate(task.executors[:number])
+    ]
     return step
 
 
@@ -218,15 +220,17 @@ def _command(number: int, executor: Executor, faults: list[Fault]) -> list[str]:
     """
     readable, writable = (INPUT, CODE, OUTPUT, WORKSPACE, "/workflow/upstream"), (OUTPUT, WORKSPACE)
     shell, paths = "", []
-    for field, sign, roots in (("workdir", "", writable), ("stdin", "<", readable), ("stdout", ">", writable),
-                               ("stderr", "2>", writable)):  # fmt: skip
+    for field, act, roots in (
+        ("workdir", 'mkdir -p "$1" && cd "$1"', writable),
+        ("stdin", 'exec <"$1"', readable),
+        ("stdout", 'mkdir -p "${1%/*}" && exec >"$1"', writable),
+        ("stderr", 'mkdir -p "${1%/*}" && exec 2>"$1"', writable),
+    ):
         path = getattr(executor, field)
         if path is None:
             continue
         if path not in roots and all(_below(path, root) is None for root in roots):
             faults.append(Fault(f"executors[{number}].{field}", f"must be below {' or '.join(roots)}"))
-        shell += (
-            'mkdir -p "$1" && cd "$1" || exit; shift; ' if field == "workdir" else f'exec {sign}"$1" || exit; shift; '
-        )
+        shell += f"{act} || exit; shift; "
         paths.append(path)
     return [*(["/bin/sh", "-c", f'{shell}exec "$@"', "sh", *paths] if paths else ()), *executor.command]
