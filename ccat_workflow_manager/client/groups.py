@@ -57,7 +57,10 @@ class Pipelines(Group):
     @both
     async def apply(self, definition: Mapping[str, Any]) -> Record:
         """Register a definition under its name; changed content makes a new version."""
-        path = f"/pipelines/{quote(str(definition.get('name')), safe='')}"
+        name = definition.get("name")
+        if name is None:  # the service says so
+            return Record(await self._api.change("/pipelines", dict(definition)))
+        path = f"/pipelines/{quote(str(name), safe='')}"
         return Record(await self._api.change(path, dict(definition), method="PUT"))
 
     @both

@@ -86,6 +86,8 @@ def test_pipelines_and_runs(client: Client) -> None:
     with pytest.raises(ApiRefused) as caught:
         client.runs.submit("chain", parameters={"scans": "none"})
     assert (caught.value.status, caught.value.faults[0].path) == (422, "parameters.scans")
+    with pytest.raises(ApiRefused, match="name: is required"):
+        client.pipelines.apply({"steps": CHAIN["steps"]})
     assert {each["name"] for each in client.backends.list()} >= {"local", "noop"}
 
 
