@@ -121,7 +121,7 @@ class RawBody:
     def parse_optional(self, model: type[M]) -> M:
         """The same; without a body the model with no field given."""
         _no_form(self.media_type)
-        return self.parse(model) if self.data.strip() else model()
+        return model() if self.data.strip() in _NO_BODY else self.parse(model)
 
     def definition(self) -> Any:
         """A pipeline definition in JSON or YAML, not validated."""

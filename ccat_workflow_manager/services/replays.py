@@ -19,7 +19,7 @@ from ccat_workflow_manager.services.catalogue import Catalogue
 from ccat_workflow_manager.services.replay_plan import Definition, Name, ReplayPlan, plan_replay, step_summaries
 from ccat_workflow_manager.services.replay_request import ReplayOptions, merged
 from ccat_workflow_manager.services.run_planning import PlannedRun, RunPlanner
-from ccat_workflow_manager.services.run_request import RunRequest, RunSubmission
+from ccat_workflow_manager.services.run_request import KEY_END, RunRequest, RunSubmission
 from ccat_workflow_manager.services.submit import Submitter
 
 MOST = 5000
@@ -51,7 +51,7 @@ class _Call:
     costs: dict[str, Mapping[str, Cost]] = field(default_factory=dict)
 
     def submission(self, source: Source, request: RunRequest) -> RunSubmission:
-        key = None if self.key is None else f"{self.key}\x1freplay\x1f{source.id}"
+        key = None if self.key is None else f"{self.key}{KEY_END}replay{KEY_END}{source.id}"
         return RunSubmission(request, self.actor, key, bulk_digest=self.options.digest())
 
 

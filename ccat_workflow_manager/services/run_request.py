@@ -31,6 +31,8 @@ from ccat_workflow_manager.json_values import kind, text_problem
 from ccat_workflow_manager.tracing import Trace
 
 MOST_LABELS = 50
+KEY_END = "\x1f"
+"""Behind the key of a client, in keys that no client can send."""
 _MOST_VERSIONS = 2**31 - 1
 
 
@@ -148,7 +150,7 @@ class RunSubmission:
             return None
         run_id, digest = known[self.actor, self.key]
         if digest != self.digest:
-            used = f"the Idempotency-Key {self.key!r} was used for another request"
+            used = f"the Idempotency-Key {self.key.partition(KEY_END)[0]!r} was used for another request"
             raise Conflict(f"{used}; choose a new key, or repeat that request")
         return run_id
 
@@ -159,6 +161,6 @@ def submissions_of_bulk(requests: Sequence[RunRequest], actor: str, key: str | N
         return [RunSubmission(request, actor) for request in requests]
     digest = hashlib.sha256("".join(request.digest() for request in requests).encode()).hexdigest()
     return [
-        RunSubmission(request, actor, f"{key}\x1f{index}" if index else key, bulk_digest=digest)
+        RunSubmission(request, actor, f"{key}{KEY_END}{index}" if index else key, bulk_digest=digest)
         for index, request in enumerate(requests)
     ]

@@ -110,6 +110,13 @@ def test_a_step_run_is_not_retried_as_another(rest: Rest, hand: Hand) -> None:
     )
 
 
+@pytest.mark.parametrize("body", [b"", b"{}", b" null "])
+def test_no_body_in_every_form_is_a_retry_as_before(rest: Rest, hand: Hand, body: bytes) -> None:
+    run = failed_run(rest, hand)["id"]
+    response = rest.send("POST", f"/runs/{run}/retry", content=body, headers={"Content-Type": "application/json"})
+    assert response.status_code == 202, response.text
+
+
 def test_a_policy_keeps_what_a_retry_has_given(rest: Rest, hand: Hand) -> None:
     run = failed_run(rest, hand)["id"]
     rest.post(f"/runs/{run}/retry", {"step": "reduce", "key": "a", "resources": {"memory_gb": 8}})

@@ -119,7 +119,7 @@ def test_a_lost_answer_and_a_double_click_make_one_replay(lab: Lab) -> None:
     with ThreadPoolExecutor(2) as threads:
         again = [threads.submit(replay, lab, run_id, key="click", **{"from": "map"}) for _ in range(2)]
         assert {each.result()[0]["new_run_id"] for each in again} == {first["new_run_id"]}
-    with pytest.raises(Conflict):
+    with pytest.raises(Conflict, match="'click'"):
         replay(lab, run_id, key="click", **{"from": "reduce"})
     (another,) = replay(lab, run_id, key="another", **{"from": "map"})
     assert another["new_run_id"] != first["new_run_id"]
