@@ -36,6 +36,7 @@ class Thing(NamedTuple):
 
 
 RUN = Thing("run_id", "run", "runs", owners.project_of_run)
+TASK = RUN._replace(kind="task")
 STEP_RUN = Thing("step_run_id", "step run", "step-runs", owners.project_of_step_run)
 PRODUCT = Thing("product_id", "product", "products", owners.project_of_product)
 PIPELINE = Thing("name", "pipeline", "pipelines", owners.project_of_pipeline)
@@ -150,13 +151,13 @@ RIGHTS: dict[str, Right] = {
     "GET /ga4gh/tes/v1/service-info": Right(_VIEWER),
     "GET /ga4gh/tes/v1/tasks": Right(_VIEWER),
     "POST /ga4gh/tes/v1/tasks": Right(_SUBMITTER),
-    "GET /ga4gh/tes/v1/tasks/{run_id}": Right(_VIEWER, RUN),
-    "POST /ga4gh/tes/v1/tasks/{run_id}:cancel": Right(_SUBMITTER, RUN),
+    "GET /ga4gh/tes/v1/tasks/{run_id}": Right(_VIEWER, TASK),
+    "POST /ga4gh/tes/v1/tasks/{run_id}:cancel": Right(_SUBMITTER, TASK),
     "GET /v1/service-info": Right(_VIEWER),
     "GET /v1/tasks": Right(_VIEWER),
     "POST /v1/tasks": Right(_SUBMITTER),
-    "GET /v1/tasks/{run_id}": Right(_VIEWER, RUN),
-    "POST /v1/tasks/{run_id}:cancel": Right(_SUBMITTER, RUN),
+    "GET /v1/tasks/{run_id}": Right(_VIEWER, TASK),
+    "POST /v1/tasks/{run_id}:cancel": Right(_SUBMITTER, TASK),
     # Pages.
     "GET /": Right(_VIEWER),
     "GET /runs": Right(_VIEWER),

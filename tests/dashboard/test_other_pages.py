@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import asdict
+from html import unescape
 from itertools import product
 from pathlib import Path
 
@@ -95,7 +96,7 @@ def test_products_are_previewed_as_text_and_pictures_and_never_run(rest: Rest, h
     run = rest.post("/runs", {"spec": CHAIN, "parameters": {"scans": ["a"]}})
     (item,) = hand.claim()
     output = Path(context.settings.pipeline_base_dir) / "chain" / run["id"] / "first" / "a" / "attempt-1" / "output"
-    (output / "cube.zarr" / "0").mkdir(parents=True)
+    (output / "cube.zarr" / "0" / "a #?%" / "b").mkdir(parents=True)
     (output / "report.html").write_text("<script>alert(1)</script>", encoding="utf-8")
     (output / "map.png").write_bytes(b"\x89PNG")
     (output / "map.fits").write_bytes(image(-32, 3, 2, [0, 1, 2, 3, 4, 5]))
@@ -122,7 +123,11 @@ def test_products_are_previewed_as_text_and_pictures_and_never_run(rest: Rest, h
     assert rest.client.get(f"/ui/products/{found['map.png']}/picture").status_code == 404
     assert "&#34;K&#34;: 0.1" in rest.client.get(f"/products/{found['qa.json']}").text.split("<pre", 1)[1]
     assert "/tree/0" in rest.client.get(f"/products/{found['cube.zarr']}").text
-    assert rest.client.get(f"/products/{found['cube.zarr']}/tree/0").status_code == 200
+    here = f"/products/{found['cube.zarr']}"
+    for depth in range(1, 4):
+        (below,) = re.findall(rf'href="(/products/{found["cube.zarr"]}/tree/[^"]*)"', rest.client.get(here).text)
+        here = unescape(below)
+        assert (rest.client.get(here).status_code, here.count("/")) == (200, 3 + depth)
     assert rest.client.get(f"/products/{found['cube.zarr']}/tree/..%2f..").status_code == 404
     assert found["map.png"] in rest.client.get(f"/products?run={run['id']}").text
     assert found["map.png"] in rest.client.get("/products").text

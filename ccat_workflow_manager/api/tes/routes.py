@@ -135,7 +135,7 @@ def _task(context: Context, run_id: str) -> dict[str, Any]:
         found = queries.run_detail(unit, wanted)
     run: dict[str, Any] = {} if found is None else json.loads(found.text())
     if not run or not is_task(run):
-        raise NotFound(f"there is no task {run_id}")
+        raise NotFound(f"there is no task {wanted}")
     return run
 
 

@@ -22,6 +22,7 @@ from ccat_workflow_manager.db.products import StoredProduct, find_product
 from ccat_workflow_manager.db.queries.products import lineage, product_detail
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.db.views import products as view
+from ccat_workflow_manager.db.views import run as run_view
 from ccat_workflow_manager.errors import NotFound, OutputError, ServiceUnavailable
 from ccat_workflow_manager.execution.scan import open_directory
 from ccat_workflow_manager.identity import Projects
@@ -30,6 +31,8 @@ router = page_router()
 
 _PAGE = 50
 _OF_RUN = 2000
+_BESIDE = 300
+"""So many products of its run are listed beside a product."""
 _RELATIVES = 300
 _TEXT_BYTES = 64 * 1024
 _ENTRIES = 1000
@@ -68,7 +71,9 @@ def _gathered(unit: UnitOfWork, product_id: UUID, projects: Projects) -> dict[st
         "product": product,
         "stored": find_product(unit, product_id),
         "lineage": json.loads(lineage(unit, product_id, _RELATIVES, projects) or "{}"),
-        "steps": _by_step(view.of_run(unit, UUID(product["run_id"]), 300)),
+        "steps": _by_step(view.of_run(unit, UUID(product["run_id"]), _BESIDE)),
+        "every": run_view.products(unit, UUID(product["run_id"])),
+        "most_shown": _BESIDE,
     }
 
 
