@@ -44,8 +44,7 @@ def up(
 
     Exit codes:  0 stopped by Ctrl-C or SIGTERM,  2 settings with faults,  3 a service could not be started.
     """
-    settings = _settings(serves_api=True, API_PORT=port, DATA_DIR=data_dir, WORKERS=workers)
-    _check_default_backend(settings)
+    settings = _settings(serves_api=True, runs_jobs=True, API_PORT=port, DATA_DIR=data_dir, WORKERS=workers)
     with starting():
         from ccat_workflow_manager import supervise
 
@@ -104,8 +103,7 @@ def manager(
     """
     if not api and not loops:
         raise WrongUsage("--no-api and --no-loops together leave a manager nothing to do")
-    settings = _settings(serves_api=api)
-    _check_default_backend(settings)
+    settings = _settings(serves_api=api, runs_jobs=True)
     with starting(settings):
         from ccat_workflow_manager.processes import run_manager
 
@@ -123,8 +121,7 @@ def worker(
 
     Exit codes:  0 stopped by a signal,  2 settings with faults or no such backend,  3 the database cannot be used.
     """
-    settings = _settings()
-    _check_default_backend(settings)
+    settings = _settings(runs_jobs=True)
     names = list(dict.fromkeys(backend or [settings.hpc_backend]))
     _check_backends(names)
     with starting(settings):
@@ -145,22 +142,6 @@ def _end_on_signals() -> None:
         signal.signal(number, end)
 
 
-def _check_default_backend(settings: Settings) -> None:
-    """Check that HPC_BACKEND is registered. The settings cannot: they do not know what is installed."""
-    from ccat_workflow_manager.errors import ConfigurationError, Fault
-    from ccat_workflow_manager.hpc import registry
-    from ccat_workflow_manager.json_values import similar
-    from ccat_workflow_manager.settings import PREFIX
-
-    name, known = settings.hpc_backend, registry.names()
-    if name in known:
-        return
-    close = similar(name, known)
-    hint = f"did you mean {close}?" if close is not None else "is its package installed here?"
-    fault = Fault(f"{PREFIX}HPC_BACKEND", f"{name!r} is not allowed; allowed: {', '.join(known)}; {hint}")
-    raise ConfigurationError(f"The settings cannot be used:\n  {fault}", [fault])
-
-
 def _check_backends(names: list[str]) -> None:
     from ccat_workflow_manager.hpc import registry
 
@@ -170,12 +151,12 @@ def _check_backends(names: list[str]) -> None:
             raise WrongUsage(f"there is no backend {name!r}; known: {', '.join(known)}")
 
 
-def _settings(*, serves_api: bool = False, **overrides: object) -> Settings:
+def _settings(*, serves_api: bool = False, runs_jobs: bool = False, **overrides: object) -> Settings:
     """Load the settings of a server process and set up its log."""
     from ccat_workflow_manager.settings import PREFIX, load_settings_apart, unprefixed
 
     given = {name: str(value) for name, value in overrides.items() if value is not None}
-    settings = load_settings_apart(given, serves_api=serves_api)
+    settings = load_settings_apart(given, serves_api=serves_api, runs_jobs=runs_jobs)
     set_up_log(settings.log_level, as_json=settings.logs_json)
     keep_files_private()
     if names := unprefixed():

@@ -8,16 +8,23 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from ccat_workflow_manager.errors import Fault
+from ccat_workflow_manager.json_values import similar
 from ccat_workflow_manager.local_api import is_loopback
+from ccat_workflow_manager.settings.backends import registered
 from ccat_workflow_manager.settings.model import PREFIX
 from ccat_workflow_manager.settings.service import Settings
 
 _UNSET = Path()
 
 
-def contradictions(settings: Settings, *, serves_api: bool = False) -> Iterator[Fault]:
-    """What is wrong with these settings together. The files of log-ins are those of a process that serves the API."""
+def contradictions(settings: Settings, *, serves_api: bool = False, runs_jobs: bool = False) -> Iterator[Fault]:
+    """What is wrong with these settings together. The files of log-ins are those of a process that serves the API.
+
+    HPC_BACKEND must be installed for a process that has to do with jobs.
+    """
     yield from _of_log_in(settings)
+    if runs_jobs:
+        yield from _of_backend(settings.hpc_backend)
     if serves_api:
         yield from _of_files(settings)
     environment = settings.environment
@@ -51,6 +58,15 @@ def contradictions(settings: Settings, *, serves_api: bool = False) -> Iterator[
 def _is_protected(redis_url: str) -> bool:
     parts = urlsplit(redis_url)
     return parts.scheme in ("rediss", "unix") or bool(parts.password)
+
+
+def _of_backend(name: str) -> Iterator[Fault]:
+    known = sorted(registered())
+    if name in known:
+        return
+    close = similar(name, known)
+    hint = f"did you mean {close}?" if close is not None else "is its package installed here?"
+    yield Fault(f"{PREFIX}HPC_BACKEND", f"{name!r} is not allowed; allowed: {', '.join(known)}; {hint}")
 
 
 def _of_log_in(settings: Settings) -> Iterator[Fault]:

@@ -28,11 +28,13 @@ def migrations_dir() -> Path:
     return Path(__file__).parents[1] / "db" / "migrations"
 
 
-def load_settings(overrides: Mapping[str, object] | None = None, *, serves_api: bool = False) -> Settings:
+def load_settings(
+    overrides: Mapping[str, object] | None = None, *, serves_api: bool = False, runs_jobs: bool = False
+) -> Settings:
     """Shipped defaults, site file, environment variables, then `overrides` (None is "not given"): the later win.
 
-    A process that serves the API needs the files with its secrets, too. Raises one ConfigurationError with the faults
-    of all of them.
+    A process that serves the API needs the files with its secrets, too, and one that has to do with jobs the default
+    backend. Raises one ConfigurationError with the faults of all of them.
     """
     faults: list[Fault] = []
     environment = os.environ.get(ENVIRONMENT_SWITCH, "").strip().lower() or ENVIRONMENTS[0]
@@ -48,7 +50,8 @@ def load_settings(overrides: Mapping[str, object] | None = None, *, serves_api: 
     wrong = {fault.path for fault in faults}
     checked = settings or _without(wrong, given)
     if checked is not None:
-        faults.extend(each for each in contradictions(checked, serves_api=serves_api) if each.path not in wrong)
+        together = contradictions(checked, serves_api=serves_api, runs_jobs=runs_jobs)
+        faults.extend(each for each in together if each.path not in wrong)
     if settings is None or faults:
         raise refusal(faults)
     return settings
@@ -170,7 +173,7 @@ def _of_backends(values: Mapping[str, object], faults: list[Fault]) -> tuple[_Ch
         elif (plug_in := _owner(name, models)) is not None and models[plug_in] is None:
             extras.setdefault(plug_in.lower(), {})[name.removeprefix(prefix_of(plug_in)).lower()] = _guessed(value)
         else:
-            faults.append(Fault(PREFIX + name, _no_setting(name)))
+            faults.append(Fault(PREFIX + name, _no_setting(name.upper())))
     checked = {
         backend.lower(): settings
         for backend, keywords in given.items()

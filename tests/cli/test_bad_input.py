@@ -186,7 +186,8 @@ def test_all_faults_of_the_settings_are_printed(command: tuple[str, ...]) -> Non
 @pytest.mark.parametrize("command", [("up",), ("manager",), ("worker",), ("worker", "--backend", "noop")])
 @pytest.mark.parametrize(("name", "hint"), [("slrum", "did you mean slurm?"), ("nosuch", "installed here?")])
 def test_a_backend_that_does_not_exist(command: tuple[str, ...], name: str, hint: str, tmp_path: Path) -> None:
-    text = refused(*command, env=variables(DATA_DIR=tmp_path, HPC_BACKEND=name))
+    text = refused(*command, env=variables(DATA_DIR=tmp_path, HPC_BACKEND=name, API_PORT="x"))
+    assert "CCAT_WORKFLOW_MANAGER_API_PORT" in text
     assert f"CCAT_WORKFLOW_MANAGER_HPC_BACKEND: '{name}' is not allowed; allowed: aws_batch, concurrent" in text
     assert hint in text
     assert list(tmp_path.iterdir()) == []

@@ -157,7 +157,14 @@ def test_an_unknown_name_in_the_site_file_is_refused(monkeypatch: pytest.MonkeyP
 
 
 def test_all_faults_are_reported_at_once_with_value_and_what_is_allowed(given: Callable[..., None]) -> None:
-    given(API_PORT="http", WORKERS="0", CONTAINER_RUNTIME="docker", AUTH_REQUIRED="maybe", HPC_BAKEND="local")
+    given(
+        API_PORT="http",
+        WORKERS="0",
+        CONTAINER_RUNTIME="docker",
+        AUTH_REQUIRED="maybe",
+        HPC_BAKEND="local",
+        log_level="INFO",
+    )
     faults = faults_of(lease_seconds="nan", noop_failure_rate=2, data_dir="a\0b")
     assert faults == {
         "API_PORT": "'http' is not allowed; allowed: a whole number, from 0 to 65535",
@@ -165,6 +172,7 @@ def test_all_faults_are_reported_at_once_with_value_and_what_is_allowed(given: C
         "CONTAINER_RUNTIME": "'docker' is not allowed; allowed: auto, apptainer, singularity, none",
         "AUTH_REQUIRED": "'maybe' is not allowed; allowed: true or false",
         "HPC_BAKEND": f"is not a setting; did you mean {PREFIX}HPC_BACKEND?",
+        "log_level": f"is not a setting; did you mean {PREFIX}LOG_LEVEL?",
         "LEASE_SECONDS": "'nan' is not allowed; allowed: a number, 1 or more",
         "NOOP_FAILURE_RATE": "'2' is not allowed; allowed: a number, from 0 to 1",
         "DATA_DIR": r"'a\x00b' is not allowed; allowed: a path",
