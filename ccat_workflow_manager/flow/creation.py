@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine, Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -25,14 +25,17 @@ Engine = TypeVar("Engine", bound=_Engine)
 class Creation(Generic[Engine]):
     """`await WorkflowEngine.create(...)`, or `async with` the same."""
 
-    make: Callable[[], Coroutine[Any, Any, Engine]]
+    make: Callable[[], Engine]
     engine: list[Engine] = field(default_factory=list)
 
     def __await__(self) -> Generator[Any, None, Engine]:
-        return self.make().__await__()
+        async def made() -> Engine:
+            return self.make()
+
+        return made().__await__()
 
     async def __aenter__(self) -> Engine:
-        self.engine.append(await self.make())
+        self.engine.append(self.make())
         return self.engine[0]
 
     async def __aexit__(self, *_: object) -> None:
@@ -52,7 +55,13 @@ def backends_of(given: object, dry_run: bool) -> Sequence[ExecutionBackend]:
     names = [each.name for each in backends]
     if twice := [name for name in names if names.count(name) > 1]:
         raise FlowError(f"two backends have the name {twice[0]}; give one of them another with `name`")
-    return [NoopExecutionBackend(name) for name in names] if dry_run else backends
+    return [_pretending(each) for each in backends] if dry_run else backends
+
+
+def _pretending(backend: ExecutionBackend) -> ExecutionBackend:
+    made = NoopExecutionBackend(backend.name)
+    made.shell = backend.shell
+    return made
 
 
 def _checked(backend: object) -> ExecutionBackend:

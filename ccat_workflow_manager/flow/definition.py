@@ -37,6 +37,7 @@ class Choices:
     backend: str | None = None
     capture_stdio: bool = False
     task_description: Mapping[str, Any] | None = None
+    service: bool = False
 
 
 class Engine(Protocol):
@@ -57,6 +58,8 @@ class Definition:
         wanted = inspect.unwrap(function)
         if inspect.isgeneratorfunction(wanted) or inspect.isasyncgenfunction(wanted):
             raise FlowError(f"task {self.name} is a generator; return one result, for instance a list")
+        if choices.service:
+            raise FlowError(f"task {self.name}: there are no service tasks; start the service beside the program")
         if kind is Kind.BLOCK and not inspect.iscoroutinefunction(wanted):
             raise FlowError(f"block {self.name} must be an `async def`: it awaits its tasks")
         self._engine = engine
@@ -76,6 +79,9 @@ class Definition:
 
     def __call__(self, *args: Any, **kwargs: Any) -> TaskFuture:
         return self._engine.call(self, args, kwargs)
+
+    def uses_shell(self, options: TaskOptions) -> bool:
+        return self.backend.shell if options.shell is None else options.shell
 
     def check_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Raises TypeError at the call, and not when the task runs."""

@@ -60,6 +60,8 @@ class WorkflowEngine(Decorators):
         dry_run: bool = False,
         uid: str | None = None,
         work_dir: str | os.PathLike[str] | None = None,
+        *,
+        implicit_data: bool = True,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         backends = backends_of(backend, dry_run)
@@ -84,13 +86,11 @@ class WorkflowEngine(Decorators):
         dry_run: bool = False,
         uid: str | None = None,
         work_dir: str | os.PathLike[str] | None = None,
+        *,
+        implicit_data: bool = True,
     ) -> Creation[WorkflowEngine]:
-        """An engine, to be awaited or entered."""
-
-        async def make() -> WorkflowEngine:
-            return cls(backend, dry_run, uid, work_dir)
-
-        return Creation(make)
+        """An engine, to be awaited or entered. All tasks work in one directory, so `implicit_data` changes nothing."""
+        return Creation(lambda: cls(backend, dry_run, uid, work_dir))
 
     async def __aenter__(self) -> WorkflowEngine:
         return self
@@ -281,7 +281,7 @@ class WorkflowEngine(Decorators):
         if call.definition.kind is Kind.BLOCK:
             self._finish(call.future, value)
             return
-        command = command_of(call.future.id, value, call.options.shell)
+        command = command_of(call.future.id, value, call.definition.uses_shell(call.options))
         work = Work(call.future, command, options=call.options, capture_stdio=call.definition.capture_stdio)
         self._start(call, work)
 

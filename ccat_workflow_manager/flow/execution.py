@@ -83,6 +83,9 @@ class ExecutionBackend(ABC):
         """False: tasks run nothing and leave no files."""
         return True
 
+    shell: bool = False
+    """A shell runs command lines, unless a task says otherwise."""
+
     retries: bool = False
     """The backend itself repeats a program that failed."""
 

@@ -28,7 +28,8 @@ class TaskOptions:
     resources: Resources = field(default_factory=Resources)
     limited: bool = False
     """The description names a limit or a resource that only a scheduler or a supervisor can give."""
-    shell: bool = False
+    shell: bool | None = None
+    """None: as the backend does it."""
     max_attempts: int = 1
     environment: Mapping[str, str] = field(default_factory=dict)
     image: str | None = None
@@ -63,7 +64,7 @@ def options_of(task: str, description: object, base: TaskOptions = PLAIN) -> Tas
         asked=asked,
         resources=resources,
         limited=any(given.get(name) for name in _RESOURCES if name != "cpu"),
-        shell=_typed(task, given, "shell", bool, False),
+        shell=_typed(task, given, "shell", bool, None),
         max_attempts=_attempts(task, given),
         environment=environment,
         image=_typed(task, given, "image", str, None),

@@ -8,7 +8,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from typing import Any
+from typing import Any, Self
 
 from ccat_workflow_manager.flow import functions
 from ccat_workflow_manager.flow.errors import FlowError
@@ -180,15 +180,25 @@ class PoolBackend(ExecutionBackend):
 class LocalExecutionBackend(PoolBackend):
     """A pool that the program brings: `await LocalExecutionBackend(ThreadPoolExecutor())`."""
 
+    shell = True
+    """As in AsyncFlow."""
+
     def __init__(self, executor: Executor | None = None, name: str = "default") -> None:
         if executor is not None and not isinstance(executor, Executor):
             raise TypeError(f"{type(self).__name__} takes an executor of concurrent.futures, not {executor!r:.200}")
         super().__init__(name, getattr(executor, "_max_workers", None) or default_places(), executor)
         self.executor = executor
 
+    @classmethod
+    async def create(cls, executor: Executor | None = None) -> Self:
+        """The same as a call of the class, to be awaited."""
+        return cls(executor)
+
 
 class ConcurrentExecutionBackend(LocalExecutionBackend):
-    """The same, as `rhapsody` and older versions of AsyncFlow call it."""
+    """The same without a shell, as `rhapsody` calls it."""
+
+    shell = False
 
     def __init__(self, executor: Executor | None = None, name: str = "concurrent") -> None:
         super().__init__(executor, name)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ccat_workflow_manager.flow import LocalExecutionBackend, NoopExecutionBackend, WorkflowEngine, factory
+from ccat_workflow_manager.flow import FlowError, LocalExecutionBackend, NoopExecutionBackend, WorkflowEngine, factory
 from ccat_workflow_manager.flow.errors import DependencyFailureError
 from ccat_workflow_manager.flow.logging import init_default_logger
 from tests.programs.running import on, run
@@ -45,6 +45,35 @@ def test_an_engine_is_made_by_its_class() -> None:
         return int(result)
 
     assert run(program) == 10
+
+
+def test_a_shell_runs_command_lines_on_its_local_backend(tmp_path: Path) -> None:
+    async def program() -> None:
+        backend = await LocalExecutionBackend.create(ThreadPoolExecutor(1))
+        async with await WorkflowEngine.create(backend=backend, implicit_data=True, work_dir=tmp_path) as flow:
+
+            @flow.executable_task
+            async def append(name: str, *after: Any) -> str:
+                return f'echo "{name}  {name}" >> log && echo $((1 + 1))'
+
+            assert await append("b", append("a")) == "2\n"
+            assert await flow.executable_task(lambda: ["echo", "$((1"])() == "$((1\n"
+            with pytest.warns(UserWarning, match="shell"):
+                assert await append("c", task_description={"shell": False}) == "c  c >> log && echo $((1 + 1))\n"
+        assert (tmp_path / "log").read_text() == "a  a\nb  b\n"
+        async with WorkflowEngine.create(backend=LocalExecutionBackend(), dry_run=True) as dry:
+            await dry.executable_task(lambda: "a > b")()
+
+    run(program)
+
+
+def test_service_tasks_are_refused_in_words() -> None:
+    async def program(flow: WorkflowEngine) -> None:
+        assert await flow.function_task(service=False)(lambda: 1)() == 1
+        with pytest.raises(FlowError, match="service"):
+            flow.executable_task(service=True)(lambda: "true")
+
+    on(program)
 
 
 def test_settings_of_a_backend_may_be_arguments() -> None:
