@@ -78,8 +78,9 @@ def packed(task: str, function: Callable[..., Any], args: tuple[Any, ...], kwarg
     if isinstance(data, bytes):
         return data
     what = _unpicklable(function, args, kwargs)
+    hint = "install cloudpickle, or " if _pickler() is pickle.dumps else ""
     raise FlowError(
-        f"task {task} cannot be sent to another process: {what} cannot be pickled ({describe(data)}); "
+        f"task {task} cannot be sent to another process: {what} cannot be pickled ({describe(data)}); {hint}"
         "define it at the top of a module and pass plain data, or use a backend with threads"
     ) from data
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +12,14 @@ from typing import Any
 
 import pytest
 
-from ccat_workflow_manager.flow import FlowError, LocalExecutionBackend, NoopExecutionBackend, WorkflowEngine, factory
+from ccat_workflow_manager.flow import (
+    FlowError,
+    LocalExecutionBackend,
+    NoopExecutionBackend,
+    WorkflowEngine,
+    factory,
+    functions,
+)
 from ccat_workflow_manager.flow.errors import DependencyFailureError
 from ccat_workflow_manager.flow.logging import init_default_logger
 from tests.programs.running import on, run
@@ -74,6 +82,12 @@ def test_service_tasks_are_refused_in_words() -> None:
             flow.executable_task(service=True)(lambda: "true")
 
     on(program)
+
+
+def test_a_function_that_needs_cloudpickle_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cloudpickle", None)
+    with pytest.raises(FlowError, match="install cloudpickle"):
+        functions.packed("task", lambda: 1, (), {})
 
 
 def test_settings_of_a_backend_may_be_arguments() -> None:
