@@ -8,7 +8,7 @@ from uuid import UUID
 from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, StrictStr
 
 from ccat_workflow_manager.api.openapi import Shape
-from ccat_workflow_manager.db.queries.run_filter import RunFilter
+from ccat_workflow_manager.db.queries.run_filter import RunFilter, two_values
 from ccat_workflow_manager.definition.messages import refuse_if
 from ccat_workflow_manager.identity import Identity
 from ccat_workflow_manager.lifecycle.states import RunStatus
@@ -25,6 +25,11 @@ def _label(text: str) -> str:
     return storable(text)
 
 
+def _one_value_each(labels: list[str] | None) -> list[str] | None:
+    refuse_if(two_values(map(_divided, labels or ())))
+    return labels
+
+
 class RunFilterBody(Shape):
     """All conditions hold together; at least one is needed."""
 
@@ -36,6 +41,7 @@ class RunFilterBody(Shape):
     label: Annotated[
         list[Annotated[StrictStr, AfterValidator(_label)]] | None,
         BeforeValidator(_as_list, json_schema_input_type=str | list[str] | None),
+        AfterValidator(_one_value_each),
     ] = Field(default=None, description="`name:value`")
     created_after: Moment | None = None
     created_before: Moment | None = None

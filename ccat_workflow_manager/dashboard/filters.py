@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 from starlette.datastructures import QueryParams
 
 from ccat_workflow_manager.dashboard import times
-from ccat_workflow_manager.db.queries.run_filter import RunFilter
+from ccat_workflow_manager.db.queries.run_filter import RunFilter, two_values
 from ccat_workflow_manager.definition.project import PROJECT_NAME
 from ccat_workflow_manager.errors import Fault, Invalid
 from ccat_workflow_manager.identity import Projects
@@ -110,10 +110,7 @@ def _with(wanted: RunFilter, name: str, value: str) -> RunFilter:
         case "pipeline" | "project" | "reason" | "q":
             return replace(wanted, **{name: value})  # type: ignore[arg-type]
         case "label":
-            label, colon, text = value.partition(":")
-            if not colon or not label:
-                raise ValueError("must be written name:value")
-            return replace(wanted, labels={**wanted.labels, label: text})
+            return replace(wanted, labels={**wanted.labels, **_label(wanted, value)})
         case "caveats":
             if value not in ("true", "false"):
                 raise ValueError("must be true or false")
@@ -124,6 +121,15 @@ def _with(wanted: RunFilter, name: str, value: str) -> RunFilter:
             return replace(wanted, created_after=moment(value))
         case _:
             raise ValueError(f"there is no such condition; there are {', '.join(_NAMES)}")
+
+
+def _label(wanted: RunFilter, value: str) -> dict[str, str]:
+    label, colon, text = value.partition(":")
+    if not colon or not label:
+        raise ValueError("must be written name:value")
+    if (problem := two_values([*wanted.labels.items(), (label, text)])) is not None:
+        raise ValueError(problem)
+    return {label: text}
 
 
 def moment(span: str) -> datetime:

@@ -61,6 +61,7 @@ def test_filters(rest: Rest, hand: Hand) -> None:
     assert found(pipeline="chain") == [second]
     assert found(label="source:Orion KL") == [third, first]
     assert found(label=["source:Orion KL", "night:2026-01-31"]) == [third]
+    assert found(label=["source:Orion KL", "source:Orion KL"]) == [third, first]
     assert found(q="ORION") == [third, first]
     assert found(q="night:2026") == [third, second]
     assert found(q="antenna") == [first]

@@ -116,6 +116,9 @@ def test_lists_are_filtered_and_paged(rest: Rest, hand: Hand) -> None:
     assert listed(rest, tag_key=["a", "b"], tag_value=["1", "2"]) == [second]
     assert listed(rest, tag_key=["b"]) == [third, second]
     assert listed(rest, tag_key=["a"], tag_value=["2"]) == []
+    assert listed(rest, tag_key=["b", "b"], tag_value=["2", ""]) == [second]
+    two = rest.client.get(f"{TES}/tasks", params={"tag_key": ["a", "a"], "tag_value": ["1", "2"]})
+    rest.refused(two, 422, "invalid", "tag_value")
     page = rest.client.get(f"{TES}/tasks", params={"page_size": 2}).json()
     assert [task["id"] for task in page["tasks"]] == [third, second]
     assert listed(rest, page_size=2, page_token=page["next_page_token"]) == [first]

@@ -32,6 +32,7 @@ def test_an_empty_service_has_pages_that_teach_the_next_step(rest: Rest, path: s
         ("/runs?created=soon", 422),
         ("/runs?colour=red", 422),
         ("/runs?label=x", 422),
+        ("/runs?label=a:1&label=a:2", 422),
         ("/runs?project=No+Project", 422),
         ("/runs/x", 422),
         ("/runs/00000000-0000-7000-8000-000000000000", 404),

@@ -22,7 +22,7 @@ from ccat_workflow_manager.api.tes.showing import MOST_PRODUCTS, STATUSES, is_ta
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.queries import runs as queries
 from ccat_workflow_manager.db.queries.products import run_products_page
-from ccat_workflow_manager.db.queries.run_filter import RunFilter
+from ccat_workflow_manager.db.queries.run_filter import RunFilter, two_values
 from ccat_workflow_manager.errors import Fault, Invalid, NotFound
 
 PREFIXES = ("/ga4gh/tes/v1", "/v1")
@@ -85,13 +85,16 @@ def tes_list_tasks(
     """Tasks, newest first. An empty value matches every value of its tag."""
     if len(tag_value) > len(tag_key):
         raise Invalid(faults=[Fault("tag_value", "are more than there are tag_key")])
-    given = dict(zip(tag_key, [*tag_value, *[""] * len(tag_key)], strict=False))
+    given = list(zip(tag_key, [*tag_value, *[""] * len(tag_key)], strict=False))
+    tags = [(name, value) for name, value in given if value]
+    if (problem := two_values(tags)) is not None:
+        raise Invalid(faults=[Fault("tag_value", problem)])
     wanted = RunFilter(
         visible=who.projects,
         pipeline=PIPELINE,
         status=() if state is None else STATUSES.get(state, ()),
-        labels={name: value for name, value in given.items() if value},
-        label_prefixes={NAME_LABEL: name_prefix, **{name: "" for name, value in given.items() if not value}},
+        labels=dict(tags),
+        label_prefixes={NAME_LABEL: name_prefix, **{name: "" for name, value in given if not value}},
     )
     after = decode(_KIND, page_token or None, uuid_key)
     runs: list[Mapping[str, Any]] = []

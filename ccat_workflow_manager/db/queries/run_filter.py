@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -110,6 +110,15 @@ class RunFilter:
         if self.project is None and self.visible is not None and len(self.visible) == 1:
             return next(iter(self.visible))
         return self.project
+
+
+def two_values(labels: Iterable[tuple[str, str]]) -> str | None:
+    """What is wrong with labels of which one has two values: no run has both. None: nothing."""
+    found: dict[str, str] = {}
+    for name, value in labels:
+        if found.setdefault(name, value) != value:
+            return f"asks for {found[name]!r:.100} and {value!r:.100} as the value of {name[:100]}, and a run has one"
+    return None
 
 
 def like(words: str) -> str:
