@@ -24,6 +24,6 @@ def test_a_run_is_deleted_with_its_files(service: Service, tmp_path: Path) -> No
     assert "is being deleted" in invoke("run", "delete", run_id, env=env).stdout
     wait_until(lambda: service.client.get(f"/runs/{run_id}").status_code == 404, 30, "the run to go")
     assert not root.parents[2].exists()
-    running = service.submit(sh("sleep 60"))
+    running = service.submit(sh("exec sleep 1000"))
     assert "is not over" in refused("run", "delete", running, "abcd", env=env)
     service.cancel(running)

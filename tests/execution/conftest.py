@@ -12,11 +12,18 @@ from uuid import uuid4
 
 import pytest
 
+from ccat_workflow_manager.execution import background
 from ccat_workflow_manager.execution import runtime as runtimes
 from ccat_workflow_manager.execution.launch_spec import StepLaunch
 from ccat_workflow_manager.execution.runtime import NO_RUNTIME, Runtime
 from ccat_workflow_manager.execution.staging import Staged, stage
 from tests.support.waiting import PATIENCE
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who starts a pull or reads a large file waits for the end, however slow the machine is."""
+    monkeypatch.setattr(background, "_SHORT_SECONDS", PATIENCE)
 
 
 @pytest.fixture(scope="session")
