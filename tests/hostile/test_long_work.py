@@ -11,8 +11,8 @@ from tests.support.waiting import wait_until
 
 
 def test_large_results_leave_the_workers_free(service: Service) -> None:
-    """Each is many minutes of reading, and there are more of them than workers."""
-    void = sh('truncate -s 1200G "$WORKFLOW_OUTPUT_DIR/void"')
+    """Each is a minute of reading, and there are more of them than workers."""
+    void = sh('truncate -s 60G "$WORKFLOW_OUTPUT_DIR/void"')
     large = [service.submit(void) for _ in range(4)]
     for run_id in large:
         service.wait_step(run_id, "only", lambda step: step["status"] == "COLLECTING_RESULTS")
