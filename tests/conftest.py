@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -26,6 +27,15 @@ PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("at a desk", PATIENT)
 settings.register_profile("reproducible", PATIENT, derandomize=True, database=None)
 settings.load_profile("reproducible" if os.environ.get("CI") == "true" else "at a desk")
+
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays until the end: garbage collection does not look at it again and again."""
+    gc.enable()
+    gc.collect()
+    gc.freeze()
 
 
 _FLOWS = "attempts|inputs|losses|runs|secrets|tes"
