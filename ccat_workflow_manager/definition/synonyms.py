@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -47,6 +47,12 @@ def meant(name: str, model: type[BaseModel]) -> str | None:
             return each if each in fields else inner[each]
     close = similar(name, [*fields, *(each for each in inner if each not in fields)])
     return close if close is None or close in fields else inner[close]
+
+
+def meant_among(name: str, known: Collection[str]) -> str | None:
+    """Which of these names was probably meant; None: no idea."""
+    synonym = _MEANT.get(name.lower().replace("-", "_"))
+    return synonym if synonym in known else similar(name, known)
 
 
 def _parts(model: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ccat_workflow_manager.definition.synonyms import meant_among
 from ccat_workflow_manager.errors import BackendRejected
 from ccat_workflow_manager.flow.errors import FlowError
 from ccat_workflow_manager.hpc.arguments import environment_of, resources_of
-from ccat_workflow_manager.json_values import similar
 from ccat_workflow_manager.lifecycle.models import Resources
 
 _RESOURCES = ("cpu", "memory_gb", "time_hours", "gpu", "partition", "account", "extra")
@@ -50,7 +50,7 @@ def options_of(task: str, description: object, base: TaskOptions = PLAIN) -> Tas
     given = {**base.given, **description}
     for name in given:
         if name not in _KNOWN:
-            close = similar(str(name), _KNOWN)
+            close = meant_among(str(name), _KNOWN)
             hint = f"; did you mean {close!r}?" if close is not None else ""
             raise FlowError(f"task {task}: task_description has no {name!r}; known are {', '.join(_KNOWN)}{hint}")
     asked = _resources(task, given)

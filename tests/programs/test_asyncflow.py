@@ -90,6 +90,15 @@ def test_a_function_that_needs_cloudpickle_says_so(monkeypatch: pytest.MonkeyPat
         functions.packed("task", lambda: 1, (), {})
 
 
+def test_keys_of_other_backends_are_told_what_they_are_called_here() -> None:
+    async def program(flow: WorkflowEngine) -> None:
+        for key, meant in (("env", "environment"), ("walltime", "time_hours"), ("mem", "memory_gb"), ("shel", "shell")):
+            with pytest.raises(FlowError, match=f"did you mean '{meant}'"):
+                flow.executable_task(task_description={key: 1})(lambda: "true")
+
+    on(program)
+
+
 def test_settings_of_a_backend_may_be_arguments() -> None:
     async def program() -> None:
         backend = await factory.create_backend("concurrent", {"max_workers": 7}, max_workers=2)
