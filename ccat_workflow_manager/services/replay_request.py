@@ -9,8 +9,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, model_validator
 
-from ccat_workflow_manager.definition.messages import given_fields
+from ccat_workflow_manager.definition.messages import given_fields, refuse_if
+from ccat_workflow_manager.json_values import kind, shown
 from ccat_workflow_manager.services.run_request import Text
+
+_MOST_VERSIONS = 2**31 - 1
 
 
 class From(BaseModel):
@@ -24,6 +27,19 @@ class From(BaseModel):
     )
 
 
+def _start(value: object) -> object:
+    words = "must be failed, the name of a step, or a mapping of step and keys"
+    refuse_if(None if isinstance(value, str | dict | From) else f"{words}; not {kind(value)}")
+    return value
+
+
+def _version(value: object) -> object:
+    is_number = type(value) is int and 0 < value <= _MOST_VERSIONS
+    words = f"must be same, latest or the number of a version, not {shown(value)}"
+    refuse_if(None if is_number or value in ("same", "latest") else words)
+    return value
+
+
 def _yes_or_no(value: object) -> object:
     return {"yes": True, "no": False}.get(value, value) if isinstance(value, str) else value
 
@@ -33,13 +49,15 @@ class ReplayOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
-    from_: Literal["failed"] | From | Text = Field(
+    from_: Annotated[Literal["failed"] | From | Text, BeforeValidator(_start)] = Field(
         default="failed",
         alias="from",
         description="What is started again: `failed` (what did not complete), the name of a step, or step runs by keys."
         " What depends on it is started again, too.",
     )
-    version: Literal["same", "latest"] | Annotated[StrictInt, Field(ge=1, le=2**31 - 1)] = "same"
+    version: Annotated[
+        Literal["same", "latest"] | Annotated[StrictInt, Field(ge=1, le=_MOST_VERSIONS)], BeforeValidator(_version)
+    ] = "same"
     parameters: dict[str, Any] = Field(default={}, description="A JSON merge patch: null removes a parameter.")
     reuse: Annotated[StrictBool, BeforeValidator(_yes_or_no, json_schema_input_type=bool | Literal["yes", "no"])] = (
         Field(default=True, description="Take over the products of what is not started again.")

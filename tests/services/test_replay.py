@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from ccat_workflow_manager.context import Context
+from ccat_workflow_manager.definition.messages import validated
 from ccat_workflow_manager.errors import Conflict, Invalid, NotFound, RequestError
 from ccat_workflow_manager.services.replay_request import ReplayOptions, merged
 from ccat_workflow_manager.services.run_request import RunRequest
@@ -158,6 +159,21 @@ def test_a_replay_that_cannot_be_is_refused(
     with pytest.raises(error) as caught:
         replay(lab, run_id, **options)
     assert [fault.path for fault in caught.value.faults] == [path]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"version": "3"}, "number"),
+        ({"version": 0}, "number"),
+        ({"from": 5}, "name of a step"),
+        ({"from": ["a"]}, "keys"),
+    ],
+)
+def test_a_replay_says_all_that_its_options_may_be(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        validated(ReplayOptions, options)
+    assert [words in fault.message for fault in caught.value.faults] == [True]
 
 
 def test_what_runs_or_does_not_exist_is_refused(lab: Lab) -> None:
