@@ -163,6 +163,15 @@ def test_everything_works_without_scripts(site: Site, open_page: Open) -> None:
     expect(page.locator("h1")).to_contain_text("chain")
 
 
+def test_a_print_is_light_and_has_only_what_the_page_says(site: Site, open_page: Open) -> None:
+    page = open_page(f"/runs/{site.ids['run']}", color_scheme="dark")
+    page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.documentElement).colorScheme") == "light"
+    expect(page.locator("h1")).to_be_visible()
+    for part in (".rail", ".top", "main .btns"):
+        expect(page.locator(part).first).to_be_hidden()
+
+
 def test_a_field_of_keys_answers_to_pointer_and_keys(site: Site, open_page: Open) -> None:
     page = open_page(f"/runs/{site.ids['wide']}?keys=field")
     page.locator("canvas.field").first.focus()
