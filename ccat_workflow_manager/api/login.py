@@ -109,6 +109,7 @@ def log_out(context: Ctx, body: Body, caller: Annotated[Caller | None, Given(_ca
     """End this session, or all of this person, as JSON or as a form."""
     asked = _of_form(body, LogOut) if (is_form := body.media_type == _FORM) else body.parse(LogOut)
     sessions = _sessions(context)
+    audit.describe(target="sessions")
     if caller is None or caller.session_id is None:
         raise Conflict("this call is not made in a session")
     if asked.everywhere:

@@ -10,6 +10,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
+from tests.api.rest import ONE
 from tests.browser.site import HOSTILE, Site
 
 pytestmark = pytest.mark.needs("chromium")
@@ -170,6 +171,18 @@ def test_a_print_is_light_and_has_only_what_the_page_says(site: Site, open_page:
     expect(page.locator("h1")).to_be_visible()
     for part in (".rail", ".top", "main .btns"):
         expect(page.locator(part).first).to_be_hidden()
+
+
+def test_long_names_fit_a_phone_and_leave_room_for_values(site: Site, open_page: Open) -> None:
+    name, field = "n" * 63, {"type": "string", "default": "q" * 500, "description": "z" * 300}
+    schema = {"type": "object", "properties": {"p" * 100: field}}
+    site.call("PUT", f"/pipelines/{name}", {**ONE, "name": name, "description": "d" * 300, "parameters": schema})
+    run = site.call("POST", "/runs", {"pipeline": name})["id"]
+    page = open_page("/", viewport={"width": 390, "height": 844})
+    for path in (f"/pipelines/{name}", f"/runs/{run}?tab=parameters"):
+        page.goto(path)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.evaluate("document.querySelector('dl.kv dd').clientWidth") > 150
 
 
 def test_a_field_of_keys_answers_to_pointer_and_keys(site: Site, open_page: Open) -> None:
