@@ -35,6 +35,7 @@ _STANDARD = {
     "CONTAINER_RUNTIME": "none",
     "KILL_GRACE_SECONDS": "1",
     "LEASE_SECONDS": "5",
+    "MAX_WORKER_DEATHS": "100",
     "SWEEP_SECONDS": "1",
     "FOLLOW_SECONDS": "2",
     "LOG_LIMIT_MB": "2",

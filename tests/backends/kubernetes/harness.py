@@ -84,10 +84,10 @@ class KubernetesHarness(BackendHarness):
     def wait_for_watches(self) -> None:
         wait_until(lambda: self.queue().details["watched"], 20, "the watches to stand")
 
-    def gated(self) -> tuple[Job, Path]:
-        """A job whose command runs until the file exists."""
+    def gated(self, *, stubborn: bool = False) -> tuple[Job, Path]:
+        """A job whose command runs until the file exists; a stubborn one until it is killed, too."""
         gate = self.attempt().root / "go"
-        job = self.submit("/bin/sh", "-c", GATE, "sh", str(gate))
+        job = self.submit("/bin/sh", "-c", "trap '' TERM; " * stubborn + GATE, "sh", str(gate))
         self.until(job, JobStatus.RUNNING)
         # A pod runs before its script does.
         wait_until(gate.with_name("go.waits").exists, 20, "the command to run")

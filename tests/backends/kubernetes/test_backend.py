@@ -162,10 +162,10 @@ def test_over_its_time_limit_only_when_the_container_has_ended(
 @pytest.mark.parametrize("watched", [True, False])
 @pytest.mark.parametrize("version", ["1.20", "1.37"])
 def test_a_node_is_drained(new_cluster: NewCluster, jobs_on: JobsOn, version: str, watched: bool) -> None:
-    # A look that finds the pod on its way out tells why: without a watch it needs the time that a real pod takes.
+    # A look that finds the pod on its way out tells why: without a watch the pod needs to take some time.
     server = new_cluster(nodes=nodes("4", "8Gi"), version=version, clock_scale=10 if watched else 1)
-    jobs = jobs_on(server, watch=watched)
-    job, _ = jobs.gated()
+    jobs = jobs_on(server, watch=watched, kill_grace_seconds=1 if watched else 10)
+    job, _ = jobs.gated(stubborn=not watched)
     server.faults.drain(pods_of(job)[0])
     info = jobs.until(job, JobStatus.FAILED)
     assert info.reason is FailureReason.PREEMPTED, info
