@@ -60,7 +60,7 @@ async def create_backend(name: str, config: Mapping[str, Any] | None = None, **m
     except (TypeError, ValueError):
         raise FlowError(f"create_backend takes a name and a mapping of settings, not {config!r:.200}") from None
     if not isinstance(name, str):
-        raise BackendNotAvailable(_unavailable(name))
+        raise await _unavailable(name)
     own = {key: settings.pop(key) for key in _OWN_KEYS if key in settings}
     label = own.get("name") or name
     try:
@@ -73,7 +73,7 @@ async def create_backend(name: str, config: Mapping[str, Any] | None = None, **m
         # Some backends ask a program of their site whether they can be used.
         return await asyncio.to_thread(_job_backend, label, name, own.get("image"), settings)
     except (registry.UnknownBackend, registry.InvalidBackend, BackendUnavailable) as error:
-        raise BackendNotAvailable(_unavailable(name, error)) from error
+        raise await _unavailable(name, error) from error
     except ConfigurationError as error:
         raise FlowError(f"the backend {name} cannot be created: {error.message}") from error
 
@@ -86,7 +86,7 @@ async def _service(name: str, image: str | None, settings: Mapping[str, Any]) ->
     try:
         await backend.connect()
     except ServiceUnavailable as error:
-        raise BackendNotAvailable(_unavailable(SERVICE, error)) from error
+        raise await _unavailable(SERVICE, error) from error
     return backend
 
 
@@ -121,8 +121,12 @@ def _concurrent(
     return PoolBackend(name, places, process_pool(places) if kind == "process" else None, limited)
 
 
-def _unavailable(name: object, error: Exception | None = None) -> str:
-    found = list_available_backends()
+async def _unavailable(name: object, error: Exception | None = None) -> BackendNotAvailable:
+    """The error for a backend that cannot be used. Looking at all others takes seconds where a library is imported."""
+    return BackendNotAvailable(_why(name, error, await asyncio.to_thread(list_available_backends)))
+
+
+def _why(name: object, error: Exception | None, found: Mapping[str, Mapping[str, Any]]) -> str:
     available = ", ".join(each for each, about in found.items() if about["available"]) or "none"
     known = found.get(name) if isinstance(name, str) else None
     if known is None:

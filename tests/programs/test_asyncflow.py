@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from ccat_workflow_manager.flow import (
+    BackendNotAvailable,
     FlowError,
     LocalExecutionBackend,
     NoopExecutionBackend,
@@ -97,6 +99,26 @@ def test_keys_of_other_backends_are_told_what_they_are_called_here() -> None:
                 flow.executable_task(task_description={key: 1})(lambda: "true")
 
     on(program)
+
+
+def test_the_loop_goes_on_while_backends_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_in: list[threading.Thread] = []
+
+    def look() -> dict[str, dict[str, Any]]:
+        looked_in.append(threading.current_thread())
+        return {}
+
+    monkeypatch.setattr(factory, "list_available_backends", look)
+
+    async def program() -> None:
+        for name in (7, "nonsense"):
+            with pytest.raises(BackendNotAvailable):
+                await factory.create_backend(name)  # type: ignore[arg-type]
+        with pytest.raises(BackendNotAvailable):
+            await factory.create_backend("service", {"url": "http://127.0.0.1:1"})
+
+    run(program)
+    assert (len(looked_in), threading.main_thread() in looked_in) == (3, False)
 
 
 def test_settings_of_a_backend_may_be_arguments() -> None:
