@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
-from ccat_workflow_manager.flow.errors import FlowError
+from ccat_workflow_manager.flow.errors import FlowError, WrongValue
 from ccat_workflow_manager.flow.execution import ExecutionBackend
 from ccat_workflow_manager.flow.future import TaskFuture
 from ccat_workflow_manager.flow.options import TaskOptions, options_of
@@ -105,18 +105,18 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature | None:
 
 
 def command_of(task: str, returned: object, shell: bool) -> list[str]:
-    """The argument vector of what an executable task has returned. Raises FlowError."""
+    """The argument vector of what an executable task has returned. Raises WrongValue."""
     if isinstance(returned, str):
         words = ["/bin/sh", "-c", returned] if shell and returned.strip() else _split(task, returned)
     elif isinstance(returned, Iterable) and not isinstance(returned, bytes | Mapping):
         words = [_word(task, each) for each in returned]
     else:
         hint = "; does it lack a return?" if returned is None else ""
-        raise FlowError(f"task {task} must return a command line or a list of arguments, not {returned!r:.200}{hint}")
+        raise WrongValue(f"task {task} must return a command line or a list of arguments, not {returned!r:.200}{hint}")
     if not words or not words[0]:
-        raise FlowError(f"task {task} returned an empty command; return a command line or a list of arguments")
+        raise WrongValue(f"task {task} returned an empty command; return a command line or a list of arguments")
     if any("\0" in word for word in words):
-        raise FlowError(f"task {task} returned a command with a NUL character, which no program can receive")
+        raise WrongValue(f"task {task} returned a command with a NUL character, which no program can receive")
     return words
 
 
@@ -124,7 +124,7 @@ def _split(task: str, line: str) -> list[str]:
     try:
         words = shlex.split(line)
     except ValueError as error:
-        raise FlowError(f"task {task} returned a command line that cannot be split ({error}): {line!r:.200}") from None
+        raise WrongValue(f"task {task} returned a command line that cannot be split ({error}): {line!r:.200}") from None
     if (found := _SHELL.search(_QUOTED.sub("", line))) is not None:
         warnings.warn(
             f"task {_NUMBER.sub('', task)}: no shell runs the command, so the program gets {found[0]!r} as it is; "
@@ -142,5 +142,5 @@ def _word(task: str, value: object) -> str:
     path = getattr(value, "__fspath__", None)
     text = path() if path is not None else None
     if not isinstance(text, str):
-        raise FlowError(f"task {task} returned the argument {value!r:.200}; an argument is a text, a number or a path")
+        raise WrongValue(f"task {task} returned the argument {value!r:.200}; an argument is a text, a number or a path")
     return text

@@ -18,7 +18,13 @@ class FlowError(WorkflowError):
     code = "flow_error"
 
 
-class BackendNotAvailable(FlowError, ValueError):
+class WrongValue(FlowError, ValueError):
+    """A value that the program gives cannot be used."""
+
+    code = "wrong_value"
+
+
+class BackendNotAvailable(WrongValue):
     """The backend cannot be used here."""
 
     code = "backend_not_available"

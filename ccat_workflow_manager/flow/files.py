@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ccat_workflow_manager.flow.errors import FlowError
+from ccat_workflow_manager.flow.errors import WrongValue
 
 
 class File:
@@ -20,9 +20,9 @@ class File:
     def __init__(self, file: str | os.PathLike[str]) -> None:
         path = os.fspath(file)
         if not path or not os.path.basename(path):
-            raise FlowError(f"{type(self).__name__}({path!r}) does not name a file")
+            raise WrongValue(f"{type(self).__name__}({path!r}) does not name a file")
         if "://" in path:
-            raise FlowError(f"{type(self).__name__}({path!r}): only paths are possible; fetch it in a task of its own")
+            raise WrongValue(f"{type(self).__name__}({path!r}): only paths are possible; fetch it in a task of its own")
         self.filepath = Path(path)
         self.filename = self.filepath.name
 

@@ -18,6 +18,7 @@ from ccat_workflow_manager.flow import (
     FlowError,
     LocalExecutionBackend,
     NoopExecutionBackend,
+    OutputFile,
     WorkflowEngine,
     factory,
     functions,
@@ -119,6 +120,19 @@ def test_the_loop_goes_on_while_backends_are_looked_for(monkeypatch: pytest.Monk
 
     run(program)
     assert (len(looked_in), threading.main_thread() in looked_in) == (3, False)
+
+
+def test_values_that_cannot_be_used_are_value_errors() -> None:
+    async def program(flow: WorkflowEngine) -> None:
+        commands: list[Any] = [None, "", "   ", []]
+        for command in commands:
+            with pytest.raises(ValueError, match=r"task.*empty|return"):
+                await flow.executable_task(lambda command=command: command)()
+        for name in ("", "directory/"):
+            with pytest.raises(ValueError, match="file"):
+                OutputFile(name)
+
+    on(program)
 
 
 def test_settings_of_a_backend_may_be_arguments() -> None:
