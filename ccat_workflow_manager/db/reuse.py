@@ -25,18 +25,23 @@ SELECT id, pipeline, pipeline_version, project, spec_id, parameters, labels, pri
 _COUNT_PRODUCTS = "SELECT count(*) FROM products WHERE step_run_id = ANY(:ids)"
 
 _RECENT_RUNS = 20
+_LOOKED_AT = 500
+"""Runs of the pipeline: those of other projects have its name as well."""
 _SAMPLE = 200
 _COSTS = f"""
 SELECT x.step, percentile_cont(0.5) WITHIN GROUP (ORDER BY x.wall_time_seconds) AS seconds,
   percentile_cont(0.5) WITHIN GROUP (ORDER BY x.cpu_hours) AS cpu_hours
-FROM (SELECT id FROM runs WHERE pipeline = :pipeline ORDER BY id DESC LIMIT {_RECENT_RUNS}) r
+FROM (
+  SELECT l.id FROM (SELECT id, project FROM runs WHERE pipeline = :pipeline ORDER BY id DESC LIMIT {_LOOKED_AT}) l
+  WHERE l.project = :project ORDER BY l.id DESC LIMIT {_RECENT_RUNS}
+) r
 JOIN run_steps t ON t.run_id = r.id
 CROSS JOIN LATERAL (
   SELECT s.step, s.wall_time_seconds, s.cpu_hours FROM step_runs s
   WHERE s.run_id = t.run_id AND s.position = t.position AND s.wall_time_seconds IS NOT NULL LIMIT {_SAMPLE}
 ) x GROUP BY x.step
 """
-"""The medians of the recent runs of a pipeline, by step."""
+"""The medians of the recent runs of a pipeline in a project, by step."""
 
 _PROVENANCE = "SELECT provenance FROM attempts WHERE step_run_id = :id AND number = :number"
 
@@ -123,9 +128,9 @@ def sources(unit: UnitOfWork, run_ids: Sequence[UUID]) -> dict[UUID, Source]:
     return {each.id: each for each in unit.rows(Source, _SOURCE, {"ids": list(run_ids)})}
 
 
-def costs_of(unit: UnitOfWork, pipeline: str) -> dict[str, Cost]:
-    """What the steps of a pipeline cost, by its recent runs."""
-    return {each.step: each for each in unit.rows(Cost, _COSTS, {"pipeline": pipeline})}
+def costs_of(unit: UnitOfWork, pipeline: str, project: str) -> dict[str, Cost]:
+    """What the steps of a pipeline cost, by its recent runs in this project."""
+    return {each.step: each for each in unit.rows(Cost, _COSTS, {"pipeline": pipeline, "project": project})}
 
 
 def count_products(unit: UnitOfWork, step_run_ids: Sequence[UUID]) -> int:

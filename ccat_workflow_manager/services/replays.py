@@ -48,7 +48,8 @@ class _Call:
     key: str | None
     planner: RunPlanner
     most_keys: int
-    costs: dict[str, Mapping[str, Cost]] = field(default_factory=dict)
+    costs: dict[tuple[str, str], Mapping[str, Cost]] = field(default_factory=dict)
+    """By pipeline and project."""
 
     def submission(self, source: Source, request: RunRequest) -> RunSubmission:
         key = None if self.key is None else f"{self.key}{KEY_END}replay{KEY_END}{source.id}"
@@ -170,8 +171,8 @@ class Replays:
     ) -> dict[str, Any]:
         superseded = [each.id for name, each in ancestors.items() if name in plan.again and each.completed]
         with self._database.read() as unit:
-            if source.pipeline not in call.costs:
-                call.costs[source.pipeline] = costs_of(unit, source.pipeline)
+            if (of := (source.pipeline, source.project)) not in call.costs:
+                call.costs[of] = costs_of(unit, *of)
             products = count_products(unit, superseded) if superseded else 0
         return {
             "run_id": str(source.id),
@@ -183,7 +184,7 @@ class Replays:
             "again": len(plan.again),
             "reused": len(plan.reused),
             "steps": step_summaries(plan, [step.name for step in run.plan.steps], call.most_keys),
-            "cost": _cost(plan, call.costs[source.pipeline]),
+            "cost": _cost(plan, call.costs[of]),
             "supersedes": {"run_id": str(source.id), "step_runs": len(superseded), "products": products},
         }
 

@@ -143,6 +143,22 @@ def test_many_are_replayed_although_some_cannot_be(context: Context) -> None:
         assert unit.execute("SELECT count(*) FROM runs WHERE replay_of IS NOT NULL").scalar() == 50
 
 
+def test_the_cost_is_that_of_the_runs_of_its_own_project(context: Context) -> None:
+    hand = Hand(context)
+    start(context, {**one_step(), "project": "theirs"}, 1)
+    hand.complete(hand.claim()[0])
+    mine = start(context, {**one_step(), "project": "mine"}, 1)
+    hand.fail(hand.claim()[0])
+    options = ReplayOptions.model_validate({"dry_run": True})
+    costs = []
+    for _ in range(2):
+        (answer,) = context.replays.replay(mine, options, actor="test", projects=None, key=None)
+        costs.append(answer["cost"])
+        start(context, {**one_step(), "project": "mine"}, 1)
+        hand.complete(hand.claim()[0])
+    assert [(each["wall_time_seconds"], each["without_history"]) for each in costs] == [(0, 1), (1.5, 0)]
+
+
 @pytest.mark.parametrize(
     ("options", "error", "path"),
     [
