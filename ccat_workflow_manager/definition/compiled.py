@@ -176,8 +176,10 @@ def _positions(spec: PipelineSpec) -> dict[str, int]:
 
 
 def _edge(wanted: Dependency, step: StepSpec, upstream: StepSpec, position: int) -> Edge:
-    match = _match(wanted, step, upstream)
-    return Edge(position, match, wanted.tolerate, wanted.wait == "fail_fast", wanted.weak)
+    match, tolerate = _match(wanted, step, upstream), wanted.tolerate
+    if tolerate is None and wanted.wait == "all" and match == "all" and not wanted.weak:
+        tolerate = 0  # the first loss decides, unless all are to be awaited
+    return Edge(position, match, tolerate, tolerate is not None and wanted.wait == "fail_fast", wanted.weak)
 
 
 def _match(wanted: Dependency, step: StepSpec, upstream: StepSpec) -> Match:

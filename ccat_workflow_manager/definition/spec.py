@@ -193,7 +193,7 @@ class Dependency(_Part):
     tolerate: _Tolerate = None
     """None: none."""
     wait: Wait | None = None
-    """None: `all`."""
+    """None: `all` with a tolerance, otherwise `fail_fast`."""
     weak: StrictBool = False
     """The other step must only be over."""
 

@@ -50,9 +50,8 @@ def combination_faults(entry: Mapping[str, Any], path: tuple[PathPart, ...], *, 
     elif tolerate is not None and _by_key(entry.get("match"), same_foreach=same_foreach):
         message = "counts the losses among all step runs, but here each item waits for its own item only"
         yield fault("tolerate", f"{message}; write match: all, or weak: true instead of tolerate")
-    if entry.get("wait") is not None and tolerate is None:
-        message = "says when a tolerance is decided, but there is no tolerate"
-        yield fault("wait", f"{message}; add tolerate, or leave wait out")
+    if weak and entry.get("wait") == "fail_fast":
+        yield fault("wait", "cannot be fail_fast with weak: true, which tolerates every loss; leave one of them out")
 
 
 def _by_key(match: JSON, *, same_foreach: bool) -> bool:

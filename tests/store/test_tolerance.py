@@ -269,6 +269,23 @@ def test_with_fail_fast_the_map_is_skipped_before_all_are_over(context: Context)
     check_counters(context)
 
 
+@pytest.mark.parametrize(("wait", "expected"), [("fail_fast", "SKIPPED"), ("all", "PENDING")])
+def test_without_a_tolerance_the_first_loss_decides_unless_all_are_awaited(
+    context: Context, wait: str, expected: str
+) -> None:
+    run_id = start(context, visit(3, {"wait": wait}))
+    first, *others = claim(context)
+    fail(context, first)
+    assert statuses(context, run_id)["map/main"] == expected
+    for item in others:
+        complete(context, item)
+    for item in claim(context):
+        complete(context, item)
+    assert statuses(context, run_id)["map/main"] == "SKIPPED"
+    assert rows(context, "SELECT status FROM runs WHERE id = :id", id=run_id) == [("FAILED",)]
+    check_counters(context)
+
+
 def test_a_weak_edge_waits_for_the_end_only(context: Context) -> None:
     spec = {
         "name": "weak",

@@ -138,8 +138,8 @@ BAD: list[tuple[str, object, set[str]]] = [
         {"steps[1].depends_on[0].tolerate"},
     ),
     (
-        "wait without tolerance",
-        pipeline(step("a"), step("b", depends_on=[{"step": "a", "wait": "fail_fast"}])),
+        "weak, decided early",
+        pipeline(step("a"), step("b", depends_on=[{"step": "a", "weak": True, "wait": "fail_fast"}])),
         {"steps[1].depends_on[0].wait"},
     ),
     (
