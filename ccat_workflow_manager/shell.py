@@ -167,12 +167,13 @@ def _collect(
     stop_when: Callable[[str], object] | None = None,
 ) -> bool:
     """Read both streams until the program has ended. Returns False if the deadline came first."""
+    over = False
     with selectors.DefaultSelector() as selector:
         for pipe, captured in ((process.stdout, out), (process.stderr, err)):
             if pipe is not None:
                 selector.register(pipe, selectors.EVENT_READ, captured)
         while selector.get_map() and (left := deadline - time.monotonic()) > 0:
-            ready = selector.select(min(left, _POLL_SECONDS))
+            ready = selector.select(0 if over else min(left, _POLL_SECONDS))
             for key, _ in ready:
                 chunk = os.read(key.fd, _CHUNK)
                 key.data.add(chunk)
@@ -180,8 +181,10 @@ def _collect(
                     selector.unregister(key.fileobj)
                 elif key.data is err and stop_when is not None and stop_when(err.text):
                     _kill(process)
-            if not ready and process.poll() is not None:
-                break
+            if not ready:
+                if over:
+                    break
+                over = process.poll() is not None  # it may have printed something since the pipes were looked at
     try:
         process.wait(max(0.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:

@@ -289,7 +289,8 @@ def test_a_verification_reads_each_month_once_for_many_step_runs(
         verify(context)
     repeated = plans.repeated()
     assert repeated == [], "\n\n".join(repeated)
-    with logged(log, migrated_url) as plans, context.database.read() as unit:
+    with logged(log, migrated_url) as plans, context.database.begin() as unit:
+        unit.execute("SET LOCAL enable_seqscan = off")  # a month may have few events, as far as PostgreSQL knows
         unit.execute("SELECT (SELECT min(at) FROM events WHERE step_run_id = s.id) FROM step_runs s")
     [fault] = plans.repeated()
     assert fault.startswith("repeated Index Scan of events_")

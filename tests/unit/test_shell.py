@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 from signal import SIGKILL
@@ -10,7 +11,7 @@ from signal import SIGKILL
 import pytest
 
 from ccat_workflow_manager import shell
-from tests.support.waiting import wait_for, wait_until
+from tests.support.waiting import PATIENCE, wait_for, wait_until
 
 
 def _alive(pid: int) -> bool:
@@ -87,6 +88,16 @@ def test_a_child_that_keeps_the_pipes_open_is_not_waited_for() -> None:
     completed = shell.run(["sh", "-c", "sleep 1000 & echo $!"], timeout=60)
     os.kill(int(completed.stdout), 9)
     assert completed.returncode == 0
+
+
+def test_what_is_printed_just_before_the_end_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def look_late(process: subprocess.Popen[bytes]) -> int:
+        """The program prints and ends between the look at its pipes and the look at itself."""
+        return process.wait(PATIENCE)
+
+    monkeypatch.setattr(subprocess.Popen, "poll", look_late)
+    done = shell.run([sys.executable, "-c", "import time; time.sleep(0.5); print('last words')"], timeout=PATIENCE)
+    assert (done.returncode, done.stdout) == (0, "last words\n")
 
 
 def test_output_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
