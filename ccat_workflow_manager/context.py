@@ -106,10 +106,7 @@ class Context:
 
     @cached_property
     def loop_database(self) -> Database:
-        """For the loops of a manager: requests that take all connections of `database` do not stop them.
-
-        They take turns with one connection, unless one of them needs it for long.
-        """
+        """For the loops of a manager, which requests cannot block: one connection, unless a loop keeps it long."""
         name = f"ccat-wm loops {os.getpid()}"
         return Database(self.settings.database_url, pool_size=1, most=6, spare_seconds=0.25, application_name=name)
 

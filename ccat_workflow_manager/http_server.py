@@ -19,9 +19,6 @@ from ccat_workflow_manager.app import create_app
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.settings import Settings
 
-_ON_THE_SECOND = 0
-"""What uvicorn counts to when the header `Date` is due."""
-
 
 class _Server(uvicorn.Server):
     """uvicorn's server, which does not raise the signal again that ended it: the loops are stopped afterwards.
@@ -30,14 +27,13 @@ class _Server(uvicorn.Server):
     once a second, for the header `Date`; uvicorn looks ten times a second if it is to end.
     """
 
-    _wake_up: Callable[[], object] = staticmethod(lambda: None)
-
     def __init__(
         self, config: uvicorn.Config, answer_waiting: Callable[[], None], end_streams: Callable[[], None]
     ) -> None:
         super().__init__(config)
         self._answer_waiting = answer_waiting
         self._end_streams = end_streams
+        self._wake_up: Callable[[], object] = lambda: None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._answer_waiting()
@@ -47,7 +43,7 @@ class _Server(uvicorn.Server):
     async def main_loop(self) -> None:
         ending, loop = asyncio.Event(), asyncio.get_running_loop()
         self._wake_up = partial(loop.call_soon_threadsafe, ending.set)
-        while not await self.on_tick(_ON_THE_SECOND):
+        while not await self.on_tick(0):  # of its ten ticks a second, the one that sets the header
             with suppress(TimeoutError):
                 await asyncio.wait_for(ending.wait(), 1)
 

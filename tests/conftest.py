@@ -48,7 +48,7 @@ _TOGETHER = {
 }
 """What is started once for many files: the cluster of Slurm, the deployments of `cli` and of the fixture `service`.
 
-A deployment costs 3 s of CPU time to start, and 1 to 4 % of a core as long as it is there. Two pilots starve each
+A deployment costs 3 s of CPU time to start, and 4 % of a core as long as it is there. Two pilots starve each
 other.
 """
 

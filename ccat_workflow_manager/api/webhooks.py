@@ -70,10 +70,10 @@ def _type(name: str) -> str:
 
 class NewWebhook(Shape):
     url: Annotated[str, AfterValidator(_url)] = Field(description="http:// or https://, at a public address.")
-    types: Annotated[list[Annotated[str, AfterValidator(_type)]] | None, Field(max_length=50)] = Field(
-        default=None, description="Types of events; `ccat.wm.run.*` means all of runs. Empty: all."
+    types: list[Annotated[str, AfterValidator(_type)]] = Field(
+        default=[], max_length=50, description="Types of events; `ccat.wm.run.*` means all of runs. Empty: all."
     )
-    filter: WebhookFilter | None = None
+    filter: WebhookFilter = WebhookFilter()
     project: Project | None = Field(default=None, description="Only events of this project.")
 
 
@@ -143,14 +143,13 @@ def create_webhook(context: Ctx, who: Who, body: Body) -> Response:
     new = body.parse(NewWebhook, private_allowed=context.settings.webhook_private_targets)
     if who.projects is not None and new.project not in who.projects:
         raise Invalid(faults=[Fault("project", f"must be one of {', '.join(sorted(who.projects))}")])
-    wanted = new.filter or WebhookFilter()
-    _require_run(context, who, wanted.run)
+    _require_run(context, who, new.filter.run)
     webhook_id, secret = context.webhooks.create(
         new.url,
-        new.types or (),
+        new.types,
         project=new.project,
-        pipeline=wanted.pipeline,
-        run_id=wanted.run,
+        pipeline=new.filter.pipeline,
+        run_id=new.filter.run,
         actor=who.name,
     )
     return json_response(f'{_webhook(context, webhook_id)[:-1]},"secret":"{secret}"}}', 201)

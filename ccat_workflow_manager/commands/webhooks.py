@@ -146,7 +146,7 @@ def send_test(webhook_id: Id, as_json: AsJson = False) -> None:
     if as_json:
         print_json(found)
     else:
-        typer.echo(f"{found['id']} is sent; see ccat-wm webhook deliveries {found['webhook_id']}")
+        typer.echo(f"{found['id']} will be sent; see ccat-wm webhook deliveries {found['webhook_id']}")
 
 
 @webhook.command()

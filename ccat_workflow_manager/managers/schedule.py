@@ -58,7 +58,7 @@ class Loop:
 class Schedule:
     """Gives each loop its turns, one after the other in one thread.
 
-    A turn that takes long delays the others by _LATE_SECONDS at most: then another thread goes on with them.
+    A turn that takes long delays the others by up to twice _LATE_SECONDS: then another thread goes on with them.
     """
 
     def __init__(self, loops: Sequence[Loop]) -> None:

@@ -51,8 +51,9 @@ class Requests:
         def work(unit: UnitOfWork) -> None:
             store = RunStore(unit)
             rows = store.lock_cancellable(run_ids)
-            store.request_cancel(rows, actor, {row.run_id for row in rows.values()})
-            audit.describe(runs=run_ids)
+            runs = {row.run_id for row in rows.values()}
+            store.request_cancel(rows, actor, runs)
+            audit.describe(runs=runs)
             backends = {row.backend for row in rows.values()}
             unit.after_commit(lambda: self._ring_each(Bell.CANCEL, backends))
 

@@ -38,13 +38,14 @@ def has_turns(turns: Turns, more: int = 3) -> None:
     wait_until(lambda: turns.count >= before + more, what="more turns")
 
 
-def test_loops_take_turns_in_one_thread_and_end() -> None:
-    first, second = Turns(), Turns()
-    with running(first, second):
-        has_turns(first)
-        has_turns(second)
-    assert len(first.threads | second.threads) == 1
-    assert not any(each.is_alive() for each in first.threads)
+def test_loops_share_a_thread_and_end() -> None:
+    loops = [Turns() for _ in range(10)]
+    with running(*loops):
+        for each in loops:
+            has_turns(each)
+    threads = set[threading.Thread]().union(*(each.threads for each in loops))
+    assert len(threads) <= 2  # a slow machine may have brought the guard to add one
+    assert not any(each.is_alive() for each in threads)
 
 
 def test_a_tick_that_hangs_delays_no_other_loop() -> None:

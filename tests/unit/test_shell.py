@@ -90,13 +90,17 @@ def test_a_child_that_keeps_the_pipes_open_is_not_waited_for() -> None:
     assert completed.returncode == 0
 
 
-def test_what_is_printed_just_before_the_end_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_printed_just_before_the_end_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(gate := tmp_path / "gate")
+
     def look_late(process: subprocess.Popen[bytes]) -> int:
         """The program prints and ends between the look at its pipes and the look at itself."""
+        if process.returncode is None:
+            gate.write_text("go on\n")
         return process.wait(PATIENCE)
 
     monkeypatch.setattr(subprocess.Popen, "poll", look_late)
-    done = shell.run([sys.executable, "-c", "import time; time.sleep(0.5); print('last words')"], timeout=PATIENCE)
+    done = shell.run(["/bin/sh", "-c", 'read line <"$0"; echo last words', str(gate)], timeout=PATIENCE)
     assert (done.returncode, done.stdout) == (0, "last words\n")
 
 
