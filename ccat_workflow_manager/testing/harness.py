@@ -270,7 +270,7 @@ class BackendHarness:
 
     # --- waiting -----------------------------------------------------------------------------------------------------
 
-    def poll(self, ask: Callable[[], T | None], what: str, seconds: float | None = None) -> T:
+    def poll(self, ask: Callable[[], T | None], what: str | Callable[[], str], seconds: float | None = None) -> T:
         """Ask until the answer is neither None nor False; the clause fails at the deadline."""
         seconds = seconds or self.patience_seconds
         deadline = time.monotonic() + seconds
@@ -280,14 +280,17 @@ class BackendHarness:
             if answer is not None and answer is not False:
                 return answer
             if time.monotonic() >= deadline:
-                raise ClauseFailed(f"waited {seconds:g} s in vain for {what}")
+                raise ClauseFailed(f"waited {seconds:g} s in vain for {what if isinstance(what, str) else what()}")
             _PAUSE.wait(pause)
             pause = min(pause * 1.5, 0.25)
 
     def until(self, job: Job, *wanted: JobStatus) -> HPCJobInfo:
         """The job once it is in one of these states; failing if it ends in another one or becomes unknown."""
 
+        info: HPCJobInfo | None = None
+
         def look() -> HPCJobInfo | None:
+            nonlocal info
             info = self.backend.get_status(job.id)
             if info.status in wanted:
                 return info
@@ -297,7 +300,10 @@ class BackendHarness:
             )
             return None
 
-        return self.poll(look, f"{job.id} to become {' or '.join(wanted)}")
+        def what() -> str:
+            return f"{job.id} to become {' or '.join(wanted)}: {describe(self.backend, job, info)}"
+
+        return self.poll(look, what)
 
     def ended(self, job: Job) -> HPCJobInfo:
         return self.until(job, JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
@@ -353,6 +359,6 @@ class _OtherProcess:
 _ALIVE = (JobStatus.PENDING, JobStatus.RUNNING)
 
 
-def describe(backend: HPCBackend, job: Job, info: HPCJobInfo) -> str:
+def describe(backend: HPCBackend, job: Job, info: HPCJobInfo | None) -> str:
     """All there is to say about a job, for the text of a failed clause."""
     return f"{info}; command {list(job.request.execution_command)}; log: {backend.get_logs(job.id)[-2000:]!r}"

@@ -17,7 +17,7 @@ from ccat_workflow_manager.lifecycle.job_info import JobStatus
 from ccat_workflow_manager.testing.harness import BackendHarness
 from tests.support.reaper import Reaper
 
-START_SECONDS = 300
+START_SECONDS = 600
 """On a machine that does much else; alone it takes 20."""
 
 

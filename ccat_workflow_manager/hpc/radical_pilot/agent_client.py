@@ -143,7 +143,7 @@ class AgentClient:
             with open(directory / "agent.log", "wb") as log:
                 process = shell.spawn(
                     [sys.executable, "-I", program, str(self._root), name, self._settings.model_dump_json()],
-                    env=_environment(directory / "home", local=self._settings.local),
+                    env=environment(directory / "home", local=self._settings.local),
                     cwd=directory,
                     stdin=shell.PIPE,
                     stdout=log,
@@ -165,16 +165,19 @@ class AgentClient:
                     self.store.forget(job_id)
 
 
-def _environment(home: Path, *, local: bool) -> dict[str, str]:
+def environment(home: Path, *, local: bool) -> dict[str, str]:
     """The environment of the site without our settings, among which are passwords.
 
     RADICAL-Pilot writes into HOME in spite of its settings, and looks for its programs on PATH.
     """
     ours = {name: value for name, value in os.environ.items() if not name.startswith(("CCAT_", "PYTHON"))}
-    environment = {
+    variables = {
         "RADICAL_REPORT": "FALSE",
         "RADICAL_PROFILE": "FALSE",
         "RADICAL_LOG_LVL": "ERROR",
+        # Each of its channels asks a time server first. Where names are not answered, that takes longer than the 10 s
+        # that a pilot has to start; UDP refuses this address at once, and the clock of the machine is used.
+        "RADICAL_UTILS_NTPHOST": "255.255.255.255",
         **ours,
         "HOME": str(home),
         # The shell that started the worker has left one, and RADICAL-Pilot would write there.
@@ -184,11 +187,11 @@ def _environment(home: Path, *, local: bool) -> dict[str, str]:
         "CCAT_WM_REAL_HOME": ours.get("HOME", ""),
     }
     if sys.prefix != sys.base_prefix:
-        environment["VIRTUAL_ENV"] = sys.prefix
+        variables["VIRTUAL_ENV"] = sys.prefix
     if local:
         # Its channels have no passwords, so they use loopback where that is enough.
-        environment["RADICAL_DEFAULT_IFACE"] = "lo"
-    return environment
+        variables["RADICAL_DEFAULT_IFACE"] = "lo"
+    return variables
 
 
 _clients: dict[tuple[int, str, RadicalPilotSettings], AgentClient] = {}
