@@ -71,6 +71,7 @@ QUERIES: dict[str, list[dict[str, str]]] = {
     "GET /audit": [{}, {"actor": "astrid"}, {"on": "runs/%run_id%"}, {"action": "create_run"}, {"since": "24h"}],
     "GET /go": [{"q": each} for each in ("%run_id%", "%start%", "%job_id%", "chai", "source:source-3", "nothing")],
     "GET /runs/{run_id}/compare": [{"with": "%run_id%"}],
+    "GET /": [{}, {"by": "run"}],
     "GET /act/{verb}": [{"id": "%run_id%"}, {"step_run": "%step_run_id%"}],
     "GET /api/v1/pipelines/{name}/ledger": [{}, {"label": "night:2026-03-01"}, {"created_after": _SINCE}],
 }  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 from starlette.responses import Response
 
@@ -18,6 +18,7 @@ from ccat_workflow_manager.db.queries import figures
 from ccat_workflow_manager.db.queries.service import backend_states
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.db.views import runs
+from ccat_workflow_manager.db.views.attention import runs_held_up
 from ccat_workflow_manager.identity import Projects
 from ccat_workflow_manager.lifecycle.causes import BUSY
 from ccat_workflow_manager.lifecycle.holds import Kind
@@ -32,6 +33,7 @@ _REASONS = 5
 _WAIT_SECONDS = 3.0
 _MOST_CAUSES = 100
 _CALLS = "calls_per_minute"
+By = Literal["cause", "run"]
 _SPANS = {"1h": "1 h", "24h": "24 h", "7d": "7 d"}
 
 
@@ -72,7 +74,7 @@ def _waits(unit: UnitOfWork, projects: Projects) -> list[dict[str, Any]]:
     return sorted(found, key=lambda each: each["since"] or "")
 
 
-def _values(board: Board, span: str) -> dict[str, Any]:
+def _values(board: Board, span: str, by: By) -> dict[str, Any]:
     found = board.read("overview", lambda unit: _view(unit, board.projects))
     causes = [words.cause(each, may_act=board.may["operate"]) for each in board.causes()]
     held = holds.values(board)
@@ -81,6 +83,8 @@ def _values(board: Board, span: str) -> dict[str, Any]:
         **held,
         "is_held": any(each.kind is Kind.SERVICE for each in held["holds"]),
         "causes": causes,
+        "by": by,
+        "held_up": board.read("held up", lambda unit: runs_held_up(unit, board.projects)) if by == "run" else [],
         "most": runs.MOST_COUNTED,
         "calls": board.answers.get(
             ("calls", tuple(found["states"])), lambda: _calls(board, found["states"]), _WAIT_SECONDS
@@ -91,14 +95,14 @@ def _values(board: Board, span: str) -> dict[str, Any]:
 
 
 @router.get("/")
-def overview(board: B, span: Span = "1h") -> Response:
-    return board.page("overview", "overview", **_values(board, span))
+def overview(board: B, span: Span = "1h", by: By = "cause") -> Response:
+    return board.page("overview", "overview", **_values(board, span, by))
 
 
 @router.get("/ui/overview")
 @shared
-def overview_part(board: B, span: Span = "1h") -> Rendered:
-    return board.part("overview", **_values(board, span))
+def overview_part(board: B, span: Span = "1h", by: By = "cause") -> Rendered:
+    return board.part("overview", **_values(board, span, by))
 
 
 @router.get("/ui/rail")

@@ -24,7 +24,7 @@ DISK_FULL = f"""s.reason = '{FailureReason.DISK_FULL}'
 # Each part finds few rows by an index: jobs at backends, cancel requests, step runs of open breakers that try no probe,
 # orphan jobs that a second sweep found, and ends on a full disk. A step run in several parts is shown once, with the
 # text of the first.
-_WANTED = f"""
+WANTED = f"""
   SELECT s.id, 1 AS rank, s.job_id, substr(s.waiting_for, {len(ACTION_REQUIRED) + 1}) AS text
   FROM step_runs s WHERE s.status IN ({quoted(LIVE)}) AND starts_with(s.waiting_for, :mark)
 UNION ALL
@@ -48,17 +48,18 @@ UNION ALL
   SELECT s.id, 5, s.job_id, s.reason_text FROM step_runs s
   WHERE {DISK_FULL}
 """
+"""The step runs that need an operator, once for each part that finds them."""
 
 _PAGE = f"""
 SELECT x.id, row_to_json(x)::text FROM (
   SELECT s.id, s.run_id, r.project, r.pipeline, s.step, s.key, s.backend, w.job_id, w.text, {times("s", "submitted_at")}
-  FROM (SELECT DISTINCT ON (id) id, job_id, text FROM ({_WANTED}) w ORDER BY id, rank) w
+  FROM (SELECT DISTINCT ON (id) id, job_id, text FROM ({WANTED}) w ORDER BY id, rank) w
   JOIN step_runs s ON s.id = w.id JOIN runs r ON r.id = s.run_id
   WHERE (CAST(:after AS uuid) IS NULL OR s.id > :after) AND {visible("r.project")} ORDER BY s.id LIMIT :limit
 ) x
 """
 
-_COUNT = f"SELECT count(DISTINCT w.id) FROM ({_WANTED}) w JOIN step_runs s ON s.id = w.id"
+_COUNT = f"SELECT count(DISTINCT w.id) FROM ({WANTED}) w JOIN step_runs s ON s.id = w.id"
 _COUNT_VISIBLE = f"{_COUNT} JOIN runs r ON r.id = s.run_id WHERE {visible('r.project')}"
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from ccat_workflow_manager.db.conditions import CLAIMABLE, READY, quoted
 from ccat_workflow_manager.db.queries import project_list, times, utc, visible
-from ccat_workflow_manager.db.queries.attention import DISK_FULL
+from ccat_workflow_manager.db.queries.attention import DISK_FULL, WANTED
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.identity import Projects
 from ccat_workflow_manager.lifecycle.states import CANCELLABLE, LIVE
@@ -90,6 +90,19 @@ FROM (
 ) x GROUP BY x.backend ORDER BY count(*) DESC LIMIT 50
 """
 
+# What a breaker holds back counts here also if a probe is planned.
+_BY_RUN = f"""
+SELECT r.id::text, r.project, r.pipeline, r.pipeline_version, r.labels, count(*) AS step_runs,
+  mode() WITHIN GROUP (ORDER BY w.text) AS text, count(DISTINCT w.text) AS texts,
+  {utc("min(COALESCE(s.submitted_at, s.created_at))")} AS since
+FROM (SELECT DISTINCT ON (u.id) u.id, u.text FROM (SELECT * FROM ({WANTED} LIMIT {MOST_COUNTED}) a UNION ALL
+  SELECT h.id, 6, NULL, 'held back: ' || b.reason_text FROM breakers b CROSS JOIN LATERAL (
+    SELECT s.id FROM step_runs s WHERE {CLAIMABLE} AND s.breaker_key = b.breaker_key LIMIT {MOST_COUNTED}) h
+  WHERE b.opened_at IS NOT NULL) u ORDER BY u.id, u.rank) w
+JOIN step_runs s ON s.id = w.id JOIN runs r ON r.id = s.run_id
+WHERE {visible("r.project")} GROUP BY r.id ORDER BY count(*) DESC, r.id LIMIT 50
+"""
+
 
 def causes(unit: UnitOfWork, projects: Projects = None) -> list[dict[str, Any]]:
     """Every cause with what it holds up. Each has `kind`, `id`, `text` and `since`."""
@@ -100,6 +113,11 @@ def causes(unit: UnitOfWork, projects: Projects = None) -> list[dict[str, Any]]:
         names = [name for name in values if f":{name}" in of_reader]
         found += unit.records(of_reader, {name: values[name] for name in names})
     return sorted(found, key=lambda cause: -held_by(cause))
+
+
+def runs_held_up(unit: UnitOfWork, projects: Projects = None) -> list[dict[str, Any]]:
+    """The runs that need a person, those with the most such step runs first."""
+    return unit.records(_BY_RUN, {"mark": ACTION_REQUIRED, "projects": project_list(projects)})
 
 
 def held_by(cause: dict[str, Any]) -> int:
