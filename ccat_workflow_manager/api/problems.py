@@ -107,6 +107,12 @@ def _unexpected(error: Exception) -> Response:
 # --- handlers -------------------------------------------------------------------------------------------------------
 
 
+async def _on_unexpected(request: Request, error: Exception) -> Response:
+    if isinstance(error, ClientDisconnect):
+        raise error
+    return _unexpected(error)
+
+
 async def _on_workflow_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, WorkflowError)
     return of_error(error)
@@ -140,11 +146,12 @@ def handle_errors(app: FastAPI) -> None:
     app.add_exception_handler(WorkflowError, _on_workflow_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(Exception, _on_unexpected)
     app.add_middleware(CatchAll)
 
 
 class CatchAll:
-    """Outermost middleware: answers an unexpected exception, so that the server goes on."""
+    """Outermost middleware: answers an unexpected exception around the routes, so that the server goes on."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
 from functools import partial
 from http import HTTPStatus
@@ -44,7 +45,7 @@ def is_for_sheet(request: Request) -> bool:
 
 def show_errors_as_pages(app: FastAPI) -> None:
     """Wrap the handlers of the API: a browser gets a page."""
-    for kind in (WorkflowError, HTTPException, RequestValidationError):
+    for kind in (WorkflowError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _or_page(app.exception_handlers[kind]))
 
 
@@ -54,7 +55,7 @@ def _or_page(handler: Any) -> Handler:
         if not wants_page(request) or response.status_code < HTTPStatus.BAD_REQUEST:
             return response
         status = response.status_code
-        text, faults = _said(error, request)
+        text, faults = _said(error, request, response)
         reader = current_identity(request) or ANONYMOUS
         board, title = Board(request, reader.name), _TITLES.get(status, HTTPStatus(status).phrase)
         back = request.url.path if status == HTTPStatus.UNPROCESSABLE_ENTITY and request.url.query else ""
@@ -76,12 +77,13 @@ _TITLES = {
     403: "This is not allowed",
     405: "This address takes no such request",
     409: "This cannot be done now",
+    500: "This is a fault of the service",
     422: "The address or form has a fault",
     503: "The service cannot answer now",
 }
 
 
-def _said(error: Exception, request: Request) -> tuple[str, list[Fault]]:
+def _said(error: Exception, request: Request, response: Response) -> tuple[str, list[Fault]]:
     match error:
         case RequestError(faults=faults) if faults and error.message == "; ".join(map(str, faults)):
             return _NOTHING[request.method == "POST"], list(faults)
@@ -96,4 +98,4 @@ def _said(error: Exception, request: Request) -> tuple[str, list[Fault]]:
         case HTTPException():
             return str(error.detail), []
         case _:
-            return "The workflow manager has made an error; its log has the details.", []
+            return f"The workflow manager has made an error: {json.loads(bytes(response.body))['detail']}.", []

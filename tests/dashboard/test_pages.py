@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 
 import pytest
@@ -113,3 +114,19 @@ def test_the_api_stays_as_it_is(rest: Rest) -> None:
     answer = rest.client.get("/api/v1/nothing")
     assert answer.headers["content-type"] == "application/problem+json"
     assert not any(path.startswith(("/runs", "/ui")) for path in rest.client.get("/openapi.json").json()["paths"])
+
+
+def test_a_fault_of_the_service_is_a_page_with_its_incident(
+    rest: Rest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("the password is swordfish")
+
+    monkeypatch.setattr("ccat_workflow_manager.db.views.runs.longest_running", broken)
+    with caplog.at_level(logging.ERROR):
+        answer = rest.client.get("/")
+    assert answer.status_code == 500
+    assert answer.headers["content-type"].startswith("text/html")
+    assert "swordfish" not in answer.text
+    (incident,) = re.findall(r"incident ([0-9a-f]{12})", answer.text)
+    assert f"incident {incident}" in caplog.text
