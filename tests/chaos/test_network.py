@@ -53,7 +53,7 @@ def test_a_network_that_comes_and_goes(
             promised.extend([run_id] if run_id else [])
             return len(promised) >= target
 
-        wait_until(asked, 60, f"{number} runs to be promised; the log: {service.log()}")
+        wait_until(asked, 60, lambda: f"{number} runs to be promised; the log: {service.log()}")
 
     def trouble(*breaks: Callable[[], None]) -> None:
         more(3)

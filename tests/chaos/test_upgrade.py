@@ -76,7 +76,9 @@ def test_runs_go_on_while_the_schema_of_the_next_release_is_put_in(service: Serv
     service.start_another("worker", "--backend", "local", **newer)
     service.start_another("worker", "--backend", "concurrent", **newer)
     service.start_another("worker", "--backend", "local")
-    wait_until(lambda: len(service.call("GET", "/workers")["items"]) >= 4, 60, f"workers of both; {service.log()}")
+    wait_until(
+        lambda: len(service.call("GET", "/workers")["items"]) >= 4, 60, lambda: f"workers of both; {service.log()}"
+    )
     runs.append(service.submit(*steps))
     runs.append(service.submit(*steps, backend="concurrent"))
     gate.touch()

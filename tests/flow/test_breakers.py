@@ -34,7 +34,7 @@ def held_back(service: Service, run_id: str) -> Counter[str]:
         found = counts(service, run_id)
         return found if set(found) <= {"FAILED", "PENDING"} and found["FAILED"] else None
 
-    return wait_for(at_rest, 90, f"the breaker to open; the log: {service.log()}")
+    return wait_for(at_rest, 90, lambda: f"the breaker to open; the log: {service.log()}")
 
 
 def breakers(service: Service) -> list[dict[str, Any]]:
@@ -90,7 +90,7 @@ def test_the_rest_of_a_broken_step_waits_until_an_operator_releases_it(
 def test_one_that_is_tried_again_and_succeeds_lets_all_go(make_service: ServiceMaker, tmp_path: Path) -> None:
     service = make_service(BREAKER_FAILURES="5", BREAKER_PROBE_MINUTES="0.02")
     run_id = fan_out(service, tmp_path / "repaired")
-    wait_until(lambda: breakers(service), 90, f"the breaker to open; the log: {service.log()}")
+    wait_until(lambda: breakers(service), 90, lambda: f"the breaker to open; the log: {service.log()}")
     (breaker,) = breakers(service)
 
     def events() -> list[str]:

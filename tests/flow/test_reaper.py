@@ -59,7 +59,9 @@ def test_a_stray_job_is_stopped_and_a_foreign_one_is_not(service: Service, backe
     unmade = by_hand(backend, tmp_path / "unmade", job_name(step_run_id, 2))
 
     wait_until(
-        lambda: backend.get_status(stray).status is JobStatus.CANCELLED, 60, f"the stray to end; {service.log()}"
+        lambda: backend.get_status(stray).status is JobStatus.CANCELLED,
+        60,
+        lambda: f"the stray to end; {service.log()}",
     )
     wait_until(lambda: state(service)["stray_jobs"] == 0 and state(service)["unknown_jobs"] == 2, 60, "it to be told")
     assert state(service)["strays_stopped"] == 1

@@ -198,6 +198,7 @@ def test_cancel_ends_the_whole_tree_also_a_child_in_its_own_session(service: Ser
 
 def test_cancel_while_waiting_for_capacity(service: Service) -> None:
     blocker = service.submit(sh("exec sleep 1000", resources={"cpu": 0.1, "memory_gb": 0.1}))
+    service.wait_running(blocker)
     waiting = service.submit(sh("true", resources={"cpu": psutil.cpu_count(), "memory_gb": 0.1}))
     step = service.wait_step(waiting, "only", lambda s: "cpu" in (s["waiting_for"] or "").lower())
     assert step["status"] == "SUBMITTED"

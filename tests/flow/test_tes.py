@@ -31,7 +31,7 @@ def _finished(service: Service, task_id: str) -> dict[str, Any]:
         task = _get(service, task_id)
         return task if task["state"] in OVER else None
 
-    return wait_for(look, 60, f"the task {task_id}; the log: {service.log()}")
+    return wait_for(look, 60, lambda: f"the task {task_id}; the log: {service.log()}")
 
 
 def _sh(text: str, **more: Any) -> dict[str, Any]:

@@ -212,7 +212,10 @@ class Service:
             run = self.run(run_id)
             return run if run["status"] in FINISHED else None
 
-        return wait_for(finished, timeout, f"the run {run_id} to finish; the log: {self.log()}", interval=0.05)
+        def what() -> str:
+            return f"the run {run_id} to finish; it is {self.run(run_id)}; the log: {self.log()}"
+
+        return wait_for(finished, timeout, what, interval=0.05)
 
     def step(self, run_id: str, name: str, key: str = "main") -> dict[str, Any]:
         steps: list[dict[str, Any]] = self.run(run_id)["step_runs"]
@@ -227,7 +230,10 @@ class Service:
             step = self.step(run_id, name, key)
             return step if condition(step) else None
 
-        return wait_for(look, 60, f"{name} of {run_id}; the log: {self.log()}", interval=0.05)
+        def what() -> str:
+            return f"{name} of {run_id}; it is {self.step(run_id, name, key)}; the log: {self.log()}"
+
+        return wait_for(look, 60, what, interval=0.05)
 
     def wait_running(self, run_id: str, name: str = "only", key: str = "main") -> dict[str, Any]:
         return self.wait_step(run_id, name, lambda step: step["status"] == "RUNNING", key)

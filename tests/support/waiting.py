@@ -17,10 +17,16 @@ PATIENCE = 240.0 if os.environ.get("CI") == "true" else 60.0
 """Seconds that a test waits for anything, at least. Where no developer waits for the result, it is patient."""
 
 
-def wait_for(ask: Callable[[], T | None], timeout: float = 10, what: str = "an answer", interval: float = 0.02) -> T:
+def wait_for(
+    ask: Callable[[], T | None],
+    timeout: float = 10,
+    what: str | Callable[[], str] = "an answer",
+    interval: float = 0.02,
+) -> T:
     """Ask until the answer is neither None nor False. Fails the test after `timeout` seconds (a busy machine: later).
 
-    A question that takes long is followed by a pause as long, so that the processes under test get their time.
+    If `what` is a function, its text describes the moment of the failure. A question that takes long is followed by a
+    pause as long, so that the processes under test get their time.
     """
     timeout = max(timeout, PATIENCE)
     began = time.monotonic()
@@ -31,7 +37,8 @@ def wait_for(ask: Callable[[], T | None], timeout: float = 10, what: str = "an a
             return answer
         now = time.monotonic()
         if now >= began + timeout * _processes_per_core():
-            raise AssertionError(f"waited {now - began:.0f} s in vain for {what}; last answer: {answer!r}")
+            described = what if isinstance(what, str) else what()
+            raise AssertionError(f"waited {now - began:.0f} s in vain for {described}; last answer: {answer!r}")
         _PAUSE.wait(max(interval, min(now - asked, _LONGEST_PAUSE)))
 
 
@@ -40,6 +47,8 @@ def _processes_per_core() -> float:
     return min(max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)), _LONGEST_PATIENCE)
 
 
-def wait_until(condition: Callable[[], object], timeout: float = 10, what: str = "a condition") -> None:
+def wait_until(
+    condition: Callable[[], object], timeout: float = 10, what: str | Callable[[], str] = "a condition"
+) -> None:
     """Wait until the condition is true."""
     wait_for(lambda: bool(condition()) or None, timeout, what)
