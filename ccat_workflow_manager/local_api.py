@@ -7,6 +7,7 @@ DATA_DIR, readable for its owner only.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import ipaddress
 import os
 import secrets
@@ -20,8 +21,12 @@ from typing import Any, NamedTuple
 from ccat_workflow_manager.errors import ConfigurationError
 
 SECRET_FILE = "api-secret"
+DEPLOYMENT_FILE = "up.lock"
+"""Locked by a `ccat-wm up` as long as it lives. It holds the process, and the URL of the API once that answers."""
 SECRET_PREFIX = "ccatwm_local_"
 _SECRET_BYTES = 32
+_LOCK = "hhqqi"
+"""`struct flock` of Linux."""
 _LISTENING, _ESTABLISHED = "0A", "01"
 
 
@@ -76,6 +81,27 @@ def _is_private(directory: Path) -> bool:
     except OSError:
         return False
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not stat.S_IMODE(found.st_mode) & 0o077
+
+
+# --- the deployment -------------------------------------------------------------------------------------------------
+
+
+def deployment_url(data_dir: Path) -> str:
+    """The URL of the API that a living `ccat-wm up` of this user has with this data directory; empty if none has."""
+    try:
+        with (data_dir / DEPLOYMENT_FILE).open() as file:
+            if os.fstat(file.fileno()).st_uid != os.geteuid() or not _is_locked(file.fileno()):
+                return ""
+            _, url, *_ = [*file.read(1000).splitlines(), "", ""]
+            return url
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _is_locked(descriptor: int) -> bool:
+    """Whether another process has the lock. It is not taken, which could keep a starting `up` out."""
+    wanted = struct.pack(_LOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    return bool(struct.unpack(_LOCK, fcntl.fcntl(descriptor, fcntl.F_GETLK, wanted))[0] != fcntl.F_UNLCK)
 
 
 # --- who is at the other end ----------------------------------------------------------------------------------------

@@ -43,7 +43,6 @@ _SAY_SECONDS, _SAY_AGAIN_SECONDS = 2.0, 10.0
 _KILLED_SECONDS = 5.0
 _CHECK_SERVERS_SECONDS = 10.0
 _READY_SECONDS, _SAY_NOT_READY_SECONDS = 300.0, 30.0
-_LOCK_FILE = "up.lock"
 ALWAYS_SERVED = ("local", "noop", "concurrent")
 """Backends that need only this machine."""
 
@@ -253,6 +252,9 @@ class Deployment:
         deadline, say_at = now + _READY_SECONDS, now + _SAY_NOT_READY_SECONDS
         while not self._stopping:
             if _accepts(self.settings):
+                assert self._lock is not None
+                self._lock.write(f"{self.api_url}\n")
+                self._lock.flush()
                 return
             now = time.monotonic()
             if now > deadline:
@@ -280,12 +282,12 @@ def _locked(data_dir: Path) -> IO[str]:
 
     A lock of this kind is not inherited: the children of a killed `up` do not keep the next one out.
     """
-    file = (data_dir / _LOCK_FILE).open("a+")
+    file = (data_dir / local_api.DEPLOYMENT_FILE).open("a+")
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         file.seek(0)
-        owner = file.read(20).strip()
+        owner = file.readline(20).strip()
         file.close()
         process = f" (process {owner})" if owner.isdecimal() else ""
         text = f"another `ccat-wm up` or `demo`{process} uses {data_dir}: end it, or choose another --data-dir"

@@ -86,26 +86,36 @@ class Address:
 
 
 def default_url() -> str:
-    """The URL in CCAT_WM_URL, else that of the service with the settings of this environment. Raises WrongAddress."""
+    """The URL in CCAT_WM_URL, else that of the settings in the environment, else that of a `ccat-wm up`.
+
+    Raises WrongAddress.
+    """
     if url := os.environ.get(URL_VARIABLE):
         return url
     if path := os.environ.get(_SETTING + "API_SOCKET"):
         return f"{SOCKET_SCHEME}{Path(path).expanduser()}"
-    default = httpx.URL(DEFAULT_URL)
-    port = os.environ.get(_SETTING + "API_PORT") or str(default.port)
+    host, port = (os.environ.get(_SETTING + name) or "" for name in ("API_HOST", "API_PORT"))
+    running = local_api.deployment_url(_data_dir()) if not host and port in ("", "0") else ""
+    if running.startswith(SOCKET_SCHEME):
+        return running
+    default = httpx.URL(running or DEFAULT_URL)
+    port = port or str(default.port)
     if not _PORT.fullmatch(port) or int(port) > _LAST_PORT:
         raise WrongAddress(f"{_SETTING}API_PORT={port!r} is not a port: a whole number from 0 to {_LAST_PORT}")
-    host = os.environ.get(_SETTING + "API_HOST") or default.host
+    host = host or default.host
     host = _ANY_HOST.get(host, host)
     return f"http://{f'[{host}]' if ':' in host else host}:{int(port) or default.port}"
 
 
-def _local_secret(url: httpx.URL) -> str:
-    """The secret of a service of this user on this machine; empty if there is none."""
+def _data_dir() -> Path:
     home = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
     given = os.environ.get(_SETTING + "DATA_DIR")
-    data_dir = Path(given).expanduser() if given else home / "ccat-workflow-manager"
-    return local_api.secret_for(url.host, url.port or (443 if url.scheme == "https" else 80), data_dir)
+    return Path(given).expanduser() if given else home / "ccat-workflow-manager"
+
+
+def _local_secret(url: httpx.URL) -> str:
+    """The secret of a service of this user on this machine; empty if there is none."""
+    return local_api.secret_for(url.host, url.port or (443 if url.scheme == "https" else 80), _data_dir())
 
 
 def _parsed(url: str) -> httpx.URL:

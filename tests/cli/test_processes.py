@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedValkey
-from tests.cli.commands import PROGRAM, QUIET, process, variables
+from ccat_workflow_manager.local_api import deployment_url
+from tests.cli.commands import PROGRAM, QUIET, answer, process, refused, variables
 from tests.cli.conftest import Deployment
 from tests.cli.fake_api import fake_api
 from tests.support.reaper import Reaper
@@ -164,6 +165,23 @@ def test_up_warns_that_there_are_no_containers(
     warnings = [line for line in log.read_text().splitlines() if words in line]
     assert len(warnings) == warned
     assert all("WARNING" in line for line in warnings)
+
+
+def test_commands_find_a_service_at_any_port_while_it_is_up(
+    postgres_url: str, redis_url: str, tmp_path: Path, reaper: Reaper
+) -> None:
+    env = variables(DATA_DIR=tmp_path / "data", HPC_BACKEND="noop", WORKERS=1)
+    output = tmp_path / "up.out"
+    log = output.with_suffix(".stderr")
+    servers = variables(DATABASE_URL=postgres_url, REDIS_URL=redis_url)
+    with process("up", "--port", "0", env=env | servers, output=output) as up:
+        reaper.watch(up.pid)
+        wait_until(lambda: "Ctrl-C" in output.read_text(), 60, log.read_text)
+        assert answer("run", "list", env=env) == []
+        assert "127.0.0.1:1" in refused("run", "list", env=env | variables(API_PORT=1), code=3)
+        up.send_signal(signal.SIGTERM)
+        assert up.wait(PATIENCE) == 0
+    assert deployment_url(tmp_path / "data") == ""
 
 
 @pytest.mark.needs("root")
