@@ -121,7 +121,8 @@ async def _on_workflow_error(request: Request, error: Exception) -> Response:
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == HTTPStatus.NOT_FOUND:
-        detail = f"there is nothing at {request.url.path}"
+        hint = "; addresses end without a slash" if request.url.path.endswith("/") else ""
+        detail = f"there is nothing at {request.url.path}{hint}"
     elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         detail = f"{request.method} is not allowed here"
     else:

@@ -94,7 +94,8 @@ def _said(error: Exception, request: Request, response: Response) -> tuple[str, 
         case RequestValidationError():
             return _NOTHING[request.method == "POST"], faults_of_request(error)
         case HTTPException(status_code=404):
-            return f"There is no page {request.url.path}.", []
+            hint = " Addresses end without a slash." if request.url.path.endswith("/") else ""
+            return f"There is no page {request.url.path}.{hint}", []
         case HTTPException():
             return str(error.detail), []
         case _:

@@ -303,3 +303,8 @@ def test_a_header_that_is_not_ascii_is_refused(rest: Rest) -> None:
     headers = {"Content-Type": "application/json", "Idempotency-Key": b"caf\xe9"}
     response = rest.client.post("/api/v1/runs", content=b'{"pipeline": "one"}', headers=headers)
     rest.refused(response, 422, "invalid", "Idempotency-Key")
+
+
+def test_a_slash_at_the_end_is_named(rest: Rest) -> None:
+    problem = rest.refused(rest.send("GET", "/runs/"), 404, "not_found")
+    assert problem["detail"] == "there is nothing at /api/v1/runs/; addresses end without a slash"

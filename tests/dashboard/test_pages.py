@@ -52,6 +52,7 @@ def test_an_empty_service_has_pages_that_teach_the_next_step(rest: Rest, path: s
         ("/products?colour=red", 422),
         ("/go?query=x", 422),
         ("/nothing", 404),
+        ("/runs/", 404),
     ],
 )
 def test_a_wrong_address_says_what_is_wrong_and_leads_back(rest: Rest, path: str, status: int) -> None:
