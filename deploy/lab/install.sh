@@ -4,7 +4,7 @@
 set -eu
 cd "$(dirname "$0")"
 
-PARTS="apptainer slurm docker systemd chromium servers nginx"
+PARTS="apptainer slurm torque docker systemd chromium servers nginx"
 
 [ "$(id -u)" = 0 ] || { echo "lab: the parts are installed system-wide; run this as root" >&2; exit 1; }
 command -v apt-get >/dev/null || { echo "lab: only Debian is supported" >&2; exit 1; }
