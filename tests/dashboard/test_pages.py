@@ -66,6 +66,15 @@ def test_a_wrong_address_says_what_is_wrong_and_leads_back(rest: Rest, path: str
         assert f'href="{path.partition("?")[0]}"' in answer.text
 
 
+def test_a_list_that_was_not_looked_up_stays_empty(rest: Rest) -> None:
+    """It has no address to be fetched from when runs change: without its conditions, all runs would appear."""
+    rest.post("/runs", {"spec": ONE})
+    text = rest.client.get("/runs?status=LATE").text
+    assert "Nothing was looked up" in text
+    assert 'data-src="/ui/runs' not in text
+    assert 'data-src="/ui/runs?status=FAILED"' in rest.client.get("/runs?status=FAILED").text
+
+
 def test_conditions_that_are_typed_become_an_address(rest: Rest) -> None:
     answer = rest.client.get(
         "/runs", params={"add": 'status:failed label:"source:Orion KL" some text', "created": "7d"}
