@@ -197,6 +197,31 @@ def test_caveats_are_never_hidden(rest: Rest, hand: Hand) -> None:
     assert rest.client.get("/runs?caveats=perhaps").status_code == 422
 
 
+def test_a_failed_run_looks_failed_whatever_caveats_it_has(rest: Rest, hand: Hand) -> None:
+    run = rest.run({"name": "two", "steps": [{"name": "a", "command": ["a"]}, {"name": "b", "command": ["b"]}]})
+    done, failed = hand.claim(2)
+    notes = [TransitionEvent(each, "t") for each in (Event.JOB_SUBMITTED, Event.JOB_SUCCEEDED)]
+    hand.apply(
+        done, *notes, TransitionEvent(Event.RESULTS_COLLECTED, "t"), caveats=[Caveat("partial", "half of it")]
+    )
+    hand.fail(failed)
+    text = rest.client.get("/ui/runs?status=FAILED").text
+    assert (run["id"] in text, "1 caveat<" in text) == (True, True)
+    assert re.findall(r'class="st s-FAILED ([^"]*)"', text) == [""]
+    assert "<code>partial</code> <span>" in rest.client.get(f"/runs/{run['id']}").text
+
+
+def test_a_step_of_which_a_part_was_skipped_says_which_part(rest: Rest, hand: Hand) -> None:
+    run = rest.run(CHAIN, parameters={"scans": ["a", "b", "c"]})
+    first = {item.key: item for item in hand.claim(3)}
+    hand.fail(first.pop("a"))
+    for item in first.values():
+        hand.complete(item)
+    for item in hand.claim(3):
+        hand.complete(item)
+    assert "1 of 3 skipped" in rest.client.get(f"/runs/{run['id']}").text
+
+
 def test_a_replay_leads_to_what_it_repeats(rest: Rest, hand: Hand) -> None:
     run = rest.run()
     hand.fail(hand.claim()[0])

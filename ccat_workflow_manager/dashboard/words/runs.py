@@ -73,9 +73,9 @@ def step_note(step: Mapping[str, Any], before: Sequence[str]) -> tuple[str, str]
             waits = f"waits for {before[0] if len(before) == 1 else f'{len(before)} steps'}"
             return "PENDING", f"{many}{waits}"
         return "PENDING", f"{found['done']:,} of {everything:,}" if everything > 1 else "waits"
-    if step["counts"].get("CANCELLED"):
-        return "CANCELLED", f"{many}cancelled"
-    return "SKIPPED", f"{many}skipped"
+    status = "CANCELLED" if step["counts"].get("CANCELLED") else "SKIPPED"
+    word = " or ".join(each.lower() for each in ("CANCELLED", "SKIPPED") if step["counts"].get(each))
+    return status, f"{found['stop']:,} of {everything:,} {word}" if found["done"] else f"{many}{word}"
 
 
 def key_note(step_run: Mapping[str, Any], *, several: bool) -> str:
