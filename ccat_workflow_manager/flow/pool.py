@@ -6,13 +6,14 @@ import asyncio
 import logging
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any, Self
 
 from ccat_workflow_manager.flow import functions
 from ccat_workflow_manager.flow.errors import FlowError
-from ccat_workflow_manager.flow.execution import ExecutionBackend, Failed, Work
+from ccat_workflow_manager.flow.execution import ExecutionBackend, Failed, Report, Work
 from ccat_workflow_manager.flow.jobs import JobBackend
 from ccat_workflow_manager.flow.programs import GRACE_SECONDS, Programs
 from ccat_workflow_manager.threads import Threads
@@ -43,17 +44,23 @@ class PoolBackend(ExecutionBackend):
         self._programs = Programs()
         self._make_limited = limited
         self._limited: JobBackend | None = None
+        self._places_held: dict[Work, threading.Event] = {}
+        """What ends the wait of a thread for a program under limits."""
         self._running: set[Work] = set()
         self._closed = False
+
+    def attach(self, loop: asyncio.AbstractEventLoop, report: Report, work_dir: str) -> None:
+        super().attach(loop, report, work_dir)
+        if self._limited is not None:
+            self._limited.detach()
+            self._limited.attach(loop, self._limited_ended, work_dir)
 
     def start(self, work: Work) -> None:
         if self._closed:
             raise FlowError(f"task {work.name} cannot start: the backend {self.name} is shut down")
         if work.command is not None:
-            if work.options.limited and self._make_limited is not None:
-                self._under_limits().start(work)
-                return
-            self._threads.submit(self._program, work)
+            limited = work.options.limited and self._make_limited is not None
+            self._threads.submit(self._limited_program if limited else self._program, work)
         elif self._executor is None:
             self._threads.submit(self._function, work)
         elif self._in_threads:
@@ -77,6 +84,16 @@ class PoolBackend(ExecutionBackend):
             self.post(work, self._programs.run(work, self.work_dir))
         except Exception as error:  # noqa: BLE001 - code of a program: raised where the task is awaited
             self.post(work, Failed(error))
+
+    def _limited_program(self, work: Work) -> None:
+        """Hold a place while the program runs under its limits."""
+        ended = threading.Event()
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(self._begin_limited, work, ended)
+        except RuntimeError:  # the loop was closed under the engine: no code waits for this program
+            return
+        ended.wait()
 
     def _function(self, work: Work) -> None:
         if work.future.done() or work.function is None:
@@ -102,6 +119,46 @@ class PoolBackend(ExecutionBackend):
     def post(self, work: Work, outcome: Any) -> None:
         self._running.discard(work)
         super().post(work, outcome)
+
+    # --- programs under limits, in the event loop --------------------------------------------------------------------
+
+    def _begin_limited(self, work: Work, ended: threading.Event) -> None:
+        self._places_held[work] = ended
+        if work.future.done():
+            self._release(work)
+            return
+        try:
+            if self._closed:
+                raise FlowError(f"task {work.name} did not start: the backend {self.name} is shut down")
+            limited = self._under_limits()
+            limited.start(work)
+        except Exception as error:  # noqa: BLE001 - code of a backend: raised where the task is awaited
+            self._limited_ended(work, Failed(error))
+            return
+
+        def stop() -> None:
+            limited.cancel(work)
+            self._release(work)
+
+        work.stop = stop
+
+    def _limited_ended(self, work: Work, outcome: Any) -> None:
+        self._release(work)
+        if self._report is not None:
+            self._report(work, outcome)
+
+    def _release(self, work: Work) -> None:
+        self._running.discard(work)
+        if (ended := self._places_held.pop(work, None)) is not None:
+            ended.set()
+
+    def _under_limits(self) -> JobBackend:
+        if self._limited is None:
+            assert self._make_limited is not None
+            assert self._loop is not None
+            self._limited = self._make_limited()
+            self._limited.attach(self._loop, self._limited_ended, self.work_dir)
+        return self._limited
 
     # --- a pool of processes -----------------------------------------------------------------------------------------
 
@@ -136,15 +193,6 @@ class PoolBackend(ExecutionBackend):
             self.post(work, Failed(_storable(work, error)))
 
     # --- the end -----------------------------------------------------------------------------------------------------
-
-    def _under_limits(self) -> JobBackend:
-        if self._limited is None:
-            assert self._make_limited is not None
-            assert self._loop is not None
-            assert self._report is not None
-            self._limited = self._make_limited()
-            self._limited.attach(self._loop, self._report, self.work_dir)
-        return self._limited
 
     async def shutdown(self) -> None:
         self._closed = True

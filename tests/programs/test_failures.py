@@ -12,6 +12,7 @@ import pytest
 
 from ccat_workflow_manager.flow import BackendRejected, DependencyFailed, FlowError, TaskFailed, WorkflowEngine, factory
 from tests.programs.running import lives, on, run, until_lives
+from tests.support.waiting import wait_until
 
 
 @pytest.mark.parametrize("backend", ["concurrent", "local"])
@@ -88,9 +89,10 @@ def test_attempts_are_repeated_as_often_as_allowed(tmp_path: Path) -> None:
     on(program, work_dir=tmp_path)
 
 
-def test_cancelling_ends_processes_and_dependents(tmp_path: Path) -> None:
+@pytest.mark.parametrize("limits", [{}, {"memory_gb": 1, "time_hours": 1}], ids=["no limits", "limits"])
+def test_cancelling_ends_processes_and_dependents(limits: dict[str, Any], tmp_path: Path) -> None:
     async def program(flow: WorkflowEngine) -> None:
-        @flow.executable_task
+        @flow.executable_task(task_description=limits)
         def endless() -> list[str]:
             return ["sh", "-c", "echo $$ > pid; exec sleep 1000"]
 
@@ -101,16 +103,16 @@ def test_cancelling_ends_processes_and_dependents(tmp_path: Path) -> None:
         running = endless()
         waiting = after(running)
         await until_lives(tmp_path / "pid")
-        assert running.state == "RUNNING"
+        await asyncio.to_thread(wait_until, lambda: running.state == "RUNNING", what="the state RUNNING")
         assert running.cancel()
         assert running.state == "CANCELLED"
         with pytest.raises(asyncio.CancelledError):
             await waiting
         assert waiting.state == "CANCELLED"
         assert not running.cancel()
+        await asyncio.to_thread(wait_until, lambda: not lives(tmp_path / "pid"), what="the end of the process")
 
     on(program, work_dir=tmp_path)
-    assert not lives(tmp_path / "pid")
 
 
 def test_cancelling_a_block_cancels_what_it_has_called() -> None:

@@ -95,6 +95,30 @@ def test_tasks_without_dependencies_run_side_by_side() -> None:
     on(program, max_workers=3)
 
 
+def test_programs_with_and_without_limits_share_the_places(tmp_path: Path) -> None:
+    async def program(flow: WorkflowEngine) -> None:
+        @flow.executable_task
+        def alone() -> list[str]:
+            return ["sh", "-c", "mkdir busy && sleep 0.1 && rmdir busy"]
+
+        limits = {"memory_gb": 1}
+        await asyncio.gather(*[alone(task_description=each) for each in (limits, {}, limits, {})])
+
+    on(program, work_dir=tmp_path, max_workers=1)
+
+
+def test_a_backend_goes_on_to_another_engine_with_its_limits(tmp_path: Path) -> None:
+    async def program() -> list[str]:
+        backend, seen = await factory.create_backend("concurrent"), []
+        for name in ("first", "second"):
+            flow = await WorkflowEngine.create(backend=backend, work_dir=tmp_path / name)
+            seen.append(await flow.executable_task(lambda: ["pwd", "-P"])(task_description={"memory_gb": 1}))
+            await flow.shutdown(skip_execution_backend=name == "first")
+        return seen
+
+    assert run(program) == [f"{tmp_path.resolve() / name}\n" for name in ("first", "second")]
+
+
 def test_blocks_contain_tasks_and_other_blocks_and_depend_on_each_other() -> None:
     async def program(flow: WorkflowEngine) -> list[str]:
         seen: list[str] = []
