@@ -132,7 +132,7 @@ class PoolBackend(ExecutionBackend):
                 raise FlowError(f"task {work.name} did not start: the backend {self.name} is shut down")
             limited = self._under_limits()
             limited.start(work)
-        except Exception as error:  # noqa: BLE001 - code of a backend: raised where the task is awaited
+        except Exception as error:  # noqa: BLE001 - a call of a backend: raised where the task is awaited
             self._limited_ended(work, Failed(error))
             return
 
