@@ -13,7 +13,7 @@ from pathlib import Path
 from ccat_workflow_manager.flow import functions
 from ccat_workflow_manager.flow.errors import TaskFailed
 from ccat_workflow_manager.flow.execution import Work
-from ccat_workflow_manager.flow.programs import OUTPUT_LIMIT, TAIL
+from ccat_workflow_manager.flow.programs import OUTPUT_LIMIT, TAIL, working_directory
 from ccat_workflow_manager.hpc.attempt.files import AttemptFiles
 from ccat_workflow_manager.hpc.base import HPCBackend
 from ccat_workflow_manager.lifecycle.models import Mount
@@ -38,6 +38,7 @@ class JobFiles:
     @classmethod
     def create(cls, work_dir: str, name: str, work: Work, backend: HPCBackend) -> JobFiles:
         """Raises FlowError for a function that cannot travel, and OSError."""
+        where = working_directory(work, work_dir)
         directory = os.path.join(work_dir, STATE, name)
         for each in ("input", "output"):
             os.makedirs(os.path.join(directory, each))
@@ -56,7 +57,9 @@ class JobFiles:
             environment.pop("PATH")
         else:
             # The task works where the program works; the scripts and logs of its job lie elsewhere.
-            os.symlink(os.path.join(work_dir, work.options.cwd), files.workspace)
+            # `$PWD` names that directory too: a path below the link would end with the job.
+            os.symlink(where, files.workspace)
+            environment["PWD"] = where
         return files
 
     @property
@@ -79,9 +82,9 @@ class JobFiles:
         """The result of a job that has completed. Raises what a function raised, TaskFailed and OSError."""
         if work.command is None:
             return functions.unpacked(Path(self.directory, _RESULT).read_bytes())
-        logs = AttemptFiles.of(self.workspace, self.name)
         if work.capture_stdio:
-            return self._keep(backend, job_id, work, logs)
+            return self.keep(backend, job_id, work)
+        logs = AttemptFiles.of(self.workspace, self.name)
         size = os.path.getsize(logs.stdout) if os.path.exists(logs.stdout) else 0
         if size > OUTPUT_LIMIT:
             why = (
@@ -92,8 +95,9 @@ class JobFiles:
             return Path(logs.stdout).read_bytes().decode("utf-8", "replace")
         return backend.tail_logs(job_id, stream="stdout", lines=_LINES)
 
-    def _keep(self, backend: HPCBackend, job_id: str, work: Work, logs: AttemptFiles) -> str:
+    def keep(self, backend: HPCBackend, job_id: str, work: Work) -> str:
         """Move the logs beside the files of the program. Returns the path of stdout."""
+        logs = AttemptFiles.of(self.workspace, self.name)
         kept = [os.path.join(self.work_dir, f"{work.name}.{stream}") for stream in ("stdout", "stderr")]
         for source, stream, target in zip((logs.stdout, logs.stderr), ("stdout", "stderr"), kept, strict=True):
             if os.path.exists(source):

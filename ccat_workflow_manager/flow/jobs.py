@@ -268,6 +268,8 @@ class JobBackend(ExecutionBackend):
             if info.status is JobStatus.COMPLETED:
                 return PLACEHOLDER if job.files is None else job.files.result(self.hpc, job_id, work)
             out, err = ("", "") if job.files is None else job.files.tails(self.hpc, job_id)
+            if job.files is not None and work.capture_stdio:
+                job.files.keep(self.hpc, job_id, work)
         except Exception as error:  # noqa: BLE001 - code of a program: what a function raised, and its classes
             return failure(work, error)
         code = -info.signal if info.signal is not None else info.exit_code

@@ -36,7 +36,7 @@ class Programs:
     def run(self, work: Work, directory: str) -> str:
         """Run a program to its end. Returns what it printed, or the path of that. Raises TaskFailed."""
         assert work.command is not None
-        where = os.path.join(directory, work.options.cwd)
+        where = working_directory(work, directory)
         if work.capture_stdio:
             out, err = (_created(Path(directory, f"{work.name}.{stream}")) for stream in ("stdout", "stderr"))
             work.future.stdout, work.future.stderr = out.name, err.name
@@ -70,7 +70,7 @@ class Programs:
     def _started(
         self, command: Sequence[str], directory: str, out: int, err: int, environment: Mapping[str, str], work: Work
     ) -> shell.Process:
-        env = {**os.environ, **environment, process_tree.MARK: self._mark}
+        env = {**os.environ, **environment, "PWD": directory, process_tree.MARK: self._mark}
         with self._lock:
             if self._closed or work.future.done():
                 raise TaskFailed(work.name, "the engine was shut down before it started", attempts=work.attempt)
@@ -112,6 +112,15 @@ class Programs:
                 shell.kill_group(pid, SIGKILL)
         if self._any:
             process_tree.kill_all(self._mark, None)
+
+
+def working_directory(work: Work, directory: str) -> str:
+    """Where a program works. Raises TaskFailed if there is no such directory."""
+    cwd = work.options.cwd
+    where = os.path.realpath(os.path.join(directory, cwd)) if cwd else directory
+    if not os.path.isdir(where):
+        raise TaskFailed(work.name, f"it cannot start in {where}: there is no such directory", attempts=work.attempt)
+    return where
 
 
 def _created(path: Path) -> IO[bytes]:

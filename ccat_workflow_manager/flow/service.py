@@ -176,6 +176,9 @@ class ServiceBackend(ExecutionBackend):
 
     async def _ended(self, work: Work, run: Run) -> str:
         step_run = run.step_runs[0]
+        work.future.attempts = step_run["attempt"] or 1
+        if work.capture_stdio:
+            await self._keep(work, step_run)
         if not run.succeeded:
             out, err = [await self._log(step_run, stream, tail=_TAIL_LINES) for stream in ("stdout", "stderr")]
             ends = [(each["exit_code"], each["signal"]) async for each in self._client.step_runs.attempts(step_run)]
@@ -188,16 +191,16 @@ class ServiceBackend(ExecutionBackend):
                 stderr=err[-TAIL:],
                 attempts=step_run["attempt"],
             )
-        work.future.attempts = step_run["attempt"]
-        if not work.capture_stdio:
-            return await self._log(step_run, "stdout")
+        return work.future.stdout or await self._log(step_run, "stdout")
+
+    async def _keep(self, work: Work, step_run: StepRun) -> None:
+        """Write the logs beside the files of the program."""
         files = []
         for stream in ("stdout", "stderr"):
             files.append(Path(self.work_dir, f"{work.name}.{stream}"))
             text = await self._log(step_run, stream)
             await asyncio.to_thread(files[-1].write_text, text)
         work.future.stdout, work.future.stderr = map(str, files)
-        return str(files[0])
 
     async def _log(self, step_run: StepRun, stream: str, tail: int | None = None) -> str:
         if not step_run["attempt"]:

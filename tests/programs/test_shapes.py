@@ -16,10 +16,8 @@ from ccat_workflow_manager.flow import (
     BackendNotAvailable,
     ConcurrentExecutionBackend,
     FlowError,
-    InputFile,
     LocalExecutionBackend,
     NoopExecutionBackend,
-    OutputFile,
     WorkflowEngine,
     factory,
 )
@@ -276,45 +274,6 @@ def test_programs_of_every_form(backend: str, tmp_path: Path) -> None:
     config = {"state_dir": str(tmp_path / "state")} if backend == "local" else {}
     on(program, backend, work_dir=tmp_path, **config)
     assert not (tmp_path / ".ccat-flow").exists()
-
-
-def test_output_in_files(tmp_path: Path) -> None:
-    async def program(flow: WorkflowEngine) -> tuple[str, str]:
-        @flow.executable_task(capture_stdio=True)
-        def talk() -> list[str]:
-            return ["sh", "-c", "echo out; echo err >&2"]
-
-        future = talk()
-        assert await future == future.stdout
-        return str(future.stdout), str(future.stderr)
-
-    out, err = map(Path, on(program, work_dir=tmp_path))
-    assert out.parent == tmp_path
-    assert (out.read_text(), err.read_text()) == ("out\n", "err\n")
-
-
-def test_files_as_arguments(tmp_path: Path) -> None:
-    async def program(flow: WorkflowEngine) -> None:
-        @flow.executable_task
-        async def write(target: OutputFile) -> list[str]:
-            return ["sh", "-c", f"echo data > {target}"]
-
-        @flow.executable_task
-        async def read(source: InputFile, *after: Any) -> list[Any]:
-            return ["cat", source]
-
-        assert await read(InputFile("a.txt"), write(OutputFile("a.txt"))) == "data\n"
-        with pytest.raises(FlowError, match=r"read\.000002 needs missing\.txt"):
-            await read(InputFile("missing.txt"))
-
-        @flow.executable_task
-        async def forget(target: OutputFile) -> str:
-            return "true"
-
-        with pytest.raises(FlowError, match=r"forget\.000001 .* b\.txt"):
-            await forget(OutputFile("b.txt"))
-
-    on(program, work_dir=tmp_path)
 
 
 def test_backends_are_listed_and_an_unavailable_one_names_the_others() -> None:
