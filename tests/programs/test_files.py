@@ -36,7 +36,7 @@ def test_paths_that_a_program_makes_of_its_directory_stay(backend: str, limits: 
         assert await read(write()) == "data\n"
         assert await go("../beside") == f"{tmp_path}/beside\n"
         assert await go("..", task_description={"cwd": "below"}) == f"{tmp_path}/work\n"
-        with pytest.raises(TaskFailed, match=r"go\.000003.*/work/absent"):
+        with pytest.raises(TaskFailed, match=r"go\.000003.*work.absent"):
             await go(".", task_description={"cwd": "absent"})
 
     config = {"state_dir": str(tmp_path / "state")} if backend == "local" else {}
