@@ -55,13 +55,24 @@ def backends_of(given: object, dry_run: bool) -> Sequence[ExecutionBackend]:
     names = [each.name for each in backends]
     if twice := [name for name in names if names.count(name) > 1]:
         raise FlowError(f"two backends have the name {twice[0]}; give one of them another with `name`")
-    return [_pretending(each) for each in backends] if dry_run else backends
+    return [_Pretending(each) for each in backends] if dry_run else backends
 
 
-def _pretending(backend: ExecutionBackend) -> ExecutionBackend:
-    made = NoopExecutionBackend(backend.name)
-    made.shell = backend.shell
-    return made
+class _Pretending(NoopExecutionBackend):
+    """Stands in for a backend in a dry run, and ends it with the engine."""
+
+    def __init__(self, backend: ExecutionBackend) -> None:
+        super().__init__(backend.name)
+        self.shell = backend.shell
+        self._backend = backend
+
+    async def shutdown(self) -> None:
+        await super().shutdown()
+        await self._backend.shutdown()
+
+    def abandon(self) -> None:
+        super().abandon()
+        self._backend.abandon()
 
 
 def _checked(backend: object) -> ExecutionBackend:

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MethodType
 from typing import Any, Protocol
 
 from ccat_workflow_manager.flow.errors import FlowError, WrongValue
@@ -79,6 +80,10 @@ class Definition:
 
     def __call__(self, *args: Any, **kwargs: Any) -> TaskFuture:
         return self._engine.call(self, args, kwargs)
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        """A function that is decorated in a class is a method."""
+        return self if instance is None else MethodType(self, instance)
 
     def uses_shell(self, options: TaskOptions) -> bool:
         return self.backend.shell if options.shell is None else options.shell

@@ -253,9 +253,8 @@ class WorkflowEngine(Decorators):
             self._body_returned(call, made)
 
     def _check_files(self, call: _Call) -> None:
-        if lacking := files.missing(files.InputFile, call.args, call.kwargs, self.work_dir):
-            raise FlowError(f"task {call.future.id} needs {', '.join(lacking)}, which is not in {self.work_dir}")
-        call.has_outputs = bool(files.missing(files.OutputFile, call.args, call.kwargs, self.work_dir))
+        own = call.definition.kind is Kind.EXECUTABLE and call.definition.backend.own_directories
+        call.has_outputs = files.check(call.future.id, call.args, call.kwargs, self.work_dir, shared=not own)
 
     def _run_body(self, call: _Call, coroutine: Coroutine[Any, Any, Any]) -> None:
         context = contextvars.copy_context()

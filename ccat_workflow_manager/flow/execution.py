@@ -83,6 +83,11 @@ class ExecutionBackend(ABC):
         """False: tasks run nothing and leave no files."""
         return True
 
+    @property
+    def own_directories(self) -> bool:
+        """True: each program works in a directory of its own, which is not that of the engine."""
+        return False
+
     shell: bool = False
     """A shell runs command lines, unless a task says otherwise."""
 

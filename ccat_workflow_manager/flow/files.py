@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ccat_workflow_manager.flow.errors import WrongValue
+from ccat_workflow_manager.flow.errors import FlowError, WrongValue
 
 
 class File:
@@ -42,6 +42,25 @@ class InputFile(File):
 
 class OutputFile(File):
     """A file that the task writes."""
+
+
+def check(
+    task: str, arguments: tuple[Any, ...], keywords: Mapping[str, Any], directory: str, *, shared: bool
+) -> bool:
+    """Look at the files of a task that is about to start. Returns whether outputs are to be looked for at its end.
+
+    Raises FlowError for an input that is not there, and for a file in the directory of the engine if that is not
+    `shared` with the program.
+    """
+    if lacking := missing(InputFile, arguments, keywords, directory):
+        raise FlowError(f"task {task} needs {', '.join(lacking)}, which is not in {directory}")
+    given = [*arguments, *keywords.values()]
+    if not shared and (away := [each for each in _files(File, given) if not each.filepath.is_absolute()]):
+        raise FlowError(
+            f"task {task} cannot have {away[0]!r}: its program works in a directory of its own, and files do not travel; "
+            "pass what a program prints, or an absolute path that both see"
+        )
+    return bool(missing(OutputFile, arguments, keywords, directory))
 
 
 def missing(kind: type[File], arguments: tuple[Any, ...], keywords: Mapping[str, Any], directory: str) -> list[str]:

@@ -82,6 +82,10 @@ class JobBackend(ExecutionBackend):
     def executes(self) -> bool:
         return self.hpc.capabilities.executes
 
+    @property
+    def own_directories(self) -> bool:
+        return self.hpc.runs_images
+
     def start(self, work: Work) -> None:
         if self._inbox.closing:
             raise FlowError(f"task {work.name} cannot start: the backend {self.name} is shut down")

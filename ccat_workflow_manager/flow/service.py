@@ -73,6 +73,10 @@ class ServiceBackend(ExecutionBackend):
         super().detach()
         self._functions.detach()
 
+    @property
+    def own_directories(self) -> bool:
+        return True
+
     async def connect(self) -> None:
         """Raises what the service refuses, so that a wrong address or token is noticed before the first task."""
         self._client.api.patience = 0

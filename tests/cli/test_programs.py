@@ -8,13 +8,14 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from ccat_workflow_manager.client import Client
 from ccat_workflow_manager.client.transport import AsyncTransport, Request
-from ccat_workflow_manager.flow import TaskFailed, TaskState, WorkflowEngine
+from ccat_workflow_manager.flow import FlowError, InputFile, OutputFile, TaskFailed, TaskState, WorkflowEngine
 from tests.cli.conftest import Deployment
 from tests.programs.running import on
 from tests.support.waiting import PATIENCE, wait_until
@@ -91,7 +92,12 @@ def test_a_program_that_is_killed_goes_on(deployment: Deployment, tmp_path: Path
         assert len(list(client.runs.list(label="flow.workflow:night-7"))) == TASKS
 
 
-def on_service(deployment: Deployment, workflow: str, program: Callable[[WorkflowEngine], Awaitable[None]]) -> Client:
+def on_service(
+    deployment: Deployment,
+    workflow: str,
+    program: Callable[[WorkflowEngine], Awaitable[None]],
+    work_dir: Path | None = None,
+) -> Client:
     """Run a program on the service, as one workflow. Returns a client of the service."""
     token = (deployment.data_dir / "api-secret").read_text().strip()
 
@@ -99,7 +105,7 @@ def on_service(deployment: Deployment, workflow: str, program: Callable[[Workflo
         async with flow.workflow_scope(workflow):
             await program(flow)
 
-    on(in_workflow, "service", url=deployment.url, token=token, backend="local")
+    on(in_workflow, "service", work_dir=work_dir, url=deployment.url, token=token, backend="local")
     return Client(deployment.url, token)
 
 
@@ -127,6 +133,28 @@ def test_a_task_that_fails_is_as_on_other_backends(deployment: Deployment) -> No
         assert {
             client.runs.get(run).step_runs[0]["max_attempts"] for run in client.runs.list(label="flow.workflow:failed")
         } == {1, 7}
+
+
+def test_files_of_the_engine_do_not_travel_and_output_does(deployment: Deployment, tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("data")
+
+    async def program(flow: WorkflowEngine) -> None:
+        @flow.executable_task(capture_stdio=True, task_description={"max_attempts": 2})
+        async def talk(*files: Any) -> list[str]:
+            return ["sh", "-c", "echo out; echo err >&2; exit 3"]
+
+        for file in (InputFile("in.txt"), OutputFile("out.txt")):
+            with pytest.raises(FlowError, match=rf"talk.*{file}.*do not travel"):
+                await talk(file)
+        future = talk(InputFile(tmp_path / "in.txt"))
+        with pytest.raises(TaskFailed):
+            await future
+        assert future.attempts == 2
+        kept.extend([future.stdout, future.stderr])
+
+    kept: list[str | None] = []
+    on_service(deployment, "files", program, tmp_path).close()
+    assert [Path(each or "").read_text() for each in kept] == ["out\n", "err\n"]
 
 
 def test_a_cancel_reaches_a_run_that_is_being_created(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,6 +65,29 @@ def test_functions_of_python_are_tasks() -> None:
     on(program)
 
 
+def test_methods_of_a_class_are_tasks() -> None:
+    async def program(flow: WorkflowEngine) -> None:
+        class Night:
+            offset = 3
+
+            @flow.function_task
+            def add(self, number: int) -> int:
+                return self.offset + number
+
+            @flow.executable_task
+            async def say(self, number: int) -> list[Any]:
+                return ["echo", number]
+
+            @flow.block
+            async def twice(self, number: int) -> Any:
+                return await self.say(self.add(self.add(number)))
+
+        assert await Night().twice(1) == "7\n"
+        assert await Night.add(Night(), 1) == 4
+
+    on(program)
+
+
 def test_futures_are_found_inside_containers() -> None:
     async def program(flow: WorkflowEngine) -> Any:
         @flow.function_task
@@ -207,6 +230,18 @@ def test_a_dry_run_executes_nothing(tmp_path: Path) -> None:
 
     run(program)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_ends_its_backends() -> None:
+    async def program() -> None:
+        executor = ThreadPoolExecutor()
+        given = [await LocalExecutionBackend(executor), await factory.create_backend("concurrent")]
+        async with await WorkflowEngine.create(backend=given, dry_run=True) as flow:
+            assert isinstance(await flow.function_task(add)(1, 2), str)
+        with pytest.raises(RuntimeError):
+            executor.submit(add, 1, 2)
+
+    run(program)
 
 
 def add(left: int, right: int) -> int:
