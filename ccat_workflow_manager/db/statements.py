@@ -6,12 +6,12 @@ that return locked step runs are in `locked_rows`; those about breakers are in `
 
 from __future__ import annotations
 
-from ccat_workflow_manager.db.conditions import counter
+from ccat_workflow_manager.db.conditions import counter, quoted
 from ccat_workflow_manager.db.edge_statements import EXCEEDED
 from ccat_workflow_manager.db.locked_rows import BLOCKS_OTHERS
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.event_types import RunEvent
-from ccat_workflow_manager.lifecycle.states import ACTIVE, CANCELLABLE, RETRYABLE, RunStatus, Status
+from ccat_workflow_manager.lifecycle.states import ACTIVE, CANCELLABLE, LIVE, RETRYABLE, RunStatus, Status
 
 # --- WRITE_TRANSITIONS, part by part ---------------------------------------------------------------------------------
 # `m` is the record of one step run, `s` its row, `c` what `changed` returns of the new row, `a` the row of its attempt.
@@ -244,10 +244,12 @@ WHERE r.id = :id AND r.status_reason IS NULL AND NOT r.tolerated AND r.{counter(
 
 # --- requests and waits ----------------------------------------------------------------------------------------------
 
-REQUEST_CANCEL = """
-UPDATE step_runs SET cancel_requested_at = now(), cancel_requested_by = :actor, requeued_by_breaker = false
+REQUEST_CANCEL = f"""
+UPDATE step_runs SET cancel_requested_at = now(), cancel_requested_by = :actor, requeued_by_breaker = false,
+  waiting_for = CASE WHEN status NOT IN ({quoted(LIVE)}) THEN waiting_for END
 WHERE id = ANY(:ids) AND (cancel_requested_at IS NULL OR requeued_by_breaker)
 """
+"""Why a job waits at its backend matters no more; what becomes of the cancel is recorded in its place."""
 
 LOCK_ALL_OF_RUNS = """
 SELECT count(*) FROM (SELECT 1 FROM step_runs WHERE run_id = ANY(:run_ids) ORDER BY id FOR NO KEY UPDATE) AS locked

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -17,7 +18,7 @@ from ccat_workflow_manager.db.tolerance import Loss, losses_of
 from ccat_workflow_manager.identity import Projects
 from ccat_workflow_manager.lifecycle.causes import SEVERITY, Cause, Place, move_of, remedy_of, text_of
 from ccat_workflow_manager.lifecycle.holds import pause_text
-from ccat_workflow_manager.lifecycle.states import LIVE, RETRYABLE
+from ccat_workflow_manager.lifecycle.states import LIVE, RETRYABLE, RunStatus
 from ccat_workflow_manager.lifecycle.waiting import utc_text
 
 _SHOWN_CHAIN = 50
@@ -134,7 +135,7 @@ def explain_run(unit: UnitOfWork, run: Mapping[str, Any]) -> dict[str, Any]:
     facts = queries.facts(unit, [each["example"] for each in records])
     losses = losses_of(unit, run_id)
     groups = [_group_of_run(each, _place(run_id, facts[each["example"]]), losses) for each in records]
-    groups.sort(key=lambda each: (each["tolerated"], SEVERITY[Cause(each["cause"])], -each["count"]))
+    groups.sort(key=partial(_order_in_run, status))
     first = next((each for each in groups if each["cause"] not in _BEHIND_OTHERS), None)
     root = None
     if first is not None:
@@ -143,6 +144,13 @@ def explain_run(unit: UnitOfWork, run: Mapping[str, Any]) -> dict[str, Any]:
     if root is not None:
         summary += f"; {root['step']}/{root['key']}: {root['text']}" + (f": {root['words']}" if root["words"] else "")
     return {"run_id": str(run_id), "status": status, "summary": summary, "root": root, "causes": groups}
+
+
+def _order_in_run(status: str, group: Mapping[str, Any]) -> tuple[bool, int, int]:
+    """The most serious first. What was cancelled does not keep a run from its end: what is left of it does."""
+    cause = Cause(group["cause"])
+    is_aside = group["tolerated"] or (cause is Cause.CANCELLED and status in (RunStatus.PENDING, RunStatus.RUNNING))
+    return is_aside, SEVERITY[cause], -group["count"]
 
 
 def explain_waiting(unit: UnitOfWork, projects: Projects, limit: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.models import TransitionEvent
 from ccat_workflow_manager.lifecycle.states import Event
 from ccat_workflow_manager.testing.fake_backend import FakeBackend
-from tests.api.rest import CHAIN, Hand, Rest
+from tests.api.rest import CHAIN, ONE, Hand, Rest
 
 
 def waits(rest: Rest, run_id: str) -> dict[str, str | None]:
@@ -63,6 +63,19 @@ def test_cancelling_one_skips_what_depends_on_it(rest: Rest) -> None:
     found = {f"{s['step']}/{s['key']}": s["status"] for s in rest.get(f"/runs/{run['id']}")["step_runs"]}
     assert found["first/2"] == found["second/2"] == "PENDING"
     assert found["second/1"] == found["last/main"] == "SKIPPED"
+
+
+def test_a_cancel_that_is_not_confirmed_is_stated(rest: Rest, hand: Hand) -> None:
+    """In place of why the job waits, from the request on, and without any worker."""
+    step_run_id = rest.run(ONE)["step_runs"][0]["id"]
+    (item,) = hand.claim()
+    hand.submit(item)
+    hand.execute("UPDATE step_runs SET waiting_for = 'capacity: 2 of 2 CPUs in use' WHERE id = :id", id=step_run_id)
+    assert rest.post(f"/step-runs/{step_run_id}/cancel")["waiting_for"].startswith("is being cancelled: no worker")
+    hand.execute("INSERT INTO workers (id, host, pid, backends) VALUES ('w', 'h', 1, '{noop}')")
+    assert rest.get(f"/step-runs/{step_run_id}")["waiting_for"] == "is being cancelled"
+    hand.execute("UPDATE step_runs SET waiting_for = 'asked noop to stop the job' WHERE id = :id", id=step_run_id)
+    assert rest.get(f"/step-runs/{step_run_id}")["waiting_for"] == "asked noop to stop the job"
 
 
 def test_every_wait_has_its_reason(rest: Rest, hand: Hand, context: Context) -> None:

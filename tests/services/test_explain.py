@@ -365,6 +365,26 @@ def test_a_run_names_its_most_serious_cause(context: Context) -> None:
     assert sum(counts.values()) == 7
 
 
+def test_a_run_that_is_cancelled_names_what_still_runs(context: Context) -> None:
+    site = Site(context)
+    site.start(VISIT)
+    request_cancel(site, site.id_of("calibrate", "1"))
+    site.context.requests.cancel([site.run_id], actor="anna")
+    with context.database.read() as unit:
+        found = explain_run(unit, {"id": site.run_id, "status": "RUNNING"})
+    assert (found["root"]["cause"], found["root"]["key"]) == ("cancelling", "1")
+    assert [each["cause"] for each in found["causes"]] == ["cancelling", "cancelled"]
+
+
+def test_a_cancel_that_no_worker_can_make_true_asks_for_a_worker(context: Context) -> None:
+    site = Site(context)
+    site.start(ONE)
+    request_cancel(site, site.id_of("map"))
+    site.sql("DELETE FROM workers")
+    root = site.explain(site.id_of("map"))["root"]
+    assert (root["cause"], root["move"]) == ("no_worker", "operator")
+
+
 @pytest.mark.parametrize("map_fails", [True, False])
 def test_a_loss_that_is_tolerated_hides_no_other_failure(context: Context, map_fails: bool) -> None:
     site = Site(context)

@@ -25,7 +25,7 @@ CAUSE = f"""CASE
   WHEN s.status = '{Status.SKIPPED}' THEN '{Cause.BLOCKED}'
   WHEN s.status = '{Status.FAILED}' THEN '{Cause.FAILED}'
   WHEN s.status = '{Status.CANCELLED}' THEN '{Cause.CANCELLED}'
-  WHEN s.cancel_requested_at IS NOT NULL THEN '{Cause.CANCELLING}'
+  WHEN s.cancel_requested_at IS NOT NULL AND NOT ({_LIVE} AND {_UNSERVED}) THEN '{Cause.CANCELLING}'
   WHEN s.status = '{Status.PENDING}' THEN CASE
     WHEN s.held THEN '{Cause.PAUSED}'
     WHEN s.unmet > 0 THEN '{Cause.UPSTREAM}'

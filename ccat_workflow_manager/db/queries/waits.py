@@ -40,8 +40,14 @@ _MORE_IMPORTANT = f"""COALESCE(s.waiting_for IS NOT NULL AND
   (s.cancel_requested_at IS NOT NULL OR starts_with(s.waiting_for, '{ACTION_REQUIRED}')), false)"""
 """The recorded reason says more than that workers cannot reach the backend."""
 
+_NOT_YET_STOPPED = f"""s.status IN ({quoted(LIVE)}) AND s.waiting_for IS NULL AND s.cancel_requested_at IS NOT NULL
+  AND NOT s.requeued_by_breaker"""
+"""No worker has asked the backend to stop the job yet."""
+
 WAITING_FOR = f"""CASE
   WHEN s.status = '{Status.PENDING}' THEN CAST(:waits AS jsonb) ->> {WAIT_KEY}
+  WHEN {_NOT_YET_STOPPED} THEN
+    'is being cancelled' || COALESCE(': ' || (CAST(:waits AS jsonb) ->> ('jobs ' || s.backend)), '')
   WHEN s.status IN ({quoted(LIVE)}) AND NOT {_MORE_IMPORTANT} THEN
     COALESCE((CAST(:waits AS jsonb) ->> ('jobs ' || s.backend)) || COALESCE('; before that: ' || s.waiting_for, ''),
       s.waiting_for)
