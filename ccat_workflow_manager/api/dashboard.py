@@ -61,7 +61,7 @@ class Timeseries(Figures):
 class Pressing(Shape):
     """One thing that needs a person, with what it holds up."""
 
-    kind: Literal["breaker", "backend", "action", "cancel", "stray", "disk", "space"]
+    kind: Literal["breaker", "backend", "worker", "action", "cancel", "stray", "disk", "space"]
     id: str
     text: str | None = Field(description="In the words of what caused it.")
     since: Time | None

@@ -190,7 +190,9 @@ def _backends(context: Context, states: dict[str, dict[str, Any]]) -> list[dict[
     shown = []
     for name in sorted({*states, context.settings.hpc_backend}):
         state = states.get(name)
-        if state is None or (state["workers"] == 0 and not state["problem"] and not state["ready"]):
+        if state is not None and state["ready"] and not state["workers"] and not state["problem"]:
+            shown.append({"name": name, "state": "WARN", "text": "no worker", "kind": "warn"})
+        elif state is None or (state["workers"] == 0 and not state["problem"]):
             there = name in known and known[name].available
             shown.append({"name": name, "state": "OFF", "text": "no worker" if there else "not set up", "kind": ""})
         elif state["problem"]:

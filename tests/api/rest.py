@@ -127,6 +127,10 @@ class Hand:
     def __init__(self, context: Context) -> None:
         self._context = context
 
+    def serve(self) -> None:
+        """Register a worker, which does nothing."""
+        self.execute("INSERT INTO workers (id, host, pid, backends) VALUES ('w', 'h', 1, '{noop}')")
+
     def claim(self, limit: int = 1) -> list[WorkItem]:
         with self._context.database.begin() as unit:
             return RunStore(unit).claim("noop", "by hand", limit, 60)

@@ -64,6 +64,7 @@ def test_an_open_breaker_holds_back_its_own_project_only(rest: Rest, hand: Hand)
 
 
 def test_what_is_changed_and_held_back_can_be_limited_to_a_project(rest: Rest, night: str, hand: Hand) -> None:
+    hand.serve()
     rest.put("/pipelines/one", ONE)
     waiting = {}
     for project, pipeline in (("default", "one"), ("night", night)):

@@ -92,6 +92,7 @@ def test_labels_of_one_and_of_many_runs_are_set_and_removed(rest: Rest) -> None:
 
 
 def test_a_breaker_is_released(rest: Rest, hand: Hand) -> None:
+    hand.serve()
     rest.post("/pipelines", ONE, 201)
     breaker = hand.open_breaker()
     assert "fails for everybody" in rest.client.get("/").text

@@ -7,6 +7,7 @@ from tests.api.rest import CHAIN, ONE, Hand, Rest
 
 
 def test_a_full_disk_needs_a_person(rest: Rest, hand: Hand) -> None:
+    hand.serve()
     rest.post("/runs/bulk", {"runs": [{"spec": ONE}] * 3})
     for item in hand.claim(2):
         hand.fail(item, "/scratch: no space left", FailureReason.DISK_FULL)
@@ -62,3 +63,18 @@ def test_what_needs_a_person_by_run(rest: Rest, hand: Hand) -> None:
     assert f"/runs/{quiet}" not in page.split("Needs attention")[1].split("</section>")[0]
     assert 'data-src="/ui/overview?span=1h&amp;by=run"' in page
     assert rest.client.get("/?by=owner").status_code == 422
+
+
+def test_work_that_no_worker_serves_needs_a_person(rest: Rest, hand: Hand) -> None:
+    """Only an operator can start a worker: the service is not well, and nothing could start."""
+    rest.post("/runs/bulk", {"runs": [{"spec": ONE}] * 2})
+    (cause,) = rest.get("/dashboard/attention")["items"]
+    assert (cause["kind"], cause["id"], cause["backend"], cause["held_up"]) == ("worker", "noop", "noop", 2)
+    page = rest.client.get("/").text
+    assert "One thing needs a person" in page
+    assert "ccat-wm worker --backend noop" in page
+    assert "could start now" not in page
+    assert "No worker serves noop" in rest.client.get("/backends").text
+    assert '<b class="warn">no worker</b>' in rest.client.get("/ui/rail").text
+    hand.serve()
+    assert rest.get("/dashboard/attention")["items"] == []

@@ -69,7 +69,8 @@ def _backends(board: Board) -> dict[str, Any]:
     paused = holds.values(board, lambda hold: hold.kind in (Kind.BACKEND, Kind.SERVICE))
     held = {each.name: each for each in paused["holds"] if each.kind is Kind.BACKEND}
     away = sum(1 for each in items if each["problem"])
-    return {"items": items, "away": away, "now": now, "held": held, **paused}
+    unserved = [each["name"] for each in items if each["ready"] and not each["workers"] and not each["problem"]]
+    return {"items": items, "away": away, "unserved": unserved, "now": now, "held": held, **paused}
 
 
 @router.get("/backends")

@@ -32,7 +32,7 @@ def overview_text(view: Mapping[str, Any], most: int) -> list[tuple[str, bool]]:
     """The sentences below the title, as pieces of text that are emphasised or not."""
     live = view["live"]["PENDING"] + view["live"]["RUNNING"]
     jobs = sum(state.live for state in view["states"].values())
-    ready = sum(state.ready for state in view["states"].values())
+    ready = sum(state.ready for state in view["states"].values() if state.workers)
     held = sum(cause["count"] for cause in view["causes"])
     pieces: list[tuple[str, bool]] = []
     if held:
@@ -123,6 +123,21 @@ def _backend(found: Mapping[str, Any], may_act: bool) -> dict[str, Any]:
     }
 
 
+def _worker(found: Mapping[str, Any], may_act: bool) -> dict[str, Any]:
+    number, backend = found["step_runs"], found["backend"]
+    return {
+        "icon": "unplug",
+        "tone": "warn",
+        "title": f"No worker serves {backend}",
+        "code": f"ccat-wm worker --backend {backend}" if may_act else "",
+        "text": "starts one." if may_act else "The operators have to start one.",
+        "count": number,
+        "unit": f"{'step run waits' if number == 1 else 'step runs wait'} for it",
+        "doing": "site",
+        "href": "/backends",
+    }
+
+
 def _action(found: Mapping[str, Any], may_act: bool) -> dict[str, Any]:
     return {
         "icon": "hand",
@@ -203,6 +218,7 @@ def _space(found: Mapping[str, Any], may_act: bool) -> dict[str, Any]:
 _CAUSES = {
     "breaker": _breaker,
     "backend": _backend,
+    "worker": _worker,
     "action": _action,
     "cancel": _cancel,
     "stray": _stray,

@@ -7,8 +7,10 @@ from typing import Any
 from ccat_workflow_manager.db.conditions import CLAIMABLE, READY, quoted
 from ccat_workflow_manager.db.queries import project_list, times, utc, visible
 from ccat_workflow_manager.db.queries.attention import DISK_FULL, WANTED
+from ccat_workflow_manager.db.queries.service import backend_states
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.identity import Projects
+from ccat_workflow_manager.lifecycle.causes import CAUSES, Cause
 from ccat_workflow_manager.lifecycle.states import CANCELLABLE, LIVE
 from ccat_workflow_manager.lifecycle.waiting import ACTION_REQUIRED
 
@@ -112,7 +114,24 @@ def causes(unit: UnitOfWork, projects: Projects = None) -> list[dict[str, Any]]:
         of_reader = statement.replace("%own%", "true" if projects is None else _OWN)
         names = [name for name in values if f":{name}" in of_reader]
         found += unit.records(of_reader, {name: values[name] for name in names})
+    found += _unserved(unit, projects)
     return sorted(found, key=lambda cause: -held_by(cause))
+
+
+def _unserved(unit: UnitOfWork, projects: Projects) -> list[dict[str, Any]]:
+    """Backends whose work waits because no worker serves them. One that does not answer is a cause already."""
+    return [
+        {
+            "kind": "worker",
+            "id": name,
+            "backend": name,
+            "text": CAUSES[Cause.NO_WORKER].text.format(name),
+            "since": None,
+            "step_runs": state.ready,
+        }
+        for name, state in backend_states(unit, projects).items()
+        if state.ready and not state.workers and not state.problem
+    ]
 
 
 def runs_held_up(unit: UnitOfWork, projects: Projects = None) -> list[dict[str, Any]]:
