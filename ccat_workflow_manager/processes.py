@@ -15,7 +15,7 @@ from ccat_workflow_manager import failpoints, tasks, watchdog
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.migrate import require_current
 from ccat_workflow_manager.db.workers import WorkerStore
-from ccat_workflow_manager.doorbell import listen
+from ccat_workflow_manager.doorbell import listen, required
 from ccat_workflow_manager.errors import BackendError, WorkflowError
 from ccat_workflow_manager.execution import runtime
 from ccat_workflow_manager.lifecycle.models import What
@@ -162,13 +162,14 @@ def run_worker(settings: Settings, backends: Sequence[str], page: watchdog.Page 
     stops = [stop for stop in (_subscribe(context, name) for name in context.backends) if stop is not None]
     log.info("worker %s serves %s", context.worker, ", ".join(context.backends))
     try:
-        listen(
-            settings.redis_url,
-            context.backends,
-            name=context.worker,
-            on_alive=partial(_report_alive, context),
-            is_drained=lambda: context.heartbeat.is_drained,
-        )
+        with required():
+            listen(
+                settings.redis_url,
+                context.backends,
+                name=context.worker,
+                on_alive=partial(_report_alive, context),
+                is_drained=lambda: context.heartbeat.is_drained,
+            )
     finally:
         for stop in stops:
             stop()

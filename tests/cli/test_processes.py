@@ -211,6 +211,11 @@ def test_processes_of_their_own(postgres_url: str, redis_url: str, tmp_path: Pat
     assert "run: ccat-wm db upgrade" in errors.read_text()
     with process("db", "upgrade", env=env, output=output) as upgrade:
         assert upgrade.wait(PATIENCE) == 0
+    astray = variables(REDIS_URL="redis://127.0.0.1:1/0")
+    with process("worker", "--backend", "noop", env=env | astray, output=output) as worker:
+        assert worker.wait(PATIENCE) == 3
+    assert "error: Redis cannot be used" in errors.read_text()
+    assert "Traceback" not in errors.read_text()
     with (
         process("manager", env=env, output=output) as manager,
         process("worker", "--backend", "noop", env=env, output=tmp_path / "worker.out") as worker,
