@@ -174,7 +174,7 @@ def _migrations(database: Database) -> Check:
     if state.is_current:
         return Check("migrations", True, f"current: {state.wanted}")
     text = f"at {state.current or 'nothing'}, needs {state.wanted}"
-    return Check("migrations", False, text, "ccat-wm db upgrade")
+    return Check("migrations", False, text, state.remedy)
 
 
 def _clock(database: Database) -> Check:

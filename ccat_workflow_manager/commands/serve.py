@@ -240,6 +240,6 @@ def check(as_json: AsJson = False) -> None:
         typer.echo(f"the database is current: {state.current}")
     else:
         at = f"is at {state.current}" if state.current else "has no tables yet"
-        typer.echo(f"the database {at}, this version needs {state.wanted}; run: ccat-wm db upgrade")
+        typer.echo(f"the database {at}, this version needs {state.wanted}; {state.remedy}")
     if not state.is_current:
         raise typer.Exit(ExitCode.NO_SERVICE)

@@ -42,6 +42,8 @@ class SchemaState:
     wanted: str
     oldest: str | None = None
     """The revision of the oldest program that may work with the database; None: only one of `current` may."""
+    is_known: bool = True
+    """Whether this program has the migrations that lead from the revision of the database to its own."""
 
     @property
     def is_current(self) -> bool:
@@ -50,6 +52,13 @@ class SchemaState:
             return self.current == self.wanted
         return self.oldest <= self.wanted <= self.current
 
+    @property
+    def remedy(self) -> str:
+        """What to do about a database that is not current."""
+        if self.is_known:
+            return "run: ccat-wm db upgrade"
+        return f"{self.current} is unknown here: use the version of the program that made it"
+
 
 def state(database: Database) -> SchemaState:
     with database.read() as unit:
@@ -57,13 +66,18 @@ def state(database: Database) -> SchemaState:
         current = unit.execute("SELECT version_num FROM alembic_version").scalar() if has_version else None
         words = unit.execute(_COMMENT).scalar() if has_version else None
     works_with = _WORKS_WITH.fullmatch(words or "")
-    return SchemaState(current, newest_revision(), works_with[2] if works_with and works_with[1] == current else None)
+    oldest = works_with[2] if works_with and works_with[1] == current else None
+    return SchemaState(current, newest_revision(), oldest, current is None or current in _revisions())
 
 
 def newest_revision() -> str:
     """The revision that this program makes: the highest number of the files of migrations."""
+    return max(_revisions())
+
+
+def _revisions() -> list[str]:
     names = [path.name for path in (migrations_dir() / "versions").iterdir()]
-    return max(match[1] for match in map(_VERSION.fullmatch, names) if match)
+    return [match[1] for match in map(_VERSION.fullmatch, names) if match]
 
 
 def upgrade(database: Database) -> SchemaState:
@@ -136,7 +150,7 @@ def require_current(database: Database) -> None:
     found = state(database)
     if not found.is_current:
         has = f"is at revision {found.current}" if found.current else "has no schema yet"
-        raise ConfigurationError(f"the database {has}, this program needs {found.wanted}; run: ccat-wm db upgrade")
+        raise ConfigurationError(f"the database {has}, this program needs {found.wanted}; {found.remedy}")
     with database.read() as unit:
         if feed_epoch.was_moved(unit):
             raise ConfigurationError("the database was restored from another server; run: ccat-wm db upgrade")

@@ -74,7 +74,7 @@ def test_doctor_names_a_client_that_has_files_of_the_service(
 
 def test_doctor_reports_missing_migrations(postgres_url: str, redis_url: str, tmp_path: Path) -> None:
     env = variables(DATA_DIR=tmp_path, DATABASE_URL=postgres_url, REDIS_URL=redis_url, HPC_BACKEND="noop")
-    assert checks(env, 3)["migrations"]["hint"] == "ccat-wm db upgrade"
+    assert checks(env, 3)["migrations"]["hint"] == "run: ccat-wm db upgrade"
     assert "ccat-wm db upgrade" in invoke("db", "check", env=env).stdout
     assert invoke("db", "check", env=env).exit_code == 3
     assert "from nothing to" in invoke("db", "upgrade", env=env).stdout
