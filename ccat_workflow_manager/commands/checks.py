@@ -22,6 +22,7 @@ from ccat_workflow_manager.db.holds import active_holds
 from ccat_workflow_manager.db.queries.attention import attention_count, attention_page
 from ccat_workflow_manager.db.queries.service import BackendState, backend_states, workers_page
 from ccat_workflow_manager.db.session import Database
+from ccat_workflow_manager.db.workers import SILENT_SECONDS
 from ccat_workflow_manager.doorbell import Doorbell
 from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedValkey
 from ccat_workflow_manager.embedded.server import EmbeddedServer, programs_of
@@ -203,14 +204,16 @@ def _workers(database: Database, settings: Settings) -> Check:
     except WorkflowError:
         return Check("workers", None, "unknown without PostgreSQL")
     serving = [each for each in workers if settings.hpc_backend in each["backends"]]
-    start = f"ccat-wm worker --backend {settings.hpc_backend}"
+    start = f"start one: ccat-wm worker --backend {settings.hpc_backend}"
     if not serving:
         known = f"{len(workers)} known, none serves" if workers else "none known for"
-        return Check("workers", None, f"{known} {settings.hpc_backend}", f"start one: {start}")
-    last = max(datetime.fromisoformat(each["seen_at"]) for each in serving)
-    ago = max(0.0, (datetime.now(UTC) - last).total_seconds())
+        return Check("workers", None, f"{known} {settings.hpc_backend}", start)
+    ago = max(
+        0.0, min((datetime.now(UTC) - datetime.fromisoformat(each["seen_at"])).total_seconds() for each in serving)
+    )
     names = sorted({name for each in workers for name in each["backends"]})
-    return Check("workers", True, f"{len(workers)} known, the last report {ago:.0f} s ago, for {', '.join(names)}")
+    text = f"{len(workers)} known, the last report {ago:.0f} s ago, for {', '.join(names)}"
+    return Check("workers", True, text) if ago < SILENT_SECONDS else Check("workers", None, text, f"silent; {start}")
 
 
 def attention(database: Database) -> Check:

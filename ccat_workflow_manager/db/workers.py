@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 from ccat_workflow_manager.db.session import UnitOfWork
 
+SILENT_SECONDS = 90
+"""A worker without a sign of life for so long is taken as gone."""
+
 DRAINED = "EXISTS (SELECT 1 FROM workers w WHERE w.id = :worker AND w.drained IS NOT NULL)"
 """The worker `:worker` takes no new work."""
 

@@ -44,9 +44,7 @@ class OutputFile(File):
     """A file that the task writes."""
 
 
-def check(
-    task: str, arguments: tuple[Any, ...], keywords: Mapping[str, Any], directory: str, *, shared: bool
-) -> bool:
+def check(task: str, arguments: tuple[Any, ...], keywords: Mapping[str, Any], directory: str, *, shared: bool) -> bool:
     """Look at the files of a task that is about to start. Returns whether outputs are to be looked for at its end.
 
     Raises FlowError for an input that is not there, and for a file in the directory of the engine if that is not

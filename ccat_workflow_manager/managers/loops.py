@@ -18,7 +18,7 @@ from ccat_workflow_manager.db.retries import try_lock_retries
 from ccat_workflow_manager.db.runs import RunStore
 from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.db.work_items import launchable_ids
-from ccat_workflow_manager.db.workers import WorkerStore
+from ccat_workflow_manager.db.workers import SILENT_SECONDS, WorkerStore
 from ccat_workflow_manager.doorbell import BATCH, Bell, Doorbell
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.models import Transition, TransitionEvent
@@ -28,7 +28,6 @@ log = logging.getLogger(__name__)
 
 _RING_AT_MOST = 10 * BATCH
 _SWEEP_AT_MOST = 1000
-_SILENT_WORKER_SECONDS = 90
 _QUEUES_SECONDS = 60
 
 
@@ -106,8 +105,8 @@ class LeaseSweep:
 
     def tick(self) -> None:
         with self._database.begin("commit.silent") as unit:
-            for worker in WorkerStore(unit).remove_silent(_SILENT_WORKER_SECONDS):
-                log.warning("worker %s has been silent for %d s and is taken as gone", worker, _SILENT_WORKER_SECONDS)
+            for worker in WorkerStore(unit).remove_silent(SILENT_SECONDS):
+                log.warning("worker %s has been silent for %d s and is taken as gone", worker, SILENT_SECONDS)
             expired = LeaseStore(unit).any_expired(self._max_deaths)
             stuck = RunStore(unit).stuck_runs(_SWEEP_AT_MOST)
         if expired:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from ccat_workflow_manager import __version__
@@ -82,6 +83,13 @@ def test_doctor_reports_missing_migrations(postgres_url: str, redis_url: str, tm
     found = checks(env, 0)
     assert found["migrations"]["ok"] is True
     assert "none known for noop" in str(found["workers"]["message"])
+    with psycopg.connect(postgres_url, autocommit=True) as session:
+        session.execute("INSERT INTO workers (id, host, pid, backends) VALUES ('w', 'h', 1, '{noop}')")
+        assert checks(env, 0)["workers"]["ok"] is True
+        session.execute("UPDATE workers SET seen_at = now() - interval '2 hours'")
+    found = checks(env, 0)  # as after the death of the whole service
+    assert found["workers"]["ok"] is None
+    assert "silent" in str(found["workers"]["hint"])
 
 
 def test_an_unreachable_database() -> None:

@@ -201,9 +201,7 @@ def test_a_failed_run_looks_failed_whatever_caveats_it_has(rest: Rest, hand: Han
     run = rest.run({"name": "two", "steps": [{"name": "a", "command": ["a"]}, {"name": "b", "command": ["b"]}]})
     done, failed = hand.claim(2)
     notes = [TransitionEvent(each, "t") for each in (Event.JOB_SUBMITTED, Event.JOB_SUCCEEDED)]
-    hand.apply(
-        done, *notes, TransitionEvent(Event.RESULTS_COLLECTED, "t"), caveats=[Caveat("partial", "half of it")]
-    )
+    hand.apply(done, *notes, TransitionEvent(Event.RESULTS_COLLECTED, "t"), caveats=[Caveat("partial", "half of it")])
     hand.fail(failed)
     text = rest.client.get("/ui/runs?status=FAILED").text
     assert (run["id"] in text, "1 caveat<" in text) == (True, True)
