@@ -55,7 +55,7 @@ def check(task: str, arguments: tuple[Any, ...], keywords: Mapping[str, Any], di
     given = [*arguments, *keywords.values()]
     if not shared and (away := [each for each in _files(File, given) if not each.filepath.is_absolute()]):
         raise FlowError(
-            f"task {task} cannot have {away[0]!r}: its program works in a directory of its own, and files do not travel; "
+            f"task {task} cannot have {away[0]!r}: its program has a directory of its own, and files do not travel; "
             "pass what a program prints, or an absolute path that both see"
         )
     return bool(missing(OutputFile, arguments, keywords, directory))
