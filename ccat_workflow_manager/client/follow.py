@@ -105,8 +105,11 @@ def _number(response: httpx.Response, header: str) -> int | None:
 
 
 async def events(api: Transport, after: str | None, query: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
-    """Events without end. The id of the last one goes along when the connection is made again."""
-    last, first = after, True
+    """Events without end. The id of the last one goes along when the connection is made again.
+
+    Raises ServiceUnavailable if that fails for as long as the client is patient, and at least for a minute.
+    """
+    last, first, answered = after, True, time.monotonic()
     while True:
         headers = {"Accept": EVENT_STREAM, **({"Last-Event-ID": last} if last and not first else {})}
         given = {**query, "after": after if first else None}
@@ -115,11 +118,12 @@ async def events(api: Transport, after: str | None, query: Mapping[str, Any]) ->
             async with api.stream(asked) as (response, chunks):
                 last, first = last or response.headers.get("X-Event-Cursor"), False
                 async for message in messages(chunks):
+                    answered = time.monotonic()
                     if message.data is not None:
                         last = message.id or last
                         yield json.loads(message.data)
         except ServiceUnavailable:
-            if first:
+            if first or time.monotonic() - answered > max(api.patience, _LOST_SECONDS):
                 raise
         await api.pause(_RECONNECT_SECONDS)
 

@@ -353,13 +353,13 @@ class Events(Group):
         self, /, after: str | None = None, limit: int | None = None, **query: Any
     ) -> AsyncGenerator[Record, None]:
         """Events that are there, oldest first."""
-        async for item in self._api.items("/events", limit, "after", after, **query):
+        async for item in self._api.items("/events", limit, "after", after, **_of_run(query)):
             yield Record(item)
 
     @both_many
     async def follow(self, /, after: str | None = None, **query: Any) -> AsyncGenerator[Record, None]:
         """Events as they happen, without end. A connection that breaks is made again, and nothing is passed over."""
-        async for event in events(self._api, after, query):
+        async for event in events(self._api, after, _of_run(query)):
             yield Record(event)
 
 
@@ -375,6 +375,11 @@ async def _repeated(api: Transport, path: str) -> Any:
         if error.status != 409 or not request.answers_lost:
             raise
         return await api.json("GET", path)
+
+
+def _of_run(query: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The conditions of a list, with a run given as an id or as an answer."""
+    return query if query.get("run") is None else {**query, "run": _plain_id(query["run"])}
 
 
 def _others(request: Mapping[str, Any]) -> dict[str, Any]:

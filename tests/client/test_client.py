@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import re
 import subprocess
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -266,16 +268,39 @@ def test_a_followed_log_survives_a_restart_of_the_manager(context: Context, hand
 
 def test_events_are_followed_over_a_broken_connection() -> None:
     asked: list[str | None] = []
+    runs = set[str]()
 
     def answer(request: httpx.Request) -> httpx.Response:
         asked.append(request.headers.get("Last-Event-ID"))
+        runs.add(request.url.params["run"])
         first = 1 if len(asked) == 1 else 3
         lines = "".join(f'id: {n}\ndata: {{"id": "{n}"}}\n\n' for n in (first, first + 1))
         return httpx.Response(200, text=lines, headers={"Content-Type": "text/event-stream"})
 
-    events = served(answer).events.follow()
+    events = served(answer).events.follow(run=Run(id="00000000-0000-0000-0000-00000000000A"))
     assert [next(events).id for _ in range(3)] == ["1", "2", "3"]
+    assert runs == {"00000000-0000-0000-0000-00000000000a"}
     assert asked == [None, "2"]
+
+
+def test_events_of_a_service_that_is_gone_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that follows them would wait for ever, and say nothing."""
+    asked = 0
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        nonlocal asked
+        asked += 1
+        if asked > 1:
+            raise httpx.ConnectError("refused", request=request)
+        return httpx.Response(200, text='id: 1\ndata: {"id": "1"}\n\n', headers={"Content-Type": "text/event-stream"})
+
+    clock = itertools.count(0, 25)
+    monkeypatch.setattr("ccat_workflow_manager.client.follow.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    events = served(answer).events.follow()
+    assert next(events).id == "1"
+    with pytest.raises(ServiceUnavailable):
+        next(events)
+    assert asked > 2
 
 
 def test_nothing_is_passed_over_before_the_first_event() -> None:
