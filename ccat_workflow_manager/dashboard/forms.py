@@ -89,8 +89,23 @@ def _kind(schema: Mapping[str, Any]) -> str:
 
 
 def _help(schema: Mapping[str, Any], kind: str) -> str:
+    """The description, and what its reader has to know to fill the field."""
     told = str(schema.get("description") or "")
-    return f"{told} One a line.".strip() if kind == "list" else told
+    return f"{told} {_form_of(schema, kind)}".strip()
+
+
+def _form_of(schema: Mapping[str, Any], kind: str) -> str:
+    if kind == "list":
+        return "One a line."
+    if kind == "number":
+        least, most = schema.get("minimum"), schema.get("maximum")
+        bounds = [f"at least {least}" if least is not None else "", f"at most {most}" if most is not None else ""]
+        text = ", ".join(filter(None, ["whole number" if schema.get("type") == "integer" else "", *bounds]))
+        return f"{text[:1].upper()}{text[1:]}." if text else ""
+    if kind == "json":
+        inner = schema.get("properties")
+        return f"In JSON, with {', '.join(map(str, inner))}." if isinstance(inner, dict) and inner else "In JSON."
+    return ""
 
 
 def _text(value: Any, kind: str) -> str:

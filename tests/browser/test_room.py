@@ -14,7 +14,8 @@ from tests.browser.site import Site
 pytestmark = pytest.mark.needs("chromium")
 
 KEY = "k" * 100
-OVERLAPPING = """[...document.querySelectorAll(".ticks i")].filter((each) => getComputedStyle(each).visibility == "visible")
+OVERLAPPING = """[...document.querySelectorAll(".ticks i")]
+  .filter((each) => getComputedStyle(each).visibility == "visible")
   .map((each) => { const range = document.createRange(); range.selectNodeContents(each);
     return range.getBoundingClientRect(); })
   .some((each, place, all) => place && each.left < all[place - 1].right)"""

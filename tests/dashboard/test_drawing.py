@@ -14,6 +14,7 @@ from ccat_workflow_manager.dashboard.drawing.bars import bar, parts, usage
 from ccat_workflow_manager.dashboard.drawing.charts import Series, columns, histogram, lines, nice_top, spark
 from ccat_workflow_manager.dashboard.drawing.graph import Node, graph
 from ccat_workflow_manager.dashboard.drawing.layout import LANE, layered
+from ccat_workflow_manager.dashboard.drawing.shapes import cell
 from ccat_workflow_manager.dashboard.drawing.uptime import SHOWN, away_seconds, away_spans, uptime
 from tests.api.rest import ONE, Hand, Rest
 
@@ -54,6 +55,12 @@ def test_one_failure_in_ten_thousand_is_seen() -> None:
     assert {group: width for group, _, width in parts({"done": 9999, "fail": 1}, 200)}["fail"] >= 3
     assert 'aria-label="9,999 completed, 1 failed"' in bar({"done": 9999, "fail": 1})
     assert "nothing" in bar({})
+
+
+def test_no_two_kinds_of_step_runs_look_alike_among_the_keys() -> None:
+    """STAGING_DATA and SUBMITTED, RUNNING and COLLECTING_RESULTS are one kind each."""
+    kinds = ("PENDING", "SUBMITTED", "RUNNING", "COMPLETED", "FAILED", "CANCELLED", "SKIPPED")
+    assert len({cell(status, 1) for status in kinds}) == len(kinds)
 
 
 def test_names_in_a_graph_are_escaped() -> None:

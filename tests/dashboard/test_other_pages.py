@@ -76,6 +76,17 @@ def test_a_form_with_faults_keeps_what_was_typed_and_marks_each_field(rest: Rest
     assert rest.get("/runs")["items"] == []
 
 
+def test_a_form_says_what_a_field_takes_and_where_in_it_a_fault_is(rest: Rest) -> None:
+    inner = {"type": "object", "properties": {"size": {"type": "integer"}, "axis": {"type": "string"}}}
+    fields = {"grid": inner, "n": {"type": "integer", "minimum": 1, "maximum": 9}, "any": {"description": "Any."}}
+    rest.post("/pipelines", {**ONE, "parameters": {"type": "object", "properties": fields}}, 201)
+    page = rest.client.get("/pipelines/one").text
+    for text in ("In JSON, with size, axis.", "Whole number, at least 1, at most 9.", "Any. In JSON."):
+        assert text in page
+    answer = send(rest, "/pipelines/one/start", [("p.grid", "%7B%22size%22:%22big%22%7D")])
+    assert ">size: must be a whole number" in answer.text
+
+
 def test_versions_are_compared_and_pipelines_switched(rest: Rest) -> None:
     rest.post("/pipelines", ONE, 201)
     changed = {**ONE, "steps": [{"name": "only", "command": ["false"]}]}

@@ -57,6 +57,14 @@ def _link(text: str, rel: str) -> str:
     return unescape(found[1])
 
 
+def test_a_step_run_leads_to_those_beside_it_and_names_its_item_if_it_has_one(rest: Rest) -> None:
+    run = rest.run(CHAIN, parameters={"scans": ["a", "b", "c"]})
+    page = rest.client.get(f"/step-runs/{run['step_runs'][1]['id']}").text
+    assert re.findall(r'<span class="sr">(Previous|Next): </span>', page) == ["Previous", "Next"]
+    assert "<dt>Item</dt>" in page
+    assert "<dt>Item</dt>" not in rest.client.get(f"/step-runs/{run['step_runs'][-1]['id']}").text
+
+
 def test_a_step_run_shows_attempts_and_its_log(rest: Rest, hand: Hand, context: Context) -> None:
     spec = {
         "name": "one",

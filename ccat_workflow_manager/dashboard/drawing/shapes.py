@@ -102,6 +102,9 @@ def cell(status: str, attempt: int) -> Markup:
         "fail": f'{full}<path class="c-cross" d="m4.8 4.8 5.4 5.4m0-5.4-5.4 5.4"/>',
         "stop": '<rect x=".8" y=".8" width="13.4" height="13.4" rx="2.5" class="c-skip"/>',
     }[group]
+    if status == "CANCELLED":
+        inner = '<rect x=".8" y=".8" width="13.4" height="13.4" rx="2.5" class="c-stop"/>'
+        inner += '<path class="c-stop" d="M4 11 11 4"/>'
     if group == "done" and attempt > 1:
         inner += f'<text class="c-num" x="7.5" y="11" text-anchor="middle">{escape(attempt)}</text>'
     return Markup(f'<svg class="gc" viewBox="0 0 15 15" width="15" height="15" aria-hidden="true">{inner}</svg>')

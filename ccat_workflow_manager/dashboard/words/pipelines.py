@@ -54,9 +54,11 @@ def faults_by_field(faults: Sequence[Fault]) -> tuple[dict[str, str], list[str]]
     by_field: dict[str, str] = {}
     general = []
     for fault in faults:
-        name = fault.path.removeprefix("parameters.").removeprefix("parameters").split("[")[0].split(".")[0]
+        path = fault.path.removeprefix("parameters.").removeprefix("parameters")
+        name = path.split("[")[0].split(".")[0]
+        inside = path.removeprefix(name).removeprefix(".")
         if name:
-            by_field.setdefault(name, fault.message)
+            by_field.setdefault(name, f"{inside}: {fault.message}" if inside else fault.message)
         else:
             general.append(fault.message)
     return by_field, general

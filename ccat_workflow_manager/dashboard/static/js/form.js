@@ -5,7 +5,11 @@ const form = document.querySelector("form[data-check]");
 let wait = null, command = "", asked = 0;
 
 function show(faults, error, says) {
-  const by = new Map(faults.map(({ path, message }) => [path.replace(/^parameters\.?/, "").split(/[.[]/)[0], message]));
+  const by = new Map();
+  for (const { path, message } of faults) {
+    const full = path.replace(/^parameters\.?/, ""), name = full.split(/[.[]/)[0], inside = full.slice(name.length).replace(/^\./, "");
+    if (!by.has(name)) by.set(name, inside ? `${inside}: ${message}` : message);
+  }
   for (const field of form.querySelectorAll("[data-field]")) {
     const message = by.get(field.dataset.field), slot = field.querySelector(":scope > .err"), input = field.querySelector("input, textarea, select");
     by.delete(field.dataset.field);
