@@ -203,14 +203,12 @@ def _workers(database: Database, settings: Settings) -> Check:
             workers = [json.loads(row.json) for row in workers_page(unit, None, _MOST_WORKERS)]
     except WorkflowError:
         return Check("workers", None, "unknown without PostgreSQL")
-    serving = [each for each in workers if settings.hpc_backend in each["backends"]]
+    seen = [datetime.fromisoformat(each["seen_at"]) for each in workers if settings.hpc_backend in each["backends"]]
     start = f"start one: ccat-wm worker --backend {settings.hpc_backend}"
-    if not serving:
+    if not seen:
         known = f"{len(workers)} known, none serves" if workers else "none known for"
         return Check("workers", None, f"{known} {settings.hpc_backend}", start)
-    ago = max(
-        0.0, min((datetime.now(UTC) - datetime.fromisoformat(each["seen_at"])).total_seconds() for each in serving)
-    )
+    ago = max(0.0, (datetime.now(UTC) - max(seen)).total_seconds())
     names = sorted({name for each in workers for name in each["backends"]})
     text = f"{len(workers)} known, the last report {ago:.0f} s ago, for {', '.join(names)}"
     return Check("workers", True, text) if ago < SILENT_SECONDS else Check("workers", None, text, f"silent; {start}")

@@ -119,7 +119,7 @@ def worker(
 
     Example:  ccat-wm worker --backend slurm --backend local
 
-    Exit codes:  0 stopped by a signal,  2 settings with faults or no such backend,  3 PostgreSQL or Redis cannot be used.
+    Exit codes:  0 stopped by a signal,  2 settings with faults or no such backend,  3 PostgreSQL or Redis is away.
     """
     settings = _settings(runs_jobs=True)
     names = list(dict.fromkeys(backend or [settings.hpc_backend]))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import psycopg
 import pytest
 
 from ccat_workflow_manager import __version__
+from ccat_workflow_manager.context import Context
+from ccat_workflow_manager.db.workers import WorkerStore
 from tests.cli.commands import answer, invoke, refused, variables
 
 
@@ -83,13 +84,20 @@ def test_doctor_reports_missing_migrations(postgres_url: str, redis_url: str, tm
     found = checks(env, 0)
     assert found["migrations"]["ok"] is True
     assert "none known for noop" in str(found["workers"]["message"])
-    with psycopg.connect(postgres_url, autocommit=True) as session:
-        session.execute("INSERT INTO workers (id, host, pid, backends) VALUES ('w', 'h', 1, '{noop}')")
-        assert checks(env, 0)["workers"]["ok"] is True
-        session.execute("UPDATE workers SET seen_at = now() - interval '2 hours'")
-    found = checks(env, 0)  # as after the death of the whole service
-    assert found["workers"]["ok"] is None
-    assert "silent" in str(found["workers"]["hint"])
+
+
+def test_doctor_calls_no_worker_ok_that_has_died_with_the_service(context: Context, tmp_path: Path) -> None:
+    settings = context.settings
+    urls = variables(DATABASE_URL=settings.database_url, REDIS_URL=settings.redis_url)
+    env = urls | variables(DATA_DIR=tmp_path, HPC_BACKEND="noop")
+    with context.database.begin() as unit:
+        WorkerStore(unit).register("w", "h", 1, ["noop"])
+    assert checks(env, 0)["workers"]["ok"] is True
+    with context.database.begin() as unit:
+        unit.execute("UPDATE workers SET seen_at = now() - interval '2 hours'")
+    found = checks(env, 0)["workers"]
+    assert found["ok"] is None
+    assert "silent" in str(found["hint"])
 
 
 def test_an_unreachable_database() -> None:
