@@ -263,7 +263,8 @@ def _reset(row: LockedRow, event: TransitionEvent, record: dict[str, Any]) -> No
     row.token += 1
     row.max_attempts = row.max_attempts + 1 if row.requeued_by_breaker else max(row.max_attempts, row.attempt + 1)
     record["reset"] = True
-    record["waiting_for"], record["delay_seconds"] = event.text, event.delay_seconds
+    after = "" if event.reason is None else f" after {event.reason}"
+    record["waiting_for"], record["delay_seconds"] = event.text and event.text + after, event.delay_seconds
     if event.resources is not None:
         record["resources"] = asdict(event.resources)
     if event.backend is not None:

@@ -146,7 +146,7 @@ def test_time_limit_gets_more_time(context: Context, backend: FakeBackend) -> No
     launch(context)
     end(backend, "fake-1", reason=FailureReason.TIME_LIMIT)
     poll(context)
-    assert "attempt 2 of 3" in row(context).waiting_for
+    assert row(context).waiting_for.endswith("attempt 2 of 3 at once with 3 h instead of 1 h after time_limit")
     assert attempts(context)[0].reason_text.endswith("(next: attempt 2 of 3 at once with 3 h instead of 1 h)")
     launch(context)
     assert backend.jobs["fake-2"].request.resource_requirements.time_hours == 3
