@@ -17,7 +17,8 @@ from ccat_workflow_manager.lifecycle.models import Facts, Transition, Transition
 from ccat_workflow_manager.lifecycle.states import FINISHED, LEASED, Event, IllegalTransition, Status, next_status
 from ccat_workflow_manager.lifecycle.verdict import cancelled
 
-_REQUEUED = "its job was stopped before it started: the circuit breaker of its step opened, or it was paused"
+REQUEUED = "its job was stopped before it started: the circuit breaker of its step opened, or it was paused"
+"""The text of both events of a job that is taken back. It is no end of the step run."""
 
 
 @dataclass(slots=True)
@@ -234,8 +235,8 @@ def _apply_breaker_requeue(row: LockedRow, transition: Transition) -> Transition
     if not row.requeued_by_breaker or transition.events[-1].event is not Event.CANCELLED:
         return transition
     *before, end = transition.events
-    retried = TransitionEvent(Event.RETRIED, actor="breaker", text=_REQUEUED)
-    return replace(transition, events=[*before, replace(end, text=_REQUEUED), retried])
+    retried = TransitionEvent(Event.RETRIED, actor="breaker", text=REQUEUED)
+    return replace(transition, events=[*before, replace(end, text=REQUEUED), retried])
 
 
 def _signature(transition: Transition) -> str | None:

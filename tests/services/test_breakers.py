@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from ccat_workflow_manager import failpoints
 from ccat_workflow_manager.context import Context
@@ -16,6 +17,8 @@ from ccat_workflow_manager.errors import NotFound, ServiceUnavailable
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.job_info import HPCJobInfo, JobStatus
 from ccat_workflow_manager.lifecycle.overrides import Term
+from ccat_workflow_manager.metrics import exposition
+from ccat_workflow_manager.services.metrics import DatabaseMetrics
 from ccat_workflow_manager.testing.fake_backend import FakeBackend
 from tests.support.armed import Injected, Plan
 from tests.support.fixtures_store import ContextMaker
@@ -65,6 +68,17 @@ def test_queued_jobs_are_requeued_and_running_ones_go_on(context: Context, backe
         texts = unit.execute("SELECT DISTINCT reason, reason_text FROM attempts WHERE reason = 'cancelled'").all()
     [(_, text)] = texts
     assert "its step" in text
+
+
+def test_a_job_that_is_taken_back_is_no_end_for_prometheus(context: Context, backend: FakeBackend) -> None:
+    collector = DatabaseMetrics(context.database, seconds=0)
+    collector.start_counting()
+    start_ten(context, backend)
+    cancel_wanted(context)
+    text = exposition(collector).decode()
+    samples = [each for family in text_string_to_metric_families(text) for each in family.samples]
+    ends = {each.labels["outcome"]: each.value for each in samples if each.name == "ccat_wm_step_runs_total"}
+    assert ends == {"FAILED": 3}
 
 
 def test_a_cancel_request_wins_over_the_breaker(context: Context, backend: FakeBackend) -> None:

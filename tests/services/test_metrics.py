@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 from ccat_workflow_manager import metrics
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.backends import BackendStore
+from ccat_workflow_manager.db.workers import WorkerStore
 from ccat_workflow_manager.doorbell import Bell, Doorbell
 from ccat_workflow_manager.managers.schedule import Loop, Schedule
 from ccat_workflow_manager.services import metrics as service
@@ -62,11 +63,16 @@ def test_ends_waits_and_backends_are_counted(context: Context, hand: Hand) -> No
     assert value(text, "ccat_wm_waiting", cause="no_worker", backend="noop") == 1
     assert (value(text, "ccat_wm_oldest_wait_seconds", cause="no_worker", backend="noop") or -1) >= 0
     assert value(text, "ccat_wm_backend_up", backend="slurm") == 0
+    assert value(text, "ccat_wm_backend_up", backend="noop") is None
     assert value(text, "ccat_wm_step_run_seconds_count", status="PENDING", backend="noop") == 2
     assert value(text, "ccat_wm_events_lag_seconds") == 0
     context.outcomes.set(second.step_run_id, Outcome.COMPLETED, "by hand", actor="test")
     by_hand = {"outcome": "COMPLETED", "reason": "set_by_hand", **of_one}
     wait_until(lambda: value(scrape(collector), "ccat_wm_step_runs_total", **by_hand) == 1, what="the next look")
+    with context.database.begin("commit.test") as unit:
+        WorkerStore(unit).register("w", "h", 1, ["noop", "slurm"])
+    wait_until(lambda: value(scrape(collector), "ccat_wm_backend_up", backend="noop") == 1, what="the next look")
+    assert value(scrape(collector), "ccat_wm_backend_up", backend="slurm") == 0
     # Nothing is counted twice.
     assert value(scrape(collector), "ccat_wm_step_runs_total", outcome="COMPLETED", reason="", **of_one) == 1
 

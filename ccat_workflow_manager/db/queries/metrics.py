@@ -11,8 +11,9 @@ from ccat_workflow_manager.db.holds import ON_HOLD
 from ccat_workflow_manager.db.queries.feed import Place
 from ccat_workflow_manager.db.quotas import AT_LIMIT
 from ccat_workflow_manager.db.session import UnitOfWork
+from ccat_workflow_manager.db.transitions import REQUEUED
 from ccat_workflow_manager.lifecycle.event_types import PREFIX, events_of
-from ccat_workflow_manager.lifecycle.states import Status
+from ccat_workflow_manager.lifecycle.states import Event, Status
 
 _MOST_COUNTED = 100_000
 MOST_LOOKED_AT = 20_000
@@ -20,7 +21,7 @@ _ENDS, _ = events_of(f"{PREFIX}step_run.{end}" for end in ("completed", "failed"
 
 _ENDED = f"""
 WITH looked_at AS MATERIALIZED (
-  SELECT position, id, step_run_id, run_id, event, to_status, reason FROM events
+  SELECT position, id, step_run_id, run_id, event, to_status, reason, text FROM events
   WHERE (position, id) > (:position, :event_id) AND position < {BELOW}
   ORDER BY position, id LIMIT {MOST_LOOKED_AT}
 )
@@ -30,6 +31,7 @@ SELECT r.pipeline, s.step, s.backend, e.to_status AS outcome, COALESCE(e.reason,
   extract(epoch FROM s.finished_at - s.started_at)::float8 AS running
 FROM looked_at e JOIN step_runs s ON s.id = e.step_run_id JOIN runs r ON r.id = e.run_id
 WHERE e.event IN ({", ".join(f"'{event}'" for event in sorted(_ENDS))})
+  AND (e.event <> '{Event.CANCELLED}' OR e.text IS DISTINCT FROM :requeued)
 """
 _LOOKED_UP_TO = f"""
 SELECT position, id FROM (
@@ -69,7 +71,11 @@ SELECT backend, cause, count(*) AS waiting, extract(epoch FROM now() - min(since
 FROM waits GROUP BY backend, cause
 """
 
-_BACKENDS = "SELECT name, problem IS NULL FROM backends"
+_BACKENDS = """
+SELECT name, problem IS NULL FROM backends
+UNION SELECT served.name, true FROM (SELECT DISTINCT unnest(backends) AS name FROM workers) served
+WHERE served.name NOT IN (SELECT name FROM backends)
+"""
 _LAG = f"""
 SELECT COALESCE(greatest(extract(epoch FROM clock_timestamp() - min(at)), 0), 0)::float8
 FROM events WHERE position >= {BELOW}
@@ -103,7 +109,7 @@ class Waiting:
 def ended_behind(unit: UnitOfWork, after: Place) -> tuple[list[Ended], Place]:
     """The step runs that ended behind a place, and how far was looked. The unit needs one snapshot."""
     parameters = after._asdict()
-    found = unit.rows(Ended, _ENDED, parameters)
+    found = unit.rows(Ended, _ENDED, {**parameters, "requeued": REQUEUED})
     last = unit.execute(_LOOKED_UP_TO, parameters).first()
     return found, after if last is None else Place(*last)
 
