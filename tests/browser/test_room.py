@@ -52,7 +52,12 @@ def test_a_long_key_leaves_room_for_the_product(run: str, walker: Page) -> None:
 
 def test_step_runs_have_one_line_each(run: str, walker: Page) -> None:
     walker.goto(f"/runs/{run}/steps/first")
-    assert walker.evaluate("Math.max(...[...document.querySelectorAll('tbody tr')].map((e) => e.offsetHeight))") < 40
+    assert walker.evaluate("Math.max(...[...document.querySelectorAll('tbody tr')].map((e) => e.offsetHeight))") < 34
+    assert walker.evaluate("document.querySelector('td.fill').clientWidth") >= 250
+    assert (
+        walker.evaluate("(({scrollWidth, clientWidth}) => scrollWidth - clientWidth)(document.querySelector('.listp'))")
+        == 0
+    )
 
 
 @pytest.mark.parametrize("width", [390, 1000, 1280, 1440])
