@@ -118,7 +118,9 @@ def _concurrent(
     def limited() -> JobBackend:
         return JobBackend(name, registry.create("concurrent", max_workers=places, **others))
 
-    return PoolBackend(name, places, process_pool(places) if kind == "process" else None, limited)
+    if kind == "thread":
+        return PoolBackend(name, places, limited=limited)
+    return PoolBackend(name, places, process_pool(places), limited, renewed=lambda: process_pool(places))
 
 
 async def _unavailable(name: object, error: Exception | None = None) -> BackendNotAvailable:

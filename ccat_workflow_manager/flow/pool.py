@@ -34,11 +34,18 @@ class PoolBackend(ExecutionBackend):
     """
 
     def __init__(
-        self, name: str, places: int, executor: Executor | None = None, limited: Callable[[], JobBackend] | None = None
+        self,
+        name: str,
+        places: int,
+        executor: Executor | None = None,
+        limited: Callable[[], JobBackend] | None = None,
+        renewed: Callable[[], Executor] | None = None,
     ) -> None:
+        """`renewed` makes another executor when a process of this one has died, which ends the whole executor."""
         super().__init__(name)
         self.places = places
         self._executor = executor
+        self._make_executor = renewed
         self._in_threads = executor is None or isinstance(executor, ThreadPoolExecutor)
         self._threads = Threads(places, f"flow-{name}")
         self._programs = Programs()
@@ -169,7 +176,10 @@ class PoolBackend(ExecutionBackend):
         try:
             future = self._executor.submit(functions.run_packed, data)
         except BrokenExecutor as error:
-            raise FlowError(f"task {work.name} cannot start: a process of the pool has died") from error
+            if self._make_executor is None:
+                raise FlowError(f"task {work.name} cannot start: a process of the pool has died") from error
+            self._executor = self._make_executor()
+            future = self._executor.submit(functions.run_packed, data)
         work.stop = lambda: self._drop(future)
         work.future.is_running = True
         future.add_done_callback(lambda done: self._process_ended(work, done))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
+import os
 import threading
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -276,6 +277,25 @@ def test_functions_run_in_processes(backend_type: type[LocalExecutionBackend]) -
             assert await where() == "here\n"
 
     run(program)
+
+
+def crash_at_first(file: Path) -> str:
+    if not file.exists():
+        file.touch()
+        os._exit(3)
+    return "second"
+
+
+def test_a_pool_outlives_the_death_of_its_processes(tmp_path: Path) -> None:
+    async def program(flow: WorkflowEngine) -> None:
+        again = flow.function_task(task_description={"max_attempts": 2})(crash_at_first)
+        future = again(tmp_path / "a")
+        assert (await future, future.attempts) == ("second", 2)
+        with pytest.raises(FlowError, match="has died"):
+            await flow.function_task(crash_at_first)(tmp_path / "b")
+        assert await flow.function_task(add)(1, 2) == 3
+
+    on(program, executor_type="process", max_workers=1)
 
 
 @pytest.mark.parametrize("backend", ["concurrent", "local"])
