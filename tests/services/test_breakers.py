@@ -24,6 +24,7 @@ from tests.support.armed import Injected, Plan
 from tests.support.fixtures_store import ContextMaker
 from tests.support.invariants import while_working
 from tests.support.step_runs import cancel_wanted, launch, poll, rows, start
+from tests.support.waiting import wait_until
 
 SPEC: dict[str, Any] = {
     "name": "fan",
@@ -75,10 +76,14 @@ def test_a_job_that_is_taken_back_is_no_end_for_prometheus(context: Context, bac
     collector.start_counting()
     start_ten(context, backend)
     cancel_wanted(context)
-    text = exposition(collector).decode()
-    samples = [each for family in text_string_to_metric_families(text) for each in family.samples]
-    ends = {each.labels["outcome"]: each.value for each in samples if each.name == "ccat_wm_step_runs_total"}
-    assert ends == {"FAILED": 3}
+
+    def ends() -> dict[str, float]:
+        families = text_string_to_metric_families(exposition(collector).decode())
+        samples = [each for family in families for each in family.samples if each.name == "ccat_wm_step_runs_total"]
+        return {each.labels["outcome"]: each.value for each in samples}
+
+    wait_until(lambda: "FAILED" in ends(), what="the events of all can be read")
+    assert ends() == {"FAILED": 3}
 
 
 def test_a_cancel_request_wins_over_the_breaker(context: Context, backend: FakeBackend) -> None:
