@@ -38,10 +38,22 @@ HELD_BACK = f"""(breaker_key IN (SELECT b.breaker_key FROM breakers b WHERE b.op
   AND id NOT IN ({_PROBES}))"""
 """The breaker of the step run is open, and the step run is not its probe."""
 
-_PROBE_DUE = """(b.opened_at IS NOT NULL AND b.probe_at <= now() AND NOT EXISTS (
+PROBE_DUE = f"""(b.opened_at IS NOT NULL AND NOT EXISTS (
   SELECT 1 FROM step_runs p
-  WHERE p.id = b.probe AND p.finished_at IS NULL AND NOT (p.held AND p.status = 'PENDING')))"""
-"""`breakers b` is open, its waiting time is over, and it has no probe that can still finish."""
+  WHERE p.id = b.probe AND p.finished_at IS NULL AND NOT (p.held AND p.status = 'PENDING'))
+  AND (b.probe_at <= now() OR EXISTS (
+    SELECT 1 FROM step_runs p WHERE p.id = b.probe AND p.status <> '{Status.FAILED}')))"""
+"""`breakers b` is open, has no probe that can still finish, and its waiting time is over.
+
+It begins again with each probe: a failure that does not count, as of a disk, fails the next step run as well. A probe
+that was cancelled, or whose run is paused, has told nothing.
+"""
+
+
+def probing(breaker: str) -> str:
+    """SQL: a probe of this row of `breakers` is not finished."""
+    return f"EXISTS (SELECT 1 FROM step_runs p WHERE p.id = {breaker}.probe AND p.finished_at IS NULL)"
+
 
 IN_FULL_PLACE = "(backend, resources) IN (SELECT f.backend, f.resources FROM full_places f)"
 """The backend takes no job with the resources of the step run now (`db.full_places`)."""
@@ -49,14 +61,14 @@ IN_FULL_PLACE = "(backend, resources) IN (SELECT f.backend, f.resources FROM ful
 LAUNCHABLE = f"""{CLAIMABLE}
   AND (backend, resources) NOT IN (SELECT f.backend, f.resources FROM full_places f WHERE f.retry_at > now())
   AND NOT (breaker_key IN (SELECT b.breaker_key FROM breakers b
-    WHERE b.opened_at IS NOT NULL AND {_PROBE_DUE} IS NOT TRUE)
+    WHERE b.opened_at IS NOT NULL AND {PROBE_DUE} IS NOT TRUE)
   AND id NOT IN ({_PROBES}))
   AND NOT {ON_HOLD} AND NOT {AT_LIMIT}"""
 """A worker should come for the step run: it can be claimed, at once or as a probe."""
 
 LOCK_PROBES = f"""
 WITH due AS MATERIALIZED (
-  SELECT b.breaker_key FROM breakers b WHERE {_PROBE_DUE} ORDER BY b.breaker_key FOR NO KEY UPDATE SKIP LOCKED
+  SELECT b.breaker_key FROM breakers b WHERE {PROBE_DUE} ORDER BY b.breaker_key FOR NO KEY UPDATE SKIP LOCKED
 )
 SELECT probe.* FROM due CROSS JOIN LATERAL (
   SELECT {CLAIMED}, true AS has_breaker
@@ -118,7 +130,8 @@ RETURNING breaker_key, pipeline, step
 _READY = f"SELECT id, backend FROM step_runs WHERE {CLAIMABLE} AND breaker_key = ANY(:keys) ORDER BY id LIMIT :limit"
 
 _SET_PROBES = """
-UPDATE breakers b SET probe = s.id FROM step_runs s WHERE s.id = ANY(:ids) AND b.breaker_key = s.breaker_key
+UPDATE breakers b SET probe = s.id, probe_at = now() + :seconds * interval '1 second'
+FROM step_runs s WHERE s.id = ANY(:ids) AND b.breaker_key = s.breaker_key
 RETURNING b.breaker_key, s.step, s.key
 """
 
@@ -227,7 +240,8 @@ class BreakerStore:
         """Make each of these step runs the probe of its breaker. The breakers are locked already (`LOCK_PROBES`)."""
         if not step_run_ids:
             return
-        for breaker_key, step, key in self.unit.execute(_SET_PROBES, {"ids": list(step_run_ids)}).all():
+        values = {"ids": list(step_run_ids), "seconds": self._policy.probe_seconds}
+        for breaker_key, step, key in self.unit.execute(_SET_PROBES, values).all():
             event = {"key": breaker_key, "event": "probed", "actor": actor, "text": f"{step}/{key} is the probe"}
             self.unit.execute(_RECORD_EVENT, event)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from ccat_workflow_manager.db.breakers import HELD_BACK, IN_FULL_PLACE
+from ccat_workflow_manager.db.breakers import HELD_BACK, IN_FULL_PLACE, PROBE_DUE
 from ccat_workflow_manager.db.conditions import CLAIMABLE, READY
 from ccat_workflow_manager.db.holds import BACKEND_HELD, FENCE, HELD_LANES
 from ccat_workflow_manager.db.locked_rows import CLAIMED, ClaimRow
@@ -41,7 +41,7 @@ WITH RECURSIVE ready(lane) AS (
 SELECT c.*, t.* FROM (
   SELECT (SELECT {FENCE}) AS fence, {DRAINED} AS drained,
     (SELECT retry_at > now() FROM backends WHERE name = :backend AND problem IS NOT NULL) AS retry_later,
-    EXISTS (SELECT 1 FROM breakers WHERE probe_at <= now()) AS probe_due,
+    EXISTS (SELECT 1 FROM breakers b WHERE {PROBE_DUE}) AS probe_due,
     (SELECT min(retry_at) <= now() FROM full_places WHERE backend = :backend) AS place_due
 ) c LEFT JOIN ({_TURNS}) t ON true ORDER BY t.project_pass, t.project, t.lane_pass, t.lane
 """

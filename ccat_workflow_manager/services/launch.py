@@ -113,7 +113,7 @@ class Launcher:
         """None if the backend is not to be tried now, or if nothing is ready."""
         context = self._context
         with context.database.begin("commit.claim") as unit:
-            store = RunStore(unit)
+            store = RunStore(unit, context.breakers)
             items = store.claim(backend.name, context.worker, limit, context.lease_seconds)
             spec_ids = {item.run.spec_id for item in items}
             compiled = {spec_id: context.catalogue.compiled(unit, spec_id) for spec_id in spec_ids}

@@ -11,6 +11,7 @@ import pytest
 
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.backends import BackendStore
+from ccat_workflow_manager.db.queries.breakers import breaker_detail
 from ccat_workflow_manager.db.queries.runs import run_detail
 from ccat_workflow_manager.db.runs import Applied, RunStore
 from ccat_workflow_manager.db.work_items import launchable_ids
@@ -231,6 +232,21 @@ def test_one_probe_at_a_time_and_a_failure_keeps_it_open(context: Context) -> No
     write(context, success(probe))
     assert len(claim(context, 10)) == 5
     assert events(context) == ["opened", "probed", "probed", "closed"]
+
+
+def test_a_probe_that_fails_otherwise_is_not_followed_by_all_the_others(context: Context) -> None:
+    """As on a full disk, which does not count and would fail each of them in turn."""
+    start(context)
+    trip(context)
+    let_probe(context)
+    (probe,) = claim(context, 10)
+    write(context, failure(probe, reason=FailureReason.DISK_FULL))
+    assert claim(context, 10) == []
+    with context.database.read() as unit:
+        assert launchable_ids(unit, "noop", 10) == []
+        assert '"state":"open"' in (breaker_detail(unit, breaker(context).breaker_key) or "")
+    let_probe(context)
+    assert len(claim(context, 10)) == 1
 
 
 def test_a_cancelled_probe_is_followed_by_another(context: Context) -> None:

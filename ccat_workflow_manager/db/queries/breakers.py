@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from ccat_workflow_manager.db.breakers import probing
 from ccat_workflow_manager.db.conditions import CLAIMABLE
 from ccat_workflow_manager.db.queries import Row, one, project_list, rows, times, visible
 from ccat_workflow_manager.db.session import UnitOfWork
@@ -11,7 +12,7 @@ from ccat_workflow_manager.identity import Projects
 
 _BREAKER = f"""
 b.breaker_key AS id,
-CASE WHEN b.opened_at IS NULL THEN 'counting' WHEN b.probe IS NULL THEN 'open' ELSE 'probing' END AS state,
+CASE WHEN b.opened_at IS NULL THEN 'counting' WHEN {probing("b")} THEN 'probing' ELSE 'open' END AS state,
 b.project, b.pipeline, b.step, b.image, b.reason_text, jsonb_array_length(b.failures) AS failures,
 b.failure_signature AS way,
 (SELECT count(*) FROM (SELECT 1 FROM step_runs WHERE b.opened_at IS NOT NULL AND {CLAIMABLE}

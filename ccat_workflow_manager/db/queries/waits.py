@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
+from ccat_workflow_manager.db.breakers import probing
 from ccat_workflow_manager.db.conditions import counter, quoted
 from ccat_workflow_manager.db.holds import HOLD_OF, active_holds
 from ccat_workflow_manager.db.queries import utc
@@ -67,7 +68,7 @@ SELECT f.wait_key, f.backend, f.cancelled, f.held, f.unmet, f.not_before, f.wait
   ) ELSE '{{}}' END AS upstream,
   p.text AS full_place, f.on_hold, f.needs, l.project,
   r.paused_by, r.paused_why, r.paused_until,
-  k.breaker_key, k.reason_text AS breaker_reason, k.probe IS NOT NULL AS probing, {utc("k.probe_at")} AS probe_at
+  k.breaker_key, k.reason_text AS breaker_reason, {probing("k")} AS probing, {utc("k.probe_at")} AS probe_at
 FROM (
   SELECT DISTINCT ON (wait_key) {WAIT_KEY} AS wait_key, s.run_id, s.position, s.backend, s.unmet, s.held, s.not_before,
     s.waiting_for, s.resources, s.cancel_requested_at IS NOT NULL AS cancelled, {_OPEN_BREAKER} AS breaker_key,

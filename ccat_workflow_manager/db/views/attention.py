@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ccat_workflow_manager.db.breakers import probing
 from ccat_workflow_manager.db.conditions import CLAIMABLE, READY, quoted
 from ccat_workflow_manager.db.queries import project_list, times, utc, visible
 from ccat_workflow_manager.db.queries.attention import DISK_FULL, WANTED
@@ -23,7 +24,7 @@ _OWN = f"s.run_id IN (SELECT r.id FROM runs r WHERE r.id = s.run_id AND {visible
 # Step runs and runs that an open breaker holds back. One with a probe heals itself, but it is a failure for all.
 _BREAKERS = f"""
 SELECT 'breaker' AS kind, b.breaker_key::text AS id, b.pipeline, b.step, b.image, b.reason_text AS text,
-  b.probe IS NOT NULL AS probing, {times("b", "probe_at")}, {utc("b.opened_at")} AS since,
+  {probing("b")} AS probing, {times("b", "probe_at")}, {utc("b.opened_at")} AS since,
   n.step_runs, n.runs, n.example::text AS example, f.failed::text AS failure
 FROM breakers b
 CROSS JOIN LATERAL (SELECT count(*) AS step_runs, count(DISTINCT x.run_id) AS runs, min(x.id::text) AS example FROM (
