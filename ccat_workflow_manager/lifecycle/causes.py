@@ -99,7 +99,8 @@ CAUSES: dict[Cause, CauseInfo] = {
     Cause.QUOTA: CauseInfo(
         Move.OPERATOR,
         "the project {} is at one of its limits",
-        "it goes on when step runs of the project end, or with a higher limit: `ccat-wm project set {}`",
+        "it goes on when step runs of the project end, or with a higher limit: "
+        "`ccat-wm project set {} --max-live N` or `--max-cpus N`",
     ),
     Cause.FULL_PLACE: CauseInfo(
         Move.SITE, "{} takes no more jobs with its resources", "it goes on when jobs there end, or with a higher limit"

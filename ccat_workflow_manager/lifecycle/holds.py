@@ -81,12 +81,11 @@ class LimitUse:
 
     def text(self, needs: float) -> str:
         """Which limit keeps a step run waiting that needs so many CPUs."""
-        raise_it = f"raise it with `ccat-wm project set {self.project}`"
+        raise_it = f"raise it with `ccat-wm project set {self.project}"
         if self.max_live is not None and self.live >= self.max_live:
-            return (
-                f"the project {self.project} has {self.live} of {self.max_live} live step runs (max_live); {raise_it}"
-            )
+            used = f"the project {self.project} has {self.live} of {self.max_live} live step runs (max_live)"
+            return f"{used}; {raise_it} --max-live N`"
         used = f"the project {self.project} uses {self.cpus:g} of {self.max_cpus:g} CPUs (max_cpus)"
         if self.max_cpus is not None and needs > self.max_cpus:
-            return f"{used}, and it needs {needs:g}, more than the limit; {raise_it}"
-        return f"{used}, and it needs {needs:g}; {raise_it}"
+            return f"{used}, and it needs {needs:g}, more than the limit; {raise_it} --max-cpus N`"
+        return f"{used}, and it needs {needs:g}; {raise_it} --max-cpus N`"
