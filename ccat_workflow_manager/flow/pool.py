@@ -195,7 +195,10 @@ class PoolBackend(ExecutionBackend):
         try:
             self.post(work, functions.unpacked(future.result()))
         except BrokenExecutor as error:
-            text = f"task {work.name}: the process that ran it has died; a plain crash, os._exit or too little memory"
+            text = (
+                f"task {work.name}: the process that ran it has died: a plain crash, os._exit, too little memory, or a "
+                "script that starts its engine without `if __name__ == '__main__':`"
+            )
             died = FlowError(text)
             died.__cause__ = error
             self.post(work, Failed(died))
