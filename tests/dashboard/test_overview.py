@@ -49,18 +49,22 @@ def test_charts_cover_the_span_of_the_address(rest: Rest, hand: Hand) -> None:
 
 
 def test_what_needs_a_person_by_run(rest: Rest, hand: Hand) -> None:
+    hand.serve()
     held, full = (rest.run(CHAIN, parameters={"scans": scans})["id"] for scans in ([1], [1, 2]))
-    quiet = rest.run(ONE)["id"]
-    for item in hand.claim(4):
+    for item in hand.claim(3):
         hand.submit(item)
+    quiet, unserved = rest.run(ONE)["id"], rest.run(ONE, backend="local")["id"]
     for run, text in ((held, "action required: held at the scheduler"), (full, "action required: requeue it")):
         hand.execute(
             "UPDATE step_runs SET waiting_for = :text WHERE run_id = :id AND status = 'SUBMITTED'", id=run, text=text
         )
     page = rest.client.get("/?by=run").text
-    assert page.index(f"/runs/{full}") < page.index(f"/runs/{held}"), "the one with most step runs first"
-    assert "held at the scheduler" in page.split("Needs attention")[1].split("</section>")[0]
-    assert f"/runs/{quiet}" not in page.split("Needs attention")[1].split("</section>")[0]
+    shown = page.split('aria-labelledby="h-att"')[1].split("</section>")[0]
+    assert "3 runs" in shown
+    assert shown.index(f"/runs/{full}") < shown.index(f"/runs/{held}"), "the one with most step runs first"
+    assert "held at the scheduler" in shown
+    assert "no worker serves the backend local" in shown.split(f"/runs/{unserved}")[1]
+    assert f"/runs/{quiet}" not in shown
     assert 'data-src="/ui/overview?span=1h&amp;by=run"' in page
     assert rest.client.get("/?by=owner").status_code == 422
 

@@ -93,7 +93,7 @@ FROM (
 ) x GROUP BY x.backend ORDER BY count(*) DESC LIMIT 50
 """
 
-# What a breaker holds back counts here also if a probe is planned.
+# What a breaker holds back counts here also if a probe is planned, and what is ready for a backend that takes nothing.
 _BY_RUN = f"""
 SELECT r.id::text, r.project, r.pipeline, r.pipeline_version, r.labels, count(*) AS step_runs,
   mode() WITHIN GROUP (ORDER BY w.text) AS text, count(DISTINCT w.text) AS texts,
@@ -101,7 +101,10 @@ SELECT r.id::text, r.project, r.pipeline, r.pipeline_version, r.labels, count(*)
 FROM (SELECT DISTINCT ON (u.id) u.id, u.text FROM (SELECT * FROM ({WANTED} LIMIT {MOST_COUNTED}) a UNION ALL
   SELECT h.id, 6, NULL, 'held back: ' || b.reason_text FROM breakers b CROSS JOIN LATERAL (
     SELECT s.id FROM step_runs s WHERE {CLAIMABLE} AND s.breaker_key = b.breaker_key LIMIT {MOST_COUNTED}) h
-  WHERE b.opened_at IS NOT NULL) u ORDER BY u.id, u.rank) w
+  WHERE b.opened_at IS NOT NULL UNION ALL
+  SELECT h.id, 7, NULL, b.text FROM unnest(CAST(:backends AS text[]), CAST(:texts AS text[])) AS b(name, text)
+  CROSS JOIN LATERAL (SELECT s.id FROM step_runs s WHERE {READY} AND s.backend = b.name LIMIT {MOST_COUNTED}) h
+) u ORDER BY u.id, u.rank) w
 JOIN step_runs s ON s.id = w.id JOIN runs r ON r.id = s.run_id
 WHERE {visible("r.project")} GROUP BY r.id ORDER BY count(*) DESC, r.id LIMIT 50
 """
@@ -137,7 +140,13 @@ def _unserved(unit: UnitOfWork, projects: Projects) -> list[dict[str, Any]]:
 
 def runs_held_up(unit: UnitOfWork, projects: Projects = None) -> list[dict[str, Any]]:
     """The runs that need a person, those with the most such step runs first."""
-    return unit.records(_BY_RUN, {"mark": ACTION_REQUIRED, "projects": project_list(projects)})
+    waits = {
+        name: CAUSES[Cause.BACKEND_AWAY if state.problem else Cause.NO_WORKER].text.format(name)
+        for name, state in backend_states(unit, projects).items()
+        if state.ready and (state.problem or not state.workers)
+    }
+    values = {"mark": ACTION_REQUIRED, "backends": list(waits), "texts": list(waits.values())}
+    return unit.records(_BY_RUN, {**values, "projects": project_list(projects)})
 
 
 def held_by(cause: dict[str, Any]) -> int:
