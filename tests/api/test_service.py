@@ -54,7 +54,7 @@ def test_without_postgres_every_call_gives_503(make_context: ContextMaker) -> No
 def test_a_database_of_another_version_is_not_ready(rest: Rest, hand: Hand) -> None:
     [(current,)] = hand.execute("SELECT version_num FROM alembic_version")
     version = "UPDATE alembic_version SET version_num = :version"
-    hand.execute(version, version="older")
+    hand.execute(version, version="0003")
     problem = rest.refused(rest.send("GET", "/readyz"), 503, "not_ready")
     hand.execute(version, version=current)  # other tests use this database after this one
     assert "ccat-wm db upgrade" in problem["dependencies"]["migrations"]["message"]
