@@ -38,11 +38,11 @@ HELD_BACK = f"""(breaker_key IN (SELECT b.breaker_key FROM breakers b WHERE b.op
   AND id NOT IN ({_PROBES}))"""
 """The breaker of the step run is open, and the step run is not its probe."""
 
-PROBE_DUE = f"""(b.opened_at IS NOT NULL AND NOT EXISTS (
-  SELECT 1 FROM step_runs p
-  WHERE p.id = b.probe AND p.finished_at IS NULL AND NOT (p.held AND p.status = 'PENDING'))
-  AND (b.probe_at <= now() OR EXISTS (
-    SELECT 1 FROM step_runs p WHERE p.id = b.probe AND p.status <> '{Status.FAILED}')))"""
+# In both, a subquery for one value: PostgreSQL may answer EXISTS for all breakers at once, by reading all of step_runs.
+PROBE_DUE = f"""(b.opened_at IS NOT NULL AND COALESCE((
+  SELECT CASE WHEN p.finished_at IS NULL AND NOT (p.held AND p.status = '{Status.PENDING}') THEN false
+    WHEN p.status <> '{Status.FAILED}' THEN true END
+  FROM step_runs p WHERE p.id = b.probe), b.probe_at <= now()))"""
 """`breakers b` is open, has no probe that can still finish, and its waiting time is over.
 
 It begins again with each probe: a failure that does not count, as of a disk, fails the next step run as well. A probe
@@ -52,7 +52,7 @@ that was cancelled, or whose run is paused, has told nothing.
 
 def probing(breaker: str) -> str:
     """SQL: a probe of this row of `breakers` is not finished."""
-    return f"EXISTS (SELECT 1 FROM step_runs p WHERE p.id = {breaker}.probe AND p.finished_at IS NULL)"
+    return f"COALESCE((SELECT p.finished_at IS NULL FROM step_runs p WHERE p.id = {breaker}.probe), false)"
 
 
 IN_FULL_PLACE = "(backend, resources) IN (SELECT f.backend, f.resources FROM full_places f)"

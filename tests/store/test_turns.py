@@ -119,10 +119,16 @@ def test_a_claim_is_filled_from_many_pipelines(context: Context) -> None:
 
 
 def test_no_claim_goes_through_the_waiting_step_runs(context: Context) -> None:
-    """With 9,000 of them in three lanes, the plan is one of index scans, and few rows are read."""
+    """With 9,000 of them in three lanes and 500 open breakers, index scans alone are used, and few rows are read."""
     for name in ("a", "b", "c"):
         start(context, name, 3000)
-    sql(context, "ANALYZE step_runs")
+    sql(
+        context,
+        "INSERT INTO breakers (breaker_key, pipeline, step, failure_signature, reason_text, opened_at, probe, probe_at)"
+        " SELECT gen_random_uuid(), 'p', 's', 'f', 't', now(), gen_random_uuid(), now() + interval '1 hour'"
+        " FROM generate_series(1, 500)",
+    )
+    sql(context, "ANALYZE step_runs, breakers")
     lanes = [row[0] for row in sql(context, "SELECT id FROM lanes")]
     values = {"backend": "noop", "worker": "w", "lanes": lanes, "limit": 200, "most_cpus": None}
     for statement in (LOOK, LOCK_CLAIMABLE):
