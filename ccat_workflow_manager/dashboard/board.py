@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -17,7 +16,7 @@ from ccat_workflow_manager.api.rights import Thing
 from ccat_workflow_manager.api.service import availabilities
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.dashboard import rendering, times, words
-from ccat_workflow_manager.db.queries.service import backend_states, pipeline_count, worker_counts
+from ccat_workflow_manager.db.queries.service import BackendState, backend_states, pipeline_count, worker_counts
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.db.views.attention import causes
 from ccat_workflow_manager.db.views.runs import LIVE, MOST_COUNTED, counts_since
@@ -132,7 +131,7 @@ def rail(context: Context, projects: Projects, attention: int) -> dict[str, Any]
     with context.database.read() as unit:
         unit.ping()
         postgres = time.perf_counter() - start
-        states = {name: asdict(state) for name, state in backend_states(unit, projects).items()}
+        states = backend_states(unit, projects)
         counts = counts_since(unit, None, LIVE, projects)
         workers, seen = worker_counts(unit, _AWAY_SECONDS)
         pipelines = pipeline_count(unit, projects)
@@ -184,22 +183,22 @@ def _milliseconds(seconds: float) -> str:
     return f"{seconds * 1000:.1f} ms"
 
 
-def _backends(context: Context, states: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+def _backends(context: Context, states: Mapping[str, BackendState]) -> list[dict[str, Any]]:
     """Backends in use, then the default one; those that are only installed are on their own page."""
     known = availabilities.get(context.settings)
     shown = []
     for name in sorted({*states, context.settings.hpc_backend}):
-        state = states.get(name)
-        if state is not None and state["ready"] and not state["workers"] and not state["problem"]:
+        state = states.get(name) or BackendState()
+        if state.is_unserved:
             shown.append({"name": name, "state": "WARN", "text": "no worker", "kind": "warn"})
-        elif state is None or (state["workers"] == 0 and not state["problem"]):
+        elif not state.workers and not state.problem:
             there = name in known and known[name].available
             shown.append({"name": name, "state": "OFF", "text": "no worker" if there else "not set up", "kind": ""})
-        elif state["problem"]:
-            text = f"away {times.age(times.since(state['problem_since']))}"
+        elif state.problem:
+            text = f"away {times.age(times.since(state.problem_since))}"
             shown.append({"name": name, "state": "WARN", "text": text, "kind": "warn"})
         else:
-            shown.append({"name": name, "state": "OK", "text": words.count(state["live"], "job"), "kind": ""})
+            shown.append({"name": name, "state": "OK", "text": words.count(state.live, "job"), "kind": ""})
     return shown
 
 

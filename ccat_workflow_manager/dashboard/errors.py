@@ -77,8 +77,8 @@ _TITLES = {
     403: "This is not allowed",
     405: "This address takes no such request",
     409: "This cannot be done now",
-    500: "This is a fault of the service",
     422: "The address or form has a fault",
+    500: "This is a fault of the service",
     503: "The service cannot answer now",
 }
 
@@ -93,10 +93,6 @@ def _said(error: Exception, request: Request, response: Response) -> tuple[str, 
             return error.message, []
         case RequestValidationError():
             return _NOTHING[request.method == "POST"], faults_of_request(error)
-        case HTTPException(status_code=404):
-            hint = " Addresses end without a slash." if request.url.path.endswith("/") else ""
-            return f"There is no page {request.url.path}.{hint}", []
-        case HTTPException():
-            return str(error.detail), []
         case _:
-            return f"The workflow manager has made an error: {json.loads(bytes(response.body))['detail']}.", []
+            detail: str = json.loads(bytes(response.body))["detail"]
+            return f"{detail[:1].upper()}{detail[1:]}.", []

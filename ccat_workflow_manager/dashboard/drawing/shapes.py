@@ -93,18 +93,16 @@ def cell(status: str, attempt: int) -> Markup:
     """One step run among the keys: colour, a mark, and the number of the attempt if it is not the first."""
     group = GROUP_OF[status]
     full = f'<rect width="15" height="15" rx="3" class="f-{group}"/>'
+    frame = '<rect x=".8" y=".8" width="13.4" height="13.4" rx="2.5" class="c-{}"/>'
+    stop = f'{frame.format("stop")}<path class="c-stop" d="M4 11 11 4"/>'
     inner = {
-        "wait": '<rect x=".8" y=".8" width="13.4" height="13.4" rx="2.5" class="c-out"/>',
-        "queue": '<rect x=".8" y=".8" width="13.4" height="13.4" rx="2.5" class="c-out"/>'
-        '<path class="f-queue" d="M1.5 13.5v-10l12 10Z"/>',
+        "wait": frame.format("out"),
+        "queue": f'{frame.format("out")}<path class="f-queue" d="M1.5 13.5v-10l12 10Z"/>',
         "run": f'{full}<circle class="c-mark" cx="7.5" cy="7.5" r="2.2"/>',
         "done": full,
         "fail": f'{full}<path class="c-cross" d="m4.8 4.8 5.4 5.4m0-5.4-5.4 5.4"/>',
-        "stop": '<rect x=".8" y=".8" width="13.4" height="13.4" rx="2.5" class="c-skip"/>',
+        "stop": stop if status == "CANCELLED" else frame.format("skip"),
     }[group]
-    if status == "CANCELLED":
-        inner = '<rect x=".8" y=".8" width="13.4" height="13.4" rx="2.5" class="c-stop"/>'
-        inner += '<path class="c-stop" d="M4 11 11 4"/>'
     if group == "done" and attempt > 1:
         inner += f'<text class="c-num" x="7.5" y="11" text-anchor="middle">{escape(attempt)}</text>'
     return Markup(f'<svg class="gc" viewBox="0 0 15 15" width="15" height="15" aria-hidden="true">{inner}</svg>')

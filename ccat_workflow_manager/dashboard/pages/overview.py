@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from starlette.responses import Response
@@ -15,7 +15,7 @@ from ccat_workflow_manager.dashboard.drawing import figures as charts
 from ccat_workflow_manager.dashboard.parts import shared
 from ccat_workflow_manager.dashboard.rendering import Rendered
 from ccat_workflow_manager.db.queries import figures
-from ccat_workflow_manager.db.queries.service import backend_states
+from ccat_workflow_manager.db.queries.service import BackendState, backend_states
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.db.views import runs
 from ccat_workflow_manager.db.views.attention import runs_held_up
@@ -74,6 +74,11 @@ def _waits(unit: UnitOfWork, projects: Projects) -> list[dict[str, Any]]:
     return sorted(found, key=lambda each: each["since"] or "")
 
 
+def _held_up(board: Board, states: Mapping[str, BackendState]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = board.read("held up", lambda unit: runs_held_up(unit, states, board.projects))
+    return found
+
+
 def _values(board: Board, span: str, by: By) -> dict[str, Any]:
     found = board.read("overview", lambda unit: _view(unit, board.projects))
     causes = [words.cause(each, may_act=board.may["operate"]) for each in board.causes()]
@@ -84,7 +89,7 @@ def _values(board: Board, span: str, by: By) -> dict[str, Any]:
         "is_held": any(each.kind is Kind.SERVICE for each in held["holds"]),
         "causes": causes,
         "by": by,
-        "held_up": board.read("held up", lambda unit: runs_held_up(unit, board.projects)) if by == "run" else [],
+        "held_up": _held_up(board, found["states"]) if by == "run" else [],
         "most": runs.MOST_COUNTED,
         "calls": board.answers.get(
             ("calls", tuple(found["states"])), lambda: _calls(board, found["states"]), _WAIT_SECONDS

@@ -55,6 +55,7 @@ def _backends(board: Board) -> dict[str, Any]:
             {
                 "name": name,
                 **asdict(state),
+                "is_unserved": state.is_unserved,
                 "queues": queues,
                 "calls": queues[0]["details"] if queues and "calls_per_minute" in queues[0]["details"] else None,
                 "default": name == board.context.settings.hpc_backend,
@@ -69,7 +70,7 @@ def _backends(board: Board) -> dict[str, Any]:
     paused = holds.values(board, lambda hold: hold.kind in (Kind.BACKEND, Kind.SERVICE))
     held = {each.name: each for each in paused["holds"] if each.kind is Kind.BACKEND}
     away = sum(1 for each in items if each["problem"])
-    unserved = [each["name"] for each in items if each["ready"] and not each["workers"] and not each["problem"]]
+    unserved = [each["name"] for each in items if each["is_unserved"]]
     return {"items": items, "away": away, "unserved": unserved, "now": now, "held": held, **paused}
 
 

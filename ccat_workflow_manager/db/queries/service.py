@@ -91,6 +91,11 @@ class BackendState:
     reaped_at: str | None = None
     reap_problem: str | None = None
 
+    @property
+    def is_unserved(self) -> bool:
+        """Work waits because no worker serves the backend. One that does not answer has that as its problem."""
+        return self.ready > 0 and self.workers == 0 and self.problem is None
+
 
 def one_worker(unit: UnitOfWork, worker: str) -> str | None:
     found = rows(unit, _ONE, {"id": worker, "limit": 1, "projects": None})

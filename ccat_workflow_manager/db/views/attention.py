@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ccat_workflow_manager.db.breakers import probing
 from ccat_workflow_manager.db.conditions import CLAIMABLE, READY, quoted
 from ccat_workflow_manager.db.queries import project_list, times, utc, visible
 from ccat_workflow_manager.db.queries.attention import DISK_FULL, WANTED
-from ccat_workflow_manager.db.queries.service import backend_states
+from ccat_workflow_manager.db.queries.service import BackendState, backend_states
 from ccat_workflow_manager.db.session import UnitOfWork
 from ccat_workflow_manager.identity import Projects
 from ccat_workflow_manager.lifecycle.causes import CAUSES, Cause
@@ -123,7 +124,7 @@ def causes(unit: UnitOfWork, projects: Projects = None) -> list[dict[str, Any]]:
 
 
 def _unserved(unit: UnitOfWork, projects: Projects) -> list[dict[str, Any]]:
-    """Backends whose work waits because no worker serves them. One that does not answer is a cause already."""
+    """The backends whose work waits because no worker serves them."""
     return [
         {
             "kind": "worker",
@@ -134,16 +135,18 @@ def _unserved(unit: UnitOfWork, projects: Projects) -> list[dict[str, Any]]:
             "step_runs": state.ready,
         }
         for name, state in backend_states(unit, projects).items()
-        if state.ready and not state.workers and not state.problem
+        if state.is_unserved
     ]
 
 
-def runs_held_up(unit: UnitOfWork, projects: Projects = None) -> list[dict[str, Any]]:
-    """The runs that need a person, those with the most such step runs first."""
+def runs_held_up(
+    unit: UnitOfWork, states: Mapping[str, BackendState], projects: Projects = None
+) -> list[dict[str, Any]]:
+    """The runs that need a person, those with the most such step runs first. `states` are those of all backends."""
     waits = {
         name: CAUSES[Cause.BACKEND_AWAY if state.problem else Cause.NO_WORKER].text.format(name)
-        for name, state in backend_states(unit, projects).items()
-        if state.ready and (state.problem or not state.workers)
+        for name, state in states.items()
+        if state.is_unserved or (state.ready and state.problem)
     }
     values = {"mark": ACTION_REQUIRED, "backends": list(waits), "texts": list(waits.values())}
     return unit.records(_BY_RUN, {**values, "projects": project_list(projects)})
