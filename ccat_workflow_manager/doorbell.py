@@ -1,7 +1,7 @@
 """The doorbell: messages through Redis and RQ. No other module of the service uses either.
 
-A message names rows to look at. It may be lost, doubled or late: PostgreSQL holds the work, the loops of the manager
-ring again for rows that still wait, and every task is safe to run twice.
+A message says that there are rows to look at. It may be lost, doubled or late: PostgreSQL holds the work, the loops of
+the manager ring again for rows that still wait, and every task is safe to run twice.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
-from functools import partial
+from functools import cached_property, partial
 from threading import BoundedSemaphore, Event
 from types import FrameType
 from typing import Any, cast
@@ -19,13 +19,13 @@ from uuid import UUID, uuid4
 
 from redis import Redis
 from redis.backoff import NoBackoff
+from redis.commands.core import Script
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeout
 from redis.retry import Retry
 from rq import Queue, SimpleWorker
 from rq.exceptions import DeserializationError, StopRequested
 from rq.job import Job
-from rq.queue import EnqueueData
 from rq.results import Result
 from rq.serializers import JSONSerializer
 from rq.worker import WorkerStatus
@@ -36,7 +36,7 @@ from ccat_workflow_manager.errors import ServiceUnavailable
 log = logging.getLogger(__name__)
 
 BATCH = 200
-"""Ids in one message: enough to share the cost of a transaction, few enough for several workers to share the work."""
+"""Rows that one message stands for: enough to share the cost of a transaction, few enough to share among workers."""
 
 NOTICES = 500
 """Ended jobs that one task takes."""
@@ -86,30 +86,36 @@ class Doorbell:
         self._patient = connect(url, answer_seconds=_MOST_ASK_SECONDS + _RING_SECONDS)
         self._asking = BoundedSemaphore(_ASK_AT_ONCE)
         self._queues: dict[tuple[Bell, str], Queue] = {}
+        self._full: set[str] = set()
+        """Queues that had enough messages when this process last rang. To look at one costs less than to fill it up."""
         self._down = False
         self._quiet_until = 0.0
 
-    def ring(self, bell: Bell, backend: str, ids: Sequence[UUID | str] = ()) -> None:
-        """Call workers of this backend. Does not fail without Redis: the loops of the manager ring again.
+    @cached_property
+    def _fill_up(self) -> Script:
+        return self.redis.register_script(_FILL_UP)
 
-        A worker that answers claims a full batch of ready rows, whichever ids the message names. Messages that still
-        wait in the queue therefore count: many small requests in a short time become few messages.
+    def ring(self, bell: Bell, backend: str, rows: int = 1) -> None:
+        """Call workers of this backend, for so many rows. Does not fail without Redis: the manager rings again.
+
+        A worker that answers claims a full batch of ready rows, so a message names none. Messages that still wait in
+        the queue therefore count: many small requests in a short time become few messages.
         """
         if time.monotonic() < self._quiet_until:
             return
-        texts = [str(each) for each in ids]
-        batches = [texts[i : i + BATCH] for i in range(0, len(texts), BATCH)] or [[]]
+        wanted = -(-rows // BATCH)
         with self.best_effort():
             queue = self._queue(bell, backend)
-            missing = batches[: max(0, len(batches) - queue.count)]
-            if missing:
-                messages = [_message(bell, backend, batch) for batch in missing]
-                failpoints.around("bell.ring", lambda: queue.enqueue_many(messages))
+            if queue.name not in self._full or queue.count < wanted:
+                record = [each for field in _message(queue, bell, backend).to_dict().items() for each in field]
+                keys = [queue.key, Queue.redis_queues_keys, *(Job.key_for(str(uuid4())) for _ in range(wanted))]
+                sent = failpoints.around("bell.ring", lambda: self._fill_up(keys, [_MESSAGE_LIFE_SECONDS, *record]))
+                (self._full.discard if sent else self._full.add)(queue.name)
             self._down = False
 
     def ring_all(self, bell: Bell, ready: Mapping[str, Sequence[UUID]]) -> None:
         for backend, ids in ready.items():
-            self.ring(bell, backend, ids)
+            self.ring(bell, backend, len(ids))
 
     def notice(self, backend: str, job_ids: Sequence[str]) -> None:
         """Record in a set that these jobs have ended, and ring if one of them is new there.
@@ -373,16 +379,34 @@ def listen(
         on_alive()
 
 
-def _message(bell: Bell, backend: str, batch: Sequence[str]) -> EnqueueData:
-    return Queue.prepare_data(
+def _message(queue: Queue, bell: Bell, backend: str) -> Job:
+    return queue.create_job(
         _task(bell),
-        args=(backend, batch),
+        args=(backend, []),
         timeout=-1,
         result_ttl=0,
         ttl=_MESSAGE_LIFE_SECONDS,
         failure_ttl=60,
-        description=f"{bell} {backend} {len(batch)}",
+        description=f"{bell} {backend}",
     )
+
+
+_FILL_UP = f"""
+local sent = 0
+redis.call('SADD', KEYS[2], KEYS[1])
+for i = 3 + redis.call('LLEN', KEYS[1]), #KEYS do
+  redis.call('HSET', KEYS[i], unpack(ARGV, 2))
+  redis.call('EXPIRE', KEYS[i], ARGV[1])
+  redis.call('RPUSH', KEYS[1], string.sub(KEYS[i], {len(Job.redis_job_namespace_prefix) + 1}))
+  sent = sent + 1
+end
+return sent
+"""
+"""Enqueues jobs as RQ does, but only those that are more than the queue has: one round trip, not two.
+
+The keys are those of the queue, of the set of queues, and of the jobs. The values are how long jobs last, and their
+common record. Returns how many jobs it has enqueued.
+"""
 
 
 def _notices(backend: str) -> str:

@@ -78,7 +78,7 @@ class RequeueSweep:
         with self._database.read() as unit:
             ready = launchable_ids(unit, backend, _RING_AT_MOST)
         if ready:
-            self._doorbell.ring(bell, backend, ready)
+            self._doorbell.ring(bell, backend, len(ready))
 
 
 def _bells(work: Workload) -> list[Bell]:

@@ -185,7 +185,7 @@ class StatusUpdater:
 
     def _ring(self, backend_name: str, to_collect: Sequence[UUID], applied: Applied) -> None:
         if to_collect:
-            self._context.doorbell.ring(Bell.COLLECT, backend_name, to_collect)
+            self._context.doorbell.ring(Bell.COLLECT, backend_name, len(to_collect))
         self._context.doorbell.ring_all(Bell.LAUNCH, applied.ready)
 
 

@@ -1,57 +1,52 @@
-"""The doorbell on fakeredis: how messages gather, and what happens without Redis."""
+"""The doorbell: how messages gather, and what happens without Redis."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from threading import BoundedSemaphore
 from typing import Any
-from uuid import uuid4
 
-import fakeredis
 import pytest
-from redis.exceptions import ConnectionError as RedisConnectionError
+from redis import Redis
 from redis.exceptions import TimeoutError as RedisTimeout
 from rq import Queue
 from rq.job import Job
 from rq.results import Result
+from rq.serializers import JSONSerializer
 
 from ccat_workflow_manager.doorbell import BATCH, NOTICES, Bell, Doorbell
+from ccat_workflow_manager.embedded.valkey import EmbeddedValkey
 from ccat_workflow_manager.errors import ServiceUnavailable
+from tests.support.reaper import Reaper
 
 
 @pytest.fixture
-def server() -> fakeredis.FakeServer:
-    return fakeredis.FakeServer()
+def doorbell(redis_url: str) -> Doorbell:
+    return Doorbell(redis_url)
 
 
-@pytest.fixture
-def doorbell(server: fakeredis.FakeServer) -> Doorbell:
-    doorbell = Doorbell("redis://nowhere")
-    doorbell.redis = fakeredis.FakeRedis(server=server)
-    return doorbell
-
-
-def test_ids_go_in_batches(doorbell: Doorbell) -> None:
-    ids = [uuid4() for _ in range(2 * BATCH + 1)]
-    doorbell.ring(Bell.LAUNCH, "local", ids)
-    jobs = doorbell._queue(Bell.LAUNCH, "local").jobs
-    assert [len(job.args[1]) for job in jobs] == [BATCH, BATCH, 1]
-    assert [text for job in jobs for text in job.args[1]] == [str(each) for each in ids]
-    assert {job.func_name for job in jobs} == {"ccat_workflow_manager.tasks.launch"}
-    assert {job.timeout for job in jobs} == {-1}
+def test_messages_are_jobs_of_rq_one_for_each_batch_of_rows(doorbell: Doorbell, redis_url: str) -> None:
+    doorbell.ring(Bell.LAUNCH, "local", 2 * BATCH + 1)
+    [queue] = Queue.all(connection=Redis.from_url(redis_url), serializer=JSONSerializer)
+    assert queue.name == "launch:local"
+    assert len(jobs := queue.jobs) == len({job.id for job in jobs}) == 3
+    assert {(job.func_name, job.get_status()) for job in jobs} == {("ccat_workflow_manager.tasks.launch", "queued")}
+    assert [list(job.args) for job in jobs] == [["local", []]] * 3
+    assert {(job.timeout, job.result_ttl) for job in jobs} == {(-1, 0)}
+    assert all(0 < int(str(doorbell.redis.ttl(job.key))) <= 3600 for job in jobs)
 
 
 def test_a_waiting_message_stands_for_the_next_one(doorbell: Doorbell) -> None:
     for _ in range(10):
-        doorbell.ring(Bell.LAUNCH, "local", [uuid4()])
+        doorbell.ring(Bell.LAUNCH, "local")
     assert doorbell.waiting(Bell.LAUNCH, "local") == 1
-    doorbell.ring(Bell.LAUNCH, "slurm", [uuid4()])
+    doorbell.ring(Bell.LAUNCH, "local", 2 * BATCH)
+    assert doorbell.waiting(Bell.LAUNCH, "local") == 2
+    doorbell.ring(Bell.LAUNCH, "slurm")
     assert doorbell.waiting(Bell.LAUNCH, "slurm") == 1
 
 
-def test_an_answer_is_deleted_after_it_was_read(
-    doorbell: Doorbell, server: fakeredis.FakeServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    doorbell._patient = fakeredis.FakeRedis(server=server)
+def test_an_answer_is_deleted_after_it_was_read(doorbell: Doorbell, monkeypatch: pytest.MonkeyPatch) -> None:
     enqueue = Queue.enqueue
 
     def answered(self: Queue, *args: Any, **more: Any) -> Job:
@@ -80,20 +75,26 @@ def test_taking_a_full_batch_of_notices_rings_again(doorbell: Doorbell) -> None:
     assert len(doorbell.take_notices("local")) == 5
 
 
-def test_without_redis_ringing_is_no_error(doorbell: Doorbell, server: fakeredis.FakeServer) -> None:
-    server.connected = False
-    doorbell.ring(Bell.LAUNCH, "local", [uuid4()])
+def test_without_redis_ringing_is_no_error(tmp_path: Path, reaper: Reaper) -> None:
+    server = EmbeddedValkey(tmp_path)
+    doorbell = Doorbell(server.start())
+    assert server.pid is not None
+    reaper.watch(server.pid)
+    doorbell.ring(Bell.LAUNCH, "local")
+    server.stop()
+    doorbell.ring(Bell.LAUNCH, "local")
     doorbell.notice("local", ["a"])
     assert doorbell.take_notices("local") == []
     with pytest.raises(ServiceUnavailable, match="Redis"):
         doorbell.waiting(Bell.LAUNCH, "local")
     with pytest.raises(ServiceUnavailable):
         doorbell.ping()
-    with pytest.raises(RedisConnectionError):
-        doorbell.redis.ping()
-    server.connected = True
-    doorbell.ring(Bell.LAUNCH, "local", [uuid4()])
-    assert doorbell.waiting(Bell.LAUNCH, "local") == 1
+    server.start()
+    assert server.pid is not None
+    reaper.watch(server.pid)
+    doorbell.ring(Bell.LAUNCH, "slurm")  # the new server has no script yet
+    assert doorbell.waiting(Bell.LAUNCH, "slurm") == 1
+    server.stop()
 
 
 def test_few_questions_wait_at_a_time(doorbell: Doorbell, monkeypatch: pytest.MonkeyPatch) -> None:
