@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -84,6 +85,7 @@ def serve(context: Context, *, graceful_seconds: int) -> None:
         app.state.log_streams.close()
         app.state.live.close()
 
+    gc.freeze()  # so that no collection looks again at what lives as long as the process
     try:
         _Server(config, app.state.run_watch.stop, end_streams).run(sockets=sockets)
     finally:

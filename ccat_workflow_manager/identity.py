@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import NamedTuple
 
 
@@ -65,6 +66,7 @@ def no_project(name: str, projects: Projects) -> str:
     return f"there is no project {name} among yours ({', '.join(sorted(projects))}); write `project: {min(projects)}`"
 
 
+@lru_cache(maxsize=256)
 def user_of(uid: int) -> Identity:
     """A user of this machine who can reach the service, or its database, without a token: its owner, or root."""
     try:

@@ -15,6 +15,7 @@ import socket
 import stat
 import struct
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ _LOCK = "hhqqi"
 _LISTENING, _ESTABLISHED = "0A", "01"
 
 
+@lru_cache(maxsize=256)
 def is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback

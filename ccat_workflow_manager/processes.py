@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import threading
@@ -161,6 +162,7 @@ def run_worker(settings: Settings, backends: Sequence[str], page: watchdog.Page 
     stop_metrics = _serve_metrics(settings)
     stops = [stop for stop in (_subscribe(context, name) for name in context.backends) if stop is not None]
     log.info("worker %s serves %s", context.worker, ", ".join(context.backends))
+    gc.freeze()  # so that no collection looks again at what lives as long as the process
     try:
         with required():
             listen(

@@ -43,7 +43,12 @@ _LANES = """, w AS (
 
 # `r`, `t`, `s` and `e` insert the runs, their steps, step runs and events. `x` is a record of the table, `y` of a step.
 _WRITE = f"""
-WITH r AS (
+WITH y AS MATERIALIZED (
+  SELECT * FROM json_to_recordset(CAST(:steps AS json)) AS y(run_id uuid, position smallint, name text, total integer,
+    downstream_key smallint[], downstream_all smallint[], upstream smallint[], image text, soft smallint[],
+    soft_allowed integer[], fail_fast smallint[], backend text, priority integer, max_attempts smallint,
+    awaits smallint[], has_dependents boolean, resources jsonb, breaker_key uuid)
+), r AS (
   INSERT INTO runs (id, spec_id, pipeline, pipeline_version, project, parameters, labels, priority, backend, created_by,
     n_pending, idempotency_key, request_hash, replay_of, reuse, trace)
   SELECT id, spec_id, pipeline, pipeline_version, project, parameters, labels, priority, backend, created_by, n_pending,
@@ -57,12 +62,9 @@ WITH r AS (
 ){_LANES}, t AS (
   INSERT INTO run_steps (run_id, position, name, total, remaining, downstream_key, downstream_all, upstream, image,
     soft, soft_allowed, fail_fast)
-  SELECT x.run_id, position, name, total, total, downstream_key, downstream_all, upstream, image, soft, soft_allowed,
-    fail_fast
-  FROM json_to_recordset(CAST(:steps AS json)) AS x(run_id uuid, position smallint, name text, total integer,
-    downstream_key smallint[], downstream_all smallint[], upstream smallint[], image text,
-    soft smallint[], soft_allowed integer[], fail_fast smallint[])
-  JOIN r ON r.id = x.run_id
+  SELECT y.run_id, y.position, y.name, y.total, y.total, y.downstream_key, y.downstream_all, y.upstream, y.image,
+    y.soft, y.soft_allowed, y.fail_fast
+  FROM y JOIN r ON r.id = y.run_id
 ), s AS (
   INSERT INTO step_runs (id, run_id, position, step, key, item, backend, lane, priority, status, max_attempts, unmet,
     awaits, has_dependents, resources, breaker_key, replay_of, reuse)
@@ -72,10 +74,7 @@ WITH r AS (
   FROM json_to_recordset(CAST(:step_runs AS json)) AS x(id uuid, run_id uuid, position smallint, key text, item jsonb,
     unmet smallint, breaker_key uuid, replay_of uuid, reuse boolean)
   JOIN o ON o.run_id = x.run_id
-  JOIN json_to_recordset(CAST(:steps AS json)) AS y(run_id uuid, position smallint, name text, backend text,
-    priority integer, max_attempts smallint, awaits smallint[], has_dependents boolean, resources jsonb,
-    breaker_key uuid)
-    ON y.run_id = x.run_id AND y.position = x.position
+  JOIN y ON y.run_id = x.run_id AND y.position = x.position
   RETURNING *
 ), e AS (
   INSERT INTO events (step_run_id, run_id, project, event, to_status, attempt, actor)
