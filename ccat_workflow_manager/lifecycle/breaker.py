@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import lru_cache
 from hashlib import blake2b
 from uuid import UUID
 
@@ -125,6 +126,7 @@ def program_digest(program: Mapping[str, JSON]) -> str:
     return blake2b(canonical_json(program).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
+@lru_cache(maxsize=1024)
 def breaker_key(pipeline: str, program: str, image: str | None) -> UUID:
     """The key of the breaker of a step. `program` is the `program_digest` of its definition."""
     text = canonical_json([pipeline, program, image])

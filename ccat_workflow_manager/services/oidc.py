@@ -8,13 +8,11 @@ from __future__ import annotations
 import logging
 import re
 import secrets
-import ssl
 import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +28,7 @@ from joserfc.jws import JWSRegistry
 
 from ccat_workflow_manager.errors import Forbidden, RequestError, ServiceUnavailable
 from ccat_workflow_manager.identity import Grant, Identity, granted
+from ccat_workflow_manager.services.webhook_target import tls_context
 
 with warnings.catch_warnings():
     # Authlib prefers a successor of httpx that the rest of this service does not use.
@@ -93,10 +92,6 @@ class OpenIdConnect:
         self._calls = threading.BoundedSemaphore(_CALLS_AT_ONCE)
         self._known: tuple[float, dict[str, Any]] | None = None
 
-    @cached_property
-    def _tls(self) -> ssl.SSLContext:
-        return httpx.create_ssl_context()  # reads all certificates: too slow for each client
-
     @property
     def name(self) -> str:
         """The provider as people know it: its host."""
@@ -156,7 +151,7 @@ class OpenIdConnect:
         if not self._calls.acquire(blocking=False):
             raise ServiceUnavailable(f"{self.name} answers other log-ins now; try again in a moment")
         try:
-            with httpx.Client(timeout=_CALL_SECONDS, verify=self._tls) as client:
+            with httpx.Client(timeout=_CALL_SECONDS, verify=tls_context()) as client:
                 yield client
         except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
             log.warning("log-in by %s failed: %s: %s", self._policy.issuer, type(error).__name__, error)
@@ -197,7 +192,7 @@ class OpenIdConnect:
             redirect_uri=redirect_uri,
             code_challenge_method="S256",
             timeout=_CALL_SECONDS,
-            verify=self._tls,
+            verify=tls_context(),
         )
 
     def _exchange(self, session: Any, metadata: Mapping[str, Any], code: str, attempt: Attempt) -> Mapping[str, Any]:

@@ -9,9 +9,11 @@ import hmac
 import ipaddress
 import secrets
 import socket
+import ssl
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
@@ -77,6 +79,17 @@ def _is_public(address: _Address) -> bool:
     return address.is_global and not address.is_multicast
 
 
+@cache
+def tls_context() -> ssl.SSLContext:
+    """How the certificates of other services are checked. To read all authorities takes 60 ms, so it is done once.
+
+    SSL_CERT_FILE names those of the site.
+    """
+    import httpx  # many deployments call no other service
+
+    return httpx.create_ssl_context()
+
+
 @dataclass(frozen=True, slots=True)
 class _Refused(Exception):
     """The target must not be called."""
@@ -93,7 +106,7 @@ class Sender:
 
     def send(self, delivery: Delivery) -> Outcome:
         """One attempt. Never raises: what goes wrong is the problem of the outcome."""
-        import httpx  # many deployments have no webhook
+        import httpx
 
         try:
             response = asyncio.run(self._post(delivery))
@@ -132,7 +145,9 @@ class Sender:
             }
             # No proxy and no credentials of the environment: the connection goes to the address that was checked.
             async with (
-                httpx.AsyncClient(trust_env=False, follow_redirects=False, timeout=self.seconds) as client,
+                httpx.AsyncClient(
+                    trust_env=False, follow_redirects=False, timeout=self.seconds, verify=tls_context()
+                ) as client,
                 client.stream(
                     "POST",
                     _at(parts, address),

@@ -21,6 +21,7 @@ from joserfc.jwk import OctKey
 from ccat_workflow_manager.api.authentication import COOKIE
 from ccat_workflow_manager.app import create_app
 from ccat_workflow_manager.identity import Grant, Role, granted, grants_of
+from ccat_workflow_manager.services.webhook_target import tls_context
 from tests.api.rest import BASE_URL, V1, Secured
 from tests.stand_ins.identity_provider import (
     ALGORITHM,
@@ -72,7 +73,7 @@ def sent_back(browser: TestClient, login: str = "ada", onward: str = "/") -> str
     """Where the provider sends the browser of this person."""
     begun = browser.get("/login/oidc", params={"next": onward})
     assert begun.status_code == 303, begun.text
-    return httpx.get(f"{begun.headers['location']}&login={login}").headers["location"]
+    return httpx.get(f"{begun.headers['location']}&login={login}", verify=tls_context()).headers["location"]
 
 
 def visit(browser: TestClient, url: str) -> Response:

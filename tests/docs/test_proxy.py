@@ -17,9 +17,9 @@ import httpx
 import pytest
 
 from ccat_workflow_manager.client import ApiRefused, Client
-from tests.backends.kubernetes.certificates import loopback_certificate
 from tests.docs.test_docs import blocks
 from tests.docs.test_installation import PAGE, SEARCH_PATH
+from tests.support.certificates import loopback_certificate
 from tests.support.fixtures_service import Service, running_service, sh, variables
 from tests.support.reaper import Reaper
 from tests.support.waiting import PATIENCE, wait_until

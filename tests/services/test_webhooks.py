@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -16,9 +17,10 @@ from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.queries.feed import BEGIN, EVERYTHING
 from ccat_workflow_manager.errors import Conflict, Invalid, NotFound
 from ccat_workflow_manager.services.run_request import RunRequest
-from ccat_workflow_manager.services.webhook_target import url_problem
+from ccat_workflow_manager.services.webhook_target import tls_context, url_problem
 from ccat_workflow_manager.services.webhooks import Webhooks
 from tests.api.rest import ONE, Hand
+from tests.support.certificates import loopback_certificate
 from tests.support.fixtures_service import FINISHED, ServiceMaker, sh
 from tests.support.fixtures_store import ContextMaker
 from tests.support.hook_server import HookServer, hook_server
@@ -86,6 +88,25 @@ def test_wanted_events_arrive_signed(context: Context, webhooks: Webhooks, targe
     assert call.headers["content-type"] == "application/cloudevents+json"
     webhooks.tick()
     assert len(stored(context)) == 1
+
+
+def test_the_certificate_of_a_target_is_checked_by_the_authorities_of_the_site(
+    context: Context, webhooks: Webhooks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate, key = loopback_certificate(tmp_path, "localhost")
+    tls_context.cache_clear()
+    with hook_server((certificate, key)) as target:
+        webhooks.create(target.url, actor="test")
+        submit(context)
+        webhooks.tick()
+        wait_for_problem(context, "CERTIFICATE_VERIFY_FAILED")
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        tls_context.cache_clear()
+        make_due(context)
+        webhooks.tick()
+        wait_until(lambda: finished(context, "DELIVERED"), 20, "the delivery")
+        assert len(target.calls) == 1
+    tls_context.cache_clear()
 
 
 def test_a_failed_delivery_is_repeated_under_its_id_and_given_up_in_the_end(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,9 @@ class HookServer:
 
 
 @contextmanager
-def hook_server() -> Iterator[HookServer]:
+def hook_server(certificate: tuple[Path, Path] | None = None) -> Iterator[HookServer]:
+    """Runs the target, by HTTPS with this certificate and its key."""
+
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"])).decode()
@@ -52,7 +56,12 @@ def hook_server() -> Iterator[HookServer]:
             """Nothing to the terminal."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    hook = HookServer(f"http://localhost:{server.server_port}/hook")
+    if certificate is not None:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(*certificate)
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    scheme = "http" if certificate is None else "https"
+    hook = HookServer(f"{scheme}://localhost:{server.server_port}/hook")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:

@@ -18,10 +18,10 @@ from ccat_workflow_manager.hpc import registry
 from ccat_workflow_manager.hpc.kubernetes import client
 from ccat_workflow_manager.hpc.kubernetes.backend import KubernetesBackend
 from ccat_workflow_manager.lifecycle.job_info import JobStatus
-from tests.backends.kubernetes.certificates import loopback_certificate
 from tests.backends.kubernetes.conftest import JobsOn, NewCluster
 from tests.backends.kubernetes.harness import KubernetesHarness
 from tests.stand_ins.kubernetes import ApiServer
+from tests.support.certificates import loopback_certificate
 from tests.support.fixtures_service import PROGRAM
 from tests.support.waiting import PATIENCE
 

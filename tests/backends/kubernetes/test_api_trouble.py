@@ -19,10 +19,10 @@ from ccat_workflow_manager.hpc.kubernetes import client
 from ccat_workflow_manager.hpc.kubernetes.objects import usage_of
 from ccat_workflow_manager.lifecycle.job_info import JobStatus
 from ccat_workflow_manager.testing.harness import Job
-from tests.backends.kubernetes.certificates import loopback_certificate
 from tests.backends.kubernetes.conftest import JobsOn, NewCluster
 from tests.backends.kubernetes.harness import KubernetesHarness
 from tests.stand_ins.kubernetes import ApiServer
+from tests.support.certificates import loopback_certificate
 
 ROOT = Path(__file__).parents[3]
 
