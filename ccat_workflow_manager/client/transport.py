@@ -161,7 +161,7 @@ class BlockingTransport(Transport):
 
     def __init__(self, address: Address, patience: float, transport: httpx.BaseTransport | None = None) -> None:
         super().__init__(address, patience)
-        given = transport or (httpx.HTTPTransport(uds=address.socket) if address.socket else None)
+        given = transport or (httpx.HTTPTransport(verify=False, uds=address.socket) if address.socket else None)
         self._http = httpx.Client(timeout=_TIMEOUT, transport=given, **address.options())
         self._never = Event()
 
@@ -196,7 +196,7 @@ class AsyncTransport(Transport):
 
     def __init__(self, address: Address, patience: float, transport: httpx.AsyncBaseTransport | None = None) -> None:
         super().__init__(address, patience)
-        given = transport or (httpx.AsyncHTTPTransport(uds=address.socket) if address.socket else None)
+        given = transport or (httpx.AsyncHTTPTransport(verify=False, uds=address.socket) if address.socket else None)
         self._http = httpx.AsyncClient(timeout=_TIMEOUT, transport=given, **address.options())
 
     async def pause(self, seconds: float) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
@@ -69,6 +71,17 @@ Transfer = Callable[[str, str, int], AbstractContextManager[Stream | None]]
 # --- HTTP -------------------------------------------------------------------------------------------------------------
 
 
+@cache
+def tls_context() -> ssl.SSLContext:
+    """How the certificates of other services are checked. To read all authorities takes 60 ms, so it is done once.
+
+    SSL_CERT_FILE names those of the site.
+    """
+    import httpx  # many deployments call no other service
+
+    return httpx.create_ssl_context()
+
+
 def http_transfer(url: str, roots: InputRoots) -> Transfer:
     """A transfer over HTTP. Redirects may lead only where inputs may come from."""
     import httpx  # most workers fetch nothing
@@ -81,7 +94,7 @@ def http_transfer(url: str, roots: InputRoots) -> Transfer:
         elif known:
             headers["If-Modified-Since" if known.endswith("GMT") else "If-None-Match"] = known
         try:
-            with httpx.Client(timeout=_SECONDS, follow_redirects=False) as client:
+            with httpx.Client(timeout=_SECONDS, follow_redirects=False, verify=tls_context()) as client:
                 answer = _answer(client, url, headers, roots)
                 try:
                     yield _stream(url, answer, offset)

@@ -27,8 +27,8 @@ from joserfc.jwk import KeySet
 from joserfc.jws import JWSRegistry
 
 from ccat_workflow_manager.errors import Forbidden, RequestError, ServiceUnavailable
+from ccat_workflow_manager.execution.transfers import tls_context
 from ccat_workflow_manager.identity import Grant, Identity, granted
-from ccat_workflow_manager.services.webhook_target import tls_context
 
 with warnings.catch_warnings():
     # Authlib prefers a successor of httpx that the rest of this service does not use.

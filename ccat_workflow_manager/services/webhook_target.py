@@ -9,15 +9,14 @@ import hmac
 import ipaddress
 import secrets
 import socket
-import ssl
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
 from ccat_workflow_manager.db.webhooks import Delivery, Outcome
+from ccat_workflow_manager.execution.transfers import tls_context
 
 if TYPE_CHECKING:
     import httpx
@@ -77,17 +76,6 @@ def _is_public(address: _Address) -> bool:
         if any(address in network for network in _TRANSLATED):
             return False
     return address.is_global and not address.is_multicast
-
-
-@cache
-def tls_context() -> ssl.SSLContext:
-    """How the certificates of other services are checked. To read all authorities takes 60 ms, so it is done once.
-
-    SSL_CERT_FILE names those of the site.
-    """
-    import httpx  # many deployments call no other service
-
-    return httpx.create_ssl_context()
 
 
 @dataclass(frozen=True, slots=True)

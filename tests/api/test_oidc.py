@@ -20,8 +20,8 @@ from joserfc.jwk import OctKey
 
 from ccat_workflow_manager.api.authentication import COOKIE
 from ccat_workflow_manager.app import create_app
+from ccat_workflow_manager.execution.transfers import tls_context
 from ccat_workflow_manager.identity import Grant, Role, granted, grants_of
-from ccat_workflow_manager.services.webhook_target import tls_context
 from tests.api.rest import BASE_URL, V1, Secured
 from tests.stand_ins.identity_provider import (
     ALGORITHM,

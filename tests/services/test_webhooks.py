@@ -16,8 +16,9 @@ import pytest
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.queries.feed import BEGIN, EVERYTHING
 from ccat_workflow_manager.errors import Conflict, Invalid, NotFound
+from ccat_workflow_manager.execution.transfers import tls_context
 from ccat_workflow_manager.services.run_request import RunRequest
-from ccat_workflow_manager.services.webhook_target import tls_context, url_problem
+from ccat_workflow_manager.services.webhook_target import url_problem
 from ccat_workflow_manager.services.webhooks import Webhooks
 from tests.api.rest import ONE, Hand
 from tests.support.certificates import loopback_certificate
