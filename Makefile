@@ -28,7 +28,7 @@ demo: $(RUNTIME) ## run the demo pipeline, from nothing; ARGS="--keep" leaves th
 	@$(BIN)/ccat-wm demo $(ARGS)
 
 check: $(DEV) lint ## the fast lane before a commit: lint, unit, store, services, API, commands, contract of two backends
-	@$(PYTEST) $(FAST) $(ARGS)
+	@$(PYTEST) $(FAST) -m "not slow and not whole" $(ARGS)
 
 test: $(DEV) ## all tests but the slow ones; ARGS="tests/flow -k name" runs some
 	@$(PYTEST) $(ARGS)

@@ -6,11 +6,14 @@ import json
 import string
 from typing import Any
 
+import pytest
 from httpx import Response
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.api.rest import CHAIN, ONE, Rest
+
+pytestmark = pytest.mark.whole
 
 _SETTINGS = settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]

@@ -6,11 +6,14 @@ import json
 import os
 from pathlib import Path
 
+import pytest
 from schemathesis.core.failures import FailureGroup
 
 from tests.api.conformance import Conformance
 from tests.api.rest import Hand, Secured
 from tests.api.test_rights import Belongings
+
+pytestmark = pytest.mark.whole
 
 EXAMPLES = int(os.environ.get("API_EXAMPLES", "4"))
 SEED = int(os.environ.get("API_SEED", "1"))

@@ -15,6 +15,8 @@ from tests.api.rest import ONE, Rest
 from tests.client.test_client import URL, Through
 from tests.support.waiting import PATIENCE
 
+pytestmark = pytest.mark.whole
+
 
 def test_every_call_is_generated(rest: Rest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     document = rest.client.get("/openapi.json").text

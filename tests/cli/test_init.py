@@ -10,6 +10,8 @@ from tests.cli.commands import answer, invoke, refused
 from tests.support.fixtures_service import Service, running_service
 from tests.support.reaper import Reaper
 
+pytestmark = pytest.mark.whole
+
 MADE = {
     "files": "table/main/science/table.csv",
     "chain": "map/main/science/map.txt",

@@ -20,6 +20,8 @@ from tests.cli.fake_api import fake_api
 from tests.support.reaper import Reaper
 from tests.support.waiting import PATIENCE, wait_until
 
+pytestmark = pytest.mark.whole
+
 HEAVY = ("fastapi", "uvicorn", "sqlalchemy", "alembic", "redis", "rq", "dynaconf", "psycopg")
 LISTING = "import sys; sys.argv = {argv!r}\n{body}\nprint(sorted(set(sys.modules) & set({names!r})))"
 BODY = (

@@ -20,6 +20,8 @@ from tests.cli.conftest import Deployment
 from tests.programs.running import on
 from tests.support.waiting import PATIENCE, wait_until
 
+pytestmark = pytest.mark.whole
+
 PROGRAM = """
 import asyncio, os, signal, sys
 from ccat_workflow_manager.client.transport import AsyncTransport
