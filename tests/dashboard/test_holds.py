@@ -22,6 +22,25 @@ def reader(secured: Secured, role: str, *projects: str) -> Rest:
     return rest
 
 
+def test_the_list_says_of_each_run_what_it_waits_for(rest: Rest) -> None:
+    rest.put("/pipelines/nightly", NIGHTLY)
+    rest.put("/pipelines/one", ONE)
+    paused, other, plain = (rest.post("/runs", {"pipeline": name})["id"] for name in ("nightly", "one", "one"))
+    rest.post("/pipelines/nightly/pause", {"why": "new disks"}, status=200)
+    rest.post(f"/runs/{other}/pause", {"why": "not tonight"})
+    for page in ("/runs", "/ui/runs"):
+        rows = {run_id: row(rest.client.get(page).text, run_id) for run_id in (paused, other, plain)}
+        assert "the pipeline nightly is paused by anonymous" in rows[paused]
+        assert "new disks" in rows[paused]
+        assert "the run is paused" in rows[other]
+        assert "no worker serves the backend" in rows[plain]
+
+
+def row(page: str, run_id: str) -> str:
+    """The row of a run in a list."""
+    return next(part for part in page.split("<tr") if f"/runs/{run_id}" in part)
+
+
 @pytest.mark.parametrize(
     ("path", "seen_on"),
     [

@@ -43,7 +43,8 @@ def run_why(run: Mapping[str, Any]) -> str:
     parts = [f"{found[group]:,} {word}" for group, word in (("run", "running"), ("queue", "in queue")) if found[group]]
     if found["fail"]:
         parts.append(f"{found['fail']:,} failed")
-    return ", ".join(parts) or "waits to be started"
+    waits = "waits to be started" if run["status"] == "PENDING" else "waits to go on"
+    return ", ".join(parts) or run.get("waiting_for") or waits
 
 
 def left(run: Mapping[str, Any]) -> str:

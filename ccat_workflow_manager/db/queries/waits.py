@@ -31,11 +31,11 @@ _FULL_PLACE = """CASE WHEN (s.backend, s.resources) IN (SELECT p.backend, p.reso
 _NEEDS = "CAST(s.resources ->> 'cpu' AS double precision)"
 _AT_LIMIT = f"CASE WHEN {AT_LIMIT} THEN {_NEEDS} END"
 WAIT_KEY = (
-    "concat_ws('|', s.position, s.backend, s.unmet, s.held, s.cancel_requested_at IS NOT NULL,"
+    "concat_ws('|', s.run_id, s.position, s.backend, s.unmet, s.held, s.cancel_requested_at IS NOT NULL,"
     f" COALESCE(s.not_before::text, '-'), COALESCE(({_OPEN_BREAKER})::text, '-'),"
     f" COALESCE({_FULL_PLACE}, '-'), COALESCE({HOLD_OF}, '-'), COALESCE(({_AT_LIMIT})::text, '-'), s.waiting_for)"
 )
-"""Equal for pending step runs of one run that wait for the same reason."""
+"""Equal for pending step runs of a run that wait for the same reason."""
 
 _MORE_IMPORTANT = f"""COALESCE(s.waiting_for IS NOT NULL AND
   (s.cancel_requested_at IS NOT NULL OR starts_with(s.waiting_for, '{ACTION_REQUIRED}')), false)"""
@@ -107,7 +107,7 @@ def waits_of_step_run(unit: UnitOfWork, step_run_id: UUID) -> str:
 
 
 def waits_of_step_runs(unit: UnitOfWork, ids: Sequence[UUID]) -> str:
-    """The same for some step runs of one run."""
+    """The same for some step runs."""
     return _worded(unit, _PENDING_OF_STEP_RUNS, _AT_BACKENDS_OF_STEP_RUNS, list(ids))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,9 +12,10 @@ from uuid import UUID
 from ccat_workflow_manager.db.queries import project_list, visible
 from ccat_workflow_manager.db.queries.run_filter import RunFilter
 from ccat_workflow_manager.db.queries.runs import RUN
+from ccat_workflow_manager.db.queries.waits import WAITING_FOR, waits_of_step_runs
 from ccat_workflow_manager.db.session import UnitOfWork, first_id
 from ccat_workflow_manager.identity import Projects
-from ccat_workflow_manager.lifecycle.states import RunStatus
+from ccat_workflow_manager.lifecycle.states import RunStatus, Status
 
 MOST_COUNTED = 10_000
 LIVE = (RunStatus.PENDING, RunStatus.RUNNING)
@@ -48,9 +49,28 @@ def runs_page(
     """
     found = [json.loads(row[0]) for row in unit.execute(statement, values | {"limit": limit + 1})]
     more, items = len(found) > limit, found[:limit]
+    _add_reasons(unit, [item for item in items if item["status"] == RunStatus.PENDING])
     if newer_than is None:
         return RunsPage(items, edge is not None, more)
     return RunsPage(items[::-1], more, True)
+
+
+_FIRST_TO_START = f"""
+SELECT f.id FROM unnest(CAST(:runs AS uuid[])) AS r(id) CROSS JOIN LATERAL (
+  SELECT s.id FROM step_runs s WHERE s.run_id = r.id AND s.status = '{Status.PENDING}' AND s.unmet = 0 LIMIT 1
+) f
+"""
+_REASONS = f"SELECT s.run_id, {WAITING_FOR} FROM step_runs s WHERE s.id = ANY(:ids)"
+
+
+def _add_reasons(unit: UnitOfWork, runs: Sequence[dict[str, Any]]) -> None:
+    """Add to each of these runs, of which nothing has started yet, what a step run of it waits for."""
+    if not runs:
+        return
+    by_id = {UUID(run["id"]): run for run in runs}
+    ids = [row[0] for row in unit.execute(_FIRST_TO_START, {"runs": list(by_id)})]
+    for run_id, reason in unit.execute(_REASONS, {"ids": ids, "waits": waits_of_step_runs(unit, ids)}):
+        by_id[run_id]["waiting_for"] = reason
 
 
 _COUNTS = f"""
