@@ -97,6 +97,23 @@ def test_without_redis_ringing_is_no_error(tmp_path: Path, reaper: Reaper) -> No
     server.stop()
 
 
+def test_a_user_who_may_run_no_script_is_named_as_the_cause(redis_url: str) -> None:
+    with Redis.from_url(redis_url) as admin:
+        admin.acl_setuser("plain", enabled=True, nopass=True, keys=["*"], categories=["+@all", "-@scripting"])
+        try:
+            doorbell = Doorbell(_as_user(redis_url, "plain"))
+            with pytest.raises(ServiceUnavailable, match=r"permissions.*eval"):
+                doorbell.ping()
+        finally:
+            admin.acl_deluser("plain")
+
+
+def _as_user(url: str, name: str) -> str:
+    """The URL with the name of a user without a password."""
+    scheme, place = url.split("://")
+    return f"{scheme}://{name}:-@{place}"
+
+
 def test_few_questions_wait_at_a_time(doorbell: Doorbell, monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread that waits for a worker serves nothing else."""
 

@@ -19,7 +19,7 @@ _HANDLE = PACKAGE / "services" / "backend_handle.py"
 
 _BACKEND_CALLS = {"submit_many", "get_statuses", "cancel_many", "cleanup_many", "find", "list_jobs"}
 _FILE_CALLS = {"mkdir", "makedirs", "rename", "replace", "unlink", "symlink", "write", "rmtree"}
-_REDIS_CALLS = {"enqueue", "enqueue_many", "sadd", "spop", "set", "delete", "expire", "lpush", "publish"}
+_REDIS_CALLS = {"enqueue", "_fill_up", "sadd", "spop", "set", "delete", "expire", "lpush", "publish"}
 _SCHEDULER_CALLS = {"run", "act", "symlink", "link", "replace", "put"}
 _CACHES = ("_numbered", "_limits")
 _COVERED_BY_CALLER = {
