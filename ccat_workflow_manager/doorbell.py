@@ -382,7 +382,7 @@ def listen(
 def _message(queue: Queue, bell: Bell, backend: str) -> Job:
     return queue.create_job(
         _task(bell),
-        args=(backend, []),
+        args=(backend, []),  # a worker of the version before takes a list of ids, and does not look at it
         timeout=-1,
         result_ttl=0,
         ttl=_MESSAGE_LIFE_SECONDS,

@@ -1,4 +1,7 @@
-"""The functions that RQ calls. A message names a backend and step runs; the database holds what is to be done."""
+"""The functions that RQ calls. A message names a backend; the database holds what is to be done.
+
+The ids in messages of the version before count for nothing.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ def bind(context: Context) -> None:
 
 
 def launch(backend: str, ids: Sequence[str]) -> None:
-    """Launch up to BATCH ready step runs, the most urgent first. They need not be those of the message."""
+    """Launch up to BATCH ready step runs, the most urgent first."""
 
     def work(context: Context) -> None:
         if context.launcher.launch(backend, BATCH) >= BATCH:
