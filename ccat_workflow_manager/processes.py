@@ -16,10 +16,11 @@ from ccat_workflow_manager import failpoints, tasks, watchdog
 from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.migrate import require_current
 from ccat_workflow_manager.db.workers import WorkerStore
-from ccat_workflow_manager.doorbell import listen, required
+from ccat_workflow_manager.doorbell import required
 from ccat_workflow_manager.errors import BackendError, WorkflowError
 from ccat_workflow_manager.execution import runtime
 from ccat_workflow_manager.lifecycle.models import What
+from ccat_workflow_manager.listener import listen
 from ccat_workflow_manager.services import presence
 from ccat_workflow_manager.services.breakers import Breakers
 from ccat_workflow_manager.services.deletion import Deletions, Retention

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -127,7 +127,11 @@ RETURNING breaker_key, pipeline, step
 """
 """Removes breakers, and returns those that were open."""
 
-_READY = f"SELECT id, backend FROM step_runs WHERE {CLAIMABLE} AND breaker_key = ANY(:keys) ORDER BY id LIMIT :limit"
+_READY = f"""
+SELECT x.backend, count(*) FROM (
+  SELECT backend FROM step_runs WHERE {CLAIMABLE} AND breaker_key = ANY(:keys) LIMIT :limit
+) x GROUP BY x.backend
+"""
 
 _SET_PROBES = """
 UPDATE breakers b SET probe = s.id, probe_at = now() + :seconds * interval '1 second'
@@ -174,8 +178,8 @@ class BreakerStore:
         """A breaker has opened in this transaction."""
         self._policy = policy
 
-    def record(self, failures: Iterable[tuple[UUID, str]], succeeded: Iterable[UUID]) -> dict[str, list[UUID]]:
-        """Count failures (step run, signature) and successes. Returns what becomes ready, by backend.
+    def record(self, failures: Iterable[tuple[UUID, str]], succeeded: Iterable[UUID]) -> Counter[str]:
+        """Count failures (step run, signature) and successes. Returns how many become ready, by backend.
 
         A success in the same transaction outweighs the failures of its key: their order is unknown.
         """
@@ -245,21 +249,19 @@ class BreakerStore:
             event = {"key": breaker_key, "event": "probed", "actor": actor, "text": f"{step}/{key} is the probe"}
             self.unit.execute(_RECORD_EVENT, event)
 
-    def close(self, keys: Iterable[UUID], event: str, actor: str, text: str) -> dict[str, list[UUID]]:
-        """Remove breakers, open or not. Returns what becomes ready, by backend."""
+    def close(self, keys: Iterable[UUID], event: str, actor: str, text: str) -> Counter[str]:
+        """Remove breakers, open or not. Returns how many step runs become ready, by backend."""
         wanted = sorted(keys)
         if not wanted:
-            return {}
+            return Counter()
         closed = self.unit.execute(_REMOVE, {"keys": wanted, "event": event, "actor": actor, "text": text}).all()
-        ready: dict[str, list[UUID]] = {}
-        if closed:
-            found = self.unit.execute(_READY, {"keys": [row[0] for row in closed], "limit": _MOST_READY})
-            for step_run_id, backend in found:
-                ready.setdefault(backend, []).append(step_run_id)
-            for key, pipeline, step in closed:
-                words = ("breaker %s of %s/%s %s: %s", key, pipeline, step, event, text)
-                self.unit.after_commit(partial(log.warning, *words))
-        return ready
+        if not closed:
+            return Counter()
+        for key, pipeline, step in closed:
+            words = ("breaker %s of %s/%s %s: %s", key, pipeline, step, event, text)
+            self.unit.after_commit(partial(log.warning, *words))
+        found = self.unit.execute(_READY, {"keys": [row[0] for row in closed], "limit": _MOST_READY})
+        return Counter(dict(found))
 
     def any_open(self) -> bool:
         """Whether `requeue_waiting` may find anything."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -153,8 +154,8 @@ class Created:
 
     run_ids: list[UUID | None]
     """In the order of the requests. None: a run with this id or idempotency key exists."""
-    ready: dict[str, list[UUID]]
-    """By backend: step runs that can be claimed at once."""
+    ready: Counter[str]
+    """By backend, how many step runs can be claimed at once."""
     shown: dict[UUID, str] = field(default_factory=dict)
     """The runs as JSON, if requested and if one answer may list all their step runs."""
     refused: dict[UUID, str] = field(default_factory=dict)
@@ -176,12 +177,8 @@ def create_runs(unit: UnitOfWork, new: Sequence[NewRun], *, shown: bool = False)
     refused = _refused(left, queues)
     admitted = _create(unit, [run for run in left if run.run_id not in refused], shown=shown, counted=True)
     written = {run_id for run_id in (*created.run_ids, *admitted.run_ids) if run_id is not None}
-    ready = {
-        backend: [*created.ready.get(backend, ()), *admitted.ready.get(backend, ())]
-        for backend in (*created.ready, *admitted.ready)
-    }
     ids = [run.run_id if run.run_id in written else None for run in new]
-    return Created(ids, ready, {**created.shown, **admitted.shown}, refused)
+    return Created(ids, created.ready + admitted.ready, {**created.shown, **admitted.shown}, refused)
 
 
 def _create(unit: UnitOfWork, new: Sequence[NewRun], *, shown: bool, counted: bool) -> Created:
@@ -253,8 +250,8 @@ class _Records:
     steps: list[dict[str, Any]] = field(default_factory=list)
     step_runs: list[dict[str, Any]] = field(default_factory=list)
     changes: list[dict[str, Any]] = field(default_factory=list)
-    ready: list[tuple[UUID, str, UUID]] = field(default_factory=list)
-    """(run_id, backend, step_run_id) of step runs that are ready at once."""
+    ready: list[tuple[UUID, str]] = field(default_factory=list)
+    """The run and the backend of each step run that is ready at once."""
 
     def parameters(self) -> dict[str, str]:
         return {
@@ -264,13 +261,9 @@ class _Records:
             "changes": json_list(self.changes),
         }
 
-    def ready_of(self, written: Set[UUID]) -> dict[str, list[UUID]]:
-        """By backend, the ready step runs of the runs that were written."""
-        found: dict[str, list[UUID]] = {}
-        for run_id, backend, step_run_id in self.ready:
-            if run_id in written:
-                found.setdefault(backend, []).append(step_run_id)
-        return found
+    def ready_of(self, written: Set[UUID]) -> Counter[str]:
+        """By backend, how many step runs of the runs that were written are ready."""
+        return Counter(backend for run_id, backend in self.ready if run_id in written)
 
     def add(self, run: NewRun) -> None:
         self.runs.append(
@@ -343,7 +336,7 @@ class _Records:
         for planned in step.step_runs:
             step_run_id = next(ids)
             if planned.unmet == 0:
-                self.ready.append((run.run_id, backend, step_run_id))
+                self.ready.append((run.run_id, backend))
             record = {
                 "id": str(step_run_id),
                 "run_id": run_id,

@@ -31,8 +31,8 @@ _Step = tuple[UUID, int]
 """A run and the position of a step."""
 _StepKey = tuple[UUID, int, str | None]
 """The same and a key; None stands for all step runs of the step."""
-_Ready = Callable[[str, UUID], None]
-"""Called with the backend and the id of each step run that becomes ready."""
+_Ready = Callable[[str], None]
+"""Called with the backend of each step run that becomes ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class Dependents:
 
     def skip(self, blocks: dict[_StepKey, Block], lock: str) -> Batch:
         """Skip these dependents and what is behind them. Returns what was written."""
-        return self._levels(_Ends(), blocks, lock, lambda backend, step_run_id: None)
+        return self._levels(_Ends(), blocks, lock, lambda _: None)
 
     def blocks(self, causes: Iterable[Cause]) -> dict[_StepKey, Block]:
         """The dependents that these losses block, by strong edges."""
@@ -246,9 +246,9 @@ class Dependents:
         )
         for statement, met in releases:
             if met:
-                for step_run_id, backend, is_ready in self.unit.execute(statement, {"met": json_list(met)}):
+                for backend, is_ready in self.unit.execute(statement, {"met": json_list(met)}):
                     if is_ready:
-                        ready(backend, step_run_id)
+                        ready(backend)
         if decisions.held:
             rows = {row.id: row for row in reopened}
             for step_run_id, unmet in self.unit.execute(sql.HOLD_SOFT, {"held": json_list(decisions.held)}):

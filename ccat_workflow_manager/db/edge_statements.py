@@ -35,7 +35,7 @@ _READY_AFTERWARDS = "s.unmet = 0 AND s.status = 'PENDING' AND NOT s.held AS read
 
 _SUBTRACT_MET = f"""
 UPDATE step_runs s SET unmet = s.unmet - l.n FROM locked l WHERE s.id = l.id
-RETURNING s.id, s.backend, {_READY_AFTERWARDS}
+RETURNING s.backend, {_READY_AFTERWARDS}
 """
 
 RELEASE_SAME_KEY = f"""
@@ -93,7 +93,7 @@ UPDATE step_runs s SET
   awaits = ARRAY(SELECT a FROM unnest(s.awaits) a WHERE a <> ALL(h.upstream)),
   caveats = CASE WHEN h.caveats IS NULL THEN s.caveats ELSE COALESCE(s.caveats, '[]') || h.caveats END
 FROM hits h WHERE s.id = h.id AND s.awaits && h.upstream
-RETURNING s.id, s.backend, {_READY_AFTERWARDS}
+RETURNING s.backend, {_READY_AFTERWARDS}
 """
 """A soft edge is met: its step runs wait for one step less, once. Tolerated losses are caveats of theirs."""
 

@@ -8,6 +8,7 @@ for each other: step runs by id (which is also topological), edges, dependents, 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,22 +42,21 @@ class Applied:
 
     applied: list[UUID] = field(default_factory=list)
     refused: dict[UUID, str] = field(default_factory=dict)
-    ready: dict[str, list[UUID]] = field(default_factory=dict)
-    """By backend: step runs that may be claimed from now on, and those that make room in a project with limits."""
+    ready: Counter[str] = field(default_factory=Counter)
+    """By backend, how many step runs may be claimed from now on, and those that make room in a project with limits."""
     finished_runs: list[UUID] = field(default_factory=list)
     breaker_opened: bool = False
     ended: int = 0
     """How many of `applied` have ended."""
 
-    def add_ready(self, backend: str, step_run_id: UUID) -> None:
-        self.ready.setdefault(backend, []).append(step_run_id)
+    def add_ready(self, backend: str) -> None:
+        self.ready[backend] += 1
 
     def add(self, other: Applied) -> None:
         """Take in the result of a further write."""
         self.applied += other.applied
         self.refused |= other.refused
-        for backend, ids in other.ready.items():
-            self.ready.setdefault(backend, []).extend(ids)
+        self.ready += other.ready
         self.finished_runs += other.finished_runs
         self.breaker_opened |= other.breaker_opened
         self.ended += other.ended
@@ -155,10 +155,8 @@ class RunStore:
         unclaimed = {row.id: row for row in rows.values() if row.status is Status.PENDING and row.claims == 0}
         return self._write(unclaimed, [Transition(step_run_id, [end]) for step_run_id in unclaimed], runs)
 
-    def pause(
-        self, run_ids: Sequence[UUID], *, paused: bool, term: Term = NO_TERM
-    ) -> tuple[list[UUID], dict[str, list[UUID]]]:
-        """Pause or resume runs; a finished run is not paused. Returns the runs concerned, and what becomes ready.
+    def pause(self, run_ids: Sequence[UUID], *, paused: bool, term: Term = NO_TERM) -> tuple[list[UUID], Counter[str]]:
+        """Pause or resume runs; a finished run is not paused. Returns the runs, and by backend how many become ready.
 
         It locks all step runs first, like every writer: meanwhile no run can be finished or retried.
         """
@@ -167,9 +165,9 @@ class RunStore:
         chosen = [row[0] for row in found]
         result = Applied()
         parameters = {"run_ids": chosen, "paused": paused}
-        for step_run_id, backend, ready in self.unit.execute(sql.HOLD_STEP_RUNS, parameters):
+        for backend, ready in self.unit.execute(sql.HOLD_STEP_RUNS, parameters):
             if ready:
-                result.add_ready(backend, step_run_id)
+                result.add_ready(backend)
         self.unit.execute(sql.PAUSE_RUNS, {**parameters, "by": term.actor, "why": term.why, "until": term.until})
         return chosen, result.ready
 
@@ -229,15 +227,14 @@ class RunStore:
         self._dependents.settle(batch, result.add_ready)
         for row in rows.values():
             if row.status is Status.PENDING and row.unmet == 0:
-                result.add_ready(row.backend, row.id)
+                result.add_ready(row.backend)
         if batch.failures or any(row.has_breaker for row in batch.succeeded):
-            for backend, ids in self._breakers.record(batch.failures, [row.id for row in batch.succeeded]).items():
-                result.ready.setdefault(backend, []).extend(ids)
+            result.ready += self._breakers.record(batch.failures, [row.id for row in batch.succeeded])
             result.breaker_opened = self._breakers.opened
         result.finished_runs += count(batch)
         for row in rows.values():
             if row.run_id in self._limited_runs and row.status not in USES_LIMITS:
-                result.add_ready(row.backend, row.id)
+                result.add_ready(row.backend)
         if batch.blocked or batch.reopened:
             result.finished_runs += self._recheck_upstream(batch)
         return result

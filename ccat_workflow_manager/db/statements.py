@@ -259,7 +259,7 @@ PAUSABLE_RUNS = "SELECT id FROM runs WHERE id = ANY(:run_ids) AND (finished_at I
 
 HOLD_STEP_RUNS = """
 UPDATE step_runs SET held = :paused WHERE run_id = ANY(:run_ids) AND held <> :paused
-RETURNING id, backend, unmet = 0 AND status = 'PENDING' AND NOT held AS ready
+RETURNING backend, unmet = 0 AND status = 'PENDING' AND NOT held AS ready
 """
 
 PAUSE_RUNS = """

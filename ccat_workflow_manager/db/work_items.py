@@ -103,10 +103,10 @@ def cancel_items(unit: UnitOfWork, backend: str, after: UUID | None, limit: int)
     )
 
 
-def launchable_ids(unit: UnitOfWork, backend: str, limit: int) -> list[UUID]:
-    """Step runs that a worker could claim now, in no order: they say how many messages are needed."""
-    found = unit.execute(
-        f"SELECT id FROM step_runs WHERE backend = :backend AND {LAUNCHABLE} LIMIT :limit",
-        {"backend": backend, "limit": limit},
-    )
-    return [row[0] for row in found]
+def launchable(unit: UnitOfWork, backend: str, most: int) -> int:
+    """How many step runs a worker could claim now, counted up to `most`: they say how many messages are needed."""
+    count: int = unit.execute(
+        f"SELECT count(*) FROM (SELECT 1 FROM step_runs WHERE backend = :backend AND {LAUNCHABLE} LIMIT :most) x",
+        {"backend": backend, "most": most},
+    ).scalar_one()
+    return count

@@ -17,16 +17,15 @@ from ccat_workflow_manager.db.partitions import maintain_audit, maintain_events
 from ccat_workflow_manager.db.retries import try_lock_retries
 from ccat_workflow_manager.db.runs import RunStore
 from ccat_workflow_manager.db.session import Database
-from ccat_workflow_manager.db.work_items import launchable_ids
+from ccat_workflow_manager.db.work_items import launchable
 from ccat_workflow_manager.db.workers import SILENT_SECONDS, WorkerStore
-from ccat_workflow_manager.doorbell import BATCH, Bell, Doorbell
+from ccat_workflow_manager.doorbell import MOST_ROWS, Bell, Doorbell
 from ccat_workflow_manager.failures import FailureReason
 from ccat_workflow_manager.lifecycle.models import Transition, TransitionEvent
 from ccat_workflow_manager.lifecycle.states import Event
 
 log = logging.getLogger(__name__)
 
-_RING_AT_MOST = 10 * BATCH
 _SWEEP_AT_MOST = 1000
 _QUEUES_SECONDS = 60
 
@@ -76,9 +75,8 @@ class RequeueSweep:
             self._doorbell.ring(bell, backend)
             return
         with self._database.read() as unit:
-            ready = launchable_ids(unit, backend, _RING_AT_MOST)
-        if ready:
-            self._doorbell.ring(bell, backend, len(ready))
+            ready = launchable(unit, backend, MOST_ROWS)
+        self._doorbell.ring_all(bell, {backend: ready})
 
 
 def _bells(work: Workload) -> list[Bell]:

@@ -12,8 +12,8 @@ from ccat_workflow_manager.db.backends import BackendStore
 from ccat_workflow_manager.db.holds import HoldStore
 from ccat_workflow_manager.db.pipelines import PipelineStore
 from ccat_workflow_manager.db.session import Database, UnitOfWork
-from ccat_workflow_manager.db.work_items import launchable_ids
-from ccat_workflow_manager.doorbell import BATCH, Bell, Doorbell
+from ccat_workflow_manager.db.work_items import launchable
+from ccat_workflow_manager.doorbell import MOST_ROWS, Bell, Doorbell
 from ccat_workflow_manager.errors import Fault, Invalid, NotFound
 from ccat_workflow_manager.identity import Identity, Role
 from ccat_workflow_manager.lifecycle.holds import Hold, Kind, Mode
@@ -21,7 +21,6 @@ from ccat_workflow_manager.lifecycle.overrides import Term
 
 log = logging.getLogger(__name__)
 
-_RING_AT_MOST = 10 * BATCH
 TIME_IS_OVER = Identity("until", "until", Role.ADMIN)
 """Who ends what was to last until a certain time, in the audit."""
 
@@ -116,7 +115,7 @@ def ring_launchable(database: Database, doorbell: Doorbell) -> None:
     """Ring for all that could start now, after something that kept step runs of many lanes back is gone."""
     with database.read() as unit:
         ready = {
-            each.backend: launchable_ids(unit, each.backend, _RING_AT_MOST)
+            each.backend: launchable(unit, each.backend, MOST_ROWS)
             for each in BackendStore(unit).workloads()
             if each.ready and not each.retry_in
         }

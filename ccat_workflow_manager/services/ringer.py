@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
 from threading import Lock
-from uuid import UUID
 
 from ccat_workflow_manager.doorbell import Bell, Doorbell
 from ccat_workflow_manager.threads import Threads
@@ -21,16 +20,15 @@ class Ringer:
     def __init__(self, doorbell: Doorbell) -> None:
         self._doorbell = doorbell
         self._lock = Lock()
-        self._ready: dict[str, list[UUID]] = {}
-        """By backend, the step runs that no message names yet."""
+        self._ready = Counter[str]()
+        """By backend, the step runs that it has not rung for yet."""
         self._threads = Threads(1, "ring")
 
-    def ring(self, ready: Mapping[str, Sequence[UUID]]) -> None:
+    def ring(self, ready: Counter[str]) -> None:
         """Call workers to launch these step runs, soon."""
         with self._lock:
             is_first = not self._ready
-            for backend, ids in ready.items():
-                self._ready.setdefault(backend, []).extend(ids)
+            self._ready += ready
         if is_first and ready:
             self._threads.submit(Ringer._ring, self)
 
@@ -41,5 +39,5 @@ class Ringer:
 
     def _ring(self) -> None:
         with self._lock:
-            ready, self._ready = self._ready, {}
+            ready, self._ready = self._ready, Counter[str]()
         self._doorbell.ring_all(Bell.LAUNCH, ready)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from typing import Any
@@ -79,10 +79,10 @@ class Deaf:
     def __init__(self) -> None:
         self.calls: list[tuple[Bell, str]] = []
 
-    def ring(self, bell: Bell, backend: str, ids: Sequence[object] = ()) -> None:
+    def ring(self, bell: Bell, backend: str, rows: int = 1) -> None:
         self.calls.append((bell, backend))
 
-    def ring_all(self, bell: Bell, ready: dict[str, list[UUID]]) -> None:
+    def ring_all(self, bell: Bell, ready: Mapping[str, int]) -> None:
         self.calls += [(bell, backend) for backend in ready]
 
 

@@ -16,7 +16,7 @@ from tests.support.waiting import PATIENCE
 
 DRAINED = """
 import sys
-from ccat_workflow_manager.doorbell import listen
+from ccat_workflow_manager.listener import listen
 listen(sys.argv[1], ["noop"], name="drained", on_alive=lambda: print("alive", flush=True), is_drained=lambda: True)
 """
 

@@ -48,7 +48,7 @@ _COVERED_BY_CALLER = {
     "doorbell.py:queues_are_due",
     "doorbell.py:remember",
     # The message has been answered; if it stays, it is answered once more.
-    "doorbell.py:execute_job",
+    "listener.py:execute_job",
     # Inside of `command.run` in `calls.py`; commands that only look change nothing.
     "hpc/batch/calls.py:_run",
     "hpc/batch/calls.py:ask",
@@ -79,7 +79,7 @@ def functions(path: Path, text: str) -> Iterator[tuple[str, ast.AST]]:
 def effects(path: Path, text: str) -> Iterator[tuple[str, ast.Call]]:
     """Calls in this module that change something outside of the process, or ask a backend."""
     folder = path.relative_to(PACKAGE).parts[0]
-    wanted = {"execution": _FILE_CALLS, "doorbell.py": _REDIS_CALLS}.get(folder, set())
+    wanted = {"execution": _FILE_CALLS, "doorbell.py": _REDIS_CALLS, "listener.py": _REDIS_CALLS}.get(folder, set())
     if path == _HANDLE:
         wanted = _BACKEND_CALLS
     if path.parent == PACKAGE / "hpc" / "batch":
