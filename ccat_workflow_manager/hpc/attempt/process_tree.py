@@ -23,6 +23,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 _GONE = (FileNotFoundError, ProcessLookupError)
 _DEAD_STATES = frozenset("ZXx")
 _KILL_ROUNDS = 50
+_ENVIRONMENT_LOOKS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,10 @@ class Process:
     cpu_seconds: float
     """Its own, and those of the children that it has waited for."""
     rss: int
+    size: int
+    """Its address space in bytes: 0 once it is about to end, and for the kernel's own."""
+    environment: tuple[int, int]
+    """Where it begins and ends. At a moment of `exec` both are 0, or they are the same."""
 
     @property
     def alive(self) -> bool:
@@ -105,7 +110,7 @@ def look(pid: int) -> Process | None:
         return None
     # The name, in parentheses, may hold anything; everything behind the last one is numbers.
     state, *numbers = text[text.rindex(b")") + 2 :].split()
-    fields = [int(number) for number in numbers[:21]]
+    fields = [int(number) for number in numbers]
     return Process(
         pid=pid,
         parent=fields[0],
@@ -114,6 +119,8 @@ def look(pid: int) -> Process | None:
         started=fields[18],
         cpu_seconds=sum(fields[10:14]) / _TICKS,
         rss=fields[20] * _PAGE,
+        size=fields[19],
+        environment=(fields[46], fields[47]),
     )
 
 
@@ -126,6 +133,11 @@ def identity(pid: int) -> Identity | None:
     """The process that has this pid now."""
     process = look(pid)
     return Identity(pid, process.started) if process is not None else None
+
+
+def identities(pids: Iterable[int]) -> set[Identity]:
+    """The processes that have these pids now. While one ends it loses its mark; its identity it keeps."""
+    return {found for pid in pids if (found := identity(pid)) is not None}
 
 
 @cache
@@ -185,10 +197,12 @@ def kill_all(job_id: str, root: Identity | None) -> None:
 
     They are stopped first, so that no process sees another one die and acts on it: a script would record that end.
     """
+    killed: set[Identity] = set()
     for _ in range(_KILL_ROUNDS):
         pids = members(job_id, root)
-        if not pids:
+        if not pids and not any(process.running for process in killed):
             return
+        killed |= identities(pids)
         send(signal.SIGSTOP, pids)
         send(signal.SIGKILL, pids)
         time.sleep(0.01)
@@ -227,11 +241,25 @@ def _proportional(pid: int) -> int:
 
 
 def _environment(pid: int) -> list[bytes]:
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            return file.read().split(b"\0")
-    except (*_GONE, PermissionError):
-        return []
+    """The environment of a process. During `exec` it reads as empty for a moment, so an empty one is read again."""
+    seen_empty = 0
+    for _ in range(_ENVIRONMENT_LOOKS):
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                text = file.read()
+        except (*_GONE, PermissionError):
+            return []
+        if text:
+            return text.split(b"\0")
+        process = look(pid)
+        if process is None or not process.size:
+            return []
+        begin, end = process.environment
+        seen_empty += begin == end > 0
+        if seen_empty > 1:
+            return []
+        time.sleep(0.0005)
+    return []
 
 
 def _pids() -> Iterator[int]:

@@ -273,7 +273,8 @@ class Engine:
         self._end_rest(job, now)
 
     def _end_rest(self, job: Job, now: float) -> None:
-        rest = processes.left_over(job, self._children)
+        rest = processes.left_over(job, self._children) | {found.pid for found in job.ending if found.running}
+        job.ending = process_tree.identities(rest)
         if rest and now >= job.give_up_at:
             # No signal ends a process that waits in the kernel, such as for a file server.
             job.left = f"{len(rest)} processes of the job could not be killed: {listed(sorted(map(str, rest)), _NAMED)}"

@@ -85,6 +85,8 @@ class Job:
     """How its script ended, as far as that is known."""
     record: str | None = None
     """The exit record as text, complete."""
+    ending: set[Identity] = field(default_factory=set)
+    """Its other processes, which must end as well."""
     left: str | None = None
     """Its processes that SIGKILL does not end."""
     lost: tuple[FailureReason, str] | None = None

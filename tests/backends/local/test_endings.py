@@ -90,6 +90,19 @@ def test_what_a_job_leaves_behind_is_ended(either_site: Site, tmp_path: Path) ->
     assert not [name for name, pid in pids.items() if is_alive(pid)]
 
 
+def test_a_large_process_left_behind_has_ended_before_its_job(either_site: Site, tmp_path: Path) -> None:
+    """It loses its environment, so the mark of its job, before the kernel has freed its memory."""
+    program = "import os; x = bytearray(b'x') * (400 << 20); print(os.getpid(), flush=True); input()"
+    script = """
+    mkfifo "$1/never"
+    setsid "$2" -I -S -c "$3" >"$1/large" <>"$1/never" &
+    until [ -s "$1/large" ]; do sleep 0.02; done
+    """
+    info = either_site.ended(either_site.sh(script, str(tmp_path), sys.executable, program, memory_gb=1))
+    assert (info.status, info.exit_code) == (JobStatus.COMPLETED, 0)
+    assert not is_alive(int((tmp_path / "large").read_text()))
+
+
 def test_without_a_directory_for_its_record_a_job_fails_with_words(site: Site) -> None:
     gate = site.root / "go"
     request = site.request("/bin/sh", "-c", 'rm -r "$1"; until [ -e "$2" ]; do sleep 0.02; done', "sh", "", str(gate))
