@@ -72,7 +72,7 @@ def _write(connection: psycopg.Connection, history: History, say: bool) -> None:
 def _partition(connection: psycopg.Connection, begin: float) -> set[str]:
     """Make the partitions from the first month of the history to the present one. Returns their names."""
     made: set[str] = set()
-    month = datetime.fromtimestamp(begin, UTC).replace(day=1)
+    month = datetime.fromtimestamp(begin, UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     while month <= datetime.now(UTC):
         following = (month + timedelta(days=32)).replace(day=1)
         for table in _PARTITIONED:
