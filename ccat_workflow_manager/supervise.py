@@ -7,7 +7,6 @@ process keeps one thread and opens no connection.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import gc
 import importlib
@@ -20,22 +19,21 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import IO
 
 from ccat_workflow_manager import local_api
-from ccat_workflow_manager.db.migrate import upgrade
-from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedServer, EmbeddedValkey
 from ccat_workflow_manager.errors import ConfigurationError, ServiceUnavailable, WorkflowError
+from ccat_workflow_manager.forked import die_with_parent, in_forked_process
 from ccat_workflow_manager.settings import Settings
 from ccat_workflow_manager.watchdog import Page
 
 log = logging.getLogger(__name__)
 
 _PRELOADED = ("ccat_workflow_manager.http_server", "ccat_workflow_manager.processes")
-_PR_SET_PDEATHSIG = 1
 _RESTART_SECONDS = (0.5, 30.0)
 _HEALTHY_SECONDS = 60.0
 _DRAIN_SECONDS = 30.0
@@ -91,10 +89,9 @@ class Deployment:
                     self.settings = self.settings.model_copy(update={"api_port": _free_port(self.settings.api_host)})
                 _require_free(self.settings.api_host, self.settings.api_port)
             self._start_servers()
+            # Apart, so that no process keeps the libraries of the first migration.
+            in_forked_process(partial(_upgrade, self.settings.database_url))
             preload()
-            database = Database(self.settings.database_url)
-            upgrade(database)
-            database.close()
             self._signals = _wakeup_pipe()
             self._children = [_Child("manager", lambda page: self._run_manager())]
             self._children += [
@@ -337,11 +334,13 @@ def _run_child(child: _Child, parent: int) -> int:
         sys.stderr.flush()
 
 
-def die_with_parent(parent: int) -> None:
-    """Have the kernel send SIGTERM when the parent dies: an orphan would keep the port of the API."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    if os.getppid() != parent:  # it has died already; in a container it may be process 1
-        os.kill(os.getpid(), signal.SIGTERM)
+def _upgrade(database_url: str) -> None:
+    from ccat_workflow_manager.db.migrate import upgrade
+    from ccat_workflow_manager.db.session import Database
+
+    database = Database(database_url)
+    upgrade(database)
+    database.close()
 
 
 def preload() -> None:

@@ -35,6 +35,7 @@ _SETTINGS: Mapping[str, str] = {
     "wal_compression": "off",
     "max_wal_senders": "0",
     "wal_level": "minimal",
+    "max_logical_replication_workers": "0",
     "max_parallel_workers_per_gather": "0",
     "autovacuum_naptime": "60s",
     "autovacuum_vacuum_scale_factor": "0.05",

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 
-from ccat_workflow_manager.errors import ConfigurationError
+from ccat_workflow_manager.forked import in_forked_process
 from ccat_workflow_manager.settings.loader import load_settings
 from ccat_workflow_manager.settings.service import Settings
 
@@ -19,31 +17,4 @@ def load_settings_apart(
 
     Must be called before the first thread starts. Raises the errors of `load_settings`.
     """
-    load = partial(load_settings, overrides, serves_api=serves_api, runs_jobs=runs_jobs)
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.close(reader)
-            with open(writer, "wb") as pipe:
-                pipe.write(_loaded(load))
-        finally:
-            os._exit(0)
-    os.close(writer)
-    with open(reader, "rb") as pipe:
-        data = pipe.read()
-    os.waitpid(pid, 0)
-    # Without an answer something unforeseen has happened: it happens here once more, with its traceback.
-    loaded = pickle.loads(data) if data else load()
-    if isinstance(loaded, ConfigurationError):
-        raise loaded
-    assert isinstance(loaded, Settings)
-    return loaded
-
-
-def _loaded(load: Callable[[], Settings]) -> bytes:
-    """The settings, or the error, as bytes."""
-    try:
-        return pickle.dumps(load())
-    except ConfigurationError as error:
-        return pickle.dumps(error)
+    return in_forked_process(partial(load_settings, overrides, serves_api=serves_api, runs_jobs=runs_jobs))

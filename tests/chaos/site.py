@@ -24,6 +24,7 @@ from ccat_workflow_manager.context import Context
 from ccat_workflow_manager.db.migrate import upgrade
 from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedValkey
+from ccat_workflow_manager.forked import die_with_parent
 from ccat_workflow_manager.hpc.batch import scheduler_backend
 from ccat_workflow_manager.processes import run_manager, run_worker
 from ccat_workflow_manager.settings import load_settings
@@ -163,7 +164,7 @@ class Site:
         log = os.open(self.log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         for number in (1, 2):
             os.dup2(log, number)
-        supervise.die_with_parent(parent)
+        die_with_parent(parent)
         os.environ.update({VARIABLE: f"@{self.injections}", "TMPDIR": str(self.temporary)})
         tempfile.tempdir = None
         logging.basicConfig(

@@ -186,6 +186,21 @@ def test_commands_find_a_service_at_any_port_while_it_is_up(
     assert deployment_url(tmp_path / "data") == ""
 
 
+def test_no_process_keeps_the_libraries_of_the_first_migration(
+    postgres_url: str, redis_url: str, tmp_path: Path, reaper: Reaper
+) -> None:
+    env = variables(DATABASE_URL=postgres_url, REDIS_URL=redis_url, HPC_BACKEND="noop", WORKERS=1)
+    output = tmp_path / "up.out"
+    with process("up", "--data-dir", str(tmp_path / "data"), "--port", "0", env=env, output=output) as up:
+        reaper.watch(up.pid)
+        wait_until(lambda: "Ctrl-C" in output.read_text(), 60, output.with_suffix(".stderr").read_text)
+        pids = [up.pid, *(child.pid for child in psutil.Process(up.pid).children(recursive=True))]
+        mapped = {pid: Path(f"/proc/{pid}/maps").read_text() for pid in pids}
+    assert len(mapped) == 3, "up, the manager and the worker"
+    assert all("/psycopg" in text for text in mapped.values())
+    assert not [pid for pid, text in mapped.items() if "/sqlalchemy/" in text]
+
+
 @pytest.mark.needs("root")
 def test_up_as_the_first_process_of_a_container(
     postgres_url: str, redis_url: str, tmp_path: Path, reaper: Reaper
