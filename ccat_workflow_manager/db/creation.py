@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Hashable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields
 from typing import Any
 from uuid import UUID
@@ -37,35 +37,40 @@ _LANES = """, w AS (
   ON CONFLICT (project, pipeline, registered) DO UPDATE SET project = excluded.project
   RETURNING *
 ), o AS (
-  SELECT r.id AS run_id, a.id AS lane FROM r JOIN (SELECT * FROM known UNION ALL SELECT * FROM l) a
+  SELECT r.id AS run_id, n.plan, a.id AS lane FROM r JOIN n ON n.id = r.id
+  JOIN (SELECT * FROM known UNION ALL SELECT * FROM l) a
     ON a.project = r.project AND a.pipeline = r.pipeline AND a.registered = (r.pipeline_version IS NOT NULL)
 )"""
-"""The lane of each run in `r`. One that another transaction makes at the same time is waited for."""
+"""The plan and the lane of each run in `r`. A lane that another transaction makes at the same time is waited for."""
 
-# `r`, `t`, `s` and `e` insert the runs, their steps, step runs and events. `x` is a record of the table, `y` of a step.
+# `r`, `t`, `s` and `e` insert the runs, their steps, step runs and events. `n` holds the records of the runs, `y` those
+# of the steps of their plans, `x` those of the step runs.
 _WRITE = f"""
 WITH y AS MATERIALIZED (
-  SELECT * FROM json_to_recordset(CAST(:steps AS json)) AS y(run_id uuid, position smallint, name text, total integer,
+  SELECT * FROM json_to_recordset(CAST(:steps AS json)) AS y(plan integer, position smallint, name text, total integer,
     downstream_key smallint[], downstream_all smallint[], upstream smallint[], image text, soft smallint[],
     soft_allowed integer[], fail_fast smallint[], backend text, priority integer, max_attempts smallint,
     awaits smallint[], has_dependents boolean, resources jsonb, breaker_key uuid)
+), n AS MATERIALIZED (
+  SELECT * FROM json_to_recordset(CAST(:runs AS json)) AS n(id uuid, spec_id uuid, pipeline text,
+    pipeline_version integer, project text, parameters jsonb, labels jsonb, priority integer, backend text,
+    created_by text, n_pending integer, idempotency_key text, request_hash text, replay_of uuid, reuse uuid, trace text,
+    plan integer)
 ), r AS (
   INSERT INTO runs (id, spec_id, pipeline, pipeline_version, project, parameters, labels, priority, backend, created_by,
     n_pending, idempotency_key, request_hash, replay_of, reuse, trace)
   SELECT id, spec_id, pipeline, pipeline_version, project, parameters, labels, priority, backend, created_by, n_pending,
     idempotency_key, request_hash, replay_of, reuse, trace
-  FROM json_to_recordset(CAST(:runs AS json)) AS x(id uuid, spec_id uuid, pipeline text, pipeline_version integer,
-    project text, parameters jsonb, labels jsonb, priority integer, backend text, created_by text, n_pending integer,
-    idempotency_key text, request_hash text, replay_of uuid, reuse uuid, trace text)
-  WHERE :counted OR NOT EXISTS (SELECT 1 FROM projects q WHERE q.name = x.project AND q.max_queued IS NOT NULL)
+  FROM n
+  WHERE :counted OR NOT EXISTS (SELECT 1 FROM projects q WHERE q.name = n.project AND q.max_queued IS NOT NULL)
   ON CONFLICT DO NOTHING
   RETURNING *
 ){_LANES}, t AS (
   INSERT INTO run_steps (run_id, position, name, total, remaining, downstream_key, downstream_all, upstream, image,
     soft, soft_allowed, fail_fast)
-  SELECT y.run_id, y.position, y.name, y.total, y.total, y.downstream_key, y.downstream_all, y.upstream, y.image,
+  SELECT o.run_id, y.position, y.name, y.total, y.total, y.downstream_key, y.downstream_all, y.upstream, y.image,
     y.soft, y.soft_allowed, y.fail_fast
-  FROM y JOIN r ON r.id = y.run_id
+  FROM o JOIN y ON y.plan = o.plan
 ), s AS (
   INSERT INTO step_runs (id, run_id, position, step, key, item, backend, lane, priority, status, max_attempts, unmet,
     awaits, has_dependents, resources, breaker_key, replay_of, reuse)
@@ -75,7 +80,7 @@ WITH y AS MATERIALIZED (
   FROM json_to_recordset(CAST(:step_runs AS json)) AS x(id uuid, run_id uuid, position smallint, key text, item jsonb,
     unmet smallint, breaker_key uuid, replay_of uuid, reuse boolean)
   JOIN o ON o.run_id = x.run_id
-  JOIN y ON y.run_id = x.run_id AND y.position = x.position
+  JOIN y ON y.plan = o.plan AND y.position = x.position
   RETURNING *
 ), e AS (
   INSERT INTO events (step_run_id, run_id, project, event, to_status, attempt, actor)
@@ -247,6 +252,8 @@ class _Records:
     """The rows to insert, ready for `json_to_recordset`."""
 
     runs: list[dict[str, Any]] = field(default_factory=list)
+    plans: dict[Hashable, int] = field(default_factory=dict)
+    """The number of each plan. Runs with the same one have the same steps, which are sent once."""
     steps: list[dict[str, Any]] = field(default_factory=list)
     step_runs: list[dict[str, Any]] = field(default_factory=list)
     changes: list[dict[str, Any]] = field(default_factory=list)
@@ -266,9 +273,10 @@ class _Records:
         return Counter(backend for run_id, backend in self.ready if run_id in written)
 
     def add(self, run: NewRun) -> None:
+        run_id = str(run.run_id)
         self.runs.append(
             {
-                "id": str(run.run_id),
+                "id": run_id,
                 "spec_id": str(run.spec_id),
                 "pipeline": run.pipeline,
                 "pipeline_version": run.pipeline_version,
@@ -282,21 +290,20 @@ class _Records:
                 "idempotency_key": run.idempotency_key,
                 "request_hash": run.request_hash,
                 "trace": run.trace,
+                "plan": self._plan(run),
                 **({} if run.ancestry is None else _ancestors(run.ancestry)),
             }
         )
         if run.change is not None:
-            self._add_change(run.run_id, run.change)
-        downstream = _downstream(run.plan)
+            self._add_change(run_id, run.change)
         step_run_ids = iter(new_ids(run.plan.total))
         for step in run.plan.steps:
-            self._add_step(run, step, downstream[step.position])
-            self._add_step_runs(run, step, step_run_ids)
+            self._add_step_runs(run, run_id, step, step_run_ids)
 
-    def _add_change(self, run_id: UUID, change: Change) -> None:
+    def _add_change(self, run_id: str, change: Change) -> None:
         self.changes.append(
             {
-                "run_id": str(run_id),
+                "run_id": run_id,
                 "identity": change.by.key,
                 "address": change.address,
                 "action": change.action,
@@ -304,13 +311,25 @@ class _Records:
             }
         )
 
-    def _add_step(self, run: NewRun, step: PlannedStep, downstream: Sequence[tuple[int, Edge]]) -> None:
+    def _plan(self, run: NewRun) -> int:
+        """The number of the plan of a run. Adds the steps of a plan that is new."""
+        differing = tuple([(len(step.step_runs), step.image, step.breaker_key) for step in run.plan.steps])
+        key = (run.spec_id, run.backend, run.default_backend, run.priority, differing)
+        number = self.plans.get(key)
+        if number is None:
+            number = self.plans[key] = len(self.plans)
+            downstream = _downstream(run.plan)
+            for step in run.plan.steps:
+                self._add_step(number, run, step, downstream[step.position])
+        return number
+
+    def _add_step(self, plan: int, run: NewRun, step: PlannedStep, downstream: Sequence[tuple[int, Edge]]) -> None:
         total = len(step.step_runs)
         soft = [(position, edge) for position, edge in downstream if edge.soft]
         awaits = [edge.upstream for edge in step.dependencies if edge.soft and run.plan.steps[edge.upstream].step_runs]
         self.steps.append(
             {
-                "run_id": str(run.run_id),
+                "plan": plan,
                 "position": step.position,
                 "name": step.name,
                 "total": total,
@@ -331,8 +350,8 @@ class _Records:
             }
         )
 
-    def _add_step_runs(self, run: NewRun, step: PlannedStep, ids: Iterator[UUID]) -> None:
-        run_id, backend = str(run.run_id), _backend_of(run, step)
+    def _add_step_runs(self, run: NewRun, run_id: str, step: PlannedStep, ids: Iterator[UUID]) -> None:
+        backend = _backend_of(run, step)
         for planned in step.step_runs:
             step_run_id = next(ids)
             if planned.unmet == 0:

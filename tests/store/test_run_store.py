@@ -28,7 +28,7 @@ from ccat_workflow_manager.lifecycle.states import FINISHED, LIVE, TRANSITIONS, 
 from ccat_workflow_manager.services.run_request import RunRequest
 from tests.support.waiting import PATIENCE, wait_until
 
-DIAMOND = {
+DIAMOND: dict[str, Any] = {
     "name": "diamond",
     "parameters": {"type": "object", "properties": {"scans": {"type": "array"}}},
     "steps": [
@@ -111,6 +111,43 @@ def test_a_run_goes_through_its_dag(context: Context) -> None:
     assert done.finished_runs == [run_id]
     check_counters(context)
     assert set(statuses(context, run_id).values()) == {"COMPLETED"}
+
+
+def test_runs_of_one_request_are_like_runs_of_their_own(context: Context) -> None:
+    """Of runs with the same plan, the steps are sent to PostgreSQL once; these differ in every way that counts."""
+    tolerant = {
+        "name": "tolerant",
+        "parameters": {"type": "object", "properties": {"scans": {"type": "array"}, "tag": {"type": "string"}}},
+        "steps": [
+            {
+                "name": "first",
+                "foreach": "${parameters.scans}",
+                "image": "/sif/a-${parameters.tag}.sif",
+                "command": ["a"],
+            },
+            {"name": "second", "depends_on": [{"step": "first", "tolerate": "50%"}], "command": ["b"]},
+        ],
+    }
+    unordered = {**DIAMOND, "steps": [{**step, "depends_on": []} for step in DIAMOND["steps"]]}
+    requests = [
+        RunRequest(spec=spec, parameters={"scans": scans, **tag}, priority=priority, backend=backend)
+        for spec, tags in ((DIAMOND, [{}]), (unordered, [{}]), (tolerant, [{"tag": "1"}, {"tag": "2"}]))
+        for tag in tags
+        for scans in ([], ["x"], ["x", "y"], ["z", "y"])
+        for priority in (0, 3)
+        for backend in (None, "local")
+    ]
+    random.Random(1).shuffle(requests)
+    alone = [context.submitter.submit(request, actor="test")[0] for request in requests]
+    together, _ = context.submitter.submit_bulk(requests, actor="test")
+    assert [written(context, run_id) for run_id in together] == [written(context, run_id) for run_id in alone]
+
+
+def written(context: Context, run_id: UUID) -> list[Any]:
+    """The rows of a run, without its ids and times."""
+    steps = "SELECT to_jsonb(t) - 'run_id' FROM run_steps t WHERE run_id = :id ORDER BY position"
+    step_runs = "SELECT to_jsonb(t) - '{id,run_id,created_at}'::text[] FROM step_runs t WHERE run_id = :id ORDER BY id"
+    return [row[0] for sql in (steps, step_runs) for row in rows(context, sql, id=run_id)]
 
 
 def test_a_failure_skips_its_dependents_and_nothing_else(context: Context) -> None:
