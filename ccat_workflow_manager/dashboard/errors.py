@@ -28,7 +28,6 @@ from ccat_workflow_manager.identity import ANONYMOUS
 from ccat_workflow_manager.threads import in_thread
 
 Handler = Callable[[Request, Exception], Awaitable[Response]]
-_RETRY_AFTER = {"Retry-After": "5"}
 
 
 def wants_page(request: Request) -> bool:
@@ -64,8 +63,8 @@ def _or_page(handler: Any) -> Handler:
         else:
             show = partial(board.page, "error", "", status, code=status, back=back)
         page = await in_thread(partial(show, title=title, text=text, faults=faults))
-        if status == HTTPStatus.SERVICE_UNAVAILABLE:
-            page.headers.update(_RETRY_AFTER)
+        for name, value in response.headers.items():
+            page.headers.setdefault(name, value)
         return page
 
     return handle

@@ -173,9 +173,11 @@ def test_requests_are_measured_by_the_whole_template_of_their_route(rest: Rest) 
     rest.get(f"/runs/{run_id}")
     rest.client.get(f"/v1/tasks/{run_id}")
     rest.client.get("/nothing/here")
+    rest.client.get("/static/no-version/none.css")
     rest.client.head("/api/v1/backends")
     rest.client.delete(f"/api/v1/runs/{run_id}/pause")
     text = rest.client.get("/metrics").text
-    for route in ("/api/v1/runs", "/api/v1/runs/{run_id}", "/v1/tasks/{run_id}", "/api/v1/backends", "unmatched"):
+    api = ("/api/v1/runs", "/api/v1/runs/{run_id}", "/v1/tasks/{run_id}", "/api/v1/backends")
+    for route in (*api, "/static/{version}/{name:path}", "unmatched"):
         assert f'ccat_wm_http_seconds_count{{route="{route}"' in text
     assert 'ccat_wm_http_seconds_count{route="/api/v1/runs/{run_id}/pause",status="405"}' in text

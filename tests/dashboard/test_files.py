@@ -56,3 +56,13 @@ def test_static_files_are_kept_for_a_year_under_an_address_of_their_content(rest
     assert old.headers["cache-control"] == "no-cache"
     assert rest.client.get("/static/x/../../settings.toml").status_code == 404
     assert rest.client.get("/static/x/%2e%2e/router.py").status_code == 404
+
+
+def test_the_head_of_a_file_and_other_methods(rest: Rest) -> None:
+    path = "/static/000000000000/dashboard.css"
+    whole, head, other = rest.client.get(path), rest.client.head(path), rest.client.post(path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-length"] == whole.headers["content-length"]
+    assert (other.status_code, other.headers.get("allow")) == (405, "GET, HEAD")
+    assert rest.client.head("/openapi.json").status_code == 200
+    assert rest.client.post("/static").status_code == 404
