@@ -36,6 +36,15 @@ def test_the_list_says_of_each_run_what_it_waits_for(rest: Rest) -> None:
         assert "no worker serves the backend" in rows[plain]
 
 
+def test_the_list_says_what_a_run_waits_for_that_has_begun(rest: Rest, context: Context) -> None:
+    step = {"name": "each", "foreach": ["a", "b", "c"], "command": ["true"]}
+    run_id = rest.run({"name": "three", "steps": [step]})["id"]
+    assert context.launcher.launch("noop", 1) == 1
+    counts = rest.get(f"/runs/{run_id}")["counts"]
+    assert (counts["COMPLETED"], counts["PENDING"]) == (1, 2)
+    assert "no worker serves the backend" in row(rest.client.get("/runs").text, run_id)
+
+
 def row(page: str, run_id: str) -> str:
     """The row of a run in a list."""
     return next(part for part in page.split("<tr") if f"/runs/{run_id}" in part)

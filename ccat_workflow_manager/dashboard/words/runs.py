@@ -41,10 +41,13 @@ def run_why(run: Mapping[str, Any]) -> str:
     if run["status_reason"]:
         return str(run["status_reason"])
     parts = [f"{found[group]:,} {word}" for group, word in (("run", "running"), ("queue", "in queue")) if found[group]]
+    if not parts:
+        parts.append(
+            run.get("waiting_for") or ("waits to be started" if run["status"] == "PENDING" else "waits to go on")
+        )
     if found["fail"]:
         parts.append(f"{found['fail']:,} failed")
-    waits = "waits to be started" if run["status"] == "PENDING" else "waits to go on"
-    return ", ".join(parts) or run.get("waiting_for") or waits
+    return ", ".join(parts)
 
 
 def left(run: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -15,11 +15,12 @@ from ccat_workflow_manager.db.queries.runs import RUN
 from ccat_workflow_manager.db.queries.waits import WAITING_FOR, waits_of_step_runs
 from ccat_workflow_manager.db.session import UnitOfWork, first_id
 from ccat_workflow_manager.identity import Projects
-from ccat_workflow_manager.lifecycle.states import RunStatus, Status
+from ccat_workflow_manager.lifecycle.states import ACTIVE, RunStatus, Status
 
 MOST_COUNTED = 10_000
 LIVE = (RunStatus.PENDING, RunStatus.RUNNING)
 _MOST_IN_HISTORY = 20_000
+_FEW = 1000
 BUCKETS = 96
 
 
@@ -49,7 +50,7 @@ def runs_page(
     """
     found = [json.loads(row[0]) for row in unit.execute(statement, values | {"limit": limit + 1})]
     more, items = len(found) > limit, found[:limit]
-    _add_reasons(unit, [item for item in items if item["status"] == RunStatus.PENDING])
+    _add_reasons(unit, [item for item in items if _only_waits(item["counts"])])
     if newer_than is None:
         return RunsPage(items, edge is not None, more)
     return RunsPage(items[::-1], more, True)
@@ -63,8 +64,14 @@ SELECT f.id FROM unnest(CAST(:runs AS uuid[])) AS r(id) CROSS JOIN LATERAL (
 _REASONS = f"SELECT s.run_id, {WAITING_FOR} FROM step_runs s WHERE s.id = ANY(:ids)"
 
 
+def _only_waits(counts: Mapping[str, int]) -> bool:
+    """Whether nothing of an unfinished run goes on. One that is large and has begun is left out: a look takes long."""
+    pending, total = counts[Status.PENDING], sum(counts.values())
+    return pending > 0 and not any(counts[status] for status in ACTIVE) and (pending == total or total <= _FEW)
+
+
 def _add_reasons(unit: UnitOfWork, runs: Sequence[dict[str, Any]]) -> None:
-    """Add to each of these runs, of which nothing has started yet, what a step run of it waits for."""
+    """Add to each of these runs, of which nothing goes on, what a step run of it waits for."""
     if not runs:
         return
     by_id = {UUID(run["id"]): run for run in runs}
