@@ -21,6 +21,8 @@ SCHEME = "ccatwm"
 FRESH_SECONDS = 0.5
 """What the database said about a token is believed for so long: a revoked one is refused everywhere within a second."""
 
+REMEMBERED_SECONDS = 3600.0
+"""For so long a token that was good may read the metrics while the database is away."""
 _PREFIX_BYTES = 6
 _SECRET_BYTES = 32
 _REMEMBERED = 10_000
@@ -90,6 +92,14 @@ class Tokens:
         seen = self._seen.get(prefix)
         if seen is None or _is_old(seen):
             seen = self._look_up(prefix, secret)
+        return seen.token if _is_proved(seen.token, secret) else None
+
+    def remembered(self, text: str) -> StoredToken | None:
+        """What `check` last said about this token, unless that is long ago."""
+        prefix, secret = _parts(text)
+        seen = self._seen.get(prefix)
+        if seen is None or time.monotonic() - seen.at > REMEMBERED_SECONDS:
+            return None
         return seen.token if _is_proved(seen.token, secret) else None
 
     def _look_up(self, prefix: str, secret: str) -> _Seen:

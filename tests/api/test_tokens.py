@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import psycopg
 import pytest
 from fastapi.testclient import TestClient
 from httpx import Response
@@ -67,6 +70,32 @@ def test_every_wrong_token_gets_the_same_answer(secured: Secured) -> None:
     assert len({answer.text for answer in answers}) == 1
     assert {answer.headers["www-authenticate"] for answer in answers} == {'Bearer realm="ccat-wm"'}
     assert ask(secured, f"Bearer {good.secret}").status_code == 200
+
+
+def test_metrics_are_read_while_the_database_is_away(secured: Secured) -> None:
+    url = secured.context.settings.database_url
+    known, unknown = secured.caller("viewer"), secured.caller("viewer")
+    assert known.client.get("/metrics").status_code == 200
+    wrong = {"Authorization": f"{known.client.headers['Authorization']}x"}
+    with closed(url):
+        wait_until(lambda: known.client.get(f"{V1}/runs").status_code == 503, what="the database to be away")
+        assert known.client.get("/metrics").status_code == 200
+        assert known.client.get("/metrics", headers=wrong).status_code in (401, 503)
+        assert unknown.client.get("/metrics").status_code == 503
+
+
+@contextmanager
+def closed(url: str) -> Iterator[None]:
+    """The database takes no connections."""
+    name = url.partition("@/")[2].partition("?")[0]
+    other = url.replace("+psycopg", "").replace(f"/{name}?", "/ccat?")
+    with psycopg.connect(other, autocommit=True) as connection:
+        connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
+        try:
+            connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+            yield
+        finally:
+            connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
 
 
 def test_no_call_but_health_and_log_in_is_open(secured: Secured) -> None:
