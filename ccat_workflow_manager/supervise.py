@@ -33,7 +33,14 @@ from ccat_workflow_manager.watchdog import Page
 
 log = logging.getLogger(__name__)
 
-_PRELOADED = ("ccat_workflow_manager.http_server", "ccat_workflow_manager.processes")
+_PRELOADED = (
+    "ccat_workflow_manager.http_server",
+    "ccat_workflow_manager.managers.loops",
+    "ccat_workflow_manager.processes",
+    *(f"ccat_workflow_manager.hpc.{name}" for name in ("concurrent.backend", "local", "noop", "supervisor.link")),
+    "jsonschema.validators",
+)
+"""What each child needs, at its start or for its first run."""
 _RESTART_SECONDS = (0.5, 30.0)
 _HEALTHY_SECONDS = 60.0
 _DRAIN_SECONDS = 30.0
