@@ -13,13 +13,31 @@ _CREATE_PARTITIONS = """
 DO $$
 DECLARE
   month date;
+  name text;
+  until text;
 BEGIN
   FOR ahead IN 0..2 LOOP
     month := date_trunc('month', now() AT TIME ZONE 'UTC') + ahead * interval '1 month';
-    EXECUTE 'CREATE TABLE IF NOT EXISTS %table%_' || to_char(month, 'YYYY_MM')
-      || ' PARTITION OF %table% FOR VALUES FROM ('
-      || quote_literal(month || ' 00:00:00+00') || ') TO ('
-      || quote_literal((month + interval '1 month')::date || ' 00:00:00+00') || ')';
+    name := '%table%_' || to_char(month, 'YYYY_MM');
+    CONTINUE WHEN to_regclass(name) IS NOT NULL;
+    until := ') TO (' || quote_literal((month + interval '1 month')::date || ' 00:00:00+00') || ')';
+    BEGIN
+      EXECUTE 'CREATE TABLE ' || name || ' PARTITION OF %table% FOR VALUES FROM ('
+        || quote_literal(month || ' 00:00:00+00') || until;
+    EXCEPTION WHEN check_violation THEN
+      -- `rest` has rows of this month, which came before its partition: it becomes the partition.
+      SELECT date_trunc('month', min(at) AT TIME ZONE 'UTC') INTO month FROM %table%_rest;
+      BEGIN
+        ALTER TABLE %table% DETACH PARTITION %table%_rest;
+        EXECUTE 'ALTER TABLE %table%_rest RENAME TO ' || name;
+        EXECUTE 'ALTER TABLE %table% ATTACH PARTITION ' || name || ' FOR VALUES FROM ('
+          || quote_literal(month || ' 00:00:00+00') || until;
+        CREATE TABLE %table%_rest PARTITION OF %table% DEFAULT;
+      EXCEPTION WHEN invalid_object_definition OR check_violation THEN
+        -- It also has rows from before or after months that have a partition, and keeps them all.
+        NULL;
+      END;
+    END;
   END LOOP;
 END $$
 """
