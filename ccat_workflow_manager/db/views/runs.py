@@ -21,6 +21,7 @@ MOST_COUNTED = 10_000
 LIVE = (RunStatus.PENDING, RunStatus.RUNNING)
 _MOST_IN_HISTORY = 20_000
 _FEW = 1000
+"""A run that has begun, but of which nothing goes on, is looked into if it has no more step runs."""
 BUCKETS = 96
 
 

@@ -22,7 +22,8 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICKS = os.sysconf("SC_CLK_TCK")
 _GONE = (FileNotFoundError, ProcessLookupError)
 _DEAD_STATES = frozenset("ZXx")
-_KILL_ROUNDS = 50
+_KILL_SECONDS = 5.0
+"""So long the kernel may take for the end of a process: it frees all its memory first."""
 _ENVIRONMENT_LOOKS = 50
 
 
@@ -198,7 +199,8 @@ def kill_all(job_id: str, root: Identity | None) -> None:
     They are stopped first, so that no process sees another one die and acts on it: a script would record that end.
     """
     killed: set[Identity] = set()
-    for _ in range(_KILL_ROUNDS):
+    deadline = time.monotonic() + _KILL_SECONDS
+    while time.monotonic() < deadline:
         pids = members(job_id, root)
         if not pids and not any(process.running for process in killed):
             return
