@@ -38,12 +38,21 @@ class Threads:
         """Call in a thread. `call` raises nothing. What it returns reports its end, once the thread counts as idle.
 
         The next call, which the report may bring about, so finds this thread and starts no other.
+        Raises RuntimeError, and calls nothing, if the machine gives not even one thread.
         """
-        self._queue.put((call, argument))
         if len(self._threads) < self.places and not self._idle.acquire(blocking=False):
-            thread = threading.Thread(target=self._serve, name=f"{self._name}-{len(self._threads)}", daemon=True)
-            self._threads.append(thread)
+            self._add_thread()
+        self._queue.put((call, argument))
+
+    def _add_thread(self) -> None:
+        thread = threading.Thread(target=self._serve, name=f"{self._name}-{len(self._threads)}", daemon=True)
+        try:
             thread.start()
+        except RuntimeError:
+            if not self._threads:
+                raise
+        else:
+            self._threads.append(thread)
 
     def close(self) -> None:
         """Let the threads end once what was submitted is done."""

@@ -35,11 +35,18 @@ _STYLES = {
 }
 
 
+class _Console(Console):
+    """One that leaves a reader that has gone away to the command, whose exit code then says so."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def console(*, stderr: bool = False, wide: bool = False) -> Console:
     """A console for people. Without a terminal, or `wide`, lines have no maximum width."""
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() and not wide else _NO_WIDTH
-    return Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
+    return _Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
 
 
 def print_json(value: Any) -> None:

@@ -95,8 +95,12 @@ def test_a_closed_stdout_is_no_error(deployment: Deployment) -> None:
             text=True,
             timeout=PATIENCE,
         )
+        table = subprocess.run(
+            [*PROGRAM, "backends"], env=env, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=PATIENCE
+        )
     finally:
         os.close(writer)
+    assert (table.returncode, table.stderr) == (141, "")
     assert done.stderr in ("", "No runs match.\n")
     assert (listed.returncode, listed.stderr) == (141, "")
 

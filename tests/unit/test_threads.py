@@ -91,3 +91,25 @@ def test_a_forked_process_has_threads_of_its_own() -> None:
         finally:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 42
+
+
+def test_a_machine_without_threads_for_a_while_loses_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads, ended = Threads(2, "t"), threading.Semaphore(0)
+    start = threading.Thread.start
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    def call(_: None) -> None:
+        ended.release()
+
+    with monkeypatch.context() as shortage:
+        shortage.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError):
+            threads.submit(call, None)
+    assert threading.Thread.start is start
+    for _ in range(5):
+        threads.submit(call, None)
+    assert all(ended.acquire(timeout=PATIENCE) for _ in range(5))
+    threads.close()
+    assert threads.join(PATIENCE)

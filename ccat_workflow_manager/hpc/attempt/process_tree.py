@@ -103,11 +103,11 @@ class Process:
 
 
 def look(pid: int) -> Process | None:
-    """The process with this pid; None if there is none."""
+    """The process with this pid; None if there is none, or if /proc hides it, as it does those of others."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             text = file.read()
-    except _GONE:
+    except (*_GONE, PermissionError):
         return None
     # The name, in parentheses, may hold anything; everything behind the last one is numbers.
     state, *numbers = text[text.rindex(b")") + 2 :].split()
