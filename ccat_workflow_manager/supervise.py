@@ -25,6 +25,8 @@ from types import FrameType
 from typing import IO
 
 from ccat_workflow_manager import local_api
+from ccat_workflow_manager.db.migrate import upgrade
+from ccat_workflow_manager.db.session import Database
 from ccat_workflow_manager.embedded import EmbeddedPostgres, EmbeddedServer, EmbeddedValkey
 from ccat_workflow_manager.errors import ConfigurationError, ServiceUnavailable, WorkflowError
 from ccat_workflow_manager.forked import die_with_parent, in_forked_process
@@ -342,9 +344,6 @@ def _run_child(child: _Child, parent: int) -> int:
 
 
 def _upgrade(database_url: str) -> None:
-    from ccat_workflow_manager.db.migrate import upgrade
-    from ccat_workflow_manager.db.session import Database
-
     database = Database(database_url)
     upgrade(database)
     database.close()

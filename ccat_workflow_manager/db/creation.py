@@ -312,8 +312,11 @@ class _Records:
         )
 
     def _plan(self, run: NewRun) -> int:
-        """The number of the plan of a run. Adds the steps of a plan that is new."""
-        differing = tuple([(len(step.step_runs), step.image, step.breaker_key) for step in run.plan.steps])
+        """The number of the plan of a run. Adds the steps of a plan that is new.
+
+        Of the same definition, steps differ in their step runs, and in the image, which the key of the breaker tells.
+        """
+        differing = tuple([(len(step.step_runs), step.breaker_key) for step in run.plan.steps])
         key = (run.spec_id, run.backend, run.default_backend, run.priority, differing)
         number = self.plans.get(key)
         if number is None:

@@ -7,6 +7,7 @@ from urllib.parse import quote
 import pytest
 
 from ccat_workflow_manager.context import Context
+from ccat_workflow_manager.db.views import runs as views
 from ccat_workflow_manager.db.views.changes import others
 from tests.api.rest import BASE_URL, ONE, Rest, Secured
 from tests.dashboard.test_actions import send
@@ -36,13 +37,17 @@ def test_the_list_says_of_each_run_what_it_waits_for(rest: Rest) -> None:
         assert "no worker serves the backend" in rows[plain]
 
 
-def test_the_list_says_what_a_run_waits_for_that_has_begun(rest: Rest, context: Context) -> None:
+def test_the_list_says_what_a_run_waits_for_that_has_begun(
+    rest: Rest, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
     step = {"name": "each", "foreach": ["a", "b", "c"], "command": ["true"]}
     run_id = rest.run({"name": "three", "steps": [step]})["id"]
     assert context.launcher.launch("noop", 1) == 1
     counts = rest.get(f"/runs/{run_id}")["counts"]
     assert (counts["COMPLETED"], counts["PENDING"]) == (1, 2)
     assert "no worker serves the backend" in row(rest.client.get("/runs").text, run_id)
+    monkeypatch.setattr(views, "_FEW", 2)
+    assert "waits to go on" in row(rest.client.get("/runs").text, run_id)
 
 
 def row(page: str, run_id: str) -> str:

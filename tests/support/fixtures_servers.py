@@ -54,6 +54,17 @@ class Databases:
         self._execute(f"DROP DATABASE IF EXISTS {_name_in(url)} WITH (FORCE)")
 
     @contextmanager
+    def closed(self, url: str) -> Iterator[None]:
+        """For the clients of this database, the server is away."""
+        name = _name_in(url)
+        self._execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        try:
+            self._execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+            yield
+        finally:
+            self._execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+
+    @contextmanager
     def borrow(self, prepare: Callable[[str], None]) -> Iterator[str]:
         """A database in the state in which `prepare(url)` leaves a fresh one."""
         if prepare not in self._prepared:

@@ -94,8 +94,7 @@ def test_a_forked_process_has_threads_of_its_own() -> None:
 
 
 def test_a_machine_without_threads_for_a_while_loses_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    threads, ended = Threads(2, "t"), threading.Semaphore(0)
-    start = threading.Thread.start
+    threads, may_end, ended = Threads(2, "t"), threading.Event(), threading.Semaphore(0)
 
     def refuse(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -103,13 +102,23 @@ def test_a_machine_without_threads_for_a_while_loses_no_place(monkeypatch: pytes
     def call(_: None) -> None:
         ended.release()
 
-    with monkeypatch.context() as shortage:
-        shortage.setattr(threading.Thread, "start", refuse)
-        with pytest.raises(RuntimeError):
-            threads.submit(call, None)
-    assert threading.Thread.start is start
-    for _ in range(5):
-        threads.submit(call, None)
-    assert all(ended.acquire(timeout=PATIENCE) for _ in range(5))
+    def wait(_: None) -> None:
+        may_end.wait(PATIENCE)
+        ended.release()
+
+    def in_shortage(submitted: Callable[[None], None]) -> None:
+        with monkeypatch.context() as shortage:
+            shortage.setattr(threading.Thread, "start", refuse)
+            threads.submit(submitted, None)
+
+    with pytest.raises(RuntimeError):
+        in_shortage(call)
+    threads.submit(wait, None)
+    in_shortage(call)  # the thread that there is takes it later
+    threads.submit(call, None)  # a second thread can be started again, and takes both
+    assert all(ended.acquire(timeout=PATIENCE) for _ in range(2))
+    may_end.set()
+    assert ended.acquire(timeout=PATIENCE)
+    assert not ended.acquire(blocking=False), "the call that was refused is not made"
     threads.close()
     assert threads.join(PATIENCE)

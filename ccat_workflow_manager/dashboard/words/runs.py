@@ -42,9 +42,8 @@ def run_why(run: Mapping[str, Any]) -> str:
         return str(run["status_reason"])
     parts = [f"{found[group]:,} {word}" for group, word in (("run", "running"), ("queue", "in queue")) if found[group]]
     if not parts:
-        parts.append(
-            run.get("waiting_for") or ("waits to be started" if run["status"] == "PENDING" else "waits to go on")
-        )
+        waits = "waits to be started" if run["status"] == "PENDING" else "waits to go on"
+        parts.append(run.get("waiting_for") or waits)
     if found["fail"]:
         parts.append(f"{found['fail']:,} failed")
     return ", ".join(parts)

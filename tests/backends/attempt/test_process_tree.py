@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -47,19 +45,6 @@ def test_a_process_that_runs_one_program_after_another_keeps_its_mark(job_id: st
 def test_a_process_without_environment_has_no_mark(job_id: str) -> None:
     with running("/bin/cat", environment={}) as process:
         assert process_tree.marked(job_id, [process.pid]) == set()
-
-
-def test_a_process_that_proc_hides_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With `hidepid=1` the processes of others are listed, but may not be looked at."""
-
-    def hiding(path: str, *arguments: Any, **named: Any) -> Any:
-        if path == "/proc/1/stat":
-            raise PermissionError(1, "Operation not permitted", path)
-        return open(path, *arguments, **named)
-
-    monkeypatch.setattr(process_tree, "open", hiding, raising=False)
-    assert process_tree.look(1) is None
-    assert os.getpid() in process_tree.table()
 
 
 def test_a_large_process_has_ended_once_it_is_said_to_be_killed(job_id: str) -> None:
